@@ -1,0 +1,159 @@
+"""A model is one YAML file: `ModelConfig` says what may stand in it, `load_model_config` reads it.
+
+Mistakes are the main thing people meet here, so every error names file, field, the value found and what is accepted.
+"""
+
+import difflib
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from deployments.settings import Columns, Drift, Performance, Period, Quality, Settings, Source, Training
+from tasks.policy.economics import Budget
+from tasks.policy.evidence import Window, digest
+from tasks.policy.promotion import PromotionPolicy, ValidationPolicy
+from tasks.policy.retraining import RetrainingPolicy
+
+DEPLOYMENTS = Path(__file__).parent
+CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
+REGRESSION_METRICS = ("mae", "rmse", "pinball")
+
+
+class ModelConfigError(ValueError):
+    """A model's YAML file is missing, unreadable or says something that is not accepted."""
+
+
+class ModelConfig(Settings):
+    """Everything Perennial needs to know about one model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$")]
+    """Lower case with underscores; names the registered model, tables, schedules and runs."""
+    owner: Annotated[str, Field(min_length=1)]
+    """Who is asked when something needs a person."""
+    purpose: Annotated[str, Field(min_length=1)]
+    """One sentence: what the prediction is used for."""
+    risk: Literal["low", "medium", "high"]
+    """What a wrong model costs; high needs a person's approval before promotion."""
+    task: Literal["binary", "multiclass", "regression"]
+    """What is predicted."""
+    source: Source
+    columns: Columns
+    window_days: float = Field(gt=0, le=366)
+    """Production time is judged in windows of this many days."""
+    period: Period
+    quality: Quality = Quality()
+    drift: Drift = Drift()
+    performance: Performance
+    retraining: RetrainingPolicy
+    training: Training = Training()
+    validation: ValidationPolicy = ValidationPolicy()
+    promotion: PromotionPolicy = PromotionPolicy()
+    budget: Budget = Budget()
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> Self:
+        accepted = REGRESSION_METRICS if self.task == "regression" else CLASS_METRICS
+        for metric in (self.performance.metric, *self.retraining.metrics()):
+            if metric not in accepted:
+                raise ValueError(f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}")
+        unknown = [name for name in self.performance.slices if name not in self.columns.features.names]
+        if unknown:
+            raise ValueError(f"performance.slices has {', '.join(unknown)}, expected names of features")
+        return self
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when anything that decides or trains changes; part of ids and lineage."""
+        return digest(self.model_dump_json())
+
+    def windows(self, start: Any = None, end: Any = None) -> tuple[Window, ...]:
+        """The service windows from `start` (default: end of history) to `end` (default: end of recorded data)."""
+        first, last = start or self.period.history_until, end or self.period.end
+        if last is None:
+            raise ModelConfigError(f"{self.name}: period.end is not set, expected an end to list windows up to")
+        return tuple(Window(first, last).split(self.window_days)) if first < last else ()
+
+    def history(self) -> Window:
+        return Window(self.period.start, self.period.history_until)
+
+
+def available_models() -> tuple[str, ...]:
+    """Names of the YAML files that lie beside this module, sorted."""
+    return tuple(sorted(path.stem for path in DEPLOYMENTS.glob("*.yaml")))
+
+
+def model_path(name_or_path: str | Path) -> Path:
+    """The YAML file of a model: a name under `deployments/`, or the path of a file anywhere."""
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = DEPLOYMENTS / f"{name_or_path}.yaml"
+    if path.is_file():
+        return path.resolve()
+    near = difflib.get_close_matches(str(name_or_path), available_models(), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the models here are {', '.join(available_models())}."
+    raise ModelConfigError(
+        f"{name_or_path}: no such model; expected a name under deployments/ or the path of a YAML file; {hint}"
+    )
+
+
+def load_model_config(name_or_path: str | Path) -> ModelConfig:
+    """Read and check one model's YAML. Raises ModelConfigError naming file, field, value and what is accepted."""
+    path = model_path(name_or_path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelConfigError(f"{path.name}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ModelConfigError(f"{path.name}: holds {type(content).__name__}, expected a mapping that starts with name:")
+    try:
+        config = ModelConfig.model_validate(content, context={"folder": path.parent})
+    except ValidationError as error:
+        lines = [_explain(path.name, item, content) for item in error.errors()]
+        raise ModelConfigError("\n".join(lines)) from None
+    if config.source.path and "://" not in config.source.path:
+        absolute = str((path.parent / config.source.path).resolve())
+        config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})
+    return config
+
+
+def _explain(file: str, item: Any, content: dict[str, Any]) -> str:
+    """One pydantic error as `file: field is value, expected …`."""
+    location = [str(part) for part in item["loc"]]
+    field = ".".join(location) or "the file"
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
+        return f"{file}: {field} is not a known key; {hint}"
+    if item["type"] == "missing":
+        return f"{file}: {field} is missing; expected {_describe(location)}"
+    message = item["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(item["input"], (dict, Settings)) else f" is {item['input']!r},"
+    message = message.replace("Input should be", "expected").replace("String should", "expected text that should")
+    return f"{file}: {field}{found or ':'} {message}"
+
+
+def _model_at(location: list[str]) -> type[Settings] | None:
+    """The settings class that a dotted location lies in, where it is a plain nesting of classes."""
+    model: Any = ModelConfig
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        model = field.annotation if field is not None else None
+        if not isinstance(model, type):
+            return None
+    return model if isinstance(model, type) and hasattr(model, "model_fields") else None
+
+
+def _fields_at(location: list[str]) -> list[str]:
+    model = _model_at(location)
+    return list(model.model_fields) if model else []
+
+
+def _describe(location: list[str]) -> str:
+    model = _model_at(location[:-1])
+    field = model.model_fields.get(location[-1]) if model else None
+    text = (field.description or "a value") if field else "a value"
+    return text[0].lower() + text[1:]

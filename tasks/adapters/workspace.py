@@ -1,0 +1,67 @@
+"""Where state lives: one workspace, local by default, each part movable by an environment variable.
+
+| setting | default | holds |
+|---|---|---|
+| PERENNIAL_HOME | .perennial | everything below, unless moved |
+| PERENNIAL_LAKE | $PERENNIAL_HOME/lake | Delta tables; s3://… and gs://… work too |
+| PERENNIAL_LEDGER | $PERENNIAL_HOME/ledger | the ledger; s3://… and gs://… work too |
+| PERENNIAL_REPORTS | $PERENNIAL_HOME/reports | HTML reports and data checks, a local folder |
+| MLFLOW_TRACKING_URI | sqlite:///$PERENNIAL_HOME/mlflow.db | runs and the model registry |
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class WorkspaceError(RuntimeError):
+    """The workspace cannot be written to or read from."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Addresses of every part of the workspace; URIs without a trailing slash."""
+
+    home: Path
+    lake: str
+    ledger: str
+    reports: Path
+    mlflow: str
+
+    def table(self, model: str, table: str) -> str:
+        """URI of one of a model's Delta tables: rows, labels or predictions."""
+        return f"{self.lake}/{model}/{table}"
+
+    def report(self, model: str, window: str, name: str) -> Path:
+        """Path of one report of one window; its folder is made. Raises WorkspaceError where that fails."""
+        path = self.reports / model / window.replace("..", "_") / name
+        make_folder(path.parent)
+        return path
+
+
+def make_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{folder}: cannot be made ({error.strerror}); expected a writable workspace; "
+            "set PERENNIAL_HOME to a folder you may write to, or free disk space"
+        ) from error
+    return folder
+
+
+def workspace() -> Workspace:
+    """The workspace that the environment describes, read anew at each call. Makes the home folder."""
+    home = Path(os.environ.get("PERENNIAL_HOME", ".perennial")).resolve()
+    make_folder(home)
+
+    def part(setting: str, default: Path) -> str:
+        return os.environ.get(setting, str(default)).rstrip("/")
+
+    return Workspace(
+        home=home,
+        lake=part("PERENNIAL_LAKE", home / "lake"),
+        ledger=part("PERENNIAL_LEDGER", home / "ledger"),
+        reports=Path(part("PERENNIAL_REPORTS", home / "reports")),
+        mlflow=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
+    )
