@@ -1,0 +1,54 @@
+# Everything starts from a bare machine: Python >= 3.11 and make. The first call sets up .venv, later calls do not.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+export PERENNIAL_HOME ?= .perennial
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy serve lock clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: no Python from 3.11 to 3.13 found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "setting up .venv with $(PYTHON) (once; about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1" "setuptools>=77"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## replay a year of flights for every model, then show what happened
+	@$(BIN)/python -m flows.replay --all
+
+test: $(READY) ## every test that this machine can run
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## formatting, types, and what each model file will do
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m deployments check
+
+bench: bench-monitor bench-loop bench-policy ## every benchmark
+
+bench-monitor: $(READY) ## cost of one window's evidence against Evidently, scipy and a bare scan
+	@$(BIN)/python -m tests.benchmarks.bench_monitor
+
+bench-loop: $(READY) ## cost of the replay against a bare script with the same reads, fits and metrics
+	@$(BIN)/python -m tests.benchmarks.bench_loop
+
+bench-policy: $(READY) ## retraining policies on drifting streams
+	@$(BIN)/python -m tests.benchmarks.bench_policy
+
+serve: $(READY) ## Prefect and MLflow dashboards on what the demo did
+	@exec $(BIN)/python -m deployments serve
+
+lock: ## resolve the requirements anew
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url --upgrade --quiet --output-file requirements.lock
+
+clean: ## remove what was built and what the demo left
+	rm -rf .venv build *.egg-info .perennial .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,100 @@
+"""What a model's file will make Perennial do, in plain sentences, so that its author can check what was meant."""
+
+from collections.abc import Iterator
+
+from deployments.model_config import ModelConfig
+from tasks.policy.retraining import (
+    AllOf,
+    AnyOf,
+    AtLeast,
+    Condition,
+    DriftedShare,
+    Every,
+    MeanShift,
+    MetricBreach,
+    MetricShift,
+    NewRows,
+)
+
+
+def describe(config: ModelConfig) -> tuple[str, ...]:
+    """One sentence per stage, in the order in which the stages run."""
+    return tuple(_sentences(config))
+
+
+def _sentences(config: ModelConfig) -> Iterator[str]:
+    columns = config.columns
+    yield (
+        f"predicts {columns.label} ({config.task}) from {_count(len(columns.features.names), 'feature')} "
+        f"for {config.owner}, risk {config.risk}."
+    )
+    yield (
+        f"reads {config.source.kind} {config.source.path or config.source.function or config.source.url_env} "
+        f"in windows of {config.window_days:g} days of {columns.time}; labels follow after {columns.label_delay_hours:g} h."
+    )
+    yield (
+        f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"
+        + (f" until {config.period.end:%Y-%m-%d}, {_count(len(config.windows()), 'window')}." if config.period.end else ".")
+    )
+    yield (
+        f"quarantines a window with fewer than {config.quality.min_rows} rows, with more than "
+        f"{config.quality.max_null_share_increase:.0%} more nulls than the reference, or with more than "
+        f"{config.quality.max_out_of_range_share:.0%} of its values out of range."
+    )
+    yield (
+        f"calls a numeric feature drifted from {config.drift.method} {config.drift.threshold:g} on, confirmed at a "
+        f"corrected p of {config.drift.alpha:g}; below {config.drift.min_rows} rows it says insufficient."
+    )
+    policy = config.retraining
+    yield f"retrains when {describe_condition(policy.when)}."
+    limits = [f"no sooner than {policy.cooldown_days:g} days after the last time"] if policy.cooldown_days else []
+    if policy.max_retrains_per_month is not None:
+        limits.append(f"at most {policy.max_retrains_per_month} times in 30 days")
+    if config.budget.max_usd_per_month is not None:
+        limits.append(f"for at most {config.budget.max_usd_per_month:g} $ a month")
+    if limits:
+        yield f"but {', '.join(limits)}."
+    window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
+    yield f"trains {config.training.estimator or 'XGBoost'} on {window}, with seed {config.training.seed}."
+    gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
+    yield (
+        f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "
+        f"days (margin {config.validation.non_inferiority_margin:g}), then promotes it "
+        + ("once a person approves." if config.promotion.mode == "approval" else "by itself.")
+    )
+
+
+def describe_condition(condition: Condition) -> str:
+    """A retraining condition as a clause."""
+    match condition:
+        case MetricBreach():
+            return f"{condition.metric} is past {condition.limit:g} in {_windows(condition.k, condition.m)}"
+        case MetricShift():
+            return (
+                f"{condition.metric} is worse than its best level by {condition.margin:g} or more "
+                f"(p ≤ {condition.alpha:g}) in {_windows(condition.k, condition.m)}"
+            )
+        case MeanShift():
+            return f"the mean of a feature shifts by more than {condition.sigma:g} σ"
+        case DriftedShare():
+            return f"{condition.share:.0%} of the features drift"
+        case NewRows():
+            return f"new rows reach {condition.fraction:.0%} of the training rows"
+        case Every():
+            return f"{condition.days:g} days have passed"
+        case AnyOf():
+            return " or ".join(map(describe_condition, condition.conditions))
+        case AllOf():
+            return "(" + " and ".join(map(describe_condition, condition.conditions)) + ")"
+        case AtLeast():
+            return f"at least {condition.n} of: " + "; ".join(map(describe_condition, condition.conditions))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _windows(k: int, m: int) -> str:
+    if m == 1:
+        return "the latest window"
+    return f"{k} of the last {m} windows and the latest" if k < m else f"the last {m} windows"

@@ -1,0 +1,90 @@
+"""Writes what a replay showed as one HTML page that needs nothing but a browser, and as a table for the terminal.
+
+Everything is inside the one file: style, data and Plotly's own bundle, once. Its content policy forbids every request,
+so that the page shows the same on a plane and in ten years. Names and reasons come from configuration and from data
+and are escaped on every way into the page (Jinja's autoescape, `tojson` inside scripts, tasks.adapters.replay_charts).
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from rich.table import Table
+from rich.text import Text
+
+from tasks.adapters.replay_panels import panels
+from tasks.adapters.workspace import WorkspaceError, make_folder
+from tasks.policy import replay_story as story
+from tasks.policy.replay import Replay
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+LINK_SCHEMES = ("", "http", "https", "file")
+
+
+def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] | None = None) -> Path:
+    """Write the page to `path`, whole or not at all, and return it. `links` are words and addresses for its head.
+
+    Raises ValueError for a link that is no address of a page, WorkspaceError where the file cannot be written.
+    """
+    for words, address in (links or {}).items():
+        if urlsplit(address).scheme.lower() not in LINK_SCHEMES:
+            raise ValueError(f"link {words!r} leads to {address!r}; expected http(s)://, file:// or a relative path")
+    make_folder(path.parent)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_text(_page(replays, links or {}), encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path}: the replay page cannot be written ({error.strerror}); expected a writable folder with about "
+            "6 MB free; set PERENNIAL_HOME to another folder, or free disk space"
+        ) from error
+    return path
+
+
+def summary_table(replays: Sequence[Replay]) -> Table:
+    """The outcome of every model for the terminal; metrics are means over the same served windows."""
+    table = Table(title=f"Replay, {story.period(replays)}", title_justify="left", caption_justify="left")
+    table.caption = "means over the windows where all three are known · ↓ lower is better, ↑ higher is better"
+    for heading in ("model", "metric"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("loop", "never", "every", "retrains", "promoted", "refused", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for replay in replays:
+        means, gain = replay.means(), story.gain_over_never(replay)
+        values = [story.shown(means.get(rival), replay) for rival in ("loop", "never", "every")]
+        if gain is not None and gain > 0:
+            values[0] = f"[bold green]{values[0]}[/]"
+        counts = [replay.count("retrained"), replay.count("promoted"), story.refusals(replay)]
+        seconds = f"{sum(spent for _, spent in replay.seconds):.0f}"
+        metric = Text(f"{story.metric_in_unit(replay)} {story.better_arrow(replay)}")
+        table.add_row(Text(replay.model), metric, *values, *map(str, counts), seconds)
+    return table
+
+
+def _page(replays: Sequence[Replay], links: Mapping[str, str]) -> str:
+    drawn = [panels(replay) for replay in replays]
+    figures = {f"{panel.name}-{i}": panel.figure for i, group in enumerate(drawn) for panel in group}
+    return _environment().get_template("replay.html.j2").render(
+        story=story,
+        replays=replays,
+        panels=drawn,
+        figures=figures,
+        links=links,
+        plotly=Markup(get_plotlyjs()) if figures else "",  # noqa: S704  # the package's own bundle, no input
+    )
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
