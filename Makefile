@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy serve lock clean
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## replay a year of flights for every model, then show what happened
-	@$(BIN)/python -m flows.replay --all
+	@$(BIN)/python -m flows.demo
 
 test: $(READY) ## every test that this machine can run
 	@$(BIN)/python -m pytest
@@ -49,6 +49,9 @@ serve: $(READY) ## Prefect and MLflow dashboards on what the demo did
 
 lock: ## resolve the requirements anew
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url --upgrade --quiet --output-file requirements.lock
+
+clean-demo: ## forget what the demo did
+	rm -rf $(PERENNIAL_HOME)
 
 clean: ## remove what was built and what the demo left
 	rm -rf .venv build *.egg-info .perennial .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from deployments.model_config import ModelConfig
-from tasks.policy.retraining import (
+from tasks.policy.conditions import (
     AllOf,
     AnyOf,
     AtLeast,

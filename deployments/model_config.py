@@ -4,6 +4,7 @@ Mistakes are the main thing people meet here, so every error names file, field, 
 """
 
 import difflib
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from deployments.settings import Columns, Drift, Performance, Period, Quality, Settings, Source, Training
 from tasks.policy.economics import Budget
+from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import Window, digest
 from tasks.policy.promotion import PromotionPolicy, ValidationPolicy
 from tasks.policy.retraining import RetrainingPolicy
@@ -22,7 +24,7 @@ CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "
 REGRESSION_METRICS = ("mae", "rmse", "pinball")
 
 
-class ModelConfigError(ValueError):
+class ModelConfigError(PerennialError, ValueError):
     """A model's YAML file is missing, unreadable or says something that is not accepted."""
 
 
@@ -59,9 +61,10 @@ class ModelConfig(Settings):
         for metric in (self.performance.metric, *self.retraining.metrics()):
             if metric not in accepted:
                 raise ValueError(f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}")
-        unknown = [name for name in self.performance.slices if name not in self.columns.features.names]
-        if unknown:
-            raise ValueError(f"performance.slices has {', '.join(unknown)}, expected names of features")
+        for section, slices in (("performance", self.performance.slices), ("validation", self.validation.slices)):
+            unknown = [name for name in slices if name not in self.columns.features.names]
+            if unknown:
+                raise ValueError(f"{section}.slices has {', '.join(unknown)}, expected names of features")
         return self
 
     @cached_property
@@ -69,7 +72,7 @@ class ModelConfig(Settings):
         """Changes when anything that decides or trains changes; part of ids and lineage."""
         return digest(self.model_dump_json())
 
-    def windows(self, start: Any = None, end: Any = None) -> tuple[Window, ...]:
+    def windows(self, start: datetime | None = None, end: datetime | None = None) -> tuple[Window, ...]:
         """The service windows from `start` (default: end of history) to `end` (default: end of recorded data)."""
         first, last = start or self.period.history_until, end or self.period.end
         if last is None:
@@ -77,7 +80,19 @@ class ModelConfig(Settings):
         return tuple(Window(first, last).split(self.window_days)) if first < last else ()
 
     def history(self) -> Window:
+        """What the first model may learn from."""
         return Window(self.period.start, self.period.history_until)
+
+    def window_until(self, moment: datetime) -> Window:
+        """The latest complete service window at `moment`. Raises ModelConfigError where none is complete yet."""
+        last = min(moment, self.period.end) if self.period.end else moment
+        complete = self.windows(end=last)
+        if not complete:
+            raise ModelConfigError(
+                f"{self.name}: no window of {self.window_days:g} days is complete by {moment:%Y-%m-%d %H:%M} UTC; expected "
+                f"a time from {self.period.history_until + timedelta(days=self.window_days):%Y-%m-%d} on"
+            )
+        return complete[-1]
 
 
 def available_models() -> tuple[str, ...]:

@@ -78,6 +78,8 @@ class Columns(Settings):
     """When the prediction was due (UTC, or with a zone); decides a row's window."""
     label: ColumnName
     """What came true; null while unknown, and for good where there is none."""
+    label_unit: str = Field("", max_length=40)
+    """Regression: what the label is counted in (minutes, USD), for the reports that people read."""
     label_time: ColumnName | None = None
     """When the label became known, if the source says so; label_delay_hours is added to it, else to `time`."""
     label_delay_hours: float = Field(0.0, ge=0, le=24 * 365)

@@ -6,6 +6,7 @@
 | PERENNIAL_LAKE | $PERENNIAL_HOME/lake | Delta tables; s3://… and gs://… work too |
 | PERENNIAL_LEDGER | $PERENNIAL_HOME/ledger | the ledger; s3://… and gs://… work too |
 | PERENNIAL_REPORTS | $PERENNIAL_HOME/reports | HTML reports and data checks, a local folder |
+| PERENNIAL_ARTIFACTS | $PERENNIAL_HOME/artifacts | model files and run artifacts, unless an MLflow server keeps them |
 | MLFLOW_TRACKING_URI | sqlite:///$PERENNIAL_HOME/mlflow.db | runs and the model registry |
 """
 
@@ -13,8 +14,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.policy.errors import PerennialError
 
-class WorkspaceError(RuntimeError):
+
+class WorkspaceError(PerennialError, RuntimeError):
     """The workspace cannot be written to or read from."""
 
 
@@ -27,6 +30,7 @@ class Workspace:
     ledger: str
     reports: Path
     mlflow: str
+    artifacts: str
 
     def table(self, model: str, table: str) -> str:
         """URI of one of a model's Delta tables: rows, labels or predictions."""
@@ -64,4 +68,5 @@ def workspace() -> Workspace:
         ledger=part("PERENNIAL_LEDGER", home / "ledger"),
         reports=Path(part("PERENNIAL_REPORTS", home / "reports")),
         mlflow=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
+        artifacts=part("PERENNIAL_ARTIFACTS", home / "artifacts"),
     )

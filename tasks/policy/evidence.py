@@ -199,6 +199,17 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class Scoring:
+    """The predictions of one version for one window, landed in the lake, and what making them took."""
+
+    window: Window
+    model_version: str
+    snapshot: Snapshot
+    rows: int
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
 class PerformanceReport:
     """What the serving model achieved on one window, with the labels known at `as_of`."""
 
@@ -268,6 +279,17 @@ class Decision:
     expected_value_usd: float | None = None
     expected_cost_usd: float | None = None
     would_change: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the ledger keeps of one monitored window: the evidence, the decision, and earlier windows measured anew."""
+
+    as_of: datetime
+    champion: str
+    evidence: WindowEvidence
+    decision: Decision
+    revised: tuple[PerformanceReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,8 @@ class ReplayWindow:
     reasons: tuple[str, ...]
     decision_id: str
     events: tuple[ReplayEvent, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = ()
+    """Wall time by flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Replay:
     higher_is_better: bool
     windows: tuple[ReplayWindow, ...]
     seconds: tuple[tuple[str, float], ...]
+    unit: str = ""
+    """Unit of the label, for metrics that have it (mae, rmse, pinball): `minutes`."""
 
     def count(self, kind: EventKind) -> int:
         return sum(event.kind == kind for window in self.windows for event in window.events)

@@ -1,0 +1,120 @@
+"""`make demo`: replay every model side by side on a Prefect server of its own, then show what happened.
+
+One process per model, because the two cores are there; progress is read from the records that each replay leaves.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter, sleep
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from deployments.model_config import ModelConfig, available_models, load_model_config
+from tasks.adapters.prefect_server import prefect_server, wait_until_healthy
+from tasks.adapters.workspace import workspace
+from tasks.policy.errors import PerennialError
+from tasks.policy.evidence import from_json
+from tasks.policy.replay import ReplayWindow
+from tasks.replay_records import finished_replays, replay_folder
+
+POLL_S = 0.3
+SLOW_TO_LOAD = ("lake", "expectations", "drift_reports", "registry", "estimators")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.demo", description=__doc__)
+    parser.add_argument("models", nargs="*", help="names or YAML paths; every model under deployments/ when left out")
+    chosen = parser.parse_args(arguments).models or list(available_models())
+    console = Console()
+    try:
+        configs = {model: load_model_config(model) for model in chosen}
+        done = {replay.model for replay in finished_replays()}
+        waiting = {model: config for model, config in configs.items() if config.name not in done}
+        failed = _replay(waiting, console) if waiting else []
+    except PerennialError as error:
+        console.print(str(error), style="red", markup=False)
+        return 2
+    _show(console, repeated=not waiting)
+    return 1 if failed else 0
+
+
+def _replay(configs: dict[str, ModelConfig], console: Console) -> list[str]:
+    """Replay the models at once. Returns those that failed, after printing the end of their logs."""
+    started = perf_counter()
+    spawn = multiprocessing.get_context("spawn")
+    with prefect_server(workspace()) as environment:
+        os.environ.update(environment)
+        children = {model: spawn.Process(target=_replay_one, args=(model,), daemon=True) for model in configs}
+        for child in children.values():
+            child.start()
+        with _progress(console) as progress:
+            rows = {model: progress.add_task(config.name, total=len(config.windows()), now="starting") for model, config in configs.items()}
+            seen: dict[str, int] = dict.fromkeys(configs, 0)
+            while any(child.is_alive() for child in children.values()):
+                sleep(POLL_S)
+                for model, config in configs.items():
+                    seen[model] += _advance(progress, rows[model], config, seen[model])
+    failed = [model for model, child in children.items() if child.exitcode]
+    for model in failed:
+        log = _log_path(configs[model].name)
+        console.print(f"{model}: the replay failed; the end of {log}:", style="red", markup=False)
+        console.print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-25:]), markup=False)
+    console.print(f"replayed in {perf_counter() - started:.0f} s")
+    return failed
+
+
+def _replay_one(model: str) -> None:
+    """The child process: load everything while the server starts, then replay."""
+    with _log_path(load_model_config(model).name).open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        from flows.replay import replay
+
+        for adapter in SLOW_TO_LOAD:
+            import_module(f"tasks.adapters.{adapter}")
+        wait_until_healthy(os.environ["PREFECT_API_URL"])
+        replay(model)
+
+
+def _log_path(name: str) -> Path:
+    return replay_folder(name) / "replay.log"
+
+
+def _progress(console: Console) -> Progress:
+    columns = ("[bold]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "{task.fields[now]}")
+    return Progress(*(TextColumn(part) if isinstance(part, str) else part for part in columns), console=console)
+
+
+def _advance(progress: Progress, row: int, config: ModelConfig, seen: int) -> int:
+    """Show the records that appeared since; returns how many."""
+    paths = sorted(path for path in replay_folder(config.name).glob("*..*.json"))[seen:]
+    for path in paths:
+        record = from_json(ReplayWindow, path.read_bytes())
+        metric = f"{record.metric.name} {record.metric.value:.3g}" if record.metric else "no labels yet"
+        now = f"{record.window.start:%Y-%m-%d}  {metric}  drift {record.drifted_share:.0%}  champion v{record.champion}"
+        progress.update(row, advance=1, now=now)
+        for event in record.events:
+            progress.console.print(f"  {config.name} {record.window.name} {event.kind}: {event.text}", markup=False)
+    return len(paths)
+
+
+def _show(console: Console, repeated: bool) -> None:
+    from tasks.adapters.replay_page import summary_table
+
+    replays = finished_replays()
+    if not replays:
+        return
+    console.print(summary_table(replays))
+    if repeated:
+        console.print("replayed before; `make clean-demo` forgets it, so that the next `make demo` starts anew")
+    console.print(f"page: {(workspace().home / 'replay' / 'index.html').as_uri()}", soft_wrap=True)
+    console.print("dashboards on what happened: make serve")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

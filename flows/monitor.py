@@ -1,0 +1,56 @@
+"""Watch one model: is its new data sound, has it moved, does the model still perform, would retraining pay?
+
+A failed gate ends the run with a verdict, not an error: the window is quarantined and nothing learns from it.
+When retraining pays, the run hands over by the event `perennial.retraining.requested`, which an automation turns into
+a run of `retrain`.
+"""
+
+from prefect import flow
+
+from deployments.model_config import load_model_config
+from flows.parameters import Model, Moment, present, run_from_command_line
+from tasks.decision import decide
+from tasks.drift import measure_drift
+from tasks.history import find_champion, recall_history, recall_judgement
+from tasks.performance import measure_performance
+from tasks.policy.evidence import Judgement, WindowEvidence
+from tasks.profile import profile_window
+from tasks.publication import publish_judgement
+from tasks.quality import check_quality
+from tasks.snapshot import land_labels, take_snapshot
+
+
+@flow(name="monitor", flow_run_name="monitor {model} until {until}")
+def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) -> Judgement:
+    """Judge a model's latest complete window and decide whether to retrain.
+
+    Args:
+        model: Name of a model under deployments/, or the path of a YAML file anywhere.
+        until: Judge as of this time (UTC); nothing that became known later is read. Now, when left empty.
+        dry_run: Decide and explain, but write no ledger entry and hand nothing over.
+    """
+    config = load_model_config(model)
+    as_of = present(config, until)
+    window = config.window_until(as_of)
+    recorded = recall_judgement(config, window)
+    if recorded and not dry_run:
+        return recorded
+    champion = find_champion(config, required=True)
+    history = recall_history(config, champion, window)
+    snapshot = take_snapshot(config, window)
+    land_labels(config, as_of)
+    profile = profile_window(config, snapshot, champion)
+    quality = check_quality(config, profile, champion, history)
+    evidence = WindowEvidence(window, snapshot.rows, quality)
+    if quality.verdict != "fail":
+        drift = measure_drift(config, profile, champion)
+        performance, *revised = measure_performance(config, window, as_of, history)
+        evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance)
+        history = history.revised(revised)
+    judgement = decide(config, champion, evidence, history, as_of)
+    publish_judgement(config, judgement, dry_run)
+    return judgement
+
+
+if __name__ == "__main__":
+    run_from_command_line(monitor)

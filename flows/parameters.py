@@ -1,0 +1,64 @@
+"""The parameters that flows share, as people meet them in a form, in an event or on the command line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from prefect import Flow
+from pydantic import AfterValidator, Field, ValidationError
+
+from deployments.model_config import ModelConfig
+from tasks.policy.errors import PerennialError
+from tasks.policy.evidence import digest
+
+
+def in_utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+# Descriptions stand in the flows' docstrings: Prefect's forms take them from there and drop a Field's own.
+Model = Annotated[str, Field(min_length=1, max_length=500)]
+Moment = Annotated[datetime, AfterValidator(in_utc)]
+DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
+Actor = Annotated[str, Field(min_length=1, max_length=200)]
+Reason = Annotated[str, Field(min_length=3, max_length=2000)]
+
+
+def present(config: ModelConfig, until: datetime | None) -> datetime:
+    """The time a flow judges from: `until`, else now, and never past the end of recorded data."""
+    moment = in_utc(until) if until else datetime.now(UTC)
+    return min(moment, config.period.end) if config.period.end else moment
+
+
+def manual_decision_id(config: ModelConfig, as_of: datetime, reason: str) -> str:
+    """Id of what a person asks for by hand: the same request at the same time of judgement is the same decision."""
+    return digest(config.name, config.fingerprint, as_of.isoformat(), reason)
+
+
+def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:
+    """Run a flow with its own parameters as options; end with 2 and one clear message where the input is at fault."""
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    parser = argparse.ArgumentParser(prog=f"python -m flows.{flow.name}", description=(flow.description or "").split("Args:")[0])
+    for name, field in flow.parameters.properties.items():
+        option = "--" + name.replace("_", "-")
+        boolean = {"action": argparse.BooleanOptionalAction} if field.get("type") == "boolean" else {}
+        parser.add_argument(
+            option,
+            help=field.get("description", "").replace("%", "%%"),
+            required=name in flow.parameters.required,
+            default=argparse.SUPPRESS,
+            **boolean,  # type: ignore[arg-type]
+        )
+    chosen = vars(parser.parse_args(arguments))
+    try:
+        flow(**chosen)
+    except PerennialError as error:
+        sys.exit(f"{flow.name}: {error}")
+    except ValidationError as error:
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            print(f"{flow.name}: --{where} is {problem['input']!r}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,131 @@
+"""Run the whole loop over recorded history, window by window, as if live: for a demo, a back-fill or an audit.
+
+Each window: score with the champion, land the labels that are due, monitor, and when decided retrain, validate and
+promote. The flows are loaded by the entrypoints that deployments use, and are handed what an automation would hand
+them. Nothing later than a window's end is read while it is judged. Each finished window leaves a record, so an
+interrupted replay goes on where it stopped.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from prefect import flow
+from prefect.flows import load_flow_from_entrypoint
+
+from deployments.model_config import ModelConfig, load_model_config
+from flows.parameters import Model, Moment, run_from_command_line
+from tasks.policy.evidence import ModelVersion, Window
+from tasks.policy.metrics import HIGHER_IS_BETTER
+from tasks.policy.replay import Replay, ReplayEvent, ReplayWindow
+from tasks.replay_records import first_champion, open_replay, recall_window, record_window, report_replay, summarise
+from tasks.rivals import Comparison, compare_with_rivals, score_rivals
+
+
+@flow(name="replay", flow_run_name="replay {model}")
+def replay(model: Model, start: Moment | None = None, end: Moment | None = None) -> Replay:
+    """Replay a model's recorded history through the loop, and compare it with never and with always retraining.
+
+    Args:
+        model: Name of a model under deployments/, or the path of a YAML file anywhere.
+        start: First window to serve begins here (UTC). The end of the model's history, when left empty.
+        end: Stop here (UTC). The end of its recorded data, when left empty.
+    """
+    config = load_model_config(model)
+    windows = config.windows(start, end)
+    folder = open_replay(config, windows)
+    steps = _Steps(model)
+    first = first_champion(config) or _train_first(config, steps, windows[0])
+    for window in windows:
+        if recall_window(folder, window) is None:
+            record_window(folder, _live_through(config, steps, window, first, folder))
+    comparisons = compare_with_rivals(config, windows, windows[-1].end, folder)
+    outcome = _outcome(config, folder, windows, comparisons)
+    report_replay(outcome)
+    return outcome
+
+
+class _Steps:
+    """Runs the flows of one model by entrypoint, and keeps the wall time of each."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.seconds: Counter[str] = Counter()
+
+    def run(self, name: str, **parameters: Any) -> Any:
+        started = perf_counter()
+        outcome = load_flow_from_entrypoint(f"flows.{name}.{name}")(model=self.model, **parameters)
+        self.seconds[name] += perf_counter() - started
+        return outcome
+
+
+def _train_first(config: ModelConfig, steps: _Steps, window: Window) -> ModelVersion:
+    steps.run("retrain", until=window.start, reason="there is no champion yet", requested_by="replay")
+    steps.run("promote", until=window.start)
+    first = first_champion(config)
+    if first is None:
+        raise AssertionError(f"{config.name}: the first model was promoted, yet the registry shows no champion")
+    return first
+
+
+def _live_through(config: ModelConfig, steps: _Steps, window: Window, first: ModelVersion, folder: Path) -> ReplayWindow:
+    """One window from its first row to the end of what it led to."""
+    steps.seconds.clear()
+    scoring = steps.run("score", until=window.end)
+    started = perf_counter()
+    score_rivals(config, scoring.rows_snapshot, first, folder)
+    steps.seconds["rivals"] += perf_counter() - started
+    judgement = steps.run("monitor", until=window.end)
+    events = _act(steps, window, judgement.decision) if judgement.decision.retrain else ()
+    record = summarise(config, judgement, events)
+    return replace(record, seconds=tuple(steps.seconds.items()))
+
+
+def _act(steps: _Steps, window: Window, decision: Any) -> tuple[ReplayEvent, ...]:
+    """What automations do with a decision to retrain: retrain, and promote what passed."""
+    validation = steps.run(
+        "retrain",
+        until=window.end,
+        decision_id=decision.decision_id,
+        reason=decision.reasons[0],
+        requested_by="replay",
+    )
+    if validation is None:
+        return (ReplayEvent("budget_refused", "the budget refused this retrain"),)
+    retrained = ReplayEvent("retrained", f"version {validation.challenger}: {decision.reasons[0]}")
+    if validation.verdict == "fail":
+        return retrained, ReplayEvent("refused", f"version {validation.challenger}: {' '.join(validation.reasons)}")
+    promotion = steps.run("promote", decision_id=decision.decision_id, until=window.end)
+    return retrained, ReplayEvent("promoted", f"version {promotion.champion} in place of {promotion.previous}")
+
+
+def _outcome(
+    config: ModelConfig, folder: Path, windows: Sequence[Window], comparisons: Sequence[Comparison]
+) -> Replay:
+    """The records, completed by what labels said by the end."""
+    records, seconds = [], Counter[str]()
+    for window, comparison in zip(windows, comparisons, strict=True):
+        record = recall_window(folder, window)
+        if record is None:
+            raise AssertionError(f"{window.name} was replayed but left no record in {folder}")
+        seconds.update(dict(record.seconds))
+        records.append(
+            replace(
+                record,
+                labelled_rows=comparison.labelled_rows,
+                maturity="closed" if window.end + config.columns.label_delay <= windows[-1].end else record.maturity,
+                metric=comparison.loop,
+                never=comparison.never,
+                every=comparison.every,
+            )
+        )
+    metric = config.performance.metric
+    better_up = HIGHER_IS_BETTER[metric]
+    return Replay(config.name, config.purpose, config.task, metric, better_up, tuple(records), tuple(seconds.items()))
+
+
+if __name__ == "__main__":
+    run_from_command_line(replay)

@@ -1,0 +1,56 @@
+"""Train a successor: the latest labelled rows, a challenger, and its proof against the champion on rows neither has seen.
+
+A challenger that passes is handed over by the event `perennial.challenger.validated`; one that does not is refused with
+its reasons, and the champion stays.
+"""
+
+from prefect import flow
+
+from deployments.model_config import load_model_config
+from flows.parameters import Actor, DecisionId, Model, Moment, Reason, manual_decision_id, present, run_from_command_line
+from tasks.decision import check_budget
+from tasks.history import find_champion, recall_history
+from tasks.policy.evidence import ValidationReport
+from tasks.publication import publish_validation, refuse_retraining
+from tasks.snapshot import land_labels, take_snapshot
+from tasks.split import split_labelled_rows
+from tasks.training import train_challenger
+from tasks.validation import validate_challenger
+
+
+@flow(name="retrain", flow_run_name="retrain {model} until {until}")
+def retrain(
+    model: Model,
+    until: Moment | None = None,
+    decision_id: DecisionId | None = None,
+    reason: Reason = "asked for by hand",
+    requested_by: Actor = "unnamed",
+) -> ValidationReport | None:
+    """Train a challenger and compare it with the champion; the first model is compared with its floor.
+
+    Args:
+        model: Name of a model under deployments/, or the path of a YAML file anywhere.
+        until: Train as of this time (UTC); nothing that became known later is read. Now, when left empty.
+        decision_id: The decision that asked for this; a second run with it changes nothing. Derived when left empty.
+        reason: Why, in a sentence; goes to the ledger.
+        requested_by: Who asks for this; goes to the ledger.
+    """
+    config = load_model_config(model)
+    as_of = present(config, until)
+    decision_id = decision_id or manual_decision_id(config, as_of, reason)
+    champion = find_champion(config)
+    if champion is None:
+        take_snapshot(config, config.history())
+    refusal = check_budget(config, as_of, decision_id)
+    if refusal:
+        return refuse_retraining(config, decision_id, refusal, as_of, requested_by)
+    land_labels(config, as_of)
+    training, holdout = split_labelled_rows(config, as_of)
+    challenger = train_challenger(config, training, decision_id)
+    validation = validate_challenger(config, challenger, champion, holdout)
+    publish_validation(config, challenger, validation, as_of, reason, requested_by)
+    return validation
+
+
+if __name__ == "__main__":
+    run_from_command_line(retrain)

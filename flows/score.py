@@ -1,0 +1,29 @@
+"""Score one window with the champion and log every prediction: the log is what `monitor` later compares with labels."""
+
+from prefect import flow
+
+from deployments.model_config import load_model_config
+from flows.parameters import Model, Moment, present, run_from_command_line
+from tasks.history import find_champion
+from tasks.policy.evidence import Scoring
+from tasks.scoring import score_window
+from tasks.snapshot import take_snapshot
+
+
+@flow(name="score", flow_run_name="score {model} until {until}")
+def score(model: Model, until: Moment | None = None) -> Scoring:
+    """Score a model's latest complete window with its champion; scoring a window twice changes nothing.
+
+    Args:
+        model: Name of a model under deployments/, or the path of a YAML file anywhere.
+        until: Score the latest window that is complete at this time (UTC). Now, when left empty.
+    """
+    config = load_model_config(model)
+    window = config.window_until(present(config, until))
+    champion = find_champion(config, required=True)
+    snapshot = take_snapshot(config, window)
+    return score_window(config, snapshot, champion)
+
+
+if __name__ == "__main__":
+    run_from_command_line(score)

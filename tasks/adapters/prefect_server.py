@@ -1,0 +1,80 @@
+"""A Prefect server of one's own, on this machine: started for a replay or by `make serve`, stopped with it.
+
+State lies under the workspace, so that what a replay did can be browsed later. It listens on localhost only.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+
+from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder
+
+START_TIMEOUT_S = 180  # migrations of a new database take 10 to 40 s on two busy cores
+
+
+def free_port(preferred: int | None = None) -> int:
+    """`preferred` where it is free, else one that the system assigns."""
+    for port in (preferred, 0):
+        if port is None:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise WorkspaceError("no port on 127.0.0.1 can be bound; expected at least one free port")
+
+
+def server_environment(space: Workspace, port: int) -> dict[str, str]:
+    """Environment of the server and of every process that talks to it."""
+    url = f"http://127.0.0.1:{port}/api"
+    return {
+        **os.environ,
+        "PREFECT_HOME": str(make_folder(space.home / "prefect")),
+        "PREFECT_API_URL": url,
+        "PREFECT_UI_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+@contextmanager
+def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[str, str]]:
+    """Start a server, yield the environment that reaches it (it may still be starting), stop it at the end."""
+    chosen = free_port(port)
+    environment = server_environment(space, chosen)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
+    with (Path(environment["PREFECT_HOME"]) / "server.log").open("ab") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield environment
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_until_healthy(api_url: str) -> None:
+    """Return when the server answers. Raises WorkspaceError after START_TIMEOUT_S."""
+    deadline = monotonic() + START_TIMEOUT_S
+    while monotonic() < deadline:
+        try:
+            if httpx.get(f"{api_url}/health", timeout=5).is_success:
+                return
+        except httpx.TransportError:
+            sleep(0.3)
+    raise WorkspaceError(
+        f"{api_url}: no Prefect server answered within {START_TIMEOUT_S} s; see prefect/server.log in the workspace"
+    )

@@ -1,0 +1,21 @@
+"""What can go wrong that a person can mend.
+
+    PerennialError
+    ├── ModelConfigError     deployments/model_config.py   a model's YAML file
+    ├── SourceError          tasks/adapters/sources.py     new rows cannot be read
+    ├── LakeError            tasks/adapters/lake.py        stored rows cannot be read or written
+    ├── RegistryError        tasks/adapters/registry.py    no champion, a corrupted model, a move that failed
+    ├── ModelFileError       tasks/adapters/model_files.py a model's files were changed or are missing
+    ├── FeatureError         tasks/adapters/encoding.py    rows lack a column that the model reads
+    ├── EstimatorError       tasks/adapters/estimators.py  an estimator or parameter that cannot be used
+    ├── TrainingRefused      tasks/training.py             too little or leaking training data
+    ├── PromotionRefused     tasks/promotion.py            a move that the evidence or the registry does not allow
+    ├── LedgerError          tasks/adapters/ledger.py      the chain cannot be extended
+    └── WorkspaceError       tasks/adapters/workspace.py   the workspace cannot be written to
+
+Every message says where, what was found, what was expected and what to do. Everything else is a defect of ours.
+"""
+
+
+class PerennialError(Exception):
+    """Base of the errors whose message is all a person needs."""

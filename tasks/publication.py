@@ -1,0 +1,86 @@
+"""Tell what happened: first the ledger, then people (artifacts), then the next flow (events).
+
+In that order, because the ledger is what counts: a run killed after it can be run again and says the same thing once.
+Reasons are the decision's own sentences everywhere.
+"""
+
+from datetime import datetime
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.model_config import ModelConfig
+from tasks.policy.evidence import Judgement, ModelVersion, Promotion, ValidationReport
+
+# Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
+RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE, "tags": ["publication"]}
+
+
+@task(**RETRIES)
+def publish_judgement(config: ModelConfig, judgement: Judgement, dry_run: bool = False) -> None:
+    """Record what a window showed and what was decided; ask for a retrain where that was the decision."""
+    from tasks.adapters import artifacts, ledger
+
+    decision = judgement.decision
+    get_run_logger().info("decision: %s, %s", "retrain" if decision.retrain else "keep", decision.reasons[0])
+    artifacts.publish_judgement_page(config, judgement)
+    if dry_run:
+        return
+    quality = judgement.evidence.quality
+    ledger.append(config.name, "window.judged", judgement, judgement.as_of, decision.decision_id)
+    if quality and quality.verdict == "fail":
+        ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
+        artifacts.announce("window.quarantined", config.name, _handover(judgement))
+    if decision.retrain:
+        artifacts.announce("retraining.requested", config.name, _handover(judgement))
+
+
+def _handover(judgement: Judgement) -> dict[str, object]:
+    decision = judgement.decision
+    return {
+        "model": decision.model,
+        "decision_id": decision.decision_id,
+        "until": judgement.as_of.isoformat(),
+        "reasons": list(decision.reasons),
+    }
+
+
+@task(**RETRIES)
+def publish_validation(
+    config: ModelConfig,
+    challenger: ModelVersion,
+    validation: ValidationReport,
+    as_of: datetime,
+    reason: str,
+    requested_by: str,
+) -> None:
+    """Record the challenger and its verdict; hand a challenger that passed over to promotion."""
+    from tasks.adapters import artifacts, ledger
+
+    decision_id = challenger.decision_id
+    get_run_logger().info("validation: %s, %s", validation.verdict, validation.reasons[0])
+    ledger.append(config.name, "challenger.registered", challenger, as_of, decision_id, requested_by)
+    passed = validation.verdict != "fail"
+    kind = "challenger.validated" if passed else "challenger.refused"
+    ledger.append(config.name, kind, validation, as_of, decision_id, requested_by)
+    artifacts.publish_validation_page(config, validation, challenger.run_id, reason)
+    handover = {
+        "model": config.name,
+        "decision_id": decision_id,
+        "until": as_of.isoformat(),
+        "reasons": list(validation.reasons),
+    }
+    artifacts.announce(kind, config.name, handover)
+
+
+@task(**RETRIES)
+def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime, actor: str, comment: str) -> None:
+    """Record who serves now; say nothing where nothing changed."""
+    from tasks.adapters import artifacts, ledger
+
+    get_run_logger().info("promotion: %s, champion is version %s", promotion.action, promotion.champion)
+    kind = "champion.rolled_back" if promotion.action == "rolled_back" else "champion.promoted"
+    ledger.append(config.name, kind, promotion, as_of, promotion.decision_id, actor)
+    artifacts.publish_promotion_page(config, promotion, actor, comment)
+    handover = {"model": config.name, "decision_id": promotion.decision_id, "champion": promotion.champion}
+    artifacts.announce(kind, config.name, handover)

@@ -1,0 +1,83 @@
+"""What a replay compares the loop with: the first model never retrained, and a model retrained before every window.
+
+Both score the same rows at the same time as the champion, and are measured with the same labels. The rivals leave no
+version in the registry and no fact in the ledger; their predictions lie beside the replay's records.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.model_config import ModelConfig
+from tasks.policy.evidence import MetricValue, ModelVersion, Snapshot, Window
+
+
+@task(cache_policy=NO_CACHE)
+def score_rivals(config: ModelConfig, snapshot: Snapshot, first: ModelVersion, folder: Path) -> Path:
+    """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
+    import pandas as pd
+
+    from tasks.adapters import estimators, lake, registry
+
+    path = folder / f"{snapshot.window.name}.parquet"
+    if path.exists():
+        return path
+    as_of = snapshot.window.start
+    start = config.period.start
+    if config.training.window_days:
+        start = max(start, as_of - timedelta(days=config.training.window_days))
+    training = lake.labelled_snapshot(config, Window(start, as_of), as_of)
+    every = estimators.fit(config, lake.read_labelled(training)).scorer
+    rows = lake.read_rows(snapshot)
+    predictions = {"never": registry.load_scorer(first).predict(rows), "every": every.predict(rows)}
+    frame = pd.DataFrame({name: list(values) for name, values in predictions.items()})
+    frame.insert(0, "id", rows[config.columns.id].to_pandas())
+    partial = path.with_suffix(".partial")
+    frame.to_parquet(partial)
+    partial.replace(path)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The primary metric of one window on the same labelled rows; None where no label has come."""
+
+    rows: int
+    labelled_rows: int
+    loop: MetricValue | None = None
+    never: float | None = None
+    every: float | None = None
+
+
+@task(cache_policy=NO_CACHE)
+def compare_with_rivals(
+    config: ModelConfig, windows: Sequence[Window], as_of: datetime, folder: Path
+) -> tuple[Comparison, ...]:
+    """One comparison per window, with the labels known at `as_of`."""
+    return tuple(_compare(config, window, as_of, folder / f"{window.name}.parquet") for window in windows)
+
+
+def _compare(config: ModelConfig, window: Window, as_of: datetime, rivals: Path) -> Comparison:
+    import numpy as np
+    import pandas as pd
+
+    from tasks.adapters import lake
+    from tasks.policy import metrics, statistics
+
+    columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
+    labelled = lake.labelled_snapshot(config, window, as_of)
+    truth = lake.read_labelled(labelled, columns=[columns.id, columns.label]).to_pandas()
+    served = lake.read_predictions(config, window).to_pandas()
+    frame = truth.merge(served, left_on=columns.id, right_on="id").merge(pd.read_parquet(rivals), on="id")
+    if frame.empty:
+        return Comparison(len(served), 0)
+    label = frame[columns.label].to_numpy(dtype=float)
+    predicted = {column: np.stack(frame[column].to_numpy()) for column in ("prediction", "never", "every")}
+    value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
+    low, high = statistics.metric_interval(name, label, predicted["prediction"], quantile=quantile)
+    loop = MetricValue(name, value["prediction"], low, high, len(frame), metrics.HIGHER_IS_BETTER[name])
+    return Comparison(len(served), len(frame), loop, value["never"], value["every"])

@@ -1,0 +1,158 @@
+"""The house stays as it was planned: who may import whom, what stands where, and what README says is there."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deployments.model_config import available_models, load_model_config
+
+ROOT = Path(__file__).parent.parent
+TOP_LEVEL = {"pyproject.toml", "README.md", "flows", "tasks", "deployments", "tests", "prefect.yaml", "infra"}
+BESIDE = {"Makefile", "requirements.lock", "LICENSE", "CHANGELOG.md"}
+PURE = {"numpy", "scipy", "statsmodels", "pydantic", "dateutil", "tasks"}
+NEVER = {"pickle", "cloudpickle", "joblib", "dill"}
+
+
+def sources(folder: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, anywhere in it; `from a import b` counts as a and as a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def stage_names() -> set[str]:
+    return {f"tasks.{path.stem}" for path in (ROOT / "tasks").glob("*.py") if path.stem != "__init__"}
+
+
+def tracked_top_level() -> set[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return {name.split("/")[0] for name in listed if not name.startswith(".")}
+
+
+def test_the_top_level_is_the_one_its_user_fixed():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout, so what belongs to the project cannot be listed; clone it with git")
+    assert tracked_top_level() <= TOP_LEVEL | BESIDE
+    assert all((ROOT / name).exists() for name in TOP_LEVEL)
+
+
+@pytest.mark.parametrize("path", sources("tasks/policy"), ids=named)
+def test_policy_imports_nothing_but_arithmetic(path):
+    allowed = PURE | set(sys.stdlib_module_names)
+    strangers = {name for name in imports(path) if name.split(".")[0] not in allowed}
+    outside = {name for name in imports(path) if name.startswith("tasks.") and not name.startswith("tasks.policy")}
+    assert not strangers | outside
+
+
+@pytest.mark.parametrize("path", sources("tasks/policy"), ids=named)
+def test_policy_reads_no_clock_and_no_file(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
+    opened = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert not called & {"now", "utcnow", "today", "read_text", "write_text"}
+    assert "open" not in opened
+
+
+@pytest.mark.parametrize("path", sources("tasks/adapters"), ids=named)
+def test_adapters_import_neither_stages_nor_flows(path):
+    forbidden = {name for name in imports(path) if name in stage_names() or name.split(".")[0] == "flows"}
+    assert not forbidden
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tasks").glob("*.py")), ids=named)
+def test_stages_import_no_other_stage_and_no_flow(path):
+    forbidden = {name for name in imports(path) if name in stage_names() or name.split(".")[0] == "flows"}
+    assert not forbidden
+
+
+@pytest.mark.parametrize("path", sources("flows"), ids=named)
+def test_flows_never_import_flows_at_their_top(path):
+    flows = {f"flows.{other.stem}" for other in (ROOT / "flows").glob("*.py")} - {"flows.parameters", "flows.__init__"}
+    top = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in top}
+    assert not names & flows
+
+
+@pytest.mark.parametrize("path", [ROOT / "deployments" / name for name in ("model_config.py", "settings.py", "description.py")], ids=named)
+def test_a_model_file_needs_nothing_but_policy_to_be_read(path):
+    ours = {name for name in imports(path) if name.split(".")[0] in ("tasks", "flows")}
+    assert all(name.startswith("tasks.policy") or name == "tasks" for name in ours)
+
+
+@pytest.mark.parametrize("path", sources("flows") + sources("tasks") + sources("deployments"), ids=named)
+def test_nothing_unpickles(path):
+    assert not {name.split(".")[0] for name in imports(path)} & NEVER
+
+
+def test_flow_modules_load_no_heavy_library():
+    heavy = ["mlflow", "evidently", "great_expectations", "xgboost", "sklearn", "deltalake"]
+    flows = [f"flows.{path.stem}" for path in sources("flows") if path.stem != "__init__"]
+    code = f"import sys, {', '.join(flows)}; print([name for name in {heavy} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", available_models())
+def test_every_model_file_loads_and_bears_its_models_name(name):
+    assert load_model_config(name).name == name
+
+
+def test_the_models_are_of_more_than_one_task():
+    assert len({load_model_config(name).task for name in available_models()}) > 1
+
+
+def deployments() -> list[dict[str, object]]:
+    return yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
+
+
+def test_every_entrypoint_of_prefect_yaml_is_a_flow_and_every_flow_is_deployed():
+    from prefect.flows import load_flow_from_entrypoint
+
+    entrypoints = {str(deployment["entrypoint"]) for deployment in deployments()}
+    for entrypoint in entrypoints:
+        assert load_flow_from_entrypoint(entrypoint).name == entrypoint.rsplit(".", 1)[1]
+    flows = {f"flows.{path.stem}.{path.stem}" for path in sources("flows")} - {
+        "flows.__init__.__init__",
+        "flows.parameters.parameters",
+        "flows.demo.demo",
+    }
+    assert entrypoints == flows
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_make_target_in_readme_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    assert set(re.findall(r"`?make ([a-z-]+)", readme())) <= targets
+
+
+def test_every_module_command_in_readme_runs():
+    modules = set(re.findall(r"python -m ((?:flows|tasks|deployments)[\w.]*)", readme()))
+    assert modules
+    for module in modules:
+        shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert shown.returncode == 0, f"python -m {module} --help: {shown.stderr}"
+
+
+def test_readmes_stage_table_names_every_stage_and_no_other():
+    listed = set(re.findall(r"^\| `tasks/(\w+)\.py`", readme(), re.M))
+    assert {f"tasks.{name}" for name in listed} == stage_names()

@@ -1,0 +1,116 @@
+"""A model is one YAML file, and a mistake in it says where it is, what was found and what is accepted."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deployments.__main__ import main
+from deployments.model_config import DEPLOYMENTS, ModelConfigError, load_model_config
+from tasks.policy.evidence import Window, utc
+
+AIR_TIME = (DEPLOYMENTS / "air_time.yaml").read_text(encoding="utf-8")
+
+
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    assert AIR_TIME.count(old) >= 1, f"air_time.yaml no longer holds {old!r}"
+    path = tmp_path / "mine.yaml"
+    path.write_text(AIR_TIME.replace(old, new, 1), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("purpose:", "purpse:", ("purpse is not a known key", "did you mean purpose?")),
+        ("purpose:", "purpse:", ("purpose is missing", "expected")),
+        ("risk: medium", "risk: huge", ("risk is 'huge'", "'low', 'medium' or 'high'")),
+        ("window_days: 5", "window_days: -1", ("window_days is -1", "greater than 0")),
+        ("window_days: 5", "window_days: soon", ("window_days is 'soon'", "number")),
+        ("label: air_time", "label: distance", ("'distance' is also a feature", "leaks")),
+        ("id: flight_id", "id: air_time", ("expected three different columns",)),
+        ("metric: mae\n", "metric: accuracy\n", ("'accuracy' does not fit task regression", "mae, rmse, pinball")),
+        ("metric: mae\n", "metric: made\n", ("performance.metric is 'made'", "'mae'")),
+        ("slices: [origin]", "slices: [colour]", ("performance.slices has colour", "features")),
+        ("trigger: every", "trigger: never", ("never", "'every'")),
+        ("start: 2013-01-01T00:00:00Z", "start: 2013-01-01T00:00:00+02:00", ("2013-01-01T00:00:00+02:00", "UTC")),
+        ("history_until: 2013-04-21", "history_until: 2012-04-21", ("start < history_until",)),
+        ("kind: python", "kind: sql", ("url_env is missing", "url_env and query")),
+        ("kind: python", "kind: excel", ("source.kind is 'excel'", "'parquet'")),
+        ("function: tasks.adapters.nycflights:read_flights", "function: os.system('x')", ("source.function",)),
+        ("[distance,", "[distance, distance,", ("distance is listed more than once",)),
+        ("name: air_time", "name: ../../etc", ("name is '../../etc'",)),
+    ],
+)
+def test_a_mistake_is_named_with_its_file_field_value_and_what_is_accepted(tmp_path, old, new, words):
+    with pytest.raises(ModelConfigError) as caught:
+        load_model_config(edited(tmp_path, old, new))
+    assert "mine.yaml: " in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
+    path = edited(tmp_path, "risk: medium", "risk: huge")
+    path.write_text(path.read_text().replace("window_days: 5", "window_days: 0"))
+    with pytest.raises(ModelConfigError) as caught:
+        load_model_config(path)
+    assert {"risk", "window_days"} <= {line.split()[1] for line in str(caught.value).splitlines()}
+
+
+@pytest.mark.parametrize(("content", "words"), [("a: [", "is not YAML"), ("- a", "holds list"), ("", "holds NoneType")])
+def test_a_file_that_is_no_mapping_says_so(tmp_path, content, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ModelConfigError, match=words):
+        load_model_config(path)
+
+
+def test_yaml_that_would_build_objects_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: !!python/object/apply:os.getcwd []")
+    with pytest.raises(ModelConfigError, match="is not YAML"):
+        load_model_config(path)
+
+
+def test_an_unknown_name_suggests_the_nearest_model():
+    with pytest.raises(ModelConfigError, match="did you mean air_time"):
+        load_model_config("airtime")
+
+
+def test_a_model_file_may_lie_anywhere_and_its_relative_source_lies_beside_it(tmp_path):
+    path = edited(tmp_path, "kind: python\n  function: tasks.adapters.nycflights:read_flights", "kind: csv\n  path: rows.csv")
+    shutil.copy(path, tmp_path / "elsewhere.yaml")
+    assert load_model_config(tmp_path / "elsewhere.yaml").source.path == str(tmp_path / "rows.csv")
+
+
+def test_the_fingerprint_follows_every_setting(tmp_path):
+    same = load_model_config(edited(tmp_path, "risk: medium", "risk: medium  # said again")).fingerprint
+    other = load_model_config(edited(tmp_path, "seed" if "seed" in AIR_TIME else "days: 45", "days: 46")).fingerprint
+    assert same == load_model_config("air_time").fingerprint != other
+
+
+def test_windows_follow_each_other_and_a_part_of_one_is_left_out():
+    config = load_model_config("air_time")
+    windows = config.windows(end=utc("2013-05-04"))
+    assert [window.name for window in windows] == ["2013-04-21..2013-04-26", "2013-04-26..2013-05-01"]
+    assert config.window_until(utc("2013-05-04")) == windows[-1]
+
+
+def test_before_the_first_complete_window_the_error_says_from_when():
+    with pytest.raises(ModelConfigError, match="from 2013-04-26"):
+        load_model_config("air_time").window_until(utc("2013-04-25"))
+
+
+def test_a_window_in_another_zone_is_refused():
+    with pytest.raises(ValueError, match="not in UTC"):
+        Window(utc("2013-01-01").replace(tzinfo=None), utc("2013-01-02"))
+
+
+def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path, capsys):
+    assert main(["check"]) == 0
+    told = capsys.readouterr().out
+    assert "retrains when mae is worse than its best level" in told
+    assert "predicts arrives_late (binary)" in told
+    assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
+    assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
