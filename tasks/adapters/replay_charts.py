@@ -8,6 +8,7 @@ differ too, so that nothing is told by colour alone. Text is escaped here, becau
 
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from html import escape
 from itertools import groupby
 from math import isfinite
@@ -33,18 +34,30 @@ MARKS: dict[EventKind, tuple[str, str]] = {
 REIGN_TINTS = 4
 """Tints that champions take in turn; neighbours always differ, and each band carries its version."""
 
+FEW_WINDOWS = 4
+"""Up to so many windows a line alone may be too short to see."""
+
+LONGEST_TAG = 24
+"""Letters of a name inside a chart; longer ones are cut there and whole on hover."""
+
 Reign = tuple[str, Window, int]
 """A champion's name, the time it served in one go, and in how many windows."""
 
 
-def figure(replay: Replay, traces: Sequence[Chart], shapes: Sequence[Chart] = (), **yaxis: Any) -> Chart:
+def figure(
+    replay: Replay, traces: Sequence[Chart], shapes: Sequence[Chart] = (), title: str = "", **yaxis: Any
+) -> Chart:
     """A figure over the replay's whole time, with a thin line wherever the champion changed."""
     span = [replay.windows[0].window.start.isoformat(), replay.windows[-1].window.end.isoformat()]
     handovers = [
-        _shape(reign, [reign.start, reign.start], type="line", line={"color": "rule", "width": 1, "dash": "dot"})
+        _shape(reign.start, reign.start, type="line", line={"color": "rule", "width": 1, "dash": "dot"})
         for _, reign, _ in reigns(replay)[1:]
     ]
-    layout = {"xaxis": {"range": span, "type": "date"}, "yaxis": yaxis, "shapes": [*shapes, *handovers]}
+    layout = {
+        "xaxis": {"range": span, "type": "date"},
+        "yaxis": {"title": plotly_text(title), **yaxis},
+        "shapes": [*shapes, *handovers],
+    }
     return {"data": list(traces), "layout": layout}
 
 
@@ -63,7 +76,8 @@ def trace(windows: Sequence[ReplayWindow], y: Iterable[Any], hover: Iterable[str
 def rival(windows: Sequence[ReplayWindow], y: Sequence[Any], colour: str, dash: str, shape: str = "linear") -> Chart:
     """The line of a way not taken; the loop's own points tell its values on hover."""
     line = {"color": colour, "width": 1.8, "dash": dash, "shape": shape}
-    return trace(windows, y, [], type="scatter", mode="lines", line=line) | {"hoverinfo": "skip"}
+    mode = "lines" if len(windows) > FEW_WINDOWS else "lines+markers"
+    return trace(windows, y, [], type="scatter", mode=mode, line=line) | {"hoverinfo": "skip"}
 
 
 def bars(windows: Sequence[ReplayWindow], y: Sequence[float], hover: Sequence[str], fills: Sequence[str],
@@ -97,12 +111,14 @@ def reign_bars(replay: Replay) -> Chart:
         "base": [reign.start.isoformat() for _, reign, _ in runs],
         "x": [_width_ms(reign) for _, reign, _ in runs],
         "y": ["champion"] * len(runs),
-        "text": [escape(version_name(name)) for name, _, _ in runs],
+        "text": [plotly_text(version_name(name)) for name, _, _ in runs],
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,
         "textfont": {"color": "ink"},
-        "hovertext": [f"<b>{escape(version_name(name))}</b><br>{escape(reign.name)}" for name, reign, _ in runs],
+        "hovertext": [
+            f"<b>{plotly_text(version_name(name))}</b><br>{plotly_text(reign.name)}" for name, reign, _ in runs
+        ],
         "hoverinfo": "text",
         "width": 0.82,
         "marker": {"color": [tints[name] for name, _, _ in runs], "line": {"color": "paper", "width": 2}},
@@ -123,7 +139,7 @@ def quarantine_shades(replay: Replay) -> list[Chart]:
     """A shade behind every window whose data was refused: nothing was measured or decided there."""
     refused = [window.window for window in replay.windows if window.quality == "fail"]
     style = {"type": "rect", "fillcolor": "shade", "line": {"width": 0}, "layer": "below"}
-    return [_shape(window, [window.start, window.end], **style) for window in refused]
+    return [_shape(window.start, window.end, **style) for window in refused]
 
 
 def reigns(replay: Replay) -> list[Reign]:
@@ -132,36 +148,46 @@ def reigns(replay: Replay) -> list[Reign]:
     return [(name, Window(run[0].window.start, run[-1].window.end), len(run)) for name, run in runs]
 
 
+def plotly_text(text: str) -> str:
+    """Text as Plotly shows it unchanged: it would read tags and entities, and has no use for escaped quotes."""
+    return escape(text, quote=False)
+
+
 def label(window: ReplayWindow, *lines: str) -> str:
     """Hover label of a point: its window in bold, then the lines, wrapped and escaped."""
-    wrapped = (escape(part) for line in lines for part in textwrap.wrap(line, 46) or [""])
-    return "<br>".join([f"<b>{escape(window.window.name)}</b>", *wrapped])
+    wrapped = (plotly_text(part) for line in lines for part in textwrap.wrap(line, 46) or [""])
+    return "<br>".join([f"<b>{plotly_text(window.window.name)}</b>", *wrapped])
 
 
-def peaks(values: Sequence[float | None], count: int) -> set[int]:
-    """Positions of the largest values, none so close to a larger one that their names would touch."""
-    apart = max(1, len(values) // 6)
+def peaks(values: Sequence[float | None], count: int) -> list[int]:
+    """Positions of the largest values, largest first, none close to a larger one."""
+    apart = max(1, len(values) // 10)
     chosen: list[int] = []
     order = sorted((i for i, value in enumerate(values) if value), key=lambda i: -(values[i] or 0.0))
     for i in order:
         if len(chosen) < count and all(abs(i - other) >= apart for other in chosen):
             chosen.append(i)
-    return set(chosen)
+    return chosen
 
 
 def name_tag(windows: Sequence[ReplayWindow], position: int, y: float | None, name: str | None) -> Chart:
     """A name above a point; near an end of the axis it leans inwards, so that it is never cut."""
     edge = len(windows) / 5
     anchor = "left" if position < edge else "right" if position >= len(windows) - edge else "center"
-    text = escape(textwrap.shorten(name or "", 24, placeholder="…"))
+    name = name or ""
+    text = plotly_text(name if len(name) <= LONGEST_TAG else f"{name[: LONGEST_TAG - 1]}…")
     place = {"x": _middle(windows[position].window), "y": y, "xanchor": anchor, "yanchor": "bottom", "yshift": 4}
     return {"text": text, "showarrow": False, "font": {"color": "ink", "size": 11}, **place}
 
 
 def _measured_runs(windows: Sequence[ReplayWindow]) -> Iterator[list[tuple[Window, MetricValue]]]:
-    for measured, run in groupby(windows, key=lambda window: window.metric is not None):
+    for measured, run in groupby(windows, key=lambda window: _bounded(window.metric)):
         if measured:
             yield [(window.window, window.metric) for window in run if window.metric is not None]
+
+
+def _bounded(metric: MetricValue | None) -> bool:
+    return metric is not None and isfinite(metric.low) and isfinite(metric.high)
 
 
 def _edge(run: Sequence[tuple[Window, MetricValue]], upper: bool, replay: Replay) -> Iterator[tuple[str, float]]:
@@ -175,10 +201,10 @@ def _edge(run: Sequence[tuple[Window, MetricValue]], upper: bool, replay: Replay
             yield _middle(window), value
 
 
-def _shape(window: Window, span: Sequence[Any], **style: Any) -> Chart:
+def _shape(start: datetime, end: datetime, **style: Any) -> Chart:
     """A Plotly shape over the whole height between two moments."""
-    x0, x1 = (moment.isoformat() for moment in span)
-    return {"xref": "x", "yref": "paper", "x0": x0, "x1": x1, "y0": 0, "y1": 1, **style}
+    where = {"xref": "x", "x0": start.isoformat(), "x1": end.isoformat(), "yref": "paper", "y0": 0, "y1": 1}
+    return {**where, **style}
 
 
 def _middle(window: Window) -> str:

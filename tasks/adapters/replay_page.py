@@ -6,6 +6,7 @@ and are escaped on every way into the page (Jinja's autoescape, `tojson` inside 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +41,8 @@ def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] |
         unfinished.write_text(_page(replays, links or {}), encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
         raise WorkspaceError(
             f"{path}: the replay page cannot be written ({error.strerror}); expected a writable folder with about "
             "6 MB free; set PERENNIAL_HOME to another folder, or free disk space"
@@ -48,19 +52,20 @@ def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] |
 
 def summary_table(replays: Sequence[Replay]) -> Table:
     """The outcome of every model for the terminal; metrics are means over the same served windows."""
-    table = Table(title=f"Replay, {story.period(replays)}", title_justify="left", caption_justify="left")
-    table.caption = "means over the windows where all three are known · ↓ lower is better, ↑ higher is better"
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left", caption_justify="left")
+    table.title = f"Replay, {story.period(replays)}"
+    table.caption = "Means over the windows where all three are known. ↓ lower is better, ↑ higher is better."
     for heading in ("model", "metric"):
         table.add_column(heading, overflow="fold")
-    for heading in ("loop", "never", "every", "retrains", "promoted", "refused", "seconds"):
+    for heading in ("loop", "never", "every", "retrains", "promoted", "refused", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
     for replay in replays:
-        means, gain = replay.means(), story.gain_over_never(replay)
+        means, gain = story.comparison(replay), story.gain_over_never(replay)
         values = [story.shown(means.get(rival), replay) for rival in ("loop", "never", "every")]
         if gain is not None and gain > 0:
             values[0] = f"[bold green]{values[0]}[/]"
         counts = [replay.count("retrained"), replay.count("promoted"), story.refusals(replay)]
-        seconds = f"{sum(spent for _, spent in replay.seconds):.0f}"
+        seconds = f"{story.total_seconds(replay):.0f} s"
         metric = Text(f"{story.metric_in_unit(replay)} {story.better_arrow(replay)}")
         table.add_row(Text(replay.model), metric, *values, *map(str, counts), seconds)
     return table
@@ -69,22 +74,19 @@ def summary_table(replays: Sequence[Replay]) -> Table:
 def _page(replays: Sequence[Replay], links: Mapping[str, str]) -> str:
     drawn = [panels(replay) for replay in replays]
     figures = {f"{panel.name}-{i}": panel.figure for i, group in enumerate(drawn) for panel in group}
-    return _environment().get_template("replay.html.j2").render(
-        story=story,
-        replays=replays,
-        panels=drawn,
-        figures=figures,
-        links=links,
-        plotly=Markup(get_plotlyjs()) if figures else "",  # noqa: S704  # the package's own bundle, no input
-    )
+    template = _environment().get_template("replay.html.j2")
+    bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, nothing put in
+    return template.render(story=story, replays=replays, panels=drawn, figures=figures, links=links, plotly=bundle)
 
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # browsers refuse NaN
+    return environment

@@ -7,14 +7,15 @@ sentence that says what the chart shows, for those who cannot see it.
 from dataclasses import dataclass
 from itertools import accumulate
 from math import isfinite
+from typing import Any
 
 from tasks.adapters import replay_charts as charts
 from tasks.policy.replay import Replay, ReplayWindow
 from tasks.policy.replay_story import (
     EVENT_WORDS,
-    NONE,
     confidence_text,
     counted,
+    effect_text,
     metric_name,
     scaled,
     share_text,
@@ -23,8 +24,8 @@ from tasks.policy.replay_story import (
     version_name,
 )
 
-NAMED_PEAKS = 4
-"""So many worst features are named in the chart itself; the rest on hover."""
+NAMED_PEAKS = 6
+"""So many worst features are named in the chart itself where there is room; the rest on hover."""
 
 RIVAL_KEYS = (("line never", "never retrained"), ("line every", "retrained every window"))
 
@@ -54,19 +55,26 @@ def _metric(replay: Replay) -> Panel:
     never = [None if w.never is None else scaled(w.never, replay) for w in windows]
     every = [None if w.every is None else scaled(w.every, replay) for w in windows]
     estimated = [bool(w.metric and w.metric.estimated) for w in windows]
-    marker = {"color": "loop", "size": 5, "symbol": ["circle-open" if guess else "circle" for guess in estimated]}
+    marker = {
+        "color": "loop",
+        "size": 5 if len(windows) < 150 else 3,
+        "symbol": ["circle-open" if guess else "circle" for guess in estimated],
+    }
     hover = [_metric_label(window, replay) for window in windows]
     line = {"color": "loop", "width": 2.5}
     loop = charts.trace(windows, values, hover, type="scatter", mode="lines+markers", line=line, marker=marker)
     rivals = [charts.rival(windows, every, "every", "dot"), charts.rival(windows, never, "never", "dash")]
     shades = charts.quarantine_shades(replay)
     keys = [("line loop", "the loop"), ("band loop", confidence_text(replay)), *RIVAL_KEYS]
-    keys += [("ring loop", "estimate until labels arrive")] * any(estimated) + [("shade", "quarantined")] * bool(shades)
+    keys += [("ring loop", "estimate until labels arrive")] * any(estimated)
+    keys += [("shade", "quarantined")] * bool(shades)
     note = "Per window, higher is better." if replay.higher_is_better else "Per window, lower is better."
-    figure = charts.figure(replay, [charts.band(replay), *rivals, loop], shades, title=unit_of(replay) or metric_name(replay).short)
+    axis_title = unit_of(replay) or metric_name(replay).short
+    figure = charts.figure(replay, [charts.band(replay), *rivals, loop], shades, title=axis_title)
     known = sum(value is not None for value in values)
+    note = note if known else "No window has a value yet: its labels are open or its data was quarantined."
     summary = f"{metric_name(replay).title}: {known} of {counted(len(windows), 'window')} have a value."
-    return Panel("metric", metric_name(replay).title, note, tuple(keys), summary, 300, figure)
+    return Panel("metric", metric_name(replay).title, note, tuple(keys), summary, 312, figure)
 
 
 def _metric_label(window: ReplayWindow, replay: Replay) -> str:
@@ -87,13 +95,13 @@ def _events(replay: Replay) -> Panel:
     lanes = ["champion", *(EVENT_WORDS[kind] for kind in kinds)]
     reigns = ", then ".join(version_name(name) for name, _, _ in charts.reigns(replay))
     counts = ", ".join(f"{replay.count(kind)} {EVENT_WORDS[kind]}" for kind in kinds)
-    axis = {"type": "category", "categoryorder": "array", "categoryarray": lanes, "showgrid": False}
+    axis: dict[str, Any] = {"type": "category", "categoryorder": "array", "categoryarray": lanes, "showgrid": False}
     traces = [charts.reign_bars(replay), *(charts.lane(replay, kind) for kind in kinds)]
     figure = charts.figure(replay, traces, **axis, range=[len(lanes) - 0.4, -0.6])
     figure["layout"]["hovermode"] = "closest"
     summary = f"Champions: {reigns}. Events: {counts or 'none'}."
     note = "Which version served, and what was done. A thin line runs through all charts where a new one took over."
-    return Panel("events", "Champion and events", note, (), summary, 40 + 27 * len(lanes), figure)
+    return Panel("events", "Champion and events", note, (), summary, 52 + 27 * len(lanes), figure)
 
 
 def _drift(replay: Replay) -> Panel:
@@ -101,10 +109,7 @@ def _drift(replay: Replay) -> Panel:
     fills = ["never" if w.drift == "drifted" else "calm" for w in windows]
     hatches = ["/" if w.drift == "insufficient" else "" for w in windows]
     shares = [w.drifted_share * 100 for w in windows]
-    hover = [
-        charts.label(w, f"{w.drift}: {share_text(w.drifted_share)} of features", w.diagnosis.replace("_", " "))
-        for w in windows
-    ]
+    hover = [charts.label(w, _drift_sentence(w), f"diagnosis: {w.diagnosis.replace('_', ' ')}") for w in windows]
     bars = charts.bars(windows, shares, hover, fills, hatches)
     figure = charts.figure(replay, [bars], title="% of features", range=[0, max(10.0, *shares) * 1.1], nticks=4)
     past = sum(w.drift == "drifted" for w in windows)
@@ -112,22 +117,28 @@ def _drift(replay: Replay) -> Panel:
     keys += [("hatch calm", "too few rows")] * any(hatches)
     note = "Share of features that moved from the champion's reference."
     summary = f"{past} of {counted(len(windows), 'window')} drifted."
-    return Panel("drift", "Drifted features", note, tuple(keys), summary, 150, figure)
+    return Panel("drift", "Drifted features", note, tuple(keys), summary, 162, figure)
+
+
+def _drift_sentence(window: ReplayWindow) -> str:
+    if window.drift == "insufficient":
+        return f"too few rows to tell drift from chance ({window.rows:,})"
+    return f"{window.drift}: {share_text(window.drifted_share)} of features drifted"
 
 
 def _worst(replay: Replay) -> Panel:
     windows = replay.windows
     effects = [w.worst_effect if w.worst_effect is not None and isfinite(w.worst_effect) else None for w in windows]
     top = max((effect for effect in effects if effect is not None), default=0.0)
-    hover = [charts.label(w, f"{w.worst_feature or 'no feature'}: {_effect(w.worst_effect)}") for w in windows]
+    hover = [charts.label(w, f"{w.worst_feature or 'no feature'}: {effect_text(w.worst_effect)}") for w in windows]
     named = charts.peaks(effects, NAMED_PEAKS)
     line = charts.trace(windows, effects, hover, type="scatter", mode="lines+markers", **_stroke("muted"))
     figure = charts.figure(replay, [line], title="effect size", range=[0, top * 1.45 or 1], nticks=4)
     figure["layout"]["annotations"] = [charts.name_tag(windows, i, effects[i], windows[i].worst_feature) for i in named]
     worst = next((w for w in windows if top and w.worst_effect == top), None)
-    summary = f"Largest: {worst.worst_feature}, {_effect(top)}, in {worst.window.name}." if worst else "No effect."
+    summary = f"Largest: {worst.worst_feature}, {effect_text(top)}, in {worst.window.name}." if worst else "No effect."
     note = "The one that moved most in its window; 0 is unchanged."
-    return Panel("worst", "Worst feature", note, (), summary, 160, figure)
+    return Panel("worst", "Worst feature", note, (), summary, 172, figure)
 
 
 def _labels(replay: Replay) -> Panel:
@@ -142,7 +153,7 @@ def _labels(replay: Replay) -> Panel:
     keys = (("box calm", "closed"), ("hatch warn", "maturing"), ("cross warn", "open"))
     summary = f"Windows by maturity: {', '.join(f'{count} {kind}' for kind, count in counts.items())}."
     note = "Label maturity of each window when it was last judged."
-    return Panel("labels", "Labels known", note, tuple(key for key in keys if counts[key[1]]), summary, 130, figure)
+    return Panel("labels", "Labels known", note, tuple(key for key in keys if counts[key[1]]), summary, 142, figure)
 
 
 def _cost(replay: Replay) -> Panel:
@@ -156,15 +167,14 @@ def _cost(replay: Replay) -> Panel:
     line = charts.trace(windows, loop, hover, type="scatter", mode="lines", line={"color": "loop", "width": 2.5})
     line["line"]["shape"] = "hvh"
     rivals = [charts.rival(windows, every, "every", "dot"), charts.rival(windows, [0] * len(windows), "never", "dash")]
-    figure = charts.figure(replay, [*rivals, line], title="retrains", range=[0, len(windows) * 1.05], nticks=4)
+    figure = charts.figure(replay, [*rivals, line], title="retrains", range=[0, len(windows) * 1.25], nticks=4)
+    last = len(windows) - 1
+    ends = ((loop[-1], f"the loop {loop[-1]}"), (every[-1], f"every window {every[-1]}"))
+    figure["layout"]["annotations"] = [charts.name_tag(windows, last, count, words) for count, words in ends]
     summary = f"{counted(loop[-1], 'retrain')} by the loop, {every[-1]} had it retrained every window."
     keys = (("line loop", "the loop"), *RIVAL_KEYS)
-    return Panel("cost", "Cost: retrains so far", "Each one is a fit and a validation.", keys, summary, 170, figure)
+    return Panel("cost", "Cost: retrains so far", "Each one is a fit and a validation.", keys, summary, 182, figure)
 
 
 def _stroke(colour: str) -> dict[str, dict[str, object]]:
     return {"line": {"color": colour, "width": 1.5}, "marker": {"color": colour, "size": 5}}
-
-
-def _effect(effect: float | None) -> str:
-    return NONE if effect is None else f"{effect:.2f}"

@@ -1,0 +1,121 @@
+"""Shows a page in headless Chromium, as tests need it: the DOM after its scripts ran, a screenshot, the console.
+
+Test-side only; the product never starts a browser. A broken page is a PNG too, so assert on the DOM and the console.
+Playwright drives the system's Chromium: its own `--screenshot` lays a page out 500 pixels wide and cuts it to a phone.
+"""
+
+import shutil
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "col", "source", "wbr"})
+needs_chromium = pytest.mark.skipif(
+    not any(map(shutil.which, BROWSERS)),
+    reason="no Chromium to look at pages with; apt-get install chromium",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of a page; `text` is all text inside it, its spaces collapsed."""
+
+    tag: str
+    attributes: dict[str, str]
+    text: str
+
+    @property
+    def classes(self) -> frozenset[str]:
+        return frozenset(self.attributes.get("class", "").split())
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A page as the browser had it in the end.
+
+    `console` holds its messages and uncaught errors, `requests` every address it asked for (its own first), and
+    `page_width` the width of its content in pixels: above the viewport's, it scrolls sideways.
+    """
+
+    dom: str
+    screenshot: Path
+    console: tuple[str, ...]
+    requests: tuple[str, ...]
+    page_width: int
+
+
+def render(
+    page: str | Path,
+    folder: Path,
+    *,
+    width: int = 1280,
+    height: int = 1600,
+    dark: bool = False,
+    ready: str = "body",
+    settle_ms: int = 500,
+) -> Rendered:
+    """Open a URL or a file at this viewport, wait until `ready` (a CSS selector) shows, and leave a PNG in `folder`.
+
+    `settle_ms` is left for what the page draws after that. Raises playwright's TimeoutError when `ready` never shows.
+    """
+    address = page.resolve().as_uri() if isinstance(page, Path) else page
+    theme: Literal["dark", "light"] = "dark" if dark else "light"
+    screenshot = folder / f"{Path(address).stem}-{width}-{theme}.png"
+    browser_path = next(path for path in map(shutil.which, BROWSERS) if path)
+    console: list[str] = []
+    requests: list[str] = []
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=browser_path, args=[*FLAGS]) as browser:
+        tab = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
+        tab.on("console", lambda message: console.append(message.text))
+        tab.on("pageerror", lambda error: console.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(address)
+        tab.wait_for_selector(ready, state="attached")
+        tab.wait_for_timeout(settle_ms)
+        tab.screenshot(path=screenshot)
+        page_width = tab.evaluate("document.documentElement.scrollWidth")
+        return Rendered(tab.content(), screenshot, tuple(console), tuple(requests), page_width)
+
+
+def elements(html: str) -> list[Element]:
+    """Every element of a page in document order, as HTML's own rules read it (script and style are text)."""
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    return [Element(tag, attributes, " ".join("".join(text).split())) for tag, attributes, text in reader.found]
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[tuple[str, dict[str, str], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        text: list[str] = []
+        self.found.append((tag, {name: value or "" for name, value in attrs}, text))
+        if tag not in VOID:
+            self._open.append((tag, text))
+
+    def handle_endtag(self, tag: str) -> None:
+        while any(name == tag for name, _ in self._open):
+            if self._open.pop()[0] == tag:
+                break
+
+    def handle_data(self, data: str) -> None:
+        for _, text in self._open:
+            text.append(data)
