@@ -55,7 +55,10 @@ def _replay(configs: dict[str, ModelConfig], console: Console) -> list[str]:
         for child in children.values():
             child.start()
         with _progress(console) as progress:
-            rows = {model: progress.add_task(config.name, total=len(config.windows()), now="starting") for model, config in configs.items()}
+            rows = {
+                model: progress.add_task(config.name, total=len(config.windows()), now="starting")
+                for model, config in configs.items()
+            }
             seen: dict[str, int] = dict.fromkeys(configs, 0)
             while any(child.is_alive() for child in children.values()):
                 sleep(POLL_S)

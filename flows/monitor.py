@@ -11,7 +11,7 @@ from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, present, run_from_command_line
 from tasks.decision import decide
 from tasks.drift import measure_drift
-from tasks.history import find_champion, recall_history, recall_judgement
+from tasks.history import find_champion, recall_history, recall_judgement, recall_latency
 from tasks.performance import measure_performance
 from tasks.policy.evidence import Judgement, WindowEvidence
 from tasks.profile import profile_window
@@ -41,13 +41,12 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     land_labels(config, as_of)
     profile = profile_window(config, snapshot, champion)
     quality = check_quality(config, profile, champion, history)
-    evidence = WindowEvidence(window, snapshot.rows, quality)
+    evidence, revised = WindowEvidence(window, snapshot.rows, quality), ()
     if quality.verdict != "fail":
         drift = measure_drift(config, profile, champion)
-        performance, *revised = measure_performance(config, window, as_of, history)
+        performance, *revised = measure_performance(config, window, as_of, history, recall_latency(config, window))
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance)
-        history = history.revised(revised)
-    judgement = decide(config, champion, evidence, history, as_of)
+    judgement = decide(config, champion, evidence, history, as_of, revised)
     publish_judgement(config, judgement, dry_run)
     return judgement
 

@@ -41,7 +41,9 @@ def manual_decision_id(config: ModelConfig, as_of: datetime, reason: str) -> str
 def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:
     """Run a flow with its own parameters as options; end with 2 and one clear message where the input is at fault."""
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    parser = argparse.ArgumentParser(prog=f"python -m flows.{flow.name}", description=(flow.description or "").split("Args:")[0])
+    parser = argparse.ArgumentParser(
+        prog=f"python -m flows.{flow.name}", description=(flow.description or "").split("Args:")[0]
+    )
     for name, field in flow.parameters.properties.items():
         option = "--" + name.replace("_", "-")
         boolean = {"action": argparse.BooleanOptionalAction} if field.get("type") == "boolean" else {}

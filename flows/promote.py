@@ -11,7 +11,8 @@ from pydantic import Field
 
 from deployments.model_config import load_model_config
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line
-from tasks.history import find_validated_challenger
+from tasks.history import find_version, recall_validation
+from tasks.policy.errors import NothingToPromote
 from tasks.policy.evidence import Promotion
 from tasks.promotion import promote_challenger
 from tasks.publication import publish_promotion
@@ -36,7 +37,13 @@ def promote(
     """
     config = load_model_config(model)
     as_of = present(config, until)
-    challenger, validation = find_validated_challenger(config, decision_id)
+    validation = recall_validation(config, decision_id)
+    if validation is None:
+        raise NothingToPromote(
+            f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
+            f"that passed; run: python -m flows.retrain --model {model}"
+        )
+    challenger = find_version(config, validation.challenger)
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)
     publish_promotion(config, promotion, as_of, approved_by or "perennial", comment)
     return promotion

@@ -15,14 +15,24 @@ from typing import Any
 
 from prefect import flow
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from deployments.model_config import ModelConfig, load_model_config
 from flows.parameters import Model, Moment, run_from_command_line
 from tasks.policy.evidence import ModelVersion, Window
 from tasks.policy.metrics import HIGHER_IS_BETTER
 from tasks.policy.replay import Replay, ReplayEvent, ReplayWindow
-from tasks.replay_records import first_champion, open_replay, recall_window, record_window, report_replay, summarise
+from tasks.replay_records import (
+    first_champion,
+    open_replay,
+    recall_window,
+    recall_windows,
+    record_window,
+    report_replay,
+    summarise,
+)
 from tasks.rivals import Comparison, compare_with_rivals, score_rivals
+from tasks.snapshot import take_snapshot
 
 
 @flow(name="replay", flow_run_name="replay {model}")
@@ -42,8 +52,10 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
     for window in windows:
         if recall_window(folder, window) is None:
             record_window(folder, _live_through(config, steps, window, first, folder))
-    comparisons = compare_with_rivals(config, windows, windows[-1].end, folder)
-    outcome = _outcome(config, folder, windows, comparisons)
+    records = recall_windows(folder, windows)
+    served = tuple((record.window, record.champion) for record in records)
+    comparisons = compare_with_rivals(config, served, windows[-1].end, folder)
+    outcome = _outcome(config, records, comparisons)
     report_replay(outcome)
     return outcome
 
@@ -57,7 +69,9 @@ class _Steps:
 
     def run(self, name: str, **parameters: Any) -> Any:
         started = perf_counter()
-        outcome = load_flow_from_entrypoint(f"flows.{name}.{name}")(model=self.model, **parameters)
+        # the replay has a heartbeat of its own; each of a subflow's would cost a second
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            outcome = load_flow_from_entrypoint(f"flows.{name}.{name}")(model=self.model, **parameters)
         self.seconds[name] += perf_counter() - started
         return outcome
 
@@ -71,12 +85,14 @@ def _train_first(config: ModelConfig, steps: _Steps, window: Window) -> ModelVer
     return first
 
 
-def _live_through(config: ModelConfig, steps: _Steps, window: Window, first: ModelVersion, folder: Path) -> ReplayWindow:
+def _live_through(
+    config: ModelConfig, steps: _Steps, window: Window, first: ModelVersion, folder: Path
+) -> ReplayWindow:
     """One window from its first row to the end of what it led to."""
     steps.seconds.clear()
-    scoring = steps.run("score", until=window.end)
+    steps.run("score", until=window.end)
     started = perf_counter()
-    score_rivals(config, scoring.rows_snapshot, first, folder)
+    score_rivals(config, take_snapshot(config, window), first, folder)
     steps.seconds["rivals"] += perf_counter() - started
     judgement = steps.run("monitor", until=window.end)
     events = _act(steps, window, judgement.decision) if judgement.decision.retrain else ()
@@ -102,29 +118,34 @@ def _act(steps: _Steps, window: Window, decision: Any) -> tuple[ReplayEvent, ...
     return retrained, ReplayEvent("promoted", f"version {promotion.champion} in place of {promotion.previous}")
 
 
-def _outcome(
-    config: ModelConfig, folder: Path, windows: Sequence[Window], comparisons: Sequence[Comparison]
-) -> Replay:
+def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], comparisons: Sequence[Comparison]) -> Replay:
     """The records, completed by what labels said by the end."""
-    records, seconds = [], Counter[str]()
-    for window, comparison in zip(windows, comparisons, strict=True):
-        record = recall_window(folder, window)
-        if record is None:
-            raise AssertionError(f"{window.name} was replayed but left no record in {folder}")
-        seconds.update(dict(record.seconds))
-        records.append(
-            replace(
-                record,
-                labelled_rows=comparison.labelled_rows,
-                maturity="closed" if window.end + config.columns.label_delay <= windows[-1].end else record.maturity,
-                metric=comparison.loop,
-                never=comparison.never,
-                every=comparison.every,
-            )
+    last = records[-1].window.end
+    completed = tuple(
+        replace(
+            record,
+            labelled_rows=comparison.labelled_rows,
+            maturity="closed" if record.window.end + config.columns.label_delay <= last else record.maturity,
+            metric=comparison.loop,
+            never=comparison.never,
+            every=comparison.every,
         )
+        for record, comparison in zip(records, comparisons, strict=True)
+    )
+    seconds: Counter[str] = Counter()
+    for record in records:
+        seconds.update(dict(record.seconds))
     metric = config.performance.metric
-    better_up = HIGHER_IS_BETTER[metric]
-    return Replay(config.name, config.purpose, config.task, metric, better_up, tuple(records), tuple(seconds.items()))
+    return Replay(
+        config.name,
+        config.purpose,
+        config.task,
+        metric,
+        HIGHER_IS_BETTER[metric],
+        completed,
+        tuple(seconds.items()),
+        unit=config.columns.label_unit,
+    )
 
 
 if __name__ == "__main__":

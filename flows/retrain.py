@@ -7,9 +7,18 @@ its reasons, and the champion stays.
 from prefect import flow
 
 from deployments.model_config import load_model_config
-from flows.parameters import Actor, DecisionId, Model, Moment, Reason, manual_decision_id, present, run_from_command_line
+from flows.parameters import (
+    Actor,
+    DecisionId,
+    Model,
+    Moment,
+    Reason,
+    manual_decision_id,
+    present,
+    run_from_command_line,
+)
 from tasks.decision import check_budget
-from tasks.history import find_champion, recall_history
+from tasks.history import find_champion, recall_validation, spent_usd
 from tasks.policy.evidence import ValidationReport
 from tasks.publication import publish_validation, refuse_retraining
 from tasks.snapshot import land_labels, take_snapshot
@@ -38,10 +47,13 @@ def retrain(
     config = load_model_config(model)
     as_of = present(config, until)
     decision_id = decision_id or manual_decision_id(config, as_of, reason)
+    recorded = recall_validation(config, decision_id)
+    if recorded:
+        return recorded
     champion = find_champion(config)
     if champion is None:
         take_snapshot(config, config.history())
-    refusal = check_budget(config, as_of, decision_id)
+    refusal = check_budget(config, spent_usd(config, as_of))
     if refusal:
         return refuse_retraining(config, decision_id, refusal, as_of, requested_by)
     land_labels(config, as_of)

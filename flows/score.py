@@ -4,8 +4,9 @@ from prefect import flow
 
 from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, present, run_from_command_line
-from tasks.history import find_champion
+from tasks.history import find_champion, recall_scoring
 from tasks.policy.evidence import Scoring
+from tasks.publication import publish_scoring
 from tasks.scoring import score_window
 from tasks.snapshot import take_snapshot
 
@@ -20,9 +21,14 @@ def score(model: Model, until: Moment | None = None) -> Scoring:
     """
     config = load_model_config(model)
     window = config.window_until(present(config, until))
+    recorded = recall_scoring(config, window)
+    if recorded:
+        return recorded
     champion = find_champion(config, required=True)
     snapshot = take_snapshot(config, window)
-    return score_window(config, snapshot, champion)
+    scoring = score_window(config, snapshot, champion)
+    publish_scoring(config, scoring)
+    return scoring
 
 
 if __name__ == "__main__":

@@ -4,28 +4,26 @@ The ledger is the only memory. Nothing here reads an entry that is later than th
 what the live system would have seen.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, overload
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import (
     History,
     Judgement,
+    Latency,
     LedgerEntry,
     ModelVersion,
     PerformanceReport,
+    Scoring,
     ValidationReport,
     Window,
     from_json,
+    scoring_id,
 )
-
-
-class NothingToPromote(PerennialError):
-    """No validated challenger waits, or the one asked for did not pass."""
 
 
 @overload
@@ -55,6 +53,22 @@ def recall_judgement(config: ModelConfig, window: Window) -> Judgement | None:
 
 
 @task(cache_policy=NO_CACHE)
+def recall_scoring(config: ModelConfig, window: Window) -> Scoring | None:
+    """Which version served a window and how fast, if it was scored."""
+    from tasks.adapters import ledger
+
+    wanted = scoring_id(config.name, window)
+    scored = (entry for entry in ledger.entries(config.name, kind="window.scored") if entry.decision_id == wanted)
+    return next((from_json(Scoring, entry.body) for entry in scored), None)
+
+
+def recall_latency(config: ModelConfig, window: Window) -> Latency | None:
+    """How fast the version that served a window answered."""
+    scoring = recall_scoring.fn(config, window)
+    return scoring.latency if scoring else None
+
+
+@task(cache_policy=NO_CACHE)
 def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) -> History:
     """Everything the policy may look back on when it judges `window`."""
     from tasks.adapters import ledger
@@ -71,7 +85,17 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
         trained_until=since,
         training_rows=champion.training_rows,
         rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
+        spent_usd_this_month=spent_usd(config, window.end),
     )
+
+
+def spent_usd(config: ModelConfig, as_of: datetime) -> float:
+    """What the retrains of the 30 days before `as_of` cost."""
+    from tasks.adapters import ledger
+
+    registered = ledger.entries(config.name, kind="challenger.registered")
+    recent = [entry for entry in registered if as_of - timedelta(days=30) < entry.at <= as_of]
+    return len(recent) * config.budget.fixed_usd_per_retrain
 
 
 def _latest_performances(judgements: list[Judgement]) -> tuple[PerformanceReport, ...]:
@@ -89,20 +113,20 @@ def _champion_since(entries: tuple[LedgerEntry, ...]) -> datetime | None:
 
 
 @task(cache_policy=NO_CACHE)
-def find_validated_challenger(config: ModelConfig, decision_id: str | None) -> tuple[ModelVersion, ValidationReport]:
-    """The challenger of a decision, or the latest, with the verdict that the ledger holds. Raises NothingToPromote."""
-    from tasks.adapters import ledger, registry
+def recall_validation(config: ModelConfig, decision_id: str | None) -> ValidationReport | None:
+    """The verdict that the ledger holds on the challenger of a decision, or on the latest; None where there is none."""
+    from tasks.adapters import ledger
 
     verdicts = [
         entry
         for entry in ledger.entries(config.name)
         if entry.kind in ("challenger.validated", "challenger.refused") and decision_id in (None, entry.decision_id)
     ]
-    if not verdicts:
-        asked = f"decision {decision_id}" if decision_id else "any decision"
-        raise NothingToPromote(
-            f"{config.name}: the ledger holds no validated challenger of {asked}; "
-            f"run: python -m flows.retrain --model {config.name}"
-        )
-    report = from_json(ValidationReport, verdicts[-1].body)
-    return registry.version(config.name, report.challenger), report
+    return from_json(ValidationReport, verdicts[-1].body) if verdicts else None
+
+
+def find_version(config: ModelConfig, number: str) -> ModelVersion:
+    """A registered version. Raises RegistryError where there is no such version."""
+    from tasks.adapters import registry
+
+    return registry.version(config.name, number)

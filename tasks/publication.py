@@ -6,14 +6,22 @@ Reasons are the decision's own sentences everywhere.
 
 from datetime import datetime
 
-from prefect import get_run_logger, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import Judgement, ModelVersion, Promotion, ValidationReport
+from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Scoring, ValidationReport, scoring_id
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
 RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE, "tags": ["publication"]}
+
+
+@task(**RETRIES)
+def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
+    """Record which version served a window, and how fast it answered."""
+    from tasks.adapters import ledger
+
+    ledger.append(config.name, "window.scored", scoring, scoring.window.end, scoring_id(config.name, scoring.window))
 
 
 @task(**RETRIES)
@@ -22,7 +30,6 @@ def publish_judgement(config: ModelConfig, judgement: Judgement, dry_run: bool =
     from tasks.adapters import artifacts, ledger
 
     decision = judgement.decision
-    get_run_logger().info("decision: %s, %s", "retrain" if decision.retrain else "keep", decision.reasons[0])
     artifacts.publish_judgement_page(config, judgement)
     if dry_run:
         return
@@ -58,7 +65,6 @@ def publish_validation(
     from tasks.adapters import artifacts, ledger
 
     decision_id = challenger.decision_id
-    get_run_logger().info("validation: %s, %s", validation.verdict, validation.reasons[0])
     ledger.append(config.name, "challenger.registered", challenger, as_of, decision_id, requested_by)
     passed = validation.verdict != "fail"
     kind = "challenger.validated" if passed else "challenger.refused"
@@ -78,9 +84,18 @@ def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime
     """Record who serves now; say nothing where nothing changed."""
     from tasks.adapters import artifacts, ledger
 
-    get_run_logger().info("promotion: %s, champion is version %s", promotion.action, promotion.champion)
     kind = "champion.rolled_back" if promotion.action == "rolled_back" else "champion.promoted"
     ledger.append(config.name, kind, promotion, as_of, promotion.decision_id, actor)
     artifacts.publish_promotion_page(config, promotion, actor, comment)
     handover = {"model": config.name, "decision_id": promotion.decision_id, "champion": promotion.champion}
     artifacts.announce(kind, config.name, handover)
+
+
+@task(**RETRIES)
+def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
+    """Record that the budget refused, and tell."""
+    from tasks.adapters import artifacts, ledger
+
+    ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)
+    handover = {"model": config.name, "decision_id": decision_id, "reasons": [refusal]}
+    artifacts.announce("budget.refused", config.name, handover)

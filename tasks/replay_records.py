@@ -52,6 +52,11 @@ def recall_window(folder: Path, window: Window) -> ReplayWindow | None:
     return from_json(ReplayWindow, path.read_bytes()) if path.exists() else None
 
 
+def recall_windows(folder: Path, windows: Sequence[Window]) -> tuple[ReplayWindow, ...]:
+    """Every window's record. Raises FileNotFoundError where one is gone although its window was replayed."""
+    return tuple(from_json(ReplayWindow, (folder / f"{window.name}.json").read_bytes()) for window in windows)
+
+
 @task(cache_policy=NO_CACHE)
 def record_window(folder: Path, record: ReplayWindow) -> None:
     write_whole(folder / f"{record.window.name}.json", to_json(record))

@@ -55,27 +55,35 @@ class Comparison:
 
 @task(cache_policy=NO_CACHE)
 def compare_with_rivals(
-    config: ModelConfig, windows: Sequence[Window], as_of: datetime, folder: Path
+    config: ModelConfig, served: Sequence[tuple[Window, str]], as_of: datetime, folder: Path
 ) -> tuple[Comparison, ...]:
-    """One comparison per window, with the labels known at `as_of`."""
-    return tuple(_compare(config, window, as_of, folder / f"{window.name}.parquet") for window in windows)
+    """One comparison per window and the version that served it, with the labels known at `as_of`."""
+    return tuple(
+        _compare(config, window, version, as_of, folder / f"{window.name}.parquet") for window, version in served
+    )
 
 
-def _compare(config: ModelConfig, window: Window, as_of: datetime, rivals: Path) -> Comparison:
+def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, rivals: Path) -> Comparison:
+    import json
+
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
 
-    from tasks.adapters import lake
+    from tasks.adapters import lake, registry
+    from tasks.adapters.encoding import encode_labels
     from tasks.policy import metrics, statistics
 
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
     labelled = lake.labelled_snapshot(config, window, as_of)
     truth = lake.read_labelled(labelled, columns=[columns.id, columns.label]).to_pandas()
-    served = lake.read_predictions(config, window).to_pandas()
+    logged = lake.read_predictions(config, window).to_pandas()
+    served = logged[logged["model_version"] == version]
     frame = truth.merge(served, left_on=columns.id, right_on="id").merge(pd.read_parquet(rivals), on="id")
     if frame.empty:
         return Comparison(len(served), 0)
-    label = frame[columns.label].to_numpy(dtype=float)
+    classes = json.loads(registry.tags(config.name, version)["classes"]) if config.task != "regression" else ()
+    label = encode_labels(pa.chunked_array([frame[columns.label]]), tuple(classes))
     predicted = {column: np.stack(frame[column].to_numpy()) for column in ("prediction", "never", "every")}
     value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
     low, high = statistics.metric_interval(name, label, predicted["prediction"], quantile=quantile)

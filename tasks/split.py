@@ -10,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import Snapshot, Window
+from tasks.policy.evidence import QualityReport, Snapshot, Window, from_json
 
 
 @task(cache_policy=NO_CACHE, tags=["training"])
@@ -18,7 +18,8 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
     """(training, holdout): consecutive windows of labelled rows, as labels were known at `as_of`."""
     from tasks.adapters import lake, ledger
 
-    quarantined = tuple(entry.decision_id or "" for entry in ledger.entries(config.name, kind="window.quarantined"))
+    failed = ledger.entries(config.name, kind="window.quarantined")
+    quarantined = tuple(from_json(QualityReport, entry.body).window.name for entry in failed)
     cut = as_of - timedelta(days=config.validation.holdout_days)
     start = config.period.start
     if config.training.window_days:

@@ -41,7 +41,9 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
     create_markdown_artifact("\n\n".join(parts), key=key("decision", config.name), description=decision.reasons[0])
     for kind, report in (("drift-report", evidence.drift), ("data-checks", evidence.quality)):
         if report and report.report_uri:
-            create_link_artifact(_link(report.report_uri), key=key(kind, config.name), link_text=f"{kind} {decision.window.name}")
+            create_link_artifact(
+                _link(report.report_uri), key=key(kind, config.name), link_text=f"{kind} {decision.window.name}"
+            )
 
 
 def publish_validation_page(config: ModelConfig, report: ValidationReport, run_id: str, reason: str) -> None:
@@ -90,7 +92,13 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 def _performance(report: PerformanceReport) -> str:
     rows = [
-        (m.name, f"{m.value:.4g}", f"{m.low:.4g} to {m.high:.4g}", f"{m.rows:,}", "estimated" if m.estimated else "realised")
+        (
+            m.name,
+            f"{m.value:.4g}",
+            f"{m.low:.4g} to {m.high:.4g}",
+            f"{m.rows:,}",
+            "estimated" if m.estimated else "realised",
+        )
         for m in report.metrics
     ]
     return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in\n\n" + _table(
@@ -101,7 +109,14 @@ def _performance(report: PerformanceReport) -> str:
 def _drift(report: DriftReport) -> str:
     worst = sorted(report.features, key=lambda feature: feature.effect_size / feature.threshold, reverse=True)[:8]
     rows = [
-        (f.feature, f.verdict, f"{f.effect_size:.3g} ({f.method})", f"{f.threshold:g}", _number(f.q_value), _number(f.mean_shift_sigma))
+        (
+            f.feature,
+            f.verdict,
+            f"{f.effect_size:.3g} ({f.method})",
+            f"{f.threshold:g}",
+            _number(f.q_value),
+            _number(f.mean_shift_sigma),
+        )
         for f in worst
     ]
     return f"## Drift: {report.drifted_share:.0%} of features, {report.verdict}\n\n" + _table(
@@ -117,7 +132,14 @@ def _quality(report: QualityReport) -> str:
 
 def _differences(differences: tuple[MetricDifference, ...]) -> str:
     rows = [
-        (d.slice_name or "all rows", d.name, f"{d.champion:.4g}", f"{d.challenger:.4g}", f"{d.gain:+.4g} ({d.low:+.4g} to {d.high:+.4g})", f"{d.rows:,}")
+        (
+            d.slice_name or "all rows",
+            d.name,
+            f"{d.champion:.4g}",
+            f"{d.challenger:.4g}",
+            f"{d.gain:+.4g} ({d.low:+.4g} to {d.high:+.4g})",
+            f"{d.rows:,}",
+        )
         for d in differences
     ]
     return _table(("slice", "metric", "champion", "challenger", "gain (interval)", "rows"), rows) if rows else ""
