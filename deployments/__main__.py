@@ -1,4 +1,4 @@
-"""`python -m deployments check [PATH…]`: is every model's file right, and what will it make Perennial do?"""
+"""`python -m deployments check | apply | serve`: look at the models' files, deploy them, and see it all run here."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from deployments.description import describe
 from deployments.model_config import ModelConfigError, available_models, load_model_config
+from tasks.policy.errors import PerennialError
 
 
 def check(paths: Sequence[str]) -> int:
@@ -26,9 +27,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m deployments", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("check", help="lint model files and say what each will do")
-    checking.add_argument("paths", nargs="*", metavar="PATH", help="YAML files or model names; all models when left out")
+    checking.add_argument(
+        "paths", nargs="*", metavar="PATH", help="YAML files or model names; all models when left out"
+    )
+    applying = commands.add_parser("apply", help="show what would change on the Prefect server, and change it")
+    applying.add_argument("--dry-run", action="store_true", help="show the plan only")
+    applying.add_argument(
+        "--keep-switches", action="store_true", help="leave on or off what people switched in the dashboard"
+    )
+    serving = commands.add_parser("serve", help="run Prefect, MLflow, the reports and a worker on this machine")
+    serving.add_argument(
+        "--prefect-port", type=int, default=4200, help="preferred port (%(default)s); a free one when taken"
+    )
+    serving.add_argument(
+        "--mlflow-port", type=int, default=5000, help="preferred port (%(default)s); a free one when taken"
+    )
+    serving.add_argument(
+        "--reports-port", type=int, default=4280, help="preferred port (%(default)s); a free one when taken"
+    )
     options = parser.parse_args(arguments)
-    return 1 if check(options.paths) else 0
+    try:
+        return _run(options)
+    except PerennialError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.command == "check":
+        return 1 if check(options.paths) else 0
+    if options.command == "apply":  # imported here, since Prefect takes seconds to load and `check` needs none of it
+        from deployments.apply import apply
+
+        apply(dry_run=options.dry_run, keep_switches=options.keep_switches)
+        return 0
+    from deployments.serve import serve
+
+    return serve(options.prefect_port, options.mlflow_port, options.reports_port)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ from collections.abc import Iterator
 
 from deployments.model_config import ModelConfig
 from tasks.policy.conditions import (
+    Adaptive,
     AllOf,
     AnyOf,
     AtLeast,
+    Calendar,
     Condition,
     DriftedShare,
     Every,
     MeanShift,
     MetricBreach,
+    MetricDecay,
     MetricShift,
     NewRows,
+    RegretExceedsCost,
 )
 
 
@@ -34,7 +38,11 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     )
     yield (
         f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"
-        + (f" until {config.period.end:%Y-%m-%d}, {_count(len(config.windows()), 'window')}." if config.period.end else ".")
+        + (
+            f" until {config.period.end:%Y-%m-%d}, {_count(len(config.windows()), 'window')}."
+            if config.period.end
+            else "."
+        )
     )
     yield (
         f"quarantines a window with fewer than {config.quality.min_rows} rows, with more than "
@@ -74,6 +82,14 @@ def describe_condition(condition: Condition) -> str:
                 f"{condition.metric} is worse than its best level by {condition.margin:g} or more "
                 f"(p ≤ {condition.alpha:g}) in {_windows(condition.k, condition.m)}"
             )
+        case MetricDecay():
+            return f"the mean {condition.metric} of its windows is surely worse than its best level by {condition.margin:g}"
+        case Adaptive():
+            return f"an adaptive window sees {condition.metric} change for the worse"
+        case RegretExceedsCost():
+            return f"the regret of not retraining reaches {condition.factor:g} times its cost"
+        case Calendar():
+            return f"a date of {condition.rrule} has come"
         case MeanShift():
             return f"the mean of a feature shifts by more than {condition.sigma:g} σ"
         case DriftedShare():

@@ -60,7 +60,9 @@ class ModelConfig(Settings):
         accepted = REGRESSION_METRICS if self.task == "regression" else CLASS_METRICS
         for metric in (self.performance.metric, *self.retraining.metrics()):
             if metric not in accepted:
-                raise ValueError(f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}")
+                raise ValueError(
+                    f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}"
+                )
         for section, slices in (("performance", self.performance.slices), ("validation", self.validation.slices)):
             unknown = [name for name in slices if name not in self.columns.features.names]
             if unknown:
@@ -122,7 +124,9 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ModelConfigError(f"{path.name}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ModelConfigError(f"{path.name}: holds {type(content).__name__}, expected a mapping that starts with name:")
+        raise ModelConfigError(
+            f"{path.name}: holds {type(content).__name__}, expected a mapping that starts with name:"
+        )
     try:
         config = ModelConfig.model_validate(content, context={"folder": path.parent})
     except ValidationError as error:

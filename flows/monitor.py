@@ -6,6 +6,7 @@ a run of `retrain`.
 """
 
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, present, run_from_command_line
@@ -36,10 +37,10 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     if recorded and not dry_run:
         return recorded
     champion = find_champion(config, required=True)
-    history = recall_history(config, champion, window)
+    history = quote(recall_history(config, champion, window))  # Prefect would visit every field of it, at every task
     snapshot = take_snapshot(config, window)
     land_labels(config, as_of)
-    profile = profile_window(config, snapshot, champion)
+    profile = quote(profile_window(config, snapshot, champion))
     quality = check_quality(config, profile, champion, history)
     evidence, revised = WindowEvidence(window, snapshot.rows, quality), ()
     if quality.verdict != "fail":

@@ -14,7 +14,7 @@ from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from
 from tasks.history import find_version, recall_validation
 from tasks.policy.errors import NothingToPromote
 from tasks.policy.evidence import Promotion
-from tasks.promotion import promote_challenger
+from tasks.promotion import PromotionRefused, promote_challenger
 from tasks.publication import publish_promotion
 
 
@@ -42,6 +42,11 @@ def promote(
         raise NothingToPromote(
             f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
             f"that passed; run: python -m flows.retrain --model {model}"
+        )
+    if config.promotion.mode == "approval" and approved_by is None:
+        raise PromotionRefused(
+            f"{config.name}: promotion.mode is approval and nobody approved version {validation.challenger}; "
+            f"run: python -m flows.promote --model {model} --approved-by NAME"
         )
     challenger = find_version(config, validation.challenger)
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)

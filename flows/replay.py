@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 
 from deployments.model_config import ModelConfig, load_model_config
 from flows.parameters import Model, Moment, run_from_command_line
-from tasks.policy.evidence import ModelVersion, Window
+from tasks.policy.evidence import Decision, ModelVersion, Window
 from tasks.policy.metrics import HIGHER_IS_BETTER
 from tasks.policy.replay import Replay, ReplayEvent, ReplayWindow
 from tasks.replay_records import (
@@ -48,10 +48,12 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
     windows = config.windows(start, end)
     folder = open_replay(config, windows)
     steps = _Steps(model)
-    first = first_champion(config) or _train_first(config, steps, windows[0])
-    for window in windows:
-        if recall_window(folder, window) is None:
-            record_window(folder, _live_through(config, steps, window, first, folder))
+    # the replay has a heartbeat of its own; each of a subflow's would cost a second
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        first = first_champion(config) or _train_first(config, steps, windows[0])
+        for window in windows:
+            if recall_window(folder, window) is None:
+                record_window(folder, _live_through(config, steps, window, first, folder))
     records = recall_windows(folder, windows)
     served = tuple((record.window, record.champion) for record in records)
     comparisons = compare_with_rivals(config, served, windows[-1].end, folder)
@@ -69,9 +71,7 @@ class _Steps:
 
     def run(self, name: str, **parameters: Any) -> Any:
         started = perf_counter()
-        # the replay has a heartbeat of its own; each of a subflow's would cost a second
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            outcome = load_flow_from_entrypoint(f"flows.{name}.{name}")(model=self.model, **parameters)
+        outcome = load_flow_from_entrypoint(f"flows.{name}.{name}")(model=self.model, **parameters)
         self.seconds[name] += perf_counter() - started
         return outcome
 
@@ -95,12 +95,12 @@ def _live_through(
     score_rivals(config, take_snapshot(config, window), first, folder)
     steps.seconds["rivals"] += perf_counter() - started
     judgement = steps.run("monitor", until=window.end)
-    events = _act(steps, window, judgement.decision) if judgement.decision.retrain else ()
+    events = _act(config, steps, window, judgement.decision) if judgement.decision.retrain else ()
     record = summarise(config, judgement, events)
     return replace(record, seconds=tuple(steps.seconds.items()))
 
 
-def _act(steps: _Steps, window: Window, decision: Any) -> tuple[ReplayEvent, ...]:
+def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision) -> tuple[ReplayEvent, ...]:
     """What automations do with a decision to retrain: retrain, and promote what passed."""
     validation = steps.run(
         "retrain",
@@ -112,7 +112,7 @@ def _act(steps: _Steps, window: Window, decision: Any) -> tuple[ReplayEvent, ...
     if validation is None:
         return (ReplayEvent("budget_refused", "the budget refused this retrain"),)
     retrained = ReplayEvent("retrained", f"version {validation.challenger}: {decision.reasons[0]}")
-    if validation.verdict == "fail":
+    if not config.promotion.accepts(validation.verdict):
         return retrained, ReplayEvent("refused", f"version {validation.challenger}: {' '.join(validation.reasons)}")
     promotion = steps.run("promote", decision_id=decision.decision_id, until=window.end)
     return retrained, ReplayEvent("promoted", f"version {promotion.champion} in place of {promotion.previous}")

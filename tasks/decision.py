@@ -16,7 +16,7 @@ from tasks.policy.evidence import History, Judgement, ModelVersion, PerformanceR
 from tasks.policy.retraining import decide_retraining
 
 
-@task(cache_policy=NO_CACHE, tags=["decision"])
+@task(cache_policy=NO_CACHE)
 def decide(
     config: ModelConfig,
     champion: ModelVersion,
@@ -33,7 +33,7 @@ def decide(
     return Judgement(as_of, champion.version, evidence, decision, tuple(revised))
 
 
-@task(cache_policy=NO_CACHE, tags=["decision"])
+@task(cache_policy=NO_CACHE)
 def check_budget(config: ModelConfig, spent_usd: float) -> str | None:
     """Why the month's budget refuses a retrain, whoever asks for it; None where it does not."""
     refusal = over_budget(config.budget, spent_usd, None)

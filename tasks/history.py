@@ -1,14 +1,11 @@
 """What was done and known before: the champion, the ledger's judgements, the challenger that waits for promotion.
 
 The ledger is the only memory. Nothing here reads an entry that is later than the moment asked for, so a replay sees
-what the live system would have seen.
+what the live system would have seen. These are plain functions, no tasks: a look-up has no state worth a row in the dashboard.
 """
 
 from datetime import datetime, timedelta
 from typing import Literal, overload
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.policy.evidence import (
@@ -39,7 +36,6 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
     return registry.version(config.name, registry.CHAMPION)
 
 
-@task(cache_policy=NO_CACHE)
 def recall_judgement(config: ModelConfig, window: Window) -> Judgement | None:
     """The recorded judgement of a window under the present policy, if there is one: a judged window stays judged."""
     from tasks.adapters import ledger
@@ -52,7 +48,6 @@ def recall_judgement(config: ModelConfig, window: Window) -> Judgement | None:
     return None
 
 
-@task(cache_policy=NO_CACHE)
 def recall_scoring(config: ModelConfig, window: Window) -> Scoring | None:
     """Which version served a window and how fast, if it was scored."""
     from tasks.adapters import ledger
@@ -64,11 +59,10 @@ def recall_scoring(config: ModelConfig, window: Window) -> Scoring | None:
 
 def recall_latency(config: ModelConfig, window: Window) -> Latency | None:
     """How fast the version that served a window answered."""
-    scoring = recall_scoring.fn(config, window)
+    scoring = recall_scoring(config, window)
     return scoring.latency if scoring else None
 
 
-@task(cache_policy=NO_CACHE)
 def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) -> History:
     """Everything the policy may look back on when it judges `window`."""
     from tasks.adapters import ledger
@@ -112,7 +106,6 @@ def _champion_since(entries: tuple[LedgerEntry, ...]) -> datetime | None:
     return moves[-1] if moves else None
 
 
-@task(cache_policy=NO_CACHE)
 def recall_validation(config: ModelConfig, decision_id: str | None) -> ValidationReport | None:
     """The verdict that the ledger holds on the challenger of a decision, or on the latest; None where there is none."""
     from tasks.adapters import ledger

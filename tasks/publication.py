@@ -13,7 +13,7 @@ from deployments.model_config import ModelConfig
 from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Scoring, ValidationReport, scoring_id
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
-RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE, "tags": ["publication"]}
+RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}
 
 
 @task(**RETRIES)
@@ -66,8 +66,7 @@ def publish_validation(
 
     decision_id = challenger.decision_id
     ledger.append(config.name, "challenger.registered", challenger, as_of, decision_id, requested_by)
-    passed = validation.verdict != "fail"
-    kind = "challenger.validated" if passed else "challenger.refused"
+    kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     ledger.append(config.name, kind, validation, as_of, decision_id, requested_by)
     artifacts.publish_validation_page(config, validation, challenger.run_id, reason)
     handover = {

@@ -57,7 +57,6 @@ def recall_windows(folder: Path, windows: Sequence[Window]) -> tuple[ReplayWindo
     return tuple(from_json(ReplayWindow, (folder / f"{window.name}.json").read_bytes()) for window in windows)
 
 
-@task(cache_policy=NO_CACHE)
 def record_window(folder: Path, record: ReplayWindow) -> None:
     write_whole(folder / f"{record.window.name}.json", to_json(record))
 

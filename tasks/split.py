@@ -13,7 +13,7 @@ from deployments.model_config import ModelConfig
 from tasks.policy.evidence import QualityReport, Snapshot, Window, from_json
 
 
-@task(cache_policy=NO_CACHE, tags=["training"])
+@task(cache_policy=NO_CACHE)
 def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot, Snapshot]:
     """(training, holdout): consecutive windows of labelled rows, as labels were known at `as_of`."""
     from tasks.adapters import lake, ledger

@@ -13,7 +13,13 @@ INSTALL = {"chromium": "apt-get install chromium", "git": "apt-get install git"}
 @pytest.fixture(autouse=True)
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace for each test; nothing is ever written beside the code."""
-    for setting in ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_ARTIFACTS", "MLFLOW_TRACKING_URI"):
+    for setting in (
+        "PERENNIAL_LAKE",
+        "PERENNIAL_LEDGER",
+        "PERENNIAL_REPORTS",
+        "PERENNIAL_ARTIFACTS",
+        "MLFLOW_TRACKING_URI",
+    ):
         monkeypatch.delenv(setting, raising=False)
     home = tmp_path / "home"
     monkeypatch.setenv("PERENNIAL_HOME", str(home))

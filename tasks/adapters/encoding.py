@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from deployments.settings import Features
+from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import FeatureKind
 
 Matrix = NDArray[np.float32]
@@ -29,7 +30,7 @@ EXPECTED: dict[FeatureKind, str] = {
 }
 
 
-class FeatureError(ValueError):
+class FeatureError(PerennialError):
     """Rows lack a column that the model reads, or hold it in a type it cannot read."""
 
 
@@ -68,7 +69,7 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
     def __init__(self, features: Features) -> None:
         self.features = features
 
-    def fit(self, rows: Rows, y: object = None) -> Self:
+    def fit(self, rows: Rows, y: object = None) -> Self:  # noqa: ARG002  # scikit-learn passes it
         table = as_table(rows, self.features.names)
         self.encoding_ = Encoding(
             kinds(self.features),
@@ -80,7 +81,7 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         return self.encoding_.encode(rows)
 
 
-def fitted(encoding: Encoding) -> FeatureEncoder:
+def fitted_encoder(encoding: Encoding) -> FeatureEncoder:
     """The pipeline step of an encoding that was stored."""
     by_kind: dict[str, list[str]] = {"numeric": [], "categorical": [], "boolean": []}
     for name, kind in encoding.features:
@@ -132,10 +133,10 @@ def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...]) -> NDArray[
 def label_classes(labels: pa.ChunkedArray) -> tuple[str, ...]:
     """The classes in order: numbers by size, text by alphabet; the last of two is the positive one."""
     seen = _seen(labels)
-    return tuple(sorted(seen, key=float)) if all(_is_number(name) for name in seen) else seen
+    return tuple(sorted(seen, key=float)) if all(_is_whole_text(name) for name in seen) else seen
 
 
-def _is_number(text: str) -> bool:
+def _is_whole_text(text: str) -> bool:
     return text.lstrip("-").isdigit()
 
 
@@ -149,7 +150,7 @@ def _typed(table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
     if pa.types.is_dictionary(found):
         column, found = column.cast(found.value_type), found.value_type
     accepted = {
-        "numeric": pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found),
+        "numeric": is_number(found),
         "categorical": _is_text(found) or pa.types.is_integer(found) or pa.types.is_boolean(found) or _is_whole(column),
         "boolean": pa.types.is_boolean(found),
     }[kind]
@@ -159,6 +160,10 @@ def _typed(table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
             "cast it in the source or list it under another kind"
         )
     return column
+
+
+def is_number(found: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found))
 
 
 def _is_text(found: pa.DataType) -> bool:
@@ -173,7 +178,7 @@ def _is_whole(column: pa.ChunkedArray) -> bool:
     return bool(pc.all(pc.equal(known, pc.floor(known)), min_count=0).as_py())
 
 
-def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def category_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_floating(column.type) and _is_whole(column):
@@ -182,14 +187,14 @@ def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _seen(column: pa.ChunkedArray) -> tuple[str, ...]:
-    return tuple(sorted(pc.unique(_texts(column)).drop_null().to_pylist()))
+    return tuple(sorted(pc.unique(category_texts(column)).drop_null().to_pylist()))
 
 
 def _codes(column: pa.ChunkedArray, categories: tuple[str, ...]) -> Matrix:
     """Position of each value among the categories; NaN where it is null or not among them."""
     if not categories:
         return np.full(len(column), np.nan, np.float32)
-    found = pc.index_in(_texts(column), value_set=pa.array(categories, pa.string()), skip_nulls=True)
+    found = pc.index_in(category_texts(column), value_set=pa.array(categories, pa.string()), skip_nulls=True)
     codes: Matrix = pc.fill_null(found.cast(pa.float32()), np.nan).to_numpy()
     return codes
 

@@ -9,8 +9,10 @@
     ├── FeatureError         tasks/adapters/encoding.py    rows lack a column that the model reads
     ├── EstimatorError       tasks/adapters/estimators.py  an estimator or parameter that cannot be used
     ├── TrainingRefused      tasks/training.py             too little or leaking training data
+    ├── MoveFailed           tasks/adapters/alias_move.py  a move of aliases that was put back
     ├── PromotionRefused     tasks/promotion.py            a move that the evidence or the registry does not allow
     ├── LedgerError          tasks/adapters/ledger.py      the chain cannot be extended
+    ├── NothingToPromote     tasks/policy/errors.py        no challenger has been judged
     └── WorkspaceError       tasks/adapters/workspace.py   the workspace cannot be written to
 
 Every message says where, what was found, what was expected and what to do. Everything else is a defect of ours.
@@ -19,3 +21,7 @@ Every message says where, what was found, what was expected and what to do. Ever
 
 class PerennialError(Exception):
     """Base of the errors whose message is all a person needs."""
+
+
+class NothingToPromote(PerennialError):
+    """No challenger has been judged yet."""

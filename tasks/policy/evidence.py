@@ -7,8 +7,8 @@ All times are UTC and timezone-aware. Ids are derived from content, so doing a t
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, Literal, TypeVar
@@ -96,7 +96,10 @@ def utc(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Rows of one window in a Delta table at one version; with labels as known at `as_of` when it is labelled."""
+    """Rows of one window in a Delta table at one version; with labels as known at `as_of` when it is labelled.
+
+    A labelled snapshot may span many landed windows; those named in `excluding` (quarantined) are left out of it.
+    """
 
     uri: str
     version: int
@@ -107,6 +110,7 @@ class Snapshot:
     labels_version: int | None = None
     labelled_rows: int | None = None
     as_of: datetime | None = None
+    excluding: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +267,11 @@ class History:
     rows_since_training: int = 0
     spent_usd_this_month: float = 0.0
 
+    def revised(self, reports: Iterable[PerformanceReport]) -> "History":
+        """The same history with these windows' reports in place of the earlier ones."""
+        newer = {report.window: report for report in reports}
+        return replace(self, performances=tuple(newer.get(old.window, old) for old in self.performances))
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -304,6 +313,11 @@ class ModelVersion:
     training_rows: int
     sha256: str
     tags: tuple[tuple[str, str], ...] = field(default=())
+
+
+def scoring_id(model: str, window: Window) -> str:
+    """Keys what is written when a window is scored: a window is served once."""
+    return digest(model, "score", window.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,17 @@
-"""Whether a challenger may take the champion's place."""
+"""Whether a challenger may take the champion's place, from both models' results on the same untouched rows.
 
+`decide_validation` gives the verdict, `why_not_promote` reads it again before anything moves: a report that says
+`pass` while its own numbers say otherwise moves nothing. Unknown fails. Non-inferiority as in Piaggio et al. (2012),
+JAMA 308:2594: the whole interval of the gain must lie above minus the margin.
+"""
+
+import math
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.policy.evidence import MetricDifference, MetricValue, ModelVersion, ValidationReport, Verdict, Window
 
 
 class ValidationPolicy(BaseModel):
@@ -37,3 +46,180 @@ class PromotionPolicy(BaseModel):
 
     mode: Literal["automatic", "approval"] = "automatic"
     """automatic promotes at once; approval waits for a named person."""
+    accept_warnings: bool = False
+    """Whether a challenger that passed with a warning may be promoted."""
+
+    def accepts(self, verdict: Verdict) -> bool:
+        """Whether a challenger with this verdict may be promoted."""
+        return verdict == "pass" or (verdict == "warn" and self.accept_warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What validation measured. `faults` are reasons why it could not be measured as it must be; any one fails.
+
+    With a champion `primary` is the paired difference, without one `first` is the challenger's own value.
+    """
+
+    challenger: ModelVersion
+    champion: ModelVersion | None
+    holdout: Window
+    rows: int
+    primary: MetricDifference | None = None
+    slices: tuple[MetricDifference, ...] = ()
+    first: MetricValue | None = None
+    faults: tuple[str, ...] = ()
+
+
+def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> ValidationReport:
+    """The verdict on a challenger, with its reasons in sentences. Pure: the same comparison, the same verdict."""
+    champion = comparison.champion
+    failures = [*comparison.faults, *seen_before(comparison)]
+    if comparison.rows < policy.min_rows:
+        failures.append(f"{comparison.rows} labelled rows to validate on, expected at least {policy.min_rows}")
+    remarks: list[str] = []
+    warnings: list[str] = []
+    differences = tuple(item for item in (comparison.primary, *comparison.slices) if item is not None)
+    finite = tuple(item for item in differences if _is_finite(item))
+    if champion is None:
+        reached = _reaches_floor(policy, comparison.first)
+        (remarks if reached else failures).append(_first_text(policy, comparison.first))
+    elif comparison.primary is None:
+        failures.append("the primary metric was not measured, so nothing shows that the challenger is no worse")
+    else:
+        failures += failed_gates(policy, differences)
+        warnings += doubts(policy, finite)
+        remarks.append(_gain_text(policy, comparison.primary))
+    verdict: Verdict = "fail" if failures else "warn" if warnings else "pass"
+    return ValidationReport(
+        challenger=comparison.challenger.version,
+        champion=champion.version if champion else None,
+        verdict=verdict,
+        differences=finite,
+        reasons=(*failures, *warnings, *remarks),
+        rows=comparison.rows,
+        first_model=champion is None,
+    )
+
+
+def seen_before(comparison: Comparison) -> list[str]:
+    """Why these rows prove nothing: a model was trained on some of them, or is compared with itself."""
+    found = []
+    for role, version in (("challenger", comparison.challenger), ("champion", comparison.champion)):
+        if version is not None and version.trained.end > comparison.holdout.start:
+            found.append(
+                f"{role} {version.version} was trained until {version.trained.end:%Y-%m-%d %H:%M}, after the first "
+                f"validation row ({comparison.holdout.start:%Y-%m-%d %H:%M}); expected rows that neither model has seen"
+            )
+    if comparison.champion is not None and comparison.champion.version == comparison.challenger.version:
+        found.append(f"version {comparison.challenger.version} is the champion itself, there is nothing to compare")
+    return found
+
+
+def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) -> list[str]:
+    """Gates that these differences miss, one sentence each; none when all hold."""
+    found = []
+    for item in differences:
+        if item.slice_name is not None and item.rows < policy.slice_min_rows:
+            continue
+        if not _is_finite(item):
+            found.append(f"{_where(item)} is not a finite number, so nothing shows that the challenger is no worse")
+        elif item.slice_name is not None:
+            if item.high < -policy.slice_margin:
+                found.append(
+                    f"{_where(item)} loses {-item.gain:.4g} ({_interval(item)}) on {item.rows} rows, "
+                    f"more than the accepted {policy.slice_margin:g}"
+                )
+        else:
+            if item.low < -policy.non_inferiority_margin:
+                found.append(
+                    f"{_where(item)}: gain {_signed(item.gain)} ({_interval(item)}), the interval reaches below the "
+                    f"non-inferiority margin of -{policy.non_inferiority_margin:g}"
+                )
+            if policy.min_gain is not None and item.gain < policy.min_gain:
+                found.append(f"{_where(item)}: gain {_signed(item.gain)}, expected at least {policy.min_gain:g}")
+    return found
+
+
+def doubts(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) -> list[str]:
+    """What a person should look at though no gate was missed."""
+    return [
+        f"{_where(item)} may lose {-item.gain:.4g} ({_interval(item)}) on {item.rows} rows; not significant"
+        for item in differences
+        if item.slice_name is not None
+        and item.rows >= policy.slice_min_rows
+        and item.gain < -policy.slice_margin <= item.high
+    ]
+
+
+def why_not_promote(
+    validation_policy: ValidationPolicy,
+    promotion_policy: PromotionPolicy,
+    challenger: ModelVersion,
+    champion: str | None,
+    validation: ValidationReport,
+) -> str | None:
+    """Why this report does not allow this challenger to replace this champion now; None when it does."""
+    if not promotion_policy.accepts(validation.verdict):
+        return f"validation says {validation.verdict} ({validation.reasons[0] if validation.reasons else 'no reason'})"
+    if validation.challenger != challenger.version:
+        return f"validation is of version {validation.challenger}, not of {challenger.version}"
+    if validation.champion != champion:
+        return (
+            f"validation compared with {_named(validation.champion)}, but now {_named(champion)} serves; validate again"
+        )
+    if validation.rows < validation_policy.min_rows:
+        return f"validation saw {validation.rows} rows, expected at least {validation_policy.min_rows}"
+    if champion is not None and not any(item.slice_name is None for item in validation.differences):
+        return "validation holds no difference on the primary metric"
+    if champion is None and not validation.first_model:
+        return "validation is not one of a first model, but nothing serves; validate again"
+    missed = failed_gates(validation_policy, validation.differences) if champion is not None else []
+    return f"validation says {validation.verdict}, but {missed[0]}" if missed else None
+
+
+def _reaches_floor(policy: ValidationPolicy, first: MetricValue | None) -> bool:
+    if first is None or not math.isfinite(first.value):
+        return False
+    if policy.first_model_floor is None:
+        return True
+    above = first.value >= policy.first_model_floor
+    return above if first.higher_is_better else first.value <= policy.first_model_floor
+
+
+def _first_text(policy: ValidationPolicy, first: MetricValue | None) -> str:
+    if first is None or not math.isfinite(first.value):
+        return "first model: the primary metric is undefined on these rows"
+    measured = f"first model: {first.name} {first.value:.4g} ({first.low:.4g} to {first.high:.4g}) on {first.rows} rows"
+    if policy.first_model_floor is None:
+        return f"{measured}; no floor is set and there is no champion to compare with"
+    bound = "at least" if first.higher_is_better else "at most"
+    return f"{measured}, expected {bound} {policy.first_model_floor:g}"
+
+
+def _gain_text(policy: ValidationPolicy, item: MetricDifference) -> str:
+    p_value = "" if item.p_value is None else f", McNemar p={item.p_value:.2g}"
+    return (
+        f"{item.name}: challenger {item.challenger:.4g}, champion {item.champion:.4g}, gain {item.gain:+.4g} "
+        f"({_interval(item)}) on {item.rows} rows, margin -{policy.non_inferiority_margin:g}{p_value}"
+    )
+
+
+def _is_finite(item: MetricDifference) -> bool:
+    return all(math.isfinite(value) for value in (item.champion, item.challenger, item.gain, item.low, item.high))
+
+
+def _where(item: MetricDifference) -> str:
+    return item.name if item.slice_name is None else f"{item.name} of {item.slice_name}"
+
+
+def _interval(item: MetricDifference) -> str:
+    return f"{_signed(item.low)} to {_signed(item.high)}"
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:+.4g}"  # minus zero plus zero is zero, which reads better
+
+
+def _named(version: str | None) -> str:
+    return "no champion" if version is None else f"champion {version}"

@@ -1,0 +1,107 @@
+"""`python -m deployments apply`: make a Prefect server have what `prefect.yaml` and the models' files say.
+
+Prints a plan first and then has Prefect's own deploy do it, from a generated file. What Prefect's deploy leaves out is
+done here: it makes no work pool, removes nothing, and knows only automations that a deployment owns. Afterwards the
+server is read again, because Prefect calls a deployment that dropped something a success.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deployments.definitions import ALERTS, Definitions, DeploymentError, read_definitions
+from deployments.plan import SWITCHES, Change, Definition, plan, summary
+from deployments.prefect_state import (
+    CONNECTION_ERRORS,
+    PrefectState,
+    deploy,
+    make_pool,
+    wanted_automations,
+    wanted_definitions,
+)
+
+DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
+
+
+def apply(
+    dry_run: bool = False, keep_switches: bool = False, definitions: Definitions | None = None
+) -> tuple[Change, ...]:
+    """Print the plan and, unless `dry_run`, carry it out. Returns the plan. Raises DeploymentError.
+
+    `keep_switches` leaves on or off what a person switched on or off in the dashboard.
+    """
+    definitions = definitions or read_definitions()
+    try:
+        with PrefectState() as state:
+            found = state.found_definitions(definitions.pools)
+            if keep_switches:
+                definitions = with_switches_of(definitions, found)
+            alerts = state.alerts()
+            wanted = wanted_definitions(definitions, alerts is not None)
+            changes = plan(wanted, found)
+            print(*changes, summary(wanted, changes), sep="\n")
+            if alerts is None:
+                print(
+                    f"nobody is told of failures: no notification block named {ALERTS}; make one in the dashboard, apply again"
+                )
+            if changes and not dry_run:
+                _carry_out(state, definitions, alerts, changes)
+                _verify(wanted, state.found_definitions(definitions.pools))
+    except CONNECTION_ERRORS as error:
+        raise DeploymentError(
+            f"the Prefect server refused or went away: {error}; see its log, then apply again"
+        ) from error
+    return changes
+
+
+def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> Definitions:
+    """The definitions, with everything switched on or off as it is on the server."""
+    switched = {each.key: each.fields.get(SWITCHES[each.kind]) for each in found if each.kind in SWITCHES}
+
+    def keep(kind: Any, name: str, item: dict[str, Any]) -> None:
+        if (kind, name) in switched:
+            item[SWITCHES[kind]] = switched[kind, name]
+
+    index, automations = deepcopy(definitions.index), deepcopy(definitions.automations)
+    for deployment in index["deployments"]:
+        keep("deployment", deployment["name"], deployment)
+        for schedule in deployment["schedules"]:
+            keep("schedule", f"{deployment['name']} {schedule['slug']}", schedule)
+        for trigger in deployment.get("triggers", []):
+            keep("trigger", trigger["name"], trigger)
+    for automation in automations:
+        keep("automation", automation["name"], automation)
+    return replace(definitions, index=index, automations=automations)
+
+
+def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None, changes: Sequence[Change]) -> None:
+    for change in changes:
+        if change.definition.kind == "work pool":
+            if change.verb == "changed":
+                raise DeploymentError(
+                    f"work pool {change.definition.name}: {change.details[0]} cannot be changed; "
+                    "delete the pool in the dashboard, or name another in prefect.yaml"
+                )
+            make_pool(change.definition.name)
+    for change in changes:
+        if change.verb == "removed":
+            state.remove(change.definition)
+    if any(change.verb != "removed" and change.definition.kind in DEPLOYED_BY_PREFECT for change in changes):
+        with tempfile.TemporaryDirectory(prefix="perennial-") as folder:
+            deploy(definitions.write(Path(folder) / "prefect.yaml"))
+    identities = {change.definition.name: change.definition.identity for change in changes if change.verb != "removed"}
+    for automation in wanted_automations(definitions, alerts):
+        if automation.name in identities:
+            state.save_automation(automation, identities[automation.name])
+
+
+def _verify(wanted: Sequence[Definition], found: Sequence[Definition]) -> None:
+    left = plan(wanted, found)
+    if left:
+        lines = "\n".join(map(str, left))
+        raise DeploymentError(
+            f"the server still differs after Prefect deployed; expected no difference, found:\n{lines}"
+        )

@@ -1,0 +1,85 @@
+"""Compares what shall be deployed with what is: created, changed and removed, before anything is touched.
+
+Both sides are flat lists of named definitions whose fields are plain JSON, so the comparison knows nothing of Prefect,
+and the wanted side can be kept as a snapshot that makes every change of a deployment a reviewed diff.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import JsonValue
+
+Kind = Literal["work pool", "deployment", "schedule", "trigger", "automation"]
+KINDS: tuple[Kind, ...] = ("work pool", "deployment", "schedule", "trigger", "automation")
+SWITCHES = {"deployment": "paused", "schedule": "active", "trigger": "enabled", "automation": "enabled"}
+"""Per kind, the field that a person flips in the dashboard."""
+LONGEST_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One thing that is or shall be deployed. `identity` is its id on the server, where it has one."""
+
+    kind: Kind
+    name: str
+    fields: dict[str, JsonValue]
+    identity: str = ""
+
+    @property
+    def key(self) -> tuple[Kind, str]:
+        return self.kind, self.name
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of a plan."""
+
+    verb: Literal["created", "changed", "removed"]
+    definition: Definition
+    details: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        said = f": {'; '.join(self.details)}" if self.details else ""
+        return f"{self.verb}  {self.definition.kind:<11} {self.definition.name}{said}"
+
+
+def plan(wanted: Iterable[Definition], found: Iterable[Definition]) -> tuple[Change, ...]:
+    """What has to be done so that `found` becomes `wanted`; empty when it already is."""
+    after = {definition.key: definition for definition in wanted}
+    before = {definition.key: definition for definition in found}
+    changes = []
+    for key, definition in after.items():
+        if key not in before:
+            changes.append(Change("created", definition))
+        elif before[key].fields != definition.fields:
+            details = tuple(_differences(before[key].fields, definition.fields))
+            changes.append(Change("changed", Definition(*key, definition.fields, before[key].identity), details))
+    changes += [Change("removed", definition) for key, definition in before.items() if key not in after]
+    return tuple(sorted(changes, key=lambda change: (KINDS.index(change.definition.kind), change.definition.name)))
+
+
+def summary(wanted: Sequence[Definition], changes: Sequence[Change]) -> str:
+    """One line: how much is to be done, or what stands as it should."""
+    if changes:
+        verbs = Counter(change.verb for change in changes)
+        return ", ".join(f"{verbs[verb]} {verb}" for verb in ("created", "changed", "removed"))
+    kinds = Counter(definition.kind for definition in wanted)
+    return "nothing to change: " + ", ".join(
+        f"{kinds[kind]} {kind}{'s' * (kinds[kind] != 1)}" for kind in KINDS if kinds[kind]
+    )
+
+
+def _differences(before: JsonValue, after: JsonValue, where: str = "") -> Iterator[str]:
+    """Each leaf that differs, as `field: before → after`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted({*before, *after}):
+            yield from _differences(before.get(name), after.get(name), f"{where}.{name}" if where else name)
+    elif before != after:
+        yield f"{where} {_shown(before)} → {_shown(after)}"
+
+
+def _shown(value: JsonValue) -> str:
+    text = " ".join(str("none" if value is None else value).split())
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"

@@ -1,0 +1,92 @@
+"""Serves the reports and replay pages of the workspace to this machine's browser; dashboards may not open file links.
+
+`python -m deployments.report_pages PORT`; `make serve` starts it. Only localhost is listened to, and only requests that
+were made to localhost by name are answered, so that no web page elsewhere can read reports through a rebound name.
+"""
+
+import sys
+from functools import partial
+from html import escape
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tasks.adapters.workspace import Workspace, workspace
+
+LOCAL_NAMES = ("127.0.0.1", "localhost")
+
+
+class ReportPages(SimpleHTTPRequestHandler):
+    """`/` lists what there is, `/reports/…` and `/replay/…` are folders of the workspace; nothing else can be read."""
+
+    def __init__(self, *request: object, space: Workspace) -> None:
+        self.folders = {"reports": space.reports, "replay": space.home / "replay"}
+        super().__init__(*request)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        if not self._is_local():
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "only localhost is served")
+        elif urlsplit(self.path).path == "/":
+            self._send_index()
+        else:
+            super().do_GET()
+
+    def do_HEAD(self) -> None:
+        if self._is_local():
+            super().do_HEAD()
+        else:
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "only localhost is served")
+
+    def translate_path(self, path: str) -> str:
+        """The file behind an address, or one that does not exist where the address leads out of our folders."""
+        first, *rest = Path(unquote(urlsplit(path).path)).parts[1:] or ("",)
+        folder = self.folders.get(first)
+        if folder is None or ".." in rest:
+            return str(Path("/nonexistent"))
+        file = folder.joinpath(*rest).resolve()
+        return (
+            f"{file}{'/' * path.endswith('/')}" if file.is_relative_to(folder.resolve()) else str(Path("/nonexistent"))
+        )
+
+    def end_headers(self) -> None:
+        self.send_header("X-Content-Type-Options", "nosniff")
+        super().end_headers()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Only what went wrong is worth a line."""
+        if isinstance(code, int) and code >= HTTPStatus.BAD_REQUEST:
+            super().log_request(code, size)
+
+    def _is_local(self) -> bool:
+        return urlsplit(f"//{self.headers.get('Host', '')}").hostname in LOCAL_NAMES
+
+    def _send_index(self) -> None:
+        items = (
+            [("/replay/", "what the loop did: the replay page")]
+            if (self.folders["replay"] / "index.html").is_file()
+            else []
+        )
+        reports = self.folders["reports"]
+        models = sorted(path.name for path in reports.iterdir() if path.is_dir()) if reports.is_dir() else []
+        items += [(f"/reports/{model}/", f"{model}: data checks and drift, window by window") for model in models]
+        links = "".join(f'<li><a href="{escape(href)}">{escape(text)}</a></li>' for href, text in items)
+        page = (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Perennial reports</title>'
+            "<style>body{font:16px system-ui;max-width:40rem;margin:3rem auto;padding:0 1rem}</style>"
+            f"<h1>Reports</h1>{f'<ul>{links}</ul>' if links else '<p>None yet: make demo, or monitor a model.</p>'}</html>"
+        ).encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+
+def main(port: int) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", port), partial(ReportPages, space=workspace())) as server:
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

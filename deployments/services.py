@@ -1,0 +1,117 @@
+"""Processes of `make serve`: each is started with Popen, its lines join one stream, and it ends with all it started.
+
+A session of its own shields each from the terminal's Ctrl-C, so that they can be stopped in order. What a process
+started in turn (a worker its flow runs, in sessions of their own) is looked up while its parents still live: once
+orphaned it is nobody's child.
+"""
+
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from threading import Lock, Thread
+
+import psutil
+from rich.console import Console
+from rich.text import Text
+
+SHOWN_AT_DEATH = 30
+COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
+
+
+@dataclass
+class Stream:
+    """One log for all services, each line behind the name of its service."""
+
+    console: Console
+    width: int
+    _lock: Lock = field(default_factory=Lock)
+    _colours: dict[str, str] = field(default_factory=dict)
+
+    def line(self, name: str, text: str) -> None:
+        with self._lock:
+            colour = self._colours.setdefault(name, COLOURS[len(self._colours) % len(COLOURS)])
+            prefix = Text(f"{name:<{self.width}} │ ", style=colour)
+            self.console.print(prefix + Text.from_ansi(text.rstrip()), soft_wrap=True)
+
+
+@dataclass
+class Service:
+    """One process: how to start it, where it answers, and how to tell that it does."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    url: str
+    is_healthy: Callable[[], bool]
+    process: subprocess.Popen[str] | None = None
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_AT_DEATH))
+    _reader: Thread | None = None
+
+    def start(self, stream: Stream) -> None:
+        self.process = subprocess.Popen(
+            self.command,
+            env=dict(self.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            bufsize=1,
+            start_new_session=True,
+        )
+        self._reader = Thread(target=self._read, args=(stream,), daemon=True)
+        self._reader.start()
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs or was never started."""
+        return self.process.poll() if self.process else None
+
+    def stop(self, patience_s: float) -> None:
+        """End the process and everything that it started: asked first, killed after `patience_s`."""
+        if self.process is None:
+            return
+        family = _family(self.process.pid)
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=patience_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        end(family, patience_s)
+        if self._reader:
+            self._reader.join(timeout=1)
+
+    def _read(self, stream: Stream) -> None:
+        if self.process is None or self.process.stdout is None:
+            return
+        for line in self.process.stdout:
+            if line.strip():
+                self.last_lines.append(line.rstrip())
+                stream.line(self.name, line)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end(processes: Sequence[psutil.Process], patience_s: float) -> None:
+    """Ask these to end, and kill those that have not after `patience_s`."""
+    for process in processes:
+        _signal(process.terminate)
+    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    for process in alive:
+        _signal(process.kill)
+    psutil.wait_procs(alive, timeout=5)
+
+
+def _signal(send: Callable[[], None]) -> None:
+    try:
+        send()
+    except psutil.NoSuchProcess:  # it ended by itself in the meantime
+        return

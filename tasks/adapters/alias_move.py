@@ -1,0 +1,63 @@
+"""Moves the aliases of a model together or not at all, verified by loading through them.
+
+What the aliases were is written down on the version that shall serve before anything moves, and read back from there:
+a move that is killed half-way and run again would otherwise take its own half-done work for the state to return to.
+The aliases are set in an order that leaves a serving champion at every step.
+"""
+
+import json
+from collections.abc import Mapping
+
+from prefect.transactions import Transaction, transaction
+
+from tasks.adapters import registry, trial
+from tasks.policy.errors import PerennialError
+
+
+class MoveFailed(PerennialError):
+    """The aliases were not moved, or moved and put back because what then served did not answer."""
+
+
+def remembered(model: str, number: str, decision_id: str) -> dict[str, str]:
+    """The aliases as they were before this decision's move to this version began, whether or not it was cut off."""
+    known = registry.tags(model, number)
+    if known.get("move_by") == decision_id:
+        before: dict[str, str] = json.loads(known["move_from"])
+        return before
+    return registry.aliases(model)
+
+
+def move(
+    model: str, decision_id: str, champion: str, before: Mapping[str, str], wanted: Mapping[str, str | None]
+) -> None:
+    """Set `wanted`, load the champion through its alias; any failure puts the aliases back to `before`.
+
+    `before` is passed in and never read in here. Raises MoveFailed, or what the registry raised, after putting back.
+    """
+    registry.tag(model, champion, move_from=json.dumps(dict(before)))
+    registry.tag(model, champion, move_by=decision_id)
+
+    def put_back(_: Transaction) -> None:
+        registry.set_aliases(model, {alias: before.get(alias) for alias in wanted})
+        registry.tag(model, champion, move_by="")
+
+    with transaction() as moved:
+        _still_ours(model, before, wanted)
+        moved.stage(dict(before), on_rollback_hooks=[put_back])
+        registry.set_aliases(model, wanted)
+        serving = registry.version(model, registry.CHAMPION)
+        fault = None if serving.version == champion else f"the alias leads to version {serving.version}"
+        fault = fault or trial.smoke_test(serving)
+        if fault:
+            raise MoveFailed(f"{model}: version {champion} does not serve as champion, putting back: {fault}")
+
+
+def _still_ours(model: str, before: Mapping[str, str], wanted: Mapping[str, str | None]) -> None:
+    """Each alias is where it was, or already where this move puts it; else somebody else has moved it."""
+    now = registry.aliases(model)
+    moved = [alias for alias in wanted if now.get(alias) not in (before.get(alias), wanted[alias])]
+    if moved:
+        raise MoveFailed(
+            f"{model}: {', '.join(moved)} was moved by somebody else meanwhile (now {now}); nothing was changed; "
+            "look at who serves and decide again"
+        )

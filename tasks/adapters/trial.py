@@ -1,0 +1,117 @@
+"""Puts versions on trial: loaded from the registry as serving would load them, they answer real rows.
+
+Whatever goes wrong on the way is a sentence, because a model that cannot be loaded or answers nonsense has failed its
+trial; the judge (`tasks.policy.promotion`) fails it for that, not for an exception.
+"""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from deployments.model_config import ModelConfig
+from tasks.adapters import registry
+from tasks.adapters.encoding import FeatureError, category_texts, encode_labels
+from tasks.adapters.model_files import ModelFileError, Scorer
+from tasks.policy import comparison
+from tasks.policy.comparison import Floats, prediction_fault
+from tasks.policy.evidence import ModelVersion, Window
+from tasks.policy.promotion import Comparison
+
+SMOKE_ROWS = 32
+
+
+def compare(
+    config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, holdout: Window, rows: pa.Table
+) -> Comparison:
+    """Both versions' predictions of these labelled rows, made now, and the differences between them."""
+    contenders = [version for version in (challenger, champion) if version is not None]
+    answered = [answer(version, rows) for version in contenders]
+    faults = tuple(found for found in answered if isinstance(found, str))
+    answers = [found for found in answered if not isinstance(found, str)]
+    if faults or not len(rows):
+        return Comparison(challenger, champion, holdout, len(rows), faults=faults)
+    classes = _all_classes([scorer for scorer, _ in answers])
+    if config.task == "binary" and len(classes) > 2:
+        fault = f"the two versions know different classes, {len(classes)} in all, expected the same two"
+        return Comparison(challenger, champion, holdout, len(rows), faults=(fault,))
+    truth = encode_labels(rows.column(config.columns.label), classes)
+    known = np.isfinite(truth)
+    predicted = [_in_order(scorer, values, classes)[known] for scorer, values in answers]
+    return _measured(config, challenger, champion, holdout, rows.filter(pa.array(known)), truth[known], predicted)
+
+
+def answer(version: ModelVersion, rows: pa.Table, fresh: bool = False) -> tuple[Scorer, Floats] | str:
+    """The version's scorer and its predictions, or what kept it from answering; one row and many must agree."""
+    try:
+        scorer = registry.load_scorer(version, fresh)
+        predicted = scorer.predict(rows)
+        alone = scorer.predict(rows.slice(0, 1))
+    except (ModelFileError, FeatureError) as error:
+        return f"version {version.version} does not serve: {error}"
+    fault = prediction_fault(predicted, len(rows), scorer.task)
+    if fault is None and not np.allclose(alone, predicted[:1], rtol=1e-5):
+        fault = "a row is answered differently alone than among others"
+    return f"version {version.version} does not serve: {fault}" if fault else (scorer, predicted)
+
+
+def smoke_test(version: ModelVersion) -> str | None:
+    """What keeps a version from serving, its files read anew; None when it answers rows made of what it knows."""
+    try:
+        encoding = registry.load_scorer(version, fresh=True).encoding
+    except ModelFileError as error:
+        return f"version {version.version} does not serve: {error}"
+    columns = {}
+    for name, kind in encoding.features:
+        if kind == "categorical":
+            values = [*encoding.categories[name], None]
+            columns[name] = pa.array([values[row % len(values)] for row in range(SMOKE_ROWS)], pa.string())
+        elif kind == "boolean":
+            columns[name] = pa.array([row % 2 == 0 for row in range(SMOKE_ROWS)])
+        else:
+            columns[name] = pa.array([None, *np.linspace(-100.0, 100.0, SMOKE_ROWS - 1)], pa.float64())
+    found = answer(version, pa.table(columns))
+    return found if isinstance(found, str) else None
+
+
+def _measured(
+    config: ModelConfig,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
+    holdout: Window,
+    rows: pa.Table,
+    truth: Floats,
+    predicted: list[Floats],
+) -> Comparison:
+    policy, metric = config.validation, config.performance.metric
+    quantile, seed = config.performance.quantile, config.training.seed
+    if champion is None:
+        first = comparison.own_value(metric, truth, predicted[0], policy.confidence, seed, quantile)
+        return Comparison(challenger, None, holdout, len(rows), first=first)
+    new, old = predicted
+    slices = {name: _texts(rows.column(name)) for name in policy.slices}
+    return Comparison(
+        challenger,
+        champion,
+        holdout,
+        len(rows),
+        primary=comparison.difference(metric, truth, old, new, policy.confidence, seed, quantile),
+        slices=comparison.slice_differences(metric, truth, old, new, slices, policy.confidence, seed, quantile),
+    )
+
+
+def _texts(column: pa.ChunkedArray) -> NDArray[np.str_]:
+    return np.array([value or "(null)" for value in category_texts(column).to_pylist()])
+
+
+def _all_classes(scorers: list[Scorer]) -> tuple[str, ...]:
+    """The challenger's classes in its order, then those that only the champion knows."""
+    return tuple(dict.fromkeys(name for scorer in scorers for name in scorer.classes))
+
+
+def _in_order(scorer: Scorer, predicted: Floats, classes: tuple[str, ...]) -> Floats:
+    """Probabilities with a column for each class in this order; 0 for a class that the scorer does not know."""
+    if predicted.ndim == 1:
+        return predicted
+    aligned = np.zeros((len(predicted), len(classes)))
+    aligned[:, [classes.index(name) for name in scorer.classes]] = predicted
+    return aligned

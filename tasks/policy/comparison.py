@@ -1,0 +1,101 @@
+"""Champion and challenger on the same rows: the difference of the primary metric, overall and per slice.
+
+Both models' predictions are made now, on rows given here; no stored metric is ever read. Positive gain is better,
+whatever the metric's direction.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tasks.policy import metrics, statistics
+from tasks.policy.evidence import MetricDifference, MetricValue
+from tasks.policy.metrics import Floats
+
+DRAWS = 2000
+
+
+def difference(
+    metric: str,
+    truth: ArrayLike,
+    champion: ArrayLike,
+    challenger: ArrayLike,
+    confidence: float,
+    seed: int,
+    quantile: float = 0.5,
+    slice_name: str | None = None,
+) -> MetricDifference:
+    """The paired difference on these rows; NaN where the metric is undefined. McNemar's p-value for classes."""
+    old, new = (metrics.compute(metric, truth, predicted, quantile) for predicted in (champion, challenger))
+    gain = statistics.paired_bootstrap(champion, challenger, truth, metric, confidence, DRAWS, seed, quantile)
+    is_class = metric in metrics.CLASS_METRICS
+    return MetricDifference(
+        name=metric,
+        champion=old,
+        challenger=new,
+        gain=gain.gain,
+        low=gain.low,
+        high=gain.high,
+        rows=len(np.asarray(truth)),
+        p_value=statistics.mcnemar_exact(truth, champion, challenger) if is_class else None,
+        slice_name=slice_name,
+    )
+
+
+def slice_differences(
+    metric: str,
+    truth: Floats,
+    champion: Floats,
+    challenger: Floats,
+    slices: Mapping[str, NDArray[np.str_]],
+    confidence: float,
+    seed: int,
+    quantile: float = 0.5,
+) -> tuple[MetricDifference, ...]:
+    """One difference per value of each slice column, named `origin=JFK`, columns and values in order."""
+    found = []
+    for column, values in slices.items():
+        for value in np.unique(values):
+            chosen = values == value
+            found.append(
+                difference(
+                    metric,
+                    truth[chosen],
+                    champion[chosen],
+                    challenger[chosen],
+                    confidence,
+                    seed,
+                    quantile,
+                    slice_name=f"{column}={value}",
+                )
+            )
+    return tuple(found)
+
+
+def own_value(
+    metric: str, truth: ArrayLike, predicted: ArrayLike, confidence: float, seed: int, quantile: float = 0.5
+) -> MetricValue:
+    """A model's own value with its interval, for the first model, which has nothing to be compared with."""
+    interval = statistics.metric_interval(metric, truth, predicted, confidence, DRAWS, seed, quantile)
+    return MetricValue(
+        name=metric,
+        value=metrics.compute(metric, truth, predicted, quantile),
+        low=interval.low,
+        high=interval.high,
+        rows=len(np.asarray(truth)),
+        higher_is_better=metrics.HIGHER_IS_BETTER[metric],
+        confidence=confidence,
+    )
+
+
+def prediction_fault(predicted: Floats, rows: int, task: str) -> str | None:
+    """What is wrong with predictions as such: not one a row, not finite, or no probabilities; None when sound."""
+    if len(predicted) != rows:
+        return f"{len(predicted)} predictions for {rows} rows"
+    broken = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(axis=1).sum())
+    if broken:
+        return f"{broken} of {rows} predictions are not finite numbers"
+    if task != "regression" and len(predicted) and (predicted.min() < 0 or predicted.max() > 1):
+        return f"predictions range from {predicted.min():.3g} to {predicted.max():.3g}, expected probabilities"
+    return None

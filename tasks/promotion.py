@@ -1,0 +1,76 @@
+"""Who serves: moves champion, challenger and previous, together or not at all, and proves what serves afterwards.
+
+There are no task retries in here, as they would roll back siblings of the transaction. Both moves end in the same
+place however often they are run or cut off, and a version that was quarantined never serves again.
+"""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.model_config import ModelConfig
+from tasks.policy.errors import PerennialError
+from tasks.policy.evidence import ModelVersion, Promotion, ValidationReport
+from tasks.policy.promotion import why_not_promote
+
+
+class PromotionRefused(PerennialError):
+    """The evidence, or what the registry holds, does not allow this move. Nothing was moved."""
+
+
+@task(cache_policy=NO_CACHE)
+def promote_challenger(
+    config: ModelConfig, challenger: ModelVersion, validation: ValidationReport, decision_id: str
+) -> Promotion:
+    """Make the challenger champion, and the champion previous. Raises PromotionRefused, or MoveFailed once undone."""
+    from tasks.adapters import alias_move, registry, trial
+
+    model, number = config.name, challenger.version
+    now, tags = registry.aliases(model), registry.tags(model, number)
+    if now.get(registry.CHAMPION) == number and "promoted_by" in tags:
+        return Promotion(model, decision_id, number, now.get(registry.PREVIOUS), "unchanged")
+    before = alias_move.remembered(model, number, decision_id)
+    champion, waiting = before.get(registry.CHAMPION), before.get(registry.CHALLENGER)
+    refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
+    if refusal is None and tags.get("status") == "quarantined":
+        refusal = "it is quarantined, expected a version that was never rolled back"
+    refusal = refusal or trial.smoke_test(challenger)
+    if refusal:
+        raise PromotionRefused(f"{model}: version {number} is not promoted: {refusal}")
+    # previous first: cut off at any step, the champion that serves stays known
+    wanted = {registry.PREVIOUS: champion, registry.CHAMPION: number}
+    wanted[registry.CHALLENGER] = None if waiting == number else waiting
+    alias_move.move(model, decision_id, number, before, wanted)
+    if champion is not None:
+        registry.tag(model, champion, status="stale", replaced_by=number)
+    registry.tag(model, number, status="champion", promoted_by=decision_id)
+    get_run_logger().info("promotion: champion %s → %s; %s", champion or "none", number, validation.reasons[-1])
+    return Promotion(model, decision_id, number, champion, "promoted", validation.reasons)
+
+
+@task(cache_policy=NO_CACHE)
+def restore_previous(config: ModelConfig, decision_id: str, reason: str, actor: str) -> Promotion:
+    """Make the previous champion serve again and quarantine the present one. Raises PromotionRefused or MoveFailed."""
+    from tasks.adapters import alias_move, registry, trial
+
+    model = config.name
+    now = registry.aliases(model)
+    serving = now.get(registry.CHAMPION)
+    if serving and registry.tags(model, serving).get("restored_by") == decision_id:
+        return Promotion(model, decision_id, serving, now.get(registry.PREVIOUS), "unchanged")
+    before = alias_move.remembered(model, serving, decision_id) if serving else now
+    bad, target = before.get(registry.CHAMPION), before.get(registry.PREVIOUS)
+    if bad is None or target is None or bad == target:
+        raise PromotionRefused(
+            f"{model}: nothing to roll back to: champion is {bad or 'none'}, previous is {target or 'none'}; "
+            "a rollback needs a previous champion, and uses it up; promote another version instead"
+        )
+    version = registry.version(model, target)
+    refusal = "it is quarantined" if dict(version.tags).get("status") == "quarantined" else trial.smoke_test(version)
+    if refusal:
+        raise PromotionRefused(f"{model}: previous version {target} cannot serve: {refusal}; {bad} keeps serving")
+    alias_move.move(model, decision_id, target, before, {registry.CHAMPION: target, registry.PREVIOUS: None})
+    registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
+    registry.tag(model, target, status="champion", restored_by=decision_id)
+    get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)
+    return Promotion(model, decision_id, target, None, "rolled_back", (f"{actor}: {reason}",))

@@ -1,0 +1,56 @@
+"""Trains a challenger on a snapshot of labelled rows and registers it, once per decision.
+
+Rows that cannot teach anything honest are refused with a reason. What the model was trained on is frozen beside it:
+the reference profile that monitoring compares with, and the manifest that says how to make it again.
+"""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.model_config import ModelConfig
+from tasks.adapters.outages import may_pass
+from tasks.policy.errors import PerennialError
+from tasks.policy.evidence import ModelVersion, Snapshot
+
+
+class TrainingRefused(PerennialError):
+    """These rows must not be trained on; trying again with the same rows changes nothing."""
+
+
+# one retry: the registry or the lake may be out of reach for a moment; a version that exists is not trained again
+@task(
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_delay_seconds=10,
+    retry_condition_fn=may_pass,
+    timeout_seconds=6 * 3600,
+    tags=["training"],
+)
+def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
+    """The version of this decision, with the alias challenger. Raises TrainingRefused, saying why."""
+    from tasks.adapters import arrow_profile, estimators, lake, registration, registry, training_rows
+
+    version = registry.find(config.name, decision_id)
+    if version is None:
+        rows = lake.read_labelled(training)
+        refusal = training_rows.why_not_train(config, rows)
+        if refusal:
+            raise TrainingRefused(f"{config.name}: {training.window.name}: {refusal}")
+        profile = arrow_profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
+        if profile.leaking:
+            raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
+        fitted = estimators.fit(config, rows)
+        version = registration.register(config, fitted, training, decision_id, profile)
+        reached = fitted.metrics.get(config.performance.metric)
+        get_run_logger().info(
+            "training: version %s on %d rows in %s rounds; held-back %s %s",
+            version.version,
+            version.training_rows,
+            fitted.rounds if fitted.rounds is not None else "no",
+            config.performance.metric,
+            "not measured" if reached is None else f"{reached:.4g}",
+        )
+    if dict(version.tags)["status"] == "registered":  # a version that has served already is nobody's challenger
+        registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
+    return version

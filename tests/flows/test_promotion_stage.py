@@ -1,0 +1,301 @@
+"""Moving the aliases on a real registry: together or not at all, once per decision, never to what does not serve."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+from prefect import flow
+from prefect.logging import disable_run_logger
+from prefect.transactions import transaction
+
+from tasks.adapters import alias_move, registry
+from tasks.adapters.alias_move import MoveFailed
+from tasks.policy.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
+from tasks.promotion import PromotionRefused, promote_challenger, restore_previous
+from tests.trained_models import make_config, prepare_registry, register
+
+CONFIG = make_config()
+MODEL = CONFIG.name
+
+
+@pytest.fixture(autouse=True)
+def _registry(workspace: Path) -> None:
+    prepare_registry(workspace)
+
+
+def passed(challenger: str, champion: str | None) -> ValidationReport:
+    gain = MetricDifference("log_loss", 0.5, 0.4, 0.1, 0.05, 0.15, 500)
+    differences = () if champion is None else (gain,)
+    return ValidationReport(challenger, champion, "pass", differences, ("gain +0.1",), 500, champion is None)
+
+
+def promote(version: ModelVersion, serving: str | None, /, **changes) -> Promotion:
+    with disable_run_logger():
+        report = replace(passed(version.version, serving), **changes)
+        return promote_challenger.fn(CONFIG, version, report, version.decision_id)
+
+
+def roll_back(decision_id: str = "rollback-1") -> Promotion:
+    with disable_run_logger():
+        return restore_previous.fn(CONFIG, decision_id, "wrong answers at night", "ada@example.com")
+
+
+def status(number: str) -> str:
+    return registry.tags(MODEL, number)["status"]
+
+
+def challenger(decision_id: str, turn: float = 1.0) -> ModelVersion:
+    version = register(CONFIG, decision_id, turn=turn)
+    registry.set_aliases(MODEL, {"challenger": version.version})
+    return version
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A home where version 2 serves, 1 is previous, 3 is the challenger, and a copy to bring that state back from."""
+    home, copy = tmp_path_factory.mktemp("prepared") / "home", tmp_path_factory.mktemp("copy")
+    prepare_registry(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERENNIAL_HOME", str(home))
+        for number, champion in (("1", None), ("2", "1")):
+            promote(challenger(f"d{number}"), champion)
+        challenger("d3")
+    put(home, copy)
+    return home, copy
+
+
+def put(source: Path, target: Path) -> None:
+    """Make the target's registry and files those of the source; through SQLite, as connections to it stay open."""
+    with (
+        closing(sqlite3.connect(source / "mlflow.db")) as read,
+        closing(sqlite3.connect(target / "mlflow.db")) as write,
+    ):
+        read.backup(write)
+    shutil.copytree(source / "artifacts", target / "artifacts", dirs_exist_ok=True)
+
+
+@pytest.fixture
+def three_versions(prepared: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> list[ModelVersion]:
+    """Version 2 serves, 1 is previous, 3 is the challenger."""
+    home, copy = prepared
+    put(copy, home)
+    monkeypatch.setenv("PERENNIAL_HOME", str(home))
+    return [registry.version(MODEL, number) for number in ("1", "2", "3")]
+
+
+def corrupt(version: ModelVersion) -> None:
+    source = Path(registry.client().get_model_version(MODEL, version.version).source)
+    path = source / "data" / "files" / "model.ubj"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def test_the_first_model_becomes_champion_without_a_previous():
+    promotion = promote(challenger("d1"), None)
+    assert (promotion.action, promotion.champion, promotion.previous) == ("promoted", "1", None)
+    assert registry.aliases(MODEL) == {"champion": "1"}
+
+
+def test_a_promotion_moves_all_three_aliases_and_marks_the_replaced_version_stale(three_versions):
+    promotion = promote(three_versions[2], "2")
+    assert promotion == Promotion(MODEL, "d3", "3", "2", "promoted", ("gain +0.1",))
+    assert registry.aliases(MODEL) == {"champion": "3", "previous": "2"}
+    assert (status("1"), status("2"), status("3")) == ("stale", "stale", "champion")
+    assert registry.tags(MODEL, "3")["promoted_by"] == "d3"
+
+
+def test_promoting_again_for_the_same_decision_changes_nothing(three_versions):
+    promote(three_versions[2], "2")
+    newer = challenger("d4")
+    again = promote(three_versions[2], "2")
+    assert (again.action, again.champion, again.previous) == ("unchanged", "3", "2")
+    assert registry.aliases(MODEL) == {"champion": "3", "previous": "2", "challenger": newer.version}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"verdict": "fail"}, "validation says fail"),
+        ({"verdict": "warn"}, "validation says warn"),
+        ({"challenger": "1"}, "validation is of version 1, not of 3"),
+        ({"champion": "1"}, "compared with champion 1, but now champion 2 serves"),
+        ({"differences": ()}, "no difference on the primary metric"),
+    ],
+)
+def test_a_validation_that_does_not_allow_it_moves_nothing(three_versions, changes, reason):
+    before = registry.aliases(MODEL)
+    with pytest.raises(PromotionRefused, match=reason):
+        promote(three_versions[2], "2", **changes)
+    assert registry.aliases(MODEL) == before
+    assert (status("2"), status("3")) == ("champion", "registered")
+
+
+def test_a_corrupted_model_never_becomes_champion(three_versions):
+    before = registry.aliases(MODEL)
+    registry.load_scorer(three_versions[2])
+    corrupt(three_versions[2])
+    with pytest.raises(PromotionRefused, match="version 3 does not serve: model files have sha256"):
+        promote(three_versions[2], "2")
+    assert registry.aliases(MODEL) == before
+
+
+def test_a_model_that_breaks_while_aliases_move_puts_them_all_back(three_versions):
+    """The smoke test before the move has passed; the one through the alias finds the damage."""
+    before = registry.aliases(MODEL)
+    corrupt(three_versions[2])
+    wanted = {"previous": "2", "champion": "3", "challenger": None}
+    with disable_run_logger(), pytest.raises(MoveFailed, match="version 3 does not serve as champion"):
+        alias_move.move(MODEL, "d3", "3", before, wanted)
+    assert registry.aliases(MODEL) == before
+    assert alias_move.remembered(MODEL, "3", "d3") == before
+
+
+def test_a_registry_that_fails_between_two_aliases_gets_them_put_back(three_versions):
+    """MLflow refuses an alias on a version that is not there: previous has moved by then, champion has not."""
+    before = registry.aliases(MODEL)
+    wanted = {"previous": "2", "champion": "99", "challenger": None}
+    with (
+        disable_run_logger(),
+        pytest.raises(registry.RegistryError, match="alias champion cannot be moved to version 99"),
+    ):
+        alias_move.move(MODEL, "d3", "3", before, wanted)
+    assert registry.aliases(MODEL) == before
+
+
+def test_a_failure_after_the_move_in_an_outer_transaction_puts_the_aliases_back(three_versions):
+    """As when the ledger entry of the promotion cannot be written: the flow's transaction takes the move with it."""
+    before = registry.aliases(MODEL)
+    with disable_run_logger(), pytest.raises(OSError, match="disk full"), transaction():
+        promote(three_versions[2], "2")
+        assert registry.aliases(MODEL)["champion"] == "3"
+        raise OSError("disk full")
+    assert registry.aliases(MODEL) == before
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_a_move_that_was_killed_after_any_step_is_finished_by_running_it_again(three_versions, steps):
+    """The process died after so many aliases; what was before stands on the version, not in the half-done state."""
+    before = registry.aliases(MODEL)
+    registry.tag(MODEL, "3", move_from=json.dumps(before), move_by="d3")
+    wanted = {"previous": "2", "champion": "3", "challenger": None}
+    registry.set_aliases(MODEL, dict(list(wanted.items())[:steps]))
+    promotion = promote(three_versions[2], "2")
+    assert (promotion.champion, promotion.previous) == ("3", "2")
+    assert registry.aliases(MODEL) == {"champion": "3", "previous": "2"}
+    assert (status("2"), status("3")) == ("stale", "champion")
+
+
+def test_a_killed_move_whose_model_broke_meanwhile_goes_back_to_what_really_was_before(three_versions):
+    before = registry.aliases(MODEL)
+    registry.tag(MODEL, "3", move_from=json.dumps(before), move_by="d3")
+    registry.set_aliases(MODEL, {"previous": "2", "champion": "3"})
+    corrupt(three_versions[2])
+    with disable_run_logger(), pytest.raises(MoveFailed):
+        alias_move.move(MODEL, "d3", "3", alias_move.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"})
+    assert registry.aliases(MODEL) == before
+
+
+def test_aliases_that_somebody_else_moved_meanwhile_are_left_alone(three_versions):
+    read_earlier = registry.aliases(MODEL)
+    registry.set_aliases(MODEL, {"champion": "1"})
+    with disable_run_logger(), pytest.raises(MoveFailed, match="champion was moved by somebody else"):
+        alias_move.move(MODEL, "d3", "3", read_earlier, {"previous": "2", "champion": "3"})
+    assert registry.aliases(MODEL)["champion"] == "1"
+
+
+def test_a_rollback_restores_the_previous_champion_and_quarantines_the_bad_one(three_versions):
+    promote(three_versions[2], "2")
+    restored = roll_back()
+    assert restored == Promotion(
+        MODEL, "rollback-1", "2", None, "rolled_back", ("ada@example.com: wrong answers at night",)
+    )
+    assert registry.aliases(MODEL) == {"champion": "2"}
+    tags = registry.tags(MODEL, "3")
+    assert (tags["status"], tags["quarantined_by"], tags["quarantine_reason"]) == (
+        "quarantined",
+        "ada@example.com",
+        "wrong answers at night",
+    )
+    assert status("2") == "champion"
+
+
+def test_the_same_rollback_again_changes_nothing_and_another_one_says_why_not(three_versions):
+    promote(three_versions[2], "2")
+    roll_back()
+    assert roll_back().action == "unchanged"
+    with pytest.raises(PromotionRefused, match="champion is 2, previous is none"):
+        roll_back("rollback-2")
+    assert registry.aliases(MODEL) == {"champion": "2"}
+
+
+@pytest.mark.parametrize("versions", [0, 1])
+def test_without_a_previous_there_is_nothing_to_roll_back_to(versions):
+    if versions:
+        promote(challenger("d1"), None)
+    with pytest.raises(PromotionRefused, match="nothing to roll back to"):
+        roll_back()
+    assert registry.aliases(MODEL).get("champion") == ("1" if versions else None)
+
+
+def test_a_previous_that_cannot_serve_is_not_restored(three_versions):
+    before = registry.aliases(MODEL)
+    corrupt(three_versions[0])
+    with pytest.raises(PromotionRefused, match=r"previous version 1 cannot serve: .* 2 keeps serving"):
+        roll_back()
+    assert registry.aliases(MODEL) == before
+    assert status("2") == "champion"
+
+
+def test_a_rollback_killed_before_the_quarantine_is_finished_by_running_it_again(three_versions):
+    before = registry.aliases(MODEL)
+    registry.tag(MODEL, "1", move_from=json.dumps(before), move_by="rollback-1")
+    registry.set_aliases(MODEL, {"champion": "1"})
+    assert roll_back().champion == "1"
+    assert registry.aliases(MODEL) == {"champion": "1", "challenger": "3"}
+    assert status("2") == "quarantined"
+
+
+def test_a_quarantined_version_never_serves_again(three_versions):
+    promote(three_versions[2], "2")
+    roll_back()
+    with pytest.raises(PromotionRefused, match="quarantined"):
+        promote(three_versions[2], "2")
+    assert registry.aliases(MODEL) == {"champion": "2"}
+
+
+def test_a_champion_loads_by_its_alias_after_each_move(three_versions):
+    for move in (lambda: promote(three_versions[2], "2"), roll_back):
+        serving = move().champion
+        assert registry.version(MODEL, "champion").version == serving
+        assert registry.load_scorer(registry.version(MODEL, "champion"), fresh=True)
+
+
+def test_mlflow_refuses_an_alias_on_a_version_that_is_not_there():
+    """What the test above on failing between two aliases rests on."""
+    register(CONFIG)
+    with pytest.raises(MlflowException):
+        registry.client().set_registered_model_alias(MODEL, "champion", "99")
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_in_a_flow_a_later_failure_takes_the_move_back_and_success_keeps_it(three_versions):
+    before = registry.aliases(MODEL)
+    version = three_versions[2]
+
+    @flow(name="promote then write")
+    def promote_then_write(disk_is_full: bool) -> str:
+        with transaction():
+            promotion = promote_challenger(CONFIG, version, passed("3", "2"), "d3")
+            if disk_is_full:
+                raise OSError("disk full")
+        return promotion.champion
+
+    with pytest.raises(OSError, match="disk full"):
+        promote_then_write(disk_is_full=True)
+    assert registry.aliases(MODEL) == before
+    assert promote_then_write(disk_is_full=False) == "3"
+    assert registry.aliases(MODEL) == {"champion": "3", "previous": "2"}

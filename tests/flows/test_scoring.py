@@ -1,0 +1,63 @@
+"""Scoring a window: every row answered as the model answers, landed once, with a latency that was measured."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prefect.logging import disable_run_logger
+
+from deployments.model_config import ModelConfig
+from tasks.adapters import lake, registry
+from tasks.policy.evidence import ModelVersion, Scoring, Snapshot, from_json, to_json
+from tasks.scoring import score_window
+from tests.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
+
+
+@pytest.fixture(autouse=True)
+def _registry(workspace: Path) -> None:
+    prepare_registry(workspace)
+
+
+def score(config: ModelConfig, snapshot: Snapshot, version: ModelVersion) -> Scoring:
+    with disable_run_logger():
+        return score_window.fn(config, snapshot, version)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_every_row_is_answered_as_the_model_answers(task):
+    config = make_config(task)
+    version = register(config)
+    snapshot = lake.land_rows(config, HOLDOUT, make_rows(task, rows=700, window=HOLDOUT, seed=3))
+    scoring = score(config, snapshot, version)
+    rows, landed = lake.read_rows(snapshot), lake.read_predictions(config, HOLDOUT)
+    assert landed.column("id").to_pylist() == rows.column("id").to_pylist()
+    assert set(landed.column("model_version").to_pylist()) == {"1"}
+    predicted = np.array(landed.column("prediction").to_pylist())
+    np.testing.assert_allclose(predicted, registry.load_scorer(version).predict(rows))
+    assert (scoring.rows, scoring.model_version, scoring.window) == (700, "1", HOLDOUT)
+
+
+def test_latency_is_measured_per_batch_and_travels():
+    config = make_config()
+    snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=1000, window=HOLDOUT))
+    scoring = score(config, snapshot, register(config))
+    assert 0 < scoring.latency.p50_s <= scoring.latency.p95_s <= scoring.latency.p99_s < 1
+    assert 50 < scoring.latency.peak_memory_mb < 10_000
+    assert from_json(Scoring, to_json(scoring)) == scoring
+
+
+def test_scoring_twice_lands_once_and_a_second_version_lands_beside_it():
+    config = make_config()
+    snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=300, window=HOLDOUT))
+    first = score(config, snapshot, register(config, "one"))
+    assert score(config, snapshot, register(config, "one")).snapshot == first.snapshot
+    assert lake.read_predictions(config, HOLDOUT).num_rows == 300
+    score(config, snapshot, register(config, "two", turn=-1.0))
+    assert lake.read_predictions(config, HOLDOUT).num_rows == 600
+
+
+def test_a_window_without_rows_is_scored_to_nothing():
+    config = make_config()
+    snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=10, window=HOLDOUT).slice(0, 0))
+    scoring = score(config, snapshot, register(config))
+    assert (scoring.rows, scoring.latency.p99_s) == (0, 0.0)

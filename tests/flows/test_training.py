@@ -1,0 +1,167 @@
+"""Training a challenger from the lake: once per decision, and not at all on rows that teach nothing honest."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from prefect import flow, task
+from prefect.logging import disable_run_logger
+
+from deployments.model_config import ModelConfig
+from tasks.adapters import lake, registry
+from tasks.adapters.outages import may_pass
+from tasks.policy.evidence import ModelVersion, Snapshot
+from tasks.training import TrainingRefused, train_challenger
+from tests.trained_models import TRAINING, land, make_config, make_rows, prepare_registry
+
+
+@pytest.fixture(autouse=True)
+def _registry(workspace: Path) -> None:
+    prepare_registry(workspace)
+
+
+def train(config: ModelConfig, snapshot: Snapshot, decision_id: str = "d1") -> ModelVersion:
+    with disable_run_logger():
+        return train_challenger.fn(config, snapshot, decision_id)
+
+
+def with_column(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return rows.set_column(rows.column_names.index(name), name, values)
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_challenger_of_each_task_is_trained_and_waits_under_its_alias(task):
+    config = make_config(task)
+    snapshot = land(config, TRAINING, make_rows(task))
+    version = train(config, snapshot)
+    assert (version.version, version.trained, version.training_rows) == ("1", TRAINING, 1000)
+    assert registry.aliases(config.name) == {"challenger": "1"}
+    assert registry.reference_profile(version).content_hash == snapshot.content_hash
+
+
+def test_training_again_for_the_same_decision_gives_the_same_version():
+    config = make_config()
+    snapshot = land(config, TRAINING, make_rows())
+    first = train(config, snapshot)
+    assert train(config, snapshot) == first
+    assert train(config, snapshot, "d2").version == "2"
+
+
+def test_a_version_that_serves_already_is_not_made_challenger_again():
+    config = make_config()
+    snapshot = land(config, TRAINING, make_rows())
+    version = train(config, snapshot)
+    registry.set_aliases(config.name, {"champion": "1", "challenger": None})
+    registry.tag(config.name, "1", status="champion")
+    assert train(config, snapshot).version == version.version
+    assert registry.aliases(config.name) == {"champion": "1"}
+
+
+@pytest.mark.parametrize(("rows", "refused"), [(200, False), (199, True)])
+def test_too_few_labelled_rows_are_refused(rows, refused):
+    config = make_config()
+    snapshot = land(config, TRAINING, make_rows(rows=rows))
+    if not refused:
+        assert train(config, snapshot).training_rows == rows
+        return
+    with pytest.raises(TrainingRefused, match=r"199 labelled rows, expected at least 200 \(training\.min_rows\)"):
+        train(config, snapshot)
+    assert registry.aliases(config.name) == {}
+
+
+def test_labels_that_are_not_known_yet_train_nothing():
+    config = make_config()
+    lake.land_rows(config, TRAINING, make_rows())
+    snapshot = lake.labelled_snapshot(config, TRAINING, TRAINING.end)
+    with pytest.raises(TrainingRefused, match="no row has a label in label"):
+        train(config, snapshot)
+
+
+def test_a_label_that_is_null_everywhere_trains_nothing():
+    config = make_config()
+    rows = with_column(make_rows(), "label", pa.nulls(1000, pa.int64()))
+    with pytest.raises(TrainingRefused, match="no row has a label"):
+        train(config, land(config, TRAINING, rows))
+
+
+@pytest.mark.parametrize(("task", "value"), [("binary", 1), ("multiclass", "only")])
+def test_a_single_class_trains_nothing(task, value):
+    config = make_config(task)
+    rows = with_column(make_rows(task), "label", pa.array([value] * 1000))
+    with pytest.raises(TrainingRefused, match="a single class in these rows, expected at least 2"):
+        train(config, land(config, TRAINING, rows))
+
+
+def test_a_constant_number_trains_nothing():
+    config = make_config("regression")
+    rows = with_column(make_rows("regression"), "label", pa.array([3.0] * 1000))
+    with pytest.raises(TrainingRefused, match="same value in all rows"):
+        train(config, land(config, TRAINING, rows))
+
+
+def test_infinite_labels_train_nothing():
+    config = make_config("regression")
+    rows = make_rows("regression")
+    labels = [float("inf"), *rows.column("label").to_pylist()[1:]]
+    with pytest.raises(TrainingRefused, match="1 values that are not finite"):
+        train(config, land(config, TRAINING, with_column(rows, "label", pa.array(labels))))
+
+
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_a_feature_that_equals_the_label_is_refused_by_name(task):
+    config = make_config(task)
+    rows = make_rows(task)
+    leaking = with_column(rows, "noise", rows.column("label").cast(pa.float64()))
+    with pytest.raises(TrainingRefused, match="noise settles the label"):
+        train(config, land(config, TRAINING, leaking))
+    assert registry.find(config.name, "d1") is None
+
+
+def test_an_all_null_feature_and_a_constant_one_still_train():
+    config = make_config()
+    rows = with_column(make_rows(), "noise", pa.nulls(1000, pa.float64()))
+    rows = with_column(rows, "flag", pa.array([True] * 1000))
+    version = train(config, land(config, TRAINING, rows))
+    importance = registry.feature_importance(version)
+    assert (importance["noise"], importance["flag"]) == (0.0, 0.0)
+
+
+def test_a_refusal_is_not_tried_again_and_an_outage_is():
+    from prefect.states import Failed
+
+    def state_of(error: Exception):
+        return Failed(message="failed", data=error)
+
+    assert not may_pass(None, None, state_of(TrainingRefused("too few rows")))
+    assert may_pass(None, None, state_of(ConnectionError("reset")))
+    assert may_pass(None, None, state_of(registry.RegistryError("gone for a moment")))
+    assert not may_pass(None, None, state_of(registry.NoChampion("never there")))
+
+
+def test_the_snapshot_of_another_moment_trains_on_the_labels_of_that_moment():
+    """Labels that landed after `as_of` are not learned from: no look-ahead."""
+    config = make_config()
+    early = make_rows(rows=600)
+    land(config, TRAINING, early)
+    snapshot = lake.labelled_snapshot(config, TRAINING, TRAINING.start + timedelta(days=30))
+    assert train(config, snapshot).training_rows == snapshot.labelled_rows < 600
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(("error", "attempts"), [(TrainingRefused("too few rows"), 1), (ConnectionError("reset"), 2)])
+def test_a_task_in_a_flow_retries_an_outage_but_not_a_refusal(error, attempts):
+    calls = []
+
+    @task(retries=1, retry_delay_seconds=0, retry_condition_fn=may_pass)
+    def fail() -> None:
+        calls.append(1)
+        raise error
+
+    @flow(name="fails")
+    def run() -> None:
+        fail()
+
+    with pytest.raises(type(error)):
+        run()
+    assert len(calls) == attempts

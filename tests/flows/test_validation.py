@@ -1,0 +1,150 @@
+"""A challenger on trial: loaded from the registry, on rows neither has seen, against the champion's own answers."""
+
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from deployments.model_config import ModelConfig
+from tasks.adapters import registry
+from tasks.policy.evidence import ModelVersion, Snapshot, ValidationReport, Window, utc
+from tasks.validation import validate_challenger
+from tests.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
+
+BEFORE = Window(utc("2024-01-01"), utc("2024-02-01"))
+
+
+@pytest.fixture(autouse=True)
+def _registry(workspace: Path) -> None:
+    prepare_registry(workspace)
+
+
+def validate(
+    config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, holdout: Snapshot
+) -> ValidationReport:
+    with disable_run_logger():
+        return validate_challenger.fn(config, challenger, champion, holdout)
+
+
+def held_out(config: ModelConfig, **rows) -> Snapshot:
+    return land(config, HOLDOUT, make_rows(config.task, **{"rows": 600, "window": HOLDOUT, "seed": 9} | rows))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_challenger_that_knows_the_new_concept_passes_and_the_old_one_fails(task):
+    """The concept has turned: one learned the old concept, the other the new one; tried in both roles."""
+    config = make_config(task)
+    old = register(config, "old", BEFORE, turn=-1.0)
+    new = register(config, "new", TRAINING, turn=1.0)
+    holdout = held_out(config)
+    forward, backward = validate(config, new, old, holdout), validate(config, old, new, holdout)
+    primary = forward.differences[0]
+    assert (forward.verdict, backward.verdict) == ("pass", "fail")
+    assert primary.gain > 0.2
+    assert backward.differences[0].gain == pytest.approx(-primary.gain)
+    assert (primary.name, primary.rows) == (config.performance.metric, 600)
+    assert (primary.p_value is None) == (task == "regression")
+    assert [item.slice_name for item in forward.differences[1:]] == ["colour=blue", "colour=green", "colour=red"]
+    assert dict(registry.version(config.name, "2").tags)["validation"] == "pass"
+
+
+def test_a_copy_of_the_champion_is_no_worse_but_no_gain():
+    config = make_config()
+    one, other = register(config, "one"), register(config, "other")
+    holdout = held_out(config)
+    assert validate(config, other, one, holdout).verdict == "pass"
+    greedy = make_config(validation={"min_gain": 0.0001, "min_rows": 100})
+    report = validate(greedy, other, one, holdout)
+    assert report.verdict == "fail"
+    assert "gain +0, expected at least 0.0001" in report.reasons[0]
+
+
+def test_stored_metrics_are_never_believed():
+    """Published examples compare with stored old metrics; here forged ones change nothing."""
+    config = make_config()
+    old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new")
+    registry.client().log_metric(old.run_id, "held_back_log_loss", 0.0001)
+    registry.tag(config.name, old.version, validation="pass", log_loss="0.0001")
+    report = validate(config, new, old, held_out(config))
+    assert report.verdict == "pass"
+    assert report.differences[0].champion > 1.0
+
+
+def test_rows_that_the_challenger_was_trained_on_validate_nothing():
+    config = make_config()
+    challenger = register(config, "new", Window(TRAINING.start, HOLDOUT.end))
+    report = validate(config, challenger, register(config, "old"), held_out(config))
+    assert report.verdict == "fail"
+    assert "expected rows that neither model has seen" in report.reasons[0]
+
+
+def test_too_few_labelled_rows_fail():
+    config = make_config()
+    report = validate(config, register(config), None, held_out(config, rows=99))
+    assert (report.verdict, report.rows) == ("fail", 99)
+    assert report.reasons[0] == "99 labelled rows to validate on, expected at least 100"
+
+
+@pytest.mark.parametrize(("floor", "verdict"), [(0.5, "pass"), (0.001, "fail"), (None, "pass")])
+def test_the_first_model_is_held_to_its_floor(floor, verdict):
+    config = make_config(validation={"first_model_floor": floor, "min_rows": 100})
+    report = validate(config, register(config), None, held_out(config))
+    assert (report.verdict, report.first_model, report.champion) == (verdict, True, None)
+
+
+def test_a_challenger_whose_files_were_changed_fails_though_its_metric_was_good(workspace):
+    config = make_config()
+    challenger = register(config)
+    path = next((workspace / "artifacts").rglob("model.ubj"))
+    path.write_bytes(path.read_bytes()[:-20])
+    report = validate(config, challenger, None, held_out(config))
+    assert report.verdict == "fail"
+    assert "version 1 does not serve: model files have sha256" in report.reasons[0]
+
+
+def test_a_challenger_that_needs_a_column_that_production_lacks_fails():
+    wide = make_config(
+        columns={
+            "id": "id",
+            "time": "time",
+            "label": "label",
+            "features": {"numeric": ["x", "noise", "label_seen_in_training_only"], "categorical": ["colour"]},
+        }
+    )
+    rows = make_rows().append_column("label_seen_in_training_only", make_rows().column("x"))
+    from tasks.adapters import estimators, registration
+    from tasks.adapters.arrow_profile import freeze_reference
+    from tests.trained_models import make_snapshot
+
+    profile = freeze_reference(rows.to_batches(), wide, TRAINING, "0" * 64)
+    challenger = registration.register(wide, estimators.fit(wide, rows), make_snapshot(), "d1", profile)
+    config = make_config()
+    report = validate(config, challenger, None, held_out(config))
+    assert report.verdict == "fail"
+    assert "column label_seen_in_training_only: not among" in report.reasons[0]
+
+
+def test_a_class_that_only_the_challenger_knows_counts_against_the_champion():
+    config = make_config("multiclass")
+    rows = make_rows("multiclass", rows=600, window=HOLDOUT, seed=9)
+    champion = register_with_classes(config, "old", {"high": "middle"})
+    challenger = register(config, "new")
+    report = validate(config, challenger, champion, land(config, HOLDOUT, rows))
+    assert report.verdict == "pass"
+    assert report.differences[0].gain > 1.0
+    assert report.rows == 600
+
+
+def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[str, str]) -> ModelVersion:
+    """A version whose training rows had some classes under another name."""
+    import pyarrow as pa
+
+    from tasks.adapters import estimators, registration
+    from tasks.adapters.arrow_profile import freeze_reference
+    from tests.trained_models import make_snapshot
+
+    rows = make_rows(config.task, window=BEFORE)
+    labels = [renamed.get(name, name) for name in rows.column("label").to_pylist()]
+    rows = rows.set_column(rows.column_names.index("label"), "label", pa.array(labels))
+    profile = freeze_reference(rows.to_batches(), config, BEFORE, "0" * 64)
+    return registration.register(config, estimators.fit(config, rows), make_snapshot(BEFORE), decision_id, profile)
