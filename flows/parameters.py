@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from prefect import Flow
-from pydantic import AfterValidator, Field, ValidationError
+from prefect.exceptions import ParameterTypeError
+from pydantic import AfterValidator, Field
 
 from deployments.model_config import ModelConfig
 from tasks.policy.errors import PerennialError
@@ -59,8 +60,6 @@ def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None 
         flow(**chosen)
     except PerennialError as error:
         sys.exit(f"{flow.name}: {error}")
-    except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            print(f"{flow.name}: --{where} is {problem['input']!r}: {problem['msg']}", file=sys.stderr)
+    except ParameterTypeError as error:
+        print(f"{flow.name}: {error}", file=sys.stderr)
         sys.exit(2)

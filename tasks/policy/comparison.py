@@ -93,6 +93,8 @@ def prediction_fault(predicted: Floats, rows: int, task: str) -> str | None:
     """What is wrong with predictions as such: not one a row, not finite, or no probabilities; None when sound."""
     if len(predicted) != rows:
         return f"{len(predicted)} predictions for {rows} rows"
+    if not rows:
+        return None  # too few rows is the verdict's own reason
     broken = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(axis=1).sum())
     if broken:
         return f"{broken} of {rows} predictions are not finite numbers"

@@ -2,8 +2,8 @@
 
     PerennialError
     ├── ModelConfigError     deployments/model_config.py   a model's YAML file
-    ├── SourceError          tasks/adapters/sources.py     new rows cannot be read
-    ├── LakeError            tasks/adapters/lake.py        stored rows cannot be read or written
+    ├── SourceError          tasks/adapters/schemas.py     new rows cannot be read
+    ├── LakeError            tasks/adapters/parquet_file.py stored rows cannot be read or written
     ├── RegistryError        tasks/adapters/registry.py    no champion, a corrupted model, a move that failed
     ├── ModelFileError       tasks/adapters/model_files.py a model's files were changed or are missing
     ├── FeatureError         tasks/adapters/encoding.py    rows lack a column that the model reads

@@ -37,13 +37,15 @@ def _adapter(record_type: type) -> TypeAdapter[Any]:
 
 def to_json(record: object) -> str:
     """Canonical JSON of a record: sorted keys, no spaces, so equal records hash alike."""
-    plain = _adapter(type(record)).dump_python(record, mode="json")
+    kind: Any = type(record)
+    plain = _adapter(kind).dump_python(record, mode="json")
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def from_json(record_type: type[Record], text: str | bytes) -> Record:
     """Read a record written by `to_json`. Raises pydantic.ValidationError on any mismatch."""
-    record: Record = _adapter(record_type).validate_json(text)
+    kind: Any = record_type
+    record: Record = _adapter(kind).validate_json(text)
     return record
 
 

@@ -1,0 +1,109 @@
+"""Parquet files that carry a hash per column in their footer, and are compared with it whenever they are read.
+
+Rows keep the order they were written in. Reading can go batch by batch, so that a window larger than memory can be
+measured; what was read is then compared after the last batch.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
+
+from tasks.adapters.content_hash import ContentHash, column_hashes, combined
+from tasks.policy.errors import PerennialError
+
+FOOTER = b"perennial"
+ROWS_PER_BATCH = 65_536  # what a streaming reader holds at once; 64k rows × 35 floats are 18 MB
+
+
+class LakeError(PerennialError, RuntimeError):
+    """Stored rows are missing, are not what was stored, or cannot be stored as asked."""
+
+
+def write_parquet(
+    files: pa_fs.FileSystem, path: str, rows: pa.Table, hashes: Mapping[str, str], notes: Mapping[str, str]
+) -> int:
+    """Write rows, their columns' hashes and notes; the size in bytes. Raises OSError and then leaves no half file."""
+    footer = json.dumps({"columns": dict(hashes), "notes": dict(notes)})
+    noted = rows.replace_schema_metadata({FOOTER: footer})
+    try:
+        with files.open_output_stream(path) as stream:
+            pq.write_table(noted, stream, compression="zstd", row_group_size=ROWS_PER_BATCH)
+        return int(files.get_file_info(path).size)
+    except OSError:
+        discard(files, path)
+        raise
+
+
+def discard(files: pa_fs.FileSystem, path: str) -> None:
+    with suppress(OSError):  # what is left of a write that failed is no part of any table, it only takes space
+        files.delete_file(path)
+
+
+class LandedParquet:
+    """One file opened for reading. Raises LakeError where it is missing, truncated or not what `expected_hash` says."""
+
+    def __init__(self, files: pa_fs.FileSystem, path: str, where: str, expected_hash: str) -> None:
+        self._where = where
+        try:
+            # pre_buffer would hold the whole file's bytes while batches are read
+            self._file = pq.ParquetFile(files.open_input_file(path), pre_buffer=False)
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = f"cannot be read ({type(error).__name__})"
+            raise self._broken(reason) from error
+        schema = self._file.schema_arrow
+        footer = json.loads((schema.metadata or {}).get(FOOTER, b"{}"))
+        self.notes: dict[str, str] = footer.get("notes", {})
+        self._hashes: dict[str, str] = footer.get("columns", {})
+        self._schema = schema.remove_metadata()
+        if combined(self._hashes) != expected_hash:
+            raise self._broken(f"has content hash {combined(self._hashes)[:16]}, expected {expected_hash[:16]}")
+
+    def _broken(self, reason: str) -> LakeError:
+        return LakeError(
+            f"{self._where}: {reason}; it was changed or lost after it landed; restore the file from a backup"
+        )
+
+    def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
+        """The columns asked for (default: all), in stored order."""
+        if columns is None:
+            return self._schema
+        missing = [name for name in columns if name not in self._schema.names]
+        if missing:
+            raise LakeError(
+                f"{self._where}: has no column {missing[0]!r}, expected one of {', '.join(self._schema.names)}; "
+                "it landed before the model's YAML named that column, or the name is misspelt"
+            )
+        return pa.schema([self._schema.field(name) for name in self._schema.names if name in set(columns)])
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows in stored order, at most `ROWS_PER_BATCH` at once."""
+        wanted, read = self.schema(columns), ContentHash()
+        try:
+            for batch in self._file.iter_batches(ROWS_PER_BATCH, columns=wanted.names, use_threads=False):
+                aligned = batch.select(wanted.names)
+                read.update(aligned)
+                yield aligned
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._broken(f"cannot be read ({type(error).__name__})") from error
+        self._compare(read.columns())
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        wanted = self.schema(columns)
+        try:
+            rows = self._file.read(columns=wanted.names, use_threads=False).select(wanted.names)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._broken(f"cannot be read ({type(error).__name__})") from error
+        rows = rows.replace_schema_metadata(None)
+        self._compare(column_hashes(rows))
+        return rows
+
+    def _compare(self, read: Mapping[str, str]) -> None:
+        for name, found in read.items():
+            if found != self._hashes.get(name):
+                raise self._broken(
+                    f"column {name!r} has hash {found[:16]}, expected {self._hashes.get(name, 'none')[:16]}"
+                )

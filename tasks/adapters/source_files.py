@@ -1,0 +1,170 @@
+"""Rows of Parquet and CSV files or folders and of Delta tables: local, S3, GCS, and files over HTTP.
+
+Arrow's own file systems reach S3 and GCS (credentials from the environment, AWS_ENDPOINT_URL for another S3 store);
+the window is pushed down as a filter on the time column, and only named columns are read. A file over HTTP is fetched
+whole. In CSV, types follow the kinds in the YAML instead of being guessed, so that "007" stays text; an empty field is
+missing. A folder's schema is that of its first file; a column that a later file lacks is null there, for the quality
+gate to judge.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import aiohttp
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.dataset as pa_dataset
+import pyarrow.fs as pa_fs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from deployments.model_config import ModelConfig
+from tasks.adapters.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
+from tasks.policy.evidence import Window
+
+CONNECT_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 60.0
+DOWNLOAD_TIMEOUT_S = 600.0
+
+
+def read_files(config: ModelConfig, window: Window, columns: Sequence[str], where: str) -> pa.Table:
+    """The window's rows in `columns`; a little more where times have no zone. Raises SourceError, SourceUnreachable."""
+    path = str(config.source.path)
+    remote = "://" in path
+    try:
+        with _opened(config, path) as dataset:
+            require_columns(dataset.schema.names, columns, where)
+            rows = dataset.to_table(columns=list(columns), filter=_pushed_down(config, dataset.schema, window, where))
+            return _empty_is_missing(rows) if config.source.kind == "csv" else rows
+    except (FileNotFoundError, TableNotFoundError) as error:
+        raise SourceError(
+            f"{where}: nothing is there, expected a {config.source.kind} source; mend source.path"
+        ) from error
+    except PermissionError as error:
+        raise SourceError(
+            f"{where}: access is denied, expected read access; mend its permissions or credentials"
+        ) from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise SourceUnreachable(
+            f"{where}: cannot be fetched ({type(error).__name__}); check the host and try again"
+        ) from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise _unreadable(config, where, error) from error
+    except (OSError, DeltaError) as error:
+        if not remote:
+            raise _unreadable(config, where, error) from error
+        raise SourceUnreachable(
+            f"{where}: cannot be read ({_short(error)}); check host, bucket and credentials"
+        ) from error
+
+
+def shown(path: str) -> str:
+    """A path as messages may show it: without login and without a signed query."""
+    parts = urlsplit(path)
+    return path if not parts.scheme else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceError:
+    kind = config.source.kind
+    return SourceError(
+        f"{where}: cannot be read as {kind} ({_short(error)}); expected whole {kind} files of one schema; "
+        "the file may be truncated or still being written; write it elsewhere and rename it when it is whole"
+    )
+
+
+def _short(error: Exception) -> str:
+    """The first line, without the value that a CSV conversion error quotes: it may identify a person."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(": invalid value")[0]
+
+
+@contextmanager
+def _opened(config: ModelConfig, path: str) -> Iterator[pa_dataset.Dataset]:
+    if config.source.kind == "delta":
+        yield DeltaTable(path).to_pyarrow_dataset()
+        return
+    kind = pa_dataset.ParquetFileFormat() if config.source.kind == "parquet" else _csv_format(config)
+    if not path.startswith(("http://", "https://")):
+        files, inner = _file_system(path)
+        yield pa_dataset.dataset(inner, format=kind, filesystem=files, partitioning="hive")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = str(Path(folder) / "fetched")
+        timeout = aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        fsspec.filesystem("http", client_kwargs={"timeout": timeout}, skip_instance_cache=True).get_file(path, fetched)
+        yield pa_dataset.dataset(fetched, format=kind)
+
+
+def _file_system(path: str) -> tuple[pa_fs.FileSystem, str]:
+    scheme, separator, inner = path.partition("://")
+    if scheme in ("s3", "s3a") and separator:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if region is None and endpoint is None:
+            region = pa_fs.resolve_s3_region(inner.partition("/")[0])
+        files = pa_fs.S3FileSystem(
+            region=region,
+            endpoint_override=endpoint,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            request_timeout=REQUEST_TIMEOUT_S,
+            retry_strategy=pa_fs.AwsStandardS3RetryStrategy(max_attempts=3),
+        )
+        return files, inner
+    if scheme in ("gs", "gcs") and separator:
+        return pa_fs.GcsFileSystem(retry_time_limit=timedelta(seconds=REQUEST_TIMEOUT_S)), inner
+    return pa_fs.LocalFileSystem(), path
+
+
+def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
+    options, columns = config.source.options, config.columns
+    types = {name: pa.float64() for name in columns.features.numeric}
+    types |= {name: pa.string() for name in (columns.id, *columns.features.categorical)}
+    types |= {name: pa.bool_() for name in columns.features.boolean}
+    if config.task == "regression":
+        types[columns.label] = pa.float64()
+    return pa_dataset.CsvFileFormat(
+        parse_options=pa_csv.ParseOptions(
+            delimiter=str(options.get("delimiter", ",")), quote_char=str(options.get("quote_char", '"'))
+        ),
+        convert_options=pa_csv.ConvertOptions(column_types=types, decimal_point=str(options.get("decimal_point", "."))),
+        read_options=pa_csv.ReadOptions(encoding=str(options.get("encoding", "utf8"))),
+    )
+
+
+def _empty_is_missing(rows: pa.Table) -> pa.Table:
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type):
+            text = rows.column(place)
+            rows = rows.set_column(place, field, pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text))
+    return rows
+
+
+def _pushed_down(config: ModelConfig, schema: pa.Schema, window: Window, where: str) -> pc.Expression | None:
+    """The window as a filter on the time column as stored; None where that is text, to be filtered after reading."""
+    name = config.columns.time
+    kind = schema.field(name).type
+    if not pa.types.is_timestamp(kind):
+        return None
+    if kind.tz is not None:
+        low, high = moment(window.start), moment(window.end)
+    else:
+        zone = config.source.options.get("time_zone")
+        to_utc(pa.chunked_array([pa.array([], kind)]), f"{where}: column {name!r}", str(zone) if zone else None)
+        low, high = (_local(bound, str(zone), hours, where) for bound, hours in ((window.start, -2), (window.end, 2)))
+    return (pc.field(name) >= low.cast(kind)) & (pc.field(name) < high.cast(kind))
+
+
+def _local(bound: datetime, zone: str, hours: int, where: str) -> pa.Scalar:
+    """A bound as local time, moved outwards by more than a clock change; the exact cut is made after conversion."""
+    try:
+        local = bound.astimezone(ZoneInfo(zone)).replace(tzinfo=None) + timedelta(hours=hours)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise SourceError(f"{where}: time_zone is {zone!r}, expected an IANA name such as Europe/Berlin") from error
+    return pa.scalar(local, pa.timestamp("us"))

@@ -1,0 +1,112 @@
+"""Rows of a SQL query, through SQLAlchemy: any database that it has a dialect for.
+
+The query stands in the YAML and :start and :end are bound to it, so nothing is ever put together from input. The URL
+stands in an environment variable; what drivers say is shown with its password and parameters blotted out. SQLite keeps
+times as text and has them compared as text: write them as `YYYY-MM-DD HH:MM:SS.ffffff`, or use datetime() in the query.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pyarrow as pa
+from sqlalchemy import DateTime, Engine, bindparam, create_engine, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from deployments.settings import Source
+from tasks.adapters.schemas import SourceError, SourceUnreachable, require_columns
+from tasks.policy.evidence import Window
+
+ROWS_PER_FETCH = 50_000
+
+
+def read_query(source: Source, window: Window, columns: Sequence[str], where: str) -> pa.Table:
+    """The query's rows for one window, in `columns`. Raises SourceError, SourceUnreachable."""
+    statement = text(str(source.query))
+    missing = {"start", "end"} - set(statement.compile().params)
+    if missing:
+        raise SourceError(
+            f"{where}: the query has no :{min(missing)}, expected both :start and :end to be bound to a window"
+        )
+    statement = statement.bindparams(bindparam("start", type_=DateTime(True)), bindparam("end", type_=DateTime(True)))
+    engine = _engine(source, where)
+    try:
+        connection = engine.connect()
+    except SQLAlchemyError as error:
+        raise SourceUnreachable(
+            f"{where}: cannot be connected to ({_said(error, engine.url)}); check host and login"
+        ) from error
+    with connection:
+        try:
+            found = connection.execution_options(stream_results=True).execute(statement, _bounds(source, window, where))
+            names = list(found.keys())
+            require_columns(names, columns, where)
+            places = [names.index(name) for name in columns]
+            chunks = [_chunk(rows, columns, places, where) for rows in found.partitions(ROWS_PER_FETCH)]
+        except SQLAlchemyError as error:
+            lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            kind = SourceUnreachable if lost else SourceError
+            raise kind(
+                f"{where}: the query failed ({_said(error, engine.url)}); mend source.query in the YAML"
+            ) from error
+    return _concatenated(chunks, where) if chunks else pa.table({name: pa.nulls(0) for name in columns})
+
+
+def _concatenated(chunks: list[pa.Table], where: str) -> pa.Table:
+    try:
+        return pa.concat_tables(chunks, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SourceError(f"{where}: a column changes its type between rows ({error}); cast it in the query") from error
+
+
+def _engine(source: Source, where: str) -> Engine:
+    address = os.environ.get(str(source.url_env))
+    if not address:
+        raise SourceError(f"{where}: environment variable {source.url_env} is not set, expected a SQLAlchemy URL in it")
+    try:
+        return create_engine(make_url(address), poolclass=NullPool)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError):
+        raise SourceError(
+            f"{where}: environment variable {source.url_env} holds no usable SQLAlchemy URL; expected such as "
+            "postgresql+psycopg://user:password@host/database, with the driver installed"
+        ) from None
+
+
+def _bounds(source: Source, window: Window, where: str) -> dict[str, Any]:
+    """Both bounds as UTC times; as local times without a zone where the YAML says that the database stores such."""
+    name = source.options.get("time_zone")
+    if name is None:
+        return {"start": window.start, "end": window.end}
+    try:
+        zone = ZoneInfo(str(name))
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise SourceError(f"{where}: time_zone is {name!r}, expected an IANA name such as Europe/Berlin") from error
+    return {
+        key: bound.astimezone(zone).replace(tzinfo=None)
+        for key, bound in (("start", window.start), ("end", window.end))
+    }
+
+
+def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequence[int], where: str) -> pa.Table:
+    arrays = []
+    for name, place in zip(columns, places, strict=True):
+        try:
+            arrays.append(pa.array([row[place] for row in rows]))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+            raise SourceError(
+                f"{where}: column {name!r} mixes types or has one that Arrow lacks, expected one; cast it in the query"
+            ) from error
+    return pa.table(dict(zip(columns, arrays, strict=True)))
+
+
+def _said(error: SQLAlchemyError, url: URL) -> str:
+    """What the driver said, in one line, without the URL's password and parameters."""
+    original = getattr(error, "orig", None)
+    said = (str(original).strip().splitlines() or [""])[0] if original is not None else ""
+    secrets = [url.password, *(value if isinstance(value, str) else " ".join(value) for value in url.query.values())]
+    for secret in secrets:
+        said = said.replace(str(secret), "***") if secret else said
+    return f"{type(original or error).__name__}: {said}" if said else type(error).__name__

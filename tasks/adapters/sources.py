@@ -1,0 +1,112 @@
+"""Where new production rows come from: files, Delta tables, SQL queries and functions, read one window at a time.
+
+Only the columns that the YAML names and only the rows of the window are asked for. Whatever is wrong with a source is
+told as a SourceError that says where, what was found, what was expected and what to do; none shows a password. A window
+without rows is an error too (SourceEmpty): landing nothing would settle that window for good. Rows without a time
+belong to no window and are not read. A clock without a zone is not taken for UTC: `source.options.time_zone` says it.
+"""
+
+import importlib
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.model_config import ModelConfig
+from tasks.adapters.schemas import (
+    SourceEmpty,
+    SourceError,
+    SourceUnreachable,
+    conform_labels,
+    conform_rows,
+    label_columns,
+    moment,
+    row_columns,
+)
+from tasks.adapters.source_files import read_files, shown
+from tasks.adapters.source_sql import read_query
+from tasks.policy.evidence import Window
+
+__all__ = ["SourceEmpty", "SourceError", "SourceUnreachable", "read_labels", "read_window"]
+
+OPTIONS = {
+    "csv": ("time_zone", "delimiter", "quote_char", "decimal_point", "encoding"),
+    "parquet": ("time_zone",),
+    "delta": ("time_zone",),
+    "sql": ("time_zone",),
+}
+
+
+def read_window(config: ModelConfig, window: Window) -> pa.Table:
+    """The rows of one window, without labels, in the columns and types of `schemas.conform_rows`.
+
+    Raises SourceEmpty, SourceUnreachable (trying again may help) or SourceError.
+    """
+    found = _read(config, window, row_columns(config))
+    rows = _inside(conform_rows(config, found, where(config), _time_zone(config)), window)
+    if rows.num_rows == 0:
+        raise SourceEmpty(
+            f"{where(config)}: no rows in window {window.name} (read {found.num_rows} in all), expected some; "
+            "nothing was landed, so run again once they have arrived"
+        )
+    return rows
+
+
+def read_labels(config: ModelConfig, window: Window) -> pa.Table:
+    """id, time, label and `label_at` of the window's rows that have a label by now; may be empty."""
+    found = _read(config, window, label_columns(config))
+    return _inside(conform_labels(config, found, where(config), _time_zone(config)), window)
+
+
+def where(config: ModelConfig) -> str:
+    """How messages name the model's source; never with a password."""
+    source = config.source
+    return f"{config.name}: source {source.function or source.url_env or shown(source.path or '')}"
+
+
+def _read(config: ModelConfig, window: Window, columns: Sequence[str]) -> pa.Table:
+    source = config.source
+    accepted = OPTIONS.get(source.kind)
+    unknown = [name for name in source.options if accepted is not None and name not in accepted]
+    if unknown and accepted:
+        raise SourceError(
+            f"{where(config)}: option {unknown[0]!r} is unknown for kind {source.kind}, expected {', '.join(accepted)}"
+        )
+    if source.kind == "python":
+        return _call(config, window)
+    if source.kind == "sql":
+        return read_query(source, window, columns, where(config))
+    return read_files(config, window, columns, where(config))
+
+
+def _time_zone(config: ModelConfig) -> str | None:
+    """Zone of times that are stored without one. A function has to return times with theirs."""
+    zone = config.source.options.get("time_zone") if config.source.kind != "python" else None
+    return str(zone) if zone is not None else None
+
+
+def _call(config: ModelConfig, window: Window) -> pa.Table:
+    module_name, _, name = str(config.source.function).partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise SourceError(
+            f"{where(config)}: cannot be imported ({error}); expected module:function, installed or on PYTHONPATH"
+        ) from error
+    try:
+        found = function(window.start, window.end, **config.source.options)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"{where(config)}: the function failed on window {window.name} ({type(error).__name__}: {error}); "
+            "expected a pyarrow.Table; its own traceback is above"
+        ) from error
+    if not isinstance(found, pa.Table):
+        raise SourceError(f"{where(config)}: returned {type(found).__name__}, expected a pyarrow.Table")
+    return found
+
+
+def _inside(rows: pa.Table, window: Window) -> pa.Table:
+    time = rows.column(1)
+    return rows.filter(pc.and_(pc.greater_equal(time, moment(window.start)), pc.less(time, moment(window.end))))

@@ -1,0 +1,72 @@
+"""Take in what is new: a window's rows from the model's source, and the labels that have become known since.
+
+Both are stored once and for good (`tasks.adapters.lake`), so whatever follows reads the same rows, now and in a year.
+A window that has landed is not read from its source again. Wrong columns, types and clocks stop here as a SourceError,
+before anything is written.
+"""
+
+from datetime import datetime, timedelta
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from deployments.model_config import ModelConfig
+from tasks.policy.evidence import Snapshot, Window
+
+
+def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
+    """Whether trying again may help: only where the source did not answer. Bad data stays bad."""
+    from tasks.adapters.sources import SourceUnreachable
+
+    return isinstance(state.result(raise_on_failure=False), SourceUnreachable)
+
+
+# Retries are for a host, bucket or database that does not answer for a moment.
+@task(
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=_may_pass,
+    timeout_seconds=1800,
+    cache_policy=NO_CACHE,
+)
+def take_snapshot(config: ModelConfig, window: Window) -> Snapshot:
+    """The window's rows as they landed, landing them first where they have not.
+
+    Raises SourceError (SourceEmpty, SourceUnreachable) and WorkspaceError; then nothing has landed.
+    """
+    from tasks.adapters import lake, sources
+
+    logger = get_run_logger()
+    landed = lake.landed_rows(config, window)
+    if landed is not None:
+        logger.info("snapshot: %d rows of %s landed before, version %d", landed.rows, window.name, landed.version)
+        return landed
+    snapshot = lake.land_rows(config, window, sources.read_window(config, window))
+    logger.info("snapshot: %d rows of %s landed, version %d", snapshot.rows, window.name, snapshot.version)
+    return snapshot
+
+
+@task(
+    retries=3,
+    retry_delay_seconds=[2, 10, 30],
+    retry_condition_fn=_may_pass,
+    timeout_seconds=1800,
+    cache_policy=NO_CACHE,
+)
+def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = None, lookback_days: float = 30) -> int:
+    """Store the labels that were known by `as_of`, new or corrected; how many.
+
+    Looks at production time whose labels may have come since the last time, up to `lookback_days` after they were due;
+    at `period` instead where one is given, for labels that came later still.
+    """
+    from tasks.adapters import lake, sources
+
+    searched = period or lake.labels_due(config, as_of, timedelta(days=lookback_days))
+    if searched is None:
+        get_run_logger().info("labels: no rows have landed before %s, nothing to look for", as_of.isoformat())
+        return 0
+    stored = lake.land_labels(config, sources.read_labels(config, searched), as_of, all_due=period is None)
+    get_run_logger().info("labels: %d new by %s, looked for in %s", stored, as_of.isoformat(), searched.name)
+    return stored

@@ -1,0 +1,179 @@
+"""One story per flow: what a person starts by hand, what is refused, and what an error says."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from deployments.model_config import load_model_config
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.rollback import rollback
+from flows.score import score
+from tasks.adapters import ledger, registry
+from tasks.policy.errors import NothingToPromote
+from tasks.policy.evidence import utc
+from tasks.promotion import PromotionRefused
+from tests.small_model import rows, write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST = utc("2024-01-21")
+
+
+def begin(folder, table: pd.DataFrame | None = None, **replacements: str) -> str:
+    """A workspace with a first champion, ready to serve."""
+    model = write_model(folder, table, **replacements)
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    return model
+
+
+def serve(model: str, until: str) -> None:
+    """Score and monitor every window up to a day, as schedules would."""
+    for window in load_model_config(model).windows(end=utc(until)):
+        score(model, until=window.end)
+        monitor(model, until=window.end)
+
+
+def kinds() -> list[str]:
+    return [entry.kind for entry in ledger.entries("small")]
+
+
+def test_the_first_model_is_trained_validated_promoted_and_serves(tmp_path):
+    model = begin(tmp_path)
+    scoring = score(model, until=utc("2024-01-23"))
+    assert scoring.rows == 300
+    assert scoring.model_version == registry.aliases("small")[registry.CHAMPION]
+    assert kinds() == ["challenger.registered", "challenger.validated", "champion.promoted", "window.scored"]
+
+
+def test_monitoring_a_window_twice_is_monitoring_it_once(tmp_path):
+    model = begin(tmp_path)
+    score(model, until=utc("2024-01-23"))
+    first = monitor(model, until=utc("2024-01-23"))
+    facts = kinds()
+    assert monitor(model, until=utc("2024-01-23")) == first
+    assert kinds() == facts
+
+
+def test_a_dry_run_explains_and_leaves_no_fact(tmp_path):
+    model = begin(tmp_path)
+    before = kinds()
+    judgement = monitor(model, until=utc("2024-01-23"), dry_run=True)
+    assert judgement.decision.reasons
+    assert kinds() == before
+
+
+def test_a_window_whose_data_broke_is_quarantined_and_triggers_and_teaches_nothing(tmp_path):
+    table = rows()
+    broken = (table["at"] >= utc("2024-01-23")) & (table["at"] < utc("2024-01-25"))
+    table.loc[broken, "x"] = float("nan")
+    model = begin(tmp_path, table)
+    serve(model, "2024-01-27")
+    judgement = monitor(model, until=utc("2024-01-25"))
+    assert judgement.evidence.quality.verdict == "fail"
+    assert not judgement.decision.retrain
+    assert kinds().count("window.quarantined") == 1
+    later = retrain(model, until=utc("2024-01-27"))
+    challenger = registry.version("small", later.challenger)
+    clean = (table["at"] >= challenger.trained.start) & (table["at"] < challenger.trained.end) & ~broken
+    assert challenger.training_rows == clean.sum()
+
+
+def test_a_sound_window_is_not_quarantined(tmp_path):
+    model = begin(tmp_path)
+    assert monitor(model, until=utc("2024-01-25")).evidence.quality.verdict == "pass"
+    assert "window.quarantined" not in kinds()
+
+
+def test_a_challenger_that_lost_is_refused_and_cannot_be_promoted(tmp_path):
+    model = begin(tmp_path)
+    serve(model, "2024-01-25")
+    impossible = write_model(tmp_path, **{"non_inferiority_margin: 0.1": "non_inferiority_margin: 0.1, min_gain: 50"})
+    report = retrain(impossible, until=utc("2024-01-25"), reason="see what happens")
+    assert report.verdict == "fail"
+    champion = registry.aliases("small")[registry.CHAMPION]
+    with pytest.raises(PromotionRefused, match="validation says fail"):
+        promote(model)
+    assert registry.aliases("small")[registry.CHAMPION] == champion
+    assert kinds()[-1] == "challenger.refused"
+
+
+def test_a_challenger_without_rows_to_be_judged_on_fails_with_the_reason(tmp_path):
+    model = begin(tmp_path)
+    report = retrain(model, until=utc("2024-01-25"), reason="nothing has landed since")
+    assert report.verdict == "fail"
+    assert any("0 labelled rows to validate on" in reason for reason in report.reasons)
+
+
+def test_promoting_where_nothing_was_judged_says_what_to_run(tmp_path):
+    with pytest.raises(NothingToPromote, match=r"python -m flows\.retrain"):
+        promote(write_model(tmp_path))
+
+
+def test_a_model_that_needs_approval_waits_for_a_named_person(tmp_path):
+    model = write_model(tmp_path, **{"window_days: 2": "promotion: {mode: approval}\nwindow_days: 2"})
+    retrain(model, until=FIRST)
+    with pytest.raises(PromotionRefused, match="approv"):
+        promote(model, until=FIRST)
+    assert registry.CHAMPION not in registry.aliases("small")
+    promote(model, until=FIRST, approved_by="Ada", comment="read the report")
+    assert registry.CHAMPION in registry.aliases("small")
+    assert ledger.entries("small")[-1].actor == "Ada"
+
+
+def test_rolling_back_restores_the_previous_champion_and_quarantines_the_bad_one(tmp_path):
+    model = begin(tmp_path)
+    serve(model, "2024-01-25")
+    retrain(model, until=utc("2024-01-25"), reason="a second model")
+    promoted = promote(model, until=utc("2024-01-25"))
+    undone = rollback(model, reason="answers are late", requested_by="Ada", until=utc("2024-01-27"))
+    assert undone.champion == promoted.previous == registry.aliases("small")[registry.CHAMPION]
+    assert registry.tags("small", promoted.champion)["status"] == "quarantined"
+    assert kinds()[-1] == "champion.rolled_back"
+
+
+def test_the_budget_refuses_by_hand_too(tmp_path):
+    model = begin(
+        tmp_path, **{"window_days: 2": "budget: {fixed_usd_per_retrain: 60, max_usd_per_month: 100}\nwindow_days: 2"}
+    )
+    assert retrain(model, until=utc("2024-01-25"), reason="once more") is None
+    assert kinds()[-1] == "retraining.refused"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    from prefect.settings import PREFECT_API_URL, get_current_settings
+
+    environment = {**get_current_settings().to_environment_variables(), "PREFECT_API_URL": PREFECT_API_URL.value()}
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_command_without_a_champion_ends_with_one_clear_line(tmp_path):
+    ended = command("flows.monitor", "--model", write_model(tmp_path), "--until", "2024-01-25")
+    assert ended.returncode != 0
+    assert ended.stderr.strip().splitlines()[-1].startswith("monitor: small")
+    assert "champion" in ended.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--model", "airtime"), "did you mean air_time"),
+        (("--model", "air_time", "--until", "soon"), "until: Input should be a valid datetime"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments, words):
+    ended = command("flows.monitor", *arguments)
+    assert ended.returncode != 0
+    assert words in ended.stderr

@@ -1,0 +1,138 @@
+"""The whole loop over a small history: it retrains when the concept changes, looks at nothing later, and can be cut off."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows.replay import replay
+from tasks.adapters import ledger, registry
+from tasks.policy.evidence import Judgement, from_json, utc
+from tasks.policy.replay import Replay, ReplayWindow
+from tests.small_model import CHANGE, rows, write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def without_seconds(outcome: Replay) -> tuple[ReplayWindow, ...]:
+    return tuple(replace(record, seconds=()) for record in outcome.windows)
+
+
+def versions(model: str = "small") -> list[str]:
+    return sorted(version.version for version in registry.client().search_model_versions(f"name='{model}'"))
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> tuple[Replay, Path, str]:
+    """One replay of the small model that several tests look at: (outcome, workspace, YAML)."""
+    folder = tmp_path_factory.mktemp("story")
+    model = write_model(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERENNIAL_HOME", str(folder / "home"))
+        return replay(model), folder / "home", model
+
+
+@pytest.fixture
+def in_story(story: tuple[Replay, Path, str], monkeypatch: pytest.MonkeyPatch) -> tuple[Replay, str]:
+    monkeypatch.setenv("PERENNIAL_HOME", str(story[1]))
+    return story[0], story[2]
+
+
+def test_the_loop_retrains_after_the_concept_changed_and_not_before(in_story):
+    outcome, _ = in_story
+    retrained = [record.window for record in outcome.windows for event in record.events if event.kind == "retrained"]
+    assert retrained
+    assert all(window.end > CHANGE for window in retrained)
+
+
+def test_the_loop_beats_a_model_that_is_never_retrained(in_story):
+    means = in_story[0].means()
+    assert means["loop"] < 0.7 * means["never"]
+    assert in_story[0].count("promoted") >= 1
+
+
+def test_every_decision_is_in_the_ledger_with_its_reasons_and_the_chain_is_whole(in_story):
+    outcome, _ = in_story
+    judged = [from_json(Judgement, entry.body) for entry in ledger.entries("small", kind="window.judged")]
+    assert [judgement.decision.decision_id for judgement in judged] == [
+        record.decision_id for record in outcome.windows
+    ]
+    assert all(judgement.decision.reasons for judgement in judged)
+    assert ledger.verify("small").ok
+
+
+def test_each_retrain_left_one_version_with_its_decision(in_story):
+    outcome, _ = in_story
+    decisions = {registry.version("small", number).decision_id for number in versions()}
+    asked = {record.decision_id for record in outcome.windows if record.retrain}
+    assert asked < decisions
+    assert len(versions()) == len(asked) + 1  # and the first model
+
+
+def test_replaying_again_gives_the_same_records_and_writes_nothing_twice(in_story):
+    outcome, model = in_story
+    facts, made = len(ledger.entries("small")), versions()
+    assert without_seconds(replay(model)) == without_seconds(outcome)
+    assert (len(ledger.entries("small")), versions()) == (facts, made)
+
+
+def test_a_replay_into_a_workspace_that_knows_the_future_is_refused(in_story):
+    from tasks.replay_records import ReplayRefused, replay_folder
+
+    _, model = in_story
+    first = min(replay_folder("small").glob("*..*.json"))
+    hidden = first.rename(first.with_suffix(".hidden"))
+    try:
+        with pytest.raises(ReplayRefused, match="set PERENNIAL_HOME to an empty folder"):
+            replay(model)
+    finally:
+        hidden.rename(first)
+
+
+def test_a_poisoned_future_changes_no_earlier_decision(in_story, tmp_path, monkeypatch):
+    outcome, _ = in_story
+    until = utc("2024-01-31")
+    table = rows()
+    later = table["at"] >= until
+    table.loc[later, "x"] = 1e9
+    table.loc[later, "y"] = -1e9
+    # labels of the last window that are due after `until` are the future as well
+    unknown = (table["at"] < until) & (table["at"] >= utc("2024-01-30T12:00:00"))
+    table.loc[unknown, "y"] = 1e9
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "poisoned"))
+    poisoned = replay(write_model(tmp_path / "model", table), end=until)
+    earlier = [record for record in outcome.windows if record.window.end <= until]
+    assert len(earlier) == len(poisoned.windows) == 5
+    for clean, seen in zip(earlier, poisoned.windows, strict=True):
+        assert (seen.decision_id, seen.retrain, seen.reasons) == (clean.decision_id, clean.retrain, clean.reasons)
+        assert (seen.events, seen.champion, seen.drifted_share) == (clean.events, clean.champion, clean.drifted_share)
+
+
+def test_a_replay_that_is_killed_goes_on_where_it_stopped(in_story, tmp_path, monkeypatch):
+    from prefect.settings import PREFECT_API_URL
+
+    outcome, _ = in_story
+    model = write_model(tmp_path / "model")
+    home = tmp_path / "cut"
+    environment = {**os.environ, "PERENNIAL_HOME": str(home), "PREFECT_API_URL": PREFECT_API_URL.value()}
+    command = [sys.executable, "-m", "flows.replay", "--model", model]
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    records = home / "replay" / "small"
+    deadline = time.monotonic() + 120
+    while len(list(records.glob("*..*.json"))) < 3 and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    done = {path: path.stat().st_mtime_ns for path in records.glob("*..*.json")}
+    assert 3 <= len(done) < len(outcome.windows)
+    monkeypatch.setenv("PERENNIAL_HOME", str(home))
+    resumed = replay(model)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert [record.decision_id for record in resumed.windows] == [record.decision_id for record in outcome.windows]
+    assert [record.events for record in resumed.windows] == [record.events for record in outcome.windows]
+    assert ledger.verify("small").ok
