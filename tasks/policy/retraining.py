@@ -1,98 +1,24 @@
 """Whether to retrain: evidence + history + policy → Decision, with its reasons in sentences.
 
-A condition says when; cooldown, budget and sample floors say when not, whatever the condition says.
+A condition says when; quality, diagnosis, cooldown, monthly cap and budget say when not, whatever the condition says.
+The answer is a record, also when it is no: what was seen, what it was held against, and what would change it.
 """
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from dataclasses import replace
+from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from tasks.policy.conditions import Adaptive, Condition, MetricBreach, MetricDecay, MetricShift, Rule, leaves
+from tasks.policy.economics import Budget, over_budget
+from tasks.policy.evidence import Decision, DiagnosisKind, History, Window, WindowEvidence, digest
+from tasks.policy.findings import Case
+from tasks.policy.triggers import judge, last_training
 
-class _Rule(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class MetricBreach(_Rule):
-    """The metric lies past a limit in at least k of the last m windows, the latest among them."""
-
-    trigger: Literal["metric_breach"]
-    metric: str
-    """Which metric; its own direction says which side of the limit is bad."""
-    limit: float
-    """Level that the metric must keep."""
-    k: int = Field(1, ge=1, le=100)
-    """Breaches needed."""
-    m: int = Field(1, ge=1, le=100)
-    """Among so many latest windows."""
+MONTH = timedelta(days=30)
 
 
-class MetricShift(_Rule):
-    """The metric is significantly worse than its best past level, by at least a margin, in k of the last m windows."""
-
-    trigger: Literal["metric_shift"]
-    metric: str
-    margin: float = Field(0.0, ge=0)
-    """How much worse than the baseline counts, in units of the metric."""
-    alpha: float = Field(0.01, gt=0, lt=1)
-    """Largest p-value of the shift."""
-    k: int = Field(1, ge=1, le=100)
-    m: int = Field(1, ge=1, le=100)
-
-
-class MeanShift(_Rule):
-    """Any feature's mean lies further than `sigma` reference standard deviations from the reference's."""
-
-    trigger: Literal["mean_shift"]
-    sigma: float = Field(3.0, gt=0)
-
-
-class DriftedShare(_Rule):
-    """At least this share of the features drifted."""
-
-    trigger: Literal["drifted_share"]
-    share: float = Field(0.3, gt=0, le=1)
-
-
-class NewRows(_Rule):
-    """Rows landed since the champion's training reach this fraction of its training rows."""
-
-    trigger: Literal["new_rows"]
-    fraction: float = Field(0.05, gt=0)
-
-
-class Every(_Rule):
-    """So many days have passed since the last training."""
-
-    trigger: Literal["every"]
-    days: float = Field(30, gt=0)
-
-
-class AnyOf(_Rule):
-    trigger: Literal["any_of"]
-    conditions: tuple["Condition", ...] = Field(min_length=1)
-
-
-class AllOf(_Rule):
-    trigger: Literal["all_of"]
-    conditions: tuple["Condition", ...] = Field(min_length=1)
-
-
-class AtLeast(_Rule):
-    """At least n of the conditions hold."""
-
-    trigger: Literal["at_least"]
-    n: int = Field(ge=1)
-    conditions: tuple["Condition", ...] = Field(min_length=1)
-
-
-Condition = Annotated[
-    MetricBreach | MetricShift | MeanShift | DriftedShare | NewRows | Every | AnyOf | AllOf | AtLeast,
-    Field(discriminator="trigger"),
-]
-
-
-class RetrainingPolicy(_Rule):
+class RetrainingPolicy(Rule):
     """When to retrain, and what keeps it from happening too often or on too little."""
 
     when: Condition
@@ -107,11 +33,82 @@ class RetrainingPolicy(_Rule):
 
     def metrics(self) -> tuple[str, ...]:
         """Every metric that a condition names."""
-        return tuple(rule.metric for rule in _flatten(self.when) if isinstance(rule, (MetricBreach, MetricShift)))
+        named = (MetricBreach, MetricShift, MetricDecay, Adaptive)
+        return tuple(rule.metric for rule in leaves(self.when) if isinstance(rule, named))
 
 
-def _flatten(condition: "Condition") -> Iterator["Condition"]:
-    yield condition
-    if isinstance(condition, (AnyOf, AllOf, AtLeast)):
-        for part in condition.conditions:
-            yield from _flatten(part)
+def decision_id(model: str, policy: RetrainingPolicy, window: Window) -> str:
+    """The same model, policy and window are the same decision, so acting on it twice is acting once."""
+    return digest(model, digest(policy.model_dump_json()), window.name)
+
+
+def decide_retraining(
+    model: str,
+    policy: RetrainingPolicy,
+    evidence: WindowEvidence,
+    history: History,
+    as_of: datetime,
+    budget: Budget | None = None,
+    diagnosis: DiagnosisKind = "none",
+    expected_cost_usd: float | None = None,
+    expected_value_usd: float | None = None,
+) -> Decision:
+    """Retrain or not, and why. Pure: the same arguments give the same record; what came after `as_of` is not read."""
+    history = replace(history, retrained_at=tuple(moment for moment in history.retrained_at if moment < as_of))
+    budget = budget or Budget()
+    floors = policy.min_rows, policy.min_labelled_rows
+    finding = judge(policy.when, Case(evidence, history, as_of, *floors, budget, expected_cost_usd))
+    fault = _data_fault(evidence, diagnosis)
+    block = fault
+    would_change = finding.would_change
+    if finding.holds and block is None:
+        block = _block(policy, budget, history, as_of, expected_cost_usd)
+        would_change = (block[2],) if block else would_change
+    reasons = (block[1], *finding.reasons) if block else finding.reasons
+    return Decision(
+        decision_id=decision_id(model, policy, evidence.window),
+        model=model,
+        window=evidence.window,
+        retrain=finding.holds and block is None,
+        reasons=reasons,
+        diagnosis=diagnosis,
+        triggers=finding.triggers,
+        blocked_by=block[0] if block else None,
+        expected_value_usd=expected_value_usd,
+        expected_cost_usd=expected_cost_usd,
+        would_change=would_change,
+    )
+
+
+def _data_fault(evidence: WindowEvidence, diagnosis: DiagnosisKind) -> tuple[str, str, str] | None:
+    """(what blocks, why, what would change it) when the data itself is in doubt: mend it, never learn from it."""
+    change = "would judge again once the data is mended"
+    quality = evidence.quality
+    if quality is None:
+        return "quality", f"{evidence.window.name} was not checked for quality, so nothing is decided from it", change
+    if quality.verdict == "fail":
+        first = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
+        return "quality", f"{evidence.window.name} failed its quality checks ({first}); it triggers nothing", change
+    if diagnosis == "upstream_data_fault":
+        return "diagnosis", "the change is diagnosed as an upstream data fault, which retraining cannot mend", change
+    return None
+
+
+def _block(
+    policy: RetrainingPolicy, budget: Budget, history: History, as_of: datetime, cost_usd: float | None
+) -> tuple[str, str, str] | None:
+    """(what blocks, why, what would change it) when the condition holds but must wait."""
+    last = last_training(history)
+    if last is not None and history.retrained_at and as_of < (free := last + timedelta(days=policy.cooldown_days)):
+        text = f"the last retraining was on {last:%Y-%m-%d}, the cooldown of {policy.cooldown_days:g} days is not over"
+        return "cooldown", text, f"would retrain from {free:%Y-%m-%d}, if the condition still holds"
+    recent = sorted(moment for moment in history.retrained_at if moment > as_of - MONTH)
+    cap = policy.max_retrains_per_month
+    if cap is not None and len(recent) >= cap:
+        text = f"{len(recent)} retrainings in the last 30 days, {cap} are allowed"
+        free_again = f"from {recent[-cap] + MONTH:%Y-%m-%d}" if cap else "with a higher max_retrains_per_month"
+        return "max_retrains_per_month", text, f"would retrain {free_again}, if the condition still holds"
+    refusal = over_budget(budget, history.spent_usd_this_month, cost_usd)
+    if refusal:
+        return "budget", refusal, "would retrain with a larger budget, or next month"
+    return None

@@ -1,0 +1,232 @@
+"""The ledger: one chain of facts per model, `<ledger>/<model>/00000001.json`, on a local disk, S3 or GCS alike.
+
+Append-only: an entry's number is taken by create-if-absent, which every store grants to one writer only, and each entry
+names the hash of the one before it. So concurrent writers queue up instead of forking the chain, and any entry that is
+changed, removed or slipped in breaks it (Haber & Stornetta 1991, Journal of Cryptology 3:99).
+
+A chain alone cannot show that its *last* entries are missing. `head.json` remembers the last number and hash, so a lost
+tail is found and never built upon; against someone who rewrites entries and head together only a witness kept elsewhere
+helps: note the head that `verify` prints, and give it back as `expected`.
+"""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from threading import Lock
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+from pydantic import ValidationError
+
+from tasks.adapters.workspace import make_folder, workspace
+from tasks.policy.errors import PerennialError
+from tasks.policy.evidence import LedgerEntry, from_json, to_json
+
+GENESIS = "0" * 64
+"""What the first entry names as the one before it."""
+HEAD = "head.json"
+_MODEL = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
+_NUMBERED = re.compile(r"^\d{8}\.json$")
+_READERS = 8
+_KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
+"""What this process has read, by ledger and model; `_ALONE` lets one thread at a time add to it."""
+_ALONE = Lock()
+
+
+class LedgerError(PerennialError):
+    """The chain cannot be read or extended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last entry as its writer knew it: a witness that so much existed."""
+
+    sequence: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found: how many entries, where the chain ends, and a sentence per problem."""
+
+    model: str
+    entries: int
+    head: Head | None
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def append(
+    model: str,
+    kind: str,
+    body: object,
+    at: datetime,
+    decision_id: str | None = None,
+    actor: str = "perennial",
+    once: bool = True,
+) -> LedgerEntry:
+    """Add a fact, a record or text. With `once`, a decision's fact of one kind is told once: the first is returned.
+
+    Raises LedgerError where the chain is damaged or the store cannot be written; then nothing was added.
+    """
+    text = body if isinstance(body, str) else to_json(body)
+    while True:
+        known = entries(model)
+        if once and decision_id is not None:
+            told = [entry for entry in known if (entry.kind, entry.decision_id) == (kind, decision_id)]
+            if told:
+                return told[0]
+        previous_hash = known[-1].hash if known else GENESIS
+        entry = LedgerEntry(model, len(known) + 1, kind, at, decision_id, actor, text, previous_hash)
+        with _store_errors(f"{model}/{entry.sequence}"):
+            try:
+                obstore.put(_store(), _key(model, entry.sequence), to_json(entry).encode(), mode="create")
+            except AlreadyExistsError:
+                continue  # another writer was faster; what it wrote comes before
+            obstore.put(_store(), f"{model}/{HEAD}", to_json(Head(entry.sequence, entry.hash)).encode())
+        return entry
+
+
+def entries(model: str, kind: str | None = None, last: int | None = None) -> tuple[LedgerEntry, ...]:
+    """The model's facts, oldest first; of one kind, and only the last so many, where asked for.
+
+    Entries never change, so a process reads each of them once. Raises LedgerError where the chain is damaged.
+    """
+    if not _MODEL.match(model):
+        raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores")
+    with _ALONE:
+        known, head = _KNOWN.setdefault((workspace().ledger, model), []), _head(model)
+        if known and (head is None or _read(_key(model, len(known))) != to_json(known[-1]).encode()):
+            known.clear()  # another ledger lies here now, or this one was damaged: look again
+        known.extend(_newer(model, known[-1] if known else None, head))
+    found = tuple(entry for entry in known if kind in (None, entry.kind))
+    return found if last is None else found[max(0, len(found) - last) :]
+
+
+def models() -> tuple[str, ...]:
+    """Every model that has a ledger here."""
+    with _store_errors("ledger"):
+        folders = obstore.list_with_delimiter(_store())["common_prefixes"]
+    return tuple(sorted(folder.strip("/") for folder in folders))
+
+
+def verify(model: str, expected: Head | None = None) -> Verification:
+    """Read every entry anew and check the whole chain, its head, and a head that was noted elsewhere (`expected`)."""
+    with _store_errors(model):
+        listed = [meta["path"].removeprefix(f"{model}/") for meta in obstore.list(_store(), model).collect()]
+    numbered = sorted(name for name in listed if _NUMBERED.match(name))
+    problems = [f"{name} is not an entry" for name in sorted({*listed} - {*numbered, HEAD})]
+    with ThreadPoolExecutor(_READERS) as pool:
+        texts = dict(zip(numbered, pool.map(lambda name: _read(f"{model}/{name}"), numbered), strict=True))
+    hashes: dict[int, str] = {0: GENESIS}
+    for sequence in range(1, max((int(name[:8]) for name in numbered), default=0) + 1):
+        problem, found_hash = _check(model, sequence, texts.get(f"{sequence:08d}.json"), hashes.get(sequence - 1))
+        problems += [f"entry {sequence} {problem}"] if problem else []
+        if found_hash:
+            hashes[sequence] = found_hash
+    head = _head(model)
+    if numbered and head is None:
+        problems.append(
+            f"{HEAD} is missing or cannot be read, so nothing here shows that the last entries are all there"
+        )
+    for witness, where in ((head, HEAD), (expected, "the head noted elsewhere")):
+        if witness and hashes.get(witness.sequence) != witness.hash:
+            found = "is another one" if witness.sequence in hashes else "is not there"
+            problems.append(f"{where} names entry {witness.sequence} with hash {witness.hash[:12]}…, which {found}")
+    last = max(hashes)
+    return Verification(model, len(numbered), Head(last, hashes[last]) if last else None, tuple(problems))
+
+
+def _check(model: str, sequence: int, text: bytes | None, previous_hash: str | None) -> tuple[str | None, str | None]:
+    """(what is wrong with an entry, its hash as far as it can be read)."""
+    if text is None:
+        return "is missing", None
+    try:
+        entry = from_json(LedgerEntry, text)
+    except ValidationError:
+        return "cannot be read: torn or changed", None
+    if to_json(entry).encode() != text:
+        return "was written anew: it is not in the form in which entries are written", entry.hash
+    if (entry.model, entry.sequence) != (model, sequence):
+        return f"says that it is entry {entry.sequence} of {entry.model}", entry.hash
+    if previous_hash is not None and entry.previous_hash != previous_hash:
+        return f"does not follow entry {sequence - 1}: one of the two was changed or slipped in", entry.hash
+    return None, entry.hash
+
+
+def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[LedgerEntry]:
+    """Entries after `last`, checked; up to the head they are read side by side, past it until one is missing."""
+    first = last.sequence + 1 if last else 1
+    sure = range(first, max(first, head.sequence + 1 if head else 0))
+    with ThreadPoolExecutor(_READERS) as pool:
+        texts = list(pool.map(lambda sequence: _read(_key(model, sequence)), sure)) if sure else []
+    sequence, previous_hash = first, last.hash if last else GENESIS
+    while text := texts[sequence - first] if sequence in sure else _read(_key(model, sequence)):
+        problem, found_hash = _check(model, sequence, text, previous_hash)
+        if problem or found_hash is None:
+            raise _damaged(model, f"entry {sequence} {problem}")
+        yield from_json(LedgerEntry, text)
+        sequence, previous_hash = sequence + 1, found_hash
+    if head and head.sequence >= first and (sequence <= head.sequence):
+        raise _damaged(model, f"entry {sequence} is missing or empty, though {HEAD} names entry {head.sequence}")
+
+
+def _damaged(model: str, problem: str) -> LedgerError:
+    return LedgerError(
+        f"{workspace().ledger}/{model}: {problem}; expected an unbroken chain; "
+        f"run python -m tasks.audit verify {model}, then restore the folder from a backup"
+    )
+
+
+def _head(model: str) -> Head | None:
+    try:
+        return from_json(Head, _read(f"{model}/{HEAD}") or b"")
+    except ValidationError:
+        return None
+
+
+def _key(model: str, sequence: int) -> str:
+    return f"{model}/{sequence:08d}.json"
+
+
+def _read(key: str) -> bytes | None:
+    with _store_errors(key):
+        try:
+            return bytes(obstore.get(_store(), key).bytes())
+        except FileNotFoundError:
+            return None
+
+
+def _store() -> ObjectStore:
+    return _store_at(workspace().ledger)
+
+
+@cache
+def _store_at(uri: str) -> ObjectStore:
+    if "://" in uri:
+        return from_url(uri)
+    return LocalStore(make_folder(Path(uri)))
+
+
+@contextmanager
+def _store_errors(where: str) -> Iterator[None]:
+    """Say what failed where; the store's own first line says why."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        if isinstance(error, (FileNotFoundError, AlreadyExistsError)):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise LedgerError(
+            f"{workspace().ledger}: {where} cannot be read or written ({reason}); expected a store that this user may "
+            "read and append to; set PERENNIAL_LEDGER, or free disk space"
+        ) from error

@@ -1,0 +1,49 @@
+"""What a window's rows were predicted to be and what came true: the prediction log joined with the labels known.
+
+Where two versions served a window (a canary), the one with most rows speaks, with its rows alone.
+"""
+
+import json
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from deployments.model_config import ModelConfig
+from tasks.adapters import lake, registry
+from tasks.adapters.encoding import encode_labels
+from tasks.policy.evidence import Window
+from tasks.policy.metrics import Floats
+
+
+class Served(NamedTuple):
+    """Predictions of one version and the labels of the same rows, as metrics read them; NaN where none is known."""
+
+    version: str
+    predicted: Floats
+    truth: Floats
+
+    @property
+    def known(self) -> "Served":
+        """The rows whose label is known."""
+        labelled = ~np.isnan(self.truth)
+        return Served(self.version, self.predicted[labelled], self.truth[labelled])
+
+
+def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
+    """The window's served rows with the labels known at `as_of`; version "none" and no rows where none was served."""
+    columns = config.columns
+    log = lake.read_predictions(config, window).select(["id", "prediction", "model_version"]).to_pandas()
+    if log.empty:
+        return Served("none", np.empty(0), np.empty(0))
+    version = str(log["model_version"].mode()[0])
+    own = log[log["model_version"] == version].drop_duplicates("id")
+    labelled = lake.read_labelled(lake.labelled_snapshot(config, window, as_of), [columns.id, columns.label])
+    classes: tuple[str, ...] = ()
+    if config.task != "regression":
+        classes = tuple(json.loads(registry.tags(config.name, version)["classes"]))
+    codes = encode_labels(labelled.column(columns.label), classes)
+    truth = np.full(len(own), np.nan)
+    places = own.set_index("id").index.get_indexer(labelled.column(columns.id).to_pandas())
+    truth[places[places >= 0]] = codes[places >= 0]
+    return Served(version, np.stack(own["prediction"].to_numpy()).astype(float), truth)

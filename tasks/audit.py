@@ -1,0 +1,155 @@
+"""Facts go into the ledger here, and come out again: is it whole, what was done, and what served at a time?
+
+    python -m tasks.audit verify [MODEL…] [--expect MODEL:SEQUENCE:HASH]
+    python -m tasks.audit show MODEL [--kind champion.promoted] [--last 20]
+    python -m tasks.audit state MODEL --at 2013-06-05
+
+`verify` ends with 1 when it finds a problem. Note the head it prints somewhere else: given back as `--expect`, it finds
+even a ledger whose end was cut off by someone who covered it up.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from tasks.policy.errors import PerennialError
+from tasks.policy.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport, from_json, utc
+
+CHAMPION_KINDS = ("champion.promoted", "champion.rolled_back")
+
+
+# two retries: an object store may be out of reach for a moment; a fact of a decision is told once, however often tried
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, timeout_seconds=120)
+def record_fact(
+    model: str,
+    kind: str,
+    body: object,
+    at: datetime,
+    decision_id: str | None = None,
+    actor: str = "perennial",
+    once: bool = True,
+) -> LedgerEntry:
+    """Append a fact to the model's ledger and return its entry; with `once`, the same decision's fact is told once."""
+    from tasks.adapters import ledger
+
+    entry = ledger.append(model, kind, body, at, decision_id, actor, once)
+    get_run_logger().info("ledger: %s is entry %d of %s, hash %s", kind, entry.sequence, model, entry.hash[:12])
+    return entry
+
+
+def champion_at(model: str, moment: datetime) -> tuple[LedgerEntry, Promotion] | None:
+    """The move that made the champion of that moment; None when there was none yet."""
+    from tasks.adapters import ledger
+
+    moves = [entry for entry in ledger.entries(model) if entry.kind in CHAMPION_KINDS and entry.at <= moment]
+    return (moves[-1], from_json(Promotion, moves[-1].body)) if moves else None
+
+
+def describe_entry(entry: LedgerEntry) -> str:
+    """One line of a fact, with its first reason where it has one."""
+    reason = _first_reason(entry)
+    decision = f" decision {entry.decision_id}" if entry.decision_id else ""
+    told = f": {reason}" if reason else ""
+    return f"{entry.sequence:>6} {entry.at:%Y-%m-%d %H:%M} {entry.kind} by {entry.actor}{decision}{told}"
+
+
+def _first_reason(entry: LedgerEntry) -> str:
+    if entry.kind == "window.judged":
+        decision: Decision = from_json(Judgement, entry.body).decision
+        return f"{'retrain' if decision.retrain else 'keep'}, {decision.reasons[0]}"
+    if entry.kind in ("challenger.validated", "challenger.refused"):
+        return from_json(ValidationReport, entry.body).reasons[0]
+    if entry.kind in CHAMPION_KINDS:
+        promotion = from_json(Promotion, entry.body)
+        return f"version {promotion.champion} serves, {promotion.previous or 'none'} served before"
+    return ""
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from tasks.adapters import ledger
+
+    expected = dict(_noted_head(text) for text in arguments.expect)
+    names = arguments.model or sorted({*ledger.models(), *expected})
+    if not names:
+        print("no ledger here yet")
+    found_problem = False
+    for name in names:
+        checked = ledger.verify(name, expected.get(name))
+        found_problem |= not checked.ok
+        head = f"{name}:{checked.head.sequence}:{checked.head.hash}" if checked.head else "none"
+        print(f"{name}: {'whole' if checked.ok else 'DAMAGED'}, {checked.entries} entries, head {head}")
+        for problem in checked.problems:
+            print(f"  {problem}")
+    return int(found_problem)
+
+
+def _noted_head(text: str) -> tuple[str, object]:
+    from tasks.adapters.ledger import Head
+
+    model, sequence, noted = (*text.split(":"), "", "")[:3]
+    if not (sequence.isdigit() and len(noted) == 64):
+        raise SystemExit(f"--expect is {text!r}, expected MODEL:SEQUENCE:HASH as verify prints it")
+    return model, Head(int(sequence), noted)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from tasks.adapters import ledger
+
+    for entry in ledger.entries(arguments.model, kind=arguments.kind, last=arguments.last):
+        print(describe_entry(entry))
+    return 0
+
+
+def _state(arguments: argparse.Namespace) -> int:
+    found = champion_at(arguments.model, arguments.at)
+    if found is None:
+        print(f"{arguments.model}: no champion at {arguments.at:%Y-%m-%d %H:%M} UTC")
+        return 1
+    entry, promotion = found
+    print(
+        f"{arguments.model}: version {promotion.champion} served at {arguments.at:%Y-%m-%d %H:%M} UTC, "
+        f"{promotion.action} on {entry.at:%Y-%m-%d %H:%M} by {entry.actor} "
+        f"(entry {entry.sequence}, decision {promotion.decision_id})"
+    )
+    for reason in promotion.reasons:
+        print(f"  {reason}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tasks.audit", description="Read and check the ledger.")
+    commands = parser.add_subparsers(required=True, metavar="verify|show|state")
+    verify = commands.add_parser("verify", help="check the whole chain; ends with 1 when anything is wrong")
+    verify.add_argument("model", nargs="*", help="models to check, all when left out")
+    verify.add_argument(
+        "--expect", action="append", default=[], metavar="MODEL:SEQUENCE:HASH", help="a head noted before"
+    )
+    verify.set_defaults(run=_verify)
+    show = commands.add_parser("show", help="print a model's facts, oldest first")
+    show.add_argument("model")
+    show.add_argument("--kind", help="only facts of this kind, such as champion.promoted")
+    show.add_argument("--last", type=int, help="only the last so many")
+    show.set_defaults(run=_show)
+    state = commands.add_parser("state", help="print which version served at a time, and why")
+    state.add_argument("model")
+    state.add_argument("--at", type=utc, required=True, help="ISO date or time, UTC unless it names a zone")
+    state.set_defaults(run=_state)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    chosen = _parser().parse_args(arguments)
+    try:
+        return int(chosen.run(chosen))
+    except PerennialError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What kind of change a window shows, with the performance that its inputs alone would explain standing beside it.
+
+The estimate needs no labels of the window: it learns on the latest closed windows how far predictions can be trusted
+(classes) or how far like predictions missed (regression), and applies that to what was predicted now. Several classes
+have no estimate yet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.model_config import ModelConfig
+from tasks.policy.diagnosis import Diagnosis, decide_diagnosis
+from tasks.policy.evidence import History, MetricValue, PerformanceReport, Window, WindowEvidence
+
+LEARN_FROM = 3
+"""Latest closed windows that the estimate learns from."""
+
+
+# one retry: the lake may be out of reach for a moment; diagnosing writes nothing
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, timeout_seconds=1800)
+def diagnose_window(config: ModelConfig, evidence: WindowEvidence, history: History, as_of: datetime) -> Diagnosis:
+    """The kind of change in a judged window, its reasons, the features that explain it, and the estimate."""
+    estimate = None
+    if evidence.quality is not None and evidence.quality.verdict != "fail":
+        estimate = estimate_performance(config, evidence.window, history.performances, as_of)
+    found = decide_diagnosis(evidence.quality, evidence.drift, evidence.performance, estimate)
+    get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
+    return replace(found, estimate=estimate)
+
+
+def estimate_performance(
+    config: ModelConfig, window: Window, performances: Sequence[PerformanceReport], as_of: datetime
+) -> MetricValue | None:
+    """The primary metric expected of the window without its labels; None before a window has closed."""
+    import numpy as np
+
+    from tasks.adapters.served import read_served
+    from tasks.policy import estimation
+
+    served = read_served(config, window, as_of)
+    closed = [
+        report.window
+        for report in performances
+        if report.maturity == "closed" and report.window < window and report.model_version == served.version
+    ]
+    if config.task == "multiclass" or not closed or not len(served.predicted):
+        return None
+    learned = [read_served(config, earlier, as_of).known for earlier in closed[-LEARN_FROM:]]
+    truth = np.concatenate([rows.truth for rows in learned])
+    predicted = np.concatenate([rows.predicted for rows in learned])
+    if len(truth) < config.retraining.min_labelled_rows:
+        return None
+    name = config.performance.metric
+    if config.task == "regression":
+        return estimation.estimate_loss(
+            estimation.learn_losses(name, truth, predicted, config.performance.quantile), served.predicted
+        )
+    estimates = estimation.estimate_classes(served.predicted, estimation.calibrate(truth, predicted))
+    return next((estimate for estimate in estimates if estimate.name == name), None)

@@ -1,0 +1,108 @@
+"""How the served predictions met the labels that are known by now, window by window.
+
+Labels come late, so earlier windows that were not closed are measured again and handed back beside the present one."""
+
+from datetime import datetime, timedelta
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.model_config import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
+from tasks.policy.evidence import History, Latency, MetricValue, PerformanceReport, Window
+from tasks.policy.metrics import Floats
+
+BOOTSTRAP_DRAWS = 500
+
+
+# two retries: the lake may be out of reach for a moment; measuring writes nothing
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=10, timeout_seconds=1800)
+def measure_performance(
+    config: ModelConfig, window: Window, as_of: datetime, history: History, latency: Latency | None = None
+) -> tuple[PerformanceReport, ...]:
+    """The window's report with the labels known at `as_of`, then those of earlier windows that have matured since."""
+    revised = []
+    for earlier in history.performances:
+        if earlier.maturity != "closed" and earlier.window < window:
+            again = _measure(config, earlier.window, as_of, history, earlier.latency)
+            if (again.maturity, again.labelled_rows) != (earlier.maturity, earlier.labelled_rows):
+                revised.append(again)
+    report = _measure(config, window, as_of, history.revised(revised), latency)
+    get_run_logger().info("performance: %s", describe(report))
+    return (report, *revised)
+
+
+def describe(report: PerformanceReport) -> str:
+    """Verdict, number, limit in one line."""
+    value, labels = report.metric(report.primary), f"{report.labelled_rows} of {report.rows} labels, {report.maturity}"
+    if value is None:
+        return f"{report.primary} is not known yet ({labels})"
+    level = report.baseline
+    against = f", best past level {level.value:.4g} (p={report.shift_p_value:.2g})" if level else ", no past level yet"
+    return f"{value.name} {value.value:.4g} ({value.low:.4g} to {value.high:.4g}){against}; {labels}"
+
+
+def _measure(
+    config: ModelConfig, window: Window, as_of: datetime, history: History, latency: Latency | None
+) -> PerformanceReport:
+    from tasks.adapters.served import read_served
+    from tasks.policy.performance import (
+        best_past_level,
+        closed_values,
+        confidence_histogram,
+        decide_maturity,
+        shift_p_value,
+        window_noise,
+    )
+
+    served = read_served(config, window, as_of)
+    rows, labelled_rows = len(served.truth), len(served.known.truth)
+    settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
+    metrics = _metrics(config, served.known.truth, served.known.predicted)
+    before = [report for report in history.performances if report.window < window]
+    value = next((metric for metric in metrics if metric.name == primary), None)
+    best = best_past_level(before, primary, floor)
+    p_value = None
+    if value is not None and best is not None:
+        noise = window_noise([one.value for one in closed_values(before, primary, floor)])
+        p_value = shift_p_value(value, best[0], noise)
+    return PerformanceReport(
+        window=window,
+        as_of=as_of,
+        model_version=served.version,
+        rows=rows,
+        labelled_rows=labelled_rows,
+        maturity=decide_maturity(
+            rows, labelled_rows, as_of >= _all_due(config, window), settings.maturing_at, settings.closed_at
+        ),
+        metrics=metrics,
+        primary=primary,
+        confidence_histogram=() if config.task == "regression" else confidence_histogram(served.predicted),
+        latency=latency,
+        baseline=best[0] if best else None,
+        baseline_window=best[1] if best else None,
+        shift_p_value=p_value,
+    )
+
+
+def _all_due(config: ModelConfig, window: Window) -> datetime:
+    """When no label of the window can still be on its way; where labels have a time of their own, one window later."""
+    columns = config.columns
+    own_time = columns.label_time not in (None, columns.time)
+    return window.end + columns.label_delay + (timedelta(days=config.window_days) if own_time else timedelta())
+
+
+def _metrics(config: ModelConfig, truth: Floats, predicted: Floats) -> tuple[MetricValue, ...]:
+    """Every metric of the task that these rows define, with its interval."""
+    from tasks.policy import metrics, statistics
+
+    if not len(truth):
+        return ()
+    names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
+    quantile, found = config.performance.quantile, []
+    intervals = statistics.metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS, quantile=quantile)
+    for name in names:
+        value, (low, high) = metrics.compute(name, truth, predicted, quantile), intervals[name]
+        if value == value and low == low:  # NaN: these rows do not define it
+            found.append(MetricValue(name, value, low, high, len(truth), metrics.HIGHER_IS_BETTER[name]))
+    return tuple(found)

@@ -1,0 +1,146 @@
+"""What a window of this size can show at all, and how far stable data moves by itself.
+
+Limits out of a book alarm on every season; here they come from the model's own stable history, resampled by whole
+days because the rows of a day move together, and compared with history of the same phase of the week and year.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from tasks.policy.evidence import Window
+from tasks.policy.metrics import Floats
+from tasks.policy.resampling import Interval
+from tasks.policy.statistics import delong
+
+YEAR_DAYS = 365.2425
+WEEK_HOURS = 168
+
+
+def minimum_detectable_shift(rows: int, reference_rows: int, alpha: float = 0.01, power: float = 0.8) -> float:
+    """Smallest shift of a mean, in reference σ, that a two-sided test finds with this power: Cohen (1988), 2.4."""
+    if min(rows, reference_rows) < 2:
+        return math.inf
+    both = float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power))
+    return both * math.sqrt(1 / rows + 1 / reference_rows)
+
+
+def minimum_detectable_drop(
+    rows: int, reference_rows: int, share: float, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """Smallest drop of a proportion from `share` that a one-sided test finds with this power: Fleiss et al. (2003)."""
+    if min(rows, reference_rows) < 2:
+        return math.inf
+    both = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(power))
+    return both * math.sqrt(share * (1 - share) * (1 / rows + 1 / reference_rows))
+
+
+def has_power(threshold_sigma: float, rows: int, reference_rows: int, alpha: float = 0.01) -> bool:
+    """Whether a shift as large as the threshold would be found four times of five; where not, say insufficient."""
+    return minimum_detectable_shift(rows, reference_rows, alpha) <= threshold_sigma
+
+
+def stable_effects(
+    effect: Callable[[Floats, Floats], float],
+    values: ArrayLike,
+    days: ArrayLike,
+    window_days: int,
+    draws: int = 200,
+    seed: int = 0,
+) -> Floats:
+    """Effects (draws,) between the reference and windows made of its own days: what stable data shows by chance.
+
+    `values` (n,) with the day of each (n,). A window is a run of consecutive days from a random start, so that days
+    that resemble each other stay together (moving blocks: Künsch 1989); it is compared with all other days.
+    """
+    rows, (names, where) = np.asarray(values, float), np.unique(np.asarray(days), return_inverse=True)
+    if len(names) <= window_days:
+        raise ValueError(f"the reference has {len(names)} days, expected more than the {window_days} of one window")
+    starts = np.random.default_rng(seed).integers(0, len(names) - window_days + 1, draws)
+    by_start: dict[int, float] = {}
+    for start in np.unique(starts):
+        inside = (where >= start) & (where < start + window_days)
+        by_start[int(start)] = effect(rows[~inside], rows[inside])
+    return np.array([by_start[int(start)] for start in starts])
+
+
+def calibrated_threshold(null_effects: ArrayLike, false_alarm_rate: float = 0.01, at_least: float = 0.0) -> float:
+    """The effect that stable windows exceed at this rate, never below what is worth anybody's while (`at_least`).
+
+    The (k+1)/(n+1) quantile, so that the rate holds in finite samples (Davison & Hinkley 1997, 4.2.5). Where fewer
+    effects are known than the rate needs, the largest of them.
+    """
+    ordered = np.sort(np.asarray(null_effects, float))
+    place = math.ceil((1 - false_alarm_rate) * (len(ordered) + 1)) - 1
+    return max(at_least, float(ordered[min(place, len(ordered) - 1)]))
+
+
+def same_phase(window: Window, earlier: Sequence[Window], season_days: float = 15.0) -> tuple[Window, ...]:
+    """Earlier windows at the same phase of the year, of any year, within `season_days`; the same weekday phase first.
+
+    Comparing with these keeps a season from alarming as drift. Empty where history is too short to have any.
+    """
+    found = []
+    for other in earlier:
+        years = round((window.start - other.start) / timedelta(days=YEAR_DAYS))
+        distance = abs((window.start - other.start) / timedelta(days=1) - years * YEAR_DAYS)
+        if years >= 1 and distance <= season_days:
+            found.append((distance, other))
+    return tuple(other for _, other in sorted(found, key=lambda pair: pair[0]))
+
+
+def calendar_weights(
+    reference_hours: ArrayLike, current_hours: ArrayLike, phase: Literal["day", "week"] = "week"
+) -> Floats:
+    """Weights (n_ref,), mean 1, under which the reference has the current window's mix of hours of the day or week.
+
+    Post-stratification (Holt & Smith 1979, JRSS A 142:33). Hours are counted from any one moment. Phases that the
+    reference lacks cannot be matched; what the current window lacks weighs 0.
+    """
+    period = 24 if phase == "day" else WEEK_HOURS
+    before = (np.asarray(reference_hours, float) % period).astype(int)
+    now = (np.asarray(current_hours, float) % period).astype(int)
+    had, has = np.bincount(before, minlength=period), np.bincount(now, minlength=period)
+    matched = np.where(had > 0, has, 0)
+    factor = np.divide(matched * had.sum(), had * max(1, matched.sum()), out=np.zeros(period), where=had > 0)
+    weights: Floats = factor[before]
+    return weights
+
+
+def effective_rows(weights: ArrayLike) -> float:
+    """Rows that a weighted sample is worth: (Σw)² / Σw² (Kish 1965)."""
+    values = np.asarray(weights, float)
+    squares = float((values**2).sum())
+    return float(values.sum()) ** 2 / squares if squares else 0.0
+
+
+class DomainShift(NamedTuple):
+    """AUC with which a classifier tells current rows from reference rows; 0.5 when it cannot."""
+
+    auc: float
+    interval: Interval
+    verdict: Literal["drifted", "stable", "insufficient", "error"]
+
+
+def domain_shift(
+    is_current: ArrayLike, scores: ArrayLike, threshold: float = 0.55, min_rows: int = 200, confidence: float = 0.99
+) -> DomainShift:
+    """Joint drift from a domain classifier's cross-fitted scores (Rabanser et al. 2019, "Failing loudly").
+
+    Drifted when the whole interval lies above 0.5 and the AUC reaches `threshold`. An interval wholly below 0.5 cannot
+    come from drift: rows stand in both windows or were scored by a model that had seen them, so it is an error.
+    """
+    labels = np.asarray(is_current, float)
+    if min(float(labels.sum()), float((1 - labels).sum())) < min_rows:
+        return DomainShift(math.nan, Interval(math.nan, math.nan), "insufficient")
+    areas, covariance = delong(labels, scores)
+    area, half = float(areas[0]), float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(float(covariance[0, 0]))
+    interval = Interval(max(0.0, area - half), min(1.0, area + half))
+    if interval.high < 0.5:
+        return DomainShift(area, interval, "error")
+    return DomainShift(area, interval, "drifted" if interval.low > 0.5 and area >= threshold else "stable")

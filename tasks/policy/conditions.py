@@ -1,0 +1,204 @@
+"""The conditions that a model's YAML can name: when retraining is worth asking for. `triggers.py` judges them.
+
+A condition says when; cooldown, caps, budget and sample floors (`retraining.py`) say when not, whatever it says.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from dateutil import rrule as recurrence
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tasks.policy.metrics import HIGHER_IS_BETTER
+
+CALENDAR_START = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class Rule(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Persistent(Rule):
+    """Holds in at least k of the last m windows, the latest among them (mlops-stacks' breach rule)."""
+
+    k: int = Field(1, ge=1, le=100)
+    """Breaches needed."""
+    m: int = Field(1, ge=1, le=100)
+    """Among so many latest windows."""
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> "Persistent":
+        if self.k > self.m:
+            raise ValueError(f"k is {self.k} and m is {self.m}, expected k <= m: k breaches among the last m windows")
+        return self
+
+
+class MetricBreach(Persistent):
+    """The metric lies past a limit in at least k of the last m windows, the latest among them."""
+
+    trigger: Literal["metric_breach"]
+    metric: str
+    """Which metric; its own direction says which side of the limit is bad."""
+    limit: float
+    """Level that the metric must keep."""
+    release: float | None = None
+    """Hysteresis: a breach lasts until the metric is back past this level; the limit itself when left out."""
+
+    @model_validator(mode="after")
+    def _releases_on_the_good_side(self) -> "MetricBreach":
+        higher = HIGHER_IS_BETTER.get(self.metric, False)
+        if self.release is not None and (self.release < self.limit if higher else self.release > self.limit):
+            side = ">=" if higher else "<="
+            raise ValueError(
+                f"release is {self.release:g}, expected {side} the limit {self.limit:g}, the good side of it"
+            )
+        return self
+
+
+class MetricShift(Persistent):
+    """The metric is significantly worse than its best past level, by at least a margin, in k of the last m windows."""
+
+    trigger: Literal["metric_shift"]
+    metric: str
+    margin: float = Field(0.0, ge=0)
+    """How much worse than the baseline counts, in units of the metric."""
+    alpha: float = Field(0.01, gt=0, lt=1)
+    """Largest p-value of the shift."""
+
+
+class MetricDecay(Rule):
+    """The mean of the champion's windows is worse than the best past level, surely, however often one has looked."""
+
+    trigger: Literal["metric_decay"]
+    metric: str
+    margin: float = Field(0.0, ge=0)
+    """How much worse than the best past level counts, in units of the metric."""
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Chance of ever alarming on a champion that has not decayed."""
+
+
+class Adaptive(Rule):
+    """The champion's losses have changed for the worse: an adaptive window over them dropped its past (ADWIN)."""
+
+    trigger: Literal["adaptive"]
+    metric: str
+    delta: float = Field(0.05, gt=0, lt=1)
+    """Chance of a false alarm."""
+
+
+class RegretExceedsCost(Rule):
+    """What not having the best past level has cost since the champion began exceeds what a retrain costs."""
+
+    trigger: Literal["regret_exceeds_cost"]
+    factor: float = Field(1.0, gt=0)
+    """Regret must reach so many times the cost."""
+
+
+class MeanShift(Rule):
+    """Any feature's mean lies further than `sigma` reference standard deviations from the reference's."""
+
+    trigger: Literal["mean_shift"]
+    sigma: float = Field(3.0, gt=0)
+
+
+class DriftedShare(Rule):
+    """At least this share of the features drifted."""
+
+    trigger: Literal["drifted_share"]
+    share: float = Field(0.3, gt=0, le=1)
+
+
+class NewRows(Rule):
+    """Rows landed since the champion's training reach this fraction of its training rows."""
+
+    trigger: Literal["new_rows"]
+    fraction: float = Field(0.05, gt=0)
+
+
+class Every(Rule):
+    """So many days have passed since the last training."""
+
+    trigger: Literal["every"]
+    days: float = Field(30, gt=0)
+
+
+class Calendar(Rule):
+    """A date of a calendar rule has come since the last training."""
+
+    trigger: Literal["calendar"]
+    rrule: str = Field(min_length=5, max_length=500)
+    """RFC 5545, such as FREQ=MONTHLY;BYMONTHDAY=1; times are UTC, counted from 2000-01-01 unless DTSTART is given."""
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> "Calendar":
+        try:
+            self.dates()
+        except ValueError as error:
+            raise ValueError(
+                f"rrule cannot be read ({error}), expected a rule such as FREQ=MONTHLY;BYMONTHDAY=1"
+            ) from error
+        return self
+
+    def dates(self) -> recurrence.rrule | recurrence.rruleset:
+        return recurrence.rrulestr(self.rrule, dtstart=CALENDAR_START)
+
+
+class AnyOf(Rule):
+    """At least one of the conditions holds."""
+
+    trigger: Literal["any_of"]
+    conditions: tuple["Condition", ...] = Field(min_length=1)
+
+
+class AllOf(Rule):
+    """All of the conditions hold."""
+
+    trigger: Literal["all_of"]
+    conditions: tuple["Condition", ...] = Field(min_length=1)
+
+
+class AtLeast(Rule):
+    """At least n of the conditions hold."""
+
+    trigger: Literal["at_least"]
+    n: int = Field(ge=1)
+    conditions: tuple["Condition", ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> "AtLeast":
+        if self.n > len(self.conditions):
+            raise ValueError(
+                f"n is {self.n} with {len(self.conditions)} conditions, expected n <= {len(self.conditions)}"
+            )
+        return self
+
+
+Group = AnyOf | AllOf | AtLeast
+Condition = Annotated[
+    MetricBreach
+    | MetricShift
+    | MetricDecay
+    | Adaptive
+    | RegretExceedsCost
+    | MeanShift
+    | DriftedShare
+    | NewRows
+    | Every
+    | Calendar
+    | AnyOf
+    | AllOf
+    | AtLeast,
+    Field(discriminator="trigger"),
+]
+for _group in (AnyOf, AllOf, AtLeast):
+    _group.model_rebuild()
+
+
+def leaves(condition: Condition) -> Iterator[Condition]:
+    """The conditions that are not groups, in the order of the YAML."""
+    if isinstance(condition, Group):
+        for part in condition.conditions:
+            yield from leaves(part)
+    else:
+        yield condition

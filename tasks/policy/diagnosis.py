@@ -1,0 +1,195 @@
+"""What kind of change a window shows, so that the right thing is done: mend the feed, leave alone, or retrain.
+
+| kind | what the evidence looks like | what helps |
+|---|---|---|
+| upstream_data_fault | failed quality, or a feature moved as only broken feeds move | mend the feed; never retrain |
+| harmless_covariate_shift | inputs moved, performance did not | nothing |
+| harmful_covariate_shift | inputs moved, and the estimate from inputs alone sees the loss | retrain on the new inputs |
+| concept_drift | performance fell below what the inputs explain | retrain on recent labels |
+| none | neither inputs nor performance moved | nothing |
+| insufficient_evidence | too few rows, or neither labels nor an estimate | wait |
+
+Covariate shift and concept drift as in Moreno-Torres et al. (2012), "A unifying view on dataset shift".
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import stats
+
+from tasks.policy.evidence import (
+    DiagnosisKind,
+    DriftReport,
+    FeatureDrift,
+    MetricValue,
+    PerformanceReport,
+    QualityReport,
+)
+from tasks.policy.performance import standard_error
+
+
+class DiagnosisLimits(BaseModel):
+    """From where on a change counts, and what marks a broken feed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    alpha: float = Field(0.01, gt=0, lt=1)
+    """Largest p-value of a fall in performance, and of a gap between estimate and realised value."""
+    null_share_increase: float = Field(0.2, gt=0, le=1)
+    """A feature that loses so many more of its values is a fault."""
+    unseen_share: float = Field(0.5, gt=0, le=1)
+    """A feature with so many values in categories never seen before was recoded."""
+    fault_sigma: float = Field(6.0, gt=0)
+    """A mean that moved by so many reference σ while the other features stood still changed its unit."""
+    stuck_std_share: float = Field(0.05, ge=0, lt=1)
+    """A spread fallen to this share of the reference's is a stuck sensor."""
+    fault_features_share: float = Field(0.34, gt=0, le=1)
+    """When more features than this move, it is the world that changed and not one feed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The kind of change, why, and the features that explain it, worst first."""
+
+    kind: DiagnosisKind
+    reasons: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    estimate: MetricValue | None = None
+    """The primary metric expected from the inputs alone, where it could be estimated."""
+
+
+def decide_diagnosis(
+    quality: QualityReport | None,
+    drift: DriftReport | None,
+    performance: PerformanceReport | None,
+    estimate: MetricValue | None = None,
+    importances: Mapping[str, float] | None = None,
+    limits: DiagnosisLimits | None = None,
+) -> Diagnosis:
+    """The kind of change. `estimate` is the primary metric expected from the inputs alone (`estimation.py`).
+
+    `importances` are shares of what the model relies on; without them those in the drift report, else all alike.
+    """
+    limits = limits or DiagnosisLimits()
+    if quality is not None and quality.verdict == "fail":
+        return Diagnosis("upstream_data_fault", quality.reasons or ("the window failed its quality checks",))
+    moved = _moved(drift, importances)
+    faults = [text for feature in moved for text in _fault(feature, limits)]
+    judged = 0 if drift is None else sum(feature.verdict != "insufficient" for feature in drift.features)
+    few = judged > 0 and len(moved) <= max(1, math.floor(limits.fault_features_share * judged))
+    if faults and few:
+        return Diagnosis("upstream_data_fault", tuple(faults), tuple(feature.feature for feature in moved))
+    names, inputs = tuple(feature.feature for feature in moved), _describe_inputs(drift, moved)
+    fallen = _fallen(performance, limits)
+    if fallen is None:
+        return _without_labels(drift, performance, estimate, names, inputs, limits)
+    worse, sentence = fallen
+    if not worse:
+        if drift is None or drift.verdict == "insufficient":
+            return Diagnosis("none", (sentence, "drift was not judged"))
+        return Diagnosis("harmless_covariate_shift" if moved else "none", (sentence, inputs), names)
+    if not moved:
+        return Diagnosis("concept_drift", (sentence, inputs))
+    return _explain_fall(performance, estimate, names, (sentence, inputs), limits)
+
+
+def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -> list[FeatureDrift]:
+    """Drifted features, those first whose drift weighs most on what the model relies on; unused ones are left out."""
+    if drift is None or drift.verdict == "insufficient":
+        return []
+    own = {feature.feature: feature.importance for feature in drift.features if feature.importance is not None}
+    shares: Mapping[str, float] = importances or own
+
+    def weight(feature: FeatureDrift) -> float:
+        return shares.get(feature.feature, 0.0) if shares else 1.0
+
+    drifted = [feature for feature in drift.features if feature.verdict == "drifted" and weight(feature) > 0]
+    return sorted(drifted, key=lambda feature: -weight(feature) * feature.effect_size / feature.threshold)
+
+
+def _fault(feature: FeatureDrift, limits: DiagnosisLimits) -> list[str]:
+    """How this feature moved as only broken feeds do, in sentences."""
+    name, found = feature.feature, []
+    if feature.null_share - feature.reference_null_share >= limits.null_share_increase:
+        found.append(f"{name}: nulls rose from {feature.reference_null_share:.0%} to {feature.null_share:.0%}")
+    if feature.unseen_share >= limits.unseen_share:
+        found.append(f"{name}: {feature.unseen_share:.0%} of its values are in categories never seen before")
+    if feature.std_shift_sigma is not None and feature.std_shift_sigma <= limits.stuck_std_share - 1:
+        found.append(f"{name}: its spread fell to {1 + feature.std_shift_sigma:.0%} of the reference's, as if stuck")
+    if feature.mean_shift_sigma is not None and abs(feature.mean_shift_sigma) >= limits.fault_sigma:
+        found.append(f"{name}: its mean moved by {feature.mean_shift_sigma:+.1f} σ alone, as if its unit had changed")
+    return found
+
+
+def _fallen(performance: PerformanceReport | None, limits: DiagnosisLimits) -> tuple[bool, str] | None:
+    """(whether performance is significantly below its best past level, a sentence); None while that is not known."""
+    value = performance.metric(performance.primary) if performance and performance.maturity != "open" else None
+    if performance is None or value is None or performance.baseline is None or performance.shift_p_value is None:
+        return None
+    level = performance.baseline
+    worse = performance.shift_p_value <= limits.alpha and (value.value < level.value) == value.higher_is_better
+    return worse, (
+        f"{value.name} {value.value:.4g} is {'' if worse else 'not '}significantly worse than the best past level "
+        f"{level.value:.4g} (p={performance.shift_p_value:.2g}, alpha {limits.alpha:g})"
+    )
+
+
+def _explain_fall(
+    performance: PerformanceReport | None,
+    estimate: MetricValue | None,
+    names: tuple[str, ...],
+    reasons: tuple[str, ...],
+    limits: DiagnosisLimits,
+) -> Diagnosis:
+    """Inputs moved and performance fell: harmful shift where the estimate from inputs sees the fall, else concept."""
+    value = performance.metric(performance.primary) if performance else None
+    if value is None or estimate is None or estimate.name != value.name:
+        told = "how much of it the inputs explain is not known: no estimate stands beside it"
+        return Diagnosis("harmful_covariate_shift", (*reasons, told), names)
+    sign = -1 if value.higher_is_better else 1
+    gap = sign * (value.value - estimate.value)
+    error = math.hypot(standard_error(value), standard_error(estimate))
+    p_value = float(stats.norm.sf(gap / error)) if error else float(gap <= 0)
+    expected = f"from the inputs alone {estimate.value:.4g} was expected"
+    told = f"{expected}, the realised value is {gap:+.4g} worse than that (p={p_value:.2g})"
+    kind: DiagnosisKind = "concept_drift" if p_value <= limits.alpha else "harmful_covariate_shift"
+    return Diagnosis(kind, (*reasons, told), names)
+
+
+def _without_labels(
+    drift: DriftReport | None,
+    performance: PerformanceReport | None,
+    estimate: MetricValue | None,
+    names: tuple[str, ...],
+    inputs: str,
+    limits: DiagnosisLimits,
+) -> Diagnosis:
+    """Before labels: what the estimate says of moved inputs; a moved concept cannot be seen yet."""
+    if drift is None or drift.verdict == "insufficient":
+        return Diagnosis("insufficient_evidence", (inputs, "performance is not known yet"))
+    if not names:
+        return Diagnosis("none", (inputs, "performance is not known yet; a changed concept would show with the labels"))
+    level = performance.baseline if performance else None
+    if estimate is None or level is None or estimate.name != level.name:
+        return Diagnosis(
+            "insufficient_evidence", (inputs, "neither labels nor an estimate tell whether it harms"), names
+        )
+    worse = level.value - estimate.value if estimate.higher_is_better else estimate.value - level.value
+    error = math.hypot(standard_error(estimate), standard_error(level))
+    p_value = float(stats.norm.sf(worse / error)) if error else float(worse <= 0)
+    harmful = p_value <= limits.alpha
+    told = f"{estimate.name} is estimated at {estimate.value:.4g}, best past level {level.value:.4g} (p={p_value:.2g})"
+    return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, told), names)
+
+
+def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> str:
+    if drift is None:
+        return "drift was not measured"
+    if drift.verdict == "insufficient":
+        return f"drift: insufficient, {drift.rows} rows"
+    if not moved:
+        return "no feature that the model uses drifted"
+    worst = ", ".join(f"{feature.feature} {feature.effect_size:.3g} {feature.method}" for feature in moved[:3])
+    return f"{len(moved)} features that the model uses drifted, most weighty: {worst}"

@@ -1,0 +1,121 @@
+"""Whether a metric's condition holds.
+
+Which windows speak: the latest m that the present champion served from their first row and whose labels are maturing
+or closed, with enough of them. Open windows, estimates and quarantined windows never trigger; nor do windows of an
+earlier champion, because retraining has answered those.
+"""
+
+import math
+from collections.abc import Sequence
+
+from tasks.policy.conditions import MetricBreach, MetricShift, Persistent
+from tasks.policy.evidence import MetricValue, PerformanceReport
+from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.metrics import HIGHER_IS_BETTER
+from tasks.policy.performance import best_past_level, closed_values, is_worse, shift_p_value, window_noise
+
+
+def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, MetricValue]]:
+    """Reports whose metric may trigger, oldest first; see the module's first lines for the rule."""
+    own = (case.evidence.performance,) if case.evidence.performance else ()
+    earlier = [report for report in case.history.performances if report.window < case.evidence.window]
+    found = []
+    for report in (*earlier, *own):
+        value = report.metric(metric)
+        served = case.history.champion_since is None or report.window.start >= case.history.champion_since
+        enough = report.maturity != "open" and report.labelled_rows >= case.min_labelled_rows
+        if served and enough and value is not None and not value.estimated and math.isfinite(value.value):
+            found.append((report, value))
+    return found
+
+
+def silence(case: Case, metric: str) -> str:
+    report = case.evidence.performance
+    if report is None:
+        return f"{metric}: not measured in this window"
+    return (
+        f"{metric}: no window of the present champion has enough labels; this one is {report.maturity} with "
+        f"{report.labelled_rows} of {report.rows} labels, at least {case.min_labelled_rows} are needed"
+    )
+
+
+def judge_breach(rule: MetricBreach, case: Case) -> Finding:
+    windows = speaking_windows(case, rule.metric)[-rule.m :]
+    higher = HIGHER_IS_BETTER[rule.metric]
+    side, bad = ("below", "<") if higher else ("above", ">")
+    wish = f"would retrain at {rule.metric} {bad} {rule.limit:g}{_persistence(rule)}"
+    if not windows:
+        return one_finding(rule.trigger, False, silence(case, rule.metric), wish)
+    past = _breaches(rule, [value.value for _, value in speaking_windows(case, rule.metric)])[-rule.m :]
+    holds = past[-1] and sum(past) >= rule.k
+    report, value = windows[-1]
+    position = f"is {side}" if past[-1] else f"is not {side}"
+    reason = (
+        f"{rule.metric} {_valued(value)} in {report.window.name} {position} the limit {rule.limit:g}; "
+        f"{_counted(past, rule, 'past it')}"
+    )
+    keep = f"would not retrain at {rule.metric} {'≥' if higher else '≤'} {rule.limit:g}"
+    return one_finding(rule.trigger, holds, reason, keep if holds else wish)
+
+
+def _breaches(rule: MetricBreach, values: Sequence[float]) -> list[bool]:
+    """Which windows are in breach: past the limit, or not yet back past the release of the breach before."""
+    higher, breached, found = HIGHER_IS_BETTER[rule.metric], False, []
+    for value in values:
+        level = rule.limit if rule.release is None or not breached else rule.release
+        breached = is_worse(value, level, higher)
+        found.append(breached)
+    return found
+
+
+def judge_shift(rule: MetricShift, case: Case) -> Finding:
+    speaking = speaking_windows(case, rule.metric)
+    judged = [_shift(rule, case, report, value) for report, value in speaking[-rule.m :]]
+    known = [shift for shift in judged if shift is not None]
+    if not speaking:
+        return one_finding(rule.trigger, False, silence(case, rule.metric), "")
+    if not known or judged[-1] is None:
+        reason = f"{rule.metric}: no past level to compare with yet, three closed windows make one"
+        return one_finding(rule.trigger, False, reason, "")
+    past = [worse >= rule.margin and worse > 0 and p <= rule.alpha for _, worse, p in known]
+    holds = past[-1] and sum(past) >= rule.k
+    (report, value), (level, worse, p_value) = speaking[-1], known[-1]
+    direction = "worse" if worse >= 0 else "better"
+    reason = (
+        f"{rule.metric} {_valued(value)} in {report.window.name} is {abs(worse):.4g} {direction} than its best past "
+        f"level {level.value:.4g} (p={p_value:.2g}; margin {rule.margin:g}, alpha {rule.alpha:g}); "
+        f"{_counted(past, rule, 'shifted')}"
+    )
+    higher = HIGHER_IS_BETTER[rule.metric]
+    limit = level.value - rule.margin if higher else level.value + rule.margin
+    wish = f"would retrain at {rule.metric} {'≤' if higher else '≥'} {limit:.4g}{_persistence(rule)}"
+    keep = f"would not retrain at {rule.metric} {'>' if higher else '<'} {limit:.4g}"
+    return one_finding(rule.trigger, holds, reason, keep if holds else wish)
+
+
+def _shift(
+    rule: MetricShift, case: Case, report: PerformanceReport, value: MetricValue
+) -> tuple[MetricValue, float, float] | None:
+    """(baseline, how much worse, p-value) of one window against the windows before it."""
+    before = [earlier for earlier in case.history.performances if earlier.window < report.window]
+    best = best_past_level(before, rule.metric, case.min_labelled_rows)
+    if best is None:
+        return None
+    level = best[0]
+    noise = window_noise([one.value for one in closed_values(before, rule.metric, case.min_labelled_rows)])
+    worse = level.value - value.value if value.higher_is_better else value.value - level.value
+    return level, worse, shift_p_value(value, level, noise)
+
+
+def _valued(value: MetricValue) -> str:
+    return (
+        f"{value.value:.4g} ({value.confidence:.0%} interval {value.low:.4g} to {value.high:.4g}, {value.rows} labels)"
+    )
+
+
+def _persistence(rule: Persistent) -> str:
+    return "" if rule.m == 1 else f" in {rule.k} of the last {rule.m} windows and the latest"
+
+
+def _counted(past: Sequence[bool], rule: Persistent, what: str) -> str:
+    return f"{sum(past)} of the last {len(past)} windows {what}, {rule.k} of {rule.m} and the latest are needed"

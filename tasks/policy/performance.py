@@ -1,0 +1,124 @@
+"""What a window's labels allow to be said: how mature it is, the best level the model has had, and a shift from it.
+
+The baseline is the best past level, not the latest: a model retrained on mostly old rows right after an abrupt change
+is poor, and must not become its own measure. One lucky window is no level either, so a level is the mean of three
+consecutive closed windows.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from tasks.policy.evidence import Maturity, MetricValue, PerformanceReport
+from tasks.policy.statistics import two_proportion_test
+
+LEVEL_WINDOWS = 3
+"""Consecutive closed windows that make a level."""
+NOISE_WINDOWS = 4
+"""Closed windows from which their own noise is estimated."""
+HISTOGRAM_BINS = 10
+
+
+def decide_maturity(rows: int, labelled_rows: int, all_due: bool, maturing_at: float, closed_at: float) -> Maturity:
+    """Closed when enough labels are there, or when none is still due (cancelled flights never get one)."""
+    completeness = labelled_rows / rows if rows else 0.0
+    if rows and (completeness >= closed_at or all_due):
+        return "closed"
+    return "maturing" if completeness >= maturing_at else "open"
+
+
+def confidence_histogram(y_pred: ArrayLike) -> tuple[float, ...]:
+    """Shares of rows by the probability of the class decided for: ten equal bins from 1/classes to 1."""
+    predicted = np.asarray(y_pred, float)
+    if not len(predicted):
+        return ()
+    certainty = np.maximum(predicted, 1 - predicted) if predicted.ndim == 1 else predicted.max(axis=1)
+    classes = 2 if predicted.ndim == 1 else predicted.shape[1]
+    counts, _ = np.histogram(np.clip(certainty, 1 / classes, 1), bins=HISTOGRAM_BINS, range=(1 / classes, 1))
+    return tuple(float(share) for share in counts / len(predicted))
+
+
+def is_worse(value: float, than: float, higher_is_better: bool) -> bool:
+    return value < than if higher_is_better else value > than
+
+
+def closed_values(reports: Sequence[PerformanceReport], metric: str, min_labels: int = 1) -> list[MetricValue]:
+    """The metric of the closed windows that have enough labels, in the order given."""
+    found = [
+        report.metric(metric)
+        for report in reports
+        if report.maturity == "closed" and report.labelled_rows >= min_labels
+    ]
+    return [value for value in found if value is not None and not value.estimated and math.isfinite(value.value)]
+
+
+def best_past_level(
+    reports: Sequence[PerformanceReport], metric: str, min_labels: int = 1
+) -> tuple[MetricValue, str] | None:
+    """The best mean of three consecutive closed windows, and which; None before there are three.
+
+    Whichever champion served them: what was possible once is the measure. Rows weigh alike. The interval joins
+    those of the windows as independent: variance = Σ (rows/total)² · variance.
+    """
+    closed = [report for report in reports if closed_values([report], metric, min_labels)]
+    runs = [closed[start : start + LEVEL_WINDOWS] for start in range(len(closed) - LEVEL_WINDOWS + 1)]
+    if not runs:
+        return None
+    levels = [(_level(closed_values(run, metric)), run) for run in runs]
+    sign = -1 if levels[0][0].higher_is_better else 1
+    level, run = min(levels, key=lambda pair: sign * pair[0].value)
+    return level, f"{run[0].window.start:%Y-%m-%d}..{run[-1].window.end:%Y-%m-%d}"
+
+
+def _level(values: Sequence[MetricValue]) -> MetricValue:
+    rows = sum(value.rows for value in values)
+    mean = sum(value.rows * value.value for value in values) / rows
+    variance = sum((value.rows / rows * standard_error(value)) ** 2 for value in values)
+    first = values[0]
+    half = _z(first.confidence) * math.sqrt(variance)
+    return MetricValue(first.name, mean, mean - half, mean + half, rows, first.higher_is_better, first.confidence)
+
+
+def standard_error(value: MetricValue) -> float:
+    """What the width of an interval says of the standard error, as for a normal one."""
+    return (value.high - value.low) / (2 * _z(value.confidence))
+
+
+def window_noise(values: Sequence[float]) -> float | None:
+    """Standard deviation of one window around its level, from successive differences; None before four windows.
+
+    von Neumann (1941), Annals of Mathematical Statistics 12:367: Σ (x[i+1] - x[i])² / 2(n - 1). Rows of a day move
+    together, so windows differ by more than their rows' sampling error; a slow drift hardly enters the differences.
+    """
+    if len(values) < NOISE_WINDOWS:
+        return None
+    squares = [(later - earlier) ** 2 for earlier, later in pairwise(values)]
+    return math.sqrt(sum(squares) / len(squares) / 2)
+
+
+def shift_p_value(current: MetricValue, baseline: MetricValue, noise: float | None = None) -> float:
+    """One-sided p-value that the window is no worse than the level; NaN where an interval is missing.
+
+    Proportions: two-proportion test. Others: z of the difference. With `noise` (of one window) the standard error
+    is at least what windows were seen to vary by, which the level shares over its windows.
+    """
+    if noise is None and current.name == "accuracy":
+        hits = (round(current.value * current.rows), round(baseline.value * baseline.rows))
+        return two_proportion_test(hits[0], current.rows, hits[1], baseline.rows)
+    variance = standard_error(current) ** 2 + standard_error(baseline) ** 2
+    if noise is not None:
+        variance = max(variance, noise**2 * (1 + 1 / LEVEL_WINDOWS))
+    worse = baseline.value - current.value if current.higher_is_better else current.value - baseline.value
+    if variance == 0:
+        return 0.0 if worse > 0 else 1.0
+    return float(stats.norm.sf(worse / math.sqrt(variance)))
+
+
+@cache
+def _z(confidence: float) -> float:
+    return float(stats.norm.ppf((1 + confidence) / 2))

@@ -1,0 +1,84 @@
+"""Intervals by drawing the rows again: the bootstrap of means, of days, and of confusion tables.
+
+Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows define no answer.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from tasks.policy.metrics import Floats
+
+_CELLS_AT_ONCE = 4_000_000
+_POISSON_FROM = 500
+_POISSON_COUNTS = stats.poisson.ppf((np.arange(2**16) + 0.5) / 2**16, 1).astype(np.float32)
+"""Counts of mean 1 by a random number of 16 bits."""
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def bootstrap_means(rows: ArrayLike, draws: int = 1000, seed: int = 0) -> Floats:
+    """Means of `draws` resamples of the rows: shape (draws,) for rows (n,), (draws, m) for rows (n, m).
+
+    Few rows are drawn with replacement (Efron & Tibshirani 1993, ch. 6). From 500 on each row is weighted by a Poisson
+    count of mean 1, which comes to the same and costs a tenth (Chamandy et al. 2012, "Estimating uncertainty for
+    massive data streams"). The columns of one draw share their rows, so differences stay paired.
+    """
+    values = np.asarray(rows, float)
+    table = values.reshape(len(values), -1)
+    centre, random = table.mean(axis=0), np.random.default_rng(seed)
+    step = max(1, _CELLS_AT_ONCE // len(values))
+    shapes = [(min(step, draws - start), len(values)) for start in range(0, draws, step)]
+    if len(values) < _POISSON_FROM:
+        means = np.concatenate([table[random.integers(0, len(values), shape)].mean(axis=1) for shape in shapes])
+    else:
+        rows_and_one = np.column_stack([table - centre, np.ones(len(table))]).astype(np.float32)
+        picks = (random.integers(0, len(_POISSON_COUNTS), shape, dtype=np.uint16) for shape in shapes)
+        sums = np.concatenate([_POISSON_COUNTS[pick] @ rows_and_one for pick in picks]).astype(float)
+        means = centre + sums[:, :-1] / sums[:, -1:]
+    return means if values.ndim == 2 else means[:, 0]
+
+
+def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Efron's percentile interval of bootstrap draws; draws that define no value are left out."""
+    values = np.asarray(draws, float)
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Interval(float("nan"), float("nan"))
+    low, high = np.quantile(known, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_interval(rows: ArrayLike, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> Interval:
+    """Percentile bootstrap interval of the mean of independent rows (n,)."""
+    if not np.size(rows):
+        return Interval(float("nan"), float("nan"))
+    return percentile_interval(bootstrap_means(rows, draws, seed), confidence)
+
+
+def block_bootstrap_interval(
+    rows: ArrayLike, blocks: ArrayLike, confidence: float = 0.95, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """Interval of the mean when rows of one block (a day) go together: whole blocks are resampled.
+
+    Künsch (1989), Annals of Statistics 17:1217; Davison & Hinkley (1997), 3.8. `blocks` (n,) names each row's block.
+    """
+    values, (_, where) = np.asarray(rows, float), np.unique(np.asarray(blocks), return_inverse=True)
+    if not len(values):
+        return Interval(float("nan"), float("nan"))
+    sums, counts = np.bincount(where, weights=values), np.bincount(where)
+    chosen = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+    return percentile_interval(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), confidence)
+
+
+def resampled_confusions(counts: ArrayLike, draws: int, seed: int) -> NDArray[np.int64]:
+    """Confusion tables (draws, …) of resampled rows: resampling rows of few kinds is drawing a multinomial."""
+    table = np.asarray(counts)
+    shares = table.ravel() / table.sum()
+    drawn = np.random.default_rng(seed).multinomial(int(table.sum()), shares, size=draws)
+    return drawn.reshape(draws, *table.shape)

@@ -1,0 +1,113 @@
+"""Whether conditions hold that weigh the champion's whole series of windows: decay, adaptive change, regret in money.
+
+The series are the windows that may speak for a metric (`metric_triggers.py`), each as its loss above the best past
+level of closed windows before the champion began, so that a champion that started badly is not its own measure.
+"""
+
+import math
+
+from tasks.policy.conditions import Adaptive, MetricDecay, RegretExceedsCost
+from tasks.policy.evidence import MetricValue, PerformanceReport
+from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.metric_triggers import silence, speaking_windows
+from tasks.policy.performance import best_past_level, closed_values, standard_error, window_noise
+from tasks.policy.sequential import AdaptiveWindow, confidence_sequence
+
+NOISE_RANGE = 6
+"""An adaptive window expects values within a range of 1: six standard deviations of one window's noise."""
+NO_LEVEL = "no past level to compare with yet, three closed windows make one"
+
+
+def excess_losses(case: Case, metric: str) -> tuple[MetricValue, list[tuple[PerformanceReport, float]]] | None:
+    """(best past level, the champion's windows with how much worse than it each was); None without a level."""
+    speaking = speaking_windows(case, metric)
+    started = speaking[0][0].window if speaking and case.history.champion_since else None
+    closed = [report for report in case.history.performances if report.window < case.evidence.window]
+    before = [report for report in closed if started and report.window < started]
+    best = best_past_level(before, metric, case.min_labelled_rows)
+    best = best or best_past_level(closed, metric, case.min_labelled_rows)
+    if best is None:
+        return None
+    sign = -1 if best[0].higher_is_better else 1
+    return best[0], [(report, sign * (value.value - best[0].value)) for report, value in speaking]
+
+
+def judge_decay(rule: MetricDecay, case: Case) -> Finding:
+    """A confidence sequence over the champion's windows, its lower end against margin and the level's own doubt."""
+    found = excess_losses(case, rule.metric)
+    if found is None or not found[1]:
+        reason = f"{rule.metric}: {NO_LEVEL}" if found is None else silence(case, rule.metric)
+        return one_finding(rule.trigger, False, reason, "")
+    level, series = found
+    values = [worse for _, worse in series]
+    noise = _noise(case, rule.metric)
+    low, high = confidence_sequence(values, rule.alpha, noise, tuned_for=10)[-1]
+    needed = rule.margin + 2 * standard_error(level)
+    holds = low > needed
+    reason = (
+        f"{rule.metric}: {len(values)} windows of the champion are on average {sum(values) / len(values):.4g} worse "
+        f"than the best past level {level.value:.4g} (at any time {low:.4g} to {high:.4g}); "
+        f"more than {needed:.4g} is needed"
+    )
+    wish = f"would retrain once the lower end of that mean exceeds {needed:.4g}"
+    return one_finding(rule.trigger, holds, reason, "" if holds else wish)
+
+
+def _noise(case: Case, metric: str) -> float | None:
+    """Of one window, from all closed windows before the one at hand; None while too few are known."""
+    closed = [report for report in case.history.performances if report.window < case.evidence.window]
+    return window_noise([value.value for value in closed_values(closed, metric, case.min_labelled_rows)])
+
+
+def judge_adaptive(rule: Adaptive, case: Case) -> Finding:
+    """ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
+    found, noise = excess_losses(case, rule.metric), _noise(case, rule.metric)
+    if found is None or noise is None or not found[1]:
+        missing = NO_LEVEL if found is None or noise is None else silence(case, rule.metric)
+        return one_finding(rule.trigger, False, f"{rule.metric}: {missing}", "")
+    window, dropped, before = AdaptiveWindow(rule.delta), False, 0.0
+    scale = NOISE_RANGE * noise or 1.0
+    for _, worse in found[1]:
+        mean_before = window.mean
+        if window.update(worse / scale):
+            dropped, before = True, mean_before * scale
+    worse_now = dropped and window.mean * scale > before
+    now = window.mean * scale
+    change = f"changed from {before:.4g} to {now:.4g}" if dropped else f"has not changed, {now:.4g}"
+    reason = (
+        f"{rule.metric}: the loss above the best past level {found[0].value:.4g} {change} "
+        f"over {len(found[1])} windows of the champion (adaptive window of {window.width}, delta {rule.delta:g})"
+    )
+    return one_finding(rule.trigger, worse_now, reason, "")
+
+
+def judge_regret(rule: RegretExceedsCost, case: Case) -> Finding:
+    """Loss above the best past level in money, accumulated since the champion began and never below zero."""
+    report, price = case.evidence.performance, case.budget.value_usd_per_metric_unit_per_day
+    if report is None or price is None or case.cost_usd is None:
+        lacking = {
+            "the window's performance": report,
+            "budget.value_usd_per_metric_unit_per_day": price,
+            "the cost of a retrain": case.cost_usd,
+        }
+        names = ", ".join(name for name, value in lacking.items() if value is None)
+        return one_finding(rule.trigger, False, f"regret: not known without {names}", "")
+    found = excess_losses(case, report.primary)
+    if found is None:
+        return one_finding(rule.trigger, False, f"regret: {NO_LEVEL}", "")
+    regret_usd = 0.0
+    for seen, worse in found[1]:
+        regret_usd = max(0.0, regret_usd + worse * price * seen.window.days)
+    needed_usd = rule.factor * case.cost_usd
+    holds = regret_usd >= needed_usd and regret_usd > 0
+    reason = (
+        f"regret of {regret_usd:,.2f} USD since the champion began ({len(found[1])} windows against {report.primary} "
+        f"{found[0].value:.4g}), a retrain is expected to cost {case.cost_usd:,.2f} USD; {needed_usd:,.2f} USD are "
+        "needed"
+    )
+    latest = found[1][-1][1] if found[1] else 0.0
+    wish = f"would retrain from a regret of {needed_usd:,.2f} USD"
+    if latest > 0:
+        days = math.ceil((needed_usd - regret_usd) / (latest * price)) if price else 0
+        wish += f", in {days} days if the latest window's loss stays" if days > 0 else ""
+    return one_finding(rule.trigger, holds, reason, "" if holds else wish)

@@ -1,0 +1,169 @@
+"""Whether a condition holds: evidence + history → `Finding` with a sentence and what would change it.
+
+Insufficient drift never triggers; metrics have their own rule (`metric_triggers.py`).
+"""
+
+import math
+from datetime import datetime, timedelta
+
+from tasks.policy.conditions import (
+    Adaptive,
+    AllOf,
+    AnyOf,
+    AtLeast,
+    Calendar,
+    Condition,
+    DriftedShare,
+    Every,
+    Group,
+    MeanShift,
+    MetricBreach,
+    MetricDecay,
+    MetricShift,
+    NewRows,
+    RegretExceedsCost,
+)
+from tasks.policy.evidence import DriftReport, History
+from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.metric_triggers import judge_breach, judge_shift
+from tasks.policy.series_triggers import judge_adaptive, judge_decay, judge_regret
+
+
+def judge(condition: Condition, case: Case) -> Finding:
+    """Whether the condition holds, and why. What holds stands first among the reasons."""
+    match condition:
+        case AnyOf() | AllOf() | AtLeast():
+            return _judge_group(condition, case)
+        case MetricBreach():
+            return judge_breach(condition, case)
+        case MetricShift():
+            return judge_shift(condition, case)
+        case MetricDecay():
+            return judge_decay(condition, case)
+        case Adaptive():
+            return judge_adaptive(condition, case)
+        case RegretExceedsCost():
+            return judge_regret(condition, case)
+        case MeanShift():
+            return _judge_mean_shift(condition, case)
+        case DriftedShare():
+            return _judge_drifted_share(condition, case)
+        case NewRows():
+            return _judge_new_rows(condition, case)
+        case Every():
+            return _judge_every(condition, case)
+        case Calendar():
+            return _judge_calendar(condition, case)
+
+
+def _judge_group(group: Group, case: Case) -> Finding:
+    found = [judge(part, case) for part in group.conditions]
+    needed = {"any_of": 1, "all_of": len(found)}.get(group.trigger, getattr(group, "n", 1))
+    held = sum(finding.holds for finding in found)
+    ordered = sorted(found, key=lambda finding: not finding.holds)
+    reasons = [reason for finding in ordered for reason in finding.reasons]
+    if needed > 1:
+        reasons.insert(0, f"{held} of {len(found)} conditions hold, {needed} are needed")
+    return Finding(
+        holds=held >= needed,
+        reasons=tuple(reasons),
+        would_change=tuple(text for finding in found for text in finding.would_change),
+        triggers=tuple(name for finding in found for name in finding.triggers),
+    )
+
+
+def _judge_mean_shift(rule: MeanShift, case: Case) -> Finding:
+    drift, silence = _drift(case)
+    wish = f"would retrain at a mean shift > {rule.sigma:g} σ in any feature"
+    if drift is None:
+        return one_finding(rule.trigger, False, f"mean shift: {silence}", wish)
+    shifts = [
+        (abs(feature.mean_shift_sigma), feature.feature)
+        for feature in drift.features
+        if feature.verdict != "insufficient"
+        and feature.mean_shift_sigma is not None
+        and not math.isnan(feature.mean_shift_sigma)
+    ]
+    if not shifts:
+        return one_finding(rule.trigger, False, "mean shift: no feature has a mean that could be compared", wish)
+    worst, name = max(shifts)
+    holds = worst > rule.sigma
+    count = sum(shift > rule.sigma for shift, _ in shifts)
+    reason = (
+        f"the mean of {name} lies {worst:.2f} reference σ from the reference's, the largest of {len(shifts)} features; "
+        f"{count} past the limit of {rule.sigma:g} σ"
+    )
+    return one_finding(
+        rule.trigger, holds, reason, f"would not retrain at {name} ≤ {rule.sigma:g} σ" if holds else wish
+    )
+
+
+def _judge_drifted_share(rule: DriftedShare, case: Case) -> Finding:
+    drift, silence = _drift(case)
+    wish = f"would retrain at a share of drifted features ≥ {rule.share:.0%}"
+    if drift is None:
+        return one_finding(rule.trigger, False, f"drift: {silence}", wish)
+    count = sum(feature.verdict == "drifted" for feature in drift.features)
+    holds = drift.drifted_share >= rule.share
+    weighed = " by importance" if any(feature.importance for feature in drift.features) else ""
+    reason = (
+        f"{count} of {len(drift.features)} features drifted, a share of {drift.drifted_share:.0%}{weighed}; "
+        f"the limit is {rule.share:.0%}"
+    )
+    keep = f"would not retrain at a share of drifted features < {rule.share:.0%}"
+    return one_finding(rule.trigger, holds, reason, keep if holds else wish)
+
+
+def _drift(case: Case) -> tuple[DriftReport | None, str]:
+    """The drift report where it may trigger, else None and why."""
+    drift = case.evidence.drift
+    if drift is None:
+        return None, "not measured in this window"
+    if drift.verdict == "insufficient" or drift.rows < case.min_rows:
+        return None, f"insufficient, {drift.rows} rows in {drift.window.name}, at least {case.min_rows} are needed"
+    return drift, ""
+
+
+def _judge_new_rows(rule: NewRows, case: Case) -> Finding:
+    history = case.history
+    if history.training_rows <= 0:
+        return one_finding(rule.trigger, False, "new rows: how many rows the champion was trained on is not known", "")
+    counted = history.trained_until is None or case.evidence.window.start >= history.trained_until
+    rows = history.rows_since_training + (case.evidence.rows if counted else 0)
+    needed = math.ceil(rule.fraction * history.training_rows)
+    holds = rows >= needed
+    reason = (
+        f"{rows:,} rows landed since training on {history.training_rows:,} ({rows / history.training_rows:.1%}), "
+        f"{rule.fraction:.1%} are asked for"
+    )
+    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {needed:,} new rows")
+
+
+def _judge_every(rule: Every, case: Case) -> Finding:
+    last = last_training(case.history)
+    if last is None:
+        return one_finding(rule.trigger, False, "timer: when the model was last trained is not known", "")
+    due = last + timedelta(days=rule.days)
+    elapsed = (case.as_of - last) / timedelta(days=1)
+    reason = f"{elapsed:.1f} days since the last training on {last:%Y-%m-%d}, {rule.days:g} are asked for"
+    holds = case.as_of >= due
+    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {due:%Y-%m-%d}")
+
+
+def _judge_calendar(rule: Calendar, case: Case) -> Finding:
+    last = last_training(case.history)
+    if last is None:
+        return one_finding(rule.trigger, False, "calendar: when the model was last trained is not known", "")
+    following = rule.dates().after(last)
+    if following is None:
+        return one_finding(rule.trigger, False, f"calendar: {rule.rrule} has no date after {last:%Y-%m-%d}", "")
+    holds = following <= case.as_of
+    reason = (
+        f"{following:%Y-%m-%d} of {rule.rrule} {'has come' if holds else 'is next'} since training on {last:%Y-%m-%d}"
+    )
+    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {following:%Y-%m-%d}")
+
+
+def last_training(history: History) -> datetime | None:
+    """When a challenger was last made, promoted or not; before the first, where the champion's rows end."""
+    return max(history.retrained_at, default=history.trained_until)

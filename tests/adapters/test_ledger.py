@@ -1,0 +1,274 @@
+"""The chain on a real disk and on S3: it never forks, says a thing once, and shows every entry changed or lost."""
+
+import json
+import multiprocessing
+import os
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tasks.adapters import ledger
+from tasks.policy.evidence import LedgerEntry, Promotion, from_json, to_json, utc
+
+AT = utc("2013-05-01")
+MODEL = "flight_delay"
+
+
+def fill(count: int, model: str = MODEL) -> list[LedgerEntry]:
+    return [
+        ledger.append(model, "window.judged", f"fact {i}", AT + timedelta(days=i), f"decision-{i}")
+        for i in range(count)
+    ]
+
+
+def entry_file(number: int) -> Path:
+    return Path(os.environ["PERENNIAL_HOME"]) / "ledger" / MODEL / f"{number:08d}.json"
+
+
+def head_file() -> Path:
+    return entry_file(1).with_name("head.json")
+
+
+def problems() -> str:
+    return " | ".join(ledger.verify(MODEL).problems)
+
+
+def test_entries_come_back_as_they_were_told_in_order():
+    promotion = Promotion(MODEL, "d1", "2", "1", "promoted", ("log_loss gained 0.01",))
+    told = ledger.append(MODEL, "champion.promoted", promotion, AT, "d1", "Ada")
+    assert ledger.entries(MODEL) == (told,)
+    assert (told.sequence, told.actor, told.previous_hash) == (1, "Ada", ledger.GENESIS)
+    assert from_json(Promotion, told.body) == promotion
+    second = ledger.append(MODEL, "note", "said by hand", AT)
+    assert second.previous_hash == told.hash
+    assert ledger.entries(MODEL, kind="note") == (second,)
+    assert ledger.entries(MODEL, last=1) == (second,)
+    assert ledger.entries(MODEL, last=0) == ()
+    assert ledger.models() == (MODEL,)
+
+
+def test_an_empty_ledger_is_whole():
+    assert ledger.entries(MODEL) == ()
+    assert ledger.verify(MODEL) == ledger.Verification(MODEL, 0, None, ())
+
+
+def test_models_have_chains_of_their_own():
+    fill(2)
+    fill(3, "air_time")
+    assert (len(ledger.entries(MODEL)), len(ledger.entries("air_time"))) == (2, 3)
+
+
+@pytest.mark.parametrize("model", ["../other", "a/b", "", "Flight", "x" * 64])
+def test_a_model_name_never_becomes_a_path(model):
+    with pytest.raises(ledger.LedgerError, match="expected a name"):
+        ledger.append(model, "note", "x", AT)
+
+
+def test_a_fact_of_a_decision_is_told_once():
+    first = ledger.append(MODEL, "champion.promoted", "one", AT, "d1")
+    assert ledger.append(MODEL, "champion.promoted", "another", AT, "d1") == first
+    assert ledger.append(MODEL, "champion.rolled_back", "one", AT, "d1").sequence == 2
+    assert ledger.append(MODEL, "champion.promoted", "one", AT, "d1", once=False).sequence == 3
+    assert [ledger.append(MODEL, "note", "x", AT).sequence for _ in range(2)] == [4, 5]
+
+
+def _append_many(home: str, writer: int, count: int) -> None:
+    os.environ["PERENNIAL_HOME"] = home
+    for i in range(count):
+        ledger.append(MODEL, "note", f"writer {writer} fact {i}", AT)
+        ledger.append(MODEL, "shared", f"writer {writer}", AT, f"decision-{i}")
+
+
+def test_four_processes_at_once_never_fork_the_chain():
+    context, home = multiprocessing.get_context("spawn"), os.environ["PERENNIAL_HOME"]
+    writers = [context.Process(target=_append_many, args=(home, writer, 25)) for writer in range(4)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join()
+        assert process.exitcode == 0
+    assert ledger.verify(MODEL).problems == ()
+    told = ledger.entries(MODEL)
+    assert len(told) == 4 * 25 + 25  # each shared decision is told once, whoever came first
+    assert {entry.body for entry in told if entry.kind == "note"} == {
+        f"writer {writer} fact {i}" for writer in range(4) for i in range(25)
+    }
+    own = [entry.body for entry in told if entry.body.startswith("writer 2 fact")]
+    assert own == sorted(own, key=lambda body: int(body.split()[-1]))  # one writer's facts keep their order
+
+
+def test_nothing_half_written_lies_about():
+    fill(3)
+    assert sorted(path.name for path in entry_file(1).parent.iterdir()) == [
+        "00000001.json", "00000002.json", "00000003.json", "head.json"
+    ]  # fmt: skip
+
+
+class TestDamageIsFound:
+    @pytest.fixture(autouse=True)
+    def _five_entries(self) -> Iterator[None]:
+        self.told = fill(5)
+        assert ledger.verify(MODEL).ok
+        yield
+
+    def rewrite(self, number: int, **changes: object) -> None:
+        path = entry_file(number)
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes, sort_keys=True, separators=(",", ":")))
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_a_changed_entry(self, number):
+        self.rewrite(number, body="nothing happened")
+        assert f"entry {number + 1} does not follow entry {number}" in problems()
+
+    def test_a_changed_last_entry(self):
+        self.rewrite(5, actor="nobody")
+        assert "head.json names entry 5" in problems()
+
+    def test_an_entry_written_in_another_form(self):
+        entry_file(3).write_text(json.dumps(json.loads(entry_file(3).read_text()), indent=1))
+        assert "entry 3 was written anew" in problems()
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_a_removed_entry(self, number):
+        entry_file(number).unlink()
+        assert f"entry {number} is missing" in problems()
+
+    def test_a_removed_tail(self):
+        for number in (4, 5):
+            entry_file(number).unlink()
+        assert "head.json names entry 5" in problems()
+        assert "which is not there" in problems()
+
+    def test_a_removed_head(self):
+        head_file().unlink()
+        assert "head.json is missing" in problems()
+
+    def test_a_tail_cut_off_and_covered_up_needs_a_head_noted_elsewhere(self):
+        noted = ledger.verify(MODEL).head
+        entry_file(5).unlink()
+        head_file().write_text(to_json(ledger.Head(4, self.told[3].hash)))
+        assert ledger.verify(MODEL).ok  # no chain can show this by itself
+        assert "the head noted elsewhere names entry 5" in " ".join(ledger.verify(MODEL, noted).problems)
+
+    def test_a_chain_forged_from_one_entry_on_needs_it_too(self):
+        noted, previous = ledger.verify(MODEL).head, self.told[2].hash
+        for number in (4, 5):
+            self.rewrite(number, actor="nobody", previous_hash=previous)
+            previous = from_json(LedgerEntry, entry_file(number).read_bytes()).hash
+        head_file().write_text(to_json(ledger.Head(5, previous)))
+        assert ledger.verify(MODEL).ok
+        assert not ledger.verify(MODEL, noted).ok
+
+    def test_an_inserted_entry(self):
+        for number in (5, 4, 3):
+            entry_file(number).rename(entry_file(number + 1))
+        self.rewrite(2, body="slipped in")
+        entry_file(3).write_bytes(entry_file(2).read_bytes())
+        found = problems()
+        assert "entry 3 says that it is entry 2" in found
+        assert "entry 4 says that it is entry 3" in found
+
+    @pytest.mark.parametrize("kept", [0, 40])
+    def test_a_torn_entry(self, kept):
+        entry_file(5).write_bytes(entry_file(5).read_bytes()[:kept])
+        assert "entry 5 cannot be read: torn or changed" in problems()
+
+    def test_a_foreign_file(self):
+        entry_file(5).with_name("5.json.bak").write_text("{}")
+        assert "5.json.bak is not an entry" in problems()
+
+    @pytest.mark.parametrize("number", [2, 5])
+    def test_a_damaged_chain_is_neither_read_nor_extended(self, number):
+        entry_file(number).unlink()
+        ledger._KNOWN.clear()  # as a new process
+        for attempt in (lambda: ledger.append(MODEL, "note", "x", AT), lambda: ledger.entries(MODEL)):
+            with pytest.raises(ledger.LedgerError, match=r"python -m tasks\.audit verify flight_delay"):
+                attempt()
+        assert not entry_file(6).exists()
+
+    def test_the_same_process_sees_a_lost_tail_too(self):
+        entry_file(5).unlink()
+        with pytest.raises(ledger.LedgerError, match="entry 5 is missing"):
+            ledger.entries(MODEL)
+
+
+def test_a_lagging_head_is_caught_up_with():
+    """A writer killed between its entry and the head: the next one goes on from the entry."""
+    told = fill(3)
+    head_file().write_text(to_json(ledger.Head(2, told[1].hash)))
+    ledger._KNOWN.clear()
+    assert ledger.append(MODEL, "note", "x", AT).sequence == 4
+    assert ledger.verify(MODEL).ok
+
+
+def test_another_ledger_at_the_same_place_is_noticed(tmp_path, monkeypatch):
+    fill(3)
+    entry_file(1).parent.rename(tmp_path / "moved")
+    assert ledger.entries(MODEL) == ()
+    assert ledger.append(MODEL, "note", "x", AT).sequence == 1
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("PERENNIAL_LEDGER", str(tmp_path / "a file" / "ledger"))
+    with pytest.raises(Exception, match="expected a writable workspace"):
+        ledger.append(MODEL, "note", "x", AT)
+
+
+@pytest.fixture
+def s3_ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A ledger on a local S3 that enforces If-None-Match as AWS does."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+        "PERENNIAL_LEDGER": "s3://audit-bucket/audit/ledger",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"")  # state outlives a server
+    boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"]).create_bucket(Bucket="audit-bucket")
+    yield settings["PERENNIAL_LEDGER"]
+    ledger._store_at.cache_clear()
+    server.stop()
+
+
+def test_s3_keeps_the_same_chain(s3_ledger):
+    told = fill(5)
+    assert ledger.entries(MODEL) == tuple(told)
+    ledger._KNOWN.clear()
+    assert ledger.append(MODEL, "window.judged", "again", AT, "decision-3") == told[3]
+    assert ledger.models() == (MODEL,)
+    head = ledger.Head(5, told[4].hash)
+    assert ledger.verify(MODEL, head) == ledger.Verification(MODEL, 5, head, ())
+
+
+def test_threads_on_s3_never_fork_the_chain(s3_ledger):
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda i: ledger.append(MODEL, "note", f"fact {i}", AT), range(20)))
+    assert sorted(entry.sequence for entry in told) == list(range(1, 21))
+    assert ledger.verify(MODEL).problems == ()
+
+
+def test_appending_stays_quick_in_a_long_ledger():
+    """Nothing is listed or read twice, so the 500th entry costs what the tenth did, 3 ms (bound: 30)."""
+    fill(500)
+    seconds = []
+    for i in range(30):
+        started = time.perf_counter()
+        ledger.append(MODEL, "note", f"late {i}", AT)
+        seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[15] < 0.03

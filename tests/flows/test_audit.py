@@ -1,0 +1,137 @@
+"""The ledger's commands as people run them, on a ledger that tells how champions came and went."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from tasks import audit
+from tasks.adapters import ledger
+from tasks.audit import champion_at, main, record_fact
+from tasks.policy.evidence import Judgement, LedgerEntry, Promotion, WindowEvidence, to_json, utc
+from tasks.policy.retraining import RetrainingPolicy, decide_retraining
+from tests.policy.judged_windows import drift, evidence, history, window
+
+MODEL = "flight_delay"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with disable_run_logger():
+        yield
+
+
+def promote(version: str, previous: str | None, day: str, action: str = "promoted", actor: str = "Ada") -> LedgerEntry:
+    kind = "champion.rolled_back" if action == "rolled_back" else "champion.promoted"
+    body = Promotion(MODEL, f"decision-{version}-{day}", version, previous, action, (f"because of {version}",))
+    return record_fact.fn(MODEL, kind, body, utc(day), body.decision_id, actor)
+
+
+@pytest.fixture
+def told() -> list[LedgerEntry]:
+    """Version 1 from May, version 2 from June, back to 1 on the 20th of June."""
+    return [
+        promote("1", None, "2013-05-01"),
+        promote("2", "1", "2013-06-01"),
+        promote("1", "2", "2013-06-20", "rolled_back", "Grace"),
+    ]
+
+
+def test_a_fact_is_recorded_once_however_often_the_task_runs(told):
+    assert promote("2", "1", "2013-06-01") == told[1]
+    assert len(ledger.entries(MODEL)) == 3
+
+
+@pytest.mark.parametrize(
+    ("day", "version"),
+    [("2013-05-01", "1"), ("2013-05-31T23:59", "1"), ("2013-06-01", "2"), ("2013-06-20", "1"), ("2014-01-01", "1")],
+)
+def test_state_tells_what_served_at_a_time(told, capsys, day, version):
+    assert main(["state", MODEL, "--at", day]) == 0
+    assert f"flight_delay: version {version} served at" in capsys.readouterr().out
+
+
+def test_before_the_first_promotion_nothing_served(told, capsys):
+    assert champion_at(MODEL, utc("2013-04-30")) is None
+    assert main(["state", MODEL, "--at", "2013-04-30"]) == 1
+    assert "no champion at 2013-04-30" in capsys.readouterr().out
+
+
+def test_state_names_who_did_it_and_why(told, capsys):
+    main(["state", MODEL, "--at", "2013-07-01T02:00+02:00"])
+    printed = capsys.readouterr().out
+    assert "version 1 served at 2013-07-01 00:00 UTC, rolled_back on 2013-06-20 00:00 by Grace (entry 3" in printed
+    assert "because of 1" in printed
+
+
+def test_show_tells_decisions_with_their_first_reason(told, capsys):
+    rule = RetrainingPolicy.model_validate({"when": {"trigger": "mean_shift", "sigma": 3}})
+    seen: WindowEvidence = evidence(0, drift=drift(0, pressure=4.0))
+    decision = decide_retraining(MODEL, rule, seen, history(), window(0).end)
+    judgement = Judgement(window(0).end, "1", seen, decision)
+    record_fact.fn(MODEL, "window.judged", judgement, window(0).end, decision.decision_id)
+    assert main(["show", MODEL, "--last", "1"]) == 0
+    line = capsys.readouterr().out
+    assert f"4 2013-05-06 00:00 window.judged by perennial decision {decision.decision_id}" in line
+    assert "retrain, the mean of pressure lies 4.00 reference σ" in line
+    assert main(["show", MODEL, "--kind", "champion.rolled_back"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_verify_passes_a_whole_ledger_and_prints_the_head_to_note_elsewhere(told, capsys):
+    assert main(["verify"]) == 0
+    assert capsys.readouterr().out == f"flight_delay: whole, 3 entries, head flight_delay:3:{told[2].hash}\n"
+
+
+def test_verify_ends_with_one_and_says_what_is_damaged(told, workspace, capsys):
+    path = workspace / "ledger" / MODEL / "00000002.json"
+    path.write_text(path.read_text().replace("Ada", "Eve"))
+    assert main(["verify", MODEL]) == 1
+    printed = capsys.readouterr().out
+    assert printed.startswith("flight_delay: DAMAGED, 3 entries")
+    assert "entry 3 does not follow entry 2" in printed
+
+
+def test_verify_with_a_noted_head_finds_a_tail_that_was_cut_off_and_covered_up(told, workspace, capsys):
+    folder = workspace / "ledger" / MODEL
+    (folder / "00000003.json").unlink()
+    (folder / "head.json").write_text(to_json(ledger.Head(2, told[1].hash)))
+    assert main(["verify"]) == 0
+    assert main(["verify", "--expect", f"{MODEL}:3:{told[2].hash}"]) == 1
+    assert "the head noted elsewhere names entry 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("noted", ["flight_delay:3:abc", "flight_delay", "flight_delay:x:" + "0" * 64])
+def test_a_noted_head_in_another_form_is_refused(noted):
+    with pytest.raises(SystemExit, match="expected MODEL:SEQUENCE:HASH"):
+        main(["verify", "--expect", noted])
+
+
+def test_a_noted_head_of_a_ledger_that_is_gone_is_a_problem(capsys):
+    assert main(["verify", "--expect", "air_time:3:" + "0" * 64]) == 1
+    assert "air_time: DAMAGED, 0 entries" in capsys.readouterr().out
+
+
+def test_the_command_runs_by_itself_and_a_damaged_ledger_is_one_clear_line(told, workspace):
+    folder = workspace / "ledger" / MODEL
+    (folder / "00000001.json").unlink()
+    command = [sys.executable, "-m", "tasks.audit"]
+    root = Path(audit.__file__).parents[1]
+    verified = subprocess.run([*command, "verify"], capture_output=True, text=True, cwd=root, check=False)
+    assert (verified.returncode, "entry 1 is missing" in verified.stdout) == (1, True)
+    shown = subprocess.run([*command, "show", MODEL], capture_output=True, text=True, cwd=root, check=False)
+    assert shown.returncode == 2
+    assert "Traceback" not in shown.stderr
+    assert "run python -m tasks.audit verify flight_delay" in shown.stderr
+
+
+def test_the_entry_on_disk_is_plain_json_that_any_tool_reads(told, workspace):
+    entry = json.loads((workspace / "ledger" / MODEL / "00000001.json").read_text())
+    assert entry["kind"] == "champion.promoted"
+    assert utc(entry["at"]) == utc("2013-05-01") + timedelta(0)
+    assert json.loads(entry["body"])["champion"] == "1"

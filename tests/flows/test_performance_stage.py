@@ -1,0 +1,184 @@
+"""Performance of served windows, measured on the real lake as labels come in: late, in part, for two versions."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from prefect.logging import disable_run_logger
+
+from deployments.model_config import ModelConfig, load_model_config
+from tasks.adapters import lake, registry
+from tasks.performance import describe, measure_performance
+from tasks.policy.evidence import History, Latency, PerformanceReport, Window, from_json, to_json
+from tasks.snapshot import land_labels, take_snapshot
+from tests.small_model import rows, write_model
+from tests.trained_models import prepare_registry
+
+HOURS = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with disable_run_logger():
+        yield
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ModelConfig:
+    """Windows of 2 days and 300 rows; labels 12 hours late, so a window is 75 % labelled at its end."""
+    return load_model_config(write_model(tmp_path / "small"))
+
+
+def serve(
+    config: ModelConfig, window: Window, off_by: float | Callable[[pa.Table], np.ndarray], version: str = "1"
+) -> None:
+    """Land the window's rows and predictions that miss the truth by `off_by`."""
+    table = lake.read_rows(take_snapshot.fn(config, window))
+    truth = rows().set_index("row").loc[table["row"].to_pylist(), "y"].to_numpy()
+    predicted = off_by(table) if callable(off_by) else truth + off_by
+    served = pa.table({"id": table["row"], "time": table["at"], "prediction": pa.array(predicted, pa.float64())})
+    lake.land_predictions(config, window, version, served)
+
+
+def measure(config: ModelConfig, window: Window, as_of: datetime, history: History | None = None, **known: object):
+    land_labels.fn(config, as_of)
+    return measure_performance.fn(config, window, as_of, history or History(), **known)
+
+
+def test_a_window_is_measured_on_the_labels_known_and_closed_when_none_is_due_any_more(config):
+    window = config.windows()[0]
+    serve(config, window, off_by=0.5)
+    (early,) = measure(config, window, window.end)
+    assert (early.rows, early.labelled_rows, early.maturity) == (300, 226, "maturing")
+    assert [metric.name for metric in early.metrics] == ["mae", "rmse", "pinball"]
+    assert early.metric("mae").value == pytest.approx(0.5)
+    assert early.metric("pinball").value == pytest.approx(0.25)
+    (late,) = measure(config, window, window.end + 12 * HOURS)
+    assert (late.labelled_rows, late.maturity, late.completeness) == (300, "closed", 1.0)
+    assert late.confidence_histogram == ()
+    assert from_json(PerformanceReport, to_json(late)) == late
+
+
+def test_labels_that_never_come_do_not_keep_a_window_open(tmp_path):
+    table = rows()
+    cancelled = table.index % 3 == 0
+    config = load_model_config(write_model(tmp_path / "small", table.assign(y=table["y"].mask(cancelled))))
+    window = config.windows()[0]
+    serve(config, window, off_by=0.5)
+    (report,) = measure(config, window, window.end + 11 * HOURS)
+    assert (report.labelled_rows, report.maturity) == (200 - 4, "maturing")
+    (report,) = measure(config, window, window.end + 12 * HOURS)
+    assert (report.labelled_rows, report.maturity) == (200, "closed")
+
+
+def test_without_labels_or_predictions_nothing_is_claimed(config):
+    window = config.windows()[0]
+    take_snapshot.fn(config, window)
+    (unserved,) = measure(config, window, window.end + 24 * HOURS)
+    assert (unserved.rows, unserved.maturity, unserved.metrics, unserved.model_version) == (0, "open", (), "none")
+    serve(config, window, off_by=0.5)
+    (unlabelled,) = measure_performance.fn(config, window, window.start + HOURS, History())
+    assert (unlabelled.rows, unlabelled.labelled_rows, unlabelled.maturity) == (300, 0, "open")
+    assert describe(unlabelled) == "mae is not known yet (0 of 300 labels, open)"
+
+
+def test_earlier_windows_are_measured_again_until_they_are_closed(config):
+    first, second, third = config.windows()[:3]
+    for window in (first, second, third):
+        serve(config, window, off_by=0.5)
+    (one,) = measure(config, first, first.end)
+    two, *revised = measure(config, second, second.end, History(performances=(one,)))
+    assert [(report.window, report.maturity) for report in revised] == [(first, "closed")]
+    assert two.maturity == "maturing"
+    history = History(performances=(one, two)).revised(revised)
+    _, *revised = measure(config, third, third.end, history)
+    assert [report.window for report in revised] == [second]  # the first is closed for good
+
+
+def test_the_shift_is_measured_from_the_best_level_of_closed_windows(config):
+    windows = config.windows()[:6]
+    errors = (0.5, 0.52, 0.5, 0.52, 0.5, 1.5)
+    history = History()
+    for window, error in zip(windows, errors, strict=True):
+        serve(config, window, off_by=lambda table, error=error: _spread(table, error))
+        report, *revised = measure(config, window, window.end, history)
+        history = History(performances=(*history.revised(revised).performances, report))
+    known = [seen.baseline for seen in history.performances]
+    assert known[:3] == [None, None, None]  # the third closes only after the fourth has begun
+    assert report.baseline.value == pytest.approx(0.51, abs=0.02)
+    assert report.baseline_window == f"{windows[0].start:%Y-%m-%d}..{windows[2].end:%Y-%m-%d}"
+    assert report.shift_p_value < 1e-6
+    assert history.performances[4].shift_p_value > 0.05
+    assert "best past level 0.5" in describe(report)
+
+
+def _spread(table: pa.Table, error: float) -> np.ndarray:
+    """Predictions whose errors alternate around ±error, so that the metric has an interval."""
+    truth = rows().set_index("row").loc[table["row"].to_pylist(), "y"].to_numpy()
+    sizes = np.random.default_rng(0).uniform(0.8, 1.2, len(truth)) * error
+    return truth + np.where(np.arange(len(truth)) % 2, sizes, -sizes)
+
+
+def test_of_two_versions_the_one_with_most_rows_is_measured_on_its_rows_alone(config):
+    window = config.windows()[0]
+    table = lake.read_rows(take_snapshot.fn(config, window))
+    truth = rows().set_index("row").loc[table["row"].to_pylist(), "y"].to_numpy()
+    for version, part, off_by in (("7", slice(0, 60), 3.0), ("6", slice(60, 300), 0.5)):
+        served = {"id": table["row"][part], "time": table["at"][part], "prediction": pa.array(truth[part] + off_by)}
+        lake.land_predictions(config, window, version, pa.table(served))
+    (report,) = measure(config, window, window.end + 24 * HOURS)
+    assert (report.model_version, report.rows) == ("6", 240)
+    assert report.metric("mae").value == pytest.approx(0.5)
+
+
+def test_latency_is_passed_through(config):
+    window, latency = config.windows()[0], Latency(0.001, 0.002, 0.003, 200.0)
+    serve(config, window, off_by=0.5)
+    assert measure(config, window, window.end, latency=latency)[0].latency == latency
+
+
+def test_what_becomes_known_later_changes_nothing(config):
+    window = config.windows()[0]
+    serve(config, window, off_by=0.5)
+    before = measure(config, window, window.end)
+    land_labels.fn(config, window.end + 24 * HOURS)
+    assert measure_performance.fn(config, window, window.end, History()) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "texts"),
+    [("binary", ("no", "yes"), ("no", "yes")), ("multiclass", ("low", "middle", "high"), ("low", "middle", "high"))],
+)
+def test_labels_are_read_in_the_order_of_the_versions_classes(tmp_path, workspace, task, classes, texts):
+    prepare_registry(workspace)
+    table = rows()
+    codes = np.arange(len(table)) % len(texts)
+    path = write_model(
+        tmp_path / "small",
+        table.assign(y=np.array(texts)[codes]),
+        **{
+            "task: regression": f"task: {task}",
+            "metric: mae}": "metric: log_loss}",
+            "metric: mae,": "metric: log_loss,",
+        },
+    )
+    config = load_model_config(path)
+    client = registry.client()
+    client.create_registered_model("small")
+    client.create_model_version("small", str(tmp_path), tags={"classes": json.dumps(classes)})
+    window = config.windows()[0]
+    snapshot_rows = lake.read_rows(take_snapshot.fn(config, window))
+    code_of = dict(zip(table["row"], codes, strict=True))
+    right = np.eye(len(classes))[[code_of[row] for row in snapshot_rows["row"].to_pylist()]] * 0.7 + 0.3 / len(classes)
+    predicted = pa.array(right[:, 1]) if task == "binary" else pa.array(list(right))
+    served = pa.table({"id": snapshot_rows["row"], "time": snapshot_rows["at"], "prediction": predicted})
+    lake.land_predictions(config, window, "1", served)
+    (report,) = measure(config, window, window.end + 24 * HOURS)
+    assert report.metric("accuracy").value == 1.0
+    assert report.metric("roc_auc").value == 1.0
+    assert report.metric("log_loss").value == pytest.approx(-np.log(0.7 + 0.3 / len(classes)))
+    assert sum(report.confidence_histogram) == pytest.approx(1.0)

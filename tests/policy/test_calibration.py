@@ -1,0 +1,124 @@
+"""Power, limits learned from stable history, calendar matching and the domain classifier's verdict."""
+
+import math
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.power import NormalIndPower
+
+from tasks.policy import calibration
+from tasks.policy.evidence import Window, utc
+
+
+def test_the_detectable_shift_is_statsmodels():
+    independent = NormalIndPower().solve_power(nobs1=400, alpha=0.01, power=0.8, ratio=5)
+    assert calibration.minimum_detectable_shift(400, 2000, 0.01, 0.8) == pytest.approx(independent, rel=1e-4)
+    assert calibration.minimum_detectable_shift(1, 2000) == math.inf
+
+
+def test_a_shift_of_that_size_is_found_four_times_of_five():
+    random, size = np.random.default_rng(0), calibration.minimum_detectable_shift(200, 800, alpha=0.05)
+    found = [stats.ttest_ind(random.normal(size, 1, 200), random.normal(0, 1, 800)).pvalue <= 0.05 for _ in range(1000)]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_small_window_has_no_power_for_a_small_threshold():
+    assert calibration.has_power(0.1, 5000, 50_000)
+    assert not calibration.has_power(0.1, 100, 50_000)
+
+
+def test_the_detectable_drop_of_a_proportion():
+    by_hand = (1.6448536 + 0.8416212) * math.sqrt(0.9 * 0.1 * (1 / 1000 + 1 / 3000))
+    assert calibration.minimum_detectable_drop(1000, 3000, 0.9) == pytest.approx(by_hand)
+
+
+def days_that_move_together(days: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """50 rows a day around a level that wanders from day to day (autoregressive, 0.5)."""
+    random, level, levels = np.random.default_rng(seed), 0.0, []
+    for _ in range(days):
+        level = 0.5 * level + random.normal(0, 0.3)
+        levels.append(level)
+    where = np.repeat(np.arange(days), 50)
+    return np.array(levels)[where] + random.normal(0, 1, len(where)) + shift, where
+
+
+def mean_shift(reference: np.ndarray, current: np.ndarray) -> float:
+    return abs(current.mean() - reference.mean()) / reference.std()
+
+
+def test_a_limit_from_stable_history_alarms_at_its_rate_where_a_test_on_rows_alarms_always():
+    alarms = plain = 0
+    for seed in range(150):
+        values, where = days_that_move_together(105, seed)
+        reference, current = where < 100, where >= 100
+        effects = calibration.stable_effects(mean_shift, values[reference], where[reference], 5, draws=300)
+        limit = calibration.calibrated_threshold(effects, 0.05)
+        alarms += mean_shift(values[reference], values[current]) > limit
+        plain += stats.ttest_ind(values[reference], values[current]).pvalue <= 0.05
+    assert plain / 150 > 0.3
+    assert alarms / 150 < 0.12
+
+
+def test_a_shift_past_the_limit_is_found():
+    values, where = days_that_move_together(100, 3)
+    limit = calibration.calibrated_threshold(calibration.stable_effects(mean_shift, values, where, 5), 0.05)
+    found = [mean_shift(values, days_that_move_together(5, seed, shift=1.0)[0]) > limit for seed in range(50)]
+    assert np.mean(found) > 0.9
+
+
+def test_limits_by_hand():
+    effects = np.arange(1, 100) / 100
+    assert calibration.calibrated_threshold(effects, 0.05) == 0.95
+    assert calibration.calibrated_threshold(effects, 0.001) == 0.99
+    assert calibration.calibrated_threshold(effects, 0.05, at_least=2.0) == 2.0
+    with pytest.raises(ValueError, match="has 3 days, expected more than the 5"):
+        calibration.stable_effects(mean_shift, [1.0, 2.0, 3.0], [1, 2, 3], 5)
+
+
+def test_the_same_season_of_earlier_years_is_found_nearest_first():
+    july = Window(utc("2013-07-01"), utc("2013-07-06"))
+    starts = ("2012-06-20", "2012-07-03", "2011-07-01", "2012-12-24", "2013-06-26")
+    earlier = [Window(utc(start), utc(start) + timedelta(days=5)) for start in starts]
+    found = [f"{window.start:%Y-%m-%d}" for window in calibration.same_phase(july, earlier)]
+    assert found == ["2011-07-01", "2012-07-03", "2012-06-20"]
+
+
+def test_a_daily_season_does_not_alarm_when_the_calendar_matches():
+    """Values follow the hour; the current window holds mornings only."""
+    random = np.random.default_rng(1)
+    hours, mornings = random.uniform(0, 24 * 50, 20_000), 24 * random.integers(0, 5, 2000) + random.uniform(6, 10, 2000)
+    reference = np.sin(hours / 24 * 2 * np.pi) + random.normal(0, 0.1, 20_000)
+    current = np.sin(mornings / 24 * 2 * np.pi) + random.normal(0, 0.1, 2000)
+    weights = calibration.calendar_weights(hours, mornings, "day")
+    assert abs(current.mean() - reference.mean()) > 0.8
+    assert current.mean() == pytest.approx(np.average(reference, weights=weights), abs=0.03)
+    assert weights.mean() == pytest.approx(1)
+    assert calibration.effective_rows(weights) == pytest.approx(20_000 * 4 / 24, rel=0.1)
+    assert calibration.effective_rows([1, 1, 0, 0]) == 2
+
+
+def test_phases_that_the_reference_lacks_are_left_out():
+    assert calibration.calendar_weights([1, 2], [2, 3], "day") == pytest.approx([0, 2])
+    assert calibration.calendar_weights([1, 2], [3], "day") == pytest.approx([0, 0])
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(0.0, "stable"), (0.5, "drifted"), (-0.5, "error")])
+def test_the_domain_classifier_sees_joint_drift_and_its_own_mistakes(gap, verdict):
+    random = np.random.default_rng(2)
+    is_current = np.repeat([0, 1], 2000)
+    scores = random.normal(0, 1, 4000) + gap * is_current
+    found = calibration.domain_shift(is_current, scores)
+    assert found.verdict == verdict
+    assert found.interval.low < found.auc < found.interval.high
+    assert calibration.domain_shift(is_current[1900:2100], scores[1900:2100]).verdict == "insufficient"
+
+
+def test_the_domain_classifiers_false_alarms_keep_to_their_level():
+    random, is_current = np.random.default_rng(3), np.repeat([0, 1], 500)
+    alarms = [
+        calibration.domain_shift(is_current, random.random(1000), threshold=0.5, confidence=0.9).verdict != "stable"
+        for _ in range(400)
+    ]
+    assert np.mean(alarms) == pytest.approx(0.1, abs=0.05)

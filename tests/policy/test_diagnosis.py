@@ -1,0 +1,141 @@
+"""Every kind of change from evidence on both sides of its limit, and a table of what is mistaken for what."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tasks.policy.diagnosis import decide_diagnosis
+from tasks.policy.evidence import DriftReport, MetricValue, PerformanceReport
+from tests.policy.judged_windows import drift, quality, report, valued
+
+GOOD = quality(0)
+STILL = drift(0, wind=0.1, pressure=0.1, distance=0.1, hour=0.1, day=0.1, humidity=0.1)
+MOVED = drift(0, wind=2.0, pressure=1.5, distance=1.2, hour=1.1, day=0.1, humidity=0.1)
+
+
+def performed(mae: float, p_value: float | None, half: float = 0.05) -> PerformanceReport:
+    """A closed window against a best past level of 5."""
+    level = None if p_value is None else valued("mae", 5.0, 0.05)
+    return replace(report(0, half=half, mae=mae), baseline=level, shift_p_value=p_value)
+
+
+FELL, STOOD = performed(6.0, 1e-9), performed(5.02, 0.3)
+
+
+def changed(found: DriftReport, name: str, **changes: object) -> DriftReport:
+    features = tuple(
+        replace(feature, verdict="drifted", **changes) if feature.feature == name else feature
+        for feature in found.features
+    )
+    return replace(found, features=features)
+
+
+def estimated(mae: float, half: float = 0.05) -> MetricValue:
+    return replace(valued("mae", mae, half), estimated=True)
+
+
+@pytest.mark.parametrize(
+    ("moved", "performance", "estimate", "kind"),
+    [
+        (STILL, STOOD, None, "none"),
+        (STILL, FELL, None, "concept_drift"),
+        (MOVED, STOOD, None, "harmless_covariate_shift"),
+        (MOVED, FELL, estimated(5.98), "harmful_covariate_shift"),
+        (MOVED, FELL, estimated(5.05), "concept_drift"),
+        (MOVED, FELL, None, "harmful_covariate_shift"),
+        (MOVED, None, None, "insufficient_evidence"),
+        (MOVED, performed(5.0, None), estimated(6.0), "insufficient_evidence"),
+        (STILL, None, None, "none"),
+        (None, STOOD, None, "none"),
+        (None, FELL, None, "concept_drift"),
+        (None, None, None, "insufficient_evidence"),
+        (drift(0, rows=50, verdict="insufficient", wind=9.0), None, None, "insufficient_evidence"),
+    ],
+)
+def test_kinds(moved, performance, estimate, kind):
+    found = decide_diagnosis(GOOD, moved, performance, estimate)
+    assert found.kind == kind
+    assert found.reasons
+
+
+def test_an_improvement_is_never_harm():
+    assert decide_diagnosis(GOOD, MOVED, performed(4.0, 1e-9)).kind == "harmless_covariate_shift"
+
+
+def test_before_labels_the_estimate_speaks_for_the_inputs():
+    waiting = replace(performed(5.0, 0.5), maturity="open", metrics=())
+    assert decide_diagnosis(GOOD, MOVED, waiting, estimated(6.0)).kind == "harmful_covariate_shift"
+    assert decide_diagnosis(GOOD, MOVED, waiting, estimated(5.0)).kind == "harmless_covariate_shift"
+
+
+def test_a_failed_gate_is_a_fault_with_its_own_reasons():
+    found = decide_diagnosis(quality(0, "fail", "wind is 100 % null"), MOVED, FELL)
+    assert (found.kind, found.reasons) == ("upstream_data_fault", ("wind is 100 % null",))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"null_share": 0.25, "reference_null_share": 0.02}, "nulls rose from 2% to 25%"),
+        ({"unseen_share": 0.6}, "60% of its values are in categories never seen before"),
+        ({"std_shift_sigma": -0.97}, "as if stuck"),
+        ({"mean_shift_sigma": -7.0}, "its mean moved by -7.0 σ alone"),
+    ],
+)
+def test_one_feature_that_moves_as_broken_feeds_do_is_a_fault_even_when_performance_falls(changes, words):
+    found = decide_diagnosis(GOOD, changed(STILL, "wind", **changes), FELL)
+    assert found.kind == "upstream_data_fault"
+    assert words in found.reasons[0]
+    assert found.features == ("wind",)
+
+
+def test_when_most_features_move_the_world_has_changed_and_not_one_feed():
+    assert decide_diagnosis(GOOD, changed(MOVED, "wind", mean_shift_sigma=7.0), FELL).kind != "upstream_data_fault"
+
+
+def test_features_the_model_does_not_use_explain_nothing():
+    unused = {"wind": 0.0, "pressure": 0.0, "distance": 0.0, "hour": 0.0, "day": 0.6, "humidity": 0.4}
+    assert decide_diagnosis(GOOD, MOVED, FELL, importances=unused).kind == "concept_drift"
+    assert decide_diagnosis(GOOD, MOVED, STOOD, importances=unused).kind == "none"
+
+
+def test_features_are_named_by_drift_times_importance():
+    weights = {"wind": 0.1, "pressure": 0.1, "distance": 0.6, "hour": 0.2}
+    found = decide_diagnosis(GOOD, MOVED, STOOD, importances=weights)
+    assert found.features == ("distance", "hour", "wind", "pressure")
+    assert "most weighty: distance 1.2" in found.reasons[1]
+
+
+def test_confusion_table_of_injected_changes(capsys):
+    """Noisy evidence of known changes: shifts of inputs, loss explained by them or not. Most must be named rightly."""
+    random, table = np.random.default_rng(0), Counter()
+    truths = {
+        "none": (0.0, 0.0, 0.0),
+        "harmless_covariate_shift": (1.6, 0.0, 0.0),
+        "harmful_covariate_shift": (1.6, 0.6, 0.6),
+        "concept_drift": (0.0, 0.6, 0.0),
+    }
+    names = ("wind", "pressure", "distance", "hour", "day", "humidity")
+    for truth, (shift, loss, explained) in truths.items():
+        for _ in range(100):
+            moved = random.choice([0, 1], len(names), p=[0.4, 0.6]) if shift else np.zeros(len(names))
+            shifts = {n: float(abs(random.normal(shift * m, 0.15))) for n, m in zip(names, moved, strict=True)}
+            value, expected = 5 + loss + random.normal(0, 0.1), 5 + explained + random.normal(0, 0.05)
+            p_value = float(1 - _normal_cdf((value - 5) / 0.11))
+            found = decide_diagnosis(
+                GOOD, drift(0, **shifts), performed(value, p_value, half=0.2), estimated(expected, 0.1)
+            )
+            table[truth, found.kind] += 1
+    kinds = sorted({kind for _, kind in table})
+    print("truth".ljust(26), *(kind[:14].rjust(15) for kind in kinds))
+    for truth in truths:
+        print(truth.ljust(26), *(str(table[truth, kind]).rjust(15) for kind in kinds))
+    assert min(table[truth, truth] for truth in truths) >= 90
+
+
+def _normal_cdf(z: float) -> float:
+    from scipy import stats
+
+    return float(stats.norm.cdf(z))

@@ -1,0 +1,108 @@
+"""Maturity of labels, the best past level, and when a window is worse than it."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tasks.policy import performance
+from tasks.policy.statistics import two_proportion_test
+from tests.policy.judged_windows import report, valued
+
+
+@pytest.mark.parametrize(
+    ("rows", "labelled", "all_due", "maturity"),
+    [
+        (100, 29, False, "open"),
+        (100, 30, False, "maturing"),
+        (100, 97, False, "maturing"),
+        (100, 98, False, "closed"),
+        (100, 90, True, "closed"),  # cancelled flights never get a label
+        (100, 0, True, "closed"),
+        (0, 0, True, "open"),
+    ],
+)
+def test_maturity_follows_the_share_of_labels_and_what_is_still_due(rows, labelled, all_due, maturity):
+    assert performance.decide_maturity(rows, labelled, all_due, maturing_at=0.3, closed_at=0.98) == maturity
+
+
+def test_confidence_is_the_probability_of_the_class_decided_for():
+    assert performance.confidence_histogram([0.5, 0.5, 0.01, 0.99]) == (0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5)
+    assert performance.confidence_histogram([[0.25, 0.25, 0.25, 0.25]])[0] == 1.0
+    assert performance.confidence_histogram([]) == ()
+
+
+def test_the_baseline_is_the_best_mean_of_three_windows_in_the_metrics_own_direction():
+    accuracies = [0.80, 0.90, 0.91, 0.92, 0.70, 0.99]
+    best, where = performance.best_past_level([report(i, accuracy=v) for i, v in enumerate(accuracies)], "accuracy")
+    assert best.value == pytest.approx(0.91)
+    assert where == "2013-05-06..2013-05-21"
+    best, _ = performance.best_past_level([report(i, mae=v) for i, v in enumerate(accuracies)], "mae")
+    assert best.value == pytest.approx(np.mean([0.91, 0.92, 0.70]))
+
+
+def test_one_lucky_window_is_no_level():
+    values = [0.80, 0.81, 0.80, 0.99, 0.80, 0.81]
+    best, _ = performance.best_past_level([report(i, accuracy=v) for i, v in enumerate(values)], "accuracy")
+    assert best.value < 0.88
+    assert performance.best_past_level([report(0, accuracy=0.9), report(1, accuracy=0.9)], "accuracy") is None
+
+
+def test_open_maturing_and_small_windows_are_no_part_of_the_baseline():
+    kept = [report(i, accuracy=0.8) for i in range(3)]
+    left_out = [
+        report(3, "maturing", accuracy=0.99),
+        report(4, "open", accuracy=0.99),
+        report(5, labels=10, accuracy=0.99),
+    ]
+    best, _ = performance.best_past_level([*kept, *left_out], "accuracy", min_labels=200)
+    assert best.value == pytest.approx(0.8)
+
+
+def test_rows_weigh_alike_in_a_level_and_independent_intervals_join():
+    windows = [report(0, labels=1000, mae=1.0), report(1, labels=2000, mae=2.0), report(2, labels=1000, mae=3.0)]
+    best, _ = performance.best_past_level(windows, "mae")
+    assert best.value == 2.0
+    assert best.rows == 4000
+    assert best.high - best.value == pytest.approx(0.01 * math.sqrt(0.25**2 + 0.5**2 + 0.25**2))
+
+
+def test_the_shift_of_a_proportion_is_a_two_proportion_test():
+    current, level = valued("accuracy", 0.85, rows=1000), valued("accuracy", 0.90, rows=3000)
+    assert performance.shift_p_value(current, level) == two_proportion_test(850, 1000, 2700, 3000)
+
+
+def test_the_shift_of_a_loss_is_the_z_of_the_difference_and_points_upwards():
+    z = stats.norm.ppf(0.975)
+    current, level = valued("mae", 8.0, half=0.3 * z), valued("mae", 7.0, half=0.4 * z)
+    assert performance.shift_p_value(current, level) == pytest.approx(stats.norm.sf(1 / 0.5))
+    assert performance.shift_p_value(level, current) == pytest.approx(stats.norm.cdf(2))
+
+
+def test_what_windows_vary_by_widens_the_standard_error():
+    current, level = valued("mae", 8.0, half=0.001), valued("mae", 7.0, half=0.001)
+    assert performance.shift_p_value(current, level) < 1e-9
+    assert performance.shift_p_value(current, level, noise=1.0) == pytest.approx(stats.norm.sf(1 / math.sqrt(4 / 3)))
+
+
+def test_noise_between_windows_is_seen_through_a_slow_drift():
+    random = np.random.default_rng(0)
+    drifting = np.linspace(0, 20, 400) + random.normal(0, 0.5, 400)
+    assert performance.window_noise(list(drifting)) == pytest.approx(0.5, rel=0.1)
+    assert performance.window_noise([1.0, 2.0, 3.0]) is None
+    assert performance.window_noise([1.0, 2.0, 1.0, 2.0]) == pytest.approx(math.sqrt(1 / 2))
+
+
+def test_false_alarms_of_the_shift_stay_near_their_level_on_stable_windows():
+    """Windows that vary by more than their rows explain: the plain test alarms almost always, with noise rarely."""
+    random = np.random.default_rng(1)
+    plain = guarded = 0
+    for _ in range(400):
+        values = random.normal(10, 1, 13)
+        level, current = valued("mae", float(values[:3].mean()), 0.02), valued("mae", float(values[-1]), 0.02)
+        noise = performance.window_noise(list(values[:-1]))
+        plain += performance.shift_p_value(current, level) <= 0.05
+        guarded += performance.shift_p_value(current, level, noise) <= 0.05
+    assert plain / 400 > 0.4
+    assert guarded / 400 < 0.1

@@ -1,0 +1,167 @@
+"""Triggers that weigh the champion's whole series: decay, adaptive change, regret in money, hysteresis, calendars."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from tasks.policy.economics import Budget
+from tasks.policy.evidence import Decision, utc
+from tasks.policy.retraining import RetrainingPolicy, decide_retraining
+from tests.policy.judged_windows import evidence, history, report, window
+
+PRICED = Budget(value_usd_per_metric_unit_per_day=10.0)
+
+
+def policy(text: str, **settings: object) -> RetrainingPolicy:
+    return RetrainingPolicy.model_validate({"when": yaml.safe_load(text), **settings})
+
+
+def judged(text: str, values: list[float], champion_from: int = 0, metric: str = "mae", **known: object) -> Decision:
+    """The decision on the last of a series of windows; the champion serves from window `champion_from`."""
+    reports = [report(number, **{metric: value}) for number, value in enumerate(values)]
+    past = history(*reports[:-1], champion_since=window(champion_from).start, **known.pop("past", {}))
+    seen = evidence(len(values) - 1, performance=reports[-1])
+    return decide_retraining("air_time", policy(text), seen, past, seen.window.end, **known)
+
+
+STABLE = [5.0, 5.2, 4.9, 5.1, 5.0, 5.2, 5.1, 4.9]
+
+
+class TestDecay:
+    rule = "{trigger: metric_decay, metric: mae, margin: 0.1}"
+
+    def test_a_lasting_loss_is_found_and_one_bad_window_is_not(self):
+        assert judged(self.rule, [*STABLE, 6.0, 6.1, 5.9, 6.0, 6.1], champion_from=8).retrain
+        assert not judged(self.rule, [*STABLE, 5.0, 5.1, 5.5], champion_from=8).retrain
+
+    def test_it_points_where_the_metric_does(self):
+        values = [0.9, 0.91, 0.89, 0.9, 0.91, 0.8, 0.79, 0.81, 0.8]
+        rule = "{trigger: metric_decay, metric: accuracy, margin: 0.01}"
+        assert judged(rule, values, 5, "accuracy").retrain
+        assert not judged(rule, [1 - value for value in values], 5, "accuracy").retrain
+
+    def test_a_stable_champion_is_left_alone_however_often_one_looks(self):
+        """150 champions, each looked at after each of 30 windows; plain intervals alarm on most."""
+        random, ever = np.random.default_rng(0), 0
+        for _ in range(150):
+            values = list(5 + 0.1 * random.normal(size=42))
+            looks = (judged(self.rule, values[:length], champion_from=12).retrain for length in range(22, 43, 4))
+            ever += any(looks)
+        assert ever / 150 <= 0.05
+
+    def test_without_a_level_nothing_decays(self):
+        decision = judged(self.rule, [5.0, 9.0])
+        assert not decision.retrain
+        assert "three closed windows make one" in decision.reasons[0]
+
+
+class TestAdaptive:
+    rule = "{trigger: adaptive, metric: mae, delta: 0.05}"
+
+    def test_a_large_lasting_change_is_found_and_only_for_the_worse(self):
+        quiet = [5.0 + 0.02 * (-1) ** i for i in range(24)]
+        assert judged(self.rule, [*quiet, *[6.0 + 0.02 * (-1) ** i for i in range(10)]]).retrain
+        better = judged(self.rule, [*quiet, *[4.0 + 0.02 * (-1) ** i for i in range(10)]])
+        assert not better.retrain
+        assert "changed from" in better.reasons[0]
+
+    def test_noise_is_no_change(self):
+        random = np.random.default_rng(1)
+        assert not any(judged(self.rule, list(5 + random.normal(0, 0.2, 40))).retrain for _ in range(30))
+
+
+class TestRegret:
+    rule = "{trigger: regret_exceeds_cost}"
+
+    def regret(self, *values: float, cost: float | None = 90.0, budget: Budget = PRICED, text: str = "") -> Decision:
+        """Best past level 5, windows of five days at 10 USD a unit and day: each unit of loss costs 50 USD a window."""
+        return judged(text or self.rule, [5.0, 5.0, 5.0, *values], 3, budget=budget, expected_cost_usd=cost)
+
+    def test_it_accumulates_until_it_reaches_the_cost(self):
+        assert not self.regret(6.0).retrain
+        decision = self.regret(6.0, 6.0)
+        assert decision.retrain
+        assert "regret of 100.00 USD since the champion began (2 windows against mae 5)" in decision.reasons[0]
+        assert not self.regret(6.0, 6.0, text="{trigger: regret_exceeds_cost, factor: 1.2}").retrain
+
+    def test_it_says_when_it_would(self):
+        assert self.regret(6.0).would_change == (
+            "would retrain from a regret of 90.00 USD, in 4 days if the latest window's loss stays",
+        )
+
+    def test_good_windows_pay_it_back_but_never_below_zero(self):
+        assert not self.regret(6.5, 4.0, 6.0, 5.0).retrain  # 75, 25, 75, 75
+        assert self.regret(1.0, 6.0, 6.0).retrain  # a very good window is no credit: 0, 50, 100
+
+    @pytest.mark.parametrize(
+        ("cost", "budget", "lacking"), [(None, PRICED, "cost of a retrain"), (90.0, Budget(), "value_usd_per_metric")]
+    )
+    def test_without_prices_it_says_what_is_missing(self, cost, budget, lacking):
+        decision = self.regret(9.0, cost=cost, budget=budget)
+        assert not decision.retrain
+        assert lacking in decision.reasons[0]
+
+
+class TestHysteresis:
+    rule = "{trigger: metric_breach, metric: mae, limit: 8, release: 7, k: 3, m: 3}"
+
+    @pytest.mark.parametrize(
+        ("values", "retrain"),
+        [((8.5, 7.5, 7.5), True), ((7.5, 7.5, 7.5), False), ((8.5, 6.5, 7.5), False), ((8.5, 7.5, 6.9), False)],
+    )
+    def test_a_breach_lasts_until_it_is_released(self, values, retrain):
+        assert judged(self.rule, list(values)).retrain is retrain
+
+    def test_a_release_on_the_bad_side_is_refused(self):
+        for text in (self.rule.replace("release: 7", "release: 9"), self.rule.replace("mae", "accuracy")):
+            with pytest.raises(ValidationError, match="expected"):
+                policy(text)
+
+
+class TestCalendar:
+    rule = "{trigger: calendar, rrule: 'FREQ=MONTHLY;BYMONTHDAY=1'}"
+
+    @pytest.mark.parametrize(
+        ("trained", "retrain", "next_date"),
+        [("2013-04-30", True, ""), ("2013-05-01", False, "2013-06-01"), ("2013-05-02", False, "2013-06-01")],
+    )
+    def test_a_date_since_the_last_training(self, trained, retrain, next_date):
+        decision = judged(self.rule, [5.0], past={"trained_until": utc(trained)})
+        assert decision.retrain is retrain
+        assert decision.would_change == ((f"would retrain from {next_date}",) if next_date else ())
+
+    def test_intervals_count_from_a_fixed_day(self):
+        rule = "{trigger: calendar, rrule: 'FREQ=DAILY;INTERVAL=10'}"  # 2000-01-01 + 4870 days is 2013-05-02
+        assert judged(rule, [5.0], past={"trained_until": utc("2013-05-01")}).retrain
+        assert not judged(rule, [5.0], past={"trained_until": utc("2013-05-02")}).retrain
+
+    def test_a_rule_that_cannot_be_read_is_refused(self):
+        with pytest.raises(ValidationError, match="FREQ=MONTHLY"):
+            policy("{trigger: calendar, rrule: every monday}")
+
+    def test_a_rule_that_has_ended_says_so(self):
+        ended = "{trigger: calendar, rrule: 'FREQ=YEARLY;COUNT=2'}"
+        decision = judged(ended, [5.0], past={"trained_until": utc("2013-05-01")})
+        assert not decision.retrain
+        assert "has no date after 2013-05-01" in decision.reasons[0]
+
+
+def test_the_series_is_the_present_champions_and_its_level_older():
+    """A champion that starts badly is not its own measure."""
+    values = [5.0, 5.0, 5.0, 7.0, 7.0, 7.0, 7.0]
+    rule = "{trigger: regret_exceeds_cost}"
+    assert judged(rule, values, champion_from=3, budget=PRICED, expected_cost_usd=300.0).retrain
+    assert not judged(rule, values, champion_from=6, budget=PRICED, expected_cost_usd=300.0).retrain
+
+
+def test_estimates_and_open_windows_never_speak_in_a_series():
+    rule = policy("{trigger: regret_exceeds_cost}")
+    past = history(*[report(number, mae=5.0) for number in range(3)], champion_since=window(3).start)
+    poor = report(3, mae=50.0)
+    for silent in (replace(poor, maturity="open"), replace(poor, metrics=(replace(poor.metrics[0], estimated=True),))):
+        seen = evidence(3, performance=silent)
+        known = {"budget": PRICED, "expected_cost_usd": 10.0}
+        assert not decide_retraining("air_time", rule, seen, past, seen.window.end, **known).retrain
