@@ -130,7 +130,7 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     try:
         config = ModelConfig.model_validate(content, context={"folder": path.parent})
     except ValidationError as error:
-        lines = [_explain(path.name, item, content) for item in error.errors()]
+        lines = [_explain(path.name, item) for item in error.errors()]
         raise ModelConfigError("\n".join(lines)) from None
     if config.source.path and "://" not in config.source.path:
         absolute = str((path.parent / config.source.path).resolve())
@@ -138,7 +138,7 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     return config
 
 
-def _explain(file: str, item: Any, content: dict[str, Any]) -> str:
+def _explain(file: str, item: Any) -> str:
     """One pydantic error as `file: field is value, expected …`."""
     location = [str(part) for part in item["loc"]]
     field = ".".join(location) or "the file"

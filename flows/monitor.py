@@ -11,6 +11,7 @@ from prefect.utilities.annotations import quote
 from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, present, run_from_command_line
 from tasks.decision import decide
+from tasks.diagnosis import diagnose_window
 from tasks.drift import measure_drift
 from tasks.history import find_champion, recall_history, recall_judgement, recall_latency
 from tasks.performance import measure_performance
@@ -47,7 +48,8 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         drift = measure_drift(config, profile, champion)
         performance, *revised = measure_performance(config, window, as_of, history, recall_latency(config, window))
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance)
-    judgement = decide(config, champion, evidence, history, as_of, revised)
+    diagnosis = diagnose_window(config, evidence, history, as_of)
+    judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis)
     publish_judgement(config, judgement, dry_run)
     return judgement
 

@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from prefect import flow
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -32,7 +33,6 @@ from tasks.replay_records import (
     summarise,
 )
 from tasks.rivals import Comparison, compare_with_rivals, score_rivals
-from tasks.snapshot import take_snapshot
 
 
 @flow(name="replay", flow_run_name="replay {model}")
@@ -51,9 +51,11 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
     # the replay has a heartbeat of its own; each of a subflow's would cost a second
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         first = first_champion(config) or _train_first(config, steps, windows[0])
-        for window in windows:
+        progress = create_progress_artifact(0.0, f"replay-{config.name}".replace("_", "-"), f"{len(windows)} windows")
+        for number, window in enumerate(windows, start=1):
             if recall_window(folder, window) is None:
                 record_window(folder, _live_through(config, steps, window, first, folder))
+                update_progress_artifact(progress, 100.0 * number / len(windows), f"{number} of {len(windows)} windows")
     records = recall_windows(folder, windows)
     served = tuple((record.window, record.champion) for record in records)
     comparisons = compare_with_rivals(config, served, windows[-1].end, folder)
@@ -92,7 +94,7 @@ def _live_through(
     steps.seconds.clear()
     steps.run("score", until=window.end)
     started = perf_counter()
-    score_rivals(config, take_snapshot(config, window), first, folder)
+    score_rivals(config, window, first, folder)
     steps.seconds["rivals"] += perf_counter() - started
     judgement = steps.run("monitor", until=window.end)
     events = _act(config, steps, window, judgement.decision) if judgement.decision.retrain else ()

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
+from tasks.policy.diagnosis import Diagnosis
 from tasks.policy.economics import over_budget
 from tasks.policy.evidence import History, Judgement, ModelVersion, PerformanceReport, WindowEvidence
 from tasks.policy.retraining import decide_retraining
@@ -24,13 +25,23 @@ def decide(
     history: History,
     as_of: datetime,
     revised: Sequence[PerformanceReport] = (),
+    diagnosis: Diagnosis | None = None,
 ) -> Judgement:
     """The judgement of one window; `revised` are earlier windows that later labels changed."""
+    kind = diagnosis.kind if diagnosis else "none"
     decision = decide_retraining(
-        config.name, config.retraining, evidence, history.revised(revised), as_of, config.budget
+        config.name, config.retraining, evidence, history.revised(revised), as_of, config.budget, kind
     )
     get_run_logger().info("decision: %s, %s", "retrain" if decision.retrain else "keep", decision.reasons[0])
-    return Judgement(as_of, champion.version, evidence, decision, tuple(revised))
+    return Judgement(
+        as_of,
+        champion.version,
+        evidence,
+        decision,
+        tuple(revised),
+        diagnosis.reasons if diagnosis else (),
+        diagnosis.estimate if diagnosis else None,
+    )
 
 
 @task(cache_policy=NO_CACHE)

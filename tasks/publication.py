@@ -16,7 +16,6 @@ from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Scoring, V
 RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}
 
 
-@task(**RETRIES)
 def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
     """Record which version served a window, and how fast it answered."""
     from tasks.adapters import ledger

@@ -13,26 +13,28 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import MetricValue, ModelVersion, Snapshot, Window
+from tasks.policy.evidence import MetricValue, ModelVersion, Window
 
 
-@task(cache_policy=NO_CACHE)
-def score_rivals(config: ModelConfig, snapshot: Snapshot, first: ModelVersion, folder: Path) -> Path:
+def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
     """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
     import pandas as pd
 
     from tasks.adapters import estimators, lake, registry
 
-    path = folder / f"{snapshot.window.name}.parquet"
+    path = folder / f"{window.name}.parquet"
     if path.exists():
         return path
-    as_of = snapshot.window.start
+    as_of = window.start
     start = config.period.start
     if config.training.window_days:
         start = max(start, as_of - timedelta(days=config.training.window_days))
     training = lake.labelled_snapshot(config, Window(start, as_of), as_of)
     every = estimators.fit(config, lake.read_labelled(training)).scorer
-    rows = lake.read_rows(snapshot)
+    landed = lake.landed_rows(config, window)
+    if landed is None:
+        raise AssertionError(f"{config.name}: {window.name} was scored, yet its rows are not in the lake")
+    rows = lake.read_rows(landed)
     predictions = {"never": registry.load_scorer(first).predict(rows), "every": every.predict(rows)}
     frame = pd.DataFrame({name: list(values) for name, values in predictions.items()})
     frame.insert(0, "id", rows[config.columns.id].to_pandas())

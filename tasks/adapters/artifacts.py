@@ -3,13 +3,17 @@
 The sentences are the decision's own, the same as in the ledger and the log. Category values never appear here.
 """
 
+import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
+from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import (
     DriftReport,
     Judgement,
@@ -19,6 +23,8 @@ from tasks.policy.evidence import (
     QualityReport,
     ValidationReport,
 )
+
+REPORTS_URL = "http://127.0.0.1:4280/reports"  # where `make serve` shows them, so that what a demo linked opens later
 
 
 def key(kind: str, model: str) -> str:
@@ -31,19 +37,17 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
     parts = [
         f"# {config.name}, {decision.window.name}: {'retrain' if decision.retrain else 'keep the champion'}",
         _bullets(decision.reasons),
-        *([f"Diagnosis: **{decision.diagnosis.replace('_', ' ')}**."] if evidence.drift else []),
+        f"## Diagnosis: {decision.diagnosis.replace('_', ' ')}",
+        _bullets(judgement.diagnosis_reasons),
         *(["## What would change it", _bullets(decision.would_change)] if decision.would_change else []),
         *([_performance(evidence.performance)] if evidence.performance else []),
         *([_drift(evidence.drift)] if evidence.drift else []),
         *([_quality(evidence.quality)] if evidence.quality else []),
-        f"Champion: version {judgement.champion}. Decision `{decision.decision_id}`, judged as of {judgement.as_of:%Y-%m-%d %H:%M} UTC.",
+        _links(("drift report", evidence.drift), ("data checks", evidence.quality)),
+        f"Champion: version {judgement.champion}. Decision `{decision.decision_id}`, "
+        f"judged as of {judgement.as_of:%Y-%m-%d %H:%M} UTC.",
     ]
     create_markdown_artifact("\n\n".join(parts), key=key("decision", config.name), description=decision.reasons[0])
-    for kind, report in (("drift-report", evidence.drift), ("data-checks", evidence.quality)):
-        if report and report.report_uri:
-            create_link_artifact(
-                _link(report.report_uri), key=key(kind, config.name), link_text=f"{kind} {decision.window.name}"
-            )
 
 
 def publish_validation_page(config: ModelConfig, report: ValidationReport, run_id: str, reason: str) -> None:
@@ -69,16 +73,34 @@ def publish_promotion_page(config: ModelConfig, promotion: Promotion, actor: str
 
 
 def announce(event: str, model: str, payload: dict[str, Any]) -> None:
-    """Emit `perennial.<event>` about a model; automations turn it into runs and notifications."""
+    """Emit `perennial.<event>` about a model; automations turn it into runs and notifications.
+
+    A flow that another one runs is handed on by its caller, as a replay does. What it says is about
+    `perennial.replay.<model>`, which no automation matches: recorded history must not start live runs.
+    """
+    run = FlowRunContext.get()
+    kind = "replay" if run and run.flow_run and run.flow_run.parent_task_run_id else "model"
     emit_event(
         f"perennial.{event}",
-        resource={"prefect.resource.id": f"perennial.model.{model}", "prefect.resource.name": model},
+        resource={"prefect.resource.id": f"perennial.{kind}.{model}", "prefect.resource.name": model},
         payload=payload,
     )
 
 
 def _link(uri: str) -> str:
-    return Path(uri).resolve().as_uri() if "://" not in uri else uri
+    """Where a browser finds a report: at REPORTS_URL, since dashboards may not open files; elsewhere as it stands."""
+    if "://" in uri:
+        return uri
+    path, reports = Path(uri).resolve(), workspace().reports.resolve()
+    if not path.is_relative_to(reports):
+        return path.as_uri()
+    base = os.environ.get("PERENNIAL_REPORTS_URL", REPORTS_URL).rstrip("/")
+    return f"{base}/{quote(path.relative_to(reports).as_posix())}"
+
+
+def _links(*reports: tuple[str, DriftReport | QualityReport | None]) -> str:
+    found = [f"[{name}]({_link(report.report_uri)})" for name, report in reports if report and report.report_uri]
+    return " · ".join(found)
 
 
 def _bullets(sentences: tuple[str, ...]) -> str:

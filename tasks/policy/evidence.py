@@ -301,6 +301,9 @@ class Judgement:
     evidence: WindowEvidence
     decision: Decision
     revised: tuple[PerformanceReport, ...] = ()
+    diagnosis_reasons: tuple[str, ...] = ()
+    estimate: MetricValue | None = None
+    """What the inputs alone let expect of the primary metric, without the window's labels."""
 
 
 @dataclass(frozen=True, slots=True)

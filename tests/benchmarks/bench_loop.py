@@ -1,0 +1,110 @@
+"""`make bench-loop`: what the loop costs beside a bare script that makes the same reads, fits and metrics.
+
+Both run every model in a process of its own, one after the other in one run, so that the ratio holds on a noisy machine.
+The bare script has no server, registry, ledger, gates, reports or page; it fits the first model, one before every window,
+and as many more as the loop retrained.
+"""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from deployments.model_config import ModelConfig, available_models, load_model_config
+from tasks.adapters.workspace import make_folder, workspace
+from tasks.policy.evidence import Window
+
+
+def bare(model: str, retrains: int) -> None:
+    """The same reads, fits and metrics, and nothing else."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from tasks.adapters import estimators
+
+    config = load_model_config(model)
+    time, windows = config.columns.time, config.windows()
+    extra = set(windows[:: max(1, len(windows) // max(1, retrains))][:retrains])
+    rows, first = _read(config, config.history()), None
+    for window in windows:
+        days = (
+            timedelta(days=config.training.window_days)
+            if config.training.window_days
+            else window.start - config.period.start
+        )
+        recent = pc.greater_equal(rows[time], pa.scalar(window.start - days))
+        training = rows.filter(pc.and_(recent, pc.less_equal(rows["label_at"], pa.scalar(window.start))))
+        every = estimators.fit(config, training).scorer
+        first = first or estimators.fit(config, training).scorer
+        if window in extra:
+            estimators.fit(config, training)
+        current = _read(config, window)
+        _measure(config, current, [first, every, every])
+        rows = pa.concat_tables([rows, current])
+
+
+def _read(config: ModelConfig, window: Window) -> Any:
+    from tasks.adapters import sources
+
+    labels = sources.read_labels(config, window).drop_columns([config.columns.time])
+    return sources.read_window(config, window).join(labels, keys=config.columns.id, join_type="left outer")
+
+
+def _measure(config: ModelConfig, rows: Any, scorers: Sequence[Any]) -> None:
+    """Every metric of the task with its interval, for each scorer."""
+    import pyarrow.compute as pc
+
+    from deployments.model_config import CLASS_METRICS, REGRESSION_METRICS
+    from tasks.adapters.encoding import encode_labels
+    from tasks.policy import metrics, statistics
+
+    labelled = rows.filter(pc.is_valid(rows[config.columns.label]))
+    truth = encode_labels(labelled[config.columns.label], () if config.task == "regression" else ("0", "1"))
+    for scorer in scorers:
+        predicted = scorer.predict(labelled)
+        for name in REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS:
+            metrics.compute(name, truth, predicted)
+            statistics.metric_interval(name, truth, predicted, draws=500)
+
+
+def main() -> int:
+    models = available_models()
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "PERENNIAL_HOME": folder}
+        started = perf_counter()
+        subprocess.run([sys.executable, "-m", "flows.demo"], env=environment, check=True)
+        loop_s = perf_counter() - started
+        summary = json.loads((Path(folder) / "replay" / "summary.json").read_text())
+        os.environ["PERENNIAL_HOME"] = folder  # the bare script reads the same cached year
+        started = perf_counter()
+        _side_by_side([(model, summary[model]["retrains"]) for model in models])
+        bare_s = perf_counter() - started
+    os.environ.pop("PERENNIAL_HOME")
+    outcome = {"loop_s": round(loop_s, 1), "bare_s": round(bare_s, 1), "ratio": round(loop_s / bare_s, 2)}
+    outcome["seconds"] = {model: summary[model]["seconds"] for model in models}
+    path = make_folder(workspace().home / "bench") / "loop.json"
+    path.write_text(json.dumps(outcome, indent=2))
+    print(f"loop {loop_s:.0f} s, bare script {bare_s:.0f} s, ratio {outcome['ratio']} (target 1.5); written to {path}")
+    return 0
+
+
+def _side_by_side(arguments: Sequence[tuple[str, int]]) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    children = [spawn.Process(target=bare, args=pair) for pair in arguments]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    if any(child.exitcode for child in children):
+        raise SystemExit("the bare script failed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
