@@ -8,6 +8,8 @@ from deployments.description import describe
 from deployments.model_config import ModelConfigError, available_models, load_model_config
 from tasks.policy.errors import PerennialError
 
+PORTS = {"prefect": 4200, "mlflow": 5000, "reports": 4280}
+
 
 def check(paths: Sequence[str]) -> int:
     """Print what each model will do, or what is wrong with its file. Returns the number of wrong files."""
@@ -36,15 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--keep-switches", action="store_true", help="leave on or off what people switched in the dashboard"
     )
     serving = commands.add_parser("serve", help="run Prefect, MLflow, the reports and a worker on this machine")
-    serving.add_argument(
-        "--prefect-port", type=int, default=4200, help="preferred port (%(default)s); a free one when taken"
-    )
-    serving.add_argument(
-        "--mlflow-port", type=int, default=5000, help="preferred port (%(default)s); a free one when taken"
-    )
-    serving.add_argument(
-        "--reports-port", type=int, default=4280, help="preferred port (%(default)s); a free one when taken"
-    )
+    for name, port in PORTS.items():
+        text = f"preferred port of {name} ({port}); a free one is used where it is taken"
+        serving.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=text)
     options = parser.parse_args(arguments)
     try:
         return _run(options)
@@ -63,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     from deployments.serve import serve
 
-    return serve(options.prefect_port, options.mlflow_port, options.reports_port)
+    return serve({name: getattr(options, f"{name}_port") for name in PORTS})
 
 
 if __name__ == "__main__":

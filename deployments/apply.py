@@ -14,14 +14,8 @@ from typing import Any
 
 from deployments.definitions import ALERTS, Definitions, DeploymentError, read_definitions
 from deployments.plan import SWITCHES, Change, Definition, plan, summary
-from deployments.prefect_state import (
-    CONNECTION_ERRORS,
-    PrefectState,
-    deploy,
-    make_pool,
-    wanted_automations,
-    wanted_definitions,
-)
+from deployments.prefect_definitions import wanted_automations, wanted_definitions
+from deployments.prefect_state import CONNECTION_ERRORS, PrefectState, deploy
 
 DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
 
@@ -44,9 +38,7 @@ def apply(
             changes = plan(wanted, found)
             print(*changes, summary(wanted, changes), sep="\n")
             if alerts is None:
-                print(
-                    f"nobody is told of failures: no notification block named {ALERTS}; make one in the dashboard, apply again"
-                )
+                print(f"no notification block is named {ALERTS}, so failures tell nobody; make one in the dashboard")
             if changes and not dry_run:
                 _carry_out(state, definitions, alerts, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))
@@ -85,7 +77,7 @@ def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None
                     f"work pool {change.definition.name}: {change.details[0]} cannot be changed; "
                     "delete the pool in the dashboard, or name another in prefect.yaml"
                 )
-            make_pool(change.definition.name)
+            state.make_pool(change.definition.name)
     for change in changes:
         if change.verb == "removed":
             state.remove(change.definition)

@@ -67,6 +67,9 @@ class ModelConfig(Settings):
             unknown = [name for name in slices if name not in self.columns.features.names]
             if unknown:
                 raise ValueError(f"{section}.slices has {', '.join(unknown)}, expected names of features")
+        unknown = [name for name in self.quality.columns if name not in self.columns.features.names]
+        if unknown:
+            raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")
         return self
 
     @cached_property

@@ -74,7 +74,7 @@ class ReportPages(SimpleHTTPRequestHandler):
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>Perennial reports</title>'
             "<style>body{font:16px system-ui;max-width:40rem;margin:3rem auto;padding:0 1rem}</style>"
-            f"<h1>Reports</h1>{f'<ul>{links}</ul>' if links else '<p>None yet: make demo, or monitor a model.</p>'}</html>"
+            f"<h1>Reports</h1><ul>{links or '<li>None yet: make demo, or monitor a model.</li>'}</ul></html>"
         ).encode()
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/html; charset=utf-8")

@@ -1,8 +1,8 @@
 """Processes of `make serve`: each is started with Popen, its lines join one stream, and it ends with all it started.
 
 A session of its own shields each from the terminal's Ctrl-C, so that they can be stopped in order. What a process
-started in turn (a worker its flow runs, in sessions of their own) is looked up while its parents still live: once
-orphaned it is nobody's child.
+started in turn (a worker its flow runs, in sessions of their own) is noted while its parents still live: once orphaned
+it is nobody's child.
 """
 
 import subprocess
@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock, Thread
+from time import monotonic
 
 import psutil
 from rich.console import Console
 from rich.text import Text
 
 SHOWN_AT_DEATH = 30
+FAMILY_EVERY_S = 2  # reading the process table costs about 5 ms
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
 
@@ -46,7 +48,9 @@ class Service:
     is_healthy: Callable[[], bool]
     process: subprocess.Popen[str] | None = None
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_AT_DEATH))
+    family: list[psutil.Process] = field(default_factory=list)
     _reader: Thread | None = None
+    _family_noted: float = 0
 
     def start(self, stream: Stream) -> None:
         self.process = subprocess.Popen(
@@ -68,19 +72,25 @@ class Service:
         """None while it runs or was never started."""
         return self.process.poll() if self.process else None
 
+    def note_family(self) -> None:
+        """Look, every FAMILY_EVERY_S, what the process has started, in case it dies and leaves that behind."""
+        if self.process and self.exit_status is None and monotonic() - self._family_noted > FAMILY_EVERY_S:
+            self.family = _family(self.process.pid) or self.family
+            self._family_noted = monotonic()
+
     def stop(self, patience_s: float) -> None:
         """End the process and everything that it started: asked first, killed after `patience_s`."""
         if self.process is None:
             return
-        family = _family(self.process.pid)
         if self.process.poll() is None:
+            self.family = _family(self.process.pid)
             self.process.terminate()
             try:
                 self.process.wait(timeout=patience_s)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        end(family, patience_s)
+        end(self.family, patience_s)
         if self._reader:
             self._reader.join(timeout=1)
 

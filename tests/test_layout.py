@@ -64,7 +64,9 @@ def test_policy_imports_nothing_but_arithmetic(path):
 @pytest.mark.parametrize("path", sources("tasks/policy"), ids=named)
 def test_policy_reads_no_clock_and_no_file(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)}
+    called = {
+        node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
     opened = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert not called & {"now", "utcnow", "today", "read_text", "write_text"}
     assert "open" not in opened
@@ -85,12 +87,18 @@ def test_stages_import_no_other_stage_and_no_flow(path):
 @pytest.mark.parametrize("path", sources("flows"), ids=named)
 def test_flows_never_import_flows_at_their_top(path):
     flows = {f"flows.{other.stem}" for other in (ROOT / "flows").glob("*.py")} - {"flows.parameters", "flows.__init__"}
-    top = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    top = [
+        node
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
     names = {getattr(node, "module", None) or node.names[0].name for node in top}
     assert not names & flows
 
 
-@pytest.mark.parametrize("path", [ROOT / "deployments" / name for name in ("model_config.py", "settings.py", "description.py")], ids=named)
+@pytest.mark.parametrize(
+    "path", [ROOT / "deployments" / name for name in ("model_config.py", "settings.py", "description.py")], ids=named
+)
 def test_a_model_file_needs_nothing_but_policy_to_be_read(path):
     ours = {name for name in imports(path) if name.split(".")[0] in ("tasks", "flows")}
     assert all(name.startswith("tasks.policy") or name == "tasks" for name in ours)
@@ -149,7 +157,9 @@ def test_every_module_command_in_readme_runs():
     modules = set(re.findall(r"python -m ((?:flows|tasks|deployments)[\w.]*)", readme()))
     assert modules
     for module in modules:
-        shown = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
         assert shown.returncode == 0, f"python -m {module} --help: {shown.stderr}"
 
 

@@ -69,7 +69,7 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
     def __init__(self, features: Features) -> None:
         self.features = features
 
-    def fit(self, rows: Rows, y: object = None) -> Self:  # noqa: ARG002  # scikit-learn passes it
+    def fit(self, rows: Rows, y: object = None) -> Self:  # scikit-learn passes it
         table = as_table(rows, self.features.names)
         self.encoding_ = Encoding(
             kinds(self.features),

@@ -17,6 +17,7 @@ import httpx
 from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder
 
 START_TIMEOUT_S = 180  # migrations of a new database take 10 to 40 s on two busy cores
+SERVED = "served.url"
 
 
 def free_port(preferred: int | None = None) -> int:
@@ -47,9 +48,34 @@ def server_environment(space: Workspace, port: int) -> dict[str, str]:
     }
 
 
+def record_served(space: Workspace, api_url: str | None) -> None:
+    """Leave word of the server that `make serve` runs on this workspace; None takes it back."""
+    path = space.home / "prefect" / SERVED
+    if api_url is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_text(api_url, encoding="utf-8")
+
+
+def served_url(space: Workspace) -> str | None:
+    """API address of the server that `make serve` runs on this workspace, where it answers."""
+    try:
+        api_url = (space.home / "prefect" / SERVED).read_text(encoding="utf-8")
+        return api_url if httpx.get(f"{api_url}/health", timeout=5).is_success else None
+    except (FileNotFoundError, httpx.TransportError):
+        return None
+
+
 @contextmanager
 def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[str, str]]:
-    """Start a server, yield the environment that reaches it (it may still be starting), stop it at the end."""
+    """Start a server, yield the environment that reaches it (it may still be starting), stop it at the end.
+
+    Where `make serve` runs one on this workspace, that one is used, and left running: two would share one database.
+    """
+    served = served_url(space)
+    if served:
+        yield server_environment(space, int(served.removesuffix("/api").rsplit(":", 1)[1]))
+        return
     chosen = free_port(port)
     environment = server_environment(space, chosen)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]

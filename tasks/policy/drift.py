@@ -19,7 +19,7 @@ from tasks.policy.evidence import DriftReport, DriftVerdict, FeatureDrift
 from tasks.policy.profile import FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile
 
 Method = Literal["ks", "psi", "wasserstein", "kl"]
-SIDES = ("null share", "infinite share", "unreadable share")
+SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
 
 
 class Limits(Protocol):

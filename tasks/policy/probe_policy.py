@@ -1,36 +1,40 @@
-"""`perennial`, the recommended policy (first form: generalised debt; being developed)."""
-
-from dataclasses import dataclass, field
+"""`perennial` in the back-test: what a simulated service may know goes to the online policy, its actions come back."""
 
 import numpy as np
 
-from tasks.policy.simulation import Service
+from tasks.policy.perennial import Observation, ProbeRule
+from tasks.policy.simulation import Floats, Service
 
 
-@dataclass
 class PerennialPolicy:
-    """Switch once what an option would have saved, accumulated and floored at 0, reaches what the switch costs."""
+    """A fresh `ProbeRule` of cost α for one run."""
 
-    alpha: float
-    share: float
-    debts: dict[int, float] = field(default_factory=dict)
-    fresh: float = 0.0
+    def __init__(self, alpha: float, share: float) -> None:
+        self.alpha, self.share = alpha, share
+        self.rule: ProbeRule | None = None
 
     def act(self, service: Service) -> None:
-        losses, now, champion = service.loss, service.now, service.champion
-        if service.train_probe() and champion != now - 1:
-            probe = service.probe
-            self.fresh = max(0.0, self.fresh + float(np.nan_to_num(probe[champion, now] - probe[now - 1, now])))
-        for other in service.candidates:
-            if other not in (champion, now):
-                gain = float(np.nan_to_num(losses[champion, now] - losses[other, now]))
-                self.debts[other] = max(0.0, self.debts.get(other, 0.0) + gain)
-        best = max(self.debts, key=lambda other: self.debts[other], default=None)
-        returned = best is not None and self.debts[best] >= 1.5 * (1 - self.share) * self.alpha
-        if self.fresh >= self.alpha and (best is None or not returned or self.fresh >= self.debts[best]):
+        losses, probes, now = service.loss, service.probe, service.now
+        if self.rule is None:
+            begun = service.history
+            self.rule = ProbeRule(self.alpha, self.share, history_of(losses[:begun, :begun], probes[:begun, :begun]))
+        existing = {candidate: float(losses[candidate, now]) for candidate in service.candidates if candidate < now}
+        action = self.rule.update(service.champion, existing, dict(enumerate(probes[:, now])))
+        if action.deploy == now:
             service.retrain()
-        elif returned and best is not None:
-            service.deploy(best)
-        else:
-            return
-        self.debts, self.fresh = {}, 0.0
+        elif action.deploy is not None:
+            service.deploy(action.deploy)
+        if action.probe:
+            service.train_probe()
+
+
+def history_of(losses: Floats, probes: Floats) -> tuple[Observation, ...]:
+    """What was seen of each history window, from blocks [candidate, window]; the window before serves."""
+    return tuple(
+        Observation(max(0, window - 1), _known(losses[:, window]), _known(probes[:, window]))
+        for window in range(len(losses))
+    )
+
+
+def _known(column: Floats) -> tuple[tuple[int, float], ...]:
+    return tuple((int(place), float(column[place])) for place in np.flatnonzero(np.isfinite(column)))

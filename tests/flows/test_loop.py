@@ -148,7 +148,6 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     from prefect.settings import PREFECT_API_URL, get_current_settings
 
     environment = {**get_current_settings().to_environment_variables(), "PREFECT_API_URL": PREFECT_API_URL.value()}
-    import os
 
     return subprocess.run(
         [sys.executable, "-m", *arguments],

@@ -180,7 +180,7 @@ def test_a_jump_of_nulls_is_drift_by_itself():
     frozen, values = numeric(random.normal(0, 1, 5000)), random.normal(0, 1, 2000)
     counts = with_missing(current(values, frozen), nulls=3000)
     feature = judged([frozen], [counts]).features[0]
-    assert (feature.verdict, feature.method, feature.null_share) == ("drifted", "null share", 0.6)
+    assert (feature.verdict, feature.method, feature.null_share) == ("drifted", "null share psi", 0.6)
     assert "nulls 60.0% after 0.0%" in describe(feature)
 
 

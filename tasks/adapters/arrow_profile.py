@@ -1,0 +1,186 @@
+"""One pass over Arrow batches → a profile. Memory does not grow with the rows of the window.
+
+Each batch of a numeric feature is sorted and the frozen edges are looked up in it, which is cheaper than looking every
+value up among the edges. A reference is frozen from rows that training holds already; one column at a time is added.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from deployments.model_config import ModelConfig
+from tasks.adapters.arrow_columns import count_categories, hash_ids, sort_numbers, time_bounds, type_name
+from tasks.adapters.feature_counter import counter_of, hide
+from tasks.adapters.label_leaks import find_leaks
+from tasks.adapters.window_sample import WindowSample, write_sample
+from tasks.policy.duplicates import IdSketch
+from tasks.policy.evidence import FeatureKind, Window
+from tasks.policy.profile import (
+    FeatureCounts,
+    FeatureReference,
+    ReferenceProfile,
+    WindowProfile,
+    choose_categories,
+    choose_edges,
+    count_sorted,
+    with_missing,
+)
+
+COLUMNS_AT_ONCE = 16  # a reader of Parquet holds a page of each column it reads
+
+
+def kind_of(config: ModelConfig, feature: str) -> FeatureKind:
+    features = config.columns.features
+    if feature in features.numeric:
+        return "numeric"
+    return "boolean" if feature in features.boolean else "categorical"
+
+
+def freeze_reference(
+    batches: Iterable[pa.RecordBatch], config: ModelConfig, window: Window, content_hash: str
+) -> ReferenceProfile:
+    """The profile of the rows that a model learns from, to be stored with its version.
+
+    `batches` hold the features, and the label where leaks are to be found. Raises ValueError where a feature is missing
+    or where there is no batch at all.
+    """
+    table = pa.Table.from_batches(batches)
+    missing = [name for name in config.columns.features.names if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"reference of {config.name}: column {', '.join(missing)} is missing, "
+            f"found {', '.join(table.column_names)}; "
+            "expected every feature of the model; mend the source or columns.features"
+        )
+    return ReferenceProfile(
+        model=config.name,
+        window=window,
+        rows=table.num_rows,
+        content_hash=content_hash,
+        features=tuple(_freeze_feature(table, name, config) for name in config.columns.features.names),
+        columns=_column_types(table.schema),
+        leaking=find_leaks(table, config),
+    )
+
+
+def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> FeatureReference:
+    kind = kind_of(config, feature)
+    column = table.column(feature).combine_chunks()
+    column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+    name = type_name(column.type)
+    if kind == "numeric":
+        numbers = sort_numbers(column)
+        edges = choose_edges(numbers.values)
+        counts = count_sorted(feature, name, numbers.values, np.asarray(edges), (-np.inf, np.inf))
+        counts = with_missing(counts, numbers.nulls, numbers.non_finite, numbers.unreadable)
+        return FeatureReference(feature, kind, counts, edges)
+    rows, nulls, unreadable = count_categories(column, kind == "boolean")
+    rows = hide(rows) if feature in config.columns.personal else rows
+    categories, more = choose_categories(tuple(rows.items()))
+    listed = [rows[category] for category in categories]
+    counts = FeatureCounts(feature, name, sum(rows.values()), (*listed, sum(rows.values()) - sum(listed)))
+    return FeatureReference(
+        feature, kind, with_missing(counts, nulls, unreadable=unreadable), categories=categories, more_categories=more
+    )
+
+
+def _column_types(schema: pa.Schema) -> tuple[tuple[str, str], ...]:
+    return tuple((item.name, type_name(item.type)) for item in schema)
+
+
+def profile_batches(
+    batches: Iterable[pa.RecordBatch],
+    reference: ReferenceProfile,
+    config: ModelConfig,
+    window: Window,
+    sample_path: Path | None = None,
+) -> WindowProfile:
+    """Count a window into its reference in one pass; with `sample_path`, write rows drawn at random there (Parquet).
+
+    No column, type or value makes this fail; what is amiss is in the profile for the quality gate to judge.
+    """
+    sample = WindowSample.of(config, window, reference.content_hash) if sample_path else None
+    profile = _count(batches, reference, config, window, sample)
+    written = write_sample([sample], sample_path) if sample and sample_path else None
+    return replace(profile, sample_uri=written)
+
+
+def profile_columns(
+    read: Callable[[tuple[str, ...]], Iterable[pa.RecordBatch]],
+    reference: ReferenceProfile,
+    config: ModelConfig,
+    window: Window,
+    sample_path: Path | None = None,
+) -> WindowProfile:
+    """The same for wide tables: `read` is called with some columns at a time, so wide tables take little memory too.
+
+    Each column is read once. Every call of `read` must give the same rows in the same order.
+    """
+    ids = (config.columns.id, config.columns.time)
+    parts, samples = [], []
+    for first in range(0, len(reference.features), COLUMNS_AT_ONCE):
+        some = replace(reference, features=reference.features[first : first + COLUMNS_AT_ONCE])
+        names = tuple(frozen.feature for frozen in some.features)
+        sample = WindowSample.of(config, window, reference.content_hash) if sample_path else None
+        parts.append(_count(read(names if parts else ids + names), some, config, window, sample))
+        samples += [sample] if sample else []
+    return replace(
+        parts[0],
+        features=tuple(counts for part in parts for counts in part.features),
+        columns=tuple(column for part in parts for column in part.columns),
+        sample_uri=write_sample(samples, sample_path) if sample_path else None,
+    )
+
+
+def _count(
+    batches: Iterable[pa.RecordBatch],
+    reference: ReferenceProfile,
+    config: ModelConfig,
+    window: Window,
+    sample: WindowSample | None,
+) -> WindowProfile:
+    counters = [counter_of(frozen, config) for frozen in reference.features]
+    ids, times, columns, rows, null_ids = IdSketch(), [], (), 0, 0
+    for batch in batches:
+        rows, columns = rows + batch.num_rows, columns or _column_types(batch.schema)
+        present = {name: index for index, name in enumerate(batch.schema.names)}
+        for counter in counters:
+            index = present.get(counter.reference.feature)
+            if index is None:
+                counter.add_absent(batch.num_rows)
+            else:
+                counter.add(batch.column(index))
+        null_ids += _take_ids(batch, config.columns.id, ids)
+        times += _take_times(batch, config.columns.time)
+        if sample:
+            sample.add(batch)
+    return WindowProfile(
+        window=window,
+        rows=rows,
+        features=tuple(counter.counts for counter in counters),
+        columns=columns,
+        null_ids=null_ids,
+        duplicate_ids=ids.duplicates(),
+        duplicates_exact=ids.is_exact,
+        oldest=min(times, default=None),
+        newest=max(times, default=None),
+        reference_hash=reference.content_hash,
+    )
+
+
+def _take_ids(batch: pa.RecordBatch, name: str, ids: IdSketch) -> int:
+    """Rows without an id; the others go into the sketch."""
+    if name not in batch.schema.names:
+        return batch.num_rows
+    column = batch.column(batch.schema.names.index(name))
+    if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
+        ids.add(hash_ids(column))
+    return int(column.null_count)
+
+
+def _take_times(batch: pa.RecordBatch, name: str) -> list[datetime]:
+    return list(time_bounds(batch.column(batch.schema.names.index(name)))) if name in batch.schema.names else []

@@ -1,0 +1,45 @@
+"""Read a window once and reduce it to counts; every check and drift score is computed from these."""
+
+from functools import partial
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.model_config import ModelConfig
+from tasks.adapters.outages import may_pass
+from tasks.adapters.workspace import workspace
+from tasks.policy.evidence import ModelVersion, Snapshot
+from tasks.policy.profile import ReferenceProfile, WindowProfile
+
+SAMPLE = "sample.parquet"
+
+
+# Retries are for a registry or an object store that does not answer for a moment.
+@task(
+    name="profile window",
+    task_run_name="profile {snapshot.window.name}",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=may_pass,
+    timeout_seconds=3600,
+    cache_policy=NO_CACHE,
+)
+def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersion) -> WindowProfile:
+    """Count a snapshot into the champion's frozen reference, in one pass; a bounded sample is kept for plots."""
+    from tasks.adapters import registry
+
+    reference = registry.reference_profile(champion)
+    profile = profile_snapshot(config, snapshot, reference)
+    get_run_logger().info(
+        "profile: %s rows, %s features, %s duplicated ids", profile.rows, len(profile.features), profile.duplicate_ids
+    )
+    return profile
+
+
+def profile_snapshot(config: ModelConfig, snapshot: Snapshot, reference: ReferenceProfile) -> WindowProfile:
+    """The same, for a reference at hand. Raises LakeError for a lost snapshot, WorkspaceError for a full disk."""
+    from tasks.adapters.arrow_profile import profile_columns
+    from tasks.adapters.lake import read_batches
+
+    path = workspace().report(config.name, snapshot.window.name, SAMPLE)
+    return profile_columns(partial(read_batches, snapshot), reference, config, snapshot.window, path)

@@ -1,0 +1,192 @@
+"""What our full evidence on a window costs, beside Evidently's preset, scipy column by column and a bare Parquet scan.
+
+`python -m tests.benchmarks.bench_monitor` (make bench-monitor) prints a table and writes bench/monitor.json in the
+workspace. Each case runs in a process of its own; CPU seconds are user and system time after imports, children
+included; memory is the process's peak above what it held after imports. `ours` reads the window once and ends with the
+page of quality and Evidently's page of drift; the reference was frozen before, which `freeze` shows and nothing else
+contains. The preset and scipy read both files, since they keep no profile. The scan decodes the same batches on one
+thread and does nothing with them.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.adapters.workspace import workspace
+from tests.benchmarks.monitor_rows import HISTORY, WINDOW, Shape, generate, model
+
+SHAPES = (Shape(1_000_000, 35), Shape(100_000, 500))
+CASES = ("scan", "ours", "scipy", "evidently", "freeze")
+BATCH_ROWS = 65_536  # as the lake reads
+BUFFER_BYTES = 65_536  # read a column's bytes as they are needed, not all at once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", choices=CASES, help="run one case in this process and print its figures")
+    parser.add_argument("--shape", help="rows x features of that case, such as 1000000x35")
+    parser.add_argument(
+        "--only", nargs="*", choices=CASES, default=CASES, help="cases to run; others keep their figures"
+    )
+    chosen = parser.parse_args()
+    folder = workspace().home / "bench"
+    if chosen.case:
+        shape = Shape(*map(int, chosen.shape.split("x")))
+        print(json.dumps(RUNNERS[chosen.case](shape, *generate(shape, folder / "rows"))))
+        return
+    path = folder / "monitor.json"
+    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for shape in SHAPES:
+        generate(shape, folder / "rows")
+        for case in ("freeze", *(one for one in chosen.only if one != "freeze")):
+            figures.setdefault(shape.name, {})[case] = run_apart(case, shape)
+    path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    print_table(figures)
+
+
+def run_apart(case: str, shape: Shape) -> dict[str, float]:
+    """One case in a process of its own; its figures are the last line it prints."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench_monitor", "--case", case, "--shape", shape.name]
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread)
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(f"{shape.name} {case}: {figures['cpu_s']:.2f} CPU s, {figures['peak_mb']:.0f} MB", flush=True)
+    return figures
+
+
+def measured(work: Callable[[], object]) -> dict[str, float]:
+    """CPU seconds and peak memory of `work`, above what the process took before."""
+    before_cpu, before_kb = cpu_s(), resident_kb()
+    work()
+    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"cpu_s": round(cpu_s() - before_cpu, 3), "peak_mb": round((peak_kb - before_kb) / 1024, 1)}
+
+
+def cpu_s() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def resident_kb() -> int:
+    """Most that the process has held until now, on the scale of ru_maxrss."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def batches_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+    yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
+
+
+def run_scan(shape: Shape, before: Path, now: Path) -> dict[str, float]:
+    return measured(lambda: sum(batch.num_rows for batch in batches_of(now)))
+
+
+def run_freeze(shape: Shape, before: Path, now: Path) -> dict[str, float]:
+    """Not part of a window's cost: once per trained model. Leaves the profile that `ours` starts from."""
+    from tasks.adapters.arrow_profile import freeze_reference
+    from tasks.policy.evidence import to_json
+
+    config, path = model(shape), before.with_suffix(".json")
+
+    def freeze() -> None:
+        profile = freeze_reference(list(batches_of(before)), config, HISTORY, shape.name)
+        path.write_text(to_json(profile), encoding="utf-8")
+
+    return measured(freeze)
+
+
+def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
+    from tasks.adapters import drift_reports, expectations  # noqa: F401, as every import before the clock starts
+    from tasks.adapters.arrow_profile import profile_columns
+    from tasks.drift import report_drift
+    from tasks.policy.evidence import from_json
+    from tasks.policy.profile import ReferenceProfile
+    from tasks.quality import judge_quality
+
+    config = model(shape)
+
+    def gather_evidence() -> None:
+        reference = from_json(ReferenceProfile, before.with_suffix(".json").read_text(encoding="utf-8"))
+        sample = workspace().report(config.name, WINDOW.name, "sample.parquet")
+        profile = profile_columns(partial(batches_of, now), reference, config, WINDOW, sample)
+        quality, drift = judge_quality(config, profile, reference), report_drift(config, profile, reference)
+        assert profile.rows == shape.rows and quality.report_uri and drift.report_uri
+        assert drift.drifted_share > 0.05, "the moved tenth of the features was not seen"
+
+    return measured(gather_evidence)
+
+
+def run_evidently(shape: Shape, before: Path, now: Path) -> dict[str, float]:
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    features = [*shape.numeric, *shape.categorical]
+    definition = DataDefinition(
+        numerical_columns=list(shape.numeric), categorical_columns=list(shape.categorical),
+        datetime_columns=[], text_columns=[], unknown_columns=[], list_columns=[],
+    )  # fmt: skip
+
+    def report() -> None:
+        reference, current = (
+            Dataset.from_pandas(pd.read_parquet(path, columns=features), data_definition=definition)
+            for path in (before, now)
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            Report([DataDriftPreset()]).run(current, reference).save_html(str(Path(folder) / "report.html"))
+
+    return measured(report)
+
+
+def run_scipy(shape: Shape, before: Path, now: Path) -> dict[str, float]:
+    import numpy as np
+    from scipy import stats
+
+    def column(path: Path, name: str) -> pa.ChunkedArray:
+        return pq.read_table(path, columns=[name], use_threads=False).column(name).drop_null()
+
+    def test_columns() -> None:
+        for name in shape.numeric:
+            reference, current = (column(path, name).to_numpy() for path in (before, now))
+            stats.ks_2samp(reference, current)
+            stats.wasserstein_distance(reference, current)
+        for name in shape.categorical:
+            tables = [column(path, name).value_counts() for path in (before, now)]
+            counts = [dict(zip(one.field(0).to_pylist(), one.field(1).to_pylist(), strict=True)) for one in tables]
+            names = sorted(counts[0] | counts[1])
+            stats.chi2_contingency(np.array([[side.get(one, 0) for one in names] for side in counts]))
+
+    return measured(test_columns)
+
+
+RUNNERS = {"scan": run_scan, "ours": run_ours, "scipy": run_scipy, "evidently": run_evidently, "freeze": run_freeze}
+
+
+def print_table(figures: dict[str, dict[str, dict[str, float]]]) -> None:
+    print(f"\n{'rows x features':<16}{'case':<12}{'CPU s':>9}{'× scan':>9}{'ours is':>12}{'peak MB':>10}{'× ours':>9}")
+    for shape, cases in figures.items():
+        ours, scan = cases.get("ours"), cases.get("scan")
+        for case, figure in cases.items():
+            cheaper = f"{figure['cpu_s'] / ours['cpu_s']:.1f}× less" if ours and case != "ours" else ""
+            scans = f"{figure['cpu_s'] / scan['cpu_s']:.1f}" if scan else ""
+            memory = f"{figure['peak_mb'] / max(ours['peak_mb'], 1):.1f}" if ours else ""
+            print(
+                f"{shape:<16}{case:<12}{figure['cpu_s']:>9.2f}{scans:>9}{cheaper:>12}{figure['peak_mb']:>10.0f}{memory:>9}"
+            )
+    print(
+        "targets for ours: ≥ 20× less CPU than evidently, ≤ 1/10 of its memory, ≤ 4× the scan. freeze: once per model."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The estimate without labels and the diagnosis, on a served model in the real lake."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from prefect.logging import disable_run_logger
+
+from deployments.model_config import ModelConfig, load_model_config
+from tasks.adapters import lake
+from tasks.diagnosis import diagnose_window, estimate_performance
+from tasks.performance import measure_performance
+from tasks.policy.evidence import History, QualityReport, Window, WindowEvidence
+from tasks.snapshot import land_labels, take_snapshot
+from tests.small_model import rows, write_model
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with disable_run_logger():
+        yield
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ModelConfig:
+    return load_model_config(write_model(tmp_path / "small"))
+
+
+def serve(config: ModelConfig, window: Window, error: float = 0.5) -> None:
+    """Predictions that miss by ±error in turns."""
+    table = lake.read_rows(take_snapshot.fn(config, window))
+    truth = rows().set_index("row").loc[table["row"].to_pylist(), "y"].to_numpy()
+    sign = np.where(np.arange(len(truth)) % 2, 1, -1)
+    served = {"id": table["row"], "time": table["at"], "prediction": pa.array(truth + sign * error)}
+    lake.land_predictions(config, window, "1", pa.table(served))
+
+
+def judged(config: ModelConfig, errors: list[float]) -> tuple[WindowEvidence, History, Window]:
+    """Windows served with these errors, all but the last closed; the evidence of the last."""
+    history, windows = History(), config.windows()[: len(errors)]
+    for window, error in zip(windows, errors, strict=True):
+        serve(config, window, error)
+        land_labels.fn(config, window.end)
+        report, *revised = measure_performance.fn(config, window, window.end, history)
+        history = History(performances=(*history.revised(revised).performances, report))
+    last = windows[-1]
+    passed = QualityReport(last, "pass", report.rows, (), 0, ())
+    earlier = replace(history, performances=history.performances[:-1])
+    return WindowEvidence(last, report.rows, passed, None, report), earlier, last
+
+
+def test_like_predictions_foretell_the_loss_without_a_label_of_the_window(config):
+    _, history, window = judged(config, [0.5] * 5)
+    estimate = estimate_performance(config, window, history.performances, window.end)
+    assert estimate.estimated
+    assert estimate.name == "mae"
+    assert estimate.value == pytest.approx(0.5, abs=0.02)
+
+
+def test_before_a_window_has_closed_there_is_no_estimate(config):
+    _, _, window = judged(config, [0.5])
+    assert estimate_performance(config, window, (), window.end) is None
+
+
+def test_a_loss_that_the_inputs_do_not_explain_is_concept_drift_and_the_estimate_stands_beside_it(config):
+    evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 3.0])
+    found = diagnose_window.fn(config, evidence, history, window.end)
+    assert found.kind == "concept_drift"
+    assert found.estimate.value < 1
+
+
+def test_a_model_that_stands_where_it_stood_has_no_diagnosis(config):
+    evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 0.51])
+    assert diagnose_window.fn(config, evidence, history, window.end).kind == "none"
+
+
+def test_a_failed_window_is_a_fault_and_is_not_measured(config):
+    window = config.windows()[0]
+    failed = QualityReport(window, "fail", 300, (), 300, ("x is all null",))
+    found = diagnose_window.fn(config, WindowEvidence(window, 300, failed), History(), window.end)
+    assert (found.kind, found.reasons, found.estimate) == ("upstream_data_fault", ("x is all null",), None)

@@ -1,0 +1,195 @@
+"""Windows that are no ordinary windows: what is missing, doubled, late, empty or hostile gets a verdict, never a crash."""
+
+import re
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tasks.adapters.lake import land_rows
+from tasks.adapters.workspace import WorkspaceError
+from tasks.drift import report_drift
+from tasks.policy.evidence import History, QualityReport, Window, WindowEvidence, to_json
+from tasks.profile import profile_snapshot
+from tasks.quality import judge_quality, usual_rows
+from tests.monitored_model import (
+    COUNT,
+    HISTORY,
+    WINDOW,
+    amounts,
+    broken,
+    drift_of,
+    judge,
+    model,
+    profile,
+    reference,
+    rows,
+    shifted,
+)  # fmt: skip
+
+EVIL = "</script><img src=x onerror=alert(1)>\"'"
+
+
+@pytest.fixture(autouse=True)
+def in_a_workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def judged(in_a_workspace):
+    return partial(judge, in_a_workspace)
+
+
+def test_a_column_missing_from_the_window_fails_and_drifts(judged):
+    """Evidently passes it where no data definition is given."""
+    quality, drift = judged(amount=None)
+    assert broken(quality) == {("column present once", "amount")} and quality.failing_rows == COUNT
+    assert drift_of(drift, "amount").verdict == "drifted"
+
+
+@pytest.mark.parametrize("role", ["id", "at"])
+def test_a_missing_id_or_time_column_fails(judged, role):
+    assert ("column present once", role) in broken(judged(**{role: None}).quality)
+
+
+def test_two_columns_of_one_name_fail(judged, in_a_workspace):
+    config = model()
+    table = rows().append_column("amount", pa.array(amounts()))
+    profiled = profile(config, reference(config), table, sample_path=in_a_workspace / "sample")
+    assert ("column present once", "amount") in broken(judge_quality(config, profiled, reference(config)))
+    report_drift(config, profiled, reference(config))
+
+
+def test_columns_named_by_numbers_are_monitored(judged):
+    config = model({"numeric": ["0", "1"], "categorical": [], "boolean": []})
+    frozen = reference(config, **{"0": np.arange(10_000.0), "1": np.arange(10_000.0)})
+    _, drift = judged(config, frozen, **{"0": np.arange(0, 10_000.0, 5), "1": np.zeros(COUNT)})
+    assert (drift_of(drift, "0").verdict, drift_of(drift, "1").verdict) == ("stable", "drifted")
+
+
+def test_an_empty_window_fails_whatever_else_passes(judged):
+    quality, drift = judged(count=0, at=pa.array([], pa.timestamp("us", "UTC")))
+    assert quality.verdict == "fail" and {("enough rows", None), ("fresh rows", None)} <= broken(quality)
+    assert drift.verdict == "insufficient" and drift.drifted_share == 0
+
+
+def test_one_row_fails_and_drifts_nothing(judged):
+    quality, drift = judged(count=1)
+    assert ("enough rows", None) in broken(quality) and drift.verdict == "insufficient"
+    assert {feature.verdict for feature in drift.features} == {"insufficient"}
+
+
+def test_the_count_of_rows_is_compared_with_recent_windows(judged):
+    assert judged(recent_rows=(5000, 4990, 100)).quality.verdict == "pass"  # median 4990, 0.4 of it is 1996
+    quality = judged(recent_rows=(5100, 5100, 100)).quality
+    assert broken(quality) == {("usual number of rows", None)}
+    assert "2,000 rows, expected 2,040 to 12,750 rows" in quality.reasons[0]
+    assert broken(judged(recent_rows=(700,)).quality) == {("usual number of rows", None)}
+
+
+def test_quarantined_windows_do_not_tell_how_many_rows_are_usual():
+    def past(days: int, count: int, verdict: str) -> WindowEvidence:
+        window = Window(WINDOW.start - timedelta(days=days), WINDOW.start - timedelta(days=days - 5))
+        return WindowEvidence(window, count, QualityReport(window, verdict, count, (), 0, ()))
+
+    later = WindowEvidence(WINDOW.next(), 9, None)
+    history = History(evidence=(past(15, 100, "pass"), past(10, 3, "fail"), past(5, 120, "warn"), later))
+    assert usual_rows(history, WINDOW) == (100, 120)
+
+
+def test_duplicated_and_missing_ids_fail(judged):
+    names = [f"x{number}" for number in range(COUNT)]
+    assert broken(judged(id=["x0", *names[:-1]]).quality) == {("id unique", "id")}
+    assert broken(judged(id=[None, *names[1:]]).quality) == {("id present", "id")}
+    assert broken(judged(id=list(range(COUNT))).quality) == set()
+
+
+def test_old_rows_fail_and_rows_of_the_last_day_do_not(judged):
+    def until(hours: float) -> list:
+        return [min(moment, shifted(WINDOW.end, -hours)) for moment in rows()["at"].to_pylist()]
+
+    assert judged(at=until(23.9)).quality.verdict == "pass"
+    assert broken(judged(at=until(24.1)).quality) == {("fresh rows", None)}
+
+
+def test_a_clock_in_another_zone_fails(judged):
+    late = [shifted(moment, 5) for moment in rows()["at"].to_pylist()]
+    assert broken(judged(at=late).quality) == {("times inside the window", None)}
+    same = pa.array(rows()["at"].to_pylist(), pa.timestamp("us", "UTC")).cast(pa.timestamp("us", "Asia/Tokyo"))
+    assert judged(at=same).quality.verdict == "pass"
+
+
+def test_a_label_among_the_features_fails_by_name(judged):
+    config = model({"numeric": ["Churned"], "categorical": [], "boolean": []})
+    frozen = reference(config, Churned=np.arange(10_000.0))
+    quality = judged(config, frozen, Churned=np.arange(0, 10_000.0, 5)).quality
+    assert broken(quality) == {("no label among features", None)}
+
+
+def test_names_and_categories_cannot_inject_into_either_page(judged):
+    config = model({"numeric": ["amount"], "categorical": [EVIL], "boolean": []})
+    frozen = reference(config, **{EVIL: [EVIL, "b"] * 5000})
+    for quality, drift in (
+        judged(config, frozen, **{EVIL: [EVIL] * COUNT}),
+        judged(config, frozen, **{EVIL: pa.nulls(COUNT)}),
+    ):
+        for report in (quality, drift):
+            assert "<img src=x" not in Path(report.report_uri).read_text(encoding="utf-8")
+
+
+def test_no_value_of_a_personal_or_id_column_reaches_a_report(judged, in_a_workspace):
+    """SUMMARY results of Great Expectations hold raw values."""
+    config = model(
+        {"numeric": ["amount"], "categorical": ["country", "email"], "boolean": []}, columns={"personal": ["email"]}
+    )
+    frozen = reference(config, email=[f"known{number}@example.org" for number in range(10_000)])
+    emails = [f"new{number}@example.org" for number in range(COUNT)]
+    quality, drift = judged(config, frozen, email=emails, id=["doubled@example.org"] * COUNT)
+    assert quality.verdict == "fail"
+    written = "".join(Path(report.report_uri).read_text(encoding="utf-8") for report in (quality, drift))
+    assert "@example.org" not in written + str(quality) + str(drift) + to_json(frozen)
+    assert b"@example.org" not in (in_a_workspace / "sample.parquet").read_bytes()
+
+
+def test_every_check_counts_what_it_looked_at(judged):
+    """Nothing passes because there was nothing to look at: each requirement says how many columns it measured."""
+    quality, _ = judged()
+    looked = {check.name: int(re.findall(r"\d+", check.observed)[0]) for check in quality.checks}
+    assert looked["null share"] == 4 and looked["finite values"] == 2 and looked["known categories"] == 2
+    assert looked["enough rows"] == looked["fresh rows"] == looked["id unique"] == 1
+
+
+def test_a_workspace_that_cannot_be_written_is_named(judged, in_a_workspace):
+    blocked = in_a_workspace / "reports" / "churn" / WINDOW.name.replace("..", "_") / "quality.html"
+    blocked.mkdir(parents=True)
+    with pytest.raises(WorkspaceError, match=r"quality.html: cannot be written"):
+        _ = judged().quality
+
+
+def test_windows_and_references_are_named_in_the_pages(judged):
+    quality, drift = judged()
+    assert WINDOW.name.replace("..", "_") in quality.report_uri and drift.report_uri.endswith("drift.html")
+    assert HISTORY.name in Path(quality.report_uri).read_text(encoding="utf-8")
+
+
+def test_the_stages_read_a_landed_snapshot_and_agree_with_its_batches(in_a_workspace):
+    """From the lake through all three stages, as `monitor` runs them, with the reference at hand."""
+    config = model()
+    frozen, table = reference(config), rows()
+    profiled = profile_snapshot(config, land_rows(config, WINDOW, table), frozen)
+    again = profile(config, frozen, table)
+    assert [one.counts for one in profiled.features] == [one.counts for one in again.features]
+    assert (profiled.rows, profiled.duplicate_ids, profiled.newest) == (COUNT, 0, again.newest)
+    assert Path(profiled.sample_uri).parent.name == WINDOW.name.replace("..", "_")
+    assert judge_quality(config, profiled, frozen).verdict == "pass"
+    assert report_drift(config, profiled, frozen).verdict == "stable"
+
+
+def test_a_rule_for_a_column_that_is_no_feature_is_refused():
+    """Evidently ignores names it does not know in its settings per column."""
+    with pytest.raises(ValueError, match=r"quality.columns has amuont, expected names of features"):
+        model(quality={"columns": {"amuont": {"max_null_share": 0.5}}})

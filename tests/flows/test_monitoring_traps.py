@@ -1,0 +1,164 @@
+"""Every way in which Evidently or Great Expectations is known to mislead on values and types: our gate sees through it."""
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tests.monitored_model import COUNT, amounts, broken, drift_of, judge, model, reference, rows, with_share
+
+
+@pytest.fixture(autouse=True)
+def in_a_workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def judged(in_a_workspace):
+    return partial(judge, in_a_workspace)
+
+
+def test_an_ordinary_window_passes_and_is_stable(judged):
+    quality, drift = judged(recent_rows=(1900, 2100))
+    assert (quality.verdict, broken(quality), quality.failing_rows) == ("pass", set(), 0)
+    assert (drift.verdict, drift.drifted_share) == ("stable", 0)
+
+
+def test_nulls_from_0_to_60_percent_fail_and_drift(judged):
+    """Evidently drops nulls before it tests."""
+    quality, drift = judged(amount=with_share(amounts(), 0.6, None))
+    assert broken(quality) == {("null share", "amount")} and quality.verdict == "fail"
+    assert quality.failing_rows == 1200
+    assert quality.reasons == ("amount: 60.0% nulls, expected at most 10.0% nulls, 0.0% in the reference (null share)",)
+    assert (drift_of(drift, "amount").verdict, drift_of(drift, "amount").method) == ("drifted", "null share psi")
+
+
+def test_nulls_within_their_limit_pass(judged):
+    assert judged(amount=with_share(amounts(), 0.0995, None)).quality.verdict == "pass"
+    own = model(quality={"columns": {"amount": {"max_null_share": 0.05}}})
+    assert broken(judged(own, amount=with_share(amounts(), 0.0995, None)).quality) == {("null share", "amount")}
+
+
+def test_infinite_values_fail_and_many_of_them_drift(judged):
+    """Evidently drops them; a half-bounded between of Great Expectations passes them."""
+    one = amounts()
+    one[5] = float("inf")
+    quality, drift = judged(amount=one)
+    assert broken(quality) == {("finite values", "amount")} and quality.failing_rows == 1
+    assert drift_of(drift, "amount").verdict == "stable"
+    half_bounded = model(quality={"columns": {"amount": {"range": {"min": 0}}}})
+    quality, drift = judged(half_bounded, amount=with_share(amounts(), 0.3, float("inf")))
+    assert ("finite values", "amount") in broken(quality)
+    assert drift_of(drift, "amount").method == "infinite share psi"
+
+
+@pytest.mark.parametrize("method", ["psi", "ks", "kl", "wasserstein"])
+def test_one_value_of_a_million_neither_hides_nor_makes_drift(judged, method):
+    """With equal-width bins one such value turns PSI 3.9 into 0.0001."""
+    config = model(drift={"method": method})
+    moved = [value + 300 for value in amounts()]
+    moved[0] = 1e6
+    assert drift_of(judged(config, amount=moved).drift, "amount").verdict == "drifted"
+    still = amounts()
+    still[0] = 1e6
+    assert drift_of(judged(config, amount=still).drift, "amount").verdict == "stable"
+
+
+DTYPES = {
+    "nullable Float64": lambda values: pa.array(pd.Series(values, dtype="Float64")),
+    "nullable Int64": lambda values: pa.array(pd.Series(values).round().astype("Int64")),
+    "uint8": lambda values: pa.array(np.clip(values, 0, 255).astype(np.uint8)),
+    "Arrow double": lambda values: pa.array(values, pa.float64()),
+    "float32": lambda values: pa.array(np.array(values, dtype=np.float32)),
+    "dictionary": lambda values: pa.array(values).dictionary_encode(),
+    "decimal": lambda values: pa.array(values).cast(pa.decimal128(18, 6), safe=False),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_numeric_type_is_monitored(judged, dtype):
+    """Evidently calls nullable, uint8 and Arrow types unknown and leaves them out."""
+    quality, drift = judged(amount=DTYPES[dtype](amounts()))
+    assert quality.verdict == "pass" and drift_of(drift, "amount").verdict == "stable"
+    moved = drift_of(judged(amount=DTYPES[dtype]([value * 0.3 for value in amounts()])).drift, "amount")
+    assert moved.verdict == "drifted" and moved.mean_shift_sigma < -0.5
+
+
+def test_nullable_booleans_are_monitored(judged):
+    plain = rows()["member"].to_pylist()
+    assert judged(member=pa.array(pd.Series(plain, dtype="boolean"))).quality.verdict == "pass"
+    drift = judged(member=pa.array(pd.Series([True] * COUNT, dtype="boolean"))).drift
+    assert drift_of(drift, "member").verdict == "drifted"
+
+
+@pytest.mark.parametrize("nothing", [pa.nulls(COUNT), pa.nulls(COUNT, pa.float64()), pa.nulls(COUNT, pa.string())])
+@pytest.mark.parametrize("feature", ["amount", "country", "member"])
+def test_a_column_of_nothing_but_nulls_fails_and_drifts(judged, feature, nothing):
+    """It passes between, in-set and unique in Great Expectations, and makes Evidently raise."""
+    quality, drift = judged(**{feature: nothing})
+    assert quality.verdict == "fail" and ("null share", feature) in broken(quality)
+    assert drift_of(drift, feature).verdict == "drifted"
+
+
+def test_a_number_with_few_distinct_values_stays_a_number(judged):
+    """Evidently makes an integer with at most 10 distinct values in current a category."""
+    drift = drift_of(judged(age=[18 + number % 3 for number in range(COUNT)]).drift, "age")
+    assert drift.kind == "numeric" and drift.method == "wasserstein" and drift.verdict == "drifted"
+
+
+@pytest.mark.parametrize("count", [900, 1100])
+def test_the_score_means_the_same_on_either_side_of_1000_reference_rows(judged, count):
+    """With no method set Evidently's score is a p-value up to 1000 rows and a distance above."""
+    config = model()
+    frozen = reference(config, count)
+    moved = drift_of(judged(config, frozen, amount=[value * 3 for value in amounts()]).drift, "amount")
+    still = drift_of(judged(config, frozen).drift, "amount")
+    assert (moved.method, still.method) == ("wasserstein", "wasserstein")
+    assert moved.effect_size > 1 > 0.1 > still.effect_size
+
+
+def test_one_row_of_an_unseen_category_is_no_drift_and_a_tenth_is(judged):
+    """χ² on the plain table gives p = 0 for one row."""
+    names = rows()["country"].to_pylist()
+    quality, drift = judged(country=["XX", *names[1:]])
+    assert quality.verdict == "pass"
+    assert drift_of(drift, "country").p_value > 0.01 and drift_of(drift, "country").verdict == "stable"
+    quality, drift = judged(country=with_share(names, 0.11, "XX"))
+    assert broken(quality) == {("known categories", "country")}
+    assert drift_of(drift, "country").verdict == "drifted" and drift_of(drift, "country").unseen_share == 0.11
+
+
+def test_a_number_that_turns_into_text_fails_and_drifts(judged):
+    quality, drift = judged(amount=[str(value) for value in amounts()])
+    assert {("type", "amount"), ("readable values", "amount")} <= broken(quality)
+    assert drift_of(drift, "amount").method == "unreadable share psi"
+
+
+def test_a_category_that_turns_into_a_number_fails(judged):
+    assert ("type", "country") in broken(judged(country=np.zeros(COUNT)).quality)
+
+
+def test_a_stuck_sensor_fails_and_a_frequent_value_only_warns(judged):
+    config = model()
+    quality = judged(config, amount=[100.0] * COUNT).quality
+    assert broken(quality) == {("varying values", "amount")} and quality.verdict == "fail"
+    rain = reference(config, amount=np.where(np.arange(10_000) % 10, 0.0, 5.0))
+    assert judged(config, rain, amount=np.zeros(COUNT)).quality.verdict == "warn"
+    constant = reference(config, amount=np.zeros(10_000))
+    assert judged(config, constant, amount=np.zeros(COUNT)).quality.verdict == "pass"
+
+
+def test_values_out_of_range_fail_by_share(judged):
+    assert judged(age=with_share([40.0] * 1000 + [50.0] * 1000, 0.0095, 500.0)).quality.verdict == "pass"
+    assert broken(judged(age=with_share([40.0] * 1000 + [50.0] * 1000, 0.0105, 500.0)).quality) == {
+        ("accepted range", "age")
+    }
+
+
+def test_a_column_may_be_set_to_warn_only(judged):
+    config = model(quality={"columns": {"amount": {"on_failure": "warn"}}})
+    quality = judged(config, amount=with_share(amounts(), 0.6, None)).quality
+    assert quality.verdict == "warn" and broken(quality) == {("null share", "amount")}

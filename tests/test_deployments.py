@@ -1,0 +1,368 @@
+"""What is deployed is what the files say: the definitions, the plan, and the two brought together on a real server."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.definitions import ALERTS, INDEX, Definitions, DeploymentError, read_definitions
+from deployments.model_config import ModelConfig, available_models, load_model_config
+from deployments.plan import Definition, plan, summary
+from tests.deployment_snapshot import SNAPSHOT, current
+
+REGENERATE = "if the change is meant, write the snapshot anew: python -m tests.deployment_snapshot"
+
+
+def models(*extra: ModelConfig) -> list[ModelConfig]:
+    return [*(load_model_config(name) for name in available_models()), *extra]
+
+
+def churn(**changes: Any) -> ModelConfig:
+    return load_model_config("air_time").model_copy(update={"name": "churn", **changes})
+
+
+def schedules(definitions: Definitions, deployment: str) -> dict[str, dict[str, Any]]:
+    found = next(item for item in definitions.deployments if item["name"] == deployment)
+    return {schedule["slug"]: schedule for schedule in found["schedules"]}
+
+
+def index_with(folder: Path, old: str, new: str) -> Path:
+    text = INDEX.read_text(encoding="utf-8")
+    assert old in text
+    path = folder / "prefect.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return path
+
+
+# definitions ---------------------------------------------------------------------------------------------------------
+
+
+def test_prefect_deploy_alone_schedules_the_same_models_as_apply():
+    committed = yaml.safe_load(INDEX.read_text(encoding="utf-8"))["deployments"]
+    assert {item["name"]: item.get("schedules", []) for item in committed} == {
+        item["name"]: item["schedules"] for item in read_definitions().deployments
+    }
+
+
+def test_a_new_model_is_monitored_and_scored_without_a_line_in_prefect_yaml():
+    definitions = read_definitions(models(churn()))
+    assert schedules(definitions, "monitor")["churn"]["parameters"] == {"model": "churn"}
+    assert schedules(definitions, "score")["churn"]["parameters"] == {"model": "churn"}
+    assert "churn" not in schedules(definitions, "retrain")
+
+
+def test_a_new_model_is_scheduled_at_once_unless_its_recorded_data_ends():
+    recorded = churn()
+    live = churn(period=recorded.period.model_copy(update={"end": None}))
+    assert schedules(read_definitions(models(recorded)), "monitor")["churn"]["active"] is False
+    assert schedules(read_definitions(models(live)), "monitor")["churn"]["active"] is True
+
+
+def test_a_schedule_that_prefect_yaml_gives_a_model_beats_the_common_one():
+    definitions = read_definitions(models())
+    assert schedules(definitions, "monitor")["air_time"]["cron"] == "30 6 * * *"
+
+
+def test_a_model_whose_file_is_gone_has_no_schedule():
+    definitions = read_definitions([load_model_config("air_time")])
+    assert set(schedules(definitions, "monitor")) == {"air_time"}
+
+
+def test_a_variable_that_is_not_set_is_refused_instead_of_deployed_as_text(tmp_path, monkeypatch):
+    path = index_with(tmp_path, "name: perennial\n    job_variables", "name: '{{ $POOL_OF_OURS }}'\n    job_variables")
+    with pytest.raises(DeploymentError, match="uses POOL_OF_OURS, which is not set"):
+        read_definitions(models(), path)
+    monkeypatch.setenv("POOL_OF_OURS", "perennial")
+    assert read_definitions(models(), path).deployments
+
+
+def test_an_automation_that_could_not_be_told_from_others_is_refused(tmp_path):
+    path = index_with(tmp_path, '"perennial: promote what was validated"', '"promote what was validated"')
+    with pytest.raises(
+        DeploymentError, match="'promote what was validated', expected a name that begins with 'perennial: '"
+    ):
+        read_definitions(models(), path)
+
+
+def test_an_entrypoint_that_is_no_flow_is_named(tmp_path):
+    from deployments.prefect_definitions import wanted_definitions
+
+    path = index_with(tmp_path, "flows.score.score", "flows.score.nothing")
+    with pytest.raises(DeploymentError, match=r"deployment score is flows\.score\.nothing"):
+        wanted_definitions(read_definitions(models(), path), alerts=False)
+
+
+def test_the_definitions_are_those_of_the_committed_snapshot():
+    snapshot = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(current()))
+    assert now == snapshot, REGENERATE
+
+
+# plan ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_is_created_changed_and_removed():
+    before = [Definition("schedule", "monitor a", {"cron": "0 6 * * *", "parameters": {"model": "a"}}, "id-a"),
+              Definition("schedule", "monitor b", {"cron": "0 6 * * *"}, "id-b")]  # fmt: skip
+    after = [Definition("schedule", "monitor a", {"cron": "0 7 * * *", "parameters": {"model": "c"}}),
+             Definition("deployment", "monitor", {})]  # fmt: skip
+    assert [str(change) for change in plan(after, before)] == [
+        "created  deployment  monitor",
+        "changed  schedule    monitor a: cron 0 6 * * * → 0 7 * * *; parameters.model a → c",
+        "removed  schedule    monitor b",
+    ]
+    assert summary(after, plan(after, before)) == "1 created, 1 changed, 1 removed"
+
+
+def test_a_plan_of_what_stands_already_is_empty():
+    there = [Definition("schedule", "monitor a", {"cron": "0 6 * * *"}, "id-a")]
+    wanted = [Definition("schedule", "monitor a", {"cron": "0 6 * * *"})]
+    assert plan(wanted, there) == ()
+    assert summary(wanted, ()) == "nothing to change: 1 schedule"
+
+
+def test_a_changed_definition_keeps_the_identity_that_the_server_gave_it():
+    there = [Definition("automation", "perennial: x", {"enabled": False}, "id-x")]
+    (change,) = plan([Definition("automation", "perennial: x", {"enabled": True})], there)
+    assert change.definition.identity == "id-x"
+
+
+def test_apply_without_a_server_says_what_to_set(monkeypatch):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.apply import apply
+
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(DeploymentError, match="PREFECT_API_URL is not set"),
+    ):
+        apply(dry_run=True)
+
+
+# on a server ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(prefect_server: None) -> Iterator[Any]:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def deployed(client: Any) -> None:
+    """Everything as Prefect's own deploy makes it from the committed file, then what apply adds to it."""
+    from deployments.apply import apply
+    from deployments.prefect_state import PrefectState, deploy
+
+    with PrefectState() as state:
+        state.make_pool("perennial")
+    deploy(INDEX)
+    left = apply()
+    assert [str(change) for change in left] == ["created  automation  perennial: a silent run has crashed"]
+
+
+def await_until(condition: Any, seconds: float = 30) -> Any:
+    deadline = monotonic() + seconds
+    while not (seen := condition()) and monotonic() < deadline:
+        sleep(0.2)
+    return seen
+
+
+def runs_of(client: Any, model: str) -> list[Any]:
+    return [run for run in client.read_flow_runs() if run.parameters.get("model") == model]
+
+
+def emit(event: str, model: str, **payload: Any) -> None:
+    from prefect.events import emit_event
+
+    resource = {"prefect.resource.id": f"perennial.model.{model}", "prefect.resource.name": model}
+    emit_event(f"perennial.{event}", resource=resource, payload={"model": model, **payload})
+
+
+def test_applying_twice_changes_nothing(deployed, capsys):
+    from deployments.apply import apply
+
+    assert apply() == ()
+    assert (
+        "nothing to change: 1 work pool, 7 deployments, 4 schedules, 3 triggers, 1 automation"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_model_comes_and_goes_with_its_file(deployed, client):
+    from deployments.apply import apply
+
+    def slugs() -> set[str]:
+        return {schedule.slug for schedule in client.read_deployment_by_name("monitor/monitor").schedules}
+
+    with_churn = read_definitions(models(churn()))
+    planned = apply(dry_run=True, definitions=with_churn)
+    assert [str(change) for change in planned] == [
+        "created  schedule    monitor churn",
+        "created  schedule    score churn",
+    ]
+    assert slugs() == {"air_time", "flight_delay"}, "a dry run changed something"
+    apply(definitions=with_churn)
+    assert slugs() == {"air_time", "flight_delay", "churn"}
+    removed = apply()
+    assert [str(change) for change in removed] == [
+        "removed  schedule    monitor churn",
+        "removed  schedule    score churn",
+    ]
+    assert slugs() == {"air_time", "flight_delay"}
+
+
+def test_what_a_person_switched_stays_for_serve_and_is_put_right_by_apply(deployed, client):
+    from deployments.apply import apply
+
+    deployment = client.read_deployment_by_name("monitor/monitor")
+    schedule = next(each for each in deployment.schedules if each.slug == "air_time")
+
+    def switch(active: bool, **more: Any) -> None:
+        client.request(
+            "PATCH", f"/deployments/{deployment.id}/schedules/{schedule.id}", json={"active": active, **more}
+        )
+
+    switch(True, parameters={"model": "air_time"})  # as the dashboard does
+    assert apply(dry_run=True, keep_switches=True) == ()
+    (change,) = apply(dry_run=True)
+    assert str(change) == "changed  schedule    monitor air_time: active True → False"
+    switch(False)  # as scripts do: Prefect then empties the schedule's parameters (PrefectHQ/prefect#17982)
+    (change,) = apply(keep_switches=True)
+    assert str(change) == "changed  schedule    monitor air_time: parameters.model none → air_time"
+    assert apply(dry_run=True) == ()
+
+
+def test_a_request_to_retrain_becomes_one_run_with_its_decision_however_often_it_is_sent(deployed, client):
+    for _ in range(5):
+        emit("retraining.requested", "wanted", decision_id="0123456789abcdef", until="2013-06-05T00:00:00+00:00",
+             reasons=["mae rose by 3 minutes", "drift"])  # fmt: skip
+    emit("retraining.requested", "terse")
+    await_until(lambda: runs_of(client, "wanted") and runs_of(client, "terse"))
+    sleep(2)  # time for a second run, were there to be one
+    (run,) = runs_of(client, "wanted")
+    assert run.deployment_id == client.read_deployment_by_name("retrain/retrain").id
+    assert run.parameters == {
+        "model": "wanted",
+        "until": "2013-06-05T00:00:00+00:00",
+        "decision_id": "0123456789abcdef",
+        "reason": "mae rose by 3 minutes",
+        "requested_by": "automation",
+    }
+    (terse,) = runs_of(client, "terse")
+    assert terse.parameters == {
+        "model": "terse", "until": None, "decision_id": None, "reason": "perennial.retraining.requested", "requested_by": "automation",
+    }  # fmt: skip
+
+
+def test_a_validated_challenger_becomes_a_promotion_and_landed_data_a_monitoring(deployed, client):
+    emit(
+        "challenger.validated",
+        "proven",
+        decision_id="0123456789abcdef",
+        until="2013-06-05T00:00:00+00:00",
+        reasons=["ok"],
+    )
+    emit("data.landed", "fresh", until="2013-06-05T00:00:00+00:00")
+    assert await_until(lambda: runs_of(client, "proven") and runs_of(client, "fresh"))
+    (promotion,), (monitoring,) = runs_of(client, "proven"), runs_of(client, "fresh")
+    assert promotion.deployment_id == client.read_deployment_by_name("promote/promote").id
+    assert promotion.parameters == {
+        "model": "proven",
+        "until": "2013-06-05T00:00:00+00:00",
+        "decision_id": "0123456789abcdef",
+    }
+    assert monitoring.deployment_id == client.read_deployment_by_name("monitor/monitor").id
+    assert monitoring.parameters == {"model": "fresh", "until": "2013-06-05T00:00:00+00:00"}
+
+
+def test_what_a_flow_says_inside_another_flow_is_left_to_its_caller(deployed, client):
+    from prefect import flow, task
+
+    from tasks.adapters import artifacts
+
+    @task
+    def tell(model: str) -> None:
+        artifacts.announce("retraining.requested", model, {"model": model})
+
+    @flow
+    def inner(model: str) -> None:
+        tell(model)
+
+    @flow
+    def outer() -> None:
+        inner("recorded")
+
+    outer()
+    inner("live")
+    assert await_until(lambda: [run for run in runs_of(client, "live") if run.deployment_id])
+    assert not [run for run in runs_of(client, "recorded") if run.deployment_id]
+
+
+class Mailbox(BaseHTTPRequestHandler):
+    received: list[dict[str, str]]
+
+    def do_POST(self) -> None:
+        self.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def mailbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    received: list[dict[str, str]] = []
+    with HTTPServer(("127.0.0.1", 0), type("Mailbox", (Mailbox,), {"received": received})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", received
+        server.shutdown()
+
+
+def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deployed, client, mailbox):
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    from deployments.apply import apply
+
+    address, received = mailbox
+    block = CustomWebhookNotificationBlock(
+        name="ours", url=address, json_data={"subject": "{{subject}}", "body": "{{body}}"}
+    )
+    identity = block.save(ALERTS)
+    try:
+        assert [change.verb for change in apply()] == ["created"] * 4
+        assert apply() == ()
+        emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
+        await_until(lambda: received)
+        assert received == [
+            {"subject": "broken: a window was quarantined", "body": "12 % of carrier is null\nlimit 5 %"}
+        ]
+    finally:
+        client.delete_block_document(identity)
+    assert [change.verb for change in apply()] == ["removed"] * 4
+
+
+def test_a_run_whose_process_is_gone_goes_back_to_the_queue_and_one_that_lives_does_not(deployed, client):
+    from prefect.settings import get_current_settings
+    from prefect.states import Running
+
+    from deployments.worker import hand_back_runs
+
+    deployment = client.read_deployment_by_name("score/score")
+    gone, lives = (client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"}) for _ in range(2))
+    for run, pid in ((gone, "999999999"), (lives, str(os.getpid()))):
+        client.set_flow_run_state(run.id, Running(), force=True)
+        client.update_flow_run(run.id, infrastructure_pid=pid)
+    assert hand_back_runs(str(get_current_settings().api.url)) == 1
+    assert client.read_flow_run(gone.id).state.name == "AwaitingRetry"
+    assert client.read_flow_run(lives.id).state.name == "Running"

@@ -1,0 +1,204 @@
+"""`make serve` starts everything from nothing, goes on where it stopped, and leaves no process behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+import psutil
+import pytest
+from rich.console import Console
+
+from deployments.one_serve import hold_workspace
+from deployments.report_pages import ReportPages
+from deployments.services import Service, Stream
+from tasks.adapters.prefect_server import free_port, served_url
+from tasks.adapters.workspace import WorkspaceError, workspace
+
+START_S = 180
+PORTS = ("prefect", "mlflow", "reports")
+
+
+class Serving:
+    """A `python -m deployments serve` on ports of its own, its output in a file."""
+
+    def __init__(self, home: Path, log: Path) -> None:
+        self.urls = {name: f"http://127.0.0.1:{free_port()}" for name in PORTS}
+        options = [part for name, url in self.urls.items() for part in (f"--{name}-port", url.rsplit(":", 1)[1])]
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deployments", "serve", *options],
+                env={**os.environ, "PERENNIAL_HOME": str(home)}, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def await_start(self) -> None:
+        deadline = monotonic() + START_S
+        while "Ctrl-C stops everything" not in self.said():
+            assert self.process.poll() is None and monotonic() < deadline, self.said()[-4000:]
+            sleep(0.3)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[list[Serving]]:
+    """What a test started; ended whatever happens."""
+    started: list[Serving] = []
+    yield started
+    for each in started:
+        if each.process.poll() is None:
+            each.process.terminate()
+            each.process.wait(timeout=60)
+
+
+@pytest.mark.timeout(500)
+def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_it_stopped(tmp_path, serving):
+    home = tmp_path / "home"
+    first = Serving(home, tmp_path / "first.log")
+    serving.append(first)
+    first.await_start()
+    assert "<title>Prefect" in httpx.get(first.urls["prefect"], follow_redirects=True).text
+    assert "MLflow" in httpx.get(first.urls["mlflow"]).text
+    assert "<h1>Reports</h1>" in httpx.get(first.urls["reports"]).text
+    assert re.search(r"│ worker\s+│ healthy │", first.said())
+    assert served_url(workspace()) == f"{first.urls['prefect']}/api"
+    assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
+            if listening.status == psutil.CONN_LISTEN} == {"127.0.0.1"}  # fmt: skip
+
+    refused = subprocess.run(
+        [sys.executable, "-m", "deployments", "serve"], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert f"is served already, by process {first.process.pid}" in refused.stderr
+
+    family = first.family()
+    sleep(3)  # what each service started is noted every 2 s
+    next(each for each in family if "mlflow" in each.cmdline()).kill()
+    assert first.process.wait(timeout=60) == 1
+    assert "mlflow ended with status -9, so all stops; its last lines:" in first.said()
+    assert not [each for each in family if each.is_running()]
+    assert served_url(workspace()) is None
+
+    second = Serving(home, tmp_path / "second.log")
+    serving.append(second)
+    second.await_start()
+    assert "nothing to change" in second.said(), "the second start did not find what the first one deployed"
+    family = second.family()
+    second.process.send_signal(signal.SIGTERM)
+    assert second.process.wait(timeout=60) == 0
+    assert not [each for each in family if each.is_running()]
+
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(99)"
+)
+PARENT = (
+    f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=True).wait()"
+)
+
+
+def test_a_child_of_a_service_that_ignores_the_signal_is_killed_with_it():
+    service = Service("worker", [sys.executable, "-c", PARENT], os.environ, "", lambda: True)
+    service.start(Stream(Console(quiet=True), 7))
+    while "ready" not in service.last_lines:
+        sleep(0.02)
+    (child,) = psutil.Process(service.process.pid).children()
+    service.stop(patience_s=0.3)
+    assert not child.is_running()
+    assert service.exit_status == -signal.SIGTERM
+
+
+def leave_running(space_home: Path, started: float | None = None) -> subprocess.Popen[bytes]:
+    """A process as a killed `serve` leaves it, remembered with its own start time or another."""
+    left = subprocess.Popen(["sleep", "99"])
+    moment = started or psutil.Process(left.pid).create_time()
+    (space_home / "serve.lock").write_text(f'{{"serve": 1, "started": {{"{left.pid}": {moment}}}}}')
+    return left
+
+
+def test_what_a_killed_serve_left_running_is_ended_at_the_next_start():
+    left = leave_running(workspace().home)
+    with hold_workspace(workspace()):
+        assert not psutil.pid_exists(left.pid)
+    left.wait()
+
+
+def test_a_stranger_who_was_given_a_remembered_process_id_is_left_alone():
+    stranger = leave_running(workspace().home, started=1.0)
+    try:
+        with hold_workspace(workspace()):
+            assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_workspace_is_held_by_one_and_free_again_afterwards():
+    with (
+        hold_workspace(workspace()),
+        pytest.raises(WorkspaceError, match=f"by process {os.getpid()}"),
+        hold_workspace(workspace()),
+    ):
+        pass
+    with hold_workspace(workspace()):
+        pass
+
+
+@pytest.fixture
+def pages(workspace: Path) -> Iterator[httpx.Client]:
+    from tasks.adapters.workspace import workspace as described
+
+    report = described().report("air_time", "2013-06-01..2013-06-06", "drift.html")
+    report.write_text("<p>drift</p>", encoding="utf-8")
+    (workspace / "secret.txt").write_text("secret", encoding="utf-8")
+    (workspace / "reports" / "way-out").symlink_to(workspace / "secret.txt")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(ReportPages, space=described())) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}") as client:
+            yield client
+        server.shutdown()
+
+
+def test_a_report_opens_at_the_address_that_its_artifact_links(pages, workspace, monkeypatch):
+    from tasks.adapters.artifacts import _link
+
+    monkeypatch.setenv("PERENNIAL_REPORTS_URL", f"{str(pages.base_url).rstrip('/')}/reports")
+    address = _link(str(workspace / "reports/air_time/2013-06-01_2013-06-06/drift.html"))
+    assert httpx.get(address).text == "<p>drift</p>"
+    assert "/reports/air_time/" in pages.get("/").text
+
+
+def test_without_a_served_address_links_lead_to_where_serve_shows_reports(workspace, monkeypatch):
+    from tasks.adapters.artifacts import _link
+
+    monkeypatch.delenv("PERENNIAL_REPORTS_URL", raising=False)
+    assert _link(str(workspace / "reports/a/w/x y.html")) == "http://127.0.0.1:4280/reports/a/w/x%20y.html"
+    assert _link(str(workspace / "elsewhere.html")) == (workspace / "elsewhere.html").resolve().as_uri()
+    assert _link("s3://bucket/drift.html") == "s3://bucket/drift.html"
+
+
+@pytest.mark.parametrize(
+    "path", ["/secret.txt", "/reports/../secret.txt", "/reports/%2e%2e/secret.txt", "/reports/way-out"]
+)
+def test_nothing_but_reports_can_be_read(pages, path):
+    raw = httpx.URL(str(pages.base_url)).copy_with(raw_path=path.encode())
+    assert httpx.get(raw).status_code == 404
+
+
+def test_a_page_elsewhere_cannot_read_reports_through_a_rebound_name(pages):
+    assert pages.get("/", headers={"Host": "evil.example"}).status_code == 421
+    assert pages.head("/reports/", headers={"Host": "evil.example"}).status_code == 421
+    assert pages.get("/", headers={"Host": "localhost:4280"}).status_code == 200
