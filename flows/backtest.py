@@ -1,16 +1,65 @@
 """Which retraining policy would have been best on this history? Decisions only: no registry writes.
 
 Two ways in. `--matrix FILE.npz --out DIR` reads a recorded performance matrix, needs neither server nor registry, and
-writes summary.json and a page. `--model NAME` builds the matrix from the model's own lake first, each candidate once.
+writes summary.json and backtest.html. `--model NAME` builds the matrix from the model's own lake, each candidate once.
+Candidates are trained side by side in PERENNIAL_WORKERS processes, or on the Dask cluster at PERENNIAL_DASK_ADDRESS.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from prefect import flow
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from deployments.model_config import load_model_config
+from flows.parameters import Model
+from tasks.candidates import assemble_matrix, plan_candidates, record_candidate
 from tasks.policy.backtest import ALPHAS, COMPUTE_SHARE
 from tasks.policy.errors import PerennialError
+from tasks.simulation import backtest_candidates, backtest_matrix
+from tasks.snapshot import land_labels, take_snapshot
+
+
+def task_runner() -> TaskRunner[Any]:
+    """Where candidates are trained, from the environment: Dask, several processes, or one after another."""
+    address = os.environ.get("PERENNIAL_DASK_ADDRESS")
+    if address:
+        from prefect_dask import DaskTaskRunner
+
+        return DaskTaskRunner(address=address)
+    workers = int(os.environ.get("PERENNIAL_WORKERS", "1"))
+    return ProcessPoolTaskRunner(max_workers=workers) if workers > 1 else ThreadPoolTaskRunner(max_workers=1)
+
+
+@flow(name="backtest", flow_run_name="backtest {model}", task_runner=task_runner())
+def backtest(
+    model: Model,
+    alphas: tuple[float, ...] = ALPHAS,
+    policies: tuple[str, ...] = (),
+    compute_share: float = COMPUTE_SHARE,
+) -> dict[str, Any]:
+    """Simulate retraining policies on a model's own history and recommend one, with the YAML to paste.
+
+    Args:
+        model: Name of a model under deployments/, or the path of a YAML file anywhere.
+        alphas: Costs of a retrain to look at, in losses of one window.
+        policies: Only these, such as perennial and debt. All, when left empty.
+        compute_share: Share of a retrain's cost that is compute; the rest is deployment.
+    """
+    config = load_model_config(model)
+    plan = plan_candidates(config)
+    take_snapshot(config, config.history())
+    for window in plan.windows[plan.history :]:
+        take_snapshot(config, window)
+    land_labels(config, plan.windows[-1].end + config.columns.label_delay)
+    places = range(len(plan.windows) - 1)
+    recorded = [record_candidate.submit(config, plan, place) for place in places]
+    matrix = assemble_matrix(config, plan, [future.result() for future in recorded])
+    return backtest_candidates(config, matrix, alphas, policies, compute_share)
 
 
 def _costs(text: str) -> tuple[float, ...]:
@@ -26,8 +75,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m flows.backtest", description=(__doc__ or "").split("\n\n")[0])
-    options.add_argument("--matrix", type=Path, required=True, help="a performance matrix, .npz")
-    options.add_argument("--out", type=Path, required=True, help="folder for summary.json and backtest.html")
+    source = options.add_mutually_exclusive_group(required=True)
+    source.add_argument("--matrix", type=Path, help="a recorded performance matrix, .npz")
+    source.add_argument("--model", help="a model under deployments/, whose matrix is built from its own history")
+    options.add_argument("--out", type=Path, help="with --matrix: folder for summary.json and backtest.html")
     options.add_argument("--alphas", type=_costs, default=ALPHAS, help="costs of a retrain in window losses, 0.05,0.1")
     options.add_argument("--policies", type=_names, default=(), help="only these, such as perennial,debt; default all")
     options.add_argument("--compute-share", type=float, default=COMPUTE_SHARE, help="share of the cost that is compute")
@@ -35,11 +86,16 @@ def _options() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    chosen = _options().parse_args(arguments)
-    from tasks.simulation import backtest_matrix
-
+    options = _options()
+    chosen = options.parse_args(arguments)
+    if chosen.matrix and not chosen.out:
+        options.error("--matrix needs --out, the folder for summary.json and backtest.html")
     try:
-        print(backtest_matrix(chosen.matrix, chosen.out, chosen.alphas, chosen.policies, chosen.compute_share))
+        if chosen.matrix:
+            print(backtest_matrix(chosen.matrix, chosen.out, chosen.alphas, chosen.policies, chosen.compute_share))
+        else:
+            os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+            print(backtest(chosen.model, chosen.alphas, chosen.policies, chosen.compute_share)["recommendation"])
     except PerennialError as error:
         sys.exit(f"backtest: {error}")
 

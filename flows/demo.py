@@ -6,9 +6,9 @@ One process per model, because the two cores are there; progress is read from th
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter, sleep
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("models", nargs="*", help="names or YAML paths; every model under deployments/ when left out")
     chosen = parser.parse_args(arguments).models or list(available_models())
     console = Console()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped as on Ctrl-C
     try:
         configs = {model: load_model_config(model) for model in chosen}
         done = {replay.model for replay in finished_replays()}
@@ -41,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PerennialError as error:
         console.print(str(error), style="red", markup=False)
         return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; the next `make demo` goes on where this one stopped")
+        return 130
     _show(console, repeated=not waiting)
     return 1 if failed else 0
 
@@ -75,13 +79,15 @@ def _replay(configs: dict[str, ModelConfig], console: Console) -> list[str]:
 
 def _replay_one(model: str) -> None:
     """The child process: load everything while the server starts, then replay."""
-    with _log_path(load_model_config(model).name).open("w") as log, redirect_stdout(log), redirect_stderr(log):
-        from flows.replay import replay
+    with _log_path(load_model_config(model).name).open("w") as log:
+        for stream in (sys.stdout, sys.stderr):  # by number: loggers hold the streams that were there at import
+            os.dup2(log.fileno(), stream.fileno())
+    from flows.replay import replay
 
-        for adapter in SLOW_TO_LOAD:
-            import_module(f"tasks.adapters.{adapter}")
-        wait_until_healthy(os.environ["PREFECT_API_URL"])
-        replay(model)
+    for adapter in SLOW_TO_LOAD:
+        import_module(f"tasks.adapters.{adapter}")
+    wait_until_healthy(os.environ["PREFECT_API_URL"])
+    replay(model)
 
 
 def _log_path(name: str) -> Path:

@@ -38,6 +38,7 @@ def model(features: Mapping[str, Any] | None = None, **sections: Any) -> ModelCo
             "period": {"start": HISTORY.start, "history_until": HISTORY.end},
             "performance": {"metric": "accuracy"},
             "retraining": {"when": {"trigger": "every", "days": 30}},
+            "drift": {"plots": 1},
         }
         | sections
     )
@@ -46,10 +47,11 @@ def model(features: Mapping[str, Any] | None = None, **sections: Any) -> ModelCo
 def rows(count: int = 2000, seed: int = 0, window: Window = WINDOW, **replaced: Any) -> pa.Table:
     """Random rows of a window; `replaced` names columns to put in other values, or None to leave one out."""
     random = np.random.default_rng(seed)
-    step = (window.end - window.start) / max(count, 1)
+    span_us = (window.end - window.start) / timedelta(microseconds=1)
+    moments = int(window.start.timestamp() * 1e6) + np.arange(count) * (span_us / max(count, 1))
     columns: dict[str, Any] = {
         "id": [f"{seed}-{number}" for number in range(count)],
-        "at": [window.start + step * number for number in range(count)],
+        "at": pa.array(moments.astype(np.int64), pa.timestamp("us", "UTC")),
         "amount": random.gamma(2.0, 50.0, count),
         "age": random.integers(18, 90, count),
         "country": random.choice(["DE", "FR", "IT"], count, p=[0.5, 0.3, 0.2]),

@@ -207,6 +207,15 @@ def test_no_feature_is_no_share():
     assert judged([], []).verdict == "insufficient"
 
 
+def test_values_near_the_largest_float_leave_a_report_that_json_can_hold():
+    random = np.random.default_rng(11)
+    frozen, values = numeric(random.normal(0, 1e-9, 2000)), random.normal(0, 1e-9, 2000)
+    values[:900] = 1.7e308
+    report = judged([frozen], [current(values, frozen)])
+    assert report.features[0].verdict == "drifted"
+    assert from_json(type(report), to_json(report)) == report
+
+
 def test_a_report_round_trips_through_json():
     random = np.random.default_rng(10)
     frozen = numeric(random.normal(0, 1, 2000))

@@ -1,0 +1,113 @@
+"""The back-test as people run it: a matrix from a file without a server, and a model's own history with one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from flows.backtest import backtest, main
+from tasks.adapters.backtest_page import pareto_front
+from tasks.policy.evidence import Window, utc
+from tests.policy.test_backtest import matrix_of
+from tests.trained_models import make_config, make_rows
+
+ALPHAS = ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2"]
+
+
+@pytest.fixture
+def matrix_file(tmp_path: Path) -> Path:
+    matrix = matrix_of()
+    assert matrix.probe is not None
+    path = tmp_path / "history.npz"
+    np.savez(path, loss=matrix.loss, H=matrix.history, probe=matrix.probe, ks=np.full_like(matrix.loss, 0.6))
+    return path
+
+
+def test_a_matrix_gives_a_summary_of_every_policy_at_every_cost_and_a_page(matrix_file: Path, tmp_path: Path) -> None:
+    main(["--matrix", str(matrix_file), "--out", str(tmp_path / "out")])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    expected = {"perennial", "never", "every", "timer_2", "timer_4", "timer_8", "timer_16", "threshold_3_of_3"}
+    expected |= {"adwin", "page_hinkley", "drift_share_ks", "drift_share_ev", "debt"}
+    assert expected <= set(summary["policies"])
+    for scores in summary["policies"].values():
+        assert list(scores) == ALPHAS
+        assert all(len(score["serving"]) == 16 and score["regret"] >= -1e-12 for score in scores.values())
+    page = (tmp_path / "out" / "backtest.html").read_text()
+    assert "Use " in page
+    assert 'src="http' not in page and "@import" not in page
+
+
+def test_costs_and_policies_can_be_chosen(matrix_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["--alphas", "0.05,0.1", "--policies", "perennial"]
+    main(["--matrix", str(matrix_file), "--out", str(tmp_path), *chosen])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["policies"]) == ["perennial"]
+    assert list(summary["policies"]["perennial"]) == list(summary["optimum"]) == ["0.05", "0.1"]
+    assert capsys.readouterr().out.startswith("Use perennial: over 16 served windows")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--matrix", "absent.npz", "--out", "."], "absent.npz: there is no such file"),
+        (["--matrix", "{file}", "--out", ".", "--policies", "clever"], "--policies has clever; expected some of"),
+        (["--matrix", "{file}", "--out", ".", "--alphas", "-1"], "expected costs above 0"),
+        (["--matrix", "{text}", "--out", "."], "cannot be read as .npz"),
+    ],
+)
+def test_what_cannot_be_back_tested_ends_with_one_clear_message(
+    arguments: list[str], message: str, matrix_file: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.npz"
+    text.write_text("no zip")
+    with pytest.raises(SystemExit, match=message):
+        main([part.format(file=matrix_file, text=text) for part in arguments])
+
+
+def test_a_matrix_without_a_folder_for_the_outcome_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--matrix", "history.npz"])
+    assert "--matrix needs --out" in capsys.readouterr().err
+
+
+def test_the_front_holds_what_nothing_beats_on_both() -> None:
+    assert pareto_front([(0, 0.5), (2, 0.3), (1, 0.6), (4, 0.3), (5, 0.1)]) == [(0, 0.5), (2, 0.3), (5, 0.1)]
+
+
+def write_model(folder: Path) -> Path:
+    """A model whose concept turns on 2024-04-01, half-way through service."""
+    turn, end = utc("2024-04-01"), utc("2024-05-01")
+    before = make_rows(rows=1800, window=Window(utc("2024-01-01"), turn), seed=1)
+    after = make_rows(rows=600, window=Window(turn, end), seed=2, turn=-1.0)
+    pq.write_table(pa.concat_tables([before, after]), folder / "rows.parquet")
+    config = make_config(
+        name="turning_model",
+        period={"start": utc("2024-01-01"), "history_until": utc("2024-03-01"), "end": end},
+        window_days=10,
+        performance={"metric": "accuracy"},
+        training={"parameters": {"n_estimators": 20, "max_depth": 3}, "min_rows": 100, "window_days": 30},
+    )
+    path = folder / "turning_model.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
+    return path
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_models_own_history_is_back_tested_each_candidate_once(tmp_path: Path, workspace: Path) -> None:
+    model = str(write_model(tmp_path))
+    outcome = backtest(model, (0.05, 0.2), ("perennial", "never", "every"))
+    assert outcome["recommendation"].startswith("Use ")
+    candidates = sorted(workspace.glob("backtest/turning_model-*/0*.npz"))
+    assert len(candidates) == 11  # 12 windows; the last trains nothing
+    with np.load(candidates[0].parent / "matrix.npz") as matrix:
+        assert int(matrix["H"]) == 6
+        loss, service = matrix["loss"], 9  # window 9 begins on 2024-03-31, so window 10 is all the new concept
+        assert loss[5, 7] < 0.25 < 0.5 < loss[5, service + 1], "the old candidate fails on the new concept"
+    assert Path(outcome["page"]).is_file()
+    written = [path.stat().st_mtime_ns for path in candidates]
+    backtest(model, (0.05,), ("perennial",))
+    assert [path.stat().st_mtime_ns for path in candidates] == written, "a candidate is trained once"
