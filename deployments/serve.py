@@ -91,17 +91,19 @@ def _start_all(
 ) -> None:
     """Start everything in order, each step once the one before is healthy; `services` holds what was started."""
     api_url = environment["PREFECT_API_URL"]
-    _start(_servers(space, environment, addresses), services, stream, stop, hold)
+    servers = _servers(space, environment, addresses)
+    _start(servers, servers[:1], services, stream, stop, hold)  # deploying needs Prefect's only
     record_served(space, api_url)
     applying = Service("apply", _python("deployments", "apply", "--keep-switches"), environment, "", lambda: False)
     applying.is_healthy = lambda: applying.exit_status == 0
-    _start([applying], services, stream, stop, hold)
+    _start([applying], [applying], services, stream, stop, hold)
     if stop.is_set():
         return
     from deployments.worker import hand_back_runs, worker  # imports Prefect, which the servers need not wait for
 
     _say_handed_back(hand_back_runs(api_url), stream)  # of a `serve` that was killed
-    _start([worker(environment)], services, stream, stop, hold)
+    last = worker(environment)
+    _start([last], [*servers, last], services, stream, stop, hold)
 
 
 def _servers(space: Workspace, environment: Mapping[str, str], addresses: Mapping[str, str]) -> list[Service]:
@@ -135,15 +137,22 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _start(starting: Sequence[Service], services: list[Service], stream: Stream, stop: Event, hold: Hold) -> None:
-    """Start these, and return once they are healthy or a stop is asked for. Raises ServiceEnded, WorkspaceError."""
+def _start(
+    starting: Sequence[Service],
+    awaited: Sequence[Service],
+    services: list[Service],
+    stream: Stream,
+    stop: Event,
+    hold: Hold,
+) -> None:
+    """Start some, and return once the awaited are healthy or a stop is asked for. Raises ServiceEnded, WorkspaceError."""
     if stop.is_set():
         return
     for service in starting:
         service.start(stream)
         services.append(service)
         hold.remember(services)
-    deadline, waiting = monotonic() + START_TIMEOUT_S, list(starting)
+    deadline, waiting = monotonic() + START_TIMEOUT_S, list(awaited)
     while waiting and not stop.wait(POLL_S):
         _check_alive(services)
         waiting = [service for service in waiting if not service.is_healthy()]

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Window, from_json, to_json
+from tasks.policy.evidence import DriftReport, Judgement, ModelVersion, Promotion, Window, from_json, to_json
 from tasks.policy.replay import Replay, ReplayEvent, ReplayWindow
 
 
@@ -96,7 +96,7 @@ def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEve
         every=None,
         quality=evidence.quality.verdict if evidence.quality else "pass",
         drift=drift.verdict if drift else "insufficient",
-        drifted_share=drift.drifted_share if drift else 0.0,
+        drifted_share=_share_past_limit(drift) if drift else 0.0,
         worst_feature=worst.feature if worst else None,
         worst_effect=worst.effect_size if worst else None,
         diagnosis=decision.diagnosis,
@@ -105,6 +105,12 @@ def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEve
         decision_id=decision.decision_id,
         events=events,
     )
+
+
+def _share_past_limit(drift: DriftReport) -> float:
+    """Share of the features past their limit, whatever they weigh in the model."""
+    past = [feature for feature in drift.features if feature.verdict == "drifted"]
+    return len(past) / len(drift.features) if drift.features else 0.0
 
 
 @task(cache_policy=NO_CACHE)

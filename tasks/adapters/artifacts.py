@@ -50,6 +50,16 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
     create_markdown_artifact("\n\n".join(parts), key=key("decision", config.name), description=decision.reasons[0])
 
 
+def publish_backtest(model: str, sentence: str, yaml: str, rows: list[dict[str, str]], page: str) -> None:
+    """The back-test's recommendation, the YAML to paste and every policy's figures."""
+    names = list(rows[0])
+    lines = [" | ".join(names), " | ".join("---" for _ in names), *(" | ".join(row.values()) for row in rows)]
+    parts = [f"# {model}: back-test of retraining policies", sentence]
+    parts += [f"```yaml\n{yaml}```"] if yaml else []
+    parts += ["\n".join(f"| {line} |" for line in lines), f"Page with plots: {page}"]
+    create_markdown_artifact("\n\n".join(parts), key=key("backtest", model), description=sentence)
+
+
 def publish_validation_page(config: ModelConfig, report: ValidationReport, run_id: str, reason: str) -> None:
     verdict = {"pass": "passed", "warn": "passed with a warning", "fail": "refused"}[report.verdict]
     parts = [
@@ -141,7 +151,9 @@ def _drift(report: DriftReport) -> str:
         )
         for f in worst
     ]
-    return f"## Drift: {report.drifted_share:.0%} of features, {report.verdict}\n\n" + _table(
+    past = sum(feature.verdict == "drifted" for feature in report.features)
+    heading = f"{past} of {len(report.features)} features past their limit, {report.drifted_share:.0%} by importance"
+    return f"## Drift: {report.verdict}, {heading}\n\n" + _table(
         ("feature", "verdict", "effect", "limit", "q", "mean shift in σ"), rows
     )
 
