@@ -1,13 +1,9 @@
-"""What tests share: a workspace of their own, a Prefect server for the stories, and skips that say what to install."""
+"""What tests share: a workspace of their own, and a Prefect server for the stories."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-INSTALL = {"chromium": "apt-get install chromium", "git": "apt-get install git"}
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +34,3 @@ def prefect_server() -> Iterator[None]:
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
-
-
-def system_tool(name: str) -> str:
-    """Path of a program that tests need; skips where it is missing, fails instead where CI demands it."""
-    path = shutil.which(name)
-    if path is None:
-        reason = f"{name} is not installed; install it with: {INSTALL[name]}"
-        if os.environ.get("PERENNIAL_REQUIRE_SYSTEM_TOOLS"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
