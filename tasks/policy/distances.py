@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from tasks.policy.profile import FeatureCounts, FeatureReference, Floats
+from tasks.policy.profile import FeatureCounts, FeatureReference, Floats, bounded
 
 PSI_BINS = 20
 MIN_EXPECTED = 5.0  # Cochran's rule for the χ² test
@@ -131,4 +131,5 @@ def wasserstein(reference: FeatureReference, current: FeatureCounts) -> float | 
         0.0, np.cumsum(before.counts)[:-1] / before.values - np.cumsum(current.counts)[:-1] / current.values
     )
     within = np.asarray(before.gaps) / before.values - np.asarray(current.gaps) / current.values
-    return float(np.abs(widths * begun + within).sum()) / before.std
+    with np.errstate(over="ignore"):
+        return bounded(np.abs(widths * begun + within).sum() / before.std)

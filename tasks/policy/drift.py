@@ -16,7 +16,7 @@ from scipy import stats
 from tasks.policy import distances
 from tasks.policy.distances import Table
 from tasks.policy.evidence import DriftReport, DriftVerdict, FeatureDrift
-from tasks.policy.profile import FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile
+from tasks.policy.profile import FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile, bounded
 
 Method = Literal["ks", "psi", "wasserstein", "kl"]
 SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
@@ -128,8 +128,8 @@ def _measure_feature(
         psi=psi,
         kl_divergence=kl,
         chi2=chi2,
-        mean_shift_sigma=(current.mean - before.mean) / before.std if has_spread else None,
-        std_shift_sigma=(current.std - before.std) / before.std if has_spread else None,
+        mean_shift_sigma=bounded((current.mean - before.mean) / before.std) if has_spread else None,
+        std_shift_sigma=bounded((current.std - before.std) / before.std) if has_spread else None,
         null_share=current.null_share,
         reference_null_share=before.null_share,
         unseen_share=_unseen_share(reference, current),
