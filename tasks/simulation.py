@@ -4,10 +4,14 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
-from tasks.policy.backtest import Backtest, run_backtest, summary
+from deployments.model_config import ModelConfig
+from tasks.policy.backtest import Backtest, gain_interval, run_backtest, summary
 from tasks.policy.errors import PerennialError
 from tasks.policy.probe_policy import PerennialPolicy
 from tasks.policy.rivals import RIVALS
@@ -50,20 +54,73 @@ def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:
 
 
 def backtest_matrix(path: Path, out: Path, alphas: Sequence[float], names: Sequence[str], share: float) -> str:
-    """Back-test the matrix at `path`, write summary.json under `out`, and return the outcome in one line."""
+    """Back-test the matrix at `path`, write summary.json and backtest.html under `out`; the outcome in one sentence."""
     policies = choose_policies(names)
-    outcome = run_backtest(load_matrix(path), policies, alphas, share)
-    write_summary(outcome, out)
+    matrix = load_matrix(path)
+    outcome = run_backtest(matrix, policies, alphas, share)
+    sentence = recommend(matrix, outcome)
+    write_outcome(outcome, out, f"Back-test of {path.name}", sentence)
+    return sentence
+
+
+def recommend(matrix: PerformanceMatrix, outcome: Backtest) -> str:
+    """Which policy, and how sure that is against the next best, in one sentence."""
+    best, *others = outcome.ranking()
+    middle = outcome.alphas[len(outcome.alphas) // 2]
+    retrains = len(outcome.policies[best][middle].run.trainings)
+    sentence = (
+        f"Use {best}: over {outcome.served} served windows its mean regret is {outcome.mean_regret(best):.4f}, "
+        f"with {retrains} retrains at a cost of {middle:g}"
+    )
+    if not others:
+        return sentence + "."
+    gain, low, high = gain_interval(matrix, outcome, best, others[0], middle)
+    return (
+        f"{sentence}; next is {others[0]} with {outcome.mean_regret(others[0]):.4f}, and at that cost the saving "
+        f"against it is {gain:+.4f} a window (95 % interval {low:+.4f} to {high:+.4f})."
+    )
+
+
+def policy_yaml(outcome: Backtest, window_days: float) -> str:
+    """What to paste under `retraining:` for the best policy; empty where no trigger is its like (perennial, yet)."""
     best = outcome.ranking()[0]
-    return f"backtest: {best} has the least mean regret, {outcome.mean_regret(best):.4f}, of {len(policies)} policies"
+    days = {"every": 1, "timer_2": 2, "timer_4": 4, "timer_8": 8, "timer_16": 16}
+    when = {name: f"{{trigger: every, days: {count * window_days:g}}}" for name, count in days.items()}
+    when |= {"debt": "{trigger: regret_exceeds_cost}", "drift_share_ks": "{trigger: drifted_share, share: 0.5}"}
+    when |= {"drift_share_ev": "{trigger: drifted_share, share: 0.5}"}
+    if best == "never":
+        return "retraining:\n  when: {trigger: every, days: 3650}\n"
+    return f"retraining:\n  when: {when[best]}\n" if best in when else ""
 
 
-def write_summary(outcome: Backtest, out: Path) -> Path:
-    """summary.json, whole or not at all."""
+def write_outcome(outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = "") -> Path:
+    """summary.json and backtest.html under `out`, each whole or not at all; returns the page's path."""
+    from tasks.adapters.backtest_page import write_page
+
     try:
         out.mkdir(parents=True, exist_ok=True)
         unfinished = out / ".summary.json.unfinished"
         unfinished.write_text(json.dumps(summary(outcome), allow_nan=False), encoding="utf-8")
-        return unfinished.replace(out / "summary.json")
+        unfinished.replace(out / "summary.json")
+        return write_page(outcome, out / "backtest.html", title, sentence, yaml)
     except OSError as error:
         raise MatrixError(f"{out}: cannot be written ({error.strerror}); expected a folder you may write to") from error
+
+
+@task(cache_policy=NO_CACHE)
+def backtest_candidates(
+    config: ModelConfig, path: Path, alphas: Sequence[float], names: Sequence[str], share: float
+) -> dict[str, Any]:
+    """Back-test a model's own matrix; writes summary.json and the page beside its reports, and publishes an artifact."""
+    from tasks.adapters import artifacts, backtest_page
+    from tasks.adapters.workspace import make_folder, workspace
+
+    matrix = load_matrix(path)
+    outcome = run_backtest(matrix, choose_policies(names), alphas, share)
+    sentence = recommend(matrix, outcome)
+    yaml = policy_yaml(outcome, config.window_days)
+    folder = make_folder(workspace().reports / config.name / "backtest")
+    page = write_outcome(outcome, folder, f"Back-test of {config.name}", sentence, yaml)
+    artifacts.publish_backtest(config.name, sentence, yaml, backtest_page.table(outcome), str(page))
+    get_run_logger().info("backtest: %s Page: %s", sentence, page)
+    return {"recommendation": sentence, "yaml": yaml, "page": str(page), "summary": str(folder / "summary.json")}

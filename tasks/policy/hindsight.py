@@ -118,6 +118,25 @@ def best_mean_loss(matrix: PerformanceMatrix, retrains: int) -> float:
     return float(total[retrains].min() / max(1, labelled))
 
 
+def best_schedule(matrix: PerformanceMatrix, alpha: float) -> Run:
+    """The run of least C_α among those that only retrain, training and deploying at once, never going back."""
+    losses = _served_losses(matrix)
+    total = np.full(len(losses), np.inf)
+    total[matrix.history - 1] = losses[matrix.history - 1, 0]
+    before = []
+    for step in range(1, losses.shape[1]):
+        fresh, cheapest = matrix.history + step - 1, int(np.argmin(total))
+        origin = np.arange(len(losses))
+        origin[fresh] = cheapest
+        total[fresh] = total[cheapest] + alpha
+        before.append(origin)
+        total = total + losses[:, step]
+    serving = [int(np.argmin(total))]
+    for origin in reversed(before):
+        serving.append(int(origin[serving[-1]]))
+    return as_run(matrix, tuple(reversed(serving)))
+
+
 def evenly_spaced(matrix: PerformanceMatrix, retrains: int) -> tuple[int, ...]:
     """Serving sequence of a timer that retrains `retrains` times, evenly over the served windows."""
     after = [round((i + 1) * matrix.served / (retrains + 1)) for i in range(retrains)]

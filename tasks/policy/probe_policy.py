@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from tasks.policy.perennial import Observation, ProbeRule
+from tasks.policy.perennial import ProbeRule
 from tasks.policy.simulation import Floats, Service
+from tasks.policy.surrogate import Observation
 
 
 class PerennialPolicy:

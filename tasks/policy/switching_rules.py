@@ -2,7 +2,7 @@
 
 Debt rules: add up what an option would have saved against the champion, never below 0, fading a little; switch when
 the sum reaches a multiple of the switch's cost (ski rental; Karlin et al. 1988). Forecast rules: switch when the
-forecast lead, held over L windows, pays the switch; an eager rule has a long L. And never. Each lives its own life on
+forecast lead, held over L windows, pays the switch; an eager rule has a long L. Timers. And never. Each lives its own life on
 the same surrogate matrix, paying for what it does; a rule far from the default starts with a handicap, in retrains.
 """
 
@@ -20,7 +20,8 @@ PATIENCE = (1.0, 2.0, 4.0, 8.0, 16.0)
 DEBTS = tuple((multiple, fade) for multiple in (0.5, 1.0, 2.0, 4.0) for fade in (1.0, 0.85, 0.6))
 RETURN_CAUTION = 1.5
 """A return is chosen as the best of many, which flatters it: its debt must reach this multiple."""
-HANDICAP_FORECAST, HANDICAP_DEBT, HANDICAP_NEVER = 2.0, 3.0, 1.0
+TIMERS = (1, 2, 4, 8)
+HANDICAP_FORECAST, HANDICAP_DEBT, HANDICAP_TIMER, HANDICAP_NEVER = 2.0, 3.0, 3.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,20 @@ class Lives:
 
 
 class SwitchingRules:
-    """All rules as arrays: forecast rules first, then debt rules, never last."""
+    """All rules as arrays: forecast rules first, then debt rules and timers, never last."""
 
     def __init__(self) -> None:
         self.patience, (self.multiple, self.fade) = np.array(PATIENCE), np.array(DEBTS).T
-        self.forecasts, self.debts = len(PATIENCE), len(DEBTS)
-        self.count = self.forecasts + self.debts + 1
+        self.period = np.array(TIMERS)
+        self.forecasts, self.debts, self.timers = len(PATIENCE), len(DEBTS), len(TIMERS)
+        self.indebted = slice(self.forecasts, self.forecasts + self.debts)
+        self.timed = slice(self.forecasts + self.debts, -1)
+        self.count = self.forecasts + self.debts + self.timers + 1
         self.handicap = np.concatenate(
             [
                 np.full(self.forecasts, HANDICAP_FORECAST),
                 HANDICAP_DEBT * np.abs(np.log2(self.multiple)),
+                np.full(self.timers, HANDICAP_TIMER),
                 [HANDICAP_NEVER],
             ]
         )
@@ -70,6 +75,8 @@ class SwitchingRules:
         if rule < self.forecasts:
             return f"a forecast lead held over {self.patience[rule]:g} windows"
         place = rule - self.forecasts
+        if place >= self.debts:
+            return f"every {self.period[place - self.debts]} windows"
         return f"debt of {self.multiple[place]:g} × the cost, fading to {self.fade[place]:g} a window"
 
     def begin(self, champion: int, exists: Flags) -> Lives:
@@ -84,7 +91,9 @@ class SwitchingRules:
         """Each rule's candidate from the next window on: its champion, an earlier one, or `now`, which is trained."""
         chosen = lives.champion.copy()
         chosen[: self.forecasts] = self._by_forecast(options, lives)
-        chosen[self.forecasts : -1] = self._by_debt(options, lives)
+        chosen[self.indebted] = self._by_debt(options, lives)
+        due = options.now - lives.champion[self.timed] >= self.period
+        chosen[self.timed] = np.where(due, options.now, lives.champion[self.timed])
         return chosen
 
     def _by_forecast(self, options: Options, lives: Lives) -> Ints:
@@ -104,13 +113,13 @@ class SwitchingRules:
     def _by_debt(self, options: Options, lives: Lives) -> Ints:
         """Also brings the debts up to date; they start anew with every switch."""
         now, rules = options.now, np.arange(self.debts)
-        champion = lives.champion[self.forecasts : -1]
+        champion = lives.champion[self.indebted]
         own = options.losses[champion, now]
         saved = np.nan_to_num(own[:, None] - options.losses[: now + 1, now])
         lives.debts[:, : now + 1] = np.maximum(0, self.fade[:, None] * lives.debts[:, : now + 1] + saved)
         fresher = np.where(champion < options.newest, np.nan_to_num(own - options.fresh), 0.0)
         lives.fresh_debt = np.maximum(0, self.fade * lives.fresh_debt + fresher)
-        open_debts = np.where(lives.exists[self.forecasts : -1, :now], lives.debts[:, :now], -1.0)
+        open_debts = np.where(lives.exists[self.indebted, :now], lives.debts[:, :now], -1.0)
         best = open_debts.argmax(axis=1)
         debt = open_debts[rules, best]
         may_return = debt >= RETURN_CAUTION * self.multiple * (1 - options.share) * options.alpha
@@ -128,5 +137,5 @@ class SwitchingRules:
         return np.asarray(np.where(switched, price, 0.0))
 
     def forget(self, lives: Lives, switched: Flags) -> None:
-        debtors = switched[self.forecasts : -1]
+        debtors = switched[self.indebted]
         lives.debts[debtors], lives.fresh_debt[debtors] = 0.0, 0.0

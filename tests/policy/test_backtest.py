@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.policy.backtest import gain_interval, run_backtest, summary
-from tasks.policy.hindsight import as_run, best_mean_loss, best_run, evenly_spaced
+from tasks.policy.hindsight import as_run, best_mean_loss, best_run, best_schedule, evenly_spaced
 from tasks.policy.rivals import RIVALS, Debt, PlainProbe, Threshold, Timer
 from tasks.policy.simulation import (
     MatrixError,
@@ -61,16 +61,19 @@ def test_the_optimum_is_what_trying_every_schedule_finds_by_hand() -> None:
 def brute_force(matrix: PerformanceMatrix, alpha: float, share: float) -> float:
     """Least cost over every sequence of candidates that exist in time."""
     choices = [range(window) for window in range(matrix.history, matrix.windows)]
-    costs = []
-    for serving in itertools.product(*choices):
-        if serving[0] == matrix.history - 1:
-            costs.append(cost(as_run(matrix, serving), alpha, share, matrix.served))
+    costs = [
+        cost(as_run(matrix, serving), alpha, share, matrix.served)
+        for serving in itertools.product(*choices)
+        if serving[0] == matrix.history - 1
+    ]
     return min(costs)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([0.0, 0.2, 0.9]))
-def test_the_optimum_is_exact_also_where_a_trained_candidate_is_returned_to(seed: int, alpha: float, share: float) -> None:
+def test_the_optimum_is_exact_also_where_a_trained_candidate_is_returned_to(
+    seed: int, alpha: float, share: float
+) -> None:
     generator = np.random.default_rng(seed)
     loss = np.where(np.tri(7, 7, 0, dtype=bool), NAN, generator.uniform(0, 0.5, (7, 7)))
     matrix = PerformanceMatrix(loss, history=2)
@@ -110,6 +113,18 @@ def test_the_best_schedule_of_a_number_of_retrains_is_what_trying_all_finds() ->
             serving.append(champion)
         tried.append(as_run(matrix, tuple(serving)).mean_loss)
     assert best_mean_loss(matrix, 2) == pytest.approx(min(tried))
+
+
+def test_the_best_schedule_without_returns_is_what_trying_all_finds() -> None:
+    matrix = matrix_of("drift", windows=10, history=3, seed=6)
+    tried = []
+    for steps in itertools.chain.from_iterable(itertools.combinations(range(1, 7), n) for n in range(7)):
+        serving, champion = [], matrix.history - 1
+        for step in range(matrix.served):
+            champion = matrix.history + step - 1 if step in steps else champion
+            serving.append(champion)
+        tried.append(cost(as_run(matrix, tuple(serving)), 0.03, 0.2, matrix.served))
+    assert cost(best_schedule(matrix, 0.03), 0.03, 0.2, matrix.served) == pytest.approx(min(tried))
 
 
 def test_an_evenly_spaced_schedule_has_as_many_retrains_and_equal_gaps() -> None:
@@ -205,7 +220,9 @@ def test_a_window_without_labels_counts_for_nobody() -> None:
     loss = matrix.loss.copy()
     loss[:, 12] = NAN
     outcome = run_backtest(replace(matrix, loss=loss), RIVALS, alphas=(0.02,))
-    assert all(np.isfinite(score.cost) and score.regret >= -1e-12 for s in outcome.policies.values() for score in s.values())
+    assert all(
+        np.isfinite(score.cost) and score.regret >= -1e-12 for s in outcome.policies.values() for score in s.values()
+    )
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,9 @@ def test_a_season_that_returns_is_met_by_going_back_not_by_training() -> None:
     outcome = run(returning(), alpha=0.2)
     assert outcome.deployments >= 3
     assert len(outcome.trainings) <= 1
-    assert cost(outcome, 0.2, 0.2, 36) < min(cost(simulate(returning(), Timer(n)), 0.2, 0.2, 36) for n in (1, 2, 4, 8, 16))
+    assert cost(outcome, 0.2, 0.2, 36) < min(
+        cost(simulate(returning(), Timer(n)), 0.2, 0.2, 36) for n in (1, 2, 4, 8, 16)
+    )
 
 
 def test_probes_are_spared_where_a_retrain_is_dear_and_nothing_happens() -> None:
@@ -146,7 +148,9 @@ def _live(rule: ProbeRule, matrix: PerformanceMatrix, windows: range, state: dic
     assert matrix.probe is not None
     for window in windows:
         losses = {c: float(matrix.loss[c, window]) for c in state["candidates"]}
-        action = rule.update(state["champion"][-1], losses, {p: float(matrix.probe[p, window]) for p in state["probes"]})
+        action = rule.update(
+            state["champion"][-1], losses, {p: float(matrix.probe[p, window]) for p in state["probes"]}
+        )
         actions.append(action)
         if action.deploy == window:
             state["candidates"].append(window)

@@ -1,0 +1,153 @@
+"""A model's performance matrix from its own lake: one candidate and one probe per window, scored on all later windows.
+
+Each candidate is trained once, on the rows and labels that were known when its window ended, and leaves a file; an
+interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.
+Losses: 1 - metric where higher is better; errors without a bound are divided by five times their history's median, so
+that they lie about 0.2 and costs mean the same for every model.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.model_config import ModelConfig, ModelConfigError
+from tasks.policy.evidence import Window
+from tasks.policy.simulation import Floats
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tasks.adapters.model_files import Scorer
+
+UNBOUNDED = ("log_loss", "mae", "rmse", "pinball")
+PROBE_ROWS, PROBE_ROUNDS, PROBE_ETA = 4, 0.2, 2.0
+"""A probe sees every 4th row and, with XGBoost, has a fifth of the rounds at twice the rate (README of the streams)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Windows of the back-test in order; the first `history` are known from the start. `folder` keeps the candidates."""
+
+    windows: tuple[Window, ...]
+    history: int
+    folder: Path
+
+
+def plan_candidates(config: ModelConfig) -> Plan:
+    """All windows of the model's recorded data; history is cut backwards from where service begins."""
+    from tasks.adapters.workspace import make_folder, workspace
+
+    step = timedelta(days=config.window_days)
+    history = int((config.period.history_until - config.period.start) / step)
+    served = config.windows()
+    if history < 1 or len(served) < 2:
+        raise ModelConfigError(
+            f"{config.name}: period has {history} whole windows of history and {len(served)} served ones, expected at "
+            "least 1 and 2 to back-test on; make window_days smaller or the period longer"
+        )
+    start = config.period.history_until - history * step
+    before = tuple(Window(start, config.period.history_until).split(config.window_days))
+    folder = make_folder(workspace().home / "backtest" / f"{config.name}-{config.fingerprint[:8]}")
+    return Plan(before + served, history, folder)
+
+
+@task(cache_policy=NO_CACHE, tags=["training"], task_run_name="candidate after {place}")
+def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
+    """Train the candidate and the probe after window `place` and write their losses; what was written stays."""
+    path = plan.folder / f"{place:04}.npz"
+    if not path.exists():
+        full, probe, rows, seconds = _losses(config, plan, place)
+        unfinished = path.with_suffix(".unfinished.npz")
+        np.savez(unfinished, loss=full, probe=probe, rows=rows, secs=seconds)
+        unfinished.replace(path)
+        known = np.isfinite(full)
+        get_run_logger().info(
+            "backtest: candidate after %s on %d rows in %.1f CPU s; mean %s loss %s on %d later windows",
+            plan.windows[place].name,
+            rows,
+            seconds,
+            config.performance.metric,
+            f"{full[known].mean():.4g}" if known.any() else "not measured",
+            known.sum(),
+        )
+    return path
+
+
+def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats, int, float]:
+    """(losses of the candidate, losses of its probe, training rows, CPU seconds); NaN where rows teach nothing."""
+    import time
+
+    from tasks.adapters import estimators, lake, training_rows
+
+    end, last = plan.windows[place].end, plan.windows[-1].end
+    start = config.period.start
+    if config.training.window_days:
+        start = max(start, end - timedelta(days=config.training.window_days))
+    training = lake.read_labelled(lake.labelled_snapshot(config, Window(start, end), end))
+    empty = np.full(len(plan.windows), np.nan)
+    if training_rows.why_not_train(config, training):
+        return empty, empty, len(training), 0.0
+    began = time.process_time()
+    candidate = estimators.fit(config, training).scorer
+    seconds = time.process_time() - began
+    later = lake.read_labelled(lake.labelled_snapshot(config, Window(end, last), last + config.columns.label_delay))
+    cheap = _probe_config(config)
+    quarter = training.take(list(range(0, len(training), PROBE_ROWS)))
+    refused = training_rows.why_not_train(cheap, quarter)
+    probe = empty if refused else _by_window(config, plan, estimators.fit(cheap, quarter).scorer, later)
+    return _by_window(config, plan, candidate, later), probe, len(training), seconds
+
+
+def _probe_config(config: ModelConfig) -> ModelConfig:
+    training = config.training
+    parameters = dict(training.parameters)
+    if training.estimator is None:
+        parameters["n_estimators"] = max(10, round(float(parameters.get("n_estimators") or 100) * PROBE_ROUNDS))
+        parameters["learning_rate"] = min(1.0, float(parameters.get("learning_rate") or 0.3) * PROBE_ETA)
+    floor = max(10, training.min_rows // PROBE_ROWS)
+    cheaper = training.model_copy(update={"parameters": parameters, "min_rows": floor})
+    return config.model_copy(update={"training": cheaper})
+
+
+def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
+    """[W] the metric of each window as a loss; NaN where it has no labelled row or the metric is undefined."""
+    from tasks.policy import metrics
+
+    name = config.performance.metric
+    labels, predicted = scorer.labels(rows.column(config.columns.label)), scorer.predict(rows)
+    moments = rows.column(config.columns.time).to_numpy()
+    known = np.isfinite(labels)
+    losses = np.full(len(plan.windows), np.nan)
+    for place, window in enumerate(plan.windows):
+        bounds = [np.datetime64(bound.replace(tzinfo=None)) for bound in (window.start, window.end)]
+        inside = known & (moments >= bounds[0]) & (moments < bounds[1])
+        if inside.any():
+            value = metrics.compute(name, labels[inside], predicted[inside], config.performance.quantile)
+            losses[place] = 1 - value if metrics.HIGHER_IS_BETTER[name] else value
+    return losses
+
+
+@task(cache_policy=NO_CACHE)
+def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
+    """Candidates' files as one matrix.npz that `--matrix` reads too; returns its path."""
+    count = len(plan.windows)
+    parts = {"loss": np.full((count, count), np.nan), "probe": np.full((count, count), np.nan)}
+    parts |= {"rows": np.zeros(count), "secs": np.zeros(count)}
+    for path in paths:
+        with np.load(path) as stored:
+            for key, part in parts.items():
+                part[int(path.stem)] = stored[key]
+    scale = 1.0
+    if config.performance.metric in UNBOUNDED:
+        known = parts["loss"][: plan.history, : plan.history]
+        known = known if np.isfinite(known).any() else parts["loss"]
+        scale = float(5 * np.nanmedian(known)) or 1.0
+    matrix = plan.folder / "matrix.npz"
+    parts["loss"], parts["probe"] = parts["loss"] / scale, parts["probe"] / scale
+    np.savez_compressed(matrix, H=np.array(plan.history), scale=np.array(scale), **parts)  # type: ignore[arg-type]
+    return matrix

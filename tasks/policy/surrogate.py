@@ -1,0 +1,117 @@
+"""What is known of a model's candidates and probes, and from it an estimate of what any candidate would have lost.
+
+The surrogate fills the performance matrix: a candidate's own losses, else its probe's corrected for what probes lack,
+else those of the newest probe before it. Paired differences on the same windows say how sure a difference is.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.policy.simulation import Floats
+
+NOISE_WINDOWS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was known of one window: losses of candidates and of probes on it, and who served it."""
+
+    champion: int
+    losses: tuple[tuple[int, float], ...]
+    probes: tuple[tuple[int, float], ...]
+
+
+class Surrogate:
+    """Losses by [candidate, window]: `losses` and `probes` as observed, `filled` as estimated. Service began at `begun`."""
+
+    def __init__(self, history: tuple[Observation, ...]) -> None:
+        self.begun = len(history)
+        size = 2 * self.begun + 64
+        self.losses, self.probes = np.full((size, size), np.nan), np.full((size, size), np.nan)
+        for window, seen in enumerate(history):
+            self._note(window, seen)
+        self.filled = np.where(np.isfinite(self.losses), self.losses, self.probes)
+        self.newest: dict[int, int] = {}
+
+    def newest_at(self, window: int) -> int:
+        """The youngest candidate or probe with a loss on the window."""
+        return self.newest.get(window, window - 1)
+
+    def take_in(self, now: int, seen: Observation, since: int) -> None:
+        """Note a window of service and fill its column; the champion has served since window `since`."""
+        grown = len(self.losses)
+        if now + 1 >= grown:
+            self.losses, self.probes, self.filled = (
+                np.pad(table, (0, grown), constant_values=np.nan) for table in (self.losses, self.probes, self.filled)
+            )
+        self._note(now, seen)
+        offset = self._probe_weakness(now)
+        column, older = self.filled[:, now], math.nan
+        blind = not np.isfinite(self.probes[:now, now]).any()
+        for candidate in range(now):
+            probe = self.probes[candidate, now]
+            if blind and candidate == self.begun - 1:
+                older, self.newest[now] = self._expected_of_fresh(now, seen.champion, since), now - 1
+            if math.isfinite(probe):
+                older, self.newest[now] = probe + offset, candidate
+            own = self.losses[candidate, now]
+            column[candidate] = own if math.isfinite(own) else older
+
+    def _note(self, window: int, seen: Observation) -> None:
+        for table, pairs in ((self.losses, seen.losses), (self.probes, seen.probes)):
+            for candidate, loss in pairs:
+                table[candidate, window] = loss
+
+    def _probe_weakness(self, now: int) -> float:
+        """Full candidate less its probe, over recent windows and candidates that saw as much data as those of today."""
+        first = max(0, self.begun - 1 - self.begun // 8)
+        gaps = (self.losses - self.probes)[first:now, max(0, now - 7) : now + 1]
+        return float(np.nanmean(gaps)) if np.isfinite(gaps).any() else 0.0
+
+    def _expected_of_fresh(self, now: int, champion: int, since: int) -> float:
+        """Without probes: the level that the champion had when it was fresh, its first three windows."""
+        first = max(champion + 1, self.begun - 3 if champion < self.begun else 0)
+        own = self.losses[champion, max(since, first) : now + 1]
+        own = own[np.isfinite(own)][:3]
+        return float(own.mean()) if len(own) else math.nan
+
+    def noise(self, now: int, first: int, champion: int, since: int) -> float:
+        """σ of the difference of two models on one window, from how such differences move between windows."""
+        start = max(first, now - NOISE_WINDOWS)
+        rows = self.filled[start : max(start + 1, now - 3), max(0, now - NOISE_WINDOWS) : now + 1]
+        spreads = []
+        for place in range(0, len(rows) - 4, 2):
+            difference = rows[place] - rows[place + 4]
+            difference = difference[np.isfinite(difference)]
+            if len(difference) > 3:
+                spreads.append(float(np.std(np.diff(difference))) / math.sqrt(2))
+        paired = float(np.median(spreads)) if spreads else 0.0
+        if now < self.begun or np.isfinite(self.probes[:now, now]).any():
+            return paired
+        own = self.losses[champion, since : now + 1]  # without probes nothing cancels a window's own noise
+        own = own[np.isfinite(own)]
+        return max(paired, float(np.std(np.diff(own))) / math.sqrt(2)) if len(own) > 3 else math.inf
+
+    def leads_of_fresher(self, now: int, champion: int, since: int) -> Floats:
+        """Champion less a fresher model, window by window since it serves; equal-sized probes where both exist."""
+        leads = []
+        for window in range(max(since, champion + 2), now + 1):
+            fresher = self.newest_at(window)
+            if fresher > champion:
+                lead = self.probes[champion, window] - self.probes[fresher, window]
+                full = self.filled[champion, window] - self.filled[fresher, window]
+                leads.append(lead if math.isfinite(lead) else full)
+        return np.array(leads)
+
+
+def sigmas(differences: Floats, noise: float) -> float:
+    """The most significant sum of the latest differences, in σ; infinite where there is no noise at all."""
+    known = differences[np.isfinite(differences)][::-1]
+    if not len(known):
+        return 0.0
+    strongest = float((np.cumsum(known) / np.sqrt(np.arange(1, len(known) + 1))).max())
+    if noise > 0:
+        return strongest / noise
+    return math.copysign(math.inf, strongest) if strongest else 0.0
