@@ -25,7 +25,6 @@ class TrainingRefused(PerennialError):
     retry_delay_seconds=10,
     retry_condition_fn=may_pass,
     timeout_seconds=6 * 3600,
-    tags=["training"],
 )
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
     """The version of this decision, with the alias challenger. Raises TrainingRefused, saying why."""
