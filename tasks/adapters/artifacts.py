@@ -4,6 +4,7 @@ The sentences are the decision's own, the same as in the ledger and the log. Cat
 """
 
 import os
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,8 @@ from tasks.policy.evidence import (
     ValidationReport,
 )
 
+REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
+"""Set around the runs of a replay."""
 REPORTS_URL = "http://127.0.0.1:4280/reports"  # where `make serve` shows them, so that what a demo linked opens later
 
 
@@ -89,7 +92,8 @@ def announce(event: str, model: str, payload: dict[str, Any]) -> None:
     `perennial.replay.<model>`, which no automation matches: recorded history must not start live runs.
     """
     run = FlowRunContext.get()
-    kind = "replay" if run and run.flow_run and run.flow_run.parent_task_run_id else "model"
+    handed_on = run is not None and run.flow_run is not None and run.flow_run.parent_task_run_id is not None
+    kind = "replay" if handed_on or REPLAYING.get() else "model"
     emit_event(
         f"perennial.{event}",
         resource={"prefect.resource.id": f"perennial.{kind}.{model}", "prefect.resource.name": model},

@@ -136,3 +136,4 @@ def test_a_replay_that_is_killed_goes_on_where_it_stopped(in_story, tmp_path, mo
     assert [record.decision_id for record in resumed.windows] == [record.decision_id for record in outcome.windows]
     assert [record.events for record in resumed.windows] == [record.events for record in outcome.windows]
     assert ledger.verify("small").ok
+
