@@ -137,3 +137,22 @@ def test_a_replay_that_is_killed_goes_on_where_it_stopped(in_story, tmp_path, mo
     assert [record.events for record in resumed.windows] == [record.events for record in outcome.windows]
     assert ledger.verify("small").ok
 
+
+def emitted(resource: str) -> list[str]:
+    """Decision ids of the server's `retraining.requested` events about a resource."""
+    from prefect.client.orchestration import get_client
+
+    wanted = {"event": {"name": ["perennial.retraining.requested"]}, "resource": {"id": [resource]}}
+    with get_client(sync_client=True) as client:
+        found = client._client.post("/events/filter", json={"filter": wanted}).raise_for_status().json()["events"]
+    return [event["payload"]["decision_id"] for event in found]
+
+
+def test_what_a_replay_says_is_about_no_live_model_so_no_automation_acts_on_it(in_story):
+    outcome, _ = in_story
+    asked = {record.decision_id for record in outcome.windows if record.retrain}
+    deadline = time.monotonic() + 30
+    while not asked <= set(emitted("perennial.replay.small")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert asked <= set(emitted("perennial.replay.small"))
+    assert not asked & set(emitted("perennial.model.small"))
