@@ -5,6 +5,7 @@ what the live system would have seen. These are plain functions, no tasks: a loo
 """
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Literal, overload
 
 from deployments.model_config import ModelConfig
@@ -44,8 +45,14 @@ def recall_judgement(config: ModelConfig, window: Window) -> Judgement | None:
     wanted = decision_id(config.name, config.retraining, window)
     for entry in reversed(ledger.entries(config.name, kind="window.judged")):
         if entry.decision_id == wanted:
-            return from_json(Judgement, entry.body)
+            return _judgement(entry.body)
     return None
+
+
+@lru_cache(maxsize=1024)
+def _judgement(body: str) -> Judgement:
+    """An entry's text as a record; each is read again at every window that follows."""
+    return from_json(Judgement, body)
 
 
 def recall_scoring(config: ModelConfig, window: Window) -> Scoring | None:
@@ -68,7 +75,7 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
     from tasks.adapters import ledger
 
     entries = ledger.entries(config.name)
-    judged = [from_json(Judgement, entry.body) for entry in entries if entry.kind == "window.judged"]
+    judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
     earlier = [judgement for judgement in judged if judgement.evidence.window < window]
     since = champion.trained.end
     return History(

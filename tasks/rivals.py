@@ -29,8 +29,9 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     start = config.period.start
     if config.training.window_days:
         start = max(start, as_of - timedelta(days=config.training.window_days))
-    training = lake.labelled_snapshot(config, Window(start, as_of), as_of)
-    every = estimators.fit(config, lake.read_labelled(training)).scorer
+    columns = config.columns
+    needed = [columns.id, columns.time, *columns.features.names, columns.label]
+    every = estimators.fit(config, lake.labelled_rows(config, Window(start, as_of), as_of, needed)).scorer
     landed = lake.landed_rows(config, window)
     if landed is None:
         raise AssertionError(f"{config.name}: {window.name} was scored, yet its rows are not in the lake")
@@ -66,8 +67,6 @@ def compare_with_rivals(
 
 
 def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, rivals: Path) -> Comparison:
-    import json
-
     import numpy as np
     import pandas as pd
     import pyarrow as pa
@@ -77,15 +76,14 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     from tasks.policy import metrics, statistics
 
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
-    labelled = lake.labelled_snapshot(config, window, as_of)
-    truth = lake.read_labelled(labelled, columns=[columns.id, columns.label]).to_pandas()
+    truth = lake.labelled_rows(config, window, as_of, [columns.id, columns.label]).to_pandas()
     logged = lake.read_predictions(config, window).to_pandas()
     served = logged[logged["model_version"] == version]
     frame = truth.merge(served, left_on=columns.id, right_on="id").merge(pd.read_parquet(rivals), on="id")
     if frame.empty:
         return Comparison(len(served), 0)
-    classes = json.loads(registry.tags(config.name, version)["classes"]) if config.task != "regression" else ()
-    label = encode_labels(pa.chunked_array([frame[columns.label]]), tuple(classes))
+    classes = registry.classes(config.name, version) if config.task != "regression" else ()
+    label = encode_labels(pa.chunked_array([frame[columns.label]]), classes)
     predicted = {column: np.stack(frame[column].to_numpy()) for column in ("prediction", "never", "every")}
     value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
     low, high = statistics.metric_interval(name, label, predicted["prediction"], quantile=quantile)

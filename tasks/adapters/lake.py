@@ -14,15 +14,15 @@ import pyarrow.compute as pc
 from deployments.model_config import ModelConfig
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
-from tasks.adapters.late_labels import labelled_snapshot, labels_due, land_labels, read_labelled
+from tasks.adapters.late_labels import labelled_rows, labelled_snapshot, labels_due, land_labels, read_labelled
 from tasks.adapters.parquet_file import LakeError, LandedParquet
 from tasks.adapters.schemas import MOMENT, conform_rows, moment, require_columns, to_utc
 from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import Snapshot, Window
 
 __all__ = [
-    "LakeError", "labelled_snapshot", "labels_due", "land_labels", "land_predictions", "land_rows", "landed_rows",
-    "read_batches", "read_labelled", "read_predictions", "read_rows",
+    "LakeError", "labelled_rows", "labelled_snapshot", "labels_due", "land_labels", "land_predictions", "land_rows",
+    "landed_rows", "read_batches", "read_labelled", "read_predictions", "read_rows",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

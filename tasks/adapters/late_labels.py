@@ -88,9 +88,7 @@ def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excl
     """
     rows, labels = _tables(config)
     if rows is None:
-        raise LakeError(
-            f"{_uri(config, 'rows')}: no rows have landed, expected some; take a snapshot of a window first"
-        )
+        raise _nothing_landed(config)
     unlabelled = Snapshot(
         uri=rows.uri,
         version=rows.version,
@@ -105,6 +103,20 @@ def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excl
     joined, content_hash = _joined(unlabelled, rows, labels, ())
     known = joined.num_rows - joined.column(-1).null_count
     return replace(unlabelled, rows=joined.num_rows, labelled_rows=known, content_hash=content_hash)
+
+
+def labelled_rows(config: ModelConfig, window: Window, as_of: datetime, columns: Sequence[str]) -> pa.Table:
+    """What `read_labelled` would give of these rows now, without pinning them: for measuring, not for training.
+
+    Raises LakeError where no rows have ever landed.
+    """
+    rows, labels = _tables(config)
+    if rows is None:
+        raise _nothing_landed(config)
+    files = [file for file in rows.files() if overlap(window_named(file.window), window)]
+    table, name = read_span(rows, files, window, columns)
+    known = table.append_column(name, _label_of_each(table, labels, as_of))
+    return known.filter(pc.is_valid(known.column(-1))).select(list(columns))
 
 
 def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:
@@ -201,6 +213,10 @@ def _places(time: pa.ChunkedArray, windows: Sequence[Window]) -> np.ndarray:
         start, end = (int(bound.timestamp()) * 1_000_000 for bound in (window.start, window.end))
         places[(places < 0) & (moments >= start) & (moments < end)] = index
     return places
+
+
+def _nothing_landed(config: ModelConfig) -> LakeError:
+    return LakeError(f"{_uri(config, 'rows')}: no rows have landed, expected some; take a snapshot of a window first")
 
 
 def _uri(config: ModelConfig, table: str) -> str:

@@ -1,22 +1,28 @@
 """Parquet files that carry a hash per column in their footer, and are compared with it whenever they are read.
 
 Rows keep the order they were written in. Reading can go batch by batch, so that a window larger than memory can be
-measured; what was read is then compared after the last batch.
+measured; what was read is then compared after the last batch. Whole files that were read and compared are kept for a
+while: a window is joined with its labels several times while it is judged, and files never change once they landed.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from threading import Lock
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 
 from tasks.adapters.content_hash import ContentHash, column_hashes, combined
 from tasks.policy.errors import PerennialError
 
 FOOTER = b"perennial"
 ROWS_PER_BATCH = 65_536  # what a streaming reader holds at once; 64k rows × 35 floats are 18 MB
+KEPT_BYTES = 256 * 2**20  # of all that was read lately; a larger file is read each time
+_kept: LRUCache[tuple[object, ...], pa.Table] = LRUCache(KEPT_BYTES, getsizeof=lambda rows: rows.nbytes)
+_alone = Lock()
 
 
 class LakeError(PerennialError, RuntimeError):
@@ -30,6 +36,7 @@ def write_parquet(
     footer = json.dumps({"columns": dict(hashes), "notes": dict(notes)})
     noted = rows.replace_schema_metadata({FOOTER: footer})
     try:
+        files.create_dir(path.rpartition("/")[0])
         with files.open_output_stream(path) as stream:
             pq.write_table(noted, stream, compression="zstd", row_group_size=ROWS_PER_BATCH)
         return int(files.get_file_info(path).size)
@@ -49,6 +56,8 @@ class LandedParquet:
     def __init__(self, files: pa_fs.FileSystem, path: str, where: str, expected_hash: str) -> None:
         self._where = where
         try:
+            written = files.get_file_info(path)
+            self._identity = (where, expected_hash, written.mtime_ns, written.size)
             # pre_buffer would hold the whole file's bytes while batches are read
             self._file = pq.ParquetFile(files.open_input_file(path), pre_buffer=False)
         except (OSError, pa.ArrowInvalid) as error:
@@ -92,7 +101,19 @@ class LandedParquet:
         self._compare(read.columns())
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows at once; from memory where they were read lately and the file is still the same."""
         wanted = self.schema(columns)
+        key = (*self._identity, *wanted.names)
+        with _alone:
+            kept = _kept.get(key)
+        if kept is None:
+            kept = self._read(wanted)
+            with _alone:
+                if kept.nbytes <= KEPT_BYTES:
+                    _kept[key] = kept
+        return kept
+
+    def _read(self, wanted: pa.Schema) -> pa.Table:
         try:
             rows = self._file.read(columns=wanted.names, use_threads=False).select(wanted.names)
         except (OSError, pa.ArrowInvalid) as error:

@@ -95,8 +95,10 @@ def aliases(model: str) -> dict[str, str]:
 
 def version(model: str, alias_or_number: str) -> ModelVersion:
     """A version by alias or number. Raises NoChampion for a champion that does not exist, RegistryError otherwise."""
+    if alias_or_number.isdigit():
+        return as_record(_stored(model, alias_or_number))
     known = aliases(model)
-    number = alias_or_number if alias_or_number.isdigit() else known.get(alias_or_number)
+    number = known.get(alias_or_number)
     if number is None and alias_or_number == CHAMPION:
         raise NoChampion(
             f"{model}: no champion in the registry, expected a version with the alias champion; "
@@ -169,6 +171,16 @@ def tag(model: str, number: str, **tags: str) -> None:
 def tags(model: str, number: str) -> dict[str, str]:
     """A version's tags as they are now."""
     return dict(_stored(model, number).tags)
+
+
+def classes(model: str, number: str) -> tuple[str, ...]:
+    """The class names of a version, in the order of its probabilities; they never change."""
+    return _classes(workspace().mlflow, model, number)
+
+
+@lru_cache(maxsize=64)
+def _classes(_uri: str, model: str, number: str) -> tuple[str, ...]:
+    return tuple(json.loads(tags(model, number)["classes"]))
 
 
 def load_scorer(version: ModelVersion, fresh: bool = False) -> Scorer:

@@ -3,7 +3,6 @@
 Where two versions served a window (a canary), the one with most rows speaks, with its rows alone.
 """
 
-import json
 from datetime import datetime
 from typing import NamedTuple
 
@@ -38,10 +37,8 @@ def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
         return Served("none", np.empty(0), np.empty(0))
     version = str(log["model_version"].mode()[0])
     own = log[log["model_version"] == version].drop_duplicates("id")
-    labelled = lake.read_labelled(lake.labelled_snapshot(config, window, as_of), [columns.id, columns.label])
-    classes: tuple[str, ...] = ()
-    if config.task != "regression":
-        classes = tuple(json.loads(registry.tags(config.name, version)["classes"]))
+    labelled = lake.labelled_rows(config, window, as_of, [columns.id, columns.label])
+    classes = registry.classes(config.name, version) if config.task != "regression" else ()
     codes = encode_labels(labelled.column(columns.label), classes)
     truth = np.full(len(own), np.nan)
     places = own.set_index("id").index.get_indexer(labelled.column(columns.id).to_pandas())
