@@ -42,6 +42,10 @@ CONFIGURATION = {
 FILE_NAME = re.compile(PARTITION + r"=(?P<window>[^/]+)/(?P<version>\d{8})-(?P<hash>[0-9a-f]{64})-[0-9a-f]{8}\.parquet")
 
 
+_latest: dict[str, "LandedTable"] = {}
+"""Tables as this process opened them last; reading a log of many windows anew costs more than what is read for."""
+
+
 class Outrun(Exception):
     """Another writer committed first; look again. A signal between writers, which never leaves the adapters."""
 
@@ -56,18 +60,26 @@ class LandedFile:
 
 
 class LandedTable:
-    """A Delta table at one version. Open it anew to see what landed since."""
+    """A Delta table at one version. Open it anew to see what landed since: where nothing did, that costs a look."""
 
     def __init__(self, table: DeltaTable, uri: str) -> None:
         self._table = table
         self._files = _file_system(table.table_uri)
         self.uri = uri
+        self._commits = [f"_delta_log/{self.version + later:020d}.json" for later in (0, 1)]
+        self._committed = self._last_commits()
 
     @classmethod
     def open(cls, uri: str, version: int | None = None) -> "LandedTable | None":
         """The table at `version` (default: the latest), or None where there is none. Raises LakeError, unreadable."""
         try:
-            return cls(DeltaTable(uri, version=version), uri)
+            known = _latest.get(uri)
+            if known and version in (None, known.version) and known._is_latest():
+                return known
+            opened = cls(DeltaTable(uri, version=version), uri)
+            if version is None:
+                _latest[uri] = opened
+            return opened
         except TableNotFoundError:
             return None
         except (DeltaError, OSError) as error:
@@ -89,6 +101,15 @@ class LandedTable:
             if cls.open(uri) is None:  # else another process made it first
                 raise _unwritable(uri, error) from error
         return cls.open_or_create(uri, schema)
+
+    def _last_commits(self) -> list[tuple[int, int | None]]:
+        """Size and time of this version's commit and of the next one, if there are any."""
+        return [(found.size, found.mtime_ns) for found in self._files.get_file_info(self._commits)]
+
+    def _is_latest(self) -> bool:
+        """Whether nothing was committed since, and no other table took this one's place."""
+        here, later = self._last_commits()
+        return here == self._committed[0] and later[0] is None
 
     @property
     def version(self) -> int:
@@ -125,6 +146,7 @@ class LandedTable:
         written.
         """
         adds: list[AddAction | RemoveAction] = []
+        _latest.pop(self.uri, None)  # a commit moves the table on
         try:
             schema = next(iter(parts.values())).schema
             self._let_in(schema)
