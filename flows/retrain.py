@@ -19,6 +19,7 @@ from flows.parameters import (
 )
 from tasks.decision import check_budget
 from tasks.history import find_champion, recall_validation, spent_usd
+from tasks.lease import one_at_a_time
 from tasks.policy.evidence import ValidationReport
 from tasks.publication import publish_validation, refuse_retraining
 from tasks.snapshot import land_labels, take_snapshot
@@ -28,6 +29,7 @@ from tasks.validation import validate_challenger
 
 
 @flow(name="retrain", flow_run_name="retrain {model} until {until}")
+@one_at_a_time()
 def retrain(
     model: Model,
     until: Moment | None = None,
