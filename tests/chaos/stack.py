@@ -37,7 +37,8 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = START_S) 
 class Stack:
     """The processes, by name: prefect, mlflow, worker. All share one environment, as under `make serve`.
 
-    They run a copy of the project, so that models can be added under its `deployments/`.
+    They run a copy of the project, so that models can be added under its `deployments/`, and several cells can stand at
+    their boundaries at once: the copy's deployments run 30 at a time.
     """
 
     def __init__(self, space: Workspace, **settings: str) -> None:
@@ -48,7 +49,10 @@ class Stack:
         self.plans.mkdir()
         for part in ("flows", "tasks", "deployments"):
             shutil.copytree(ROOT / part, self.project / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "prefect.yaml", self.project)
+        index = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+        assert "&one-at-a-time\n    limit: 1\n" in index
+        several = index.replace("&one-at-a-time\n    limit: 1\n", "&one-at-a-time\n    limit: 30\n")
+        (self.project / "prefect.yaml").write_text(several, encoding="utf-8")
         self.environment = {
             **server_environment(space, self.ports["prefect"]),
             "PERENNIAL_HOME": str(space.home),
@@ -89,12 +93,12 @@ class Stack:
         url = f"{self.api}/api/health" if name == "prefect" else f"{self.mlflow}/health"
         return httpx.get(url, timeout=5).is_success
 
-    def kill(self, name: str) -> None:
+    def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
         """SIGKILL, as the kernel or an operator would; what it started lives on, as it would (MLflow's server apart)."""
         process = self.running.pop(name)
         family = psutil.Process(process.pid).children(recursive=True) if name == "mlflow" else []
-        process.kill()
-        process.wait()
+        process.send_signal(how)
+        process.wait(timeout=120)
         for child in family:  # its children serve the port
             with suppress(psutil.NoSuchProcess):
                 child.kill()

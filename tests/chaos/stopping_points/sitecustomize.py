@@ -28,7 +28,7 @@ POINTS = {
     "tasks.adapters.trial": ("smoke_test",),
     "tasks.adapters.ledger": ("append",),
     "tasks.adapters.artifacts": ("announce",),
-    "mlflow.tracking.client": ("MlflowClient.set_registered_model_alias",),
+    "mlflow.tracking.client": ("MlflowClient.delete_registered_model_alias",),
 }
 CALLS: dict[tuple[str, str], int] = {}
 
