@@ -30,9 +30,12 @@ def test_each_write_bears_the_token_of_the_run_that_made_it(tmp_path):
 def test_a_flow_waits_for_another_one_of_its_model_and_fails_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "PATIENCE_S", 0.5)
     model = write_model(tmp_path)
-    with hold("small", "retrain"), ThreadPoolExecutor(1) as elsewhere:
-        with pytest.raises(LeaseHeld, match="retrain by .* holds the lease"):
-            elsewhere.submit(promote, model, until=FIRST).result()
+    with (
+        hold("small", "retrain"),
+        ThreadPoolExecutor(1) as elsewhere,
+        pytest.raises(LeaseHeld, match=r"retrain by .* holds the lease"),
+    ):
+        elsewhere.submit(promote, model, until=FIRST).result()
     assert ledger.entries("small") == ()
 
 
