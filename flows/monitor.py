@@ -17,7 +17,7 @@ from tasks.history import find_champion, recall_history, recall_judgement, recal
 from tasks.performance import measure_performance
 from tasks.policy.evidence import Judgement, WindowEvidence
 from tasks.profile import profile_window
-from tasks.publication import publish_judgement
+from tasks.publication import ask_for_retraining, publish_judgement
 from tasks.quality import check_quality
 from tasks.snapshot import land_labels, take_snapshot
 
@@ -36,6 +36,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     window = config.window_until(as_of)
     recorded = recall_judgement(config, window)
     if recorded and not dry_run:
+        ask_for_retraining(config, recorded)
         return recorded
     champion = find_champion(config, required=True)
     history = quote(recall_history(config, champion, window))  # Prefect would visit every field of it, at every task

@@ -12,6 +12,7 @@ from pydantic import Field
 from deployments.model_config import load_model_config
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line
 from tasks.history import find_version, recall_validation
+from tasks.lease import one_at_a_time
 from tasks.policy.errors import NothingToPromote
 from tasks.policy.evidence import Promotion
 from tasks.promotion import PromotionRefused, promote_challenger
@@ -19,6 +20,7 @@ from tasks.publication import publish_promotion
 
 
 @flow(name="promote", flow_run_name="promote {model} {decision_id}")
+@one_at_a_time()
 def promote(
     model: Model,
     decision_id: DecisionId | None = None,

@@ -19,8 +19,9 @@ from flows.parameters import (
 )
 from tasks.decision import check_budget
 from tasks.history import find_champion, recall_validation, spent_usd
+from tasks.lease import one_at_a_time
 from tasks.policy.evidence import ValidationReport
-from tasks.publication import publish_validation, refuse_retraining
+from tasks.publication import hand_over, publish_validation, refuse_retraining
 from tasks.snapshot import land_labels, take_snapshot
 from tasks.split import split_labelled_rows
 from tasks.training import train_challenger
@@ -28,6 +29,7 @@ from tasks.validation import validate_challenger
 
 
 @flow(name="retrain", flow_run_name="retrain {model} until {until}")
+@one_at_a_time()
 def retrain(
     model: Model,
     until: Moment | None = None,
@@ -49,6 +51,7 @@ def retrain(
     decision_id = decision_id or manual_decision_id(config, as_of, reason)
     recorded = recall_validation(config, decision_id)
     if recorded:
+        hand_over(config, recorded, decision_id, as_of)
         return recorded
     champion = find_champion(config)
     if champion is None:

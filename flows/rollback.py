@@ -4,12 +4,14 @@ from prefect import flow
 
 from deployments.model_config import load_model_config
 from flows.parameters import Actor, Model, Moment, Reason, manual_decision_id, present, run_from_command_line
+from tasks.lease import one_at_a_time
 from tasks.policy.evidence import Promotion
 from tasks.promotion import restore_previous
 from tasks.publication import publish_promotion
 
 
 @flow(name="rollback", flow_run_name="rollback {model}")
+@one_at_a_time("retrain")  # a bad champion is not left serving while a successor is trained
 def rollback(model: Model, reason: Reason, requested_by: Actor = "unnamed", until: Moment | None = None) -> Promotion:
     """Restore the previous champion and quarantine the present one.
 

@@ -37,7 +37,14 @@ def publish_judgement(config: ModelConfig, judgement: Judgement, dry_run: bool =
     if quality and quality.verdict == "fail":
         ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
         artifacts.announce("window.quarantined", config.name, _handover(judgement))
-    if decision.retrain:
+    ask_for_retraining(config, judgement)
+
+
+def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
+    """Hand over, where that was decided; again by a run that finds the window judged, as the first may have died before."""
+    from tasks.adapters import artifacts
+
+    if judgement.decision.retrain:
         artifacts.announce("retraining.requested", config.name, _handover(judgement))
 
 
@@ -68,6 +75,14 @@ def publish_validation(
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     ledger.append(config.name, kind, validation, as_of, decision_id, requested_by)
     artifacts.publish_validation_page(config, validation, challenger.run_id, reason)
+    hand_over(config, validation, decision_id, as_of)
+
+
+def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
+    """Say what became of a challenger; said again by a run that finds it recorded, as the first may have died before."""
+    from tasks.adapters import artifacts
+
+    kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     handover = {
         "model": config.name,
         "decision_id": decision_id,

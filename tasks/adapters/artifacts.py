@@ -14,6 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from deployments.model_config import ModelConfig
+from tasks.adapters import delivery
 from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import (
     DriftReport,
@@ -94,11 +95,13 @@ def announce(event: str, model: str, payload: dict[str, Any]) -> None:
     run = FlowRunContext.get()
     handed_on = run is not None and run.flow_run is not None and run.flow_run.parent_task_run_id is not None
     kind = "replay" if handed_on or REPLAYING.get() else "model"
-    emit_event(
+    emitted = emit_event(
         f"perennial.{event}",
         resource={"prefect.resource.id": f"perennial.{kind}.{model}", "prefect.resource.name": model},
         payload=payload,
     )
+    if emitted and kind == "model" and run is not None and run.flow_run is not None and run.flow_run.deployment_id:
+        delivery.await_stored(emitted.id)
 
 
 def _link(uri: str) -> str:

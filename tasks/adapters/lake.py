@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
+from tasks.adapters import lease
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
 from tasks.adapters.late_labels import labelled_rows, labelled_snapshot, labels_due, land_labels, read_labelled
@@ -37,7 +38,7 @@ def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
     where = f"{config.name}, window {window.name}"
     rows = conform_rows(config, table, where)
     notes = {"label": config.columns.label}
-    return _land_once(workspace().table(config.name, "rows"), window, window.name, rows, notes)
+    return _land_once(config.name, "rows", window, window.name, rows, notes)
 
 
 def landed_rows(config: ModelConfig, window: Window) -> Snapshot | None:
@@ -63,8 +64,9 @@ def land_predictions(config: ModelConfig, window: Window, model_version: str, ta
         "model_version": pa.array([model_version] * table.num_rows, pa.string()),
     }
     further = {name: table[name] for name in table.column_names if name not in columns}
-    uri = workspace().table(config.name, "predictions")
-    return _land_once(uri, window, f"{window.name}/{model_version}", pa.table(columns | further), {})
+    return _land_once(
+        config.name, "predictions", window, f"{window.name}/{model_version}", pa.table(columns | further), {}
+    )
 
 
 def read_predictions(config: ModelConfig, window: Window) -> pa.Table:
@@ -104,14 +106,16 @@ def _opened(snapshot: Snapshot) -> LandedParquet:
     return table.opened(file)
 
 
-def _land_once(uri: str, window: Window, key: str, rows: pa.Table, notes: dict[str, str]) -> Snapshot:
+def _land_once(model: str, name: str, window: Window, key: str, rows: pa.Table, notes: dict[str, str]) -> Snapshot:
     """Commit under `key` unless something has been; the snapshot of whichever came first."""
+    uri = workspace().table(model, name)
     ordered = _ordered(rows, rows.column_names[1::-1])
     _require_inside(window, ordered, uri)
 
     def attempt() -> Snapshot:
         table = LandedTable.open_or_create(uri, ordered.schema)
         landed = _landed(table, window, key)
+        lease.check(model)
         return landed or _snapshot(uri, window, table.append({window.name: ordered}, {key: None}, notes)[window.name])
 
     snapshot = until_first(attempt, uri)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
+from tasks.adapters import lease
 from tasks.adapters.content_hash import column_hashes
 from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
 from tasks.adapters.landed_span import overlap, read_span, window_named
@@ -73,6 +74,7 @@ def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, *, all_d
             table = table or LandedTable.open_or_create(_uri(config, "labels"), stored_columns.schema)
             parts = {windows[place].name: stored_columns.filter(pc.equal(fresh["place"], place))
                      for place in fresh["place"].unique().to_pylist()}  # fmt: skip
+            lease.check(config.name)
             table.append(parts, {key: max(number, table.number(key) or number) for key, number in numbers.items()}, {})
         return int(fresh.num_rows)
 

@@ -12,20 +12,17 @@ helps: note the head that `verify` prints, and give it back as `expected`.
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
-from pathlib import Path
 from threading import Lock
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.exceptions import AlreadyExistsError
 from pydantic import ValidationError
 
-from tasks.adapters.workspace import make_folder, workspace
-from tasks.policy.errors import PerennialError
+from tasks.adapters import lease
+from tasks.adapters.object_store import LedgerError, ledger_store, store_errors
+from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import LedgerEntry, from_json, to_json
 
 GENESIS = "0" * 64
@@ -37,10 +34,6 @@ _READERS = 8
 _KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
 """What this process has read, by ledger and model; `_ALONE` lets one thread at a time add to it."""
 _ALONE = Lock()
-
-
-class LedgerError(PerennialError):
-    """The chain cannot be read or extended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +69,8 @@ def append(
 ) -> LedgerEntry:
     """Add a fact, a record or text. With `once`, a decision's fact of one kind is told once: the first is returned.
 
-    Raises LedgerError where the chain is damaged or the store cannot be written; then nothing was added.
+    Raises LedgerError where the chain is damaged or the store cannot be written, FencedOut where another run has taken
+    the model's lease; then nothing was added.
     """
     text = body if isinstance(body, str) else to_json(body)
     while True:
@@ -86,13 +80,14 @@ def append(
             if told:
                 return told[0]
         previous_hash = known[-1].hash if known else GENESIS
-        entry = LedgerEntry(model, len(known) + 1, kind, at, decision_id, actor, text, previous_hash)
-        with _store_errors(f"{model}/{entry.sequence}"):
+        token = lease.check(model)  # after the chain was read: whoever took over since has the next number or the lease
+        entry = LedgerEntry(model, len(known) + 1, kind, at, decision_id, actor, text, previous_hash, token)
+        with store_errors(f"{model}/{entry.sequence}"):
             try:
-                obstore.put(_store(), _key(model, entry.sequence), to_json(entry).encode(), mode="create")
+                obstore.put(ledger_store(), _key(model, entry.sequence), to_json(entry).encode(), mode="create")
             except AlreadyExistsError:
                 continue  # another writer was faster; what it wrote comes before
-            obstore.put(_store(), f"{model}/{HEAD}", to_json(Head(entry.sequence, entry.hash)).encode())
+            obstore.put(ledger_store(), f"{model}/{HEAD}", to_json(Head(entry.sequence, entry.hash)).encode())
         return entry
 
 
@@ -114,15 +109,15 @@ def entries(model: str, kind: str | None = None, last: int | None = None) -> tup
 
 def models() -> tuple[str, ...]:
     """Every model that has a ledger here."""
-    with _store_errors("ledger"):
-        folders = obstore.list_with_delimiter(_store())["common_prefixes"]
-    return tuple(sorted(folder.strip("/") for folder in folders))
+    with store_errors("ledger"):
+        folders = obstore.list_with_delimiter(ledger_store())["common_prefixes"]
+    return tuple(sorted(name for name in (folder.strip("/") for folder in folders) if _MODEL.match(name)))
 
 
 def verify(model: str, expected: Head | None = None) -> Verification:
     """Read every entry anew and check the whole chain, its head, and a head that was noted elsewhere (`expected`)."""
-    with _store_errors(model):
-        listed = [meta["path"].removeprefix(f"{model}/") for meta in obstore.list(_store(), model).collect()]
+    with store_errors(model):
+        listed = [meta["path"].removeprefix(f"{model}/") for meta in obstore.list(ledger_store(), model).collect()]
     numbered = sorted(name for name in listed if _NUMBERED.match(name))
     problems = [f"{name} is not an entry" for name in sorted({*listed} - {*numbered, HEAD})]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -199,34 +194,8 @@ def _key(model: str, sequence: int) -> str:
 
 
 def _read(key: str) -> bytes | None:
-    with _store_errors(key):
+    with store_errors(key):
         try:
-            return bytes(obstore.get(_store(), key).bytes())
+            return bytes(obstore.get(ledger_store(), key).bytes())
         except FileNotFoundError:
             return None
-
-
-def _store() -> ObjectStore:
-    return _store_at(workspace().ledger)
-
-
-@cache
-def _store_at(uri: str) -> ObjectStore:
-    if "://" in uri:
-        return from_url(uri)
-    return LocalStore(make_folder(Path(uri)))
-
-
-@contextmanager
-def _store_errors(where: str) -> Iterator[None]:
-    """Say what failed where; the store's own first line says why."""
-    try:
-        yield
-    except (BaseError, OSError) as error:
-        if isinstance(error, (FileNotFoundError, AlreadyExistsError)):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise LedgerError(
-            f"{workspace().ledger}: {where} cannot be read or written ({reason}); expected a store that this user may "
-            "read and append to; set PERENNIAL_LEDGER, or free disk space"
-        ) from error

@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import lineage, model_files, registry
+from tasks.adapters import lease, lineage, model_files, registry
 from tasks.adapters.estimators import Fitted
 from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import ModelVersion, Snapshot, to_json
@@ -43,6 +43,7 @@ def register(
         manifest = _lay_out(folder, config, fitted, training, decision_id, reference_profile)
         tags = _tags(config, fitted, manifest)
         experiment = _ensure_model(client, config)
+        lease.check(config.name)
         run_id = client.create_run(experiment, run_name=f"{config.name} {training.window.name}").info.run_id
         finished = False
         try:
@@ -57,6 +58,8 @@ def register(
             client.set_terminated(run_id, "FINISHED" if finished else "FAILED")
         # by location: `models:/…` would be looked up in MLflow's global registry, which is not necessarily ours
         source = model.artifact_location
+        token = lease.check(config.name)
+        tags |= {"lease": str(token)} if token else {}
         stored = client.create_model_version(config.name, source, run_id, tags=tags, model_id=model.model_id)
         return _settle_race(client, registry.as_record(stored))
 

@@ -1,7 +1,8 @@
 """MLflow's registry: versions, and the aliases that say who serves: champion, challenger, previous.
 
-Aliases have no compare-and-swap in MLflow, so moves are serialised by their caller. Tracking and registry addresses
-are always passed explicitly: nothing here depends on MLflow's global state or changes it.
+Aliases have no compare-and-swap in MLflow, so moves are serialised by the model's lease, which each write asks first.
+What is left open is one request: a process that is frozen between that question and MLflow's answer. Tracking and
+registry addresses are always passed explicitly: nothing here depends on MLflow's global state or changes it.
 """
 
 import fcntl
@@ -19,7 +20,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.adapters import model_files
+from tasks.adapters import lease, model_files
 from tasks.adapters.model_files import Scorer
 from tasks.adapters.workspace import workspace
 from tasks.policy.errors import PerennialError
@@ -154,6 +155,7 @@ def set_aliases(model: str, wanted: Mapping[str, str | None]) -> None:
     for alias, number in wanted.items():
         if present.get(alias) == number:
             continue
+        lease.check(model)
         with answers(f"{model}: alias {alias} cannot be moved to version {number}"):
             if number is None:
                 client().delete_registered_model_alias(model, alias)
@@ -164,6 +166,7 @@ def set_aliases(model: str, wanted: Mapping[str, str | None]) -> None:
 def tag(model: str, number: str, **tags: str) -> None:
     """Set tags of a version."""
     for name, value in tags.items():
+        lease.check(model)
         with answers(f"{model} version {number}: tag {name} cannot be set"):
             client().set_model_version_tag(model, number, name, value)
 

@@ -11,7 +11,9 @@
     ├── TrainingRefused      tasks/training.py             too little or leaking training data
     ├── MoveFailed           tasks/adapters/alias_move.py  a move of aliases that was put back
     ├── PromotionRefused     tasks/promotion.py            a move that the evidence or the registry does not allow
-    ├── LedgerError          tasks/adapters/ledger.py      the chain cannot be extended
+    ├── LedgerError          tasks/adapters/object_store.py the chain or a lease cannot be read or extended
+    ├── LeaseHeld            tasks/adapters/lease.py       another run of the model writes
+    ├── FencedOut            tasks/adapters/lease.py       this process fell silent and another one took over
     ├── NothingToPromote     tasks/policy/errors.py        no challenger has been judged
     └── WorkspaceError       tasks/adapters/workspace.py   the workspace cannot be written to
 

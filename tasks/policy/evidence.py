@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 Record = TypeVar("Record")
 Verdict = Literal["pass", "warn", "fail"]
@@ -375,6 +375,8 @@ class LedgerEntry:
     actor: str
     body: str
     previous_hash: str
+    lease: Annotated[int | None, Field(exclude_if=lambda token: token is None)] = None
+    """Fencing token of the run that wrote it, where it held the model's lease."""
 
     @property
     def hash(self) -> str:

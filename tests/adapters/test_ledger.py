@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters import ledger
+from tasks.adapters import ledger, object_store
 from tasks.policy.evidence import LedgerEntry, Promotion, from_json, to_json, utc
 
 AT = utc("2013-05-01")
@@ -242,7 +242,7 @@ def s3_ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"")  # state outlives a server
     boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"]).create_bucket(Bucket="audit-bucket")
     yield settings["PERENNIAL_LEDGER"]
-    ledger._store_at.cache_clear()
+    object_store.store_at.cache_clear()
     server.stop()
 
 

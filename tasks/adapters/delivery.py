@@ -1,0 +1,33 @@
+"""Whether the Prefect server has an event that was emitted: emitting only puts it into this process's queue.
+
+A run that ends, or a server that restarts, within seconds of a hand-over could lose the event and with it the next
+flow. So a deployed run ends only once the server has stored what it said.
+"""
+
+import time
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
+
+WAIT_S = 90  # a server takes 10 to 40 s to start again, and stores events every 5 s
+POLL_S = 0.5
+
+
+class NotDelivered(PrefectException):
+    """The server has not stored the event; saying it again is safe, as a decision acts once."""
+
+
+def await_stored(event: UUID) -> None:
+    """Return once the server has stored the event. Raises NotDelivered after WAIT_S."""
+    deadline = time.monotonic() + WAIT_S
+    wanted = {"filter": {"id": {"id": [str(event)]}}, "limit": 1}
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            if client.request("POST", "/events/filter", json=wanted).json()["events"]:
+                return
+            time.sleep(POLL_S)
+    raise NotDelivered(
+        f"event {event} was emitted but is not stored by the server after {WAIT_S} s; expected it within seconds; "
+        "look at the server's log, then run this again with the same parameters"
+    )

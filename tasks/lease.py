@@ -1,0 +1,63 @@
+"""One run at a time may change a model, whatever started it; a process that fell silent is fenced out.
+
+Prefect's concurrency limits bound what its workers run; they know nothing of a command line, of another server on the
+same registry, nor of a process that wakes up after it was given up. The lease does: see `tasks.adapters.lease`.
+"""
+
+import inspect
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import Abort
+from prefect.logging import get_run_logger
+from prefect.states import AwaitingRetry
+
+from deployments.model_config import load_model_config
+
+Parameters = ParamSpec("Parameters")
+Answer = TypeVar("Answer")
+Body = Callable[Parameters, Answer]
+PATIENCE_S = 60.0  # promotions take seconds; who would wait longer gives its worker's place back meanwhile
+COME_BACK_S = 60
+
+
+def one_at_a_time(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
+    """Run a flow's body under the lease of its `model`; a flow named in `outranks` is fenced out, not waited for."""
+    return lambda body: _under_lease(body, outranks)
+
+
+def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> Body[Parameters, Answer]:
+    @wraps(body)
+    def alone(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
+        from tasks.adapters import lease
+
+        model = inspect.signature(body).bind(*arguments, **named).arguments["model"]
+        try:
+            with lease.hold(load_model_config(model).name, body.__name__, outranks, patience_s=PATIENCE_S):
+                return body(*arguments, **named)
+        except lease.LeaseHeld as held:
+            _come_back_later(str(held))
+            raise
+        except lease.FencedOut as fenced:
+            if fenced.same_run:  # the process that took over reports this run's states from now on
+                raise Abort(str(fenced)) from fenced
+            raise
+
+    return alone
+
+
+def _come_back_later(why: str) -> None:
+    """Put a deployed run back into the queue; one that was started by hand fails with the reason."""
+    run = FlowRunContext.get()
+    if run is None or run.flow_run is None or run.flow_run.deployment_id is None:
+        return
+    later = datetime.now(UTC) + timedelta(seconds=COME_BACK_S)
+    state = AwaitingRetry(scheduled_time=later, message=why)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.flow_run.id, state, force=True)
+    get_run_logger().warning("%s; put back into the queue for %d s", why, COME_BACK_S)
+    raise Abort(why)

@@ -1,0 +1,69 @@
+"""`make chaos`: the kill matrix, the faults and the storms on real processes; a row each, and .perennial/bench/chaos.json.
+
+`--victim` and `--boundary` (a part of the name) choose cells, `--faults` only the faults.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from tasks.adapters.workspace import workspace
+from tests.chaos.faults import FAULTS, lacking, run_fault
+from tests.chaos.matrix import BOUNDARIES, VICTIMS, WITHIN_S, Row, run_batch
+from tests.chaos.stack import Stack, stack
+
+AT_ONCE = 10  # each run is a process of about 400 MB
+SPARSE = {"everything", "frozen run", "run asked to stop", "worker asked to stop"}
+"""Killed at every fourth boundary only: what differs between boundaries is seen with the others."""
+
+
+def rows(up: Stack, chosen: argparse.Namespace) -> Iterator[Row]:
+    boundaries = [boundary for boundary in BOUNDARIES if chosen.boundary in boundary]
+    for victim in VICTIMS if not chosen.faults else ():
+        if victim in (chosen.victim or VICTIMS):
+            some = boundaries[:: 4 if victim in SPARSE else 1]
+            for first in range(0, len(some), AT_ONCE):
+                prefix = f"{victim.replace(' ', '_')}_{first}"
+                yield from run_batch(up, prefix, victim, some[first : first + AT_ONCE])
+    missing = lacking()
+    for number, fault in enumerate(FAULTS if chosen.faults or not chosen.victim else ()):
+        yield Row(fault, "skipped", 0, (missing[fault],)) if fault in missing else run_fault(up, number, fault)
+
+
+def print_row(row: Row) -> None:
+    stated = f" (stated {WITHIN_S[row.victim]})" if row.victim in WITHIN_S else ""
+    outcome = "; ".join(row.problems) or "completed, consistent"
+    print(f"{row.boundary:<48} {row.victim:<11} {row.seconds:>6.1f} s{stated:<14} {outcome}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--victim", action="append", choices=VICTIMS)
+    parser.add_argument("--boundary", default="", help="part of a boundary's name")
+    parser.add_argument("--faults", action="store_true", help="only the faults")
+    chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
+    report = workspace().home / "bench" / "chaos.json"
+    found = []
+    with tempfile.TemporaryDirectory(prefix="perennial-chaos-", ignore_cleanup_errors=True) as home:
+        os.environ["PERENNIAL_HOME"] = home
+        with stack() as up:
+            os.environ["MLFLOW_TRACKING_URI"] = up.mlflow
+            for row in rows(up, chosen):
+                print_row(row)
+                found.append(asdict(row) | {"stated_s": WITHIN_S.get(row.victim), "ok": not row.problems})
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(json.dumps({"rows": found}, indent=1), encoding="utf-8")
+    failed = [row for row in found if not row["ok"] and row["victim"] != "skipped"]
+    print(f"{len(found) - len(failed)} of {len(found)} completed and are consistent; {Path(report)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Stops a child process of a test at a named call, without a line for it in the product.
+
+Python imports `sitecustomize` at start from PYTHONPATH. Where CHAOS_FOLDER is set, the functions of POINTS are wrapped as
+their modules are imported. `<CHAOS_FOLDER>/<model>.plan` holds one stop: `module.function before|after N kill|wait`; at
+the N-th such call for that model the plan becomes `<model>.reached` (so it strikes once), and the process kills itself
+or waits for `<model>.go`.
+"""
+
+import importlib.abc
+import os
+import signal
+import sys
+import time
+from functools import wraps
+from pathlib import Path
+
+FOLDER = Path(os.environ.get("CHAOS_FOLDER", ""))
+POINTS = {
+    "tasks.snapshot": ("take_snapshot", "land_labels"),
+    "tasks.split": ("split_labelled_rows",),
+    "tasks.training": ("train_challenger",),
+    "tasks.validation": ("validate_challenger",),
+    "tasks.promotion": ("promote_challenger",),
+    "tasks.publication": ("publish_validation", "publish_promotion"),
+    "tasks.adapters.registration": ("register", "_settle_race"),
+    "tasks.adapters.alias_move": ("move",),
+    "tasks.adapters.registry": ("tag", "aliases"),
+    "tasks.adapters.trial": ("smoke_test",),
+    "tasks.adapters.ledger": ("append",),
+    "tasks.adapters.artifacts": ("announce",),
+    "mlflow.tracking.client": ("MlflowClient.delete_registered_model_alias",),
+}
+CALLS: dict[tuple[str, str], int] = {}
+
+
+def stop_here(name: str, when: str, arguments: tuple) -> None:
+    for argument in arguments:
+        model = argument if isinstance(argument, str) else getattr(argument, "name", getattr(argument, "model", None))
+        plan = FOLDER / f"{model}.plan" if isinstance(model, str) and "/" not in model else None
+        if plan is None or not plan.exists():
+            continue
+        point, at, number, action = plan.read_text().split()
+        if (point, at) == (name, when):
+            CALLS[name, when] = CALLS.get((name, when), 0) + 1
+            if CALLS[name, when] == int(number):
+                strike(plan, action)
+        return
+
+
+def strike(plan: Path, action: str) -> None:
+    (plan.with_suffix(".pid")).write_text(str(os.getpid()))
+    plan.rename(plan.with_suffix(".reached"))
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not plan.with_suffix(".go").exists():
+        time.sleep(0.05)
+
+
+def watched(function, name: str):
+    @wraps(function)
+    def around(*arguments, **named):
+        stop_here(name, "before", (*arguments, *named.values()))
+        answer = function(*arguments, **named)
+        stop_here(name, "after", (*arguments, *named.values()))
+        return answer
+
+    return around
+
+
+def watch(module) -> None:
+    for path in POINTS[module.__name__]:
+        owner = module
+        *owners, last = path.split(".")
+        for each in owners:
+            owner = getattr(owner, each)
+        found, name = getattr(owner, last), f"{module.__name__}.{path}"
+        if hasattr(found, "fn"):  # a Prefect task
+            found.fn = watched(found.fn, name)
+        else:
+            setattr(owner, last, watched(found, name))
+
+
+class Watcher(importlib.abc.MetaPathFinder):
+    """Wraps a module's functions right after the module was executed."""
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname not in POINTS:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(fullname, path, target)
+            if spec is not None:
+                execute = spec.loader.exec_module
+
+                def executed(module, execute=execute):
+                    execute(module)
+                    watch(module)
+
+                spec.loader.exec_module = executed
+                return spec
+        return None
+
+
+if os.environ.get("CHAOS_FOLDER"):
+    sys.meta_path.insert(0, Watcher())
