@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy chaos serve lock clean clean-demo
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings chaos serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,9 @@ bench-monitor: $(READY) ## cost of one window's evidence against Evidently, scip
 
 bench-loop: $(READY) ## cost of the replay against a bare script with the same reads, fits and metrics
 	@$(BIN)/python -m tests.benchmarks.bench_loop
+
+bench-settings: $(READY) ## the demo models' training settings, judged on their history alone
+	@$(BIN)/python -m tests.benchmarks.flight_settings
 
 bench-policy: $(READY) ## retraining policies on drifting streams
 	@$(BIN)/python -m tests.benchmarks.bench_policy
