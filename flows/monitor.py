@@ -50,7 +50,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         performance, *revised = measure_performance(config, window, as_of, history, recall_latency(config, window))
         probes = score_probes(config, window, as_of, history.unwrap(), champion, (performance, *revised))
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
-    diagnosis = diagnose_window(config, evidence, history, as_of)
+    diagnosis = diagnose_window(config, champion, evidence, history, as_of)
     judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis)
     publish_judgement(config, judgement, dry_run)
     return judgement

@@ -166,6 +166,8 @@ class FeatureDrift:
     reference_null_share: float = 0.0
     unseen_share: float = 0.0
     importance: float | None = None
+    prediction_shift: float | None = None
+    """How far this feature moved the mean prediction since training, by SHAP values on the margin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,8 @@ class DriftReport:
     rows: int
     reasons: tuple[str, ...]
     report_uri: str | None = None
+    explanation: str | None = None
+    """Which drifted features moved the predictions, ranked; None where none did or SHAP values are not to be had."""
 
 
 @dataclass(frozen=True, slots=True)
