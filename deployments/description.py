@@ -17,6 +17,8 @@ from tasks.policy.conditions import (
     MetricDecay,
     MetricShift,
     NewRows,
+    Perennial,
+    Probe,
     RegretExceedsCost,
 )
 
@@ -88,6 +90,10 @@ def describe_condition(condition: Condition) -> str:
             return f"an adaptive window sees {condition.metric} change for the worse"
         case RegretExceedsCost():
             return f"the regret of not retraining reaches {condition.factor:g} times its cost"
+        case Probe():
+            return f"small fresh models are ahead of one of the champion's age by {_cost(condition.alpha)}"
+        case Perennial():
+            return f"the perennial policy finds that a fresh model pays {_cost(condition.alpha)}"
         case Calendar():
             return f"a date of {condition.rrule} has come"
         case MeanShift():
@@ -104,6 +110,10 @@ def describe_condition(condition: Condition) -> str:
             return "(" + " and ".join(map(describe_condition, condition.conditions)) + ")"
         case AtLeast():
             return f"at least {condition.n} of: " + "; ".join(map(describe_condition, condition.conditions))
+
+
+def _cost(alpha: float | None) -> str:
+    return "what a retrain costs" if alpha is None else f"a retrain's cost of {alpha:g} window losses"
 
 
 def _count(number: int, noun: str) -> str:

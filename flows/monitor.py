@@ -16,6 +16,7 @@ from tasks.drift import measure_drift
 from tasks.history import find_champion, recall_history, recall_judgement, recall_latency
 from tasks.performance import measure_performance
 from tasks.policy.evidence import Judgement, WindowEvidence
+from tasks.probing import score_probes
 from tasks.profile import profile_window
 from tasks.publication import ask_for_retraining, publish_judgement
 from tasks.quality import check_quality
@@ -48,8 +49,9 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     if quality.verdict != "fail":
         drift = measure_drift(config, profile, champion)
         performance, *revised = measure_performance(config, window, as_of, history, recall_latency(config, window))
-        evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance)
-    diagnosis = diagnose_window(config, evidence, history, as_of)
+        probes = score_probes(config, window, as_of, history.unwrap(), champion, (performance, *revised))
+        evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
+    diagnosis = diagnose_window(config, champion, evidence, history, as_of)
     judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis)
     publish_judgement(config, judgement, dry_run)
     return judgement

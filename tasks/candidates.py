@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from tasks.adapters.model_files import Scorer
 
-UNBOUNDED = ("log_loss", "mae", "rmse", "pinball")
 PROBE_ROWS, PROBE_ROUNDS, PROBE_ETA = 4, 0.2, 2.0
 """A probe sees every 4th row and, with XGBoost, has a fifth of the rounds at twice the rate (README of the streams)."""
 
@@ -128,13 +127,15 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
         inside = known & (moments >= bounds[0]) & (moments < bounds[1])
         if inside.any():
             value = metrics.compute(name, labels[inside], predicted[inside], config.performance.quantile)
-            losses[place] = 1 - value if metrics.HIGHER_IS_BETTER[name] else value
+            losses[place] = metrics.as_loss(name, value)
     return losses
 
 
 @task(cache_policy=NO_CACHE)
 def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
     """Candidates' files as one matrix.npz that `--matrix` reads too; returns its path."""
+    from tasks.policy import metrics
+
     count = len(plan.windows)
     parts = {"loss": np.full((count, count), np.nan), "probe": np.full((count, count), np.nan)}
     parts |= {"rows": np.zeros(count), "secs": np.zeros(count)}
@@ -143,7 +144,7 @@ def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
             for key, part in parts.items():
                 part[int(path.stem)] = stored[key]
     scale = 1.0
-    if config.performance.metric in UNBOUNDED:
+    if config.performance.metric in metrics.UNBOUNDED:
         known = parts["loss"][: plan.history, : plan.history]
         known = known if np.isfinite(known).any() else parts["loss"]
         scale = float(5 * np.nanmedian(known)) or 1.0

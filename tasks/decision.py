@@ -29,8 +29,16 @@ def decide(
 ) -> Judgement:
     """The judgement of one window; `revised` are earlier windows that later labels changed."""
     kind = diagnosis.kind if diagnosis else "none"
+    told = diagnosis.explanations if diagnosis else ()
     decision = decide_retraining(
-        config.name, config.retraining, evidence, history.revised(revised), as_of, config.budget, kind
+        config.name,
+        config.retraining,
+        evidence,
+        history.revised(revised),
+        as_of,
+        config.budget,
+        kind,
+        explanations=told,
     )
     get_run_logger().info("decision: %s, %s", "retrain" if decision.retrain else "keep", decision.reasons[0])
     return Judgement(
@@ -39,7 +47,7 @@ def decide(
         evidence,
         decision,
         tuple(revised),
-        diagnosis.reasons if diagnosis else (),
+        (*diagnosis.reasons, *told) if diagnosis else (),
         diagnosis.estimate if diagnosis else None,
     )
 

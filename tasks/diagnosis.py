@@ -15,7 +15,15 @@ from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.policy.diagnosis import Diagnosis, decide_diagnosis
-from tasks.policy.evidence import History, MetricValue, PerformanceReport, Window, WindowEvidence
+from tasks.policy.evidence import (
+    DriftReport,
+    History,
+    MetricValue,
+    ModelVersion,
+    PerformanceReport,
+    Window,
+    WindowEvidence,
+)
 
 LEARN_FROM = 3
 """Latest closed windows that the estimate learns from."""
@@ -23,14 +31,60 @@ LEARN_FROM = 3
 
 # one retry: the lake may be out of reach for a moment; diagnosing writes nothing
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, timeout_seconds=1800)
-def diagnose_window(config: ModelConfig, evidence: WindowEvidence, history: History, as_of: datetime) -> Diagnosis:
+def diagnose_window(
+    config: ModelConfig, champion: ModelVersion, evidence: WindowEvidence, history: History, as_of: datetime
+) -> Diagnosis:
     """The kind of change in a judged window, its reasons, the features that explain it, and the estimate."""
     estimate = None
     if evidence.quality is not None and evidence.quality.verdict != "fail":
         estimate = estimate_performance(config, evidence.window, history.performances, as_of)
     found = decide_diagnosis(evidence.quality, evidence.drift, evidence.performance, estimate)
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
-    return replace(found, estimate=estimate)
+    return replace(found, estimate=estimate, explanations=explain_change(config, evidence, champion, as_of))
+
+
+def explain_change(
+    config: ModelConfig, evidence: WindowEvidence, champion: ModelVersion, as_of: datetime
+) -> tuple[str, ...]:
+    """Which features' drift moved the predictions, and which the loss; empty where nothing drifted."""
+    drift, told = evidence.drift, []
+    if drift is None or not any(feature.verdict == "drifted" for feature in drift.features):
+        return ()
+    if drift.explanation:
+        told.append(drift.explanation)
+    report = evidence.performance
+    if report and report.maturity != "open" and report.labelled_rows >= config.retraining.min_labelled_rows:
+        loss = explain_loss(config, evidence.window, champion, as_of, drift)
+        told += [loss] if loss else []
+    return tuple(told)
+
+
+def explain_loss(
+    config: ModelConfig, window: Window, champion: ModelVersion, as_of: datetime, drift: DriftReport
+) -> str | None:
+    """Which drifted features moved the mean loss of the champion's rows with labels, on a bounded sample."""
+    import numpy as np
+
+    from tasks.adapters import attribution, lake, registry
+    from tasks.policy import attribution as judgement
+    from tasks.policy import metrics
+
+    frozen = registry.attribution(champion)
+    if frozen is None:
+        return None
+    scorer = registry.load_scorer(champion)
+    rows = lake.read_labelled(lake.labelled_snapshot(config, window, as_of))
+    rows = rows.filter(rows.column(config.columns.label).is_valid())
+    rows = rows.take(attribution.drawn_places(len(rows), attribution.ROWS))
+    contributed, truth = attribution.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
+    name = config.performance.metric
+    name = name if name in ("mae", "pinball", "brier") else "mae" if config.task == "regression" else "log_loss"
+    known = np.isfinite(truth)
+    losses = metrics.row_losses(name, truth[known], scorer.predict(rows)[known], config.performance.quantile)
+    if contributed is None or losses is None or not known.any():
+        return None
+    drifted = [feature.feature for feature in drift.features if feature.verdict == "drifted"]
+    return judgement.explain_loss(judgement.loss_shifts(frozen, contributed[known], losses), drifted, name)
 
 
 def estimate_performance(

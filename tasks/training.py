@@ -28,7 +28,8 @@ class TrainingRefused(PerennialError):
 )
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
     """The version of this decision, with the alias challenger. Raises TrainingRefused, saying why."""
-    from tasks.adapters import arrow_profile, estimators, lake, registration, registry, training_rows
+    from tasks.adapters import arrow_profile, attribution, estimators, lake, registration, registry, training_rows
+    from tasks.policy.attribution import freeze
 
     version = registry.find(config.name, decision_id)
     if version is None:
@@ -40,7 +41,9 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         if profile.leaking:
             raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
         fitted = estimators.fit(config, rows)
-        version = registration.register(config, fitted, training, decision_id, profile)
+        contributed = attribution.contributions(fitted.scorer, rows, attribution.FROZEN_ROWS)
+        frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
+        version = registration.register(config, fitted, training, decision_id, profile, frozen)
         reached = fitted.metrics.get(config.performance.metric)
         get_run_logger().info(
             "training: version %s on %d rows in %s rounds; held-back %s %s",

@@ -155,13 +155,14 @@ def _drift(report: DriftReport) -> str:
             f"{f.threshold:g}",
             _number(f.q_value),
             _number(f.mean_shift_sigma),
+            _number(f.prediction_shift),
         )
         for f in worst
     ]
     past = sum(feature.verdict == "drifted" for feature in report.features)
     heading = f"{past} of {len(report.features)} features past their limit, {report.drifted_share:.0%} by importance"
     return f"## Drift: {report.verdict}, {heading}\n\n" + _table(
-        ("feature", "verdict", "effect", "limit", "q", "mean shift in σ"), rows
+        ("feature", "verdict", "effect", "limit", "q", "mean shift in σ", "moved prediction by"), rows
     )
 
 

@@ -96,7 +96,18 @@ def _table(drifts: Sequence[FeatureDrift]) -> BaseWidgetInfo:
 
     return table_data(
         title="Columns, worst first (numbers from all rows)",
-        column_names=["column", "verdict", "score", "limit", "q", "mean σ", "nulls", "before", "unseen"],
+        column_names=[
+            "column",
+            "verdict",
+            "score",
+            "limit",
+            "q",
+            "mean σ",
+            "moved prediction",
+            "nulls",
+            "before",
+            "unseen",
+        ],
         data=[
             (
                 drift.feature,
@@ -105,6 +116,7 @@ def _table(drifts: Sequence[FeatureDrift]) -> BaseWidgetInfo:
                 number(drift.threshold),
                 number(drift.q_value),
                 number(drift.mean_shift_sigma),
+                number(drift.prediction_shift),
                 *(f"{share:.1%}" for share in (drift.null_share, drift.reference_null_share, drift.unseen_share)),
             )
             for drift in drifts
@@ -145,6 +157,8 @@ def draw_report(
         f"{title}. Numbers come from all {report.rows:,} rows and {report.reference_rows:,} of the reference; "
         f"plots show {sampled:,} rows drawn at random, and the reference as drawn from its profile."
     )
+    if report.explanation:
+        note += f" {report.explanation[0].upper()}{report.explanation[1:]}."
     token = _measured.set({drift.feature: drift for drift in report.features})
     try:
         snapshot = _run(columns, frozen, note, report)

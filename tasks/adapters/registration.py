@@ -18,6 +18,7 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import lease, lineage, model_files, registry
 from tasks.adapters.estimators import Fitted
 from tasks.adapters.workspace import workspace
+from tasks.policy.attribution import AttributionProfile
 from tasks.policy.evidence import ModelVersion, Snapshot, to_json
 from tasks.policy.profile import ReferenceProfile
 
@@ -27,12 +28,17 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def register(
-    config: ModelConfig, fitted: Fitted, training: Snapshot, decision_id: str, reference_profile: ReferenceProfile
+    config: ModelConfig,
+    fitted: Fitted,
+    training: Snapshot,
+    decision_id: str,
+    reference_profile: ReferenceProfile,
+    attribution: AttributionProfile | None = None,
 ) -> ModelVersion:
     """The version of this decision: an earlier one if there is one, else a new one.
 
-    The reference profile is stored beside the model. Raises RegistryError, and ModelFileError for an estimator
-    that holds types of foreign packages.
+    The reference profile is stored beside the model, and how the features contributed where that is known. Raises
+    RegistryError, and ModelFileError for an estimator that holds types of foreign packages.
     """
     known = registry.find(config.name, decision_id)
     if known is not None:
@@ -41,6 +47,8 @@ def register(
     with tempfile.TemporaryDirectory() as place, registry.answers(f"{config.name}: a version cannot be registered"):
         folder = Path(place)
         manifest = _lay_out(folder, config, fitted, training, decision_id, reference_profile)
+        if attribution:
+            (folder / "notes" / registry.ATTRIBUTION).write_text(to_json(attribution), encoding="utf-8")
         tags = _tags(config, fitted, manifest)
         experiment = _ensure_model(client, config)
         lease.check(config.name)

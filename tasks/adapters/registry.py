@@ -23,12 +23,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.adapters import lease, model_files
 from tasks.adapters.model_files import Scorer
 from tasks.adapters.workspace import workspace
+from tasks.policy.attribution import AttributionProfile
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion, Window, from_json, utc
 from tasks.policy.profile import ReferenceProfile
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
+ATTRIBUTION = "feature_attribution.json"
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -236,6 +238,18 @@ def feature_importance(version: ModelVersion) -> dict[str, float]:
     """Share of each feature in the model's gain, as logged at training; empty where the estimator has none."""
     shares: dict[str, float] = json.loads(_artifact(workspace().mlflow, version.run_id, IMPORTANCE))
     return shares
+
+
+def attribution(version: ModelVersion) -> AttributionProfile | None:
+    """How the features contributed in training; None for estimators without SHAP values and versions before them."""
+    return _attribution(workspace().mlflow, version.run_id)
+
+
+@lru_cache(maxsize=8)
+def _attribution(uri: str, run_id: str) -> AttributionProfile | None:
+    if ATTRIBUTION not in {file.path for file in _client(uri).list_artifacts(run_id)}:
+        return None
+    return from_json(AttributionProfile, _artifact(uri, run_id, ATTRIBUTION))
 
 
 def manifest(version: ModelVersion) -> str:

@@ -95,6 +95,24 @@ class RegretExceedsCost(Rule):
     """Regret must reach so many times the cost."""
 
 
+class Probe(Rule):
+    """Small models trained after each window have beaten one of the champion's age by more than a retrain costs."""
+
+    trigger: Literal["probe"]
+    alpha: float | None = Field(None, gt=0)
+    """What a retrain costs, in losses of one window, as in the back-test; from the budget's money when left out."""
+
+
+class Perennial(Rule):
+    """The recommended policy on the same small models: of many back-tested rules the one that cost least says retrain."""
+
+    trigger: Literal["perennial"]
+    alpha: float | None = Field(None, gt=0)
+    """What a retrain costs, in losses of one window, as in the back-test; from the budget's money when left out."""
+    compute_share: float = Field(0.2, ge=0, le=1)
+    """Share of that cost that is compute; the rest is rollout."""
+
+
 class MeanShift(Rule):
     """Any feature's mean lies further than `sigma` reference standard deviations from the reference's."""
 
@@ -181,6 +199,8 @@ Condition = Annotated[
     | MetricDecay
     | Adaptive
     | RegretExceedsCost
+    | Probe
+    | Perennial
     | MeanShift
     | DriftedShare
     | NewRows

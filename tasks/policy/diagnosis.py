@@ -58,6 +58,8 @@ class Diagnosis:
     features: tuple[str, ...] = ()
     estimate: MetricValue | None = None
     """The primary metric expected from the inputs alone, where it could be estimated."""
+    explanations: tuple[str, ...] = ()
+    """Which features' drift moved the predictions and the loss, in sentences."""
 
 
 def decide_diagnosis(

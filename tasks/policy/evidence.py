@@ -166,6 +166,8 @@ class FeatureDrift:
     reference_null_share: float = 0.0
     unseen_share: float = 0.0
     importance: float | None = None
+    prediction_shift: float | None = None
+    """How far this feature moved the mean prediction since training, by SHAP values on the margin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,8 @@ class DriftReport:
     rows: int
     reasons: tuple[str, ...]
     report_uri: str | None = None
+    explanation: str | None = None
+    """Which drifted features moved the predictions, ranked; None where none did or SHAP values are not to be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +246,20 @@ class PerformanceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeColumn:
+    """Losses on one window of small models (probes) by the time until which each had learned; lower is better.
+
+    `champion_until` is the time until which the champion of that window had learned; None before service.
+    """
+
+    window: Window
+    metric: str
+    rows: int
+    losses: tuple[tuple[datetime, float], ...]
+    champion_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WindowEvidence:
     """All that was known of one window when it was judged; reports are None where a gate stopped the flow."""
 
@@ -250,6 +268,8 @@ class WindowEvidence:
     quality: QualityReport | None = None
     drift: DriftReport | None = None
     performance: PerformanceReport | None = None
+    probes: tuple[ProbeColumn, ...] = ()
+    """Windows on which probes were scored in this run: its own, and earlier ones that were not yet."""
 
 
 @dataclass(frozen=True, slots=True)

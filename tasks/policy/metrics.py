@@ -29,6 +29,13 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 }
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 REGRESSION_METRICS = ("mae", "rmse", "pinball")
+UNBOUNDED = ("log_loss", "mae", "rmse", "pinball")
+"""Losses without a bound: divided by five times their typical level, so that costs mean the same for every model."""
+
+
+def as_loss(name: str, value: float) -> float:
+    """The metric's value so that lower is better."""
+    return 1 - value if HIGHER_IS_BETTER[name] else value
 
 
 def compute(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5) -> float:

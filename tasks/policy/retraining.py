@@ -4,6 +4,7 @@ A condition says when; quality, diagnosis, cooldown, monthly cap and budget say 
 The answer is a record, also when it is no: what was seen, what it was held against, and what would change it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -52,8 +53,12 @@ def decide_retraining(
     diagnosis: DiagnosisKind = "none",
     expected_cost_usd: float | None = None,
     expected_value_usd: float | None = None,
+    explanations: Sequence[str] = (),
 ) -> Decision:
-    """Retrain or not, and why. Pure: the same arguments give the same record; what came after `as_of` is not read."""
+    """Retrain or not, and why; `explanations` of the window's change stand last among the reasons.
+
+    Pure: the same arguments give the same record; what came after `as_of` is not read.
+    """
     history = replace(history, retrained_at=tuple(moment for moment in history.retrained_at if moment < as_of))
     budget = budget or Budget()
     floors = policy.min_rows, policy.min_labelled_rows
@@ -70,7 +75,7 @@ def decide_retraining(
         model=model,
         window=evidence.window,
         retrain=finding.holds and block is None,
-        reasons=reasons,
+        reasons=(*reasons, *explanations),
         diagnosis=diagnosis,
         triggers=finding.triggers,
         blocked_by=block[0] if block else None,

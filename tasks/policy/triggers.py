@@ -21,11 +21,14 @@ from tasks.policy.conditions import (
     MetricDecay,
     MetricShift,
     NewRows,
+    Perennial,
+    Probe,
     RegretExceedsCost,
 )
 from tasks.policy.evidence import DriftReport, History
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.metric_triggers import judge_breach, judge_shift
+from tasks.policy.probe_triggers import judge_perennial, judge_probe
 from tasks.policy.series_triggers import judge_adaptive, judge_decay, judge_regret
 
 
@@ -44,6 +47,10 @@ def judge(condition: Condition, case: Case) -> Finding:
             return judge_adaptive(condition, case)
         case RegretExceedsCost():
             return judge_regret(condition, case)
+        case Probe():
+            return judge_probe(condition, case)
+        case Perennial():
+            return judge_perennial(condition, case)
         case MeanShift():
             return _judge_mean_shift(condition, case)
         case DriftedShare():

@@ -13,9 +13,11 @@ from deployments.model_config import ModelConfig, load_model_config
 from tasks.adapters import lake
 from tasks.diagnosis import diagnose_window, estimate_performance
 from tasks.performance import measure_performance
-from tasks.policy.evidence import History, QualityReport, Window, WindowEvidence
+from tasks.policy.evidence import History, ModelVersion, QualityReport, Window, WindowEvidence, utc
 from tasks.snapshot import land_labels, take_snapshot
 from tests.small_model import rows, write_model
+
+CHAMPION = ModelVersion("small", "1", "", "d1", Window(utc("2024-01-01"), utc("2024-01-19")), 2700, "")
 
 
 @pytest.fixture(autouse=True)
@@ -67,18 +69,18 @@ def test_before_a_window_has_closed_there_is_no_estimate(config):
 
 def test_a_loss_that_the_inputs_do_not_explain_is_concept_drift_and_the_estimate_stands_beside_it(config):
     evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 3.0])
-    found = diagnose_window.fn(config, evidence, history, window.end)
+    found = diagnose_window.fn(config, CHAMPION, evidence, history, window.end)
     assert found.kind == "concept_drift"
     assert found.estimate.value < 1
 
 
 def test_a_model_that_stands_where_it_stood_has_no_diagnosis(config):
     evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 0.51])
-    assert diagnose_window.fn(config, evidence, history, window.end).kind == "none"
+    assert diagnose_window.fn(config, CHAMPION, evidence, history, window.end).kind == "none"
 
 
 def test_a_failed_window_is_a_fault_and_is_not_measured(config):
     window = config.windows()[0]
     failed = QualityReport(window, "fail", 300, (), 300, ("x is all null",))
-    found = diagnose_window.fn(config, WindowEvidence(window, 300, failed), History(), window.end)
+    found = diagnose_window.fn(config, CHAMPION, WindowEvidence(window, 300, failed), History(), window.end)
     assert (found.kind, found.reasons, found.estimate) == ("upstream_data_fault", ("x is all null",), None)

@@ -1,0 +1,63 @@
+"""Probes inside the loop: they see the change, cost a fraction, look at nothing later, and can be lost."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deployments.model_config import load_model_config
+from flows.replay import replay
+from tasks.adapters import ledger, probes
+from tasks.adapters.workspace import workspace
+from tasks.history import find_champion, recall_history
+from tasks.policy.evidence import Judgement, from_json
+from tasks.probing import new_columns
+from tests.small_model import CHANGE, write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+BREACH = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}"
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
+    """(outcome, judgements, configuration, workspace) of the small model under the trigger `probe`."""
+    folder = tmp_path_factory.mktemp("probed")
+    model = write_model(folder / "model", **{BREACH: "{trigger: probe, alpha: 0.2}"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERENNIAL_HOME", str(folder / "home"))
+        outcome = replay(model)
+        judged = [from_json(Judgement, entry.body) for entry in ledger.entries("small", kind="window.judged")]
+        return outcome, judged, load_model_config(model), folder / "home"
+
+
+def test_the_trigger_retrains_after_the_change_and_not_before(probed):
+    asked = [record.window for record in probed[0].windows if record.retrain]
+    assert asked and all(window.end > CHANGE for window in asked)
+    assert probed[0].means()["loop"] < probed[0].means()["never"]
+
+
+def test_every_window_of_history_and_service_is_scored_once(probed):
+    columns = [column for judgement in probed[1] for column in judgement.evidence.probes]
+    names = [column.window.name for column in columns]
+    assert len(names) == len(set(names))
+    assert len([column for column in columns if column.champion_until]) == len(probed[0].windows)
+
+
+def test_no_probe_had_learned_from_the_window_that_it_is_scored_on(probed):
+    columns = [column for judgement in probed[1] for column in judgement.evidence.probes]
+    assert all(until <= column.window.start for column in columns for until, _ in column.losses)
+
+
+def test_lost_probes_are_made_again_and_score_the_same(probed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    _, judged, config, home = probed
+    shutil.copytree(home, tmp_path / "copy")
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "copy"))
+    monkeypatch.setenv("PERENNIAL_LAKE", str(home / "lake"))
+    shutil.rmtree(workspace().home / "probes")
+    probes._loaded.cache_clear()
+    probes._sample.cache_clear()
+    first = judged[0]
+    champion, window = find_champion(config, required=True), first.evidence.window
+    history = recall_history(config, champion, window)
+    columns = new_columns(config, window, first.as_of, history, champion, (first.evidence.performance,))
+    assert [column.losses for column in columns] == [column.losses for column in first.evidence.probes]
