@@ -196,7 +196,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 7 deployments, 4 schedules, 3 triggers, 1 automation"
+        "nothing to change: 1 work pool, 7 deployments, 4 schedules, 3 triggers, 2 automations"
         in capsys.readouterr().out
     )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -94,14 +95,16 @@ class Stack:
         return httpx.get(url, timeout=5).is_success
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
-        """SIGKILL, as the kernel or an operator would; what it started lives on, as it would (MLflow's server apart)."""
+        """SIGKILL, as the kernel or an operator would. A server dies with the children that serve its port; the runs that
+        a worker started live on, as they would."""
         process = self.running.pop(name)
-        family = psutil.Process(process.pid).children(recursive=True) if name == "mlflow" else []
+        family = psutil.Process(process.pid).children(recursive=True) if name != "worker" else []
         process.send_signal(how)
         process.wait(timeout=120)
-        for child in family:  # its children serve the port
+        for child in family:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
+        psutil.wait_procs(family)
 
     def stop(self) -> None:
         for name in ("worker", "mlflow", "prefect"):
@@ -133,16 +136,22 @@ class Stack:
         shutil.copy(path, self.project / "deployments" / f"{name}.yaml")
 
     def ask(self, path: str, **body: Any) -> Any:
-        """POST to the Prefect server."""
-        answer = httpx.post(f"{self.api}/api/{path}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        """POST to the Prefect server; a busy one is asked again, as Prefect's own clients do."""
+
+        def answered() -> httpx.Response | None:
+            answer = httpx.post(f"{self.api}/api/{path}", json=body, timeout=60)
+            return None if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE else answer.raise_for_status()
+
+        return wait_for(answered, f"POST {path}").json()
 
     def run(self, deployment: str, job_variables: dict[str, Any] | None = None, /, **parameters: Any) -> str:
         """Start a run of a deployment; its id."""
         found = httpx.get(f"{self.api}/api/deployments/name/{deployment}/{deployment}", timeout=30).json()
         made = self.ask(
-            f"deployments/{found['id']}/create_flow_run", parameters=parameters, job_variables=job_variables or {}
+            f"deployments/{found['id']}/create_flow_run",
+            parameters=parameters,
+            job_variables=job_variables or {},
+            idempotency_key=uuid4().hex,
         )
         return str(made["id"])
 
