@@ -34,6 +34,11 @@ def present(config: ModelConfig, until: datetime | None) -> datetime:
     return min(moment, config.period.end) if config.period.end else moment
 
 
+def wall_clock() -> datetime:
+    """The time by the clock on the wall, which people's answers are measured by; production time may lie in the past."""
+    return datetime.now(UTC)
+
+
 def manual_decision_id(config: ModelConfig, as_of: datetime, reason: str) -> str:
     """Id of what a person asks for by hand: the same request at the same time of judgement is the same decision."""
     return digest(config.name, config.fingerprint, as_of.isoformat(), reason)

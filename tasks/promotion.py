@@ -9,13 +9,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
-from tasks.policy.errors import PerennialError
+from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import ModelVersion, Promotion, ValidationReport
 from tasks.policy.promotion import why_not_promote
-
-
-class PromotionRefused(PerennialError):
-    """The evidence, or what the registry holds, does not allow this move. Nothing was moved."""
 
 
 @task(cache_policy=NO_CACHE)

@@ -10,6 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
+from tasks.policy.access import Approval
 from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Scoring, ValidationReport, scoring_id
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
@@ -87,6 +88,20 @@ def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime
     artifacts.publish_promotion_page(config, promotion, actor, comment)
     handover = {"model": config.name, "decision_id": promotion.decision_id, "champion": promotion.champion}
     artifacts.announce(kind, config.name, handover)
+
+
+@task(**RETRIES)
+def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Approval, as_of: datetime) -> Approval:
+    """Record that a validated challenger will not serve, and tell; one that still waits is only shown."""
+    from tasks.adapters import artifacts, ledger, registry
+
+    artifacts.publish_answer_page(config, approval)
+    if approval.verdict in ("rejected", "expired"):
+        registry.tag(config.name, challenger.version, status="rejected")
+        ledger.append(config.name, "challenger.rejected", approval, as_of, challenger.decision_id, approval.by)
+        handover = {"model": config.name, "decision_id": challenger.decision_id, "reasons": list(approval.reasons)}
+        artifacts.announce("challenger.rejected", config.name, handover)
+    return approval
 
 
 @task(**RETRIES)

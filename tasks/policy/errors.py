@@ -10,7 +10,7 @@
     ├── EstimatorError       tasks/adapters/estimators.py  an estimator or parameter that cannot be used
     ├── TrainingRefused      tasks/training.py             too little or leaking training data
     ├── MoveFailed           tasks/adapters/alias_move.py  a move of aliases that was put back
-    ├── PromotionRefused     tasks/promotion.py            a move that the evidence or the registry does not allow
+    ├── PromotionRefused     tasks/policy/errors.py        a move that the evidence or the registry does not allow
     ├── LedgerError          tasks/adapters/ledger.py      the chain cannot be extended
     ├── NothingToPromote     tasks/policy/errors.py        no challenger has been judged
     └── WorkspaceError       tasks/adapters/workspace.py   the workspace cannot be written to
@@ -25,3 +25,7 @@ class PerennialError(Exception):
 
 class NothingToPromote(PerennialError):
     """No challenger has been judged yet."""
+
+
+class PromotionRefused(PerennialError):
+    """The evidence, a person, or what the registry holds does not allow this move. Nothing was moved."""
