@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy serve lock clean clean-demo
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy e2e serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ bench-loop: $(READY) ## cost of the replay against a bare script with the same r
 
 bench-policy: $(READY) ## retraining policies on drifting streams
 	@$(BIN)/python -m tests.benchmarks.bench_policy
+
+e2e: $(READY) ## the whole path on a real server, with the seconds of each hop
+	@$(BIN)/python -m tests.benchmarks.bench_e2e
 
 serve: $(READY) ## Prefect and MLflow dashboards on what the demo did
 	@exec $(BIN)/python -m deployments serve

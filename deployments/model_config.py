@@ -86,6 +86,10 @@ class ModelConfig(Settings):
         """Whether a person has to say yes before a challenger may serve."""
         return self.promotion.mode == "approval" or self.risk == "high"
 
+    def accepting_warnings(self) -> Self:
+        """The same model where a challenger that passed with a warning may be promoted; a failed one never may."""
+        return self.model_copy(update={"promotion": self.promotion.model_copy(update={"accept_warnings": True})})
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes when anything that decides or trains changes; part of ids and lineage."""

@@ -10,11 +10,11 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from deployments.model_config import load_model_config
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, wall_clock
+from tasks.access import admit, check_override, check_trigger
 from tasks.approval import approval_of
 from tasks.history import find_version, recall_validation
-from tasks.policy.access import Approval
+from tasks.policy.access import Approval, Override
 from tasks.policy.errors import NothingToPromote
 from tasks.policy.evidence import Promotion
 from tasks.promotion import promote_challenger
@@ -29,6 +29,7 @@ def promote(
     approved_by: Actor | None = None,
     comment: Annotated[str, Field(max_length=2000)] = "",
     requested_by: Actor = "unnamed",
+    override: Override | None = None,
 ) -> Promotion | Approval:
     """Make the validated challenger the champion; the one it replaces becomes `previous`.
 
@@ -39,15 +40,20 @@ def promote(
         approved_by: The person who approves; where the model asks for approval and this is empty, the run waits for one.
         comment: The approver's words; go to the ledger.
         requested_by: Who asks for this, and so may not approve it.
+        override: A named person's word that a warning of validation may be accepted; a failed gate nobody overrides.
     """
-    config = load_model_config(model)
+    config = admit(model)
     as_of = present(config, until)
+    principal = check_trigger(config, "promote", requested_by, as_of)
     validation = recall_validation(config, decision_id)
     if validation is None:
         raise NothingToPromote(
             f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
             f"that passed; run: python -m flows.retrain --model {model}"
         )
+    if override and validation.verdict == "warn":
+        check_override(config, "a warning", override, principal, as_of, wall_clock())
+        config = config.accepting_warnings()
     challenger = find_version(config, validation.challenger)
     approval = approval_of(config, challenger, validation, as_of, wall_clock(), approved_by, comment, requested_by)
     if approval.verdict not in ("approved", "not_needed"):

@@ -15,6 +15,7 @@ from deployments.model_config import ModelConfig
 from tasks.policy.access import UNNAMED, Approval, ApprovalRequest, why_not_approve
 from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import LedgerEntry, ModelVersion, ValidationReport, digest, from_json
+from tasks.policy.handover import Handover
 from tasks.policy.promotion import why_not_promote
 
 NOBODY = "perennial"
@@ -131,6 +132,9 @@ def _asked(
         )
     if request.run_id != run_id and flow_creator.is_waiting(request.run_id):
         return Approval(request.version, "waiting", NOBODY, "", (f"run {request.run_id} waits for the answer already",))
+    if not flow_creator.was_resumed():
+        handover = Handover(config.name, challenger.decision_id, _question(request, validation), as_of, request.version)
+        artifacts.announce("approval.requested", config.name, handover.payload())
     refusal = None
     for question in count(1):
         evidence = artifacts.approval_evidence(config, validation, challenger, request, refusal)
@@ -143,6 +147,12 @@ def _asked(
         asked = digest(challenger.decision_id, run_id, str(question))
         ledger.append(config.name, "access.refused", refusal, as_of, asked, name)
     raise AssertionError("count never ends")
+
+
+def _question(request: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
+    """The notification's own words."""
+    asked = f"version {request.version} waits for a yes until {request.expires_at:%Y-%m-%d %H:%M} UTC, in run {request.run_id}"
+    return (asked, *validation.reasons)
 
 
 def _answer(request: ApprovalRequest, verdict: Literal["approved", "rejected"], by: str, comment: str) -> Approval:

@@ -13,6 +13,7 @@
     ├── PromotionRefused     tasks/policy/errors.py        a move that the evidence or the registry does not allow
     ├── LedgerError          tasks/adapters/ledger.py      the chain cannot be extended
     ├── NothingToPromote     tasks/policy/errors.py        no challenger has been judged
+    ├── AccessRefused        tasks/policy/errors.py        somebody may not do this
     └── WorkspaceError       tasks/adapters/workspace.py   the workspace cannot be written to
 
 Every message says where, what was found, what was expected and what to do. Everything else is a defect of ours.
@@ -25,6 +26,10 @@ class PerennialError(Exception):
 
 class NothingToPromote(PerennialError):
     """No challenger has been judged yet."""
+
+
+class AccessRefused(PerennialError):
+    """The model's file does not let this principal do this. Nothing was done."""
 
 
 class PromotionRefused(PerennialError):

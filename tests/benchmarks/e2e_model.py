@@ -40,12 +40,13 @@ access: {{approve: [Grace, Ada]}}
 """
 
 
-def write_model(folder: Path) -> Path:
-    """The YAML and the rows until DRIFT. Returns the YAML's path."""
-    (folder / "rows").mkdir(parents=True)
-    path = folder / f"{NAME}.yaml"
-    path.write_text(YAML, encoding="utf-8")
-    land(folder, START, DRIFT)
+def write_model(folder: Path, name: str = NAME) -> Path:
+    """The YAML and, once for all models of the folder, the rows until DRIFT. Returns the YAML's path."""
+    path = folder / f"{name}.yaml"
+    path.write_text(YAML.replace(NAME, name), encoding="utf-8")
+    if not (folder / "rows").exists():
+        (folder / "rows").mkdir()
+        land(folder, START, DRIFT)
     return path
 
 
