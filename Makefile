@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings chaos serve lock clean clean-demo
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings chaos e2e serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ bench-policy: $(READY) ## retraining policies on drifting streams
 
 chaos: $(READY) ## kill every process at every boundary, break what lies below, and see the loop complete
 	@$(BIN)/python -m tests.chaos
+
+e2e: $(READY) ## the whole path on a real server, with the seconds of each hop
+	@$(BIN)/python -m tests.benchmarks.bench_e2e
 
 serve: $(READY) ## Prefect and MLflow dashboards on what the demo did
 	@exec $(BIN)/python -m deployments serve

@@ -65,7 +65,7 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
     for deployment in index["deployments"]:
         schedules = _schedules(deployment.get("schedules", []), new.get(deployment["name"]), models)
         deployment["schedules"] = schedules
-    automations = shared.get("automations", [])
+    automations = [*shared.get("automations", []), *_of_models(shared.get("automations-of-a-model", []), models)]
     _refuse_unset_variables([index, automations], path.name)
     _refuse_foreign_names(
         [*automations, *(each for item in index["deployments"] for each in item.get("triggers", []))], path.name
@@ -88,6 +88,21 @@ def _schedules(
         if model.name not in scheduled
     ]
     return kept + added
+
+
+def _of_models(templates: list[dict[str, Any]], models: Sequence[ModelConfig]) -> Iterator[dict[str, Any]]:
+    """Each template once for every model that keeps receiving data, with the model's name in place of NAME."""
+    for model in models:
+        if model.period.end is None:
+            yield from (_filled_in(template, model.name) for template in templates)
+
+
+def _filled_in(content: Any, name: str) -> Any:
+    if isinstance(content, dict):
+        return {key: _filled_in(value, name) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_filled_in(value, name) for value in content]
+    return content.replace("NAME", name) if isinstance(content, str) else content
 
 
 def _refuse_foreign_names(automations: list[dict[str, Any]], where: str) -> None:

@@ -70,7 +70,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     yield (
         f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "
         f"days (margin {config.validation.non_inferiority_margin:g}), then promotes it "
-        + ("once a person approves." if config.promotion.mode == "approval" else "by itself.")
+        + ("once a person approves." if config.needs_approval else "by itself.")
     )
 
 

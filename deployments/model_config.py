@@ -4,6 +4,7 @@ Mistakes are the main thing people meet here, so every error names file, field, 
 """
 
 import difflib
+import os
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from deployments.settings import Columns, Drift, Performance, Period, Quality, Settings, Source, Training
+from tasks.policy.access import AccessPolicy
 from tasks.policy.economics import Budget
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import Window, digest
@@ -54,6 +56,7 @@ class ModelConfig(Settings):
     validation: ValidationPolicy = ValidationPolicy()
     promotion: PromotionPolicy = PromotionPolicy()
     budget: Budget = Budget()
+    access: AccessPolicy = AccessPolicy()
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:
@@ -72,10 +75,25 @@ class ModelConfig(Settings):
             raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")
         return self
 
+    @model_validator(mode="after")
+    def _names_who_answers_for_high_risk(self) -> Self:
+        if self.risk == "high" and not self.access.approve:
+            raise ValueError("risk is high and access.approve names nobody, expected who may approve a promotion")
+        return self
+
+    @property
+    def needs_approval(self) -> bool:
+        """Whether a person has to say yes before a challenger may serve."""
+        return self.promotion.mode == "approval" or self.risk == "high"
+
+    def accepting_warnings(self) -> Self:
+        """The same model where a challenger that passed with a warning may be promoted; a failed one never may."""
+        return self.model_copy(update={"promotion": self.promotion.model_copy(update={"accept_warnings": True})})
+
     @cached_property
     def fingerprint(self) -> str:
         """Changes when anything that decides or trains changes; part of ids and lineage."""
-        return digest(self.model_dump_json())
+        return digest(self.model_dump_json(exclude={"access"}))
 
     def windows(self, start: datetime | None = None, end: datetime | None = None) -> tuple[Window, ...]:
         """The service windows from `start` (default: end of history) to `end` (default: end of recorded data)."""
@@ -100,18 +118,24 @@ class ModelConfig(Settings):
         return complete[-1]
 
 
+def model_folders() -> tuple[Path, ...]:
+    """Where models' files lie: beside this module, and in the folder that PERENNIAL_MODELS names, where it is set."""
+    own = os.environ.get("PERENNIAL_MODELS")
+    return (DEPLOYMENTS, Path(own).expanduser()) if own else (DEPLOYMENTS,)
+
+
 def available_models() -> tuple[str, ...]:
-    """Names of the YAML files that lie beside this module, sorted."""
-    return tuple(sorted(path.stem for path in DEPLOYMENTS.glob("*.yaml")))
+    """Names of the YAML files in the models' folders, sorted."""
+    return tuple(sorted({path.stem for folder in model_folders() for path in folder.glob("*.yaml")}))
 
 
 def model_path(name_or_path: str | Path) -> Path:
     """The YAML file of a model: a name under `deployments/`, or the path of a file anywhere."""
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = DEPLOYMENTS / f"{name_or_path}.yaml"
-    if path.is_file():
-        return path.resolve()
+    named = path.suffix not in (".yaml", ".yml")
+    for candidate in [folder / f"{name_or_path}.yaml" for folder in model_folders()] if named else [path]:
+        if candidate.is_file():
+            return candidate.resolve()
     near = difflib.get_close_matches(str(name_or_path), available_models(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"the models here are {', '.join(available_models())}."
     raise ModelConfigError(

@@ -8,17 +8,18 @@ a run of `retrain`.
 from prefect import flow
 from prefect.utilities.annotations import quote
 
-from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, present, run_from_command_line
+from tasks.access import admit
 from tasks.decision import decide
 from tasks.diagnosis import diagnose_window
 from tasks.drift import measure_drift
 from tasks.history import find_champion, recall_history, recall_judgement, recall_latency
 from tasks.performance import measure_performance
-from tasks.policy.evidence import Judgement, WindowEvidence
+from tasks.policy.evidence import Judgement, PerformanceReport, WindowEvidence
+from tasks.probation import watch_fresh_champion
 from tasks.probing import score_probes
 from tasks.profile import profile_window
-from tasks.publication import ask_for_retraining, publish_judgement
+from tasks.publication import ask_for_retraining, publish_degradation, publish_judgement, say_watched
 from tasks.quality import check_quality
 from tasks.snapshot import land_labels, take_snapshot
 
@@ -32,12 +33,13 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         until: Judge as of this time (UTC); nothing that became known later is read. Now, when left empty.
         dry_run: Decide and explain, but write no ledger entry and hand nothing over.
     """
-    config = load_model_config(model)
+    config = admit(model)
     as_of = present(config, until)
     window = config.window_until(as_of)
     recorded = recall_judgement(config, window)
     if recorded and not dry_run:
         ask_for_retraining(config, recorded)
+        say_watched(config, recorded)
         return recorded
     champion = find_champion(config, required=True)
     history = quote(recall_history(config, champion, window))  # Prefect would visit every field of it, at every task
@@ -54,7 +56,17 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     diagnosis = diagnose_window(config, champion, evidence, history, as_of)
     judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis)
     publish_judgement(config, judgement, dry_run)
+    degraded = watch_fresh_champion(config, champion, history, _reports(judgement), as_of)
+    if degraded and not dry_run:
+        publish_degradation(config, degraded)
+    say_watched(config, judgement)
     return judgement
+
+
+def _reports(judgement: Judgement) -> tuple[PerformanceReport, ...]:
+    """What was measured of the model in this run, of its own window and of earlier ones."""
+    own = judgement.evidence.performance
+    return (*judgement.revised, own) if own else judgement.revised
 
 
 if __name__ == "__main__":

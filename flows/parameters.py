@@ -1,6 +1,7 @@
 """The parameters that flows share, as people meet them in a form, in an event or on the command line."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,11 @@ def present(config: ModelConfig, until: datetime | None) -> datetime:
     return min(moment, config.period.end) if config.period.end else moment
 
 
+def wall_clock() -> datetime:
+    """The time by the clock on the wall, which people's answers are measured by; production time may lie in the past."""
+    return datetime.now(UTC)
+
+
 def manual_decision_id(config: ModelConfig, as_of: datetime, reason: str) -> str:
     """Id of what a person asks for by hand: the same request at the same time of judgement is the same decision."""
     return digest(config.name, config.fingerprint, as_of.isoformat(), reason)
@@ -47,13 +53,15 @@ def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None 
     )
     for name, field in flow.parameters.properties.items():
         option = "--" + name.replace("_", "-")
-        boolean = {"action": argparse.BooleanOptionalAction} if field.get("type") == "boolean" else {}
+        boolean: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.get("type") == "boolean" else {}
+        nested = any("$ref" in each for each in (field, *field.get("anyOf", [])))
+        boolean |= {"type": json.loads, "metavar": "JSON"} if nested else {}
         parser.add_argument(
             option,
             help=field.get("description", "").replace("%", "%%"),
             required=name in flow.parameters.required,
             default=argparse.SUPPRESS,
-            **boolean,  # type: ignore[arg-type]
+            **boolean,
         )
     chosen = vars(parser.parse_args(arguments))
     try:

@@ -1,7 +1,8 @@
 """Put a validated challenger in the champion's place, and prove that it is the one that answers.
 
 The verdict comes from the ledger, never from the caller: a promotion of what did not pass is refused, whoever asks.
-Where the model's file says `promotion.mode: approval`, a named person has to have said yes.
+Where the model is of high risk, or its file says `promotion.mode: approval`, the run suspends until a named person has
+said yes on the form that it shows; a no, or nobody's answer in time, refuses the challenger.
 """
 
 from typing import Annotated
@@ -9,14 +10,16 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from deployments.model_config import load_model_config
-from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line
+from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, wall_clock
+from tasks.access import admit, check_override, check_trigger
+from tasks.approval import approval_of
 from tasks.history import find_version, recall_validation
 from tasks.lease import one_at_a_time
+from tasks.policy.access import Approval, Override
 from tasks.policy.errors import NothingToPromote
 from tasks.policy.evidence import Promotion
-from tasks.promotion import PromotionRefused, promote_challenger
-from tasks.publication import publish_promotion
+from tasks.promotion import promote_challenger
+from tasks.publication import publish_answer, publish_promotion
 
 
 @flow(name="promote", flow_run_name="promote {model} {decision_id}")
@@ -27,32 +30,38 @@ def promote(
     until: Moment | None = None,
     approved_by: Actor | None = None,
     comment: Annotated[str, Field(max_length=2000)] = "",
-) -> Promotion:
+    requested_by: Actor = "unnamed",
+    override: Override | None = None,
+) -> Promotion | Approval:
     """Make the validated challenger the champion; the one it replaces becomes `previous`.
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
         decision_id: The decision whose challenger to promote; the latest validated one when left empty.
         until: When this takes effect (UTC). Now, when left empty.
-        approved_by: The person who approves; needed where the model's file asks for approval.
+        approved_by: The person who approves; where the model asks for approval and this is empty, the run waits for one.
         comment: The approver's words; go to the ledger.
+        requested_by: Who asks for this, and so may not approve it.
+        override: A named person's word that a warning of validation may be accepted; a failed gate nobody overrides.
     """
-    config = load_model_config(model)
+    config = admit(model)
     as_of = present(config, until)
+    principal = check_trigger(config, "promote", requested_by, as_of)
     validation = recall_validation(config, decision_id)
     if validation is None:
         raise NothingToPromote(
             f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
             f"that passed; run: python -m flows.retrain --model {model}"
         )
-    if config.promotion.mode == "approval" and approved_by is None:
-        raise PromotionRefused(
-            f"{config.name}: promotion.mode is approval and nobody approved version {validation.challenger}; "
-            f"run: python -m flows.promote --model {model} --approved-by NAME"
-        )
+    if override and validation.verdict == "warn":
+        check_override(config, "a warning", override, principal, as_of, wall_clock())
+        config = config.accepting_warnings()
     challenger = find_version(config, validation.challenger)
+    approval = approval_of(config, challenger, validation, as_of, wall_clock(), approved_by, comment, requested_by)
+    if approval.verdict not in ("approved", "not_needed"):
+        return publish_answer(config, challenger, approval, as_of)
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)
-    publish_promotion(config, promotion, as_of, approved_by or "perennial", comment)
+    publish_promotion(config, promotion, as_of, approval.by, approval.comment)
     return promotion
 
 

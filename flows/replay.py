@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from deployments.model_config import ModelConfig, load_model_config
 from flows.parameters import Model, Moment, run_from_command_line
 from tasks.adapters.artifacts import REPLAYING
+from tasks.history import recall_degradation
 from tasks.policy.evidence import Decision, ModelVersion, Window
 from tasks.policy.metrics import HIGHER_IS_BETTER
 from tasks.policy.replay import Replay, ReplayEvent, ReplayWindow
@@ -109,9 +110,21 @@ def _live_through(
     score_rivals(config, window, first, folder)
     steps.seconds["rivals"] += perf_counter() - started
     judgement = steps.run("monitor", until=window.end)
-    events = _act(config, steps, window, judgement.decision) if judgement.decision.retrain else ()
+    events = _go_back(config, steps, window, judgement.champion)
+    events += _act(config, steps, window, judgement.decision) if judgement.decision.retrain else ()
     record = summarise(config, judgement, events)
     return replace(record, seconds=tuple(steps.seconds.items()))
+
+
+def _go_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) -> tuple[ReplayEvent, ...]:
+    """What an automation does with a fresh champion that has degraded."""
+    degraded = recall_degradation(config, champion)
+    if degraded is None or degraded.at != window.end:
+        return ()
+    undone = steps.run(
+        "rollback", reason=degraded.reasons[0], requested_by="replay", until=window.end, champion=champion
+    )
+    return (ReplayEvent("rolled_back", f"version {undone.champion} serves again: {degraded.reasons[0]}"),)
 
 
 def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision) -> tuple[ReplayEvent, ...]:

@@ -6,7 +6,6 @@ its reasons, and the champion stays.
 
 from prefect import flow
 
-from deployments.model_config import load_model_config
 from flows.parameters import (
     Actor,
     DecisionId,
@@ -16,10 +15,13 @@ from flows.parameters import (
     manual_decision_id,
     present,
     run_from_command_line,
+    wall_clock,
 )
+from tasks.access import admit, check_override, check_trigger
 from tasks.decision import check_budget
 from tasks.history import find_champion, recall_validation, spent_usd
 from tasks.lease import one_at_a_time
+from tasks.policy.access import Override
 from tasks.policy.evidence import ValidationReport
 from tasks.publication import hand_over, publish_validation, refuse_retraining
 from tasks.snapshot import land_labels, take_snapshot
@@ -36,6 +38,7 @@ def retrain(
     decision_id: DecisionId | None = None,
     reason: Reason = "asked for by hand",
     requested_by: Actor = "unnamed",
+    override: Override | None = None,
 ) -> ValidationReport | None:
     """Train a challenger and compare it with the champion; the first model is compared with its floor.
 
@@ -45,9 +48,11 @@ def retrain(
         decision_id: The decision that asked for this; a second run with it changes nothing. Derived when left empty.
         reason: Why, in a sentence; goes to the ledger.
         requested_by: Who asks for this; goes to the ledger.
+        override: A named person's word that the budget may be exceeded, with a reason and an end; goes to the ledger.
     """
-    config = load_model_config(model)
+    config = admit(model)
     as_of = present(config, until)
+    principal = check_trigger(config, "retrain", requested_by, as_of)
     decision_id = decision_id or manual_decision_id(config, as_of, reason)
     recorded = recall_validation(config, decision_id)
     if recorded:
@@ -57,7 +62,9 @@ def retrain(
     if champion is None:
         take_snapshot(config, config.history())
     refusal = check_budget(config, spent_usd(config, as_of))
-    if refusal:
+    if refusal and override:
+        check_override(config, "the budget", override, principal, as_of, wall_clock())
+    elif refusal:
         return refuse_retraining(config, decision_id, refusal, as_of, requested_by)
     land_labels(config, as_of)
     training, holdout = split_labelled_rows(config, as_of)

@@ -1,9 +1,21 @@
 """Go back: restore the previous champion, prove that it answers, and quarantine the bad version."""
 
-from prefect import flow
+from typing import Annotated
 
-from deployments.model_config import load_model_config
-from flows.parameters import Actor, Model, Moment, Reason, manual_decision_id, present, run_from_command_line
+from prefect import flow
+from pydantic import Field
+
+from flows.parameters import (
+    Actor,
+    DecisionId,
+    Model,
+    Moment,
+    Reason,
+    manual_decision_id,
+    present,
+    run_from_command_line,
+)
+from tasks.access import admit, check_trigger
 from tasks.lease import one_at_a_time
 from tasks.policy.evidence import Promotion
 from tasks.promotion import restore_previous
@@ -12,7 +24,14 @@ from tasks.publication import publish_promotion
 
 @flow(name="rollback", flow_run_name="rollback {model}")
 @one_at_a_time("retrain")  # a bad champion is not left serving while a successor is trained
-def rollback(model: Model, reason: Reason, requested_by: Actor = "unnamed", until: Moment | None = None) -> Promotion:
+def rollback(
+    model: Model,
+    reason: Reason,
+    requested_by: Actor = "unnamed",
+    until: Moment | None = None,
+    decision_id: DecisionId | None = None,
+    champion: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")] | None = None,
+) -> Promotion:
     """Restore the previous champion and quarantine the present one.
 
     Args:
@@ -20,10 +39,14 @@ def rollback(model: Model, reason: Reason, requested_by: Actor = "unnamed", unti
         reason: What is wrong with the present champion, in a sentence; goes to the ledger.
         requested_by: Who asks for this; goes to the ledger.
         until: When this takes effect (UTC). Now, when left empty.
+        decision_id: The decision that asked for this; a second run with it changes nothing. Derived when left empty.
+        champion: The version to go back from; refused where another one serves by now. Whichever serves, when left empty.
     """
-    config = load_model_config(model)
+    config = admit(model)
     as_of = present(config, until)
-    promotion = restore_previous(config, manual_decision_id(config, as_of, reason), reason, requested_by)
+    check_trigger(config, "rollback", requested_by, as_of)
+    decision_id = decision_id or manual_decision_id(config, as_of, reason)
+    promotion = restore_previous(config, decision_id, reason, requested_by, champion)
     publish_promotion(config, promotion, as_of, requested_by, reason)
     return promotion
 

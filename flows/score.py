@@ -2,8 +2,8 @@
 
 from prefect import flow
 
-from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, present, run_from_command_line
+from tasks.access import admit
 from tasks.history import find_champion, recall_scoring
 from tasks.policy.evidence import Scoring
 from tasks.publication import publish_scoring
@@ -19,7 +19,7 @@ def score(model: Model, until: Moment | None = None) -> Scoring:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
         until: Score the latest window that is complete at this time (UTC). Now, when left empty.
     """
-    config = load_model_config(model)
+    config = admit(model)
     window = config.window_until(present(config, until))
     recorded = recall_scoring(config, window)
     if recorded:

@@ -22,6 +22,7 @@ from tasks.policy.evidence import (
     from_json,
     scoring_id,
 )
+from tasks.policy.probation import Degradation
 
 
 @overload
@@ -123,6 +124,14 @@ def recall_validation(config: ModelConfig, decision_id: str | None) -> Validatio
         if entry.kind in ("challenger.validated", "challenger.refused") and decision_id in (None, entry.decision_id)
     ]
     return from_json(ValidationReport, verdicts[-1].body) if verdicts else None
+
+
+def recall_degradation(config: ModelConfig, champion: str) -> Degradation | None:
+    """Why this version had to go back as champion; None where it has not."""
+    from tasks.adapters import ledger
+
+    found = (from_json(Degradation, entry.body) for entry in ledger.entries(config.name, kind="champion.degraded"))
+    return next((degraded for degraded in found if degraded.champion == champion), None)
 
 
 def find_version(config: ModelConfig, number: str) -> ModelVersion:

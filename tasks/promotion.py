@@ -9,13 +9,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
-from tasks.policy.errors import PerennialError
+from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import ModelVersion, Promotion, ValidationReport
 from tasks.policy.promotion import why_not_promote
-
-
-class PromotionRefused(PerennialError):
-    """The evidence, or what the registry holds, does not allow this move. Nothing was moved."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -49,8 +45,13 @@ def promote_challenger(
 
 
 @task(cache_policy=NO_CACHE)
-def restore_previous(config: ModelConfig, decision_id: str, reason: str, actor: str) -> Promotion:
-    """Make the previous champion serve again and quarantine the present one. Raises PromotionRefused or MoveFailed."""
+def restore_previous(
+    config: ModelConfig, decision_id: str, reason: str, actor: str, expected: str | None = None
+) -> Promotion:
+    """Make the previous champion serve again and quarantine the present one. Raises PromotionRefused or MoveFailed.
+
+    `expected` is the version that has to go, where the request names one: late or repeated, it must not hit another.
+    """
     from tasks.adapters import alias_move, registry, trial
 
     model = config.name
@@ -65,6 +66,8 @@ def restore_previous(config: ModelConfig, decision_id: str, reason: str, actor: 
             f"{model}: nothing to roll back to: champion is {bad or 'none'}, previous is {target or 'none'}; "
             "a rollback needs a previous champion, and uses it up; promote another version instead"
         )
+    if expected not in (None, bad):
+        raise PromotionRefused(f"{model}: version {bad} serves by now, not {expected}; nothing is rolled back")
     version = registry.version(model, target)
     refusal = "it is quarantined" if dict(version.tags).get("status") == "quarantined" else trial.smoke_test(version)
     if refusal:

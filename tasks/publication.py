@@ -10,7 +10,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Scoring, ValidationReport, scoring_id
+from tasks.policy.access import Approval
+from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Scoring, ValidationReport, digest, scoring_id
+from tasks.policy.handover import Handover
+from tasks.policy.probation import Degradation
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
 RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}
@@ -21,6 +24,13 @@ def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
     from tasks.adapters import ledger
 
     ledger.append(config.name, "window.scored", scoring, scoring.window.end, scoring_id(config.name, scoring.window))
+
+
+def say_watched(config: ModelConfig, judgement: Judgement) -> None:
+    """Say that a monitor run has ended well, whether or not there was a new window: an automation waits for silence."""
+    from tasks.adapters import artifacts
+
+    artifacts.announce("model.watched", config.name, _handover(judgement))
 
 
 @task(**RETRIES)
@@ -50,12 +60,18 @@ def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
 
 def _handover(judgement: Judgement) -> dict[str, object]:
     decision = judgement.decision
-    return {
-        "model": decision.model,
-        "decision_id": decision.decision_id,
-        "until": judgement.as_of.isoformat(),
-        "reasons": list(decision.reasons),
-    }
+    return Handover(decision.model, decision.decision_id, decision.reasons, judgement.as_of).payload()
+
+
+@task(**RETRIES)
+def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
+    """Record that a fresh champion has to go back, once for each, and hand it over to rollback."""
+    from tasks.adapters import artifacts, ledger
+
+    decision_id = digest(config.name, "degraded", degraded.champion)
+    ledger.append(config.name, "champion.degraded", degraded, degraded.at, decision_id)
+    handover = Handover(config.name, decision_id, degraded.reasons, degraded.at, degraded.champion)
+    artifacts.announce("champion.degraded", config.name, handover.payload())
 
 
 @task(**RETRIES)
@@ -83,13 +99,8 @@ def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: st
     from tasks.adapters import artifacts
 
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
-    handover = {
-        "model": config.name,
-        "decision_id": decision_id,
-        "until": as_of.isoformat(),
-        "reasons": list(validation.reasons),
-    }
-    artifacts.announce(kind, config.name, handover)
+    handover = Handover(config.name, decision_id, validation.reasons, as_of)
+    artifacts.announce(kind, config.name, handover.payload())
 
 
 @task(**RETRIES)
@@ -100,8 +111,22 @@ def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime
     kind = "champion.rolled_back" if promotion.action == "rolled_back" else "champion.promoted"
     ledger.append(config.name, kind, promotion, as_of, promotion.decision_id, actor)
     artifacts.publish_promotion_page(config, promotion, actor, comment)
-    handover = {"model": config.name, "decision_id": promotion.decision_id, "champion": promotion.champion}
-    artifacts.announce(kind, config.name, handover)
+    handover = Handover(config.name, promotion.decision_id, promotion.reasons, as_of, promotion.champion)
+    artifacts.announce(kind, config.name, handover.payload())
+
+
+@task(**RETRIES)
+def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Approval, as_of: datetime) -> Approval:
+    """Record that a validated challenger will not serve, and tell; one that still waits is only shown."""
+    from tasks.adapters import artifacts, ledger, registry
+
+    artifacts.publish_answer_page(config, approval)
+    if approval.verdict in ("rejected", "expired"):
+        registry.tag(config.name, challenger.version, status="rejected")
+        ledger.append(config.name, "challenger.rejected", approval, as_of, challenger.decision_id, approval.by)
+        handover = Handover(config.name, challenger.decision_id, approval.reasons, as_of)
+        artifacts.announce("challenger.rejected", config.name, handover.payload())
+    return approval
 
 
 @task(**RETRIES)
@@ -110,5 +135,4 @@ def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of
     from tasks.adapters import artifacts, ledger
 
     ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)
-    handover = {"model": config.name, "decision_id": decision_id, "reasons": [refusal]}
-    artifacts.announce("budget.refused", config.name, handover)
+    artifacts.announce("budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload())

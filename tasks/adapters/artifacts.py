@@ -16,10 +16,12 @@ from prefect.events import emit_event
 from deployments.model_config import ModelConfig
 from tasks.adapters import delivery
 from tasks.adapters.workspace import workspace
+from tasks.policy.access import Approval, ApprovalRequest
 from tasks.policy.evidence import (
     DriftReport,
     Judgement,
     MetricDifference,
+    ModelVersion,
     PerformanceReport,
     Promotion,
     QualityReport,
@@ -83,6 +85,39 @@ def publish_promotion_page(config: ModelConfig, promotion: Promotion, actor: str
         f"{promotion.previous or 'none'}; by {actor}.{said}\n\n{_bullets(promotion.reasons)}",
         key=key("promotion", config.name),
         description=f"champion is version {promotion.champion}",
+    )
+
+
+def approval_evidence(
+    config: ModelConfig,
+    report: ValidationReport,
+    challenger: ModelVersion,
+    request: ApprovalRequest,
+    refusal: str | None = None,
+) -> str:
+    """What a person reads above the form that asks for approval."""
+    who = ", ".join(config.access.approve) or "any named person who did not ask for it"
+    parts = [
+        *([f"**The last answer did not count:** {refusal}"] if refusal else []),
+        f"# May version {challenger.version} of {config.name} serve?",
+        f"{config.purpose} Risk: {config.risk}. It would replace {report.champion or 'nothing, it is the first'}.",
+        _bullets(report.reasons),
+        _differences(report.differences),
+        f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
+        f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
+        f"Asked for by {', '.join(request.requesters) or 'automation'}; may be answered by {who}, until "
+        f"{request.expires_at:%Y-%m-%d %H:%M} UTC. No answer is a no.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def publish_answer_page(config: ModelConfig, approval: Approval) -> None:
+    said = f"\n\n> {approval.comment}" if approval.comment else ""
+    title = f"# {config.name}: version {approval.version} {approval.verdict.replace('_', ' ')}"
+    create_markdown_artifact(
+        f"{title}{said}\n\n{_bullets(approval.reasons)}",
+        key=key("approval", config.name),
+        description=approval.reasons[0],
     )
 
 

@@ -15,6 +15,7 @@
     ├── LeaseHeld            tasks/adapters/lease.py       another run of the model writes
     ├── FencedOut            tasks/adapters/lease.py       this process fell silent and another one took over
     ├── NothingToPromote     tasks/policy/errors.py        no challenger has been judged
+    ├── AccessRefused        tasks/policy/errors.py        somebody may not do this
     └── WorkspaceError       tasks/adapters/workspace.py   the workspace cannot be written to
 
 Every message says where, what was found, what was expected and what to do. Everything else is a defect of ours.
@@ -27,3 +28,11 @@ class PerennialError(Exception):
 
 class NothingToPromote(PerennialError):
     """No challenger has been judged yet."""
+
+
+class AccessRefused(PerennialError):
+    """The model's file does not let this principal do this. Nothing was done."""
+
+
+class PromotionRefused(PerennialError):
+    """The evidence, a person, or what the registry holds does not allow this move. Nothing was moved."""

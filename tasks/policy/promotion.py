@@ -48,6 +48,8 @@ class PromotionPolicy(BaseModel):
     """automatic promotes at once; approval waits for a named person."""
     accept_warnings: bool = False
     """Whether a challenger that passed with a warning may be promoted."""
+    probation_windows: int = Field(3, ge=0, le=20)
+    """For so many windows a fresh champion that falls short is compared with the one it replaced; 0 never."""
 
     def accepts(self, verdict: Verdict) -> bool:
         """Whether a challenger with this verdict may be promoted."""

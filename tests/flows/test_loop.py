@@ -14,9 +14,8 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
-from tasks.policy.errors import NothingToPromote
+from tasks.policy.errors import NothingToPromote, PromotionRefused
 from tasks.policy.evidence import utc
-from tasks.promotion import PromotionRefused
 from tests.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -15,8 +15,9 @@ from prefect.transactions import transaction
 
 from tasks.adapters import alias_move, registry
 from tasks.adapters.alias_move import MoveFailed
+from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
-from tasks.promotion import PromotionRefused, promote_challenger, restore_previous
+from tasks.promotion import promote_challenger, restore_previous
 from tests.trained_models import make_config, prepare_registry, register
 
 CONFIG = make_config()

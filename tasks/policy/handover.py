@@ -1,0 +1,33 @@
+"""What an event carries from one flow to the next: the model, the decision that keys every write, and the sentences.
+
+Bounded here where events are made, and again by the types of the flows' parameters where they arrive: whoever can reach
+the server's API can emit an event, so nothing in one is believed. Verdicts are read from the ledger.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+LONGEST_REASON, MOST_REASONS = 2000, 20
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """`until` is the time as of which the next flow judges; `champion` the version that an action is about."""
+
+    model: str
+    decision_id: str
+    reasons: tuple[str, ...] = ()
+    until: datetime | None = None
+    champion: str | None = None
+
+    def payload(self) -> dict[str, object]:
+        """As an event carries it; what is unset is left out, so that templates fall back to the flow's defaults."""
+        reasons = [reason[:LONGEST_REASON] for reason in self.reasons[:MOST_REASONS]]
+        fields = {
+            "model": self.model,
+            "decision_id": self.decision_id,
+            "reasons": reasons,
+            "until": self.until.isoformat() if self.until else None,
+            "champion": self.champion,
+        }
+        return {name: value for name, value in fields.items() if value is not None}

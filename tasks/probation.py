@@ -1,0 +1,91 @@
+"""Watches a fresh champion for its first windows: has it turned out worse than the one that it replaced?
+
+Scores the previous champion on rows that the present one served, but only where service falls short of what validation
+had found, so that it costs nothing while all is well. `tasks.policy.probation` judges.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.model_config import ModelConfig
+from tasks.adapters.outages import may_pass
+from tasks.policy.evidence import (
+    History,
+    MetricValue,
+    ModelVersion,
+    PerformanceReport,
+    ValidationReport,
+    Window,
+    from_json,
+)
+from tasks.policy.probation import (
+    Degradation,
+    confidence_per_look,
+    decide_degradation,
+    is_below_forecast,
+    probation,
+)
+
+
+# one retry: the registry or the lake may be out of reach for a moment; comparing writes nothing
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, retry_condition_fn=may_pass, timeout_seconds=1800)
+def watch_fresh_champion(
+    config: ModelConfig,
+    champion: ModelVersion,
+    history: History,
+    reports: Sequence[PerformanceReport],
+    as_of: datetime,
+) -> Degradation | None:
+    """Why the champion has to go back; None where it stays, or is no longer on probation."""
+    served = probation(config.promotion, history.champion_since, as_of, config.window_days, config.columns.label_delay)
+    realised, forecast = _realised(champion, reports), _forecast(config, champion)
+    if served is None or realised is None or forecast is None:
+        return None
+    if not is_below_forecast(realised, forecast, config.validation.non_inferiority_margin):
+        return None
+    found = _compare(config, champion, served, as_of, realised, forecast)
+    if found:
+        get_run_logger().warning("probation: %s", found.reasons[0])
+    else:
+        get_run_logger().info(
+            "probation: %s %.4g is below the forecast %.4g, but version %s is not worse than the one before",
+            realised.name, realised.value, forecast, champion.version,
+        )  # fmt: skip
+    return found
+
+
+def _compare(
+    config: ModelConfig, champion: ModelVersion, served: Window, as_of: datetime, realised: MetricValue, forecast: float
+) -> Degradation | None:
+    from tasks.adapters import lake, registry, trial
+
+    before = registry.aliases(config.name).get(registry.PREVIOUS)
+    if before is None:
+        return None
+    rows = lake.read_labelled(lake.labelled_snapshot(config, served, as_of))
+    level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
+    watched = config.model_copy(update={"validation": config.validation.model_copy(update=level)})
+    compared = trial.compare(watched, champion, registry.version(config.name, before), served, rows)
+    return decide_degradation(config.validation, compared, realised, forecast, as_of)
+
+
+def _realised(champion: ModelVersion, reports: Sequence[PerformanceReport]) -> MetricValue | None:
+    """The latest value of the primary metric that this version reached in service."""
+    own = [report for report in reports if report.model_version == champion.version and report.metric(report.primary)]
+    latest = max(own, key=lambda report: report.window, default=None)
+    return latest.metric(latest.primary) if latest else None
+
+
+def _forecast(config: ModelConfig, champion: ModelVersion) -> float | None:
+    """What validation had found of this version on the primary metric."""
+    from tasks.adapters import ledger
+
+    for entry in ledger.entries(config.name, kind="challenger.validated"):
+        if entry.decision_id == champion.decision_id:
+            report = from_json(ValidationReport, entry.body)
+            return next((item.challenger for item in report.differences if item.slice_name is None), None)
+    return None

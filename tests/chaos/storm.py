@@ -1,0 +1,162 @@
+"""Storms of events on a real server and worker: however often a retrain is asked for, a model is retrained once.
+
+    python -m tests.chaos.storm --events 500 --models 1
+    python -m tests.chaos.storm --events 50 --models 50
+
+Every event asks for the same decision of its model, as repeated and reordered events do. With `--restart` the services
+are stopped in the middle and started again on the same workspace. Prints a row and, with `--out`, writes it as JSON;
+ends with 1 where a model was retrained more or less than once, or more retrains ran at once than their limit allows.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from tests.benchmarks.bench_e2e import served
+from tests.benchmarks.e2e_model import DRIFT, WINDOW_DAYS, write_model
+
+PATIENCE_S = 1800
+FIRST = DRIFT - timedelta(days=WINDOW_DAYS)
+
+
+@dataclass(frozen=True)
+class Storm:
+    """What came of it. `most_runs` is the most runs that one model got; `retrained` counts models with one version."""
+
+    events: int
+    models: int
+    runs: int
+    most_runs: int
+    retrained: int
+    versions: int
+    most_at_once: int
+    limit: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return self.retrained == self.versions == self.models and self.most_at_once <= self.limit
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.ok else "NOT OK"
+        return (
+            f"storm  {self.events} events, {self.models} models: {self.versions} retrains of {self.retrained} models by "
+            f"{self.runs} runs (at most {self.most_runs} a model, {self.most_at_once} at once, limit {self.limit}) in "
+            f"{self.seconds:.0f} s  {verdict}"
+        )
+
+
+def storm(folder: Path, events: int, models: int, restart: bool = False) -> Storm:
+    """Serve, storm, count. `folder` holds the workspace, the models and the log of the services."""
+    names = [f"storm_{number:03d}" for number in range(models)]
+    (folder / "models").mkdir()
+    for name in names:
+        write_model(folder / "models", name)
+    started = monotonic()
+    if restart:
+        with served(folder / "home", folder / "models", folder / "first.log"):
+            _ask(names, events // 2)
+    with served(folder / "home", folder / "models", folder / "serve.log"):
+        _ask(names, events - events // 2 if restart else events)
+        runs, most_at_once, limit = _watch(names)
+        versions = _versions(names)
+    return Storm(
+        events=events,
+        models=models,
+        runs=sum(runs.values()),
+        most_runs=max(runs.values(), default=0),
+        retrained=sum(count == 1 for count in versions.values()),
+        versions=sum(versions.values()),
+        most_at_once=most_at_once,
+        limit=limit,
+        seconds=round(monotonic() - started, 1),
+    )
+
+
+def _ask(names: Sequence[str], events: int) -> None:
+    """Ask for retrains, each model in turn, and wait until the server has every event."""
+    from prefect.client.orchestration import get_client
+    from prefect.events import emit_event
+
+    for number in range(events):
+        name = names[number % len(names)]
+        emit_event(
+            "perennial.retraining.requested",
+            resource={"prefect.resource.id": f"perennial.model.{name}", "prefect.resource.name": name},
+            payload={
+                "model": name,
+                "decision_id": f"{name.replace('_', '-')}-decision",
+                "until": FIRST.isoformat(),
+                "reasons": ["a storm"],
+            },
+        )
+    body = {"filter": {"event": {"name": ["perennial.retraining.requested"]}}, "limit": 1}
+    deadline = monotonic() + PATIENCE_S
+    with get_client(sync_client=True) as client:
+        while client.request("POST", "/events/filter", json=body).json()["total"] < events and monotonic() < deadline:
+            sleep(0.5)
+
+
+def _watch(names: Sequence[str]) -> tuple[Counter[str], int, int]:
+    """(runs of each model, most that ran at once, the limit), once every model has a run and none is under way."""
+    from prefect.client.orchestration import get_client
+
+    most, quiet_since, deadline = 0, None, monotonic() + PATIENCE_S
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("retrain/retrain")
+        while monotonic() < deadline:
+            runs = _runs(client, deployment.id)
+            most = max(most, sum(run.state is not None and run.state.is_running() for run in runs))
+            done = {run.parameters["model"] for run in runs} >= set(names) and all(
+                run.state is not None and run.state.is_final() for run in runs
+            )
+            quiet_since = (quiet_since or monotonic()) if done else None
+            if quiet_since is not None and monotonic() - quiet_since > 10:  # a late second run would show by then
+                break
+            sleep(0.5)
+    limit = deployment.global_concurrency_limit
+    return Counter(run.parameters["model"] for run in runs), most, limit.limit if limit else 0
+
+
+def _runs(client: Any, deployment_id: Any) -> list[Any]:
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+
+    of_retrain = DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id]))
+    found: list[Any] = []
+    while len(page := client.read_flow_runs(deployment_filter=of_retrain, limit=200, offset=len(found))) == 200:
+        found += page
+    return found + page
+
+
+def _versions(names: Sequence[str]) -> Counter[str]:
+    """How many versions each model has in the registry: a retrain registers one."""
+    from tasks.adapters import ledger
+
+    return Counter({name: len(ledger.entries(name, kind="challenger.registered")) for name in names})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.storm", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--events", type=int, default=500)
+    parser.add_argument("--models", type=int, default=1)
+    parser.add_argument("--restart", action="store_true", help="stop and start the services in the middle")
+    parser.add_argument("--out", type=Path, help="write the row here as JSON")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="perennial-storm-") as folder:
+        outcome = storm(Path(folder), options.events, options.models, options.restart)
+    print(outcome)
+    if options.out:
+        options.out.write_text(json.dumps({**asdict(outcome), "ok": outcome.ok}), encoding="utf-8")
+    return 0 if outcome.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Who may not, is told so, in the ledger too; who overrides answers by name, and no override passes a failed gate."""
+
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.rollback import rollback
+from tasks.adapters import flow_creator, ledger, registry
+from tasks.policy.access import Principal
+from tasks.policy.errors import AccessRefused, PromotionRefused
+from tasks.policy.evidence import utc
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST = utc("2024-01-21")
+ROLES = {"risk: low": "risk: low\naccess: {trigger: [Ada], override: [Grace]}"}
+BUDGET = {"window_days: 2": "budget: {fixed_usd_per_retrain: 60, max_usd_per_month: 100}\nwindow_days: 2"}
+
+
+@contextmanager
+def started_by(monkeypatch: pytest.MonkeyPatch, principal: Principal):
+    """As if the server had recorded this creator."""
+    with monkeypatch.context() as patched:
+        patched.setattr(flow_creator, "creator", lambda claimed=None: principal)
+        yield
+
+
+def kinds() -> list[str]:
+    return [entry.kind for entry in ledger.entries("small")]
+
+
+def grace(**changes: object) -> dict[str, object]:
+    end = datetime.now(UTC) + timedelta(hours=1)
+    return {"by": "Grace", "reason": "the budget is renewed on Monday", "until": end.isoformat(), **changes}
+
+
+def test_a_stranger_is_refused_and_the_ledger_keeps_the_attempt(tmp_path):
+    model = write_model(tmp_path, **ROLES)
+    for attempt in (
+        lambda: retrain(model, until=FIRST, requested_by="Mallory"),
+        lambda: promote(model, until=FIRST, requested_by="Mallory"),
+        lambda: rollback(model, reason="just so", until=FIRST, requested_by="Mallory"),
+    ):
+        with pytest.raises(AccessRefused, match="Mallory may not start this"):
+            attempt()
+    assert [(entry.kind, entry.actor) for entry in ledger.entries("small")] == [("access.refused", "Mallory")] * 3
+    assert retrain(model, until=FIRST, requested_by="Ada").verdict == "pass"
+
+
+def test_an_event_cannot_bring_a_file_of_its_own(tmp_path, monkeypatch):
+    model = write_model(tmp_path)
+    with started_by(monkeypatch, Principal("automation", "perennial: monitor when data arrives", True)):
+        for flow in (monitor, retrain):
+            with pytest.raises(AccessRefused, match="expected a name without a path"):
+                flow(model, until=FIRST)
+
+
+def test_who_may_override_the_budget_does_so_by_name_and_others_do_not(tmp_path):
+    model = write_model(tmp_path, **{"risk: low": "risk: low\naccess: {override: [Grace]}"}, **BUDGET)
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    later = utc("2024-01-25")
+    assert retrain(model, until=later, reason="once more") is None
+    with pytest.raises(AccessRefused, match="Mallory may not override"):
+        retrain(model, until=later, reason="again", requested_by="Mallory", override=grace(by="Mallory"))
+    with pytest.raises(AccessRefused, match="ended"):
+        ended = datetime.now(UTC) - timedelta(hours=1)
+        retrain(model, until=later, reason="again", requested_by="Grace", override=grace(until=ended.isoformat()))
+    assert retrain(model, until=later, reason="now", requested_by="Grace", override=grace()) is not None
+    used = ledger.entries("small", kind="override.used")
+    assert [(entry.actor, "the budget is renewed" in entry.body) for entry in used] == [("Grace", True)]
+
+
+def test_no_override_passes_a_failed_gate(tmp_path):
+    floor = "validation: {first_model_floor: 0.001, holdout_days: 2"
+    access = {"risk: low": "risk: low\naccess: {override: [Grace]}", "validation: {holdout_days: 2": floor}
+    model = write_model(tmp_path, **access)
+    assert retrain(model, until=FIRST).verdict == "fail"
+    with pytest.raises(PromotionRefused, match="validation says fail"):
+        promote(model, until=FIRST, requested_by="Grace", override=grace())
+    assert registry.CHAMPION not in registry.aliases("small")
+    assert "override.used" not in kinds()

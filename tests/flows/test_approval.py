@@ -1,0 +1,175 @@
+"""A promotion that needs a person: it waits, takes a yes or a no of who may give it, and takes silence for a no."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
+
+from deployments.model_config import ModelConfigError, load_model_config
+from flows import promote as promote_module
+from flows.promote import promote
+from flows.retrain import retrain
+from tasks.adapters import ledger, registry
+from tasks.policy.access import Approval
+from tasks.policy.errors import PromotionRefused
+from tasks.policy.evidence import from_json, utc
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST = utc("2024-01-21")
+HIGH = {"risk: low": "risk: high\naccess: {approve: [Ada, Grace]}"}
+
+
+@pytest.fixture
+def model(tmp_path) -> str:
+    """A model of high risk whose first challenger Ada asked for and validation passed."""
+    path = write_model(tmp_path, **HIGH)
+    retrain(path, until=FIRST, requested_by="Ada")
+    return path
+
+
+class Waiting:
+    """A run of the deployment `promote`, as a worker runs it, in this process."""
+
+    def __init__(self, model: str, **parameters: Any) -> None:
+        with get_client(sync_client=True) as client:
+            deployment = client.create_deployment(client.create_flow(promote), name="promote")
+            self.id = client.create_flow_run_from_deployment(
+                deployment, parameters={"model": model, "until": FIRST.isoformat(), **parameters}
+            ).id
+
+    def run(self) -> Any:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(self.id)
+            if run.state.is_paused():
+                raise AssertionError("the run still waits")
+        try:
+            return run_flow(promote, flow_run=run, parameters=run.parameters, return_type="state")
+        except Pause as suspended:
+            return suspended.state
+
+    def answer(self, **form: str) -> Any:
+        with get_client(sync_client=True) as client:
+            return client.resume_flow_run(self.id, run_input=form)
+
+    def asked(self) -> str:
+        with get_client(sync_client=True) as client:
+            keyset = client.read_flow_run(self.id).state.state_details.run_input_keyset
+            return str(client.read_flow_run_input(self.id, keyset["description"]))
+
+
+def answers() -> list[tuple[str, Approval]]:
+    entries = ledger.entries("small", kind="approval.answered")
+    return [(entry.actor, from_json(Approval, entry.body)) for entry in entries]
+
+
+def test_a_promotion_of_high_risk_suspends_with_the_evidence_and_goes_on_once_somebody_else_approves(model):
+    waiting = Waiting(model)
+    assert waiting.run().name == "Suspended"
+    assert registry.CHAMPION not in registry.aliases("small")
+    evidence = waiting.asked()
+    assert "# May version 1 of small serve?" in evidence
+    assert "first model: mae" in evidence
+    assert "Asked for by Ada; may be answered by Ada, Grace" in evidence
+    assert waiting.answer(decision="approve", name="Grace", comment="read the report").status.value == "ACCEPT"
+    assert waiting.run().is_completed()
+    assert registry.aliases("small")[registry.CHAMPION] == "1"
+    ((actor, approval),) = answers()
+    assert (actor, approval.verdict, approval.comment) == ("Grace", "approved", "read the report")
+    assert ledger.entries("small")[-1].kind == "champion.promoted"
+    assert ledger.entries("small")[-1].actor == "Grace"
+    assert ledger.verify("small").ok
+
+
+def test_who_asked_cannot_approve_and_is_asked_again_with_the_reason(model):
+    waiting = Waiting(model)
+    waiting.run()
+    waiting.answer(decision="approve", name=" ada ")
+    assert waiting.run().name == "Suspended"
+    assert "ada asked for this, expected another person" in waiting.asked()
+    assert registry.CHAMPION not in registry.aliases("small")
+    waiting.answer(decision="approve", name="Grace")
+    assert waiting.run().is_completed()
+    assert [entry.actor for entry in ledger.entries("small", kind="access.refused")] == ["ada"]
+    assert registry.CHAMPION in registry.aliases("small")
+
+
+def test_a_stranger_cannot_approve(model):
+    waiting = Waiting(model)
+    waiting.run()
+    waiting.answer(decision="approve", name="Mallory")
+    assert waiting.run().name == "Suspended"
+    assert "Mallory may not approve; access.approve has Ada, Grace" in waiting.asked()
+
+
+def test_a_form_with_anything_else_in_it_is_refused_by_the_server(model):
+    waiting = Waiting(model)
+    waiting.run()
+    for form in ({}, {"decision": "maybe", "name": "Grace"}, {"decision": "approve", "name": "G"},
+                 {"decision": "approve", "name": "Grace", "admin": "yes"}):  # fmt: skip
+        assert waiting.answer(**form).status.value == "REJECT"
+    assert registry.CHAMPION not in registry.aliases("small")
+
+
+def test_a_no_refuses_the_challenger_for_good(model):
+    waiting = Waiting(model)
+    waiting.run()
+    waiting.answer(decision="reject", name="Grace", comment="the sample is odd")
+    assert waiting.run().is_completed()
+    assert registry.CHAMPION not in registry.aliases("small")
+    assert registry.tags("small", "1")["status"] == "rejected"
+    assert ledger.entries("small")[-1].kind == "challenger.rejected"
+    assert promote(model, until=FIRST, approved_by="Grace").verdict == "rejected"
+    assert registry.CHAMPION not in registry.aliases("small")
+
+
+def test_nobodys_answer_in_time_is_a_no_whoever_looks_next(model, monkeypatch):
+    waiting = Waiting(model)
+    waiting.run()
+    late = promote_module.wall_clock() + timedelta(hours=load_model_config(model).access.approval_hours, seconds=1)
+    monkeypatch.setattr(promote_module, "wall_clock", lambda: late)
+    outcome = promote(model, until=FIRST, approved_by="Grace")
+    assert outcome.verdict == "expired"
+    assert "nobody answered for version 1" in outcome.reasons[0]
+    assert ledger.entries("small")[-1].kind == "challenger.rejected"
+    assert registry.CHAMPION not in registry.aliases("small")
+
+
+def test_the_same_decision_asks_once_however_often_it_is_handed_over(model):
+    first, second = Waiting(model), Waiting(model)
+    first.run()
+    assert second.run().is_completed()
+    assert len(ledger.entries("small", kind="approval.requested")) == 1
+    first.answer(decision="approve", name="Grace")
+    assert first.run().is_completed()
+    assert Waiting(model).run().is_completed(), "a replay after the promotion asked again"
+    assert len(ledger.entries("small", kind="champion.promoted")) == 1
+
+
+def test_an_approval_on_the_command_line_ends_the_waiting_and_the_suspended_run_changes_nothing_more(model):
+    waiting = Waiting(model)
+    waiting.run()
+    with pytest.raises(PromotionRefused, match="Ada asked for this"):
+        promote(model, until=FIRST, approved_by="Ada")
+    assert promote(model, until=FIRST, approved_by="Grace").action == "promoted"
+    waiting.answer(decision="reject", name="Ada")
+    assert waiting.run().is_completed()
+    assert registry.aliases("small")[registry.CHAMPION] == "1"
+
+
+def test_nobody_is_asked_about_a_challenger_that_did_not_pass(tmp_path):
+    floor = "validation: {first_model_floor: 0.001, holdout_days: 2"
+    path = write_model(tmp_path, **HIGH, **{"validation: {holdout_days: 2": floor})
+    retrain(path, until=FIRST)
+    with pytest.raises(PromotionRefused, match="validation says fail"):
+        promote(path, until=FIRST, approved_by="Grace")
+    assert not ledger.entries("small", kind="approval.requested")
+
+
+def test_a_model_of_high_risk_without_approvers_is_not_accepted(tmp_path):
+    path = write_model(tmp_path, **{"risk: low": "risk: high"})
+    with pytest.raises(ModelConfigError, match=r"access\.approve names nobody"):
+        load_model_config(path)

@@ -1,0 +1,18 @@
+"""The whole path on a real server and worker, from the shipped configuration; `make e2e` prints its hops."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.timeout(1800)
+def test_drifted_rows_lead_to_an_approved_champion_that_serves(workspace):
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.bench_e2e"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout[-1000:] + ended.stderr[-3000:]
+    hops = json.loads((workspace / "bench" / "e2e.json").read_text())
+    assert hops["trigger_to_live_s"] > 0
+    assert set(hops) >= {"event_to_monitor_s", "monitor_to_retrain_s", "retrain_to_question_s", "answer_to_live_s"}
