@@ -28,9 +28,13 @@ Actor = Annotated[str, Field(min_length=1, max_length=200)]
 Reason = Annotated[str, Field(min_length=3, max_length=2000)]
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 def present(config: ModelConfig, until: datetime | None) -> datetime:
     """The time a flow judges from: `until`, else now, and never past the end of recorded data."""
-    moment = in_utc(until) if until else datetime.now(UTC)
+    moment = in_utc(until) if until else now()
     return min(moment, config.period.end) if config.period.end else moment
 
 
@@ -47,13 +51,15 @@ def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None 
     )
     for name, field in flow.parameters.properties.items():
         option = "--" + name.replace("_", "-")
-        boolean = {"action": argparse.BooleanOptionalAction} if field.get("type") == "boolean" else {}
+        kinds = {field.get("type"), *(each.get("type") for each in field.get("anyOf", []))}
+        shape: dict[str, Any] = {"nargs": "*"} if "array" in kinds else {}
+        shape |= {"action": argparse.BooleanOptionalAction} if "boolean" in kinds else {}
         parser.add_argument(
             option,
             help=field.get("description", "").replace("%", "%%"),
             required=name in flow.parameters.required,
             default=argparse.SUPPRESS,
-            **boolean,  # type: ignore[arg-type]
+            **shape,
         )
     chosen = vars(parser.parse_args(arguments))
     try:
