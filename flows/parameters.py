@@ -3,15 +3,17 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from prefect import Flow
 from prefect.exceptions import ParameterTypeError
+from prefect.runtime import flow_run
 from pydantic import AfterValidator, Field
 
-from deployments.model_config import ModelConfig
+from deployments.model_config import ModelConfig, available_models
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import digest
 
@@ -20,8 +22,22 @@ def in_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+@dataclass(frozen=True)
+class OfferedModels:
+    """Shows a model parameter as a choice of the names under deployments/, or else the path of a file anywhere.
+
+    The choice is made of what lies there when a deployment is applied; what is accepted stays any name or path.
+    """
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        names = list(available_models())
+        path = {"title": "path of a YAML file", "type": "string", "minLength": 1, "maxLength": 500}
+        offered = {"title": "a model of this project", "type": "string", "enum": names}
+        return {"anyOf": [offered, path]} if names else path
+
+
 # Descriptions stand in the flows' docstrings: Prefect's forms take them from there and drop a Field's own.
-Model = Annotated[str, Field(min_length=1, max_length=500)]
+Model = Annotated[str, Field(min_length=1, max_length=500), OfferedModels()]
 Moment = Annotated[datetime, AfterValidator(in_utc)]
 DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
 Actor = Annotated[str, Field(min_length=1, max_length=200)]
@@ -41,6 +57,20 @@ def present(config: ModelConfig, until: datetime | None) -> datetime:
 def manual_decision_id(config: ModelConfig, as_of: datetime, reason: str) -> str:
     """Id of what a person asks for by hand: the same request at the same time of judgement is the same decision."""
     return digest(config.name, config.fingerprint, as_of.isoformat(), reason)
+
+
+def run_name(verb: str) -> Callable[[], str]:
+    """A flow run's name that search finds by model and by day: `monitor air_time until 2013-06-05`."""
+
+    def name() -> str:
+        given = flow_run.parameters
+        until = given.get("until") or given.get("end")
+        moment = f" until {in_utc(until):%Y-%m-%d}" if isinstance(until, datetime) else ""
+        decision = f" for {given['decision_id']}" if given.get("decision_id") else ""
+        dry = " (dry run)" if given.get("dry_run") else ""
+        return f"{verb} {given['model']}{moment}{decision}{dry}"
+
+    return name
 
 
 def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:

@@ -10,7 +10,7 @@ from prefect import flow
 from pydantic import Field
 
 from deployments.model_config import load_model_config
-from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line
+from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, run_name
 from tasks.history import find_version, recall_validation
 from tasks.policy.errors import NothingToPromote
 from tasks.policy.evidence import Promotion
@@ -18,7 +18,7 @@ from tasks.promotion import PromotionRefused, promote_challenger
 from tasks.publication import publish_promotion
 
 
-@flow(name="promote", flow_run_name="promote {model} {decision_id}")
+@flow(name="promote", flow_run_name=run_name("promote"))
 def promote(
     model: Model,
     decision_id: DecisionId | None = None,

@@ -16,6 +16,7 @@ from flows.parameters import (
     manual_decision_id,
     present,
     run_from_command_line,
+    run_name,
 )
 from tasks.decision import check_budget
 from tasks.history import find_champion, recall_validation, spent_usd
@@ -27,7 +28,7 @@ from tasks.training import train_challenger
 from tasks.validation import validate_challenger
 
 
-@flow(name="retrain", flow_run_name="retrain {model} until {until}")
+@flow(name="retrain", flow_run_name=run_name("retrain"))
 def retrain(
     model: Model,
     until: Moment | None = None,

@@ -10,10 +10,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Scoring, ValidationReport, scoring_id
+from tasks.policy.evidence import History, Judgement, ModelVersion, Promotion, Scoring, ValidationReport, scoring_id
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
 RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}
+
+PLOTTED_WINDOWS = 30
 
 
 def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
@@ -24,12 +26,15 @@ def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
 
 
 @task(**RETRIES)
-def publish_judgement(config: ModelConfig, judgement: Judgement, dry_run: bool = False) -> None:
+def publish_judgement(
+    config: ModelConfig, judgement: Judgement, dry_run: bool = False, history: History | None = None
+) -> None:
     """Record what a window showed and what was decided; ask for a retrain where that was the decision."""
     from tasks.adapters import artifacts, ledger
 
     decision = judgement.decision
     artifacts.publish_judgement_page(config, judgement)
+    artifacts.publish_plots(config, judgement, history.performances[-PLOTTED_WINDOWS:] if history else ())
     if dry_run:
         return
     quality = judgement.evidence.quality

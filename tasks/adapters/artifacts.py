@@ -3,15 +3,18 @@
 The sentences are the decision's own, the same as in the ledger and the log. Category values never appear here.
 """
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.plots import drift_plot, metric_plot
 from tasks.adapters.report_links import link, version_link
+from tasks.policy.backfill import Backfill
 from tasks.policy.evidence import (
     DriftReport,
     Judgement,
@@ -49,6 +52,32 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
         f"judged as of {judgement.as_of:%Y-%m-%d %H:%M} UTC.",
     ]
     create_markdown_artifact("\n\n".join(parts), key=key("decision", config.name), description=decision.reasons[0])
+
+
+def publish_plots(config: ModelConfig, judgement: Judgement, earlier: Sequence[PerformanceReport]) -> None:
+    """The metric over the latest windows and the drift of this one, as images. A replay's are on its own page."""
+    if REPLAYING.get():
+        return
+    window, evidence = judgement.decision.window.name, judgement.evidence
+    reports = [*earlier, *([evidence.performance] if evidence.performance else [])]
+    metric = metric_plot(reports, f"{config.name}: {config.performance.metric} until {window.split('..')[1]}")
+    drift = drift_plot(evidence.drift.features, f"{config.name}: drift in {window}") if evidence.drift else None
+    for kind, address in (("metric", metric), ("drift", drift)):
+        if address:
+            create_image_artifact(address, key=key(f"plot-{kind}", config.name), description=f"{kind}, {window}")
+
+
+def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:
+    lists = (
+        ("would be filled in" if dry_run else "filled in", plan.missing),
+        ("done before", plan.done),
+        ("left out, the champion learned from them", plan.learned),
+    )
+    parts = [f"# {model}: back-fill{' (dry run)' if dry_run else ''}", f"{plan.headline}."]
+    parts += [
+        f"## {words.capitalize()}\n\n{_bullets(tuple(w.name for w in windows))}" for words, windows in lists if windows
+    ]
+    create_markdown_artifact("\n\n".join(parts), key=key("backfill", model), description=plan.headline)
 
 
 def publish_fleet(fleet: Fleet, page: str) -> None:
