@@ -76,9 +76,11 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
 def _schedules(
     listed: list[dict[str, Any]], new: dict[str, Any] | None, models: Sequence[ModelConfig]
 ) -> list[dict[str, Any]]:
-    """Of what is listed, what has a model still; and for every model that has none, the common one."""
+    """Of what is listed, what has a model still or is for all; and for every model that has none, the common one."""
     names = {model.name for model in models}
-    kept = [schedule for schedule in listed if schedule["slug"] in names]
+    kept = [
+        schedule for schedule in listed if "model" not in schedule.get("parameters", {}) or schedule["slug"] in names
+    ]
     if new is None:
         return kept
     scheduled = {schedule["slug"] for schedule in kept}

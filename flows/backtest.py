@@ -10,13 +10,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
 
 from deployments.model_config import load_model_config
-from flows.parameters import Model
+from flows.parameters import Model, run_name
 from tasks.candidates import assemble_matrix, plan_candidates, record_candidate
 from tasks.policy.backtest import ALPHAS, COMPUTE_SHARE
 from tasks.policy.errors import PerennialError
@@ -35,12 +36,12 @@ def task_runner() -> TaskRunner[Any]:
     return ProcessPoolTaskRunner(max_workers=workers) if workers > 1 else ThreadPoolTaskRunner(max_workers=1)
 
 
-@flow(name="backtest", flow_run_name="backtest {model}", task_runner=task_runner())
+@flow(name="backtest", flow_run_name=run_name("backtest"), task_runner=task_runner())
 def backtest(
     model: Model,
     alphas: tuple[float, ...] = ALPHAS,
     policies: tuple[str, ...] = (),
-    compute_share: float = COMPUTE_SHARE,
+    compute_share: Annotated[float, Field(ge=0, le=1)] = COMPUTE_SHARE,
 ) -> dict[str, Any]:
     """Simulate retraining policies on a model's own history and recommend one, with the YAML to paste.
 

@@ -8,7 +8,7 @@ a run of `retrain`.
 from prefect import flow
 from prefect.utilities.annotations import quote
 
-from flows.parameters import Model, Moment, present, run_from_command_line
+from flows.parameters import Model, Moment, present, run_from_command_line, run_name
 from tasks.access import admit
 from tasks.decision import decide
 from tasks.diagnosis import diagnose_window
@@ -24,7 +24,7 @@ from tasks.quality import check_quality
 from tasks.snapshot import land_labels, take_snapshot
 
 
-@flow(name="monitor", flow_run_name="monitor {model} until {until}")
+@flow(name="monitor", flow_run_name=run_name("monitor"))
 def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) -> Judgement:
     """Judge a model's latest complete window and decide whether to retrain.
 
@@ -55,7 +55,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
     diagnosis = diagnose_window(config, champion, evidence, history, as_of)
     judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis)
-    publish_judgement(config, judgement, dry_run)
+    publish_judgement(config, judgement, dry_run, history)
     degraded = watch_fresh_champion(config, champion, history, _reports(judgement), as_of)
     if degraded and not dry_run:
         publish_degradation(config, degraded)

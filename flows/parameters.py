@@ -4,15 +4,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from prefect import Flow
 from prefect.exceptions import ParameterTypeError
+from prefect.runtime import flow_run
 from pydantic import AfterValidator, Field
 
-from deployments.model_config import ModelConfig
+from deployments.model_config import ModelConfig, available_models
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import digest
 
@@ -21,17 +23,35 @@ def in_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+@dataclass(frozen=True)
+class OfferedModels:
+    """Shows a model parameter as a choice of the names under deployments/, or else the path of a file anywhere.
+
+    The choice is made of what lies there when a deployment is applied; what is accepted stays any name or path.
+    """
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        names = list(available_models())
+        path = {"title": "path of a YAML file", "type": "string", "minLength": 1, "maxLength": 500}
+        offered = {"title": "a model of this project", "type": "string", "enum": names}
+        return {"anyOf": [offered, path]} if names else path
+
+
 # Descriptions stand in the flows' docstrings: Prefect's forms take them from there and drop a Field's own.
-Model = Annotated[str, Field(min_length=1, max_length=500)]
+Model = Annotated[str, Field(min_length=1, max_length=500), OfferedModels()]
 Moment = Annotated[datetime, AfterValidator(in_utc)]
 DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
 Actor = Annotated[str, Field(min_length=1, max_length=200)]
 Reason = Annotated[str, Field(min_length=3, max_length=2000)]
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 def present(config: ModelConfig, until: datetime | None) -> datetime:
     """The time a flow judges from: `until`, else now, and never past the end of recorded data."""
-    moment = in_utc(until) if until else datetime.now(UTC)
+    moment = in_utc(until) if until else now()
     return min(moment, config.period.end) if config.period.end else moment
 
 
@@ -45,6 +65,20 @@ def manual_decision_id(config: ModelConfig, as_of: datetime, reason: str) -> str
     return digest(config.name, config.fingerprint, as_of.isoformat(), reason)
 
 
+def run_name(verb: str) -> Callable[[], str]:
+    """A flow run's name that search finds by model and by day: `monitor air_time until 2013-06-05`."""
+
+    def name() -> str:
+        given = flow_run.parameters
+        until = given.get("until") or given.get("end")
+        moment = f" until {in_utc(until):%Y-%m-%d}" if isinstance(until, datetime) else ""
+        decision = f" for {given['decision_id']}" if given.get("decision_id") else ""
+        dry = " (dry run)" if given.get("dry_run") else ""
+        return f"{verb} {given['model']}{moment}{decision}{dry}"
+
+    return name
+
+
 def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:
     """Run a flow with its own parameters as options; end with 2 and one clear message where the input is at fault."""
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -53,15 +87,17 @@ def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None 
     )
     for name, field in flow.parameters.properties.items():
         option = "--" + name.replace("_", "-")
-        boolean: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.get("type") == "boolean" else {}
+        kinds = {field.get("type"), *(each.get("type") for each in field.get("anyOf", []))}
         nested = any("$ref" in each for each in (field, *field.get("anyOf", [])))
-        boolean |= {"type": json.loads, "metavar": "JSON"} if nested else {}
+        shape: dict[str, Any] = {"nargs": "*"} if "array" in kinds else {}
+        shape |= {"action": argparse.BooleanOptionalAction} if "boolean" in kinds else {}
+        shape |= {"type": json.loads, "metavar": "JSON"} if nested else {}
         parser.add_argument(
             option,
             help=field.get("description", "").replace("%", "%%"),
             required=name in flow.parameters.required,
             default=argparse.SUPPRESS,
-            **boolean,
+            **shape,
         )
     chosen = vars(parser.parse_args(arguments))
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, wall_clock
+from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, run_name, wall_clock
 from tasks.access import admit, check_override, check_trigger
 from tasks.approval import approval_of
 from tasks.history import find_version, recall_validation
@@ -22,7 +22,7 @@ from tasks.promotion import promote_challenger
 from tasks.publication import publish_answer, publish_promotion
 
 
-@flow(name="promote", flow_run_name="promote {model} {decision_id}")
+@flow(name="promote", flow_run_name=run_name("promote"))
 @one_at_a_time()
 def promote(
     model: Model,

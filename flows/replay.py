@@ -8,22 +8,18 @@ interrupted replay goes on where it stopped.
 
 from collections import Counter
 from collections.abc import Sequence
-from contextvars import copy_context
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import FlowRunContext
-from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from deployments.model_config import ModelConfig, load_model_config
-from flows.parameters import Model, Moment, run_from_command_line
-from tasks.adapters.artifacts import REPLAYING
+from flows.parameters import Model, Moment, run_from_command_line, run_name
+from tasks.adapters.flow_runs import run_recorded
 from tasks.history import recall_degradation
 from tasks.policy.evidence import Decision, ModelVersion, Window
 from tasks.policy.metrics import HIGHER_IS_BETTER
@@ -40,7 +36,7 @@ from tasks.replay_records import (
 from tasks.rivals import Comparison, compare_with_rivals, score_rivals
 
 
-@flow(name="replay", flow_run_name="replay {model}")
+@flow(name="replay", flow_run_name=run_name("replay"))
 def replay(model: Model, start: Moment | None = None, end: Moment | None = None) -> Replay:
     """Replay a model's recorded history through the loop, and compare it with never and with always retraining.
 
@@ -70,11 +66,7 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
 
 
 class _Steps:
-    """Runs the flows of one model by entrypoint, and keeps the wall time of each.
-
-    They are runs of their own and no sub-flows: for the tracking task of each sub-flow Prefect 3.8 makes a client
-    anew, which costs 0.4 s every time. REPLAYING tells `announce` that no automation may act on what they say.
-    """
+    """Runs the flows of one model and keeps the wall time of each."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -82,11 +74,7 @@ class _Steps:
 
     def run(self, name: str, **parameters: Any) -> Any:
         started = perf_counter()
-        alone = copy_context()
-        alone.run(FlowRunContext.__var__.set, None)
-        alone.run(REPLAYING.set, True)
-        flow_of_step = load_flow_from_entrypoint(f"flows.{name}.{name}")
-        outcome = alone.run(partial(flow_of_step, model=self.model, **parameters))
+        outcome = run_recorded(name, model=self.model, **parameters)
         self.seconds[name] += perf_counter() - started
         return outcome
 

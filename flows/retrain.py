@@ -15,6 +15,7 @@ from flows.parameters import (
     manual_decision_id,
     present,
     run_from_command_line,
+    run_name,
     wall_clock,
 )
 from tasks.access import admit, check_override, check_trigger
@@ -30,7 +31,7 @@ from tasks.training import train_challenger
 from tasks.validation import validate_challenger
 
 
-@flow(name="retrain", flow_run_name="retrain {model} until {until}")
+@flow(name="retrain", flow_run_name=run_name("retrain"))
 @one_at_a_time()
 def retrain(
     model: Model,

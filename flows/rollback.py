@@ -14,15 +14,16 @@ from flows.parameters import (
     manual_decision_id,
     present,
     run_from_command_line,
+    run_name,
 )
 from tasks.access import admit, check_trigger
 from tasks.lease import one_at_a_time
 from tasks.policy.evidence import Promotion
-from tasks.promotion import restore_previous
+from tasks.promotion import preview_rollback, restore_previous
 from tasks.publication import publish_promotion
 
 
-@flow(name="rollback", flow_run_name="rollback {model}")
+@flow(name="rollback", flow_run_name=run_name("rollback"))
 @one_at_a_time("retrain")  # a bad champion is not left serving while a successor is trained
 def rollback(
     model: Model,
@@ -31,6 +32,7 @@ def rollback(
     until: Moment | None = None,
     decision_id: DecisionId | None = None,
     champion: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")] | None = None,
+    dry_run: bool = False,
 ) -> Promotion:
     """Restore the previous champion and quarantine the present one.
 
@@ -41,8 +43,11 @@ def rollback(
         until: When this takes effect (UTC). Now, when left empty.
         decision_id: The decision that asked for this; a second run with it changes nothing. Derived when left empty.
         champion: The version to go back from; refused where another one serves by now. Whichever serves, when left empty.
+        dry_run: Only try whether the previous champion answers, and say what would be restored.
     """
     config = admit(model)
+    if dry_run:
+        return preview_rollback(config)
     as_of = present(config, until)
     check_trigger(config, "rollback", requested_by, as_of)
     decision_id = decision_id or manual_decision_id(config, as_of, reason)

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.parameters import Model, Moment, present, run_from_command_line
+from flows.parameters import Model, Moment, present, run_from_command_line, run_name
 from tasks.access import admit
 from tasks.history import find_champion, recall_scoring
 from tasks.policy.evidence import Scoring
@@ -11,7 +11,7 @@ from tasks.scoring import score_window
 from tasks.snapshot import take_snapshot
 
 
-@flow(name="score", flow_run_name="score {model} until {until}")
+@flow(name="score", flow_run_name=run_name("score"))
 def score(model: Model, until: Moment | None = None) -> Scoring:
     """Score a model's latest complete window with its champion; scoring a window twice changes nothing.
 

@@ -4,6 +4,8 @@ There are no task retries in here, as they would roll back siblings of the trans
 place however often they are run or cut off, and a version that was quarantined never serves again.
 """
 
+from collections.abc import Mapping
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -52,7 +54,7 @@ def restore_previous(
 
     `expected` is the version that has to go, where the request names one: late or repeated, it must not hit another.
     """
-    from tasks.adapters import alias_move, registry, trial
+    from tasks.adapters import alias_move, registry
 
     model = config.name
     now = registry.aliases(model)
@@ -60,7 +62,30 @@ def restore_previous(
     if serving and registry.tags(model, serving).get("restored_by") == decision_id:
         return Promotion(model, decision_id, serving, now.get(registry.PREVIOUS), "unchanged")
     before = alias_move.remembered(model, serving, decision_id) if serving else now
-    bad, target = before.get(registry.CHAMPION), before.get(registry.PREVIOUS)
+    bad, target = _rollback_target(model, before, expected)
+    alias_move.move(model, decision_id, target, before, {registry.CHAMPION: target, registry.PREVIOUS: None})
+    registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
+    registry.tag(model, target, status="champion", restored_by=decision_id)
+    get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)
+    return Promotion(model, decision_id, target, None, "rolled_back", (f"{actor}: {reason}",))
+
+
+@task(cache_policy=NO_CACHE)
+def preview_rollback(config: ModelConfig) -> Promotion:
+    """What a rollback would do now, tried as far as it changes nothing. Raises PromotionRefused where it would."""
+    from tasks.adapters import registry
+
+    bad, target = _rollback_target(config.name, registry.aliases(config.name))
+    said = f"version {target} answers and would serve again; version {bad} would be quarantined"
+    get_run_logger().info("rollback (dry run): %s", said)
+    return Promotion(config.name, "dry run", bad, target, "unchanged", (said,))
+
+
+def _rollback_target(model: str, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:
+    """(the champion that goes, the version that would serve again). Raises PromotionRefused."""
+    from tasks.adapters import registry, trial
+
+    bad, target = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
     if bad is None or target is None or bad == target:
         raise PromotionRefused(
             f"{model}: nothing to roll back to: champion is {bad or 'none'}, previous is {target or 'none'}; "
@@ -72,8 +97,4 @@ def restore_previous(
     refusal = "it is quarantined" if dict(version.tags).get("status") == "quarantined" else trial.smoke_test(version)
     if refusal:
         raise PromotionRefused(f"{model}: previous version {target} cannot serve: {refusal}; {bad} keeps serving")
-    alias_move.move(model, decision_id, target, before, {registry.CHAMPION: target, registry.PREVIOUS: None})
-    registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
-    registry.tag(model, target, status="champion", restored_by=decision_id)
-    get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)
-    return Promotion(model, decision_id, target, None, "rolled_back", (f"{actor}: {reason}",))
+    return bad, target

@@ -11,12 +11,23 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.policy.access import Approval
-from tasks.policy.evidence import Judgement, ModelVersion, Promotion, Scoring, ValidationReport, digest, scoring_id
+from tasks.policy.evidence import (
+    History,
+    Judgement,
+    ModelVersion,
+    Promotion,
+    Scoring,
+    ValidationReport,
+    digest,
+    scoring_id,
+)
 from tasks.policy.handover import Handover
 from tasks.policy.probation import Degradation
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
 RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}
+
+PLOTTED_WINDOWS = 30
 
 
 def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
@@ -34,12 +45,15 @@ def say_watched(config: ModelConfig, judgement: Judgement) -> None:
 
 
 @task(**RETRIES)
-def publish_judgement(config: ModelConfig, judgement: Judgement, dry_run: bool = False) -> None:
+def publish_judgement(
+    config: ModelConfig, judgement: Judgement, dry_run: bool = False, history: History | None = None
+) -> None:
     """Record what a window showed and what was decided; ask for a retrain where that was the decision."""
     from tasks.adapters import artifacts, ledger
 
     decision = judgement.decision
     artifacts.publish_judgement_page(config, judgement)
+    artifacts.publish_plots(config, judgement, history.performances[-PLOTTED_WINDOWS:] if history else ())
     if dry_run:
         return
     quality = judgement.evidence.quality

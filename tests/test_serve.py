@@ -173,21 +173,21 @@ def pages(workspace: Path) -> Iterator[httpx.Client]:
 
 
 def test_a_report_opens_at_the_address_that_its_artifact_links(pages, workspace, monkeypatch):
-    from tasks.adapters.artifacts import _link
+    from tasks.adapters.report_links import link
 
     monkeypatch.setenv("PERENNIAL_REPORTS_URL", f"{str(pages.base_url).rstrip('/')}/reports")
-    address = _link(str(workspace / "reports/air_time/2013-06-01_2013-06-06/drift.html"))
+    address = link(str(workspace / "reports/air_time/2013-06-01_2013-06-06/drift.html"))
     assert httpx.get(address).text == "<p>drift</p>"
     assert "/reports/air_time/" in pages.get("/").text
 
 
 def test_without_a_served_address_links_lead_to_where_serve_shows_reports(workspace, monkeypatch):
-    from tasks.adapters.artifacts import _link
+    from tasks.adapters.report_links import link
 
     monkeypatch.delenv("PERENNIAL_REPORTS_URL", raising=False)
-    assert _link(str(workspace / "reports/a/w/x y.html")) == "http://127.0.0.1:4280/reports/a/w/x%20y.html"
-    assert _link(str(workspace / "elsewhere.html")) == (workspace / "elsewhere.html").resolve().as_uri()
-    assert _link("s3://bucket/drift.html") == "s3://bucket/drift.html"
+    assert link(str(workspace / "reports/a/w/x y.html")) == "http://127.0.0.1:4280/reports/a/w/x%20y.html"
+    assert link(str(workspace / "elsewhere.html")) == (workspace / "elsewhere.html").resolve().as_uri()
+    assert link("s3://bucket/drift.html") == "s3://bucket/drift.html"
 
 
 @pytest.mark.parametrize(

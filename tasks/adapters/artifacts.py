@@ -3,20 +3,20 @@
 The sentences are the decision's own, the same as in the ledger and the log. Category values never appear here.
 """
 
-import os
+from collections.abc import Sequence
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import delivery
-from tasks.adapters.workspace import workspace
+from tasks.adapters.plots import drift_plot, metric_plot
+from tasks.adapters.report_links import link, version_link
 from tasks.policy.access import Approval, ApprovalRequest
+from tasks.policy.backfill import Backfill
 from tasks.policy.evidence import (
     DriftReport,
     Judgement,
@@ -27,10 +27,10 @@ from tasks.policy.evidence import (
     QualityReport,
     ValidationReport,
 )
+from tasks.policy.fleet import Fleet
 
 REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
 """Set around the runs of a replay."""
-REPORTS_URL = "http://127.0.0.1:4280/reports"  # where `make serve` shows them, so that what a demo linked opens later
 
 
 def key(kind: str, model: str) -> str:
@@ -50,10 +50,44 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
         *([_drift(evidence.drift)] if evidence.drift else []),
         *([_quality(evidence.quality)] if evidence.quality else []),
         _links(("drift report", evidence.drift), ("data checks", evidence.quality)),
-        f"Champion: version {judgement.champion}. Decision `{decision.decision_id}`, "
+        f"Champion: [version {judgement.champion}]({version_link(config.name, judgement.champion)}). "
+        f"Decision `{decision.decision_id}`, "
         f"judged as of {judgement.as_of:%Y-%m-%d %H:%M} UTC.",
     ]
     create_markdown_artifact("\n\n".join(parts), key=key("decision", config.name), description=decision.reasons[0])
+
+
+def publish_plots(config: ModelConfig, judgement: Judgement, earlier: Sequence[PerformanceReport]) -> None:
+    """The metric over the latest windows and the drift of this one, as images. A replay's are on its own page."""
+    if REPLAYING.get():
+        return
+    window, evidence = judgement.decision.window.name, judgement.evidence
+    reports = [*earlier, *([evidence.performance] if evidence.performance else [])]
+    metric = metric_plot(reports, f"{config.name}: {config.performance.metric} until {window.split('..')[1]}")
+    drift = drift_plot(evidence.drift.features, f"{config.name}: drift in {window}") if evidence.drift else None
+    for kind, address in (("metric", metric), ("drift", drift)):
+        if address:
+            create_image_artifact(address, key=key(f"plot-{kind}", config.name), description=f"{kind}, {window}")
+
+
+def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:
+    lists = (
+        ("would be filled in" if dry_run else "filled in", plan.missing),
+        ("done before", plan.done),
+        ("left out, the champion learned from them", plan.learned),
+    )
+    parts = [f"# {model}: back-fill{' (dry run)' if dry_run else ''}", f"{plan.headline}."]
+    parts += [
+        f"## {words.capitalize()}\n\n{_bullets(tuple(w.name for w in windows))}" for words, windows in lists if windows
+    ]
+    create_markdown_artifact("\n\n".join(parts), key=key("backfill", model), description=plan.headline)
+
+
+def publish_fleet(fleet: Fleet, page: str) -> None:
+    """The state of every model as a table; one artifact for all, so that its history shows how they fared."""
+    from tasks.adapters.fleet_page import markdown
+
+    create_markdown_artifact(markdown(fleet, page), key="fleet", description=fleet.headline)
 
 
 def publish_backtest(model: str, sentence: str, yaml: str, rows: list[dict[str, str]], page: str) -> None:
@@ -73,7 +107,8 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
         f"Asked for because: {reason}",
         _bullets(report.reasons),
         _differences(report.differences),
-        f"Champion: version {report.champion or 'none yet'}; compared on {report.rows:,} rows. MLflow run `{run_id}`.",
+        f"Champion: version {report.champion or 'none yet'}; compared on {report.rows:,} rows. "
+        f"[MLflow: version {report.challenger}]({version_link(config.name, report.challenger)}), run `{run_id}`.",
     ]
     create_markdown_artifact("\n\n".join(parts), key=key("validation", config.name), description=report.reasons[0])
 
@@ -139,19 +174,8 @@ def announce(event: str, model: str, payload: dict[str, Any]) -> None:
         delivery.await_stored(emitted.id)
 
 
-def _link(uri: str) -> str:
-    """Where a browser finds a report: at REPORTS_URL, since dashboards may not open files; elsewhere as it stands."""
-    if "://" in uri:
-        return uri
-    path, reports = Path(uri).resolve(), workspace().reports.resolve()
-    if not path.is_relative_to(reports):
-        return path.as_uri()
-    base = os.environ.get("PERENNIAL_REPORTS_URL", REPORTS_URL).rstrip("/")
-    return f"{base}/{quote(path.relative_to(reports).as_posix())}"
-
-
 def _links(*reports: tuple[str, DriftReport | QualityReport | None]) -> str:
-    found = [f"[{name}]({_link(report.report_uri)})" for name, report in reports if report and report.report_uri]
+    found = [f"[{name}]({link(report.report_uri)})" for name, report in reports if report and report.report_uri]
     return " · ".join(found)
 
 

@@ -1,0 +1,55 @@
+"""Score and judge the windows of a date range that were missed, as schedules would have done in time.
+
+Every write is keyed by its window and decision, so that windows which were scored or judged already stay as they are and
+a second run changes nothing. Windows that the champion learned from are left out: judged on them it would look better
+than it is. Nothing is handed over: what to do now is the next live window's decision, which sees all that was filled in.
+"""
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from pydantic import Field
+
+from deployments.model_config import load_model_config
+from flows.parameters import Model, Moment, run_from_command_line, run_name
+from tasks.adapters.flow_runs import run_recorded
+from tasks.backfill import plan_backfill, publish_backfill
+from tasks.policy.backfill import Backfill
+
+MAX_WINDOWS = 60
+
+
+@flow(name="backfill", flow_run_name=run_name("backfill"))
+def backfill(
+    model: Model,
+    start: Moment,
+    end: Moment,
+    max_windows: Annotated[int, Field(ge=1, le=1000)] = MAX_WINDOWS,
+    dry_run: bool = True,
+) -> Backfill:
+    """Score and judge every window of a date range that was missed; what was done before stays as it is.
+
+    Args:
+        model: Name of a model under deployments/, or the path of a YAML file anywhere.
+        start: Fill in windows that begin at this time (UTC) or later.
+        end: Fill in windows that are complete by this time (UTC).
+        max_windows: Refuse a range with more windows to fill in than this, which guards against a mistyped year.
+        dry_run: Only show which windows would be scored and judged. Switch it off to fill them in.
+    """
+    config = load_model_config(model)
+    plan = plan_backfill(config, start, end, max_windows)
+    if not dry_run:
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # each run's own would cost it a second
+            progress = create_progress_artifact(0.0, f"backfill-{config.name}".replace("_", "-"), plan.headline)
+            for number, window in enumerate(plan.missing, start=1):
+                run_recorded("score", model=model, until=window.end)
+                run_recorded("monitor", model=model, until=window.end)
+                update_progress_artifact(progress, 100.0 * number / len(plan.missing), f"{window.name} is filled in")
+    publish_backfill(config, plan, dry_run)
+    return plan
+
+
+if __name__ == "__main__":
+    run_from_command_line(backfill)

@@ -1,0 +1,30 @@
+"""All models at a look, sorted by what needs a person: an artifact in the dashboard and a page that works offline.
+
+Reads the ledger and the registry only. `make serve` shows the same page, always fresh, at /fleet of its reports.
+"""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from deployments.model_config import available_models, load_model_config
+from flows.parameters import Model, Moment, in_utc, now, run_from_command_line
+from tasks.fleet import publish_fleet, survey_fleet
+
+
+@flow(name="fleet", flow_run_name="fleet")
+def fleet(models: Annotated[list[Model], Field(max_length=500)] | None = None, until: Moment | None = None) -> str:
+    """Show every model's champion, health, drift, last decision, next check, spending and open approvals.
+
+    Args:
+        models: Names under deployments/ or paths of YAML files anywhere; all under deployments/, when left empty.
+        until: As of this time (UTC). Now, when left empty.
+    """
+    configs = [load_model_config(model) for model in models or available_models()]
+    surveyed = survey_fleet(configs, in_utc(until) if until else now())
+    return str(publish_fleet(surveyed))
+
+
+if __name__ == "__main__":
+    run_from_command_line(fleet)

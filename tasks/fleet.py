@@ -1,0 +1,85 @@
+"""All models at a look: what each one's ledger and champion say, and the page and the artifact that people open.
+
+Nothing is measured here. The ledger and the registry are read, each entry once per process, so that a fleet of fifty
+models costs seconds.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.model_config import ModelConfig
+from tasks.policy.fleet import Fleet, FleetMember, ModelFacts, survey
+
+PAGE = "fleet.html"
+MONTH_DAYS = 30
+
+
+def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime) -> Fleet:
+    """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end."""
+    return survey([_facts(config, as_of) for config in configs], as_of)
+
+
+def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
+    from tasks.adapters import ledger, registry
+
+    end = config.period.end
+    moment = min(as_of, end) if end else as_of
+    entries = tuple(entry for entry in ledger.entries(config.name) if entry.at <= moment)
+    champion = registry.version(config.name, registry.CHAMPION) if _has_champion(config.name) else None
+    recent = [entry for entry in entries if (moment - entry.at).days < MONTH_DAYS]
+    retrains = sum(entry.kind == "challenger.registered" for entry in recent)
+    return ModelFacts(
+        model=config.name,
+        purpose=config.purpose,
+        owner=config.owner,
+        risk=config.risk,
+        approval=config.promotion.mode == "approval" or config.risk == "high",
+        window_days=config.window_days,
+        served_until=end,
+        max_usd=config.budget.max_usd_per_month,
+        max_retrains=config.retraining.max_retrains_per_month,
+        spent_usd=retrains * config.budget.fixed_usd_per_retrain,
+        as_of=moment,
+        champion=champion,
+        entries=entries,
+    )
+
+
+def _has_champion(model: str) -> bool:
+    from tasks.adapters import registry
+
+    return registry.CHAMPION in registry.aliases(model)
+
+
+def fleet_html(fleet: Fleet) -> str:
+    """The page, one file that asks for nothing."""
+    from tasks.adapters import fleet_page, ledger
+
+    known = {member.facts.model for member in fleet.members}
+    return fleet_page.render(fleet, tuple(name for name in ledger.models() if name not in known))
+
+
+# two retries: the API server may be restarting; the page and the artifact are written anew each time
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, timeout_seconds=600)
+def publish_fleet(fleet: Fleet) -> Path:
+    """Write the page among the reports and the artifact into the dashboard."""
+    from tasks.adapters import artifacts, fleet_page
+    from tasks.adapters.workspace import workspace
+
+    path = fleet_page.write_page(fleet_html(fleet), workspace().reports / PAGE)
+    artifacts.publish_fleet(fleet, str(path))
+    get_run_logger().info("fleet: %s", fleet.headline)
+    for member in fleet.members:
+        get_run_logger().info("fleet: %s", describe(member))
+    return path
+
+
+def describe(member: FleetMember) -> str:
+    """One line: the model, its health, its most urgent need."""
+    first = member.needs[0].sentence if member.needs else "nothing to do"
+    return f"{member.facts.model}: {member.health}, {first}"

@@ -1,0 +1,52 @@
+"""The fleet page from a real ledger and registry, as the flow, the command and the artifact show it."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.model_config import load_model_config
+from flows.fleet import fleet
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.score import score
+from tasks.adapters import ledger
+from tasks.fleet import survey_fleet
+from tasks.policy.evidence import utc
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST = utc("2024-01-21")
+
+
+def test_a_served_model_shows_its_champion_metric_and_decision_and_a_new_one_asks_for_its_first(tmp_path):
+    from prefect.artifacts import Artifact
+
+    model = write_model(tmp_path / "served")
+    fresh = tmp_path / "fresh.yaml"
+    fresh.write_text((tmp_path / "served" / "small.yaml").read_text().replace("name: small", "name: fresh"))
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    for window in load_model_config(model).windows(end=utc("2024-01-25")):
+        score(model, until=window.end)
+        monitor(model, until=window.end)
+    facts = len(ledger.entries("small"))
+    page = fleet([model, str(fresh)], until=utc("2024-01-25"))
+    html = Path(page).read_text(encoding="utf-8")
+    first, second = html.split('data-model="')[1:]
+    assert first.startswith("fresh") and "no version serves" in first
+    assert second.startswith("small") and "version 1" in second and "keep the champion" in second
+    assert ">2024-01-27<" in second and '<polyline points="' in second
+    assert len(ledger.entries("small")) == facts, "looking changed something"
+    artifact = Artifact.get("fleet")
+    assert artifact.description == "1 model needs a person, 1 healthy."
+    assert "| small |" in artifact.data
+
+
+def test_nothing_later_than_the_moment_asked_for_is_shown(tmp_path):
+    config = load_model_config(write_model(tmp_path))
+    retrain(str(tmp_path / "small.yaml"), until=FIRST)
+    promote(str(tmp_path / "small.yaml"), until=FIRST)
+    (before,) = survey_fleet([config], utc("2024-01-20")).members
+    (after,) = survey_fleet([config], FIRST).members
+    assert (before.champion_since, after.champion_since) == (None, FIRST)

@@ -1,0 +1,48 @@
+"""What a person meets in the dashboard: every form explains itself, offers the real models and starts out safe."""
+
+from typing import Any
+
+import pytest
+import yaml
+from prefect.flows import load_flow_from_entrypoint
+
+from deployments.definitions import INDEX
+from deployments.model_config import available_models
+
+FLOWS = {
+    item["name"]: load_flow_from_entrypoint(item["entrypoint"]).parameters
+    for item in yaml.safe_load(INDEX.read_text(encoding="utf-8"))["deployments"]
+}
+PARAMETERS = [(flow, name, field) for flow, form in FLOWS.items() for name, field in form.properties.items()]
+
+
+@pytest.mark.parametrize(("flow", "name", "field"), PARAMETERS, ids=[f"{flow}-{name}" for flow, name, _ in PARAMETERS])
+def test_every_parameter_says_what_it_is_for(flow: str, name: str, field: dict[str, Any]):
+    assert len(field.get("description", "")) > 15
+
+
+@pytest.mark.parametrize(("flow", "name", "field"), PARAMETERS, ids=[f"{flow}-{name}" for flow, name, _ in PARAMETERS])
+def test_every_text_and_number_is_bounded(flow: str, name: str, field: dict[str, Any]):
+    for kind in field.get("anyOf", [field]):
+        if kind.get("type") == "string":
+            assert {"maxLength", "format", "pattern", "enum"} & kind.keys()
+        if kind.get("type") in ("integer", "number"):
+            assert {"minimum", "exclusiveMinimum"} & kind.keys()
+            assert {"maximum", "exclusiveMaximum"} & kind.keys()
+
+
+@pytest.mark.parametrize("flow", [name for name in FLOWS if name != "fleet"])
+def test_the_models_that_have_a_file_are_offered_and_a_path_is_accepted(flow: str):
+    offered, path = FLOWS[flow].properties["model"]["anyOf"]
+    assert offered["enum"] == list(available_models())
+    assert path["type"] == "string" and "enum" not in path
+
+
+@pytest.mark.parametrize("flow", list(FLOWS))
+def test_a_form_that_is_only_opened_and_sent_asks_for_what_has_no_safe_default(flow: str):
+    required = set(FLOWS[flow].required)
+    assert required <= {"model", "reason", "start", "end"}
+
+
+def test_a_back_fill_starts_as_a_dry_run():
+    assert FLOWS["backfill"].properties["dry_run"]["default"] is True
