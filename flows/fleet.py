@@ -9,7 +9,7 @@ from prefect import flow
 from pydantic import Field
 
 from deployments.model_config import available_models, load_model_config
-from flows.parameters import Model, Moment, in_utc, now, run_from_command_line
+from flows.parameters import Model, Moment, in_utc, run_from_command_line, wall_clock
 from tasks.fleet import publish_fleet, survey_fleet
 
 
@@ -22,7 +22,7 @@ def fleet(models: Annotated[list[Model], Field(max_length=500)] | None = None, u
         until: As of this time (UTC). Now, when left empty.
     """
     configs = [load_model_config(model) for model in models or available_models()]
-    surveyed = survey_fleet(configs, in_utc(until) if until else now())
+    surveyed = survey_fleet(configs, in_utc(until) if until else wall_clock())
     return str(publish_fleet(surveyed))
 
 

@@ -45,13 +45,9 @@ Actor = Annotated[str, Field(min_length=1, max_length=200)]
 Reason = Annotated[str, Field(min_length=3, max_length=2000)]
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
 def present(config: ModelConfig, until: datetime | None) -> datetime:
     """The time a flow judges from: `until`, else now, and never past the end of recorded data."""
-    moment = in_utc(until) if until else now()
+    moment = in_utc(until) if until else wall_clock()
     return min(moment, config.period.end) if config.period.end else moment
 
 

@@ -18,6 +18,15 @@ from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder
 
 START_TIMEOUT_S = 180  # migrations of a new database take 10 to 40 s on two busy cores
 SERVED = "served.url"
+IDLE_SERVICES = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "TRIGGERS",
+    "FOREMAN",
+    "PAUSE_EXPIRATIONS",
+    "CANCELLATION_CLEANUP",
+    "CLEANUP_RECONCILER",
+)
 
 
 def free_port(preferred: int | None = None) -> int:
@@ -78,9 +87,11 @@ def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[s
         return
     chosen = free_port(port)
     environment = server_environment(space, chosen)
+    # a replay schedules nothing and no automation may act on it; what looks for such work costs it CPU time
+    idle = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
     with (Path(environment["PREFECT_HOME"]) / "server.log").open("ab") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(command, env=environment | idle, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield environment
     finally:
