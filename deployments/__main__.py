@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from deployments.description import describe
 from deployments.model_config import ModelConfigError, available_models, load_model_config
@@ -37,10 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     applying.add_argument(
         "--keep-switches", action="store_true", help="leave on or off what people switched in the dashboard"
     )
+    applying.add_argument(
+        "--alerts",
+        type=Path,
+        metavar="FILE",
+        help="a file with the webhook address that alerts go to, readable by you only",
+    )
     serving = commands.add_parser("serve", help="run Prefect, MLflow, the reports and a worker on this machine")
     for name, port in PORTS.items():
         text = f"preferred port of {name} ({port}); a free one is used where it is taken"
         serving.add_argument(f"--{name}-port", type=int, default=port, metavar="PORT", help=text)
+    serving.add_argument(
+        "--credentials",
+        type=Path,
+        metavar="FILE",
+        help="a file with user:password that only you can read; every service then asks for it",
+    )
     options = parser.parse_args(arguments)
     try:
         return _run(options)
@@ -55,11 +68,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "apply":  # imported here, since Prefect takes seconds to load and `check` needs none of it
         from deployments.apply import apply
 
-        apply(dry_run=options.dry_run, keep_switches=options.keep_switches)
+        apply(options.dry_run, options.keep_switches, alerts_file=options.alerts)
         return 0
     from deployments.serve import serve
 
-    return serve({name: getattr(options, f"{name}_port") for name in PORTS})
+    return serve({name: getattr(options, f"{name}_port") for name in PORTS}, options.credentials)
 
 
 if __name__ == "__main__":

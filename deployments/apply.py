@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deployments.alert_block import save_alert_block
 from deployments.definitions import ALERTS, Definitions, DeploymentError, read_definitions
 from deployments.plan import SWITCHES, Change, Definition, plan, summary
 from deployments.prefect_definitions import wanted_automations, wanted_definitions
@@ -21,10 +22,14 @@ DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
 
 
 def apply(
-    dry_run: bool = False, keep_switches: bool = False, definitions: Definitions | None = None
+    dry_run: bool = False,
+    keep_switches: bool = False,
+    definitions: Definitions | None = None,
+    alerts_file: Path | None = None,
 ) -> tuple[Change, ...]:
     """Print the plan and, unless `dry_run`, carry it out. Returns the plan. Raises DeploymentError.
 
+    `alerts_file` holds the address that alerts go to; the notification block is made from it.
     `keep_switches` leaves on or off what a person switched on or off in the dashboard.
     """
     definitions = definitions or read_definitions()
@@ -33,12 +38,14 @@ def apply(
             found = state.found_definitions(definitions.pools)
             if keep_switches:
                 definitions = with_switches_of(definitions, found)
+            if alerts_file and not dry_run:
+                save_alert_block(alerts_file)
             alerts = state.alerts()
             wanted = wanted_definitions(definitions, alerts is not None)
             changes = plan(wanted, found)
             print(*changes, summary(wanted, changes), sep="\n")
             if alerts is None:
-                print(f"no notification block is named {ALERTS}, so failures tell nobody; make one in the dashboard")
+                print(f"no notification block is named {ALERTS}, so failures tell nobody; make one, or: --alerts FILE")
             if changes and not dry_run:
                 _carry_out(state, definitions, alerts, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))
@@ -78,6 +85,8 @@ def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None
                     "delete the pool in the dashboard, or name another in prefect.yaml"
                 )
             state.make_pool(change.definition.name)
+        if change.definition.kind == "variable" and change.verb != "removed":
+            state.save_variable(change.definition.name, change.definition.fields, change.verb == "changed")
     for change in changes:
         if change.verb == "removed":
             state.remove(change.definition)

@@ -23,6 +23,9 @@ ALERTS = "perennial-alerts"
 OURS = "perennial: "
 """How the names of our automations begin, which is how they are known on a server that others use too."""
 
+VARIABLES = "perennial_model_"
+"""How the names of our variables begin."""
+
 
 class DeploymentError(PerennialError, RuntimeError):
     """The definitions cannot be deployed, or Prefect refused them."""
@@ -34,6 +37,8 @@ class Definitions:
 
     index: dict[str, Any]
     automations: tuple[dict[str, Any], ...]
+    variables: dict[str, dict[str, Any]]
+    """Who answers for each model and what its file says, where people of the dashboard can look it up."""
 
     @property
     def deployments(self) -> list[dict[str, Any]]:
@@ -70,7 +75,7 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
     _refuse_foreign_names(
         [*automations, *(each for item in index["deployments"] for each in item.get("triggers", []))], path.name
     )
-    return Definitions(index, tuple(automations))
+    return Definitions(index, tuple(automations), {VARIABLES + model.name: _card(model) for model in models})
 
 
 def _schedules(
@@ -90,6 +95,18 @@ def _schedules(
         if model.name not in scheduled
     ]
     return kept + added
+
+
+def _card(model: ModelConfig) -> dict[str, Any]:
+    """What a variable says of a model; the fingerprint makes every change of its file a line of the plan."""
+    return {
+        "owner": model.owner,
+        "purpose": model.purpose,
+        "risk": model.risk,
+        "approval": "a person" if model.needs_approval else "automatic",
+        "approvers": list(model.access.approve),
+        "fingerprint": model.fingerprint,
+    }
 
 
 def _of_models(templates: list[dict[str, Any]], models: Sequence[ModelConfig]) -> Iterator[dict[str, Any]]:

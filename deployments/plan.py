@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-Kind = Literal["work pool", "deployment", "schedule", "trigger", "automation"]
-KINDS: tuple[Kind, ...] = ("work pool", "deployment", "schedule", "trigger", "automation")
+Kind = Literal["work pool", "variable", "deployment", "schedule", "trigger", "automation"]
+KINDS: tuple[Kind, ...] = ("work pool", "variable", "deployment", "schedule", "trigger", "automation")
 SWITCHES = {"deployment": "paused", "schedule": "active", "trigger": "enabled", "automation": "enabled"}
 """Per kind, the field that a person flips in the dashboard."""
 LONGEST_SHOWN = 60

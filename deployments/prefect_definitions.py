@@ -31,6 +31,7 @@ def _placeholder(name: str) -> str:
 def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definition, ...]:
     """What shall be deployed; automations that tell people only where there is a block to tell them through."""
     wanted = [Definition("work pool", pool, {"type": "process"}) for pool in definitions.pools]
+    wanted += [Definition("variable", name, _plain(value)) for name, value in definitions.variables.items()]
     for item in definitions.deployments:
         wanted.append(_wanted_deployment(item))
         wanted += [_schedule(item["name"], schedule["slug"], schedule) for schedule in item["schedules"]]

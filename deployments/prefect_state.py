@@ -10,7 +10,7 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
-from deployments.definitions import ALERTS, OURS, DeploymentError
+from deployments.definitions import ALERTS, OURS, VARIABLES, DeploymentError
 from deployments.plan import Definition
 from deployments.prefect_definitions import describe_automation, describe_deployment, describe_schedule
 
@@ -60,6 +60,7 @@ class PrefectState:
         for deployment in deployments:
             found.append(describe_deployment(deployment))
             found += [describe_schedule(deployment.name, schedule) for schedule in deployment.schedules]
+        found += self._variables()
         for automation in self._automations():
             if automation.name.startswith(OURS):
                 runs = any(str(getattr(action, "deployment_id", None)) in owners for action in automation.actions)
@@ -82,6 +83,8 @@ class PrefectState:
         elif definition.kind == "deployment":
             self._client.delete_resource_owned_automations(f"prefect.deployment.{definition.identity}")
             self._client.delete_deployment(UUID(definition.identity))
+        elif definition.kind == "variable":
+            self._client.delete_variable_by_name(definition.name)
         else:
             self._client.delete_automation(UUID(definition.identity))
 
@@ -89,6 +92,18 @@ class PrefectState:
         """Make a work pool whose worker starts a process for each run."""
         template = ProcessWorker.get_default_base_job_template()
         self._client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
+
+    def save_variable(self, name: str, value: dict[str, Any], exists: bool) -> None:
+        """Make a variable, or give it this value."""
+        if exists:
+            self._client.update_variable(VariableUpdate(name=name, value=value))
+        else:
+            self._client.create_variable(VariableCreate(name=name, value=value, tags=[TAG]))
+
+    def _variables(self) -> Iterator[Definition]:
+        for variable in self._client.read_variables(limit=PAGE):
+            if variable.name.startswith(VARIABLES) and isinstance(variable.value, dict):
+                yield Definition("variable", variable.name, variable.value, str(variable.id))
 
     def save_automation(self, automation: AutomationCore, identity: str) -> None:
         """Create the automation, or replace the one with this id."""

@@ -1,7 +1,8 @@
 """Serves the reports and replay pages of the workspace to this machine's browser; dashboards may not open file links.
 
-`python -m deployments.report_pages PORT`; `make serve` starts it. Only localhost is listened to, and only requests that
-were made to localhost by name are answered, so that no web page elsewhere can read reports through a rebound name.
+Also takes the notice that rows have landed (`deployments.webhook`). `python -m deployments.report_pages PORT`; `make serve`
+starts it. Only localhost is listened to, and only requests that were made to localhost by name are answered, so that no
+web page elsewhere can read reports through a rebound name.
 """
 
 import sys
@@ -12,6 +13,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from deployments.credentials import may_enter
+from deployments.webhook import MOST_BYTES, PATH, NotTaken, pass_on, read_notice
 from tasks.adapters.workspace import Workspace, workspace
 
 LOCAL_NAMES = ("127.0.0.1", "localhost")
@@ -25,18 +28,52 @@ class ReportPages(SimpleHTTPRequestHandler):
         super().__init__(*request)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        if not self._is_local():
-            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "only localhost is served")
-        elif urlsplit(self.path).path == "/":
+        if not self._is_welcome():
+            return
+        if urlsplit(self.path).path == "/":
             self._send_index()
         else:
             super().do_GET()
 
     def do_HEAD(self) -> None:
-        if self._is_local():
+        if self._is_welcome():
             super().do_HEAD()
+
+    def do_POST(self) -> None:
+        """The one thing that can be sent here: a notice that rows have landed."""
+        if not self._is_welcome():
+            return
+        try:
+            if urlsplit(self.path).path != PATH:
+                raise NotTaken(HTTPStatus.NOT_FOUND, f"expected {PATH}")
+            length = self.headers.get("Content-Length", "")
+            sent = self.rfile.read(min(int(length), MOST_BYTES)) if length.isdigit() else b""
+            pass_on(read_notice(self.headers.get("Content-Type", ""), length, sent))
+        except NotTaken as refusal:
+            self._answer(refusal.status, str(refusal))
         else:
+            self._answer(HTTPStatus.ACCEPTED, "taken")
+
+    def _answer(self, status: int, text: str) -> None:
+        self.close_connection = True  # what was not read of a refused body must not be taken for the next request
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def _is_welcome(self) -> bool:
+        """Whether the request may be answered; where not, it has been told why."""
+        if not self._is_local():
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "only localhost is served")
+        elif not may_enter(self.headers.get("Authorization")):
+            self.send_response(HTTPStatus.UNAUTHORIZED)
+            self.send_header("WWW-Authenticate", 'Basic realm="Perennial reports", charset="UTF-8"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            return True
+        return False
 
     def translate_path(self, path: str) -> str:
         """The file behind an address, or one that does not exist where the address leads out of our folders."""

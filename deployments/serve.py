@@ -5,10 +5,13 @@ ends the others are stopped, because half a system looks healthy and is not. All
 start goes on where this one stopped.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
 from threading import Event
 from time import monotonic
 
@@ -16,6 +19,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from deployments.credentials import read_credentials
 from deployments.one_serve import PATIENCE_S, Hold, hold_workspace
 from deployments.services import Service, Stream
 from tasks.adapters.prefect_server import START_TIMEOUT_S, free_port, record_served, server_environment
@@ -34,12 +38,15 @@ class ServiceEnded(Exception):
         self.service = service
 
 
-def serve(ports: Mapping[str, int]) -> int:
+def serve(ports: Mapping[str, int], credentials: Path | None = None) -> int:
     """Run until a signal (0) or until a service ends by itself (1). Raises WorkspaceError where it is served already.
 
+    `credentials`: a file with the log-in that every service then asks for; none on a machine that is yours alone.
     `ports`: the preferred ones of prefect, mlflow and reports; where one is taken another is used, and said.
     """
     space, console = workspace(), Console()
+    if credentials:
+        os.environ |= read_credentials(credentials).environment(space)  # of this process too, which asks the server
     stream = Stream(console, width=len("prefect"))
     services: list[Service] = []
     with hold_workspace(space) as hold, asked_to_stop() as stop:
@@ -122,7 +129,8 @@ def _servers(space: Workspace, environment: Mapping[str, str], addresses: Mappin
     if not space.mlflow.startswith("http"):  # else someone else serves it
         stores = ("--backend-store-uri", space.mlflow, "--artifacts-destination", space.artifacts)
         quiet = ("--workers", "1", "--uvicorn-opts", "--log-level warning")  # else a line for every health check
-        servers.append(served("mlflow", "/health", "mlflow", "server", *listen("mlflow"), *stores, *quiet))
+        guard = ("--app-name", "basic-auth") if "MLFLOW_AUTH_CONFIG_PATH" in environment else ()
+        servers.append(served("mlflow", "/health", "mlflow", "server", *listen("mlflow"), *stores, *quiet, *guard))
     return servers
 
 
@@ -132,7 +140,7 @@ def _python(*arguments: str) -> list[str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=5).is_success
+        return httpx.get(url, timeout=5).status_code in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED)  # asking who is there
     except httpx.HTTPError:
         return False
 

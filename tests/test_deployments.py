@@ -70,6 +70,16 @@ def test_a_schedule_that_prefect_yaml_gives_a_model_beats_the_common_one():
     assert schedules(definitions, "monitor")["air_time"]["cron"] == "30 6 * * *"
 
 
+def test_a_model_that_keeps_receiving_rows_is_missed_when_nobody_watches_it():
+    recorded = churn()
+    live = churn(period=recorded.period.model_copy(update={"end": None}))
+    missed = "perennial: tell that churn is not watched"
+    assert missed not in {each["name"] for each in read_definitions(models(recorded)).automations}
+    (automation,) = [each for each in read_definitions(models(live)).automations if each["name"] == missed]
+    assert automation["trigger"]["match"] == {"prefect.resource.id": "perennial.model.churn"}
+    assert "no monitor run of churn ended" in automation["actions"][0]["body"]
+
+
 def test_a_model_whose_file_is_gone_has_no_schedule():
     definitions = read_definitions([load_model_config("air_time")])
     assert set(schedules(definitions, "monitor")) == {"air_time"}
@@ -196,7 +206,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 7 deployments, 4 schedules, 3 triggers, 2 automations"
+        "nothing to change: 1 work pool, 2 variables, 7 deployments, 4 schedules, 5 triggers, 2 automations"
         in capsys.readouterr().out
     )
 
@@ -288,6 +298,35 @@ def test_a_validated_challenger_becomes_a_promotion_and_landed_data_a_monitoring
     assert monitoring.parameters == {"model": "fresh", "until": "2013-06-05T00:00:00+00:00"}
 
 
+def test_a_degraded_champion_becomes_a_rollback_of_that_version_only(deployed, client):
+    emit("champion.degraded", "fallen", decision_id="0123456789abcdef", champion="7", reasons=["it is worse"])
+    (run,) = await_until(lambda: runs_of(client, "fallen"))
+    assert run.deployment_id == client.read_deployment_by_name("rollback/rollback").id
+    assert run.parameters == {
+        "model": "fallen", "until": None, "decision_id": "0123456789abcdef", "reason": "it is worse", "requested_by": "automation", "champion": "7",
+    }  # fmt: skip
+
+
+def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_so(deployed, client):
+    from prefect.states import Failed, Running, Suspended
+
+    deployment = client.read_deployment_by_name("promote/promote")
+    parameters = {"model": "unheard", "decision_id": "0123456789abcdef", "until": "2013-06-05T00:00:00Z"}
+    late, broken = (
+        client.create_flow_run_from_deployment(deployment.id, parameters={**parameters, "model": model})
+        for model in ("unheard", "broken")
+    )
+    for run in (late, broken):
+        client.set_flow_run_state(run.id, Running(), force=True)
+    client.set_flow_run_state(broken.id, Failed(message="the registry is gone"), force=True)
+    client.set_flow_run_state(late.id, Suspended(timeout_seconds=1), force=True)
+    again = await_until(lambda: len(runs_of(client, "unheard")) > 1 and runs_of(client, "unheard"), 60)
+    (second,) = [run for run in again if run.id != late.id]
+    assert {name: second.parameters[name] for name in ("model", "decision_id", "until")} == parameters
+    assert second.created_by.type == "AUTOMATION"
+    assert len(runs_of(client, "broken")) == 1, "a run that failed of itself was started again"
+
+
 def test_what_a_flow_says_inside_another_flow_is_left_to_its_caller(deployed, client):
     from prefect import flow, task
 
@@ -343,7 +382,7 @@ def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deploy
     )
     identity = block.save(ALERTS)
     try:
-        assert [change.verb for change in apply()] == ["created"] * 4
+        assert [change.verb for change in apply()] == ["created"] * 8
         assert apply() == ()
         emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
         await_until(lambda: received)
@@ -352,7 +391,7 @@ def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deploy
         ]
     finally:
         client.delete_block_document(identity)
-    assert [change.verb for change in apply()] == ["removed"] * 4
+    assert [change.verb for change in apply()] == ["removed"] * 8
 
 
 def test_a_run_whose_process_is_gone_goes_back_to_the_queue_and_one_that_lives_does_not(deployed, client):

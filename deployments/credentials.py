@@ -1,0 +1,89 @@
+"""The log-in of `make serve`: one user and password, from a file that only its owner can read, for every service.
+
+`python -m deployments serve --credentials FILE`, where FILE holds `user:password`. Prefect's server and its clients,
+MLflow and the reports then ask for it. The password goes on in the environment of the services, never on a command
+line, where every user of the machine could read it, and never into the workspace.
+"""
+
+import base64
+import hmac
+import os
+import secrets
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.adapters.workspace import Workspace, make_folder
+from tasks.policy.errors import PerennialError
+
+SHORTEST_PASSWORD = 12  # as MLflow asks for
+REPORTS_LOG_IN = "PERENNIAL_REPORTS_AUTH_STRING"
+
+
+class CredentialsError(PerennialError, ValueError):
+    """The file with the log-in cannot be used."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A user and a password; the password is in no representation."""
+
+    user: str
+    password: str = field(repr=False)
+
+    def environment(self, space: Workspace) -> dict[str, str]:
+        """What makes every service and every client use this log-in."""
+        pair = f"{self.user}:{self.password}"
+        return {
+            "PREFECT_SERVER_API_AUTH_STRING": pair,
+            "PREFECT_API_AUTH_STRING": pair,
+            "MLFLOW_AUTH_CONFIG_PATH": str(self._mlflow_settings(space)),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
+            "MLFLOW_TRACKING_USERNAME": self.user,
+            "MLFLOW_TRACKING_PASSWORD": self.password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),  # signs forms; a start of its own is enough
+            REPORTS_LOG_IN: pair,
+        }
+
+    def _mlflow_settings(self, space: Workspace) -> Path:
+        """Who has no account sees nothing; a check of the password is kept for a minute, as each costs 0.4 s."""
+        path: Path = make_folder(space.home / "mlflow") / "basic_auth.ini"
+        path.write_text(
+            "[mlflow]\n"
+            "default_permission = NO_PERMISSIONS\n"
+            f"database_uri = sqlite:///{space.home / 'mlflow' / 'accounts.db'}\n"
+            f"admin_username = {self.user}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "auth_cache_ttl_seconds = 60\n",
+            encoding="utf-8",
+        )
+        return path
+
+
+def read_credentials(path: Path) -> Credentials:
+    """The log-in of a file. Raises CredentialsError with what is wrong with it."""
+    try:
+        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialsError(f"{path}: cannot be read ({error}); expected a file with user:password") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise CredentialsError(f"{path}: others may read it, expected only its owner to; run: chmod 600 {path}")
+    user, colon, password = text.partition(":")
+    if not colon or not user.isidentifier() or len(text.splitlines()) != 1:
+        raise CredentialsError(
+            f"{path}: expected one line, user:password, with a user of letters, digits and underscores"
+        )
+    if len(password) < SHORTEST_PASSWORD:
+        raise CredentialsError(
+            f"{path}: the password has {len(password)} characters, expected at least {SHORTEST_PASSWORD}"
+        )
+    return Credentials(user, password)
+
+
+def may_enter(header: str | None) -> bool:
+    """Whether an Authorization header holds the log-in that the environment asks for; True where it asks for none."""
+    wanted = os.environ.get(REPORTS_LOG_IN)
+    if wanted is None:
+        return True
+    expected = "Basic " + base64.b64encode(wanted.encode()).decode()
+    return hmac.compare_digest(expected.encode(), (header or "").encode())
