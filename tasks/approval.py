@@ -45,7 +45,7 @@ def approval_of(
         return Approval(version, "not_needed", approved_by or NOBODY, comment, ())
     _refuse_the_hopeless(config, challenger, validation)
     request = _request(config, challenger, as_of, now, requested_by)
-    if now >= request.expires_at and not flow_creator.was_resumed():
+    if now >= request.expires_at and not flow_creator.was_answered():
         approval = _expired(request)
     elif approved_by is not None:
         approval = _typed(config, request, approved_by, comment)
@@ -132,7 +132,7 @@ def _asked(
         )
     if request.run_id != run_id and flow_creator.is_waiting(request.run_id):
         return Approval(request.version, "waiting", NOBODY, "", (f"run {request.run_id} waits for the answer already",))
-    if not flow_creator.was_resumed():
+    if not flow_creator.was_answered():
         handover = Handover(config.name, challenger.decision_id, _question(request, validation), as_of, request.version)
         artifacts.announce("approval.requested", config.name, handover.payload())
     refusal = None

@@ -8,11 +8,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
+from uuid import UUID
 
 import pytest
 import yaml
 
-from deployments.definitions import ALERTS, INDEX, Definitions, DeploymentError, read_definitions
+from deployments.definitions import INDEX, Definitions, DeploymentError, read_definitions
 from deployments.model_config import ModelConfig, available_models, load_model_config
 from deployments.plan import Definition, plan, summary
 from tests.deployment_snapshot import SNAPSHOT, current
@@ -180,6 +181,8 @@ def deployed(client: Any) -> None:
     assert sorted(str(change) for change in left) == [
         "created  automation  perennial: a crashed run is taken up again",
         "created  automation  perennial: a silent run has crashed",
+        "created  variable    perennial_model_air_time",
+        "created  variable    perennial_model_flight_delay",
     ]
 
 
@@ -220,6 +223,7 @@ def test_a_model_comes_and_goes_with_its_file(deployed, client):
     with_churn = read_definitions(models(churn()))
     planned = apply(dry_run=True, definitions=with_churn)
     assert [str(change) for change in planned] == [
+        "created  variable    perennial_model_churn",
         "created  schedule    monitor churn",
         "created  schedule    score churn",
     ]
@@ -228,6 +232,7 @@ def test_a_model_comes_and_goes_with_its_file(deployed, client):
     assert slugs() == {"air_time", "flight_delay", "churn"}
     removed = apply()
     assert [str(change) for change in removed] == [
+        "removed  variable    perennial_model_churn",
         "removed  schedule    monitor churn",
         "removed  schedule    score churn",
     ]
@@ -371,26 +376,26 @@ def mailbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
         server.shutdown()
 
 
-def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deployed, client, mailbox):
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-
+def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deployed, client, mailbox, tmp_path):
     from deployments.apply import apply
+    from deployments.prefect_state import PrefectState
 
     address, received = mailbox
-    block = CustomWebhookNotificationBlock(
-        name="ours", url=address, json_data={"subject": "{{subject}}", "body": "{{body}}"}
-    )
-    identity = block.save(ALERTS)
+    file = tmp_path / "alerts"
+    file.write_text(address)
+    with pytest.raises(DeploymentError, match="others may read it"):
+        apply(alerts_file=file)
+    file.chmod(0o600)
     try:
-        assert [change.verb for change in apply()] == ["created"] * 8
-        assert apply() == ()
+        assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 8
+        assert apply(alerts_file=file) == ()
         emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
         await_until(lambda: received)
-        assert received == [
-            {"subject": "broken: a window was quarantined", "body": "12 % of carrier is null\nlimit 5 %"}
-        ]
+        subject, body = "broken: a window was quarantined", "12 % of carrier is null\nlimit 5 %"
+        assert received == [{"subject": subject, "body": body, "text": f"{subject}\n{body}"}]
     finally:
-        client.delete_block_document(identity)
+        with PrefectState() as state:
+            client.delete_block_document(UUID(state.alerts()))
     assert [change.verb for change in apply()] == ["removed"] * 8
 
 

@@ -30,13 +30,13 @@ PORTS = ("prefect", "mlflow", "reports")
 class Serving:
     """A `python -m deployments serve` on ports of its own, its output in a file."""
 
-    def __init__(self, home: Path, log: Path) -> None:
+    def __init__(self, home: Path, log: Path, *more: str) -> None:
         self.urls = {name: f"http://127.0.0.1:{free_port()}" for name in PORTS}
         options = [part for name, url in self.urls.items() for part in (f"--{name}-port", url.rsplit(":", 1)[1])]
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "deployments", "serve", *options],
+                [sys.executable, "-m", "deployments", "serve", *options, *more],
                 env={**os.environ, "PERENNIAL_HOME": str(home)}, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -100,6 +100,27 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     second.process.send_signal(signal.SIGTERM)
     assert second.process.wait(timeout=60) == 0
     assert not [each for each in family if each.is_running()]
+
+
+@pytest.mark.timeout(500)
+def test_with_a_log_in_no_service_answers_who_has_none(tmp_path, serving):
+    file = tmp_path / "log-in"
+    file.write_text("keeper:correct horse battery")
+    file.chmod(0o600)
+    guarded = Serving(tmp_path / "home", tmp_path / "serve.log", "--credentials", str(file))
+    serving.append(guarded)
+    guarded.await_start()  # with deployments applied and a worker heard of, so all of ours got in
+    keeper = ("keeper", "correct horse battery")
+    runs, models = (
+        f"{guarded.urls['prefect']}/api/flows/filter",
+        f"{guarded.urls['mlflow']}/ajax-api/2.0/mlflow/registered-models/search",
+    )
+    for auth, expected in ((None, 401), (("keeper", "wrong password"), 401), (keeper, 200)):
+        assert httpx.post(runs, json={}, auth=auth).status_code == expected
+        assert httpx.get(models, auth=auth).status_code == expected
+        assert httpx.get(guarded.urls["reports"], auth=auth).status_code == expected
+    assert "correct horse" not in guarded.said()
+    assert not [each for each in guarded.family() if "correct horse" in " ".join(each.cmdline())]
 
 
 STUBBORN = (

@@ -39,10 +39,15 @@ def waiting_run() -> str | None:
     return str(run.id) if run and run.deployment_id and not run.parent_task_run_id else None
 
 
-def was_resumed() -> bool:
-    """Whether the present run has run before: it was suspended and answered, or started anew."""
+def was_answered() -> bool:
+    """Whether the present run was suspended by `ask` before and so, running again, has been given an answer."""
     context = FlowRunContext.get()
-    return bool(context and context.flow_run and context.flow_run.run_count > 1)
+    asked = context.flow_run.empirical_policy.pause_keys if context and context.flow_run else None
+    return _key(1) in (asked or ())
+
+
+def _key(question: int) -> str:
+    return f"approval-{question}"
 
 
 def is_waiting(run_id: str | None) -> bool:
@@ -63,4 +68,4 @@ def ask(evidence: str, seconds: int, question: int) -> ApprovalForm:
     `question` counts the forms of one run: an answered one is read again at once, a new one suspends.
     """
     form = ApprovalForm.with_initial_data(description=evidence)
-    return suspend_flow_run(wait_for_input=form, timeout=max(1, seconds), key=f"approval-{question}")
+    return suspend_flow_run(wait_for_input=form, timeout=max(1, seconds), key=_key(question))
