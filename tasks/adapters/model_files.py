@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import skops.io
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier, XGBModel, XGBRegressor
@@ -79,6 +78,8 @@ def save(scorer: Scorer, folder: Path) -> None:
     if isinstance(scorer.estimator, XGBModel):
         (folder / BOOSTER).write_bytes(scorer.estimator.get_booster().save_raw("ubj"))
     else:
+        import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
+
         (folder / ESTIMATOR).write_bytes(skops.io.dumps(scorer.estimator))
 
 
@@ -118,6 +119,8 @@ def needed_types(estimator: Any, vouched_packages: tuple[str, ...]) -> tuple[str
     """
     if isinstance(estimator, XGBModel):
         return ()
+    import skops.io
+
     needed = tuple(sorted(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))))
     foreign = [name for name in needed if name.partition(".")[0] not in vouched_packages]
     if foreign:
@@ -141,6 +144,8 @@ def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...]) -> Scorer:
 
 
 def _skops(content: bytes, trusted_types: tuple[str, ...]) -> Any:
+    import skops.io
+
     foreign = sorted(set(skops.io.get_untrusted_types(data=content)) - set(trusted_types))
     if foreign:
         raise ModelFileError(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow.artifacts
 from mlflow.entities.model_registry import ModelVersion as StoredVersion
@@ -20,13 +21,15 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.adapters import lease, model_files
-from tasks.adapters.model_files import Scorer
+from tasks.adapters import lease
 from tasks.adapters.workspace import workspace
 from tasks.policy.attribution import AttributionProfile
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion, Window, from_json, utc
 from tasks.policy.profile import ReferenceProfile
+
+if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; aliases and tags need neither
+    from tasks.adapters.model_files import Scorer
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
@@ -188,7 +191,7 @@ def _classes(_uri: str, model: str, number: str) -> tuple[str, ...]:
     return tuple(json.loads(tags(model, number)["classes"]))
 
 
-def load_scorer(version: ModelVersion, fresh: bool = False) -> Scorer:
+def load_scorer(version: ModelVersion, fresh: bool = False) -> "Scorer":
     """The scorer of a version, checked against its SHA-256; `fresh` reads the files again instead of the cache.
 
     Raises ModelFileError on missing or altered files.
@@ -199,7 +202,9 @@ def load_scorer(version: ModelVersion, fresh: bool = False) -> Scorer:
 
 
 @lru_cache(maxsize=8)
-def _scorer(uri: str, model: str, number: str, sha256: str) -> Scorer:
+def _scorer(uri: str, model: str, number: str, sha256: str) -> "Scorer":
+    from tasks.adapters import model_files
+
     stored = _stored(model, number)
     trusted = tuple(json.loads(stored.tags.get("trusted_types", "[]")))
     with tempfile.TemporaryDirectory() as folder:
@@ -208,6 +213,8 @@ def _scorer(uri: str, model: str, number: str, sha256: str) -> Scorer:
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:
+    from tasks.adapters import model_files
+
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:

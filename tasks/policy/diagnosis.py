@@ -16,8 +16,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import scipy  # its parts load on first use
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
 
 from tasks.policy.evidence import (
     DiagnosisKind,
@@ -153,7 +153,7 @@ def _explain_fall(
     sign = -1 if value.higher_is_better else 1
     gap = sign * (value.value - estimate.value)
     error = math.hypot(standard_error(value), standard_error(estimate))
-    p_value = float(stats.norm.sf(gap / error)) if error else float(gap <= 0)
+    p_value = float(scipy.stats.norm.sf(gap / error)) if error else float(gap <= 0)
     expected = f"from the inputs alone {estimate.value:.4g} was expected"
     told = f"{expected}, the realised value is {gap:+.4g} worse than that (p={p_value:.2g})"
     kind: DiagnosisKind = "concept_drift" if p_value <= limits.alpha else "harmful_covariate_shift"
@@ -180,7 +180,7 @@ def _without_labels(
         )
     worse = level.value - estimate.value if estimate.higher_is_better else estimate.value - level.value
     error = math.hypot(standard_error(estimate), standard_error(level))
-    p_value = float(stats.norm.sf(worse / error)) if error else float(worse <= 0)
+    p_value = float(scipy.stats.norm.sf(worse / error)) if error else float(worse <= 0)
     harmful = p_value <= limits.alpha
     told = f"{estimate.name} is estimated at {estimate.value:.4g}, best past level {level.value:.4g} (p={p_value:.2g})"
     return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, told), names)

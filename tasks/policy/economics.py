@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts load on first use, so that reading a model's file does not wait for them
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import optimize, stats
 
 from tasks.policy.statistics import Gain
 
@@ -120,7 +120,7 @@ def forecast_cost(budget: Budget, past: Sequence[Usage], rows: int) -> Amount | 
     freedom = len(past) - 2
     noise = float(((prices - slope * sizes - intercept) ** 2).sum()) / freedom
     error = math.sqrt(noise * (1 + 1 / len(past) + (rows - sizes.mean()) ** 2 / spread))
-    price, half = max(0.0, float(slope * rows + intercept)), float(stats.t.ppf(0.95, freedom)) * error
+    price, half = max(0.0, float(slope * rows + intercept)), float(scipy.stats.t.ppf(0.95, freedom)) * error
     return Amount(fixed + price, fixed + max(0.0, price - half), fixed + price + half)
 
 
@@ -200,11 +200,11 @@ def share_budget(requests: Sequence[Request], budget_usd: float) -> dict[str, st
     }
     if not worthwhile:
         return answers
-    chosen = optimize.milp(
+    chosen = scipy.optimize.milp(
         [-request.net_usd for request in worthwhile],
-        constraints=optimize.LinearConstraint([request.cost_usd for request in worthwhile], ub=budget_usd),
+        constraints=scipy.optimize.LinearConstraint([request.cost_usd for request in worthwhile], ub=budget_usd),
         integrality=1,
-        bounds=optimize.Bounds(0, 1),
+        bounds=scipy.optimize.Bounds(0, 1),
     ).x
     for request, share in zip(worthwhile, chosen, strict=True):
         refusal = (

@@ -11,8 +11,8 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
+import scipy  # its parts load on first use, so that reading a model's file does not wait for them
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from tasks.policy.evidence import Maturity, MetricValue, PerformanceReport
 from tasks.policy.statistics import two_proportion_test
@@ -116,9 +116,9 @@ def shift_p_value(current: MetricValue, baseline: MetricValue, noise: float | No
     worse = baseline.value - current.value if current.higher_is_better else current.value - baseline.value
     if variance == 0:
         return 0.0 if worse > 0 else 1.0
-    return float(stats.norm.sf(worse / math.sqrt(variance)))
+    return float(scipy.stats.norm.sf(worse / math.sqrt(variance)))
 
 
 @cache
 def _z(confidence: float) -> float:
-    return float(stats.norm.ppf((1 + confidence) / 2))
+    return float(scipy.stats.norm.ppf((1 + confidence) / 2))

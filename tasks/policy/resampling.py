@@ -3,18 +3,24 @@
 Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows define no answer.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts load on first use, so that reading a model's file does not wait for them
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from tasks.policy.metrics import Floats
 
 _CELLS_AT_ONCE = 4_000_000
 _POISSON_FROM = 500
-_POISSON_COUNTS = stats.poisson.ppf((np.arange(2**16) + 0.5) / 2**16, 1).astype(np.float32)
-"""Counts of mean 1 by a random number of 16 bits."""
+
+
+@cache
+def _poisson_counts() -> NDArray[np.float32]:
+    """Counts of mean 1 by a random number of 16 bits."""
+    counts: NDArray[np.float32] = scipy.stats.poisson.ppf((np.arange(2**16) + 0.5) / 2**16, 1).astype(np.float32)
+    return counts
 
 
 class Interval(NamedTuple):
@@ -38,8 +44,8 @@ def bootstrap_means(rows: ArrayLike, draws: int = 1000, seed: int = 0) -> Floats
         means = np.concatenate([table[random.integers(0, len(values), shape)].mean(axis=1) for shape in shapes])
     else:
         rows_and_one = np.column_stack([table - centre, np.ones(len(table))]).astype(np.float32)
-        picks = (random.integers(0, len(_POISSON_COUNTS), shape, dtype=np.uint16) for shape in shapes)
-        sums = np.concatenate([_POISSON_COUNTS[pick] @ rows_and_one for pick in picks]).astype(float)
+        picks = (random.integers(0, len(_poisson_counts()), shape, dtype=np.uint16) for shape in shapes)
+        sums = np.concatenate([_poisson_counts()[pick] @ rows_and_one for pick in picks]).astype(float)
         means = centre + sums[:, :-1] / sums[:, -1:]
     return means if values.ndim == 2 else means[:, 0]
 

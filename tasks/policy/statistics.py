@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # its parts load on first use, so that reading a model's file does not wait for them
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint, proportions_ztest
 
 from tasks.policy.metrics import (
     HIGHER_IS_BETTER,
@@ -42,6 +40,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     """Score interval of a proportion: Wilson (1927), JASA 22:209; keeps its level near 0 and 1 (Brown et al. 2001)."""
     if trials == 0:
         return Interval(float("nan"), float("nan"))
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(successes, trials, alpha=1 - confidence, method="wilson")
     return Interval(float(low), float(high))
 
@@ -118,7 +118,7 @@ def delong(y_true: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
 
 def _auc_interval(truth: Floats, score: Floats, confidence: float) -> Interval:
     area, covariance = delong(truth, score)
-    half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariance[0, 0])
+    half = scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariance[0, 0])
     return Interval(float(max(0.0, area[0] - half)), float(min(1.0, area[0] + half)))
 
 
@@ -145,7 +145,7 @@ def paired_bootstrap(
     if metric == "roc_auc" and old.ndim == 1:
         _, covariance = delong(truth, np.stack([old, new]))
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-        half = float(stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(0.0, variance)))
+        half = float(scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(0.0, variance)))
         return Gain(gain, gain - half, gain + half)
     low, high = percentile_interval(sign * _differences(metric, truth, old, new, draws, seed, quantile), confidence)
     return Gain(gain, low, high)
@@ -181,6 +181,8 @@ def mcnemar_exact(y_true: ArrayLike, champion_pred: ArrayLike, challenger_pred: 
     truth = np.asarray(y_true)
     old, new = (predicted_codes(predicted) == truth for predicted in (champion_pred, challenger_pred))
     table = [[int((old & new).sum()), int((old & ~new).sum())], [int((~old & new).sum()), int((~old & ~new).sum())]]
+    from statsmodels.stats.contingency_tables import mcnemar
+
     return float(mcnemar(table, exact=True).pvalue)
 
 
@@ -191,12 +193,16 @@ def two_proportion_test(successes: int, trials: int, reference_successes: int, r
     counts, sizes = np.array([successes, reference_successes]), np.array([trials, reference_trials])
     if counts.sum() in (0, sizes.sum()):
         return 1.0
+    from statsmodels.stats.proportion import proportions_ztest
+
     return float(proportions_ztest(counts, sizes, alternative="smaller")[1])
 
 
 def welch_test(rows: ArrayLike, reference_rows: ArrayLike) -> float:
     """Two-sided p-value that the means agree, variances free: Welch (1947), Biometrika 34:28."""
-    return float(stats.ttest_ind(np.asarray(rows, float), np.asarray(reference_rows, float), equal_var=False).pvalue)
+    return float(
+        scipy.stats.ttest_ind(np.asarray(rows, float), np.asarray(reference_rows, float), equal_var=False).pvalue
+    )
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> Floats:
@@ -205,5 +211,5 @@ def benjamini_hochberg(p_values: ArrayLike) -> Floats:
     q_values = np.full(values.shape, np.nan)
     known = ~np.isnan(values)
     if known.any():
-        q_values[known] = stats.false_discovery_control(values[known])
+        q_values[known] = scipy.stats.false_discovery_control(values[known])
     return q_values
