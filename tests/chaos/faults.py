@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tasks.adapters import lease, ledger
 from tests.chaos.matrix import Row, inconsistencies, wait_until_complete
 from tests.chaos.stack import Stack, wait_for
 
@@ -147,6 +148,15 @@ def _told(stack: Stack, run: str) -> bool:
     return bool(stack.ask("events/filter", filter=wanted)["events"])
 
 
+def lease_held(stack: Stack, name: str) -> Iterator[None]:
+    """Somebody else writes to the model for longer than a run waits; the run gives its place back and comes again."""
+    with lease.hold(name, "a long training elsewhere"):
+        run = stack.run("retrain", model=name, until=UNTIL, reason="a fault")
+        wait_for(lambda: "AwaitingRetry" in stack.states(run), f"{name} did not give its place back", ENOUGH_S)
+        assert not ledger.entries(name)
+    yield
+
+
 @contextmanager
 def at(stack: Stack, name: str, point: str, **environment: str) -> Iterator[None]:
     """A run that stands at the point until the end of the block."""
@@ -165,6 +175,7 @@ FAULTS: dict[str, Callable[[Stack, str], Iterator[None]]] = {
     "the clock jumps back": clock_back,
     "the lake's disk is full": lake_full,
     "the ledger's disk is full": ledger_full,
+    "another process holds the lease": lease_held,
 }
 
 
