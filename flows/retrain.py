@@ -62,7 +62,7 @@ def retrain(
     champion = find_champion(config)
     if champion is None:
         take_snapshot(config, config.history())
-    refusal = check_budget(config, spent_usd(config, as_of))
+    refusal = check_budget(config, spent_usd(config, as_of, apart_from=decision_id))
     if refusal and override:
         check_override(config, "the budget", override, principal, as_of, wall_clock())
     elif refusal:

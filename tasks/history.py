@@ -91,12 +91,13 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
     )
 
 
-def spent_usd(config: ModelConfig, as_of: datetime) -> float:
-    """What the retrains of the 30 days before `as_of` cost."""
+def spent_usd(config: ModelConfig, as_of: datetime, apart_from: str | None = None) -> float:
+    """What the retrains of the 30 days before `as_of` cost, apart from one decision's: a run that goes on does not pay twice."""
     from tasks.adapters import ledger
 
     registered = ledger.entries(config.name, kind="challenger.registered")
     recent = [entry for entry in registered if as_of - timedelta(days=30) < entry.at <= as_of]
+    recent = [entry for entry in recent if apart_from is None or entry.decision_id != apart_from]
     return len(recent) * config.budget.fixed_usd_per_retrain
 
 

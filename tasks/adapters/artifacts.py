@@ -31,6 +31,8 @@ from tasks.policy.fleet import Fleet
 
 REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
 """Set around the runs of a replay."""
+HANDED_OVER = {"retraining.requested", "challenger.validated", "champion.degraded"}
+"""Events that start the next flow; were one lost, the loop would stand still."""
 
 
 def key(kind: str, model: str) -> str:
@@ -170,7 +172,8 @@ def announce(event: str, model: str, payload: dict[str, Any]) -> None:
         resource={"prefect.resource.id": f"perennial.{kind}.{model}", "prefect.resource.name": model},
         payload=payload,
     )
-    if emitted and kind == "model" and run is not None and run.flow_run is not None and run.flow_run.deployment_id:
+    deployed = run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
+    if emitted and kind == "model" and deployed and event in HANDED_OVER:
         delivery.await_stored(emitted.id)
 
 

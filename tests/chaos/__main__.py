@@ -7,10 +7,12 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from tasks.adapters.workspace import workspace
@@ -36,6 +38,20 @@ def rows(up: Stack, chosen: argparse.Namespace) -> Iterator[Row]:
         yield Row(fault, "skipped", 0, (missing[fault],)) if fault in missing else run_fault(up, number, fault)
 
 
+def storms() -> Iterator[Row]:
+    """Events by the hundred on a server of their own; see `tests.chaos.storm`."""
+    for events, models in ((500, 1), (50, 50)):
+        with tempfile.TemporaryDirectory(prefix="perennial-storm-") as folder:
+            out = Path(folder) / "storm.json"
+            sizes = ("--events", str(events), "--models", str(models), "--out", str(out))
+            ended = subprocess.run(
+                [sys.executable, "-m", "tests.chaos.storm", *sizes], capture_output=True, text=True, check=False
+            )
+            found = json.loads(out.read_text()) if out.exists() else {}
+            problems = () if found.get("ok") else ((ended.stdout + ended.stderr)[-1000:],)
+            yield Row(f"storm: {events} events, {models} models", "", found.get("seconds", 0), problems)
+
+
 def print_row(row: Row) -> None:
     stated = f" (stated {WITHIN_S[row.victim]})" if row.victim in WITHIN_S else ""
     outcome = "; ".join(row.problems) or "completed, consistent"
@@ -50,17 +66,22 @@ def main() -> int:
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
     report = workspace().home / "bench" / "chaos.json"
-    found = []
+    found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="perennial-chaos-", ignore_cleanup_errors=True) as home:
         os.environ["PERENNIAL_HOME"] = home
         with stack() as up:
             os.environ["MLFLOW_TRACKING_URI"] = up.mlflow
             for row in rows(up, chosen):
+                found.append(row)
                 print_row(row)
-                found.append(asdict(row) | {"stated_s": WITHIN_S.get(row.victim), "ok": not row.problems})
+    if not chosen.victim and not chosen.faults and find_spec("tests.chaos.storm"):
+        for row in storms():
+            found.append(row)
+            print_row(row)
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps({"rows": found}, indent=1), encoding="utf-8")
-    failed = [row for row in found if not row["ok"] and row["victim"] != "skipped"]
+    told = [asdict(row) | {"stated_s": WITHIN_S.get(row.victim), "ok": not row.problems} for row in found]
+    report.write_text(json.dumps({"rows": told}, indent=1), encoding="utf-8")
+    failed = [row for row in found if row.problems and row.victim != "skipped"]
     print(f"{len(found) - len(failed)} of {len(found)} completed and are consistent; {Path(report)}")
     return 1 if failed else 0
 

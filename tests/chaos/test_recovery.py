@@ -1,6 +1,5 @@
 """A part of `make chaos` that CI can wait for: real processes are killed, and the loop completes by itself, once."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -32,20 +31,20 @@ def problems(up: Stack, prefix: str, victim: str, *boundaries: str) -> list[str]
     return [f"{row.boundary}: {row.problems}" for row in run_batch(up, prefix, victim, boundaries) if row.problems]
 
 
-def test_runs_that_are_killed_are_taken_up_again_and_do_everything_once(up):
-    boundaries = ("retrain: version made, registration not ended", "retrain: both facts in the ledger")
-    assert not problems(up, "flow", "flow", *boundaries, "promote: champion moved, challenger not")
-
-
 def test_a_loss_of_power_is_recovered_from_when_everything_is_back(up):
-    boundaries = ("retrain: registered, not the challenger", "promote: aliases moved")
+    """Nobody is left to report the runs: missed heartbeats, the automation that takes them up, and the lease bring them back."""
+    boundaries = (
+        "retrain: version made, registration not ended",
+        "retrain: both facts in the ledger",
+        "promote: champion moved, challenger not",
+    )
     assert not problems(up, "everything", "everything", *boundaries)
 
 
-@pytest.mark.parametrize("fault", ["MLflow's database is locked for 20 s", "the lake's disk is full"])
-def test_a_fault_below_ends_in_completion_or_in_a_told_failure(up, fault):
+def test_a_full_disk_fails_clearly_is_told_and_with_more_room_the_same_run_completes(up):
+    fault = "the lake's disk is full"
     missing = lacking().get(fault)
-    if missing and not os.environ.get("PERENNIAL_REQUIRE_SYSTEM_TOOLS"):
+    if missing:
         pytest.skip(f"{fault} cannot be made here: {missing}")
     assert not run_fault(up, list(FAULTS).index(fault), fault).problems
 

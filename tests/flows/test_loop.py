@@ -143,6 +143,27 @@ def test_the_budget_refuses_by_hand_too(tmp_path):
     assert kinds()[-1] == "retraining.refused"
 
 
+def test_a_retrain_that_was_cut_off_after_its_first_fact_goes_on_within_its_own_budget(tmp_path, monkeypatch):
+    model = write_model(
+        tmp_path, **{"window_days: 2": "budget: {fixed_usd_per_retrain: 60, max_usd_per_month: 100}\nwindow_days: 2"}
+    )
+    append = ledger.append
+
+    def cut_off(model: str, kind: str, *rest: object) -> object:
+        if kind == "challenger.validated":
+            raise KeyboardInterrupt
+        return append(model, kind, *rest)
+
+    monkeypatch.setattr(ledger, "append", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        retrain(model, until=FIRST)
+    monkeypatch.undo()
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
+    assert kinds() == ["challenger.registered"]
+    assert retrain(model, until=FIRST).verdict == "pass"
+    assert kinds() == ["challenger.registered", "challenger.validated"]
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     from prefect.settings import PREFECT_API_URL, get_current_settings
 
