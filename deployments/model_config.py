@@ -16,6 +16,7 @@ from deployments.settings import Columns, Drift, Performance, Period, Quality, S
 from tasks.policy.economics import Budget
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import Window, digest
+from tasks.policy.placement import PlacementPolicy
 from tasks.policy.promotion import PromotionPolicy, ValidationPolicy
 from tasks.policy.retraining import RetrainingPolicy
 
@@ -54,6 +55,7 @@ class ModelConfig(Settings):
     validation: ValidationPolicy = ValidationPolicy()
     promotion: PromotionPolicy = PromotionPolicy()
     budget: Budget = Budget()
+    placement: PlacementPolicy = PlacementPolicy()
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:

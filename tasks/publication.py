@@ -10,7 +10,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import History, Judgement, ModelVersion, Promotion, Scoring, ValidationReport, scoring_id
+from tasks.policy.evidence import (
+    History,
+    Judgement,
+    ModelVersion,
+    Placement,
+    Promotion,
+    Scoring,
+    ValidationReport,
+    scoring_id,
+)
+from tasks.policy.placement import DEDICATED
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
 RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}
@@ -43,7 +53,13 @@ def publish_judgement(
         ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
         artifacts.announce("window.quarantined", config.name, _handover(judgement))
     if decision.retrain:
-        artifacts.announce("retraining.requested", config.name, _handover(judgement))
+        artifacts.announce(_request(decision.placement), config.name, _handover(judgement))
+
+
+def _request(placement: Placement | None) -> str:
+    """The event that asks for a retrain; each place but the dedicated hosts has one of its own, which its trigger expects."""
+    elsewhere = placement and placement.place != DEDICATED
+    return f"retraining.requested.{placement.place}" if placement and elsewhere else "retraining.requested"
 
 
 def _handover(judgement: Judgement) -> dict[str, object]:

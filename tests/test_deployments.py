@@ -15,6 +15,7 @@ import yaml
 from deployments.definitions import ALERTS, INDEX, Definitions, DeploymentError, read_definitions
 from deployments.model_config import ModelConfig, available_models, load_model_config
 from deployments.plan import Definition, plan, summary
+from deployments.pools import read_pool
 from tests.deployment_snapshot import SNAPSHOT, current
 
 REGENERATE = "if the change is meant, write the snapshot anew: python -m tests.deployment_snapshot"
@@ -164,7 +165,7 @@ def deployed(client: Any) -> None:
     from deployments.prefect_state import PrefectState, deploy
 
     with PrefectState() as state:
-        state.make_pool("perennial")
+        state.save_pool(read_pool("perennial"), exists=False)
     deploy(INDEX)
     left = apply()
     assert [str(change) for change in left] == ["created  automation  perennial: a silent run has crashed"]
@@ -193,7 +194,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 7 deployments, 4 schedules, 3 triggers, 1 automation"
+        "nothing to change: 1 work pool, 9 deployments, 5 schedules, 3 triggers, 1 automation"
         in capsys.readouterr().out
     )
 
