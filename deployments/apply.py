@@ -15,6 +15,7 @@ from typing import Any
 from deployments.alert_block import save_alert_block
 from deployments.definitions import ALERTS, Definitions, DeploymentError, read_definitions
 from deployments.plan import SWITCHES, Change, Definition, plan, summary
+from deployments.pools import read_pool
 from deployments.prefect_definitions import wanted_automations, wanted_definitions
 from deployments.prefect_state import CONNECTION_ERRORS, PrefectState, deploy
 
@@ -79,15 +80,16 @@ def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> D
 def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None, changes: Sequence[Change]) -> None:
     for change in changes:
         if change.definition.kind == "work pool":
-            if change.verb == "changed":
+            retyped = next((detail for detail in change.details if detail.startswith("type ")), None)
+            if retyped:
                 raise DeploymentError(
-                    f"work pool {change.definition.name}: {change.details[0]} cannot be changed; "
+                    f"work pool {change.definition.name}: {retyped} cannot be changed; "
                     "delete the pool in the dashboard, or name another in prefect.yaml"
                 )
-            state.make_pool(change.definition.name)
+            state.save_pool(read_pool(change.definition.name), exists=change.verb == "changed")
         if change.definition.kind == "variable" and change.verb != "removed":
             state.save_variable(change.definition.name, change.definition.fields, change.verb == "changed")
-    for change in changes:
+    for change in reversed(changes):  # what a deployment owns goes before it, as its schedules and triggers go with it
         if change.verb == "removed":
             state.remove(change.definition)
     if any(change.verb != "removed" and change.definition.kind in DEPLOYED_BY_PREFECT for change in changes):

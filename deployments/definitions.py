@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from deployments.model_config import DEPLOYMENTS, ModelConfig, available_models, load_model_config
+from deployments.pools import placed_deployments
 from tasks.policy.errors import PerennialError
 
 INDEX = DEPLOYMENTS.parent / "prefect.yaml"
@@ -70,6 +71,7 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
     for deployment in index["deployments"]:
         schedules = _schedules(deployment.get("schedules", []), new.get(deployment["name"]), models)
         deployment["schedules"] = schedules
+    index["deployments"] += placed_deployments(index["deployments"], shared.get("places", {}), models)
     automations = [*shared.get("automations", []), *_of_models(shared.get("automations-of-a-model", []), models)]
     _refuse_unset_variables([index, automations], path.name)
     _refuse_foreign_names(

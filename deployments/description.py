@@ -64,6 +64,13 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         limits.append(f"for at most {config.budget.max_usd_per_month:g} $ a month")
     if limits:
         yield f"but {', '.join(limits)}."
+    place = config.placement
+    if place.serverless:
+        deadline = f" within {place.deadline_hours:g} h" if place.deadline_hours else ""
+        yield (
+            f"runs a retrain on {place.dedicated.place} or {place.serverless.place}{deadline}, rather {place.prefer}; "
+            f"its data {'stays on premises' if _stays(config) else 'may go anywhere'}."
+        )
     window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
     yield f"trains {config.training.estimator or 'XGBoost'} on {window}, with seed {config.training.seed}."
     gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
@@ -72,6 +79,11 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"days (margin {config.validation.non_inferiority_margin:g}), then promotes it "
         + ("once a person approves." if config.needs_approval else "by itself.")
     )
+
+
+def _stays(config: ModelConfig) -> bool:
+    residency = config.placement.residency
+    return residency == "on_premises" or (residency is None and bool(config.columns.personal))
 
 
 def describe_condition(condition: Condition) -> str:

@@ -18,6 +18,7 @@ from tasks.policy.access import AccessPolicy
 from tasks.policy.economics import Budget
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import Window, digest
+from tasks.policy.placement import PlacementPolicy
 from tasks.policy.promotion import PromotionPolicy, ValidationPolicy
 from tasks.policy.retraining import RetrainingPolicy
 
@@ -57,6 +58,7 @@ class ModelConfig(Settings):
     promotion: PromotionPolicy = PromotionPolicy()
     budget: Budget = Budget()
     access: AccessPolicy = AccessPolicy()
+    placement: PlacementPolicy = PlacementPolicy()
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:

@@ -19,6 +19,8 @@ from prefect.utilities.callables import parameter_schema
 
 from deployments.definitions import ALERTS, Definitions, DeploymentError
 from deployments.plan import Definition
+from deployments.pools import read_pool
+from tasks.policy.evidence import digest
 
 NAMESPACE = UUID("7f1f0f1e-6d1c-4f0e-9f57-9c4b1f0c3a11")  # stands in for ids that only a server gives
 
@@ -30,7 +32,7 @@ def _placeholder(name: str) -> str:
 
 def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definition, ...]:
     """What shall be deployed; automations that tell people only where there is a block to tell them through."""
-    wanted = [Definition("work pool", pool, {"type": "process"}) for pool in definitions.pools]
+    wanted = [_wanted_pool(pool) for pool in definitions.pools]
     wanted += [Definition("variable", name, _plain(value)) for name, value in definitions.variables.items()]
     for item in definitions.deployments:
         wanted.append(_wanted_deployment(item))
@@ -40,6 +42,22 @@ def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definiti
     for automation in wanted_automations(definitions, _placeholder(ALERTS) if alerts else None):
         wanted.append(describe_automation("automation", automation, names))
     return tuple(wanted)
+
+
+def _wanted_pool(name: str) -> Definition:
+    pool = read_pool(name)
+    return describe_pool(name, pool.type, pool.template)
+
+
+def describe_pool(name: str, kind: str, template: Mapping[str, Any]) -> Definition:
+    """A pool with what its template lets a form set, and a digest of all the rest."""
+    defaults = {
+        variable: spec["default"]
+        for variable, spec in template.get("variables", {}).get("properties", {}).items()
+        if spec.get("default") is not None
+    }
+    whole = digest(json.dumps(template, sort_keys=True))
+    return Definition("work pool", name, _plain({"type": kind, "defaults": defaults, "template": whole}))
 
 
 def wanted_automations(definitions: Definitions, alerts: str | None) -> Iterator[AutomationCore]:
@@ -63,6 +81,7 @@ def _wanted_deployment(item: dict[str, Any]) -> Definition:
         "parameters": item.get("parameters", {}),
         "paused": item.get("paused", False),
         "work_pool": item["work_pool"]["name"],
+        "work_queue": item["work_pool"].get("work_queue_name", "default"),
         "job_variables": item["work_pool"].get("job_variables", {}),
         "concurrency": {name: limit.get(name) for name in ("limit", "collision_strategy", "grace_period_seconds")},
         "form": _form(_parameter_schema(item["name"], item["entrypoint"])),
@@ -128,6 +147,7 @@ def describe_deployment(deployment: DeploymentResponse) -> Definition:
         "parameters": deployment.parameters,
         "paused": deployment.paused,
         "work_pool": deployment.work_pool_name,
+        "work_queue": deployment.work_queue_name,
         "job_variables": deployment.job_variables,
         "concurrency": {
             "limit": limit.limit if limit else None,

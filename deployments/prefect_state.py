@@ -10,17 +10,17 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import VariableCreate, VariableUpdate, WorkPoolCreate
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
-from prefect.workers.process import ProcessWorker
 
 from deployments.definitions import ALERTS, OURS, VARIABLES, DeploymentError
 from deployments.plan import Definition
-from deployments.prefect_definitions import describe_automation, describe_deployment, describe_schedule
+from deployments.pools import Pool
+from deployments.prefect_definitions import describe_automation, describe_deployment, describe_pool, describe_schedule
 
 TAG = "perennial"
 PAGE = 200
@@ -88,10 +88,17 @@ class PrefectState:
         else:
             self._client.delete_automation(UUID(definition.identity))
 
-    def make_pool(self, name: str) -> None:
-        """Make a work pool whose worker starts a process for each run."""
-        template = ProcessWorker.get_default_base_job_template()
-        self._client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
+    def save_pool(self, pool: Pool, exists: bool) -> None:
+        """Make a work pool, or give the one that is there our template."""
+        if exists:
+            change = WorkPoolUpdate(description=pool.description, base_job_template=pool.template)
+            self._client.update_work_pool(pool.name, change)
+        else:
+            self._client.create_work_pool(
+                WorkPoolCreate(
+                    name=pool.name, type=pool.type, description=pool.description, base_job_template=pool.template
+                )
+            )
 
     def save_variable(self, name: str, value: dict[str, Any], exists: bool) -> None:
         """Make a variable, or give it this value."""
@@ -114,7 +121,8 @@ class PrefectState:
 
     def _pool(self, name: str) -> Definition | None:
         try:
-            return Definition("work pool", name, {"type": self._client.read_work_pool(name).type})
+            pool = self._client.read_work_pool(name)
+            return describe_pool(name, pool.type, pool.base_job_template)
         except ObjectNotFound:
             return None
 

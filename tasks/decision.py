@@ -4,6 +4,7 @@ The judgement itself is pure (`tasks.policy.retraining`); this stage gives it wh
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from prefect import task
@@ -14,6 +15,7 @@ from deployments.model_config import ModelConfig
 from tasks.policy.diagnosis import Diagnosis
 from tasks.policy.economics import over_budget
 from tasks.policy.evidence import History, Judgement, ModelVersion, PerformanceReport, WindowEvidence
+from tasks.policy.placement import decide_placement, forecast_rows
 from tasks.policy.retraining import decide_retraining
 
 
@@ -40,6 +42,9 @@ def decide(
         kind,
         explanations=told,
     )
+    if decision.retrain:
+        rows = forecast_rows(history, evidence, config.training.window_days)
+        decision = replace(decision, placement=decide_placement(config.placement, rows, config.columns.personal))
     get_run_logger().info("decision: %s, %s", "retrain" if decision.retrain else "keep", decision.reasons[0])
     return Judgement(
         as_of,

@@ -15,6 +15,7 @@ from tasks.policy.evidence import (
     History,
     Judgement,
     ModelVersion,
+    Placement,
     Promotion,
     Scoring,
     ValidationReport,
@@ -22,6 +23,7 @@ from tasks.policy.evidence import (
     scoring_id,
 )
 from tasks.policy.handover import Handover
+from tasks.policy.placement import DEDICATED
 from tasks.policy.probation import Degradation
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
@@ -69,7 +71,13 @@ def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
     from tasks.adapters import artifacts
 
     if judgement.decision.retrain:
-        artifacts.announce("retraining.requested", config.name, _handover(judgement))
+        artifacts.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
+
+
+def _request(placement: Placement | None) -> str:
+    """The event that asks for a retrain; each place but the dedicated hosts has one of its own, which its trigger expects."""
+    elsewhere = placement and placement.place != DEDICATED
+    return f"retraining.requested.{placement.place}" if placement and elsewhere else "retraining.requested"
 
 
 def _handover(judgement: Judgement) -> dict[str, object]:

@@ -16,6 +16,7 @@ import yaml
 from deployments.definitions import INDEX, Definitions, DeploymentError, read_definitions
 from deployments.model_config import ModelConfig, available_models, load_model_config
 from deployments.plan import Definition, plan, summary
+from deployments.pools import read_pool
 from tests.deployment_snapshot import SNAPSHOT, current
 
 REGENERATE = "if the change is meant, write the snapshot anew: python -m tests.deployment_snapshot"
@@ -175,7 +176,7 @@ def deployed(client: Any) -> None:
     from deployments.prefect_state import PrefectState, deploy
 
     with PrefectState() as state:
-        state.make_pool("perennial")
+        state.save_pool(read_pool("perennial"), exists=False)
     deploy(INDEX)
     left = apply()
     assert sorted(str(change) for change in left) == [

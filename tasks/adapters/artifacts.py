@@ -23,6 +23,7 @@ from tasks.policy.evidence import (
     MetricDifference,
     ModelVersion,
     PerformanceReport,
+    Placement,
     Promotion,
     QualityReport,
     ValidationReport,
@@ -48,6 +49,7 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
         f"## Diagnosis: {decision.diagnosis.replace('_', ' ')}",
         _bullets(judgement.diagnosis_reasons),
         *(["## What would change it", _bullets(decision.would_change)] if decision.would_change else []),
+        *([_placement(decision.placement)] if decision.placement else []),
         *([_performance(evidence.performance)] if evidence.performance else []),
         *([_drift(evidence.drift)] if evidence.drift else []),
         *([_quality(evidence.quality)] if evidence.quality else []),
@@ -189,6 +191,11 @@ def _bullets(sentences: tuple[str, ...]) -> str:
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _placement(placement: Placement) -> str:
+    hours = f", about {placement.hours:.2g} h" if placement.hours is not None else ""
+    return f"## Runs on {placement.place}: {placement.rows:,} rows{hours}\n\n{_bullets(placement.reasons)}"
 
 
 def _performance(report: PerformanceReport) -> str:

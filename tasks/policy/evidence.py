@@ -296,6 +296,17 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a retrain runs and why; `hours` is its forecast there, None where the place's speed is unknown."""
+
+    place: str
+    kind: Literal["dedicated", "serverless"]
+    rows: int
+    hours: float | None
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Retrain or not, and why. `decision_id` keys every write that follows, so acting twice is acting once."""
 
@@ -310,6 +321,7 @@ class Decision:
     expected_value_usd: float | None = None
     expected_cost_usd: float | None = None
     would_change: tuple[str, ...] = ()
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)

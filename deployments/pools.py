@@ -1,0 +1,83 @@
+"""Work pools as `infra/pools/NAME.json` describes them, and the deployment of `retrain` in each place that models name.
+
+A place is a pool and a queue (`definitions.places` in prefect.yaml). What a decision placed there is asked for by an
+event of its own, `perennial.retraining.requested.PLACE`, because a trigger can tell events but not payloads apart.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from deployments.model_config import DEPLOYMENTS, ModelConfig
+from tasks.policy.errors import PerennialError
+from tasks.policy.placement import DEDICATED
+
+POOLS = DEPLOYMENTS.parent / "infra" / "pools"
+PLACED = "retrain"
+REQUESTED = "perennial.retraining.requested"
+
+
+class PoolError(PerennialError, ValueError):
+    """A place or a pool is named that nothing describes."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A work pool: its type and the template that its workers make jobs from."""
+
+    name: str
+    type: str
+    description: str
+    template: dict[str, Any]
+
+
+@cache
+def read_pool(name: str, folder: Path = POOLS) -> Pool:
+    """The pool of that name. Raises PoolError where no file describes it."""
+    path = folder / f"{name}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(each.stem for each in folder.glob("*.json")))
+        raise PoolError(f"work pool {name}: no infra/pools/{name}.json; expected one of {known}") from error
+    return Pool(name, content["type"], content["description"], content["base_job_template"])
+
+
+def places_of(model: ModelConfig) -> tuple[str, ...]:
+    """Places beside the dedicated hosts that a model's placement names."""
+    named = [model.placement.dedicated, *([model.placement.serverless] if model.placement.serverless else [])]
+    return tuple(dict.fromkeys(place.place for place in named if place.place != DEDICATED))
+
+
+def placed_deployments(
+    deployments: Sequence[Mapping[str, Any]], places: Mapping[str, Mapping[str, Any]], models: Sequence[ModelConfig]
+) -> list[dict[str, Any]]:
+    """`retrain-PLACE` for every place that a model names. Raises PoolError for one that prefect.yaml does not."""
+    wanted: dict[str, list[str]] = {}
+    for model in models:
+        for place in places_of(model):
+            if place not in places:
+                known = ", ".join([DEDICATED, *places])
+                raise PoolError(f"{model.name}: placement names {place}, prefect.yaml has the places {known}")
+            wanted.setdefault(place, []).append(model.name)
+    base = next((each for each in deployments if each["name"] == PLACED), None)
+    return [_placed(base, place, places[place], wanted[place]) for place in sorted(wanted)] if base else []
+
+
+def _placed(base: Mapping[str, Any], place: str, pool: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    deployment = deepcopy(dict(base))
+    deployment["name"] = f"{PLACED}-{place}"
+    deployment["description"] = f"{base['description'].strip()}\nRuns on {place}, for {', '.join(models)}.\n"
+    deployment["tags"] = [*base["tags"], place]
+    deployment["work_pool"] = {**pool, "job_variables": deepcopy(base["work_pool"].get("job_variables", {}))}
+    deployment["schedules"] = []
+    deployment["triggers"] = [
+        {**trigger, "name": f"{trigger['name']}, on {place}", "expect": [f"{REQUESTED}.{place}"]}
+        for trigger in deployment.get("triggers", [])
+        if REQUESTED in trigger["expect"]
+    ]
+    return deployment

@@ -1,0 +1,191 @@
+"""Work pools and places: the committed templates are what the workers publish, and a placed retrain runs where it was sent."""
+
+import json
+import os
+import subprocess
+import sys
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+
+from deployments.definitions import Definitions, read_definitions
+from deployments.model_config import ModelConfig, ModelConfigError, available_models, load_model_config
+from deployments.pools import POOLS, PoolError, read_pool
+from tasks.policy.placement import Place, PlacementPolicy
+from tests.pool_templates import WORKERS, wanted, worker_of
+from tests.small_model import write_model
+
+REGENERATE = "if the change is meant, write the templates anew: python -m tests.pool_templates"
+NAMES = ("perennial", "perennial-docker", "perennial-ecs", "perennial-kubernetes")
+
+
+def models(**placements: PlacementPolicy) -> list[ModelConfig]:
+    """The project's models, with other placements for some."""
+    return [
+        config.model_copy(update={"placement": placements[config.name]} if config.name in placements else {})
+        for config in map(load_model_config, available_models())
+    ]
+
+
+def sent_to(place: str) -> PlacementPolicy:
+    return PlacementPolicy(serverless=Place(place=place), prefer="serverless")
+
+
+# templates -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pools_template_is_what_its_worker_publishes_with_our_defaults(name):
+    committed = json.loads((POOLS / f"{name}.json").read_text(encoding="utf-8"))
+    assert committed == wanted()[name], REGENERATE
+
+
+def test_there_is_a_template_for_every_kind_of_worker_and_no_other():
+    assert {read_pool(path.stem).type for path in POOLS.glob("*.json")} == set(WORKERS)
+    assert {path.stem for path in POOLS.glob("*.json")} == set(NAMES)
+
+
+async def _configuration(name: str, values: dict[str, Any]) -> Any:
+    pool = read_pool(name)
+    return await worker_of(pool.type).job_configuration.from_template_and_values(pool.template, values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_worker_accepts_a_job_made_from_our_template_with_the_variables_that_we_deploy(name, prefect_server):
+    import asyncio
+
+    item = next(each for each in read_definitions().deployments if each["name"] == "retrain")
+    values = item["work_pool"]["job_variables"]
+    configuration = asyncio.run(_configuration(name, values))
+    env = getattr(configuration, "env", None) or {}
+    assert env["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("perennial-docker", {"mem_limit": 4}),
+        ("perennial-ecs", {"cpu": "many"}),
+        ("perennial-kubernetes", {"finished_job_ttl": "soon"}),
+        ("perennial", {"stream_output": "perhaps"}),
+    ],
+)
+def test_a_variable_of_the_wrong_kind_breaks_the_pools_own_schema(name, values):
+    from prefect.utilities.schema_tools.validation import validate
+
+    schema = read_pool(name).template["variables"]
+    assert not validate({}, schema)
+    assert [list(error.path) for error in validate(values, schema)] == [list(values)]
+
+
+def test_a_pool_that_nothing_describes_is_named():
+    with pytest.raises(PoolError, match=r"work pool other: no infra/pools/other\.json; expected one of perennial,"):
+        read_pool("other")
+
+
+# definitions ---------------------------------------------------------------------------------------------------------
+
+
+def deployment(definitions: Definitions, name: str) -> dict[str, Any] | None:
+    return next((each for each in definitions.deployments if each["name"] == name), None)
+
+
+def test_a_place_is_deployed_when_a_model_names_it_and_only_then():
+    assert deployment(read_definitions(models()), "retrain-ecs") is None
+    definitions = read_definitions(models(air_time=sent_to("ecs")))
+    placed = deployment(definitions, "retrain-ecs")
+    assert placed["entrypoint"] == "flows.retrain.retrain"
+    assert placed["work_pool"]["name"] == "perennial-ecs"
+    assert "for air_time" in placed["description"]
+    (trigger,) = placed["triggers"]
+    assert trigger["expect"] == ["perennial.retraining.requested.ecs"]
+    assert definitions.pools == ("perennial", "perennial-ecs")
+    (usual,) = deployment(definitions, "retrain")["triggers"]
+    assert usual["expect"] == ["perennial.retraining.requested"]
+
+
+def test_a_place_that_prefect_yaml_does_not_have_is_named():
+    with pytest.raises(
+        PoolError, match=r"air_time: placement names moon, prefect.yaml has the places dedicated, gpu, docker"
+    ):
+        read_definitions(models(air_time=sent_to("moon")))
+
+
+def test_placement_in_a_models_file_is_checked_like_all_else(tmp_path):
+    with pytest.raises(ModelConfigError, match=r"placement\.deadline_hours is -1"):
+        load_model_config(
+            write_model(tmp_path, **{"window_days: 2": "placement: {deadline_hours: -1}\nwindow_days: 2"})
+        )
+
+
+# on a server ---------------------------------------------------------------------------------------------------------
+
+
+def await_until(condition: Any, seconds: float = 90) -> Any:
+    deadline = monotonic() + seconds
+    while not (seen := condition()) and monotonic() < deadline:
+        sleep(0.3)
+    return seen
+
+
+def poll_once(queue: str) -> str:
+    """A worker of this queue only, that takes what is due, waits for it and ends."""
+    from prefect.settings import PREFECT_API_URL
+
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "perennial", "--work-queue", queue]
+    ended = subprocess.run(
+        [*command, "--type", "process", "--run-once"], env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    return ended.stdout + ended.stderr
+
+
+@pytest.mark.timeout(900)
+def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_and_by_no_other(
+    prefect_server, tmp_path
+):
+    from prefect.client.orchestration import get_client
+
+    from deployments.apply import apply
+    from tasks.adapters import artifacts
+    from tasks.policy.placement import decide_placement
+    from tasks.publication import _request
+
+    definitions = read_definitions(models(air_time=sent_to("gpu")))
+    apply(definitions=definitions)
+    assert apply(definitions=definitions) == ()
+    places = {"plain": decide_placement(PlacementPolicy(), 10), "large": decide_placement(sent_to("gpu"), 10)}
+    for model, placement in places.items():
+        artifacts.announce(_request(placement), model, {"model": model, "reasons": list(placement.reasons)})
+    with get_client(sync_client=True) as client:
+
+        def run_of(model: str) -> Any:
+            return next((run for run in client.read_flow_runs() if run.parameters.get("model") == model), None)
+
+        assert await_until(lambda: run_of("plain") and run_of("large"))
+        assert (run_of("plain").work_queue_name, run_of("large").work_queue_name) == ("default", "gpu")
+        said = poll_once("gpu")
+        assert run_of("large").state.is_final(), said  # no such model: it fails, but it ran there
+        assert "no such model" in run_of("large").state.message
+        assert run_of("plain").state.is_scheduled()
+        said = poll_once("default")
+        assert run_of("plain").state.is_final(), said
+    apply()
+
+
+def test_a_pools_template_that_somebody_changed_is_put_right(prefect_server):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolUpdate
+
+    from deployments.apply import apply
+
+    apply()
+    pool = read_pool("perennial")
+    changed = json.loads(json.dumps(pool.template))
+    changed["variables"]["properties"]["stream_output"]["default"] = False
+    with get_client(sync_client=True) as client:
+        client.update_work_pool("perennial", WorkPoolUpdate(base_job_template=changed))
+        (change,) = apply()
+        assert "work pool   perennial: defaults.stream_output False → True" in str(change)
+        assert client.read_work_pool("perennial").base_job_template == pool.template
