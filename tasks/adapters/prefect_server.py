@@ -53,6 +53,7 @@ def server_environment(space: Workspace, port: int) -> dict[str, str]:
         "PREFECT_API_URL": url,
         "PREFECT_UI_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.event_ordering",  # that module says why
         "DO_NOT_TRACK": "1",
     }
 
