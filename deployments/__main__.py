@@ -9,7 +9,7 @@ from deployments.description import describe
 from deployments.model_config import ModelConfigError, available_models, load_model_config
 from tasks.policy.errors import PerennialError
 
-PORTS = {"prefect": 4200, "mlflow": 5000, "reports": 4280}
+PORTS = {"prefect": 4200, "mlflow": 5000, "reports": 4280, "evidently": 8000}
 
 
 def check(paths: Sequence[str]) -> int:

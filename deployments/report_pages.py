@@ -6,6 +6,7 @@ web page elsewhere can read reports through a rebound name.
 """
 
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from html import escape
 from http import HTTPStatus
@@ -14,14 +15,21 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from deployments.credentials import may_enter
+from deployments.model_config import available_models, load_model_config
 from deployments.webhook import MOST_BYTES, PATH, NotTaken, pass_on, read_notice
 from tasks.adapters.workspace import Workspace, workspace
+from tasks.policy.errors import PerennialError
 
 LOCAL_NAMES = ("127.0.0.1", "localhost")
+FLEET = "/reports/fleet.html"
+ASSETS = "assets"
 
 
 class ReportPages(SimpleHTTPRequestHandler):
-    """`/` lists what there is, `/reports/…` and `/replay/…` are folders of the workspace; nothing else can be read."""
+    """`/` lists what there is, FLEET shows all models as they are now; `/reports/…` and `/replay/…` are folders.
+
+    Nothing else of the workspace can be read.
+    """
 
     def __init__(self, *request: object, space: Workspace) -> None:
         self.folders = {"reports": space.reports, "replay": space.home / "replay"}
@@ -32,6 +40,8 @@ class ReportPages(SimpleHTTPRequestHandler):
             return
         if urlsplit(self.path).path == "/":
             self._send_index()
+        elif urlsplit(self.path).path == FLEET:
+            self._send_fleet()
         else:
             super().do_GET()
 
@@ -99,25 +109,40 @@ class ReportPages(SimpleHTTPRequestHandler):
         return urlsplit(f"//{self.headers.get('Host', '')}").hostname in LOCAL_NAMES
 
     def _send_index(self) -> None:
-        items = (
-            [("/replay/", "what the loop did: the replay page")]
-            if (self.folders["replay"] / "index.html").is_file()
+        items = [(FLEET, "fleet: every model as it is now, what needs a person first")]
+        if (self.folders["replay"] / "index.html").is_file():
+            items.append(("/replay/", "what the loop did: the replay page"))
+        reports = self.folders["reports"]
+        models = (
+            sorted(path.name for path in reports.iterdir() if path.is_dir() and path.name != ASSETS)
+            if reports.is_dir()
             else []
         )
-        reports = self.folders["reports"]
-        models = sorted(path.name for path in reports.iterdir() if path.is_dir()) if reports.is_dir() else []
         items += [(f"/reports/{model}/", f"{model}: data checks and drift, window by window") for model in models]
         links = "".join(f'<li><a href="{escape(href)}">{escape(text)}</a></li>' for href, text in items)
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>Perennial reports</title>'
             "<style>body{font:16px system-ui;max-width:40rem;margin:3rem auto;padding:0 1rem}</style>"
-            f"<h1>Reports</h1><ul>{links or '<li>None yet: make demo, or monitor a model.</li>'}</ul></html>"
-        ).encode()
-        self.send_response(HTTPStatus.OK)
+            f"<h1>Reports</h1><ul>{links}</ul>{'' if models else '<p>No reports yet: make demo, or monitor a model.</p>'}</html>"
+        )
+        self._send(HTTPStatus.OK, page)
+
+    def _send_fleet(self) -> None:
+        from tasks.fleet import fleet_html, survey_fleet
+
+        try:
+            configs = [load_model_config(model) for model in available_models()]
+            self._send(HTTPStatus.OK, fleet_html(survey_fleet(configs, datetime.now(UTC))))
+        except PerennialError as error:  # a ledger or registry that cannot be read must not end the server
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"<pre>{escape(str(error))}</pre>")
+
+    def _send(self, status: HTTPStatus, page: str) -> None:
+        content = page.encode()
+        self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(page)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(page)
+        self.wfile.write(content)
 
 
 def main(port: int) -> None:

@@ -1,8 +1,8 @@
 """`make serve`: everything on this machine, on the workspace that `make demo` filled; nothing listens beyond localhost.
 
-Prefect's server, MLflow's, the reports, the deployments applied, and one worker. They live and die together: when one
-ends the others are stopped, because half a system looks healthy and is not. All state is in the workspace, so the next
-start goes on where this one stopped.
+Prefect's server, MLflow's, Evidently's, the reports, the deployments applied, and one worker. They live and die
+together: when one ends the others are stopped, because half a system looks healthy and is not. All state is in the
+workspace, so the next start goes on where this one stopped.
 """
 
 import os
@@ -23,7 +23,7 @@ from deployments.credentials import read_credentials
 from deployments.one_serve import PATIENCE_S, Hold, hold_workspace
 from deployments.services import Service, Stream
 from tasks.adapters.prefect_server import START_TIMEOUT_S, free_port, record_served, server_environment
-from tasks.adapters.workspace import Workspace, WorkspaceError, workspace
+from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder, workspace
 
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
@@ -42,12 +42,12 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None) -> int:
     """Run until a signal (0) or until a service ends by itself (1). Raises WorkspaceError where it is served already.
 
     `credentials`: a file with the log-in that every service then asks for; none on a machine that is yours alone.
-    `ports`: the preferred ones of prefect, mlflow and reports; where one is taken another is used, and said.
+    `ports`: the preferred ones of prefect, mlflow, reports and evidently; where one is taken another is used, and said.
     """
     space, console = workspace(), Console()
     if credentials:
         os.environ |= read_credentials(credentials).environment(space)  # of this process too, which asks the server
-    stream = Stream(console, width=len("prefect"))
+    stream = Stream(console, width=len("evidently"))
     services: list[Service] = []
     with hold_workspace(space) as hold, asked_to_stop() as stop:
         environment, addresses = _environment(space, {name: _port(name, port, stream) for name, port in ports.items()})
@@ -80,6 +80,7 @@ def _environment(space: Workspace, ports: Mapping[str, int]) -> tuple[dict[str, 
         "PERENNIAL_HOME": str(space.home),
         "PERENNIAL_REPORTS": str(space.reports.resolve()),
         "PERENNIAL_REPORTS_URL": f"{addresses['reports']}/reports",
+        "PERENNIAL_MLFLOW_URL": addresses["mlflow"],
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its background jobs serve generative AI
         "PYTHONUNBUFFERED": "1",
@@ -122,9 +123,11 @@ def _servers(space: Workspace, environment: Mapping[str, str], addresses: Mappin
     def listen(name: str) -> tuple[str, ...]:
         return "--host", "127.0.0.1", "--port", addresses[name].rsplit(":", 1)[1]
 
+    evidently = ("evidently.cli", "ui", "--workspace", str(make_folder(space.home / "evidently")))
     servers = [
         served("prefect", "/api/health", "prefect", "server", "start", *listen("prefect")),
         served("reports", "/", "deployments.report_pages", listen("reports")[-1]),
+        served("evidently", "/api/version", *evidently, *listen("evidently")),
     ]
     if not space.mlflow.startswith("http"):  # else someone else serves it
         stores = ("--backend-store-uri", space.mlflow, "--artifacts-destination", space.artifacts)

@@ -49,7 +49,9 @@ def report_drift(
     shifts: Sequence[Shift] = (),
 ) -> DriftReport:
     """The same, for a reference at hand. RuntimeError where Evidently's gate does not agree with every verdict."""
+    from tasks.adapters import evidently_workspace
     from tasks.adapters.drift_reports import draw_report
+    from tasks.adapters.shared_scripts import share_scripts
 
     report = _with_shifts(measure(profile, reference, config.drift, importances), shifts, config)
     title = f"{config.name} {profile.window.name}: {report.verdict}"
@@ -61,7 +63,8 @@ def report_drift(
         )
     path = workspace().report(config.name, profile.window.name, PAGE)
     try:
-        path.write_text(drawn.html, encoding="utf-8")
+        path.write_text(share_scripts(drawn.html, path, workspace().reports), encoding="utf-8")
+        evidently_workspace.keep(drawn.snapshot, config.name, profile.window.name, profile.window.end)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
     return replace(report, report_uri=str(path))

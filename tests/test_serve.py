@@ -24,7 +24,7 @@ from tasks.adapters.prefect_server import free_port, served_url
 from tasks.adapters.workspace import WorkspaceError, workspace
 
 START_S = 180
-PORTS = ("prefect", "mlflow", "reports")
+PORTS = ("prefect", "mlflow", "reports", "evidently")
 
 
 class Serving:
@@ -73,6 +73,9 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     assert "<title>Prefect" in httpx.get(first.urls["prefect"], follow_redirects=True).text
     assert "MLflow" in httpx.get(first.urls["mlflow"]).text
     assert "<h1>Reports</h1>" in httpx.get(first.urls["reports"]).text
+    assert "Evidently" in httpx.get(first.urls["evidently"]).text
+    fleet = httpx.get(f"{first.urls['reports']}/reports/fleet.html", timeout=60).text
+    assert "2 models need a person." in fleet and "train and promote the first one" in fleet
     assert re.search(r"│ worker\s+│ healthy │", first.said())
     assert served_url(workspace()) == f"{first.urls['prefect']}/api"
     assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
@@ -209,6 +212,20 @@ def test_without_a_served_address_links_lead_to_where_serve_shows_reports(worksp
     assert link(str(workspace / "reports/a/w/x y.html")) == "http://127.0.0.1:4280/reports/a/w/x%20y.html"
     assert link(str(workspace / "elsewhere.html")) == (workspace / "elsewhere.html").resolve().as_uri()
     assert link("s3://bucket/drift.html") == "s3://bucket/drift.html"
+
+
+def test_the_fleet_page_shows_what_is_true_now(pages):
+    assert "train and promote the first one" in pages.get("/reports/fleet.html", timeout=60).text
+
+
+def test_a_ledger_that_cannot_be_read_is_said_on_the_page_and_ends_nothing(pages, workspace):
+    damaged = workspace / "ledger" / "air_time"
+    damaged.mkdir(parents=True)
+    (damaged / "00000001.json").write_text("{")
+    answer = pages.get("/reports/fleet.html", timeout=60)
+    assert answer.status_code == 503
+    assert "python -m tasks.audit verify air_time" in answer.text
+    assert pages.get("/").status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,11 @@ def _stat_test(method: str) -> str:
 
 @dataclass(frozen=True)
 class DrawnReport:
-    """Evidently's page, and the columns whose tests failed there."""
+    """Evidently's page, the columns whose tests failed there, and what its own UI can keep."""
 
     html: str
     failed: frozenset[str]
+    snapshot: Snapshot
 
 
 def draw_report(
@@ -168,7 +169,7 @@ def draw_report(
     failed = frozenset(
         result.metric_config.params["column"] for result in snapshot.tests_results if result.status == TestStatus.FAIL
     )
-    return DrawnReport(html, failed)
+    return DrawnReport(html, failed, snapshot)
 
 
 def _run(

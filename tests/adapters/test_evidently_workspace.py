@@ -1,0 +1,67 @@
+"""Evidently's UI reads what monitoring keeps, a window twice is a window once, and pages share what is the same."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.adapters.evidently_workspace import folder, project_id
+from tasks.adapters.shared_scripts import share_scripts
+from tasks.adapters.workspace import workspace
+from tests.browser import needs_chromium, render
+from tests.monitored_model import judge
+
+READ = """
+import json, sys
+from evidently.ui.workspace import Workspace
+from uuid import UUID
+there = Workspace(sys.argv[1])
+(project,) = there.list_projects()
+runs = [there.get_run(project.id, run) for run in there.list_runs(project.id)]
+print(json.dumps([project.name, [run.name for run in runs], [test.status.value for run in runs for result in run.metric_results.values() for test in result.tests]]))
+"""
+
+
+def test_another_process_reads_a_measured_window_once_with_its_verdicts(tmp_path):
+    judged = judge(tmp_path, amount=np.zeros(2000))
+    assert judged.drift.verdict and judged.drift.verdict  # measured twice
+    read = subprocess.run([sys.executable, "-c", READ, str(folder())], capture_output=True, text=True, check=False)
+    assert read.returncode == 0, read.stderr[-2000:]
+    name, runs, statuses = json.loads(read.stdout.splitlines()[-1])
+    assert (name, runs) == ("churn", ["churn 2024-02-01..2024-02-06"])
+    assert sorted(statuses) == ["FAIL", "SUCCESS", "SUCCESS", "SUCCESS"]
+    assert (folder() / str(project_id("churn")) / "metadata.json").is_file()
+
+
+@pytest.fixture
+def page(tmp_path) -> Path:
+    return Path(judge(tmp_path, amount=np.zeros(2000)).drift.report_uri)
+
+
+def test_pages_share_script_and_style_by_an_address_that_works_offline(page, tmp_path):
+    html = page.read_text(encoding="utf-8")
+    assert len(html) < 400_000
+    addresses = re.findall(r"(?:src|href)=\"([^\"]*assets/[^\"]+)\"", html)
+    assert sorted(Path(address).suffix for address in addresses) == [".css", ".js"]
+    assert all(address.startswith("../../assets/evidently-") for address in addresses)
+    assert all((page.parent / address).resolve().is_file() for address in addresses)
+    assert sum((page.parent / address).stat().st_size for address in addresses) > 3_000_000
+    judge(tmp_path, amount=np.ones(2000)).drift  # noqa: B018  another page of the same version
+    assert len(list((workspace().reports / "assets").iterdir())) == 2
+
+
+def test_a_page_of_another_layout_is_refused_rather_than_cut_wrong(tmp_path):
+    with pytest.raises(ValueError, match="substring not found"):
+        share_scripts("<html><script>other</script></html>", tmp_path / "a" / "b" / "drift.html", tmp_path)
+
+
+@needs_chromium
+def test_a_shared_page_is_drawn_in_a_browser_without_a_network(page, tmp_path):
+    shown = render(page, tmp_path, width=1280, height=1200, ready="text=Columns, worst first")
+    assert all(address.startswith("file://") or address.startswith("data:") for address in shown.requests)
+    assert "amount" in shown.dom
+    assert not [line for line in shown.console if "rror" in line]
