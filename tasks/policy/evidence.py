@@ -168,6 +168,10 @@ class FeatureDrift:
     importance: float | None = None
     prediction_shift: float | None = None
     """How far this feature moved the mean prediction since training, by SHAP values on the margin."""
+    suspicion: str | None = None
+    """What looks as if its feed were broken, in words."""
+    suspicion_sure: bool = False
+    """Whether that speaks whatever other features do; else only where they stand still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +240,8 @@ class PerformanceReport:
     baseline: MetricValue | None = None
     baseline_window: str | None = None
     shift_p_value: float | None = None
+    noise: float | None = None
+    """Standard deviation of the primary metric of one window around its level, from earlier windows."""
 
     @property
     def completeness(self) -> float:
