@@ -18,7 +18,7 @@ from flows.parameters import (
     run_from_command_line,
 )
 from tasks.decision import check_budget
-from tasks.history import find_champion, recall_validation, spent_usd
+from tasks.history import find_champion, next_cost_usd, recall_validation, spent_usd
 from tasks.policy.evidence import ValidationReport
 from tasks.publication import publish_validation, refuse_retraining
 from tasks.snapshot import land_labels, take_snapshot
@@ -53,7 +53,7 @@ def retrain(
     champion = find_champion(config)
     if champion is None:
         take_snapshot(config, config.history())
-    refusal = check_budget(config, spent_usd(config, as_of))
+    refusal = check_budget(config, spent_usd(config, as_of), next_cost_usd(config, as_of))
     if refusal:
         return refuse_retraining(config, decision_id, refusal, as_of, requested_by)
     land_labels(config, as_of)

@@ -140,18 +140,8 @@ class Bed:
             noise = levels.window_noise(closed)
             p_value = levels.shift_p_value(own, best[0], noise, len(closed))
         level = best[0] if best else None
-        return PerformanceReport(
-            window,
-            window.end,
-            "1",
-            len(rows),
-            len(truth),
-            "closed",
-            (own,),
-            name,
-            baseline=level,
-            shift_p_value=p_value,
-        )
+        report = PerformanceReport(window, window.end, "1", len(rows), len(truth), "closed", (own,), name)
+        return replace(report, baseline=level, shift_p_value=p_value, noise=noise)
 
     def _estimate(self, learned: list[pa.Table], rows: pa.Table) -> MetricValue | None:
         pairs = [self._answers(table) for table in learned]

@@ -15,6 +15,7 @@ from prefect.events import emit_event
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.workspace import workspace
+from tasks.policy.economics import Outcome
 from tasks.policy.evidence import (
     DriftReport,
     Judgement,
@@ -82,6 +83,15 @@ def publish_promotion_page(config: ModelConfig, promotion: Promotion, actor: str
         f"{promotion.previous or 'none'}; by {actor}.{said}\n\n{_bullets(promotion.reasons)}",
         key=key("promotion", config.name),
         description=f"champion is version {promotion.champion}",
+    )
+
+
+def publish_outcome(model: str, version: str, outcome: Outcome) -> None:
+    """Whether a promotion paid."""
+    create_markdown_artifact(
+        f"# {model}, version {version}: {outcome.verdict}\n\n{outcome.reason}",
+        key=key("outcome", model),
+        description=outcome.reason,
     )
 
 

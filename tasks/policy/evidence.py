@@ -15,9 +15,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
+from tasks.policy.economics import Usage
+
 Record = TypeVar("Record")
 Verdict = Literal["pass", "warn", "fail"]
 DriftVerdict = Literal["drifted", "stable", "insufficient"]
+USAGE = "usage"
+"""Tag of a version that holds what making it used, as JSON."""
 Maturity = Literal["open", "maturing", "closed"]
 FeatureKind = Literal["numeric", "categorical", "boolean"]
 DiagnosisKind = Literal[
@@ -294,6 +298,8 @@ class History:
     training_rows: int = 0
     rows_since_training: int = 0
     spent_usd_this_month: float = 0.0
+    usages: tuple[Usage, ...] = ()
+    """What earlier iterations used, oldest first."""
 
     def revised(self, reports: Iterable[PerformanceReport]) -> "History":
         """The same history with these windows' reports in place of the earlier ones."""
