@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from deployments.risk import with_risk_defaults
 from deployments.settings import Columns, Drift, Performance, Period, Quality, Settings, Source, Training
 from tasks.policy.economics import Budget
 from tasks.policy.errors import PerennialError
@@ -38,7 +39,7 @@ class ModelConfig(Settings):
     purpose: Annotated[str, Field(min_length=1)]
     """One sentence: what the prediction is used for."""
     risk: Literal["low", "medium", "high"]
-    """What a wrong model costs; high needs a person's approval before promotion."""
+    """What a wrong model costs; sets policy, approval and evidence where the file says nothing (`deployments/risk.py`)."""
     task: Literal["binary", "multiclass", "regression"]
     """What is predicted."""
     source: Source
@@ -54,6 +55,11 @@ class ModelConfig(Settings):
     validation: ValidationPolicy = ValidationPolicy()
     promotion: PromotionPolicy = PromotionPolicy()
     budget: Budget = Budget()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_for_what_its_risk_asks(cls, content: Any) -> Any:
+        return with_risk_defaults(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:

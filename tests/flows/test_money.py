@@ -9,25 +9,22 @@ from tasks.adapters import ledger
 from tasks.policy.economics import Outcome, Usage
 from tasks.policy.evidence import USAGE, Judgement, ModelVersion, from_json
 from tasks.policy.replay import Replay
-from tests.small_model import write_model
+from tests.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 BREACH = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}"
-BUDGET = "{value_usd_per_metric_unit_per_day: 100, fixed_usd_per_retrain: 40, cpu_usd_per_hour: 1}\ntraining:"
+BUDGET = "{value_usd_per_metric_unit_per_day: 100, fixed_usd_per_retrain: 40, cpu_usd_per_hour: 1}\ntraining:\n"
 
 
 @pytest.fixture(scope="module")
 def priced(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
     """A replay of a changed concept that is served for long enough to look back: (outcome, workspace)."""
     folder = tmp_path_factory.mktemp("priced")
-    from tests import small_model
-
     model = write_model(
         folder / "model",
-        small_model.rows(44),
+        rows(44),
         **{
-            "training:": "budget: " + BUDGET,
-            "window_days: 8": "window_days: 2",
+            "\ntraining:\n": "\nbudget: " + BUDGET,
             BREACH: "{trigger: metric_breach, metric: mae, limit: 1.0}",
             "2024-02-06": "2024-02-14",
         },
