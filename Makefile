@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings chaos e2e serve lock clean clean-demo
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis chaos e2e serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,7 +33,7 @@ check: $(READY) ## formatting, types, and what each model file will do
 	@$(BIN)/mypy
 	@$(BIN)/python -m deployments check
 
-bench: bench-monitor bench-loop bench-policy ## every benchmark
+bench: bench-monitor bench-loop bench-policy bench-diagnosis ## every benchmark
 
 bench-monitor: $(READY) ## cost of one window's evidence against Evidently, scipy and a bare scan
 	@$(BIN)/python -m tests.benchmarks.bench_monitor
@@ -46,6 +46,9 @@ bench-settings: $(READY) ## the demo models' training settings, judged on their 
 
 bench-policy: $(READY) ## retraining policies on drifting streams
 	@$(BIN)/python -m tests.benchmarks.bench_policy
+
+bench-diagnosis: $(READY) ## what the diagnosis says of changes of a known kind on real flights
+	@$(BIN)/python -m tests.benchmarks.bench_diagnosis
 
 chaos: $(READY) ## kill every process at every boundary, break what lies below, and see the loop complete
 	@$(BIN)/python -m tests.chaos

@@ -73,6 +73,11 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         )
     window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
     yield f"trains {config.training.estimator or 'XGBoost'} on {window}, with seed {config.training.seed}."
+    evidence = f"{config.validation.confidence:.0%} intervals on at least {config.validation.min_rows} rows"
+    yield (
+        f"its risk, {config.risk}, asks for {evidence} and "
+        + ("a person's approval." if config.promotion.mode == "approval" else "no approval.")
+    )
     gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
     yield (
         f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "

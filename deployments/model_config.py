@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from deployments.risk import with_risk_defaults
 from deployments.settings import Columns, Drift, Performance, Period, Quality, Settings, Source, Training
 from tasks.policy.access import AccessPolicy
 from tasks.policy.economics import Budget
@@ -41,7 +42,7 @@ class ModelConfig(Settings):
     purpose: Annotated[str, Field(min_length=1)]
     """One sentence: what the prediction is used for."""
     risk: Literal["low", "medium", "high"]
-    """What a wrong model costs; high needs a person's approval before promotion."""
+    """What a wrong model costs; sets policy, approval and evidence where the file says nothing (`deployments/risk.py`)."""
     task: Literal["binary", "multiclass", "regression"]
     """What is predicted."""
     source: Source
@@ -59,6 +60,11 @@ class ModelConfig(Settings):
     budget: Budget = Budget()
     access: AccessPolicy = AccessPolicy()
     placement: PlacementPolicy = PlacementPolicy()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_for_what_its_risk_asks(cls, content: Any) -> Any:
+        return with_risk_defaults(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _fits_its_task(self) -> Self:

@@ -14,6 +14,7 @@ from tasks.decision import decide
 from tasks.diagnosis import diagnose_window
 from tasks.drift import measure_drift
 from tasks.history import find_champion, recall_history, recall_judgement, recall_latency
+from tasks.outcome import look_back
 from tasks.performance import measure_performance
 from tasks.policy.evidence import Judgement, PerformanceReport, WindowEvidence
 from tasks.probation import watch_fresh_champion
@@ -55,6 +56,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
     diagnosis = diagnose_window(config, champion, evidence, history, as_of)
     judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis)
+    look_back(config, champion, history.unwrap().revised(revised), as_of, dry_run)
     publish_judgement(config, judgement, dry_run, history)
     degraded = watch_fresh_champion(config, champion, history, _reports(judgement), as_of)
     if degraded and not dry_run:

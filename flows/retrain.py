@@ -20,7 +20,7 @@ from flows.parameters import (
 )
 from tasks.access import admit, check_override, check_trigger
 from tasks.decision import check_budget
-from tasks.history import find_champion, recall_validation, spent_usd
+from tasks.history import find_champion, next_cost_usd, recall_validation, spent_usd
 from tasks.lease import one_at_a_time
 from tasks.policy.access import Override
 from tasks.policy.evidence import ValidationReport
@@ -62,7 +62,7 @@ def retrain(
     champion = find_champion(config)
     if champion is None:
         take_snapshot(config, config.history())
-    refusal = check_budget(config, spent_usd(config, as_of, apart_from=decision_id))
+    refusal = check_budget(config, spent_usd(config, as_of, decision_id), next_cost_usd(config, as_of))
     if refusal and override:
         check_override(config, "the budget", override, principal, as_of, wall_clock())
     elif refusal:

@@ -15,6 +15,8 @@ from deployments.model_config import ModelConfig
 from tasks.policy.diagnosis import Diagnosis
 from tasks.policy.economics import over_budget
 from tasks.policy.evidence import History, Judgement, ModelVersion, PerformanceReport, WindowEvidence
+from tasks.policy.expectation import describe, expected_benefit, expected_cost
+from tasks.policy.findings import Case
 from tasks.policy.placement import decide_placement, forecast_rows
 from tasks.policy.retraining import decide_retraining
 
@@ -30,17 +32,22 @@ def decide(
     diagnosis: Diagnosis | None = None,
 ) -> Judgement:
     """The judgement of one window; `revised` are earlier windows that later labels changed."""
-    kind = diagnosis.kind if diagnosis else "none"
-    told = diagnosis.explanations if diagnosis else ()
+    kind, told = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
+    past, policy, budget = history.revised(revised), config.retraining, config.budget
+    cost = expected_cost(budget, past, grows=config.training.window_days is None)
+    case = Case(evidence, past, as_of, policy.min_rows, policy.min_labelled_rows, budget, cost.usd if cost else None)
+    benefit = expected_benefit(case, config.performance.metric, cost)
     decision = decide_retraining(
         config.name,
-        config.retraining,
+        policy,
         evidence,
-        history.revised(revised),
+        past,
         as_of,
-        config.budget,
+        budget,
         kind,
-        explanations=told,
+        expected_cost_usd=cost.usd if cost else None,
+        expected_value_usd=benefit.value.usd if benefit else None,
+        explanations=(*([describe(benefit, budget)] if benefit else []), *told),
     )
     if decision.retrain:
         rows = forecast_rows(history, evidence, config.training.window_days)
@@ -58,9 +65,9 @@ def decide(
 
 
 @task(cache_policy=NO_CACHE)
-def check_budget(config: ModelConfig, spent_usd: float) -> str | None:
+def check_budget(config: ModelConfig, spent_usd: float, next_cost_usd: float | None = None) -> str | None:
     """Why the month's budget refuses a retrain, whoever asks for it; None where it does not."""
-    refusal = over_budget(config.budget, spent_usd, None)
+    refusal = over_budget(config.budget, spent_usd, next_cost_usd)
     if refusal:
         get_run_logger().warning("budget: %s", refusal)
     return refusal

@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import Literal, overload
 
 from deployments.model_config import ModelConfig
+from tasks.policy.economics import Usage, forecast_cost, measured_cost
 from tasks.policy.evidence import (
+    USAGE,
     History,
     Judgement,
     Latency,
@@ -88,17 +90,40 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
         training_rows=champion.training_rows,
         rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
         spent_usd_this_month=spent_usd(config, window.end),
+        usages=tuple(usage for at, usage in _used(config) if at <= window.end),
     )
 
 
 def spent_usd(config: ModelConfig, as_of: datetime, apart_from: str | None = None) -> float:
-    """What the retrains of the 30 days before `as_of` cost, apart from one decision's: a run that goes on does not pay twice."""
+    """What the retrains of the 30 days before `as_of` cost: what each used by the budget's prices, and what is fixed.
+
+    Apart from one decision's: a run that goes on does not pay twice.
+    """
+    recent = [usage for at, usage in _used(config, apart_from) if as_of - timedelta(days=30) < at <= as_of]
+    return sum(measured_cost(config.budget, usage) for usage in recent)
+
+
+def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
+    """What the next iteration is forecast to cost, on as many rows as the last; None before the first."""
+    used = [usage for at, usage in _used(config) if at <= as_of]
+    forecast = forecast_cost(config.budget, used, used[-1].rows) if used else None
+    return forecast.usd if forecast else None
+
+
+def _used(config: ModelConfig, apart_from: str | None = None) -> list[tuple[datetime, Usage]]:
+    """When each challenger was made and what that used; one from before usage was measured counts its rows alone."""
     from tasks.adapters import ledger
 
-    registered = ledger.entries(config.name, kind="challenger.registered")
-    recent = [entry for entry in registered if as_of - timedelta(days=30) < entry.at <= as_of]
-    recent = [entry for entry in recent if apart_from is None or entry.decision_id != apart_from]
-    return len(recent) * config.budget.fixed_usd_per_retrain
+    entries = ledger.entries(config.name, kind="challenger.registered")
+    counted = [entry for entry in entries if apart_from is None or entry.decision_id != apart_from]
+    return [(entry.at, _usage(entry.body)) for entry in counted]
+
+
+@lru_cache(maxsize=1024)
+def _usage(body: str) -> Usage:
+    version = from_json(ModelVersion, body)
+    noted = dict(version.tags).get(USAGE)
+    return from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
 
 
 def _latest_performances(judgements: list[Judgement]) -> tuple[PerformanceReport, ...]:

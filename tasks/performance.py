@@ -62,10 +62,11 @@ def _measure(
     before = [report for report in history.performances if report.window < window]
     value = next((metric for metric in metrics if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
-    p_value = None
+    p_value = noise = None
     if value is not None and best is not None:
-        noise = window_noise([one.value for one in closed_values(before, primary, floor)])
-        p_value = shift_p_value(value, best[0], noise)
+        closed = [one.value for one in closed_values(before, primary, floor)]
+        noise = window_noise(closed)
+        p_value = shift_p_value(value, best[0], noise, len(closed))
     return PerformanceReport(
         window=window,
         as_of=as_of,
@@ -82,6 +83,7 @@ def _measure(
         baseline=best[0] if best else None,
         baseline_window=best[1] if best else None,
         shift_p_value=p_value,
+        noise=noise,
     )
 
 

@@ -4,14 +4,23 @@ Rows that cannot teach anything honest are refused with a reason. What the model
 the reference profile that monitoring compares with, and the manifest that says how to make it again.
 """
 
+import resource
+from time import perf_counter, process_time
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.outages import may_pass
+from tasks.policy.economics import Usage
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion, Snapshot
+
+
+def peak_memory_mb() -> float:
+    """Of this process so far; the kernel counts in kB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 class TrainingRefused(PerennialError):
@@ -33,6 +42,7 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
 
     version = registry.find(config.name, decision_id)
     if version is None:
+        began = perf_counter(), process_time()
         rows = lake.read_labelled(training)
         refusal = training_rows.why_not_train(config, rows)
         if refusal:
@@ -43,12 +53,14 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         fitted = estimators.fit(config, rows)
         contributed = attribution.contributions(fitted.scorer, rows, attribution.FROZEN_ROWS)
         frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
-        version = registration.register(config, fitted, training, decision_id, profile, frozen)
+        used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb())
+        version = registration.register(config, fitted, training, decision_id, profile, frozen, used)
         reached = fitted.metrics.get(config.performance.metric)
         get_run_logger().info(
-            "training: version %s on %d rows in %s rounds; held-back %s %s",
+            "training: version %s on %d rows in %.1f CPU s and %s rounds; held-back %s %s",
             version.version,
             version.training_rows,
+            used.cpu_s,
             fitted.rounds if fitted.rounds is not None else "no",
             config.performance.metric,
             "not measured" if reached is None else f"{reached:.4g}",

@@ -17,6 +17,7 @@ from tasks.adapters.plots import drift_plot, metric_plot
 from tasks.adapters.report_links import link, version_link
 from tasks.policy.access import Approval, ApprovalRequest
 from tasks.policy.backfill import Backfill
+from tasks.policy.economics import Outcome
 from tasks.policy.evidence import (
     DriftReport,
     Judgement,
@@ -157,6 +158,15 @@ def publish_answer_page(config: ModelConfig, approval: Approval) -> None:
         f"{title}{said}\n\n{_bullets(approval.reasons)}",
         key=key("approval", config.name),
         description=approval.reasons[0],
+    )
+
+
+def publish_outcome(model: str, version: str, outcome: Outcome) -> None:
+    """Whether a promotion paid."""
+    create_markdown_artifact(
+        f"# {model}, version {version}: {outcome.verdict}\n\n{outcome.reason}",
+        key=key("outcome", model),
+        description=outcome.reason,
     )
 
 

@@ -19,7 +19,8 @@ from tasks.adapters import lease, lineage, model_files, registry
 from tasks.adapters.estimators import Fitted
 from tasks.adapters.workspace import workspace
 from tasks.policy.attribution import AttributionProfile
-from tasks.policy.evidence import ModelVersion, Snapshot, to_json
+from tasks.policy.economics import Usage
+from tasks.policy.evidence import USAGE, ModelVersion, Snapshot, to_json
 from tasks.policy.profile import ReferenceProfile
 
 _EXISTS = ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
@@ -34,6 +35,7 @@ def register(
     decision_id: str,
     reference_profile: ReferenceProfile,
     attribution: AttributionProfile | None = None,
+    usage: Usage | None = None,
 ) -> ModelVersion:
     """The version of this decision: an earlier one if there is one, else a new one.
 
@@ -49,7 +51,7 @@ def register(
         manifest = _lay_out(folder, config, fitted, training, decision_id, reference_profile)
         if attribution:
             (folder / "notes" / registry.ATTRIBUTION).write_text(to_json(attribution), encoding="utf-8")
-        tags = _tags(config, fitted, manifest)
+        tags = _tags(config, fitted, manifest) | ({USAGE: to_json(usage)} if usage else {})
         experiment = _ensure_model(client, config)
         lease.check(config.name)
         run_id = client.create_run(experiment, run_name=f"{config.name} {training.window.name}").info.run_id

@@ -43,8 +43,8 @@ class DiagnosisLimits(BaseModel):
     """A feature with so many values in categories never seen before was recoded."""
     fault_sigma: float = Field(6.0, gt=0)
     """A mean that moved by so many reference σ while the other features stood still changed its unit."""
-    stuck_std_share: float = Field(0.05, ge=0, lt=1)
-    """A spread fallen to this share of the reference's is a stuck sensor."""
+    stands_out: float = Field(2.5, gt=1)
+    """A mean that moved by so many times the next largest shift of all features moved alone."""
     fault_features_share: float = Field(0.34, gt=0, le=1)
     """When more features than this move, it is the world that changed and not one feed."""
 
@@ -78,11 +78,17 @@ def decide_diagnosis(
     if quality is not None and quality.verdict == "fail":
         return Diagnosis("upstream_data_fault", quality.reasons or ("the window failed its quality checks",))
     moved = _moved(drift, importances)
-    faults = [text for feature in moved for text in _fault(feature, limits)]
     judged = 0 if drift is None else sum(feature.verdict != "insufficient" for feature in drift.features)
     few = judged > 0 and len(moved) <= max(1, math.floor(limits.fault_features_share * judged))
-    if faults and few:
-        return Diagnosis("upstream_data_fault", tuple(faults), tuple(feature.feature for feature in moved))
+    leader = _stands_out(drift, limits)
+    faults = [
+        (feature.feature, text)
+        for feature in moved
+        for text in _fault(feature, limits, few, leads=feature.feature == leader)
+    ]
+    if faults:
+        broken = tuple(dict.fromkeys(name for name, _ in faults))
+        return Diagnosis("upstream_data_fault", tuple(f"{name}: {text}" for name, text in faults), broken)
     names, inputs = tuple(feature.feature for feature in moved), _describe_inputs(drift, moved)
     fallen = _fallen(performance, limits)
     if fallen is None:
@@ -111,17 +117,27 @@ def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -
     return sorted(drifted, key=lambda feature: -weight(feature) * feature.effect_size / feature.threshold)
 
 
-def _fault(feature: FeatureDrift, limits: DiagnosisLimits) -> list[str]:
-    """How this feature moved as only broken feeds do, in sentences."""
-    name, found = feature.feature, []
+def _stands_out(drift: DriftReport | None, limits: DiagnosisLimits) -> str | None:
+    """The feature whose mean moved far further than any other's: a season moves several, a unit one."""
+    known = [] if drift is None else [one for one in drift.features if one.mean_shift_sigma is not None]
+    ordered = sorted(known, key=lambda feature: -abs(feature.mean_shift_sigma or 0.0))
+    if len(ordered) < 2:
+        return None
+    first, second = (abs(feature.mean_shift_sigma or 0.0) for feature in ordered[:2])
+    return ordered[0].feature if first >= limits.stands_out * second else None
+
+
+def _fault(feature: FeatureDrift, limits: DiagnosisLimits, alone: bool, leads: bool) -> list[str]:
+    """How this feature moved as only broken feeds do, in sentences; `alone` where others stood still."""
+    found = []
     if feature.null_share - feature.reference_null_share >= limits.null_share_increase:
-        found.append(f"{name}: nulls rose from {feature.reference_null_share:.0%} to {feature.null_share:.0%}")
+        found.append(f"nulls rose from {feature.reference_null_share:.0%} to {feature.null_share:.0%}")
     if feature.unseen_share >= limits.unseen_share:
-        found.append(f"{name}: {feature.unseen_share:.0%} of its values are in categories never seen before")
-    if feature.std_shift_sigma is not None and feature.std_shift_sigma <= limits.stuck_std_share - 1:
-        found.append(f"{name}: its spread fell to {1 + feature.std_shift_sigma:.0%} of the reference's, as if stuck")
-    if feature.mean_shift_sigma is not None and abs(feature.mean_shift_sigma) >= limits.fault_sigma:
-        found.append(f"{name}: its mean moved by {feature.mean_shift_sigma:+.1f} σ alone, as if its unit had changed")
+        found.append(f"{feature.unseen_share:.0%} of its values are in categories never seen before")
+    if feature.suspicion and (feature.suspicion_sure or alone or leads):
+        found.append(feature.suspicion)
+    if alone and feature.mean_shift_sigma is not None and abs(feature.mean_shift_sigma) >= limits.fault_sigma:
+        found.append(f"its mean moved by {feature.mean_shift_sigma:+.1f} σ alone, as if its unit had changed")
     return found
 
 
@@ -147,12 +163,12 @@ def _explain_fall(
 ) -> Diagnosis:
     """Inputs moved and performance fell: harmful shift where the estimate from inputs sees the fall, else concept."""
     value = performance.metric(performance.primary) if performance else None
-    if value is None or estimate is None or estimate.name != value.name:
+    if performance is None or value is None or estimate is None or estimate.name != value.name:
         told = "how much of it the inputs explain is not known: no estimate stands beside it"
         return Diagnosis("harmful_covariate_shift", (*reasons, told), names)
     sign = -1 if value.higher_is_better else 1
     gap = sign * (value.value - estimate.value)
-    error = math.hypot(standard_error(value), standard_error(estimate))
+    error = max(math.hypot(standard_error(value), standard_error(estimate)), performance.noise or 0.0)
     p_value = float(scipy.stats.norm.sf(gap / error)) if error else float(gap <= 0)
     expected = f"from the inputs alone {estimate.value:.4g} was expected"
     told = f"{expected}, the realised value is {gap:+.4g} worse than that (p={p_value:.2g})"

@@ -17,6 +17,7 @@ from tasks.policy import distances
 from tasks.policy.distances import Table
 from tasks.policy.evidence import DriftReport, DriftVerdict, FeatureDrift
 from tasks.policy.profile import FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile, bounded
+from tasks.policy.suspicions import suspect
 
 Method = Literal["ks", "psi", "wasserstein", "kl"]
 SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
@@ -113,6 +114,7 @@ def _measure_feature(
         method = "ks"  # the reference was constant: there is no σ to measure a distance in
     p_value = distances.ks_p_value(table) if method in ("ks", "wasserstein") else chi2_p
     threshold = limits.threshold if numeric else limits.categorical_threshold
+    suspicion = suspect(reference, current, limits.min_rows)
     values = _Side(method, effects[method] or 0.0, threshold, p_value, enough)
     drift = FeatureDrift(
         feature=reference.feature,
@@ -133,6 +135,8 @@ def _measure_feature(
         null_share=current.null_share,
         reference_null_share=before.null_share,
         unseen_share=_unseen_share(reference, current),
+        suspicion=suspicion.text if suspicion else None,
+        suspicion_sure=suspicion.sure if suspicion else False,
     )
     return drift, [values, *_missing_sides(before, current, limits.categorical_threshold)]
 

@@ -157,7 +157,7 @@ def over_budget(budget: Budget, spent_usd_this_month: float, cost_usd: float | N
 
 
 def score_outcome(
-    budget: Budget, forecast: NetBenefit, gains: Sequence[tuple[Gain, float]], cost_usd: float
+    budget: Budget, forecast: NetBenefit | None, gains: Sequence[tuple[Gain, float]], cost_usd: float
 ) -> Outcome:
     """Did it pay? `gains` are the metric's realised gains over the replaced champion, each with its days of service.
 
@@ -169,13 +169,28 @@ def score_outcome(
     down = price * math.hypot(*((gain.gain - gain.low) * served for gain, served in gains))
     up = price * math.hypot(*((gain.high - gain.gain) * served for gain, served in gains))
     realised = Amount(brought, brought - down, brought + up)
-    expected = forecast.value.usd * days / budget.horizon_days
+    expected = forecast.value.usd * days / budget.horizon_days if forecast else 0.0
     verdict = "paid" if realised.low >= cost_usd else "not paid" if realised.high < cost_usd else "open"
     reason = (
         f"{days:g} days after promotion it brought {brought:,.2f} USD ({realised.low:,.2f} to {realised.high:,.2f}), "
         f"{expected:,.2f} USD were forecast, it cost {cost_usd:,.2f} USD: {verdict}"
     )
     return Outcome(days, realised, expected, cost_usd, verdict, reason)
+
+
+def score_gains(gains: Sequence[tuple[Gain, float]], metric: str) -> Outcome:
+    """The same where no value of the metric is known: whether the model was better, in units of the metric."""
+    days = sum(served for _, served in gains)
+    mean = sum(gain.gain * served for gain, served in gains) / days
+    down = math.hypot(*((gain.gain - gain.low) * served for gain, served in gains)) / days
+    up = math.hypot(*((gain.high - gain.gain) * served for gain, served in gains)) / days
+    verdict = "better" if mean - down > 0 else "worse" if mean + up < 0 else "open"
+    reason = (
+        f"{days:g} days after promotion its {metric} is better by {mean:.4g} ({mean - down:.4g} to {mean + up:.4g}) than "
+        f"the replaced model's on the same rows: {verdict}; what that is worth is not known, set "
+        "budget.value_usd_per_metric_unit_per_day"
+    )
+    return Outcome(days, Amount(0.0, 0.0, 0.0), 0.0, 0.0, verdict, reason)
 
 
 @dataclass(frozen=True, slots=True)

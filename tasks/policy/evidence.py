@@ -15,9 +15,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter
 
+from tasks.policy.economics import Usage
+
 Record = TypeVar("Record")
 Verdict = Literal["pass", "warn", "fail"]
 DriftVerdict = Literal["drifted", "stable", "insufficient"]
+USAGE = "usage"
+"""Tag of a version that holds what making it used, as JSON."""
 Maturity = Literal["open", "maturing", "closed"]
 FeatureKind = Literal["numeric", "categorical", "boolean"]
 DiagnosisKind = Literal[
@@ -168,6 +172,10 @@ class FeatureDrift:
     importance: float | None = None
     prediction_shift: float | None = None
     """How far this feature moved the mean prediction since training, by SHAP values on the margin."""
+    suspicion: str | None = None
+    """What looks as if its feed were broken, in words."""
+    suspicion_sure: bool = False
+    """Whether that speaks whatever other features do; else only where they stand still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +244,8 @@ class PerformanceReport:
     baseline: MetricValue | None = None
     baseline_window: str | None = None
     shift_p_value: float | None = None
+    noise: float | None = None
+    """Standard deviation of the primary metric of one window around its level, from earlier windows."""
 
     @property
     def completeness(self) -> float:
@@ -288,6 +298,8 @@ class History:
     training_rows: int = 0
     rows_since_training: int = 0
     spent_usd_this_month: float = 0.0
+    usages: tuple[Usage, ...] = ()
+    """What earlier iterations used, oldest first."""
 
     def revised(self, reports: Iterable[PerformanceReport]) -> "History":
         """The same history with these windows' reports in place of the earlier ones."""

@@ -102,9 +102,9 @@ def _shift(
     if best is None:
         return None
     level = best[0]
-    noise = window_noise([one.value for one in closed_values(before, rule.metric, case.min_labelled_rows)])
+    closed = [one.value for one in closed_values(before, rule.metric, case.min_labelled_rows)]
     worse = level.value - value.value if value.higher_is_better else value.value - level.value
-    return level, worse, shift_p_value(value, level, noise)
+    return level, worse, shift_p_value(value, level, window_noise(closed), len(closed))
 
 
 def _valued(value: MetricValue) -> str:

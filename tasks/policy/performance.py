@@ -21,6 +21,8 @@ LEVEL_WINDOWS = 3
 """Consecutive closed windows that make a level."""
 NOISE_WINDOWS = 4
 """Closed windows from which their own noise is estimated."""
+ROBUST_FROM, NORMAL_MEDIAN, CAUTION = 8, 1.4826, 1.25
+"""Differences from which their median speaks; of a normal one; and what a median of few may be too small by."""
 HISTOGRAM_BINS = 10
 
 
@@ -94,29 +96,38 @@ def window_noise(values: Sequence[float]) -> float | None:
 
     von Neumann (1941), Annals of Mathematical Statistics 12:367: Σ (x[i+1] - x[i])² / 2(n - 1). Rows of a day move
     together, so windows differ by more than their rows' sampling error; a slow drift hardly enters the differences.
+    From eight differences on at most what their median says of a normal one (Rousseeuw & Croux 1993, JASA 88:1273), so
+    that a jump in the past does not pass for noise and hide the next one.
     """
     if len(values) < NOISE_WINDOWS:
         return None
-    squares = [(later - earlier) ** 2 for earlier, later in pairwise(values)]
-    return math.sqrt(sum(squares) / len(squares) / 2)
+    steps = [abs(later - earlier) for earlier, later in pairwise(values)]
+    noise = math.sqrt(sum(step**2 for step in steps) / len(steps) / 2)
+    if len(steps) < ROBUST_FROM:
+        return noise
+    return min(noise, CAUTION * NORMAL_MEDIAN * float(np.median(steps)) / math.sqrt(2))
 
 
-def shift_p_value(current: MetricValue, baseline: MetricValue, noise: float | None = None) -> float:
+def shift_p_value(
+    current: MetricValue, baseline: MetricValue, noise: float | None = None, windows: int | None = None
+) -> float:
     """One-sided p-value that the window is no worse than the level; NaN where an interval is missing.
 
     Proportions: two-proportion test. Others: z of the difference. With `noise` (of one window) the standard error
-    is at least what windows were seen to vary by, which the level shares over its windows.
+    is at least what windows were seen to vary by, which the level shares over its windows. `windows` says from how many
+    that noise is known: then Student's t, with the degrees of freedom of successive differences, two thirds of theirs.
     """
     if noise is None and current.name == "accuracy":
         hits = (round(current.value * current.rows), round(baseline.value * baseline.rows))
         return two_proportion_test(hits[0], current.rows, hits[1], baseline.rows)
-    variance = standard_error(current) ** 2 + standard_error(baseline) ** 2
-    if noise is not None:
-        variance = max(variance, noise**2 * (1 + 1 / LEVEL_WINDOWS))
+    variance, freedom = standard_error(current) ** 2 + standard_error(baseline) ** 2, math.inf
+    if noise is not None and noise**2 * (1 + 1 / LEVEL_WINDOWS) > variance:
+        variance = noise**2 * (1 + 1 / LEVEL_WINDOWS)
+        freedom = math.inf if windows is None else max(1.0, (windows - 1) * 2 / 3)
     worse = baseline.value - current.value if current.higher_is_better else current.value - baseline.value
     if variance == 0:
         return 0.0 if worse > 0 else 1.0
-    return float(scipy.stats.norm.sf(worse / math.sqrt(variance)))
+    return float(scipy.stats.t.sf(worse / math.sqrt(variance), freedom))
 
 
 @cache

@@ -51,7 +51,7 @@ def judge_probe(rule: Probe, case: Case) -> Finding:
     cost = _cost(rule.alpha, columns, case)
     since = max(filter(None, (case.history.champion_since, *case.history.retrained_at)), default=None)
     own = [column for column in columns if column.champion_until and (since is None or column.window.start >= since)]
-    leads = [(column, lead) for column in own if (lead := _lead(column)) is not None]
+    leads = [(column, lead) for column in own if (lead := lead_of(column)) is not None]
     debt = 0.0
     for _, lead in leads:
         debt = max(0.0, debt + lead / cost.scale)
@@ -115,7 +115,7 @@ def _cost(alpha: float | None, columns: Sequence[ProbeColumn], case: Case) -> Co
     return Cost(DEFAULT_ALPHA, scale, f"alpha {DEFAULT_ALPHA:g}, as no cost and value are known")
 
 
-def _lead(column: ProbeColumn) -> float | None:
+def lead_of(column: ProbeColumn) -> float | None:
     """How much less the freshest probe lost than the one of the champion's age; None where there is none of either."""
     aged = [loss for until, loss in column.losses if column.champion_until and until <= column.champion_until]
     return aged[-1] - column.losses[-1][1] if aged else None

@@ -80,7 +80,7 @@ def test_a_failed_gate_is_a_fault_with_its_own_reasons():
     [
         ({"null_share": 0.25, "reference_null_share": 0.02}, "nulls rose from 2% to 25%"),
         ({"unseen_share": 0.6}, "60% of its values are in categories never seen before"),
-        ({"std_shift_sigma": -0.97}, "as if stuck"),
+        ({"suspicion": "as if stuck", "suspicion_sure": True}, "as if stuck"),
         ({"mean_shift_sigma": -7.0}, "its mean moved by -7.0 σ alone"),
     ],
 )
@@ -139,3 +139,17 @@ def _normal_cdf(z: float) -> float:
     from scipy import stats
 
     return float(stats.norm.cdf(z))
+
+
+def test_an_unsure_suspicion_needs_the_other_features_to_stand_still():
+    alone = changed(drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", suspicion="as if °F were given in °C")
+    season = changed(drift(0, wind=2.4, rain=1.5, sun=1.2), "wind", suspicion="as if °F were given in °C")
+    assert decide_diagnosis(GOOD, alone, FELL).kind == "upstream_data_fault"
+    assert decide_diagnosis(GOOD, season, FELL).kind != "upstream_data_fault"
+
+
+def test_a_gap_to_the_estimate_within_the_noise_of_windows_is_no_concept_drift():
+    """Realised 6.0, estimated 5.5 with errors of 0.05: 7 σ of rows, but half a σ of windows that vary by 1."""
+    calm = replace(FELL, noise=0.05)
+    assert decide_diagnosis(GOOD, MOVED, calm, estimated(5.5)).kind == "concept_drift"
+    assert decide_diagnosis(GOOD, MOVED, replace(FELL, noise=1.0), estimated(5.5)).kind == "harmful_covariate_shift"

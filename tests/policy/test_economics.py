@@ -17,6 +17,7 @@ from tasks.policy.economics import (
     measured_cost,
     net_benefit,
     over_budget,
+    score_gains,
     score_outcome,
     share_budget,
 )
@@ -150,3 +151,11 @@ def test_records_travel_as_json():
 
     benefit = net_benefit(Budget(value_usd_per_metric_unit_per_day=1), sure_gain(1), sure(2))
     assert from_json(NetBenefit, to_json(benefit)) == benefit
+
+
+def test_without_a_price_a_promotion_is_scored_in_units_of_the_metric():
+    """Gains of 0.3 and 0.1 over 5 and 15 days: 0.15 a day; bounds ±0.1 join to hypot(0.5, 1.5) / 20."""
+    outcome = score_gains([(Gain(0.3, 0.2, 0.4), 5.0), (Gain(0.1, 0.0, 0.2), 15.0)], "mae")
+    assert "by 0.15 (0.07094 to 0.2291)" in outcome.reason
+    assert (outcome.verdict, outcome.days) == ("better", 20.0)
+    assert score_gains([(Gain(-0.1, -0.3, 0.1), 5.0)], "mae").verdict == "open"

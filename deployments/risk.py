@@ -1,0 +1,42 @@
+"""What a model's risk asks for where its file says nothing: policy, approval and evidence. What the file says goes first.
+
+A wrong model of low risk is put right by the next one; of high risk it has done harm by then, so a person approves
+it, the interval is wider, and more rows have to speak.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+PERENNIAL = {"trigger": "perennial"}
+DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "low": {
+        "retraining": {"when": PERENNIAL},
+        "promotion": {"mode": "automatic"},
+        "validation": {"confidence": 0.95, "min_rows": 300},
+    },
+    "medium": {
+        "retraining": {"when": PERENNIAL, "cooldown_days": 5, "max_retrains_per_month": 4},
+        "promotion": {"mode": "automatic"},
+        "validation": {"confidence": 0.95, "min_rows": 500},
+    },
+    "high": {
+        "retraining": {"when": PERENNIAL, "cooldown_days": 10, "max_retrains_per_month": 2},
+        "promotion": {"mode": "approval", "accept_warnings": False},
+        "validation": {"confidence": 0.99, "min_rows": 1000},
+    },
+}
+
+
+def with_risk_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a model's file, completed by what its risk asks for; an unknown risk is left to validation.
+
+    A `retraining` section of one's own is taken as it stands: limits belong to the condition they were chosen with.
+    """
+    completed = dict(content)
+    for section, defaults in DEFAULTS.get(str(content.get("risk")), {}).items():
+        given = content.get(section)
+        if given is None:
+            completed[section] = dict(defaults)
+        elif isinstance(given, Mapping) and section != "retraining":
+            completed[section] = {**defaults, **given}
+    return completed
