@@ -87,14 +87,14 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats
     start = config.period.start
     if config.training.window_days:
         start = max(start, end - timedelta(days=config.training.window_days))
-    training = lake.read_labelled(lake.labelled_snapshot(config, Window(start, end), end))
+    training = lake.labelled_rows(config, Window(start, end), end)
     empty = np.full(len(plan.windows), np.nan)
     if training_rows.why_not_train(config, training):
         return empty, empty, len(training), 0.0
     began = time.process_time()
     candidate = estimators.fit(config, training).scorer
     seconds = time.process_time() - began
-    later = lake.read_labelled(lake.labelled_snapshot(config, Window(end, last), last + config.columns.label_delay))
+    later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay)
     cheap = _probe_config(config)
     quarter = training.take(list(range(0, len(training), PROBE_ROWS)))
     refused = training_rows.why_not_train(cheap, quarter)

@@ -73,7 +73,7 @@ def explain_loss(
     if frozen is None:
         return None
     scorer = registry.load_scorer(champion)
-    rows = lake.read_labelled(lake.labelled_snapshot(config, window, as_of))
+    rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     rows = rows.take(attribution.drawn_places(len(rows), attribution.ROWS))
     contributed, truth = attribution.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))

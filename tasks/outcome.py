@@ -79,7 +79,7 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     from tasks.adapters import lake, registry
     from tasks.policy.statistics import paired_bootstrap
 
-    rows = lake.read_labelled(lake.labelled_snapshot(config, window, as_of))
+    rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     scorers = [registry.load_scorer(version) for version in (old, new)]
     truth = scorers[1].labels(rows.column(config.columns.label))

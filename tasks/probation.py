@@ -66,7 +66,7 @@ def _compare(
     before = registry.aliases(config.name).get(registry.PREVIOUS)
     if before is None:
         return None
-    rows = lake.read_labelled(lake.labelled_snapshot(config, served, as_of))
+    rows = lake.labelled_rows(config, served, as_of)
     level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
     watched = config.model_copy(update={"validation": config.validation.model_copy(update=level)})
     compared = trial.compare(watched, champion, registry.version(config.name, before), served, rows)

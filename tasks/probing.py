@@ -65,9 +65,9 @@ def new_columns(
 
 def _before_service(config: ModelConfig, as_of: datetime) -> list[ProbeColumn]:
     """The whole windows of history, cut backwards from where service begins, each scored by the probes before it."""
-    from tasks.adapters import probes
+    from tasks.adapters import lake, probes
 
-    rows = probes.labelled_rows(config, config.history(), as_of)
+    rows = lake.labelled_rows(config, config.history(), as_of)
     columns = []
     for window in _history_windows(config):
         inside = probes.within(config, rows, window)
@@ -78,9 +78,9 @@ def _before_service(config: ModelConfig, as_of: datetime) -> list[ProbeColumn]:
 
 
 def _take_up(config: ModelConfig, window: Window, as_of: datetime, champion_until: datetime) -> ProbeColumn:
-    from tasks.adapters import probes
+    from tasks.adapters import lake, probes
 
-    rows = probes.labelled_rows(config, window, as_of)
+    rows = lake.labelled_rows(config, window, as_of)
     column = _column(config, window, rows, champion_until)
     probes.keep_sample(config, window, rows)
     return column

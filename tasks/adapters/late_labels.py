@@ -107,7 +107,9 @@ def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excl
     return replace(unlabelled, rows=joined.num_rows, labelled_rows=known, content_hash=content_hash)
 
 
-def labelled_rows(config: ModelConfig, window: Window, as_of: datetime, columns: Sequence[str]) -> pa.Table:
+def labelled_rows(
+    config: ModelConfig, window: Window, as_of: datetime, columns: Sequence[str] | None = None
+) -> pa.Table:
     """What `read_labelled` would give of these rows now, without pinning them: for measuring, not for training.
 
     Raises LakeError where no rows have ever landed.
@@ -118,7 +120,8 @@ def labelled_rows(config: ModelConfig, window: Window, as_of: datetime, columns:
     files = [file for file in rows.files() if overlap(window_named(file.window), window)]
     table, name = read_span(rows, files, window, columns)
     known = table.append_column(name, _label_of_each(table, labels, as_of))
-    return known.filter(pc.is_valid(known.column(-1))).select(list(columns))
+    known = known.filter(pc.is_valid(known.column(-1)))
+    return known if columns is None else known.select(list(columns))
 
 
 def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:

@@ -7,7 +7,6 @@ and a quarter of the rows of one window length; the drawn rows are bounded here)
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import estimators, lake, model_files, training_rows
+from tasks.adapters import estimators, model_files, training_rows
 from tasks.adapters.model_files import Scorer
 from tasks.adapters.schemas import moment
 from tasks.adapters.workspace import WorkspaceError, make_folder, workspace
@@ -49,12 +48,6 @@ def probe_folder(config: ModelConfig) -> Path:
     parts = (config.columns, config.training, config.period)
     name = digest(config.task, str(config.window_days), *(part.model_dump_json() for part in parts), length=8)
     return make_folder(workspace().home / "probes" / f"{config.name}-{name}")
-
-
-def labelled_rows(config: ModelConfig, window: Window, as_of: datetime) -> pa.Table:
-    """The window's rows whose labels are known at `as_of`."""
-    rows = lake.read_labelled(lake.labelled_snapshot(config, window, as_of))
-    return rows.filter(rows.column(config.columns.label).is_valid())
 
 
 def keep_sample(config: ModelConfig, window: Window, rows: pa.Table) -> Path:
