@@ -48,7 +48,7 @@ class Stack:
         self.api, self.mlflow = (f"http://127.0.0.1:{port}" for port in self.ports.values())
         self.plans, self.project = space.home / "stops", space.home / "project"
         self.plans.mkdir()
-        for part in ("flows", "tasks", "deployments"):
+        for part in ("flows", "tasks", "deployments", "infra"):
             shutil.copytree(ROOT / part, self.project / part, ignore=shutil.ignore_patterns("__pycache__"))
         index = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
         assert "&one-at-a-time\n    limit: 1\n" in index

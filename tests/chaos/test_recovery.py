@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.faults import FAULTS, lacking, run_fault
 from tests.chaos.matrix import BOUNDARIES, run_batch
-from tests.chaos.stack import Stack, stack
+from tests.chaos.stack import Stack, stack, wait_for
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -29,6 +29,12 @@ def _there(workspace, up: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def problems(up: Stack, prefix: str, victim: str, *boundaries: str) -> list[str]:
     return [f"{row.boundary}: {row.problems}" for row in run_batch(up, prefix, victim, boundaries) if row.problems]
+
+
+def test_a_schedule_makes_runs(up):
+    """Prefect's scheduler only logs it when it cannot; without it nothing is ever monitored."""
+    scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+    assert wait_for(lambda: up.ask("flow_runs/filter", flow_runs=scheduled), "the runs of an active schedule")
 
 
 def test_a_loss_of_power_is_recovered_from_when_everything_is_back(up):
