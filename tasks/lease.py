@@ -43,11 +43,21 @@ def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> B
             _come_back_later(str(held))
             raise
         except lease.FencedOut as fenced:
-            if fenced.same_run:  # the process that took over reports this run's states from now on
+            if _goes_on_elsewhere():  # the process that took over reports this run's states
                 raise Abort(str(fenced)) from fenced
             raise
 
     return alone
+
+
+def _goes_on_elsewhere() -> bool:
+    """Whether this run was given to another process: its state is no longer the one that this process set."""
+    run = FlowRunContext.get()
+    if run is None or run.flow_run is None or run.flow_run.state is None:
+        return False
+    with get_client(sync_client=True) as client:
+        now = client.read_flow_run(run.flow_run.id).state
+    return now is not None and now.id != run.flow_run.state.id
 
 
 def _come_back_later(why: str) -> None:

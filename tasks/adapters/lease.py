@@ -45,10 +45,6 @@ class LeaseHeld(PerennialError):
 class FencedOut(PerennialError):
     """This process fell silent past its lease and another one took over. It has written nothing since."""
 
-    def __init__(self, message: str, same_run: bool) -> None:
-        super().__init__(message)
-        self.same_run = same_run
-
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -93,8 +89,7 @@ class Lease:
         return FencedOut(
             f"{self.model}: {self.record.purpose} with token {self.record.token} was fenced out: {later.purpose} by "
             f"{later.holder} took token {later.token} after this process fell silent for {self.record.ttl_s:g} s or was "
-            "started anew; expected the latest token; nothing was written since; look at that run",
-            same_run=later.run is not None and later.run == self.record.run,
+            "started anew; expected the latest token; nothing was written since; look at that run"
         )
 
     def renew(self) -> None:
