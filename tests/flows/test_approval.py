@@ -7,6 +7,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL
 
 from deployments.model_config import ModelConfigError, load_model_config
 from flows import promote as promote_module
@@ -16,6 +17,7 @@ from tasks.adapters import ledger, registry
 from tasks.policy.access import Approval
 from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import from_json, utc
+from tests.browser import needs_chromium, open_page
 from tests.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -82,6 +84,29 @@ def test_a_promotion_of_high_risk_suspends_with_the_evidence_and_goes_on_once_so
     assert ledger.entries("small")[-1].kind == "champion.promoted"
     assert ledger.entries("small")[-1].actor == "Grace"
     assert ledger.verify("small").ok
+
+
+@needs_chromium
+def test_a_person_approves_in_the_dashboard(model, tmp_path):
+    waiting = Waiting(model)
+    waiting.run()
+    with open_page(f"{PREFECT_API_URL.value().removesuffix('/api')}/runs/flow-run/{waiting.id}") as tab:
+        tab.get_by_role("button", name="Resume").first.click(timeout=90_000)
+        tab.get_by_text("May version 1 of small serve?").wait_for()
+        tab.get_by_text("first model: mae").wait_for()
+        form = tab.locator(".p-modal .schema-form-property")
+        form.nth(0).locator(".p-select-button, .p-select").first.click()
+        tab.keyboard.press("ArrowDown")
+        tab.get_by_text("approve", exact=True).last.click()
+        form.nth(1).locator("textarea").fill("Grace")
+        form.nth(2).locator("textarea").fill("looked at it in the dashboard")
+        tab.screenshot(path=tmp_path / "approval.png")
+        tab.get_by_role("button", name="Submit").click()
+        tab.get_by_text("Resuming").first.wait_for(timeout=60_000)
+    assert waiting.run().is_completed()
+    ((actor, approval),) = answers()
+    assert (actor, approval.comment) == ("Grace", "looked at it in the dashboard")
+    assert registry.CHAMPION in registry.aliases("small")
 
 
 def test_who_asked_cannot_approve_and_is_asked_again_with_the_reason(model):
