@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -96,17 +96,10 @@ def render(
 
 @contextmanager
 def open_page(address: str) -> Iterator[Page]:
-    """A page of a dashboard to click through. A test's Prefect server does not know its own port: it is told to the page."""
+    """A page of a dashboard to click through."""
     browser_path = next(path for path in map(shutil.which, BROWSERS) if path)
-    here = "/".join(address.split("/")[:3])
     with sync_playwright() as driver, driver.chromium.launch(executable_path=browser_path, args=[*FLAGS]) as browser:
         tab = browser.new_page(viewport={"width": 1280, "height": 1600})
-
-        def settings(route: Route) -> None:
-            reply = route.fetch()
-            route.fulfill(response=reply, json={**reply.json(), "api_url": f"{here}/api"})
-
-        tab.route("**/ui-settings", settings)
         tab.goto(address)
         yield tab
 
