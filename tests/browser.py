@@ -6,15 +6,13 @@ Playwright drives the system's Chromium: its own `--screenshot` lays a page out 
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -92,16 +90,6 @@ def render(
         tab.screenshot(path=screenshot)
         page_width = tab.evaluate("document.documentElement.scrollWidth")
         return Rendered(tab.content(), screenshot, tuple(console), tuple(requests), page_width)
-
-
-@contextmanager
-def open_page(address: str) -> Iterator[Page]:
-    """A page of a dashboard to click through."""
-    browser_path = next(path for path in map(shutil.which, BROWSERS) if path)
-    with sync_playwright() as driver, driver.chromium.launch(executable_path=browser_path, args=[*FLAGS]) as browser:
-        tab = browser.new_page(viewport={"width": 1280, "height": 1600})
-        tab.goto(address)
-        yield tab
 
 
 def elements(html: str) -> list[Element]:

@@ -1,6 +1,5 @@
 """A promotion that needs a person: it waits, takes a yes or a no of who may give it, and takes silence for a no."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -8,19 +7,15 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.model_config import ModelConfigError, load_model_config
 from flows import promote as promote_module
 from flows.promote import promote
 from flows.retrain import retrain
 from tasks.adapters import ledger, registry
-from tasks.adapters.prefect_server import prefect_server, wait_until_healthy
-from tasks.adapters.workspace import workspace as described
 from tasks.policy.access import Approval
 from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import from_json, utc
-from tests.browser import needs_chromium, open_page
 from tests.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -87,39 +82,6 @@ def test_a_promotion_of_high_risk_suspends_with_the_evidence_and_goes_on_once_so
     assert ledger.entries("small")[-1].kind == "champion.promoted"
     assert ledger.entries("small")[-1].actor == "Grace"
     assert ledger.verify("small").ok
-
-
-@pytest.fixture
-def dashboard(workspace) -> Iterator[str]:
-    """A server that shows its dashboard, as `make serve` does; a test's own has none. Yields its address."""
-    with prefect_server(described()) as environment:
-        wait_until_healthy(environment["PREFECT_API_URL"])
-        with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
-            yield environment["PREFECT_API_URL"].removesuffix("/api")
-
-
-@needs_chromium
-@pytest.mark.timeout(600)
-def test_a_person_approves_in_the_dashboard(model, dashboard, tmp_path):
-    waiting = Waiting(model)
-    waiting.run()
-    with open_page(f"{dashboard}/runs/flow-run/{waiting.id}") as tab:
-        tab.get_by_role("button", name="Resume").first.click(timeout=90_000)
-        tab.get_by_text("May version 1 of small serve?").wait_for()
-        tab.get_by_text("first model: mae").wait_for()
-        form = tab.locator(".p-modal .schema-form-property")
-        form.nth(0).locator(".schema-form-property__fields").locator("button, [role=combobox], .p-select").first.click()
-        tab.keyboard.press("ArrowDown")
-        tab.get_by_text("approve", exact=True).last.click()
-        form.nth(1).locator("textarea").fill("Grace")
-        form.nth(2).locator("textarea").fill("looked at it in the dashboard")
-        tab.screenshot(path=tmp_path / "approval.png")
-        tab.get_by_role("button", name="Submit").click()
-        tab.get_by_role("button", name="Submit").wait_for(state="hidden", timeout=60_000)
-    assert waiting.run().is_completed()
-    ((actor, approval),) = answers()
-    assert (actor, approval.comment) == ("Grace", "looked at it in the dashboard")
-    assert registry.CHAMPION in registry.aliases("small")
 
 
 def test_who_asked_cannot_approve_and_is_asked_again_with_the_reason(model):
