@@ -76,7 +76,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     evidence = f"{config.validation.confidence:.0%} intervals on at least {config.validation.min_rows} rows"
     yield (
         f"its risk, {config.risk}, asks for {evidence} and "
-        + ("a person's approval." if config.promotion.mode == "approval" else "no approval.")
+        + ("a person's approval." if config.needs_approval else "no approval.")
     )
     gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
     yield (

@@ -81,7 +81,7 @@ def _environment(space: Workspace, ports: Mapping[str, int]) -> tuple[dict[str, 
         "PERENNIAL_REPORTS": str(space.reports.resolve()),
         "PERENNIAL_REPORTS_URL": f"{addresses['reports']}/reports",
         "PERENNIAL_MLFLOW_URL": addresses["mlflow"],
-        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its background jobs serve generative AI
         "PYTHONUNBUFFERED": "1",
     }

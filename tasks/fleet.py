@@ -38,7 +38,7 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
         purpose=config.purpose,
         owner=config.owner,
         risk=config.risk,
-        approval=config.promotion.mode == "approval" or config.risk == "high",
+        approval=config.needs_approval,
         window_days=config.window_days,
         served_until=end,
         max_usd=config.budget.max_usd_per_month,

@@ -314,7 +314,13 @@ def test_a_degraded_champion_becomes_a_rollback_of_that_version_only(deployed, c
 
 
 def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_so(deployed, client):
-    from prefect.states import Failed, Running, Suspended
+    import inspect
+
+    from prefect.server.services import pause_expirations
+    from prefect.states import Failed, Running
+
+    out_of_time = "The flow was paused and never resumed."
+    assert out_of_time in inspect.getsource(pause_expirations), "Prefect says it in other words: mend the trigger"
 
     deployment = client.read_deployment_by_name("promote/promote")
     parameters = {"model": "unheard", "decision_id": "0123456789abcdef", "until": "2013-06-05T00:00:00Z"}
@@ -325,7 +331,7 @@ def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_s
     for run in (late, broken):
         client.set_flow_run_state(run.id, Running(), force=True)
     client.set_flow_run_state(broken.id, Failed(message="the registry is gone"), force=True)
-    client.set_flow_run_state(late.id, Suspended(timeout_seconds=1), force=True)
+    client.set_flow_run_state(late.id, Failed(message=out_of_time), force=True)  # a test's server runs no such service
     again = await_until(lambda: len(runs_of(client, "unheard")) > 1 and runs_of(client, "unheard"), 60)
     (second,) = [run for run in again if run.id != late.id]
     assert {name: second.parameters[name] for name in ("model", "decision_id", "until")} == parameters

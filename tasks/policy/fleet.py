@@ -188,7 +188,8 @@ def _open_approvals(facts: ModelFacts) -> Iterator[Approval]:
         return
     waiting = verdicts[-1]
     answered = any(
-        entry.decision_id == waiting.decision_id and entry.kind.startswith(("champion.", "promotion."))
+        entry.decision_id == waiting.decision_id
+        and entry.kind.startswith(("champion.", "promotion.", "approval.answered", "challenger.rejected"))
         and not entry.kind.endswith("requested")
         for entry in facts.entries
         if entry.sequence > waiting.sequence

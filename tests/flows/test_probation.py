@@ -1,0 +1,80 @@
+"""A fresh champion in service: real versions answer real rows, and only one that is worse than the last goes back."""
+
+from datetime import timedelta
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from tasks.adapters import ledger, registry
+from tasks.history import recall_degradation
+from tasks.policy.evidence import History, MetricDifference, MetricValue, PerformanceReport, ValidationReport
+from tasks.probation import watch_fresh_champion
+from tasks.publication import publish_degradation
+from tests.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
+
+CONFIG = make_config("regression", columns={
+    "id": "id", "time": "time", "label": "label", "label_delay_hours": 1,
+    "features": {"numeric": ["x", "noise"], "categorical": ["colour"], "boolean": ["flag"]},
+})  # fmt: skip
+NOW = HOLDOUT.end
+FORECAST = 0.3
+
+
+@pytest.fixture(autouse=True)
+def quiet(workspace):
+    prepare_registry(workspace)
+    with disable_run_logger():
+        yield
+
+
+def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0):
+    """A champion of one concept that replaced one of another, and rows of a third; what the watch says of it."""
+    previous = register(CONFIG, "first", TRAINING, seed=1, turn=previous_turn)
+    fresh = register(CONFIG, "second", TRAINING, seed=2, turn=fresh_turn)
+    registry.set_aliases(CONFIG.name, {registry.CHAMPION: fresh.version, registry.PREVIOUS: previous.version})
+    difference = MetricDifference("mae", 0.5, FORECAST, 0.2, 0.1, 0.3, 500)
+    report = ValidationReport(fresh.version, previous.version, "pass", (difference,), ("it gained",), 500)
+    ledger.append(CONFIG.name, "challenger.validated", report, HOLDOUT.start, "second")
+    land(CONFIG, HOLDOUT, make_rows("regression", 600, HOLDOUT, seed=5, turn=rows_turn))
+    realised = 4.0 if fresh_turn != rows_turn else 0.25
+    measured = PerformanceReport(
+        HOLDOUT, NOW, fresh.version, 600, 600, "closed", (MetricValue("mae", realised, realised, realised, 600, False),), "mae"
+    )  # fmt: skip
+    history = History(champion_since=HOLDOUT.start)
+    return fresh, watch_fresh_champion.fn(CONFIG, fresh, history, (measured,), NOW)
+
+
+def test_a_champion_that_learned_the_wrong_concept_goes_back():
+    fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
+    assert degraded.champion == fresh.version
+    assert "which it replaced, on the same" in degraded.reasons[0]
+
+
+def test_a_champion_that_keeps_its_promise_stays():
+    assert in_service(fresh_turn=1.0, previous_turn=1.0)[1] is None
+
+
+def test_when_the_concept_changed_under_both_neither_is_better_and_the_champion_stays():
+    assert in_service(fresh_turn=1.0, previous_turn=1.0, rows_turn=-1.0)[1] is None
+
+
+def test_after_its_first_windows_a_champion_is_no_longer_on_probation():
+    fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
+    late = History(champion_since=HOLDOUT.start - timedelta(days=CONFIG.window_days * 4))
+    measured = PerformanceReport(HOLDOUT, NOW, fresh.version, 600, 600, "closed", (), "mae")
+    assert degraded
+    assert watch_fresh_champion.fn(CONFIG, fresh, late, (measured,), NOW) is None
+
+
+def test_a_degradation_is_told_once_and_recalled(monkeypatch):
+    from tasks.adapters import artifacts
+
+    told: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(artifacts, "announce", lambda event, model, payload, **more: told.append((event, payload)))
+    fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
+    for _ in range(2):
+        publish_degradation.fn(CONFIG, degraded)
+    assert len(ledger.entries(CONFIG.name, kind="champion.degraded")) == 1
+    assert {event for event, _ in told} == {"champion.degraded"}
+    assert told[0][1]["champion"] == fresh.version
+    assert recall_degradation(CONFIG, fresh.version) == degraded
