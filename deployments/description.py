@@ -53,7 +53,8 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     )
     yield (
         f"calls a numeric feature drifted from {config.drift.method} {config.drift.threshold:g} on, confirmed at a "
-        f"corrected p of {config.drift.alpha:g}; below {config.drift.min_rows} rows it says insufficient."
+        f"corrected p of {config.drift.alpha:g}; below {config.drift.min_rows} rows it says insufficient"
+        + ("; a limit is never below what the training rows show by themselves." if config.drift.calibrated else ".")
     )
     policy = config.retraining
     yield f"retrains when {describe_condition(policy.when)}."

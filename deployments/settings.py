@@ -174,6 +174,8 @@ class Drift(Settings):
     """Effect size from which a numeric feature counts as drifted."""
     categorical_threshold: float = Field(0.1, gt=0, le=10)
     """Population stability index from which a category or boolean counts as drifted."""
+    calibrated: bool = True
+    """Limits are at least what windows of the training rows show by themselves, so that a known season is no drift."""
     alpha: float = Field(0.01, gt=0, lt=1)
     """Largest corrected p-value that confirms a drift."""
     min_rows: int = Field(200, ge=10)

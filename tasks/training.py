@@ -37,7 +37,16 @@ class TrainingRefused(PerennialError):
 )
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
     """The version of this decision, with the alias challenger. Raises TrainingRefused, saying why."""
-    from tasks.adapters import arrow_profile, attribution, estimators, lake, registration, registry, training_rows
+    from tasks.adapters import (
+        arrow_profile,
+        attribution,
+        estimators,
+        lake,
+        registration,
+        registry,
+        stable_drift,
+        training_rows,
+    )
     from tasks.policy.attribution import freeze
 
     version = registry.find(config.name, decision_id)
@@ -51,6 +60,7 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         if profile.leaking:
             raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
         fitted = estimators.fit(config, rows)
+        profile = stable_drift.with_stable_effects(config, profile, rows)
         contributed = attribution.contributions(fitted.scorer, rows, attribution.FROZEN_ROWS)
         frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
         used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb())

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig, load_model_config
-from tasks.adapters import attribution, estimators
+from tasks.adapters import attribution, estimators, stable_drift
 from tasks.adapters.arrow_profile import freeze_reference, profile_batches
 from tasks.adapters.nycflights import read_flights
 from tasks.adapters.schemas import moment
@@ -65,7 +65,8 @@ class Bed:
         fitted = estimators.fit(self.config, learned)
         self.scorer, self.importance = fitted.scorer, fitted.importance
         whole = Window(period.start, period.end)
-        self.reference = freeze_reference(learned.to_batches(), self.config, whole, "bed")
+        frozen = freeze_reference(learned.to_batches(), self.config, whole, "bed")
+        self.reference = stable_drift.with_stable_effects(self.config, frozen, learned)
         self.attribution = freeze(self.scorer.encoding.names, attribution.contributions(self.scorer, learned))
 
     def _between(self, table: pa.Table, window: Window) -> pa.Table:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from tasks.policy import distances
+from tasks.policy.distances import Table
 from tasks.policy.evidence import Window
 from tasks.policy.metrics import Floats
 from tasks.policy.resampling import Interval
@@ -67,6 +69,42 @@ def stable_effects(
         inside = (where >= start) & (where < start + window_days)
         by_start[int(start)] = effect(rows[~inside], rows[inside])
     return np.array([by_start[int(start)] for start in starts])
+
+
+def stable_distances(
+    counts: ArrayLike,
+    window_days: int,
+    method: Literal["ks", "psi", "wasserstein", "kl"],
+    widths: ArrayLike | None = None,
+) -> Floats:
+    """Distances of every run of `window_days` days from all other days, from counts (days, bins).
+
+    `widths` are those of the inner bins in reference σ, for wasserstein: the area between the distribution functions.
+    """
+    table = np.asarray(counts, float)
+    if len(table) <= window_days:
+        raise ValueError(f"the reference has {len(table)} days, expected more than the {window_days} of one window")
+    running = np.vstack([np.zeros(table.shape[1]), np.cumsum(table, axis=0)])
+    inside = running[window_days:] - running[:-window_days]
+    outside = table.sum(axis=0) - inside
+    filled = (inside.sum(axis=1) > 0) & (outside.sum(axis=1) > 0)
+    inside, outside = inside[filled], outside[filled]
+    if method in ("psi", "kl"):
+        rows = [
+            Table(before.astype(int).tolist(), now.astype(int).tolist())
+            for before, now in zip(outside, inside, strict=True)
+        ]
+        coarse = [one.coarse() if widths is not None else one for one in rows]
+        return np.array([distances.psi(one) if method == "psi" else distances.kl(one) for one in coarse])
+    gaps = np.abs(
+        np.cumsum(inside, axis=1) / inside.sum(axis=1, keepdims=True)
+        - np.cumsum(outside, axis=1) / outside.sum(axis=1, keepdims=True)
+    )
+    if method == "ks" or widths is None:
+        largest: Floats = gaps.max(axis=1)
+        return largest
+    area: Floats = gaps[:, : np.size(widths)] @ np.asarray(widths, float)
+    return area
 
 
 def calibrated_threshold(null_effects: ArrayLike, false_alarm_rate: float = 0.01, at_least: float = 0.0) -> float:

@@ -113,7 +113,7 @@ def _measure_feature(
     if effects[method] is None:
         method = "ks"  # the reference was constant: there is no σ to measure a distance in
     p_value = distances.ks_p_value(table) if method in ("ks", "wasserstein") else chi2_p
-    threshold = limits.threshold if numeric else limits.categorical_threshold
+    threshold = max(limits.threshold if numeric else limits.categorical_threshold, reference.stable_effect or 0.0)
     suspicion = suspect(reference, current, limits.min_rows)
     values = _Side(method, effects[method] or 0.0, threshold, p_value, enough)
     drift = FeatureDrift(

@@ -139,6 +139,8 @@ class FeatureReference:
     categories: tuple[str, ...] = ()
     more_categories: bool = False
     """There were more categories than are listed; then the last count holds them and none can be called unseen."""
+    stable_effect: float | None = None
+    """Effect that windows of the reference's own days exceed once in a hundred times; None where not calibrated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,3 +122,33 @@ def test_the_domain_classifiers_false_alarms_keep_to_their_level():
         for _ in range(400)
     ]
     assert np.mean(alarms) == pytest.approx(0.1, abs=0.05)
+
+
+def test_distances_of_stable_windows_by_hand():
+    """Four days of two values; window of one day. Day 0 has 3:1 against 5:7 elsewhere: KS |3/4 - 5/12| = 1/3."""
+    counts = [[3, 1], [2, 2], [2, 2], [1, 3]]
+    found = calibration.stable_distances(counts, 1, "ks")
+    assert found == pytest.approx([1 / 3, 0.0, 0.0, 1 / 3])
+    assert calibration.stable_distances(counts, 1, "wasserstein", [2.0])[0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("method", ["ks", "psi", "wasserstein"])
+def test_a_limit_set_by_stable_days_alarms_on_stable_windows_at_its_rate(method):
+    """Days drift together by a random amount; fresh windows of the same process exceed the limit seldom."""
+    random = np.random.default_rng(1)
+    edges = np.linspace(-3, 3, 30)
+
+    def days(count):
+        moved = random.normal(0, 0.3, count)
+        rows = [np.searchsorted(edges, random.normal(shift, 1, 200)) for shift in moved]
+        return np.array([np.bincount(row, minlength=31) for row in rows])
+
+    widths = np.diff(edges)
+    limit = calibration.calibrated_threshold(calibration.stable_distances(days(120), 5, method, widths), 0.05)
+    fresh = np.concatenate([calibration.stable_distances(days(120), 5, method, widths)[::5] for _ in range(10)])
+    assert 0.005 <= (fresh > limit).mean() <= 0.15
+
+
+def test_too_few_days_say_nothing():
+    with pytest.raises(ValueError, match="expected more than the 5"):
+        calibration.stable_distances(np.ones((5, 2)), 5, "ks")
