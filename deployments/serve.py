@@ -7,6 +7,7 @@ workspace, so the next start goes on where this one stopped.
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -127,8 +128,9 @@ def _servers(space: Workspace, environment: Mapping[str, str], addresses: Mappin
     servers = [
         served("prefect", "/api/health", "prefect", "server", "start", *listen("prefect")),
         served("reports", "/", "deployments.report_pages", listen("reports")[-1]),
-        served("evidently", "/api/version", *evidently, *listen("evidently")),
+        served("evidently", "/", *evidently, *listen("evidently")),
     ]
+    servers[-1].is_healthy = lambda: _listens(addresses["evidently"])  # it logs a line for every request
     if not space.mlflow.startswith("http"):  # else someone else serves it
         stores = ("--backend-store-uri", space.mlflow, "--artifacts-destination", space.artifacts)
         quiet = ("--workers", "1", "--uvicorn-opts", "--log-level warning")  # else a line for every health check
@@ -146,6 +148,13 @@ def _answers(url: str) -> bool:
         return httpx.get(url, timeout=5).status_code in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED)  # asking who is there
     except httpx.HTTPError:
         return False
+
+
+def _listens(address: str) -> bool:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.socket() as probe:
+        probe.settimeout(5)
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def _start(

@@ -49,6 +49,14 @@ class Serving:
             assert self.process.poll() is None and monotonic() < deadline, self.said()[-4000:]
             sleep(0.3)
 
+    def has_scheduled_runs(self) -> bool:
+        """The server's scheduler fails without a word to anybody where its libraries do not fit (SQLAlchemy 2.1)."""
+        planned, deadline = {"flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}}, monotonic() + START_S
+        url = f"{self.urls['prefect']}/api/flow_runs/count"
+        while not (count := httpx.post(url, json=planned).json()) and monotonic() < deadline:
+            sleep(1)
+        return bool(count)
+
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
@@ -78,6 +86,7 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     assert "2 models need a person." in fleet and "train and promote the first one" in fleet
     assert re.search(r"│ worker\s+│ healthy │", first.said())
     assert served_url(workspace()) == f"{first.urls['prefect']}/api"
+    assert first.has_scheduled_runs(), "no run was planned ahead, though the fleet has a schedule"
     assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
             if listening.status == psutil.CONN_LISTEN} == {"127.0.0.1"}  # fmt: skip
 
