@@ -5,6 +5,10 @@ surrogate of the performance matrix as far as it is known. On it a family of sim
 that would have cost least so far is followed: keep, go back to an earlier candidate, or retrain. Until a fresher model
 has beaten the champion on the same rows beyond chance (4.5 σ of accumulated paired differences) nothing is switched.
 Its only setting is α, what a retrain costs in window losses.
+
+To live with it: `ProbeRule(α, share, history)` once, `update(champion, losses, probes)` after each window, do what the
+`Action` says, keep `state()`. Losses and probes are those of every existing candidate and probe on that window, by the
+window after which each was trained; nothing else is read. An action that was refused is seen in the next `champion`.
 """
 
 import math
@@ -19,8 +23,8 @@ from tasks.policy.switching_rules import Flags, Lives, Options, SwitchingRules
 
 ESTABLISHED = 4.5
 """σ of paired evidence after which the stream counts as one that changes."""
-HINT = 2.0
-"""σ from which probes are trained after every window."""
+HINT = 3.0
+"""σ from which probes are trained after every window; what chance shows oftener would cost a probe for nothing."""
 NOISE_UNIT = 0.01
 SPARSEST = 4
 

@@ -12,6 +12,8 @@ import numpy as np
 from tasks.policy.simulation import Floats
 
 NOISE_WINDOWS = 12
+AGE_FOCUS, GAP_MEMORY = 2.0, 0.95
+"""How fast a gap loses weight with each doubling of the age and with each window passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Surrogate:
             if blind and candidate == self.begun - 1:
                 older, self.newest[now] = self._expected_of_fresh(now, seen.champion, since), now - 1
             if math.isfinite(probe):
-                older, self.newest[now] = probe + offset, candidate
+                older, self.newest[now] = probe + offset[candidate], candidate
             own = self.losses[candidate, now]
             column[candidate] = own if math.isfinite(own) else older
 
@@ -64,11 +66,20 @@ class Surrogate:
             for candidate, loss in pairs:
                 table[candidate, window] = loss
 
-    def _probe_weakness(self, now: int) -> float:
-        """Full candidate less its probe, over recent windows and candidates that saw as much data as those of today."""
-        first = max(0, self.begun - 1 - self.begun // 8)
-        gaps = (self.losses - self.probes)[first:now, max(0, now - 7) : now + 1]
-        return float(np.nanmean(gaps)) if np.isfinite(gaps).any() else 0.0
+    def _probe_weakness(self, now: int) -> Floats:
+        """[now] what a probe of each candidate lacks: full candidate less its probe, at a similar age, lately more.
+
+        A full model's lead over its probe wears off as both age, so gaps of old candidates say little about a fresh one.
+        """
+        first = self.begun // 2
+        gaps = (self.losses - self.probes)[first:now, : now + 1]
+        candidate, window = np.nonzero(np.isfinite(gaps))
+        if not len(candidate):
+            return np.zeros(now)
+        ages = np.log2(window - candidate - first)
+        steps = np.log2(now - np.arange(now))
+        weights = np.exp(-AGE_FOCUS * np.abs(steps[:, None] - ages)) * GAP_MEMORY ** (now - window)
+        return np.asarray(weights @ gaps[candidate, window] / weights.sum(axis=1))
 
     def _expected_of_fresh(self, now: int, champion: int, since: int) -> float:
         """Without probes: the level that the champion had when it was fresh, its first three windows."""

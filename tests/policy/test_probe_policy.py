@@ -11,6 +11,7 @@ from tasks.policy.perennial import Action, ProbeRule, RuleState
 from tasks.policy.probe_policy import PerennialPolicy, history_of
 from tasks.policy.rivals import Timer
 from tasks.policy.simulation import PerformanceMatrix, Run, Service, cost, simulate
+from tasks.policy.surrogate import Observation, Surrogate
 from tests.policy.test_backtest import NAN, matrix_of
 
 CHANGE = 24
@@ -221,3 +222,23 @@ def test_an_unknown_service_is_never_asked_for_a_candidate_that_does_not_exist()
     service = Service(changing())
     PerennialPolicy(0.05, 0.2)
     assert service.candidates == tuple(range(12))
+
+
+def test_a_fresh_model_is_estimated_from_how_much_fresh_ones_beat_their_probes_not_old_ones() -> None:
+    """A full model leads its probe by 0.10 in its first windows and by 0.02 past age 4, as measured on drifting streams."""
+    ages = np.arange(30)[None, :] - np.arange(30)[:, None]
+    probe = np.where(ages > 0, 0.5, NAN)
+    loss = probe - np.where(ages <= 4, 0.10, 0.02)
+    known = Surrogate(history_of(loss[:20, :20], probe[:20, :20]))
+    for window in range(20, 26):
+        seen = Observation(19, ((19, float(loss[19, window])),), tuple((t, 0.5) for t in range(window)))
+        known.take_in(window, seen, since=20)
+    assert known.filled[24, 25] == pytest.approx(0.40, abs=0.01)
+    assert known.filled[19, 25] == loss[19, 25]
+    assert known.filled[17, 25] == pytest.approx(0.48, abs=0.025)
+
+
+def test_without_any_pair_of_full_model_and_probe_probes_count_as_they_are() -> None:
+    known = Surrogate((Observation(0, ((0, 0.3),), ()), Observation(0, ((0, 0.3),), ())))
+    known.take_in(2, Observation(1, (), ((0, 0.4), (1, 0.45))), since=2)
+    assert known.filled[:2, 2] == pytest.approx([0.4, 0.45])
