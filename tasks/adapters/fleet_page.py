@@ -114,7 +114,7 @@ def markdown(fleet: Fleet, page: str) -> str:
     ]
     if urgent:
         lines += ["## What to look at, most urgent first", "\n".join(urgent)]
-    header = ("model", "health", "champion", "metric", "drift", "last decision", "next check", "retrains", "spent")
+    header = ("model", "health", "champion", "metric", "drift", "next check", "retrains", "spent", "last decision")
     rows = [header, tuple("---" for _ in header), *map(_row, fleet.members)]
     lines += ["## All models", "\n".join("| " + " | ".join(row) + " |" for row in rows)]
     return "\n\n".join(lines)
@@ -131,10 +131,10 @@ def _row(member: FleetMember) -> tuple[str, ...]:
         f"[version {champion.version}]({version_link(facts.model, champion.version)})" if champion else "none",
         f"{member.metric.name} {member.metric.value:.4g}" if member.metric else "no labels yet",
         f"{drift.verdict}, {drift.drifted_share:.0%}" if drift else "not measured",
-        f"{'retrain' if decision.retrain else 'keep'}: {decision.reasons[0]}" if decision else "none yet",
         f"{member.next_check:%Y-%m-%d %H:%M}" if member.next_check else "none",
         retrains,
         spent,
+        f"{'retrain' if decision.retrain else 'keep'}: {decision.reasons[0]}" if decision else "none yet",
     )
     return tuple(map(_cell, cells))
 
