@@ -3,8 +3,7 @@
     python -m tests.chaos.storm --events 500 --models 1
     python -m tests.chaos.storm --events 50 --models 50
 
-Every event asks for the same decision of its model, as repeated and reordered events do. With `--restart` the services
-are stopped in the middle and started again on the same workspace. Prints a row and, with `--out`, writes it as JSON;
+Every event asks for the same decision of its model, as repeated and reordered events do. Prints a row and, with `--out`, writes it as JSON;
 ends with 1 where a model was retrained more or less than once, or more retrains ran at once than their limit allows.
 """
 
@@ -54,18 +53,15 @@ class Storm:
         )
 
 
-def storm(folder: Path, events: int, models: int, restart: bool = False) -> Storm:
+def storm(folder: Path, events: int, models: int) -> Storm:
     """Serve, storm, count. `folder` holds the workspace, the models and the log of the services."""
     names = [f"storm_{number:03d}" for number in range(models)]
     (folder / "models").mkdir()
     for name in names:
         write_model(folder / "models", name)
     started = monotonic()
-    if restart:
-        with served(folder / "home", folder / "models", folder / "first.log"):
-            _ask(names, events // 2)
     with served(folder / "home", folder / "models", folder / "serve.log"):
-        _ask(names, events - events // 2 if restart else events)
+        _ask(names, events)
         runs, most_at_once, limit = _watch(names)
         versions = _versions(names)
     return Storm(
@@ -147,11 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.storm", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--events", type=int, default=500)
     parser.add_argument("--models", type=int, default=1)
-    parser.add_argument("--restart", action="store_true", help="stop and start the services in the middle")
     parser.add_argument("--out", type=Path, help="write the row here as JSON")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="perennial-storm-") as folder:
-        outcome = storm(Path(folder), options.events, options.models, options.restart)
+        outcome = storm(Path(folder), options.events, options.models)
     print(outcome)
     if options.out:
         options.out.write_text(json.dumps({**asdict(outcome), "ok": outcome.ok}), encoding="utf-8")
