@@ -82,12 +82,17 @@ def recommend(matrix: PerformanceMatrix, outcome: Backtest) -> str:
 
 
 def policy_yaml(outcome: Backtest, window_days: float) -> str:
-    """What to paste under `retraining:` for the best policy; empty where no trigger is its like (perennial, yet)."""
-    best = outcome.ranking()[0]
+    """What to paste under `retraining:` for the best policy; empty where no trigger is its like.
+
+    α is the middle one of the back-test, the cost that the recommendation's sentence speaks of.
+    """
+    best, alpha = outcome.ranking()[0], outcome.alphas[len(outcome.alphas) // 2]
     days = {"every": 1, "timer_2": 2, "timer_4": 4, "timer_8": 8, "timer_16": 16}
     when = {name: f"{{trigger: every, days: {count * window_days:g}}}" for name, count in days.items()}
     when |= {"debt": "{trigger: regret_exceeds_cost}", "drift_share_ks": "{trigger: drifted_share, share: 0.5}"}
     when |= {"drift_share_ev": "{trigger: drifted_share, share: 0.5}"}
+    when |= {"plain_probe": f"{{trigger: probe, alpha: {alpha:g}}}"}
+    when |= {"perennial": f"{{trigger: perennial, alpha: {alpha:g}, compute_share: {outcome.compute_share:g}}}"}
     if best == "never":
         return "retraining:\n  when: {trigger: every, days: 3650}\n"
     return f"retraining:\n  when: {when[best]}\n" if best in when else ""

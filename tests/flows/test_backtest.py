@@ -11,7 +11,10 @@ import yaml
 
 from flows.backtest import backtest, main
 from tasks.adapters.backtest_page import pareto_front
+from tasks.policy.backtest import run_backtest
 from tasks.policy.evidence import Window, utc
+from tasks.policy.retraining import RetrainingPolicy
+from tasks.simulation import choose_policies, policy_yaml
 from tests.policy.test_backtest import matrix_of
 from tests.trained_models import make_config, make_rows
 
@@ -79,6 +82,24 @@ def test_a_matrix_without_a_folder_for_the_outcome_is_refused(capsys: pytest.Cap
 
 def test_the_front_holds_what_nothing_beats_on_both() -> None:
     assert pareto_front([(0, 0.5), (2, 0.3), (1, 0.6), (4, 0.3), (5, 0.1)]) == [(0, 0.5), (2, 0.3), (5, 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "trigger"),
+    [
+        ("perennial", "perennial"),
+        ("plain_probe", "probe"),
+        ("debt", "regret_exceeds_cost"),
+        ("never", "every"),
+        ("drift_share_ks", "drifted_share"),
+    ],
+)
+def test_the_yaml_to_paste_is_a_retraining_policy_of_the_recommended_kind(policy: str, trigger: str) -> None:
+    outcome = run_backtest(matrix_of("abrupt"), choose_policies([policy]), alphas=(0.02, 0.05, 0.1))
+    pasted = yaml.safe_load(policy_yaml(outcome, window_days=5))["retraining"]
+    when = RetrainingPolicy.model_validate(pasted).when
+    assert when.trigger == trigger
+    assert getattr(when, "alpha", 0.05) == 0.05
 
 
 def write_model(folder: Path) -> Path:
