@@ -9,7 +9,8 @@ from tests.small_model import YAML, write_model
 
 
 def config(**changes: object) -> ModelConfig:
-    content = yaml.safe_load(YAML) | changes
+    named = {"access": {"approve": ["Ada"]}} if changes.get("risk") == "high" else {}
+    content = yaml.safe_load(YAML) | named | changes
     return ModelConfig.model_validate({key: value for key, value in content.items() if value is not None})
 
 

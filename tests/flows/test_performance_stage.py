@@ -111,7 +111,7 @@ def test_the_shift_is_measured_from_the_best_level_of_closed_windows(config):
     assert known[:3] == [None, None, None]  # the third closes only after the fourth has begun
     assert report.baseline.value == pytest.approx(0.51, abs=0.02)
     assert report.baseline_window == f"{windows[0].start:%Y-%m-%d}..{windows[2].end:%Y-%m-%d}"
-    assert report.shift_p_value < 1e-6
+    assert report.shift_p_value < 1e-4
     assert history.performances[4].shift_p_value > 0.05
     assert "best past level 0.5" in describe(report)
 
