@@ -1,5 +1,6 @@
 """A part of `make chaos` that CI can wait for: real processes are killed, and the loop completes by itself, once."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_loss_of_power_is_recovered_from_when_everything_is_back(up):
 def test_a_full_disk_fails_clearly_is_told_and_with_more_room_the_same_run_completes(up):
     fault = "the lake's disk is full"
     missing = lacking().get(fault)
-    if missing:
+    if missing and not os.environ.get("PERENNIAL_REQUIRE_SYSTEM_TOOLS"):  # in .ci/run nothing may be skipped
         pytest.skip(f"{fault} cannot be made here: {missing}")
     assert not run_fault(up, list(FAULTS).index(fault), fault).problems
 
