@@ -16,6 +16,7 @@ import httpx
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from deployments.model_config import available_models
+from tasks.policy.handover import about
 
 PATH = "/hooks/data-landed"
 MOST_BYTES = 4096
@@ -34,12 +35,13 @@ class DataLanded(BaseModel):
     def event(self) -> dict[str, object]:
         """As Prefect's API takes it."""
         until = self.until.astimezone(UTC).isoformat() if self.until else None
+        payload = {"model": self.model, **({"until": until} if until else {})}
         return {
             "id": str(uuid5(_NAMESPACE, f"{self.model} {until}") if until else uuid4()),
             "occurred": datetime.now(UTC).isoformat(),
             "event": "perennial.data.landed",
-            "resource": {"prefect.resource.id": f"perennial.model.{self.model}", "prefect.resource.name": self.model},
-            "payload": {"model": self.model, **({"until": until} if until else {})},
+            "resource": about("perennial.model", self.model, payload),
+            "payload": payload,
         }
 
 

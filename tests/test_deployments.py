@@ -17,6 +17,7 @@ from deployments.definitions import INDEX, Definitions, DeploymentError, read_de
 from deployments.model_config import ModelConfig, available_models, load_model_config
 from deployments.plan import Definition, plan, summary
 from deployments.pools import read_pool
+from tasks.policy.handover import about
 from tests.deployment_snapshot import SNAPSHOT, current
 
 REGENERATE = "if the change is meant, write the snapshot anew: python -m tests.deployment_snapshot"
@@ -201,8 +202,9 @@ def runs_of(client: Any, model: str) -> list[Any]:
 def emit(event: str, model: str, **payload: Any) -> None:
     from prefect.events import emit_event
 
-    resource = {"prefect.resource.id": f"perennial.model.{model}", "prefect.resource.name": model}
-    emit_event(f"perennial.{event}", resource=resource, payload={"model": model, **payload})
+    emit_event(
+        f"perennial.{event}", resource=about("perennial.model", model, payload), payload={"model": model, **payload}
+    )
 
 
 def test_applying_twice_changes_nothing(deployed, capsys):
@@ -281,6 +283,17 @@ def test_a_request_to_retrain_becomes_one_run_with_its_decision_however_often_it
     assert terse.parameters == {
         "model": "terse", "until": None, "decision_id": None, "reason": "perennial.retraining.requested", "requested_by": "automation",
     }  # fmt: skip
+
+
+def test_two_decisions_of_one_model_within_a_minute_are_two_runs_however_often_each_is_sent(deployed, client):
+    decisions = {"00000000aaaaaaaa", "00000000bbbbbbbb"}
+    for _ in range(3):
+        for decision in sorted(decisions):
+            emit("challenger.validated", "hurried", decision_id=decision, until="2013-06-05T00:00:00+00:00")
+    await_until(lambda: len(runs_of(client, "hurried")) >= 2)
+    sleep(2)  # time for a third run, were there to be one
+    asked = [run.parameters["decision_id"] for run in runs_of(client, "hurried")]
+    assert sorted(asked) == sorted(decisions)
 
 
 def test_a_validated_challenger_becomes_a_promotion_and_landed_data_a_monitoring(deployed, client):

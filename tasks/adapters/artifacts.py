@@ -30,6 +30,7 @@ from tasks.policy.evidence import (
     ValidationReport,
 )
 from tasks.policy.fleet import Fleet
+from tasks.policy.handover import about
 
 REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
 """Set around the runs of a replay."""
@@ -181,7 +182,7 @@ def announce(event: str, model: str, payload: dict[str, Any]) -> None:
     kind = "replay" if handed_on or REPLAYING.get() else "model"
     emitted = emit_event(
         f"perennial.{event}",
-        resource={"prefect.resource.id": f"perennial.{kind}.{model}", "prefect.resource.name": model},
+        resource=about(f"perennial.{kind}", model, payload),
         payload=payload,
     )
     deployed = run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None

@@ -4,10 +4,19 @@ Bounded here where events are made, and again by the types of the flows' paramet
 the server's API can emit an event, so nothing in one is believed. Verdicts are read from the ledger.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 LONGEST_REASON, MOST_REASONS = 2000, 20
+REQUEST = "perennial.request.id"
+"""Label of an event's resource by which triggers tell repetitions from another request about the same model."""
+
+
+def about(resource: str, model: str, payload: Mapping[str, object]) -> dict[str, str]:
+    """The resource of an event: which model, and which of its requests, by decision or else by time."""
+    request = payload.get("decision_id") or payload.get("until") or ""
+    return {"prefect.resource.id": f"{resource}.{model}", "prefect.resource.name": model, REQUEST: str(request)}
 
 
 @dataclass(frozen=True, slots=True)

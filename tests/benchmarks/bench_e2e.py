@@ -20,6 +20,7 @@ from uuid import UUID
 
 from tasks.adapters.prefect_server import free_port, served_url
 from tasks.adapters.workspace import make_folder, workspace
+from tasks.policy.handover import about
 from tests.benchmarks.e2e_model import DRIFT, NAME, WINDOW_DAYS, land, write_model
 
 START_S, HOP_S, POLL_S = 240, 240, 0.2
@@ -129,9 +130,8 @@ def walk(folder: Path) -> dict[str, float]:
     score(NAME, until=NOTICED)
     with get_client(sync_client=True) as client:
         loop = Loop(client, datetime.now(UTC))
-        resource = {"prefect.resource.id": f"perennial.model.{NAME}", "prefect.resource.name": NAME}
         payload = {"model": NAME, "until": NOTICED.isoformat()}
-        emit_event("perennial.data.landed", resource=resource, payload=payload)
+        emit_event("perennial.data.landed", resource=about("perennial.model", NAME, payload), payload=payload)
         monitored = await_that(lambda: loop.finished("monitor"), "monitor judged the landed window")
         retrained = await_that(lambda: loop.finished("retrain"), "a retrain was started and done")
         asked = await_that(lambda: loop.finished("promote"), "promote waits for approval")

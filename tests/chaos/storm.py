@@ -19,6 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from tasks.policy.handover import about
 from tests.benchmarks.bench_e2e import served
 from tests.benchmarks.e2e_model import DRIFT, WINDOW_DAYS, write_model
 
@@ -84,16 +85,13 @@ def _ask(names: Sequence[str], events: int) -> None:
 
     for number in range(events):
         name = names[number % len(names)]
-        emit_event(
-            "perennial.retraining.requested",
-            resource={"prefect.resource.id": f"perennial.model.{name}", "prefect.resource.name": name},
-            payload={
-                "model": name,
-                "decision_id": f"{name.replace('_', '-')}-decision",
-                "until": FIRST.isoformat(),
-                "reasons": ["a storm"],
-            },
-        )
+        payload = {
+            "model": name,
+            "decision_id": f"{name.replace('_', '-')}-decision",
+            "until": FIRST.isoformat(),
+            "reasons": ["a storm"],
+        }
+        emit_event("perennial.retraining.requested", about("perennial.model", name, payload), payload=payload)
     body = {"filter": {"event": {"name": ["perennial.retraining.requested"]}}, "limit": 1}
     deadline = monotonic() + PATIENCE_S
     with get_client(sync_client=True) as client:
