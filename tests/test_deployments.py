@@ -4,6 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from time import monotonic, sleep
@@ -199,12 +200,22 @@ def runs_of(client: Any, model: str) -> list[Any]:
     return [run for run in client.read_flow_runs() if run.parameters.get("model") == model]
 
 
-def emit(event: str, model: str, **payload: Any) -> None:
+def emit(event: str, model: str, **payload: Any) -> Any:
     from prefect.events import emit_event
 
-    emit_event(
+    return emit_event(
         f"perennial.{event}", resource=about("perennial.model", model, payload), payload={"model": model, **payload}
     )
+
+
+def hand_over(event: str, model: str, **payload: Any) -> None:
+    """As a deployed flow does: said again until the server has stored it, for a connection may break just then."""
+    from tasks.adapters import delivery
+
+    with suppress(delivery.NotDelivered):
+        delivery.await_stored(emit(event, model, **payload).id)
+        return
+    delivery.await_stored(emit(event, model, **payload).id)
 
 
 def test_applying_twice_changes_nothing(deployed, capsys):
@@ -297,14 +308,14 @@ def test_two_decisions_of_one_model_within_a_minute_are_two_runs_however_often_e
 
 
 def test_a_validated_challenger_becomes_a_promotion_and_landed_data_a_monitoring(deployed, client):
-    emit(
+    hand_over(
         "challenger.validated",
         "proven",
         decision_id="0123456789abcdef",
         until="2013-06-05T00:00:00+00:00",
         reasons=["ok"],
     )
-    emit("data.landed", "fresh", until="2013-06-05T00:00:00+00:00")
+    hand_over("data.landed", "fresh", until="2013-06-05T00:00:00+00:00")
     assert await_until(lambda: runs_of(client, "proven") and runs_of(client, "fresh"))
     (promotion,), (monitoring,) = runs_of(client, "proven"), runs_of(client, "fresh")
     assert promotion.deployment_id == client.read_deployment_by_name("promote/promote").id
@@ -318,7 +329,7 @@ def test_a_validated_challenger_becomes_a_promotion_and_landed_data_a_monitoring
 
 
 def test_a_degraded_champion_becomes_a_rollback_of_that_version_only(deployed, client):
-    emit("champion.degraded", "fallen", decision_id="0123456789abcdef", champion="7", reasons=["it is worse"])
+    hand_over("champion.degraded", "fallen", decision_id="0123456789abcdef", champion="7", reasons=["it is worse"])
     (run,) = await_until(lambda: runs_of(client, "fallen"))
     assert run.deployment_id == client.read_deployment_by_name("rollback/rollback").id
     assert run.parameters == {

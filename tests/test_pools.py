@@ -129,6 +129,14 @@ def await_until(condition: Any, seconds: float = 90) -> Any:
     return seen
 
 
+def unfinished() -> Any:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+
+    waiting = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
+    return FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=waiting)))
+
+
 def poll_once(queue: str) -> str:
     """A worker of this queue only, that takes what is due, waits for it and ends."""
     from prefect.settings import PREFECT_API_URL
@@ -156,8 +164,8 @@ def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_
     apply(definitions=definitions)
     assert apply(definitions=definitions) == ()
     with get_client(sync_client=True) as client:
-        for left in client.read_flow_runs():  # of tests before: one of them would take the deployment's only place
-            client.delete_flow_run(left.id)
+        for left in client.read_flow_runs(flow_run_filter=unfinished()):
+            client.delete_flow_run(left.id)  # of tests before: one of them would take the deployment's only place
     places = {"plain": decide_placement(PlacementPolicy(), 10), "large": decide_placement(sent_to("gpu"), 10)}
     for model, placement in places.items():
         artifacts.announce(_request(placement), model, {"model": model, "reasons": list(placement.reasons)})
