@@ -52,8 +52,6 @@ bench-diagnosis: $(READY) ## what the diagnosis says of changes of a known kind 
 
 chaos: $(READY) ## kill every process at every boundary, break what lies below, and see the loop complete
 	@$(BIN)/python -m tests.chaos
-	@$(BIN)/python -m tests.chaos.storm --events 500 --models 1
-	@$(BIN)/python -m tests.chaos.storm --events 50 --models 50
 
 e2e: $(READY) ## the whole path on a real server, with the seconds of each hop
 	@$(BIN)/python -m tests.benchmarks.bench_e2e

@@ -1,4 +1,4 @@
-"""A real S3 protocol server (moto) in a process of its own: clients in Rust may hold Python's lock meanwhile."""
+"""Servers of the object stores' protocols. S3's (moto) is a process: clients in Rust may hold Python's lock meanwhile."""
 
 import subprocess
 import sys
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
+from tasks.adapters.prefect_server import free_port
 
 SERVE = """
 import sys
@@ -44,3 +46,18 @@ def s3(monkeypatch: pytest.MonkeyPatch, bucket: str) -> Iterator[str]:
             yield address
         finally:
             server.stdin.close()
+
+
+@contextmanager
+def gcs(monkeypatch: pytest.MonkeyPatch, bucket: str) -> Iterator[str]:
+    """A server of Google's storage protocol with one bucket, as far as reading goes: no write on a condition."""
+    from gcp_storage_emulator.server import create_server
+
+    port = free_port()
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{port}")
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket=bucket)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()

@@ -1,6 +1,5 @@
 """Each way a source can be wrong is told in a sentence that says what to do, without secrets."""
 
-import socket
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tasks.adapters.prefect_server import free_port
 from tasks.adapters.sources import SourceEmpty, SourceError, SourceUnreachable, read_labels, read_window
 from tasks.policy.evidence import Window
 from tests.monitored_model import WINDOW
@@ -111,12 +111,6 @@ def test_a_csv_value_that_is_no_number_is_refused_without_being_shown(tmp_path: 
     ) as caught:
         read_window(source("csv", tmp_path / "rows.csv"), WINDOW)
     assert "Erika" not in str(caught.value)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_an_unreachable_host_or_bucket_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

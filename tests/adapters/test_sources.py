@@ -17,7 +17,7 @@ from deltalake import write_deltalake
 from tasks.adapters.sources import SourceError, read_labels, read_window
 from tasks.policy.evidence import Window
 from tests.monitored_model import WINDOW, model
-from tests.object_store import s3
+from tests.object_store import gcs, s3
 from tests.source_tables import (
     BEFORE,
     HOUR,
@@ -119,6 +119,19 @@ def test_files_and_tables_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         write_deltalake("s3://data/table", TABLE)
         assert_is_the_window(read_window(source("delta", "s3://data/table"), WINDOW))
         for path in ("s3://data/in/other.parquet", "s3://nobucket/rows.parquet"):
+            with pytest.raises(SourceError, match="nothing is there"):
+                read_window(source("parquet", path), WINDOW)
+
+
+def test_files_on_google_cloud_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow import fs
+
+    parquet(tmp_path)
+    with gcs(monkeypatch, "data"):
+        fs.copy_files(str(tmp_path), "data/in", destination_filesystem=fs.GcsFileSystem(anonymous=True))
+        for path in ("gs://data/in/rows.parquet", "gs://data/in"):
+            assert_is_the_window(read_window(source("parquet", path), WINDOW))
+        for path in ("gs://data/in/other.parquet", "gs://nobucket/rows.parquet"):
             with pytest.raises(SourceError, match="nothing is there"):
                 read_window(source("parquet", path), WINDOW)
 
