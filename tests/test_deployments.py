@@ -19,6 +19,7 @@ from deployments.model_config import ModelConfig, available_models, load_model_c
 from deployments.plan import Definition, plan, summary
 from deployments.pools import read_pool
 from tasks.policy.handover import about
+from tests.deployed_runs import deployed_runs
 from tests.deployment_snapshot import SNAPSHOT, current
 
 REGENERATE = "if the change is meant, write the snapshot anew: python -m tests.deployment_snapshot"
@@ -197,7 +198,7 @@ def await_until(condition: Any, seconds: float = 30) -> Any:
 
 
 def runs_of(client: Any, model: str) -> list[Any]:
-    return [run for run in client.read_flow_runs() if run.parameters.get("model") == model]
+    return [run for run in deployed_runs(client) if run.parameters.get("model") == model]
 
 
 def emit(event: str, model: str, **payload: Any) -> Any:

@@ -13,6 +13,7 @@ from deployments.definitions import Definitions, read_definitions
 from deployments.model_config import ModelConfig, ModelConfigError, available_models, load_model_config
 from deployments.pools import POOLS, PoolError, read_pool
 from tasks.policy.placement import Place, PlacementPolicy
+from tests.deployed_runs import deployed_runs
 from tests.pool_templates import WORKERS, wanted, worker_of
 from tests.small_model import write_model
 
@@ -130,11 +131,11 @@ def await_until(condition: Any, seconds: float = 90) -> Any:
 
 
 def unfinished() -> Any:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.filters import FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
 
     waiting = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED]
-    return FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=waiting)))
+    return FlowRunFilterState(type=FlowRunFilterStateType(any_=waiting))
 
 
 def poll_once(queue: str) -> str:
@@ -164,7 +165,7 @@ def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_
     apply(definitions=definitions)
     assert apply(definitions=definitions) == ()
     with get_client(sync_client=True) as client:
-        for left in client.read_flow_runs(flow_run_filter=unfinished()):
+        for left in deployed_runs(client, unfinished()):
             client.delete_flow_run(left.id)  # of tests before: one of them would take the deployment's only place
     places = {"plain": decide_placement(PlacementPolicy(), 10), "large": decide_placement(sent_to("gpu"), 10)}
     for model, placement in places.items():
@@ -172,7 +173,7 @@ def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_
     with get_client(sync_client=True) as client:
 
         def run_of(model: str) -> Any:
-            return next((run for run in client.read_flow_runs() if run.parameters.get("model") == model), None)
+            return next((run for run in deployed_runs(client) if run.parameters.get("model") == model), None)
 
         assert await_until(lambda: run_of("plain") and run_of("large"))
         assert (run_of("plain").work_queue_name, run_of("large").work_queue_name) == ("default", "gpu")

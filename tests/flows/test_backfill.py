@@ -107,10 +107,11 @@ def test_a_rollback_can_be_tried_without_a_change(tmp_path):
 
 def test_runs_are_named_by_what_they_do_so_that_search_finds_them(tmp_path):
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.sorting import FlowRunSort
 
     model = begin(tmp_path)
     monitor(model, until=utc("2024-01-23"), dry_run=True)
     with get_client(sync_client=True) as client:
-        names = [run.name for run in client.read_flow_runs()]
+        names = [run.name for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC)]
     assert f"monitor {model} until 2024-01-23 (dry run)" in names
     assert f"retrain {model} until 2024-01-21" in names
