@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import scipy  # its parts load on first use
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.estimate_errors import describe_estimate
 from tasks.policy.evidence import (
     DiagnosisKind,
     DriftReport,
+    EstimateError,
     FeatureDrift,
     MetricValue,
     PerformanceReport,
@@ -58,6 +60,8 @@ class Diagnosis:
     features: tuple[str, ...] = ()
     estimate: MetricValue | None = None
     """The primary metric expected from the inputs alone, where it could be estimated."""
+    estimate_error: EstimateError | None = None
+    """How wrong such estimates were before."""
     explanations: tuple[str, ...] = ()
     """Which features' drift moved the predictions and the loss, in sentences."""
 
@@ -69,8 +73,11 @@ def decide_diagnosis(
     estimate: MetricValue | None = None,
     importances: Mapping[str, float] | None = None,
     limits: DiagnosisLimits | None = None,
+    estimate_error: EstimateError | None = None,
 ) -> Diagnosis:
     """The kind of change. `estimate` is the primary metric expected from the inputs alone (`estimation.py`).
+
+    Its interval is what it is judged by; `estimate_error` is told beside it.
 
     `importances` are shares of what the model relies on; without them those in the drift report, else all alike.
     """
@@ -92,7 +99,7 @@ def decide_diagnosis(
     names, inputs = tuple(feature.feature for feature in moved), _describe_inputs(drift, moved)
     fallen = _fallen(performance, limits)
     if fallen is None:
-        return _without_labels(drift, performance, estimate, names, inputs, limits)
+        return _without_labels(drift, performance, estimate, names, inputs, limits, estimate_error)
     worse, sentence = fallen
     if not worse:
         if drift is None or drift.verdict == "insufficient":
@@ -183,6 +190,7 @@ def _without_labels(
     names: tuple[str, ...],
     inputs: str,
     limits: DiagnosisLimits,
+    estimate_error: EstimateError | None,
 ) -> Diagnosis:
     """Before labels: what the estimate says of moved inputs; a moved concept cannot be seen yet."""
     if drift is None or drift.verdict == "insufficient":
@@ -198,7 +206,7 @@ def _without_labels(
     error = math.hypot(standard_error(estimate), standard_error(level))
     p_value = float(scipy.stats.norm.sf(worse / error)) if error else float(worse <= 0)
     harmful = p_value <= limits.alpha
-    told = f"{estimate.name} is estimated at {estimate.value:.4g}, best past level {level.value:.4g} (p={p_value:.2g})"
+    told = f"{describe_estimate(estimate, estimate_error)}, best past level {level.value:.4g} (p={p_value:.2g})"
     return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, told), names)
 
 

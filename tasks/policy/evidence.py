@@ -207,6 +207,18 @@ class MetricValue:
 
 
 @dataclass(frozen=True, slots=True)
+class EstimateError:
+    """How far earlier estimates without labels lay from what labels showed, over the windows that have closed since."""
+
+    windows: int
+    mean_absolute: float
+    bias: float
+    """Mean of realised less estimated."""
+    within: int
+    """Windows whose realised value lay in the estimate's interval."""
+
+
+@dataclass(frozen=True, slots=True)
 class Latency:
     """Seconds to score one batch of `rows`, over the batches of a window, and peak resident memory in MB."""
 
@@ -300,6 +312,8 @@ class History:
     spent_usd_this_month: float = 0.0
     usages: tuple[Usage, ...] = ()
     """What earlier iterations used, oldest first."""
+    estimates: tuple[tuple[Window, MetricValue], ...] = ()
+    """What was expected of earlier windows before their labels came."""
 
     def revised(self, reports: Iterable[PerformanceReport]) -> "History":
         """The same history with these windows' reports in place of the earlier ones."""
@@ -348,6 +362,8 @@ class Judgement:
     diagnosis_reasons: tuple[str, ...] = ()
     estimate: MetricValue | None = None
     """What the inputs alone let expect of the primary metric, without the window's labels."""
+    estimate_error: EstimateError | None = None
+    """How wrong such estimates were before; None while no estimated window has closed."""
 
 
 @dataclass(frozen=True, slots=True)
