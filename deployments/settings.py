@@ -178,6 +178,8 @@ class Drift(Settings):
     """Limits are at least what windows of the training rows show by themselves, so that a known season is no drift."""
     alpha: float = Field(0.01, gt=0, lt=1)
     """Largest corrected p-value that confirms a drift."""
+    power: float = Field(0.8, ge=0.5, lt=1)
+    """Chance with which a window must be able to show an effect at the limit, or what shows nothing is `insufficient`."""
     min_rows: int = Field(200, ge=10)
     """Below this many rows the verdict is `insufficient`, which never triggers anything."""
     max_share: Share = 0.3

@@ -216,7 +216,9 @@ def _performance(report: PerformanceReport, judgement: Judgement) -> str:
     if judgement.estimate:
         told = describe_error(judgement.estimate_error)
         rows.append(_metric_row(judgement.estimate, f"estimated without labels; {told}"))
-    return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in\n\n" + _table(
+    shown = report.smallest_shift
+    power = f", shows a worsening of the {report.primary} from {shown:.2g} on" if shown is not None else ""
+    return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in{power}\n\n" + _table(
         ("metric", "value", "interval", "rows", "kind"), rows
     )
 

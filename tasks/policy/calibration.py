@@ -1,4 +1,4 @@
-"""What a window of this size can show at all, and how far stable data moves by itself.
+"""How far stable data moves by itself, and what to compare a window with.
 
 Limits out of a book alarm on every season; here they come from the model's own stable history, resampled by whole
 days because the rows of a day move together, and compared with history of the same phase of the week and year.
@@ -22,29 +22,6 @@ from tasks.policy.statistics import delong
 
 YEAR_DAYS = 365.2425
 WEEK_HOURS = 168
-
-
-def minimum_detectable_shift(rows: int, reference_rows: int, alpha: float = 0.01, power: float = 0.8) -> float:
-    """Smallest shift of a mean, in reference σ, that a two-sided test finds with this power: Cohen (1988), 2.4."""
-    if min(rows, reference_rows) < 2:
-        return math.inf
-    both = float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power))
-    return both * math.sqrt(1 / rows + 1 / reference_rows)
-
-
-def minimum_detectable_drop(
-    rows: int, reference_rows: int, share: float, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """Smallest drop of a proportion from `share` that a one-sided test finds with this power: Fleiss et al. (2003)."""
-    if min(rows, reference_rows) < 2:
-        return math.inf
-    both = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(power))
-    return both * math.sqrt(share * (1 - share) * (1 / rows + 1 / reference_rows))
-
-
-def has_power(threshold_sigma: float, rows: int, reference_rows: int, alpha: float = 0.01) -> bool:
-    """Whether a shift as large as the threshold would be found four times of five; where not, say insufficient."""
-    return minimum_detectable_shift(rows, reference_rows, alpha) <= threshold_sigma
 
 
 def stable_effects(

@@ -176,6 +176,15 @@ class FeatureDrift:
     """What looks as if its feed were broken, in words."""
     suspicion_sure: bool = False
     """Whether that speaks whatever other features do; else only where they stand still."""
+    smallest_effect: float | None = None
+    """What these rows would have shown four times of five; None where the effect size alone was not judged."""
+    rows_needed: int | None = None
+    """Rows that would show an effect at the limit, where these would not and any number would."""
+
+    @property
+    def is_underpowered(self) -> bool:
+        """Enough rows to be measured, too few to say that it stands still."""
+        return self.verdict == "insufficient" and (self.smallest_effect or 0.0) > self.threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +199,11 @@ class DriftReport:
     report_uri: str | None = None
     explanation: str | None = None
     """Which drifted features moved the predictions, ranked; None where none did or SHAP values are not to be had."""
+
+    @property
+    def says_something(self) -> bool:
+        """Whether drift was judged, or seen in spite of too few rows to say of the others that they stand still."""
+        return self.verdict != "insufficient" or any(feature.verdict == "drifted" for feature in self.features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +272,8 @@ class PerformanceReport:
     shift_p_value: float | None = None
     noise: float | None = None
     """Standard deviation of the primary metric of one window around its level, from earlier windows."""
+    smallest_shift: float | None = None
+    """The least worsening of the primary metric that this window would have shown, four times of five."""
 
     @property
     def completeness(self) -> float:

@@ -1,37 +1,13 @@
-"""Power, limits learned from stable history, calendar matching and the domain classifier's verdict."""
+"""Limits learned from stable history, calendar matching and the domain classifier's verdict."""
 
-import math
 from datetime import timedelta
 
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.power import NormalIndPower
 
 from tasks.policy import calibration
 from tasks.policy.evidence import Window, utc
-
-
-def test_the_detectable_shift_is_statsmodels():
-    independent = NormalIndPower().solve_power(nobs1=400, alpha=0.01, power=0.8, ratio=5)
-    assert calibration.minimum_detectable_shift(400, 2000, 0.01, 0.8) == pytest.approx(independent, rel=1e-4)
-    assert calibration.minimum_detectable_shift(1, 2000) == math.inf
-
-
-def test_a_shift_of_that_size_is_found_four_times_of_five():
-    random, size = np.random.default_rng(0), calibration.minimum_detectable_shift(200, 800, alpha=0.05)
-    found = [stats.ttest_ind(random.normal(size, 1, 200), random.normal(0, 1, 800)).pvalue <= 0.05 for _ in range(1000)]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.05)
-
-
-def test_a_small_window_has_no_power_for_a_small_threshold():
-    assert calibration.has_power(0.1, 5000, 50_000)
-    assert not calibration.has_power(0.1, 100, 50_000)
-
-
-def test_the_detectable_drop_of_a_proportion():
-    by_hand = (1.6448536 + 0.8416212) * math.sqrt(0.9 * 0.1 * (1 / 1000 + 1 / 3000))
-    assert calibration.minimum_detectable_drop(1000, 3000, 0.9) == pytest.approx(by_hand)
 
 
 def days_that_move_together(days: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
