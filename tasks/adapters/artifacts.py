@@ -33,6 +33,7 @@ from tasks.policy.evidence import (
 )
 from tasks.policy.fleet import Fleet
 from tasks.policy.handover import about
+from tasks.policy.joint_drift import describe_joint
 
 REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
 """Set around the runs of a replay."""
@@ -244,7 +245,8 @@ def _drift(report: DriftReport) -> str:
     ]
     past = sum(feature.verdict == "drifted" for feature in report.features)
     heading = f"{past} of {len(report.features)} features past their limit, {report.drifted_share:.0%} by importance"
-    return f"## Drift: {report.verdict}, {heading}\n\n" + _table(
+    together = f"{describe_joint(report.joint, past > 0)}\n\n" if report.joint else ""
+    return f"## Drift: {report.verdict}, {heading}\n\n{together}" + _table(
         ("feature", "verdict", "effect", "limit", "q", "mean shift in σ", "moved prediction by"), rows
     )
 

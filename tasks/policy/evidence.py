@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter
 
 from tasks.policy.economics import Usage
+from tasks.policy.joint_drift import JointDrift
 
 Record = TypeVar("Record")
 Verdict = Literal["pass", "warn", "fail"]
@@ -199,6 +200,8 @@ class DriftReport:
     report_uri: str | None = None
     explanation: str | None = None
     """Which drifted features moved the predictions, ranked; None where none did or SHAP values are not to be had."""
+    joint: JointDrift | None = None
+    """Whether the features moved together, by a classifier on a bounded sample; None where that was not looked at."""
 
     @property
     def says_something(self) -> bool:

@@ -141,6 +141,8 @@ class FeatureReference:
     """There were more categories than are listed; then the last count holds them and none can be called unseen."""
     stable_effect: float | None = None
     """Effect that windows of the reference's own days exceed once in a hundred times; None where not calibrated."""
+    seasonal_effect: float | None = None
+    """The same against the days around them only: what a window strays from its season."""
 
 
 @dataclass(frozen=True, slots=True)
