@@ -12,6 +12,7 @@ from typing import NamedTuple
 from tasks.policy.conditions import MetricBreach, MetricShift, Persistent
 from tasks.policy.evidence import MetricValue, PerformanceReport
 from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.lasting_shift import judge_lasting_shift
 from tasks.policy.metrics import HIGHER_IS_BETTER
 from tasks.policy.performance import (
     best_past_level,
@@ -79,6 +80,8 @@ def _breaches(rule: MetricBreach, values: Sequence[float]) -> list[bool]:
 
 def judge_shift(rule: MetricShift, case: Case) -> Finding:
     speaking = speaking_windows(case, rule.metric)
+    if rule.always_valid and speaking:
+        return judge_lasting_shift(rule, case, speaking)
     judged = [_shift(rule, case, report, value) for report, value in speaking[-rule.m :]]
     known = [shift for shift in judged if shift is not None]
     if not speaking:

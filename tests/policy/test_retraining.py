@@ -31,7 +31,7 @@ def decide(rule: RetrainingPolicy, seen, past=None, **known) -> Decision:
 
 
 BREACH = "{trigger: metric_breach, metric: accuracy, limit: 0.9, k: 2, m: 3}"
-SHIFT = "{trigger: metric_shift, metric: mae, margin: 0.5, alpha: 0.01}"
+SHIFT = "{trigger: metric_shift, metric: mae, margin: 0.5, alpha: 0.01, always_valid: false}"
 
 
 class TestTheSeedRule:
@@ -118,7 +118,11 @@ def test_a_shift_is_measured_from_the_best_level_not_from_the_window_before():
     levels = [5.0, 5.1, 5.0, 8.0, 8.1, 8.0]
     past = [report(i, mae=value) for i, value in enumerate(levels)]
     seen = evidence(6, performance=report(6, mae=8.0))
-    decision = decide(policy("{trigger: metric_shift, metric: mae, margin: 0.5, alpha: 0.2}"), seen, history(*past))
+    decision = decide(
+        policy("{trigger: metric_shift, metric: mae, margin: 0.5, alpha: 0.2, always_valid: false}"),
+        seen,
+        history(*past),
+    )
     assert decision.retrain
     assert "worse than its best past level 5.033" in decision.reasons[0]
 
