@@ -66,7 +66,7 @@ def report_drift(
     matched = _match(config, profile, reference, coded, sample)
     reference = matched.reference if matched else reference
     report = _with_shifts(measure(profile, reference, config.drift, importances), shifts, config)
-    report = _with_rows(config, report, coded, sample, matched)
+    report = _with_rows(config, report, coded, sample, matched, reference.stable_auc)
     title = f"{config.name} {profile.window.name}: {report.verdict}"
     drawn = draw_report(report, reference, profile.sample_uri, config.drift.plots, title)
     drifted = {feature.feature for feature in report.features if feature.verdict == "drifted"}
@@ -152,6 +152,7 @@ def _with_rows(
     coded: CodedRows | None,
     sample: CodedRows | None,
     matched: Matched | None,
+    stable_auc: float | None,
 ) -> DriftReport:
     """The report with what single rows tell: which part of the reference was compared, and how features moved together."""
     from tasks.adapters.domain_classifier import tell_apart
@@ -159,7 +160,7 @@ def _with_rows(
     told = [matched.told] if matched else []
     if coded is None or sample is None or not config.drift.joint:
         return replace(report, reasons=(*report.reasons, *told))
-    weights = matched.weights if matched else None
-    joint = tell_apart(coded, sample, tuple(sample.codes), config.drift.joint_threshold, config.drift.min_rows, weights)
+    weights, limit = matched.weights if matched else None, max(config.drift.joint_threshold, stable_auc or 0.0)
+    joint = tell_apart(coded, sample, tuple(sample.codes), limit, config.drift.min_rows, weights)
     told.append(describe_joint(joint, any(feature.verdict == "drifted" for feature in report.features)))
     return replace(report, joint=joint, reasons=(*report.reasons, *told))

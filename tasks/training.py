@@ -41,6 +41,7 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         arrow_profile,
         attribution,
         coded_rows,
+        domain_classifier,
         estimators,
         lake,
         registration,
@@ -63,6 +64,7 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         fitted = estimators.fit(config, rows)
         profile = stable_drift.with_stable_effects(config, profile, rows)
         coded = coded_rows.draw_rows(config, profile, rows)
+        profile = domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
         contributed = attribution.contributions(fitted.scorer, rows, attribution.FROZEN_ROWS)
         frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
         used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb())

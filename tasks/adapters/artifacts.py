@@ -18,7 +18,7 @@ from tasks.adapters.report_links import link, version_link
 from tasks.policy.access import Approval, ApprovalRequest
 from tasks.policy.backfill import Backfill
 from tasks.policy.economics import Outcome
-from tasks.policy.estimate_errors import describe_error
+from tasks.policy.estimate_errors import describe_error, possible
 from tasks.policy.evidence import (
     DriftReport,
     Judgement,
@@ -216,7 +216,7 @@ def _performance(report: PerformanceReport, judgement: Judgement) -> str:
     rows = [_metric_row(metric, "realised") for metric in report.metrics]
     if judgement.estimate:
         told = describe_error(judgement.estimate_error)
-        rows.append(_metric_row(judgement.estimate, f"estimated without labels; {told}"))
+        rows.append(_metric_row(possible(judgement.estimate), f"estimated without labels; {told}"))
     shown = report.smallest_shift
     power = f", shows a worsening of the {report.primary} from {shown:.2g} on" if shown is not None else ""
     return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in{power}\n\n" + _table(

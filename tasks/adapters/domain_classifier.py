@@ -3,20 +3,24 @@
 Both as codes of the reference's bins, on bounded numbers of rows and columns, so the cost does not grow with the data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from xgboost import DMatrix, train
 
+from deployments.model_config import ModelConfig
 from tasks.policy.coded_rows import CodedRows
 from tasks.policy.joint_drift import JointDrift, judge_joint
-from tasks.policy.profile import Floats
+from tasks.policy.profile import Floats, ReferenceProfile
 
 ROWS, COLUMNS = 1500, 60
 ROUNDS, DEPTH = 12, 3
 NAMED = 3
 """Features named of those that the classifier went by."""
+BLOCKS = 8
+"""Windows of history that say how well stable ones are told apart."""
 
 
 def tell_apart(
@@ -41,6 +45,28 @@ def tell_apart(
     found = judge_joint(is_current, scores, threshold, min_rows)
     used = tuple(sorted(gains, key=lambda name: -gains[name])[:NAMED]) if found.verdict == "drifted" else ()
     return JointDrift(found.verdict, threshold, found.rows, found.auc, found.low, found.high, used)
+
+
+def with_stable_auc(
+    config: ModelConfig, reference: ReferenceProfile, rows: CodedRows, importances: Mapping[str, float]
+) -> ReferenceProfile:
+    """The profile with the AUC at which windows of its own days are told from the rest: rows of a day go together.
+
+    The largest of `BLOCKS` windows spread over history, which a stable window exceeds once in nine times. As it was where
+    calibration is off or history is too short.
+    """
+    days, known = rows.hours // 24, rows.hours >= 0
+    length = max(1, round(config.window_days))
+    first, last = (int(days[known].min()), int(days[known].max()) + 1) if known.any() else (0, 0)
+    if not (config.drift.joint and config.drift.calibrated) or last - first < BLOCKS * length:
+        return reference
+    columns, found = sorted(rows.codes, key=lambda name: -importances.get(name, 0.0)), []
+    for start in np.linspace(first, last - length, BLOCKS).round().astype(int):
+        inside = known & (days >= start) & (days < start + length)
+        parts = rows.take(np.flatnonzero(known & ~inside)), rows.take(np.flatnonzero(inside))
+        found.append(tell_apart(*parts, columns, config.drift.joint_threshold, config.drift.min_rows).auc)
+    measured = [auc for auc in found if auc is not None]
+    return replace(reference, stable_auc=max(measured, default=None))
 
 
 def _draw(rows: int, random: np.random.Generator, weights: Floats | None) -> NDArray[np.int64]:

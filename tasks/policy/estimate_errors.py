@@ -60,9 +60,16 @@ def describe_error(error: EstimateError | None) -> str:
     return f"{told}: wrong more often than that allows" if is_poor(error) else told
 
 
+def possible(estimate: MetricValue) -> MetricValue:
+    """The same with its interval cut to values that the metric can have, as people are shown it."""
+    most = 1.0 if estimate.higher_is_better else math.inf
+    return replace(estimate, low=max(0.0, estimate.low), high=min(most, estimate.high))
+
+
 def describe_estimate(estimate: MetricValue, error: EstimateError | None) -> str:
     """An estimate with its interval and its measured error, in words."""
+    shown = possible(estimate)
     return (
         f"{estimate.name} is estimated without labels at {estimate.value:.4g} "
-        f"({estimate.confidence:.0%} interval {estimate.low:.4g} to {estimate.high:.4g}; {describe_error(error)})"
+        f"({estimate.confidence:.0%} interval {shown.low:.4g} to {shown.high:.4g}; {describe_error(error)})"
     )

@@ -57,12 +57,12 @@ def describe_joint(found: JointDrift, any_drifted: bool) -> str:
         return f"features together: insufficient, {found.rows} rows"
     told = (
         f"features together: {found.verdict}, a classifier tells the window from the reference with an AUC of "
-        f"{found.auc:.3f} (99% interval {found.low:.3f} to {found.high:.3f}, limit {found.threshold:g}, "
+        f"{found.auc:.3f} (99% interval {found.low:.3f} to {found.high:.3f}, limit {found.threshold:.3g}, "
         f"{found.rows:,} sampled rows each)"
     )
     if found.verdict == "error":
         return f"{told}: below chance, so rows stand on both sides"
     if found.verdict == "drifted":
         told += f", by {', '.join(found.features)}" if found.features else ""
-        told += "" if any_drifted else "; none moved by itself, so it is their relations that did"
+        told += "" if any_drifted else "; no feature moved past its limit by itself"
     return told

@@ -157,6 +157,8 @@ class ReferenceProfile:
     columns: tuple[tuple[str, str], ...]
     leaking: tuple[str, ...] = ()
     """Sentences on features that give the label away."""
+    stable_auc: float | None = None
+    """How well a classifier tells windows of the reference's own days from the rest; None where not calibrated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from tasks.adapters.domain_classifier import COLUMNS, ROWS, tell_apart
+from tasks.adapters.domain_classifier import COLUMNS, ROWS, tell_apart, with_stable_auc
 from tasks.policy.coded_rows import CodedRows
+from tasks.policy.profile import ReferenceProfile
+from tests.monitored_model import HISTORY, model
 
 
 def pairs(count: int, correlation: float, seed: int, more: int = 3) -> CodedRows:
@@ -63,3 +65,35 @@ def test_rows_and_columns_are_bounded(rows):
     wide = pairs(rows, 0.5, 1, more=COLUMNS + 20)
     found = tell_apart(wide, pairs(rows, 0.5, 2, more=COLUMNS + 20), names(wide), 0.55, 200)
     assert found.rows == ROWS
+
+
+def days_of_weather(seed: int, first: int, days: int) -> CodedRows:
+    """Rows of a day share its weather, as flights of an hour do: a few days are told apart without any drift."""
+    random = np.random.default_rng(seed)
+    weather = np.repeat(random.integers(0, 20, days), 200)
+    hours = np.repeat(np.arange(first, first + days) * 24, 200)
+    return CodedRows(
+        hours, {"weather": weather.astype(np.uint16), "load": random.integers(0, 20, len(hours), np.uint16)}
+    )
+
+
+def test_rows_that_go_together_by_day_set_the_limit_themselves():
+    config = model({"numeric": ["weather", "load"]}, drift={"calibrated": True})
+    history, now = days_of_weather(1, 0, 100), days_of_weather(2, 100, 5)
+    empty = ReferenceProfile("m", HISTORY, len(history), "h", (), ())
+    calibrated = with_stable_auc(config, empty, history, {"weather": 1.0})
+    assert calibrated.stable_auc > 0.8
+    assert tell_apart(history, now, ("weather", "load"), 0.55, 200).verdict == "drifted"
+    assert tell_apart(history, now, ("weather", "load"), calibrated.stable_auc + 0.03, 200).verdict == "stable"
+    moved = CodedRows(now.hours, now.codes | {"load": now.codes["load"] // 4 + np.uint16(20)})
+    assert tell_apart(history, moved, ("weather", "load"), calibrated.stable_auc + 0.03, 200).verdict == "drifted"
+
+
+def test_a_short_history_or_no_calibration_leaves_the_limit_of_the_file():
+    empty = ReferenceProfile("m", HISTORY, 1, "h", (), ())
+    short, long = days_of_weather(1, 0, 20), days_of_weather(1, 0, 100)
+    untimed = CodedRows(np.full(len(long), -1, np.int64), long.codes)
+    off = model({"numeric": ["weather", "load"]}, drift={"calibrated": False})
+    on = model({"numeric": ["weather", "load"]})
+    for config, rows in ((on, short), (off, long), (on, untimed)):
+        assert with_stable_auc(config, empty, rows, {}).stable_auc is None

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from tasks.policy.diagnosis import decide_diagnosis
-from tasks.policy.estimate_errors import describe_error, describe_estimate, is_poor, past_error, widened
+from tasks.policy.estimate_errors import describe_error, describe_estimate, is_poor, past_error, possible, widened
 from tasks.policy.evidence import EstimateError
 from tests.policy.judged_windows import drift, history, quality, report, valued, window
 
@@ -78,3 +78,11 @@ def test_an_estimate_that_was_wrong_before_no_longer_proves_harm():
         found = decide_diagnosis(quality(5), drift(5, x=2.0), waiting, judged, estimate_error=error)
         assert found.kind == kind
         assert describe_error(error) in found.reasons[-1]
+
+
+def test_people_are_shown_no_value_that_the_metric_cannot_have():
+    wide = widened(estimated(0.5), EstimateError(4, 0.6, 0.0, 0))
+    assert wide.low < 0 and possible(wide).low == 0 and possible(wide).high == wide.high
+    assert "interval 0 to" in describe_estimate(wide, None)
+    sure = replace(valued("accuracy", 0.95, 0.2), estimated=True)
+    assert possible(sure).high == 1

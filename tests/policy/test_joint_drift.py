@@ -30,8 +30,8 @@ def test_what_it_saw_is_told():
     is_current, scores = np.repeat([0, 1], 2000), np.random.default_rng(4).normal(0, 1, 4000)
     moved = judge_joint(is_current, scores + is_current)
     assert "features together: drifted" in describe_joint(moved, any_drifted=False)
-    assert "it is their relations" in describe_joint(moved, any_drifted=False)
-    assert "relations" not in describe_joint(moved, any_drifted=True)
+    assert "past its limit by itself" in describe_joint(moved, any_drifted=False)
+    assert "by itself" not in describe_joint(moved, any_drifted=True)
     assert "stable" in describe_joint(judge_joint(is_current, scores), any_drifted=False)
     assert "below chance" in describe_joint(judge_joint(is_current, scores - is_current), any_drifted=False)
     assert describe_joint(judge_joint([0, 1], [0, 1]), False) == "features together: insufficient, 1 rows"
