@@ -53,8 +53,10 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     )
     yield (
         f"calls a numeric feature drifted from {config.drift.method} {config.drift.threshold:g} on, confirmed at a "
-        f"corrected p of {config.drift.alpha:g}; below {config.drift.min_rows} rows it says insufficient"
-        + ("; a limit is never below what the training rows show by themselves." if config.drift.calibrated else ".")
+        f"corrected p of {config.drift.alpha:g}; below {config.drift.min_rows} rows, or too few to show that, it says "
+        "insufficient"
+        + ("; a limit is never below what the training rows show by themselves" if config.drift.calibrated else "")
+        + (f"; compared with the same {_phases(config)} where history holds it." if config.drift.calendar else ".")
     )
     policy = config.retraining
     yield f"retrains when {describe_condition(policy.when)}."
@@ -100,7 +102,8 @@ def describe_condition(condition: Condition) -> str:
         case MetricShift():
             return (
                 f"{condition.metric} is worse than its best level by {condition.margin:g} or more "
-                f"(p ≤ {condition.alpha:g}) in {_windows(condition.k, condition.m)}"
+                f"({'at every look at once, alpha' if condition.always_valid else 'p ≤'} {condition.alpha:g}) "
+                f"in {_windows(condition.k, condition.m)}"
             )
         case MetricDecay():
             return f"the mean {condition.metric} of its windows is surely worse than its best level by {condition.margin:g}"
@@ -142,3 +145,8 @@ def _windows(k: int, m: int) -> str:
     if m == 1:
         return "the latest window"
     return f"{k} of the last {m} windows and the latest" if k < m else f"the last {m} windows"
+
+
+def _phases(config: ModelConfig) -> str:
+    names = {"day": "hours of the day", "week": "hours of the week", "season": "time of year"}
+    return " and ".join(names[phase] for phase in config.drift.calendar)

@@ -178,12 +178,21 @@ class Drift(Settings):
     """Limits are at least what windows of the training rows show by themselves, so that a known season is no drift."""
     alpha: float = Field(0.01, gt=0, lt=1)
     """Largest corrected p-value that confirms a drift."""
+    power: float = Field(0.8, ge=0.5, lt=1)
+    """Chance with which a window must be able to show an effect at the limit, or what shows nothing is `insufficient`."""
     min_rows: int = Field(200, ge=10)
     """Below this many rows the verdict is `insufficient`, which never triggers anything."""
     max_share: Share = 0.3
     """Share of drifted features from which the whole window counts as drifted."""
+    calendar: tuple[Literal["day", "week", "season"], ...] = ("season",)
+    """Phases in which the reference must match the window, where history holds them: hours of the day (windows shorter
+    than a day), hours of the week (shorter than a week), the time of year in earlier years."""
+    joint: bool = True
+    """Whether a small classifier looks, on a bounded sample, at whether the features moved together; it decides nothing."""
+    joint_threshold: float = Field(0.55, gt=0.5, lt=1)
+    """AUC of that classifier from which the features have drifted together; 0.5 is chance."""
     sample_rows: int = Field(5000, ge=100, le=100_000)
-    """Rows drawn in the report's plots; the numbers always come from all rows."""
+    """Rows drawn for the report's plots; the numbers come from all rows."""
     plots: int = Field(4, ge=0, le=50)
     """Features drawn in the report, worst first."""
 

@@ -61,6 +61,7 @@ def decide(
         tuple(revised),
         (*diagnosis.reasons, *told) if diagnosis else (),
         diagnosis.estimate if diagnosis else None,
+        diagnosis.estimate_error if diagnosis else None,
     )
 
 

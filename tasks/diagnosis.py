@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.policy.diagnosis import Diagnosis, decide_diagnosis
+from tasks.policy.estimate_errors import describe_estimate, past_error, widened
 from tasks.policy.evidence import (
     DriftReport,
     History,
@@ -35,12 +36,23 @@ def diagnose_window(
     config: ModelConfig, champion: ModelVersion, evidence: WindowEvidence, history: History, as_of: datetime
 ) -> Diagnosis:
     """The kind of change in a judged window, its reasons, the features that explain it, and the estimate."""
-    estimate = None
+    estimate, error = None, past_error(history, config.performance.metric)
     if evidence.quality is not None and evidence.quality.verdict != "fail":
         estimate = estimate_performance(config, evidence.window, history.performances, as_of)
-    found = decide_diagnosis(evidence.quality, evidence.drift, evidence.performance, estimate)
+    estimate = widened(estimate, error) if estimate else None
+    found = decide_diagnosis(
+        evidence.quality, evidence.drift, evidence.performance, estimate, estimate_error=error if estimate else None
+    )
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
-    return replace(found, estimate=estimate, explanations=explain_change(config, evidence, champion, as_of))
+    told = explain_change(config, evidence, champion, as_of)
+    if estimate and _stands_in(evidence.performance):
+        told = (describe_estimate(estimate, error), *told)
+    return replace(found, estimate=estimate, estimate_error=error if estimate else None, explanations=told)
+
+
+def _stands_in(performance: PerformanceReport | None) -> bool:
+    """Whether the estimate is all that is known of the metric."""
+    return performance is None or performance.maturity == "open" or performance.metric(performance.primary) is None
 
 
 def explain_change(

@@ -9,8 +9,11 @@ from prefect.cache_policies import NO_CACHE
 from deployments.model_config import ModelConfig
 from tasks.adapters.workspace import WorkspaceError, workspace
 from tasks.policy.attribution import Shift, explain_predictions, prediction_shifts
+from tasks.policy.calendar_match import Matched, match_calendar
+from tasks.policy.coded_rows import CodedRows
 from tasks.policy.drift import describe, measure
 from tasks.policy.evidence import DriftReport, ModelVersion
+from tasks.policy.joint_drift import describe_joint
 from tasks.policy.profile import ReferenceProfile, WindowProfile
 
 PAGE = "drift.html"
@@ -28,7 +31,8 @@ def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVe
 
     reference = registry.reference_profile(champion)
     shifts = measure_prediction_shifts(profile, champion)
-    report = report_drift(config, profile, reference, registry.feature_importance(champion), shifts)
+    importance, coded = registry.feature_importance(champion), registry.coded_rows(champion)
+    report = report_drift(config, profile, reference, importance, shifts, coded)
     drifted = sum(feature.verdict == "drifted" for feature in report.features)
     worst = describe(report.features[0]) if report.features else "no feature"
     get_run_logger().info(
@@ -47,13 +51,22 @@ def report_drift(
     reference: ReferenceProfile,
     importances: Mapping[str, float] | None = None,
     shifts: Sequence[Shift] = (),
+    coded: CodedRows | None = None,
 ) -> DriftReport:
-    """The same, for a reference at hand. RuntimeError where Evidently's gate does not agree with every verdict."""
+    """The same, for a reference at hand. RuntimeError where Evidently's gate does not agree with every verdict.
+
+    With `coded` training rows the reference is matched to the window's phase of the calendar, and features are looked at
+    together.
+    """
     from tasks.adapters import evidently_workspace
     from tasks.adapters.drift_reports import draw_report
     from tasks.adapters.shared_scripts import share_scripts
 
+    sample = None if coded is None else _read_sample(config, profile, reference, importances or {})
+    matched = _match(config, profile, reference, coded, sample)
+    reference = matched.reference if matched else reference
     report = _with_shifts(measure(profile, reference, config.drift, importances), shifts, config)
+    report = _with_rows(config, report, coded, sample, matched, reference.stable_auc)
     title = f"{config.name} {profile.window.name}: {report.verdict}"
     drawn = draw_report(report, reference, profile.sample_uri, config.drift.plots, title)
     drifted = {feature.feature for feature in report.features if feature.verdict == "drifted"}
@@ -99,3 +112,55 @@ def _with_shifts(report: DriftReport, shifts: Sequence[Shift], config: ModelConf
     told = explain_predictions(shifts, drifted, unit)
     reasons = (*report.reasons, told) if told else report.reasons
     return replace(report, features=features, reasons=reasons, explanation=told)
+
+
+def _read_sample(
+    config: ModelConfig, profile: WindowProfile, reference: ReferenceProfile, importances: Mapping[str, float]
+) -> CodedRows | None:
+    """The window's sample as codes: its hours, and the features that weigh most as far as they are looked at together."""
+    import pyarrow.parquet as pq
+
+    from tasks.adapters.coded_rows import code_rows
+    from tasks.adapters.domain_classifier import COLUMNS
+
+    if profile.sample_uri is None:
+        return None
+    held = set(pq.read_schema(profile.sample_uri).names)
+    ordered = sorted(reference.features, key=lambda frozen: -importances.get(frozen.feature, 0.0))
+    features = tuple(frozen for frozen in ordered if frozen.feature in held)[: COLUMNS if config.drift.joint else 0]
+    columns = [*dict.fromkeys([*(frozen.feature for frozen in features), *({config.columns.time} & held)])]
+    table = pq.read_table(profile.sample_uri, columns=columns, use_threads=False)
+    return code_rows(config, replace(reference, features=features), table)
+
+
+def _match(
+    config: ModelConfig,
+    profile: WindowProfile,
+    reference: ReferenceProfile,
+    coded: CodedRows | None,
+    sample: CodedRows | None,
+) -> Matched | None:
+    if coded is None or sample is None:
+        return None
+    settings = config.drift
+    return match_calendar(reference, coded, profile.window, sample.hours, settings.calendar, settings.min_rows)
+
+
+def _with_rows(
+    config: ModelConfig,
+    report: DriftReport,
+    coded: CodedRows | None,
+    sample: CodedRows | None,
+    matched: Matched | None,
+    stable_auc: float | None,
+) -> DriftReport:
+    """The report with what single rows tell: which part of the reference was compared, and how features moved together."""
+    from tasks.adapters.domain_classifier import tell_apart
+
+    told = [matched.told] if matched else []
+    if coded is None or sample is None or not config.drift.joint:
+        return replace(report, reasons=(*report.reasons, *told))
+    weights, limit = matched.weights if matched else None, max(config.drift.joint_threshold, stable_auc or 0.0)
+    joint = tell_apart(coded, sample, tuple(sample.codes), limit, config.drift.min_rows, weights)
+    told.append(describe_joint(joint, any(feature.verdict == "drifted" for feature in report.features)))
+    return replace(report, joint=joint, reasons=(*report.reasons, *told))

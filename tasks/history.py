@@ -91,6 +91,7 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
         rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
         spent_usd_this_month=spent_usd(config, window.end),
         usages=tuple(usage for at, usage in _used(config) if at <= window.end),
+        estimates=tuple((j.evidence.window, j.estimate) for j in earlier if j.estimate),
     )
 
 

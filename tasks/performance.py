@@ -52,6 +52,7 @@ def _measure(
         confidence_histogram,
         decide_maturity,
         shift_p_value,
+        smallest_shift,
         window_noise,
     )
 
@@ -62,11 +63,12 @@ def _measure(
     before = [report for report in history.performances if report.window < window]
     value = next((metric for metric in metrics if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
-    p_value = noise = None
+    p_value = noise = smallest = None
     if value is not None and best is not None:
         closed = [one.value for one in closed_values(before, primary, floor)]
         noise = window_noise(closed)
         p_value = shift_p_value(value, best[0], noise, len(closed))
+        smallest = smallest_shift(value, best[0], noise, len(closed))
     return PerformanceReport(
         window=window,
         as_of=as_of,
@@ -84,6 +86,7 @@ def _measure(
         baseline_window=best[1] if best else None,
         shift_p_value=p_value,
         noise=noise,
+        smallest_shift=smallest,
     )
 
 

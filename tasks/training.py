@@ -40,6 +40,8 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
     from tasks.adapters import (
         arrow_profile,
         attribution,
+        coded_rows,
+        domain_classifier,
         estimators,
         lake,
         registration,
@@ -61,10 +63,12 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
             raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
         fitted = estimators.fit(config, rows)
         profile = stable_drift.with_stable_effects(config, profile, rows)
+        coded = coded_rows.draw_rows(config, profile, rows)
+        profile = domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
         contributed = attribution.contributions(fitted.scorer, rows, attribution.FROZEN_ROWS)
         frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
         used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb())
-        version = registration.register(config, fitted, training, decision_id, profile, frozen, used)
+        version = registration.register(config, fitted, training, decision_id, profile, frozen, coded, used)
         reached = fitted.metrics.get(config.performance.metric)
         get_run_logger().info(
             "training: version %s on %d rows in %.1f CPU s and %s rounds; held-back %s %s",

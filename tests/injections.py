@@ -110,7 +110,7 @@ class Bed:
         eager = AnyOf(
             trigger="any_of",
             conditions=(
-                MetricShift(trigger="metric_shift", metric=name, alpha=0.05),
+                MetricShift(trigger="metric_shift", metric=name, alpha=0.05, always_valid=False),
                 DriftedShare(trigger="drifted_share", share=0.05),
                 MeanShift(trigger="mean_shift", sigma=1),
             ),

@@ -38,7 +38,7 @@ def model(features: Mapping[str, Any] | None = None, **sections: Any) -> ModelCo
             "period": {"start": HISTORY.start, "history_until": HISTORY.end},
             "performance": {"metric": "accuracy"},
             "retraining": {"when": {"trigger": "every", "days": 30}},
-            "drift": {"plots": 1},
+            "drift": {"plots": 1, "threshold": 0.15},  # what 2,000 rows can show
         }
         | sections
     )

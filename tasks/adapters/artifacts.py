@@ -18,10 +18,12 @@ from tasks.adapters.report_links import link, version_link
 from tasks.policy.access import Approval, ApprovalRequest
 from tasks.policy.backfill import Backfill
 from tasks.policy.economics import Outcome
+from tasks.policy.estimate_errors import describe_error, possible
 from tasks.policy.evidence import (
     DriftReport,
     Judgement,
     MetricDifference,
+    MetricValue,
     ModelVersion,
     PerformanceReport,
     Placement,
@@ -31,6 +33,7 @@ from tasks.policy.evidence import (
 )
 from tasks.policy.fleet import Fleet
 from tasks.policy.handover import about
+from tasks.policy.joint_drift import describe_joint
 
 REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
 """Set around the runs of a replay."""
@@ -52,7 +55,7 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
         _bullets(judgement.diagnosis_reasons),
         *(["## What would change it", _bullets(decision.would_change)] if decision.would_change else []),
         *([_placement(decision.placement)] if decision.placement else []),
-        *([_performance(evidence.performance)] if evidence.performance else []),
+        *([_performance(evidence.performance, judgement)] if evidence.performance else []),
         *([_drift(evidence.drift)] if evidence.drift else []),
         *([_quality(evidence.quality)] if evidence.quality else []),
         _links(("drift report", evidence.drift), ("data checks", evidence.quality)),
@@ -209,20 +212,21 @@ def _placement(placement: Placement) -> str:
     return f"## Runs on {placement.place}: {placement.rows:,} rows{hours}\n\n{_bullets(placement.reasons)}"
 
 
-def _performance(report: PerformanceReport) -> str:
-    rows = [
-        (
-            m.name,
-            f"{m.value:.4g}",
-            f"{m.low:.4g} to {m.high:.4g}",
-            f"{m.rows:,}",
-            "estimated" if m.estimated else "realised",
-        )
-        for m in report.metrics
-    ]
-    return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in\n\n" + _table(
+def _performance(report: PerformanceReport, judgement: Judgement) -> str:
+    rows = [_metric_row(metric, "realised") for metric in report.metrics]
+    if judgement.estimate:
+        told = describe_error(judgement.estimate_error)
+        rows.append(_metric_row(possible(judgement.estimate), f"estimated without labels; {told}"))
+    shown = report.smallest_shift
+    power = f", shows a worsening of the {report.primary} from {shown:.2g} on" if shown is not None else ""
+    return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in{power}\n\n" + _table(
         ("metric", "value", "interval", "rows", "kind"), rows
     )
+
+
+def _metric_row(metric: MetricValue, kind: str) -> tuple[str, ...]:
+    interval = f"{metric.low:.4g} to {metric.high:.4g}"
+    return metric.name, f"{metric.value:.4g}", interval, f"{metric.rows:,}", kind
 
 
 def _drift(report: DriftReport) -> str:
@@ -241,7 +245,8 @@ def _drift(report: DriftReport) -> str:
     ]
     past = sum(feature.verdict == "drifted" for feature in report.features)
     heading = f"{past} of {len(report.features)} features past their limit, {report.drifted_share:.0%} by importance"
-    return f"## Drift: {report.verdict}, {heading}\n\n" + _table(
+    together = f"{describe_joint(report.joint, past > 0)}\n\n" if report.joint else ""
+    return f"## Drift: {report.verdict}, {heading}\n\n{together}" + _table(
         ("feature", "verdict", "effect", "limit", "q", "mean shift in σ", "moved prediction by"), rows
     )
 

@@ -30,6 +30,7 @@ from evidently.metrics.column_statistics import ValueDrift, ValueDriftBoundTest,
 
 from tasks.adapters.arrow_columns import category_name, decode, is_number
 from tasks.policy.evidence import DriftReport, FeatureDrift
+from tasks.policy.joint_drift import describe_joint
 from tasks.policy.profile import FeatureReference, ReferenceProfile
 
 LISTED = 100  # rows of the table at the top
@@ -158,6 +159,9 @@ def draw_report(
         f"{title}. Numbers come from all {report.rows:,} rows and {report.reference_rows:,} of the reference; "
         f"plots show {sampled:,} rows drawn at random, and the reference as drawn from its profile."
     )
+    if report.joint:
+        together = describe_joint(report.joint, any(drift.verdict == "drifted" for drift in report.features))
+        note += f" {together[0].upper()}{together[1:]}."
     if report.explanation:
         note += f" {report.explanation[0].upper()}{report.explanation[1:]}."
     token = _measured.set({drift.feature: drift for drift in report.features})

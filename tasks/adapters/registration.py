@@ -16,9 +16,11 @@ from mlflow.tracking import MlflowClient
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import lease, lineage, model_files, registry
+from tasks.adapters.coded_rows import to_parquet
 from tasks.adapters.estimators import Fitted
 from tasks.adapters.workspace import workspace
 from tasks.policy.attribution import AttributionProfile
+from tasks.policy.coded_rows import CodedRows
 from tasks.policy.economics import Usage
 from tasks.policy.evidence import USAGE, ModelVersion, Snapshot, to_json
 from tasks.policy.profile import ReferenceProfile
@@ -35,6 +37,7 @@ def register(
     decision_id: str,
     reference_profile: ReferenceProfile,
     attribution: AttributionProfile | None = None,
+    coded: CodedRows | None = None,
     usage: Usage | None = None,
 ) -> ModelVersion:
     """The version of this decision: an earlier one if there is one, else a new one.
@@ -51,6 +54,8 @@ def register(
         manifest = _lay_out(folder, config, fitted, training, decision_id, reference_profile)
         if attribution:
             (folder / "notes" / registry.ATTRIBUTION).write_text(to_json(attribution), encoding="utf-8")
+        if coded is not None:
+            (folder / "notes" / registry.CODED_ROWS).write_bytes(to_parquet(coded))
         tags = _tags(config, fitted, manifest) | ({USAGE: to_json(usage)} if usage else {})
         experiment = _ensure_model(client, config)
         lease.check(config.name)

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.adapters import lease
 from tasks.adapters.workspace import workspace
 from tasks.policy.attribution import AttributionProfile
+from tasks.policy.coded_rows import CodedRows
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion, Window, from_json, utc
 from tasks.policy.profile import ReferenceProfile
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; aliase
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
 ATTRIBUTION = "feature_attribution.json"
+CODED_ROWS = "coded_rows.parquet"
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -226,9 +228,17 @@ def _download(address: str, folder: Path, uri: str) -> Path:
 
 @lru_cache(maxsize=32)
 def _artifact(uri: str, run_id: str, name: str) -> str:
+    return _read_artifact(uri, run_id, name).decode("utf-8")
+
+
+def _read_artifact(uri: str, run_id: str, name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         address = f"{_client(uri).get_run(run_id).info.artifact_uri}/{name}"
-        return _download(address, Path(folder), uri).read_text(encoding="utf-8")
+        return _download(address, Path(folder), uri).read_bytes()
+
+
+def _holds(uri: str, run_id: str, name: str) -> bool:
+    return name in {file.path for file in _client(uri).list_artifacts(run_id)}
 
 
 def reference_profile(version: ModelVersion) -> ReferenceProfile:
@@ -254,9 +264,21 @@ def attribution(version: ModelVersion) -> AttributionProfile | None:
 
 @lru_cache(maxsize=8)
 def _attribution(uri: str, run_id: str) -> AttributionProfile | None:
-    if ATTRIBUTION not in {file.path for file in _client(uri).list_artifacts(run_id)}:
+    if not _holds(uri, run_id, ATTRIBUTION):
         return None
     return from_json(AttributionProfile, _artifact(uri, run_id, ATTRIBUTION))
+
+
+def coded_rows(version: ModelVersion) -> CodedRows | None:
+    """Training rows as codes of the profile's bins; None for versions from before they were kept."""
+    return _coded_rows(workspace().mlflow, version.run_id)
+
+
+@lru_cache(maxsize=4)
+def _coded_rows(uri: str, run_id: str) -> CodedRows | None:
+    from tasks.adapters.coded_rows import from_parquet
+
+    return from_parquet(_read_artifact(uri, run_id, CODED_ROWS)) if _holds(uri, run_id, CODED_ROWS) else None
 
 
 def manifest(version: ModelVersion) -> str:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.encoding import as_table, category_texts
+from tasks.policy.calendar_match import SEASON_DAYS
 from tasks.policy.calibration import calibrated_threshold, stable_distances
 from tasks.policy.profile import FeatureReference, ReferenceProfile
 
@@ -34,17 +35,15 @@ def with_stable_effects(config: ModelConfig, reference: ReferenceProfile, rows: 
     if len(np.unique(day)) < DAYS_PER_WINDOW * window:
         return reference
     features = tuple(
-        frozen
-        if frozen.feature in config.columns.personal
-        else replace(frozen, stable_effect=_stable_effect(config, frozen, drawn, day, window))
+        frozen if frozen.feature in config.columns.personal else _with_effects(config, frozen, drawn, day, window)
         for frozen in reference.features
     )
     return replace(reference, features=features)
 
 
-def _stable_effect(
+def _with_effects(
     config: ModelConfig, frozen: FeatureReference, rows: pa.Table, day: np.ndarray, window: int
-) -> float | None:
+) -> FeatureReference:
     column = as_table(rows, (frozen.feature,)).column(frozen.feature)
     if frozen.kind == "numeric":
         values = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
@@ -59,8 +58,12 @@ def _stable_effect(
         places = pc.fill_null(found, len(texts)).to_numpy()
         known, widths, method, bins = column.is_valid().to_numpy(), None, "psi", len(texts) + 1
     if known.sum() < config.drift.min_rows:
-        return None
+        return frozen
     _, which = np.unique(day, return_inverse=True)
     counts = np.zeros((which.max() + 1, bins))
     np.add.at(counts, (which[known], places[known]), 1)
-    return calibrated_threshold(stable_distances(counts, window, method, widths))
+    stable, seasonal = (
+        calibrated_threshold(stable_distances(counts, window, method, widths, around))
+        for around in (None, round(SEASON_DAYS))
+    )
+    return replace(frozen, stable_effect=stable, seasonal_effect=seasonal)

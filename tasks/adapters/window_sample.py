@@ -1,7 +1,8 @@
-"""A bounded random sample of a window's rows, for plots only: every number comes from all rows.
+"""A bounded random sample of a window's rows, for plots and for what needs whole rows: every other number comes from all rows.
 
 Each row draws a random key and the rows with the smallest keys are kept (Efraimidis and Spirakis 2006, with equal
-weights), so memory is bounded by the sample, not the window. Only features are kept, and none that is personal.
+weights), so memory is bounded by the sample, not the window. Only features are kept, the time where
+hours are to be matched, and nothing that is personal.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,9 @@ class WindowSample:
 
     @classmethod
     def of(cls, config: ModelConfig, window: Window, content_hash: str) -> "WindowSample":
-        shown = tuple(name for name in config.columns.features.names if name not in config.columns.personal)
+        by_hour = {"day", "week"} & set(config.drift.calendar)
+        wanted = dict.fromkeys((*config.columns.features.names, *([config.columns.time] if by_hour else [])))
+        shown = tuple(name for name in wanted if name not in config.columns.personal)
         seed = int(digest(config.name, window.name, content_hash, length=8), 16)
         return cls(shown, config.drift.sample_rows, seed)
 

@@ -1,50 +1,23 @@
-"""What a window of this size can show at all, and how far stable data moves by itself.
+"""How far stable data moves by itself, and what to compare a window with.
 
 Limits out of a book alarm on every season; here they come from the model's own stable history, resampled by whole
 days because the rows of a day move together, and compared with history of the same phase of the week and year.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
 
 from tasks.policy import distances
 from tasks.policy.distances import Table
 from tasks.policy.evidence import Window
 from tasks.policy.metrics import Floats
-from tasks.policy.resampling import Interval
-from tasks.policy.statistics import delong
 
 YEAR_DAYS = 365.2425
 WEEK_HOURS = 168
-
-
-def minimum_detectable_shift(rows: int, reference_rows: int, alpha: float = 0.01, power: float = 0.8) -> float:
-    """Smallest shift of a mean, in reference σ, that a two-sided test finds with this power: Cohen (1988), 2.4."""
-    if min(rows, reference_rows) < 2:
-        return math.inf
-    both = float(stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power))
-    return both * math.sqrt(1 / rows + 1 / reference_rows)
-
-
-def minimum_detectable_drop(
-    rows: int, reference_rows: int, share: float, alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """Smallest drop of a proportion from `share` that a one-sided test finds with this power: Fleiss et al. (2003)."""
-    if min(rows, reference_rows) < 2:
-        return math.inf
-    both = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(power))
-    return both * math.sqrt(share * (1 - share) * (1 / rows + 1 / reference_rows))
-
-
-def has_power(threshold_sigma: float, rows: int, reference_rows: int, alpha: float = 0.01) -> bool:
-    """Whether a shift as large as the threshold would be found four times of five; where not, say insufficient."""
-    return minimum_detectable_shift(rows, reference_rows, alpha) <= threshold_sigma
 
 
 def stable_effects(
@@ -76,9 +49,11 @@ def stable_distances(
     window_days: int,
     method: Literal["ks", "psi", "wasserstein", "kl"],
     widths: ArrayLike | None = None,
+    around_days: int | None = None,
 ) -> Floats:
     """Distances of every run of `window_days` days from all other days, from counts (days, bins).
 
+    With `around_days`, from the days that lie no further before or after it: how far windows stray from their season.
     `widths` are those of the inner bins in reference σ, for wasserstein: the area between the distribution functions.
     """
     table = np.asarray(counts, float)
@@ -86,7 +61,9 @@ def stable_distances(
         raise ValueError(f"the reference has {len(table)} days, expected more than the {window_days} of one window")
     running = np.vstack([np.zeros(table.shape[1]), np.cumsum(table, axis=0)])
     inside = running[window_days:] - running[:-window_days]
-    outside = table.sum(axis=0) - inside
+    starts, reach = np.arange(len(inside)), len(table) if around_days is None else around_days
+    first, last = np.maximum(0, starts - reach), np.minimum(len(table), starts + window_days + reach)
+    outside = running[last] - running[first] - inside
     filled = (inside.sum(axis=1) > 0) & (outside.sum(axis=1) > 0)
     inside, outside = inside[filled], outside[filled]
     if method in ("psi", "kl"):
@@ -118,18 +95,17 @@ def calibrated_threshold(null_effects: ArrayLike, false_alarm_rate: float = 0.01
     return max(at_least, float(ordered[min(place, len(ordered) - 1)]))
 
 
-def same_phase(window: Window, earlier: Sequence[Window], season_days: float = 15.0) -> tuple[Window, ...]:
-    """Earlier windows at the same phase of the year, of any year, within `season_days`; the same weekday phase first.
+def in_season(hours: ArrayLike, window: Window, season_days: float = 15.0) -> NDArray[np.bool_]:
+    """Which rows (n,), by their hour since 1970, came at the window's time of year in an earlier year.
 
-    Comparing with these keeps a season from alarming as drift. Empty where history is too short to have any.
+    At most `season_days` from the nearest part of the window; negative hours are rows without a time.
     """
-    found = []
-    for other in earlier:
-        years = round((window.start - other.start) / timedelta(days=YEAR_DAYS))
-        distance = abs((window.start - other.start) / timedelta(days=1) - years * YEAR_DAYS)
-        if years >= 1 and distance <= season_days:
-            found.append((distance, other))
-    return tuple(other for _, other in sorted(found, key=lambda pair: pair[0]))
+    known = np.asarray(hours, float)
+    middle = window.start + (window.end - window.start) / 2
+    ago = middle.timestamp() / 86400 - known / 24
+    years = np.maximum(1, np.rint(ago / YEAR_DAYS))
+    found: NDArray[np.bool_] = (np.abs(ago - years * YEAR_DAYS) <= season_days + window.days / 2) & (known >= 0)
+    return found
 
 
 def calendar_weights(
@@ -155,30 +131,3 @@ def effective_rows(weights: ArrayLike) -> float:
     values = np.asarray(weights, float)
     squares = float((values**2).sum())
     return float(values.sum()) ** 2 / squares if squares else 0.0
-
-
-class DomainShift(NamedTuple):
-    """AUC with which a classifier tells current rows from reference rows; 0.5 when it cannot."""
-
-    auc: float
-    interval: Interval
-    verdict: Literal["drifted", "stable", "insufficient", "error"]
-
-
-def domain_shift(
-    is_current: ArrayLike, scores: ArrayLike, threshold: float = 0.55, min_rows: int = 200, confidence: float = 0.99
-) -> DomainShift:
-    """Joint drift from a domain classifier's cross-fitted scores (Rabanser et al. 2019, "Failing loudly").
-
-    Drifted when the whole interval lies above 0.5 and the AUC reaches `threshold`. An interval wholly below 0.5 cannot
-    come from drift: rows stand in both windows or were scored by a model that had seen them, so it is an error.
-    """
-    labels = np.asarray(is_current, float)
-    if min(float(labels.sum()), float((1 - labels).sum())) < min_rows:
-        return DomainShift(math.nan, Interval(math.nan, math.nan), "insufficient")
-    areas, covariance = delong(labels, scores)
-    area, half = float(areas[0]), float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(float(covariance[0, 0]))
-    interval = Interval(max(0.0, area - half), min(1.0, area + half))
-    if interval.high < 0.5:
-        return DomainShift(area, interval, "error")
-    return DomainShift(area, interval, "drifted" if interval.low > 0.5 and area >= threshold else "stable")

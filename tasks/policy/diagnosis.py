@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import scipy  # its parts load on first use
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.estimate_errors import describe_estimate
 from tasks.policy.evidence import (
     DiagnosisKind,
     DriftReport,
+    EstimateError,
     FeatureDrift,
     MetricValue,
     PerformanceReport,
@@ -58,6 +60,8 @@ class Diagnosis:
     features: tuple[str, ...] = ()
     estimate: MetricValue | None = None
     """The primary metric expected from the inputs alone, where it could be estimated."""
+    estimate_error: EstimateError | None = None
+    """How wrong such estimates were before."""
     explanations: tuple[str, ...] = ()
     """Which features' drift moved the predictions and the loss, in sentences."""
 
@@ -69,8 +73,11 @@ def decide_diagnosis(
     estimate: MetricValue | None = None,
     importances: Mapping[str, float] | None = None,
     limits: DiagnosisLimits | None = None,
+    estimate_error: EstimateError | None = None,
 ) -> Diagnosis:
     """The kind of change. `estimate` is the primary metric expected from the inputs alone (`estimation.py`).
+
+    Its interval is what it is judged by; `estimate_error` is told beside it.
 
     `importances` are shares of what the model relies on; without them those in the drift report, else all alike.
     """
@@ -78,7 +85,11 @@ def decide_diagnosis(
     if quality is not None and quality.verdict == "fail":
         return Diagnosis("upstream_data_fault", quality.reasons or ("the window failed its quality checks",))
     moved = _moved(drift, importances)
-    judged = 0 if drift is None else sum(feature.verdict != "insufficient" for feature in drift.features)
+    judged = (
+        0
+        if drift is None
+        else sum(feature.verdict != "insufficient" or feature.is_underpowered for feature in drift.features)
+    )
     few = judged > 0 and len(moved) <= max(1, math.floor(limits.fault_features_share * judged))
     leader = _stands_out(drift, limits)
     faults = [
@@ -92,11 +103,11 @@ def decide_diagnosis(
     names, inputs = tuple(feature.feature for feature in moved), _describe_inputs(drift, moved)
     fallen = _fallen(performance, limits)
     if fallen is None:
-        return _without_labels(drift, performance, estimate, names, inputs, limits)
+        return _without_labels(drift, performance, estimate, names, inputs, limits, estimate_error)
     worse, sentence = fallen
     if not worse:
-        if drift is None or drift.verdict == "insufficient":
-            return Diagnosis("none", (sentence, "drift was not judged"))
+        if drift is None or not drift.says_something:
+            return Diagnosis("none", (sentence, inputs if drift else "drift was not judged"))
         return Diagnosis("harmless_covariate_shift" if moved else "none", (sentence, inputs), names)
     if not moved:
         return Diagnosis("concept_drift", (sentence, inputs))
@@ -105,7 +116,7 @@ def decide_diagnosis(
 
 def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -> list[FeatureDrift]:
     """Drifted features, those first whose drift weighs most on what the model relies on; unused ones are left out."""
-    if drift is None or drift.verdict == "insufficient":
+    if drift is None or not drift.says_something:
         return []
     own = {feature.feature: feature.importance for feature in drift.features if feature.importance is not None}
     shares: Mapping[str, float] = importances or own
@@ -150,8 +161,15 @@ def _fallen(performance: PerformanceReport | None, limits: DiagnosisLimits) -> t
     worse = performance.shift_p_value <= limits.alpha and (value.value < level.value) == value.higher_is_better
     return worse, (
         f"{value.name} {value.value:.4g} is {'' if worse else 'not '}significantly worse than the best past level "
-        f"{level.value:.4g} (p={performance.shift_p_value:.2g}, alpha {limits.alpha:g})"
+        f"{level.value:.4g} (p={performance.shift_p_value:.2g}, alpha {limits.alpha:g}{_blindness(performance, worse)})"
     )
+
+
+def _blindness(performance: PerformanceReport, worse: bool) -> str:
+    """How much worse it would have had to be to show."""
+    if worse or performance.smallest_shift is None:
+        return ""
+    return f"; this window would show a worsening from {performance.smallest_shift:.2g} on"
 
 
 def _explain_fall(
@@ -183,9 +201,10 @@ def _without_labels(
     names: tuple[str, ...],
     inputs: str,
     limits: DiagnosisLimits,
+    estimate_error: EstimateError | None,
 ) -> Diagnosis:
     """Before labels: what the estimate says of moved inputs; a moved concept cannot be seen yet."""
-    if drift is None or drift.verdict == "insufficient":
+    if drift is None or not drift.says_something:
         return Diagnosis("insufficient_evidence", (inputs, "performance is not known yet"))
     if not names:
         return Diagnosis("none", (inputs, "performance is not known yet; a changed concept would show with the labels"))
@@ -198,14 +217,14 @@ def _without_labels(
     error = math.hypot(standard_error(estimate), standard_error(level))
     p_value = float(scipy.stats.norm.sf(worse / error)) if error else float(worse <= 0)
     harmful = p_value <= limits.alpha
-    told = f"{estimate.name} is estimated at {estimate.value:.4g}, best past level {level.value:.4g} (p={p_value:.2g})"
+    told = f"{describe_estimate(estimate, estimate_error)}, best past level {level.value:.4g} (p={p_value:.2g})"
     return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, told), names)
 
 
 def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> str:
     if drift is None:
         return "drift was not measured"
-    if drift.verdict == "insufficient":
+    if not drift.says_something:
         return f"drift: insufficient, {drift.rows} rows"
     if not moved:
         return "no feature that the model uses drifted"

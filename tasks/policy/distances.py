@@ -95,10 +95,25 @@ def chi2(table: Table) -> tuple[float, float]:
 
     Bins with fewer than 5 expected rows are pooled, so that one row of an unseen category is no proof of anything.
     """
+    before, now = _pooled(table)
+    if len(before) < 2:
+        return 0.0, 1.0
+    n, m = before.sum(), now.sum()
+    share = (before + now) / (n + m)
+    statistic = float(((before - n * share) ** 2 / (n * share)).sum() + ((now - m * share) ** 2 / (m * share)).sum())
+    return statistic, float(special.chdtrc(len(before) - 1, statistic))
+
+
+def compared_bins(table: Table) -> int:
+    """How many bins the χ² test compares."""
+    return len(_pooled(table)[0])
+
+
+def _pooled(table: Table) -> tuple[Floats, Floats]:
     before, now = table.arrays()
     n, m = before.sum(), now.sum()
     if not n or not m:
-        return 0.0, 1.0
+        return np.empty(0), np.empty(0)
     expected = (before + now) * min(n, m) / (n + m)
     order = np.argsort(expected, kind="stable")
     before, now, expected = before[order], now[order], expected[order]
@@ -108,11 +123,7 @@ def chi2(table: Table) -> tuple[float, float]:
     if rare:
         before = np.append(before[rare:], before[:rare].sum())
         now = np.append(now[rare:], now[:rare].sum())
-    if len(before) < 2:
-        return 0.0, 1.0
-    share = (before + now) / (n + m)
-    statistic = float(((before - n * share) ** 2 / (n * share)).sum() + ((now - m * share) ** 2 / (m * share)).sum())
-    return statistic, float(special.chdtrc(len(before) - 1, statistic))
+    return before, now
 
 
 def wasserstein(reference: FeatureReference, current: FeatureCounts) -> float | None:

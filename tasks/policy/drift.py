@@ -5,21 +5,24 @@ large effects are chance. Each feature is looked at from four sides, each a way 
 unseen category is a bin of its own), and the shares of nulls, of infinite and of unreadable values, these three by
 their population stability index. The p-values of all sides of all features are corrected together: Benjamini and
 Hochberg (1995).
+
+A feature that shows nothing in a window too small to show the limit is `insufficient`, not stable; so is the window where
+such features could make up its limit. An effect that shows all the same counts.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from scipy import stats
 
 from tasks.policy import distances
 from tasks.policy.distances import Table
 from tasks.policy.evidence import DriftReport, DriftVerdict, FeatureDrift
+from tasks.policy.power import Method, rows_needed, smallest_effect
 from tasks.policy.profile import FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile, bounded
 from tasks.policy.suspicions import suspect
 
-Method = Literal["ks", "psi", "wasserstein", "kl"]
 SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
 
 
@@ -34,6 +37,8 @@ class Limits(Protocol):
     def categorical_threshold(self) -> float: ...
     @property
     def alpha(self) -> float: ...
+    @property
+    def power(self) -> float: ...
     @property
     def min_rows(self) -> int: ...
     @property
@@ -61,10 +66,12 @@ def measure(
 
     With `importances` (shares of what the model relies on) the window's drifted share weighs each feature by its own.
     A feature the window lacks has drifted. Fewer than `min_rows` rows on either side: insufficient, never drifted.
+    A window with enough rows for large effects only is insufficient unless those it shows make it drifted.
     """
     current = {counts.feature: counts for counts in profile.features}
     enough = min(profile.rows, reference.rows) >= limits.min_rows
-    measured = [_measure_feature(frozen, current[frozen.feature], limits) for frozen in reference.features]
+    alone = limits.alpha / max(1, len(reference.features))  # what a feature that drifts alone has to pass
+    measured = [_measure_feature(frozen, current[frozen.feature], limits, alone) for frozen in reference.features]
     sides = [side for _, sides in measured for side in sides]
     corrected = iter(stats.false_discovery_control([side.p_value for side in sides]).tolist() if sides else ())
     features = []
@@ -74,7 +81,9 @@ def measure(
         features.append(replace(judged, importance=(importances or {}).get(drift.feature)))
     features.sort(key=lambda drift: (drift.verdict != "drifted", -drift.effect_size / drift.threshold, drift.feature))
     share = drifted_share(features)
-    verdict: DriftVerdict = "insufficient" if not enough else "drifted" if share >= limits.max_share else "stable"
+    verdict: DriftVerdict = "drifted" if share >= limits.max_share else "stable"
+    if not enough or (verdict == "stable" and share + _underpowered_share(features) >= limits.max_share):
+        verdict = "insufficient"
     return DriftReport(
         window=profile.window,
         verdict=verdict,
@@ -88,15 +97,23 @@ def measure(
 
 def drifted_share(features: list[FeatureDrift]) -> float:
     """Share of drifted features, weighted by importance where any is known; the others then weigh nothing."""
+    return _share(features, [drift.verdict == "drifted" for drift in features])
+
+
+def _underpowered_share(features: list[FeatureDrift]) -> float:
+    return _share(features, [drift.is_underpowered for drift in features])
+
+
+def _share(features: list[FeatureDrift], counted: list[bool]) -> float:
     weights = [drift.importance or 0.0 for drift in features]
     if sum(weights) <= 0:
         weights = [1.0] * len(features)
-    drifted = sum(weight for drift, weight in zip(features, weights, strict=True) if drift.verdict == "drifted")
-    return drifted / sum(weights) if features else 0.0
+    chosen = sum(weight for weight, counts in zip(weights, counted, strict=True) if counts)
+    return chosen / sum(weights) if features else 0.0
 
 
 def _measure_feature(
-    reference: FeatureReference, current: FeatureCounts, limits: Limits
+    reference: FeatureReference, current: FeatureCounts, limits: Limits, alpha: float
 ) -> tuple[FeatureDrift, list[_Side]]:
     """Every number of one feature, and its sides with the deciding one first; the verdict is not yet known."""
     before, numeric = reference.counts, reference.kind == "numeric"
@@ -116,6 +133,8 @@ def _measure_feature(
     threshold = max(limits.threshold if numeric else limits.categorical_threshold, reference.stable_effect or 0.0)
     suspicion = suspect(reference, current, limits.min_rows)
     values = _Side(method, effects[method] or 0.0, threshold, p_value, enough)
+    size = (method, current.values, before.values, alpha, limits.power, distances.compared_bins(coarse))
+    smallest = smallest_effect(*size)
     drift = FeatureDrift(
         feature=reference.feature,
         kind=reference.kind,
@@ -137,6 +156,8 @@ def _measure_feature(
         unseen_share=_unseen_share(reference, current),
         suspicion=suspicion.text if suspicion else None,
         suspicion_sure=suspicion.sure if suspicion else False,
+        smallest_effect=bounded(smallest) if enough else None,
+        rows_needed=rows_needed(threshold, method, *size[2:]) if enough and smallest > threshold else None,
     )
     return drift, [values, *_missing_sides(before, current, limits.categorical_threshold)]
 
@@ -175,7 +196,8 @@ def _judge(drift: FeatureDrift, sides: list[_Side], q_values: list[float], alpha
         if side.judged and side.effect >= side.threshold and q_value <= alpha
     ]
     if not moved:
-        return replace(drift, verdict="stable" if sides[0].judged else "insufficient", q_value=q_values[0])
+        shown = sides[0].judged and (drift.smallest_effect or 0.0) <= sides[0].threshold
+        return replace(drift, verdict="stable" if shown else "insufficient", q_value=q_values[0])
     _, _, side, q_value = max(moved)
     return replace(
         drift,
@@ -209,15 +231,29 @@ def _explain(
     reference: ReferenceProfile,
     limits: Limits,
 ) -> tuple[str, ...]:
-    if verdict == "insufficient":
+    if min(profile.rows, reference.rows) < limits.min_rows:
         found = f"{profile.rows:,} rows against a reference of {reference.rows:,}"
         return (f"{found}: at least {limits.min_rows:,} on both sides are needed to judge drift",)
     drifted = [drift for drift in features if drift.verdict == "drifted"]
-    unjudged = sum(drift.verdict == "insufficient" for drift in features)
+    unjudged = sum(drift.verdict == "insufficient" and not drift.is_underpowered for drift in features)
     weighted = any(drift.importance for drift in features)
     side = "at or above" if verdict == "drifted" else "below"
     summary = f"{len(drifted)} of {len(features)} features drifted: a share of {share:.2f}"
     summary += f"{' by importance' if weighted else ''}, {side} the limit of {limits.max_share:g}"
     if unjudged:
         summary += f"; {unjudged} hold too few values to judge"
-    return (summary, *(describe(drift) for drift in drifted[:5]))
+    return (summary, *_explain_power(features, profile.rows), *(describe(drift) for drift in drifted[:5]))
+
+
+def _explain_power(features: list[FeatureDrift], rows: int) -> tuple[str, ...]:
+    """What the window is too small to show, told by the feature that would need the most rows."""
+    blind = [drift for drift in features if drift.is_underpowered]
+    if not blind:
+        return ()
+    worst = max(blind, key=lambda drift: (drift.rows_needed is None, drift.rows_needed or 0))
+    needed = f"about {worst.rows_needed:,} rows" if worst.rows_needed else "a larger reference"
+    return (
+        f"{rows:,} rows cannot show that {len(blind)} of {len(features)} features stand still: the smallest effect seen "
+        f"in {worst.feature} would be {worst.method} {worst.smallest_effect:.2g}, the limit is {worst.threshold:g}; "
+        f"{needed} would do",
+    )

@@ -7,7 +7,6 @@ drift.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,12 +139,6 @@ def estimate_loss(curve: LossCurve, y_pred: ArrayLike, confidence: float = 0.95)
     if curve.metric == "rmse":
         mean, error = math.sqrt(mean), error / (2 * math.sqrt(mean)) if mean else 0.0
     return _value(curve.metric, mean, error, len(rows), confidence)
-
-
-def estimate_error(estimated: Sequence[float], realised: Sequence[float]) -> tuple[float, float]:
-    """(mean, root mean square) of realised less estimated over the windows whose labels came; NaN before the first."""
-    gaps = np.asarray(realised, float) - np.asarray(estimated, float)
-    return (float(gaps.mean()), float(np.sqrt((gaps**2).mean()))) if len(gaps) else (float("nan"), float("nan"))
 
 
 def _value(name: str, value: float, error: float, rows: int, confidence: float) -> MetricValue:

@@ -7,12 +7,22 @@ earlier champion, because retraining has answered those.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tasks.policy.conditions import MetricBreach, MetricShift, Persistent
 from tasks.policy.evidence import MetricValue, PerformanceReport
 from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.lasting_shift import judge_lasting_shift
 from tasks.policy.metrics import HIGHER_IS_BETTER
-from tasks.policy.performance import best_past_level, closed_values, is_worse, shift_p_value, window_noise
+from tasks.policy.performance import (
+    best_past_level,
+    closed_values,
+    is_worse,
+    labels_needed,
+    shift_p_value,
+    smallest_shift,
+    window_noise,
+)
 
 
 def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, MetricValue]]:
@@ -70,6 +80,8 @@ def _breaches(rule: MetricBreach, values: Sequence[float]) -> list[bool]:
 
 def judge_shift(rule: MetricShift, case: Case) -> Finding:
     speaking = speaking_windows(case, rule.metric)
+    if rule.always_valid and speaking:
+        return judge_lasting_shift(rule, case, speaking)
     judged = [_shift(rule, case, report, value) for report, value in speaking[-rule.m :]]
     known = [shift for shift in judged if shift is not None]
     if not speaking:
@@ -77,14 +89,14 @@ def judge_shift(rule: MetricShift, case: Case) -> Finding:
     if not known or judged[-1] is None:
         reason = f"{rule.metric}: no past level to compare with yet, three closed windows make one"
         return one_finding(rule.trigger, False, reason, "")
-    past = [worse >= rule.margin and worse > 0 and p <= rule.alpha for _, worse, p in known]
+    past = [shift.worse >= rule.margin and shift.worse > 0 and shift.p_value <= rule.alpha for shift in known]
     holds = past[-1] and sum(past) >= rule.k
-    (report, value), (level, worse, p_value) = speaking[-1], known[-1]
+    (report, value), (level, worse, p_value) = speaking[-1], known[-1][:3]
     direction = "worse" if worse >= 0 else "better"
     reason = (
         f"{rule.metric} {_valued(value)} in {report.window.name} is {abs(worse):.4g} {direction} than its best past "
         f"level {level.value:.4g} (p={p_value:.2g}; margin {rule.margin:g}, alpha {rule.alpha:g}); "
-        f"{_counted(past, rule, 'shifted')}"
+        f"{_counted(past, rule, 'shifted')}{'' if past[-1] else _blindness(rule, value, known[-1])}"
     )
     higher = HIGHER_IS_BETTER[rule.metric]
     limit = level.value - rule.margin if higher else level.value + rule.margin
@@ -93,10 +105,18 @@ def judge_shift(rule: MetricShift, case: Case) -> Finding:
     return one_finding(rule.trigger, holds, reason, keep if holds else wish)
 
 
-def _shift(
-    rule: MetricShift, case: Case, report: PerformanceReport, value: MetricValue
-) -> tuple[MetricValue, float, float] | None:
-    """(baseline, how much worse, p-value) of one window against the windows before it."""
+class _Shift(NamedTuple):
+    """One window against the windows before it, and what it could have shown."""
+
+    level: MetricValue
+    worse: float
+    p_value: float
+    smallest: float
+    noise: float | None
+
+
+def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: MetricValue) -> _Shift | None:
+    """None while there is no level."""
     before = [earlier for earlier in case.history.performances if earlier.window < report.window]
     best = best_past_level(before, rule.metric, case.min_labelled_rows)
     if best is None:
@@ -104,7 +124,21 @@ def _shift(
     level = best[0]
     closed = [one.value for one in closed_values(before, rule.metric, case.min_labelled_rows)]
     worse = level.value - value.value if value.higher_is_better else value.value - level.value
-    return level, worse, shift_p_value(value, level, window_noise(closed), len(closed))
+    noise = window_noise(closed)
+    against = (value, level, noise, len(closed))
+    return _Shift(level, worse, shift_p_value(*against), smallest_shift(*against, alpha=rule.alpha), noise)
+
+
+def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
+    """What the window is too small to show, where a worsening as large as the margin is."""
+    if rule.margin <= 0 or shift.smallest <= rule.margin:
+        return ""
+    needed = labels_needed(rule.margin, value, shift.level, shift.noise, rule.alpha)
+    remedy = f"about {needed:,} labels would do" if needed else "windows vary by more than labels can mend"
+    return (
+        f"; insufficient: {value.rows:,} labels would show a worsening from {shift.smallest:.2g} on, "
+        f"{rule.margin:g} is asked for; {remedy}"
+    )
 
 
 def _valued(value: MetricValue) -> str:

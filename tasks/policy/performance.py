@@ -15,6 +15,7 @@ import scipy  # its parts load on first use, so that reading a model's file does
 from numpy.typing import ArrayLike
 
 from tasks.policy.evidence import Maturity, MetricValue, PerformanceReport
+from tasks.policy.power import minimum_detectable_drop
 from tasks.policy.statistics import two_proportion_test
 
 LEVEL_WINDOWS = 3
@@ -24,6 +25,8 @@ NOISE_WINDOWS = 4
 ROBUST_FROM, NORMAL_MEDIAN, CAUTION = 8, 1.4826, 1.25
 """Differences from which their median speaks; of a normal one; and what a median of few may be too small by."""
 HISTOGRAM_BINS = 10
+POWER = 0.8
+"""Chance with which a shift is to be seen that a window is said to be able to show."""
 
 
 def decide_maturity(rows: int, labelled_rows: int, all_due: bool, maturing_at: float, closed_at: float) -> Maturity:
@@ -120,14 +123,48 @@ def shift_p_value(
     if noise is None and current.name == "accuracy":
         hits = (round(current.value * current.rows), round(baseline.value * baseline.rows))
         return two_proportion_test(hits[0], current.rows, hits[1], baseline.rows)
+    error, freedom = _error_of_difference(current, baseline, noise, windows)
+    worse = baseline.value - current.value if current.higher_is_better else current.value - baseline.value
+    if error == 0:
+        return 0.0 if worse > 0 else 1.0
+    return float(scipy.stats.t.sf(worse / error, freedom))
+
+
+def _error_of_difference(
+    current: MetricValue, baseline: MetricValue, noise: float | None, windows: int | None
+) -> tuple[float, float]:
+    """(standard error, degrees of freedom) of a window's distance from its level; see `shift_p_value`."""
     variance, freedom = standard_error(current) ** 2 + standard_error(baseline) ** 2, math.inf
     if noise is not None and noise**2 * (1 + 1 / LEVEL_WINDOWS) > variance:
         variance = noise**2 * (1 + 1 / LEVEL_WINDOWS)
         freedom = math.inf if windows is None else max(1.0, (windows - 1) * 2 / 3)
-    worse = baseline.value - current.value if current.higher_is_better else current.value - baseline.value
-    if variance == 0:
-        return 0.0 if worse > 0 else 1.0
-    return float(scipy.stats.t.sf(worse / math.sqrt(variance), freedom))
+    return math.sqrt(variance), freedom
+
+
+def smallest_shift(
+    current: MetricValue,
+    baseline: MetricValue,
+    noise: float | None = None,
+    windows: int | None = None,
+    alpha: float = 0.01,
+    power: float = POWER,
+) -> float:
+    """The least worsening from the level that `shift_p_value` would find at level alpha with this power."""
+    if noise is None and current.name == "accuracy":
+        return minimum_detectable_drop(current.rows, baseline.rows, baseline.value, alpha, power)
+    error, freedom = _error_of_difference(current, baseline, noise, windows)
+    return error * float(scipy.stats.t.isf(alpha, freedom) + scipy.stats.norm.ppf(power))
+
+
+def labels_needed(
+    shift: float, current: MetricValue, baseline: MetricValue, noise: float | None = None, alpha: float = 0.01
+) -> int | None:
+    """Labels of a window that would show this worsening; None where windows or the level vary too much for any number."""
+    error = shift / float(scipy.stats.norm.isf(alpha) + scipy.stats.norm.ppf(POWER))
+    left = error**2 - standard_error(baseline) ** 2
+    if left <= 0 or (noise or 0.0) ** 2 * (1 + 1 / LEVEL_WINDOWS) > error**2:
+        return None
+    return math.ceil(current.rows * standard_error(current) ** 2 / left)
 
 
 @cache

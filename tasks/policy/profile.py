@@ -141,6 +141,8 @@ class FeatureReference:
     """There were more categories than are listed; then the last count holds them and none can be called unseen."""
     stable_effect: float | None = None
     """Effect that windows of the reference's own days exceed once in a hundred times; None where not calibrated."""
+    seasonal_effect: float | None = None
+    """The same against the days around them only: what a window strays from its season."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ class ReferenceProfile:
     columns: tuple[tuple[str, str], ...]
     leaking: tuple[str, ...] = ()
     """Sentences on features that give the label away."""
+    stable_auc: float | None = None
+    """How well a classifier tells windows of the reference's own days from the rest; None where not calibrated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from tasks.policy.resampling import Interval
 
 BUCKETS_PER_ROW = 5
 """M of the paper: more is finer and costs more memory."""
+BLOCK = 10
+"""Values after which a new sequence begins."""
 
 
 def confidence_sequence(
@@ -41,6 +43,21 @@ def confidence_sequence(
     unknown = counts < (1 if sigma is not None else 2)
     half = np.where(unknown, np.inf, np.where(variances == 0, 0.0, half))
     return [Interval(float(mean - width), float(mean + width)) for mean, width in zip(means, half, strict=True)]
+
+
+def block_sequences(
+    values: ArrayLike, alpha: float, sigma: float, block: int = BLOCK, tuned_for: int = 5
+) -> list[Interval]:
+    """Intervals, after each value, of the mean of its block so far; all hold at once with probability 1 - alpha.
+
+    One sequence over everything would drown a change in what came before it, so a new one begins every `block` values:
+    the b-th has alpha/b(b + 1), which sums to alpha however long one looks on.
+    """
+    series, found = np.asarray(values, float), []
+    for number, start in enumerate(range(0, len(series), block), start=1):
+        share = alpha / (number * (number + 1))
+        found += confidence_sequence(series[start : start + block], share, sigma, tuned_for)
+    return found
 
 
 @dataclass(slots=True)

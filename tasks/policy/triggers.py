@@ -87,7 +87,7 @@ def _judge_mean_shift(rule: MeanShift, case: Case) -> Finding:
     shifts = [
         (abs(feature.mean_shift_sigma), feature.feature)
         for feature in drift.features
-        if feature.verdict != "insufficient"
+        if (feature.verdict != "insufficient" or feature.is_underpowered)
         and feature.mean_shift_sigma is not None
         and not math.isnan(feature.mean_shift_sigma)
     ]
@@ -126,8 +126,10 @@ def _drift(case: Case) -> tuple[DriftReport | None, str]:
     drift = case.evidence.drift
     if drift is None:
         return None, "not measured in this window"
-    if drift.verdict == "insufficient" or drift.rows < case.min_rows:
+    if drift.rows < case.min_rows:
         return None, f"insufficient, {drift.rows} rows in {drift.window.name}, at least {case.min_rows} are needed"
+    if not drift.says_something:
+        return None, f"insufficient, {'; '.join(drift.reasons[:2]) or f'{drift.rows} rows in {drift.window.name}'}"
     return drift, ""
 
 

@@ -20,7 +20,7 @@ def swinging(count: int, phase: float, window=HISTORY) -> pa.Table:
 
 @pytest.mark.parametrize(("calibrated", "verdict"), [(True, "stable"), (False, "drifted")])
 def test_a_swing_that_history_has_seen_is_no_drift(calibrated, verdict):
-    config = model(drift={"calibrated": calibrated})
+    config = model(drift={"calibrated": calibrated, "threshold": 0.15})
     table = swinging(12_000, 0.0)
     frozen = with_stable_effects(config, freeze_reference(table.to_batches(), config, HISTORY, "h"), table)
     profile = profile_batches(swinging(2000, 1.0, WINDOW).to_batches(), frozen, config, WINDOW)

@@ -92,22 +92,26 @@ def run_scan(shape: Shape, before: Path, now: Path) -> dict[str, float]:
 
 
 def run_freeze(shape: Shape, before: Path, now: Path) -> dict[str, float]:
-    """Not part of a window's cost: once per trained model. Leaves the profile that `ours` starts from."""
+    """Not part of a window's cost: once per trained model. Leaves the profile and coded rows that `ours` starts from."""
     from tasks.adapters.arrow_profile import freeze_reference
+    from tasks.adapters.coded_rows import draw_rows, to_parquet
     from tasks.policy.evidence import to_json
 
     config, path = model(shape), before.with_suffix(".json")
 
     def freeze() -> None:
-        profile = freeze_reference(list(batches_of(before)), config, HISTORY, shape.name)
+        batches = list(batches_of(before))
+        profile = freeze_reference(batches, config, HISTORY, shape.name)
         path.write_text(to_json(profile), encoding="utf-8")
+        before.with_suffix(".coded").write_bytes(to_parquet(draw_rows(config, profile, pa.Table.from_batches(batches))))
 
     return measured(freeze)
 
 
 def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
-    from tasks.adapters import drift_reports, expectations  # noqa: F401, as every import before the clock starts
+    from tasks.adapters import domain_classifier, drift_reports, expectations  # noqa: F401, imported before the clock starts
     from tasks.adapters.arrow_profile import profile_columns
+    from tasks.adapters.coded_rows import from_parquet
     from tasks.drift import report_drift
     from tasks.policy.evidence import from_json
     from tasks.policy.profile import ReferenceProfile
@@ -119,8 +123,11 @@ def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
         reference = from_json(ReferenceProfile, before.with_suffix(".json").read_text(encoding="utf-8"))
         sample = workspace().report(config.name, WINDOW.name, "sample.parquet")
         profile = profile_columns(partial(batches_of, now), reference, config, WINDOW, sample)
-        quality, drift = judge_quality(config, profile, reference), report_drift(config, profile, reference)
+        quality = judge_quality(config, profile, reference)
+        coded = from_parquet(before.with_suffix(".coded").read_bytes())
+        drift = report_drift(config, profile, reference, coded=coded)
         assert profile.rows == shape.rows and quality.report_uri and drift.report_uri
+        assert drift.joint and drift.joint.verdict == "drifted", "the features were not looked at together"
         assert drift.drifted_share > 0.05, "the moved tenth of the features was not seen"
 
     return measured(gather_evidence)

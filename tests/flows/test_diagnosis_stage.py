@@ -84,3 +84,22 @@ def test_a_failed_window_is_a_fault_and_is_not_measured(config):
     failed = QualityReport(window, "fail", 300, (), 300, ("x is all null",))
     found = diagnose_window.fn(config, CHAMPION, WindowEvidence(window, 300, failed), History(), window.end)
     assert (found.kind, found.reasons, found.estimate) == ("upstream_data_fault", ("x is all null",), None)
+
+
+def test_the_estimates_own_error_stands_beside_it_once_labels_have_come(config):
+    """Two estimated windows closed at 0.5 and at 2.5; the third waits for labels, so the estimate is what is judged."""
+    evidence, history, window = judged(config, [0.5, 0.5, 0.5, 2.5, 0.5])
+    before = config.windows()[1:4]
+    estimates = tuple(
+        (one, estimate_performance(config, one, history.performances[: 1 + place], one.end))
+        for place, one in enumerate(before)
+    )
+    waiting = replace(evidence, performance=replace(evidence.performance, maturity="open", metrics=()))
+    found = diagnose_window.fn(config, CHAMPION, waiting, replace(history, estimates=estimates), window.end)
+    closed = [report for report in history.performances[1:] if report.maturity == "closed"]
+    assert found.estimate_error.windows == len(closed) > 0
+    assert found.estimate.estimated
+    assert found.explanations[0].startswith("mae is estimated without labels at")
+    assert "mean absolute error" in found.explanations[0]
+    told = diagnose_window.fn(config, CHAMPION, evidence, replace(history, estimates=estimates), window.end)
+    assert told.estimate_error == found.estimate_error

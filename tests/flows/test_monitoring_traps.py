@@ -58,7 +58,7 @@ def test_infinite_values_fail_and_many_of_them_drift(judged):
 @pytest.mark.parametrize("method", ["psi", "ks", "kl", "wasserstein"])
 def test_one_value_of_a_million_neither_hides_nor_makes_drift(judged, method):
     """With equal-width bins one such value turns PSI 3.9 into 0.0001."""
-    config = model(drift={"method": method})
+    config = model(drift={"method": method, "threshold": 0.15})
     moved = [value + 300 for value in amounts()]
     moved[0] = 1e6
     assert drift_of(judged(config, amount=moved).drift, "amount").verdict == "drifted"

@@ -38,6 +38,8 @@ def test_a_challenger_of_each_task_is_trained_and_waits_under_its_alias(task):
     assert (version.version, version.trained, version.training_rows) == ("1", TRAINING, 1000)
     assert registry.aliases(config.name) == {"challenger": "1"}
     assert registry.reference_profile(version).content_hash == snapshot.content_hash
+    kept = registry.coded_rows(version)
+    assert set(kept.codes) == {one.feature for one in registry.reference_profile(version).features} and len(kept)
 
 
 def test_training_again_for_the_same_decision_gives_the_same_version():

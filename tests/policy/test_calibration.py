@@ -1,37 +1,11 @@
-"""Power, limits learned from stable history, calendar matching and the domain classifier's verdict."""
-
-import math
-from datetime import timedelta
+"""Limits learned from stable history, calendar matching and the domain classifier's verdict."""
 
 import numpy as np
 import pytest
 from scipy import stats
-from statsmodels.stats.power import NormalIndPower
 
 from tasks.policy import calibration
 from tasks.policy.evidence import Window, utc
-
-
-def test_the_detectable_shift_is_statsmodels():
-    independent = NormalIndPower().solve_power(nobs1=400, alpha=0.01, power=0.8, ratio=5)
-    assert calibration.minimum_detectable_shift(400, 2000, 0.01, 0.8) == pytest.approx(independent, rel=1e-4)
-    assert calibration.minimum_detectable_shift(1, 2000) == math.inf
-
-
-def test_a_shift_of_that_size_is_found_four_times_of_five():
-    random, size = np.random.default_rng(0), calibration.minimum_detectable_shift(200, 800, alpha=0.05)
-    found = [stats.ttest_ind(random.normal(size, 1, 200), random.normal(0, 1, 800)).pvalue <= 0.05 for _ in range(1000)]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.05)
-
-
-def test_a_small_window_has_no_power_for_a_small_threshold():
-    assert calibration.has_power(0.1, 5000, 50_000)
-    assert not calibration.has_power(0.1, 100, 50_000)
-
-
-def test_the_detectable_drop_of_a_proportion():
-    by_hand = (1.6448536 + 0.8416212) * math.sqrt(0.9 * 0.1 * (1 / 1000 + 1 / 3000))
-    assert calibration.minimum_detectable_drop(1000, 3000, 0.9) == pytest.approx(by_hand)
 
 
 def days_that_move_together(days: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -77,12 +51,13 @@ def test_limits_by_hand():
         calibration.stable_effects(mean_shift, [1.0, 2.0, 3.0], [1, 2, 3], 5)
 
 
-def test_the_same_season_of_earlier_years_is_found_nearest_first():
+def test_rows_of_the_same_season_of_earlier_years_are_found():
     july = Window(utc("2013-07-01"), utc("2013-07-06"))
-    starts = ("2012-06-20", "2012-07-03", "2011-07-01", "2012-12-24", "2013-06-26")
-    earlier = [Window(utc(start), utc(start) + timedelta(days=5)) for start in starts]
-    found = [f"{window.start:%Y-%m-%d}" for window in calibration.same_phase(july, earlier)]
-    assert found == ["2011-07-01", "2012-07-03", "2012-06-20"]
+    days = {"2012-06-12": False, "2012-06-20": True, "2011-07-20": True, "2011-07-25": False, "2012-12-24": False}
+    days |= {"2013-06-26": False, "2013-07-01": False}
+    hours = [int(utc(day).timestamp() // 3600) for day in days]
+    assert calibration.in_season(hours, july).tolist() == list(days.values())
+    assert not calibration.in_season([-1], july).any()
 
 
 def test_a_daily_season_does_not_alarm_when_the_calendar_matches():
@@ -102,26 +77,6 @@ def test_a_daily_season_does_not_alarm_when_the_calendar_matches():
 def test_phases_that_the_reference_lacks_are_left_out():
     assert calibration.calendar_weights([1, 2], [2, 3], "day") == pytest.approx([0, 2])
     assert calibration.calendar_weights([1, 2], [3], "day") == pytest.approx([0, 0])
-
-
-@pytest.mark.parametrize(("gap", "verdict"), [(0.0, "stable"), (0.5, "drifted"), (-0.5, "error")])
-def test_the_domain_classifier_sees_joint_drift_and_its_own_mistakes(gap, verdict):
-    random = np.random.default_rng(2)
-    is_current = np.repeat([0, 1], 2000)
-    scores = random.normal(0, 1, 4000) + gap * is_current
-    found = calibration.domain_shift(is_current, scores)
-    assert found.verdict == verdict
-    assert found.interval.low < found.auc < found.interval.high
-    assert calibration.domain_shift(is_current[1900:2100], scores[1900:2100]).verdict == "insufficient"
-
-
-def test_the_domain_classifiers_false_alarms_keep_to_their_level():
-    random, is_current = np.random.default_rng(3), np.repeat([0, 1], 500)
-    alarms = [
-        calibration.domain_shift(is_current, random.random(1000), threshold=0.5, confidence=0.9).verdict != "stable"
-        for _ in range(400)
-    ]
-    assert np.mean(alarms) == pytest.approx(0.1, abs=0.05)
 
 
 def test_distances_of_stable_windows_by_hand():
@@ -152,3 +107,13 @@ def test_a_limit_set_by_stable_days_alarms_on_stable_windows_at_its_rate(method)
 def test_too_few_days_say_nothing():
     with pytest.raises(ValueError, match="expected more than the 5"):
         calibration.stable_distances(np.ones((5, 2)), 5, "ks")
+
+
+def test_distances_from_the_days_around_forget_the_rest_of_the_year():
+    """Two seasons of 30 days, as far apart as can be; within each every day is alike."""
+    counts = np.repeat([[10, 0], [0, 10]], 30, axis=0)
+    whole = calibration.stable_distances(counts, 5, "ks")
+    around = calibration.stable_distances(counts, 5, "ks", around_days=10)
+    assert whole[:20].min() > 0.5
+    assert around[:15] == pytest.approx(np.zeros(15))
+    assert around[25] == pytest.approx(0.5)  # the ten days after it are of the other season

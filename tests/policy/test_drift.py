@@ -196,10 +196,45 @@ def test_importance_decides_how_much_a_drifted_feature_counts():
     random = np.random.default_rng(9)
     frozen = [numeric(random.normal(0, 1, 2000), name) for name in ("used", "unused")]
     counts = [current(random.normal(shift, 1, 2000), one) for shift, one in zip((0, 3), frozen, strict=True)]
-    report = judged(frozen, counts, importances={"used": 0.9, "unused": 0.1})
+    report = judged(frozen, counts, importances={"used": 0.9, "unused": 0.1}, threshold=0.2)
     assert report.drifted_share == pytest.approx(0.1) and report.verdict == "stable"
     assert judged(frozen, counts).drifted_share == 0.5
     assert "by importance" in report.reasons[0]
+
+
+@pytest.mark.parametrize("method", ["wasserstein", "ks", "psi", "kl"])
+def test_a_window_too_small_for_its_limit_is_insufficient_and_says_what_it_would_take(method):
+    """On the rows it asks for, the same stable feature is stable."""
+    random = np.random.default_rng(12)
+    frozen = numeric(random.normal(0, 1, 20_000))
+    settings = {"method": method, "threshold": 0.01 if method in ("psi", "kl") else 0.1}
+    small = judged([frozen], [current(random.normal(0, 1, 250), frozen)], **settings)
+    feature = small.features[0]
+    assert (small.verdict, feature.verdict, small.drifted_share) == ("insufficient", "insufficient", 0)
+    assert feature.smallest_effect > feature.threshold and feature.rows_needed > 250
+    assert f"about {feature.rows_needed:,} rows would do" in small.reasons[1]
+    assert f"would be {method} {feature.smallest_effect:.2g}" in small.reasons[1]
+    large = judged([frozen], [current(random.normal(0, 1, feature.rows_needed + 50), frozen)], **settings)
+    assert (large.verdict, large.features[0].verdict) == ("stable", "stable")
+    assert len(large.reasons) == 1
+
+
+def test_a_huge_effect_in_a_window_too_small_for_its_limit_is_drift():
+    random = np.random.default_rng(13)
+    frozen = [numeric(random.normal(0, 1, 20_000), f"x{number}") for number in range(4)]
+    report = judged(frozen, [current(random.normal(3.5 if one is frozen[0] else 0, 1, 250), one) for one in frozen])
+    assert [feature.verdict for feature in report.features] == ["drifted", *["insufficient"] * 3]
+    assert report.verdict == "insufficient" and report.says_something  # the rest may have moved too
+    alone = judged(frozen[:1], [current(random.normal(3.5, 1, 250), frozen[0])])
+    assert (alone.verdict, alone.drifted_share) == ("drifted", 1)
+
+
+def test_no_number_of_rows_helps_where_the_reference_is_small():
+    random = np.random.default_rng(14)
+    frozen = numeric(random.normal(0, 1, 300))
+    report = judged([frozen], [current(random.normal(0, 1, 50_000), frozen)])
+    assert report.features[0].verdict == "insufficient" and report.features[0].rows_needed is None
+    assert "a larger reference would do" in report.reasons[1]
 
 
 def test_no_feature_is_no_share():

@@ -82,8 +82,3 @@ def test_errors_of_like_predictions_foretell_the_loss_when_inputs_move(metric):
     assert estimate.value == pytest.approx(metrics.compute(metric, truth, predicted), rel=0.05)
     unmoved = estimation.estimate_loss(curve, rows(8.0)[1])
     assert estimate.low > unmoved.high
-
-
-def test_the_error_of_past_estimates_is_measured():
-    assert estimation.estimate_error([1.0, 2.0], [1.5, 1.5]) == pytest.approx((0.0, 0.5))
-    assert np.isnan(estimation.estimate_error([], [])[0])

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from tasks.policy import performance
+from tasks.policy.power import minimum_detectable_drop
 from tasks.policy.statistics import two_proportion_test
 from tests.policy.judged_windows import report, valued
 
@@ -106,3 +107,39 @@ def test_false_alarms_of_the_shift_stay_near_their_level_on_stable_windows():
         guarded += performance.shift_p_value(current, level, noise) <= 0.05
     assert plain / 400 > 0.4
     assert guarded / 400 < 0.1
+
+
+def test_the_smallest_shift_is_found_four_times_of_five_and_twice_the_labels_see_less():
+    """Windows around 5.0 + the smallest shift, each with a standard error of 0.1, against a level known to 0.05."""
+    random, z = np.random.default_rng(2), stats.norm.ppf(0.975)
+    level = valued("mae", 5.0, half=0.05 * z)
+    size = performance.smallest_shift(valued("mae", 5.0, half=0.1 * z), level)
+    assert size == pytest.approx((2.3263 + 0.8416) * math.hypot(0.1, 0.05), rel=1e-3)
+    found = [
+        performance.shift_p_value(
+            valued("mae", 5 + size + random.normal(0, 0.1), half=0.1 * z),
+            valued("mae", 5 + random.normal(0, 0.05), half=0.05 * z),
+        )
+        <= 0.01
+        for _ in range(2000)
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.03)
+    assert performance.smallest_shift(valued("mae", 5.0, half=0.07 * z), level) < size
+
+
+def test_the_smallest_drop_of_accuracy_is_that_of_a_proportion():
+    current, level = valued("accuracy", 0.9, rows=1000), valued("accuracy", 0.9, rows=3000)
+    assert performance.smallest_shift(current, level, alpha=0.05) == pytest.approx(
+        minimum_detectable_drop(1000, 3000, 0.9, 0.05)
+    )
+
+
+def test_the_labels_needed_show_the_shift_and_no_number_mends_the_noise_of_windows():
+    z = stats.norm.ppf(0.975)
+    current, level = valued("mae", 5.0, half=0.4 * z, rows=100), valued("mae", 5.0, half=0.01 * z)
+    needed = performance.labels_needed(0.5, current, level)
+    enough = valued("mae", 5.0, half=0.4 * z * math.sqrt(100 / needed), rows=needed)
+    assert performance.smallest_shift(current, level) > 0.5
+    assert performance.smallest_shift(enough, level) == pytest.approx(0.5, rel=1e-2)
+    assert performance.labels_needed(0.5, current, level, noise=1.0) is None
+    assert performance.labels_needed(0.5, current, valued("mae", 5.0, half=1.0)) is None

@@ -1,5 +1,6 @@
 """Every trigger from both sides, what blocks it, and the sentences that say so."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -30,7 +31,7 @@ def decide(rule: RetrainingPolicy, seen, past=None, **known) -> Decision:
 
 
 BREACH = "{trigger: metric_breach, metric: accuracy, limit: 0.9, k: 2, m: 3}"
-SHIFT = "{trigger: metric_shift, metric: mae, margin: 0.5, alpha: 0.01}"
+SHIFT = "{trigger: metric_shift, metric: mae, margin: 0.5, alpha: 0.01, always_valid: false}"
 
 
 class TestTheSeedRule:
@@ -117,7 +118,11 @@ def test_a_shift_is_measured_from_the_best_level_not_from_the_window_before():
     levels = [5.0, 5.1, 5.0, 8.0, 8.1, 8.0]
     past = [report(i, mae=value) for i, value in enumerate(levels)]
     seen = evidence(6, performance=report(6, mae=8.0))
-    decision = decide(policy("{trigger: metric_shift, metric: mae, margin: 0.5, alpha: 0.2}"), seen, history(*past))
+    decision = decide(
+        policy("{trigger: metric_shift, metric: mae, margin: 0.5, alpha: 0.2, always_valid: false}"),
+        seen,
+        history(*past),
+    )
     assert decision.retrain
     assert "worse than its best past level 5.033" in decision.reasons[0]
 
@@ -138,6 +143,20 @@ def test_a_shift_within_what_windows_vary_by_is_not_significant():
     assert not decision.retrain
 
 
+def test_a_window_too_small_for_the_margin_is_insufficient_a_large_one_is_not_and_a_huge_fall_still_counts():
+    past = history(*(report(n, mae=5.0, half=0.02) for n in range(3)))
+    for half, value, retrain, told in (
+        (0.8, 5.1, False, "insufficient: 100 labels would show a worsening from 1.3 on, 0.5 is asked for; about 670"),
+        (0.05, 5.1, False, ""),
+        (0.8, 9.0, True, ""),
+    ):
+        seen = evidence(5, performance=report(5, labels=100, half=half, mae=value))
+        decision = decide(policy(SHIFT, min_labelled_rows=50), seen, past)
+        assert decision.retrain is retrain
+        assert ("insufficient" in decision.reasons[0]) == bool(told)
+        assert told in decision.reasons[0]
+
+
 def test_without_a_past_level_nothing_shifted():
     decision = decide(policy(SHIFT), evidence(1, performance=report(1, mae=9)), history(report(0, mae=5)))
     assert not decision.retrain
@@ -152,6 +171,16 @@ def test_insufficient_drift_never_triggers(trigger):
         decision = decide(rule, evidence(0, drift=weak))
         assert not decision.retrain
         assert "insufficient" in decision.reasons[0] or "not measured" in decision.reasons[0]
+
+
+def test_a_feature_that_drifted_triggers_though_the_window_is_too_small_to_clear_the_others():
+    rule, small = policy("{trigger: mean_shift, sigma: 3}"), drift(0, x=9.0, y=0.0)
+    seen, unseen = small.features
+    blind = replace(unseen, verdict="insufficient", smallest_effect=0.4, rows_needed=2000)
+    assert decide(rule, evidence(0, drift=replace(small, verdict="insufficient", features=(seen, blind)))).retrain
+    unseen_only = replace(small, verdict="insufficient", features=(blind,), reasons=("no", "2,000 rows would do"))
+    decision = decide(rule, evidence(0, drift=unseen_only))
+    assert not decision.retrain and "2,000 rows would do" in decision.reasons[0]
 
 
 @pytest.mark.parametrize(("moved", "retrain"), [(2, False), (3, True)])

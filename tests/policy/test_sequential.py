@@ -35,6 +35,17 @@ def test_intervals_hold_at_every_look_at_once_where_fixed_ones_do_not(known):
     assert ever_fixed / 600 > 0.3
 
 
+def test_a_sequence_a_block_holds_at_every_look_at_once_and_forgets_the_block_before():
+    random, ever = np.random.default_rng(3), 0
+    for _ in range(400):
+        found = sequential.block_sequences(random.normal(size=100), 0.05, 1.0)
+        ever += any(not low <= 0 <= high for low, high in found)
+    assert ever / 400 <= 0.05
+    assert sequential.block_sequences([0.0] * 10 + [1.0], 0.05, 1.0)[-1] == pytest.approx(
+        confidence_sequence([1.0], 0.05 / 6, 1.0, 5)[0]
+    )
+
+
 def test_a_shift_of_one_sigma_is_seen_within_the_windows_it_is_tuned_for():
     random = np.random.default_rng(1)
     seen = [confidence_sequence(random.normal(1, 1, 20), 0.05, 1.0)[-1].low > 0 for _ in range(300)]

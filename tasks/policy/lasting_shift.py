@@ -1,0 +1,80 @@
+"""Whether a metric is worse than its best past level by intervals that hold at every look at once.
+
+A test at level alpha after each window is sure to alarm on a stable model sooner or later, the more so against the best
+of many past levels, which is partly luck. Here both sides are confidence sequences (`sequential.py`) over blocks of
+ten windows: the level is the best that some block surely had, the present the block in which the champion is. A champion
+that is as good as ever alarms with a chance of at most alpha, however long one looks on.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from tasks.policy.conditions import MetricShift
+from tasks.policy.evidence import MetricValue, PerformanceReport
+from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.performance import closed_values, standard_error, window_noise
+from tasks.policy.resampling import Interval
+from tasks.policy.sequential import BLOCK, block_sequences
+
+Served = Sequence[tuple[PerformanceReport, MetricValue]]
+
+
+class _Look(NamedTuple):
+    """Losses: what the best past block surely was at most, and the champion's present block of so many windows."""
+
+    level: float
+    present: Interval
+    windows: int
+
+    @property
+    def worse(self) -> float:
+        """At least so much worse, surely."""
+        return self.present.low - self.level
+
+
+def judge_lasting_shift(rule: MetricShift, case: Case, served: Served) -> Finding:
+    """`served` are the windows that may speak for the champion, at least one, oldest first."""
+    latest = range(max(1, len(served) - rule.m + 1), len(served) + 1)
+    looks = [look for look in (_look(rule, case, served[:until]) for until in latest) if look is not None]
+    if not looks:
+        return one_finding(
+            rule.trigger, False, f"{rule.metric}: windows vary by an amount not known before four closed", ""
+        )
+    past = [look.worse >= rule.margin and look.worse > 0 for look in looks]
+    holds = past[-1] and sum(past) >= rule.k
+    look, sign = looks[-1], -1 if served[-1][1].higher_is_better else 1
+    low, high = sorted((sign * look.present.low, sign * look.present.high))
+    limit, better = sign * (look.level + rule.margin), "at least" if sign < 0 else "at most"
+    reason = (
+        f"{rule.metric} of the champion's latest {look.windows} windows is on average {low:.4g} to {high:.4g}, its best "
+        f"past level surely {better} {sign * look.level:.4g}, both at every look at once (alpha {rule.alpha:g}, margin "
+        f"{rule.margin:g}); {sum(past)} of the last {len(past)} windows shifted, {rule.k} of {rule.m} and the latest are needed"
+    )
+    wish = f"would retrain once that average surely lies past {limit:.4g}"
+    return one_finding(rule.trigger, holds, reason, "" if holds else wish)
+
+
+def _look(rule: MetricShift, case: Case, served: Served) -> _Look | None:
+    """What was known at the last of these windows; None while the noise of windows is not known."""
+    last, sign = served[-1][0].window, -1 if served[-1][1].higher_is_better else 1
+    before = [report for report in case.history.performances if report.window < last]
+    closed = closed_values(before, rule.metric, case.min_labelled_rows)
+    noise = window_noise([value.value for value in closed])
+    if noise is None:
+        return None
+    sigma = max(noise * _caution(rule.alpha, len(closed)), float(np.median([standard_error(one) for one in closed])))
+    past = block_sequences([sign * value.value for value in closed], rule.alpha, sigma)
+    present = block_sequences([sign * value.value for _, value in served], rule.alpha, sigma)[-1]
+    return _Look(min(interval.high for interval in past), present, (len(served) - 1) % BLOCK + 1)
+
+
+def _caution(alpha: float, windows: int) -> float:
+    """By how much noise known from few windows must be stretched: Student's t against the normal, in the tail used.
+
+    Degrees of freedom are those of successive differences, two thirds of theirs.
+    """
+    tail = alpha / 4
+    return float(stats.t.isf(tail, max(1.0, (windows - 1) * 2 / 3)) / stats.norm.isf(tail))

@@ -1,0 +1,99 @@
+"""Whether features moved together: relations that change are seen, rows of one distribution are not, at the rate."""
+
+import numpy as np
+import pytest
+
+from tasks.adapters.domain_classifier import COLUMNS, ROWS, tell_apart, with_stable_auc
+from tasks.policy.coded_rows import CodedRows
+from tasks.policy.profile import ReferenceProfile
+from tests.monitored_model import HISTORY, model
+
+
+def pairs(count: int, correlation: float, seed: int, more: int = 3) -> CodedRows:
+    """Two related features of 20 equal bins each, and unrelated ones."""
+    random = np.random.default_rng(seed)
+    x, noise = random.normal(size=(2, count))
+    both = {"x": x, "y": correlation * x + np.sqrt(1 - correlation**2) * noise}
+    both |= {f"n{number}": random.normal(size=count) for number in range(more)}
+    edges = np.linspace(-2, 2, 19)
+    return CodedRows(
+        np.zeros(count, np.int64), {n: np.searchsorted(edges, v).astype(np.uint16) for n, v in both.items()}
+    )
+
+
+def names(rows: CodedRows) -> tuple[str, ...]:
+    return tuple(rows.codes)
+
+
+def test_a_correlation_that_flips_is_caught_though_every_feature_stands_still():
+    before, now = pairs(4000, 0.8, 1), pairs(4000, -0.8, 2)
+    for name in ("x", "y"):
+        shares = [np.bincount(rows.codes[name], minlength=20) / 4000 for rows in (before, now)]
+        assert np.abs(np.cumsum(shares[0]) - np.cumsum(shares[1])).max() < 0.04
+    found = tell_apart(before, now, names(before), 0.55, 200)
+    assert (found.verdict, set(found.features[:2])) == ("drifted", {"x", "y"})
+    assert found.auc > 0.8
+
+
+def test_rows_of_one_distribution_are_told_apart_no_more_often_than_the_rate():
+    """Without the limit on the AUC, half of the 1 % that lie outside a 99 % interval lie above it; 120 windows."""
+    verdicts = [
+        tell_apart(pairs(800, 0.5, seed), pairs(800, 0.5, 1000 + seed), ("x", "y", "n0"), 0.5, 200, seed=seed).verdict
+        for seed in range(120)
+    ]
+    assert verdicts.count("drifted") <= 4
+    assert verdicts.count("stable") >= 112
+
+
+def test_few_rows_or_no_column_in_common_are_insufficient():
+    before = pairs(1000, 0.5, 1)
+    assert tell_apart(before, pairs(150, -0.9, 2), names(before), 0.55, 200).verdict == "insufficient"
+    assert tell_apart(before, pairs(1000, -0.9, 2), ("gone",), 0.55, 200).verdict == "insufficient"
+
+
+def test_weights_say_which_reference_rows_are_compared():
+    """Half of the reference is related the other way round; only that half counts."""
+    one, other, now = pairs(3000, 0.8, 1), pairs(3000, -0.8, 2), pairs(3000, -0.8, 3)
+    both = CodedRows(np.zeros(6000, np.int64), {n: np.concatenate([one.codes[n], other.codes[n]]) for n in one.codes})
+    weights = np.repeat([0.0, 1.0], 3000)
+    assert tell_apart(both, now, names(now), 0.55, 200).verdict == "drifted"
+    assert tell_apart(both, now, names(now), 0.55, 200, weights).verdict == "stable"
+
+
+@pytest.mark.parametrize("rows", [2000, 50_000])
+def test_rows_and_columns_are_bounded(rows):
+    wide = pairs(rows, 0.5, 1, more=COLUMNS + 20)
+    found = tell_apart(wide, pairs(rows, 0.5, 2, more=COLUMNS + 20), names(wide), 0.55, 200)
+    assert found.rows == ROWS
+
+
+def days_of_weather(seed: int, first: int, days: int) -> CodedRows:
+    """Rows of a day share its weather, as flights of an hour do: a few days are told apart without any drift."""
+    random = np.random.default_rng(seed)
+    weather = np.repeat(random.integers(0, 20, days), 200)
+    hours = np.repeat(np.arange(first, first + days) * 24, 200)
+    return CodedRows(
+        hours, {"weather": weather.astype(np.uint16), "load": random.integers(0, 20, len(hours), np.uint16)}
+    )
+
+
+def test_rows_that_go_together_by_day_set_the_limit_themselves():
+    config = model({"numeric": ["weather", "load"]}, drift={"calibrated": True})
+    history, now = days_of_weather(1, 0, 100), days_of_weather(2, 100, 5)
+    empty = ReferenceProfile("m", HISTORY, len(history), "h", (), ())
+    calibrated = with_stable_auc(config, empty, history, {"weather": 1.0})
+    assert calibrated.stable_auc > 0.8
+    assert tell_apart(history, now, ("weather", "load"), 0.55, 200).verdict == "drifted"
+    assert tell_apart(history, now, ("weather", "load"), calibrated.stable_auc + 0.03, 200).verdict == "stable"
+    moved = CodedRows(now.hours, now.codes | {"load": now.codes["load"] // 4 + np.uint16(20)})
+    assert tell_apart(history, moved, ("weather", "load"), calibrated.stable_auc + 0.03, 200).verdict == "drifted"
+
+
+def test_a_short_history_or_no_calibration_leaves_the_limit_of_the_file():
+    empty = ReferenceProfile("m", HISTORY, 1, "h", (), ())
+    short, long = days_of_weather(1, 0, 20), days_of_weather(1, 0, 100)
+    untimed = CodedRows(np.full(len(long), -1, np.int64), long.codes)
+    off = model({"numeric": ["weather", "load"]}, drift={"calibrated": False})
+    on = model({"numeric": ["weather", "load"]})
+    for config, rows in ((on, short), (off, long), (on, untimed)):
+        assert with_stable_auc(config, empty, rows, {}).stable_auc is None

@@ -1,0 +1,39 @@
+"""What people read of a judged window in the dashboard."""
+
+from dataclasses import replace
+
+import pytest
+
+from tasks.adapters import artifacts
+from tasks.policy.evidence import Decision, EstimateError, Judgement
+from tests.monitored_model import model
+from tests.policy.judged_windows import evidence, report, valued, window
+
+CONFIG = model()
+DECISION = Decision("d1", "churn", window(3), False, ("keep",))
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """Publishes a judgement and gives the markdown."""
+    written = []
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda text, **_: written.append(text))
+
+    def publish(judgement: Judgement) -> str:
+        artifacts.publish_judgement_page(CONFIG, judgement)
+        return written[-1]
+
+    return publish
+
+
+def test_an_estimate_stands_in_the_performance_table_with_its_measured_error(page):
+    seen = evidence(3, performance=report(3, accuracy=0.91))
+    estimate = replace(valued("accuracy", 0.95), estimated=True)
+    judgement = Judgement(window(3).end, "1", seen, DECISION, estimate=estimate)
+    assert "| accuracy | 0.91 | 0.9 to 0.92 | 1,000 | realised |" in page(judgement)
+    assert "| accuracy | 0.95 | 0.94 to 0.96 | 1,000 | estimated without labels; error not measured yet" in page(
+        judgement
+    )
+    known = replace(judgement, estimate_error=EstimateError(7, 0.04, -0.04, 1))
+    assert "mean absolute error 0.04 over 7 closed windows, 1 within the interval: wrong more often" in page(known)
+    assert "estimated" not in page(replace(judgement, estimate=None))

@@ -1,0 +1,101 @@
+"""A season is no drift where history holds it, a shift within the season is; by the drift stage, from both sides."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tasks.adapters.arrow_profile import freeze_reference, profile_batches
+from tasks.adapters.coded_rows import draw_rows
+from tasks.adapters.stable_drift import with_stable_effects
+from tasks.drift import report_drift
+from tasks.policy.evidence import Window
+from tests.monitored_model import drift_of, model
+
+YEARS = Window(datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC))
+JULY = Window(datetime(2024, 7, 10, tzinfo=UTC), datetime(2024, 7, 15, tzinfo=UTC))
+FEATURES = {"numeric": ["warmth", "load"], "categorical": ["tariff"]}
+
+
+def stream(window: Window, count: int, seed: int, warmer: float = 0.0, mornings: bool = False) -> pa.Table:
+    """Warmth follows the year, load the hour; the tariff is that of the season."""
+    random = np.random.default_rng(seed)
+    days = np.sort(random.uniform(0, window.days, count))
+    if mornings:
+        days = np.floor(days) + random.uniform(0.25, 0.5, count)
+    moments = window.start.timestamp() * 1e6 + days * 86_400e6
+    of_year = (moments / 86_400e6 % 365.2425) / 365.2425
+    warmth = -10 * np.cos(2 * np.pi * of_year) + random.normal(0, 3, count) + warmer
+    return pa.table(
+        {
+            "id": [f"{seed}-{number}" for number in range(count)],
+            "at": pa.array(moments.astype(np.int64), pa.timestamp("us", "UTC")),
+            "warmth": warmth,
+            "load": np.sin(2 * np.pi * (days % 1)) + random.normal(0, 0.3, count),
+            "tariff": np.where(np.abs(of_year - 0.5) < 0.25, "summer", "winter"),
+        }
+    )
+
+
+def reported(folder, calendar, keep_rows=True, calibrated=False, **changes):
+    settings = {"calendar": list(calendar), "calibrated": calibrated, "threshold": 0.2, "joint": False, "plots": 1}
+    config = model(FEATURES, drift=settings)
+    history = stream(YEARS, 60_000, 1)
+    frozen = freeze_reference(history.to_batches(), config, YEARS, "h")
+    frozen = with_stable_effects(config, frozen, history)
+    kept = draw_rows(config, frozen, history) if keep_rows else None
+    window = stream(JULY, 4000, 2, **changes)
+    profiled = profile_batches(window.to_batches(), frozen, config, JULY, folder / "sample.parquet")
+    return report_drift(config, profiled, frozen, coded=kept)
+
+
+def verdicts(report):
+    return {drift.feature: drift.verdict for drift in report.features}
+
+
+def test_a_season_alarms_without_the_calendar_and_does_not_with_it(tmp_path):
+    without = reported(tmp_path, [])
+    assert verdicts(without) == {"warmth": "drifted", "load": "stable", "tariff": "drifted"}
+    assert without.verdict == "drifted"
+    matched = reported(tmp_path, ["season"])
+    assert verdicts(matched) == {"warmth": "stable", "load": "stable", "tariff": "stable"}
+    assert matched.verdict == "stable"
+    assert "within 15 days in earlier years" in matched.reasons[-1]
+    assert matched.reference_rows < without.reference_rows / 5
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_shift_within_the_season_alarms_though_the_year_has_seen_such_values(tmp_path, calibrated):
+    """A July as warm as no July was, nor far from one in sight of the whole year's limits."""
+    hot = reported(tmp_path, ["season"], calibrated=calibrated, warmer=5.0)
+    assert drift_of(hot, "warmth").verdict == "drifted"
+    assert drift_of(hot, "warmth").mean_shift_sigma == pytest.approx(5 / 8, abs=0.15)
+
+
+def test_the_calibrated_limit_is_that_of_the_season_where_the_season_is_matched(tmp_path):
+    whole, season = (drift_of(reported(tmp_path, c, calibrated=True), "warmth").threshold for c in ([], ["season"]))
+    assert season < whole / 2
+
+
+def test_the_latest_weeks_are_no_season(tmp_path):
+    """History ends nine days before the window, but no earlier year holds this time of year: nothing is matched."""
+    config = model(FEATURES, drift={"calendar": ["season"], "joint": False, "plots": 0})
+    span = Window(JULY.start - timedelta(days=60), JULY.start)
+    history = stream(span, 20_000, 1)
+    frozen = freeze_reference(history.to_batches(), config, span, "h")
+    profiled = profile_batches(stream(JULY, 4000, 2).to_batches(), frozen, config, JULY, tmp_path / "sample.parquet")
+    report = report_drift(config, profiled, frozen, coded=draw_rows(config, frozen, history))
+    assert report.reference_rows == 20_000
+    assert not any("earlier years" in reason for reason in report.reasons)
+
+
+@pytest.mark.parametrize(("calendar", "verdict"), [([], "drifted"), (["day"], "stable"), (["week"], "stable")])
+def test_a_window_of_mornings_is_compared_with_mornings(tmp_path, calendar, verdict):
+    report = reported(tmp_path, calendar, mornings=True)
+    assert drift_of(report, "load").verdict == verdict
+    assert any("the hours of the" in reason for reason in report.reasons) == bool(calendar)
+
+
+def test_a_version_from_before_rows_were_kept_is_compared_with_the_whole_reference(tmp_path):
+    assert reported(tmp_path, ["season"], keep_rows=False) == reported(tmp_path, [], keep_rows=False)

@@ -1,0 +1,42 @@
+"""Features that move together are seen by the drift stage, told in its reasons and on its page, and decide nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.adapters.coded_rows import draw_rows
+from tasks.drift import report_drift
+from tests.monitored_model import HISTORY, model, profile, reference, rows
+
+
+def related(count: int, sign: float, seed: int) -> dict[str, np.ndarray]:
+    """Amounts and ages that are each as always, and go together or against each other."""
+    random = np.random.default_rng(seed)
+    common, noise = random.normal(size=(2, count))
+    return {"amount": 100 + 20 * common, "age": 50 + 10 * (0.8 * sign * common + 0.6 * noise)}
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1.0, "stable"), (-1.0, "drifted")])
+def test_a_relation_that_turns_is_told_though_no_feature_moved(tmp_path, sign, verdict):
+    config = model(drift={"plots": 1, "threshold": 0.15})
+    frozen = reference(config, **related(10_000, 1.0, 1))
+    kept = draw_rows(config, frozen, rows(10_000, 99, HISTORY, **related(10_000, 1.0, 1)))
+    table = rows(4000, 0, **related(4000, sign, 2))
+    profiled = profile(config, frozen, table, sample_path=tmp_path / "sample.parquet")
+    report = report_drift(config, profiled, frozen, coded=kept)
+    assert report.joint.verdict == verdict
+    assert report.verdict == "stable" and report.drifted_share == 0
+    assert f"features together: {verdict}" in report.reasons[-1]
+    assert ("no feature moved past its limit by itself" in report.reasons[-1]) == (verdict == "drifted")
+    assert f"Features together: {verdict}" in Path(report.report_uri).read_text(encoding="utf-8")
+
+
+def test_it_is_left_out_where_the_file_says_so_and_where_no_rows_were_kept(tmp_path):
+    for config, kept in ((model(drift={"joint": False}), True), (model(), False)):
+        frozen = reference(config)
+        coded = draw_rows(config, frozen, rows(10_000, 99, HISTORY)) if kept else None
+        profiled = profile(config, frozen, rows(2000), sample_path=tmp_path / "sample.parquet")
+        report = report_drift(config, profiled, frozen, coded=coded)
+        assert report.joint is None
+        assert not any("together" in reason for reason in report.reasons)
