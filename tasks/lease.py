@@ -26,7 +26,10 @@ COME_BACK_S = 60
 
 
 def one_at_a_time(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
-    """Run a flow's body under the lease of its `model`; a flow named in `outranks` is fenced out, not waited for."""
+    """Run a flow's body under the lease of its `model`; a flow named in `outranks` is fenced out, not waited for.
+
+    A dry run takes no lease.
+    """
     return lambda body: _under_lease(body, outranks)
 
 
@@ -35,7 +38,10 @@ def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> B
     def alone(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
         from tasks.adapters import lease
 
-        model = inspect.signature(body).bind(*arguments, **named).arguments["model"]
+        given = inspect.signature(body).bind(*arguments, **named).arguments
+        if given.get("dry_run"):
+            return body(*arguments, **named)  # it only reads, and must neither wait for a writer nor fence one out
+        model = given["model"]
         try:
             with lease.hold(load_model_config(model).name, body.__name__, outranks, patience_s=PATIENCE_S):
                 return body(*arguments, **named)
