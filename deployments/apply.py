@@ -66,6 +66,9 @@ def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> D
             item[SWITCHES[kind]] = switched[kind, name]
 
     index, automations = deepcopy(definitions.index), deepcopy(definitions.automations)
+    limits = deepcopy(definitions.limits)
+    for limit in limits:
+        keep("limit", limit["name"], limit)
     for deployment in index["deployments"]:
         keep("deployment", deployment["name"], deployment)
         for schedule in deployment["schedules"]:
@@ -74,7 +77,7 @@ def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> D
             keep("trigger", trigger["name"], trigger)
     for automation in automations:
         keep("automation", automation["name"], automation)
-    return replace(definitions, index=index, automations=automations)
+    return replace(definitions, index=index, automations=automations, limits=limits)
 
 
 def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None, changes: Sequence[Change]) -> None:
@@ -87,6 +90,9 @@ def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None
                     "delete the pool in the dashboard, or name another in prefect.yaml"
                 )
             state.save_pool(read_pool(change.definition.name), exists=change.verb == "changed")
+        if change.definition.kind == "limit" and change.verb != "removed":
+            limit, active = change.definition.fields["limit"], change.definition.fields["active"]
+            state.save_limit(change.definition.name, int(str(limit)), bool(active), change.verb == "changed")
         if change.definition.kind == "variable" and change.verb != "removed":
             state.save_variable(change.definition.name, change.definition.fields, change.verb == "changed")
     for change in reversed(changes):  # what a deployment owns goes before it, as its schedules and triggers go with it

@@ -30,6 +30,7 @@ from tasks.policy.evidence import ValidationReport
 from tasks.policy.preview import Preview
 from tasks.preview import preview_retraining
 from tasks.publication import hand_over, publish_validation, refuse_retraining
+from tasks.slots import in_a_training_slot
 from tasks.snapshot import land_labels, take_snapshot
 from tasks.split import split_labelled_rows
 from tasks.training import train_challenger
@@ -37,6 +38,7 @@ from tasks.validation import validate_challenger
 
 
 @flow(name="retrain", flow_run_name=run_name("retrain"))
+@in_a_training_slot
 @one_at_a_time()
 def retrain(
     model: Model,
