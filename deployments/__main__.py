@@ -1,4 +1,4 @@
-"""`python -m deployments check | apply | serve`: look at the models' files, deploy them, and see it all run here."""
+"""`python -m deployments check | apply | work | serve`: look at the models' files, deploy, take up runs, see it all run."""
 
 import argparse
 import sys
@@ -44,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="a file with the webhook address that alerts go to, readable by you only",
     )
+    working = commands.add_parser(
+        "work", help="run a worker on this host; stopped, it gives its runs back to the queue"
+    )
+    working.add_argument("--pool", default="perennial", help="the work pool to take runs from (perennial)")
+    working.add_argument(
+        "--work-queue", action="append", default=[], metavar="QUEUE", help="only this queue; may be repeated"
+    )
     serving = commands.add_parser("serve", help="run Prefect, MLflow, the reports and a worker on this machine")
     for name, port in PORTS.items():
         text = f"preferred port of {name} ({port}); a free one is used where it is taken"
@@ -70,6 +77,10 @@ def _run(options: argparse.Namespace) -> int:
 
         apply(options.dry_run, options.keep_switches, alerts_file=options.alerts)
         return 0
+    if options.command == "work":
+        from deployments.worker import work
+
+        return work(options.pool, options.work_queue)
     from deployments.serve import serve
 
     return serve({name: getattr(options, f"{name}_port") for name in PORTS}, options.credentials)

@@ -21,7 +21,7 @@ from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
-PATIENCE_S = 60.0  # who would wait longer gives its worker's place back meanwhile
+PATIENCE_S = 120.0  # longer than the lease of a killed process: who takes its run over gets its slot
 COME_BACK_S = 60.0
 LEASE_S = 60.0  # the least that Prefect accepts; so long does a slot outlive a process that was killed
 
