@@ -44,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="a file with the webhook address that alerts go to, readable by you only",
     )
+    applying.add_argument(
+        "--worker-follows",
+        action="append",
+        default=[],
+        metavar="POOL",
+        help="a pool whose worker starts right after, so that nothing is said of nobody polling it",
+    )
     working = commands.add_parser(
         "work", help="run a worker on this host; stopped, it gives its runs back to the queue"
     )
@@ -75,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "apply":  # imported here, since Prefect takes seconds to load and `check` needs none of it
         from deployments.apply import apply
 
-        apply(options.dry_run, options.keep_switches, alerts_file=options.alerts)
+        apply(options.dry_run, options.keep_switches, alerts_file=options.alerts, followed=options.worker_follows)
         return 0
     if options.command == "work":
         from deployments.worker import work

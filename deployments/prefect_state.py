@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,7 @@ from prefect.client.schemas.actions import (
     WorkPoolUpdate,
 )
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.objects import WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
@@ -38,6 +40,7 @@ from tasks.policy.placement import TRAINING_LIMITS
 
 TAG = "perennial"
 PAGE = 200
+ONLINE = WorkerStatus.ONLINE
 CONNECTION_ERRORS = (httpx.TransportError, httpx.HTTPStatusError)
 
 
@@ -148,6 +151,14 @@ class PrefectState:
             self._client.update_automation(UUID(identity), automation)
         else:
             self._client.create_automation(automation)
+
+    def last_polled(self, pool: str, queue: str) -> datetime | None:
+        """When a worker that is still online asked last for runs of this queue; None where none is, or none did."""
+        try:
+            online = [each for each in self._client.read_workers_for_work_pool(pool) if each.status == ONLINE]
+            return self._client.read_work_queue_by_name(queue, pool).last_polled if online else None
+        except ObjectNotFound:
+            return None
 
     def _pool(self, name: str) -> Definition | None:
         try:

@@ -100,7 +100,8 @@ def _start_all(
     servers = _servers(space, environment, addresses)
     _start(servers, servers[:1], services, stream, stop, hold)  # deploying needs Prefect's only
     record_served(space, api_url)
-    applying = Service("apply", _python("deployments", "apply", "--keep-switches"), environment, "", lambda: False)
+    command = _python("deployments", "apply", "--keep-switches", "--worker-follows", "perennial")
+    applying = Service("apply", command, environment, "", lambda: False)
     applying.is_healthy = lambda: applying.exit_status == 0
     _start([applying], [applying], services, stream, stop, hold)
     if stop.is_set():

@@ -5,12 +5,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from deployments.attendance import unattended
+from deployments.definitions import read_definitions
 from deployments.pools import read_pool
 from tasks.adapters.prefect_server import running_server, wait_until_healthy
 from tasks.adapters.workspace import workspace
@@ -99,6 +102,53 @@ def test_a_worker_that_is_told_to_stop_gives_its_run_back_and_the_next_one_compl
         for worker in workers:
             if worker.process.poll() is None:
                 worker.stop()
+
+
+def test_apply_says_which_queue_nobody_polls_until_a_worker_does(environment, tmp_path, capsys):
+    from deployments.apply import apply
+    from tests.test_pools import models, sent_to
+
+    definitions = read_definitions(models(air_time=sent_to("gpu")))
+
+    def said(**options: Any) -> list[str]:
+        apply(definitions=definitions, **options)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("nobody polls")]
+
+    gpu = "python -m deployments work --pool perennial --work-queue gpu"
+    default, of_gpu = said(dry_run=True)
+    assert default.startswith("nobody polls queue default of work pool perennial, so runs of monitor, score, retrain,")
+    assert default.endswith("python -m deployments work --pool perennial")
+    assert of_gpu == (
+        "nobody polls queue gpu of work pool perennial, so runs of retrain-gpu would wait; start a worker on its host: "
+        + gpu
+    )
+    assert said(followed=["perennial"]) == []
+    worker = Worker(environment, tmp_path / "gpu.log", *gpu.split()[4:])
+    try:
+        wait_for(lambda: said(dry_run=True) == [default], "the queue that the worker polls is polled")
+    finally:
+        worker.stop()
+    worker = Worker(environment, tmp_path / "all.log")
+    try:
+        wait_for(lambda: said(dry_run=True) == [], "a worker of the whole pool polls every queue")
+    finally:
+        worker.stop()
+
+
+def test_a_queue_that_was_last_polled_a_minute_ago_is_deserted():
+    now, polled = datetime(2026, 1, 1, tzinfo=UTC), {}
+
+    class Known:
+        def last_polled(self, pool: str, queue: str) -> datetime | None:
+            return polled.get((pool, queue))
+
+    definitions = read_definitions()
+    assert len(unattended(Known(), definitions, now=now)) == 1
+    polled["perennial", "default"] = now - timedelta(seconds=60)
+    assert unattended(Known(), definitions, now=now) == []
+    polled["perennial", "default"] = now - timedelta(seconds=61)
+    assert len(unattended(Known(), definitions, now=now)) == 1
+    assert unattended(Known(), definitions, ["perennial"], now) == []
 
 
 def test_a_worker_without_a_server_says_what_to_set(tmp_path):
