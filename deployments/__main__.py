@@ -1,4 +1,4 @@
-"""`python -m deployments check | apply | serve`: look at the models' files, deploy them, and see it all run here."""
+"""`python -m deployments check | apply | work | serve`: look at the models' files, deploy, take up runs, see it all run."""
 
 import argparse
 import sys
@@ -44,6 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="a file with the webhook address that alerts go to, readable by you only",
     )
+    applying.add_argument(
+        "--worker-follows",
+        action="append",
+        default=[],
+        metavar="POOL",
+        help="a pool whose worker starts right after, so that nothing is said of nobody polling it",
+    )
+    working = commands.add_parser(
+        "work", help="run a worker on this host; stopped, it gives its runs back to the queue"
+    )
+    working.add_argument("--pool", default="perennial", help="the work pool to take runs from (perennial)")
+    working.add_argument(
+        "--work-queue", action="append", default=[], metavar="QUEUE", help="only this queue; may be repeated"
+    )
     serving = commands.add_parser("serve", help="run Prefect, MLflow, the reports and a worker on this machine")
     for name, port in PORTS.items():
         text = f"preferred port of {name} ({port}); a free one is used where it is taken"
@@ -68,8 +82,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "apply":  # imported here, since Prefect takes seconds to load and `check` needs none of it
         from deployments.apply import apply
 
-        apply(options.dry_run, options.keep_switches, alerts_file=options.alerts)
+        apply(options.dry_run, options.keep_switches, alerts_file=options.alerts, followed=options.worker_follows)
         return 0
+    if options.command == "work":
+        from deployments.worker import work
+
+        return work(options.pool, options.work_queue)
     from deployments.serve import serve
 
     return serve({name: getattr(options, f"{name}_port") for name in PORTS}, options.credentials)

@@ -6,13 +6,14 @@ server is read again, because Prefect calls a deployment that dropped something 
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deployments.alert_block import save_alert_block
+from deployments.attendance import unattended
 from deployments.definitions import ALERTS, Definitions, DeploymentError, read_definitions
 from deployments.plan import SWITCHES, Change, Definition, plan, summary
 from deployments.pools import read_pool
@@ -27,10 +28,12 @@ def apply(
     keep_switches: bool = False,
     definitions: Definitions | None = None,
     alerts_file: Path | None = None,
+    followed: Collection[str] = (),
 ) -> tuple[Change, ...]:
     """Print the plan and, unless `dry_run`, carry it out. Returns the plan. Raises DeploymentError.
 
     `alerts_file` holds the address that alerts go to; the notification block is made from it.
+    `followed` names pools whose worker starts right after; of others it is said when nobody polls them.
     `keep_switches` leaves on or off what a person switched on or off in the dashboard.
     """
     definitions = definitions or read_definitions()
@@ -50,6 +53,8 @@ def apply(
             if changes and not dry_run:
                 _carry_out(state, definitions, alerts, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))
+            for sentence in unattended(state, definitions, followed):
+                print(sentence)
     except CONNECTION_ERRORS as error:
         raise DeploymentError(
             f"the Prefect server refused or went away: {error}; see its log, then apply again"
@@ -66,6 +71,9 @@ def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> D
             item[SWITCHES[kind]] = switched[kind, name]
 
     index, automations = deepcopy(definitions.index), deepcopy(definitions.automations)
+    limits = deepcopy(definitions.limits)
+    for limit in limits:
+        keep("limit", limit["name"], limit)
     for deployment in index["deployments"]:
         keep("deployment", deployment["name"], deployment)
         for schedule in deployment["schedules"]:
@@ -74,7 +82,7 @@ def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> D
             keep("trigger", trigger["name"], trigger)
     for automation in automations:
         keep("automation", automation["name"], automation)
-    return replace(definitions, index=index, automations=automations)
+    return replace(definitions, index=index, automations=automations, limits=limits)
 
 
 def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None, changes: Sequence[Change]) -> None:
@@ -87,6 +95,9 @@ def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None
                     "delete the pool in the dashboard, or name another in prefect.yaml"
                 )
             state.save_pool(read_pool(change.definition.name), exists=change.verb == "changed")
+        if change.definition.kind == "limit" and change.verb != "removed":
+            limit, active = change.definition.fields["limit"], change.definition.fields["active"]
+            state.save_limit(change.definition.name, int(str(limit)), bool(active), change.verb == "changed")
         if change.definition.kind == "variable" and change.verb != "removed":
             state.save_variable(change.definition.name, change.definition.fields, change.verb == "changed")
     for change in reversed(changes):  # what a deployment owns goes before it, as its schedules and triggers go with it

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from deployments.model_config import DEPLOYMENTS, ModelConfig, available_models, load_model_config
-from deployments.pools import placed_deployments
+from deployments.pools import placed_deployments, training_limits
 from tasks.policy.errors import PerennialError
 
 INDEX = DEPLOYMENTS.parent / "prefect.yaml"
@@ -38,6 +38,8 @@ class Definitions:
 
     index: dict[str, Any]
     automations: tuple[dict[str, Any], ...]
+    limits: tuple[dict[str, Any], ...]
+    """Prefect's global concurrency limits: how many retrains each place holds at once."""
     variables: dict[str, dict[str, Any]]
     """Who answers for each model and what its file says, where people of the dashboard can look it up."""
 
@@ -72,12 +74,13 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
         schedules = _schedules(deployment.get("schedules", []), new.get(deployment["name"]), models)
         deployment["schedules"] = schedules
     index["deployments"] += placed_deployments(index["deployments"], shared.get("places", {}), models)
+    limits, index["deployments"] = training_limits(index["deployments"], shared.get("training-slots", {}))
     automations = [*shared.get("automations", []), *_of_models(shared.get("automations-of-a-model", []), models)]
     _refuse_unset_variables([index, automations], path.name)
     _refuse_foreign_names(
         [*automations, *(each for item in index["deployments"] for each in item.get("triggers", []))], path.name
     )
-    return Definitions(index, tuple(automations), {VARIABLES + model.name: _card(model) for model in models})
+    return Definitions(index, tuple(automations), limits, {VARIABLES + model.name: _card(model) for model in models})
 
 
 def _schedules(

@@ -1,29 +1,65 @@
-"""How a single Prefect server orders events: as its own in-memory ordering does, but knowing that it was restarted.
+"""How a single Prefect server orders events: as its own in-memory ordering does, with two gaps closed.
 
 Prefect holds an event back until it has seen the one it follows, for 15 minutes at most. In memory, a server that was
 restarted never sees what its predecessor saw: a crash that it is told of in the first minutes would wake no automation
 for a quarter of an hour. Here, what was made before this start counts as seen. Several servers share Prefect's Redis
 ordering instead, which has no such gap.
 
+A heartbeat travels another way than the changes of a run's state and follows none of them, so the last one may come
+after the run's end. An automation that waits for the next would find the run silent: it would ask to crash what has
+completed, and crash what waits for its next try or for a person. Such a heartbeat is left out.
+
 Set by `PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=deployments.event_ordering`, which `make serve` does.
 """
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
-from prefect.server.events.ordering import memory
-from prefect.server.events.schemas.events import Event
+from cachetools import LRUCache
+from prefect.server.events.ordering import EventArrivedEarly, event_handler, memory
+from prefect.server.events.schemas.events import Event, ReceivedEvent
 
 STARTED = time.time()
+HEARTBEAT, STATE = "prefect.flow-run.heartbeat", "prefect.flow-run."
+AT_REST = {
+    "AwaitingRetry",
+    "Cancelled",
+    "Completed",
+    "Crashed",
+    "Failed",
+    "Late",
+    "Paused",
+    "Resuming",
+    "Scheduled",
+    "Suspended",
+}
+"""States in which no process runs; one that runs a run again sets it Pending or Running first."""
+REMEMBERED = 100_000
 
 
 class CausalOrdering(memory.CausalOrdering):  # type: ignore[misc]
-    """Prefect's ordering in memory, which takes what its predecessor saw for seen."""
+    """Prefect's ordering in memory, which takes what its predecessor saw for seen, and a heartbeat after the end for late."""
+
+    _at_rest: LRUCache[str, bool] = LRUCache(REMEMBERED)
 
     async def event_has_been_seen(self, event: UUID | Event) -> bool:
         return made_before(event.id if isinstance(event, Event) else event, STARTED) or bool(
             await super().event_has_been_seen(event)
         )
+
+    @asynccontextmanager
+    async def preceding_event_confirmed(
+        self, handler: event_handler, event: ReceivedEvent, depth: int = 0
+    ) -> AsyncGenerator[None, None]:
+        """As Prefect's. Raises EventArrivedEarly, which drops an event that nothing waits for, on a late heartbeat."""
+        if event.event == HEARTBEAT and self._at_rest.get(event.resource.id):
+            raise EventArrivedEarly(event)
+        async with super().preceding_event_confirmed(handler, event, depth):
+            if event.event.startswith(STATE) and event.event != HEARTBEAT:
+                self._at_rest[event.resource.id] = event.event.removeprefix(STATE) in AT_REST
+            yield
 
 
 def made_before(event: UUID, moment: float) -> bool:

@@ -11,9 +11,15 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-Kind = Literal["work pool", "variable", "deployment", "schedule", "trigger", "automation"]
-KINDS: tuple[Kind, ...] = ("work pool", "variable", "deployment", "schedule", "trigger", "automation")
-SWITCHES = {"deployment": "paused", "schedule": "active", "trigger": "enabled", "automation": "enabled"}
+Kind = Literal["work pool", "limit", "variable", "deployment", "schedule", "trigger", "automation"]
+KINDS: tuple[Kind, ...] = ("work pool", "limit", "variable", "deployment", "schedule", "trigger", "automation")
+SWITCHES = {
+    "limit": "active",
+    "deployment": "paused",
+    "schedule": "active",
+    "trigger": "enabled",
+    "automation": "enabled",
+}
 """Per kind, the field that a person flips in the dashboard."""
 LONGEST_SHOWN = 60
 

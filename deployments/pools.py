@@ -14,7 +14,7 @@ from typing import Any
 
 from deployments.model_config import DEPLOYMENTS, ModelConfig
 from tasks.policy.errors import PerennialError
-from tasks.policy.placement import DEDICATED
+from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
 
 POOLS = DEPLOYMENTS.parent / "infra" / "pools"
 PLACED = "retrain"
@@ -68,12 +68,35 @@ def placed_deployments(
     return [_placed(base, place, places[place], wanted[place]) for place in sorted(wanted)] if base else []
 
 
+def training_limits(
+    deployments: Sequence[dict[str, Any]], slots: Mapping[str, int]
+) -> tuple[tuple[dict[str, Any], ...], list[dict[str, Any]]]:
+    """(the concurrency limit of each place that is deployed, the deployments whose own limit agrees with it)."""
+    places = {_deployed_name(place): place for place in slots}
+    used = [places[item["name"]] for item in deployments if item["name"] in places]
+    limits = tuple({"name": training_limit(place), "limit": slots[place], "active": True} for place in used)
+    return limits, [_of_slots(item, slots.get(places.get(item["name"], ""))) for item in deployments]
+
+
+def _deployed_name(place: str) -> str:
+    return PLACED if place == DEDICATED else f"{PLACED}-{place}"
+
+
+def _of_slots(deployment: dict[str, Any], slots: int | None) -> dict[str, Any]:
+    """The deployment, whose runs wait on the server instead of in a process once all slots are taken."""
+    if slots is None or "concurrency_limit" not in deployment:
+        return deployment
+    return {**deployment, "concurrency_limit": {**deployment["concurrency_limit"], "limit": slots}}
+
+
 def _placed(base: Mapping[str, Any], place: str, pool: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
     deployment = deepcopy(dict(base))
-    deployment["name"] = f"{PLACED}-{place}"
+    deployment["name"] = _deployed_name(place)
     deployment["description"] = f"{base['description'].strip()}\nRuns on {place}, for {', '.join(models)}.\n"
     deployment["tags"] = [*base["tags"], place]
-    deployment["work_pool"] = {**pool, "job_variables": deepcopy(base["work_pool"].get("job_variables", {}))}
+    variables = deepcopy(base["work_pool"].get("job_variables", {}))
+    variables["env"] = {**variables.get("env", {}), PLACE_SETTING: place}
+    deployment["work_pool"] = {**pool, "job_variables": variables}
     deployment["schedules"] = []
     deployment["triggers"] = [
         {**trigger, "name": f"{trigger['name']}, on {place}", "expect": [f"{REQUESTED}.{place}"]}

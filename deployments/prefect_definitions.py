@@ -10,7 +10,7 @@ from typing import Any, Literal
 from uuid import UUID, uuid5
 
 from prefect.client.schemas.objects import DeploymentSchedule
-from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.responses import DeploymentResponse, GlobalConcurrencyLimitResponse
 from prefect.events import DeploymentEventTrigger
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import MissingFlowError
@@ -33,6 +33,7 @@ def _placeholder(name: str) -> str:
 def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definition, ...]:
     """What shall be deployed; automations that tell people only where there is a block to tell them through."""
     wanted = [_wanted_pool(pool) for pool in definitions.pools]
+    wanted += [_limit(item) for item in definitions.limits]
     wanted += [Definition("variable", name, _plain(value)) for name, value in definitions.variables.items()]
     for item in definitions.deployments:
         wanted.append(_wanted_deployment(item))
@@ -58,6 +59,16 @@ def describe_pool(name: str, kind: str, template: Mapping[str, Any]) -> Definiti
     }
     whole = digest(json.dumps(template, sort_keys=True))
     return Definition("work pool", name, _plain({"type": kind, "defaults": defaults, "template": whole}))
+
+
+def _limit(item: Mapping[str, Any]) -> Definition:
+    return Definition("limit", item["name"], _plain({"limit": item["limit"], "active": item["active"]}))
+
+
+def describe_limit(limit: GlobalConcurrencyLimitResponse) -> Definition:
+    """A global concurrency limit as the server has it."""
+    fields = {"limit": limit.limit, "active": limit.active}
+    return Definition("limit", limit.name, _plain(fields), str(limit.id))
 
 
 def wanted_automations(definitions: Definitions, alerts: str | None) -> Iterator[AutomationCore]:

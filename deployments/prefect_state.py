@@ -4,14 +4,23 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import VariableCreate, VariableUpdate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import (
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+    VariableCreate,
+    VariableUpdate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.objects import WorkerStatus
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
@@ -20,10 +29,18 @@ from prefect.settings import get_current_settings
 from deployments.definitions import ALERTS, OURS, VARIABLES, DeploymentError
 from deployments.plan import Definition
 from deployments.pools import Pool
-from deployments.prefect_definitions import describe_automation, describe_deployment, describe_pool, describe_schedule
+from deployments.prefect_definitions import (
+    describe_automation,
+    describe_deployment,
+    describe_limit,
+    describe_pool,
+    describe_schedule,
+)
+from tasks.policy.placement import TRAINING_LIMITS
 
 TAG = "perennial"
 PAGE = 200
+ONLINE = WorkerStatus.ONLINE
 CONNECTION_ERRORS = (httpx.TransportError, httpx.HTTPStatusError)
 
 
@@ -60,7 +77,7 @@ class PrefectState:
         for deployment in deployments:
             found.append(describe_deployment(deployment))
             found += [describe_schedule(deployment.name, schedule) for schedule in deployment.schedules]
-        found += self._variables()
+        found += [*self._limits(), *self._variables()]
         for automation in self._automations():
             if automation.name.startswith(OURS):
                 runs = any(str(getattr(action, "deployment_id", None)) in owners for action in automation.actions)
@@ -85,6 +102,8 @@ class PrefectState:
             self._client.delete_deployment(UUID(definition.identity))
         elif definition.kind == "variable":
             self._client.delete_variable_by_name(definition.name)
+        elif definition.kind == "limit":
+            self._client.delete_global_concurrency_limit_by_name(definition.name)
         else:
             self._client.delete_automation(UUID(definition.identity))
 
@@ -99,6 +118,20 @@ class PrefectState:
                     name=pool.name, type=pool.type, description=pool.description, base_job_template=pool.template
                 )
             )
+
+    def save_limit(self, name: str, limit: int, active: bool, exists: bool) -> None:
+        """Make a global concurrency limit, or give the one that is there this size; who holds a slot keeps it."""
+        if exists:
+            change = GlobalConcurrencyLimitUpdate(limit=limit, active=active)
+            self._client.update_global_concurrency_limit(name, change)
+        else:
+            made = GlobalConcurrencyLimitCreate(name=name, limit=limit, active=active)
+            self._client.create_global_concurrency_limit(made)
+
+    def _limits(self) -> Iterator[Definition]:
+        for limit in self._client.read_global_concurrency_limits(limit=PAGE):
+            if limit.name.startswith(TRAINING_LIMITS):
+                yield describe_limit(limit)
 
     def save_variable(self, name: str, value: dict[str, Any], exists: bool) -> None:
         """Make a variable, or give it this value."""
@@ -118,6 +151,14 @@ class PrefectState:
             self._client.update_automation(UUID(identity), automation)
         else:
             self._client.create_automation(automation)
+
+    def last_polled(self, pool: str, queue: str) -> datetime | None:
+        """When a worker that is still online asked last for runs of this queue; None where none is, or none did."""
+        try:
+            online = [each for each in self._client.read_workers_for_work_pool(pool) if each.status == ONLINE]
+            return self._client.read_work_queue_by_name(queue, pool).last_polled if online else None
+        except ObjectNotFound:
+            return None
 
     def _pool(self, name: str) -> Definition | None:
         try:

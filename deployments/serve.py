@@ -6,11 +6,9 @@ workspace, so the next start goes on where this one stopped.
 """
 
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from threading import Event
@@ -22,13 +20,12 @@ from rich.table import Table
 
 from deployments.credentials import read_credentials
 from deployments.one_serve import PATIENCE_S, Hold, hold_workspace
-from deployments.services import Service, Stream
+from deployments.services import Service, Stream, asked_to_stop
 from tasks.adapters.prefect_server import START_TIMEOUT_S, free_port, record_served, server_environment
 from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder, workspace
 
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ServiceEnded(Exception):
@@ -103,7 +100,8 @@ def _start_all(
     servers = _servers(space, environment, addresses)
     _start(servers, servers[:1], services, stream, stop, hold)  # deploying needs Prefect's only
     record_served(space, api_url)
-    applying = Service("apply", _python("deployments", "apply", "--keep-switches"), environment, "", lambda: False)
+    command = _python("deployments", "apply", "--keep-switches", "--worker-follows", "perennial")
+    applying = Service("apply", command, environment, "", lambda: False)
     applying.is_healthy = lambda: applying.exit_status == 0
     _start([applying], [applying], services, stream, stop, hold)
     if stop.is_set():
@@ -237,15 +235,3 @@ def _table(services: Sequence[Service]) -> Table:
         if service.url:
             table.add_row(service.name, "healthy", service.url)
     return table
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[Event]:
-    """An event that a signal sets; a second signal does not cut the orderly stop short."""
-    stop = Event()
-    before = {each: signal.signal(each, lambda *_: stop.set()) for each in STOP_SIGNALS}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -5,11 +5,13 @@ started in turn (a worker its flow runs, in sessions of their own) is noted whil
 it is nobody's child.
 """
 
+import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from time import monotonic
 
 import psutil
@@ -17,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 SHOWN_AT_DEATH = 30
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FAMILY_EVERY_S = 2  # reading the process table costs about 5 ms
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
@@ -72,9 +75,10 @@ class Service:
         """None while it runs or was never started."""
         return self.process.poll() if self.process else None
 
-    def note_family(self) -> None:
+    def note_family(self, at_once: bool = False) -> None:
         """Look, every FAMILY_EVERY_S, what the process has started, in case it dies and leaves that behind."""
-        if self.process and self.exit_status is None and monotonic() - self._family_noted > FAMILY_EVERY_S:
+        due = at_once or monotonic() - self._family_noted > FAMILY_EVERY_S
+        if self.process and self.exit_status is None and due:
             self.family = _family(self.process.pid) or self.family
             self._family_noted = monotonic()
 
@@ -125,3 +129,15 @@ def _signal(send: Callable[[], None]) -> None:
         send()
     except psutil.NoSuchProcess:  # it ended by itself in the meantime
         return
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Event]:
+    """An event that a signal sets; a second signal does not cut the orderly stop short."""
+    stop = Event()
+    before = {each: signal.signal(each, lambda *_: stop.set()) for each in STOP_SIGNALS}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

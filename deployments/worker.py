@@ -1,14 +1,17 @@
-"""The worker of `make serve`: how it is started, whether it is there, and what becomes of its runs when it stops.
+"""The worker of this machine: how it is started, whether it is there, and what becomes of its runs when it stops.
 
-A process worker that is stopped kills its runs and leaves them Running. They go back to the queue, so that the next
-start takes them up; running one again is safe, because every write is keyed by its decision.
+A process worker that is stopped kills its runs and leaves them Running: in Prefect 3.8 only `prefect flow-run execute`,
+which containers run, puts its run back on SIGTERM. `make serve` and `python -m deployments work` do so for a worker: its
+runs go back to the queue and the next one takes them up, which is safe, because every write is keyed by its decision.
 """
 
+import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from uuid import UUID
 
 import httpx
 import psutil
@@ -21,29 +24,81 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import AwaitingRetry
+from rich.console import Console
 
-from deployments.services import Service
+from deployments.definitions import DeploymentError
+from deployments.one_serve import PATIENCE_S
+from deployments.services import Service, Stream, asked_to_stop
 
 POOL = "perennial"
 UNDER_WAY = [StateType.RUNNING, StateType.PENDING]
+OF_RUN = "PREFECT__FLOW_RUN_ID"
+STOPPED = "its worker was stopped; the next one takes it up"
+POLL_S = 0.5
 
 
-def worker(environment: Mapping[str, str]) -> Service:
+def worker(environment: Mapping[str, str], pool: str = POOL, queues: Sequence[str] = ()) -> Service:
     """The worker of this machine, which keeps its name, so that starts do not pile up in the dashboard."""
-    api_url, name = environment["PREFECT_API_URL"], f"{POOL}-{socket.gethostname()}"
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", name]
-    address = f"{api_url.removesuffix('/api')}/work-pools/work-pool/{POOL}"
+    api_url, name = environment["PREFECT_API_URL"], "-".join((pool, *queues, socket.gethostname()))
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
+    command += [part for queue in queues for part in ("--work-queue", queue)]
+    address = f"{api_url.removesuffix('/api')}/work-pools/work-pool/{pool}"
     since = datetime.now(UTC)
-    return Service("worker", command, environment, address, lambda: _is_online(api_url, name, since))
+    return Service("worker", command, environment, address, lambda: _is_online(api_url, pool, name, since))
 
 
-def _is_online(api_url: str, name: str, since: datetime) -> bool:
+def work(pool: str, queues: Sequence[str]) -> int:
+    """Run a worker until a signal (0) or until it ends by itself (its status); what it was running goes back to the queue.
+
+    Raises DeploymentError where no server is set.
+    """
+    api_url = get_current_settings().api.url
+    if not api_url:
+        raise DeploymentError("PREFECT_API_URL is not set, expected the address of the server that the worker asks")
+    stream = Stream(Console(), len("worker"))
+    service = worker({**os.environ, "PREFECT_API_URL": str(api_url), "PYTHONUNBUFFERED": "1"}, pool, queues)
+    with asked_to_stop() as stop:
+        service.start(stream)
+        while not stop.wait(POLL_S) and service.exit_status is None:
+            service.note_family()
+        ended = service.exit_status
+        runs = _runs_of(service)
+        service.stop(PATIENCE_S)
+        back = _hand_back(str(api_url), runs)
+    stream.line("work", f"stopped; {back} run{'s' * (back != 1)} put back into the queue")
+    return ended or 0
+
+
+def _runs_of(service: Service) -> set[UUID]:
+    """Ids of the flow runs whose processes this worker started, as Prefect tells each its own."""
+    service.note_family(at_once=True)
+    found = set()
+    for process in service.family:
+        with suppress(psutil.Error):  # it ended by itself, or belongs to nobody by now
+            run = process.environ().get(OF_RUN)
+            found |= {UUID(run)} if run else set()
+    return found
+
+
+def _hand_back(api_url: str, runs: Collection[UUID]) -> int:
+    """Put those of the runs back into the queue that their own process did not end. Returns how many."""
+    back = 0
+    with _client(api_url) as client:
+        for run in runs:
+            state = client.read_flow_run(run).state
+            if state is not None and state.type in (*UNDER_WAY, StateType.CRASHED):
+                client.set_flow_run_state(run, AwaitingRetry(message=STOPPED), force=True)
+                back += 1
+    return back
+
+
+def _is_online(api_url: str, pool: str, name: str, since: datetime) -> bool:
     """Whether this worker was heard of since; an earlier start left one of the same name."""
     try:
         with _client(api_url) as client:
-            workers = client.read_workers_for_work_pool(POOL)
+            workers = client.read_workers_for_work_pool(pool)
     except httpx.HTTPError:
         return False
     return any(
@@ -60,8 +115,7 @@ def hand_back_runs(api_url: str) -> int:
         runs = client.read_flow_runs(flow_run_filter=under_way, work_pool_filter=pool)
         gone = [run for run in runs if not _lives(run)]
         for run in gone:
-            state = AwaitingRetry(message="its worker was stopped; the next one takes it up")
-            client.set_flow_run_state(run.id, state, force=True)
+            client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
     return len(gone)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
+from deployments.model_config import ModelConfig
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, run_name, wall_clock
 from tasks.access import admit, check_override, check_trigger
 from tasks.approval import approval_of
@@ -17,7 +18,9 @@ from tasks.history import find_version, recall_validation
 from tasks.lease import one_at_a_time
 from tasks.policy.access import Approval, Override
 from tasks.policy.errors import NothingToPromote
-from tasks.policy.evidence import Promotion
+from tasks.policy.evidence import Promotion, ValidationReport
+from tasks.policy.preview import Preview
+from tasks.preview import preview_promotion
 from tasks.promotion import promote_challenger
 from tasks.publication import publish_answer, publish_promotion
 
@@ -32,7 +35,8 @@ def promote(
     comment: Annotated[str, Field(max_length=2000)] = "",
     requested_by: Actor = "unnamed",
     override: Override | None = None,
-) -> Promotion | Approval:
+    dry_run: bool = False,
+) -> Promotion | Approval | Preview:
     """Make the validated challenger the champion; the one it replaces becomes `previous`.
 
     Args:
@@ -43,16 +47,16 @@ def promote(
         comment: The approver's words; go to the ledger.
         requested_by: Who asks for this, and so may not approve it.
         override: A named person's word that a warning of validation may be accepted; a failed gate nobody overrides.
+        dry_run: Only show the gates' verdict and what would stop the promotion; nobody is asked and nothing moves.
     """
     config = admit(model)
     as_of = present(config, until)
+    if dry_run:
+        validation = _verdict(config, model, decision_id)
+        challenger = find_version(config, validation.challenger)
+        return preview_promotion(config, challenger, validation, requested_by, override, wall_clock())
     principal = check_trigger(config, "promote", requested_by, as_of)
-    validation = recall_validation(config, decision_id)
-    if validation is None:
-        raise NothingToPromote(
-            f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
-            f"that passed; run: python -m flows.retrain --model {model}"
-        )
+    validation = _verdict(config, model, decision_id)
     if override and validation.verdict == "warn":
         check_override(config, "a warning", override, principal, as_of, wall_clock())
         config = config.accepting_warnings()
@@ -63,6 +67,17 @@ def promote(
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)
     publish_promotion(config, promotion, as_of, approval.by, approval.comment)
     return promotion
+
+
+def _verdict(config: ModelConfig, model: str, decision_id: str | None) -> ValidationReport:
+    """What the ledger says of the challenger. Raises NothingToPromote where it holds nothing."""
+    validation = recall_validation(config, decision_id)
+    if validation is None:
+        raise NothingToPromote(
+            f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
+            f"that passed; run: python -m flows.retrain --model {model}"
+        )
+    return validation
 
 
 if __name__ == "__main__":

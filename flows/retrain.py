@@ -4,8 +4,11 @@ A challenger that passes is handed over by the event `perennial.challenger.valid
 its reasons, and the champion stays.
 """
 
+from datetime import datetime
+
 from prefect import flow
 
+from deployments.model_config import ModelConfig
 from flows.parameters import (
     Actor,
     DecisionId,
@@ -24,7 +27,10 @@ from tasks.history import find_champion, next_cost_usd, recall_validation, spent
 from tasks.lease import one_at_a_time
 from tasks.policy.access import Override
 from tasks.policy.evidence import ValidationReport
+from tasks.policy.preview import Preview
+from tasks.preview import preview_retraining
 from tasks.publication import hand_over, publish_validation, refuse_retraining
+from tasks.slots import in_a_training_slot
 from tasks.snapshot import land_labels, take_snapshot
 from tasks.split import split_labelled_rows
 from tasks.training import train_challenger
@@ -32,6 +38,7 @@ from tasks.validation import validate_challenger
 
 
 @flow(name="retrain", flow_run_name=run_name("retrain"))
+@in_a_training_slot
 @one_at_a_time()
 def retrain(
     model: Model,
@@ -40,7 +47,8 @@ def retrain(
     reason: Reason = "asked for by hand",
     requested_by: Actor = "unnamed",
     override: Override | None = None,
-) -> ValidationReport | None:
+    dry_run: bool = False,
+) -> ValidationReport | Preview | None:
     """Train a challenger and compare it with the champion; the first model is compared with its floor.
 
     Args:
@@ -50,11 +58,14 @@ def retrain(
         reason: Why, in a sentence; goes to the ledger.
         requested_by: Who asks for this; goes to the ledger.
         override: A named person's word that the budget may be exceeded, with a reason and an end; goes to the ledger.
+        dry_run: Only say what it would train on, what that costs and what would stop it; nothing is changed or landed.
     """
     config = admit(model)
     as_of = present(config, until)
-    principal = check_trigger(config, "retrain", requested_by, as_of)
     decision_id = decision_id or manual_decision_id(config, as_of, reason)
+    if dry_run:
+        return _preview(config, as_of, decision_id, requested_by, override)
+    principal = check_trigger(config, "retrain", requested_by, as_of)
     recorded = recall_validation(config, decision_id)
     if recorded:
         hand_over(config, recorded, decision_id, as_of)
@@ -73,6 +84,16 @@ def retrain(
     validation = validate_challenger(config, challenger, champion, holdout)
     publish_validation(config, challenger, validation, as_of, reason, requested_by)
     return validation
+
+
+def _preview(
+    config: ModelConfig, as_of: datetime, decision_id: str, requested_by: str, override: Override | None
+) -> Preview:
+    champion = find_champion(config)
+    split = split_labelled_rows(config, as_of) if champion else None
+    spent, cost = spent_usd(config, as_of, decision_id), next_cost_usd(config, as_of)
+    recorded = recall_validation(config, decision_id)
+    return preview_retraining(config, champion, split, spent, cost, recorded, requested_by, override, wall_clock())
 
 
 if __name__ == "__main__":

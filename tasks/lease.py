@@ -6,15 +6,12 @@ same registry, nor of a process that wakes up after it was given up. The lease d
 
 import inspect
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort
-from prefect.logging import get_run_logger
-from prefect.states import AwaitingRetry
 
 from deployments.model_config import load_model_config
 
@@ -26,21 +23,27 @@ COME_BACK_S = 60
 
 
 def one_at_a_time(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
-    """Run a flow's body under the lease of its `model`; a flow named in `outranks` is fenced out, not waited for."""
+    """Run a flow's body under the lease of its `model`; a flow named in `outranks` is fenced out, not waited for.
+
+    A dry run takes no lease.
+    """
     return lambda body: _under_lease(body, outranks)
 
 
 def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> Body[Parameters, Answer]:
     @wraps(body)
     def alone(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
-        from tasks.adapters import lease
+        from tasks.adapters import lease, requeue
 
-        model = inspect.signature(body).bind(*arguments, **named).arguments["model"]
+        given = inspect.signature(body).bind(*arguments, **named).arguments
+        if given.get("dry_run"):
+            return body(*arguments, **named)  # it only reads, and must neither wait for a writer nor fence one out
+        model = given["model"]
         try:
             with lease.hold(load_model_config(model).name, body.__name__, outranks, patience_s=PATIENCE_S):
                 return body(*arguments, **named)
         except lease.LeaseHeld as held:
-            _come_back_later(str(held))
+            requeue.come_back_later(str(held), COME_BACK_S)
             raise
         except lease.FencedOut as fenced:
             if _goes_on_elsewhere():  # the process that took over reports this run's states
@@ -58,16 +61,3 @@ def _goes_on_elsewhere() -> bool:
     with get_client(sync_client=True) as client:
         now = client.read_flow_run(run.flow_run.id).state
     return now is not None and now.id != run.flow_run.state.id
-
-
-def _come_back_later(why: str) -> None:
-    """Put a deployed run back into the queue; one that was started by hand fails with the reason."""
-    run = FlowRunContext.get()
-    if run is None or run.flow_run is None or run.flow_run.deployment_id is None:
-        return
-    later = datetime.now(UTC) + timedelta(seconds=COME_BACK_S)
-    state = AwaitingRetry(scheduled_time=later, message=why)
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(run.flow_run.id, state, force=True)
-    get_run_logger().warning("%s; put back into the queue for %d s", why, COME_BACK_S)
-    raise Abort(why)

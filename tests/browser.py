@@ -6,13 +6,15 @@ Playwright drives the system's Chromium: its own `--screenshot` lays a page out 
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -76,10 +78,9 @@ def render(
     address = page.resolve().as_uri() if isinstance(page, Path) else page
     theme: Literal["dark", "light"] = "dark" if dark else "light"
     screenshot = folder / f"{Path(address).stem}-{width}-{theme}.png"
-    browser_path = next(path for path in map(shutil.which, BROWSERS) if path)
     console: list[str] = []
     requests: list[str] = []
-    with sync_playwright() as driver, driver.chromium.launch(executable_path=browser_path, args=[*FLAGS]) as browser:
+    with opened_browser() as browser:
         tab = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
         tab.on("console", lambda message: console.append(message.text))
         tab.on("pageerror", lambda error: console.append(str(error)))
@@ -90,6 +91,14 @@ def render(
         tab.screenshot(path=screenshot)
         page_width = tab.evaluate("document.documentElement.scrollWidth")
         return Rendered(tab.content(), screenshot, tuple(console), tuple(requests), page_width)
+
+
+@contextmanager
+def opened_browser() -> Iterator[Browser]:
+    """The system's Chromium, headless, for a test that clicks and types."""
+    browser_path = next(path for path in map(shutil.which, BROWSERS) if path)
+    with sync_playwright() as driver, driver.chromium.launch(executable_path=browser_path, args=[*FLAGS]) as browser:
+        yield browser
 
 
 def elements(html: str) -> list[Element]:

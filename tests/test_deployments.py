@@ -185,6 +185,7 @@ def deployed(client: Any) -> None:
     assert sorted(str(change) for change in left) == [
         "created  automation  perennial: a crashed run is taken up again",
         "created  automation  perennial: a silent run has crashed",
+        "created  limit       perennial-training-dedicated",
         "created  variable    perennial_model_air_time",
         "created  variable    perennial_model_flight_delay",
     ]
@@ -224,7 +225,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 2 variables, 9 deployments, 5 schedules, 5 triggers, 2 automations"
+        "nothing to change: 1 work pool, 1 limit, 2 variables, 9 deployments, 5 schedules, 5 triggers, 2 automations"
         in capsys.readouterr().out
     )
 
@@ -252,6 +253,30 @@ def test_a_model_comes_and_goes_with_its_file(deployed, client):
         "removed  schedule    score churn",
     ]
     assert slugs() == {"air_time", "flight_delay"}
+
+
+def test_training_slots_are_a_limit_of_prefect_that_comes_changes_and_goes_with_prefect_yaml(
+    deployed, client, tmp_path
+):
+    from deployments.apply import apply
+
+    def limits() -> dict[str, int]:
+        found = client.read_global_concurrency_limits(limit=200)
+        return {each.name: each.limit for each in found if each.name.startswith("perennial")}
+
+    assert limits() == {"perennial-training-dedicated": 1}
+    more = read_definitions(models(), index_with(tmp_path, "    dedicated: 1\n", "    dedicated: 3\n"))
+    assert [str(change) for change in apply(dry_run=True, definitions=more)] == [
+        "changed  limit       perennial-training-dedicated: limit 1 → 3",
+        "changed  deployment  retrain: concurrency.limit 1 → 3",
+    ]
+    assert limits() == {"perennial-training-dedicated": 1}, "a dry run changed something"
+    apply(definitions=more)
+    assert limits() == {"perennial-training-dedicated": 3}
+    none = read_definitions(models(), index_with(tmp_path, "    dedicated: 1\n    gpu: 1\n", "    gpu: 1\n"))
+    apply(definitions=none)
+    assert limits() == {}
+    assert [str(change) for change in apply()] == ["created  limit       perennial-training-dedicated"]
 
 
 def test_what_a_person_switched_stays_for_serve_and_is_put_right_by_apply(deployed, client):

@@ -98,12 +98,23 @@ def test_a_place_is_deployed_when_a_model_names_it_and_only_then():
     placed = deployment(definitions, "retrain-ecs")
     assert placed["entrypoint"] == "flows.retrain.retrain"
     assert placed["work_pool"]["name"] == "perennial-ecs"
+    assert placed["work_pool"]["job_variables"]["env"]["PERENNIAL_TRAINING_PLACE"] == "ecs"
     assert "for air_time" in placed["description"]
     (trigger,) = placed["triggers"]
     assert trigger["expect"] == ["perennial.retraining.requested.ecs"]
     assert definitions.pools == ("perennial", "perennial-ecs")
     (usual,) = deployment(definitions, "retrain")["triggers"]
     assert usual["expect"] == ["perennial.retraining.requested"]
+
+
+def test_each_place_that_is_deployed_has_its_own_slots_and_its_deployment_queues_beyond_them():
+    assert [limit["name"] for limit in read_definitions(models()).limits] == ["perennial-training-dedicated"]
+    definitions = read_definitions(models(air_time=sent_to("gpu"), flight_delay=sent_to("ecs")))
+    names = [limit["name"] for limit in definitions.limits]
+    assert names == ["perennial-training-dedicated", "perennial-training-gpu"], "serverless places share no memory"
+    placed = deployment(definitions, "retrain-gpu")
+    assert placed["concurrency_limit"]["limit"] == 1
+    assert placed["concurrency_limit"]["collision_strategy"] == "ENQUEUE"
 
 
 def test_a_place_that_prefect_yaml_does_not_have_is_named():

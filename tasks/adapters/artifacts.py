@@ -34,6 +34,7 @@ from tasks.policy.evidence import (
 from tasks.policy.fleet import Fleet
 from tasks.policy.handover import about
 from tasks.policy.joint_drift import describe_joint
+from tasks.policy.preview import Preview
 
 REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
 """Set around the runs of a replay."""
@@ -90,6 +91,15 @@ def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:
         f"## {words.capitalize()}\n\n{_bullets(tuple(w.name for w in windows))}" for words, windows in lists if windows
     ]
     create_markdown_artifact("\n\n".join(parts), key=key("backfill", model), description=plan.headline)
+
+
+def publish_preview_page(preview: Preview) -> None:
+    """What a dry run found; one history for each model and flow."""
+    stopped = ["## What would stop it", _bullets(preview.refusals)] if preview.refusals else []
+    parts = [f"# {preview.model}: {preview.action} (dry run)", f"{preview.headline}. Nothing was changed.", *stopped]
+    parts += ["## What it would do", _bullets(preview.reasons)]
+    named = key(f"preview-{preview.action}", preview.model)
+    create_markdown_artifact("\n\n".join(parts), key=named, description=preview.headline)
 
 
 def publish_fleet(fleet: Fleet, page: str) -> None:

@@ -54,6 +54,8 @@ def server_environment(space: Workspace, port: int) -> dict[str, str]:
         "PREFECT_UI_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.event_ordering",  # that module says why
+        # in memory, as by default, a restart would forget who holds a concurrency slot, and nobody would give it back
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "DO_NOT_TRACK": "1",
     }
 
@@ -86,13 +88,20 @@ def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[s
     if served:
         yield server_environment(space, int(served.removesuffix("/api").rsplit(":", 1)[1]))
         return
-    chosen = free_port(port)
-    environment = server_environment(space, chosen)
     # a replay schedules nothing and no automation may act on it; what looks for such work costs it CPU time
     idle = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES}
+    with running_server(space, port, **idle) as environment:
+        yield environment
+
+
+@contextmanager
+def running_server(space: Workspace, port: int | None = None, **settings: str) -> Iterator[dict[str, str]]:
+    """Start a server with these settings of its own, yield the environment that reaches it, stop it at the end."""
+    chosen = free_port(port)
+    environment = server_environment(space, chosen)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
     with (Path(environment["PREFECT_HOME"]) / "server.log").open("ab") as log:
-        server = subprocess.Popen(command, env=environment | idle, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(command, env=environment | settings, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield environment
     finally:

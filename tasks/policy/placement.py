@@ -13,6 +13,10 @@ from tasks.policy.evidence import History, Placement, WindowEvidence
 
 PlaceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 DEDICATED = "dedicated"
+PLACE_SETTING = "PERENNIAL_TRAINING_PLACE"
+"""The environment variable that tells a run its place; unset on dedicated hosts."""
+TRAINING_LIMITS = "perennial-training-"
+"""How the names of the concurrency limits begin that count the trainings of a place."""
 
 
 class Place(BaseModel):
@@ -43,6 +47,11 @@ class PlacementPolicy(BaseModel):
     """Where the data may go. When left out: on_premises where a column is personal, else anywhere."""
     deadline_hours: float | None = Field(None, gt=0)
     """A retrain is to be done within so many hours of its decision."""
+
+
+def training_limit(place: str) -> str:
+    """Name of the concurrency limit that counts a place's trainings."""
+    return f"{TRAINING_LIMITS}{place}"
 
 
 def forecast_rows(history: History, evidence: WindowEvidence, window_days: float | None) -> int:

@@ -51,8 +51,9 @@ class Stack:
         for part in ("flows", "tasks", "deployments", "infra"):
             shutil.copytree(ROOT / part, self.project / part, ignore=shutil.ignore_patterns("__pycache__"))
         index = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
-        assert "&one-at-a-time\n    limit: 1\n" in index
         several = index.replace("&one-at-a-time\n    limit: 1\n", "&one-at-a-time\n    limit: 30\n")
+        several = several.replace("    dedicated: 1\n", "    dedicated: 30\n")
+        assert several.count(": 30\n") == 2
         (self.project / "prefect.yaml").write_text(several, encoding="utf-8")
         self.environment = {
             **server_environment(space, self.ports["prefect"]),

@@ -1,69 +1,27 @@
 """A promotion that needs a person: it waits, takes a yes or a no of who may give it, and takes silence for a no."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.exceptions import Pause
-from prefect.flow_engine import run_flow
 
 from deployments.model_config import ModelConfigError, load_model_config
 from flows import promote as promote_module
 from flows.promote import promote
 from flows.retrain import retrain
 from tasks.adapters import ledger, registry
-from tasks.policy.access import Approval
 from tasks.policy.errors import PromotionRefused
-from tasks.policy.evidence import from_json, utc
 from tests.small_model import write_model
+from tests.waiting_promotion import FIRST, HIGH, Waiting, answers, write_risky_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-FIRST = utc("2024-01-21")
-HIGH = {"risk: low": "risk: high\naccess: {approve: [Ada, Grace]}"}
 
 
 @pytest.fixture
 def model(tmp_path) -> str:
     """A model of high risk whose first challenger Ada asked for and validation passed."""
-    path = write_model(tmp_path, **HIGH)
+    path = write_risky_model(tmp_path)
     retrain(path, until=FIRST, requested_by="Ada")
     return path
-
-
-class Waiting:
-    """A run of the deployment `promote`, as a worker runs it, in this process."""
-
-    def __init__(self, model: str, **parameters: Any) -> None:
-        with get_client(sync_client=True) as client:
-            deployment = client.create_deployment(client.create_flow(promote), name="promote")
-            self.id = client.create_flow_run_from_deployment(
-                deployment, parameters={"model": model, "until": FIRST.isoformat(), **parameters}
-            ).id
-
-    def run(self) -> Any:
-        with get_client(sync_client=True) as client:
-            run = client.read_flow_run(self.id)
-            if run.state.is_paused():
-                raise AssertionError("the run still waits")
-        try:
-            return run_flow(promote, flow_run=run, parameters=run.parameters, return_type="state")
-        except Pause as suspended:
-            return suspended.state
-
-    def answer(self, **form: str) -> Any:
-        with get_client(sync_client=True) as client:
-            return client.resume_flow_run(self.id, run_input=form)
-
-    def asked(self) -> str:
-        with get_client(sync_client=True) as client:
-            keyset = client.read_flow_run(self.id).state.state_details.run_input_keyset
-            return str(client.read_flow_run_input(self.id, keyset["description"]))
-
-
-def answers() -> list[tuple[str, Approval]]:
-    entries = ledger.entries("small", kind="approval.answered")
-    return [(entry.actor, from_json(Approval, entry.body)) for entry in entries]
 
 
 def test_a_promotion_of_high_risk_suspends_with_the_evidence_and_goes_on_once_somebody_else_approves(model):

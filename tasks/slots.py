@@ -1,0 +1,73 @@
+"""The hosts of a place hold so many trainings in memory at once: each retrain takes one slot, whatever started it.
+
+Prefect's global concurrency limit `perennial-training-PLACE` counts them; `training-slots` in prefect.yaml says how many
+there are, and `python -m deployments apply` makes it. A deployment's own limit keeps its runs back before they cost a
+process, but counts no run that was started by hand. Where the server has no such limit, as on a laptop, nothing waits.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+
+from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
+
+Parameters = ParamSpec("Parameters")
+Answer = TypeVar("Answer")
+PATIENCE_S = 120.0  # longer than the lease of a killed process: who takes its run over gets its slot
+COME_BACK_S = 60.0
+LEASE_S = 60.0  # the least that Prefect accepts; so long does a slot outlive a process that was killed
+
+
+def in_a_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
+    """Run a flow's body while it holds a slot of its place; a dry run and a replay, which is one process, take none."""
+
+    @wraps(body)
+    def counted(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
+        from tasks.adapters.artifacts import REPLAYING
+
+        given = inspect.signature(body).bind(*arguments, **named).arguments
+        if given.get("dry_run") or REPLAYING.get():
+            return body(*arguments, **named)
+        with _slot(training_limit(os.environ.get(PLACE_SETTING, DEDICATED))):
+            return body(*arguments, **named)
+
+    return counted
+
+
+@contextmanager
+def _slot(name: str) -> Iterator[None]:
+    """One slot of this limit, where the server has it. A deployed run that gets none in time goes back into the queue."""
+    from tasks.adapters import requeue
+
+    taken = _taken(name)
+    if taken is None:
+        yield
+        return
+    if taken[0] >= taken[1]:
+        get_run_logger().info("training: all %d slots of %s are taken; waiting for one", taken[1], name)
+    patience_s = PATIENCE_S if requeue.is_deployed() else None  # by hand: until there is one
+    with ExitStack() as slot:
+        try:
+            slot.enter_context(concurrency(name, timeout_seconds=patience_s, lease_duration=LEASE_S))
+        except TimeoutError:
+            requeue.come_back_later(f"all {taken[1]} slots of {name} are taken", COME_BACK_S)
+            raise
+        yield
+
+
+def _taken(name: str) -> tuple[int, int] | None:
+    """(slots taken, slots there are) of a limit; None where the server has none of that name, or it is switched off."""
+    with get_client(sync_client=True) as client:
+        try:
+            limit = client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            return None
+    return (limit.active_slots or 0, limit.limit) if limit.active else None

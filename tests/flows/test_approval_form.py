@@ -1,0 +1,80 @@
+"""Approval as a person gives it: the run's page in Prefect's dashboard, its Resume button and the form, in a browser."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.adapters import ledger, registry
+from tasks.adapters.prefect_server import prefect_server, wait_until_healthy
+from tasks.adapters.workspace import workspace
+from tests.browser import needs_chromium, opened_browser
+from tests.waiting_promotion import FIRST, Waiting, answers, write_risky_model
+
+pytestmark = [needs_chromium, pytest.mark.timeout(900)]
+PATIENCE_MS = 120_000
+
+
+@pytest.fixture
+def dashboard() -> Iterator[Mapping[str, str]]:
+    """A server with its dashboard; the environment of every process that talks to it."""
+    with prefect_server(workspace()) as environment:
+        wait_until_healthy(environment["PREFECT_API_URL"])
+        with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+            yield environment
+
+
+def run_process(environment: Mapping[str, str], *arguments: str) -> str:
+    """A process of Python to its end; what it said."""
+    ended = subprocess.run(
+        [sys.executable, "-m", *arguments], env={**environment, "PERENNIAL_HOME": os.environ["PERENNIAL_HOME"]},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return ended.stdout + ended.stderr
+
+
+def fill_in(page: Page, decision: str, name: str, comment: str) -> None:
+    """Press Resume and answer, as a person does: choose from the list, type into the fields."""
+    page.get_by_role("button", name="Resume").click()
+    fields = page.locator(".p-modal .schema-form-property")
+    fields.filter(has_text="Decision").locator("fieldset button").focus()  # the list opens by keyboard only
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("option", name=decision).click()
+    fields.filter(has_text="Name").locator("textarea").fill(name)
+    fields.filter(has_text="Comment").locator("textarea").fill(comment)
+
+
+def test_a_person_approves_on_the_form_of_the_dashboard_and_the_challenger_serves(dashboard, tmp_path: Path):
+    model = write_risky_model(tmp_path)
+    said = run_process(
+        dashboard, "flows.retrain", "--model", model, "--until", FIRST.isoformat(), "--requested-by", "Ada"
+    )
+    assert ledger.entries("small", kind="challenger.validated"), said
+    waiting = Waiting(model)
+    said = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
+    assert waiting.seen().state.name == "Suspended", said
+    assert registry.CHAMPION not in registry.aliases("small")
+
+    with opened_browser() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 1400})
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto(f"{dashboard['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{waiting.id}")
+        fill_in(page, "approve", "Grace", "read the report")
+        page.screenshot(path=tmp_path / "form.png")
+        assert "May version 1 of small serve?" in page.locator(".p-modal").inner_text()
+        page.locator(".p-modal").get_by_role("button", name="Submit").click()
+        page.locator(".p-modal").wait_for(state="detached")
+    said = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
+    assert waiting.seen().state.is_completed(), said
+
+    ((actor, approval),) = answers()
+    assert (actor, approval.verdict, approval.comment) == ("Grace", "approved", "read the report")
+    promoted = ledger.entries("small")[-1]
+    assert (promoted.kind, promoted.actor) == ("champion.promoted", "Grace")
+    assert registry.aliases("small")[registry.CHAMPION] == "1"
+    assert ledger.verify("small").ok

@@ -1,0 +1,156 @@
+"""Retrains of different models run side by side only as far as the slots of their place go."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import Abort, ObjectNotFound
+from prefect.flow_engine import run_flow
+
+from flows.retrain import retrain
+from tasks import slots
+from tasks.adapters import registry
+from tasks.adapters.artifacts import REPLAYING
+from tasks.adapters.prefect_server import free_port, running_server, wait_until_healthy
+from tasks.adapters.workspace import workspace
+from tasks.policy.evidence import utc
+from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
+from tests.small_model import write_model
+
+FIRST = utc("2024-01-21")
+LIMIT = training_limit(DEDICATED)
+
+
+@pytest.fixture
+def limit(prefect_server: None) -> Iterator[Any]:
+    """Makes the limit of the dedicated hosts with so many slots; it is gone afterwards."""
+
+    def make(count: int) -> None:
+        with get_client(sync_client=True) as client:
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=LIMIT, limit=count))
+
+    yield make
+    with get_client(sync_client=True) as client:
+        client.delete_global_concurrency_limit_by_name(LIMIT)
+
+
+def slots_taken() -> int:
+    with get_client(sync_client=True) as client:
+        return int(client.read_global_concurrency_limit_by_name(LIMIT).active_slots)
+
+
+class Meeting:
+    """Stands in for a step of `retrain`: each run waits there for another one, and the most at once are counted."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.now = self.most = 0
+        self.met, self._lock, self._patience_s = Event(), Lock(), patience_s
+
+    def __call__(self, *_: object) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        if self.now > 1:
+            self.met.set()
+        self.met.wait(self._patience_s)
+        with self._lock:
+            self.now -= 1
+
+
+def two_models(folder: Path) -> list[str]:
+    return [write_model(folder / name, **{"name: small": f"name: {name}"}) for name in ("one", "two")]
+
+
+def retrain_both(models: list[str], meeting: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import retrain as module
+
+    land_labels = module.land_labels
+
+    def meet_and_land(*arguments: Any) -> Any:
+        meeting()
+        return land_labels(*arguments)
+
+    monkeypatch.setattr(module, "land_labels", meet_and_land)
+    with ThreadPoolExecutor(2) as elsewhere:
+        for running in [elsewhere.submit(retrain, model, until=FIRST) for model in models]:
+            running.result()
+
+
+def test_with_one_slot_the_retrains_of_two_models_do_not_overlap(tmp_path, limit, monkeypatch):
+    limit(1)
+    meeting = Meeting(patience_s=8)
+    retrain_both(two_models(tmp_path), meeting, monkeypatch)
+    assert meeting.most == 1
+    assert {name: registry.aliases(name)[registry.CHALLENGER] for name in ("one", "two")} == {"one": "1", "two": "1"}
+    assert slots_taken() == 0
+
+
+def test_with_two_slots_they_run_side_by_side(tmp_path, limit, monkeypatch):
+    limit(2)
+    meeting = Meeting(patience_s=120)
+    retrain_both(two_models(tmp_path), meeting, monkeypatch)
+    assert meeting.most == 2
+    assert slots_taken() == 0
+
+
+def test_where_the_server_counts_nothing_they_run_side_by_side_too(tmp_path, prefect_server, monkeypatch):
+    with get_client(sync_client=True) as client, pytest.raises(ObjectNotFound):
+        client.read_global_concurrency_limit_by_name(LIMIT)
+    meeting = Meeting(patience_s=120)
+    retrain_both(two_models(tmp_path), meeting, monkeypatch)
+    assert meeting.most == 2
+
+
+def test_a_run_elsewhere_a_dry_run_and_a_replay_take_no_slot_of_the_dedicated_hosts(tmp_path, limit, monkeypatch):
+    limit(1)
+    model = write_model(tmp_path)
+    with concurrency(LIMIT):
+        assert retrain(model, until=FIRST, dry_run=True).refusals == ()
+        monkeypatch.setenv(PLACE_SETTING, "ecs")
+        assert retrain(model, until=FIRST).verdict == "pass"
+        monkeypatch.delenv(PLACE_SETTING)
+        replaying = REPLAYING.set(True)
+        try:
+            assert retrain(model, until=FIRST, reason="as recorded") is not None
+        finally:
+            REPLAYING.reset(replaying)
+
+
+def test_a_deployed_run_that_finds_no_slot_gives_its_workers_place_back(tmp_path, limit, monkeypatch):
+    limit(1)
+    monkeypatch.setattr(slots, "PATIENCE_S", 1.0)
+    model = write_model(tmp_path)
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(retrain), name="retrain")
+        parameters = {"model": model, "until": FIRST.isoformat()}
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters)
+        with concurrency(LIMIT), pytest.raises(Abort):
+            run_flow(retrain, flow_run=run, parameters=run.parameters, return_type="state")
+        state = client.read_flow_run(run.id).state
+        assert (state.name, state.message) == ("AwaitingRetry", f"all 1 slots of {LIMIT} are taken")
+    assert registry.aliases("small") == {}
+
+
+@pytest.mark.timeout(900)
+def test_a_slot_whose_holder_is_gone_is_free_again_though_the_server_was_restarted_meanwhile():
+    import httpx
+
+    from tests.chaos.stack import wait_for
+
+    port, space = free_port(), workspace()
+    limits = f"http://127.0.0.1:{port}/api/v2/concurrency_limits"
+    with running_server(space, port) as environment:
+        wait_until_healthy(environment["PREFECT_API_URL"])
+        httpx.post(f"{limits}/", json={"name": LIMIT, "limit": 1}).raise_for_status()
+        taken = {"names": [LIMIT], "slots": 1, "lease_duration": slots.LEASE_S}
+        httpx.post(f"{limits}/increment-with-lease", json=taken).raise_for_status()
+        assert httpx.get(f"{limits}/{LIMIT}").json()["active_slots"] == 1
+    with running_server(space, port) as environment:
+        wait_until_healthy(environment["PREFECT_API_URL"])
+        wait_for(lambda: httpx.get(f"{limits}/{LIMIT}").json()["active_slots"] == 0, "the slot is given back", 300)

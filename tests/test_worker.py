@@ -1,0 +1,161 @@
+"""`python -m deployments work`: a worker that is told to stop gives its runs back, and the next one completes them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deployments.attendance import unattended
+from deployments.definitions import read_definitions
+from deployments.pools import read_pool
+from tasks.adapters.prefect_server import running_server, wait_until_healthy
+from tasks.adapters.workspace import workspace
+from tests.chaos.stack import wait_for
+
+pytestmark = pytest.mark.timeout(900)
+FLOW = """\
+import time
+from pathlib import Path
+from prefect import flow
+
+@flow
+def stay(marks: str) -> None:
+    tries = Path(marks)
+    with tries.open("a") as file:
+        print("started", file=file)
+    if len(tries.read_text().split()) == 1:
+        time.sleep(600)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A server with our pool, and the environment of what talks to it."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.prefect_state import PrefectState
+
+    (tmp_path / "staying.py").write_text(FLOW, encoding="utf-8")
+    with running_server(workspace()) as server:
+        wait_until_healthy(server["PREFECT_API_URL"])
+        with temporary_settings({PREFECT_API_URL: server["PREFECT_API_URL"]}), PrefectState() as state:
+            state.save_pool(read_pool("perennial"), exists=False)
+            yield {**server, "PYTHONPATH": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+
+
+class Worker:
+    """A `python -m deployments work` with its output in a file."""
+
+    def __init__(self, environment: dict[str, str], log: Path, *options: str) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deployments", "work", *options],
+                env=environment, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> str:
+        self.process.send_signal(how)
+        self.process.wait(timeout=120)
+        return self.log.read_text(errors="replace")
+
+
+def run_that_stays(client: Any, folder: Path) -> Any:
+    deployment = client.create_deployment(
+        client.create_flow_from_name("stay"),
+        name="stay",
+        entrypoint="staying.stay",
+        work_pool_name="perennial",
+        pull_steps=[],
+    )
+    return client.create_flow_run_from_deployment(deployment, parameters={"marks": str(folder / "marks")}).id
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_run_back_and_the_next_one_completes_it(environment, tmp_path):
+    from prefect.client.orchestration import get_client
+
+    workers = [Worker(environment, tmp_path / "first.log")]
+    try:
+        with get_client(sync_client=True) as client:
+            run = run_that_stays(client, tmp_path)
+            wait_for(lambda: (tmp_path / "marks").exists(), "the run is under way")
+            family = psutil.Process(workers[0].process.pid).children(recursive=True)
+            said = workers[0].stop()
+            assert workers[0].process.returncode == 0, said
+            assert "1 run put back into the queue" in said
+            assert not [each for each in family if each.is_running()], "a process of the worker lives on"
+            state = client.read_flow_run(run).state
+            assert (state.name, state.message) == ("AwaitingRetry", "its worker was stopped; the next one takes it up")
+            workers.append(Worker(environment, tmp_path / "second.log"))
+            wait_for(lambda: client.read_flow_run(run).state.is_final(), "the next worker takes it up")
+            assert client.read_flow_run(run).state.is_completed(), workers[1].log.read_text(errors="replace")
+            assert (tmp_path / "marks").read_text().split() == ["started", "started"]
+            assert "0 runs put back into the queue" in workers[1].stop(signal.SIGINT)
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.stop()
+
+
+def test_apply_says_which_queue_nobody_polls_until_a_worker_does(environment, tmp_path, capsys):
+    from deployments.apply import apply
+    from tests.test_pools import models, sent_to
+
+    definitions = read_definitions(models(air_time=sent_to("gpu")))
+
+    def said(**options: Any) -> list[str]:
+        apply(definitions=definitions, **options)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("nobody polls")]
+
+    gpu = "python -m deployments work --pool perennial --work-queue gpu"
+    default, of_gpu = said(dry_run=True)
+    assert default.startswith("nobody polls queue default of work pool perennial, so runs of monitor, score, retrain,")
+    assert default.endswith("python -m deployments work --pool perennial")
+    assert of_gpu == (
+        "nobody polls queue gpu of work pool perennial, so runs of retrain-gpu would wait; start a worker on its host: "
+        + gpu
+    )
+    assert said(followed=["perennial"]) == []
+    worker = Worker(environment, tmp_path / "gpu.log", *gpu.split()[4:])
+    try:
+        wait_for(lambda: said(dry_run=True) == [default], "the queue that the worker polls is polled")
+    finally:
+        worker.stop()
+    worker = Worker(environment, tmp_path / "all.log")
+    try:
+        wait_for(lambda: said(dry_run=True) == [], "a worker of the whole pool polls every queue")
+    finally:
+        worker.stop()
+
+
+def test_a_queue_that_was_last_polled_a_minute_ago_is_deserted():
+    now, polled = datetime(2026, 1, 1, tzinfo=UTC), {}
+
+    class Known:
+        def last_polled(self, pool: str, queue: str) -> datetime | None:
+            return polled.get((pool, queue))
+
+    definitions = read_definitions()
+    assert len(unattended(Known(), definitions, now=now)) == 1
+    polled["perennial", "default"] = now - timedelta(seconds=60)
+    assert unattended(Known(), definitions, now=now) == []
+    polled["perennial", "default"] = now - timedelta(seconds=61)
+    assert len(unattended(Known(), definitions, now=now)) == 1
+    assert unattended(Known(), definitions, ["perennial"], now) == []
+
+
+def test_a_worker_without_a_server_says_what_to_set(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "deployments", "work"], env={**environment, "PREFECT_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "PREFECT_API_URL is not set" in ended.stderr
