@@ -81,15 +81,20 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
     judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
     earlier = [judgement for judgement in judged if judgement.evidence.window < window]
     since = champion.trained.end
+    made = [entry for entry in entries if entry.kind == "challenger.registered"]
+    refused = {entry.decision_id for entry in entries if entry.kind == "retraining.refused"}
+    asked = [j for j in earlier if j.decision.retrain and j.decision.decision_id not in refused]
     return History(
         performances=_latest_performances(earlier),
         evidence=tuple(judgement.evidence for judgement in earlier),
-        retrained_at=tuple(entry.at for entry in entries if entry.kind == "challenger.registered"),
+        retrained_at=tuple(entry.at for entry in made),
         champion_since=_champion_since(entries),
         trained_until=since,
         training_rows=champion.training_rows,
         rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
         spent_usd_this_month=spent_usd(config, window.end),
+        learned=tuple((entry.at, _version(entry.body).trained.end) for entry in made),
+        asked_at=tuple(judgement.evidence.window.end for judgement in asked),
         usages=tuple(usage for at, usage in _used(config) if at <= window.end),
     )
 
@@ -120,8 +125,12 @@ def _used(config: ModelConfig, apart_from: str | None = None) -> list[tuple[date
 
 
 @lru_cache(maxsize=1024)
+def _version(body: str) -> ModelVersion:
+    return from_json(ModelVersion, body)
+
+
 def _usage(body: str) -> Usage:
-    version = from_json(ModelVersion, body)
+    version = _version(body)
     noted = dict(version.tags).get(USAGE)
     return from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
 
