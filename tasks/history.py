@@ -4,14 +4,14 @@ The ledger is the only memory. Nothing here reads an entry that is later than th
 what the live system would have seen. These are plain functions, no tasks: a look-up has no state worth a row in the dashboard.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Literal, overload
 
 from deployments.model_config import ModelConfig
-from tasks.policy.economics import Usage, forecast_cost, measured_cost
+from tasks.policy import spending
+from tasks.policy.economics import forecast_cost
 from tasks.policy.evidence import (
-    USAGE,
     History,
     Judgement,
     Latency,
@@ -95,44 +95,29 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
         spent_usd_this_month=spent_usd(config, window.end),
         learned=tuple((entry.at, _version(entry.body).trained.end) for entry in made),
         asked_at=tuple(judgement.evidence.window.end for judgement in asked),
-        usages=tuple(usage for at, usage in _used(config) if at <= window.end),
+        usages=tuple(usage for at, usage in spending.usages(entries) if at <= window.end),
     )
 
 
 def spent_usd(config: ModelConfig, as_of: datetime, apart_from: str | None = None) -> float:
-    """What the retrains of the 30 days before `as_of` cost: what each used by the budget's prices, and what is fixed.
+    """What the retrains of the 30 days before `as_of` cost, apart from one decision's: a run that goes on pays once."""
+    from tasks.adapters import ledger
 
-    Apart from one decision's: a run that goes on does not pay twice.
-    """
-    recent = [usage for at, usage in _used(config, apart_from) if as_of - timedelta(days=30) < at <= as_of]
-    return sum(measured_cost(config.budget, usage) for usage in recent)
+    return spending.spent_usd(ledger.entries(config.name), config.budget, as_of, apart_from)
 
 
 def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
     """What the next iteration is forecast to cost, on as many rows as the last; None before the first."""
-    used = [usage for at, usage in _used(config) if at <= as_of]
-    forecast = forecast_cost(config.budget, used, used[-1].rows) if used else None
-    return forecast.usd if forecast else None
-
-
-def _used(config: ModelConfig, apart_from: str | None = None) -> list[tuple[datetime, Usage]]:
-    """When each challenger was made and what that used; one from before usage was measured counts its rows alone."""
     from tasks.adapters import ledger
 
-    entries = ledger.entries(config.name, kind="challenger.registered")
-    counted = [entry for entry in entries if apart_from is None or entry.decision_id != apart_from]
-    return [(entry.at, _usage(entry.body)) for entry in counted]
+    used = [usage for at, usage in spending.usages(ledger.entries(config.name)) if at <= as_of]
+    forecast = forecast_cost(config.budget, used, used[-1].rows) if used else None
+    return forecast.usd if forecast else None
 
 
 @lru_cache(maxsize=1024)
 def _version(body: str) -> ModelVersion:
     return from_json(ModelVersion, body)
-
-
-def _usage(body: str) -> Usage:
-    version = _version(body)
-    noted = dict(version.tags).get(USAGE)
-    return from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
 
 
 def _latest_performances(judgements: list[Judgement]) -> tuple[PerformanceReport, ...]:
