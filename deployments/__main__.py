@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deployments.description import describe
+from deployments.fleet_config import load_fleet_config
 from deployments.model_config import ModelConfigError, available_models, load_model_config
 from tasks.policy.errors import PerennialError
 
@@ -23,7 +24,19 @@ def check(paths: Sequence[str]) -> int:
             wrong += 1
         else:
             print(f"{config.name}: {config.purpose}", *describe(config), sep="\n  ")
-    return wrong
+    return wrong + _check_fleet()
+
+
+def _check_fleet() -> int:
+    try:
+        fleet = load_fleet_config()
+    except ModelConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if fleet.shared_budget:
+        limit = fleet.shared_budget.max_usd_per_month
+        print(f"together: {', '.join(fleet.sharing())} retrain for at most {limit:,.2f} $ in 30 days.")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from tasks.policy.conditions import (
     Adaptive,
     AllOf,
     AnyOf,
+    Arrival,
     AtLeast,
     Calendar,
     Condition,
@@ -116,13 +117,17 @@ def describe_condition(condition: Condition) -> str:
         case Perennial():
             return f"the perennial policy finds that a fresh model pays {_cost(condition.alpha)}"
         case Calendar():
-            return f"a date of {condition.rrule} has come"
+            return f"a date of {condition.text} has come since the last training"
         case MeanShift():
             return f"the mean of a feature shifts by more than {condition.sigma:g} σ"
         case DriftedShare():
             return f"{condition.share:.0%} of the features drift"
         case NewRows():
             return f"new rows reach {condition.fraction:.0%} of the training rows"
+        case Arrival():
+            if condition.labelled_rows is not None:
+                return f"{condition.labelled_rows:,} new rows with labels have come since the last training"
+            return f"new rows with labels reach {condition.share:.0%} of the training rows"
         case Every():
             return f"{condition.days:g} days have passed"
         case AnyOf():

@@ -24,6 +24,8 @@ from tasks.policy.promotion import PromotionPolicy, ValidationPolicy
 from tasks.policy.retraining import RetrainingPolicy
 
 DEPLOYMENTS = Path(__file__).parent
+FLEET = "fleet"
+"""Name of the file that says what models share (`fleet_config.py`)."""
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 REGRESSION_METRICS = ("mae", "rmse", "pinball")
 
@@ -84,6 +86,12 @@ class ModelConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _bears_a_name_of_its_own(self) -> Self:
+        if self.name == FLEET:
+            raise ValueError(f"name is {FLEET!r}, which {FLEET}.yaml uses for what models share, expected another one")
+        return self
+
+    @model_validator(mode="after")
     def _names_who_answers_for_high_risk(self) -> Self:
         if self.risk == "high" and not self.access.approve:
             raise ValueError("risk is high and access.approve names nobody, expected who may approve a promotion")
@@ -133,8 +141,9 @@ def model_folders() -> tuple[Path, ...]:
 
 
 def available_models() -> tuple[str, ...]:
-    """Names of the YAML files in the models' folders, sorted."""
-    return tuple(sorted({path.stem for folder in model_folders() for path in folder.glob("*.yaml")}))
+    """Names of the YAML files in the models' folders, sorted; `fleet.yaml` holds for all of them and is none."""
+    files = {path.stem for folder in model_folders() for path in folder.glob("*.yaml")}
+    return tuple(sorted(files - {FLEET}))
 
 
 def model_path(name_or_path: str | Path) -> Path:

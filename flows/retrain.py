@@ -30,6 +30,7 @@ from tasks.policy.evidence import ValidationReport
 from tasks.policy.preview import Preview
 from tasks.preview import preview_retraining
 from tasks.publication import hand_over, publish_validation, refuse_retraining
+from tasks.shared_budget import claim_shared_budget
 from tasks.slots import in_a_training_slot
 from tasks.snapshot import land_labels, take_snapshot
 from tasks.split import split_labelled_rows
@@ -73,7 +74,9 @@ def retrain(
     champion = find_champion(config)
     if champion is None:
         take_snapshot(config, config.history())
-    refusal = check_budget(config, spent_usd(config, as_of, decision_id), next_cost_usd(config, as_of))
+    cost = next_cost_usd(config, as_of)
+    refusal = check_budget(config, spent_usd(config, as_of, decision_id), cost)
+    refusal = refusal or claim_shared_budget(config, decision_id, cost, as_of)
     if refusal and override:
         check_override(config, "the budget", override, principal, as_of, wall_clock())
     elif refusal:

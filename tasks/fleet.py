@@ -12,16 +12,27 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from deployments.model_config import ModelConfig
+from deployments.fleet_config import load_fleet_config
+from deployments.model_config import ModelConfig, load_model_config
 from tasks.policy.fleet import Fleet, FleetMember, ModelFacts, survey
+from tasks.policy.spending import Purse, purse, spent_usd
 
 PAGE = "fleet.html"
-MONTH_DAYS = 30
 
 
 def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime) -> Fleet:
     """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end."""
-    return survey([_facts(config, as_of) for config in configs], as_of)
+    return survey([_facts(config, as_of) for config in configs], as_of, _purse(as_of))
+
+
+def _purse(as_of: datetime) -> Purse | None:
+    from tasks.adapters import ledger
+
+    fleet = load_fleet_config()
+    if fleet.shared_budget is None:
+        return None
+    budgets = {name: load_model_config(name).budget for name in fleet.sharing()}
+    return purse(fleet.shared_budget, budgets, {name: ledger.entries(name) for name in budgets}, as_of)
 
 
 def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
@@ -31,8 +42,6 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
     moment = min(as_of, end) if end else as_of
     entries = tuple(entry for entry in ledger.entries(config.name) if entry.at <= moment)
     champion = registry.version(config.name, registry.CHAMPION) if _has_champion(config.name) else None
-    recent = [entry for entry in entries if (moment - entry.at).days < MONTH_DAYS]
-    retrains = sum(entry.kind == "challenger.registered" for entry in recent)
     return ModelFacts(
         model=config.name,
         purpose=config.purpose,
@@ -43,7 +52,7 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
         served_until=end,
         max_usd=config.budget.max_usd_per_month,
         max_retrains=config.retraining.max_retrains_per_month,
-        spent_usd=retrains * config.budget.fixed_usd_per_retrain,
+        spent_usd=spent_usd(entries, config.budget, moment),
         as_of=moment,
         champion=champion,
         entries=entries,

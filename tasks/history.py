@@ -4,14 +4,14 @@ The ledger is the only memory. Nothing here reads an entry that is later than th
 what the live system would have seen. These are plain functions, no tasks: a look-up has no state worth a row in the dashboard.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Literal, overload
 
 from deployments.model_config import ModelConfig
-from tasks.policy.economics import Usage, forecast_cost, measured_cost
+from tasks.policy import spending
+from tasks.policy.economics import forecast_cost
 from tasks.policy.evidence import (
-    USAGE,
     History,
     Judgement,
     Latency,
@@ -81,50 +81,44 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
     judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
     earlier = [judgement for judgement in judged if judgement.evidence.window < window]
     since = champion.trained.end
+    made = [entry for entry in entries if entry.kind == "challenger.registered"]
+    refused = {entry.decision_id for entry in entries if entry.kind == "retraining.refused"}
+    asked = [j for j in earlier if j.decision.retrain and j.decision.decision_id not in refused]
     return History(
         performances=_latest_performances(earlier),
         evidence=tuple(judgement.evidence for judgement in earlier),
-        retrained_at=tuple(entry.at for entry in entries if entry.kind == "challenger.registered"),
+        retrained_at=tuple(entry.at for entry in made),
         champion_since=_champion_since(entries),
         trained_until=since,
         training_rows=champion.training_rows,
         rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
         spent_usd_this_month=spent_usd(config, window.end),
-        usages=tuple(usage for at, usage in _used(config) if at <= window.end),
+        learned=tuple((entry.at, _version(entry.body).trained.end) for entry in made),
+        asked_at=tuple(judgement.evidence.window.end for judgement in asked),
+        usages=tuple(usage for at, usage in spending.usages(entries) if at <= window.end),
         estimates=tuple((j.evidence.window, j.estimate) for j in earlier if j.estimate),
     )
 
 
 def spent_usd(config: ModelConfig, as_of: datetime, apart_from: str | None = None) -> float:
-    """What the retrains of the 30 days before `as_of` cost: what each used by the budget's prices, and what is fixed.
+    """What the retrains of the 30 days before `as_of` cost, apart from one decision's: a run that goes on pays once."""
+    from tasks.adapters import ledger
 
-    Apart from one decision's: a run that goes on does not pay twice.
-    """
-    recent = [usage for at, usage in _used(config, apart_from) if as_of - timedelta(days=30) < at <= as_of]
-    return sum(measured_cost(config.budget, usage) for usage in recent)
+    return spending.spent_usd(ledger.entries(config.name), config.budget, as_of, apart_from)
 
 
 def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
     """What the next iteration is forecast to cost, on as many rows as the last; None before the first."""
-    used = [usage for at, usage in _used(config) if at <= as_of]
+    from tasks.adapters import ledger
+
+    used = [usage for at, usage in spending.usages(ledger.entries(config.name)) if at <= as_of]
     forecast = forecast_cost(config.budget, used, used[-1].rows) if used else None
     return forecast.usd if forecast else None
 
 
-def _used(config: ModelConfig, apart_from: str | None = None) -> list[tuple[datetime, Usage]]:
-    """When each challenger was made and what that used; one from before usage was measured counts its rows alone."""
-    from tasks.adapters import ledger
-
-    entries = ledger.entries(config.name, kind="challenger.registered")
-    counted = [entry for entry in entries if apart_from is None or entry.decision_id != apart_from]
-    return [(entry.at, _usage(entry.body)) for entry in counted]
-
-
 @lru_cache(maxsize=1024)
-def _usage(body: str) -> Usage:
-    version = from_json(ModelVersion, body)
-    noted = dict(version.tags).get(USAGE)
-    return from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
+def _version(body: str) -> ModelVersion:
+    return from_json(ModelVersion, body)
 
 
 def _latest_performances(judgements: list[Judgement]) -> tuple[PerformanceReport, ...]:

@@ -11,7 +11,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.backtest import Backtest, gain_interval, run_backtest, summary
+from tasks.policy.backtest import Backtest, gain_interval, lifts, run_backtest, summary
 from tasks.policy.errors import PerennialError
 from tasks.policy.probe_policy import PerennialPolicy
 from tasks.policy.rivals import RIVALS
@@ -59,7 +59,7 @@ def backtest_matrix(path: Path, out: Path, alphas: Sequence[float], names: Seque
     matrix = load_matrix(path)
     outcome = run_backtest(matrix, policies, alphas, share)
     sentence = recommend(matrix, outcome)
-    write_outcome(outcome, out, f"Back-test of {path.name}", sentence)
+    write_outcome(matrix, outcome, out, f"Back-test of {path.name}", sentence)
     return sentence
 
 
@@ -98,7 +98,9 @@ def policy_yaml(outcome: Backtest, window_days: float) -> str:
     return f"retraining:\n  when: {when[best]}\n" if best in when else ""
 
 
-def write_outcome(outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = "") -> Path:
+def write_outcome(
+    matrix: PerformanceMatrix, outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = ""
+) -> Path:
     """summary.json and backtest.html under `out`, each whole or not at all; returns the page's path."""
     from tasks.adapters.backtest_page import write_page
 
@@ -107,7 +109,7 @@ def write_outcome(outcome: Backtest, out: Path, title: str, sentence: str, yaml:
         unfinished = out / ".summary.json.unfinished"
         unfinished.write_text(json.dumps(summary(outcome), allow_nan=False), encoding="utf-8")
         unfinished.replace(out / "summary.json")
-        return write_page(outcome, out / "backtest.html", title, sentence, yaml)
+        return write_page(outcome, lifts(matrix, outcome), out / "backtest.html", title, sentence, yaml)
     except OSError as error:
         raise MatrixError(f"{out}: cannot be written ({error.strerror}); expected a folder you may write to") from error
 
@@ -125,7 +127,7 @@ def backtest_candidates(
     sentence = recommend(matrix, outcome)
     yaml = policy_yaml(outcome, config.window_days)
     folder = make_folder(workspace().reports / config.name / "backtest")
-    page = write_outcome(outcome, folder, f"Back-test of {config.name}", sentence, yaml)
+    page = write_outcome(matrix, outcome, folder, f"Back-test of {config.name}", sentence, yaml)
     artifacts.publish_backtest(config.name, sentence, yaml, backtest_page.table(outcome), str(page))
     get_run_logger().info("backtest: %s Page: %s", sentence, page)
     return {"recommendation": sentence, "yaml": yaml, "page": str(page), "summary": str(folder / "summary.json")}

@@ -33,6 +33,23 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("metric: mae\n", "metric: made\n", ("performance.metric is 'made'", "'mae'")),
         ("slices: [origin]", "slices: [colour]", ("performance.slices has colour", "features")),
         ("trigger: every", "trigger: never", ("never", "'every'")),
+        (
+            "trigger: every, days: 20",
+            "trigger: calendar, cron: 61 3 * * *",
+            ("'61 3 * * *'", "Bad minute", "0 3 1 * *"),
+        ),
+        (
+            "trigger: every, days: 20",
+            "trigger: calendar, rrule: monthly",
+            ("is 'monthly'", "FREQ=MONTHLY;BYMONTHDAY=1"),
+        ),
+        ("trigger: every, days: 20", "trigger: calendar", ("cron and rrule: neither given", "expected one")),
+        ("trigger: every, days: 20", "trigger: arrival", ("labelled_rows and share: neither given", "expected one")),
+        (
+            "trigger: every, days: 20",
+            "trigger: arrival, labelled_rows: 0",
+            ("labelled_rows is 0", "greater than or equal to 1"),
+        ),
         ("start: 2013-01-01T00:00:00Z", "start: 2013-01-01T00:00:00+02:00", ("2013-01-01T00:00:00+02:00", "UTC")),
         ("history_until: 2013-04-21", "history_until: 2012-04-21", ("start < history_until",)),
         ("kind: python", "kind: sql", ("url_env is missing", "url_env and query")),
@@ -107,6 +124,15 @@ def test_before_the_first_complete_window_the_error_says_from_when():
 def test_a_window_in_another_zone_is_refused():
     with pytest.raises(ValueError, match="not in UTC"):
         Window(utc("2013-01-01").replace(tzinfo=None), utc("2013-01-02"))
+
+
+def test_calendars_and_arrivals_are_told_in_plain_sentences(tmp_path):
+    from deployments.description import describe
+
+    rule = "{trigger: calendar, cron: 0 3 1 * *, timezone: America/New_York}\n      - {trigger: arrival, share: 0.2}"
+    told = " ".join(describe(load_model_config(edited(tmp_path, "{trigger: every, days: 20}", rule))))
+    assert "a date of cron 0 3 1 * * (America/New_York) has come since the last training" in told
+    assert "new rows with labels reach 20% of the training rows" in told
 
 
 def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path, capsys):

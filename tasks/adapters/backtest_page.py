@@ -1,9 +1,10 @@
 """The back-test as one HTML page that needs nothing but a browser: what each policy costs, and by how much it is surer.
 
 Plotly's own bundle is inside, once; names are escaped by Plotly's JSON and by Jinja. Plots: the Pareto front of mean
-loss against retrains, and regret over the cost of a retrain.
+loss against retrains, regret over the cost of a retrain, and lift over a timer with as many retrains with its interval.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly import graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from tasks.policy.backtest import Backtest
+from tasks.policy.backtest import Backtest, Lift
 
+SEEN = 3.0
+"""Lift beyond which the plot is cut: where a timer is as good as hindsight, next to nothing is divided by."""
 OURS, OTHERS = "#0b7a4b", "#9aa3ad"
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
-def write_page(backtest: Backtest, path: Path, title: str, recommendation: str, yaml: str = "") -> Path:
+Lifts = Mapping[str, Mapping[float, Lift | None]]
+
+
+def write_page(backtest: Backtest, lifts: Lifts, path: Path, title: str, recommendation: str, yaml: str = "") -> Path:
     """Write the page, whole or not at all. Raises OSError where that fails."""
     pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     text = pages.get_template("backtest.html.j2").render(
@@ -27,6 +33,10 @@ def write_page(backtest: Backtest, path: Path, title: str, recommendation: str, 
         plotly=get_plotlyjs(),
         pareto=_drawn(_pareto(backtest), "pareto"),
         regret=_drawn(_regret(backtest), "regret"),
+        lift=_drawn(_lift(backtest, lifts), "lift"),
+        lift_alpha=f"{_middle(backtest):g}",
+        lift_rows=_lift_rows(backtest, lifts),
+        alpha_names=[f"{alpha:g}" for alpha in backtest.alphas],
         rows=[_row(backtest, policy) for policy in backtest.ranking()],
         alphas=", ".join(f"{alpha:g}" for alpha in backtest.alphas),
     )
@@ -73,6 +83,45 @@ def _regret(backtest: Backtest) -> go.Figure:
         figure.add_scatter(x=list(scores), y=y, mode="lines+markers", name=policy, line=line)
     figure.update_xaxes(type="log", tickvals=list(backtest.alphas))
     return _styled(figure, "α, cost of a retrain", "regret")
+
+
+def _middle(backtest: Backtest) -> float:
+    """The cost that the recommendation speaks of."""
+    return backtest.alphas[len(backtest.alphas) // 2]
+
+
+def _lift(backtest: Backtest, lifts: Lifts) -> go.Figure:
+    """A dot and a line a policy, the best on top; those that retrain nothing at this cost have none."""
+    alpha, figure = _middle(backtest), go.Figure()
+    known = [(policy, lift) for policy in backtest.ranking() if (lift := lifts[policy][alpha])]
+    for policy, lift in sorted(known, key=lambda each: each[1].lift):
+        colour = OURS if policy == "perennial" else OTHERS
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": [lift.high - lift.lift],
+            "arrayminus": [lift.lift - lift.low],
+        }
+        hover = f"{policy}<br>{lift.retrains} retrains<br>lift {_spoken(lift)}<extra></extra>"
+        figure.add_scatter(
+            x=[lift.lift], y=[policy], mode="markers", name=policy, hovertemplate=hover, showlegend=False,
+            marker={"color": colour, "size": 9}, error_x={**bars, "color": colour, "thickness": 2},
+        )  # fmt: skip
+    bounds = [bound for _, lift in known for bound in (lift.low, lift.high)]
+    figure.update_xaxes(range=[max(-SEEN, min([-0.2, *bounds])) - 0.1, min(SEEN, max([1.0, *bounds])) + 0.1])
+    figure.add_vline(x=0, line={"color": "#1d2329", "width": 1, "dash": "dot"})
+    _styled(figure, "lift", "")
+    return figure.update_layout(height=max(200, 90 + 26 * len(known)), margin={"l": 150})
+
+
+def _lift_rows(backtest: Backtest, lifts: Lifts) -> list[tuple[str, list[str]]]:
+    """Policies that have a lift at any cost, best first, and what it is at each."""
+    known = [policy for policy in backtest.ranking() if any(lifts[policy].values())]
+    return [(policy, [_spoken(lift) for lift in lifts[policy].values()]) for policy in known]
+
+
+def _spoken(lift: Lift | None) -> str:
+    return "–" if lift is None else f"{lift.lift:.2f} ({lift.low:.2f} to {lift.high:.2f})"
 
 
 def _styled(figure: go.Figure, x: str, y: str) -> go.Figure:

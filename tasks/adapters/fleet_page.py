@@ -109,6 +109,8 @@ def _is_page(address: str) -> bool:
 def markdown(fleet: Fleet, page: str) -> str:
     """The dashboard's artifact: the same lines as a table, and what needs a person as a list."""
     lines = [f"# Fleet: {fleet.headline}", f"[The whole page]({link(page)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
+    if fleet.purse:
+        lines.append(_cell(f"{fleet.purse.sentence}; {max(0.0, fleet.purse.left_usd):,.2f} USD are left."))
     urgent = [
         _cell(f"- **{member.facts.model}**: {need.sentence}") for member in fleet.members for need in member.needs
     ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.policy.hindsight import as_run, best_mean_loss, best_run, evenly_spaced
+from tasks.policy.resampling import moving_block_interval
 from tasks.policy.rivals import Timer
 from tasks.policy.simulation import (
     Floats,
@@ -123,20 +124,51 @@ def gain_interval(
 ) -> tuple[float, float, float]:
     """(gain, low, high): cost saved per window against `rival`, with a 95 % interval.
 
-    Moving-block bootstrap over the served windows (Künsch 1989), blocks of about T^(1/3), since neighbours correlate.
+    Moving-block bootstrap over the served windows, since neighbours correlate.
     The spending of each run is a known number and is not resampled.
     """
     ours, theirs = backtest.policies[policy][alpha], backtest.policies[rival][alpha]
     difference = served_losses(matrix, theirs.run) - served_losses(matrix, ours.run)
     difference = difference[np.isfinite(difference)]
     spending = (theirs.cost - mean_loss(matrix, theirs.run.serving)) - (ours.cost - mean_loss(matrix, ours.run.serving))
-    count = len(difference)
-    block = max(1, round(count ** (1 / 3)))
-    generator = np.random.default_rng(seed)
-    starts = generator.integers(0, count - block + 1, size=(2000, -(-count // block)))
-    rows = (starts[:, :, None] + np.arange(block)).reshape(2000, -1)[:, :count]
-    low, high = np.percentile(difference[rows].mean(axis=1), [2.5, 97.5])
-    return float(difference.mean() + spending), float(low + spending), float(high + spending)
+    low, high = moving_block_interval(difference, seed=seed)
+    return float(difference.mean() + spending), low + spending, high + spending
+
+
+@dataclass(frozen=True)
+class Lift:
+    """Lift of one run with its 95 % interval, over a timer of as many retrains whose mean loss is `even`."""
+
+    lift: float
+    low: float
+    high: float
+    retrains: int
+    even: float
+
+
+def lifts(matrix: PerformanceMatrix, backtest: Backtest, seed: int = 7) -> dict[str, dict[float, Lift | None]]:
+    """Lift by policy and α; None where nothing was retrained or no schedule of as many is better than the timer.
+
+    The loss saved against the timer is resampled over the served windows in moving blocks. What it is divided by, how far
+    the best schedule in hindsight is below the timer, is a property of the record and is not resampled.
+    """
+    known: dict[Run, Lift | None] = {}
+    for scores in backtest.policies.values():
+        for score in scores.values():
+            if score.run not in known:
+                known[score.run] = _lift(matrix, score, seed)
+    return {name: {a: known[score.run] for a, score in scores.items()} for name, scores in backtest.policies.items()}
+
+
+def _lift(matrix: PerformanceMatrix, score: Score, seed: int) -> Lift | None:
+    if score.lift is None:
+        return None
+    retrains = len(score.run.trainings)
+    timer = as_run(matrix, evenly_spaced(matrix, retrains))
+    span = timer.mean_loss - best_mean_loss(matrix, retrains)
+    saved = served_losses(matrix, timer) - served_losses(matrix, score.run)
+    low, high = (bound / span for bound in moving_block_interval(saved, seed=seed))
+    return Lift(score.lift, low, high, retrains, timer.mean_loss)
 
 
 Entry = dict[str, list[int] | int | float | None]

@@ -4,15 +4,13 @@ A condition says when; cooldown, caps, budget and sample floors (`retraining.py`
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
-from dateutil import rrule as recurrence
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tasks.policy.calendars import BEGIN, next_date
 from tasks.policy.metrics import HIGHER_IS_BETTER
-
-CALENDAR_START = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 class Rule(BaseModel):
@@ -144,25 +142,53 @@ class Every(Rule):
     days: float = Field(30, gt=0)
 
 
+class Arrival(Rule):
+    """New rows with labels have come since the latest training: so many, or so large a share of the training rows."""
+
+    trigger: Literal["arrival"]
+    labelled_rows: int | None = Field(None, ge=1)
+    """So many new rows with labels."""
+    share: float | None = Field(None, gt=0)
+    """So large a share of the rows that the champion was trained on."""
+
+    @model_validator(mode="after")
+    def _asks_for_one(self) -> "Arrival":
+        if (self.labelled_rows is None) == (self.share is None):
+            given = "neither" if self.share is None else "both"
+            raise ValueError(f"labelled_rows and share: {given} given, expected one, such as labelled_rows: 50000")
+        return self
+
+
 class Calendar(Rule):
     """A date of a calendar rule has come since the last training."""
 
     trigger: Literal["calendar"]
-    rrule: str = Field(min_length=5, max_length=500)
-    """RFC 5545, such as FREQ=MONTHLY;BYMONTHDAY=1; times are UTC, counted from 2000-01-01 unless DTSTART is given."""
+    cron: str | None = Field(None, max_length=200)
+    """Five fields, such as 0 3 1 * *: at 03:00 on the first of each month."""
+    rrule: str | None = Field(None, max_length=500)
+    """RFC 5545, such as FREQ=MONTHLY;BYMONTHDAY=1; counted from 2000-01-01 unless DTSTART is given."""
+    timezone: str = Field("UTC", max_length=100)
+    """Whose wall clock the rule means, by its IANA name."""
 
     @model_validator(mode="after")
-    def _can_be_read(self) -> "Calendar":
-        try:
-            self.dates()
-        except ValueError as error:
-            raise ValueError(
-                f"rrule cannot be read ({error}), expected a rule such as FREQ=MONTHLY;BYMONTHDAY=1"
-            ) from error
+    def _has_dates(self) -> "Calendar":
+        if (self.cron is None) == (self.rrule is None):
+            given = "neither" if self.cron is None else "both"
+            raise ValueError(f"cron and rrule: {given} given, expected one, such as cron: 0 3 1 * *")
+        if self.next_date(BEGIN) is None:
+            raise ValueError(f"{self.text} never has a date from {BEGIN:%Y-%m-%d} on, expected one that recurs")
         return self
 
-    def dates(self) -> recurrence.rrule | recurrence.rruleset:
-        return recurrence.rrulestr(self.rrule, dtstart=CALENDAR_START)
+    @property
+    def text(self) -> str:
+        """The rule as its owner wrote it."""
+        rule = f"cron {self.cron}" if self.cron is not None else f"{self.rrule}"
+        return rule if self.timezone == "UTC" else f"{rule} ({self.timezone})"
+
+    def next_date(self, after: datetime) -> datetime | None:
+        """The first date later than `after`, in UTC; None where the rule has ended."""
+        kind, rule = ("cron", self.cron) if self.cron is not None else ("rrule", self.rrule or "")
+        return next_date(kind, rule, self.timezone, after)
 
 
 class AnyOf(Rule):
@@ -207,6 +233,7 @@ Condition = Annotated[
     | MeanShift
     | DriftedShare
     | NewRows
+    | Arrival
     | Every
     | Calendar
     | AnyOf

@@ -143,11 +143,16 @@ def net_benefit(
     return NetBenefit(value, cost, Amount(net, net - down, net + up), cost.usd / per_day if per_day > 0 else None)
 
 
+def expected_cost_usd(budget: Budget, forecast_usd: float | None) -> float:
+    """The forecast, or what is fixed where there is none."""
+    return _fixed(budget) if forecast_usd is None else forecast_usd
+
+
 def over_budget(budget: Budget, spent_usd_this_month: float, cost_usd: float | None) -> str | None:
     """Why the monthly limit refuses a retrain, else None. An unknown cost counts as its fixed part."""
     if budget.max_usd_per_month is None:
         return None
-    expected = _fixed(budget) if cost_usd is None else cost_usd
+    expected = expected_cost_usd(budget, cost_usd)
     if spent_usd_this_month + expected <= budget.max_usd_per_month:
         return None
     return (
@@ -199,32 +204,46 @@ class Request:
 
     model: str
     cost_usd: float
-    net_usd: float
+    net_usd: float | None
+    """Expected value less cost; None where it is not known."""
 
 
 def share_budget(requests: Sequence[Request], budget_usd: float) -> dict[str, str | None]:
     """Which requests a shared budget grants (None) and why it refuses the others.
 
     The affordable set of the largest net benefit, exactly: a 0/1 knapsack by integer programming, not the greedy order.
+    Requests of unknown benefit take what that leaves, in their order.
     """
-    worthwhile = [request for request in requests if request.net_usd > 0]
     answers: dict[str, str | None] = {
         request.model: f"the expected net benefit is {request.net_usd:,.2f} USD, it would not pay"
         for request in requests
-        if request.net_usd <= 0
+        if request.net_usd is not None and request.net_usd <= 0
     }
+    granted = _best_set(
+        [request for request in requests if request.model not in answers and request.net_usd], budget_usd
+    )
+    left = budget_usd - sum(request.cost_usd for request in granted)
+    for request in requests:
+        if request.net_usd is None and request.cost_usd <= left:
+            granted.append(request)
+            left -= request.cost_usd
+    for request in requests:
+        brings = "" if request.net_usd is None else f"; this one is expected to bring {request.net_usd:,.2f} USD"
+        refusal = (
+            f"{request.cost_usd:,.2f} USD do not fit into the shared budget of {budget_usd:,.2f} USD beside retrains "
+            f"that bring more{brings}"
+        )
+        answers.setdefault(request.model, None if request in granted else refusal)
+    return answers
+
+
+def _best_set(worthwhile: Sequence[Request], budget_usd: float) -> list[Request]:
     if not worthwhile:
-        return answers
+        return []
     chosen = scipy.optimize.milp(
-        [-request.net_usd for request in worthwhile],
+        [-(request.net_usd or 0.0) for request in worthwhile],
         constraints=scipy.optimize.LinearConstraint([request.cost_usd for request in worthwhile], ub=budget_usd),
         integrality=1,
         bounds=scipy.optimize.Bounds(0, 1),
     ).x
-    for request, share in zip(worthwhile, chosen, strict=True):
-        refusal = (
-            f"{request.cost_usd:,.2f} USD do not fit into the shared budget of {budget_usd:,.2f} USD beside retrains "
-            f"that bring more; this one is expected to bring {request.net_usd:,.2f} USD"
-        )
-        answers[request.model] = None if round(share) else refusal
-    return answers
+    return [request for request, share in zip(worthwhile, chosen, strict=True) if round(share)]

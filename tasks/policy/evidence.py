@@ -108,6 +108,10 @@ class History:
     trained_until: datetime | None = None
     training_rows: int = 0
     rows_since_training: int = 0
+    learned: tuple[tuple[datetime, datetime], ...] = ()
+    """Of each challenger, promoted or not: when it was made, and until when its training rows reach."""
+    asked_at: tuple[datetime, ...] = ()
+    """Ends of windows after which a retrain was asked for, apart from those that a budget refused."""
     spent_usd_this_month: float = 0.0
     usages: tuple[Usage, ...] = ()
     """What earlier iterations used, oldest first."""

@@ -20,6 +20,7 @@ from tasks.policy.evidence import (
     Window,
     from_json,
 )
+from tasks.policy.spending import Purse
 
 NeedKind = Literal[
     "approval", "no champion", "quarantined", "overdue", "budget", "refused", "worse", "retraining", "drifted"
@@ -102,6 +103,8 @@ class Fleet:
 
     as_of: datetime
     members: tuple[FleetMember, ...]
+    purse: Purse | None = None
+    """The budget that models share, where they do."""
 
     @property
     def headline(self) -> str:
@@ -122,10 +125,10 @@ class Fleet:
         return f"{', '.join([first, *rest])}."
 
 
-def survey(facts: Iterable[ModelFacts], as_of: datetime) -> Fleet:
+def survey(facts: Iterable[ModelFacts], as_of: datetime, purse: Purse | None = None) -> Fleet:
     """Every model's state at `as_of`, sorted by what needs a person."""
     members = sorted(map(describe_member, facts), key=lambda member: (member.urgency, member.facts.model))
-    return Fleet(as_of, tuple(members))
+    return Fleet(as_of, tuple(members), purse)
 
 
 def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:

@@ -82,6 +82,22 @@ def block_bootstrap_interval(
     return percentile_interval(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), confidence)
 
 
+def moving_block_interval(series: ArrayLike, confidence: float = 0.95, draws: int = 2000, seed: int = 7) -> Interval:
+    """Interval of the mean of a series whose neighbours correlate: overlapping blocks of about n^(1/3) are resampled.
+
+    Künsch (1989), Annals of Statistics 17:1217. `series` (n,); values that are not finite are left out.
+    """
+    values = np.asarray(series, float)
+    values = values[np.isfinite(values)]
+    count = len(values)
+    if not count:
+        return Interval(float("nan"), float("nan"))
+    block = max(1, round(count ** (1 / 3)))
+    starts = np.random.default_rng(seed).integers(0, count - block + 1, size=(draws, -(-count // block)))
+    rows = (starts[:, :, None] + np.arange(block)).reshape(draws, -1)[:, :count]
+    return percentile_interval(values[rows].mean(axis=1), confidence)
+
+
 def resampled_confusions(counts: ArrayLike, draws: int, seed: int) -> NDArray[np.int64]:
     """Confusion tables (draws, …) of resampled rows: resampling rows of few kinds is drawing a multinomial."""
     table = np.asarray(counts)

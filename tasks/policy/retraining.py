@@ -14,7 +14,8 @@ from tasks.policy.conditions import Adaptive, Condition, MetricBreach, MetricDec
 from tasks.policy.economics import Budget, over_budget
 from tasks.policy.evidence import Decision, DiagnosisKind, History, Window, WindowEvidence, digest
 from tasks.policy.findings import Case
-from tasks.policy.triggers import judge, last_training
+from tasks.policy.since_training import last_training
+from tasks.policy.triggers import judge
 
 MONTH = timedelta(days=30)
 

@@ -1,15 +1,16 @@
 """Whether a condition holds: evidence + history → `Finding` with a sentence and what would change it.
 
-Insufficient drift never triggers; metrics have their own rule (`metric_triggers.py`).
+Insufficient drift never triggers; metrics have their own rule (`metric_triggers.py`),
+as has what counts from the last training (`since_training.py`).
 """
 
 import math
-from datetime import datetime, timedelta
 
 from tasks.policy.conditions import (
     Adaptive,
     AllOf,
     AnyOf,
+    Arrival,
     AtLeast,
     Calendar,
     Condition,
@@ -25,11 +26,12 @@ from tasks.policy.conditions import (
     Probe,
     RegretExceedsCost,
 )
-from tasks.policy.evidence import DriftReport, History
+from tasks.policy.evidence import DriftReport
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.metric_triggers import judge_breach, judge_shift
 from tasks.policy.probe_triggers import judge_perennial, judge_probe
 from tasks.policy.series_triggers import judge_adaptive, judge_decay, judge_regret
+from tasks.policy.since_training import judge_arrival, judge_calendar, judge_every, judge_new_rows
 
 
 def judge(condition: Condition, case: Case) -> Finding:
@@ -56,11 +58,13 @@ def judge(condition: Condition, case: Case) -> Finding:
         case DriftedShare():
             return _judge_drifted_share(condition, case)
         case NewRows():
-            return _judge_new_rows(condition, case)
+            return judge_new_rows(condition, case)
+        case Arrival():
+            return judge_arrival(condition, case)
         case Every():
-            return _judge_every(condition, case)
+            return judge_every(condition, case)
         case Calendar():
-            return _judge_calendar(condition, case)
+            return judge_calendar(condition, case)
 
 
 def _judge_group(group: Group, case: Case) -> Finding:
@@ -131,48 +135,3 @@ def _drift(case: Case) -> tuple[DriftReport | None, str]:
     if not drift.says_something:
         return None, f"insufficient, {'; '.join(drift.reasons[:2]) or f'{drift.rows} rows in {drift.window.name}'}"
     return drift, ""
-
-
-def _judge_new_rows(rule: NewRows, case: Case) -> Finding:
-    history = case.history
-    if history.training_rows <= 0:
-        return one_finding(rule.trigger, False, "new rows: how many rows the champion was trained on is not known", "")
-    counted = history.trained_until is None or case.evidence.window.start >= history.trained_until
-    rows = history.rows_since_training + (case.evidence.rows if counted else 0)
-    needed = math.ceil(rule.fraction * history.training_rows)
-    holds = rows >= needed
-    reason = (
-        f"{rows:,} rows landed since training on {history.training_rows:,} ({rows / history.training_rows:.1%}), "
-        f"{rule.fraction:.1%} are asked for"
-    )
-    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {needed:,} new rows")
-
-
-def _judge_every(rule: Every, case: Case) -> Finding:
-    last = last_training(case.history)
-    if last is None:
-        return one_finding(rule.trigger, False, "timer: when the model was last trained is not known", "")
-    due = last + timedelta(days=rule.days)
-    elapsed = (case.as_of - last) / timedelta(days=1)
-    reason = f"{elapsed:.1f} days since the last training on {last:%Y-%m-%d}, {rule.days:g} are asked for"
-    holds = case.as_of >= due
-    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {due:%Y-%m-%d}")
-
-
-def _judge_calendar(rule: Calendar, case: Case) -> Finding:
-    last = last_training(case.history)
-    if last is None:
-        return one_finding(rule.trigger, False, "calendar: when the model was last trained is not known", "")
-    following = rule.dates().after(last)
-    if following is None:
-        return one_finding(rule.trigger, False, f"calendar: {rule.rrule} has no date after {last:%Y-%m-%d}", "")
-    holds = following <= case.as_of
-    reason = (
-        f"{following:%Y-%m-%d} of {rule.rrule} {'has come' if holds else 'is next'} since training on {last:%Y-%m-%d}"
-    )
-    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {following:%Y-%m-%d}")
-
-
-def last_training(history: History) -> datetime | None:
-    """When a challenger was last made, promoted or not; before the first, where the champion's rows end."""
-    return max(history.retrained_at, default=history.trained_until)

@@ -1,6 +1,7 @@
 """The back-test as people run it: a matrix from a file without a server, and a model's own history with one."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tasks.policy.backtest import run_backtest
 from tasks.policy.evidence import Window, utc
 from tasks.policy.retraining import RetrainingPolicy
 from tasks.simulation import choose_policies, policy_yaml
+from tests.browser import elements, needs_chromium, render
 from tests.policy.test_backtest import matrix_of
 from tests.trained_models import make_config, make_rows
 
@@ -43,6 +45,23 @@ def test_a_matrix_gives_a_summary_of_every_policy_at_every_cost_and_a_page(matri
     assert "Use " in page
     assert "default-src 'none'" in page, "the page asks nobody for anything"
     assert page.count("<script src") == page.count("<link") == 0
+
+
+@needs_chromium
+def test_the_page_draws_lift_over_a_timer_with_intervals_and_lists_the_numbers(
+    matrix_file: Path, tmp_path: Path
+) -> None:
+    main(["--matrix", str(matrix_file), "--out", str(tmp_path / "out")])
+    page = render(tmp_path / "out" / "backtest.html", tmp_path, height=3600, ready="#lift .plotly .errorbar")
+    assert not page.console, page.console
+    assert len(page.requests) == 1, "the page asks nobody for anything"
+    assert page.page_width <= 1280
+    cells = [element.text for element in elements(page.dom) if element.tag == "td"]
+    assert cells.count("perennial") == 2, "one row for its lift at every cost, one among all policies"
+    spoken = [cell for cell in cells if re.fullmatch(r"-?\d+\.\d\d \(-?\d+\.\d\d to -?\d+\.\d\d\)", cell)]
+    assert len(spoken) > 20
+    drawn = page.dom.count('class="xerror"')
+    assert drawn >= 5, f"{drawn} policies are drawn with an interval"
 
 
 def test_costs_and_policies_can_be_chosen(

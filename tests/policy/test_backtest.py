@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.policy.backtest import gain_interval, run_backtest, summary
+from tasks.policy.backtest import gain_interval, lifts, run_backtest, served_losses, summary
 from tasks.policy.hindsight import as_run, best_mean_loss, best_run, best_schedule, evenly_spaced
 from tasks.policy.rivals import RIVALS, Debt, PlainProbe, Threshold, Timer
 from tasks.policy.simulation import (
@@ -273,3 +273,46 @@ def test_the_interval_of_a_constant_gain_is_that_gain() -> None:
         PerformanceMatrix(loss, 5), {"never": RIVALS["never"], "timer_16": RIVALS["timer_16"]}, alphas=(0.05,)
     )
     assert gain_interval(PerformanceMatrix(loss, 5), outcome, "never", "timer_16", 0.05) == pytest.approx((0, 0, 0))
+
+
+class _At:
+    """Retrains after the given windows."""
+
+    def __init__(self, *windows: int) -> None:
+        self.windows = windows
+
+    def act(self, service: Service) -> None:
+        if service.now in self.windows:
+            service.retrain()
+
+
+def test_lift_has_an_interval_around_it_and_a_timer_has_none_over_itself() -> None:
+    matrix = matrix_of(windows=60, history=8)
+    even = as_run(matrix, evenly_spaced(matrix, 4)).trainings
+    policies = {
+        "even": lambda a, s: _At(*even),
+        "never": lambda a, s: Timer(None),
+        "late": lambda a, s: _At(47, 50, 53, 56),
+    }
+    outcome = run_backtest(matrix, policies, alphas=(0.05,))
+    found = {name: by_alpha[0.05] for name, by_alpha in lifts(matrix, outcome).items()}
+    assert found["never"] is None
+    assert (found["even"].lift, found["even"].low, found["even"].high) == pytest.approx((0, 0, 0))
+    late = found["late"]
+    assert late.low < late.lift < late.high < 0, "retraining at the end only is surely worse than evenly"
+    assert (late.retrains, late.lift) == (4, outcome.policies["late"][0.05].lift)
+    saved = late.even - outcome.policies["late"][0.05].run.mean_loss
+    assert late.lift == pytest.approx(saved / (late.even - best_mean_loss(matrix, 4)))
+
+
+def test_the_best_schedule_in_hindsight_is_surely_better_than_the_timer() -> None:
+    generator = np.random.default_rng(3)
+    loss = np.full((60, 60), NAN)
+    for candidate in range(60):  # the concept turns after window 25: only later candidates are good from then on
+        for window in range(candidate + 1, 60):
+            loss[candidate, window] = (0.6 if candidate < 26 <= window else 0.2) + generator.normal(0, 0.01)
+    matrix = PerformanceMatrix(loss, 8)
+    outcome = run_backtest(matrix, {"turn": lambda a, s: _At(26)}, alphas=(0.05,))
+    lift = lifts(matrix, outcome)["turn"][0.05]
+    assert 0 < lift.low < lift.lift <= 1.0 + 1e-9
+    assert np.isfinite(served_losses(matrix, outcome.policies["turn"][0.05].run)).all()

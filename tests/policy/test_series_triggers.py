@@ -1,4 +1,4 @@
-"""Triggers that weigh the champion's whole series: decay, adaptive change, regret in money, hysteresis, calendars."""
+"""Triggers that weigh the champion's whole series: decay, adaptive change, regret in money, hysteresis."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from tasks.policy.economics import Budget
-from tasks.policy.evidence import Decision, utc
+from tasks.policy.evidence import Decision
 from tasks.policy.retraining import RetrainingPolicy, decide_retraining
 from tests.policy.judged_windows import evidence, history, report, window
 
@@ -119,34 +119,6 @@ class TestHysteresis:
         for text in (self.rule.replace("release: 7", "release: 9"), self.rule.replace("mae", "accuracy")):
             with pytest.raises(ValidationError, match="expected"):
                 policy(text)
-
-
-class TestCalendar:
-    rule = "{trigger: calendar, rrule: 'FREQ=MONTHLY;BYMONTHDAY=1'}"
-
-    @pytest.mark.parametrize(
-        ("trained", "retrain", "next_date"),
-        [("2013-04-30", True, ""), ("2013-05-01", False, "2013-06-01"), ("2013-05-02", False, "2013-06-01")],
-    )
-    def test_a_date_since_the_last_training(self, trained, retrain, next_date):
-        decision = judged(self.rule, [5.0], past={"trained_until": utc(trained)})
-        assert decision.retrain is retrain
-        assert decision.would_change == ((f"would retrain from {next_date}",) if next_date else ())
-
-    def test_intervals_count_from_a_fixed_day(self):
-        rule = "{trigger: calendar, rrule: 'FREQ=DAILY;INTERVAL=10'}"  # 2000-01-01 + 4870 days is 2013-05-02
-        assert judged(rule, [5.0], past={"trained_until": utc("2013-05-01")}).retrain
-        assert not judged(rule, [5.0], past={"trained_until": utc("2013-05-02")}).retrain
-
-    def test_a_rule_that_cannot_be_read_is_refused(self):
-        with pytest.raises(ValidationError, match="FREQ=MONTHLY"):
-            policy("{trigger: calendar, rrule: every monday}")
-
-    def test_a_rule_that_has_ended_says_so(self):
-        ended = "{trigger: calendar, rrule: 'FREQ=YEARLY;COUNT=2'}"
-        decision = judged(ended, [5.0], past={"trained_until": utc("2013-05-01")})
-        assert not decision.retrain
-        assert "has no date after 2013-05-01" in decision.reasons[0]
 
 
 def test_the_series_is_the_present_champions_and_its_level_older():

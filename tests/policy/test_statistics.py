@@ -178,3 +178,18 @@ def test_benjamini_hochberg_holds_the_share_of_false_discoveries():
         found = statistics.benjamini_hochberg([*nulls, *real]) <= 0.1
         shares.append(found[:80].sum() / max(1, found.sum()))
     assert np.mean(shares) < 0.11
+
+
+def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_correlate():
+    """The mean of n independent values has error σ/√n; of an AR(1) with ρ = 0.8 it is 3 times as large."""
+    random = np.random.default_rng(11)
+    noise = random.normal(size=400)
+    low, high = resampling.moving_block_interval(noise)
+    assert (high - low) / 2 == pytest.approx(1.96 * noise.std() / 20, rel=0.2)
+    series = [0.0]
+    for shock in random.normal(size=4000):
+        series.append(0.8 * series[-1] + shock)
+    low, high = resampling.moving_block_interval(series)
+    independent = resampling.bootstrap_interval(series)
+    assert (high - low) > 1.8 * (independent.high - independent.low)
+    assert np.isnan(resampling.moving_block_interval([np.nan])).all()

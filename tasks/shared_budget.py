@@ -1,0 +1,52 @@
+"""May this retrain draw on the budget that several models share? Asked for, and promised, one process at a time.
+
+The models' ledgers say what was spent and promised. Whoever asks holds the fleet's lease while it reads them and writes
+its promise into its own model's, so that two processes cannot spend the same money; `tasks.policy.spending` judges.
+"""
+
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.fleet_config import load_fleet_config
+from deployments.model_config import ModelConfig, load_model_config
+from tasks.policy import spending
+
+LEASE = "_fleet"
+"""No model's name."""
+PATIENCE_S = 300.0  # who holds it reads and writes for a second; a dead one is fenced out after half a minute
+
+
+@task(cache_policy=NO_CACHE)
+def claim_shared_budget(
+    config: ModelConfig, decision_id: str, next_cost_usd: float | None, as_of: datetime
+) -> str | None:
+    """Why the budget shared with other models refuses this retrain; None where there is none or it grants.
+
+    What is granted is promised to the decision in the ledger, once, and stays so until its challenger is registered.
+    """
+    from tasks.adapters import lease, ledger
+
+    fleet = load_fleet_config()
+    if fleet.shared_budget is None or config.name not in fleet.sharing():
+        return None
+    with lease.hold(LEASE, "budget", patience_s=PATIENCE_S) as alone:
+        if any(entry.decision_id == decision_id for entry in ledger.entries(config.name, kind="budget.granted")):
+            return None
+        configs = {name: config if name == config.name else load_model_config(name) for name in fleet.sharing()}
+        entries = {name: ledger.entries(name) for name in configs}
+        budgets = {name: each.budget for name, each in configs.items()}
+        purse = spending.purse(fleet.shared_budget, budgets, entries, as_of)
+        own = spending.request_of(config.name, decision_id, entries[config.name], config.budget, next_cost_usd)
+        rivals = [name for name in configs if name != config.name]
+        asked = [spending.open_request(name, entries[name], budgets[name], as_of) for name in rivals]
+        refusal = spending.decide_share(own, [request for request in asked if request], purse)
+        if refusal is None:
+            left = purse.left_usd - own.cost_usd
+            grant = spending.Grant(own.cost_usd, left, f"{purse.sentence}; {own.cost_usd:,.2f} USD more are promised")
+            alone.check()  # right before the write: whoever was frozen past its lease may not spend what is spent by now
+            ledger.append(config.name, "budget.granted", grant, as_of, decision_id)
+    get_run_logger().info("shared budget: %s", refusal or grant.reason)
+    return refusal

@@ -1,0 +1,166 @@
+"""Models that share a monthly budget, on a real ledger: who goes first, who is refused, and never more than there is."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from deployments.__main__ import main
+from deployments.fleet_config import load_fleet_config
+from deployments.model_config import ModelConfigError, available_models, load_model_config
+from flows.fleet import fleet
+from flows.retrain import retrain
+from tasks.adapters import ledger
+from tasks.policy.evidence import Decision, Judgement, Window, WindowEvidence, from_json, utc
+from tasks.policy.spending import Grant
+from tasks.shared_budget import claim_shared_budget
+from tests.small_model import write_model
+
+FIRST = utc("2024-01-21")
+PRICES = "\nbudget: {value_usd_per_metric_unit_per_day: 100, fixed_usd_per_retrain: 40}\ntraining:\n"
+NAMES = ("alpha", "beta", "gamma")
+
+
+def share(folder: Path, text: str) -> None:
+    (folder / "fleet.yaml").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three models whose retrains cost 40 USD each, in a folder of their own; money for two of them."""
+    folder = tmp_path / "models"
+    for name in NAMES:
+        Path(write_model(folder, **{"name: small": f"name: {name}", "\ntraining:\n": PRICES})).rename(
+            folder / f"{name}.yaml"
+        )
+    share(folder, f"shared_budget: {{max_usd_per_month: 90, models: [{', '.join(NAMES)}]}}")
+    monkeypatch.setenv("PERENNIAL_MODELS", str(folder))
+    return folder
+
+
+def ask(model: str, value_usd: float) -> str:
+    """A judgement in the ledger that asks for a retrain which is expected to bring so much; its decision's id."""
+    window = Window(utc("2024-01-19"), FIRST)
+    decision = Decision(
+        f"decision-{model}", model, window, True, ("why",), expected_value_usd=value_usd, expected_cost_usd=40.0
+    )
+    ledger.append(
+        model, "window.judged", Judgement(FIRST, "1", WindowEvidence(window, 0), decision), FIRST, decision.decision_id
+    )
+    return decision.decision_id
+
+
+def claim(model: str, decision: str) -> str | None:
+    with disable_run_logger():
+        return claim_shared_budget.fn(load_model_config(model), decision, None, FIRST)
+
+
+def granted() -> list[str]:
+    return [name for name in NAMES for _ in ledger.entries(name, kind="budget.granted")]
+
+
+def test_the_models_that_bring_more_for_the_cost_go_first_whoever_comes_first(models):
+    decisions = {name: ask(name, value) for name, value in zip(NAMES, (50.0, 500.0, 100.0), strict=True)}
+    refusal = claim("alpha", decisions["alpha"])
+    assert "is expected to bring 10.00 USD net for 40.00 USD" in refusal
+    assert (
+        "beta is expected to bring 460.00 USD net" in refusal and "gamma is expected to bring 60.00 USD net" in refusal
+    )
+    assert claim("gamma", decisions["gamma"]) is None
+    assert claim("beta", decisions["beta"]) is None
+    assert granted() == ["beta", "gamma"]
+    assert "80.00 USD are promised" in claim("alpha", decisions["alpha"])
+    assert claim("beta", decisions["beta"]) is None  # a run that goes on does not pay twice
+    assert granted() == ["beta", "gamma"]
+
+
+def test_where_there_is_money_for_all_everybody_gets_it(models):
+    share(models, "shared_budget: {max_usd_per_month: 120}")
+    decisions = {name: ask(name, 1.0) for name in NAMES}
+    assert [claim(name, decisions[name]) for name in NAMES] == [None, None, None]
+    assert from_json(Grant, ledger.entries("gamma", kind="budget.granted")[0].body).left_usd == 0
+
+
+def test_without_a_shared_budget_or_outside_of_it_nothing_is_asked(models):
+    share(models, "shared_budget: {max_usd_per_month: 0, models: [beta]}")
+    assert claim("alpha", "decision-1") is None
+    assert claim("beta", "decision-2") is not None
+    (models / "fleet.yaml").unlink()
+    assert claim("beta", "decision-2") is None
+    assert not granted()
+
+
+def test_processes_that_ask_at_once_never_spend_more_than_there_is(models):
+    code = (
+        "import sys; from tests.flows.test_shared_budget import claim; print(claim(sys.argv[1], sys.argv[2]) is None)"
+    )
+    asking = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, name, f"decision-{name}-{number}"],
+            env={**os.environ, "PYTHONPATH": str(Path.cwd())}, stdout=subprocess.PIPE, text=True,
+        )
+        for name in NAMES
+        for number in (1, 2)
+    ]  # fmt: skip
+    answers = [process.communicate(timeout=400)[0].strip() for process in asking]
+    assert sorted(answers) == ["False"] * 4 + ["True"] * 2
+    assert len(granted()) == 2
+    assert all(ledger.verify(name).ok for name in set(granted()))
+
+
+def test_a_refused_retrain_trains_nothing_says_so_by_an_event_and_stands_on_the_fleet_page(models, prefect_server):
+    share(models, "shared_budget: {max_usd_per_month: 50, models: [alpha, beta]}")
+    retrain("alpha", until=FIRST)
+    assert retrain("beta", until=FIRST) is None
+    assert [entry.kind for entry in ledger.entries("beta")] == ["retraining.refused"]
+    refusal = ledger.entries("beta")[0].body
+    assert "of 50.00 USD shared by alpha, beta are spent in 30 days" in refusal
+    assert told("perennial.budget.refused", "beta") == [[refusal]]
+    html = Path(fleet(["alpha", "beta"], until=FIRST)).read_text(encoding="utf-8")
+    assert "data-purse" in html and "of 50.00 USD shared by alpha, beta are spent in 30 days; " in html
+    assert refusal in html
+
+
+def told(event: str, model: str) -> list[list[str]]:
+    """The reasons of the server's events of one kind about a model."""
+    from prefect.client.orchestration import get_client
+
+    deadline, said = time.monotonic() + 90, []
+    with get_client(sync_client=True) as client:
+        while not said and time.monotonic() < deadline:  # events arrive after the run has ended
+            found = client._client.post("/events/filter", json={"filter": {"event": {"name": [event]}}})
+            events = found.raise_for_status().json()["events"]
+            said = [list(each["payload"]["reasons"]) for each in events if each["payload"]["model"] == model]
+            time.sleep(0.5)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("shared_budget: {max_usd_per_month: -1}", "max_usd_per_month is -1"),
+        ("shared_budget: {max_usd: 5}", "shared_budget.max_usd is 5"),
+        ("shared_budget: {max_usd_per_month: 5, models: [delta]}", "models has delta, expected names of models here"),
+        ("a: [", "is not YAML"),
+        ("- a", "expected shared_budget"),
+    ],
+)
+def test_a_mistake_in_what_models_share_is_named(models, capsys, text, words):
+    share(models, text)
+    with pytest.raises(ModelConfigError, match=r"fleet\.yaml: ") as caught:
+        load_fleet_config()
+    assert words in str(caught.value)
+    assert main(["check", "alpha"]) == 1
+
+
+def test_check_tells_what_models_share_and_the_file_is_no_model(models, capsys):
+    assert "fleet" not in available_models()
+    assert main(["check", "alpha"]) == 0
+    assert "together: alpha, beta, gamma retrain for at most 90.00 $ in 30 days." in capsys.readouterr().out
+    write_model(models, **{"name: small": "name: fleet"})
+    with pytest.raises(ModelConfigError, match="expected another one"):
+        load_model_config(models / "small.yaml")
