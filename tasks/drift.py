@@ -14,6 +14,7 @@ from tasks.policy.coded_rows import CodedRows
 from tasks.policy.drift import describe, measure
 from tasks.policy.evidence import DriftReport, ModelVersion
 from tasks.policy.joint_drift import describe_joint
+from tasks.policy.power import rows_needed
 from tasks.policy.profile import ReferenceProfile, WindowProfile
 
 PAGE = "drift.html"
@@ -140,10 +141,13 @@ def _match(
     coded: CodedRows | None,
     sample: CodedRows | None,
 ) -> Matched | None:
+    """The reference at the window's phase, where that leaves rows enough to show the limit; the test is symmetric."""
     if coded is None or sample is None:
         return None
-    settings = config.drift
-    return match_calendar(reference, coded, profile.window, sample.hours, settings.calendar, settings.min_rows)
+    settings, features = config.drift, max(1, len(reference.features))
+    needed = rows_needed(settings.threshold, settings.method, profile.rows, settings.alpha / features, settings.power)
+    enough = max(settings.min_rows, needed or 0)
+    return match_calendar(reference, coded, profile.window, sample.hours, settings.calendar, enough)
 
 
 def _with_rows(

@@ -13,7 +13,7 @@ from tasks.adapters.arrow_columns import category_name, decode, is_number
 from tasks.policy.coded_rows import CodedRows, Codes
 from tasks.policy.profile import FeatureReference, ReferenceProfile
 
-ROWS, CELLS = 40_000, 4_000_000
+ROWS, CELLS = 80_000, 4_000_000
 """Training rows kept, and values at most: a wide table keeps fewer."""
 HOUR_US = 3_600_000_000
 

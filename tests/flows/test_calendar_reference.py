@@ -90,6 +90,18 @@ def test_the_latest_weeks_are_no_season(tmp_path):
     assert not any("earlier years" in reason for reason in report.reasons)
 
 
+def test_a_season_of_which_history_holds_too_few_rows_is_not_matched(tmp_path):
+    """History reaches two days into the season: enough rows to measure, too few to show the limit."""
+    config = model(FEATURES, drift={"calendar": ["season"], "joint": False, "plots": 0, "threshold": 0.1})
+    span = Window(JULY.start - timedelta(days=349), JULY.start)
+    history = stream(span, 40_000, 1)
+    frozen = freeze_reference(history.to_batches(), config, span, "h")
+    profiled = profile_batches(stream(JULY, 4000, 2).to_batches(), frozen, config, JULY, tmp_path / "sample.parquet")
+    report = report_drift(config, profiled, frozen, coded=draw_rows(config, frozen, history))
+    assert report.reference_rows == 40_000
+    assert not any("earlier years" in reason for reason in report.reasons)
+
+
 @pytest.mark.parametrize(("calendar", "verdict"), [([], "drifted"), (["day"], "stable"), (["week"], "stable")])
 def test_a_window_of_mornings_is_compared_with_mornings(tmp_path, calendar, verdict):
     report = reported(tmp_path, calendar, mornings=True)
