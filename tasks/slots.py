@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.concurrency.context import ConcurrencyContext
 from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
@@ -21,8 +24,9 @@ from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
-PATIENCE_S = 120.0  # longer than the lease of a killed process: who takes its run over gets its slot
+PATIENCE_S = 60.0  # who would wait longer gives its worker's place back meanwhile
 COME_BACK_S = 60.0
+HELD = "perennial.training-slot"  # a label of the run: the lease of its slot
 LEASE_S = 60.0  # the least that Prefect accepts; so long does a slot outlive a process that was killed
 
 
@@ -47,6 +51,7 @@ def _slot(name: str) -> Iterator[None]:
     """One slot of this limit, where the server has it. A deployed run that gets none in time goes back into the queue."""
     from tasks.adapters import requeue
 
+    _give_back_what_an_earlier_process_held()
     taken = _taken(name)
     if taken is None:
         yield
@@ -60,7 +65,25 @@ def _slot(name: str) -> Iterator[None]:
         except TimeoutError:
             requeue.come_back_later(f"all {taken[1]} slots of {name} are taken", COME_BACK_S)
             raise
+        _note_held_slot()
         yield
+
+
+def _give_back_what_an_earlier_process_held() -> None:
+    """Free the slot of this run's killed process, which would be kept for LEASE_S more and let the run wait for itself."""
+    run = FlowRunContext.get()
+    lease = run.flow_run.labels.get(HELD) if run and run.flow_run else None
+    if lease:
+        with get_client(sync_client=True) as client:
+            client.release_concurrency_slots_with_lease(UUID(str(lease)))
+
+
+def _note_held_slot() -> None:
+    """Leave word of the slot on the run, where the process that goes on with it will look."""
+    run, held = FlowRunContext.get(), ConcurrencyContext.get()
+    if run and run.flow_run and held and held.cleanup_lease_ids:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run_labels(run.flow_run.id, {HELD: str(held.cleanup_lease_ids[-1])})
 
 
 def _taken(name: str) -> tuple[int, int] | None:

@@ -137,6 +137,27 @@ def test_a_deployed_run_that_finds_no_slot_gives_its_workers_place_back(tmp_path
     assert registry.aliases("small") == {}
 
 
+def test_a_run_that_goes_on_takes_over_the_slot_of_its_killed_process_and_does_not_wait_for_itself(
+    tmp_path, limit, monkeypatch
+):
+    limit(1)
+    monkeypatch.setattr(slots, "PATIENCE_S", 5.0)
+    model = write_model(tmp_path)
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(retrain), name="retrain")
+        parameters = {"model": model, "until": FIRST.isoformat()}
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters)
+        held = client.increment_concurrency_slots_with_lease([LIMIT], 1, "concurrency", slots.LEASE_S).json()
+        client.update_flow_run_labels(run.id, {slots.HELD: held["lease_id"]})  # as its process did before it was killed
+        assert slots_taken() == 1
+        again = client.read_flow_run(run.id)
+        state = run_flow(retrain, flow_run=again, parameters=run.parameters, return_type="state")
+        assert state.is_completed()
+        noted = client.read_flow_run(run.id).labels[slots.HELD]
+        assert noted != held["lease_id"], "the next process would not find the slot of this one"
+    assert slots_taken() == 0
+
+
 @pytest.mark.timeout(900)
 def test_a_slot_whose_holder_is_gone_is_free_again_though_the_server_was_restarted_meanwhile():
     import httpx
