@@ -1,5 +1,6 @@
 """An event counts as handed over once the server has stored it."""
 
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -12,6 +13,16 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 def test_an_event_that_the_server_has_stored_is_delivered():
     emitted = emit_event("perennial.challenger.validated", resource={"prefect.resource.id": "perennial.model.small"})
+    delivery.await_stored(emitted.id)
+
+
+@pytest.mark.parametrize("days", [-365, 2])
+def test_an_event_of_a_host_whose_clock_is_wrong_is_found(days):
+    emitted = emit_event(
+        "perennial.challenger.validated",
+        resource={"prefect.resource.id": "perennial.model.small"},
+        occurred=datetime.now(UTC) + timedelta(days=days),
+    )
     delivery.await_stored(emitted.id)
 
 
