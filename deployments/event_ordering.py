@@ -2,8 +2,9 @@
 
 Prefect holds an event back until it has seen the one it follows, for 15 minutes at most. In memory, a server that was
 restarted never sees what its predecessor saw: a crash that it is told of in the first minutes would wake no automation
-for a quarter of an hour. Here, what was made before this start counts as seen. Several servers share Prefect's Redis
-ordering instead, which has no such gap.
+for a quarter of an hour. Here, nothing waits for what was made before this start. Such an event itself is still acted
+on: it was said again by a client that is not sure of it, or its host's clock is behind. Several servers share Prefect's
+Redis ordering instead, which has no such gap.
 
 A heartbeat travels another way than the changes of a run's state and follows none of them, so the last one may come
 after the run's end. An automation that waits for the next would find the run silent: it would ask to crash what has
@@ -19,7 +20,7 @@ from uuid import UUID
 
 from cachetools import LRUCache
 from prefect.server.events.ordering import EventArrivedEarly, event_handler, memory
-from prefect.server.events.schemas.events import Event, ReceivedEvent
+from prefect.server.events.schemas.events import ReceivedEvent
 
 STARTED = time.time()
 HEARTBEAT, STATE = "prefect.flow-run.heartbeat", "prefect.flow-run."
@@ -40,21 +41,22 @@ REMEMBERED = 100_000
 
 
 class CausalOrdering(memory.CausalOrdering):  # type: ignore[misc]
-    """Prefect's ordering in memory, which takes what its predecessor saw for seen, and a heartbeat after the end for late."""
+    """Prefect's ordering in memory, which waits for nothing from before its start and for no heartbeat after a run's end."""
 
     _at_rest: LRUCache[str, bool] = LRUCache(REMEMBERED)
 
-    async def event_has_been_seen(self, event: UUID | Event) -> bool:
-        return made_before(event.id if isinstance(event, Event) else event, STARTED) or bool(
-            await super().event_has_been_seen(event)
-        )
+    async def wait_for_leader(self, event: ReceivedEvent) -> None:
+        """As Prefect's; what the predecessor may have seen is not waited for."""
+        if event.follows is None or not made_before(event.follows, STARTED):
+            await super().wait_for_leader(event)
 
     @asynccontextmanager
     async def preceding_event_confirmed(
         self, handler: event_handler, event: ReceivedEvent, depth: int = 0
     ) -> AsyncGenerator[None, None]:
         """As Prefect's. Raises EventArrivedEarly, which drops an event that nothing waits for, on a late heartbeat."""
-        if event.event == HEARTBEAT and self._at_rest.get(event.resource.id):
+        late = self._at_rest.get(event.resource.id) or made_before(event.id, STARTED)
+        if event.event == HEARTBEAT and late:
             raise EventArrivedEarly(event)
         async with super().preceding_event_confirmed(handler, event, depth):
             if event.event.startswith(STATE) and event.event != HEARTBEAT:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -38,3 +39,21 @@ def test_a_crash_of_a_run_that_began_before_the_restart_is_acted_on_at_once():
 def test_an_event_that_overtook_the_one_it_follows_still_waits_for_it(leader):
     with pytest.raises(EventArrivedEarly):
         asyncio.run(confirm(leader))
+
+
+def test_what_was_said_before_the_restart_and_is_said_again_is_acted_on():
+    seen = event_ordering.CausalOrdering("said again").event_has_been_seen(made_at(event_ordering.STARTED - 60))
+    assert not asyncio.run(seen)
+
+
+@pytest.mark.parametrize(("moment", "dropped"), [(-60, True), (60, False)])
+def test_a_heartbeat_from_before_the_restart_wakes_no_watch_over_a_run_that_may_have_ended(moment, dropped):
+    async def arrives() -> None:
+        event = following(uuid4()).model_copy(
+            update={"event": event_ordering.HEARTBEAT, "follows": None, "id": made_at(event_ordering.STARTED + moment)}
+        )
+        async with event_ordering.CausalOrdering("heartbeats").preceding_event_confirmed(None, event):
+            pass
+
+    with pytest.raises(EventArrivedEarly) if dropped else nullcontext():
+        asyncio.run(arrives())
