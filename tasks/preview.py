@@ -76,7 +76,7 @@ def preview_trial(
         f"{champion.version} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; nothing would be trained"
     )
     refusals = stopped_by((done, *_not_let_in(config, requested_by, None, None, now)))
-    return _shown(Preview(config.name, "trial of an earlier version", refusals, (said,)))
+    return _shown(Preview(config.name, "trial", refusals, (said,)))
 
 
 @task(cache_policy=NO_CACHE)

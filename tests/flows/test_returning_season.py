@@ -88,9 +88,7 @@ def test_going_back_by_hand_is_proved_like_any_challenger(tmp_path, monkeypatch)
     assert retrain(model, until=turned, earlier="1", reason="too early").verdict == "fail"
     land(model, returned)
     told = retrain(model, until=returned, earlier="1", dry_run=True)
-    assert told.headline.startswith(
-        "trial of an earlier version of small would go ahead: version 1, which learned until"
-    )
+    assert told.headline.startswith("trial of small would go ahead: version 1, which learned until")
     passed = retrain(model, until=returned, earlier="1", reason="the season is back")
     assert (passed.challenger, passed.champion, passed.verdict) == ("1", "2", "pass")
     assert promote(model, until=returned).champion == "1"
