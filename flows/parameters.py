@@ -42,6 +42,7 @@ Model = Annotated[str, Field(min_length=1, max_length=500), OfferedModels()]
 Moment = Annotated[datetime, AfterValidator(in_utc)]
 DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
 Actor = Annotated[str, Field(min_length=1, max_length=200)]
+EarlierVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 Reason = Annotated[str, Field(min_length=3, max_length=2000)]
 
 

@@ -14,7 +14,7 @@ from deployments.model_config import ModelConfig
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, run_name, wall_clock
 from tasks.access import admit, check_override, check_trigger
 from tasks.approval import approval_of
-from tasks.history import find_version, recall_validation
+from tasks.history import find_challenger, recall_validation
 from tasks.lease import one_at_a_time
 from tasks.policy.access import Approval, Override
 from tasks.policy.errors import NothingToPromote
@@ -53,14 +53,14 @@ def promote(
     as_of = present(config, until)
     if dry_run:
         validation = _verdict(config, model, decision_id)
-        challenger = find_version(config, validation.challenger)
+        challenger = find_challenger(config, validation)
         return preview_promotion(config, challenger, validation, requested_by, override, wall_clock())
     principal = check_trigger(config, "promote", requested_by, as_of)
     validation = _verdict(config, model, decision_id)
     if override and validation.verdict == "warn":
         check_override(config, "a warning", override, principal, as_of, wall_clock())
         config = config.accepting_warnings()
-    challenger = find_version(config, validation.challenger)
+    challenger = find_challenger(config, validation)
     approval = approval_of(config, challenger, validation, as_of, wall_clock(), approved_by, comment, requested_by)
     if approval.verdict not in ("approved", "not_needed"):
         return publish_answer(config, challenger, approval, as_of)

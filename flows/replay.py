@@ -23,7 +23,7 @@ from tasks.adapters.flow_runs import run_recorded
 from tasks.history import recall_degradation
 from tasks.policy.evidence import Decision, ModelVersion, Window
 from tasks.policy.metrics import HIGHER_IS_BETTER
-from tasks.policy.replay import Replay, ReplayEvent, ReplayWindow
+from tasks.policy.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.replay_records import (
     first_champion,
     open_replay,
@@ -99,7 +99,8 @@ def _live_through(
     steps.seconds["rivals"] += perf_counter() - started
     judgement = steps.run("monitor", until=window.end)
     events = _go_back(config, steps, window, judgement.champion)
-    events += _act(config, steps, window, judgement.decision) if judgement.decision.retrain else ()
+    acts = judgement.decision.retrain or judgement.decision.go_back_to
+    events += _act(config, steps, window, judgement.decision) if acts else ()
     record = summarise(config, judgement, events)
     return replace(record, seconds=tuple(steps.seconds.items()))
 
@@ -116,17 +117,19 @@ def _go_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) 
 
 
 def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision) -> tuple[ReplayEvent, ...]:
-    """What automations do with a decision to retrain: retrain, and promote what passed."""
+    """What automations do with a decision to retrain or to go back: put a challenger on trial, promote what passed."""
     validation = steps.run(
         "retrain",
         until=window.end,
         decision_id=decision.decision_id,
         reason=decision.reasons[0],
         requested_by="replay",
+        earlier=decision.go_back_to,
     )
     if validation is None:
         return (ReplayEvent("budget_refused", "the budget refused this retrain"),)
-    retrained = ReplayEvent("retrained", f"version {validation.challenger}: {decision.reasons[0]}")
+    kind: EventKind = "recalled" if decision.go_back_to else "retrained"
+    retrained = ReplayEvent(kind, f"version {validation.challenger}: {decision.reasons[0]}")
     if not config.promotion.accepts(validation.verdict):
         return retrained, ReplayEvent("refused", f"version {validation.challenger}: {' '.join(validation.reasons)}")
     promotion = steps.run("promote", decision_id=decision.decision_id, until=window.end)

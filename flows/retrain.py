@@ -12,6 +12,7 @@ from deployments.model_config import ModelConfig
 from flows.parameters import (
     Actor,
     DecisionId,
+    EarlierVersion,
     Model,
     Moment,
     Reason,
@@ -23,12 +24,12 @@ from flows.parameters import (
 )
 from tasks.access import admit, check_override, check_trigger
 from tasks.decision import check_budget
-from tasks.history import find_champion, next_cost_usd, recall_validation, spent_usd
+from tasks.history import find_champion, find_earlier, next_cost_usd, recall_validation, spent_usd
 from tasks.lease import one_at_a_time
 from tasks.policy.access import Override
 from tasks.policy.evidence import ValidationReport
 from tasks.policy.preview import Preview
-from tasks.preview import preview_retraining
+from tasks.preview import preview_retraining, preview_trial
 from tasks.publication import hand_over, publish_validation, refuse_retraining
 from tasks.shared_budget import claim_shared_budget
 from tasks.slots import in_a_training_slot
@@ -49,6 +50,7 @@ def retrain(
     requested_by: Actor = "unnamed",
     override: Override | None = None,
     dry_run: bool = False,
+    earlier: EarlierVersion | None = None,
 ) -> ValidationReport | Preview | None:
     """Train a challenger and compare it with the champion; the first model is compared with its floor.
 
@@ -60,12 +62,13 @@ def retrain(
         requested_by: Who asks for this; goes to the ledger.
         override: A named person's word that the budget may be exceeded, with a reason and an end; goes to the ledger.
         dry_run: Only say what it would train on, what that costs and what would stop it; nothing is changed or landed.
+        earlier: Number of an earlier champion to try again instead of training: no training, no budget, the same proof.
     """
     config = admit(model)
     as_of = present(config, until)
     decision_id = decision_id or manual_decision_id(config, as_of, reason)
     if dry_run:
-        return _preview(config, as_of, decision_id, requested_by, override)
+        return _preview(config, as_of, decision_id, requested_by, override, earlier)
     principal = check_trigger(config, "retrain", requested_by, as_of)
     recorded = recall_validation(config, decision_id)
     if recorded:
@@ -74,29 +77,44 @@ def retrain(
     champion = find_champion(config)
     if champion is None:
         take_snapshot(config, config.history())
-    cost = next_cost_usd(config, as_of)
-    refusal = check_budget(config, spent_usd(config, as_of, decision_id), cost)
-    refusal = refusal or claim_shared_budget(config, decision_id, cost, as_of)
+    refusal = None if earlier else _over_budget(config, decision_id, as_of)
     if refusal and override:
         check_override(config, "the budget", override, principal, as_of, wall_clock())
     elif refusal:
         return refuse_retraining(config, decision_id, refusal, as_of, requested_by)
     land_labels(config, as_of)
     training, holdout = split_labelled_rows(config, as_of)
-    challenger = train_challenger(config, training, decision_id)
+    challenger = find_earlier(config, earlier, decision_id) if earlier else None
+    challenger = challenger or train_challenger(config, training, decision_id)
     validation = validate_challenger(config, challenger, champion, holdout)
     publish_validation(config, challenger, validation, as_of, reason, requested_by)
     return validation
 
 
 def _preview(
-    config: ModelConfig, as_of: datetime, decision_id: str, requested_by: str, override: Override | None
+    config: ModelConfig,
+    as_of: datetime,
+    decision_id: str,
+    requested_by: str,
+    override: Override | None,
+    earlier: str | None,
 ) -> Preview:
-    champion = find_champion(config)
+    champion, now = find_champion(config), wall_clock()
     split = split_labelled_rows(config, as_of) if champion else None
-    spent, cost = spent_usd(config, as_of, decision_id), next_cost_usd(config, as_of)
     recorded = recall_validation(config, decision_id)
-    return preview_retraining(config, champion, split, spent, cost, recorded, requested_by, override, wall_clock())
+    if earlier and champion and split:
+        challenger = find_earlier(config, earlier, decision_id)
+        return preview_trial(config, challenger, champion, split[1], recorded, requested_by, now)
+    spent, cost = spent_usd(config, as_of, decision_id), next_cost_usd(config, as_of)
+    shared = claim_shared_budget(config, decision_id, cost, as_of, dry_run=True)
+    return preview_retraining(config, champion, split, spent, cost, recorded, requested_by, override, now, shared)
+
+
+def _over_budget(config: ModelConfig, decision_id: str, as_of: datetime) -> str | None:
+    """Why the model's own budget refuses, or the one that it shares; None where both allow it."""
+    cost = next_cost_usd(config, as_of)
+    refusal = check_budget(config, spent_usd(config, as_of, decision_id), cost)
+    return refusal or claim_shared_budget(config, decision_id, cost, as_of)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def describe_entry(entry: LedgerEntry) -> str:
 def _first_reason(entry: LedgerEntry) -> str:
     if entry.kind == "window.judged":
         decision: Decision = from_json(Judgement, entry.body).decision
-        return f"{'retrain' if decision.retrain else 'keep'}, {decision.reasons[0]}"
+        return f"{decision.words}, {decision.reasons[0]}"
     if entry.kind in ("challenger.validated", "challenger.refused"):
         return from_json(ValidationReport, entry.body).reasons[0]
     if entry.kind in CHAMPION_KINDS:

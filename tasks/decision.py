@@ -52,7 +52,7 @@ def decide(
     if decision.retrain:
         rows = forecast_rows(history, evidence, config.training.window_days)
         decision = replace(decision, placement=decide_placement(config.placement, rows, config.columns.personal))
-    get_run_logger().info("decision: %s, %s", "retrain" if decision.retrain else "keep", decision.reasons[0])
+    get_run_logger().info("decision: %s, %s", decision.words, decision.reasons[0])
     return Judgement(
         as_of,
         champion.version,

@@ -4,6 +4,7 @@ The ledger is the only memory. Nothing here reads an entry that is later than th
 what the live system would have seen. These are plain functions, no tasks: a look-up has no state worth a row in the dashboard.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Literal, overload
@@ -11,6 +12,7 @@ from typing import Literal, overload
 from deployments.model_config import ModelConfig
 from tasks.policy import spending
 from tasks.policy.economics import forecast_cost
+from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import (
     History,
     Judgement,
@@ -23,8 +25,10 @@ from tasks.policy.evidence import (
     Window,
     from_json,
     scoring_id,
+    to_json,
 )
 from tasks.policy.probation import Degradation
+from tasks.policy.returning import returnable
 
 
 @overload
@@ -93,6 +97,7 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
         training_rows=champion.training_rows,
         rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
         spent_usd_this_month=spent_usd(config, window.end),
+        returnable=returnable(entries),
         learned=tuple((entry.at, _version(entry.body).trained.end) for entry in made),
         asked_at=tuple(judgement.evidence.window.end for judgement in asked),
         usages=tuple(usage for at, usage in spending.usages(entries) if at <= window.end),
@@ -145,6 +150,28 @@ def recall_validation(config: ModelConfig, decision_id: str | None) -> Validatio
         if entry.kind in ("challenger.validated", "challenger.refused") and decision_id in (None, entry.decision_id)
     ]
     return from_json(ValidationReport, verdicts[-1].body) if verdicts else None
+
+
+def find_challenger(config: ModelConfig, validation: ValidationReport) -> ModelVersion:
+    """The version that this verdict is about, as the challenger of the decision that put it on trial."""
+    from tasks.adapters import ledger
+
+    verdicts = [entry for entry in ledger.entries(config.name) if entry.body == to_json(validation)]
+    version = find_version(config, validation.challenger)
+    return replace(version, decision_id=verdicts[-1].decision_id or version.decision_id) if verdicts else version
+
+
+def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVersion:
+    """An earlier champion, as the challenger of this decision. Raises PromotionRefused where it may not serve again."""
+    from tasks.adapters import ledger
+
+    known = {served.version for served in returnable(ledger.entries(config.name))}
+    if number not in known:
+        raise PromotionRefused(
+            f"{config.name}: version {number} may not be tried again, expected a version that was champion, was not rolled "
+            f"back and does not serve now: {', '.join(sorted(known, key=int)) or 'there is none'}"
+        )
+    return replace(find_version(config, number), decision_id=decision_id)
 
 
 def recall_degradation(config: ModelConfig, champion: str) -> Degradation | None:

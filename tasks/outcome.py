@@ -67,7 +67,7 @@ def judge_outcome(
     gains = [(_gain(config, previous, champion, window, as_of), window.days) for window in windows]
     if config.budget.value_usd_per_metric_unit_per_day is None:
         return score_gains(gains, config.performance.metric)
-    cost = _cost(config, champion)
+    cost = _cost(config, champion, promotion.decision_id)
     promised = _promised(config, promotion.decision_id)
     forecast = net_benefit(config.budget, promised, Amount(cost, cost, cost)) if promised else None
     return score_outcome(config.budget, forecast, gains, cost)
@@ -89,9 +89,14 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     return paired_bootstrap(before, after, truth[known], metric, draws=500, quantile=quantile)
 
 
-def _cost(config: ModelConfig, version: ModelVersion) -> float:
+def _cost(config: ModelConfig, version: ModelVersion, decision_id: str) -> float:
+    """Of the training that this decision led to; an earlier version that returned was paid before."""
+    from tasks.adapters import ledger
     from tasks.policy.economics import Usage
 
+    recalled = ledger.entries(config.name, kind="challenger.recalled")
+    if any(entry.decision_id == decision_id for entry in recalled):
+        return 0.0
     noted = dict(version.tags).get(USAGE)
     usage = from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
     return measured_cost(config.budget, usage)

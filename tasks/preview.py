@@ -39,20 +39,44 @@ def preview_retraining(
     requested_by: str,
     override: Override | None,
     now: datetime,
+    shared: str | None = None,
 ) -> Preview:
-    """What a retrain would learn from, cost and be refused for. `split` is None before the first model."""
+    """What a retrain would learn from, cost and be refused for. `split` is None before the first model.
+
+    `shared`: why the budget that models share would refuse it.
+    """
     if champion and split:
         rows, learns = split[0].rows, what_it_learns_from(*split, champion)
         few = too_few_rows(split[0], config.training.min_rows)
     else:
         rows, few = _rows_of_history(config), None
         learns = what_the_first_learns_from(config.history(), rows, config.validation.holdout_days)
-    budget = over_budget(config.budget, spent_usd, cost_usd)
+    budget = over_budget(config.budget, spent_usd, cost_usd) or shared
     done = f"this decision was carried out: version {recorded.challenger} stands" if recorded else None
     refusals = stopped_by((done, *_not_let_in(config, requested_by, budget, override, now), few))
     place = decide_placement(config.placement, rows, config.columns.personal)
     said = (learns, what_it_costs(config.budget, spent_usd, cost_usd), where_it_runs(place))
     return _shown(Preview(config.name, "retraining", refusals, said))
+
+
+@task(cache_policy=NO_CACHE)
+def preview_trial(
+    config: ModelConfig,
+    earlier: ModelVersion,
+    champion: ModelVersion,
+    holdout: Snapshot,
+    recorded: ValidationReport | None,
+    requested_by: str,
+    now: datetime,
+) -> Preview:
+    """What trying an earlier champion again would compare; it trains and costs nothing."""
+    done = f"this decision was carried out: version {recorded.challenger} stands" if recorded else None
+    said = (
+        f"version {earlier.version}, which learned until {earlier.trained.end:%Y-%m-%d}, would meet champion "
+        f"{champion.version} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; nothing would be trained"
+    )
+    refusals = stopped_by((done, *_not_let_in(config, requested_by, None, None, now)))
+    return _shown(Preview(config.name, "trial", refusals, (said,)))
 
 
 @task(cache_policy=NO_CACHE)

@@ -84,8 +84,8 @@ def _forecast(config: ModelConfig, champion: ModelVersion) -> float | None:
     """What validation had found of this version on the primary metric."""
     from tasks.adapters import ledger
 
-    for entry in ledger.entries(config.name, kind="challenger.validated"):
-        if entry.decision_id == champion.decision_id:
-            report = from_json(ValidationReport, entry.body)
+    for entry in reversed(ledger.entries(config.name, kind="challenger.validated")):
+        report = from_json(ValidationReport, entry.body)
+        if report.challenger == champion.version:  # the latest, as one that returned was validated anew
             return next((item.challenger for item in report.differences if item.slice_name is None), None)
     return None

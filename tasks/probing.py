@@ -8,6 +8,7 @@ decision can be told again without the probes. A plain function, no task: it has
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 from time import process_time
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LATEST = 8
-"""Probes scored on a window: the latest so many, and the one of the champion's age."""
+"""Probes scored on a window: the latest so many, and those of the age of the champion and of each that may return."""
 
 
 def score_probes(
@@ -59,7 +60,8 @@ def new_columns(
     floor = config.retraining.min_labelled_rows
     latest = {report.window: report for report in (*history.performances, *reports) if report.window <= window}
     ready = [found for found, report in latest.items() if report.maturity != "open" and report.labelled_rows >= floor]
-    columns += [_take_up(config, other, as_of, champion.trained.end) for other in sorted(set(ready) - known)]
+    aged = (champion.trained.end, *(served.learned_until for served in history.returnable))
+    columns += [_take_up(config, other, as_of, aged) for other in sorted(set(ready) - known)]
     return tuple(columns)
 
 
@@ -72,34 +74,37 @@ def _before_service(config: ModelConfig, as_of: datetime) -> list[ProbeColumn]:
     for window in _history_windows(config):
         inside = probes.within(config, rows, window)
         if len(inside):
-            columns.append(_column(config, window, inside, None))
+            columns.append(_column(config, window, inside, ()))
             probes.keep_sample(config, window, inside)
     return columns
 
 
-def _take_up(config: ModelConfig, window: Window, as_of: datetime, champion_until: datetime) -> ProbeColumn:
+def _take_up(config: ModelConfig, window: Window, as_of: datetime, aged: Sequence[datetime]) -> ProbeColumn:
     from tasks.adapters import lake, probes
 
     rows = lake.labelled_rows(config, window, as_of)
-    column = _column(config, window, rows, champion_until)
+    column = _column(config, window, rows, aged)
     probes.keep_sample(config, window, rows)
     return column
 
 
-def _column(config: ModelConfig, window: Window, rows: "pa.Table", champion_until: datetime | None) -> ProbeColumn:
-    """Every probe that had learned before the window and counts, scored on its labelled rows."""
+def _column(config: ModelConfig, window: Window, rows: "pa.Table", aged: Sequence[datetime]) -> ProbeColumn:
+    """Every probe that had learned before the window and counts, scored on its labelled rows.
+
+    `aged`: until when the champion had learned, then those that may serve again; empty before service.
+    """
     from tasks.adapters import probes
 
     taught = [earlier for earlier in _all_windows(config, window) if probes.has_sample(config, earlier)]
-    aged = [place for place, earlier in enumerate(taught) if champion_until and earlier.end <= champion_until]
-    places = sorted({*range(max(0, len(taught) - LATEST), len(taught)), *aged[-1:]})
-    if champion_until is None:
+    peers = [[place for place, earlier in enumerate(taught) if earlier.end <= until][-1:] for until in aged]
+    places = sorted({*range(max(0, len(taught) - LATEST), len(taught)), *chain.from_iterable(peers)})
+    if not aged:
         places = list(range(len(taught)))
     found = [(taught[place].end, probes.probe(config, _trailing(config, taught[: place + 1]))) for place in places]
     scorers = [(until, scorer) for until, scorer in found if scorer is not None]
     values = probes.losses(config, [scorer for _, scorer in scorers], rows)
     losses = tuple((until, value) for (until, _), value in zip(scorers, values, strict=True) if math.isfinite(value))
-    return ProbeColumn(window, config.performance.metric, len(rows), losses, champion_until)
+    return ProbeColumn(window, config.performance.metric, len(rows), losses, aged[0] if aged else None)
 
 
 def _history_windows(config: ModelConfig) -> list[Window]:

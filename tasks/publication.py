@@ -72,6 +72,8 @@ def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
 
     if judgement.decision.retrain:
         artifacts.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
+    if judgement.decision.go_back_to:
+        artifacts.announce("return.requested", config.name, _handover(judgement))
 
 
 def _request(placement: Placement | None) -> str:
@@ -82,7 +84,8 @@ def _request(placement: Placement | None) -> str:
 
 def _handover(judgement: Judgement) -> dict[str, object]:
     decision = judgement.decision
-    return Handover(decision.model, decision.decision_id, decision.reasons, judgement.as_of).payload()
+    reasons, earlier = decision.reasons, decision.go_back_to
+    return Handover(decision.model, decision.decision_id, reasons, judgement.as_of, earlier).payload()
 
 
 @task(**RETRIES)
@@ -105,11 +108,16 @@ def publish_validation(
     reason: str,
     requested_by: str,
 ) -> None:
-    """Record the challenger and its verdict; hand a challenger that passed over to promotion."""
+    """Record the challenger and its verdict; hand a challenger that passed over to promotion.
+
+    One that another decision had made is an earlier champion on trial again: nothing was trained, nothing is charged.
+    """
     from tasks.adapters import artifacts, ledger
 
     decision_id = challenger.decision_id
-    ledger.append(config.name, "challenger.registered", challenger, as_of, decision_id, requested_by)
+    recalled = decision_id != dict(challenger.tags).get("decision_id", decision_id)
+    made = "challenger.recalled" if recalled else "challenger.registered"
+    ledger.append(config.name, made, challenger, as_of, decision_id, requested_by)
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     ledger.append(config.name, kind, validation, as_of, decision_id, requested_by)
     artifacts.publish_validation_page(config, validation, challenger.run_id, reason)

@@ -21,11 +21,12 @@ PATIENCE_S = 300.0  # who holds it reads and writes for a second; a dead one is 
 
 @task(cache_policy=NO_CACHE)
 def claim_shared_budget(
-    config: ModelConfig, decision_id: str, next_cost_usd: float | None, as_of: datetime
+    config: ModelConfig, decision_id: str, next_cost_usd: float | None, as_of: datetime, dry_run: bool = False
 ) -> str | None:
     """Why the budget shared with other models refuses this retrain; None where there is none or it grants.
 
-    What is granted is promised to the decision in the ledger, once, and stays so until its challenger is registered.
+    What is granted is promised to the decision in the ledger, once, and stays so until its challenger is registered; with
+    `dry_run` nothing is promised.
     """
     from tasks.adapters import lease, ledger
 
@@ -43,10 +44,10 @@ def claim_shared_budget(
         rivals = [name for name in configs if name != config.name]
         asked = [spending.open_request(name, entries[name], budgets[name], as_of) for name in rivals]
         refusal = spending.decide_share(own, [request for request in asked if request], purse)
-        if refusal is None:
+        if refusal is None and not dry_run:
             left = purse.left_usd - own.cost_usd
             grant = spending.Grant(own.cost_usd, left, f"{purse.sentence}; {own.cost_usd:,.2f} USD more are promised")
             alone.check()  # right before the write: whoever was frozen past its lease may not spend what is spent by now
             ledger.append(config.name, "budget.granted", grant, as_of, decision_id)
-    get_run_logger().info("shared budget: %s", refusal or grant.reason)
+    get_run_logger().info("shared budget: %s", refusal or purse.sentence)
     return refusal

@@ -225,7 +225,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 1 limit, 2 variables, 9 deployments, 5 schedules, 5 triggers, 2 automations"
+        "nothing to change: 1 work pool, 1 limit, 2 variables, 9 deployments, 5 schedules, 6 triggers, 2 automations"
         in capsys.readouterr().out
     )
 

@@ -38,7 +38,7 @@ from tasks.policy.preview import Preview
 
 REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
 """Set around the runs of a replay."""
-HANDED_OVER = {"retraining.requested", "challenger.validated", "champion.degraded"}
+HANDED_OVER = {"retraining.requested", "return.requested", "challenger.validated", "champion.degraded"}
 """Events that start the next flow; were one lost, the loop would stand still."""
 
 
@@ -50,7 +50,7 @@ def key(kind: str, model: str) -> str:
 def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
     decision, evidence = judgement.decision, judgement.evidence
     parts = [
-        f"# {config.name}, {decision.window.name}: {'retrain' if decision.retrain else 'keep the champion'}",
+        f"# {config.name}, {decision.window.name}: {decision.words}",
         _bullets(decision.reasons),
         f"## Diagnosis: {decision.diagnosis.replace('_', ' ')}",
         _bullets(judgement.diagnosis_reasons),

@@ -136,7 +136,7 @@ def _row(member: FleetMember) -> tuple[str, ...]:
         f"{member.next_check:%Y-%m-%d %H:%M}" if member.next_check else "none",
         retrains,
         spent,
-        f"{'retrain' if decision.retrain else 'keep'}: {decision.reasons[0]}" if decision else "none yet",
+        f"{decision.words}: {decision.reasons[0]}" if decision else "none yet",
     )
     return tuple(map(_cell, cells))
 

@@ -28,6 +28,7 @@ MARKS: dict[EventKind, tuple[str, str]] = {
     "budget_refused": ("diamond-open", "muted"),
     "rolled_back": ("triangle-down", "back"),
     "quarantined": ("square", "warn"),
+    "recalled": ("diamond", "back"),
 }
 """Symbol and colour of each kind of event, in the order of their lanes."""
 

@@ -94,6 +94,15 @@ class WindowEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """A version that was champion from `since` on and was never quarantined; it had learned until `learned_until`."""
+
+    version: str
+    learned_until: datetime
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """What the policy may look back on: earlier windows, oldest first, and what was done about them.
 
@@ -110,6 +119,8 @@ class History:
     rows_since_training: int = 0
     learned: tuple[tuple[datetime, datetime], ...] = ()
     """Of each challenger, promoted or not: when it was made, and until when its training rows reach."""
+    returnable: tuple["Served", ...] = ()
+    """Earlier champions that may serve again."""
     asked_at: tuple[datetime, ...] = ()
     """Ends of windows after which a retrain was asked for, apart from those that a budget refused."""
     spent_usd_this_month: float = 0.0
@@ -151,6 +162,15 @@ class Decision:
     expected_cost_usd: float | None = None
     would_change: tuple[str, ...] = ()
     placement: Placement | None = None
+    go_back_to: str | None = None
+    """An earlier version that shall be tried again, where that was decided instead of a retrain."""
+
+    @property
+    def words(self) -> str:
+        """What was decided, as people read it."""
+        if self.go_back_to:
+            return f"go back to version {self.go_back_to}"
+        return "retrain" if self.retrain else "keep the champion"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ class Finding:
     reasons: tuple[str, ...]
     would_change: tuple[str, ...]
     triggers: tuple[str, ...] = ()
+    go_back_to: str | None = None
+    """An earlier version that serves better than the champion, where no retrain is asked for."""
 
 
 def one_finding(trigger: str, holds: bool, reason: str, would_change: str) -> Finding:

@@ -81,16 +81,23 @@ def judge_perennial(rule: Perennial, case: Case) -> Finding:
     action = None
     for column in columns[len(before) :]:
         seen = _observed(column, _place(ends, column.champion_until or column.window.start), ends, cost)
-        own = {place: loss for place, loss in seen.probes if place == seen.champion}
+        there = {seen.champion, *_earlier(column, case, ends)}
+        own = {place: loss for place, loss in seen.probes if place in there}
         action = policy.update(seen.champion, own, dict(seen.probes))
     if action is None:
         return one_finding(rule.trigger, False, "perennial: no window of service has enough labels yet", "")
     level = f"a retrain costs {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
     reasons = (f"perennial: {action.reasons[-1]}; {level}", *action.reasons[:-1])
     wish = "would retrain once its cheapest back-tested rule says that a fresh model pays its cost"
-    return Finding(
-        action.retrain, reasons, () if action.retrain else (wish,), (rule.trigger,) if action.retrain else ()
-    )
+    back = None if action.retrain else _earlier(columns[-1], case, ends).get(action.deploy)
+    acts = action.retrain or back is not None
+    return Finding(action.retrain, reasons, () if acts else (wish,), (rule.trigger,) if acts else (), back)
+
+
+def _earlier(column: ProbeColumn, case: Case, ends: Sequence[datetime]) -> dict[int | None, str]:
+    """Versions that had served when the column's window ended and may serve again, by what they learned until."""
+    served = [each for each in case.history.returnable if each.since <= column.window.start]
+    return {_place(ends, each.learned_until): each.version for each in served}
 
 
 def _silence(columns: Sequence[ProbeColumn], case: Case) -> str | None:

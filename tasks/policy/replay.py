@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from tasks.policy.evidence import DiagnosisKind, DriftVerdict, Maturity, MetricValue, Verdict, Window
 
-EventKind = Literal["retrained", "promoted", "refused", "rolled_back", "quarantined", "budget_refused"]
+EventKind = Literal["retrained", "promoted", "refused", "rolled_back", "quarantined", "budget_refused", "recalled"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ EVENT_WORDS: Mapping[EventKind, str] = {
     "budget_refused": "over budget",
     "rolled_back": "rolled back",
     "quarantined": "quarantined",
+    "recalled": "tried again",
 }
 
 
@@ -171,6 +172,8 @@ def decision_words(window: ReplayWindow) -> str:
     """What was decided: retrain, keep, or nothing because the data was refused."""
     if window.quality == "fail":
         return "No decision: data quarantined"
+    if any(event.kind == "recalled" for event in window.events):
+        return "Go back to an earlier version"
     return "Retrain" if window.retrain else "Keep the champion"
 
 

@@ -70,6 +70,9 @@ def decide_retraining(
     if finding.holds and block is None:
         block = _block(policy, budget, history, as_of, expected_cost_usd)
         would_change = (block[2],) if block else would_change
+    elif finding.go_back_to and block is None:
+        block = _too_soon(policy, history.champion_since, as_of)
+        would_change = (block[2],) if block else would_change
     reasons = (block[1], *finding.reasons) if block else finding.reasons
     return Decision(
         decision_id=decision_id(model, policy, evidence.window),
@@ -83,6 +86,7 @@ def decide_retraining(
         expected_value_usd=expected_value_usd,
         expected_cost_usd=expected_cost_usd,
         would_change=would_change,
+        go_back_to=finding.go_back_to if block is None and not finding.holds else None,
     )
 
 
@@ -118,3 +122,11 @@ def _block(
     if refusal:
         return "budget", refusal, "would retrain with a larger budget, or next month"
     return None
+
+
+def _too_soon(policy: RetrainingPolicy, since: datetime | None, as_of: datetime) -> tuple[str, str, str] | None:
+    """The same where an earlier version shall serve again: the cooldown counts from the last change of champions."""
+    if since is None or as_of >= (free := since + timedelta(days=policy.cooldown_days)):
+        return None
+    text = f"the champion changed on {since:%Y-%m-%d}, the cooldown of {policy.cooldown_days:g} days is not over"
+    return "cooldown", text, f"would go back from {free:%Y-%m-%d}, if that still pays"

@@ -80,6 +80,7 @@ def _judge_group(group: Group, case: Case) -> Finding:
         reasons=tuple(reasons),
         would_change=tuple(text for finding in found for text in finding.would_change),
         triggers=tuple(name for finding in found for name in finding.triggers),
+        go_back_to=next((each.go_back_to for each in found if each.go_back_to), None) if needed == 1 else None,
     )
 
 

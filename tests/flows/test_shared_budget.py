@@ -115,6 +115,8 @@ def test_processes_that_ask_at_once_never_spend_more_than_there_is(models):
 def test_a_refused_retrain_trains_nothing_says_so_by_an_event_and_stands_on_the_fleet_page(models, prefect_server):
     share(models, "shared_budget: {max_usd_per_month: 50, models: [alpha, beta]}")
     retrain("alpha", until=FIRST)
+    assert "of 50.00 USD shared by alpha, beta" in retrain("beta", until=FIRST, dry_run=True).headline
+    assert not ledger.entries("beta"), "a preview promises nothing"
     assert retrain("beta", until=FIRST) is None
     assert [entry.kind for entry in ledger.entries("beta")] == ["retraining.refused"]
     refusal = ledger.entries("beta")[0].body

@@ -8,8 +8,9 @@ import pytest
 
 from tasks.policy.conditions import Perennial, Probe
 from tasks.policy.economics import Budget
-from tasks.policy.evidence import History, ProbeColumn, WindowEvidence, from_json, to_json
-from tasks.policy.findings import Case
+from tasks.policy.evidence import Decision, History, ProbeColumn, Served, WindowEvidence, from_json, to_json
+from tasks.policy.findings import Case, Finding
+from tasks.policy.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.triggers import judge
 from tests.policy.judged_windows import evidence, window
 
@@ -139,3 +140,79 @@ def test_a_column_survives_the_ledger():
     one = column(HISTORY, 0.3, 0.2)
     assert from_json(ProbeColumn, to_json(one)) == one
     assert isinstance(one.losses[0][0], datetime)
+
+
+class TestAReturningSeason:
+    """Two concepts by turns; a probe knows the concept of the window that it learned from last."""
+
+    seasons = "AAAAAABBBBBBAAAAAABBBBBBAAAAAABBBBBB"
+
+    def live(self, seasons: str, may_return: bool = True):
+        """What was done after each window from the 13th on, carried out at once: (window, retrain or version, concept)."""
+        random, done = np.random.default_rng(5), []
+        rule = Perennial(trigger="perennial", alpha=0.2)
+        learned, champion, since = {"1": 11}, "1", window(12).start
+        versions: list[Served] = []
+        past: list[WindowEvidence] = []
+
+        def seen(number: int, places: set[int], served: bool) -> ProbeColumn:
+            losses = tuple(
+                (window(place).end, (0.2 if seasons[place] == seasons[number] else 0.4) + random.normal(0, 0.004))
+                for place in sorted(places)
+            )
+            until = window(learned[champion]).end if served else None
+            return ProbeColumn(window(number), "accuracy", 500, losses, until)
+
+        for number in range(12, len(seasons)):
+            aged = {learned[champion], *(learned[each.version] for each in versions)}
+            columns = [seen(number, {*range(max(0, number - 8), number), *aged}, True)]
+            if number == 12:
+                columns = [seen(place, set(range(place)), False) for place in range(1, 12)] + columns
+            evidence_now = replace(evidence(number), probes=tuple(columns))
+            known = History(
+                evidence=tuple(past), champion_since=since, returnable=tuple(versions) if may_return else ()
+            )
+            finding = judge(rule, Case(evidence_now, known, window(number).end, 200, 200))
+            past.append(evidence_now)
+            if finding.holds or finding.go_back_to:
+                before, champion = champion, finding.go_back_to or str(len(learned) + 1)
+                learned.setdefault(champion, number)
+                versions = [each for each in versions if each.version != champion]
+                versions.append(Served(before, window(learned[before]).end, since))
+                since = window(number).end
+                done.append((number, finding, seasons[learned[champion]]))
+        return done
+
+    def test_it_goes_back_to_the_version_of_the_season_that_returns(self):
+        done = self.live(self.seasons)
+        returns = [(number, concept) for number, finding, concept in done if finding.go_back_to]
+        assert len(returns) == 3, "each time that a season returns"
+        assert all(concept == self.seasons[number] for number, concept in returns)
+        assert all(
+            not finding.holds and finding.triggers == ("perennial",) for _, finding, _ in done if finding.go_back_to
+        )
+
+    def test_without_an_earlier_version_it_retrains_and_without_a_change_it_does_neither(self):
+        done = self.live(self.seasons, may_return=False)
+        assert done and all(finding.holds and finding.go_back_to is None for _, finding, _ in done)
+        assert not self.live("A" * len(self.seasons))
+
+
+def test_going_back_keeps_the_cooldown_and_asks_for_no_training():
+    found = Finding(False, ("better",), (), ("perennial",), go_back_to="3")
+    settled = decided(found, champion_since=window(0).start)
+    assert (settled.retrain, settled.go_back_to, settled.words) == (False, "3", "go back to version 3")
+    fresh = decided(found, champion_since=window(3).start)
+    assert (fresh.go_back_to, fresh.blocked_by) == (None, "cooldown")
+    assert "would go back from 2013-05-26" in fresh.would_change[0]
+    assert decided(replace(found, holds=True), champion_since=window(0).start).go_back_to is None
+    assert decided(found, diagnosis="upstream_data_fault", champion_since=window(0).start).go_back_to is None
+
+
+def decided(finding: Finding, diagnosis: str = "none", **known: object) -> Decision:
+    """The decision where the policy's condition found this, after window 3, with a cooldown of ten days."""
+    policy = RetrainingPolicy(when=Perennial(trigger="perennial"), cooldown_days=10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.policy.retraining.judge", lambda *_: finding)
+        seen = evidence(3)
+        return decide_retraining("m", policy, seen, History(**known), seen.window.end, diagnosis=diagnosis)

@@ -1,0 +1,30 @@
+"""Which earlier champions may serve again: a season that returns needs no training, only a trial on today's rows.
+
+A version that was rolled back is quarantined and never returns; the champion has nothing to return to.
+"""
+
+from collections.abc import Sequence
+
+from tasks.policy.evidence import LedgerEntry, ModelVersion, Promotion, Served, from_json
+
+
+def returnable(entries: Sequence[LedgerEntry]) -> tuple[Served, ...]:
+    """Versions that were champion and are not now, from a model's ledger (oldest first), by when they first served."""
+    learned = {
+        version.version: version.trained.end
+        for entry in entries
+        if entry.kind == "challenger.registered"
+        for version in [from_json(ModelVersion, entry.body)]
+    }
+    serving: str | None = None
+    known: dict[str, Served] = {}
+    for entry in entries:
+        if entry.kind not in ("champion.promoted", "champion.rolled_back"):
+            continue
+        now = from_json(Promotion, entry.body).champion
+        if entry.kind == "champion.rolled_back" and serving is not None:
+            known.pop(serving, None)
+        elif now in learned:
+            known.setdefault(now, Served(now, learned[now], entry.at))
+        serving = now
+    return tuple(served for version, served in known.items() if version != serving)
