@@ -32,21 +32,21 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("metric: mae\n", "metric: accuracy\n", ("'accuracy' does not fit task regression", "mae, rmse, pinball")),
         ("metric: mae\n", "metric: made\n", ("performance.metric is 'made'", "'mae'")),
         ("slices: [origin]", "slices: [colour]", ("performance.slices has colour", "features")),
-        ("trigger: every", "trigger: never", ("never", "'every'")),
+        ("trigger: perennial", "trigger: never", ("never", "'every'")),
         (
-            "trigger: every, days: 20",
+            "trigger: perennial",
             "trigger: calendar, cron: 61 3 * * *",
             ("'61 3 * * *'", "Bad minute", "0 3 1 * *"),
         ),
         (
-            "trigger: every, days: 20",
+            "trigger: perennial",
             "trigger: calendar, rrule: monthly",
             ("is 'monthly'", "FREQ=MONTHLY;BYMONTHDAY=1"),
         ),
-        ("trigger: every, days: 20", "trigger: calendar", ("cron and rrule: neither given", "expected one")),
-        ("trigger: every, days: 20", "trigger: arrival", ("labelled_rows and share: neither given", "expected one")),
+        ("trigger: perennial", "trigger: calendar", ("cron and rrule: neither given", "expected one")),
+        ("trigger: perennial", "trigger: arrival", ("labelled_rows and share: neither given", "expected one")),
         (
-            "trigger: every, days: 20",
+            "trigger: perennial",
             "trigger: arrival, labelled_rows: 0",
             ("labelled_rows is 0", "greater than or equal to 1"),
         ),
@@ -105,7 +105,7 @@ def test_a_model_file_may_lie_anywhere_and_its_relative_source_lies_beside_it(tm
 
 def test_the_fingerprint_follows_every_setting(tmp_path):
     same = load_model_config(edited(tmp_path, "risk: medium", "risk: medium  # said again")).fingerprint
-    other = load_model_config(edited(tmp_path, "days: 20", "days: 21")).fingerprint
+    other = load_model_config(edited(tmp_path, "cooldown_days: 10", "cooldown_days: 11")).fingerprint
     assert same == load_model_config("air_time").fingerprint != other
 
 
@@ -129,8 +129,9 @@ def test_a_window_in_another_zone_is_refused():
 def test_calendars_and_arrivals_are_told_in_plain_sentences(tmp_path):
     from deployments.description import describe
 
-    rule = "{trigger: calendar, cron: 0 3 1 * *, timezone: America/New_York}\n      - {trigger: arrival, share: 0.2}"
-    told = " ".join(describe(load_model_config(edited(tmp_path, "{trigger: every, days: 20}", rule))))
+    rules = "{trigger: calendar, cron: 0 3 1 * *, timezone: America/New_York}, {trigger: arrival, share: 0.2}"
+    rule = f"{{trigger: any_of, conditions: [{rules}]}}"
+    told = " ".join(describe(load_model_config(edited(tmp_path, "{trigger: perennial}", rule))))
     assert "a date of cron 0 3 1 * * (America/New_York) has come since the last training" in told
     assert "new rows with labels reach 20% of the training rows" in told
 
@@ -138,7 +139,7 @@ def test_calendars_and_arrivals_are_told_in_plain_sentences(tmp_path):
 def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path, capsys):
     assert main(["check"]) == 0
     told = capsys.readouterr().out
-    assert "retrains when mae is worse than its best level" in told
+    assert "retrains when log_loss is worse than its best level" in told
     assert "predicts arrives_late (binary)" in told
     assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
