@@ -103,8 +103,8 @@ def test_a_place_is_deployed_when_a_model_names_it_and_only_then():
     (trigger,) = placed["triggers"]
     assert trigger["expect"] == ["perennial.retraining.requested.ecs"]
     assert definitions.pools == ("perennial", "perennial-ecs")
-    (usual,) = deployment(definitions, "retrain")["triggers"]
-    assert usual["expect"] == ["perennial.retraining.requested"]
+    usual = [trigger["expect"] for trigger in deployment(definitions, "retrain")["triggers"]]
+    assert usual == [["perennial.retraining.requested"], ["perennial.return.requested"]], "a return trains nothing"
 
 
 def test_each_place_that_is_deployed_has_its_own_slots_and_its_deployment_queues_beyond_them():
