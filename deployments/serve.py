@@ -21,7 +21,7 @@ from rich.table import Table
 from deployments.credentials import read_credentials
 from deployments.one_serve import PATIENCE_S, Hold, hold_workspace
 from deployments.services import Service, Stream, asked_to_stop
-from tasks.adapters.prefect_server import START_TIMEOUT_S, free_port, record_served, server_environment
+from tasks.adapters.prefect_server import PREFECT_APP, START_TIMEOUT_S, free_port, record_served, server_environment
 from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder, workspace
 
 POLL_S = 0.5
@@ -124,7 +124,7 @@ def _servers(space: Workspace, environment: Mapping[str, str], addresses: Mappin
 
     evidently = ("evidently.cli", "ui", "--workspace", str(make_folder(space.home / "evidently")))
     servers = [
-        served("prefect", "/api/health", "prefect", "server", "start", *listen("prefect")),
+        served("prefect", "/api/health", PREFECT_APP, "server", "start", *listen("prefect")),
         served("reports", "/", "deployments.report_pages", listen("reports")[-1]),
         served("evidently", "/", *evidently, *listen("evidently")),
     ]

@@ -18,6 +18,8 @@ from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder
 
 START_TIMEOUT_S = 180  # migrations of a new database take 10 to 40 s on two busy cores
 SERVED = "served.url"
+PREFECT_APP = "tasks.adapters.prefect_app"
+"""Prefect's command line as `python -m` finds it, with SQLite made fit for several processes."""
 IDLE_SERVICES = (
     "SCHEDULER",
     "LATE_RUNS",
@@ -99,7 +101,7 @@ def running_server(space: Workspace, port: int | None = None, **settings: str) -
     """Start a server with these settings of its own, yield the environment that reaches it, stop it at the end."""
     chosen = free_port(port)
     environment = server_environment(space, chosen)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
+    command = [sys.executable, "-m", PREFECT_APP, "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
     with (Path(environment["PREFECT_HOME"]) / "server.log").open("ab") as log:
         server = subprocess.Popen(command, env=environment | settings, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 import psutil
 
-from tasks.adapters.prefect_server import free_port, server_environment
+from tasks.adapters.prefect_server import PREFECT_APP, free_port, server_environment
 from tasks.adapters.workspace import Workspace, workspace
 from tests.small_model import write_model
 
@@ -81,7 +81,7 @@ class Stack:
     def _command(self, name: str) -> Sequence[str]:
         port = str(self.ports.get(name))
         if name == "prefect":
-            return "prefect", "server", "start", "--host", "127.0.0.1", "--port", port
+            return PREFECT_APP, "server", "start", "--host", "127.0.0.1", "--port", port
         if name == "worker":
             return "prefect", "worker", "start", "--pool", "perennial", "--type", "process", "--name", "chaos"
         stores = f"sqlite:///{self.space.home / 'mlflow.db'}", "--artifacts-destination", self.space.artifacts
