@@ -53,10 +53,12 @@ def check_override(
 
 
 def _refuse(config: ModelConfig, action: str, refusal: str, as_of: datetime, principal: Principal) -> None:
-    from tasks.adapters import artifacts, ledger
+    from tasks.adapters import announcements, ledger
 
     reason = f"{action} was refused: {refusal}"
     decision_id = digest(config.name, action, refusal, as_of.isoformat())
     ledger.append(config.name, "access.refused", reason, as_of, decision_id, principal.name)
-    artifacts.announce("access.refused", config.name, Handover(config.name, decision_id, (reason,), as_of).payload())
+    announcements.announce(
+        "access.refused", config.name, Handover(config.name, decision_id, (reason,), as_of).payload()
+    )
     raise AccessRefused(f"{config.name}: {reason}")

@@ -122,7 +122,7 @@ def _asked(
     now: datetime,
 ) -> Approval:
     """The answer of a form; an answer of somebody who may not give it is told, recorded, and asked for again."""
-    from tasks.adapters import artifacts, flow_creator, ledger
+    from tasks.adapters import announcements, artifacts, flow_creator, ledger
 
     run_id = flow_creator.waiting_run()
     if run_id is None:
@@ -134,7 +134,7 @@ def _asked(
         return Approval(request.version, "waiting", NOBODY, "", (f"run {request.run_id} waits for the answer already",))
     if not flow_creator.was_answered():
         handover = Handover(config.name, challenger.decision_id, _question(request, validation), as_of, request.version)
-        artifacts.announce("approval.requested", config.name, handover.payload())
+        announcements.announce("approval.requested", config.name, handover.payload())
     refusal = None
     for question in count(1):
         evidence = artifacts.approval_evidence(config, validation, challenger, request, refusal)

@@ -77,14 +77,14 @@ def explain_loss(
     """Which drifted features moved the mean loss of the champion's rows with labels, on a bounded sample."""
     import numpy as np
 
-    from tasks.adapters import attribution, lake, registry
+    from tasks.adapters import attribution, lake, version_files
     from tasks.policy import attribution as judgement
     from tasks.policy import metrics
 
-    frozen = registry.attribution(champion)
+    frozen = version_files.attribution(champion)
     if frozen is None:
         return None
-    scorer = registry.load_scorer(champion)
+    scorer = version_files.load_scorer(champion)
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     rows = rows.take(attribution.drawn_places(len(rows), attribution.ROWS))

@@ -28,11 +28,11 @@ PAGE = "drift.html"
 )
 def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVersion) -> DriftReport:
     """Measure a window against the champion's frozen reference, features weighted by their importance to it."""
-    from tasks.adapters import registry
+    from tasks.adapters import version_files
 
-    reference = registry.reference_profile(champion)
+    reference = version_files.reference_profile(champion)
     shifts = measure_prediction_shifts(profile, champion)
-    importance, coded = registry.feature_importance(champion), registry.coded_rows(champion)
+    importance, coded = version_files.feature_importance(champion), version_files.coded_rows(champion)
     report = report_drift(config, profile, reference, importance, shifts, coded)
     drifted = sum(feature.verdict == "drifted" for feature in report.features)
     worst = describe(report.features[0]) if report.features else "no feature"
@@ -91,14 +91,14 @@ def measure_prediction_shifts(profile: WindowProfile, champion: ModelVersion) ->
     """
     import pyarrow.parquet as pq
 
-    from tasks.adapters import attribution, registry
+    from tasks.adapters import attribution, version_files
     from tasks.adapters.encoding import FeatureError
 
-    frozen = registry.attribution(champion)
+    frozen = version_files.attribution(champion)
     if frozen is None or profile.sample_uri is None:
         return ()
     try:
-        contributed = attribution.contributions(registry.load_scorer(champion), pq.read_table(profile.sample_uri))
+        contributed = attribution.contributions(version_files.load_scorer(champion), pq.read_table(profile.sample_uri))
     except FeatureError:  # a column of another type: the quality gate has told
         return ()
     return () if contributed is None else prediction_shifts(frozen, contributed)

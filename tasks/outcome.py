@@ -76,12 +76,12 @@ def judge_outcome(
 def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Window, as_of: datetime) -> Gain:
     import numpy as np
 
-    from tasks.adapters import lake, registry
+    from tasks.adapters import lake, version_files
     from tasks.policy.statistics import paired_bootstrap
 
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
-    scorers = [registry.load_scorer(version) for version in (old, new)]
+    scorers = [version_files.load_scorer(version) for version in (old, new)]
     truth = scorers[1].labels(rows.column(config.columns.label))
     known = np.isfinite(truth)
     before, after = (scorer.predict(rows)[known] for scorer in scorers)

@@ -26,9 +26,9 @@ SAMPLE = "sample.parquet"
 )
 def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersion) -> WindowProfile:
     """Count a snapshot into the champion's frozen reference, in one pass; a bounded sample is kept for plots."""
-    from tasks.adapters import registry
+    from tasks.adapters import version_files
 
-    reference = registry.reference_profile(champion)
+    reference = version_files.reference_profile(champion)
     profile = profile_snapshot(config, snapshot, reference)
     get_run_logger().info(
         "profile: %s rows, %s features, %s duplicated ids", profile.rows, len(profile.features), profile.duplicate_ids

@@ -41,9 +41,9 @@ def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
 
 def say_watched(config: ModelConfig, judgement: Judgement) -> None:
     """Say that a monitor run has ended well, whether or not there was a new window: an automation waits for silence."""
-    from tasks.adapters import artifacts
+    from tasks.adapters import announcements
 
-    artifacts.announce("model.watched", config.name, _handover(judgement))
+    announcements.announce("model.watched", config.name, _handover(judgement))
 
 
 @task(**RETRIES)
@@ -51,29 +51,29 @@ def publish_judgement(
     config: ModelConfig, judgement: Judgement, dry_run: bool = False, history: History | None = None
 ) -> None:
     """Record what a window showed and what was decided; ask for a retrain where that was the decision."""
-    from tasks.adapters import artifacts, ledger
+    from tasks.adapters import announcements, judgement_page, ledger
 
     decision = judgement.decision
-    artifacts.publish_judgement_page(config, judgement)
-    artifacts.publish_plots(config, judgement, history.performances[-PLOTTED_WINDOWS:] if history else ())
+    judgement_page.publish_judgement_page(config, judgement)
+    judgement_page.publish_plots(config, judgement, history.performances[-PLOTTED_WINDOWS:] if history else ())
     if dry_run:
         return
     quality = judgement.evidence.quality
     ledger.append(config.name, "window.judged", judgement, judgement.as_of, decision.decision_id)
     if quality and quality.verdict == "fail":
         ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
-        artifacts.announce("window.quarantined", config.name, _handover(judgement))
+        announcements.announce("window.quarantined", config.name, _handover(judgement))
     ask_for_retraining(config, judgement)
 
 
 def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
     """Hand over, where that was decided; again by a run that finds the window judged, as the first may have died before."""
-    from tasks.adapters import artifacts
+    from tasks.adapters import announcements
 
     if judgement.decision.retrain:
-        artifacts.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
+        announcements.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
     if judgement.decision.go_back_to:
-        artifacts.announce("return.requested", config.name, _handover(judgement))
+        announcements.announce("return.requested", config.name, _handover(judgement))
 
 
 def _request(placement: Placement | None) -> str:
@@ -91,12 +91,12 @@ def _handover(judgement: Judgement) -> dict[str, object]:
 @task(**RETRIES)
 def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
     """Record that a fresh champion has to go back, once for each, and hand it over to rollback."""
-    from tasks.adapters import artifacts, ledger
+    from tasks.adapters import announcements, ledger
 
     decision_id = digest(config.name, "degraded", degraded.champion)
     ledger.append(config.name, "champion.degraded", degraded, degraded.at, decision_id)
     handover = Handover(config.name, decision_id, degraded.reasons, degraded.at, degraded.champion)
-    artifacts.announce("champion.degraded", config.name, handover.payload())
+    announcements.announce("champion.degraded", config.name, handover.payload())
 
 
 @task(**RETRIES)
@@ -126,43 +126,45 @@ def publish_validation(
 
 def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
     """Say what became of a challenger; said again by a run that finds it recorded, as the first may have died before."""
-    from tasks.adapters import artifacts
+    from tasks.adapters import announcements
 
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     handover = Handover(config.name, decision_id, validation.reasons, as_of)
-    artifacts.announce(kind, config.name, handover.payload())
+    announcements.announce(kind, config.name, handover.payload())
 
 
 @task(**RETRIES)
 def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime, actor: str, comment: str) -> None:
     """Record who serves now; say nothing where nothing changed."""
-    from tasks.adapters import artifacts, ledger
+    from tasks.adapters import announcements, artifacts, ledger
 
     kind = "champion.rolled_back" if promotion.action == "rolled_back" else "champion.promoted"
     ledger.append(config.name, kind, promotion, as_of, promotion.decision_id, actor)
     artifacts.publish_promotion_page(config, promotion, actor, comment)
     handover = Handover(config.name, promotion.decision_id, promotion.reasons, as_of, promotion.champion)
-    artifacts.announce(kind, config.name, handover.payload())
+    announcements.announce(kind, config.name, handover.payload())
 
 
 @task(**RETRIES)
 def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Approval, as_of: datetime) -> Approval:
     """Record that a validated challenger will not serve, and tell; one that still waits is only shown."""
-    from tasks.adapters import artifacts, ledger, registry
+    from tasks.adapters import announcements, artifacts, ledger, registry
 
     artifacts.publish_answer_page(config, approval)
     if approval.verdict in ("rejected", "expired"):
         registry.tag(config.name, challenger.version, status="rejected")
         ledger.append(config.name, "challenger.rejected", approval, as_of, challenger.decision_id, approval.by)
         handover = Handover(config.name, challenger.decision_id, approval.reasons, as_of)
-        artifacts.announce("challenger.rejected", config.name, handover.payload())
+        announcements.announce("challenger.rejected", config.name, handover.payload())
     return approval
 
 
 @task(**RETRIES)
 def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
     """Record that the budget refused, and tell."""
-    from tasks.adapters import artifacts, ledger
+    from tasks.adapters import announcements, ledger
 
     ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)
-    artifacts.announce("budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload())
+    announcements.announce(
+        "budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload()
+    )

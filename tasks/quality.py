@@ -25,9 +25,9 @@ def check_quality(
     config: ModelConfig, profile: WindowProfile, champion: ModelVersion, history: History
 ) -> QualityReport:
     """Judge a window against its reference and the windows before it, and write the page that says why."""
-    from tasks.adapters import registry
+    from tasks.adapters import version_files
 
-    reference = registry.reference_profile(champion)
+    reference = version_files.reference_profile(champion)
     report = judge_quality(config, profile, reference, usual_rows(history, profile.window))
     worst = report.reasons[0] if report.reasons else ""
     get_run_logger().info(

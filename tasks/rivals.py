@@ -20,7 +20,7 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
     import pandas as pd
 
-    from tasks.adapters import estimators, lake, registry
+    from tasks.adapters import estimators, lake, version_files
 
     path = folder / f"{window.name}.parquet"
     if path.exists():
@@ -36,7 +36,7 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     if landed is None:
         raise AssertionError(f"{config.name}: {window.name} was scored, yet its rows are not in the lake")
     rows = lake.read_rows(landed)
-    predictions = {"never": registry.load_scorer(first).predict(rows), "every": every.predict(rows)}
+    predictions = {"never": version_files.load_scorer(first).predict(rows), "every": every.predict(rows)}
     frame = pd.DataFrame({name: list(values) for name, values in predictions.items()})
     frame.insert(0, "id", rows[config.columns.id].to_pandas())
     partial = path.with_suffix(".partial")

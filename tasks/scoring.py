@@ -32,9 +32,9 @@ def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion)
     import numpy as np
     import pyarrow as pa
 
-    from tasks.adapters import lake, registry
+    from tasks.adapters import lake, version_files
 
-    scorer = registry.load_scorer(version)
+    scorer = version_files.load_scorer(version)
     rows = lake.read_rows(snapshot)
     parts, seconds = [], []
     for start in range(0, len(rows), BATCH_ROWS):

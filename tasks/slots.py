@@ -35,7 +35,7 @@ def in_a_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameter
 
     @wraps(body)
     def counted(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
-        from tasks.adapters.artifacts import REPLAYING
+        from tasks.adapters.announcements import REPLAYING
 
         given = inspect.signature(body).bind(*arguments, **named).arguments
         if given.get("dry_run") or REPLAYING.get():

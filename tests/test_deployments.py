@@ -392,11 +392,11 @@ def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_s
 def test_what_a_flow_says_inside_another_flow_is_left_to_its_caller(deployed, client):
     from prefect import flow, task
 
-    from tasks.adapters import artifacts
+    from tasks.adapters import announcements
 
     @task
     def tell(model: str) -> None:
-        artifacts.announce("retraining.requested", model, {"model": model})
+        announcements.announce("retraining.requested", model, {"model": model})
 
     @flow
     def inner(model: str) -> None:

@@ -168,7 +168,7 @@ def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_
     from prefect.client.orchestration import get_client
 
     from deployments.apply import apply
-    from tasks.adapters import artifacts
+    from tasks.adapters import announcements
     from tasks.policy.placement import decide_placement
     from tasks.publication import _request
 
@@ -180,7 +180,7 @@ def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_
             client.delete_flow_run(left.id)  # of tests before: one of them would take the deployment's only place
     places = {"plain": decide_placement(PlacementPolicy(), 10), "large": decide_placement(sent_to("gpu"), 10)}
     for model, placement in places.items():
-        artifacts.announce(_request(placement), model, {"model": model, "reasons": list(placement.reasons)})
+        announcements.announce(_request(placement), model, {"model": model, "reasons": list(placement.reasons)})
     with get_client(sync_client=True) as client:
 
         def run_of(model: str) -> Any:

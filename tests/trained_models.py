@@ -108,5 +108,5 @@ def land(config: ModelConfig, window: Window, rows: pa.Table) -> Snapshot:
 @cache
 def _empty_registry() -> Path:
     place = Path(tempfile.mkdtemp(prefix="perennial-tests-"))
-    registry._client(f"sqlite:///{place / 'mlflow.db'}")
+    registry.client_of(f"sqlite:///{place / 'mlflow.db'}")
     return place / "mlflow.db"

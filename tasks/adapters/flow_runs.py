@@ -11,7 +11,7 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.flows import load_flow_from_entrypoint
 
-from tasks.adapters.artifacts import REPLAYING
+from tasks.adapters.announcements import REPLAYING
 
 
 def run_recorded(name: str, **parameters: Any) -> Any:

@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import lease, lineage, model_files, registry
+from tasks.adapters import lease, lineage, model_files, registry, version_files
 from tasks.adapters.coded_rows import to_parquet
 from tasks.adapters.estimators import Fitted
 from tasks.adapters.workspace import workspace
@@ -53,9 +53,9 @@ def register(
         folder = Path(place)
         manifest = _lay_out(folder, config, fitted, training, decision_id, reference_profile)
         if attribution:
-            (folder / "notes" / registry.ATTRIBUTION).write_text(to_json(attribution), encoding="utf-8")
+            (folder / "notes" / version_files.ATTRIBUTION).write_text(to_json(attribution), encoding="utf-8")
         if coded is not None:
-            (folder / "notes" / registry.CODED_ROWS).write_bytes(to_parquet(coded))
+            (folder / "notes" / version_files.CODED_ROWS).write_bytes(to_parquet(coded))
         tags = _tags(config, fitted, manifest) | ({USAGE: to_json(usage)} if usage else {})
         experiment = _ensure_model(client, config)
         lease.check(config.name)
@@ -95,9 +95,9 @@ def _lay_out(
     sha256 = model_files.sha256(model_files.read(files))
     manifest = lineage.manifest(config, fitted, training, decision_id, sha256)
     lineage.save_for_mlflow(config, fitted.scorer, files, folder / "model")
-    (notes / registry.PROFILE).write_text(to_json(reference_profile), encoding="utf-8")
-    (notes / registry.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
-    (notes / registry.IMPORTANCE).write_text(json.dumps(fitted.importance), encoding="utf-8")
+    (notes / version_files.PROFILE).write_text(to_json(reference_profile), encoding="utf-8")
+    (notes / version_files.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
+    (notes / version_files.IMPORTANCE).write_text(json.dumps(fitted.importance), encoding="utf-8")
     return manifest
 
 

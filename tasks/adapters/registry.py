@@ -7,14 +7,12 @@ registry addresses are always passed explicitly: nothing here depends on MLflow'
 
 import fcntl
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mlflow.artifacts
 from mlflow.entities.model_registry import ModelVersion as StoredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -23,19 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.adapters import lease
 from tasks.adapters.workspace import workspace
-from tasks.policy.attribution import AttributionProfile
-from tasks.policy.coded_rows import CodedRows
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import ModelVersion, Window, from_json, utc
-from tasks.policy.profile import ReferenceProfile
+from tasks.policy.evidence import ModelVersion, Window, utc
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; aliases and tags need neither
-    from tasks.adapters.model_files import Scorer
+    pass
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
-ATTRIBUTION = "feature_attribution.json"
-CODED_ROWS = "coded_rows.parquet"
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -49,11 +41,12 @@ class NoChampion(RegistryError):
 
 def client() -> MlflowClient:
     """The client of the workspace's registry; one per address and process."""
-    return _client(workspace().mlflow)
+    return client_of(workspace().mlflow)
 
 
 @lru_cache(maxsize=16)
-def _client(uri: str) -> MlflowClient:
+def client_of(uri: str) -> MlflowClient:
+    """The client of the registry at this address."""
     with answers("the registry cannot be opened"), _alone(uri):
         connected = MlflowClient(tracking_uri=uri, registry_uri=uri)
         connected.search_registered_models(max_results=1)
@@ -104,7 +97,7 @@ def aliases(model: str) -> dict[str, str]:
 def version(model: str, alias_or_number: str) -> ModelVersion:
     """A version by alias or number. Raises NoChampion for a champion that does not exist, RegistryError otherwise."""
     if alias_or_number.isdigit():
-        return as_record(_stored(model, alias_or_number))
+        return as_record(stored_version(model, alias_or_number))
     known = aliases(model)
     number = known.get(alias_or_number)
     if number is None and alias_or_number == CHAMPION:
@@ -115,7 +108,7 @@ def version(model: str, alias_or_number: str) -> ModelVersion:
     if number is None:
         found = ", ".join(f"{alias} → {number}" for alias, number in sorted(known.items())) or "none"
         raise RegistryError(f"{model}: no version has the alias {alias_or_number}, the aliases are: {found}")
-    return as_record(_stored(model, number))
+    return as_record(stored_version(model, number))
 
 
 def find(model: str, decision_id: str) -> ModelVersion | None:
@@ -127,7 +120,8 @@ def find(model: str, decision_id: str) -> ModelVersion | None:
     return as_record(min(matching, key=lambda found: int(found.version))) if matching else None
 
 
-def _stored(model: str, number: str) -> StoredVersion:
+def stored_version(model: str, number: str) -> StoredVersion:
+    """A version as MLflow has it. Raises RegistryError where there is none."""
     try:
         return client().get_model_version(model, number)
     except MlflowException as error:
@@ -180,7 +174,7 @@ def tag(model: str, number: str, **tags: str) -> None:
 
 def tags(model: str, number: str) -> dict[str, str]:
     """A version's tags as they are now."""
-    return dict(_stored(model, number).tags)
+    return dict(stored_version(model, number).tags)
 
 
 def classes(model: str, number: str) -> tuple[str, ...]:
@@ -191,96 +185,3 @@ def classes(model: str, number: str) -> tuple[str, ...]:
 @lru_cache(maxsize=64)
 def _classes(_uri: str, model: str, number: str) -> tuple[str, ...]:
     return tuple(json.loads(tags(model, number)["classes"]))
-
-
-def load_scorer(version: ModelVersion, fresh: bool = False) -> "Scorer":
-    """The scorer of a version, checked against its SHA-256; `fresh` reads the files again instead of the cache.
-
-    Raises ModelFileError on missing or altered files.
-    """
-    load = _scorer.__wrapped__ if fresh else _scorer
-    scorer: Scorer = load(workspace().mlflow, version.model, version.version, version.sha256)
-    return scorer
-
-
-@lru_cache(maxsize=8)
-def _scorer(uri: str, model: str, number: str, sha256: str) -> "Scorer":
-    from tasks.adapters import model_files
-
-    stored = _stored(model, number)
-    trusted = tuple(json.loads(stored.tags.get("trusted_types", "[]")))
-    with tempfile.TemporaryDirectory() as folder:
-        files = _download(f"{stored.source}/data/files", Path(folder), uri)
-        return model_files.load(model_files.read(files), sha256, trusted)
-
-
-def _download(address: str, folder: Path, uri: str) -> Path:
-    from tasks.adapters import model_files
-
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri))
-    except (MlflowException, OSError) as error:
-        raise model_files.ModelFileError(
-            f"{address}: cannot be read ({type(error).__name__}); expected the files that were registered; "
-            "restore the artifact store, roll back or train again"
-        ) from error
-
-
-@lru_cache(maxsize=32)
-def _artifact(uri: str, run_id: str, name: str) -> str:
-    return _read_artifact(uri, run_id, name).decode("utf-8")
-
-
-def _read_artifact(uri: str, run_id: str, name: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        address = f"{_client(uri).get_run(run_id).info.artifact_uri}/{name}"
-        return _download(address, Path(folder), uri).read_bytes()
-
-
-def _holds(uri: str, run_id: str, name: str) -> bool:
-    return name in {file.path for file in _client(uri).list_artifacts(run_id)}
-
-
-def reference_profile(version: ModelVersion) -> ReferenceProfile:
-    """The profile that was frozen when the version was trained."""
-    return _profile(workspace().mlflow, version.run_id)
-
-
-@lru_cache(maxsize=8)
-def _profile(uri: str, run_id: str) -> ReferenceProfile:
-    return from_json(ReferenceProfile, _artifact(uri, run_id, PROFILE))
-
-
-def feature_importance(version: ModelVersion) -> dict[str, float]:
-    """Share of each feature in the model's gain, as logged at training; empty where the estimator has none."""
-    shares: dict[str, float] = json.loads(_artifact(workspace().mlflow, version.run_id, IMPORTANCE))
-    return shares
-
-
-def attribution(version: ModelVersion) -> AttributionProfile | None:
-    """How the features contributed in training; None for estimators without SHAP values and versions before them."""
-    return _attribution(workspace().mlflow, version.run_id)
-
-
-@lru_cache(maxsize=8)
-def _attribution(uri: str, run_id: str) -> AttributionProfile | None:
-    if not _holds(uri, run_id, ATTRIBUTION):
-        return None
-    return from_json(AttributionProfile, _artifact(uri, run_id, ATTRIBUTION))
-
-
-def coded_rows(version: ModelVersion) -> CodedRows | None:
-    """Training rows as codes of the profile's bins; None for versions from before they were kept."""
-    return _coded_rows(workspace().mlflow, version.run_id)
-
-
-@lru_cache(maxsize=4)
-def _coded_rows(uri: str, run_id: str) -> CodedRows | None:
-    from tasks.adapters.coded_rows import from_parquet
-
-    return from_parquet(_read_artifact(uri, run_id, CODED_ROWS)) if _holds(uri, run_id, CODED_ROWS) else None
-
-
-def manifest(version: ModelVersion) -> str:
-    """JSON of the training manifest: all that is needed to train the same version again."""
-    return _artifact(workspace().mlflow, version.run_id, MANIFEST)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import registry
+from tasks.adapters import version_files
 from tasks.adapters.encoding import FeatureError, category_texts, encode_labels
 from tasks.adapters.model_files import ModelFileError, Scorer
 from tasks.policy import comparison
@@ -43,7 +43,7 @@ def compare(
 def answer(version: ModelVersion, rows: pa.Table, fresh: bool = False) -> tuple[Scorer, Floats] | str:
     """The version's scorer and its predictions, or what kept it from answering; one row and many must agree."""
     try:
-        scorer = registry.load_scorer(version, fresh)
+        scorer = version_files.load_scorer(version, fresh)
         predicted = scorer.predict(rows)
         alone = scorer.predict(rows.slice(0, 1))
     except (ModelFileError, FeatureError) as error:
@@ -57,7 +57,7 @@ def answer(version: ModelVersion, rows: pa.Table, fresh: bool = False) -> tuple[
 def smoke_test(version: ModelVersion) -> str | None:
     """What keeps a version from serving, its files read anew; None when it answers rows made of what it knows."""
     try:
-        encoding = registry.load_scorer(version, fresh=True).encoding
+        encoding = version_files.load_scorer(version, fresh=True).encoding
     except ModelFileError as error:
         return f"version {version.version} does not serve: {error}"
     columns = {}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.adapters import artifacts
+from tasks.adapters import judgement_page
 from tasks.policy.evidence import Decision, EstimateError, Judgement
 from tests.monitored_model import model
 from tests.policy.judged_windows import evidence, report, valued, window
@@ -17,10 +17,10 @@ DECISION = Decision("d1", "churn", window(3), False, ("keep",))
 def page(monkeypatch):
     """Publishes a judgement and gives the markdown."""
     written = []
-    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda text, **_: written.append(text))
+    monkeypatch.setattr(judgement_page, "create_markdown_artifact", lambda text, **_: written.append(text))
 
     def publish(judgement: Judgement) -> str:
-        artifacts.publish_judgement_page(CONFIG, judgement)
+        judgement_page.publish_judgement_page(CONFIG, judgement)
         return written[-1]
 
     return publish

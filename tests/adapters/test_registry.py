@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from tasks.adapters import estimators, registration, registry
+from tasks.adapters import estimators, registration, registry, version_files
 from tasks.adapters.arrow_profile import freeze_reference
 from tasks.adapters.model_files import ModelFileError
 from tasks.adapters.registry import NoChampion, RegistryError
@@ -59,7 +59,7 @@ def test_the_run_links_rows_code_parameters_and_metrics():
 
 def test_the_manifest_says_how_to_make_the_version_again():
     version = register(CONFIG)
-    manifest = json.loads(registry.manifest(version))
+    manifest = json.loads(version_files.manifest(version))
     assert manifest["seed"] == 7
     assert manifest["sha256"] == version.sha256
     assert manifest["snapshot"]["content_hash"] == make_snapshot().content_hash
@@ -70,10 +70,10 @@ def test_the_manifest_says_how_to_make_the_version_again():
 def test_reference_profile_and_importance_come_back_as_they_were():
     version = register(CONFIG)
     rows, snapshot = make_rows(), make_snapshot()
-    assert registry.reference_profile(version) == freeze_reference(
+    assert version_files.reference_profile(version) == freeze_reference(
         rows.to_batches(), CONFIG, snapshot.window, snapshot.content_hash
     )
-    assert registry.feature_importance(version) == estimators.fit(CONFIG, rows).importance
+    assert version_files.feature_importance(version) == estimators.fit(CONFIG, rows).importance
 
 
 def test_registering_twice_for_one_decision_is_registering_once():
@@ -166,31 +166,31 @@ def test_the_scorer_answers_as_the_fitted_one_and_is_loaded_once():
     version = register(CONFIG)
     fresh = make_rows(seed=5)
     expected = estimators.fit(CONFIG, make_rows()).scorer.predict(fresh)
-    scorer = registry.load_scorer(version)
+    scorer = version_files.load_scorer(version)
     np.testing.assert_array_equal(scorer.predict(fresh), expected)
-    assert registry.load_scorer(version) is scorer
-    assert registry.load_scorer(version, fresh=True) is not scorer
+    assert version_files.load_scorer(version) is scorer
+    assert version_files.load_scorer(version, fresh=True) is not scorer
 
 
 def test_a_changed_file_is_found_although_the_scorer_is_cached(workspace):
     version = register(CONFIG)
-    registry.load_scorer(version)
+    version_files.load_scorer(version)
     path = stored_file(workspace, "model.ubj")
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ModelFileError, match="changed or cut short"):
-        registry.load_scorer(version, fresh=True)
+        version_files.load_scorer(version, fresh=True)
 
 
 def test_a_missing_file_says_so(workspace):
     version = register(CONFIG)
     stored_file(workspace, "model.ubj").unlink()
     with pytest.raises(ModelFileError):
-        registry.load_scorer(version, fresh=True)
+        version_files.load_scorer(version, fresh=True)
 
 
 def test_a_forged_hash_in_a_record_does_not_load():
     with pytest.raises(ModelFileError):
-        registry.load_scorer(replace(register(CONFIG), sha256="0" * 64))
+        version_files.load_scorer(replace(register(CONFIG), sha256="0" * 64))
 
 
 def test_no_pickle_is_stored_and_none_would_be_loaded(workspace):
@@ -204,7 +204,7 @@ def test_a_forest_is_served_from_the_registry_with_the_types_that_training_vouch
     config = make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10})
     version = register(config)
     assert json.loads(dict(version.tags)["trusted_types"]) == ["sklearn.tree._tree.Tree"]
-    assert registry.load_scorer(version, fresh=True).predict(make_rows()).shape == (1000,)
+    assert version_files.load_scorer(version, fresh=True).predict(make_rows()).shape == (1000,)
 
 
 def test_mlflow_itself_can_serve_the_model(workspace, monkeypatch):
@@ -215,7 +215,7 @@ def test_mlflow_itself_can_serve_the_model(workspace, monkeypatch):
     served = mlflow.pyfunc.load_model(location)
     np.testing.assert_array_equal(
         served.predict(rows.select(["x", "noise", "colour", "flag"]).to_pandas()),
-        registry.load_scorer(version).predict(rows),
+        version_files.load_scorer(version).predict(rows),
     )
 
 

@@ -25,7 +25,7 @@ BOUNDARIES = {
     "retrain: validated": "tasks.validation.validate_challenger after 1",
     "retrain: one of two facts in the ledger": "tasks.adapters.ledger.append after 1",
     "retrain: both facts in the ledger": "tasks.adapters.ledger.append after 2",
-    "retrain: handed over": "tasks.adapters.artifacts.announce after 1",
+    "retrain: handed over": "tasks.adapters.announcements.announce after 1",
     "retrain: told": "tasks.publication.publish_validation after 1",
     "promote: before anything": "tasks.promotion.promote_challenger before 1",
     "promote: before the move": "tasks.adapters.alias_move.move before 1",

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.logging import disable_run_logger
 from prefect.transactions import transaction
 
-from tasks.adapters import alias_move, registry
+from tasks.adapters import alias_move, registry, version_files
 from tasks.adapters.alias_move import MoveFailed
 from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
@@ -137,7 +137,7 @@ def test_a_validation_that_does_not_allow_it_moves_nothing(three_versions, chang
 
 def test_a_corrupted_model_never_becomes_champion(three_versions):
     before = registry.aliases(MODEL)
-    registry.load_scorer(three_versions[2])
+    version_files.load_scorer(three_versions[2])
     corrupt(three_versions[2])
     with pytest.raises(PromotionRefused, match="version 3 does not serve: model files have sha256"):
         promote(three_versions[2], "2")
@@ -272,7 +272,7 @@ def test_a_champion_loads_by_its_alias_after_each_move(three_versions):
     for move in (lambda: promote(three_versions[2], "2"), roll_back):
         serving = move().champion
         assert registry.version(MODEL, "champion").version == serving
-        assert registry.load_scorer(registry.version(MODEL, "champion"), fresh=True)
+        assert version_files.load_scorer(registry.version(MODEL, "champion"), fresh=True)
 
 
 def test_mlflow_refuses_an_alias_on_a_version_that_is_not_there():

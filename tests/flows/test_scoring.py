@@ -7,7 +7,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import lake, registry
+from tasks.adapters import lake, version_files
 from tasks.policy.evidence import ModelVersion, Scoring, Snapshot, from_json, to_json
 from tasks.scoring import score_window
 from tests.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
@@ -33,7 +33,7 @@ def test_every_row_is_answered_as_the_model_answers(task):
     assert landed.column("id").to_pylist() == rows.column("id").to_pylist()
     assert set(landed.column("model_version").to_pylist()) == {"1"}
     predicted = np.array(landed.column("prediction").to_pylist())
-    np.testing.assert_allclose(predicted, registry.load_scorer(version).predict(rows))
+    np.testing.assert_allclose(predicted, version_files.load_scorer(version).predict(rows))
     assert (scoring.rows, scoring.model_version, scoring.window) == (700, "1", HOLDOUT)
 
 

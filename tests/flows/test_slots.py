@@ -16,7 +16,7 @@ from prefect.flow_engine import run_flow
 from flows.retrain import retrain
 from tasks import slots
 from tasks.adapters import registry
-from tasks.adapters.artifacts import REPLAYING
+from tasks.adapters.announcements import REPLAYING
 from tasks.adapters.prefect_server import free_port, running_server, wait_until_healthy
 from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import utc

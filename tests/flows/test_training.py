@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.logging import disable_run_logger
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import lake, registry
+from tasks.adapters import lake, registry, version_files
 from tasks.adapters.outages import may_pass
 from tasks.policy.evidence import ModelVersion, Snapshot
 from tasks.training import TrainingRefused, train_challenger
@@ -37,9 +37,9 @@ def test_a_challenger_of_each_task_is_trained_and_waits_under_its_alias(task):
     version = train(config, snapshot)
     assert (version.version, version.trained, version.training_rows) == ("1", TRAINING, 1000)
     assert registry.aliases(config.name) == {"challenger": "1"}
-    assert registry.reference_profile(version).content_hash == snapshot.content_hash
-    kept = registry.coded_rows(version)
-    assert set(kept.codes) == {one.feature for one in registry.reference_profile(version).features} and len(kept)
+    assert version_files.reference_profile(version).content_hash == snapshot.content_hash
+    kept = version_files.coded_rows(version)
+    assert set(kept.codes) == {one.feature for one in version_files.reference_profile(version).features} and len(kept)
 
 
 def test_training_again_for_the_same_decision_gives_the_same_version():
@@ -125,7 +125,7 @@ def test_an_all_null_feature_and_a_constant_one_still_train():
     rows = with_column(make_rows(), "noise", pa.nulls(1000, pa.float64()))
     rows = with_column(rows, "flag", pa.array([True] * 1000))
     version = train(config, land(config, TRAINING, rows))
-    importance = registry.feature_importance(version)
+    importance = version_files.feature_importance(version)
     assert (importance["noise"], importance["flag"]) == (0.0, 0.0)
 
 

@@ -27,7 +27,7 @@ POINTS = {
     "tasks.adapters.registry": ("tag", "aliases"),
     "tasks.adapters.trial": ("smoke_test",),
     "tasks.adapters.ledger": ("append",),
-    "tasks.adapters.artifacts": ("announce",),
+    "tasks.adapters.announcements": ("announce",),
     "mlflow.tracking.client": ("MlflowClient.delete_registered_model_alias",),
 }
 CALLS: dict[tuple[str, str], int] = {}
