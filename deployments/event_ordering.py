@@ -40,7 +40,7 @@ AT_REST = {
 REMEMBERED = 100_000
 
 
-class CausalOrdering(memory.CausalOrdering):  # type: ignore[misc]
+class CausalOrdering(memory.CausalOrdering):  # type: ignore[misc]  # Prefect is not followed by mypy, so its class is Any
     """Prefect's ordering in memory, which waits for nothing from before its start and for no heartbeat after a run's end."""
 
     _at_rest: LRUCache[str, bool] = LRUCache(REMEMBERED)

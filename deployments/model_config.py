@@ -18,9 +18,9 @@ from deployments.settings import Columns, Drift, Performance, Period, Quality, S
 from tasks.policy.access import AccessPolicy
 from tasks.policy.economics import Budget
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import Window, digest
 from tasks.policy.placement import PlacementPolicy
 from tasks.policy.promotion import PromotionPolicy, ValidationPolicy
+from tasks.policy.records import Window, digest
 from tasks.policy.retraining import RetrainingPolicy
 
 DEPLOYMENTS = Path(__file__).parent

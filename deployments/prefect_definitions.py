@@ -20,7 +20,7 @@ from prefect.utilities.callables import parameter_schema
 from deployments.definitions import ALERTS, Definitions, DeploymentError
 from deployments.plan import Definition
 from deployments.pools import read_pool
-from tasks.policy.evidence import digest
+from tasks.policy.records import digest
 
 NAMESPACE = UUID("7f1f0f1e-6d1c-4f0e-9f57-9c4b1f0c3a11")  # stands in for ids that only a server gives
 

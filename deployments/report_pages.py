@@ -12,6 +12,7 @@ from html import escape
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from deployments.credentials import may_enter
@@ -31,9 +32,9 @@ class ReportPages(SimpleHTTPRequestHandler):
     Nothing else of the workspace can be read.
     """
 
-    def __init__(self, *request: object, space: Workspace) -> None:
+    def __init__(self, *request: Any, space: Workspace) -> None:
         self.folders = {"reports": space.reports, "replay": space.home / "replay"}
-        super().__init__(*request)  # type: ignore[arg-type]
+        super().__init__(*request)
 
     def do_GET(self) -> None:
         if not self._is_welcome():

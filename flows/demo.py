@@ -20,7 +20,7 @@ from deployments.model_config import ModelConfig, available_models, load_model_c
 from tasks.adapters.prefect_server import prefect_server, wait_until_healthy
 from tasks.adapters.workspace import workspace
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import from_json
+from tasks.policy.records import from_json
 from tasks.policy.replay import ReplayWindow
 from tasks.replay_records import finished_replays, replay_folder
 

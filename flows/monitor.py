@@ -16,7 +16,8 @@ from tasks.drift import measure_drift
 from tasks.history import find_champion, recall_history, recall_judgement, recall_latency
 from tasks.outcome import look_back
 from tasks.performance import measure_performance
-from tasks.policy.evidence import Judgement, PerformanceReport, WindowEvidence
+from tasks.policy.evidence import Judgement, WindowEvidence
+from tasks.policy.reports import PerformanceReport
 from tasks.probation import watch_fresh_champion
 from tasks.probing import score_probes
 from tasks.profile import profile_window

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 
 from deployments.model_config import ModelConfig, available_models
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import digest
+from tasks.policy.records import digest
 
 
 def in_utc(moment: datetime) -> datetime:

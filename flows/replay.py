@@ -21,8 +21,9 @@ from deployments.model_config import ModelConfig, load_model_config
 from flows.parameters import Model, Moment, run_from_command_line, run_name
 from tasks.adapters.flow_runs import run_recorded
 from tasks.history import recall_degradation
-from tasks.policy.evidence import Decision, ModelVersion, Window
+from tasks.policy.evidence import Decision, ModelVersion
 from tasks.policy.metrics import HIGHER_IS_BETTER
+from tasks.policy.records import Window
 from tasks.policy.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.replay_records import (
     first_champion,

@@ -5,7 +5,7 @@ from prefect import flow
 from flows.parameters import Model, Moment, present, run_from_command_line, run_name
 from tasks.access import admit
 from tasks.history import find_champion, recall_scoring
-from tasks.policy.evidence import Scoring
+from tasks.policy.reports import Scoring
 from tasks.publication import publish_scoring
 from tasks.scoring import score_window
 from tasks.snapshot import take_snapshot

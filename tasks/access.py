@@ -11,8 +11,8 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig, load_model_config
 from tasks.policy.access import Override, Principal, why_not_override, why_not_trigger
 from tasks.policy.errors import AccessRefused
-from tasks.policy.evidence import digest
 from tasks.policy.handover import Handover
+from tasks.policy.records import digest
 
 
 def admit(model: str) -> ModelConfig:

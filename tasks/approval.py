@@ -14,9 +14,10 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig
 from tasks.policy.access import UNNAMED, Approval, ApprovalRequest, why_not_approve
 from tasks.policy.errors import PromotionRefused
-from tasks.policy.evidence import LedgerEntry, ModelVersion, ValidationReport, digest, from_json
+from tasks.policy.evidence import LedgerEntry, ModelVersion, ValidationReport
 from tasks.policy.handover import Handover
 from tasks.policy.promotion import why_not_promote
+from tasks.policy.records import digest, from_json
 
 NOBODY = "perennial"
 

@@ -18,7 +18,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport, from_json, utc
+from tasks.policy.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport
+from tasks.policy.records import from_json, utc
 
 CHAMPION_KINDS = ("champion.promoted", "champion.rolled_back")
 

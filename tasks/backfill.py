@@ -9,7 +9,9 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig
 from tasks.policy.backfill import Backfill, divide_windows
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import Judgement, Scoring, from_json
+from tasks.policy.evidence import Judgement
+from tasks.policy.records import from_json
+from tasks.policy.reports import Scoring
 from tasks.policy.retraining import decision_id
 
 

@@ -16,7 +16,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig, ModelConfigError
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 from tasks.policy.simulation import Floats
 
 if TYPE_CHECKING:
@@ -150,5 +150,5 @@ def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
         scale = float(5 * np.nanmedian(known)) or 1.0
     matrix = plan.folder / "matrix.npz"
     parts["loss"], parts["probe"] = parts["loss"] / scale, parts["probe"] / scale
-    np.savez_compressed(matrix, H=np.array(plan.history), scale=np.array(scale), **parts)  # type: ignore[arg-type]
+    np.savez_compressed(matrix, H=np.array(plan.history), scale=np.array(scale), **parts)
     return matrix

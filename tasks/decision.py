@@ -14,10 +14,11 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig
 from tasks.policy.diagnosis import Diagnosis
 from tasks.policy.economics import over_budget
-from tasks.policy.evidence import History, Judgement, ModelVersion, PerformanceReport, WindowEvidence
+from tasks.policy.evidence import History, Judgement, ModelVersion, WindowEvidence
 from tasks.policy.expectation import describe, expected_benefit, expected_cost
 from tasks.policy.findings import Case
 from tasks.policy.placement import decide_placement, forecast_rows
+from tasks.policy.reports import PerformanceReport
 from tasks.policy.retraining import decide_retraining
 
 

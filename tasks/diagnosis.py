@@ -16,15 +16,9 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig
 from tasks.policy.diagnosis import Diagnosis, decide_diagnosis
 from tasks.policy.estimate_errors import describe_estimate, past_error, widened
-from tasks.policy.evidence import (
-    DriftReport,
-    History,
-    MetricValue,
-    ModelVersion,
-    PerformanceReport,
-    Window,
-    WindowEvidence,
-)
+from tasks.policy.evidence import History, ModelVersion, WindowEvidence
+from tasks.policy.records import Window
+from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport
 
 LEARN_FROM = 3
 """Latest closed windows that the estimate learns from."""

@@ -11,11 +11,13 @@ from tasks.adapters.workspace import WorkspaceError, workspace
 from tasks.policy.attribution import Shift, explain_predictions, prediction_shifts
 from tasks.policy.calendar_match import Matched, match_calendar
 from tasks.policy.coded_rows import CodedRows
-from tasks.policy.drift import describe, measure
-from tasks.policy.evidence import DriftReport, ModelVersion
+from tasks.policy.drift import measure
+from tasks.policy.drift_reasons import describe
+from tasks.policy.evidence import ModelVersion
 from tasks.policy.joint_drift import describe_joint
 from tasks.policy.power import rows_needed
 from tasks.policy.profile import ReferenceProfile, WindowProfile
+from tasks.policy.reports import DriftReport
 
 PAGE = "drift.html"
 

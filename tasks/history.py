@@ -13,21 +13,10 @@ from deployments.model_config import ModelConfig
 from tasks.policy import spending
 from tasks.policy.economics import forecast_cost
 from tasks.policy.errors import PromotionRefused
-from tasks.policy.evidence import (
-    History,
-    Judgement,
-    Latency,
-    LedgerEntry,
-    ModelVersion,
-    PerformanceReport,
-    Scoring,
-    ValidationReport,
-    Window,
-    from_json,
-    scoring_id,
-    to_json,
-)
+from tasks.policy.evidence import History, Judgement, LedgerEntry, ModelVersion, ValidationReport, scoring_id
 from tasks.policy.probation import Degradation
+from tasks.policy.records import Window, from_json, to_json
+from tasks.policy.reports import Latency, PerformanceReport, Scoring
 from tasks.policy.returning import returnable
 
 

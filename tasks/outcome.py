@@ -11,16 +11,9 @@ from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.policy.economics import Amount, Outcome, measured_cost, net_benefit, score_gains, score_outcome
-from tasks.policy.evidence import (
-    USAGE,
-    History,
-    ModelVersion,
-    PerformanceReport,
-    Promotion,
-    ValidationReport,
-    Window,
-    from_json,
-)
+from tasks.policy.evidence import USAGE, History, ModelVersion, Promotion, ValidationReport
+from tasks.policy.records import Window, from_json
+from tasks.policy.reports import PerformanceReport
 from tasks.policy.statistics import Gain
 
 LOOK_BACK = 3

@@ -9,8 +9,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.model_config import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
-from tasks.policy.evidence import History, Latency, MetricValue, PerformanceReport, Window
+from tasks.policy.evidence import History
 from tasks.policy.metrics import Floats
+from tasks.policy.records import Window
+from tasks.policy.reports import Latency, MetricValue, PerformanceReport
 
 BOOTSTRAP_DRAWS = 500
 

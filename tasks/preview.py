@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig
 from tasks.policy.access import Override, why_not_override, why_not_trigger
 from tasks.policy.economics import over_budget
-from tasks.policy.evidence import ModelVersion, Snapshot, ValidationReport
+from tasks.policy.evidence import ModelVersion, ValidationReport
 from tasks.policy.placement import decide_placement
 from tasks.policy.preview import (
     Preview,
@@ -26,6 +26,7 @@ from tasks.policy.preview import (
     where_it_runs,
 )
 from tasks.policy.promotion import why_not_promote
+from tasks.policy.reports import Snapshot
 
 
 @task(cache_policy=NO_CACHE)

@@ -13,15 +13,7 @@ from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.outages import may_pass
-from tasks.policy.evidence import (
-    History,
-    MetricValue,
-    ModelVersion,
-    PerformanceReport,
-    ValidationReport,
-    Window,
-    from_json,
-)
+from tasks.policy.evidence import History, ModelVersion, ValidationReport
 from tasks.policy.probation import (
     Degradation,
     confidence_per_look,
@@ -29,6 +21,8 @@ from tasks.policy.probation import (
     is_below_forecast,
     probation,
 )
+from tasks.policy.records import Window, from_json
+from tasks.policy.reports import MetricValue, PerformanceReport
 
 
 # one retry: the registry or the lake may be out of reach for a moment; comparing writes nothing

@@ -16,7 +16,9 @@ from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.policy.conditions import Perennial, Probe, leaves
-from tasks.policy.evidence import History, ModelVersion, PerformanceReport, ProbeColumn, Window
+from tasks.policy.evidence import History, ModelVersion
+from tasks.policy.records import Window
+from tasks.policy.reports import PerformanceReport, ProbeColumn
 
 if TYPE_CHECKING:
     import pyarrow as pa

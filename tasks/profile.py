@@ -8,8 +8,9 @@ from prefect.cache_policies import NO_CACHE
 from deployments.model_config import ModelConfig
 from tasks.adapters.outages import may_pass
 from tasks.adapters.workspace import workspace
-from tasks.policy.evidence import ModelVersion, Snapshot
+from tasks.policy.evidence import ModelVersion
 from tasks.policy.profile import ReferenceProfile, WindowProfile
+from tasks.policy.reports import Snapshot
 
 SAMPLE = "sample.parquet"
 

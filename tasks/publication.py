@@ -11,20 +11,12 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.policy.access import Approval
-from tasks.policy.evidence import (
-    History,
-    Judgement,
-    ModelVersion,
-    Placement,
-    Promotion,
-    Scoring,
-    ValidationReport,
-    digest,
-    scoring_id,
-)
+from tasks.policy.evidence import History, Judgement, ModelVersion, Placement, Promotion, ValidationReport, scoring_id
 from tasks.policy.handover import Handover
 from tasks.policy.placement import DEDICATED
 from tasks.policy.probation import Degradation
+from tasks.policy.records import digest
+from tasks.policy.reports import Scoring
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
 RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}

@@ -7,9 +7,11 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.workspace import WorkspaceError, workspace
-from tasks.policy.evidence import History, ModelVersion, QualityCheck, QualityReport, Verdict, Window
+from tasks.policy.evidence import History, ModelVersion
 from tasks.policy.profile import ReferenceProfile, WindowProfile
 from tasks.policy.quality import Measurement, Roles, explain, measure_quality
+from tasks.policy.records import Window
+from tasks.policy.reports import QualityCheck, QualityReport, Verdict
 
 RECENT_WINDOWS = 6
 PAGE = "quality.html"

@@ -12,8 +12,10 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import DriftReport, Judgement, ModelVersion, Promotion, Window, from_json, to_json
+from tasks.policy.evidence import Judgement, ModelVersion, Promotion
+from tasks.policy.records import Window, from_json, to_json
 from tasks.policy.replay import Replay, ReplayEvent, ReplayWindow
+from tasks.policy.reports import DriftReport
 
 
 class ReplayRefused(PerennialError):

@@ -13,7 +13,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import MetricValue, ModelVersion, Window
+from tasks.policy.evidence import ModelVersion
+from tasks.policy.records import Window
+from tasks.policy.reports import MetricValue
 
 
 def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:

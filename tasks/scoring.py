@@ -13,7 +13,8 @@ from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.outages import may_pass
-from tasks.policy.evidence import Latency, ModelVersion, Scoring, Snapshot
+from tasks.policy.evidence import ModelVersion
+from tasks.policy.reports import Latency, Scoring, Snapshot
 
 BATCH_ROWS = 256
 BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024

@@ -13,7 +13,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import Snapshot, Window
+from tasks.policy.records import Window
+from tasks.policy.reports import Snapshot
 
 
 def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:

@@ -10,7 +10,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
-from tasks.policy.evidence import QualityReport, Snapshot, Window, from_json
+from tasks.policy.records import Window, from_json
+from tasks.policy.reports import QualityReport, Snapshot
 
 
 @task(cache_policy=NO_CACHE)

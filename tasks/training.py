@@ -15,7 +15,8 @@ from deployments.model_config import ModelConfig
 from tasks.adapters.outages import may_pass
 from tasks.policy.economics import Usage
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import ModelVersion, Snapshot
+from tasks.policy.evidence import ModelVersion
+from tasks.policy.reports import Snapshot
 
 
 def peak_memory_mb() -> float:

@@ -10,8 +10,9 @@ from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.outages import may_pass
-from tasks.policy.evidence import ModelVersion, Snapshot, ValidationReport
+from tasks.policy.evidence import ModelVersion, ValidationReport
 from tasks.policy.promotion import decide_validation
+from tasks.policy.reports import Snapshot
 
 
 # one retry: the registry or the lake may be out of reach for a moment; a verdict is never retried

@@ -25,7 +25,9 @@ from tasks.policy.attribution import freeze
 from tasks.policy.conditions import AnyOf, DriftedShare, MeanShift, MetricShift
 from tasks.policy.diagnosis import decide_diagnosis
 from tasks.policy.drift import measure
-from tasks.policy.evidence import Decision, History, MetricValue, PerformanceReport, Window, WindowEvidence
+from tasks.policy.evidence import Decision, History, WindowEvidence
+from tasks.policy.records import Window
+from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.retraining import RetrainingPolicy, decide_retraining
 from tasks.quality import judge_quality
 

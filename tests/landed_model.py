@@ -8,7 +8,7 @@ import pyarrow as pa
 from deployments.model_config import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.workspace import workspace
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 from tests.monitored_model import WINDOW, model
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

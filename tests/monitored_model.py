@@ -12,8 +12,9 @@ import pyarrow as pa
 from deployments.model_config import ModelConfig
 from tasks.adapters.arrow_profile import freeze_reference, profile_batches
 from tasks.drift import report_drift
-from tasks.policy.evidence import DriftReport, FeatureDrift, QualityReport, Window
 from tasks.policy.profile import ReferenceProfile, WindowProfile
+from tasks.policy.records import Window
+from tasks.policy.reports import DriftReport, FeatureDrift, QualityReport
 from tasks.quality import judge_quality
 
 HISTORY = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))

@@ -11,7 +11,7 @@ import sqlalchemy
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.schemas import MOMENT
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 from tests.monitored_model import WINDOW, model, rows
 
 HOUR = timedelta(hours=1)

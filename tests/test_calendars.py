@@ -7,7 +7,7 @@ import pytest
 from prefect.server.schemas.schedules import CronSchedule, RRuleSchedule
 
 from tasks.policy.calendars import next_date
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 
 
 async def _dates_of_prefect(kind: str, rule: str, timezone: str, start: datetime, count: int) -> list[datetime]:

@@ -7,7 +7,7 @@ import pytest
 
 from deployments.__main__ import main
 from deployments.model_config import DEPLOYMENTS, ModelConfigError, load_model_config
-from tasks.policy.evidence import Window, utc
+from tasks.policy.records import Window, utc
 
 AIR_TIME = (DEPLOYMENTS / "air_time.yaml").read_text(encoding="utf-8")
 

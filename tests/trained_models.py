@@ -14,7 +14,9 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import estimators, lake, registration, registry
 from tasks.adapters.arrow_profile import freeze_reference
 from tasks.adapters.schemas import conform_labels
-from tasks.policy.evidence import ModelVersion, Snapshot, Window, digest, utc
+from tasks.policy.evidence import ModelVersion
+from tasks.policy.records import Window, digest, utc
+from tasks.policy.reports import Snapshot
 
 START = utc("2024-01-01")
 TRAINING = Window(START, utc("2024-03-01"))

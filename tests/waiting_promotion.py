@@ -10,7 +10,7 @@ from prefect.flow_engine import run_flow
 from flows.promote import promote
 from tasks.adapters import ledger
 from tasks.policy.access import Approval
-from tasks.policy.evidence import from_json, utc
+from tasks.policy.records import from_json, utc
 from tests.small_model import write_model
 
 FIRST = utc("2024-01-21")

@@ -18,7 +18,6 @@ from tasks.adapters.feature_counter import counter_of, hide
 from tasks.adapters.label_leaks import find_leaks
 from tasks.adapters.window_sample import WindowSample, write_sample
 from tasks.policy.duplicates import IdSketch
-from tasks.policy.evidence import FeatureKind, Window
 from tasks.policy.profile import (
     FeatureCounts,
     FeatureReference,
@@ -29,6 +28,8 @@ from tasks.policy.profile import (
     count_sorted,
     with_missing,
 )
+from tasks.policy.records import Window
+from tasks.policy.reports import FeatureKind
 
 COLUMNS_AT_ONCE = 16  # a reader of Parquet holds a page of each column it reads
 

@@ -11,12 +11,7 @@ from tasks.adapters.report_links import version_link
 from tasks.policy.access import Approval, ApprovalRequest
 from tasks.policy.backfill import Backfill
 from tasks.policy.economics import Outcome
-from tasks.policy.evidence import (
-    MetricDifference,
-    ModelVersion,
-    Promotion,
-    ValidationReport,
-)
+from tasks.policy.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.policy.fleet import Fleet
 from tasks.policy.preview import Preview
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.policy.evidence import digest
+from tasks.policy.records import digest
 
 
 class ContentHash:

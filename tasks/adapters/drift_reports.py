@@ -29,9 +29,9 @@ from evidently.legacy.tests.base_test import TestStatus
 from evidently.metrics.column_statistics import ValueDrift, ValueDriftBoundTest, ValueDriftTest
 
 from tasks.adapters.arrow_columns import category_name, decode, is_number
-from tasks.policy.evidence import DriftReport, FeatureDrift
 from tasks.policy.joint_drift import describe_joint
 from tasks.policy.profile import FeatureReference, ReferenceProfile
+from tasks.policy.reports import DriftReport, FeatureDrift
 
 LISTED = 100  # rows of the table at the top
 gc.freeze()  # Evidently's modules hold a million objects; searching them again costs 0.3 s of the first report

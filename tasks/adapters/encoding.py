@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from deployments.settings import Features
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import FeatureKind
+from tasks.policy.reports import FeatureKind
 
 Matrix = NDArray[np.float32]
 Codes = NDArray[np.int64]
@@ -63,7 +63,7 @@ class Encoding:
         return matrix
 
 
-class FeatureEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn carries no types
+class FeatureEncoder(TransformerMixin, BaseEstimator):
     """First step of every pipeline: `fit` freezes the categories of the training rows, `transform` applies them."""
 
     def __init__(self, features: Features) -> None:

@@ -9,7 +9,6 @@ import pyarrow as pa
 from deployments.model_config import ModelConfig
 from tasks.adapters.arrow_columns import count_categories, sort_numbers, type_name
 from tasks.policy.acceptance import accepted_categories, accepted_range
-from tasks.policy.evidence import digest
 from tasks.policy.profile import (
     MISSING,
     FeatureCounts,
@@ -19,6 +18,7 @@ from tasks.policy.profile import (
     merge_counts,
     with_missing,
 )
+from tasks.policy.records import digest
 
 
 def hide(rows: Mapping[str, int]) -> dict[str, int]:

@@ -13,15 +13,9 @@ from tasks.adapters.markdown import bullets, key, number, table
 from tasks.adapters.plots import drift_plot, metric_plot
 from tasks.adapters.report_links import link, version_link
 from tasks.policy.estimate_errors import describe_error, possible
-from tasks.policy.evidence import (
-    DriftReport,
-    Judgement,
-    MetricValue,
-    PerformanceReport,
-    Placement,
-    QualityReport,
-)
+from tasks.policy.evidence import Judgement, Placement
 from tasks.policy.joint_drift import describe_joint
+from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
 
 
 def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:

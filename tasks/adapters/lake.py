@@ -19,7 +19,8 @@ from tasks.adapters.late_labels import labelled_rows, labelled_snapshot, labels_
 from tasks.adapters.parquet_file import LakeError, LandedParquet
 from tasks.adapters.schemas import MOMENT, conform_rows, moment, require_columns, to_utc
 from tasks.adapters.workspace import workspace
-from tasks.policy.evidence import Snapshot, Window
+from tasks.policy.records import Window
+from tasks.policy.reports import Snapshot
 
 __all__ = [
     "LakeError", "labelled_rows", "labelled_snapshot", "labels_due", "land_labels", "land_predictions", "land_rows",

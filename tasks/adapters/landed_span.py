@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from tasks.adapters.delta_table import LandedFile, LandedTable
 from tasks.adapters.parquet_file import LakeError, LandedParquet
 from tasks.adapters.schemas import moment
-from tasks.policy.evidence import Window, utc
+from tasks.policy.records import Window, utc
 
 
 @lru_cache(maxsize=4096)

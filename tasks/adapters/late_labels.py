@@ -22,7 +22,8 @@ from tasks.adapters.landed_span import overlap, read_span, window_named
 from tasks.adapters.parquet_file import LakeError
 from tasks.adapters.schemas import conform_labels, moment
 from tasks.adapters.workspace import workspace
-from tasks.policy.evidence import Snapshot, Window, digest
+from tasks.policy.records import Window, digest
+from tasks.policy.reports import Snapshot
 
 # Transaction keys: the latest as_of (seconds since 1970) and version of the rows for which all labels were looked for.
 SEARCHED_UNTIL, SEARCHED_ROWS = "searched_until", "searched_rows"

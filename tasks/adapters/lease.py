@@ -28,7 +28,7 @@ from pydantic import ValidationError
 
 from tasks.adapters.object_store import ledger_store, store_errors
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import from_json, to_json
+from tasks.policy.records import from_json, to_json
 
 logger = logging.getLogger(__name__)
 FOLDER = "_leases"

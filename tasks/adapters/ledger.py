@@ -23,7 +23,8 @@ from pydantic import ValidationError
 from tasks.adapters import lease
 from tasks.adapters.object_store import LedgerError, ledger_store, store_errors
 from tasks.adapters.workspace import workspace
-from tasks.policy.evidence import LedgerEntry, from_json, to_json
+from tasks.policy.evidence import LedgerEntry
+from tasks.policy.records import from_json, to_json
 
 GENESIS = "0" * 64
 """What the first entry names as the one before it."""

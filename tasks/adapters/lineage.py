@@ -22,7 +22,8 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from deployments.model_config import ModelConfig
 from tasks.adapters.estimators import Fitted
 from tasks.adapters.model_files import Scorer, threads
-from tasks.policy.evidence import Snapshot, Window
+from tasks.policy.records import Window
+from tasks.policy.reports import Snapshot
 
 LIBRARIES = ("xgboost", "scikit-learn", "numpy", "pandas", "pyarrow", "skops", "mlflow")
 COLUMN_TYPES = {"numeric": DataType.double, "categorical": DataType.string, "boolean": DataType.boolean}

@@ -7,7 +7,7 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from tasks.policy.evidence import FeatureDrift, PerformanceReport
+from tasks.policy.reports import FeatureDrift, PerformanceReport
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 300, 70, 20, 44, 42
 INK, MUTED, LINE, BAND, ALARM, CALM = "#1c2024", "#5d666e", "#0067a5", "#cfe3f1", "#c84e00", "#a9b7c0"

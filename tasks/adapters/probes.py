@@ -21,7 +21,7 @@ from tasks.adapters.model_files import Scorer
 from tasks.adapters.schemas import moment
 from tasks.adapters.workspace import WorkspaceError, make_folder, workspace
 from tasks.policy import metrics
-from tasks.policy.evidence import Window, digest
+from tasks.policy.records import Window, digest
 
 EVERY_NTH, ROUNDS_SHARE, RATE_FACTOR = 4, 0.2, 2.0
 WINDOW_ROWS, PROBE_ROWS, SCORED_ROWS = 5_000, 40_000, 20_000

@@ -22,8 +22,10 @@ from tasks.adapters.workspace import workspace
 from tasks.policy.attribution import AttributionProfile
 from tasks.policy.coded_rows import CodedRows
 from tasks.policy.economics import Usage
-from tasks.policy.evidence import USAGE, ModelVersion, Snapshot, to_json
+from tasks.policy.evidence import USAGE, ModelVersion
 from tasks.policy.profile import ReferenceProfile
+from tasks.policy.records import to_json
+from tasks.policy.reports import Snapshot
 
 _EXISTS = ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)

@@ -22,7 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.adapters import lease
 from tasks.adapters.workspace import workspace
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import ModelVersion, Window, utc
+from tasks.policy.evidence import ModelVersion
+from tasks.policy.records import Window, utc
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; aliases and tags need neither
     pass

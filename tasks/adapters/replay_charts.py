@@ -14,9 +14,10 @@ from itertools import groupby
 from math import isfinite
 from typing import Any
 
-from tasks.policy.evidence import MetricValue, Window
+from tasks.policy.records import Window
 from tasks.policy.replay import EventKind, Replay, ReplayWindow
 from tasks.policy.replay_story import EVENT_WORDS, scaled, version_name
+from tasks.policy.reports import MetricValue
 
 Chart = dict[str, Any]
 """Plotly JSON: a trace, or a figure of traces and layout."""

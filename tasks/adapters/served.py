@@ -11,8 +11,8 @@ import numpy as np
 from deployments.model_config import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.adapters.encoding import encode_labels
-from tasks.policy.evidence import Window
 from tasks.policy.metrics import Floats
+from tasks.policy.records import Window
 
 
 class Served(NamedTuple):

@@ -28,7 +28,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0

@@ -18,7 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from deployments.settings import Source
 from tasks.adapters.schemas import SourceError, SourceUnreachable, require_columns
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 
 ROWS_PER_FETCH = 50_000
 

@@ -25,7 +25,7 @@ from tasks.adapters.schemas import (
 )
 from tasks.adapters.source_files import read_files, shown
 from tasks.adapters.source_sql import read_query
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 
 __all__ = ["SourceEmpty", "SourceError", "SourceUnreachable", "read_labels", "read_window"]
 

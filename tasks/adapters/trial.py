@@ -14,8 +14,9 @@ from tasks.adapters.encoding import FeatureError, category_texts, encode_labels
 from tasks.adapters.model_files import ModelFileError, Scorer
 from tasks.policy import comparison
 from tasks.policy.comparison import Floats, prediction_fault
-from tasks.policy.evidence import ModelVersion, Window
+from tasks.policy.evidence import ModelVersion
 from tasks.policy.promotion import Comparison
+from tasks.policy.records import Window
 
 SMOKE_ROWS = 32
 

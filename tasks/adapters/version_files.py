@@ -16,8 +16,9 @@ from tasks.adapters import registry
 from tasks.adapters.workspace import workspace
 from tasks.policy.attribution import AttributionProfile
 from tasks.policy.coded_rows import CodedRows
-from tasks.policy.evidence import ModelVersion, from_json
+from tasks.policy.evidence import ModelVersion
 from tasks.policy.profile import ReferenceProfile
+from tasks.policy.records import from_json
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; what it was trained on needs neither
     from tasks.adapters.model_files import Scorer

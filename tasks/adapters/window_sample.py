@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.workspace import WorkspaceError
-from tasks.policy.evidence import Window, digest
 from tasks.policy.profile import Floats
+from tasks.policy.records import Window, digest
 
 
 @dataclass

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from tasks.policy.calibration import calendar_weights, effective_rows, in_season
 from tasks.policy.coded_rows import CodedRows, Codes, counts_of
-from tasks.policy.evidence import Window
 from tasks.policy.profile import FeatureReference, Floats, ReferenceProfile, bounded
+from tasks.policy.records import Window
 
 Phase = Literal["day", "week", "season"]
 SEASON_DAYS = 15.0

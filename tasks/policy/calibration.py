@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from tasks.policy import distances
 from tasks.policy.distances import Table
-from tasks.policy.evidence import Window
 from tasks.policy.metrics import Floats
+from tasks.policy.records import Window
 
 YEAR_DAYS = 365.2425
 WEEK_HOURS = 168

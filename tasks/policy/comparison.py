@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tasks.policy import metrics, statistics
-from tasks.policy.evidence import MetricDifference, MetricValue
+from tasks.policy.evidence import MetricDifference
 from tasks.policy.metrics import Floats
+from tasks.policy.reports import MetricValue
 
 DRAWS = 2000
 

@@ -20,16 +20,9 @@ import scipy  # its parts load on first use
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.estimate_errors import describe_estimate
-from tasks.policy.evidence import (
-    DiagnosisKind,
-    DriftReport,
-    EstimateError,
-    FeatureDrift,
-    MetricValue,
-    PerformanceReport,
-    QualityReport,
-)
+from tasks.policy.evidence import DiagnosisKind
 from tasks.policy.performance import standard_error
+from tasks.policy.reports import DriftReport, EstimateError, FeatureDrift, MetricValue, PerformanceReport, QualityReport
 
 
 class DiagnosisLimits(BaseModel):

@@ -10,8 +10,9 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
-from tasks.policy.evidence import EstimateError, History, MetricValue
+from tasks.policy.evidence import History
 from tasks.policy.performance import closed_values
+from tasks.policy.reports import EstimateError, MetricValue
 
 MEASURED_FROM = 3
 """Closed windows from which the measured error widens the interval; it is shown from the first."""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from tasks.policy.evidence import MetricValue
 from tasks.policy.metrics import HIGHER_IS_BETTER, Floats, from_confusion, row_losses
+from tasks.policy.reports import MetricValue
 
 CLASS_ESTIMATES = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 LOSS_ESTIMATES = ("mae", "rmse", "pinball")

@@ -2,7 +2,7 @@
 
 Small and frozen, so that a stage can hand one to another process, an event or the ledger and get the same thing
 back: `to_json` and `from_json` round-trip every record here. Frames and clients never travel. What was measured of a
-window stands in `reports.py`, how records are written in `records.py`; both are had from here.
+window stands in `reports.py`, how records are written in `records.py`.
 """
 
 from collections.abc import Iterable
@@ -13,60 +13,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.policy.economics import Usage
-from tasks.policy.records import Window, digest, from_json, to_json, utc
+from tasks.policy.records import Window, digest, to_json
 from tasks.policy.reports import (
     DriftReport,
-    DriftVerdict,
     EstimateError,
-    FeatureDrift,
-    FeatureKind,
-    Latency,
-    Maturity,
     MetricValue,
     PerformanceReport,
     ProbeColumn,
-    QualityCheck,
     QualityReport,
-    Scoring,
-    Snapshot,
     Verdict,
 )
-
-__all__ = [
-    "USAGE",
-    "Decision",
-    "DiagnosisKind",
-    "DriftReport",
-    "DriftVerdict",
-    "EstimateError",
-    "FeatureDrift",
-    "FeatureKind",
-    "History",
-    "Judgement",
-    "Latency",
-    "LedgerEntry",
-    "Maturity",
-    "MetricDifference",
-    "MetricValue",
-    "ModelVersion",
-    "PerformanceReport",
-    "Placement",
-    "ProbeColumn",
-    "Promotion",
-    "QualityCheck",
-    "QualityReport",
-    "Scoring",
-    "Snapshot",
-    "ValidationReport",
-    "Verdict",
-    "Window",
-    "WindowEvidence",
-    "digest",
-    "from_json",
-    "scoring_id",
-    "to_json",
-    "utc",
-]
 
 USAGE = "usage"
 """Tag of a version that holds what making it used, as JSON."""

@@ -10,16 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from tasks.policy.evidence import (
-    Judgement,
-    LedgerEntry,
-    MetricValue,
-    ModelVersion,
-    PerformanceReport,
-    ValidationReport,
-    Window,
-    from_json,
-)
+from tasks.policy.evidence import Judgement, LedgerEntry, ModelVersion, ValidationReport
+from tasks.policy.records import Window, from_json
+from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.spending import Purse
 
 NeedKind = Literal[

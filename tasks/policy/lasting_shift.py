@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 
 from tasks.policy.conditions import MetricShift
-from tasks.policy.evidence import MetricValue, PerformanceReport
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.performance import closed_values, standard_error, window_noise
+from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.resampling import Interval
 from tasks.policy.sequential import BLOCK, block_sequences
 

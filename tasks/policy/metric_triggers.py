@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tasks.policy.conditions import MetricBreach, MetricShift, Persistent
-from tasks.policy.evidence import MetricValue, PerformanceReport
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.lasting_shift import judge_lasting_shift
 from tasks.policy.metrics import HIGHER_IS_BETTER
@@ -23,6 +22,7 @@ from tasks.policy.performance import (
     smallest_shift,
     window_noise,
 )
+from tasks.policy.reports import MetricValue, PerformanceReport
 
 
 def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, MetricValue]]:

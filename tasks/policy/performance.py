@@ -14,8 +14,8 @@ import numpy as np
 import scipy  # its parts load on first use, so that reading a model's file does not wait for them
 from numpy.typing import ArrayLike
 
-from tasks.policy.evidence import Maturity, MetricValue, PerformanceReport
 from tasks.policy.power import minimum_detectable_drop
+from tasks.policy.reports import Maturity, MetricValue, PerformanceReport
 from tasks.policy.statistics import two_proportion_test
 
 LEVEL_WINDOWS = 3

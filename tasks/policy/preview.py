@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.policy.economics import Budget, over_budget
-from tasks.policy.evidence import ModelVersion, Placement, Snapshot, ValidationReport, Window
+from tasks.policy.evidence import ModelVersion, Placement, ValidationReport
+from tasks.policy.records import Window
+from tasks.policy.reports import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

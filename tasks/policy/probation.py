@@ -12,8 +12,10 @@ import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tasks.policy.evidence import MetricDifference, MetricValue, Window
+from tasks.policy.evidence import MetricDifference
 from tasks.policy.promotion import Comparison, PromotionPolicy, ValidationPolicy, seen_before
+from tasks.policy.records import Window
+from tasks.policy.reports import MetricValue
 
 FALSE_ALARMS = 0.05
 """Two-sided level shared by all looks; only the lower side sends a champion back."""

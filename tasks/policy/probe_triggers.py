@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.policy.conditions import Perennial, Probe
-from tasks.policy.evidence import ProbeColumn
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.metrics import UNBOUNDED
 from tasks.policy.perennial import ProbeRule
+from tasks.policy.reports import ProbeColumn
 from tasks.policy.surrogate import Observation
 
 DEFAULT_ALPHA = 0.05

@@ -20,7 +20,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.evidence import FeatureKind, Window
+from tasks.policy.records import Window
+from tasks.policy.reports import FeatureKind
 
 MAX_EDGES = 255
 MAX_CATEGORIES = 1000

@@ -11,7 +11,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.policy.evidence import MetricDifference, MetricValue, ModelVersion, ValidationReport, Verdict, Window
+from tasks.policy.evidence import MetricDifference, ModelVersion, ValidationReport
+from tasks.policy.records import Window
+from tasks.policy.reports import MetricValue, Verdict
 
 
 class ValidationPolicy(BaseModel):

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tasks.policy.acceptance import ColumnRule, Limits, accepted_range, type_family
-from tasks.policy.evidence import QualityCheck, Verdict
 from tasks.policy.profile import MISSING, FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile
+from tasks.policy.reports import QualityCheck, Verdict
 
 OFTEN = 0.5  # a value in half of the reference's rows may fill a short window by chance: no rain for five days
 

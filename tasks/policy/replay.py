@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tasks.policy.evidence import DiagnosisKind, DriftVerdict, Maturity, MetricValue, Verdict, Window
+from tasks.policy.evidence import DiagnosisKind
+from tasks.policy.records import Window
+from tasks.policy.reports import DriftVerdict, Maturity, MetricValue, Verdict
 
 EventKind = Literal["retrained", "promoted", "refused", "rolled_back", "quarantined", "budget_refused", "recalled"]
 

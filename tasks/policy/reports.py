@@ -1,4 +1,4 @@
-"""What was measured of one window: its rows, its data checks, its drift, its performance. `evidence.py` hands them on."""
+"""What was measured of one window: its rows, its data checks, its drift, its performance."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from tasks.policy.conditions import Adaptive, Condition, MetricBreach, MetricDecay, MetricShift, Rule, leaves
 from tasks.policy.economics import Budget, over_budget
-from tasks.policy.evidence import Decision, DiagnosisKind, History, Window, WindowEvidence, digest
+from tasks.policy.evidence import Decision, DiagnosisKind, History, WindowEvidence
 from tasks.policy.findings import Case
+from tasks.policy.records import Window, digest
 from tasks.policy.since_training import last_training
 from tasks.policy.triggers import judge
 

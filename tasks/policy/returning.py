@@ -5,7 +5,8 @@ A version that was rolled back is quarantined and never returns; the champion ha
 
 from collections.abc import Sequence
 
-from tasks.policy.evidence import LedgerEntry, ModelVersion, Promotion, Served, from_json
+from tasks.policy.evidence import LedgerEntry, ModelVersion, Promotion, Served
+from tasks.policy.records import from_json
 
 
 def returnable(entries: Sequence[LedgerEntry]) -> tuple[Served, ...]:

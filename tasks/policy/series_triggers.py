@@ -7,10 +7,10 @@ level of closed windows before the champion began, so that a champion that start
 import math
 
 from tasks.policy.conditions import Adaptive, MetricDecay, RegretExceedsCost
-from tasks.policy.evidence import MetricValue, PerformanceReport
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.metric_triggers import silence, speaking_windows
 from tasks.policy.performance import best_past_level, closed_values, standard_error, window_noise
+from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.sequential import AdaptiveWindow, confidence_sequence
 
 NOISE_RANGE = 6

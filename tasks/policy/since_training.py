@@ -8,8 +8,9 @@ import math
 from datetime import datetime, timedelta
 
 from tasks.policy.conditions import Arrival, Calendar, Every, NewRows
-from tasks.policy.evidence import History, PerformanceReport
+from tasks.policy.evidence import History
 from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.reports import PerformanceReport
 
 
 def last_training(history: History) -> datetime | None:

@@ -15,7 +15,8 @@ from pydantic import Field
 
 from tasks.policy.conditions import Rule
 from tasks.policy.economics import Budget, Request, Usage, expected_cost_usd, measured_cost, share_budget
-from tasks.policy.evidence import USAGE, Judgement, LedgerEntry, ModelVersion, from_json
+from tasks.policy.evidence import USAGE, Judgement, LedgerEntry, ModelVersion
+from tasks.policy.records import from_json
 
 MONTH = timedelta(days=30)
 

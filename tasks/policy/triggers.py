@@ -26,10 +26,10 @@ from tasks.policy.conditions import (
     Probe,
     RegretExceedsCost,
 )
-from tasks.policy.evidence import DriftReport
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.metric_triggers import judge_breach, judge_shift
 from tasks.policy.probe_triggers import judge_perennial, judge_probe
+from tasks.policy.reports import DriftReport
 from tasks.policy.series_triggers import judge_adaptive, judge_decay, judge_regret
 from tasks.policy.since_training import judge_arrival, judge_calendar, judge_every, judge_new_rows
 

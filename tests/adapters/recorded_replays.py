@@ -5,8 +5,9 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from tasks.policy.evidence import MetricValue, Window, digest
+from tasks.policy.records import Window, digest
 from tasks.policy.replay import EventKind, Replay, ReplayEvent, ReplayWindow
+from tasks.policy.reports import MetricValue
 
 FIRST = datetime(2013, 4, 21, tzinfo=UTC)
 FEATURES = ("temperature", "day_of_year", "dew_point", "wind_direction", "carrier", "scheduled_minutes")

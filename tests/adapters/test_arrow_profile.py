@@ -13,8 +13,8 @@ import pytest
 from tasks.adapters.arrow_columns import count_categories, hash_ids, sort_numbers, time_bounds
 from tasks.adapters.arrow_profile import freeze_reference, profile_batches, profile_columns
 from tasks.adapters.label_leaks import find_leaks
-from tasks.policy.evidence import from_json, to_json
 from tasks.policy.profile import MISSING, FeatureCounts, ReferenceProfile, WindowProfile
+from tasks.policy.records import from_json, to_json
 from tests.monitored_model import HISTORY, WINDOW, model, profile, reference, rows
 
 

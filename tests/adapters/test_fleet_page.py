@@ -8,8 +8,10 @@ import pytest
 from tasks.adapters.fleet_page import curve, markdown, render, write_page
 from tasks.adapters.workspace import WorkspaceError
 from tasks.adapters.workspace import workspace as described
-from tasks.policy.evidence import DriftReport, Judgement, Window, from_json, to_json, utc
+from tasks.policy.evidence import Judgement
 from tasks.policy.fleet import Fleet, ModelFacts, describe_member, survey
+from tasks.policy.records import Window, from_json, to_json, utc
+from tasks.policy.reports import DriftReport
 from tests.browser import elements, needs_chromium
 from tests.browser import render as shown_in_browser
 from tests.policy.test_fleet import NOW, PASSED, WINDOW, facts, judged

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tasks.adapters import judgement_page
-from tasks.policy.evidence import Decision, EstimateError, Judgement
+from tasks.policy.evidence import Decision, Judgement
+from tasks.policy.reports import EstimateError
 from tests.monitored_model import model
 from tests.policy.judged_windows import evidence, report, valued, window
 

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 from dataclasses import replace
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +16,8 @@ from tasks.adapters import lake
 from tasks.adapters.content_hash import column_hashes
 from tasks.adapters.delta_table import LandedTable, Outrun
 from tasks.adapters.schemas import SourceError
-from tasks.policy.evidence import Snapshot, from_json, to_json
+from tasks.policy.records import from_json, to_json
+from tasks.policy.reports import Snapshot
 from tests.landed_model import CONFIG, SECOND, SPAN, labels, parquet_files, row_folder
 from tests.monitored_model import WINDOW, model, rows
 
@@ -56,11 +59,11 @@ def test_other_rows_for_a_landed_window_are_refused_aloud_and_the_first_stay(cap
     assert "landed before with 100 rows" in caplog.text and "90 other rows" in caplog.text
 
 
-def _land_in_a_process(home: str, seed: int, gate: object, answers: object) -> None:
+def _land_in_a_process(home: str, seed: int, gate: Barrier, answers: "Queue[str]") -> None:
     os.environ["PERENNIAL_HOME"] = home
     table = rows(200, seed=seed)
-    gate.wait()  # type: ignore[attr-defined]
-    answers.put(to_json(lake.land_rows(CONFIG, WINDOW, table)))  # type: ignore[attr-defined]
+    gate.wait()
+    answers.put(to_json(lake.land_rows(CONFIG, WINDOW, table)))
 
 
 def test_of_three_processes_landing_one_window_at_once_one_wins_and_all_get_its_snapshot(workspace: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from tasks.adapters import lake
 from tasks.adapters.delta_table import LandedTable, Outrun
 from tasks.adapters.workspace import WorkspaceError
-from tasks.policy.evidence import Window, utc
+from tasks.policy.records import Window, utc
 from tests.landed_model import CONFIG, SECOND, label_of, labels, parquet_files, row_folder
 from tests.monitored_model import WINDOW, rows
 from tests.object_store import s3

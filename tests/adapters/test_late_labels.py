@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 
 from tasks.adapters import lake
-from tasks.policy.evidence import Snapshot, Window, from_json, to_json
+from tasks.policy.records import Window, from_json, to_json
+from tasks.policy.reports import Snapshot
 from tests.landed_model import CONFIG, DAY, HOUR, SECOND, SPAN, label_of, labels
 from tests.monitored_model import WINDOW, rows
 

@@ -15,7 +15,7 @@ import pytest
 
 from tasks.adapters import lease, ledger, object_store
 from tasks.adapters.lease import FencedOut, LeaseHeld, hold
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 from tests.object_store import s3
 
 MODEL = "flight_delay"
@@ -25,7 +25,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from tasks.adapters import ledger, lease
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 place, ttl_s = Path(sys.argv[1]), float(sys.argv[2])
 with lease.hold("flight_delay", "retrain", ttl_s=ttl_s) as held:
     (place / "holds").write_text(str(held.record.token))

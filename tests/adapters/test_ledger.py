@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tasks.adapters import ledger, object_store
-from tasks.policy.evidence import LedgerEntry, Promotion, from_json, to_json, utc
+from tasks.policy.evidence import LedgerEntry, Promotion
+from tasks.policy.records import from_json, to_json, utc
 
 AT = utc("2013-05-01")
 MODEL = "flight_delay"

@@ -14,7 +14,7 @@ import pytest
 from deployments.model_config import load_model_config
 from tasks.adapters.nycflights import SCHEMA, _recorded_year, read_flights
 from tasks.adapters.sources import read_labels, read_window
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 
 YEAR = (datetime(2013, 1, 1, tzinfo=UTC), datetime(2014, 1, 2, tzinfo=UTC))
 

@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tasks.adapters.plots import drift_plot, metric_plot
-from tasks.policy.evidence import FeatureDrift, MetricValue, PerformanceReport, Window, utc
+from tasks.policy.records import Window, utc
+from tasks.policy.reports import FeatureDrift, MetricValue, PerformanceReport
 from tests.browser import needs_chromium, render
 
 FEATURE = FeatureDrift("amount", "numeric", "drifted", "wasserstein", 0.4, 0.1, 0.0, 0.0)

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.adapters.prefect_server import free_port
 from tasks.adapters.sources import SourceEmpty, SourceError, SourceUnreachable, read_labels, read_window
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 from tests.monitored_model import WINDOW
 from tests.source_tables import (
     QUERY,

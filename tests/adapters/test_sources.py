@@ -15,7 +15,7 @@ import pytest
 from deltalake import write_deltalake
 
 from tasks.adapters.sources import SourceError, read_labels, read_window
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 from tests.monitored_model import WINDOW, model
 from tests.object_store import gcs, s3
 from tests.source_tables import (

@@ -21,7 +21,7 @@ from typing import Any
 
 from deployments.model_config import ModelConfig, available_models, load_model_config
 from tasks.adapters.workspace import make_folder, workspace
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 
 
 def bare(model: str, retrains: int) -> None:

@@ -95,7 +95,7 @@ def run_freeze(shape: Shape, before: Path, now: Path) -> dict[str, float]:
     """Not part of a window's cost: once per trained model. Leaves the profile and coded rows that `ours` starts from."""
     from tasks.adapters.arrow_profile import freeze_reference
     from tasks.adapters.coded_rows import draw_rows, to_parquet
-    from tasks.policy.evidence import to_json
+    from tasks.policy.records import to_json
 
     config, path = model(shape), before.with_suffix(".json")
 
@@ -113,8 +113,8 @@ def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
     from tasks.adapters.arrow_profile import profile_columns
     from tasks.adapters.coded_rows import from_parquet
     from tasks.drift import report_drift
-    from tasks.policy.evidence import from_json
     from tasks.policy.profile import ReferenceProfile
+    from tasks.policy.records import from_json
     from tasks.quality import judge_quality
 
     config = model(shape)

@@ -39,7 +39,7 @@ def cached(name: str, make: Callable[[], Stream], drift: bool = True) -> Matrix:
         matrix = build_matrix(make(), drift)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez_compressed(part, **matrix)  # type: ignore[arg-type]
+        np.savez_compressed(part, **matrix)
         part.replace(path)
     with np.load(path) as stored:
         return {key: stored[key] for key in stored.files}

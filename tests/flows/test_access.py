@@ -12,7 +12,7 @@ from flows.rollback import rollback
 from tasks.adapters import flow_creator, ledger, registry
 from tasks.policy.access import Principal
 from tasks.policy.errors import AccessRefused, PromotionRefused
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 from tests.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

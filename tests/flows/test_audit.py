@@ -13,7 +13,8 @@ from prefect.logging import disable_run_logger
 from tasks import audit
 from tasks.adapters import ledger
 from tasks.audit import champion_at, main, record_fact
-from tasks.policy.evidence import Judgement, LedgerEntry, Promotion, WindowEvidence, to_json, utc
+from tasks.policy.evidence import Judgement, LedgerEntry, Promotion, WindowEvidence
+from tasks.policy.records import to_json, utc
 from tasks.policy.retraining import RetrainingPolicy, decide_retraining
 from tests.policy.judged_windows import drift, evidence, history, window
 

@@ -11,7 +11,7 @@ from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
 from tasks.backfill import BackfillRefused
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 from tests.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -13,7 +13,7 @@ import yaml
 from flows.backtest import backtest, main
 from tasks.adapters.backtest_page import pareto_front
 from tasks.policy.backtest import run_backtest
-from tasks.policy.evidence import Window, utc
+from tasks.policy.records import Window, utc
 from tasks.policy.retraining import RetrainingPolicy
 from tasks.simulation import choose_policies, policy_yaml
 from tests.browser import elements, needs_chromium, render

@@ -10,7 +10,7 @@ from tasks.adapters.arrow_profile import freeze_reference, profile_batches
 from tasks.adapters.coded_rows import draw_rows
 from tasks.adapters.stable_drift import with_stable_effects
 from tasks.drift import report_drift
-from tasks.policy.evidence import Window
+from tasks.policy.records import Window
 from tests.monitored_model import drift_of, model
 
 YEARS = Window(datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC))
@@ -78,27 +78,21 @@ def test_the_calibrated_limit_is_that_of_the_season_where_the_season_is_matched(
     assert season < whole / 2
 
 
-def test_the_latest_weeks_are_no_season(tmp_path):
-    """History ends nine days before the window, but no earlier year holds this time of year: nothing is matched."""
-    config = model(FEATURES, drift={"calendar": ["season"], "joint": False, "plots": 0})
-    span = Window(JULY.start - timedelta(days=60), JULY.start)
-    history = stream(span, 20_000, 1)
-    frozen = freeze_reference(history.to_batches(), config, span, "h")
-    profiled = profile_batches(stream(JULY, 4000, 2).to_batches(), frozen, config, JULY, tmp_path / "sample.parquet")
-    report = report_drift(config, profiled, frozen, coded=draw_rows(config, frozen, history))
-    assert report.reference_rows == 20_000
-    assert not any("earlier years" in reason for reason in report.reasons)
-
-
-def test_a_season_of_which_history_holds_too_few_rows_is_not_matched(tmp_path):
-    """History reaches two days into the season: enough rows to measure, too few to show the limit."""
+@pytest.mark.parametrize(
+    ("days", "rows"),
+    [
+        pytest.param(60, 20_000, id="no earlier year holds this time of year"),
+        pytest.param(349, 40_000, id="two days of it: enough to measure, too few to show the limit"),
+    ],
+)
+def test_a_season_of_which_history_holds_too_little_is_not_matched(tmp_path, days, rows):
     config = model(FEATURES, drift={"calendar": ["season"], "joint": False, "plots": 0, "threshold": 0.1})
-    span = Window(JULY.start - timedelta(days=349), JULY.start)
-    history = stream(span, 40_000, 1)
+    span = Window(JULY.start - timedelta(days=days), JULY.start)
+    history = stream(span, rows, 1)
     frozen = freeze_reference(history.to_batches(), config, span, "h")
     profiled = profile_batches(stream(JULY, 4000, 2).to_batches(), frozen, config, JULY, tmp_path / "sample.parquet")
     report = report_drift(config, profiled, frozen, coded=draw_rows(config, frozen, history))
-    assert report.reference_rows == 40_000
+    assert report.reference_rows == rows
     assert not any("earlier years" in reason for reason in report.reasons)
 
 

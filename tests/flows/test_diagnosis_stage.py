@@ -13,7 +13,9 @@ from deployments.model_config import ModelConfig, load_model_config
 from tasks.adapters import lake
 from tasks.diagnosis import diagnose_window, estimate_performance
 from tasks.performance import measure_performance
-from tasks.policy.evidence import History, ModelVersion, QualityReport, Window, WindowEvidence, utc
+from tasks.policy.evidence import History, ModelVersion, WindowEvidence
+from tasks.policy.records import Window, utc
+from tasks.policy.reports import QualityReport
 from tasks.snapshot import land_labels, take_snapshot
 from tests.small_model import rows, write_model
 

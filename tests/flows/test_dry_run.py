@@ -15,7 +15,7 @@ from tasks.adapters import ledger, registry
 from tasks.adapters.lease import check, hold
 from tasks.adapters.workspace import workspace
 from tasks.policy.errors import NothingToPromote
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 from tests.small_model import write_model
 from tests.waiting_promotion import HIGH
 

@@ -12,7 +12,7 @@ from flows.retrain import retrain
 from flows.score import score
 from tasks.adapters import ledger
 from tasks.fleet import survey_fleet
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 from tests.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

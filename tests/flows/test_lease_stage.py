@@ -10,7 +10,7 @@ from flows.rollback import rollback
 from tasks import lease as stage
 from tasks.adapters import ledger, registry
 from tasks.adapters.lease import FencedOut, LeaseHeld, check, hold
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 from tests.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

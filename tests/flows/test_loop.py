@@ -15,7 +15,7 @@ from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
 from tasks.policy.errors import NothingToPromote, PromotionRefused
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 from tests.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

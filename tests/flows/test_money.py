@@ -7,7 +7,8 @@ import pytest
 from flows.replay import replay
 from tasks.adapters import ledger
 from tasks.policy.economics import Outcome, Usage
-from tasks.policy.evidence import USAGE, Judgement, ModelVersion, from_json
+from tasks.policy.evidence import USAGE, Judgement, ModelVersion
+from tasks.policy.records import from_json
 from tasks.policy.replay import Replay
 from tests.small_model import rows, write_model
 

@@ -12,7 +12,9 @@ import pytest
 from tasks.adapters.lake import land_rows
 from tasks.adapters.workspace import WorkspaceError
 from tasks.drift import report_drift
-from tasks.policy.evidence import History, QualityReport, Window, WindowEvidence, to_json
+from tasks.policy.evidence import History, WindowEvidence
+from tasks.policy.records import Window, to_json
+from tasks.policy.reports import QualityReport
 from tasks.profile import profile_snapshot
 from tasks.quality import judge_quality, usual_rows
 from tests.monitored_model import (

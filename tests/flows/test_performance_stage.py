@@ -13,7 +13,9 @@ from prefect.logging import disable_run_logger
 from deployments.model_config import ModelConfig, load_model_config
 from tasks.adapters import lake, registry
 from tasks.performance import describe, measure_performance
-from tasks.policy.evidence import History, Latency, PerformanceReport, Window, from_json, to_json
+from tasks.policy.evidence import History
+from tasks.policy.records import Window, from_json, to_json
+from tasks.policy.reports import Latency, PerformanceReport
 from tasks.snapshot import land_labels, take_snapshot
 from tests.small_model import rows, write_model
 from tests.trained_models import prepare_registry

@@ -7,7 +7,8 @@ from prefect.logging import disable_run_logger
 
 from tasks.adapters import ledger, registry
 from tasks.history import recall_degradation
-from tasks.policy.evidence import History, MetricDifference, MetricValue, PerformanceReport, ValidationReport
+from tasks.policy.evidence import History, MetricDifference, ValidationReport
+from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.probation import watch_fresh_champion
 from tasks.publication import publish_degradation
 from tests.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register

@@ -10,7 +10,8 @@ from flows.replay import replay
 from tasks.adapters import ledger, probes
 from tasks.adapters.workspace import workspace
 from tasks.history import find_champion, recall_history
-from tasks.policy.evidence import Judgement, from_json
+from tasks.policy.evidence import Judgement
+from tasks.policy.records import from_json
 from tasks.probing import new_columns
 from tests.small_model import CHANGE, write_model
 

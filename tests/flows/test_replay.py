@@ -12,7 +12,8 @@ import pytest
 
 from flows.replay import replay
 from tasks.adapters import ledger, registry
-from tasks.policy.evidence import Judgement, from_json, utc
+from tasks.policy.evidence import Judgement
+from tasks.policy.records import from_json, utc
 from tasks.policy.replay import Replay, ReplayWindow
 from tests.small_model import CHANGE, rows, write_model
 

@@ -14,7 +14,8 @@ from flows.rollback import rollback
 from flows.score import score
 from tasks.adapters import ledger, registry
 from tasks.policy.errors import PromotionRefused
-from tasks.policy.evidence import Judgement, ModelVersion, from_json, utc
+from tasks.policy.evidence import Judgement, ModelVersion
+from tasks.policy.records import from_json, utc
 from tasks.policy.replay import Replay
 from tasks.policy.returning import returnable
 from tests.small_model import CHANGE, rows, write_model

@@ -8,7 +8,9 @@ from prefect.logging import disable_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import lake, version_files
-from tasks.policy.evidence import ModelVersion, Scoring, Snapshot, from_json, to_json
+from tasks.policy.evidence import ModelVersion
+from tasks.policy.records import from_json, to_json
+from tasks.policy.reports import Scoring, Snapshot
 from tasks.scoring import score_window
 from tests.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
 

@@ -15,7 +15,8 @@ from deployments.model_config import ModelConfigError, available_models, load_mo
 from flows.fleet import fleet
 from flows.retrain import retrain
 from tasks.adapters import ledger
-from tasks.policy.evidence import Decision, Judgement, Window, WindowEvidence, from_json, utc
+from tasks.policy.evidence import Decision, Judgement, WindowEvidence
+from tasks.policy.records import Window, from_json, utc
 from tasks.policy.spending import Grant
 from tasks.shared_budget import claim_shared_budget
 from tests.small_model import write_model

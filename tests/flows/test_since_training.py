@@ -4,7 +4,8 @@ import pytest
 
 from flows.replay import replay
 from tasks.adapters import ledger
-from tasks.policy.evidence import Judgement, from_json
+from tasks.policy.evidence import Judgement
+from tasks.policy.records import from_json
 from tests.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -19,8 +19,8 @@ from tasks.adapters import registry
 from tasks.adapters.announcements import REPLAYING
 from tasks.adapters.prefect_server import free_port, running_server, wait_until_healthy
 from tasks.adapters.workspace import workspace
-from tasks.policy.evidence import utc
 from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
+from tasks.policy.records import utc
 from tests.small_model import write_model
 
 FIRST = utc("2024-01-21")
@@ -122,14 +122,17 @@ def test_a_run_elsewhere_a_dry_run_and_a_replay_take_no_slot_of_the_dedicated_ho
             REPLAYING.reset(replaying)
 
 
+def deployed_run(client, model):
+    deployment = client.create_deployment(client.create_flow(retrain), name="retrain")
+    return client.create_flow_run_from_deployment(deployment, parameters={"model": model, "until": FIRST.isoformat()})
+
+
 def test_a_deployed_run_that_finds_no_slot_gives_its_workers_place_back(tmp_path, limit, monkeypatch):
     limit(1)
     monkeypatch.setattr(slots, "PATIENCE_S", 1.0)
     model = write_model(tmp_path)
     with get_client(sync_client=True) as client:
-        deployment = client.create_deployment(client.create_flow(retrain), name="retrain")
-        parameters = {"model": model, "until": FIRST.isoformat()}
-        run = client.create_flow_run_from_deployment(deployment, parameters=parameters)
+        run = deployed_run(client, model)
         with concurrency(LIMIT), pytest.raises(Abort):
             run_flow(retrain, flow_run=run, parameters=run.parameters, return_type="state")
         state = client.read_flow_run(run.id).state
@@ -144,9 +147,7 @@ def test_a_run_that_goes_on_takes_over_the_slot_of_its_killed_process_and_does_n
     monkeypatch.setattr(slots, "PATIENCE_S", 5.0)
     model = write_model(tmp_path)
     with get_client(sync_client=True) as client:
-        deployment = client.create_deployment(client.create_flow(retrain), name="retrain")
-        parameters = {"model": model, "until": FIRST.isoformat()}
-        run = client.create_flow_run_from_deployment(deployment, parameters=parameters)
+        run = deployed_run(client, model)
         held = client.increment_concurrency_slots_with_lease([LIMIT], 1, "concurrency", slots.LEASE_S).json()
         client.update_flow_run_labels(run.id, {slots.HELD: held["lease_id"]})  # as its process did before it was killed
         assert slots_taken() == 1

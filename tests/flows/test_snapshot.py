@@ -16,7 +16,8 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import lake
 from tasks.adapters.schemas import SourceEmpty, SourceError, SourceUnreachable
 from tasks.adapters.workspace import WorkspaceError, workspace
-from tasks.policy.evidence import Snapshot, Window
+from tasks.policy.records import Window
+from tasks.policy.reports import Snapshot
 from tasks.snapshot import land_labels, take_snapshot
 from tests.monitored_model import WINDOW, model, rows
 

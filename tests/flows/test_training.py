@@ -11,7 +11,8 @@ from prefect.logging import disable_run_logger
 from deployments.model_config import ModelConfig
 from tasks.adapters import lake, registry, version_files
 from tasks.adapters.outages import may_pass
-from tasks.policy.evidence import ModelVersion, Snapshot
+from tasks.policy.evidence import ModelVersion
+from tasks.policy.reports import Snapshot
 from tasks.training import TrainingRefused, train_challenger
 from tests.trained_models import TRAINING, land, make_config, make_rows, prepare_registry
 

@@ -7,7 +7,9 @@ from prefect.logging import disable_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import registry
-from tasks.policy.evidence import ModelVersion, Snapshot, ValidationReport, Window, utc
+from tasks.policy.evidence import ModelVersion, ValidationReport
+from tasks.policy.records import Window, utc
+from tasks.policy.reports import Snapshot
 from tasks.validation import validate_challenger
 from tests.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
 

@@ -2,19 +2,21 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
-from tasks.policy.evidence import (
+from tasks.policy.evidence import History, WindowEvidence
+from tasks.policy.metrics import HIGHER_IS_BETTER
+from tasks.policy.records import Window, utc
+from tasks.policy.reports import (
     DriftReport,
+    DriftVerdict,
     FeatureDrift,
-    History,
+    Maturity,
     MetricValue,
     PerformanceReport,
     QualityReport,
-    Window,
-    WindowEvidence,
-    utc,
+    Verdict,
 )
-from tasks.policy.metrics import HIGHER_IS_BETTER
 
 START = utc("2013-05-01")
 DAYS = 5
@@ -30,7 +32,7 @@ def valued(name: str, value: float, half: float = 0.01, rows: int = 1000) -> Met
     return MetricValue(name, value, value - half, value + half, rows, HIGHER_IS_BETTER[name])
 
 
-def report(number: int, maturity: str = "closed", labels: int = 1000, half: float = 0.01, **values: float):
+def report(number: int, maturity: Maturity = "closed", labels: int = 1000, half: float = 0.01, **values: float):
     """A window's performance: `report(3, accuracy=0.91)`."""
     metrics = tuple(valued(name, value, half, labels) for name, value in values.items())
     return PerformanceReport(
@@ -39,17 +41,17 @@ def report(number: int, maturity: str = "closed", labels: int = 1000, half: floa
         model_version="1",
         rows=1000,
         labelled_rows=labels,
-        maturity=maturity,  # type: ignore[arg-type]
+        maturity=maturity,
         metrics=metrics,
         primary=next(iter(values), "accuracy"),
     )
 
 
-def quality(number: int, verdict: str = "pass", *reasons: str) -> QualityReport:
-    return QualityReport(window(number), verdict, 1000, (), 0, reasons)  # type: ignore[arg-type]
+def quality(number: int, verdict: Verdict = "pass", *reasons: str) -> QualityReport:
+    return QualityReport(window(number), verdict, 1000, (), 0, reasons)
 
 
-def drift(number: int, rows: int = 1000, verdict: str | None = None, **mean_shifts: float) -> DriftReport:
+def drift(number: int, rows: int = 1000, verdict: DriftVerdict | None = None, **mean_shifts: float) -> DriftReport:
     """A window's drift; a feature whose mean moved by more than 1 σ counts as drifted."""
     verdicts = {name: verdict or ("drifted" if abs(shift) > 1 else "stable") for name, shift in mean_shifts.items()}
     features = tuple(
@@ -57,14 +59,14 @@ def drift(number: int, rows: int = 1000, verdict: str | None = None, **mean_shif
         for name, shift in mean_shifts.items()
     )
     share = sum(feature.verdict == "drifted" for feature in features) / max(1, len(features))
-    return DriftReport(window(number), verdict or "stable", features, share, 10_000, rows, ())  # type: ignore[arg-type]
+    return DriftReport(window(number), verdict or "stable", features, share, 10_000, rows, ())
 
 
-def evidence(number: int, **parts: object) -> WindowEvidence:
+def evidence(number: int, **parts: Any) -> WindowEvidence:
     """A window that passed its quality checks, with what else was measured."""
     found = {"quality": quality(number), "rows": 1000, **parts}
-    return WindowEvidence(window(number), **found)  # type: ignore[arg-type]
+    return WindowEvidence(window(number), **found)
 
 
-def history(*reports: PerformanceReport, **known: object) -> History:
+def history(*reports: PerformanceReport, **known: Any) -> History:
     return replace(History(performances=reports), **known)

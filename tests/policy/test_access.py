@@ -14,7 +14,7 @@ from tasks.policy.access import (
     why_not_override,
     why_not_trigger,
 )
-from tasks.policy.evidence import utc
+from tasks.policy.records import utc
 
 NOW = utc("2026-11-24")
 ADA = Principal("person", "Ada")

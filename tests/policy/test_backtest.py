@@ -258,12 +258,12 @@ def test_costs_out_of_range_are_refused() -> None:
 def test_the_summary_has_the_fixed_layout() -> None:
     outcome = run_backtest(matrix_of(), {"never": RIVALS["never"]})
     content = summary(outcome)
-    assert list(content["policies"]["never"]) == ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2"]  # type: ignore[arg-type]
+    assert list(content["policies"]["never"]) == ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2"]
     entry = content["policies"]["never"]["0.05"]
     assert list(entry) == [
         "serving", "trainings", "probes", "deployments", "mean_loss", "cost", "regret", "skill", "lift",
     ]  # fmt: skip
-    assert list(content["optimum"]) == list(content["policies"]["never"])  # type: ignore[arg-type]
+    assert list(content["optimum"]) == list(content["policies"]["never"])
 
 
 def test_the_interval_of_a_constant_gain_is_that_gain() -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from tasks.policy import calibration
-from tasks.policy.evidence import Window, utc
+from tasks.policy.records import Window, utc
 
 
 def days_that_move_together(days: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

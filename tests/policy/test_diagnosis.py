@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.policy.diagnosis import decide_diagnosis
-from tasks.policy.evidence import DriftReport, MetricValue, PerformanceReport
+from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport
 from tests.policy.judged_windows import drift, quality, report, valued
 
 GOOD = quality(0)

@@ -9,8 +9,8 @@ from scipy import stats
 from deployments.settings import Drift
 from tasks.policy import distances
 from tasks.policy.distances import Table
-from tasks.policy.drift import describe, drifted_share, measure
-from tasks.policy.evidence import from_json, to_json
+from tasks.policy.drift import drifted_share, measure
+from tasks.policy.drift_reasons import describe
 from tasks.policy.profile import (
     FeatureCounts,
     FeatureReference,
@@ -20,6 +20,7 @@ from tasks.policy.profile import (
     count_sorted,
     with_missing,
 )
+from tasks.policy.records import from_json, to_json
 from tests.monitored_model import HISTORY, WINDOW
 
 ANY = (-np.inf, np.inf)

@@ -147,7 +147,7 @@ def test_no_affordable_set_brings_more(offers, budget):
 
 
 def test_records_travel_as_json():
-    from tasks.policy.evidence import from_json, to_json
+    from tasks.policy.records import from_json, to_json
 
     benefit = net_benefit(Budget(value_usd_per_metric_unit_per_day=1), sure_gain(1), sure(2))
     assert from_json(NetBenefit, to_json(benefit)) == benefit

@@ -9,7 +9,7 @@ from scipy import stats
 
 from tasks.policy.diagnosis import decide_diagnosis
 from tasks.policy.estimate_errors import describe_error, describe_estimate, is_poor, past_error, possible, widened
-from tasks.policy.evidence import EstimateError
+from tasks.policy.reports import EstimateError
 from tests.policy.judged_windows import drift, history, quality, report, valued, window
 
 

@@ -8,21 +8,16 @@ import pytest
 
 from tasks.policy.evidence import (
     Decision,
-    DriftReport,
     Judgement,
     LedgerEntry,
-    MetricValue,
     ModelVersion,
-    PerformanceReport,
     Promotion,
-    QualityReport,
     ValidationReport,
-    Window,
     WindowEvidence,
-    to_json,
-    utc,
 )
 from tasks.policy.fleet import FleetMember, ModelFacts, describe_member, survey
+from tasks.policy.records import Window, to_json, utc
+from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
 
 NOW = utc("2024-03-01T06:00")
 WINDOW = Window(utc("2024-02-24"), utc("2024-02-29"))

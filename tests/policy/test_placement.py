@@ -2,8 +2,9 @@
 
 import pytest
 
-from tasks.policy.evidence import Decision, History, Window, WindowEvidence, from_json, to_json, utc
+from tasks.policy.evidence import Decision, History, WindowEvidence
 from tasks.policy.placement import Place, PlacementPolicy, decide_placement, forecast_rows
+from tasks.policy.records import Window, from_json, to_json, utc
 
 WINDOW = Window(utc("2024-02-01"), utc("2024-02-06"))
 DEDICATED = Place(max_rows=10_000, rows_per_hour=1_000)

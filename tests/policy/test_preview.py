@@ -1,7 +1,7 @@
 """What a dry run says: each sentence by hand, and the headline that names the first thing in the way."""
 
 from tasks.policy.economics import Budget
-from tasks.policy.evidence import ModelVersion, Placement, Snapshot, ValidationReport, Window, utc
+from tasks.policy.evidence import ModelVersion, Placement, ValidationReport
 from tasks.policy.preview import (
     Preview,
     stopped_by,
@@ -11,6 +11,8 @@ from tasks.policy.preview import (
     what_validation_said,
     where_it_runs,
 )
+from tasks.policy.records import Window, utc
+from tasks.policy.reports import Snapshot
 
 TRAINED = Window(utc("2024-01-11"), utc("2024-01-19"))
 HELD_OUT = Window(utc("2024-01-19"), utc("2024-01-21"))

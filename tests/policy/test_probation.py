@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from tasks.policy.comparison import difference
-from tasks.policy.evidence import MetricValue, ModelVersion, Window, utc
+from tasks.policy.evidence import ModelVersion
 from tasks.policy.probation import confidence_per_look, decide_degradation, is_below_forecast, probation
 from tasks.policy.promotion import Comparison, PromotionPolicy, ValidationPolicy
+from tasks.policy.records import Window, utc
+from tasks.policy.reports import MetricValue
 
 SINCE = utc("2024-03-01")
 SERVED = Window(SINCE, utc("2024-03-06"))

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.policy.evidence import from_json, to_json
 from tasks.policy.option_forecast import OptionForecast
 from tasks.policy.perennial import Action, ProbeRule, RuleState
 from tasks.policy.probe_policy import PerennialPolicy, history_of
+from tasks.policy.records import from_json, to_json
 from tasks.policy.rivals import Timer
 from tasks.policy.simulation import PerformanceMatrix, Run, Service, cost, simulate
 from tasks.policy.surrogate import Observation, Surrogate

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tasks.policy.conditions import Perennial, Probe
 from tasks.policy.economics import Budget
-from tasks.policy.evidence import Decision, History, ProbeColumn, Served, WindowEvidence, from_json, to_json
+from tasks.policy.evidence import Decision, History, Served, WindowEvidence
 from tasks.policy.findings import Case, Finding
+from tasks.policy.records import from_json, to_json
+from tasks.policy.reports import ProbeColumn
 from tasks.policy.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.triggers import judge
 from tests.policy.judged_windows import evidence, window
@@ -26,7 +29,7 @@ def column(number: int, aged: float, fresh: float, served: bool = True, metric: 
     return ProbeColumn(window(number), metric, 500, losses, CHAMPION_UNTIL if served else None)
 
 
-def case(*leads: float, budget: Budget | None = None, cost_usd: float | None = None, **known: object) -> Case:
+def case(*leads: float, budget: Budget | None = None, cost_usd: float | None = None, **known: Any) -> Case:
     """After a history without gaps, service windows whose champion-aged probe lost `leads` more than the fresh one."""
     before = tuple(column(number, 0.2, 0.2, served=False) for number in range(1, HISTORY))
     served = [column(HISTORY + place, 0.2 + lead, 0.2) for place, lead in enumerate(leads)]
@@ -34,7 +37,7 @@ def case(*leads: float, budget: Budget | None = None, cost_usd: float | None = N
     if earlier:
         earlier[0] = replace(earlier[0], probes=before + earlier[0].probes)
     latest = earlier.pop() if earlier else evidence(HISTORY)
-    history = History(evidence=tuple(earlier), trained_until=CHAMPION_UNTIL, **known)  # type: ignore[arg-type]
+    history = History(evidence=tuple(earlier), trained_until=CHAMPION_UNTIL, **known)
     return Case(latest, history, latest.window.end, 200, 200, budget or Budget(), cost_usd)
 
 
@@ -209,7 +212,7 @@ def test_going_back_keeps_the_cooldown_and_asks_for_no_training():
     assert decided(found, diagnosis="upstream_data_fault", champion_since=window(0).start).go_back_to is None
 
 
-def decided(finding: Finding, diagnosis: str = "none", **known: object) -> Decision:
+def decided(finding: Finding, diagnosis: str = "none", **known: Any) -> Decision:
     """The decision where the policy's condition found this, after window 3, with a cooldown of ten days."""
     policy = RetrainingPolicy(when=Perennial(trigger="perennial"), cooldown_days=10)
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.policy.duplicates import IdSketch
-from tasks.policy.evidence import from_json, to_json
 from tasks.policy.profile import (
     FeatureCounts,
     choose_categories,
@@ -15,6 +14,7 @@ from tasks.policy.profile import (
     merge_counts,
     with_missing,
 )
+from tasks.policy.records import from_json, to_json
 
 EDGES = np.array([0.0, 1.0, 2.5])
 ANY = (-np.inf, np.inf)

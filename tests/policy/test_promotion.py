@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.policy.comparison import difference, own_value, prediction_fault, slice_differences
-from tasks.policy.evidence import (
-    MetricDifference,
-    MetricValue,
-    ModelVersion,
-    ValidationReport,
-    Window,
-    from_json,
-    to_json,
-    utc,
-)
+from tasks.policy.evidence import MetricDifference, ModelVersion, ValidationReport
 from tasks.policy.promotion import (
     Comparison,
     PromotionPolicy,
@@ -23,6 +14,8 @@ from tasks.policy.promotion import (
     decide_validation,
     why_not_promote,
 )
+from tasks.policy.records import Window, from_json, to_json, utc
+from tasks.policy.reports import MetricValue
 
 HOLDOUT = Window(utc("2024-03-01"), utc("2024-03-06"))
 POLICY = ValidationPolicy(min_rows=100, non_inferiority_margin=0.01, slice_margin=0.05, slice_min_rows=50)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tasks.policy.evidence import MetricValue, Window
+from tasks.policy.records import Window
 from tasks.policy.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.policy.replay_story import (
     bargain,
@@ -22,6 +22,7 @@ from tasks.policy.replay_story import (
     version_name,
     window_length,
 )
+from tasks.policy.reports import MetricValue
 
 FIRST = Window(datetime(2013, 4, 21, tzinfo=UTC), datetime(2013, 4, 26, tzinfo=UTC))
 

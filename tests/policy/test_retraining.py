@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from tasks.policy.economics import Budget
-from tasks.policy.evidence import Decision, from_json, to_json, utc
+from tasks.policy.evidence import Decision
+from tasks.policy.records import from_json, to_json, utc
 from tasks.policy.retraining import RetrainingPolicy, decide_retraining, decision_id
 from tests.policy.judged_windows import drift, evidence, history, quality, report, window
 

@@ -1,6 +1,7 @@
 """Which earlier champions may serve again, from the ledger alone."""
 
-from tasks.policy.evidence import LedgerEntry, ModelVersion, Promotion, Served, to_json
+from tasks.policy.evidence import LedgerEntry, ModelVersion, Promotion, Served
+from tasks.policy.records import to_json
 from tasks.policy.returning import returnable
 from tests.policy.judged_windows import window
 

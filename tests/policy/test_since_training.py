@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tasks.policy.calendars import next_date
-from tasks.policy.evidence import Decision, Window, utc
+from tasks.policy.evidence import Decision
+from tasks.policy.records import Window, utc
 from tasks.policy.retraining import RetrainingPolicy, decide_retraining
 from tests.policy.judged_windows import evidence, history, report, window
 

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from tasks.policy.economics import Budget, Request, Usage, share_budget
-from tasks.policy.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion, to_json, utc
+from tasks.policy.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion
+from tasks.policy.records import to_json, utc
 from tasks.policy.spending import Grant, Purse, decide_share, open_request, promised_usd, request_of, spent_usd
 from tests.policy.judged_windows import evidence, window
 
