@@ -84,7 +84,9 @@ def retrain(
         return refuse_retraining(config, decision_id, refusal, as_of, requested_by)
     land_labels(config, as_of)
     training, holdout = split_labelled_rows(config, as_of)
-    challenger = find_earlier(config, earlier, decision_id) if earlier else train_challenger(config, training, decision_id)
+    challenger = (
+        find_earlier(config, earlier, decision_id) if earlier else train_challenger(config, training, decision_id)
+    )
     validation = validate_challenger(config, challenger, champion, holdout)
     publish_validation(config, challenger, validation, as_of, reason, requested_by)
     return validation
