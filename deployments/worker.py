@@ -35,13 +35,20 @@ from deployments.services import Service, Stream, asked_to_stop
 POOL = "perennial"
 UNDER_WAY = [StateType.RUNNING, StateType.PENDING]
 OF_RUN = "PREFECT__FLOW_RUN_ID"
+TAKEN_BY = "prefect.worker.name"
+"""The label by which Prefect notes who took a run, before its process starts."""
 STOPPED = "its worker was stopped; the next one takes it up"
 POLL_S = 0.5
 
 
+def worker_name(pool: str, queues: Sequence[str]) -> str:
+    """Of the worker of this machine, which keeps its name, so that starts do not pile up in the dashboard."""
+    return "-".join((pool, *queues, socket.gethostname()))
+
+
 def worker(environment: Mapping[str, str], pool: str = POOL, queues: Sequence[str] = ()) -> Service:
-    """The worker of this machine, which keeps its name, so that starts do not pile up in the dashboard."""
-    api_url, name = environment["PREFECT_API_URL"], "-".join((pool, *queues, socket.gethostname()))
+    """The worker of this machine for a pool, or for some of its queues."""
+    api_url, name = environment["PREFECT_API_URL"], worker_name(pool, queues)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
     command += [part for queue in queues for part in ("--work-queue", queue)]
     address = f"{api_url.removesuffix('/api')}/work-pools/work-pool/{pool}"
@@ -66,7 +73,7 @@ def work(pool: str, queues: Sequence[str]) -> int:
         ended = service.exit_status
         runs = _runs_of(service)
         service.stop(PATIENCE_S)
-        back = _hand_back(str(api_url), runs)
+        back = _hand_back(str(api_url), runs) + hand_back_runs(str(api_url), pool, queues)
     stream.line("work", f"stopped; {back} run{'s' * (back != 1)} put back into the queue")
     return ended or 0
 
@@ -107,13 +114,19 @@ def _is_online(api_url: str, pool: str, name: str, since: datetime) -> bool:
     )
 
 
-def hand_back_runs(api_url: str) -> int:
-    """Put every run whose process is gone back into the queue. Returns how many."""
+def hand_back_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -> int:
+    """Put every run back into the queue that this machine's worker took and whose process is gone. Returns how many.
+
+    One that no worker has put its name to yet was taken a moment ago; it is ours where no other worker is there.
+    """
     under_way = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY)))
-    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+    in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+    own = worker_name(pool, queues)
     with _client(api_url) as client:
-        runs = client.read_flow_runs(flow_run_filter=under_way, work_pool_filter=pool)
-        gone = [run for run in runs if not _lives(run)]
+        runs = client.read_flow_runs(flow_run_filter=under_way, work_pool_filter=in_pool)
+        present = [each.name for each in client.read_workers_for_work_pool(pool) if each.status == WorkerStatus.ONLINE]
+        owners = {own} if any(name != own for name in present) else {own, None}
+        gone = [run for run in runs if run.labels.get(TAKEN_BY) in owners and not _lives(run)]
         for run in gone:
             client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
     return len(gone)

@@ -456,17 +456,40 @@ def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deploy
     assert [change.verb for change in apply()] == ["removed"] * 8
 
 
-def test_a_run_whose_process_is_gone_goes_back_to_the_queue_and_one_that_lives_does_not(deployed, client):
+def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_machine_has_taken(deployed, client):
     from prefect.settings import get_current_settings
     from prefect.states import Running
 
-    from deployments.worker import hand_back_runs
+    from deployments.worker import POOL, TAKEN_BY, hand_back_runs, worker_name
 
     deployment = client.read_deployment_by_name("score/score")
-    gone, lives = (client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"}) for _ in range(2))
-    for run, pid in ((gone, "999999999"), (lives, str(os.getpid()))):
+    taken_by = {"gone": worker_name(POOL, ()), "lives": worker_name(POOL, ()), "elsewhere": f"{POOL}-other-host"}
+    runs = {}
+    for name, worker in taken_by.items():
+        run = runs[name] = client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"})
         client.set_flow_run_state(run.id, Running(), force=True)
-        client.update_flow_run(run.id, infrastructure_pid=pid)
+        client.update_flow_run(run.id, infrastructure_pid=str(os.getpid()) if name == "lives" else "999999999")
+        client.update_flow_run_labels(run.id, {TAKEN_BY: worker})
     assert hand_back_runs(str(get_current_settings().api.url)) == 1
-    assert client.read_flow_run(gone.id).state.name == "AwaitingRetry"
-    assert client.read_flow_run(lives.id).state.name == "Running"
+    states = {name: client.read_flow_run(run.id).state.name for name, run in runs.items()}
+    assert states == {"gone": "AwaitingRetry", "lives": "Running", "elsewhere": "Running"}
+
+
+def test_a_run_that_nobody_put_a_name_to_goes_back_only_where_no_other_worker_could_have_taken_it(deployed, client):
+    from prefect.settings import get_current_settings
+    from prefect.states import Pending
+
+    from deployments.worker import POOL, hand_back_runs
+
+    api_url = str(get_current_settings().api.url)
+    deployment = client.read_deployment_by_name("score/score")
+    run = client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"})
+    client.set_flow_run_state(run.id, Pending(), force=True)
+    client.send_worker_heartbeat(POOL, f"{POOL}-other-host", heartbeat_interval_seconds=30)
+    assert hand_back_runs(api_url) == 0
+    client.request(
+        "DELETE",
+        "/work_pools/{work_pool_name}/workers/{name}",
+        path_params={"work_pool_name": POOL, "name": f"{POOL}-other-host"},
+    )
+    assert hand_back_runs(api_url) == 1

@@ -68,10 +68,10 @@ def test_after_its_first_windows_a_champion_is_no_longer_on_probation():
 
 
 def test_a_degradation_is_told_once_and_recalled(monkeypatch):
-    from tasks.adapters import artifacts
+    from tasks.adapters import announcements
 
     told: list[tuple[str, dict[str, object]]] = []
-    monkeypatch.setattr(artifacts, "announce", lambda event, model, payload, **more: told.append((event, payload)))
+    monkeypatch.setattr(announcements, "announce", lambda event, model, payload, **more: told.append((event, payload)))
     fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
     for _ in range(2):
         publish_degradation.fn(CONFIG, degraded)
