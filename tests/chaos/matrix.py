@@ -54,7 +54,7 @@ RUNS_END = {
 }
 """How the run's own process is ended, where it is; with `flow` it kills itself at the boundary."""
 WITHIN_S = {"flow": 60, "worker": 60, "machine": 180, "prefect": 120, "mlflow": 90, "everything": 240}
-WITHIN_S |= {"frozen run": 180, "run asked to stop": 60, "worker asked to stop": 180}
+WITHIN_S |= {"frozen run": 180, "run asked to stop": 60, "worker asked to stop": 60}
 """Stated times from the kill to completion, of one run on two idle cores. Where nobody is left to report a run's death,
 90 s of missed heartbeats and 20 s of silence come first."""
 REACHED_S = 900

@@ -83,7 +83,7 @@ class Stack:
         if name == "prefect":
             return PREFECT_APP, "server", "start", "--host", "127.0.0.1", "--port", port
         if name == "worker":
-            return "prefect", "worker", "start", "--pool", "perennial", "--type", "process", "--name", "chaos"
+            return "deployments", "work", "--pool", "perennial"
         stores = f"sqlite:///{self.space.home / 'mlflow.db'}", "--artifacts-destination", self.space.artifacts
         listen = "--host", "127.0.0.1", "--port", port, "--workers", "1"
         return "mlflow", "server", *listen, "--backend-store-uri", *stores
@@ -96,10 +96,10 @@ class Stack:
         return httpx.get(url, timeout=5).is_success
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
-        """SIGKILL, as the kernel or an operator would. A server dies with the children that serve its port; the runs that
-        a worker started live on, as they would."""
+        """SIGKILL, as the kernel or an operator would, or SIGTERM, after which it may end by itself. A server dies with the
+        children that serve its port; the runs that a worker started live on when it is killed, as they would."""
         process = self.running.pop(name)
-        family = psutil.Process(process.pid).children(recursive=True) if name != "worker" else []
+        family = psutil.Process(process.pid).children(recursive=name != "worker")
         process.send_signal(how)
         process.wait(timeout=120)
         for child in family:
