@@ -16,6 +16,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig, ModelConfigError
+from tasks.adapters.whole import whole_file
 from tasks.policy.records import Window
 from tasks.policy.simulation import Floats
 
@@ -61,9 +62,8 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
     path = plan.folder / f"{place:04}.npz"
     if not path.exists():
         full, probe, rows, seconds = _losses(config, plan, place)
-        unfinished = path.with_suffix(".unfinished.npz")
-        np.savez(unfinished, loss=full, probe=probe, rows=rows, secs=seconds)
-        unfinished.replace(path)
+        with whole_file(path) as own, own.open("wb") as file:
+            np.savez(file, loss=full, probe=probe, rows=rows, secs=seconds)
         known = np.isfinite(full)
         get_run_logger().info(
             "backtest: candidate after %s on %d rows in %.1f CPU s; mean %s loss %s on %d later windows",

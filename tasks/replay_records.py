@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.whole import one_at_a_time, write_whole
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import Judgement, ModelVersion, Promotion
 from tasks.policy.records import Window, from_json, to_json
@@ -61,12 +62,6 @@ def recall_windows(folder: Path, windows: Sequence[Window]) -> tuple[ReplayWindo
 
 def record_window(folder: Path, record: ReplayWindow) -> None:
     write_whole(folder / f"{record.window.name}.json", to_json(record))
-
-
-def write_whole(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def first_champion(config: ModelConfig) -> ModelVersion | None:
@@ -122,10 +117,11 @@ def report_replay(replay: Replay) -> Path:
 
     folder = replay_folder(replay.model)
     write_whole(folder / "replay.json", to_json(replay))
-    replays = finished_replays()
-    summary = {finished.model: finished.summary() for finished in replays}
-    write_whole(folder.parent / "summary.json", json.dumps(summary, indent=2))
-    return write_page(replays, folder.parent / "index.html")
+    with one_at_a_time(folder.parent / ".report.lock"):  # of two that end at once the later one reads both
+        replays = finished_replays()
+        summary = {finished.model: finished.summary() for finished in replays}
+        write_whole(folder.parent / "summary.json", json.dumps(summary, indent=2))
+        return write_page(replays, folder.parent / "index.html")
 
 
 def finished_replays() -> tuple[Replay, ...]:

@@ -23,6 +23,7 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     import pandas as pd
 
     from tasks.adapters import estimators, lake, version_files
+    from tasks.adapters.whole import whole_file
 
     path = folder / f"{window.name}.parquet"
     if path.exists():
@@ -41,9 +42,8 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     predictions = {"never": version_files.load_scorer(first).predict(rows), "every": every.predict(rows)}
     frame = pd.DataFrame({name: list(values) for name, values in predictions.items()})
     frame.insert(0, "id", rows[config.columns.id].to_pandas())
-    partial = path.with_suffix(".partial")
-    frame.to_parquet(partial)
-    partial.replace(path)
+    with whole_file(path) as own:
+        frame.to_parquet(own)
     return path
 
 

@@ -103,12 +103,11 @@ def write_outcome(
 ) -> Path:
     """summary.json and backtest.html under `out`, each whole or not at all; returns the page's path."""
     from tasks.adapters.backtest_page import write_page
+    from tasks.adapters.whole import write_whole
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        unfinished = out / ".summary.json.unfinished"
-        unfinished.write_text(json.dumps(summary(outcome), allow_nan=False), encoding="utf-8")
-        unfinished.replace(out / "summary.json")
+        write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
         return write_page(outcome, lifts(matrix, outcome), out / "backtest.html", title, sentence, yaml)
     except OSError as error:
         raise MatrixError(f"{out}: cannot be written ({error.strerror}); expected a folder you may write to") from error

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly import graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from tasks.adapters.whole import write_whole
 from tasks.policy.backtest import Backtest, Lift
 
 SEEN = 3.0
@@ -40,9 +41,7 @@ def write_page(backtest: Backtest, lifts: Lifts, path: Path, title: str, recomme
         rows=[_row(backtest, policy) for policy in backtest.ranking()],
         alphas=", ".join(f"{alpha:g}" for alpha in backtest.alphas),
     )
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    return unfinished.replace(path)
+    return write_whole(path, text)
 
 
 def _drawn(figure: go.Figure, name: str) -> str:

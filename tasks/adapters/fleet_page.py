@@ -5,7 +5,6 @@ are escaped (Jinja's autoescape); a link leads to a report beside the page, to h
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tasks.adapters.report_links import link, relative_link, version_link
+from tasks.adapters.whole import write_whole
 from tasks.adapters.workspace import WorkspaceError, make_folder
 from tasks.policy.fleet import Fleet, FleetMember
 
@@ -47,18 +47,13 @@ def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
 def write_page(html: str, path: Path) -> Path:
     """Write the page whole or not at all. Raises WorkspaceError."""
     make_folder(path.parent)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.write_text(html, encoding="utf-8")
-        unfinished.replace(path)
+        return write_whole(path, html)
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
         raise WorkspaceError(
             f"{path}: the fleet page cannot be written ({error.strerror}); expected a writable folder; "
             "set PERENNIAL_HOME to another one, or free disk space"
         ) from error
-    return path
 
 
 def curve(member: FleetMember) -> Curve | None:

@@ -12,7 +12,7 @@ current setuptools, so its files are read by path.
 """
 
 import importlib.util
-import os
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.adapters.whole import whole_file
 from tasks.adapters.workspace import workspace
 
 if TYPE_CHECKING:
@@ -92,13 +93,10 @@ def _recorded_year() -> tuple[pa.Table, np.ndarray]:
 
 def _keep(flights: pa.Table, path: Path) -> None:
     """Write the cache whole or not at all. A workspace that cannot hold it only costs the next process its parsing."""
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(flights, unfinished, compression="lz4")
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
+        with whole_file(path) as own:
+            pq.write_table(flights, own, compression="lz4")
 
 
 def _package_data() -> Path:

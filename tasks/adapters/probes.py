@@ -19,6 +19,7 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import estimators, model_files, training_rows
 from tasks.adapters.model_files import Scorer
 from tasks.adapters.schemas import moment
+from tasks.adapters.whole import whole_file, whole_folder
 from tasks.adapters.workspace import WorkspaceError, make_folder, workspace
 from tasks.policy import metrics
 from tasks.policy.records import Window, digest
@@ -56,10 +57,9 @@ def keep_sample(config: ModelConfig, window: Window, rows: pa.Table) -> Path:
     if not path.exists():
         step = max(EVERY_NTH, -(-len(rows) // WINDOW_ROWS))
         drawn = rows.take(np.arange(0, len(rows), step))
-        unfinished = path.with_suffix(".unfinished")
         try:
-            pq.write_table(drawn, unfinished)
-            unfinished.replace(path)
+            with whole_file(path) as own:
+                pq.write_table(drawn, own)
         except OSError as error:
             raise WorkspaceError(
                 f"{path}: cannot be written ({error.strerror}); expected a writable workspace"
@@ -77,14 +77,13 @@ def probe(config: ModelConfig, windows: Sequence[Window]) -> Scorer | None:
     """The probe that learned from these windows' samples; trained once. None where they cannot teach."""
     folder = probe_folder(config) / f"{windows[-1].end:%Y-%m-%dT%H%M%S}"
     if not folder.exists():
-        unfinished = make_folder(folder.with_suffix(".unfinished"))
         cheap = probe_config(config)
         rows = _thinned(pa.concat_tables(_sample(_sample_path(config, window)) for window in windows))
-        if training_rows.why_not_train(cheap, rows) is None:
-            model_files.save(estimators.fit(cheap, rows).scorer, unfinished)
-        else:
-            (unfinished / NO_PROBE).touch()
-        unfinished.replace(folder)
+        with whole_folder(folder) as own:
+            if training_rows.why_not_train(cheap, rows) is None:
+                model_files.save(estimators.fit(cheap, rows).scorer, own)
+            else:
+                (own / NO_PROBE).touch()
     return _loaded(folder)
 
 

@@ -5,13 +5,11 @@ What is left open is one request: a process that is frozen between that question
 registry addresses are always passed explicitly: nothing here depends on MLflow's global state or changes it.
 """
 
-import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlflow.entities.model_registry import ModelVersion as StoredVersion
 from mlflow.exceptions import MlflowException
@@ -20,13 +18,11 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.adapters import lease
+from tasks.adapters.whole import one_at_a_time
 from tasks.adapters.workspace import workspace
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion
 from tasks.policy.records import Window, utc
-
-if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; aliases and tags need neither
-    pass
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
@@ -60,8 +56,7 @@ def _alone(uri: str) -> Iterator[None]:
     if not uri.startswith("sqlite:///"):
         yield
         return
-    with Path(uri.removeprefix("sqlite:///") + ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(Path(uri.removeprefix("sqlite:///") + ".lock")):
         yield
 
 

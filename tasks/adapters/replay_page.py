@@ -6,7 +6,6 @@ and are escaped on every way into the page (Jinja's autoescape, `tojson` inside 
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.adapters.replay_panels import panels
+from tasks.adapters.whole import write_whole
 from tasks.adapters.workspace import WorkspaceError, make_folder
 from tasks.policy import replay_story as story
 from tasks.policy.replay import Replay
@@ -36,18 +36,13 @@ def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] |
         if urlsplit(address).scheme.lower() not in LINK_SCHEMES:
             raise ValueError(f"link {words!r} leads to {address!r}; expected http(s)://, file:// or a relative path")
     make_folder(path.parent)
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        unfinished.write_text(_page(replays, links or {}), encoding="utf-8")
-        unfinished.replace(path)
+        return write_whole(path, _page(replays, links or {}))
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
         raise WorkspaceError(
             f"{path}: the replay page cannot be written ({error.strerror}); expected a writable folder with about "
             "6 MB free; set PERENNIAL_HOME to another folder, or free disk space"
         ) from error
-    return path
 
 
 def summary_table(replays: Sequence[Replay]) -> Table:

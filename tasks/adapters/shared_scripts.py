@@ -8,6 +8,8 @@ import hashlib
 import re
 from pathlib import Path
 
+from tasks.adapters.whole import write_whole
+
 SHARED = "assets"
 LARGE = 50_000
 MARK = "<script>var global = globalThis</script>"
@@ -36,7 +38,5 @@ def _write(content: str, kind: str, reports: Path) -> str:
     path = reports / SHARED / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{name}.unfinished")
-        unfinished.write_text(content, encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, content)
     return name

@@ -1,0 +1,59 @@
+"""Files and folders that are there whole or not at all, also when several processes write the same one at once.
+
+Each writes under a name of its own beside the target, which then takes the target's place in one step.
+"""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Where to write what becomes `path` at the end of the block; nothing is left of it if that fails. Raises OSError."""
+    own = _beside(path)
+    try:
+        yield own
+        own.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            own.unlink()
+        raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder that is written once: where another process was first, its folder stays. Raises OSError."""
+    own = _beside(path)
+    own.mkdir(parents=True)
+    try:
+        yield own
+        try:
+            own.replace(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all; its path. Raises OSError."""
+    with whole_file(path) as own:
+        own.write_text(text, encoding="utf-8")
+    return path
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait until no other process of this machine is inside with the same lock file. Raises OSError."""
+    with lock.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
