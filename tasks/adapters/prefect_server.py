@@ -30,6 +30,9 @@ IDLE_SERVICES = (
     "CLEANUP_RECONCILER",
 )
 
+IN_BATCHES = {"BATCH_SIZE": "200", "READ_BATCH_SIZE": "50", "FLUSH_INTERVAL": "1"}
+"""Task runs are written once a second instead of one by one, each in a transaction and a statement compiled anew."""
+
 
 def free_port(preferred: int | None = None) -> int:
     """`preferred` where it is free, else one that the system assigns."""
@@ -92,7 +95,8 @@ def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[s
         return
     # a replay schedules nothing and no automation may act on it; what looks for such work costs it CPU time
     idle = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES}
-    with running_server(space, port, **idle) as environment:
+    batches = {f"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_{name}": value for name, value in IN_BATCHES.items()}
+    with running_server(space, port, **idle, **batches) as environment:
         yield environment
 
 
