@@ -16,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,7 +49,10 @@ def main() -> None:
     path = folder / "monitor.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for shape in SHAPES:
-        generate(shape, folder / "rows")
+        with ProcessPoolExecutor(
+            1, get_context("spawn")
+        ) as apart:  # a process hands its peak memory on to those it starts
+            apart.submit(generate, shape, folder / "rows").result()
         for case in ("freeze", *(one for one in chosen.only if one != "freeze")):
             figures.setdefault(shape.name, {})[case] = run_apart(case, shape)
     path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
