@@ -1,4 +1,4 @@
-"""Arrow columns of any type → what can be counted: sorted numbers, category names, id hashes, times.
+"""Arrow columns of any type → what can be counted: numbers, category names, id hashes, times.
 
 A type that does not fit the feature's kind is counted as unreadable, never an error: what a column should hold is the
 quality gate's to judge. NaN is a missing value here as in pandas.
@@ -21,7 +21,7 @@ LONGEST_HASHED = 512  # bytes of an id that tell it from others
 
 @dataclass(frozen=True)
 class Numbers:
-    """The finite values of a numeric column, sorted, and how many rows hold none."""
+    """The finite values of a numeric column, and how many rows hold none."""
 
     values: Floats
     nulls: int
@@ -34,8 +34,8 @@ def type_name(kind: pa.DataType) -> str:
     return str(kind.value_type) if pa.types.is_dictionary(kind) else str(kind)
 
 
-def sort_numbers(column: pa.Array) -> Numbers:
-    """The column's finite values in order."""
+def read_numbers(column: pa.Array) -> Numbers:
+    """The column's finite values, in its order."""
     column = decode(column)
     kind, nulls = column.type, column.null_count
     if pa.types.is_null(kind):
@@ -43,17 +43,18 @@ def sort_numbers(column: pa.Array) -> Numbers:
     if not (is_number(kind) or pa.types.is_boolean(kind)):
         return Numbers(np.empty(0), nulls, 0, len(column) - nulls)
     values = to_floats(column.drop_null() if nulls else column)
-    values.sort()
-    first = int(np.searchsorted(values, -np.inf, side="right"))
-    last, known = np.searchsorted(values, (np.inf, np.nan), side="left").tolist()  # NaN sorts last
-    return Numbers(values[first:last], len(column) - known, known - (last - first), 0)
+    finite = np.isfinite(values)
+    if finite.all():
+        return Numbers(values, nulls, 0, 0)
+    nans = int(np.isnan(values).sum())
+    return Numbers(values[finite], nulls + nans, len(values) - nans - int(finite.sum()), 0)
 
 
 def to_floats(column: pa.Array) -> Floats:
-    """A column without nulls as new floats that may be written to."""
+    """A column without nulls as floats; it may be the column's own memory, so it is not to be written to."""
     if not pa.types.is_floating(column.type):
         column = column.cast(pa.float64(), safe=False)
-    return np.array(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def is_number(kind: pa.DataType) -> bool:

@@ -1,7 +1,6 @@
 """One pass over Arrow batches → a profile. Memory does not grow with the rows of the window.
 
-Each batch of a numeric feature is sorted and the frozen edges are looked up in it, which is cheaper than looking every
-value up among the edges. A reference is frozen from rows that training holds already; one column at a time is added.
+A reference is frozen from rows that training holds already; one column at a time is added.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from deployments.model_config import ModelConfig
-from tasks.adapters.arrow_columns import count_categories, hash_ids, sort_numbers, time_bounds, type_name
+from tasks.adapters.arrow_columns import count_categories, hash_ids, read_numbers, time_bounds, type_name
 from tasks.adapters.feature_counter import counter_of, hide
 from tasks.adapters.label_leaks import find_leaks
 from tasks.adapters.window_sample import WindowSample, write_sample
+from tasks.policy.binning import BinGuide, count_values
 from tasks.policy.duplicates import IdSketch
 from tasks.policy.profile import (
     FeatureCounts,
@@ -25,7 +25,6 @@ from tasks.policy.profile import (
     WindowProfile,
     choose_categories,
     choose_edges,
-    count_sorted,
     with_missing,
 )
 from tasks.policy.records import Window
@@ -74,9 +73,9 @@ def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> Featu
     column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
     name = type_name(column.type)
     if kind == "numeric":
-        numbers = sort_numbers(column)
-        edges = choose_edges(numbers.values)
-        counts = count_sorted(feature, name, numbers.values, np.asarray(edges), (-np.inf, np.inf))
+        numbers = read_numbers(column)
+        edges = choose_edges(np.sort(numbers.values))
+        counts = count_values(feature, name, numbers.values, BinGuide.of(np.asarray(edges)), (-np.inf, np.inf))
         counts = with_missing(counts, numbers.nulls, numbers.non_finite, numbers.unreadable)
         return FeatureReference(feature, kind, counts, edges)
     rows, nulls, unreadable = count_categories(column, kind == "boolean")

@@ -7,14 +7,13 @@ import numpy as np
 import pyarrow as pa
 
 from deployments.model_config import ModelConfig
-from tasks.adapters.arrow_columns import count_categories, sort_numbers, type_name
+from tasks.adapters.arrow_columns import count_categories, read_numbers, type_name
 from tasks.policy.acceptance import accepted_categories, accepted_range
+from tasks.policy.binning import BinGuide, count_values
 from tasks.policy.profile import (
     MISSING,
     FeatureCounts,
     FeatureReference,
-    Floats,
-    count_sorted,
     merge_counts,
     with_missing,
 )
@@ -34,12 +33,12 @@ class FeatureCounter:
     range: tuple[float, float]
     categories: frozenset[str] | None
     personal: bool = False
-    edges: Floats = field(init=False)
+    guide: BinGuide = field(init=False)
     place: Mapping[str, int] = field(init=False)
     counts: FeatureCounts = field(init=False)
 
     def __post_init__(self) -> None:
-        self.edges = np.asarray(self.reference.edges, dtype=np.float64)
+        self.guide = BinGuide.of(np.asarray(self.reference.edges, dtype=np.float64))
         self.place = {name: index for index, name in enumerate(self.reference.categories)}
         bins = len(self.reference.counts.counts)
         gaps = (0.0,) * len(self.reference.counts.gaps)
@@ -54,8 +53,8 @@ class FeatureCounter:
         self.counts = replace(self.counts, rows=self.counts.rows + rows, nulls=self.counts.nulls + rows)
 
     def _count_numbers(self, column: pa.Array) -> FeatureCounts:
-        numbers = sort_numbers(column)
-        counts = count_sorted(self.reference.feature, type_name(column.type), numbers.values, self.edges, self.range)
+        numbers = read_numbers(column)
+        counts = count_values(self.reference.feature, type_name(column.type), numbers.values, self.guide, self.range)
         return with_missing(counts, numbers.nulls, numbers.non_finite, numbers.unreadable)
 
     def _count_categories(self, column: pa.Array) -> FeatureCounts:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
 from operator import add
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ MAX_CATEGORIES = 1000
 MISSING = "missing"
 LARGEST = sys.float_info.max
 Floats = NDArray[np.float64]
-Number = TypeVar("Number", np.float64, np.intp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +120,6 @@ def _bounded(values: tuple[float, ...]) -> tuple[float, ...]:
     return values if math.isfinite(sum(values)) else tuple(map(bounded, values))
 
 
-def _steps(totals: NDArray[Number]) -> NDArray[Number]:
-    """Differences of running totals, the first one from 0; np.diff takes four times as long for it."""
-    steps = totals.copy()
-    steps[1:] -= totals[:-1]
-    return steps
-
-
 @dataclass(frozen=True, slots=True)
 class FeatureReference:
     """One feature as it was when the model learned: the frozen edges or categories, and the counts in them."""
@@ -206,39 +197,6 @@ def choose_categories(counts: Sequence[tuple[str, int]]) -> tuple[tuple[str, ...
     """The most frequent categories, at most 1000, ties by name; and whether there were more."""
     ordered = sorted(counts, key=lambda item: (-item[1], item[0]))
     return tuple(name for name, _ in ordered[:MAX_CATEGORIES]), len(ordered) > MAX_CATEGORIES
-
-
-def count_sorted(
-    feature: str, arrow_type: str, values: Floats, edges: Floats, accepted: tuple[float, float]
-) -> FeatureCounts:
-    """Counts of sorted finite values, by looking the edges up among them instead of every value among the edges."""
-    bins = len(edges) + 1
-    if not len(values):
-        return FeatureCounts(feature, arrow_type, 0, (0,) * bins, gaps=(0.0,) * bins)
-    ends = np.append(np.searchsorted(values, edges, side="right"), len(values))
-    counts = _steps(ends)
-    centre = values[len(values) // 2]
-    with np.errstate(over="ignore", invalid="ignore"):
-        distances = values - centre
-        squares = np.einsum("i,i->", distances, distances)  # not BLAS, whose threads cost more than they save here
-        sums = np.where(ends > 0, np.cumsum(distances, out=distances)[ends - 1], 0.0)
-        offset = sums[-1] / len(values)
-        bin_ends = np.append(edges, edges[-1] if len(edges) else 0.0) - centre
-        gaps = np.abs(counts * bin_ends - _steps(sums))
-        squares -= len(values) * offset * offset
-    low, high = np.searchsorted(values, accepted[0], side="left"), np.searchsorted(values, accepted[1], side="right")
-    return FeatureCounts(
-        feature=feature,
-        arrow_type=arrow_type,
-        rows=len(values),
-        counts=tuple(counts.tolist()),
-        outside=len(values) - int(high - low),
-        mean=bounded(centre + offset),
-        squares=max(bounded(squares), 0.0),
-        minimum=float(values[0]),
-        maximum=float(values[-1]),
-        gaps=_bounded(tuple(gaps.tolist())),
-    )
 
 
 def with_missing(counts: FeatureCounts, nulls: int, non_finite: int = 0, unreadable: int = 0) -> FeatureCounts:

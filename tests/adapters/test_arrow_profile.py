@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.adapters.arrow_columns import count_categories, hash_ids, sort_numbers, time_bounds
+from tasks.adapters.arrow_columns import count_categories, hash_ids, read_numbers, time_bounds
 from tasks.adapters.arrow_profile import freeze_reference, profile_batches, profile_columns
 from tasks.adapters.label_leaks import find_leaks
 from tasks.policy.profile import MISSING, FeatureCounts, ReferenceProfile, WindowProfile
@@ -69,8 +69,8 @@ TYPES = {
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_numbers_are_counted_in_every_type_they_come_in(kind: str):
-    found = sort_numbers(TYPES[kind])
-    assert found.values.tolist() == [0, 1, 1, 1]
+    found = read_numbers(TYPES[kind])
+    assert found.values.tolist() == [1, 0, 1, 1]
     assert (found.nulls, found.non_finite, found.unreadable) == (1, 0, 0)
 
 
@@ -80,10 +80,10 @@ def test_a_boolean_feature_is_the_same_in_every_type(kind: str):
 
 
 def test_infinities_and_nan_are_told_apart():
-    found = sort_numbers(pa.array([float("inf"), 2.0, float("nan"), float("-inf"), None, 1.0]))
-    assert found.values.tolist() == [1, 2]
+    found = read_numbers(pa.array([float("inf"), 2.0, float("nan"), float("-inf"), None, 1.0]))
+    assert found.values.tolist() == [2, 1]
     assert (found.nulls, found.non_finite) == (2, 2)
-    only = sort_numbers(pa.array([float("inf"), float("inf")]))
+    only = read_numbers(pa.array([float("inf"), float("inf")]))
     assert (len(only.values), only.non_finite) == (0, 2)
 
 
@@ -93,7 +93,7 @@ def test_text_in_a_numeric_feature_is_unreadable_and_nothing_crashes():
         pa.array([[1], None, [2]]),
         pa.array(["a", None, "b"]).dictionary_encode(),
     ):
-        found = sort_numbers(column)
+        found = read_numbers(column)
         assert (len(found.values), found.nulls, found.unreadable) == (0, 1, 2)
 
 
@@ -101,7 +101,7 @@ def test_all_null_columns_hold_only_nulls():
     for kind in (pa.null(), pa.float64(), pa.string(), pa.string_view(), pa.bool_()):
         column = pa.array([None, None], kind)
         assert count_categories(column) == ({}, 2, 0)
-        assert sort_numbers(column).nulls == 2
+        assert read_numbers(column).nulls == 2
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_number_names_the_same_category_as_integer_and_as_float():
 
 def test_slices_of_arrays_are_read_from_their_offset():
     assert hash_ids(pa.array(["x", "a", "b"])[1:]).tolist() == hash_ids(pa.array(["a", "b"])).tolist()
-    assert sort_numbers(pa.array([9.0, 1.0, 2.0])[1:]).values.tolist() == [1, 2]
+    assert read_numbers(pa.array([9.0, 1.0, 2.0])[1:]).values.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary()])

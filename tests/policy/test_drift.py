@@ -8,6 +8,7 @@ from scipy import stats
 
 from deployments.settings import Drift
 from tasks.policy import distances
+from tasks.policy.binning import BinGuide, count_values
 from tasks.policy.distances import Table
 from tasks.policy.drift import drifted_share, measure
 from tasks.policy.drift_reasons import describe
@@ -17,7 +18,6 @@ from tasks.policy.profile import (
     ReferenceProfile,
     WindowProfile,
     choose_edges,
-    count_sorted,
     with_missing,
 )
 from tasks.policy.records import from_json, to_json
@@ -29,12 +29,12 @@ ANY = (-np.inf, np.inf)
 def numeric(values: np.ndarray, name: str = "x") -> FeatureReference:
     ordered = np.sort(values)
     edges = choose_edges(ordered)
-    counts = count_sorted(name, "double", ordered, np.array(edges), ANY)
+    counts = count_values(name, "double", ordered, BinGuide.of(np.array(edges)), ANY)
     return FeatureReference(name, "numeric", counts, edges)
 
 
 def current(values: np.ndarray, frozen: FeatureReference) -> FeatureCounts:
-    return count_sorted(frozen.feature, "double", np.sort(values), np.array(frozen.edges), ANY)
+    return count_values(frozen.feature, "double", values, BinGuide.of(np.array(frozen.edges)), ANY)
 
 
 def judged(frozen: list[FeatureReference], counted: list[FeatureCounts], importances=None, **settings):

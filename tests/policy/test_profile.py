@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.policy.binning import BinGuide, count_values
 from tasks.policy.duplicates import IdSketch
 from tasks.policy.profile import (
     FeatureCounts,
     choose_categories,
     choose_edges,
-    count_sorted,
     merge_counts,
     with_missing,
 )
@@ -22,7 +22,7 @@ batches = st.lists(st.lists(st.floats(-1e6, 1e6, allow_nan=False), max_size=30),
 
 
 def counted(values: list[float], accepted: tuple[float, float] = ANY) -> FeatureCounts:
-    return count_sorted("x", "double", np.sort(np.array(values, dtype=float)), EDGES, accepted)
+    return count_values("x", "double", np.array(values, dtype=float), BinGuide.of(EDGES), accepted)
 
 
 def test_values_fall_into_bins_that_end_at_their_edge():
@@ -65,7 +65,7 @@ def test_merging_is_associative(parts: list[list[float]]):
 
 
 def test_counts_of_different_features_do_not_merge():
-    other = count_sorted("y", "double", np.array([1.0]), EDGES, ANY)
+    other = count_values("y", "double", np.array([1.0]), BinGuide.of(EDGES), ANY)
     with pytest.raises(ValueError, match="cannot be merged"):
         counted([1]).merge(other)
 
@@ -79,7 +79,7 @@ def test_few_distinct_values_are_all_edges_and_many_become_quantiles():
     assert choose_edges(np.array([1.0, 1.0, 2.0, 4.0])) == (1.0, 2.0, 4.0)
     edges = choose_edges(np.arange(100_000.0))
     assert len(edges) == 255 and edges[0] == 0 and edges[-1] == 99_999
-    counts = count_sorted("x", "double", np.arange(100_000.0), np.array(edges), ANY)
+    counts = count_values("x", "double", np.arange(100_000.0), BinGuide.of(np.array(edges)), ANY)
     assert max(counts.counts) <= 100_000 / 254 + 1
     assert choose_edges(np.empty(0)) == ()
 

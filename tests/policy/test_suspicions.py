@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.policy.profile import FeatureCounts, FeatureReference, choose_edges, count_sorted
+from tasks.policy.binning import BinGuide, count_values
+from tasks.policy.profile import FeatureCounts, FeatureReference, choose_edges
 from tasks.policy.suspicions import suspect
 
 RANDOM = np.random.default_rng(0)
@@ -14,11 +15,13 @@ ANY = (-np.inf, np.inf)
 
 def numeric(values: np.ndarray) -> FeatureReference:
     edges = choose_edges(values)
-    return FeatureReference("x", "numeric", count_sorted("x", "double", values, np.array(edges), ANY), edges)
+    return FeatureReference(
+        "x", "numeric", count_values("x", "double", values, BinGuide.of(np.array(edges)), ANY), edges
+    )
 
 
 def window(reference: FeatureReference, values: np.ndarray) -> FeatureCounts:
-    return count_sorted("x", "double", np.sort(values), np.array(reference.edges), ANY)
+    return count_values("x", "double", values, BinGuide.of(np.array(reference.edges)), ANY)
 
 
 def named(*shares: int) -> FeatureCounts:
