@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.profile import FeatureCounts, Floats, bounded
+from tasks.policy.profile import FeatureCounts, Floats, bounded, bounded_each
 
 CELLS = 16_384
 TAIL = 0.01
@@ -101,5 +101,5 @@ def count_values(
         squares=bounded(squares),
         minimum=least,
         maximum=most,
-        gaps=tuple(map(bounded, gaps.tolist())),
+        gaps=bounded_each(tuple(gaps.tolist())),
     )

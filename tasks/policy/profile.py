@@ -95,7 +95,7 @@ class FeatureCounts:
             squares=squares,
             minimum=min((part.minimum for part in (self, other) if part.minimum is not None), default=None),
             maximum=max((part.maximum for part in (self, other) if part.maximum is not None), default=None),
-            gaps=_bounded(tuple(map(add, self.gaps, other.gaps))),
+            gaps=bounded_each(tuple(map(add, self.gaps, other.gaps))),
         )
 
 
@@ -116,7 +116,7 @@ def bounded(value: float | np.floating) -> float:
     return 0.0 if value != value else float(min(max(value, -LARGEST), LARGEST))
 
 
-def _bounded(values: tuple[float, ...]) -> tuple[float, ...]:
+def bounded_each(values: tuple[float, ...]) -> tuple[float, ...]:
     return values if math.isfinite(sum(values)) else tuple(map(bounded, values))
 
 
