@@ -24,6 +24,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import AwaitingRetry
 from rich.console import Console
@@ -39,6 +40,8 @@ TAKEN_BY = "prefect.worker.name"
 """The label by which Prefect notes who took a run, before its process starts."""
 STOPPED = "its worker was stopped; the next one takes it up"
 POLL_S = 0.5
+PAGE = 200
+"""Runs in one answer of the server, at most."""
 
 
 def worker_name(pool: str, queues: Sequence[str]) -> str:
@@ -119,17 +122,26 @@ def hand_back_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -
 
     One that no worker has put its name to yet was taken a moment ago; it is ours where no other worker is there.
     """
-    under_way = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY)))
-    in_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
     own = worker_name(pool, queues)
     with _client(api_url) as client:
-        runs = client.read_flow_runs(flow_run_filter=under_way, work_pool_filter=in_pool)
+        runs = _under_way(client, pool)
         present = [each.name for each in client.read_workers_for_work_pool(pool) if each.status == WorkerStatus.ONLINE]
         owners = {own} if any(name != own for name in present) else {own, None}
         gone = [run for run in runs if run.labels.get(TAKEN_BY) in owners and not _lives(run)]
         for run in gone:
             client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
     return len(gone)
+
+
+def _under_way(client: SyncPrefectClient, pool: str) -> list[FlowRun]:
+    state = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY)))
+    of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(
+        flow_run_filter=state, work_pool_filter=of_pool, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=len(found)
+    ):
+        found += page
+    return found
 
 
 def _lives(run: FlowRun) -> bool:

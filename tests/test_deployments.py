@@ -312,23 +312,28 @@ def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deploy
     assert [change.verb for change in apply()] == ["removed"] * 8
 
 
-def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_machine_has_taken(deployed, client):
+def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_machine_has_taken(
+    deployed, client, monkeypatch
+):
     from prefect.settings import get_current_settings
     from prefect.states import Running
 
     from deployments.worker import POOL, TAKEN_BY, hand_back_runs, worker_name
 
+    monkeypatch.setattr("deployments.worker.PAGE", 1)  # each run comes in an answer of its own
     deployment = client.read_deployment_by_name("score/score")
-    taken_by = {"gone": worker_name(POOL, ()), "lives": worker_name(POOL, ()), "elsewhere": f"{POOL}-other-host"}
+    own = worker_name(POOL, ())
+    taken_by = {"gone": own, "lives": own, "elsewhere": f"{POOL}-other-host", "gone as well": own}
     runs = {}
     for name, worker in taken_by.items():
         run = runs[name] = client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"})
         client.set_flow_run_state(run.id, Running(), force=True)
         client.update_flow_run(run.id, infrastructure_pid=str(os.getpid()) if name == "lives" else "999999999")
         client.update_flow_run_labels(run.id, {TAKEN_BY: worker})
-    assert hand_back_runs(str(get_current_settings().api.url)) == 1
+    assert hand_back_runs(str(get_current_settings().api.url)) == 2
     states = {name: client.read_flow_run(run.id).state.name for name, run in runs.items()}
-    assert states == {"gone": "AwaitingRetry", "lives": "Running", "elsewhere": "Running"}
+    back = "AwaitingRetry"
+    assert states == {"gone": back, "lives": "Running", "elsewhere": "Running", "gone as well": back}
 
 
 def test_a_run_that_nobody_put_a_name_to_goes_back_only_where_no_other_worker_could_have_taken_it(deployed, client):

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,14 +32,19 @@ class NothingHappened(Exception):
     """A hop did not come within HOP_S."""
 
 
+def free_ports() -> dict[str, int]:
+    """One for each service that `serve` may be told a port for."""
+    return {name: free_port() for name in ("prefect", "mlflow", "reports")}
+
+
 @contextmanager
-def served(home: Path, models: Path, log: Path) -> Iterator[str]:
+def served(home: Path, models: Path, log: Path, ports: Mapping[str, int] | None = None) -> Iterator[str]:
     """`python -m deployments serve` with these models on a workspace of its own. Yields the API's address."""
     os.environ.update({"PERENNIAL_HOME": str(home), "PERENNIAL_MODELS": str(models)})
-    ports = [part for name in ("prefect", "mlflow", "reports") for part in (f"--{name}-port", str(free_port()))]
+    options = [part for name, port in (ports or free_ports()).items() for part in (f"--{name}-port", str(port))]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deployments", "serve", *ports], stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "deployments", "serve", *options], stdout=output, stderr=subprocess.STDOUT
         )
     try:
         await_that(lambda: _is_up(process, log), "serve is healthy", START_S)

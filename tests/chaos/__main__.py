@@ -40,16 +40,18 @@ def rows(up: Stack, chosen: argparse.Namespace) -> Iterator[Row]:
 
 def storms() -> Iterator[Row]:
     """Events by the hundred on a server of their own; see `tests.chaos.storm`."""
-    for events, models in ((500, 1), (50, 50)):
+    for events, models, cut in ((500, 1, False), (50, 50, False), (60, 6, True)):
         with tempfile.TemporaryDirectory(prefix="perennial-storm-") as folder:
             out = Path(folder) / "storm.json"
-            sizes = ("--events", str(events), "--models", str(models), "--out", str(out))
+            sizes = ("--events", str(events), "--models", str(models), "--out", str(out), *["--cut"] * cut)
             ended = subprocess.run(
                 [sys.executable, "-m", "tests.chaos.storm", *sizes], capture_output=True, text=True, check=False
             )
             found = json.loads(out.read_text()) if out.exists() else {}
             problems = () if found.get("ok") else ((ended.stdout + ended.stderr)[-1000:],)
-            yield Row(f"storm: {events} events, {models} models", "", found.get("seconds", 0), problems)
+            yield Row(
+                f"storm: {events} events, {models} models{', all killed' * cut}", "", found.get("seconds", 0), problems
+            )
 
 
 def print_row(row: Row) -> None:

@@ -2,9 +2,12 @@
 
     python -m tests.chaos.storm --events 500 --models 1
     python -m tests.chaos.storm --events 50 --models 50
+    python -m tests.chaos.storm --events 60 --models 6 --cut
 
-Every event asks for the same decision of its model, as repeated and reordered events do. Prints a row and, with `--out`, writes it as JSON;
-ends with 1 where a model was retrained more or less than once, or more retrains ran at once than their limit allows.
+Every event asks for the same decision of its model, as repeated and reordered events do. With `--cut` every process of the
+server and its worker is killed while the first retrain runs, all is started again, and the same events come once more.
+Prints a row and, with `--out`, writes it as JSON; ends with 1 where a model was retrained more or less than once, or more
+retrains ran at once than their limit allows.
 """
 
 import argparse
@@ -13,14 +16,17 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+import psutil
+
 from tasks.policy.handover import about
-from tests.benchmarks.bench_e2e import served
+from tests.benchmarks.bench_e2e import await_that, free_ports, served
 from tests.benchmarks.e2e_model import DRIFT, WINDOW_DAYS, write_model
 
 PATIENCE_S = 1800
@@ -40,6 +46,7 @@ class Storm:
     most_at_once: int
     limit: int
     seconds: float
+    cut: bool = False
 
     @property
     def ok(self) -> bool:
@@ -48,25 +55,30 @@ class Storm:
     def __str__(self) -> str:
         verdict = "ok" if self.ok else "NOT OK"
         return (
-            f"storm  {self.events} events, {self.models} models: {self.versions} retrains of {self.retrained} models by "
+            f"storm{', all killed meanwhile' if self.cut else ''}  {self.events} events, {self.models} models: {self.versions} retrains of {self.retrained} models by "
             f"{self.runs} runs (at most {self.most_runs} a model, {self.most_at_once} at once, limit {self.limit}) in "
             f"{self.seconds:.0f} s  {verdict}"
         )
 
 
-def storm(folder: Path, events: int, models: int) -> Storm:
-    """Serve, storm, count. `folder` holds the workspace, the models and the log of the services."""
+def storm(folder: Path, events: int, models: int, cut: bool = False) -> Storm:
+    """Serve, storm, count. `folder` holds the workspace, the models and the logs of the services."""
     names = [f"storm_{number:03d}" for number in range(models)]
     (folder / "models").mkdir()
     for name in names:
         write_model(folder / "models", name)
-    started = monotonic()
-    with served(folder / "home", folder / "models", folder / "serve.log"):
-        _ask(names, events)
+    started, ports = monotonic(), free_ports()
+    if cut:
+        with served(folder / "home", folder / "models", folder / "cut.log", ports):
+            _ask(names, events)
+            _await_retrain()
+            _kill_all()
+    with served(folder / "home", folder / "models", folder / "serve.log", ports):
+        _ask(names, events, before=events if cut else 0)
         runs, most_at_once, limit = _watch(names)
         versions = _versions(names)
     return Storm(
-        events=events,
+        events=events * (1 + cut),
         models=models,
         runs=sum(runs.values()),
         most_runs=max(runs.values(), default=0),
@@ -75,11 +87,34 @@ def storm(folder: Path, events: int, models: int) -> Storm:
         most_at_once=most_at_once,
         limit=limit,
         seconds=round(monotonic() - started, 1),
+        cut=cut,
     )
 
 
-def _ask(names: Sequence[str], events: int) -> None:
-    """Ask for retrains, each model in turn, and wait until the server has every event."""
+def _kill_all() -> None:
+    """Kill what was started here and all that it started, as a power cut would."""
+    family = psutil.Process().children(recursive=True)
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(family)
+
+
+def _await_retrain() -> None:
+    """Until a retrain runs."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment_by_name("retrain/retrain")
+        await_that(
+            lambda: any(run.state is not None and run.state.is_running() for run in _runs(client, deployment.id)),
+            "a retrain runs",
+            PATIENCE_S,
+        )
+
+
+def _ask(names: Sequence[str], events: int, before: int = 0) -> None:
+    """Ask for retrains, each model in turn, and wait until the server has every event, and those asked `before`."""
     from prefect.client.orchestration import get_client
     from prefect.events import emit_event
 
@@ -95,7 +130,10 @@ def _ask(names: Sequence[str], events: int) -> None:
     body = {"filter": {"event": {"name": ["perennial.retraining.requested"]}}, "limit": 1}
     deadline = monotonic() + PATIENCE_S
     with get_client(sync_client=True) as client:
-        while client.request("POST", "/events/filter", json=body).json()["total"] < events and monotonic() < deadline:
+        while (
+            client.request("POST", "/events/filter", json=body).json()["total"] < events + before
+            and monotonic() < deadline
+        ):
             sleep(0.5)
 
 
@@ -142,9 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--events", type=int, default=500)
     parser.add_argument("--models", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the row here as JSON")
+    parser.add_argument("--cut", action="store_true", help="kill everything while the first retrain runs, start again")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="perennial-storm-") as folder:
-        outcome = storm(Path(folder), options.events, options.models)
+        outcome = storm(Path(folder), options.events, options.models, options.cut)
     print(outcome)
     if options.out:
         options.out.write_text(json.dumps({**asdict(outcome), "ok": outcome.ok}), encoding="utf-8")
