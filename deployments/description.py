@@ -85,7 +85,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
     yield (
         f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "
-        f"days (margin {config.validation.non_inferiority_margin:g}), then promotes it "
+        f"days with labels (margin {config.validation.non_inferiority_margin:g}), then promotes it "
         + ("once a person approves." if config.needs_approval else "by itself.")
     )
 

@@ -97,6 +97,29 @@ class ModelConfig(Settings):
             raise ValueError("risk is high and access.approve names nobody, expected who may approve a promotion")
         return self
 
+    @model_validator(mode="after")
+    def _has_history_to_learn_from(self) -> Self:
+        history = self.period.history_until - self.period.start
+        if history <= self.kept_from_training:
+            raise ValueError(
+                f"period.history_until is {history.days} days after period.start, expected more than the "
+                f"{self.kept_from_training.days} that {self.withheld}: nothing would be left to train the first model on"
+            )
+        return self
+
+    @property
+    def kept_from_training(self) -> timedelta:
+        """The latest time that no model learns from: labels that are not due yet, and before them the holdout."""
+        return self.columns.label_delay + timedelta(days=self.validation.holdout_days)
+
+    @property
+    def withheld(self) -> str:
+        """The same in words."""
+        return (
+            f"are not trained on (columns.label_delay_hours: {self.columns.label_delay_hours:g} and "
+            f"validation.holdout_days: {self.validation.holdout_days:g})"
+        )
+
     @property
     def needs_approval(self) -> bool:
         """Whether a person has to say yes before a challenger may serve."""

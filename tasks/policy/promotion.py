@@ -22,7 +22,7 @@ class ValidationPolicy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     holdout_days: float = Field(5, gt=0)
-    """The latest days of labelled rows, kept from both models' training, on which they are compared."""
+    """The latest days whose labels are due, kept from both models' training, on which they are compared."""
     min_rows: int = Field(300, ge=10)
     """Fewer rows than this cannot validate anything: the challenger fails."""
     non_inferiority_margin: float = Field(0.01, ge=0)

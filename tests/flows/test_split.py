@@ -1,0 +1,45 @@
+"""What is kept from training: labels that are not due yet, and before them the holdout."""
+
+import pytest
+from pydantic import ValidationError
+
+from flows.promote import promote
+from flows.retrain import retrain
+from tasks.adapters import registry
+from tasks.policy.records import utc
+from tasks.split import TooEarly, split_labelled_rows
+from tests.small_model import write_model
+from tests.trained_models import START, TRAINING, land, make_config, make_rows
+
+LATE = {
+    "id": "id", "time": "time", "label": "label", "label_delay_hours": 336,
+    "features": {"numeric": ["x", "noise"], "categorical": ["colour"], "boolean": ["flag"]},
+}  # fmt: skip
+
+
+def test_the_holdout_is_days_whose_labels_have_come_however_late_they_come():
+    config = make_config(columns=LATE)
+    land(config, TRAINING, make_rows(rows=6000))
+    training, holdout = split_labelled_rows.fn(config, TRAINING.end)
+    assert training.window.end == holdout.window.start == utc("2024-02-11")  # 14 days of delay, 5 of holdout
+    assert training.labelled_rows == training.rows == 4100
+    assert holdout.labelled_rows == 501, "100 rows a day, on the five days before the delay, and one due just now"
+
+
+def test_before_anything_can_be_learned_the_refusal_counts_the_days():
+    config = make_config(columns=LATE)
+    land(config, TRAINING, make_rows())
+    with pytest.raises(TooEarly, match=r"2024-01-20 is 19 days after 2024-01-01.* expected more than the 19 that"):
+        split_labelled_rows.fn(config, utc("2024-01-20"))
+
+
+def test_a_history_that_leaves_nothing_to_train_on_is_refused_when_the_file_is_read():
+    with pytest.raises(ValidationError, match=r"19 days after period\.start, expected more than the 19"):
+        make_config(columns=LATE, period={"start": START, "history_until": utc("2024-01-20")})
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_model_whose_labels_take_longer_than_its_holdout_gets_its_first_champion(tmp_path):
+    model = write_model(tmp_path, **{"label_delay_hours: 12": "label_delay_hours: 120"})
+    assert retrain(model, until=utc("2024-01-21")).verdict == "pass"
+    assert promote(model, until=utc("2024-01-21")).champion == registry.aliases("small")[registry.CHAMPION] == "1"
