@@ -13,7 +13,7 @@ Reference: Delta transaction protocol, https://github.com/delta-io/delta/blob/ma
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlparse
@@ -158,11 +158,12 @@ class LandedTable:
             stored = _partitioned(schema)
             self._table.create_write_transaction(adds, "append", stored, [PARTITION], commit_properties=once)
         except (DeltaError, OSError) as error:
-            for add in adds:
-                discard(self._files, add.path)
-            if isinstance(error, DeltaError) and self._was_outrun():
-                raise Outrun from None
-            raise _unwritable(self.uri, error) from error
+            if not self._was_committed(adds, error):
+                for add in adds:
+                    discard(self._files, add.path)
+                if isinstance(error, DeltaError) and self._was_outrun():
+                    raise Outrun from None
+                raise _unwritable(self.uri, error) from error
         files = [self._landed(add.path, rows.num_rows) for add, rows in zip(adds, parts.values(), strict=True)]
         return {file.window: file for file in files}
 
@@ -187,6 +188,23 @@ class LandedTable:
         size = write_parquet(self._files, path, rows, hashes, notes)
         statistics = json.dumps({"numRecords": rows.num_rows})
         return AddAction(path, size, {PARTITION: window}, int(time.time() * 1000), True, statistics)
+
+    def _was_committed(self, adds: Sequence[AddAction | RemoveAction], error: Exception) -> bool:
+        """Whether a commit reached the store though its answer did not: then its files are the table's, never to be deleted.
+
+        Raises WorkspaceError where the table cannot be read to tell; what was written is left as it is.
+        """
+        _latest.pop(self.uri, None)
+        try:
+            latest = LandedTable.open(self.uri)
+        except LakeError as unreadable:
+            raise WorkspaceError(
+                f"{self.uri}: cannot be written to ({_first_line(error)}), nor read to tell whether the rows have landed; "
+                "expected a store that can be reached; run this again, which lands nothing twice"
+            ) from unreadable
+        return (
+            bool(adds) and latest is not None and {add.path for add in adds} <= {file.path for file in latest.files()}
+        )
 
     def _was_outrun(self) -> bool:
         latest = LandedTable.open(self.uri)

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from tasks.adapters import lake
 from tasks.adapters.content_hash import column_hashes
 from tasks.adapters.delta_table import LandedTable, Outrun
 from tasks.adapters.schemas import SourceError
+from tasks.adapters.workspace import WorkspaceError
 from tasks.policy.records import from_json, to_json
 from tasks.policy.reports import Snapshot
 from tests.landed_model import CONFIG, SECOND, SPAN, labels, parquet_files, row_folder
@@ -238,3 +240,54 @@ def test_class_probabilities_land_as_lists() -> None:
     assert lake.read_rows(snapshot)["prediction"].to_pylist() == [[0.2, 0.8], [0.5, 0.5]]
     with pytest.raises(lake.LakeError, match="'prediction' is stored as list<element: double>, found double"):
         lake.land_predictions(CONFIG, SECOND, "1", predictions([0.5]).set_column(1, "time", rows(1, 0, SECOND)["at"]))
+
+
+@pytest.mark.parametrize("error", [OSError("operation timed out"), CommitFailedError("version already exists")])
+def test_a_commit_whose_answer_was_lost_has_landed_and_its_files_are_kept(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+    committed = DeltaTable.create_write_transaction
+
+    def answer_is_lost(*arguments: object, **named: object) -> None:
+        committed(*arguments, **named)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", answer_is_lost)
+        snapshot = lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))
+    assert lake.read_rows(snapshot).num_rows == snapshot.rows == 10
+    assert lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND)) == snapshot
+
+
+def test_a_commit_that_failed_lands_nothing_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", refuse)
+        with pytest.raises(WorkspaceError, match="nothing was landed"):
+            lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))
+    assert len(parquet_files(row_folder())) == 1
+    assert lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND)).rows == 10
+
+
+def test_files_stay_where_nobody_can_tell_whether_they_were_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+    committed = DeltaTable.create_write_transaction
+
+    def store_goes_away(*arguments: object, **named: object) -> None:
+        committed(*arguments, **named)
+        patch.setattr(LandedTable, "open", unreadable)
+        raise OSError("operation timed out")
+
+    def unreadable(*arguments: object, **named: object) -> None:
+        raise lake.LakeError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", store_goes_away)
+        with pytest.raises(WorkspaceError, match="run this again, which lands nothing twice"):
+            lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))
+    assert lake.read_rows(lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))).num_rows == 10
