@@ -145,6 +145,8 @@ def paired_bootstrap(
     if metric == "roc_auc" and old.ndim == 1:
         _, covariance = delong(truth, np.stack([old, new]))
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        if np.isnan(variance):  # one row of a class shows nothing of how its scores vary
+            return Gain(gain, float("nan"), float("nan"))
         half = float(scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(0.0, variance)))
         return Gain(gain, gain - half, gain + half)
     low, high = percentile_interval(sign * _differences(metric, truth, old, new, draws, seed, quantile), confidence)

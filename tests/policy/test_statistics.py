@@ -193,3 +193,13 @@ def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_cor
     independent = resampling.bootstrap_interval(series)
     assert (high - low) > 1.8 * (independent.high - independent.low)
     assert np.isnan(resampling.moving_block_interval([np.nan])).all()
+
+
+@pytest.mark.parametrize(("positives", "known"), [(1, False), (2, True), (399, False)])
+def test_one_row_of_a_class_gives_no_interval_of_a_gain_in_auc(positives, known):
+    random = np.random.default_rng(4)
+    truth = (np.arange(400) < positives).astype(float)
+    old, new = random.random(400), random.random(400)
+    gain = statistics.paired_bootstrap(old, new, truth, "roc_auc")
+    assert np.isfinite(gain.gain)
+    assert (np.isfinite(gain.low) and gain.low < gain.high) == known
