@@ -64,10 +64,11 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     """
     from tasks.adapters import lake, sources
 
-    searched = period or lake.labels_due(config, as_of, timedelta(days=lookback_days))
+    due = None if period else lake.labels_due(config, as_of, timedelta(days=lookback_days))
+    searched = due.window if due else period
     if searched is None:
         get_run_logger().info("labels: no rows have landed before %s, nothing to look for", as_of.isoformat())
         return 0
-    stored = lake.land_labels(config, sources.read_labels(config, searched), as_of, all_due=period is None)
+    stored = lake.land_labels(config, sources.read_labels(config, searched), as_of, due)
     get_run_logger().info("labels: %d new by %s, looked for in %s", stored, as_of.isoformat(), searched.name)
     return stored

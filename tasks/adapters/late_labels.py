@@ -7,7 +7,7 @@ row, so that one window's labels are read without the others.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -29,7 +29,15 @@ from tasks.policy.reports import Snapshot
 SEARCHED_UNTIL, SEARCHED_ROWS = "searched_until", "searched_rows"
 
 
-def labels_due(config: ModelConfig, as_of: datetime, lookback: timedelta) -> Window | None:
+@dataclass(frozen=True, slots=True)
+class LabelsDue:
+    """Production time to look for labels in, and the version of the landed rows that this was said of."""
+
+    window: Window
+    rows_version: int
+
+
+def labels_due(config: ModelConfig, as_of: datetime, lookback: timedelta) -> LabelsDue | None:
     """The production time whose labels may have become known since they were last looked for; None where there is none.
 
     Labels are expected `label_delay` after their time and looked for until `lookback` later.
@@ -45,14 +53,15 @@ def labels_due(config: ModelConfig, as_of: datetime, lookback: timedelta) -> Win
     starts = [window.start for window in unsearched]
     starts += [max(window.start, since) for window in searched if window.end > since]
     end = min(as_of, max((window.end for window in unsearched + searched), default=as_of))
-    return Window(min(starts), end) if starts and min(starts) < end else None
+    return LabelsDue(Window(min(starts), end), rows.version) if rows and starts and min(starts) < end else None
 
 
-def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, *, all_due: bool = False) -> int:
+def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: LabelsDue | None = None) -> int:
     """Store labels that are new or corrected; how many. `labels` has id, time, label and label time, or `label_at`.
 
     Left out: labels that were not known at `as_of`, those stored already, and those of rows that never landed.
-    `all_due` says that these are all labels due by `as_of`, so that the next search may begin there.
+    With `due` these are all labels that a search for it found, so that the next one may begin where it ended. A search
+    as of an earlier time than the latest one (a back-fill) did not see what came since, so it moves nothing on.
     """
     if "label_at" not in labels.column_names:
         labels = conform_labels(config, labels, f"{config.name}, labels")
@@ -63,7 +72,7 @@ def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, *, all_d
     landed = known.filter(pa.array(places >= 0))
     candidates = landed.select([config.columns.id, config.columns.label, "label_at"])
     candidates = candidates.append_column("place", pa.array(places[places >= 0], pa.int32()))
-    numbers = {SEARCHED_UNTIL: int(as_of.timestamp()), SEARCHED_ROWS: rows.version if rows else -1} if all_due else {}
+    searched_until = int(as_of.timestamp())
 
     def attempt() -> int:
         table = LandedTable.open(_uri(config, "labels"))
@@ -76,7 +85,10 @@ def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, *, all_d
             parts = {windows[place].name: stored_columns.filter(pc.equal(fresh["place"], place))
                      for place in fresh["place"].unique().to_pylist()}  # fmt: skip
             lease.check(config.name)
-            table.append(parts, {key: max(number, table.number(key) or number) for key, number in numbers.items()}, {})
+            is_latest = due and searched_until >= (table.number(SEARCHED_UNTIL) or searched_until)
+            rows_version = max(due.rows_version, table.number(SEARCHED_ROWS) or -1) if due else -1
+            numbers = {SEARCHED_UNTIL: searched_until, SEARCHED_ROWS: rows_version} if is_latest else {}
+            table.append(parts, numbers, {})
         return int(fresh.num_rows)
 
     return until_first(attempt, _uri(config, "labels"))

@@ -144,11 +144,34 @@ def test_labels_are_looked_for_where_they_are_due_and_not_where_they_were_looked
     assert lake.labels_due(CONFIG, SECOND.end, 2 * DAY) is None
     lake.land_rows(CONFIG, WINDOW, rows(50))
     assert lake.labels_due(CONFIG, WINDOW.start, 2 * DAY) is None
-    assert lake.labels_due(CONFIG, WINDOW.start + DAY, 2 * DAY) == Window(WINDOW.start, WINDOW.start + DAY)
-    assert lake.labels_due(CONFIG, SECOND.end, 2 * DAY) == WINDOW, "never looked for: all of it"
+    assert lake.labels_due(CONFIG, WINDOW.start + DAY, 2 * DAY).window == Window(WINDOW.start, WINDOW.start + DAY)
+    due = lake.labels_due(CONFIG, SECOND.end, 2 * DAY)
+    assert due.window == WINDOW, "never looked for: all of it"
 
-    lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end, all_due=True)
+    lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end, due)
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
 
     # looked for at WINDOW.end; a delay of a day and two days of grace before that; SECOND is new and due in full
-    assert lake.labels_due(CONFIG, SECOND.end, 2 * DAY) == Window(WINDOW.end - 3 * DAY, SECOND.end)
+    assert lake.labels_due(CONFIG, SECOND.end, 2 * DAY).window == Window(WINDOW.end - 3 * DAY, SECOND.end)
+
+
+def test_a_back_fill_as_of_an_earlier_time_does_not_count_as_having_looked_for_what_came_since() -> None:
+    lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
+    live = SECOND.end + 60 * DAY
+    lake.land_labels(CONFIG, labels(["1-0"], [1], [SECOND.end], SECOND.start), live, lake.labels_due(CONFIG, live, DAY))
+
+    lake.land_rows(CONFIG, WINDOW, rows(50))
+    due = lake.labels_due(CONFIG, WINDOW.end, DAY)
+    lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.start]), WINDOW.end, due)
+
+    later = lake.labels_due(CONFIG, live + DAY, DAY)
+    assert later is not None and later.window.start == WINDOW.start, "its later labels are still to be looked for"
+
+
+def test_a_window_that_lands_while_labels_are_looked_for_is_looked_for_the_next_time() -> None:
+    lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
+    due = lake.labels_due(CONFIG, SECOND.end + 60 * DAY, DAY)
+    lake.land_rows(CONFIG, WINDOW, rows(50))  # another process, after this one has asked the source
+    lake.land_labels(CONFIG, labels(["1-0"], [1], [SECOND.end], SECOND.start), SECOND.end + 60 * DAY, due)
+    later = lake.labels_due(CONFIG, SECOND.end + 61 * DAY, DAY)
+    assert later is not None and later.window.start == WINDOW.start
