@@ -117,6 +117,9 @@ def models() -> tuple[str, ...]:
 
 def verify(model: str, expected: Head | None = None) -> Verification:
     """Read every entry anew and check the whole chain, its head, and a head that was noted elsewhere (`expected`)."""
+    head = _head(
+        model
+    )  # before the entries: what is appended meanwhile is listed, and the head of before is still there
     with store_errors(model):
         listed = [meta["path"].removeprefix(f"{model}/") for meta in obstore.list(ledger_store(), model).collect()]
     numbered = sorted(name for name in listed if _NUMBERED.match(name))
@@ -129,7 +132,6 @@ def verify(model: str, expected: Head | None = None) -> Verification:
         problems += [f"entry {sequence} {problem}"] if problem else []
         if found_hash:
             hashes[sequence] = found_hash
-    head = _head(model)
     if numbered and head is None:
         problems.append(
             f"{HEAD} is missing or cannot be read, so nothing here shows that the last entries are all there"

@@ -273,3 +273,17 @@ def test_appending_stays_quick_in_a_long_ledger():
         ledger.append(MODEL, "note", f"late {i}", AT)
         seconds.append(time.perf_counter() - started)
     assert sorted(seconds)[15] < 0.03
+
+
+def test_a_ledger_that_grows_while_it_is_verified_is_whole(monkeypatch: pytest.MonkeyPatch):
+    fill(3)
+    check = ledger._check
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(ledger, "_check", check)
+        ledger.append(MODEL, "window.judged", "another process", utc("2024-01-02"), "d9")
+        return check(*arguments)
+
+    monkeypatch.setattr(ledger, "_check", meanwhile)
+    assert ledger.verify(MODEL).problems == ()
+    assert ledger.verify(MODEL).entries == 4
