@@ -72,13 +72,14 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
 
     entries = ledger.entries(config.name)
     judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
-    earlier = [judgement for judgement in judged if judgement.evidence.window < window]
+    before = [judgement for judgement in judged if judgement.evidence.window < window]
+    earlier = _latest_of_each(before)
     since = champion.trained.end
     made = [entry for entry in entries if entry.kind == "challenger.registered"]
     refused = {entry.decision_id for entry in entries if entry.kind == "retraining.refused"}
-    asked = [j for j in earlier if j.decision.retrain and j.decision.decision_id not in refused]
+    asked = [j for j in before if j.decision.retrain and j.decision.decision_id not in refused]
     return History(
-        performances=_latest_performances(earlier),
+        performances=_latest_performances(before),
         evidence=tuple(judgement.evidence for judgement in earlier),
         retrained_at=tuple(entry.at for entry in made),
         champion_since=_champion_since(entries),
@@ -113,6 +114,12 @@ def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
 @lru_cache(maxsize=1024)
 def _version(body: str) -> ModelVersion:
     return from_json(ModelVersion, body)
+
+
+def _latest_of_each(judgements: list[Judgement]) -> list[Judgement]:
+    """One judgement a window, oldest window first: one judged again, after the policy was edited, counts once."""
+    latest = {judgement.evidence.window: judgement for judgement in judgements}
+    return [latest[window] for window in sorted(latest)]
 
 
 def _latest_performances(judgements: list[Judgement]) -> tuple[PerformanceReport, ...]:

@@ -1,0 +1,29 @@
+"""What earlier judgements count for."""
+
+from tasks import history
+from tasks.adapters import ledger
+from tasks.policy.evidence import Judgement, ModelVersion, WindowEvidence
+from tasks.policy.records import Window, utc
+from tasks.policy.reports import QualityReport
+from tasks.policy.retraining import decide_retraining
+from tests.trained_models import make_config
+
+CHAMPION = ModelVersion(
+    "binary_model", "1", "run", "d" * 16, Window(utc("2024-01-01"), utc("2024-03-01")), 1000, "0" * 64
+)
+WINDOW = Window(utc("2024-03-01"), utc("2024-03-06"))
+
+
+def test_a_window_judged_again_after_its_policy_was_edited_counts_once():
+    """400 rows landed; the window was judged by the policy of before and by that of after the edit."""
+    for cooldown_days in (0, 3):
+        when = {"trigger": "new_rows", "fraction": 1.0}
+        config = make_config(retraining={"when": when, "cooldown_days": cooldown_days})
+        evidence = WindowEvidence(WINDOW, 400, QualityReport(WINDOW, "pass", 400, (), 0, ()))
+        before = history.recall_history(config, CHAMPION, WINDOW)
+        decision = decide_retraining(config.name, config.retraining, evidence, before, WINDOW.end)
+        judgement = Judgement(WINDOW.end, "1", evidence, decision)
+        ledger.append(config.name, "window.judged", judgement, WINDOW.end, decision.decision_id)
+    assert len(ledger.entries(config.name)) == 2
+    found = history.recall_history(config, CHAMPION, WINDOW.next())
+    assert (len(found.evidence), found.rows_since_training) == (1, 400)
