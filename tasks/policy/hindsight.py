@@ -55,9 +55,10 @@ def as_run(matrix: PerformanceMatrix, serving: tuple[int, ...]) -> Run:
 def best_run(matrix: PerformanceMatrix, alpha: float, share: float) -> Run:
     """The run of least C_α among all that a policy could have made."""
     losses = _served_losses(matrix)
+    untrained = as_run(matrix, _path(losses, matrix.history, (1 - share) * alpha, (1 - share) * alpha))
+    if len(untrained.trainings) == 0 or share == 0:  # the best where training is free trains nothing, so it is the best
+        return untrained
     run = as_run(matrix, _path(losses, matrix.history, (1 - share) * alpha, alpha))
-    if len(run.trainings) == 0 or share == 0:
-        return run
     exact = as_run(matrix, _exact(losses, matrix.history, alpha, share))
     return min((run, exact), key=lambda r: cost(r, alpha, share, matrix.served))
 
