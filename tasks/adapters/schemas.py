@@ -104,11 +104,17 @@ def as_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> pa.Chunke
         return _as_number(column, at)
     if _is_text(column.type):
         return column.cast(pa.string())
-    number = _as_number(column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column, at)
-    whole = pc.round(number)
-    if not pc.all(pc.equal(number, whole), min_count=0).as_py():
-        raise SourceError(f"{at} holds fractions, expected classes; a regression needs task: regression")
-    return whole.cast(pa.int64())
+    if pa.types.is_boolean(column.type):
+        return column.cast(pa.int8()).cast(pa.int64())
+    if pa.types.is_integer(column.type):
+        return _as_int64(column, at)
+    number = _as_number(column, at)
+    whole = pc.and_(pc.equal(number, pc.round(number)), pc.less(pc.abs(number), 2.0**53))
+    if not pc.all(whole, min_count=0).as_py():
+        raise SourceError(
+            f"{at} holds fractions, or numbers past 2^53, expected classes; a regression needs task: regression"
+        )
+    return number.cast(pa.int64())
 
 
 def to_utc(column: pa.ChunkedArray, at: str, time_zone: str | None = None) -> pa.ChunkedArray:
@@ -186,8 +192,17 @@ def _as_key(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     if _is_text(column.type):
         return column.cast(pa.string())
     if pa.types.is_integer(column.type):
-        return column.cast(pa.int64())
+        return _as_int64(column, at)
     raise SourceError(f"{at} is {column.type}, expected text or integers to identify rows by")
+
+
+def _as_int64(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise SourceError(
+            f"{at} is {column.type} ({error}), expected signed 64-bit integers; store it as text"
+        ) from error
 
 
 def _as_stored(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
@@ -196,4 +211,4 @@ def _as_stored(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
         return column
     if _is_text(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
-    return column.cast(pa.int64()) if pa.types.is_integer(column.type) else _as_number(column, at)
+    return _as_int64(column, at) if pa.types.is_integer(column.type) else _as_number(column, at)

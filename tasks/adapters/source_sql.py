@@ -7,6 +7,7 @@ times as text and has them compared as text: write them as `YYYY-MM-DD HH:MM:SS.
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -76,7 +77,11 @@ def _engine(source: Source, where: str) -> Engine:
 
 
 def _bounds(source: Source, window: Window, where: str) -> dict[str, Any]:
-    """Both bounds as UTC times; as local times without a zone where the YAML says that the database stores such."""
+    """Both bounds as UTC times; as local times without a zone where the YAML says that the database stores such.
+
+    Those are moved outwards by more than a clock change: in the hour that is there twice a local time does not say which
+    is meant. The exact cut is made after conversion.
+    """
     name = source.options.get("time_zone")
     if name is None:
         return {"start": window.start, "end": window.end}
@@ -85,8 +90,8 @@ def _bounds(source: Source, window: Window, where: str) -> dict[str, Any]:
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise SourceError(f"{where}: time_zone is {name!r}, expected an IANA name such as Europe/Berlin") from error
     return {
-        key: bound.astimezone(zone).replace(tzinfo=None)
-        for key, bound in (("start", window.start), ("end", window.end))
+        key: bound.astimezone(zone).replace(tzinfo=None) + timedelta(hours=hours)
+        for key, bound, hours in (("start", window.start, -2), ("end", window.end, 2))
     }
 
 

@@ -69,7 +69,7 @@ def test_types_that_lose_nothing_are_taken(tmp_path: Path) -> None:
 
 
 def test_a_label_with_fractions_is_no_class(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="column 'churned' holds fractions, expected classes"):
+    with pytest.raises(SourceError, match="column 'churned' holds fractions, or numbers past"):
         read_labels(parquet(tmp_path, replaced("churned", [0.5] * 120)), WINDOW)
 
 
@@ -172,3 +172,12 @@ def test_a_function_that_is_missing_fails_or_returns_something_else_is_named() -
 def test_an_unknown_option_is_named_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="option 'delimeter' is unknown for kind csv, expected time_zone, delimiter"):
         read_window(source("csv", tmp_path / "rows.csv", options={"delimeter": ";"}), WINDOW)
+
+
+def test_ids_and_classes_that_64_bits_cannot_hold_are_refused_and_large_ones_stay_apart(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"column 'id' is uint64 .* store it as text"):
+        read_window(parquet(tmp_path, replaced("id", pa.array([2**63 + 5] * 120, pa.uint64()))), WINDOW)
+    with pytest.raises(SourceError, match="column 'churned' holds fractions, or numbers past"):
+        read_labels(parquet(tmp_path, replaced("churned", [float("inf")] * 120)), WINDOW)
+    read = read_labels(parquet(tmp_path, replaced("churned", [2**53, 2**53 + 1] * 60)), WINDOW)
+    assert set(read["churned"].to_pylist()) == {2**53, 2**53 + 1}

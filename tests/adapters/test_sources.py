@@ -2,21 +2,23 @@
 
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy
 from deltalake import write_deltalake
 
 from tasks.adapters.sources import SourceError, read_labels, read_window
 from tasks.policy.records import Window
-from tests.monitored_model import WINDOW, model
+from tests.monitored_model import WINDOW, model, rows
 from tests.object_store import gcs, s3
 from tests.source_tables import (
     BEFORE,
@@ -204,3 +206,28 @@ def test_other_row_groups_and_columns_are_never_touched(tmp_path: Path) -> None:
     assert_is_the_window(read_window(config, WINDOW))
     with pytest.raises(SourceError, match="cannot be read as parquet"):
         read_window(config, BEFORE)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "sql"])
+def test_no_row_is_lost_in_the_hour_that_clocks_repeat(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database of New York wall times, a row every ten minutes of 3 November 2013 UTC, read in windows of six hours."""
+    start, zone = datetime(2013, 11, 3, tzinfo=UTC), ZoneInfo("America/New_York")
+    moments = [start + timedelta(minutes=10 * step) for step in range(144)]
+    walls = [moment.astimezone(zone).replace(tzinfo=None) for moment in moments]
+    table = rows(144).set_column(1, "at", pa.array(walls, pa.timestamp("us")))
+    if kind == "parquet":
+        pq.write_table(table, tmp_path / "rows.parquet")
+        config = source("parquet", tmp_path / "rows.parquet", options={"time_zone": zone.key})
+    else:
+        address = f"sqlite:///{tmp_path / 'rows.db'}"
+        monkeypatch.setenv("ROWS_URL", address)
+        engine = sqlalchemy.create_engine(address)
+        table.to_pandas().to_sql("rows", engine, index=False)
+        engine.dispose()
+        query = "SELECT * FROM rows WHERE at >= :start AND at < :end"
+        config = source("sql", url_env="ROWS_URL", query=query, options={"time_zone": zone.key})
+    windows = Window(start, start + timedelta(days=1)).split(0.25)
+    found = [row for window in windows for row in read_window(config, window)["id"].to_pylist()]
+    assert len(found) == len(set(found)) == 144, "both times 01:00 to 02:00 are taken as the first"
