@@ -61,12 +61,12 @@ def approval_of(
 
 
 def _serves(challenger: ModelVersion) -> bool:
-    """Whether this version is the champion already, put there by a promotion that was finished."""
+    """Whether this version is the champion already, put there by this decision's promotion, and that was finished."""
     from tasks.adapters import registry
 
     model, version = challenger.model, challenger.version
     champion = registry.aliases(model).get(registry.CHAMPION)
-    return champion == version and "promoted_by" in registry.tags(model, version)
+    return champion == version and registry.tags(model, version).get("promoted_by") == challenger.decision_id
 
 
 def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:

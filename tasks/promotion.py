@@ -25,7 +25,7 @@ def promote_challenger(
 
     model, number = config.name, challenger.version
     now, tags = registry.aliases(model), registry.tags(model, number)
-    if now.get(registry.CHAMPION) == number and "promoted_by" in tags:
+    if now.get(registry.CHAMPION) == number and tags.get("promoted_by") == decision_id:
         return Promotion(model, decision_id, number, now.get(registry.PREVIOUS), "unchanged")
     before = alias_move.remembered(model, number, decision_id)
     champion, waiting = before.get(registry.CHAMPION), before.get(registry.CHALLENGER)

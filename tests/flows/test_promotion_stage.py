@@ -300,3 +300,14 @@ def test_in_a_flow_a_later_failure_takes_the_move_back_and_success_keeps_it(thre
     assert registry.aliases(MODEL) == before
     assert promote_then_write(disk_is_full=False) == "3"
     assert registry.aliases(MODEL) == {"champion": "3", "previous": "2"}
+
+
+def test_a_return_killed_after_the_champion_moved_is_finished_by_running_it_again(three_versions):
+    back = replace(three_versions[0], decision_id="return-1")  # version 1, which an earlier decision had promoted
+    before = registry.aliases(MODEL)
+    registry.tag(MODEL, "1", move_from=json.dumps(before), move_by="return-1")
+    registry.set_aliases(MODEL, {"previous": "2", "champion": "1"})
+    assert promote(back, "2").action == "promoted"
+    assert registry.aliases(MODEL) == {"champion": "1", "previous": "2", "challenger": "3"}
+    assert (status("1"), status("2")) == ("champion", "stale")
+    assert promote(back, "2").action == "unchanged"
