@@ -128,7 +128,8 @@ def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
     """One model's state; only its latest `windows` judgements are read."""
     judged = [entry for entry in facts.entries if entry.kind == "window.judged"]
     judgements = [from_json(Judgement, entry.body) for entry in judged[-windows:]]
-    latest = judgements[-1] if judgements else None
+    # of the latest window, though one of a back-fill was judged since; of that window what was said last
+    latest = max(reversed(judgements), key=lambda judgement: judgement.evidence.window, default=None)
     performances = _latest_performances(judgements)
     measured = [(report, value) for report in performances if (value := report.metric(report.primary))]
     report, metric = measured[-1] if measured else (None, None)

@@ -158,3 +158,15 @@ def test_what_needs_a_person_most_comes_first_and_names_break_ties():
         "b_healthy",
     ]
     assert fleet.headline == "2 models need a person, 1 to watch, 2 healthy."
+
+
+def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarantine():
+    earlier = (
+        judged(Window(utc("2024-01-10"), utc("2024-01-15"))),
+        judged(Window(utc("2024-01-15"), utc("2024-01-20"))),
+    )
+    member = describe_member(facts(judged(), *earlier))
+    assert (member.health, member.latest.evidence.window) == ("healthy", WINDOW)
+    assert needs(describe_member(facts(judged(quality="fail"), *earlier))) == needs(
+        describe_member(facts(judged(quality="fail")))
+    )
