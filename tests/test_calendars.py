@@ -38,3 +38,9 @@ def test_dates_are_those_of_prefects_own_schedules(kind, rule, timezone):
         moment = next_date(kind, rule, timezone, moment)
         found.append(moment)
     assert found == expected
+
+
+@pytest.mark.parametrize(("kind", "rule"), [("cron", "30 1 * * *"), ("rrule", "FREQ=DAILY;BYHOUR=1;BYMINUTE=30")])
+def test_in_the_hour_that_clocks_repeat_the_next_date_is_still_later(kind, rule):
+    after = utc("2026-11-01T06:00")  # 01:00 in New York for the second time; 01:30 of the first has passed
+    assert next_date(kind, rule, "America/New_York", after) > after

@@ -41,7 +41,10 @@ def _next_of_cron(rule: str, where: ZoneInfo, after: datetime) -> datetime | Non
     if len(rule.split()) != 5:
         raise ValueError(f"cron is {rule!r} with {len(rule.split())} fields, {CRON}")
     try:
-        return next((date.astimezone(UTC) for date in CronSim(rule, after.astimezone(where))), None)
+        dates = (date.astimezone(UTC) for date in CronSim(rule, after.astimezone(where)))
+        return next(
+            (date for date in dates if date > after), None
+        )  # in the hour that clocks repeat, wall time runs back
     except CronSimError as error:
         raise ValueError(f"cron is {rule!r} and cannot be read ({error}), {CRON}") from error
 
