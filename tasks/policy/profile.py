@@ -184,9 +184,12 @@ def merge_counts(parts: Iterable[FeatureCounts]) -> FeatureCounts:
 def choose_edges(values: Floats) -> tuple[float, ...]:
     """Edges for sorted finite values: all distinct ones, if at most 255, else quantiles from the least to the greatest.
 
-    Edges are values that occur, so a value repeated in many rows lies at the end of its bin and never astride two.
+    Edges are values that occur, so a value repeated in many rows lies at the end of its bin and never astride two. A
+    single value gets an edge right below it as well, so that a move downwards shows too.
     """
     distinct = values[np.flatnonzero(np.diff(values, prepend=-np.inf))]
+    if len(distinct) == 1:
+        return float(np.nextafter(distinct[0], -np.inf)), float(distinct[0])
     if len(distinct) <= MAX_EDGES:
         return tuple(distinct.tolist())
     ranks = np.linspace(0, len(values) - 1, MAX_EDGES).round().astype(np.int64)

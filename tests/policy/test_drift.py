@@ -257,3 +257,10 @@ def test_a_report_round_trips_through_json():
     frozen = numeric(random.normal(0, 1, 2000))
     report = judged([frozen], [current(random.normal(9, 1, 2000), frozen)])
     assert from_json(type(report), to_json(report)) == report
+
+
+@pytest.mark.parametrize("now", [5.0, -5.0])
+def test_a_constant_that_moves_has_drifted_whichever_way_it_went(now):
+    frozen = numeric(np.zeros(1000))
+    assert judged([frozen], [current(np.full(1000, now), frozen)]).features[0].verdict == "drifted"
+    assert judged([frozen], [current(np.zeros(1000), frozen)]).features[0].verdict == "stable"
