@@ -5,7 +5,9 @@ is what its validation promised. Written once per promotion, into the ledger and
 mostly finds nothing to do.
 """
 
+import math
 from datetime import datetime
+from itertools import islice
 
 from prefect.logging import get_run_logger
 
@@ -34,7 +36,9 @@ def look_back(
     windows = [report.window for report in history.performances if _speaks(report, champion, promotions[-1].at)]
     if latest.decision_id in scored or len(windows) < LOOK_BACK:
         return None
-    outcome = judge_outcome(config, champion, latest, windows[:LOOK_BACK], as_of)
+    outcome = judge_outcome(config, champion, latest, windows, as_of)
+    if outcome is None:
+        return None
     ledger.append(config.name, "promotion.scored", outcome, as_of, latest.decision_id)
     artifacts.publish_outcome(config.name, champion.version, outcome)
     get_run_logger().info("outcome: version %s: %s", champion.version, outcome.reason)
@@ -52,12 +56,20 @@ def _speaks(report: PerformanceReport, champion: ModelVersion, promoted: datetim
 
 def judge_outcome(
     config: ModelConfig, champion: ModelVersion, promotion: Promotion, windows: list[Window], as_of: datetime
-) -> Outcome:
-    """Realised gains over the replaced champion on these windows, against cost and what validation promised."""
+) -> Outcome | None:
+    """Realised gains over the replaced champion, against cost and what validation promised.
+
+    The first windows count in which the metric is defined, such as an AUC where both classes occur; None before there
+    are enough.
+    """
     from tasks.adapters import registry
 
     previous = registry.version(config.name, promotion.previous or "")
-    gains = [(_gain(config, previous, champion, window, as_of), window.days) for window in windows]
+    measured = ((_gain(config, previous, champion, window, as_of), window.days) for window in windows)
+    defined = ((gain, days) for gain, days in measured if all(map(math.isfinite, gain)))
+    gains = list(islice(defined, LOOK_BACK))
+    if len(gains) < LOOK_BACK:
+        return None
     if config.budget.value_usd_per_metric_unit_per_day is None:
         return score_gains(gains, config.performance.metric)
     cost = _cost(config, champion, promotion.decision_id)
@@ -70,14 +82,17 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     import numpy as np
 
     from tasks.adapters import lake, version_files
+    from tasks.adapters.encoding import encode_labels, in_order
+    from tasks.adapters.trial import all_classes
     from tasks.policy.statistics import paired_bootstrap
 
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     scorers = [version_files.load_scorer(version) for version in (old, new)]
-    truth = scorers[1].labels(rows.column(config.columns.label))
+    classes = all_classes(scorer.classes for scorer in scorers)
+    truth = encode_labels(rows.column(config.columns.label), classes)
     known = np.isfinite(truth)
-    before, after = (scorer.predict(rows)[known] for scorer in scorers)
+    before, after = (in_order(scorer.classes, scorer.predict(rows), classes)[known] for scorer in scorers)
     metric, quantile = config.performance.metric, config.performance.quantile
     return paired_bootstrap(before, after, truth[known], metric, draws=500, quantile=quantile)
 

@@ -39,8 +39,9 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     if landed is None:
         raise AssertionError(f"{config.name}: {window.name} was scored, yet its rows are not in the lake")
     rows = lake.read_rows(landed)
-    predictions = {"never": version_files.load_scorer(first).predict(rows), "every": every.predict(rows)}
-    frame = pd.DataFrame({name: list(values) for name, values in predictions.items()})
+    scorers = {"never": version_files.load_scorer(first), "every": every}
+    frame = pd.DataFrame({name: list(scorer.predict(rows)) for name, scorer in scorers.items()})
+    frame.attrs = {name: scorer.classes for name, scorer in scorers.items()}
     frame.insert(0, "id", rows[config.columns.id].to_pandas())
     with whole_file(path) as own:
         frame.to_parquet(own)
@@ -74,19 +75,23 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     import pyarrow as pa
 
     from tasks.adapters import lake, registry
-    from tasks.adapters.encoding import encode_labels
+    from tasks.adapters.encoding import encode_labels, in_order
+    from tasks.adapters.trial import all_classes
     from tasks.policy import metrics, statistics
 
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
     truth = lake.labelled_rows(config, window, as_of, [columns.id, columns.label]).to_pandas()
     logged = lake.read_predictions(config, window).to_pandas()
     served = logged[logged["model_version"] == version]
-    frame = truth.merge(served, left_on=columns.id, right_on="id").merge(pd.read_parquet(rivals), on="id")
+    scored = pd.read_parquet(rivals)
+    frame = truth.merge(served, left_on=columns.id, right_on="id").merge(scored, on="id")
     if frame.empty:
         return Comparison(len(served), 0)
-    classes = registry.classes(config.name, version) if config.task != "regression" else ()
+    own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}
+    own |= {name: tuple(scored.attrs[name]) for name in ("never", "every")}
+    classes = all_classes(own.values())
     label = encode_labels(pa.chunked_array([frame[columns.label]]), classes)
-    predicted = {column: np.stack(frame[column].to_numpy()) for column in ("prediction", "never", "every")}
+    predicted = {name: in_order(known, np.stack(frame[name].to_numpy()), classes) for name, known in own.items()}
     value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
     low, high = statistics.metric_interval(name, label, predicted["prediction"], quantile=quantile)
     loop = MetricValue(name, value["prediction"], low, high, len(frame), metrics.HIGHER_IS_BETTER[name])

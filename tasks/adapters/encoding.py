@@ -59,7 +59,9 @@ class Encoding:
             if kind == "categorical":
                 matrix[:, position] = _codes(column, self.categories[name])
             else:
-                matrix[:, position] = _floats(column)
+                with np.errstate(over="ignore"):
+                    matrix[:, position] = _floats(column)
+        matrix[np.isinf(matrix)] = np.nan  # finite, yet more than float32 holds: as good as infinite to a model
         return matrix
 
 
@@ -120,14 +122,38 @@ def as_table(rows: Rows, names: tuple[str, ...]) -> pa.Table:
         ) from error
 
 
-def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...]) -> NDArray[np.float64]:
+def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...], unknown: float = np.nan) -> NDArray[np.float64]:
     """Labels as metrics and models read them: codes into `classes`, numbers where there are none (regression).
 
-    NaN for a null label and for a class that the model does not know.
+    NaN for a null label, `unknown` for a class that is not listed.
     """
     if not classes:
         return np.asarray(_floats(labels), np.float64)
-    return np.asarray(_codes(labels, classes), np.float64)
+    codes = np.asarray(_codes(labels, classes), np.float64)
+    codes[np.isnan(codes) & np.asarray(labels.is_valid())] = unknown
+    return codes
+
+
+def encode_truth(
+    labels: pa.ChunkedArray, classes: tuple[str, ...], predicted: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(truth, predictions), of one length, as metrics read them; the truth is NaN where no label is known.
+
+    A class that a model of several has never seen is one past its last, to which it gave no probability: a miss.
+    """
+    if predicted.ndim == 1:
+        return encode_labels(labels, classes), predicted
+    truth = encode_labels(labels, classes, unknown=len(classes))
+    return truth, in_order(classes, predicted, (*classes, "")) if (truth == len(classes)).any() else predicted
+
+
+def in_order(own: tuple[str, ...], predicted: NDArray[np.float64], classes: tuple[str, ...]) -> NDArray[np.float64]:
+    """Probabilities (n, own classes) with a column for each of `classes`, 0 for those that are not among `own`."""
+    if predicted.ndim == 1:
+        return predicted
+    aligned = np.zeros((len(predicted), len(classes)))
+    aligned[:, [classes.index(name) for name in own]] = predicted
+    return aligned
 
 
 def label_classes(labels: pa.ChunkedArray) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier, XGBModel, XGBRegressor
 
-from tasks.adapters.encoding import Encoding, Rows, encode_labels, fitted_encoder
+from tasks.adapters.encoding import Encoding, Rows, encode_labels, encode_truth, fitted_encoder
 from tasks.policy.errors import PerennialError
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -55,6 +55,12 @@ class Scorer:
     def labels(self, column: pa.ChunkedArray) -> Floats:
         """Labels as codes into `classes`, or as numbers; NaN where null or unknown to the model."""
         return encode_labels(column, self.classes)
+
+    def judged(self, rows: Rows, labels: pa.ChunkedArray) -> tuple[Floats, Floats]:
+        """(truth, predictions) of the rows whose label is known, as metrics read them; see `encode_truth`."""
+        truth, predicted = encode_truth(labels, self.classes, self.predict(rows))
+        known = np.isfinite(truth)
+        return truth[known], predicted[known]
 
     @property
     def estimator(self) -> Any:

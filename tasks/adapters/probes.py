@@ -98,9 +98,8 @@ def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> li
     label, name = scored.column(config.columns.label), config.performance.metric
     found = []
     for scorer in scorers:
-        truth, predicted = scorer.labels(label), scorer.predict(scored)
-        known = np.isfinite(truth)
-        value = metrics.compute(name, truth[known], predicted[known], config.performance.quantile)
+        truth, predicted = scorer.judged(scored, label)
+        value = metrics.compute(name, truth, predicted, config.performance.quantile)
         found.append(metrics.as_loss(name, value))
     return found
 

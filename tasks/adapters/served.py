@@ -10,7 +10,7 @@ import numpy as np
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import lake, registry
-from tasks.adapters.encoding import encode_labels
+from tasks.adapters.encoding import encode_labels, in_order
 from tasks.policy.metrics import Floats
 from tasks.policy.records import Window
 
@@ -39,8 +39,12 @@ def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
     own = log[log["model_version"] == version].drop_duplicates("id")
     labelled = lake.labelled_rows(config, window, as_of, [columns.id, columns.label])
     classes = registry.classes(config.name, version) if config.task != "regression" else ()
-    codes = encode_labels(labelled.column(columns.label), classes)
+    predicted = np.stack(own["prediction"].to_numpy()).astype(float)
+    unknown = len(classes) if predicted.ndim == 2 else np.nan
+    codes = encode_labels(labelled.column(columns.label), classes, unknown)
     truth = np.full(len(own), np.nan)
     places = own.set_index("id").index.get_indexer(labelled.column(columns.id).to_pandas())
     truth[places[places >= 0]] = codes[places >= 0]
-    return Served(version, np.stack(own["prediction"].to_numpy()).astype(float), truth)
+    if (truth == unknown).any():  # a class that this version never saw: a miss, to which it gave no probability
+        predicted = in_order(classes, predicted, (*classes, ""))
+    return Served(version, predicted, truth)

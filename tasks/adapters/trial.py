@@ -4,13 +4,15 @@ Whatever goes wrong on the way is a sentence, because a model that cannot be loa
 trial; the judge (`tasks.policy.promotion`) fails it for that, not for an exception.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import version_files
-from tasks.adapters.encoding import FeatureError, category_texts, encode_labels
+from tasks.adapters.encoding import FeatureError, category_texts, encode_labels, in_order
 from tasks.adapters.model_files import ModelFileError, Scorer
 from tasks.policy import comparison
 from tasks.policy.comparison import Floats, prediction_fault
@@ -31,13 +33,13 @@ def compare(
     answers = [found for found in answered if not isinstance(found, str)]
     if faults or not len(rows):
         return Comparison(challenger, champion, holdout, len(rows), faults=faults)
-    classes = _all_classes([scorer for scorer, _ in answers])
+    classes = all_classes(scorer.classes for scorer, _ in answers)
     if config.task == "binary" and len(classes) > 2:
         fault = f"the two versions know different classes, {len(classes)} in all, expected the same two"
         return Comparison(challenger, champion, holdout, len(rows), faults=(fault,))
     truth = encode_labels(rows.column(config.columns.label), classes)
     known = np.isfinite(truth)
-    predicted = [_in_order(scorer, values, classes)[known] for scorer, values in answers]
+    predicted = [in_order(scorer.classes, values, classes)[known] for scorer, values in answers]
     return _measured(config, challenger, champion, holdout, rows.filter(pa.array(known)), truth[known], predicted)
 
 
@@ -104,15 +106,6 @@ def _texts(column: pa.ChunkedArray) -> NDArray[np.str_]:
     return np.array([value or "(null)" for value in category_texts(column).to_pylist()])
 
 
-def _all_classes(scorers: list[Scorer]) -> tuple[str, ...]:
-    """The challenger's classes in its order, then those that only the champion knows."""
-    return tuple(dict.fromkeys(name for scorer in scorers for name in scorer.classes))
-
-
-def _in_order(scorer: Scorer, predicted: Floats, classes: tuple[str, ...]) -> Floats:
-    """Probabilities with a column for each class in this order; 0 for a class that the scorer does not know."""
-    if predicted.ndim == 1:
-        return predicted
-    aligned = np.zeros((len(predicted), len(classes)))
-    aligned[:, [classes.index(name) for name in scorer.classes]] = predicted
-    return aligned
+def all_classes(known: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """The classes of the first in its order, then those that only the others know."""
+    return tuple(dict.fromkeys(name for classes in known for name in classes))

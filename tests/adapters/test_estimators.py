@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tasks.adapters import estimators, model_files
+from tasks.adapters import attribution, estimators, model_files
 from tasks.adapters.encoding import Encoding, FeatureEncoder, FeatureError, label_classes
 from tasks.adapters.estimators import EstimatorError
 from tasks.adapters.model_files import ModelFileError
@@ -263,3 +263,13 @@ def test_4600_rows_are_scored_well_within_a_tenth_of_a_second():
     begun = time.perf_counter()
     scorer.predict(rows)
     assert time.perf_counter() - begun < 0.1
+
+
+@pytest.mark.parametrize("sentinel", [1.7976931348623157e308, -1.7976931348623157e308])
+def test_a_number_past_what_a_model_can_hold_is_missing_and_keeps_nobody_from_scoring_or_training(sentinel):
+    rows = make_rows()
+    rows = rows.set_column(rows.column_names.index("x"), "x", pa.array([sentinel, *rows["x"].to_pylist()[1:]]))
+    nothing = rows.set_column(rows.column_names.index("x"), "x", pa.array([None, *rows["x"].to_pylist()[1:]]))
+    scorer = estimators.fit(make_config(), rows).scorer
+    assert scorer.predict(rows)[0] == scorer.predict(nothing)[0]
+    assert attribution.contributions(scorer, rows) is not None

@@ -1,11 +1,13 @@
 """A challenger on trial: loaded from the registry, on rows neither has seen, against the champion's own answers."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.model_config import ModelConfig
+from tasks import outcome
 from tasks.adapters import registry
 from tasks.policy.evidence import ModelVersion, ValidationReport
 from tasks.policy.records import Window, utc
@@ -150,3 +152,15 @@ def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[s
     rows = rows.set_column(rows.column_names.index("label"), "label", pa.array(labels))
     profile = freeze_reference(rows.to_batches(), config, BEFORE, "0" * 64)
     return registration.register(config, estimators.fit(config, rows), make_snapshot(BEFORE), decision_id, profile)
+
+
+def test_what_a_promotion_brought_is_measured_in_one_order_of_classes():
+    """Two models that differ in one class's name only: what outcome and validation say is the same, and no gain at all."""
+    config = make_config("multiclass", performance={"metric": "accuracy"})
+    old = register_with_classes(config, "old", {"low": "alpha"})
+    new = register_with_classes(config, "new", {})
+    land(config, HOLDOUT, make_rows("multiclass", rows=600, window=HOLDOUT, seed=9))
+    gain = outcome._gain(config, old, new, HOLDOUT, HOLDOUT.end + timedelta(days=1))
+    report = validate(config, new, old, held_out(config))
+    assert gain.gain == pytest.approx(report.differences[0].gain, abs=0.02)
+    assert 0 < gain.gain < 0.6, "the old one misses the class that it knows by another name, and nothing else"
