@@ -32,7 +32,7 @@ def describe(config: ModelConfig) -> tuple[str, ...]:
 def _sentences(config: ModelConfig) -> Iterator[str]:
     columns = config.columns
     yield (
-        f"predicts {columns.label} ({config.task}) from {_count(len(columns.features.names), 'feature')} "
+        f"predicts {columns.label} ({config.task}{_positive(config)}) from {_count(len(columns.features.names), 'feature')} "
         f"for {config.owner}, risk {config.risk}."
     )
     yield (
@@ -88,6 +88,15 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"days with labels (margin {config.validation.non_inferiority_margin:g}), then promotes it "
         + ("once a person approves." if config.needs_approval else "by itself.")
     )
+
+
+def _positive(config: ModelConfig) -> str:
+    """Which class F1 and probabilities are of, where there are two."""
+    if config.task != "binary":
+        return ""
+    named = config.columns.positive_label
+    last = "the class that is last by size or alphabet, as columns.positive_label names none"
+    return f"; F1 and probabilities are of {repr(named) if named else last}"
 
 
 def _stays(config: ModelConfig) -> bool:

@@ -76,6 +76,10 @@ class ModelConfig(Settings):
                 raise ValueError(
                     f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}"
                 )
+        if self.columns.positive_label is not None and self.task != "binary":
+            raise ValueError(
+                f"columns.positive_label does not fit task {self.task}, expected it with task: binary only"
+            )
         for section, slices in (("performance", self.performance.slices), ("validation", self.validation.slices)):
             unknown = [name for name in slices if name not in self.columns.features.names]
             if unknown:

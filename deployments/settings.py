@@ -78,6 +78,8 @@ class Columns(Settings):
     """What came true; null while unknown, and for good where there is none."""
     label_unit: str = Field("", max_length=40)
     """Regression: what the label is counted in (minutes, USD), for the reports that people read."""
+    positive_label: str | None = Field(None, min_length=1)
+    """Binary: the class that F1 and predicted probabilities are of (fraud, churned); else the last by size or alphabet."""
     label_time: ColumnName | None = None
     """When the label became known, if the source says so; label_delay_hours is added to it, else to `time`."""
     label_delay_hours: float = Field(0.0, ge=0, le=24 * 365)

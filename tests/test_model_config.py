@@ -140,6 +140,6 @@ def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path,
     assert main(["check"]) == 0
     told = capsys.readouterr().out
     assert "retrains when log_loss is worse than its best level" in told
-    assert "predicts arrives_late (binary)" in told
+    assert "predicts arrives_late (binary; F1 and probabilities are of" in told
     assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err

@@ -148,18 +148,22 @@ def encode_truth(
 
 
 def in_order(own: tuple[str, ...], predicted: NDArray[np.float64], classes: tuple[str, ...]) -> NDArray[np.float64]:
-    """Probabilities (n, own classes) with a column for each of `classes`, 0 for those that are not among `own`."""
+    """Probabilities (n, own classes) with a column for each of `classes`, 0 for those that are not among `own`.
+
+    Of two classes (n,): P of the last of `own` in, P of the last of `classes` out.
+    """
     if predicted.ndim == 1:
-        return predicted
+        return predicted if own[-1:] == classes[-1:] else 1 - predicted
     aligned = np.zeros((len(predicted), len(classes)))
     aligned[:, [classes.index(name) for name in own]] = predicted
     return aligned
 
 
-def label_classes(labels: pa.ChunkedArray) -> tuple[str, ...]:
-    """The classes in order: numbers by size, text by alphabet; the last of two is the positive one."""
+def label_classes(labels: pa.ChunkedArray, positive: str | None = None) -> tuple[str, ...]:
+    """The classes in order: numbers by size, text by alphabet, `positive` last; the last of two is the positive one."""
     seen = _seen(labels)
-    return tuple(sorted(seen, key=float)) if all(_is_whole_text(name) for name in seen) else seen
+    ordered = sorted(seen, key=float) if all(_is_whole_text(name) for name in seen) else list(seen)
+    return tuple(sorted(ordered, key=lambda name: name == positive))  # a stable sort
 
 
 def _is_whole_text(text: str) -> bool:

@@ -47,7 +47,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     """Train on labelled rows. Same rows, seed and threads: same model. Raises EstimatorError and FeatureError."""
     rows = rows.sort_by([(config.columns.time, "ascending"), (config.columns.id, "ascending")])
     labels = rows.column(config.columns.label)
-    classes = () if config.task == "regression" else label_classes(labels)
+    classes = () if config.task == "regression" else label_classes(labels, config.columns.positive_label)
     codes = encode_labels(labels, classes)
     kind = estimator_class(config)
     cut = _cut(config, kind, codes, len(classes))

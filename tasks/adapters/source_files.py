@@ -128,8 +128,8 @@ def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
     types = {name: pa.float64() for name in columns.features.numeric}
     types |= {name: pa.string() for name in (columns.id, *columns.features.categorical)}
     types |= {name: pa.bool_() for name in columns.features.boolean}
-    if config.task == "regression":
-        types[columns.label] = pa.float64()
+    # classes as text: guessed from the first block, a label that is unknown there would be of no type at all
+    types[columns.label] = pa.float64() if config.task == "regression" else pa.string()
     return pa_dataset.CsvFileFormat(
         parse_options=pa_csv.ParseOptions(
             delimiter=str(options.get("delimiter", ",")), quote_char=str(options.get("quote_char", '"'))

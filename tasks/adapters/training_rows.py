@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
-from tasks.adapters.encoding import encode_labels, is_number
+from tasks.adapters.encoding import encode_labels, is_number, label_classes
 
 MAX_CLASSES = 1000
 
@@ -39,6 +39,9 @@ def _class_fault(config: ModelConfig, labels: pa.ChunkedArray) -> str | None:
         return f"label {name} has a single class in these rows, expected at least 2"
     if config.task == "binary" and classes > 2:
         return f"label {name} has {classes} classes in these rows, expected 2 for task binary"
+    positive, names = config.columns.positive_label, label_classes(labels)
+    if positive is not None and positive not in names:
+        return f"label {name} has the classes {' and '.join(names)}, expected columns.positive_label {positive!r} among them"
     if classes > MAX_CLASSES:
         return f"label {name} has {classes} classes, expected at most {MAX_CLASSES}; is the task a regression?"
     return None

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
-from tasks.adapters import attribution, estimators, model_files
-from tasks.adapters.encoding import Encoding, FeatureEncoder, FeatureError, label_classes
+from tasks.adapters import attribution, estimators, model_files, training_rows
+from tasks.adapters.encoding import Encoding, FeatureEncoder, FeatureError, in_order, label_classes
 from tasks.adapters.estimators import EstimatorError
 from tasks.adapters.model_files import ModelFileError
 from tasks.policy import metrics
@@ -273,3 +274,36 @@ def test_a_number_past_what_a_model_can_hold_is_missing_and_keeps_nobody_from_sc
     scorer = estimators.fit(make_config(), rows).scorer
     assert scorer.predict(rows)[0] == scorer.predict(nothing)[0]
     assert attribution.contributions(scorer, rows) is not None
+
+
+COLUMNS = {
+    "id": "id", "time": "time", "label": "label", "positive_label": "churned",
+    "features": {"numeric": ["x", "noise"], "categorical": ["colour"], "boolean": ["flag"]},
+}  # fmt: skip
+
+
+def test_the_positive_class_is_the_one_that_the_yaml_names():
+    """churned comes before stayed; without the setting, probabilities and F1 would be of those who stayed."""
+    rows = make_rows()
+    texts = pa.array(["churned" if label else "stayed" for label in rows["label"].to_pylist()])
+    rows = rows.set_column(rows.column_names.index("label"), "label", texts)
+    assert label_classes(rows["label"]) == ("churned", "stayed")
+    scorer = estimators.fit(make_config(columns=COLUMNS), rows).scorer
+    plain = estimators.fit(make_config(), make_rows()).scorer
+    assert scorer.classes == ("stayed", "churned")
+    assert scorer.predict(rows) == pytest.approx(plain.predict(make_rows()))
+
+
+def test_a_positive_class_that_the_rows_do_not_have_is_named():
+    assert "the classes 0 and 1, expected columns.positive_label 'churned'" in str(
+        training_rows.why_not_train(make_config(columns=COLUMNS), make_rows())
+    )
+    with pytest.raises(ValidationError, match="positive_label does not fit task multiclass"):
+        make_config("multiclass", columns=COLUMNS)
+
+
+def test_two_classes_compare_in_one_order_whichever_each_model_calls_positive():
+    sure = np.array([0.9, 0.2])
+    assert in_order(("no", "yes"), sure, ("yes", "no")) == pytest.approx([0.1, 0.8])
+    assert in_order(("no", "yes"), sure, ("no", "yes")) is sure
+    assert in_order((), sure, ()) is sure, "a regression has no classes"

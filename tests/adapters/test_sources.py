@@ -231,3 +231,13 @@ def test_no_row_is_lost_in_the_hour_that_clocks_repeat(
     windows = Window(start, start + timedelta(days=1)).split(0.25)
     found = [row for window in windows for row in read_window(config, window)["id"].to_pylist()]
     assert len(found) == len(set(found)) == 144, "both times 01:00 to 02:00 are taken as the first"
+
+
+def test_labels_that_a_csv_only_has_further_down_are_read(tmp_path: Path) -> None:
+    """The latest rows come first and have no label yet: types are guessed from a file's first block, a label's must not be."""
+    count = 40_000
+    late = [""] * (count - 50) + ["1"] * 25 + ["stay"] * 25
+    lines = [f"r{row},{WINDOW.start:%Y-%m-%dT%H:%M:%S}Z,1.0,2.0,DE,true,{label}" for row, label in enumerate(late)]
+    (tmp_path / "rows.csv").write_text("\n".join(["id,at,amount,age,country,member,churned", *lines]))
+    read = read_labels(source("csv", tmp_path / "rows.csv"), WINDOW)
+    assert sorted(read["churned"].to_pylist()) == ["1"] * 25 + ["stay"] * 25
