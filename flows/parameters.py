@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -76,6 +77,13 @@ def run_name(verb: str) -> Callable[[], str]:
     return name
 
 
+def _without_refusals_traceback(record: logging.LogRecord) -> bool:
+    """A refusal is told in one sentence at the end, which its traceback would only push out of sight."""
+    if record.exc_info and isinstance(record.exc_info[1], PerennialError):
+        record.exc_info = None
+    return True
+
+
 def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:
     """Run a flow with its own parameters as options; end with 2 and one clear message where the input is at fault."""
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -97,6 +105,8 @@ def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None 
             **shape,
         )
     chosen = vars(parser.parse_args(arguments))
+    for runs in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(runs).addFilter(_without_refusals_traceback)
     try:
         flow(**chosen)
     except PerennialError as error:

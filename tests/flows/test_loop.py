@@ -183,6 +183,7 @@ def test_a_command_without_a_champion_ends_with_one_clear_line(tmp_path):
     assert ended.returncode != 0
     assert ended.stderr.strip().splitlines()[-1].startswith("monitor: small")
     assert "champion" in ended.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in ended.stdout + ended.stderr
 
 
 @pytest.mark.parametrize(
