@@ -105,7 +105,7 @@ class Probe(Rule):
 
 
 class Perennial(Rule):
-    """The recommended policy on the same small models: of many back-tested rules the one that cost least says retrain."""
+    """The recommended policy on the same small models: what a fresh one will lead by and has led by pays the retrain."""
 
     trigger: Literal["perennial"]
     alpha: float | None = Field(None, gt=0)

@@ -1,10 +1,9 @@
 """`perennial`, the recommended retraining policy, as an online object: window in, action out, with its reasons.
 
 After each window it may train a cheap probe. Probes and candidates, corrected for the probes' own weakness, make up a
-surrogate of the performance matrix as far as it is known. On it a family of simple rules is back-tested, and the rule
-that would have cost least so far is followed: keep, go back to an earlier candidate, or retrain. Until a fresher model
-has beaten the champion on the same rows beyond chance (4.5 σ of accumulated paired differences) nothing is switched.
-Its only setting is α, what a retrain costs in window losses.
+surrogate of the performance matrix as far as it is known. From it the next losses of every option are forecast, and one
+rule weighs lead against price: keep, go back to an earlier candidate, or retrain. Until the stream has shown that it
+changes, beyond chance, one retrain at most is made. Its only setting is α, what a retrain costs in window losses.
 
 To live with it: `ProbeRule(α, share, history)` once, `update(champion, losses, probes)` after each window, do what the
 `Action` says, keep `state()`. Losses and probes are those of every existing candidate and probe on that window, by the
@@ -17,16 +16,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.policy.change_evidence import PairedNoise, lead_sigmas, order_sigmas, paired_noise
 from tasks.policy.option_forecast import OptionForecast
-from tasks.policy.surrogate import NOISE_WINDOWS, Observation, Surrogate, sigmas
-from tasks.policy.switching_rules import Flags, Lives, Options, SwitchingRules
+from tasks.policy.simulation import Floats
+from tasks.policy.surrogate import Observation, Surrogate
+from tasks.policy.switching_rule import Flags, Options, SwitchingRule, patience
 
-ESTABLISHED = 4.5
-"""σ of paired evidence after which the stream counts as one that changes."""
-HINT = 3.0
-"""σ from which probes are trained after every window; what chance shows oftener would cost a probe for nothing."""
-NOISE_UNIT = 0.01
-SPARSEST = 4
+ESTABLISHED = 3.5
+"""σ of order and lead together from which the stream counts as one that changes."""
+TRIAL = 1.0
+"""σ of lead that one retrain may be tried on before that."""
+RETURN = 4.5
+"""σ by which an earlier candidate must have beaten the champion to be gone back to before that; it is the best of many."""
+PROBED_SIGMAS, SPARSEST = 5.0, 4
+"""A probe for every so many σ of one window that a retrain costs, but at least one in `SPARSEST` windows."""
+SEEN_WINDOWS, SURE, SEEN_SHARE = 3, 5.0, 0.7
+"""A fresh model is believed to keep this share of what was led by in so many windows, where that is beyond so many σ."""
+NOISE_UNIT, RECENT_WINDOWS = 0.01, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +64,8 @@ class ProbeRule:
         self.observed: list[Observation] = list(history)
         self.known = Surrogate(history)
         self.champion, self.since, self.established = self.begun - 1, self.begun, False
-        noise = self.known.noise(self.begun - 1, 0, self.champion, self.since)
-        self.scale = NOISE_UNIT / noise if noise > 0 else 1.0
-        self.interval, self.next_probe = 1, self.begun
-        self.rules = SwitchingRules()
-        self.account = np.zeros(self.rules.count)
+        self.tried, self.last_probe, self.unit, self.level = False, self.begun - 1, 0.0, 0.0
+        self.rule = SwitchingRule(alpha, share)
         self._start()
 
     @classmethod
@@ -82,111 +85,124 @@ class ProbeRule:
         self.observed.append(seen)
         if champion != self.champion:
             self.champion, self.since = champion, now
-            self.rules.forget(self.own, np.ones(self.rules.count, dtype=bool))
+            self.rule.forget()
         self.known.take_in(now, seen, self.since)
-        self._grow()
-        options = self._options(now)
-        self._live(options)
-        evidence = sigmas(self.known.leads_of_fresher(now, champion, self.since), self._noise(now))
-        self.established = self.established or evidence >= ESTABLISHED
-        exists = np.zeros(len(self.known.losses), dtype=bool)
-        exists[[candidate for candidate in losses if candidate < now]] = True
-        chosen, rule = self._follow(options, exists)
-        chosen, held = self._hold_back(chosen, now)
-        probe = self._decide_probe(now, evidence, retrains=chosen == now)
-        return self._action(now, chosen, rule, evidence, probe, held)
-
-    def _grow(self) -> None:
-        for lives in (self.lives, self.own):
-            missing = len(self.known.losses) - lives.exists.shape[1]
-            if missing:
-                lives.exists = np.pad(lives.exists, ((0, 0), (0, missing)))
-                lives.debts = np.pad(lives.debts, ((0, 0), (0, missing)))
-
-    def _noise(self, now: int) -> float:
-        return self.known.noise(now, self.forecast.first, self.champion, self.since)
+        self._measure(now)
+        order, lead = self._evidence(now)
+        self.established = self.established or math.hypot(max(0.0, order), max(0.0, lead)) >= ESTABLISHED
+        self.tried = self.tried or max([champion, *losses]) >= self.begun
+        may_train = self.established or (lead >= TRIAL and not self.tried)
+        options, horizon = self._options(now, losses, may_train), patience(self.alpha, self.unit, self.level)
+        chosen, gain = self.rule.choose(options, champion, horizon)
+        probe = self._decide_probe(now)
+        reasons = (
+            self._about_change(order, lead),
+            f"a lead that is forecast counts for {horizon:.1f} windows",
+            self._about(chosen, gain, now),
+        )
+        return Action(now, chosen == now, None if chosen == champion else chosen, probe, reasons)
 
     def _start(self) -> None:
-        """Run the rules over the history block, in which every candidate is known."""
+        """Let the forecast learn from the history block, in which every candidate is known."""
         known = np.isfinite(self.known.losses[: self.begun - 1, : self.begun]).any(axis=1)
         earliest = int(np.argmax(known)) if known.any() else self.begun - 1
-        begin = min(max(int(0.4 * self.begun), earliest + 1), self.begun - 1)
-        self.forecast = OptionForecast(max(begin - 1 - int(0.15 * self.begun), min(earliest, self.begun - 1), 0))
-        exists = np.zeros(len(self.known.losses), dtype=bool)
-        exists[:begin] = np.isfinite(self.known.losses[:begin, : self.begun]).any(axis=1)
-        self.lives: Lives = self.rules.begin(max(begin - 1, 0), exists)
-        self.own: Lives = self.rules.begin(self.champion, exists)
+        first = int(0.25 * self.begun) - 1
+        self.forecast = OptionForecast(max(first, min(earliest, self.begun - 1), 0))
+        self._measure(self.begun - 1)
+        self.scale = NOISE_UNIT / self.unit if self.unit > 0 else 1.0
         for window in range(self.forecast.first + 1, self.begun):
-            options = self._options(window)
-            if window >= begin:
-                self._live(options)
+            self._forecast(window)
 
-    def _options(self, now: int) -> Options:
+    def _measure(self, now: int) -> None:
+        """σ of the difference of two models on one window, and a typical loss: once, as soon as both can be told."""
+        if self.unit > 0:
+            return
+        known = self.known.losses[: now + 1, : now + 1]
+        known = known[np.isfinite(known)]
+        self.unit = math.sqrt(paired_noise(self.known.filled[self.begun // 2 : now, : now + 1]).window)
+        self.level = float(np.median(known)) if len(known) else 0.0
+
+    def _evidence(self, now: int) -> tuple[float, float]:
+        """σ of the order of windows, from probes of early history, and of the lead of fresher models since the switch."""
+        early = self.begun // 2
+        order = order_sigmas(self.known.probes[1:early, early : now + 1])
+        leads = self.known.leads_of_fresher(now, self.champion, self.since)
+        return order, lead_sigmas(leads, self.known.lead_noise(now, self.champion, self.since))
+
+    def _forecast(self, now: int) -> Floats:
         newest = self.known.newest_at(now)
-        forecast = self.forecast.update(self.known.filled * self.scale, now, newest) / self.scale
-        fresh = float(self.known.filled[newest, now])
-        return Options(now, self.known.filled, fresh, newest, forecast, self.alpha, self.share)
+        return self.forecast.update(self.known.filled * self.scale, now, newest) / self.scale
 
-    def _live(self, options: Options) -> None:
-        """One window in the life of every rule: its loss above the best there was, and what its switch costs."""
-        losses = self.known.filled[: options.now, options.now]
-        if np.isfinite(losses).any():
-            own = self.known.filled[self.lives.champion, options.now]
-            self.account += np.where(np.isfinite(own), own, np.nanmean(losses)) - np.nanmin(losses)
-        self.account += self.rules.move(options, self.lives, self.rules.choose(options, self.lives))
+    def _options(self, now: int, losses: Mapping[int, float], may_train: bool) -> Options:
+        newest, exists = self.known.newest_at(now), np.zeros(now + 1, dtype=bool)
+        exists[[candidate for candidate in losses if candidate < now]] = True
+        exists[now] = may_train
+        if not self.established:
+            exists[:now] &= self._surely_better(now)
+        column = self.known.filled[:now, now]
+        forecast = self._within_seen(self._forecast(now), now)
+        return Options(now, column, float(column[newest]), newest, forecast, exists)
 
-    def _follow(self, options: Options, exists: Flags) -> tuple[int, int]:
-        """(candidate, rule): what the rule of the least cost so far says in our place."""
-        self.own.champion = np.full(self.rules.count, self.champion)
-        self.own.exists = np.tile(exists, (self.rules.count, 1))
-        best = int(np.argmin(self.account / self.alpha + self.rules.handicap))
-        return int(self.rules.choose(options, self.own)[best]), best
+    def _within_seen(self, forecast: Floats, now: int) -> Floats:
+        """The fresh model's forecast lead, kept within what the newest models have led by in the last windows.
 
-    def _hold_back(self, chosen: int, now: int) -> tuple[int, bool]:
-        """The champion stays while nothing has shown that the stream changes, unless an earlier one is surely better."""
-        if chosen == self.champion or self.established:
-            return chosen, False
-        if chosen < now:
-            later = slice(max(self.champion, chosen) + 1, now + 1)
-            lead = self.known.losses[self.champion, later] - self.known.losses[chosen, later]
-            if sigmas(lead, self._noise(now)) >= ESTABLISHED:
-                return chosen, False
-        return self.champion, True
+        What the forecast has learned in quiet times must not make it doubt a lead far beyond noise, nor what it has
+        learned of seasons make it promise a lead that nobody has seen.
+        """
+        own, recent = forecast[self.champion], range(max(self.champion + 1, now - SEEN_WINDOWS + 1), now + 1)
+        filled, newest = self.known.filled, self.known.newest_at
+        leads: Floats = np.array([filled[self.champion, j] - filled[newest(j), j] for j in recent])
+        leads = leads[np.isfinite(leads)]
+        if not len(leads) or not math.isfinite(own - forecast[now]) or self.unit <= 0:
+            return forecast
+        mean, most = float(leads.mean()), max(0.0, float(leads.max())) + self.unit
+        lead = min(float(own - forecast[now]), most)
+        if mean * math.sqrt(len(leads)) > SURE * self.unit:
+            sure = 1 - (SURE * self.unit / mean) ** 2 / len(leads)  # James and Stein 1961
+            lead = max(lead, SEEN_SHARE * mean * sure)
+        return np.append(forecast[:now], own - lead)
 
-    def _decide_probe(self, now: int, evidence: float, retrains: bool) -> bool:
-        """After every window where there is a hint of change; seldom where a retrain is dear and nothing happens."""
-        sparsest = min(SPARSEST, max(1, int(self.alpha * self.scale / (2.5 * NOISE_UNIT))))
-        hint = evidence >= HINT or self._loss_rose(now)
-        if hint:
-            self.interval, self.next_probe = 1, min(self.next_probe, now)
-        if not retrains and now < self.next_probe:
+    def _surely_better(self, now: int) -> Flags:
+        """Which candidates have beaten the champion on the same windows by `RETURN` σ; the champion itself may stay."""
+        own, window = self.known.losses[self.champion], self.known.lead_noise(now, self.champion, self.since).window
+        better = np.zeros(now, dtype=bool)
+        for candidate in np.flatnonzero(np.isfinite(self.known.losses[:now, now])).tolist():
+            both = slice(max(candidate, self.champion) + 1, now + 1)
+            lead = own[both] - self.known.losses[candidate, both]
+            better[candidate] = lead_sigmas(lead, PairedNoise(window, 0.0)) >= RETURN
+        better[self.champion] = True
+        return better
+
+    def _decide_probe(self, now: int) -> bool:
+        """After every window; seldomer where a retrain is so dear that a few windows' leads cannot pay it."""
+        apart = self.alpha / (PROBED_SIGMAS * self.unit) if self.unit > 0 else 1.0
+        if now - self.last_probe < min(SPARSEST, max(1, round(apart))) and not self._loss_rose(now):
             return False
-        self.next_probe = now + self.interval
-        self.interval = 1 if hint else min(sparsest, self.interval + 1)
+        self.last_probe = now
         return True
 
     def _loss_rose(self, now: int) -> bool:
         """Whether the champion's loss lies 3 σ above its own recent windows: worth a look by a probe, no more."""
-        before = self.known.losses[self.champion, max(0, now - NOISE_WINDOWS) : now]
+        before = self.known.losses[self.champion, max(0, now - RECENT_WINDOWS) : now]
         before = before[np.isfinite(before)]
         return len(before) > 3 and bool(self.known.losses[self.champion, now] > before.mean() + 3 * before.std())
 
-    def _action(self, now: int, chosen: int, rule: int, evidence: float, probe: bool, held: bool) -> Action:
-        reasons = [
-            f"fresher models beat the champion by {evidence:.1f} σ of paired evidence since window {self.since}, "
-            f"limit {ESTABLISHED:g} σ{' (passed before)' if self.established and evidence < ESTABLISHED else ''}",
-            f"of {self.rules.count} rules back-tested on {now + 1} windows the cheapest was: {self.rules.name(rule)}",
-        ]
+    def _about_change(self, order: float, lead: float) -> str:
+        passed = math.hypot(max(0.0, order), max(0.0, lead)) >= ESTABLISHED
+        verdict = "yes" if passed else "yes, passed before" if self.established else "no"
+        return (
+            f"fresher models lead the champion by {lead:.1f} σ of paired evidence since window {self.since}, neighbouring "
+            f"windows are alike by {order:.1f} σ; {ESTABLISHED:g} σ together count as change: {verdict}"
+        )
+
+    def _about(self, chosen: int, gain: float, now: int) -> str:
         if chosen == self.champion:
-            why = "no change is established yet" if held else "by it no switch pays its cost"
-            reasons.append(f"keep candidate {chosen}: {why} of {self.alpha:g}")
-        elif chosen == now:
-            reasons.append(f"retrain after window {now}: by it a fresh model pays its cost of {self.alpha:g}")
-        else:
-            price = (1 - self.share) * self.alpha
-            reasons.append(f"go back to candidate {chosen}: by it the return pays its cost of {price:g}")
-        deploy = None if chosen == self.champion else chosen
-        return Action(now, chosen == now, deploy, probe, tuple(reasons))
+            why = "no switch pays its cost" if self.established else "no change is established that would pay the cost"
+            return f"keep candidate {chosen}: {why} of {self.alpha:g}"
+        if chosen == now:
+            return f"retrain after window {now}: a fresh model pays its cost of {self.alpha:g} and {gain:.2g} more"
+        price = (1 - self.share) * self.alpha
+        return f"go back to candidate {chosen}: the return pays its cost of {price:g} and {gain:.2g} more"
 
 
 def _pairs(losses: Mapping[int, float]) -> tuple[tuple[int, float], ...]:

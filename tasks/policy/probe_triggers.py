@@ -24,7 +24,7 @@ from tasks.policy.surrogate import Observation
 DEFAULT_ALPHA = 0.05
 TYPICAL_LOSS = 0.2
 MIN_HISTORY = 4
-"""Windows before service from which `perennial` can back-test its rules; with fewer it judges as `probe` does."""
+"""Windows before service from which `perennial` can learn how losses go on; with fewer it judges as `probe` does."""
 
 
 class Cost(NamedTuple):
@@ -88,7 +88,7 @@ def judge_perennial(rule: Perennial, case: Case) -> Finding:
         return one_finding(rule.trigger, False, "perennial: no window of service has enough labels yet", "")
     level = f"a retrain costs {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
     reasons = (f"perennial: {action.reasons[-1]}; {level}", *action.reasons[:-1])
-    wish = "would retrain once its cheapest back-tested rule says that a fresh model pays its cost"
+    wish = "would retrain once what a fresh model leads by pays its cost"
     back = None if action.retrain else _earlier(columns[-1], case, ends).get(action.deploy)
     acts = action.retrain or back is not None
     return Finding(action.retrain, reasons, () if acts else (wish,), (rule.trigger,) if acts else (), back)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.policy.change_evidence import PairedNoise, paired_noise
 from tasks.policy.simulation import Floats
 
-NOISE_WINDOWS = 12
 AGE_FOCUS, GAP_MEMORY = 2.0, 0.95
 """How fast a gap loses weight with each doubling of the age and with each window passed."""
 
@@ -88,22 +88,14 @@ class Surrogate:
         own = own[np.isfinite(own)][:3]
         return float(own.mean()) if len(own) else math.nan
 
-    def noise(self, now: int, first: int, champion: int, since: int) -> float:
-        """σ of the difference of two models on one window, from how such differences move between windows."""
-        start = max(first, now - NOISE_WINDOWS)
-        rows = self.filled[start : max(start + 1, now - 3), max(0, now - NOISE_WINDOWS) : now + 1]
-        spreads = []
-        for place in range(0, len(rows) - 4, 2):
-            difference = rows[place] - rows[place + 4]
-            difference = difference[np.isfinite(difference)]
-            if len(difference) > 3:
-                spreads.append(float(np.std(np.diff(difference))) / math.sqrt(2))
-        paired = float(np.median(spreads)) if spreads else 0.0
+    def lead_noise(self, now: int, champion: int, since: int) -> PairedNoise:
+        """The noise of `leads_of_fresher`: that of two probes, or of the champion's own windows where there are none."""
+        paired = paired_noise(self.probes[self.begun // 2 : now, : now + 1])
         if now < self.begun or np.isfinite(self.probes[:now, now]).any():
             return paired
         own = self.losses[champion, since : now + 1]  # without probes nothing cancels a window's own noise
         own = own[np.isfinite(own)]
-        return max(paired, float(np.std(np.diff(own))) / math.sqrt(2)) if len(own) > 3 else math.inf
+        return PairedNoise(max(paired.window, float(np.var(np.diff(own)))) if len(own) > 3 else math.inf, paired.luck)
 
     def leads_of_fresher(self, now: int, champion: int, since: int) -> Floats:
         """Champion less a fresher model, window by window since it serves; equal-sized probes where both exist."""
@@ -115,14 +107,3 @@ class Surrogate:
                 full = self.filled[champion, window] - self.filled[fresher, window]
                 leads.append(lead if math.isfinite(lead) else full)
         return np.array(leads)
-
-
-def sigmas(differences: Floats, noise: float) -> float:
-    """The most significant sum of the latest differences, in σ; infinite where there is no noise at all."""
-    known = differences[np.isfinite(differences)][::-1]
-    if not len(known):
-        return 0.0
-    strongest = float((np.cumsum(known) / np.sqrt(np.arange(1, len(known) + 1))).max())
-    if noise > 0:
-        return strongest / noise
-    return math.copysign(math.inf, strongest) if strongest else 0.0

@@ -200,8 +200,11 @@ def test_each_action_gives_its_reasons_in_sentences_with_numbers() -> None:
     actions = _live(rule, matrix, range(12, 39), state)
     retrain = next(action for action in actions if action.retrain)
     assert "σ of paired evidence" in retrain.reasons[0]
-    assert "rules back-tested" in retrain.reasons[1]
-    assert retrain.reasons[2] == f"retrain after window {retrain.window}: by it a fresh model pays its cost of 0.05"
+    assert retrain.reasons[0].endswith("count as change: yes")
+    assert retrain.reasons[1].startswith("a lead that is forecast counts for ")
+    assert retrain.reasons[2].startswith(
+        f"retrain after window {retrain.window}: a fresh model pays its cost of 0.05 and "
+    )
     assert actions[0].reasons[2].startswith("keep candidate 11: ")
 
 
