@@ -76,8 +76,8 @@ def test_who_may_override_the_budget_does_so_by_name_and_others_do_not(tmp_path)
 
 
 def test_no_override_passes_a_failed_gate(tmp_path):
-    floor = "validation: {first_model_floor: 0.001, holdout_days: 2"
-    access = {"risk: low": "risk: low\naccess: {override: [Grace]}", "validation: {holdout_days: 2": floor}
+    floor = "validation: {first_model_floor: 0.001, holdout_days: 1.5"
+    access = {"risk: low": "risk: low\naccess: {override: [Grace]}", "validation: {holdout_days: 1.5": floor}
     model = write_model(tmp_path, **access)
     assert retrain(model, until=FIRST).verdict == "fail"
     with pytest.raises(PromotionRefused, match="validation says fail"):

@@ -119,8 +119,8 @@ def test_an_approval_on_the_command_line_ends_the_waiting_and_the_suspended_run_
 
 
 def test_nobody_is_asked_about_a_challenger_that_did_not_pass(tmp_path):
-    floor = "validation: {first_model_floor: 0.001, holdout_days: 2"
-    path = write_model(tmp_path, **HIGH, **{"validation: {holdout_days: 2": floor})
+    floor = "validation: {first_model_floor: 0.001, holdout_days: 1.5"
+    path = write_model(tmp_path, **HIGH, **{"validation: {holdout_days: 1.5": floor})
     retrain(path, until=FIRST)
     with pytest.raises(PromotionRefused, match="validation says fail"):
         promote(path, until=FIRST, approved_by="Grace")

@@ -131,8 +131,8 @@ def test_a_promotion_shows_the_gates_and_who_would_be_asked_and_moves_nothing(tm
 
 
 def test_a_promotion_of_what_did_not_pass_says_which_gate_it_missed(tmp_path):
-    floor = "validation: {first_model_floor: 0.001, holdout_days: 2"
-    model = write_model(tmp_path, **{"validation: {holdout_days: 2": floor})
+    floor = "validation: {first_model_floor: 0.001, holdout_days: 1.5"
+    model = write_model(tmp_path, **{"validation: {holdout_days: 1.5": floor})
     retrain(model, until=FIRST)
     before = state()
     (refusal,) = promote(model, until=FIRST, dry_run=True).refusals
