@@ -2,7 +2,8 @@
 
 Every write is keyed by its window and decision, so that windows which were scored or judged already stay as they are and
 a second run changes nothing. Windows that the champion learned from are left out: judged on them it would look better
-than it is. Nothing is handed over: what to do now is the next live window's decision, which sees all that was filled in.
+than it is. A window without rows is judged to be empty, listed and passed over; a later run tries it again. Nothing is
+handed over: what to do now is the next live window's decision, which sees all that was filled in.
 """
 
 from typing import Annotated
@@ -40,13 +41,16 @@ def backfill(
     """
     config = load_model_config(model)
     plan = plan_backfill(config, start, end, max_windows)
+    empty = []
     if not dry_run:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # each run's own would cost it a second
             progress = create_progress_artifact(0.0, f"backfill-{config.name}".replace("_", "-"), plan.headline)
             for number, window in enumerate(plan.missing, start=1):
                 run_recorded("score", model=model, until=window.end)
-                run_recorded("monitor", model=model, until=window.end)
-                update_progress_artifact(progress, 100.0 * number / len(plan.missing), f"{window.name} is filled in")
+                judgement = run_recorded("monitor", model=model, until=window.end)
+                empty += [] if judgement.evidence.rows else [window]
+                update_progress_artifact(progress, 100.0 * number / len(plan.missing), f"{window.name} is done")
+    plan = plan.without_rows(empty)
     publish_backfill(config, plan, dry_run)
     return plan
 

@@ -1,6 +1,7 @@
 """Watch one model: is its new data sound, has it moved, does the model still perform, would retraining pay?
 
-A failed gate ends the run with a verdict, not an error: the window is quarantined and nothing learns from it.
+A failed gate ends the run with a verdict, not an error: the window is quarantined and nothing learns from it. So is a
+window without rows; it is looked at again by each later run, until its rows have come or the next window is complete.
 When retraining pays, the run hands over by the event `perennial.retraining.requested`, which an automation turns into
 a run of `retrain`.
 """
@@ -45,7 +46,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         return recorded
     champion = find_champion(config, required=True)
     history = quote(recall_history(config, champion, window))  # Prefect would visit every field of it, at every task
-    snapshot = take_snapshot(config, window)
+    snapshot = take_snapshot(config, window, may_be_empty=True)
     land_labels(config, as_of)
     profile = quote(profile_window(config, snapshot, champion))
     quality = check_quality(config, profile, champion, history)

@@ -59,9 +59,10 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
                 record_window(folder, _live_through(config, steps, window, first, folder))
                 update_progress_artifact(progress, 100.0 * number / len(windows), f"{number} of {len(windows)} windows")
     records = recall_windows(folder, windows)
-    served = tuple((record.window, record.champion) for record in records)
+    served = tuple((record.window, record.champion) for record in records if record.rows)
     comparisons = compare_with_rivals(config, served, windows[-1].end, folder)
-    outcome = _outcome(config, records, comparisons)
+    known = {window: comparison for (window, _), comparison in zip(served, comparisons, strict=True)}
+    outcome = _outcome(config, records, [known.get(record.window, Comparison(0, 0)) for record in records])
     report_replay(outcome)
     return outcome
 
@@ -94,10 +95,10 @@ def _live_through(
 ) -> ReplayWindow:
     """One window from its first row to the end of what it led to."""
     steps.seconds.clear()
-    steps.run("score", until=window.end)
-    started = perf_counter()
-    score_rivals(config, window, first, folder)
-    steps.seconds["rivals"] += perf_counter() - started
+    if steps.run("score", until=window.end):  # else it has no rows, as on a holiday
+        started = perf_counter()
+        score_rivals(config, window, first, folder)
+        steps.seconds["rivals"] += perf_counter() - started
     judgement = steps.run("monitor", until=window.end)
     events = _go_back(config, steps, window, judgement.champion)
     acts = judgement.decision.retrain or judgement.decision.go_back_to

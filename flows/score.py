@@ -12,8 +12,10 @@ from tasks.snapshot import take_snapshot
 
 
 @flow(name="score", flow_run_name=run_name("score"))
-def score(model: Model, until: Moment | None = None) -> Scoring:
+def score(model: Model, until: Moment | None = None) -> Scoring | None:
     """Score a model's latest complete window with its champion; scoring a window twice changes nothing.
+
+    Where the window has no rows there is nothing to score or record, and it is scored once they have come.
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
@@ -25,7 +27,9 @@ def score(model: Model, until: Moment | None = None) -> Scoring:
     if recorded:
         return recorded
     champion = find_champion(config, required=True)
-    snapshot = take_snapshot(config, window)
+    snapshot = take_snapshot(config, window, may_be_empty=True)
+    if not snapshot.rows:
+        return None
     scoring = score_window(config, snapshot, champion)
     publish_scoring(config, scoring)
     return scoring

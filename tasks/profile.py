@@ -39,8 +39,10 @@ def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersi
 
 def profile_snapshot(config: ModelConfig, snapshot: Snapshot, reference: ReferenceProfile) -> WindowProfile:
     """The same, for a reference at hand. Raises LakeError for a lost snapshot, WorkspaceError for a full disk."""
-    from tasks.adapters.arrow_profile import profile_columns
+    from tasks.adapters.arrow_profile import profile_batches, profile_columns
     from tasks.adapters.lake import read_batches
 
+    if not snapshot.rows:  # nothing landed that could be read
+        return profile_batches((), reference, config, snapshot.window)
     path = workspace().report(config.name, snapshot.window.name, SAMPLE)
     return profile_columns(partial(read_batches, snapshot), reference, config, snapshot.window, path)

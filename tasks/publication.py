@@ -15,7 +15,7 @@ from tasks.policy.evidence import History, Judgement, ModelVersion, Placement, P
 from tasks.policy.handover import Handover
 from tasks.policy.placement import DEDICATED
 from tasks.policy.probation import Degradation
-from tasks.policy.records import digest
+from tasks.policy.records import digest, to_json
 from tasks.policy.reports import Scoring
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
@@ -51,10 +51,12 @@ def publish_judgement(
     if dry_run:
         return
     quality = judgement.evidence.quality
-    ledger.append(config.name, "window.judged", judgement, judgement.as_of, decision.decision_id)
+    judged = ledger.append(config.name, "window.judged", judgement, judgement.as_of, decision.decision_id)
     if quality and quality.verdict == "fail":
-        ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
-        announcements.announce("window.quarantined", config.name, _handover(judgement))
+        if judgement.evidence.rows:  # else there is nothing to keep out of training, and what comes late must not be
+            ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
+        if judged.body == to_json(judgement):  # an empty window is looked at again; people are told once
+            announcements.announce("window.quarantined", config.name, _handover(judgement))
     ask_for_retraining(config, judgement)
 
 

@@ -32,19 +32,29 @@ def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
     timeout_seconds=1800,
     cache_policy=NO_CACHE,
 )
-def take_snapshot(config: ModelConfig, window: Window) -> Snapshot:
+def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = False) -> Snapshot:
     """The window's rows as they landed, landing them first where they have not.
 
-    Raises SourceError (SourceEmpty, SourceUnreachable) and WorkspaceError; then nothing has landed.
+    Where the source has none and it `may_be_empty`, as on a holiday, a snapshot of 0 rows: nothing lands, so that what
+    comes late can still be taken. Raises SourceError (SourceEmpty, SourceUnreachable) and WorkspaceError; then nothing has
+    landed.
     """
     from tasks.adapters import lake, sources
+    from tasks.adapters.workspace import workspace
 
     logger = get_run_logger()
     landed = lake.landed_rows(config, window)
     if landed is not None:
         logger.info("snapshot: %d rows of %s landed before, version %d", landed.rows, window.name, landed.version)
         return landed
-    snapshot = lake.land_rows(config, window, sources.read_window(config, window))
+    try:
+        rows = sources.read_window(config, window)
+    except sources.SourceEmpty as nothing:
+        if not may_be_empty:
+            raise
+        logger.warning("snapshot: %s", nothing)
+        return Snapshot(workspace().table(config.name, "rows"), 0, window, 0, "")
+    snapshot = lake.land_rows(config, window, rows)
     logger.info("snapshot: %d rows of %s landed, version %d", snapshot.rows, window.name, snapshot.version)
     return snapshot
 

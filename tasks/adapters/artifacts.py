@@ -21,6 +21,7 @@ def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:
         ("would be filled in" if dry_run else "filled in", plan.missing),
         ("done before", plan.done),
         ("left out, the champion learned from them", plan.learned),
+        ("without rows, tried again by the next back-fill", plan.empty),
     )
     parts = [f"# {model}: back-fill{' (dry run)' if dry_run else ''}", f"{plan.headline}."]
     parts += [

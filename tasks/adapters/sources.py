@@ -2,8 +2,9 @@
 
 Only the columns that the YAML names and only the rows of the window are asked for. Whatever is wrong with a source is
 told as a SourceError that says where, what was found, what was expected and what to do; none shows a password. A window
-without rows is an error too (SourceEmpty): landing nothing would settle that window for good. Rows without a time
-belong to no window and are not read. A clock without a zone is not taken for UTC: `source.options.time_zone` says it.
+without rows is an error too (SourceEmpty), which a stage may expect: landing nothing would settle it for good. Rows
+without a time belong to no window and are not read. A clock without a zone is not taken for UTC:
+`source.options.time_zone` says it.
 """
 
 import importlib

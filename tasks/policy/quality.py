@@ -47,7 +47,12 @@ class Roles:
 def measure_quality(
     profile: WindowProfile, reference: ReferenceProfile, limits: Limits, recent_rows: Sequence[int], roles: Roles
 ) -> tuple[Measurement, ...]:
-    """Every requirement of one window, measured. `recent_rows`: rows of earlier windows, to compare the count with."""
+    """Every requirement of one window, measured. `recent_rows`: rows of earlier windows, to compare the count with.
+
+    Where nothing was read at all, that is all there is to say: no column can be missing or broken.
+    """
+    if not profile.rows and not profile.columns:
+        return tuple(_window(profile, limits, recent_rows))
     frozen = {feature.feature: feature for feature in reference.features}
     found = [*_window(profile, limits, recent_rows), *_roles(profile, roles)]
     for counts in profile.features:

@@ -40,9 +40,12 @@ class RetrainingPolicy(Rule):
         return tuple(rule.metric for rule in leaves(self.when) if isinstance(rule, named))
 
 
-def decision_id(model: str, policy: RetrainingPolicy, window: Window) -> str:
-    """The same model, policy and window are the same decision, so acting on it twice is acting once."""
-    return digest(model, digest(policy.model_dump_json()), window.name)
+def decision_id(model: str, policy: RetrainingPolicy, window: Window, empty: bool = False) -> str:
+    """The same model, policy and window are the same decision, so acting on it twice is acting once.
+
+    That a window was `empty` is a decision of its own: once its rows have come, the window is judged as any other.
+    """
+    return digest(model, digest(policy.model_dump_json()), window.name, *(["empty"] if empty else []))
 
 
 def decide_retraining(
@@ -76,7 +79,7 @@ def decide_retraining(
         would_change = (block[2],) if block else would_change
     reasons = (block[1], *finding.reasons) if block else finding.reasons
     return Decision(
-        decision_id=decision_id(model, policy, evidence.window),
+        decision_id=decision_id(model, policy, evidence.window, empty=not evidence.rows),
         model=model,
         window=evidence.window,
         retrain=finding.holds and block is None,

@@ -1,0 +1,112 @@
+"""A window without rows, such as a holiday's: a verdict and a fact, never a crash, and never the last word."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deployments.model_config import load_model_config
+from flows.backfill import backfill
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.replay import replay
+from flows.retrain import retrain
+from flows.score import score
+from tasks.adapters import lake, ledger
+from tasks.policy.records import Window, utc
+from tests.small_model import rows, write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST, END = utc("2024-01-21"), utc("2024-01-27")
+HOLIDAY = Window(utc("2024-01-23"), utc("2024-01-25"))
+EVERY = {"{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}": "{trigger: every, days: 1}"}
+
+
+def closed_on(*holidays: Window) -> pd.DataFrame:
+    """The small model's rows without those of the holidays."""
+    table = rows()
+    for holiday in holidays:
+        table = table[(table["at"] < holiday.start) | (table["at"] >= holiday.end)]
+    return table
+
+
+def begin(folder, **replaced: str) -> str:
+    model = write_model(folder, closed_on(HOLIDAY), **replaced)
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    return model
+
+
+def kinds() -> list[str]:
+    return [entry.kind for entry in ledger.entries("small")]
+
+
+def test_it_fails_its_quality_checks_and_triggers_nothing_even_where_a_retrain_is_due(tmp_path):
+    model = begin(tmp_path, **EVERY)
+    assert score(model, until=HOLIDAY.end) is None
+    judgement = monitor(model, until=HOLIDAY.end)
+    assert judgement.evidence.quality.verdict == "fail"
+    assert judgement.evidence.quality.reasons[0] == "0 rows, expected at least 50 rows (enough rows)"
+    assert (judgement.decision.diagnosis, judgement.decision.retrain) == ("upstream_data_fault", False)
+    assert (judgement.decision.blocked_by, judgement.evidence.rows) == ("quality", 0)
+    assert kinds()[3:] == ["window.judged"]
+    assert lake.landed_rows(load_model_config(model), HOLIDAY) is None
+
+
+def test_looked_at_again_it_is_told_once(tmp_path):
+    model = begin(tmp_path)
+    first = monitor(model, until=HOLIDAY.end)
+    again = monitor(model, until=utc("2024-01-25T12:00"))
+    assert again.decision.decision_id == first.decision.decision_id
+    assert kinds()[3:] == ["window.judged"]
+
+
+def test_rows_that_come_late_are_scored_judged_and_learned_from(tmp_path):
+    model = begin(tmp_path)
+    empty = monitor(model, until=HOLIDAY.end)
+    rows().to_parquet(tmp_path / "rows.parquet")
+    assert score(model, until=HOLIDAY.end).rows == 300
+    judged = monitor(model, until=HOLIDAY.end)
+    assert (judged.evidence.quality.verdict, judged.evidence.rows) == ("pass", 300)
+    assert judged.decision.decision_id != empty.decision.decision_id
+    assert monitor(model, until=HOLIDAY.end) == judged
+    assert kinds()[3:] == ["window.judged", "window.scored", "window.judged"]
+    for until in ("2024-01-23", "2024-01-27", "2024-01-29"):
+        score(model, until=utc(until))
+    retrain(model, until=utc("2024-01-29"))
+    trained = from_ledger("challenger.registered")
+    assert trained.training_rows == 150 * trained.trained.days, "rows of the holiday are missing"
+
+
+def from_ledger(kind: str):
+    from tasks.policy.evidence import ModelVersion
+    from tasks.policy.records import from_json
+
+    return from_json(ModelVersion, ledger.entries("small", kind=kind)[-1].body)
+
+
+def test_a_backfill_goes_on_over_it_lists_it_and_fills_it_in_once_its_rows_are_there(tmp_path):
+    model = begin(tmp_path)
+    filled = backfill(model, start=FIRST, end=END, dry_run=False)
+    assert [window.name for window in filled.missing] == ["2024-01-21..2024-01-23", "2024-01-25..2024-01-27"]
+    assert filled.empty == (HOLIDAY,)
+    assert filled.headline.endswith("1 without rows")
+    facts = kinds()
+    assert backfill(model, start=FIRST, end=END, dry_run=False).empty == (HOLIDAY,)
+    assert kinds() == facts
+    rows().to_parquet(tmp_path / "rows.parquet")
+    late = backfill(model, start=FIRST, end=END, dry_run=False)
+    assert (late.missing, late.empty) == ((HOLIDAY,), ())
+    assert len(backfill(model, start=FIRST, end=END).done) == 3
+
+
+def test_a_replay_goes_on_over_it_and_shows_it_as_quarantined(tmp_path):
+    last = Window(utc("2024-02-04"), utc("2024-02-06"))
+    model = write_model(tmp_path, closed_on(HOLIDAY, last))
+    outcome = replay(model)
+    assert len(outcome.windows) == 8
+    for place in (1, 7):
+        shown = outcome.windows[place]
+        assert (shown.rows, shown.metric, shown.quality, shown.retrain) == (0, None, "fail", False)
+        assert "0 rows, expected at least 50 rows" in shown.events[0].text
+    assert np.isfinite([record.metric.value for record in outcome.windows if record.rows]).all()
+    assert replay(model).windows == outcome.windows
