@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from pydantic import Field
 
 from deployments.model_config import load_model_config
-from flows.parameters import Model, run_name
-from tasks.candidates import assemble_matrix, plan_candidates, record_candidate
+from flows.parameters import Model, Moment, in_utc, present, run_name, wall_clock
+from tasks.candidates import assemble_matrix, plan_candidates, record_candidate, without_rows
 from tasks.policy.backtest import ALPHAS, COMPUTE_SHARE
 from tasks.policy.errors import PerennialError
 from tasks.simulation import backtest_candidates, backtest_matrix
@@ -42,6 +43,7 @@ def backtest(
     alphas: tuple[float, ...] = ALPHAS,
     policies: tuple[str, ...] = (),
     compute_share: Annotated[float, Field(ge=0, le=1)] = COMPUTE_SHARE,
+    until: Moment | None = None,
 ) -> dict[str, Any]:
     """Simulate retraining policies on a model's own history and recommend one, with the YAML to paste.
 
@@ -50,13 +52,14 @@ def backtest(
         alphas: Costs of a retrain to look at, in losses of one window.
         policies: Only these, such as perennial and debt. All, when left empty.
         compute_share: Share of a retrain's cost that is compute; the rest is deployment.
+        until: Back-test on windows that are complete by this time (UTC). Now, or the end of recorded data, when left empty.
     """
     config = load_model_config(model)
-    plan = plan_candidates(config)
+    plan = plan_candidates(config, present(config, until))
     take_snapshot(config, config.history())
-    for window in plan.windows[plan.history :]:
-        take_snapshot(config, window)
-    land_labels(config, plan.windows[-1].end + config.columns.label_delay)
+    served = [take_snapshot(config, window, may_be_empty=True) for window in plan.windows[plan.history :]]
+    plan = without_rows(plan, [snapshot.window for snapshot in served if not snapshot.rows])
+    land_labels(config, min(plan.windows[-1].end + config.columns.label_delay, wall_clock()))
     places = range(len(plan.windows) - 1)
     recorded = [record_candidate.submit(config, plan, place) for place in places]
     matrix = assemble_matrix(config, plan, [future.result() for future in recorded])
@@ -74,6 +77,15 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _moment(text: str) -> datetime:
+    try:
+        return in_utc(datetime.fromisoformat(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no date; expected such as 2013-06-05 or 2013-06-05T12:00"
+        ) from None
+
+
 def _options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog="python -m flows.backtest", description=(__doc__ or "").split("\n\n")[0])
     source = options.add_mutually_exclusive_group(required=True)
@@ -83,6 +95,7 @@ def _options() -> argparse.ArgumentParser:
     options.add_argument("--alphas", type=_costs, default=ALPHAS, help="costs of a retrain in window losses, 0.05,0.1")
     options.add_argument("--policies", type=_names, default=(), help="only these, such as perennial,debt; default all")
     options.add_argument("--compute-share", type=float, default=COMPUTE_SHARE, help="share of the cost that is compute")
+    options.add_argument("--until", type=_moment, help="with --model: windows complete by then, UTC; default now")
     return options
 
 
@@ -96,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(backtest_matrix(chosen.matrix, chosen.out, chosen.alphas, chosen.policies, chosen.compute_share))
         else:
             os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-            print(backtest(chosen.model, chosen.alphas, chosen.policies, chosen.compute_share)["recommendation"])
+            outcome = backtest(chosen.model, chosen.alphas, chosen.policies, chosen.compute_share, chosen.until)
+            print(outcome["recommendation"])
     except PerennialError as error:
         sys.exit(f"backtest: {error}")
 

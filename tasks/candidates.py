@@ -3,11 +3,12 @@
 Each candidate is trained once, on the rows and labels that were known when its window ended, and leaves a file; an
 interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.
 Losses: 1 - metric where higher is better; errors without a bound are divided by five times their history's median, so
-that they lie about 0.2 and costs mean the same for every model.
+that they lie about 0.2 and costs mean the same for every model. A window without rows is a column of NaN.
 """
 
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig, ModelConfigError
 from tasks.adapters.whole import whole_file
-from tasks.policy.records import Window
+from tasks.policy.records import Window, digest
 from tasks.policy.simulation import Floats
 
 if TYPE_CHECKING:
@@ -38,22 +39,40 @@ class Plan:
     folder: Path
 
 
-def plan_candidates(config: ModelConfig) -> Plan:
-    """All windows of the model's recorded data; history is cut backwards from where service begins."""
+def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
+    """All windows of the model's data until `end`; history is cut backwards from where service begins."""
     from tasks.adapters.workspace import make_folder, workspace
 
     step = timedelta(days=config.window_days)
     history = int((config.period.history_until - config.period.start) / step)
-    served = config.windows()
+    served = config.windows(end=end)
     if history < 1 or len(served) < 2:
         raise ModelConfigError(
-            f"{config.name}: period has {history} whole windows of history and {len(served)} served ones, expected at "
-            "least 1 and 2 to back-test on; make window_days smaller or the period longer"
+            f"{config.name}: period has {history} whole windows of history and {len(served)} served ones until "
+            f"{end:%Y-%m-%d}, expected at least 1 and 2 to back-test on; make window_days smaller or the period longer"
         )
     start = config.period.history_until - history * step
     before = tuple(Window(start, config.period.history_until).split(config.window_days))
-    folder = make_folder(workspace().home / "backtest" / f"{config.name}-{config.fingerprint[:8]}")
+    folder = make_folder(workspace().home / "backtest" / f"{config.name}-{config.fingerprint[:8]}{_until(config, end)}")
     return Plan(before + served, history, folder)
+
+
+def _until(config: ModelConfig, end: datetime) -> str:
+    """Keeps candidates apart whose losses end elsewhere, or on a day that knew fewer labels; none for all recorded data."""
+    if end == config.period.end:
+        return ""
+    last = config.windows(end=end)[-1].end
+    return f"-{last:%Y%m%dT%H%M%S}-{min(end, last + config.columns.label_delay):%Y%m%d}"
+
+
+def without_rows(plan: Plan, empty: Sequence[Window]) -> Plan:
+    """The same windows, of which these have no rows; their candidates lie apart from those made once rows have come."""
+    from tasks.adapters.workspace import make_folder
+
+    if not empty:
+        return plan
+    apart = digest(*(window.name for window in empty), length=8)
+    return replace(plan, folder=make_folder(plan.folder.with_name(f"{plan.folder.name}-without-{apart}")))
 
 
 @task(cache_policy=NO_CACHE, tags=["training"], task_run_name="candidate after {place}")

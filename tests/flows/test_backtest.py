@@ -121,15 +121,19 @@ def test_the_yaml_to_paste_is_a_retraining_policy_of_the_recommended_kind(policy
     assert getattr(when, "alpha", 0.05) == 0.05
 
 
-def write_model(folder: Path) -> Path:
-    """A model whose concept turns on 2024-04-01, half-way through service."""
+def write_model(folder: Path, live: bool = False, closed: Window | None = None) -> Path:
+    """A model whose concept turns on 2024-04-01, half-way through service; `live`: with no end, `closed`: without rows."""
     turn, end = utc("2024-04-01"), utc("2024-05-01")
     before = make_rows(rows=1800, window=Window(utc("2024-01-01"), turn), seed=1)
     after = make_rows(rows=600, window=Window(turn, end), seed=2, turn=-1.0)
-    pq.write_table(pa.concat_tables([before, after]), folder / "rows.parquet")
+    table = pa.concat_tables([before, after])
+    if closed:
+        times = table.column("time").to_pylist()
+        table = table.filter(pa.array([not closed.start <= time < closed.end for time in times]))
+    pq.write_table(table, folder / "rows.parquet")
     config = make_config(
         name="turning_model",
-        period={"start": utc("2024-01-01"), "history_until": utc("2024-03-01"), "end": end},
+        period={"start": utc("2024-01-01"), "history_until": utc("2024-03-01")} | ({} if live else {"end": end}),
         window_days=10,
         performance={"metric": "accuracy"},
         training={"parameters": {"n_estimators": 20, "max_depth": 3}, "min_rows": 100, "window_days": 30},
@@ -154,3 +158,42 @@ def test_a_models_own_history_is_back_tested_each_candidate_once(tmp_path: Path,
     written = [path.stat().st_mtime_ns for path in candidates]
     backtest(model, (0.05,), ("perennial",))
     assert [path.stat().st_mtime_ns for path in candidates] == written, "a candidate is trained once"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_live_model_is_back_tested_until_a_time_and_each_end_has_candidates_of_its_own(
+    tmp_path: Path, workspace: Path
+) -> None:
+    model = str(write_model(tmp_path, live=True))
+    for until, last, windows in (("2024-04-12", "20240410", 10), ("2024-04-01", "20240331", 9)):
+        outcome = backtest(model, (0.05,), ("never", "every"), until=utc(until))
+        served = windows - 6
+        assert f"over {served} served windows" in outcome["recommendation"]
+        (matrix,) = workspace.glob(f"backtest/turning_model-*-{last}T000000-*/matrix.npz")
+        with np.load(matrix) as stored:
+            assert stored["loss"].shape == (windows, windows)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_window_without_rows_is_a_column_without_losses_until_its_rows_have_come(
+    tmp_path: Path, workspace: Path
+) -> None:
+    closed = Window(utc("2024-03-11"), utc("2024-03-21"))
+    model = str(write_model(tmp_path, closed=closed))
+    outcome = backtest(model, (0.05,), ("never", "every"))
+    assert outcome["recommendation"].startswith("Use ")
+    (matrix,) = workspace.glob("backtest/turning_model-*/matrix.npz")
+    with np.load(matrix) as stored:
+        known = np.isfinite(stored["loss"][5])
+    assert known.tolist() == [False] * 6 + [True, False, True, True, True, True]
+    write_model(tmp_path)
+    backtest(model, (0.05,), ("never", "every"))
+    whole = max(workspace.glob("backtest/turning_model-*/matrix.npz"), key=lambda path: path.stat().st_mtime)
+    with np.load(whole) as stored:
+        assert np.isfinite(stored["loss"][5, 6:]).all()
+
+
+def test_an_end_that_is_no_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", "air_time", "--until", "soon"])
+    assert "'soon' is no date; expected such as 2013-06-05" in capsys.readouterr().err
