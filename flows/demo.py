@@ -1,6 +1,7 @@
 """`make demo`: replay every model side by side on a Prefect server of its own, then show what happened.
 
-One process per model, because the two cores are there; progress is read from the records that each replay leaves.
+One process per model, because the two cores are there; progress is read from the records that each replay leaves. A live
+model, whose file sets no `period.end`, has no end of recorded history to replay to and is left out.
 """
 
 import argparse
@@ -28,6 +29,10 @@ POLL_S = 0.3
 SLOW_TO_LOAD = ("lake", "expectations", "drift_reports", "registry", "estimators")
 
 
+class NothingToReplay(PerennialError):
+    """No model was chosen whose recorded history has an end."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.demo", description=__doc__)
     parser.add_argument("models", nargs="*", help="names or YAML paths; every model under deployments/ when left out")
@@ -35,18 +40,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped as on Ctrl-C
     try:
-        configs = {model: load_model_config(model) for model in chosen}
+        configs = _recorded({model: load_model_config(model) for model in chosen}, console)
         done = {replay.model for replay in finished_replays()}
         waiting = {model: config for model, config in configs.items() if config.name not in done}
         failed = _replay(waiting, console) if waiting else []
     except PerennialError as error:
-        console.print(str(error), style="red", markup=False)
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         console.print("interrupted; the next `make demo` goes on where this one stopped")
         return 130
     _show(console, repeated=not waiting)
     return 1 if failed else 0
+
+
+def _recorded(configs: dict[str, ModelConfig], console: Console) -> dict[str, ModelConfig]:
+    """Those whose history has an end; a line says which are left out. Raises NothingToReplay where none is left."""
+    recorded = {model: config for model, config in configs.items() if config.period.end}
+    for config in configs.values():
+        if not config.period.end:
+            said = f"{config.name}: left out, it is a live model: period.end is not set"
+            console.print(said, markup=False, soft_wrap=True)
+    if not recorded:
+        raise NothingToReplay("demo: no model has recorded history to replay; expected one whose file sets period.end")
+    return recorded
 
 
 def _replay(configs: dict[str, ModelConfig], console: Console) -> list[str]:

@@ -1,0 +1,37 @@
+"""The demo replays what was recorded and says in a line what it leaves out."""
+
+from pathlib import Path
+
+import pytest
+
+from flows import demo
+from tests.small_model import write_model
+
+LIVE = {", end: 2024-02-06T00:00:00Z": ""}
+
+
+def replayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the models that would be replayed, instead of the replays with their server and processes."""
+    names: list[str] = []
+    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)  # the demo's handler is not for this process
+    monkeypatch.setattr(demo, "_replay", lambda configs, _: names.extend(config.name for config in configs.values()))
+    return names
+
+
+def test_a_live_model_is_left_out_with_one_line_and_the_others_are_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = write_model(tmp_path / "live", **LIVE, **{"name: small": "name: live_model"})
+    names = replayed(monkeypatch)
+    assert demo.main([live, write_model(tmp_path / "recorded")]) == 0
+    assert names == ["small"]
+    assert capsys.readouterr().out.splitlines() == ["live_model: left out, it is a live model: period.end is not set"]
+
+
+def test_nothing_but_live_models_is_one_clear_line_and_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = replayed(monkeypatch)
+    assert demo.main([write_model(tmp_path, **LIVE)]) == 2
+    assert names == []
+    assert "expected one whose file sets period.end" in capsys.readouterr().out
