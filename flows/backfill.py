@@ -3,7 +3,8 @@
 Every write is keyed by its window and decision, so that windows which were scored or judged already stay as they are and
 a second run changes nothing. Windows that the champion learned from are left out: judged on them it would look better
 than it is. A window without rows is judged to be empty, listed and passed over; a later run tries it again. Nothing is
-handed over: what to do now is the next live window's decision, which sees all that was filled in.
+handed over, then or by a later run of `monitor`: what to do now is the next live window's decision, which sees all that
+was filled in.
 """
 
 from typing import Annotated
@@ -15,7 +16,7 @@ from pydantic import Field
 
 from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, run_from_command_line, run_name
-from tasks.adapters.flow_runs import run_recorded
+from tasks.adapters.flow_runs import run_missed
 from tasks.backfill import plan_backfill, publish_backfill
 from tasks.policy.backfill import Backfill
 
@@ -46,8 +47,8 @@ def backfill(
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # each run's own would cost it a second
             progress = create_progress_artifact(0.0, f"backfill-{config.name}".replace("_", "-"), plan.headline)
             for number, window in enumerate(plan.missing, start=1):
-                run_recorded("score", model=model, until=window.end)
-                judgement = run_recorded("monitor", model=model, until=window.end)
+                run_missed("score", model=model, until=window.end)
+                judgement = run_missed("monitor", model=model, until=window.end)
                 empty += [] if judgement.evidence.rows else [window]
                 update_progress_artifact(progress, 100.0 * number / len(plan.missing), f"{window.name} is done")
     plan = plan.without_rows(empty)

@@ -30,7 +30,7 @@ from tasks.policy.access import Override
 from tasks.policy.evidence import ValidationReport
 from tasks.policy.preview import Preview
 from tasks.preview import preview_retraining, preview_trial
-from tasks.publication import hand_over, publish_validation, refuse_retraining
+from tasks.publication import hand_over_again, publish_validation, refuse_retraining
 from tasks.shared_budget import claim_shared_budget
 from tasks.slots import in_a_training_slot
 from tasks.snapshot import land_labels, take_snapshot
@@ -72,7 +72,7 @@ def retrain(
     principal = check_trigger(config, "retrain", requested_by, as_of)
     recorded = recall_validation(config, decision_id)
     if recorded:
-        hand_over(config, recorded, decision_id, as_of)
+        hand_over_again(config, recorded, decision_id, as_of)
         return recorded
     champion = find_champion(config)
     if champion is None:

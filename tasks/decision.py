@@ -33,6 +33,8 @@ def decide(
     diagnosis: Diagnosis | None = None,
 ) -> Judgement:
     """The judgement of one window; `revised` are earlier windows that later labels changed."""
+    from tasks.adapters.announcements import BACKFILLING
+
     kind, told = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
     past, policy, budget = history.revised(revised), config.retraining, config.budget
     cost = expected_cost(budget, past, grows=config.training.window_days is None)
@@ -63,6 +65,7 @@ def decide(
         (*diagnosis.reasons, *told) if diagnosis else (),
         diagnosis.estimate if diagnosis else None,
         diagnosis.estimate_error if diagnosis else None,
+        BACKFILLING.get(),
     )
 
 

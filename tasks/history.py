@@ -77,7 +77,8 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
     since = champion.trained.end
     made = [entry for entry in entries if entry.kind == "challenger.registered"]
     refused = {entry.decision_id for entry in entries if entry.kind == "retraining.refused"}
-    asked = [j for j in before if j.decision.retrain and j.decision.decision_id not in refused]
+    wanted = [j for j in before if j.decision.retrain and not j.backfilled]
+    asked = [j for j in wanted if j.decision.decision_id not in refused]
     return History(
         performances=_latest_performances(before),
         evidence=tuple(judgement.evidence for judgement in earlier),

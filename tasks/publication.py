@@ -4,6 +4,7 @@ In that order, because the ledger is what counts: a run killed after it can be r
 Reasons are the decision's own sentences everywhere.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 
 from prefect import task
@@ -22,6 +23,10 @@ from tasks.policy.reports import Scoring
 RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}
 
 PLOTTED_WINDOWS = 30
+ANSWERS = ("challenger.validated", "challenger.refused", "retraining.refused")
+"""Facts that end what a decision asked for; a challenger alone, without its verdict, is a retrain that was cut off."""
+ENDS = ("champion.promoted", "challenger.rejected")
+"""Facts that end the trial of a challenger that passed."""
 
 
 def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
@@ -61,13 +66,24 @@ def publish_judgement(
 
 
 def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
-    """Hand over, where that was decided; again by a run that finds the window judged, as the first may have died before."""
+    """Hand over, where that was decided; again by a run that finds the window judged, as the first may have died before.
+
+    Only while nothing has come of the decision, and never what a back-fill decided.
+    """
     from tasks.adapters import announcements
 
+    if judgement.backfilled or _has_fact(config, judgement.decision.decision_id, ANSWERS):
+        return
     if judgement.decision.retrain:
         announcements.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
     if judgement.decision.go_back_to:
         announcements.announce("return.requested", config.name, _handover(judgement))
+
+
+def _has_fact(config: ModelConfig, decision_id: str, kinds: Collection[str]) -> bool:
+    from tasks.adapters import ledger
+
+    return any(entry.decision_id == decision_id and entry.kind in kinds for entry in ledger.entries(config.name))
 
 
 def _request(placement: Placement | None) -> str:
@@ -119,12 +135,21 @@ def publish_validation(
 
 
 def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
-    """Say what became of a challenger; said again by a run that finds it recorded, as the first may have died before."""
+    """Say what became of a challenger."""
     from tasks.adapters import announcements
 
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     handover = Handover(config.name, decision_id, validation.reasons, as_of)
     announcements.announce(kind, config.name, handover.payload())
+
+
+def hand_over_again(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
+    """The same by a run that finds it recorded, as the first may have died before; not once its trial has ended."""
+    from tasks.adapters import registry
+
+    status = registry.tags(config.name, validation.challenger).get("status")
+    if status not in ("quarantined", "rejected") and not _has_fact(config, decision_id, ENDS):
+        hand_over(config, validation, decision_id, as_of)
 
 
 @task(**RETRIES)

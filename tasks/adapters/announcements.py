@@ -10,7 +10,9 @@ from tasks.adapters import delivery
 from tasks.policy.handover import about
 
 REPLAYING: ContextVar[bool] = ContextVar("replaying", default=False)
-"""Set around the runs of a replay."""
+"""Set around the runs of a replay and of a back-fill."""
+BACKFILLING: ContextVar[bool] = ContextVar("backfilling", default=False)
+"""Set around the runs of a back-fill, on whose decisions nobody acts; a replay acts on its own."""
 HANDED_OVER = {"retraining.requested", "return.requested", "challenger.validated", "champion.degraded"}
 """Events that start the next flow; were one lost, the loop would stand still."""
 

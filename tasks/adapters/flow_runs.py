@@ -11,7 +11,14 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.flows import load_flow_from_entrypoint
 
-from tasks.adapters.announcements import REPLAYING
+from tasks.adapters.announcements import BACKFILLING, REPLAYING
+
+
+def run_missed(name: str, **parameters: Any) -> Any:
+    """Run a flow on a window that was missed; what it decides is for the record."""
+    apart = copy_context()
+    apart.run(BACKFILLING.set, True)
+    return apart.run(partial(run_recorded, name, **parameters))
 
 
 def run_recorded(name: str, **parameters: Any) -> Any:

@@ -143,6 +143,8 @@ class Judgement:
     """What the inputs alone let expect of the primary metric, without the window's labels."""
     estimate_error: EstimateError | None = None
     """How wrong such estimates were before; None while no estimated window has closed."""
+    backfilled: bool = False
+    """Judged by a back-fill, for the record: its decision is never handed over."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,7 @@ def _recent_needs(facts: ModelFacts, latest: Judgement | None, report: Performan
             yield Need("refused", f"challenger {refused.challenger} was refused: {refused.reasons[0]}")
         if entry.kind == "retraining.refused" and entry.at >= since:
             yield Need("budget", entry.body)
-    if latest and latest.decision.retrain and last and last.kind == "window.judged":
+    if latest and latest.decision.retrain and not latest.backfilled and last and last.kind == "window.judged":
         yield Need("retraining", f"a retrain was asked for: {latest.decision.reasons[0]}")
     if report and report.shift_p_value is not None and report.baseline and report.shift_p_value <= LOSS_P:
         value = report.metric(report.primary)

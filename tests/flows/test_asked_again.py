@@ -1,0 +1,108 @@
+"""A decision is handed over until something has come of it: a lost event is said again, an answered one never."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from flows.backfill import backfill
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.rollback import rollback
+from flows.score import score
+from tasks.adapters import announcements, ledger
+from tasks.policy.records import utc
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST, SECOND, THIRD = utc("2024-01-21"), utc("2024-01-25"), utc("2024-01-27")
+EVERY = {
+    "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}": "{trigger: every, days: 1}",
+    "cooldown_days: 4": "cooldown_days: 0",
+}
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
+    """How often each event was emitted about each decision."""
+    counted: Counter[tuple[str, str]] = Counter()
+    announce = announcements.announce
+
+    def count(event: str, model: str, payload: dict[str, Any]) -> None:
+        counted[event, str(payload["decision_id"])] += 1
+        announce(event, model, payload)
+
+    monkeypatch.setattr(announcements, "announce", count)
+    return counted
+
+
+def begin(folder, **replaced: str) -> str:
+    """A model that wants a retrain after each window, with a champion."""
+    model = write_model(folder, **EVERY, **replaced)
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    return model
+
+
+def ask(model: str) -> str:
+    """The id of the decision to retrain after the window that ends at SECOND."""
+    for until in (utc("2024-01-23"), SECOND):
+        score(model, until=until)
+    decision = monitor(model, until=SECOND).decision
+    assert decision.retrain
+    return decision.decision_id
+
+
+def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verdict(tmp_path, said):
+    model = begin(tmp_path)
+    wanted = ask(model)
+    monitor(model, until=SECOND)
+    assert said["retraining.requested", wanted] == 2
+    retrain(model, until=SECOND, decision_id=wanted)
+    monitor(model, until=SECOND)
+    assert said["retraining.requested", wanted] == 2
+
+
+def test_a_request_that_was_refused_is_not_said_again(tmp_path, said):
+    model = begin(tmp_path)
+    wanted = ask(model)
+    ledger.append("small", "retraining.refused", "the budget refuses", SECOND, wanted)
+    monitor(model, until=SECOND)
+    assert said["retraining.requested", wanted] == 1
+
+
+def test_a_challenger_that_passed_is_handed_over_again_until_it_was_promoted(tmp_path, said):
+    model = begin(tmp_path)
+    wanted = ask(model)
+    for _ in range(2):
+        retrain(model, until=SECOND, decision_id=wanted)
+    assert said["challenger.validated", wanted] == 2
+    promote(model, decision_id=wanted, until=SECOND)
+    retrain(model, until=SECOND, decision_id=wanted)
+    assert said["challenger.validated", wanted] == 2
+
+
+def test_after_a_rollback_nothing_asks_for_the_quarantined_version_again(tmp_path, said):
+    model = begin(tmp_path)
+    wanted = ask(model)
+    retrain(model, until=SECOND, decision_id=wanted)
+    promote(model, decision_id=wanted, until=SECOND)
+    rollback(model, reason="answers are late", until=SECOND)
+    before = said.copy()
+    monitor(model, until=SECOND)
+    retrain(model, until=SECOND, decision_id=wanted)
+    said.subtract(before)
+    assert {event for (event, _), times in said.items() if times} == {"model.watched"}
+
+
+def test_what_a_back_fill_decided_is_never_handed_over_and_the_next_live_window_decides(tmp_path, said):
+    model = begin(tmp_path)
+    backfill(model, start=FIRST, end=SECOND, dry_run=False)
+    filled = monitor(model, until=SECOND)
+    assert filled.decision.retrain and filled.backfilled
+    assert not [event for event, _ in said if event == "retraining.requested"]
+    score(model, until=THIRD)
+    live = monitor(model, until=THIRD)
+    assert not live.backfilled
+    assert said["retraining.requested", live.decision.decision_id] == 1
