@@ -1,12 +1,13 @@
 """Money that models share: what is spent and promised, what asks, and who goes first when it does not cover all."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from tasks.policy.economics import Budget, Request, Usage, share_budget
 from tasks.policy.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion
-from tasks.policy.records import to_json, utc
+from tasks.policy.records import from_json, to_json, utc
 from tasks.policy.spending import Grant, Purse, decide_share, open_request, promised_usd, request_of, spent_usd
 from tests.policy.judged_windows import evidence, window
 
@@ -65,6 +66,13 @@ def test_spent_is_what_was_used_in_thirty_days_and_promised_what_was_granted_and
 )
 def test_what_asks_is_the_latest_judgement_that_nothing_came_of(facts, asks):
     assert open_request("small", facts, BUDGET, NOW) == (Request("small", 50.0, 50.0) if asks else None)
+
+
+def test_what_a_back_fill_decided_asks_for_no_money_and_hides_no_live_request():
+    live, filled = judged(2, "a"), judged(1, "b")
+    body = to_json(replace(from_json(Judgement, filled.body), backfilled=True))
+    assert open_request("small", (replace(filled, body=body),), BUDGET, NOW) is None
+    assert open_request("small", (live, replace(filled, body=body)), BUDGET, NOW) == Request("small", 50.0, 50.0)
 
 
 def test_what_nobody_judged_brings_nobody_knows_what():
