@@ -1,6 +1,7 @@
 """All models at a look, sorted by what needs a person: an artifact in the dashboard and a page that works offline.
 
-Reads the ledger and the registry only. `make serve` shows the same page, always fresh, at /fleet of its reports.
+A model whose file is broken needs one too; the others are shown as usual. Reads the ledger and the registry only.
+`make serve` shows the same page, always fresh, at /fleet of its reports.
 """
 
 from typing import Annotated
@@ -8,9 +9,9 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from deployments.model_config import available_models, load_model_config
+from deployments.model_config import available_models
 from flows.parameters import Model, Moment, in_utc, run_from_command_line, wall_clock
-from tasks.fleet import publish_fleet, survey_fleet
+from tasks.fleet import publish_fleet, survey_files
 
 
 @flow(name="fleet", flow_run_name="fleet")
@@ -21,8 +22,7 @@ def fleet(models: Annotated[list[Model], Field(max_length=500)] | None = None, u
         models: Names under deployments/ or paths of YAML files anywhere; all under deployments/, when left empty.
         until: As of this time (UTC). Now, when left empty.
     """
-    configs = [load_model_config(model) for model in models or available_models()]
-    surveyed = survey_fleet(configs, in_utc(until) if until else wall_clock())
+    surveyed = survey_files(models or available_models(), in_utc(until) if until else wall_clock())
     return str(publish_fleet(surveyed))
 
 

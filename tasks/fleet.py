@@ -13,16 +13,40 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.fleet_config import load_fleet_config
-from deployments.model_config import ModelConfig, load_model_config
-from tasks.policy.fleet import Fleet, FleetMember, ModelFacts, survey
+from deployments.model_config import FLEET, ModelConfig, ModelConfigError, load_model_config
+from tasks.policy.fleet import BrokenFile, Fleet, FleetMember, ModelFacts, survey
 from tasks.policy.spending import Purse, purse, spent_usd
 
 PAGE = "fleet.html"
 
 
-def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime) -> Fleet:
-    """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end."""
-    return survey([_facts(config, as_of) for config in configs], as_of, _purse(as_of))
+def survey_files(models: Sequence[str], as_of: datetime) -> Fleet:
+    """The state of every model by name or path; one whose file is broken is shown with what is wrong, beside the others."""
+    configs, broken = [], []
+    for model in models:
+        try:
+            configs.append(load_model_config(model))
+        except ModelConfigError as error:
+            broken.append(_broken(Path(model).stem, error))
+    return survey_fleet(configs, as_of, broken)
+
+
+def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequence[BrokenFile] = ()) -> Fleet:
+    """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end.
+
+    The shared budget is not told while a file that it depends on is broken.
+    """
+    facts = [_facts(config, as_of) for config in configs]
+    try:
+        return survey(facts, as_of, _purse(as_of), broken)
+    except ModelConfigError as error:
+        shared = _broken(FLEET, error)
+        told = shared.sentence in {each.sentence for each in broken}
+        return survey(facts, as_of, None, broken if told else [*broken, shared])
+
+
+def _broken(model: str, error: ModelConfigError) -> BrokenFile:
+    return BrokenFile(model, str(error).replace("\n", "; "))
 
 
 def _purse(as_of: datetime) -> Purse | None:
@@ -69,7 +93,7 @@ def fleet_html(fleet: Fleet) -> str:
     """The page, one file that asks for nothing."""
     from tasks.adapters import fleet_page, ledger
 
-    known = {member.facts.model for member in fleet.members}
+    known = {member.facts.model for member in fleet.members} | {each.model for each in fleet.broken}
     return fleet_page.render(fleet, tuple(name for name in ledger.models() if name not in known))
 
 
@@ -83,6 +107,8 @@ def publish_fleet(fleet: Fleet) -> Path:
     path = fleet_page.write_page(fleet_html(fleet), workspace().reports / PAGE)
     artifacts.publish_fleet(fleet, str(path))
     get_run_logger().info("fleet: %s", fleet.headline)
+    for each in fleet.broken:
+        get_run_logger().warning("fleet: %s: needs a person, %s", each.model, each.sentence)
     for member in fleet.members:
         get_run_logger().info("fleet: %s", describe(member))
     return path

@@ -227,6 +227,14 @@ def test_the_fleet_page_shows_what_is_true_now(pages):
     assert "train and promote the first one" in pages.get("/reports/fleet.html", timeout=60).text
 
 
+def test_a_broken_file_is_said_on_the_fleet_page_beside_the_other_models(pages, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
+    (tmp_path / "odd.yaml").write_text("name: odd\nowner: [")
+    answer = pages.get("/reports/fleet.html", timeout=60)
+    assert answer.status_code == 200
+    assert "odd.yaml: is not YAML" in answer.text and 'data-model="air_time"' in answer.text
+
+
 def test_a_ledger_that_cannot_be_read_is_said_on_the_page_and_ends_nothing(pages, workspace):
     damaged = workspace / "ledger" / "air_time"
     damaged.mkdir(parents=True)

@@ -106,13 +106,16 @@ def markdown(fleet: Fleet, page: str) -> str:
     lines = [f"# Fleet: {fleet.headline}", f"[The whole page]({link(page)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
     if fleet.purse:
         lines.append(_cell(f"{fleet.purse.sentence}; {max(0.0, fleet.purse.left_usd):,.2f} USD are left."))
-    urgent = [
+    urgent = [_cell(f"- **{each.model}**: {each.sentence}") for each in fleet.broken]
+    urgent += [
         _cell(f"- **{member.facts.model}**: {need.sentence}") for member in fleet.members for need in member.needs
     ]
     if urgent:
         lines += ["## What to look at, most urgent first", "\n".join(urgent)]
     header = ("model", "health", "champion", "metric", "drift", "next check", "retrains", "spent", "last decision")
-    rows = [header, tuple("---" for _ in header), *map(_row, fleet.members)]
+    unknown = ("needs a person", *["not known"] * (len(header) - 2))
+    rows = [header, tuple("---" for _ in header), *((_cell(each.model), *unknown) for each in fleet.broken)]
+    rows += map(_row, fleet.members)
     lines += ["## All models", "\n".join("| " + " | ".join(row) + " |" for row in rows)]
     return "\n\n".join(lines)
 

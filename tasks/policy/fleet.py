@@ -1,7 +1,8 @@
 """Which model needs a person first, and why: every model's state in one record, from its ledger and its champion.
 
 A model's needs come from facts alone, most urgent first: a promotion that waits for approval, no champion, a quarantined
-window, a check that is overdue, a refusal, a loss of performance, a drift. Models are sorted by their most urgent need.
+window, a check that is overdue, a refusal, a loss of performance, a drift. Models are sorted by their most urgent need;
+those whose file cannot be read come before, as nothing at all runs for them.
 """
 
 from collections import Counter
@@ -91,6 +92,14 @@ class FleetMember:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenFile:
+    """A model whose file cannot be read, and the error's sentence; more is not known of it."""
+
+    model: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """All models, those that need a person first."""
 
@@ -98,13 +107,14 @@ class Fleet:
     members: tuple[FleetMember, ...]
     purse: Purse | None = None
     """The budget that models share, where they do."""
+    broken: tuple[BrokenFile, ...] = ()
 
     @property
     def headline(self) -> str:
-        if not self.members:
+        if not self.members and not self.broken:
             return "No model has a file under deployments/ yet."
         counts: Counter[str] = Counter(member.health for member in self.members)
-        waiting = counts["needs a person"]
+        waiting = counts["needs a person"] + len(self.broken)
         first = (
             f"{waiting} {'model needs' if waiting == 1 else 'models need'} a person"
             if waiting
@@ -118,10 +128,12 @@ class Fleet:
         return f"{', '.join([first, *rest])}."
 
 
-def survey(facts: Iterable[ModelFacts], as_of: datetime, purse: Purse | None = None) -> Fleet:
+def survey(
+    facts: Iterable[ModelFacts], as_of: datetime, purse: Purse | None = None, broken: Iterable[BrokenFile] = ()
+) -> Fleet:
     """Every model's state at `as_of`, sorted by what needs a person."""
     members = sorted(map(describe_member, facts), key=lambda member: (member.urgency, member.facts.model))
-    return Fleet(as_of, tuple(members), purse)
+    return Fleet(as_of, tuple(members), purse, tuple(broken))
 
 
 def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:

@@ -50,3 +50,28 @@ def test_nothing_later_than_the_moment_asked_for_is_shown(tmp_path):
     (before,) = survey_fleet([config], utc("2024-01-20")).members
     (after,) = survey_fleet([config], FIRST).members
     assert (before.champion_since, after.champion_since) == (None, FIRST)
+
+
+def test_a_broken_file_is_a_row_with_its_error_and_the_others_are_shown_as_usual(tmp_path, monkeypatch):
+    from prefect.artifacts import Artifact
+
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
+    write_model(tmp_path)
+    (tmp_path / "odd.yaml").write_text("name: odd\nowner: [")
+    (tmp_path / "fleet.yaml").write_text("shared_budget: {max_usd_per_month: 100}")
+    page = fleet(["small", "odd"], until=FIRST)
+    odd, small = Path(page).read_text(encoding="utf-8").split('data-model="')[1:]
+    assert odd.startswith("odd") and "needs a person" in odd and "odd.yaml: is not YAML" in odd
+    assert small.startswith("small") and "no version serves" in small
+    artifact = Artifact.get("fleet")
+    assert artifact.description == "2 models need a person."
+    assert "- **odd**: odd.yaml: is not YAML" in artifact.data
+
+
+def test_a_broken_fleet_file_is_a_row_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
+    (tmp_path / "fleet.yaml").write_text("shared_budget: 100")
+    surveyed = survey_fleet([load_model_config(write_model(tmp_path))], FIRST)
+    assert [member.facts.model for member in surveyed.members] == ["small"]
+    (broken,) = surveyed.broken
+    assert broken.model == "fleet" and "fleet.yaml: shared_budget is 100" in broken.sentence

@@ -15,8 +15,8 @@ from tasks.policy.evidence import (
     ValidationReport,
     WindowEvidence,
 )
-from tasks.policy.fleet import FleetMember, ModelFacts, describe_member, survey
-from tasks.policy.records import Window, to_json, utc
+from tasks.policy.fleet import BrokenFile, FleetMember, ModelFacts, describe_member, survey
+from tasks.policy.records import Window, from_json, to_json, utc
 from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
 
 NOW = utc("2024-03-01T06:00")
@@ -170,3 +170,15 @@ def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarant
     assert needs(describe_member(facts(judged(quality="fail"), *earlier))) == needs(
         describe_member(facts(judged(quality="fail")))
     )
+
+
+def test_a_model_whose_file_is_broken_needs_a_person_beside_the_others():
+    fleet = survey([facts(judged())], NOW, broken=[BrokenFile("odd", "odd.yaml: is not YAML")])
+    assert fleet.headline == "1 model needs a person, 1 healthy."
+    assert survey([], NOW, broken=fleet.broken).headline == "1 model needs a person."
+
+
+def test_what_a_back_fill_decided_is_no_request_for_a_retrain():
+    (entry_of,) = facts(judged(retrain=True)).entries
+    filled = replace(from_json(Judgement, entry_of.body), backfilled=True)
+    assert needs(describe_member(facts(replace(entry_of, body=to_json(filled))))) == []
