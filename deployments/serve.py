@@ -22,7 +22,7 @@ from deployments.credentials import read_credentials
 from deployments.one_serve import PATIENCE_S, Hold, hold_workspace
 from deployments.services import Service, Stream, asked_to_stop
 from tasks.adapters.prefect_server import PREFECT_APP, START_TIMEOUT_S, free_port, record_served, server_environment
-from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder, workspace
+from tasks.adapters.workspace import Workspace, WorkspaceError, located, make_folder, workspace
 
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
@@ -74,9 +74,7 @@ def _environment(space: Workspace, ports: Mapping[str, int]) -> tuple[dict[str, 
     """(what every service runs in, the address of each); absolute, as a worker gives each run a folder of its own."""
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     environment = {
-        **server_environment(space, ports["prefect"]),
-        "PERENNIAL_HOME": str(space.home),
-        "PERENNIAL_REPORTS": str(space.reports.resolve()),
+        **located(server_environment(space, ports["prefect"])),
         "PERENNIAL_REPORTS_URL": f"{addresses['reports']}/reports",
         "PERENNIAL_MLFLOW_URL": addresses["mlflow"],
         "PREFECT_WORKER_QUERY_SECONDS": "1",

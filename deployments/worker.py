@@ -32,6 +32,7 @@ from rich.console import Console
 from deployments.definitions import DeploymentError
 from deployments.one_serve import PATIENCE_S
 from deployments.services import Service, Stream, asked_to_stop
+from tasks.adapters.workspace import located
 
 POOL = "perennial"
 UNDER_WAY = [StateType.RUNNING, StateType.PENDING]
@@ -68,7 +69,8 @@ def work(pool: str, queues: Sequence[str]) -> int:
     if not api_url:
         raise DeploymentError("PREFECT_API_URL is not set, expected the address of the server that the worker asks")
     stream = Stream(Console(), len("worker"))
-    service = worker({**os.environ, "PREFECT_API_URL": str(api_url), "PYTHONUNBUFFERED": "1"}, pool, queues)
+    environment = {**located(os.environ), "PREFECT_API_URL": str(api_url), "PYTHONUNBUFFERED": "1"}
+    service = worker(environment, pool, queues)
     with asked_to_stop() as stop:
         service.start(stream)
         while not stop.wait(POLL_S) and service.exit_status is None:

@@ -1,5 +1,6 @@
 """`python -m deployments work`: a worker that is told to stop gives its runs back, and the next one completes them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -20,10 +21,20 @@ from tasks.adapters.workspace import workspace
 from tests.chaos.stack import wait_for
 
 pytestmark = pytest.mark.timeout(900)
+ROOT = Path(__file__).parent.parent
 FLOW = """\
+import json
+import os
 import time
 from pathlib import Path
 from prefect import flow
+
+@flow
+def look(seen: str) -> None:
+    from tasks.adapters.workspace import workspace
+
+    settings = {name: value for name, value in os.environ.items() if name.startswith(("PERENNIAL_", "MLFLOW_TRACKING"))}
+    Path(seen).write_text(json.dumps({**settings, "home": str(workspace().home)}))
 
 @flow
 def stay(marks: str) -> None:
@@ -47,18 +58,18 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         wait_until_healthy(server["PREFECT_API_URL"])
         with temporary_settings({PREFECT_API_URL: server["PREFECT_API_URL"]}), PrefectState() as state:
             state.save_pool(read_pool("perennial"), exists=False)
-            yield {**server, "PYTHONPATH": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+            yield {**server, "PYTHONPATH": f"{tmp_path}:{ROOT}", "PREFECT_WORKER_QUERY_SECONDS": "1"}
 
 
 class Worker:
     """A `python -m deployments work` with its output in a file."""
 
-    def __init__(self, environment: dict[str, str], log: Path, *options: str) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, *options: str, folder: Path = ROOT) -> None:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "deployments", "work", *options],
-                env=environment, stdout=output, stderr=subprocess.STDOUT,
+                env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> str:
@@ -67,15 +78,20 @@ class Worker:
         return self.log.read_text(errors="replace")
 
 
-def run_that_stays(client: Any, folder: Path) -> Any:
+def run_of(client: Any, flow: str, **parameters: str) -> Any:
+    """A run of a flow of FLOW, waiting for a worker."""
     deployment = client.create_deployment(
-        client.create_flow_from_name("stay"),
-        name="stay",
-        entrypoint="staying.stay",
+        client.create_flow_from_name(flow),
+        name=flow,
+        entrypoint=f"staying.{flow}",
         work_pool_name="perennial",
         pull_steps=[],
     )
-    return client.create_flow_run_from_deployment(deployment, parameters={"marks": str(folder / "marks")}).id
+    return client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+
+
+def run_that_stays(client: Any, folder: Path) -> Any:
+    return run_of(client, "stay", marks=str(folder / "marks"))
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_run_back_and_the_next_one_completes_it(environment, tmp_path):
@@ -102,6 +118,35 @@ def test_a_worker_that_is_told_to_stop_gives_its_run_back_and_the_next_one_compl
         for worker in workers:
             if worker.process.poll() is None:
                 worker.stop()
+
+
+def test_a_run_finds_the_workspace_of_the_folder_that_its_worker_was_started_in(environment, tmp_path):
+    from prefect.client.orchestration import get_client
+
+    relative = {name: value for name, value in environment.items() if name != "PERENNIAL_HOME"} | {
+        "PERENNIAL_LAKE": "lakes/ours",
+        "PERENNIAL_LEDGER": "s3://bucket/ledger",
+        "PERENNIAL_MODELS": "models",
+        "MLFLOW_TRACKING_URI": "sqlite:///runs.db",
+    }
+    folder, seen = tmp_path / "project", tmp_path / "seen"
+    folder.mkdir()
+    worker = Worker(relative, tmp_path / "worker.log", folder=folder)
+    try:
+        with get_client(sync_client=True) as client:
+            run = run_of(client, "look", seen=str(seen))
+            wait_for(lambda: client.read_flow_run(run).state.is_final(), "the run is over")
+    finally:
+        said = worker.stop()
+    found = json.loads(seen.read_text()) if seen.exists() else said
+    assert found == {
+        "home": str(folder / ".perennial"),
+        "PERENNIAL_HOME": str(folder / ".perennial"),
+        "PERENNIAL_LAKE": str(folder / "lakes" / "ours"),
+        "PERENNIAL_LEDGER": "s3://bucket/ledger",
+        "PERENNIAL_MODELS": str(folder / "models"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'runs.db'}",
+    }
 
 
 def test_apply_says_which_queue_nobody_polls_until_a_worker_does(environment, tmp_path, capsys):

@@ -11,10 +11,15 @@
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.policy.errors import PerennialError
+
+HOME = ".perennial"
+PARTS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_ARTIFACTS")
+SQLITE = "sqlite:///"
 
 
 class WorkspaceError(PerennialError, RuntimeError):
@@ -54,9 +59,27 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+def located(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with every part of the workspace where it is seen from here, for processes in other folders.
+
+    A worker gives each run a folder of its own, where `.perennial` would be another, empty workspace. URIs stay.
+    """
+    settings = dict(environment)
+    settings["PERENNIAL_HOME"] = str(Path(settings.get("PERENNIAL_HOME", HOME)).resolve())
+    for part in PARTS:
+        if settings.get(part) and "://" not in settings[part]:
+            settings[part] = str(Path(settings[part]).resolve())
+    if settings.get("PERENNIAL_MODELS"):
+        settings["PERENNIAL_MODELS"] = str(Path(settings["PERENNIAL_MODELS"]).expanduser().resolve())
+    tracking = settings.get("MLFLOW_TRACKING_URI", "")
+    if tracking.startswith(SQLITE):
+        settings["MLFLOW_TRACKING_URI"] = SQLITE + str(Path(tracking.removeprefix(SQLITE)).resolve())
+    return settings
+
+
 def workspace() -> Workspace:
     """The workspace that the environment describes, read anew at each call. Makes the home folder."""
-    home = Path(os.environ.get("PERENNIAL_HOME", ".perennial")).resolve()
+    home = Path(os.environ.get("PERENNIAL_HOME", HOME)).resolve()
     make_folder(home)
 
     def part(setting: str, default: Path) -> str:
