@@ -25,6 +25,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import AwaitingRetry
 from rich.console import Console
@@ -35,6 +36,8 @@ from deployments.services import Service, Stream, asked_to_stop
 from tasks.adapters.workspace import located
 
 POOL = "perennial"
+OF_PROCESSES = "process"
+"""The type of a pool whose worker starts processes of its own host."""
 UNDER_WAY = [StateType.RUNNING, StateType.PENDING]
 OF_RUN = "PREFECT__FLOW_RUN_ID"
 TAKEN_BY = "prefect.worker.name"
@@ -54,6 +57,7 @@ def worker(environment: Mapping[str, str], pool: str = POOL, queues: Sequence[st
     """The worker of this machine for a pool, or for some of its queues."""
     api_url, name = environment["PREFECT_API_URL"], worker_name(pool, queues)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
+    command += ["--no-create-pool-if-not-found"]  # its own template would not be ours
     command += [part for queue in queues for part in ("--work-queue", queue)]
     address = f"{api_url.removesuffix('/api')}/work-pools/work-pool/{pool}"
     since = datetime.now(UTC)
@@ -63,11 +67,12 @@ def worker(environment: Mapping[str, str], pool: str = POOL, queues: Sequence[st
 def work(pool: str, queues: Sequence[str]) -> int:
     """Run a worker until a signal (0) or until it ends by itself (its status); what it was running goes back to the queue.
 
-    Raises DeploymentError where no server is set.
+    Raises DeploymentError where no server is set or answers, or where it has no such pool.
     """
     api_url = get_current_settings().api.url
     if not api_url:
         raise DeploymentError("PREFECT_API_URL is not set, expected the address of the server that the worker asks")
+    _refuse_unknown(str(api_url), pool)
     stream = Stream(Console(), len("worker"))
     environment = {**located(os.environ), "PREFECT_API_URL": str(api_url), "PYTHONUNBUFFERED": "1"}
     service = worker(environment, pool, queues)
@@ -78,9 +83,31 @@ def work(pool: str, queues: Sequence[str]) -> int:
         ended = service.exit_status
         runs = _runs_of(service)
         service.stop(PATIENCE_S)
-        back = _hand_back(str(api_url), runs) + hand_back_runs(str(api_url), pool, queues)
-    stream.line("work", f"stopped; {back} run{'s' * (back != 1)} put back into the queue")
+        try:
+            back = _hand_back(str(api_url), runs) + hand_back_runs(str(api_url), pool, queues)
+            stream.line("work", f"stopped; {back} run{'s' * (back != 1)} put back into the queue")
+        except httpx.HTTPError as error:
+            stream.line(
+                "work", f"stopped; its runs stay Running until the server, which is away ({error}), misses them"
+            )
     return ended or 0
+
+
+def _refuse_unknown(api_url: str, pool: str) -> None:
+    """Prefect's worker would make a pool that is not there, without our template, and ask it for runs for ever."""
+    try:
+        with _client(api_url) as client:
+            client.read_work_pool(pool)
+    except ObjectNotFound as error:
+        raise DeploymentError(
+            f"work pool {pool}: {api_url} has none of that name; mend --pool, or make the pools that deployments use: "
+            "python -m deployments apply"
+        ) from error
+    except httpx.HTTPError as error:
+        raise DeploymentError(
+            f"{api_url}: no Prefect server answers ({error}), expected the one that the worker asks; "
+            "start it, or mend PREFECT_API_URL"
+        ) from error
 
 
 def _runs_of(service: Service) -> set[UUID]:
@@ -99,10 +126,11 @@ def _hand_back(api_url: str, runs: Collection[UUID]) -> int:
     back = 0
     with _client(api_url) as client:
         for run in runs:
-            state = client.read_flow_run(run).state
-            if state is not None and state.type in (*UNDER_WAY, StateType.CRASHED):
-                client.set_flow_run_state(run, AwaitingRetry(message=STOPPED), force=True)
-                back += 1
+            with suppress(ObjectNotFound):  # somebody removed it meanwhile
+                state = client.read_flow_run(run).state
+                if state is not None and state.type in (*UNDER_WAY, StateType.CRASHED):
+                    client.set_flow_run_state(run, AwaitingRetry(message=STOPPED), force=True)
+                    back += 1
     return back
 
 
@@ -122,14 +150,17 @@ def _is_online(api_url: str, pool: str, name: str, since: datetime) -> bool:
 def hand_back_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -> int:
     """Put every run back into the queue that this machine's worker took and whose process is gone. Returns how many.
 
-    One that no worker has put its name to yet was taken a moment ago; it is ours where no other worker is there.
+    One that no worker has put its name to yet was taken a moment ago; it is ours where no other worker is there. A
+    container goes on without the worker that started it, so of a pool of containers nothing is put back.
     """
     own = worker_name(pool, queues)
     with _client(api_url) as client:
+        if not _runs_processes(client, pool):
+            return 0
         runs = _under_way(client, pool)
         present = [each.name for each in client.read_workers_for_work_pool(pool) if each.status == WorkerStatus.ONLINE]
         owners = {own} if any(name != own for name in present) else {own, None}
-        gone = [run for run in runs if run.labels.get(TAKEN_BY) in owners and not _lives(run)]
+        gone = [run for run in runs if run.labels.get(TAKEN_BY) in owners and _is_gone(run)]
         for run in gone:
             client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
     return len(gone)
@@ -146,9 +177,19 @@ def _under_way(client: SyncPrefectClient, pool: str) -> list[FlowRun]:
     return found
 
 
-def _lives(run: FlowRun) -> bool:
-    pid = (run.infrastructure_pid or "").rsplit(":", 1)[-1]
-    return pid.isdigit() and psutil.pid_exists(int(pid))
+def _runs_processes(client: SyncPrefectClient, pool: str) -> bool:
+    with suppress(ObjectNotFound):  # somebody removed it, and its runs with it
+        return bool(client.read_work_pool(pool).type == OF_PROCESSES)
+    return False
+
+
+def _is_gone(run: FlowRun) -> bool:
+    """Whether the run has no process, or had one on this host. Prefect 3.8 notes `PID`, others `HOST:PID`.
+
+    What a container or another host is known by says nothing that could be looked up here.
+    """
+    pid = (run.infrastructure_pid or "").removeprefix(f"{socket.gethostname()}:")
+    return not pid or (pid.isdigit() and not psutil.pid_exists(int(pid)))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from socket import gethostname
 from time import monotonic, sleep
 from typing import Any
 from uuid import UUID
@@ -334,6 +335,44 @@ def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_m
     states = {name: client.read_flow_run(run.id).state.name for name, run in runs.items()}
     back = "AwaitingRetry"
     assert states == {"gone": back, "lives": "Running", "elsewhere": "Running", "gone as well": back}
+
+
+@pytest.mark.parametrize(
+    ("pool", "pids", "back"),
+    [
+        ("perennial", {f"{gethostname()}:999999999": True, "999999999": True, None: True}, 3),
+        ("perennial", {"other-host:999999999": False, "http+docker://localhost:9f3c": False}, 0),
+        ("perennial", {f"{gethostname()}:{os.getpid()}": False, str(os.getpid()): False}, 0),
+        ("perennial-docker", {"http+docker://localhost:9f3c": False, "999999999": False, None: False}, 0),
+    ],
+)
+def test_only_a_process_of_this_host_is_ever_taken_for_gone_and_a_container_never(deployed, client, pool, pids, back):
+    from prefect.settings import get_current_settings
+    from prefect.states import Running
+
+    from deployments.prefect_state import PrefectState
+    from deployments.worker import TAKEN_BY, hand_back_runs, worker_name
+
+    if pool != "perennial":
+        with PrefectState() as state:
+            state.save_pool(read_pool(pool), exists=False)
+    flow = client.read_deployment_by_name("score/score").flow_id
+    deployment = client.create_deployment(flow, name="held", entrypoint="flows.score.score", work_pool_name=pool)
+    runs = {}
+    for pid in pids:
+        run = runs[pid] = client.create_flow_run_from_deployment(deployment, parameters={"model": "any"})
+        client.set_flow_run_state(run.id, Running(), force=True)
+        client.update_flow_run(run.id, infrastructure_pid=pid)
+        client.update_flow_run_labels(run.id, {TAKEN_BY: worker_name(pool, ())})
+    try:
+        assert hand_back_runs(str(get_current_settings().api.url), pool) == back
+        assert {pid: client.read_flow_run(run.id).state.name == "AwaitingRetry" for pid, run in runs.items()} == pids
+    finally:
+        for run in runs.values():
+            client.delete_flow_run(run.id)
+        client.delete_deployment(deployment)
+        if pool != "perennial":
+            client.delete_work_pool(pool)
 
 
 def test_a_run_that_nobody_put_a_name_to_goes_back_only_where_no_other_worker_could_have_taken_it(deployed, client):

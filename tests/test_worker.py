@@ -16,7 +16,7 @@ import pytest
 from deployments.attendance import unattended
 from deployments.definitions import read_definitions
 from deployments.pools import read_pool
-from tasks.adapters.prefect_server import running_server, wait_until_healthy
+from tasks.adapters.prefect_server import free_port, running_server, wait_until_healthy
 from tasks.adapters.workspace import workspace
 from tests.chaos.stack import wait_for
 
@@ -76,6 +76,14 @@ class Worker:
         self.process.send_signal(how)
         self.process.wait(timeout=120)
         return self.log.read_text(errors="replace")
+
+
+def work(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """A `python -m deployments work` that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "deployments", "work", *options],
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
 
 
 def run_of(client: Any, flow: str, **parameters: str) -> Any:
@@ -198,9 +206,50 @@ def test_a_queue_that_was_last_polled_a_minute_ago_is_deserted():
 
 def test_a_worker_without_a_server_says_what_to_set(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "deployments", "work"], env={**environment, "PREFECT_HOME": str(tmp_path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    ended = work({**environment, "PREFECT_HOME": str(tmp_path)})
     assert ended.returncode == 2
     assert "PREFECT_API_URL is not set" in ended.stderr
+
+
+def test_a_pool_that_the_server_does_not_have_is_refused_and_not_made(environment):
+    from prefect.client.orchestration import get_client
+
+    ended = work(environment, "--pool", "nope")
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        f"work pool nope: {environment['PREFECT_API_URL']} has none of that name; mend --pool, or make the pools that "
+        "deployments use: python -m deployments apply\n"
+    )
+    with get_client(sync_client=True) as client:
+        assert "nope" not in [pool.name for pool in client.read_work_pools()]
+
+
+def test_a_worker_whose_server_is_away_says_so_in_a_sentence():
+    away = f"http://127.0.0.1:{free_port()}/api"
+    ended = work({**os.environ, "PREFECT_API_URL": away})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"{away}: no Prefect server answers (")
+    assert ended.stderr.endswith("start it, or mend PREFECT_API_URL\n")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_worker_that_is_stopped_while_its_server_is_away_ends_and_says_what_becomes_of_its_runs(tmp_path):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.prefect_state import PrefectState
+
+    with running_server(workspace()) as server:
+        wait_until_healthy(server["PREFECT_API_URL"])
+        with temporary_settings({PREFECT_API_URL: server["PREFECT_API_URL"]}), PrefectState() as state:
+            state.save_pool(read_pool("perennial"), exists=False)
+        worker = Worker({**server, "PREFECT_WORKER_QUERY_SECONDS": "1"}, tmp_path / "worker.log")
+        try:
+            wait_for(lambda: "started!" in worker.log.read_text(errors="replace"), "the worker polls")
+        except BaseException:
+            worker.stop()
+            raise
+    said = worker.stop()
+    assert worker.process.returncode == 0, said
+    (last,) = [line for line in said.splitlines() if line.startswith("work ")]
+    assert "stopped; its runs stay Running until the server, which is away (" in last
+    assert "deployments/" not in said, "a traceback of ours"
