@@ -1,8 +1,9 @@
 """The log-in of `make serve`: one user and password, from a file that only its owner can read, for every service.
 
 `python -m deployments serve --credentials FILE`, where FILE holds `user:password`. Prefect's server and its clients,
-MLflow and the reports then ask for it. The password goes on in the environment of the services, never on a command
-line, where every user of the machine could read it, and never into the workspace.
+MLflow and the reports then ask for it; Evidently's UI knows no log-in and is not started. The password goes on in the
+environment of the services, never on a command line, where every user of the machine could read it, and never into the
+workspace.
 """
 
 import base64
@@ -10,6 +11,7 @@ import hmac
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from tasks.policy.errors import PerennialError
 
 SHORTEST_PASSWORD = 12  # as MLflow asks for
 REPORTS_LOG_IN = "PERENNIAL_REPORTS_AUTH_STRING"
+ACCOUNTS = "accounts.db"
 
 
 class CredentialsError(PerennialError, ValueError):
@@ -32,7 +35,7 @@ class Credentials:
     password: str = field(repr=False)
 
     def environment(self, space: Workspace) -> dict[str, str]:
-        """What makes every service and every client use this log-in."""
+        """What makes every service and every client use this log-in. Before MLflow starts: its accounts are made anew."""
         pair = f"{self.user}:{self.password}"
         return {
             "PREFECT_SERVER_API_AUTH_STRING": pair,
@@ -46,12 +49,19 @@ class Credentials:
         }
 
     def _mlflow_settings(self, space: Workspace) -> Path:
-        """Who has no account sees nothing; a check of the password is kept for a minute, as each costs 0.4 s."""
-        path: Path = make_folder(space.home / "mlflow") / "basic_auth.ini"
+        """Who has no account sees nothing; a check of the password is kept for a minute, as each costs 0.4 s.
+
+        MLflow keeps the password of an account that is there, so the accounts of the last start go: this user is all
+        they held, and a password that was changed since would still let in.
+        """
+        folder: Path = make_folder(space.home / "mlflow")
+        for left in folder.glob(f"{ACCOUNTS}*"):  # with the journals that SQLite keeps beside it
+            left.unlink()
+        path = folder / "basic_auth.ini"
         path.write_text(
             "[mlflow]\n"
             "default_permission = NO_PERMISSIONS\n"
-            f"database_uri = sqlite:///{space.home / 'mlflow' / 'accounts.db'}\n"
+            f"database_uri = sqlite:///{folder / ACCOUNTS}\n"
             f"admin_username = {self.user}\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
             "auth_cache_ttl_seconds = 60\n",
@@ -78,6 +88,12 @@ def read_credentials(path: Path) -> Credentials:
             f"{path}: the password has {len(password)} characters, expected at least {SHORTEST_PASSWORD}"
         )
     return Credentials(user, password)
+
+
+def log_in(environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """(user, password) that the services of an environment ask for, where `serve` was given them."""
+    user, colon, password = environment.get(REPORTS_LOG_IN, "").partition(":")
+    return (user, password) if colon else None
 
 
 def may_enter(header: str | None) -> bool:

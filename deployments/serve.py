@@ -6,10 +6,7 @@ workspace, so the next start goes on where this one stopped.
 """
 
 import os
-import socket
-import sys
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -18,11 +15,12 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from deployments.credentials import read_credentials
+from deployments.credentials import log_in, read_credentials
 from deployments.one_serve import PATIENCE_S, Hold, hold_workspace
+from deployments.servers import module, servers_of
 from deployments.services import Service, Stream, asked_to_stop
-from tasks.adapters.prefect_server import PREFECT_APP, START_TIMEOUT_S, free_port, record_served, server_environment
-from tasks.adapters.workspace import Workspace, WorkspaceError, located, make_folder, workspace
+from tasks.adapters.prefect_server import START_TIMEOUT_S, free_port, record_served, server_environment
+from tasks.adapters.workspace import Workspace, WorkspaceError, located, workspace
 
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
@@ -43,12 +41,14 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None) -> int:
     `ports`: the preferred ones of prefect, mlflow, reports and evidently; where one is taken another is used, and said.
     """
     space, console = workspace(), Console()
-    if credentials:
-        os.environ |= read_credentials(credentials).environment(space)  # of this process too, which asks the server
+    known = read_credentials(credentials) if credentials else None
     stream = Stream(console, width=len("evidently"))
     services: list[Service] = []
     with hold_workspace(space) as hold, asked_to_stop() as stop:
-        environment, addresses = _environment(space, {name: _port(name, port, stream) for name, port in ports.items()})
+        if known:
+            os.environ |= known.environment(space)  # of this process too, which asks the server
+        listening = {name: _port(name, port, stream) for name, port in ports.items() if _may_start(name, stream)}
+        environment, addresses = _environment(space, listening)
         try:
             _start_all(services, space, environment, addresses, stream, stop, hold)
             if not stop.is_set():
@@ -61,6 +61,14 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None) -> int:
         finally:
             _stop_all(services, space, environment["PREFECT_API_URL"], stream)
     return 0
+
+
+def _may_start(name: str, stream: Stream) -> bool:
+    """Whether the service asks for the log-in, where there is one: anybody on the machine could delete the others'."""
+    if name != "evidently" or log_in(os.environ) is None:
+        return True
+    stream.line("serve", "evidently is not started, as it asks for no log-in; drift reports are among the reports")
+    return False
 
 
 def _port(name: str, preferred: int, stream: Stream) -> int:
@@ -95,10 +103,10 @@ def _start_all(
 ) -> None:
     """Start everything in order, each step once the one before is healthy; `services` holds what was started."""
     api_url = environment["PREFECT_API_URL"]
-    servers = _servers(space, environment, addresses)
+    servers = servers_of(space, environment, addresses)
     _start(servers, servers[:1], services, stream, stop, hold)  # deploying needs Prefect's only
     record_served(space, api_url)
-    command = _python("deployments", "apply", "--keep-switches", "--worker-follows", "perennial")
+    command = module("deployments", "apply", "--keep-switches", "--worker-follows", "perennial")
     applying = Service("apply", command, environment, "", lambda: False)
     applying.is_healthy = lambda: applying.exit_status == 0
     _start([applying], [applying], services, stream, stop, hold)
@@ -109,48 +117,6 @@ def _start_all(
     _say_handed_back(hand_back_runs(api_url), stream)  # of a `serve` that was killed
     last = worker(environment)
     _start([last], [*servers, last], services, stream, stop, hold)
-
-
-def _servers(space: Workspace, environment: Mapping[str, str], addresses: Mapping[str, str]) -> list[Service]:
-    def served(name: str, health: str, *arguments: str) -> Service:
-        address = addresses[name]
-        page = f"{address}/#/models" if name == "mlflow" else address  # its first page is about other things
-        return Service(name, _python(*arguments), environment, page, lambda: _answers(address + health))
-
-    def listen(name: str) -> tuple[str, ...]:
-        return "--host", "127.0.0.1", "--port", addresses[name].rsplit(":", 1)[1]
-
-    evidently = ("evidently.cli", "ui", "--workspace", str(make_folder(space.home / "evidently")))
-    servers = [
-        served("prefect", "/api/health", PREFECT_APP, "server", "start", *listen("prefect")),
-        served("reports", "/", "deployments.report_pages", listen("reports")[-1]),
-        served("evidently", "/", *evidently, *listen("evidently")),
-    ]
-    servers[-1].is_healthy = lambda: _listens(addresses["evidently"])  # it logs a line for every request
-    if not space.mlflow.startswith("http"):  # else someone else serves it
-        stores = ("--backend-store-uri", space.mlflow, "--artifacts-destination", space.artifacts)
-        quiet = ("--workers", "1", "--uvicorn-opts", "--log-level warning")  # else a line for every health check
-        guard = ("--app-name", "basic-auth") if "MLFLOW_AUTH_CONFIG_PATH" in environment else ()
-        servers.append(served("mlflow", "/health", "mlflow", "server", *listen("mlflow"), *stores, *quiet, *guard))
-    return servers
-
-
-def _python(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", *arguments]
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code in (HTTPStatus.OK, HTTPStatus.UNAUTHORIZED)  # asking who is there
-    except httpx.HTTPError:
-        return False
-
-
-def _listens(address: str) -> bool:
-    host, port = address.removeprefix("http://").split(":")
-    with socket.socket() as probe:
-        probe.settimeout(5)
-        return probe.connect_ex((host, int(port))) == 0
 
 
 def _start(

@@ -38,6 +38,14 @@ def test_the_log_in_reaches_every_service_and_no_file_of_the_workspace(tmp_path,
     assert "correct horse" not in repr(found)
 
 
+def test_a_changed_log_in_is_the_only_account_that_mlflow_starts_with(tmp_path, workspace):
+    for name in ("accounts.db", "accounts.db-wal", "accounts.db-shm"):
+        read_credentials(log_in(tmp_path)).environment(described())
+        (workspace / "mlflow" / name).write_text("a password of the last start")
+        read_credentials(log_in(tmp_path, "keeper:another staple entirely")).environment(described())
+        assert [path.name for path in (workspace / "mlflow").iterdir()] == ["basic_auth.ini"]
+
+
 @pytest.mark.parametrize(
     ("text", "mode", "words"),
     [

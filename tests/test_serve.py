@@ -114,25 +114,46 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     assert not [each for each in family if each.is_running()]
 
 
-@pytest.mark.timeout(500)
-def test_with_a_log_in_no_service_answers_who_has_none(tmp_path, serving):
-    file = tmp_path / "log-in"
-    file.write_text("keeper:correct horse battery")
+def log_in(folder: Path, password: str) -> Path:
+    file = folder / "log-in"
+    file.write_text(f"keeper:{password}")
     file.chmod(0o600)
-    guarded = Serving(tmp_path / "home", tmp_path / "serve.log", "--credentials", str(file))
-    serving.append(guarded)
-    guarded.await_start()  # with deployments applied and a worker heard of, so all of ours got in
-    keeper = ("keeper", "correct horse battery")
-    runs, models = (
-        f"{guarded.urls['prefect']}/api/flows/filter",
-        f"{guarded.urls['mlflow']}/ajax-api/2.0/mlflow/registered-models/search",
-    )
-    for auth, expected in ((None, 401), (("keeper", "wrong password"), 401), (keeper, 200)):
-        assert httpx.post(runs, json={}, auth=auth).status_code == expected
-        assert httpx.get(models, auth=auth).status_code == expected
-        assert httpx.get(guarded.urls["reports"], auth=auth).status_code == expected
-    assert "correct horse" not in guarded.said()
-    assert not [each for each in guarded.family() if "correct horse" in " ".join(each.cmdline())]
+    return file
+
+
+@pytest.mark.timeout(900)
+def test_with_a_log_in_no_service_answers_who_has_none_and_a_changed_one_is_the_only_one(tmp_path, serving):
+    passwords = ("correct horse battery", "another staple entirely")
+    for password, other in (passwords, passwords[::-1]):
+        options = ("--credentials", str(log_in(tmp_path, password)))
+        guarded = Serving(tmp_path / "home", tmp_path / "serve.log", *options)
+        serving.append(guarded)
+        guarded.await_start()  # with deployments applied and a worker heard of, so all of ours got in
+        runs, models = (
+            f"{guarded.urls['prefect']}/api/flows/filter",
+            f"{guarded.urls['mlflow']}/ajax-api/2.0/mlflow/registered-models/search",
+        )
+        for auth, expected in ((None, 401), (("keeper", other), 401), (("keeper", password), 200)):
+            assert httpx.post(runs, json={}, auth=auth).status_code == expected
+            assert httpx.get(models, auth=auth).status_code == expected
+            assert httpx.get(guarded.urls["reports"], auth=auth).status_code == expected
+        assert guarded.said().count("evidently is not started, as it asks for no log-in") == 1
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(guarded.urls["evidently"])
+        assert password not in guarded.said()
+        assert not [each for each in guarded.family() if password in " ".join(each.cmdline())]
+        guarded.process.terminate()
+        assert guarded.process.wait(timeout=60) == 0
+
+
+def test_a_service_that_refuses_the_right_log_in_is_not_healthy(pages, monkeypatch):
+    from deployments.credentials import REPORTS_LOG_IN
+    from deployments.servers import answers
+
+    monkeypatch.setenv(REPORTS_LOG_IN, "keeper:correct horse battery")
+    assert answers(str(pages.base_url), ("keeper", "correct horse battery"))
+    assert not answers(str(pages.base_url), ("keeper", "another staple entirely"))
+    assert not answers(str(pages.base_url))
 
 
 STUBBORN = (
@@ -179,6 +200,17 @@ def test_a_stranger_who_was_given_a_remembered_process_id_is_left_alone():
         stranger.wait()
 
 
+def test_a_second_serve_leaves_the_accounts_of_the_first_one_alone(tmp_path):
+    from deployments.serve import serve
+
+    accounts = workspace().home / "mlflow" / "accounts.db"
+    accounts.parent.mkdir()
+    accounts.write_text("of the first one")
+    with hold_workspace(workspace()), pytest.raises(WorkspaceError, match="is served already"):
+        serve({}, log_in(tmp_path, "another staple entirely"))
+    assert accounts.read_text() == "of the first one"
+
+
 def test_a_workspace_is_held_by_one_and_free_again_afterwards():
     with (
         hold_workspace(workspace()),
@@ -188,6 +220,15 @@ def test_a_workspace_is_held_by_one_and_free_again_afterwards():
         pass
     with hold_workspace(workspace()):
         pass
+
+
+def test_a_new_workspace_is_its_owners_alone_and_an_old_one_stays_as_it_is(workspace, monkeypatch):
+    from tasks.adapters.workspace import workspace as described
+
+    assert described().home == workspace
+    assert workspace.stat().st_mode & 0o777 == 0o700
+    workspace.chmod(0o750)
+    assert described().home.stat().st_mode & 0o777 == 0o750
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tasks.policy.errors import PerennialError
 
 HOME = ".perennial"
 PARTS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_ARTIFACTS")
+OWNER_ONLY = 0o700  # rows, models and the databases of `serve` are for nobody else on the machine
 SQLITE = "sqlite:///"
 
 
@@ -48,9 +49,10 @@ class Workspace:
         return path
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: Path, mode: int = 0o777) -> Path:
+    """The folder, made where it is not there; `mode` is for one that is made. Raises WorkspaceError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
         raise WorkspaceError(
             f"{folder}: cannot be made ({error.strerror}); expected a writable workspace; "
@@ -80,7 +82,7 @@ def located(environment: Mapping[str, str]) -> dict[str, str]:
 def workspace() -> Workspace:
     """The workspace that the environment describes, read anew at each call. Makes the home folder."""
     home = Path(os.environ.get("PERENNIAL_HOME", HOME)).resolve()
-    make_folder(home)
+    make_folder(home, OWNER_ONLY)
 
     def part(setting: str, default: Path) -> str:
         return os.environ.get(setting, str(default)).rstrip("/")
