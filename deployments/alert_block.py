@@ -1,15 +1,29 @@
 """The notification block that alerts go through, made from a file with its address: `apply --alerts FILE`.
 
 The address of a chat's webhook is a secret, so it comes from a file that only its owner can read and is kept in the
-block's secrets, which Prefect encrypts and never shows. Any other notification block of the same name does as well.
+block's secrets, which Prefect encrypts and never shows. Any other notification block of the same name does as well, but
+not beside it: Prefect holds one of each type, and which of them alerts went through would be chance.
 """
 
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
 from deployments.definitions import ALERTS, DeploymentError
+
+TYPE = CustomWebhookNotificationBlock.get_block_type_slug()
+
+
+def refuse_other_types(found: Sequence[str]) -> None:
+    """Raise DeploymentError where the block that has the name already is of another type than a file's."""
+    others = ", ".join(sorted(set(found) - {TYPE}))
+    if others:
+        raise DeploymentError(
+            f"--alerts: the server has a block named {ALERTS} of type {others}, expected {TYPE}, or none yet; alerts would "
+            "not go to the file's address; delete that block in the dashboard, or leave --alerts out to go on using it"
+        )
 
 
 def save_alert_block(file: Path) -> str:

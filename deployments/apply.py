@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deployments.alert_block import save_alert_block
+from deployments.alert_block import refuse_other_types, save_alert_block
 from deployments.attendance import unattended
 from deployments.definitions import ALERTS, Definitions, DeploymentError, read_definitions
 from deployments.plan import SWITCHES, Change, Definition, plan, summary
@@ -42,6 +42,8 @@ def apply(
             found = state.found_definitions(definitions.pools)
             if keep_switches:
                 definitions = with_switches_of(definitions, found)
+            if alerts_file:
+                refuse_other_types(state.alert_types())
             if alerts_file and not dry_run:
                 save_alert_block(alerts_file)
             alerts = state.alerts()

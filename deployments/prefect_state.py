@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
@@ -38,8 +40,10 @@ from deployments.prefect_definitions import (
 )
 from tasks.policy.placement import TRAINING_LIMITS
 
+Found = TypeVar("Found")
 TAG = "perennial"
 PAGE = 200
+"""Of one kind in one answer of the server, at most."""
 ONLINE = WorkerStatus.ONLINE
 CONNECTION_ERRORS = (httpx.TransportError, httpx.HTTPStatusError)
 
@@ -88,9 +92,20 @@ class PrefectState:
 
     def alerts(self) -> str | None:
         """Id of the block that tells people, where someone has made one."""
+        return next((str(block["id"]) for block in self._alert_blocks()), None)
+
+    def alert_types(self) -> tuple[str, ...]:
+        """Slugs of the types of the blocks that have the name; Prefect holds one of each type."""
+        return tuple(str(block["block_type"]["slug"]) for block in self._alert_blocks())
+
+    def _alert_blocks(self) -> list[dict[str, Any]]:
         body = {"block_schemas": {"block_capabilities": {"all_": ["notify"]}}, "include_secrets": False}
-        blocks = self._client.request("POST", "/block_documents/filter", json=body).json()
-        return next((str(block["id"]) for block in blocks if block["name"] == ALERTS), None)
+        return [
+            block for block in _paged(partial(self._listed, "/block_documents/filter", body)) if block["name"] == ALERTS
+        ]
+
+    def _listed(self, path: str, body: Mapping[str, Any], offset: int) -> list[dict[str, Any]]:
+        return list(self._client.request("POST", path, json={**body, "limit": PAGE, "offset": offset}).json())
 
     def remove(self, definition: Definition) -> None:
         """Take one definition from the server."""
@@ -129,7 +144,8 @@ class PrefectState:
             self._client.create_global_concurrency_limit(made)
 
     def _limits(self) -> Iterator[Definition]:
-        for limit in self._client.read_global_concurrency_limits(limit=PAGE):
+        ask = self._client.read_global_concurrency_limits
+        for limit in _paged(lambda offset: ask(limit=PAGE, offset=offset)):
             if limit.name.startswith(TRAINING_LIMITS):
                 yield describe_limit(limit)
 
@@ -141,9 +157,10 @@ class PrefectState:
             self._client.create_variable(VariableCreate(name=name, value=value, tags=[TAG]))
 
     def _variables(self) -> Iterator[Definition]:
-        for variable in self._client.read_variables(limit=PAGE):
-            if variable.name.startswith(VARIABLES) and isinstance(variable.value, dict):
-                yield Definition("variable", variable.name, variable.value, str(variable.id))
+        for variable in _paged(partial(self._listed, "/variables/filter", {})):
+            name, value = str(variable["name"]), variable["value"]
+            if name.startswith(VARIABLES) and isinstance(value, dict):
+                yield Definition("variable", name, value, str(variable["id"]))
 
     def save_automation(self, automation: AutomationCore, identity: str) -> None:
         """Create the automation, or replace the one with this id."""
@@ -155,10 +172,16 @@ class PrefectState:
     def last_polled(self, pool: str, queue: str) -> datetime | None:
         """When a worker that is still online asked last for runs of this queue; None where none is, or none did."""
         try:
-            online = [each for each in self._client.read_workers_for_work_pool(pool) if each.status == ONLINE]
+            ask = self._client.read_workers_for_work_pool
+            workers = _paged(lambda offset: ask(pool, offset=offset, limit=PAGE))
+            online = any(each.status == ONLINE for each in workers)
             return self._client.read_work_queue_by_name(queue, pool).last_polled if online else None
         except ObjectNotFound:
             return None
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:  # of a pool that is yet to be made
+                return None
+            raise
 
     def _pool(self, name: str) -> Definition | None:
         try:
@@ -169,14 +192,21 @@ class PrefectState:
 
     def _deployments(self) -> list[DeploymentResponse]:
         tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
-        return list(self._client.read_deployments(deployment_filter=tagged, limit=PAGE))
+        ask = self._client.read_deployments
+        return list(_paged(lambda offset: ask(deployment_filter=tagged, limit=PAGE, offset=offset)))
 
     def _automations(self) -> Iterator[Automation]:
-        for offset in range(0, sys.maxsize, PAGE):
-            page = self._client.read_automations(limit=PAGE, offset=offset)
-            yield from page
-            if len(page) < PAGE:
-                return
+        ask = self._client.read_automations
+        return _paged(lambda offset: ask(limit=PAGE, offset=offset))
+
+
+def _paged(ask: Callable[[int], Sequence[Found]]) -> Iterator[Found]:
+    """Everything that a server has, of which one answer holds PAGE at most; `ask` takes the number to leave out."""
+    for offset in range(0, sys.maxsize, PAGE):
+        page = ask(offset)
+        yield from page
+        if len(page) < PAGE:
+            return
 
 
 def deploy(file: Path) -> None:

@@ -313,6 +313,70 @@ def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deploy
     assert [change.verb for change in apply()] == ["removed"] * 8
 
 
+def test_alerts_that_would_go_elsewhere_than_to_the_files_address_are_refused(deployed, client, tmp_path):
+    from prefect.blocks.notifications import SlackWebhook
+
+    from deployments.apply import apply
+    from deployments.definitions import ALERTS
+
+    file = tmp_path / "alerts"
+    file.write_text("https://chat.example/hook")
+    file.chmod(0o600)
+    block = SlackWebhook(url="https://hooks.slack.com/services/a/b/c").save(ALERTS)
+    refusal = r"has a block named perennial-alerts of type slack-webhook, expected custom-webhook, or none yet"
+    try:
+        for dry_run in (True, False):
+            with pytest.raises(DeploymentError, match=refusal):
+                apply(dry_run=dry_run, alerts_file=file)
+        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 8, (
+            "the block that is there does as well"
+        )
+    finally:
+        client.delete_block_document(block)
+
+
+def test_what_a_server_has_is_read_to_the_end_however_much_others_keep_there(deployed, client, monkeypatch):
+    from prefect.blocks.notifications import SlackWebhook
+    from prefect.client.schemas.actions import VariableCreate
+
+    from deployments.apply import apply
+    from deployments.prefect_state import PrefectState
+
+    for number in range(201):
+        client.create_variable(VariableCreate(name=f"a_strangers_{number}", value=number))
+    blocks = [SlackWebhook(url="https://chat.example/hook").save(name) for name in ("a-strangers", "perennial-alerts")]
+    try:
+        assert {change.definition.kind for change in apply(dry_run=True)} == {"automation"}, "those that tell people"
+        with PrefectState() as state:
+            whole = state.found_definitions(("perennial",))
+            monkeypatch.setattr("deployments.prefect_state.PAGE", 2)  # so that nothing fits into one answer
+            assert {each.key for each in state.found_definitions(("perennial",))} == {each.key for each in whole}
+            assert state.alerts() == str(blocks[1])
+    finally:
+        for number in range(201):
+            client.delete_variable_by_name(f"a_strangers_{number}")
+        for block in blocks:
+            client.delete_block_document(block)
+
+
+def test_a_dry_run_on_a_server_that_has_nothing_yet_shows_the_plan_and_who_is_missing(
+    tmp_path_factory, monkeypatch, capsys
+):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.apply import apply
+    from tasks.adapters.prefect_server import running_server, wait_until_healthy
+    from tasks.adapters.workspace import workspace
+
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path_factory.mktemp("fresh")))
+    with running_server(workspace()) as server:
+        wait_until_healthy(server["PREFECT_API_URL"])
+        with temporary_settings({PREFECT_API_URL: server["PREFECT_API_URL"]}):
+            changes = apply(dry_run=True)
+    assert {change.verb for change in changes} == {"created"}
+    assert "nobody polls queue default of work pool perennial" in capsys.readouterr().out
+
+
 def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_machine_has_taken(
     deployed, client, monkeypatch
 ):
