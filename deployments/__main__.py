@@ -7,7 +7,8 @@ from pathlib import Path
 
 from deployments.description import describe
 from deployments.fleet_config import load_fleet_config
-from deployments.model_config import ModelConfigError, available_models, load_model_config
+from deployments.model_config import ModelConfigError, available_models
+from deployments.model_names import load_named_model
 from tasks.policy.errors import PerennialError
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "reports": 4280, "evidently": 8000}
@@ -18,7 +19,7 @@ def check(paths: Sequence[str]) -> int:
     wrong = 0
     for path in paths or available_models():
         try:
-            config = load_model_config(path)
+            config = load_named_model(path)
         except ModelConfigError as error:
             print(error, file=sys.stderr)
             wrong += 1

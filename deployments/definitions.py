@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from deployments.model_config import DEPLOYMENTS, ModelConfig, available_models, load_model_config
+from deployments.model_config import DEPLOYMENTS, ModelConfig, available_models
+from deployments.model_names import load_named_model
 from deployments.pools import placed_deployments, training_limits
 from tasks.policy.errors import PerennialError
 
@@ -58,9 +59,12 @@ class Definitions:
 
 
 def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = INDEX) -> Definitions:
-    """Definitions for these models (all under `deployments/` when left out). Raises DeploymentError."""
+    """Definitions for these models (all in the models' folders when left out).
+
+    Raises DeploymentError, and ModelConfigError for a file that is wrong or that no run would find.
+    """
     if models is None:
-        models = [load_model_config(name) for name in available_models()]
+        models = [load_named_model(name) for name in available_models()]
     try:
         index = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:

@@ -1,16 +1,20 @@
 """What the files say is to be deployed, and the plan that brings a server there."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from deployments.__main__ import main
 from deployments.definitions import INDEX, Definitions, DeploymentError, read_definitions
-from deployments.model_config import load_model_config
+from deployments.model_config import DEPLOYMENTS, ModelConfigError, load_model_config
 from deployments.plan import Definition, plan, summary
 from tests.deployed_models import churn, index_with, models
 from tests.deployment_snapshot import SNAPSHOT, current
+from tests.small_model import write_model
 
 REGENERATE = "if the change is meant, write the snapshot anew: python -m tests.deployment_snapshot"
 
@@ -59,6 +63,56 @@ def test_a_model_that_keeps_receiving_rows_is_missed_when_nobody_watches_it():
 def test_a_model_whose_file_is_gone_has_no_schedule():
     definitions = read_definitions([load_model_config("air_time")])
     assert set(schedules(definitions, "monitor")) == {"air_time"}
+
+
+@pytest.fixture
+def own_models(tmp_path, monkeypatch) -> Path:
+    """A folder of models of one's own, beside deployments/."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setenv("PERENNIAL_MODELS", str(folder))
+    return folder
+
+
+def model_file(path: Path, name: str) -> Path:
+    return Path(shutil.move(write_model(path.parent, **{"name: small": f"name: {name}"}), path))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"customers": "churn"}, "{own}/customers.yaml: name is churn, expected customers, as runs find a model by the name of "
+                                 "its file; rename it to churn.yaml, or write name: customers"),
+        ({"churn": "churn", "copied": "churn"}, "{own}/copied.yaml: name is churn, expected copied, as runs find a model by "
+                                                "the name of its file; {own}/churn.yaml is the file of churn; write name: copied"),
+        ({"second": "air_time"}, "{own}/second.yaml: name is air_time, expected second, as runs find a model by the name of its "
+                                 "file; {ours}/air_time.yaml is the file of air_time; write name: second"),
+        ({"air_time": "air_time"}, "{ours}/air_time.yaml and {own}/air_time.yaml: both are the file of air_time, expected one, as "
+                                   "runs would read the first only; give one of the two models another name, in the file and as "
+                                   "the file's name"),
+    ],
+)  # fmt: skip
+def test_a_model_that_no_run_would_find_by_its_name_is_neither_deployed_nor_passes_the_check(
+    own_models, files, words, capsys
+):
+    for stem, name in files.items():
+        model_file(own_models / f"{stem}.yaml", name)
+    words = words.format(own=own_models, ours=DEPLOYMENTS)
+    with pytest.raises(ModelConfigError) as refused:
+        read_definitions()
+    assert str(refused.value) == words
+    assert main(["check"]) == 1
+    assert capsys.readouterr().err == f"{words}\n"
+    assert main(["check", str(own_models / f"{list(files)[-1]}.yaml")]) == 1
+
+
+def test_a_file_that_is_named_by_its_path_may_be_called_as_one_likes(tmp_path, own_models):
+    assert main(["check", str(model_file(tmp_path / "draft.yaml", "churn"))]) == 0
+
+
+def test_a_model_of_ones_own_is_deployed_like_the_others_also_where_its_file_is_a_link(tmp_path, own_models):
+    (own_models / "churn.yaml").symlink_to(model_file(tmp_path / "version-7.yaml", "churn"))
+    assert "churn" in schedules(read_definitions(), "monitor")
 
 
 def test_a_variable_that_is_not_set_is_refused_instead_of_deployed_as_text(tmp_path, monkeypatch):
