@@ -63,7 +63,7 @@ lock: ## resolve the requirements anew
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url --upgrade --quiet --output-file requirements.lock
 
 clean-demo: ## forget what the demo did
-	rm -rf $(PERENNIAL_HOME)
+	rm -rf -- "$$PERENNIAL_HOME"
 
 clean: ## remove what was built and what the demo left
 	rm -rf .venv build *.egg-info .perennial .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -144,6 +144,27 @@ def test_every_entrypoint_of_prefect_yaml_is_a_flow_and_every_flow_is_deployed()
     assert entrypoints == flows
 
 
+def test_the_image_takes_in_all_that_a_run_imports_and_reads_and_no_user_is_root():
+    image = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    taken = {name for names in re.findall(r"^COPY (?!--from)(.+) \S+$", image, re.M) for name in names.split()}
+    assert {"requirements.lock", "flows", "tasks", "deployments", "infra", "prefect.yaml"} <= taken
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == taken
+    assert all((ROOT / name).exists() for name in taken)
+    assert re.findall(r"^USER (.+)$", image, re.M) == ["perennial"]
+
+
+def test_clean_demo_removes_the_workspace_and_nothing_that_its_name_could_be_taken_for(tmp_path):
+    workspace, beside = tmp_path / "of mine", tmp_path / "of"
+    for folder in (workspace, beside):
+        folder.mkdir()
+    done = subprocess.run(
+        ["make", "clean-demo", f"PERENNIAL_HOME={workspace}"], cwd=ROOT, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("of")] == ["of"]
+
+
 def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
