@@ -16,7 +16,7 @@ from deployments.alert_block import refuse_other_types, save_alert_block
 from deployments.attendance import unattended
 from deployments.definitions import ALERTS, Definitions, DeploymentError, read_definitions
 from deployments.plan import SWITCHES, Change, Definition, plan, summary
-from deployments.pools import read_pool
+from deployments.pools import located_pool
 from deployments.prefect_definitions import wanted_automations, wanted_definitions
 from deployments.prefect_state import CONNECTION_ERRORS, PrefectState, deploy
 
@@ -96,7 +96,7 @@ def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None
                     f"work pool {change.definition.name}: {retyped} cannot be changed; "
                     "delete the pool in the dashboard, or name another in prefect.yaml"
                 )
-            state.save_pool(read_pool(change.definition.name), exists=change.verb == "changed")
+            state.save_pool(located_pool(change.definition.name), exists=change.verb == "changed")
         if change.definition.kind == "limit" and change.verb != "removed":
             limit, active = change.definition.fields["limit"], change.definition.fields["active"]
             state.save_limit(change.definition.name, int(str(limit)), bool(active), change.verb == "changed")

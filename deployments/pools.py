@@ -5,17 +5,21 @@ event of its own, `perennial.retraining.requested.PLACE`, because a trigger can 
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from deployments.model_config import DEPLOYMENTS, ModelConfig
 from tasks.policy.errors import PerennialError
 from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
 
+LOCATIONS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_ARTIFACTS", "MLFLOW_TRACKING_URI")
+"""Settings of the parts of the workspace that can be an address which every host reaches."""
 POOLS = DEPLOYMENTS.parent / "infra" / "pools"
 PLACED = "retrain"
 REQUESTED = "perennial.retraining.requested"
@@ -45,6 +49,28 @@ def read_pool(name: str, folder: Path = POOLS) -> Pool:
         known = ", ".join(sorted(each.stem for each in folder.glob("*.json")))
         raise PoolError(f"work pool {name}: no infra/pools/{name}.json; expected one of {known}") from error
     return Pool(name, content["type"], content["description"], content["base_job_template"])
+
+
+def located_pool(name: str, environment: Mapping[str, str] = os.environ) -> Pool:
+    """The pool of that name, whose containers are told where the workspace is. Raises PoolError.
+
+    A container has none of its host's settings, and a folder in it is gone with it: what the environment gives as an
+    address goes into the template. One that holds a password stays out, as everyone can read a template.
+    """
+    pool = read_pool(name)
+    if pool.type == "process":
+        return pool
+    shared = {part: address for part in LOCATIONS if _is_shared(address := environment.get(part, ""))}
+    template = deepcopy(pool.template)
+    variable = template["variables"]["properties"]["env"]
+    if shared:
+        variable["default"] = shared | variable.get("default", {})
+    return replace(pool, template=template)
+
+
+def _is_shared(address: str) -> bool:
+    parts = urlsplit(address)
+    return "://" in address and parts.scheme not in ("file", "sqlite") and parts.password is None
 
 
 def places_of(model: ModelConfig) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from prefect.utilities.callables import parameter_schema
 
 from deployments.definitions import ALERTS, Definitions, DeploymentError
 from deployments.plan import Definition
-from deployments.pools import read_pool
+from deployments.pools import located_pool
 from tasks.policy.records import digest
 
 NAMESPACE = UUID("7f1f0f1e-6d1c-4f0e-9f57-9c4b1f0c3a11")  # stands in for ids that only a server gives
@@ -46,7 +46,7 @@ def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definiti
 
 
 def _wanted_pool(name: str) -> Definition:
-    pool = read_pool(name)
+    pool = located_pool(name)
     return describe_pool(name, pool.type, pool.template)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from deployments.definitions import Definitions, read_definitions
 from deployments.model_config import ModelConfig, ModelConfigError, available_models, load_model_config
-from deployments.pools import POOLS, PoolError, read_pool
+from deployments.pools import POOLS, PoolError, located_pool, read_pool
 from tasks.policy.placement import Place, PlacementPolicy
 from tests.deployed_runs import deployed_runs
 from tests.pool_templates import WORKERS, wanted, worker_of
@@ -83,6 +83,31 @@ def test_a_variable_of_the_wrong_kind_breaks_the_pools_own_schema(name, values):
 def test_a_pool_that_nothing_describes_is_named():
     with pytest.raises(PoolError, match=r"work pool other: no infra/pools/other\.json; expected one of perennial,"):
         read_pool("other")
+
+
+LOCATIONS = {
+    "PERENNIAL_LAKE": "s3://bucket/lake",
+    "PERENNIAL_LEDGER": "ledger",
+    "PERENNIAL_ARTIFACTS": "file:///srv/models",
+    "MLFLOW_TRACKING_URI": "http://mlflow.internal:5000",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_container_is_told_the_addresses_of_the_workspace_and_neither_folders_nor_secrets(name, prefect_server):
+    import asyncio
+
+    from prefect.utilities.schema_tools.validation import validate
+
+    pool = located_pool(name, LOCATIONS)
+    assert not validate({}, pool.template["variables"])
+    made = worker_of(pool.type).job_configuration.from_template_and_values(pool.template, {"env": {"OWN": "1"}})
+    env = asyncio.run(made).env
+    told = {"PERENNIAL_LAKE": "s3://bucket/lake", "MLFLOW_TRACKING_URI": "http://mlflow.internal:5000"}
+    assert env == {"OWN": "1"} | (told if pool.type != "process" else {})
+    guarded = {"MLFLOW_TRACKING_URI": "http://keeper:secret@mlflow.internal:5000"}
+    assert located_pool(name, guarded) == located_pool(name, {}) == read_pool(name)
 
 
 # definitions ---------------------------------------------------------------------------------------------------------
