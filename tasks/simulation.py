@@ -81,6 +81,17 @@ def recommend(matrix: PerformanceMatrix, outcome: Backtest) -> str:
     )
 
 
+def about_delay(config: ModelConfig) -> str:
+    """What the simulation leaves out where labels come late; empty where they do not."""
+    hours = config.columns.label_delay_hours
+    if not hours:
+        return ""
+    return (
+        f" All policies see a window's losses at its end; here labels come {hours:g} hours later, so each would decide "
+        "that much later, and gain somewhat less."
+    )
+
+
 def policy_yaml(outcome: Backtest, window_days: float) -> str:
     """What to paste under `retraining:` for the best policy; empty where no trigger is its like.
 
@@ -123,7 +134,7 @@ def backtest_candidates(
 
     matrix = load_matrix(path)
     outcome = run_backtest(matrix, choose_policies(names), alphas, share)
-    sentence = recommend(matrix, outcome)
+    sentence = recommend(matrix, outcome) + about_delay(config)
     yaml = policy_yaml(outcome, config.window_days)
     folder = make_folder(workspace().reports / config.name / "backtest")
     page = write_outcome(matrix, outcome, folder, f"Back-test of {config.name}", sentence, yaml)

@@ -15,7 +15,7 @@ from tasks.adapters.backtest_page import pareto_front
 from tasks.policy.backtest import run_backtest
 from tasks.policy.records import Window, utc
 from tasks.policy.retraining import RetrainingPolicy
-from tasks.simulation import choose_policies, policy_yaml
+from tasks.simulation import about_delay, choose_policies, policy_yaml
 from tests.browser import elements, needs_chromium, render
 from tests.policy.test_backtest import matrix_of
 from tests.trained_models import make_config, make_rows
@@ -197,3 +197,9 @@ def test_an_end_that_is_no_date_is_refused(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         main(["--model", "air_time", "--until", "soon"])
     assert "'soon' is no date; expected such as 2013-06-05" in capsys.readouterr().err
+
+
+def test_a_back_test_says_what_it_leaves_out_where_labels_come_late() -> None:
+    assert about_delay(make_config()) == ""
+    columns = make_config().columns.model_dump() | {"label_delay_hours": 36}
+    assert "labels come 36 hours later" in about_delay(make_config(columns=columns))
