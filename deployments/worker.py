@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from threading import Event
 from uuid import UUID
 
 import httpx
@@ -44,6 +45,7 @@ TAKEN_BY = "prefect.worker.name"
 """The label by which Prefect notes who took a run, before its process starts."""
 STOPPED = "its worker was stopped; the next one takes it up"
 POLL_S = 0.5
+AWAY_S = 2.0
 PAGE = 200
 """Runs in one answer of the server, at most."""
 
@@ -67,16 +69,18 @@ def worker(environment: Mapping[str, str], pool: str = POOL, queues: Sequence[st
 def work(pool: str, queues: Sequence[str]) -> int:
     """Run a worker until a signal (0) or until it ends by itself (its status); what it was running goes back to the queue.
 
-    Raises DeploymentError where no server is set or answers, or where it has no such pool.
+    A server that does not answer is waited for: after a loss of power all start at once. Raises DeploymentError where none
+    is set, or where it refuses or has no such pool.
     """
     api_url = get_current_settings().api.url
     if not api_url:
         raise DeploymentError("PREFECT_API_URL is not set, expected the address of the server that the worker asks")
-    _refuse_unknown(str(api_url), pool)
     stream = Stream(Console(), len("worker"))
     environment = {**located(os.environ), "PREFECT_API_URL": str(api_url), "PYTHONUNBUFFERED": "1"}
     service = worker(environment, pool, queues)
     with asked_to_stop() as stop:
+        if not _await_pool(str(api_url), pool, stream, stop):
+            return 0
         service.start(stream)
         while not stop.wait(POLL_S) and service.exit_status is None:
             service.note_family()
@@ -93,21 +97,33 @@ def work(pool: str, queues: Sequence[str]) -> int:
     return ended or 0
 
 
-def _refuse_unknown(api_url: str, pool: str) -> None:
-    """Prefect's worker would make a pool that is not there, without our template, and ask it for runs for ever."""
-    try:
-        with _client(api_url) as client:
-            client.read_work_pool(pool)
-    except ObjectNotFound as error:
-        raise DeploymentError(
-            f"work pool {pool}: {api_url} has none of that name; mend --pool, or make the pools that deployments use: "
-            "python -m deployments apply"
-        ) from error
-    except httpx.HTTPError as error:
-        raise DeploymentError(
-            f"{api_url}: no Prefect server answers ({error}), expected the one that the worker asks; "
-            "start it, or mend PREFECT_API_URL"
-        ) from error
+def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
+    """Whether the pool is there, once the server answers; False where a signal came first. Raises DeploymentError.
+
+    Prefect's worker would make a pool that is not there, without our template, and ask it for runs for ever.
+    """
+    told = False
+    while not stop.is_set():
+        try:
+            with _client(api_url) as client:
+                client.read_work_pool(pool)
+            return True
+        except ObjectNotFound as error:
+            raise DeploymentError(
+                f"work pool {pool}: {api_url} has none of that name; mend --pool, or make the pools that deployments use: "
+                "python -m deployments apply"
+            ) from error
+        except httpx.HTTPError as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:
+                raise DeploymentError(
+                    f"{api_url}: the server refuses ({error}), expected the one that the worker asks; mend PREFECT_API_URL, "
+                    "or PREFECT_API_AUTH_STRING where it asks for a log-in"
+                ) from error
+            if not told:
+                stream.line("work", f"{api_url}: no Prefect server answers yet ({error}); waiting for it")
+            told = True
+            stop.wait(AWAY_S)
+    return False
 
 
 def _runs_of(service: Service) -> set[UUID]:
