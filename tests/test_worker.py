@@ -134,7 +134,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_run_back_and_the_next_one_compl
 def test_a_run_finds_the_workspace_of_the_folder_that_its_worker_was_started_in(environment, tmp_path):
     from prefect.client.orchestration import get_client
 
-    relative = {name: value for name, value in environment.items() if name != "PERENNIAL_HOME"} | {
+    relative = {name: value for name, value in environment.items() if not name.startswith("PERENNIAL_")} | {
         "PERENNIAL_LAKE": "lakes/ours",
         "PERENNIAL_LEDGER": "s3://bucket/ledger",
         "PERENNIAL_MODELS": "models",
