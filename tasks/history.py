@@ -13,10 +13,18 @@ from deployments.model_config import ModelConfig
 from tasks.policy import spending
 from tasks.policy.economics import forecast_cost
 from tasks.policy.errors import PromotionRefused
-from tasks.policy.evidence import History, Judgement, LedgerEntry, ModelVersion, ValidationReport, scoring_id
+from tasks.policy.evidence import (
+    History,
+    Judgement,
+    LedgerEntry,
+    ModelVersion,
+    ValidationReport,
+    latest_performances,
+    scoring_id,
+)
 from tasks.policy.probation import Degradation
 from tasks.policy.records import Window, from_json, to_json
-from tasks.policy.reports import Latency, PerformanceReport, Scoring
+from tasks.policy.reports import Latency, Scoring
 from tasks.policy.returning import returnable
 
 
@@ -80,7 +88,7 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
     wanted = [j for j in before if j.decision.retrain and not j.backfilled]
     asked = [j for j in wanted if j.decision.decision_id not in refused]
     return History(
-        performances=_latest_performances(before),
+        performances=latest_performances(before),
         evidence=tuple(judgement.evidence for judgement in earlier),
         retrained_at=tuple(entry.at for entry in made),
         champion_since=_champion_since(entries),
@@ -121,15 +129,6 @@ def _latest_of_each(judgements: list[Judgement]) -> list[Judgement]:
     """One judgement a window, oldest window first: one judged again, after the policy was edited, counts once."""
     latest = {judgement.evidence.window: judgement for judgement in judgements}
     return [latest[window] for window in sorted(latest)]
-
-
-def _latest_performances(judgements: list[Judgement]) -> tuple[PerformanceReport, ...]:
-    """The newest report of each window, oldest window first."""
-    latest: dict[Window, PerformanceReport] = {}
-    for judgement in judgements:
-        own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
-        latest.update({report.window: report for report in (*own, *judgement.revised)})
-    return tuple(latest[window] for window in sorted(latest))
 
 
 def _champion_since(entries: tuple[LedgerEntry, ...]) -> datetime | None:

@@ -147,6 +147,15 @@ class Judgement:
     """Judged by a back-fill, for the record: its decision is never handed over."""
 
 
+def latest_performances(judgements: Iterable[Judgement]) -> tuple[PerformanceReport, ...]:
+    """The newest report of each window, oldest window first."""
+    latest: dict[Window, PerformanceReport] = {}
+    for judgement in judgements:
+        own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
+        latest.update({report.window: report for report in (*own, *judgement.revised)})
+    return tuple(latest[window] for window in sorted(latest))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
     """A registered model: where it is, what it was trained on, which decision asked for it."""

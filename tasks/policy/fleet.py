@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from tasks.policy.evidence import Judgement, LedgerEntry, ModelVersion, ValidationReport
+from tasks.policy.evidence import Judgement, LedgerEntry, ModelVersion, ValidationReport, latest_performances
 from tasks.policy.records import Window, from_json
 from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.spending import Purse
@@ -139,10 +139,10 @@ def survey(
 def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
     """One model's state; only its latest `windows` judgements are read."""
     judged = [entry for entry in facts.entries if entry.kind == "window.judged"]
+    judged.sort(key=lambda entry: entry.at)  # a back-fill judges as of earlier times, wherever it stands in the ledger
     judgements = [from_json(Judgement, entry.body) for entry in judged[-windows:]]
-    # of the latest window, though one of a back-fill was judged since; of that window what was said last
-    latest = max(reversed(judgements), key=lambda judgement: judgement.evidence.window, default=None)
-    performances = _latest_performances(judgements)
+    latest = judgements[-1] if judgements else None
+    performances = latest_performances(judgements)
     measured = [(report, value) for report in performances if (value := report.metric(report.primary))]
     report, metric = measured[-1] if measured else (None, None)
     moves = [entry.at for entry in facts.entries if entry.kind in ("champion.promoted", "champion.rolled_back")]
@@ -171,15 +171,6 @@ def _health(needs: tuple[Need, ...]) -> Health:
     if any(need.kind in FOR_A_PERSON for need in needs):
         return "needs a person"
     return "watch" if needs else "healthy"
-
-
-def _latest_performances(judgements: list[Judgement]) -> list[PerformanceReport]:
-    """The newest report of each window, oldest window first."""
-    latest: dict[Window, PerformanceReport] = {}
-    for judgement in judgements:
-        own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
-        latest.update({report.window: report for report in (*own, *judgement.revised)})
-    return [latest[window] for window in sorted(latest)]
 
 
 def _next_check(facts: ModelFacts, latest: Judgement | None) -> datetime | None:

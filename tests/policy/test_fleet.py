@@ -161,10 +161,8 @@ def test_what_needs_a_person_most_comes_first_and_names_break_ties():
 
 
 def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarantine():
-    earlier = (
-        judged(Window(utc("2024-01-10"), utc("2024-01-15"))),
-        judged(Window(utc("2024-01-15"), utc("2024-01-20"))),
-    )
+    days = [utc("2023-06-01") + timedelta(days=5 * number) for number in range(40)]  # more than are read
+    earlier = tuple(judged(Window(day, day + timedelta(days=5))) for day in days)
     member = describe_member(facts(judged(), *earlier))
     assert (member.health, member.latest.evidence.window) == ("healthy", WINDOW)
     assert needs(describe_member(facts(judged(quality="fail"), *earlier))) == needs(
