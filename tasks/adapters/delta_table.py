@@ -96,7 +96,13 @@ class LandedTable:
         if found is not None:
             return found
         try:
-            DeltaTable.create(uri, _partitioned(schema), partition_by=[PARTITION], configuration=CONFIGURATION)
+            DeltaTable.create(
+                uri,
+                _partitioned(schema),
+                partition_by=[PARTITION],
+                configuration=CONFIGURATION,
+                commit_properties=CommitProperties(max_commit_retries=0),  # else a second maker writes its schema over
+            )
         except (DeltaError, OSError) as error:
             if cls.open(uri) is None:  # else another process made it first
                 raise _unwritable(uri, error) from error

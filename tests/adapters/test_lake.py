@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import Barrier as ThreadBarrier
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -82,6 +84,20 @@ def test_of_three_processes_landing_one_window_at_once_one_wins_and_all_get_its_
     assert len(DeltaTable(str(row_folder())).file_uris()) == 1
     assert lake.read_rows(from_json(Snapshot, snapshots.pop())).num_rows == 200
     assert len(parquet_files(row_folder())) == 1, "files of the losers are removed"
+
+
+def test_a_table_that_several_make_at_once_is_made_once(tmp_path: Path) -> None:
+    schema, together = pa.schema([pa.field("id", pa.string())]), ThreadBarrier(3)
+
+    def make(uri: str) -> int:
+        together.wait()
+        return LandedTable.open_or_create(uri, schema).version
+
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(20):
+            uri = str(tmp_path / str(number))
+            assert list(pool.map(make, [uri] * 3)) == [0, 0, 0]
+            assert DeltaTable(uri).version() == 0
 
 
 def test_a_commit_after_another_writer_is_outrun_instead_of_landing_twice() -> None:
