@@ -3,11 +3,13 @@
 | setting | default | holds |
 |---|---|---|
 | PERENNIAL_HOME | .perennial | everything below, unless moved |
-| PERENNIAL_LAKE | $PERENNIAL_HOME/lake | Delta tables; s3://… works too; gs://… takes the same way, untested |
-| PERENNIAL_LEDGER | $PERENNIAL_HOME/ledger | the ledger; s3://… works too; gs://… takes the same way, untested |
+| PERENNIAL_LAKE | $PERENNIAL_HOME/lake | Delta tables; s3://… and gs://… work too |
+| PERENNIAL_LEDGER | $PERENNIAL_HOME/ledger | the ledger; s3://… and gs://… work too |
 | PERENNIAL_REPORTS | $PERENNIAL_HOME/reports | HTML reports and data checks, a local folder |
 | PERENNIAL_ARTIFACTS | $PERENNIAL_HOME/artifacts | model files and run artifacts, unless an MLflow server keeps them |
 | MLFLOW_TRACKING_URI | sqlite:///$PERENNIAL_HOME/mlflow.db | runs and the model registry |
+
+Tested on moto's S3 and on an emulator of Google's storage (tests/gcs_emulator.py), not against Amazon or Google.
 """
 
 import os

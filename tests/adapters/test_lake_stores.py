@@ -1,22 +1,31 @@
-"""A store that fails says so and keeps nothing half-written; S3 keeps the same promises as a disk."""
+"""A store that fails says so and keeps nothing half-written; S3 and GCS keep the same promises as a disk."""
 
+import multiprocessing
 import os
 import resource
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import obstore
+import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from tasks.adapters import lake
 from tasks.adapters.delta_table import LandedTable, Outrun
+from tasks.adapters.object_store import store_at
 from tasks.adapters.workspace import WorkspaceError
-from tasks.policy.records import Window, utc
+from tasks.policy.records import Window, from_json, to_json, utc
+from tasks.policy.reports import Snapshot
 from tests.landed_model import CONFIG, SECOND, label_of, labels, parquet_files, row_folder
 from tests.monitored_model import WINDOW, rows
-from tests.object_store import s3
+from tests.object_store import object_store
 
 
 def test_a_lake_that_cannot_be_written_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,22 +76,101 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(most_bytes
     assert lake.read_rows(first).num_rows == 10
 
 
-def test_the_lake_keeps_its_promises_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
-    with s3(monkeypatch, "lake"):
-        monkeypatch.setenv("PERENNIAL_LAKE", "s3://lake/perennial")
-        first = lake.land_rows(CONFIG, WINDOW, rows(100))
-        one, other = (LandedTable.open(first.uri) for _ in range(2))
-        assert one is not None and other is not None
-        table = lake.read_rows(first)
-        one.append({SECOND.name: table}, {SECOND.name: None}, {"label": "churned"})
-        with pytest.raises(Outrun):
-            other.append({SECOND.name: table}, {SECOND.name: None}, {"label": "churned"})
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A lake in an object store that creates an object only if it is absent."""
+    with object_store(request.param, monkeypatch) as uri:
+        monkeypatch.setenv("PERENNIAL_LAKE", f"{uri}/perennial")
+        yield uri
 
-        assert first.uri == "s3://lake/perennial/churn/rows"
-        assert lake.land_rows(CONFIG, WINDOW, rows(90)) == first
-        assert lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end) == 1
-        assert label_of(WINDOW.end) == {"0-0": 1}
-        assert lake.read_rows(first).equals(table)
+
+def test_the_lake_keeps_its_promises_in_an_object_store(bucket: str) -> None:
+    first = lake.land_rows(CONFIG, WINDOW, rows(100))
+    one, other = (LandedTable.open(first.uri) for _ in range(2))
+    assert one is not None and other is not None
+    table = lake.read_rows(first)
+    one.append({SECOND.name: table}, {SECOND.name: None}, {"label": "churned"})
+    with pytest.raises(Outrun):
+        other.append({SECOND.name: table}, {SECOND.name: None}, {"label": "churned"})
+
+    assert first.uri == f"{bucket}/perennial/churn/rows"
+    assert lake.land_rows(CONFIG, WINDOW, rows(90)) == first
+    assert lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end) == 1
+    assert label_of(WINDOW.end) == {"0-0": 1}
+    assert lake.read_rows(first).equals(table)
+
+
+def test_time_travel_in_an_object_store_reaches_past_checkpoints_of_the_log(bucket: str) -> None:
+    snapshots, window = [lake.land_rows(CONFIG, WINDOW, rows(50))], SECOND
+    for number in range(1, 13):
+        snapshots.append(lake.land_rows(CONFIG, window, rows(5, number, window)))
+        window = window.next()
+
+    assert [snapshot.version for snapshot in snapshots] == list(range(1, 14))
+    assert [lake.read_rows(snapshot).num_rows for snapshot in snapshots] == [50, *[5] * 12]
+    assert len(DeltaTable(snapshots[0].uri, version=4).file_uris()) == 4
+
+
+def test_predictions_and_late_labels_in_an_object_store_land_once(bucket: str) -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(2))
+    scored = pa.table({"id": ["0-0", "0-1"], "time": rows(2)["at"], "prediction": [0.1, 0.2]})
+    first = lake.land_predictions(CONFIG, WINDOW, "1", scored)
+    assert lake.land_predictions(CONFIG, WINDOW, "1", scored) == first
+    lake.land_predictions(CONFIG, WINDOW, "2", scored)
+    assert lake.read_predictions(CONFIG, WINDOW)["model_version"].to_pylist() == ["1", "2", "1", "2"]
+
+    came = labels(["0-0", "0-1"], [1, 0], [WINDOW.end, SECOND.end])
+    assert [lake.land_labels(CONFIG, came, moment) for moment in (WINDOW.end, SECOND.end, SECOND.end)] == [1, 1, 0]
+    assert (label_of(WINDOW.end), label_of(SECOND.end)) == ({"0-0": 1}, {"0-0": 1, "0-1": 0})
+
+
+def test_a_window_larger_than_one_upload_comes_back_as_it_was(bucket: str) -> None:
+    """Uploads go in parts of 5 MiB at least."""
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(400_000))
+    (file,) = DeltaTable(snapshot.uri).get_add_actions(flatten=True).column("size_bytes").to_pylist()
+    assert file > 6 * 2**20
+    assert lake.read_rows(snapshot)["id"].to_pylist() == rows(400_000)["id"].to_pylist()
+
+
+def _land_in_a_process(window: Window, seed: int, gate: Barrier, answers: "Queue[str]") -> None:
+    table = rows(200, seed, window)
+    gate.wait()
+    answers.put(to_json(lake.land_rows(CONFIG, window, table)))
+
+
+def _landed_at_once(windows: Sequence[Window]) -> list[Snapshot]:
+    spawn = multiprocessing.get_context("spawn")
+    gate, answers = spawn.Barrier(len(windows)), spawn.Queue()
+    processes = [
+        spawn.Process(target=_land_in_a_process, args=(window, seed, gate, answers))
+        for seed, window in enumerate(windows)
+    ]
+    for process in processes:
+        process.start()
+    snapshots = [from_json(Snapshot, answers.get(timeout=120)) for _ in processes]
+    for process in processes:
+        process.join(60)
+    return snapshots
+
+
+def test_of_processes_landing_one_window_in_an_object_store_one_wins_and_all_get_its_snapshot(bucket: str) -> None:
+    first, *others = _landed_at_once([WINDOW] * 3)
+
+    assert others == [first, first]
+    assert lake.read_rows(first).num_rows == 200
+    assert len(DeltaTable(first.uri).file_uris()) == 1
+    listed = [found["path"] for found in obstore.list(store_at(first.uri)).collect()]
+    assert len([path for path in listed if path.endswith(".parquet")]) == 1, "files of the losers are removed"
+
+
+def test_processes_landing_different_windows_in_an_object_store_all_get_in(bucket: str) -> None:
+    """One commit wins each version; who lost looks again and takes the next."""
+    third = SECOND.next()
+    snapshots = _landed_at_once([WINDOW, SECOND, third])
+
+    assert sorted(snapshot.version for snapshot in snapshots) == [1, 2, 3]
+    assert {snapshot.window for snapshot in snapshots} == {WINDOW, SECOND, third}
+    assert all(lake.read_rows(snapshot).num_rows == 200 for snapshot in snapshots)
 
 
 def test_a_window_that_is_not_in_whole_seconds_has_no_name_of_its_own_and_is_refused() -> None:

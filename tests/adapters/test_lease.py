@@ -1,4 +1,4 @@
-"""One writer per model, on a real disk and on S3, with real processes: a frozen one that wakes up writes nothing."""
+"""One writer per model, on a real disk, on S3 and on GCS, with real processes: a frozen one that wakes up writes nothing."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters import lease, ledger, object_store
+from tasks.adapters import lease, ledger
 from tasks.adapters.lease import FencedOut, LeaseHeld, hold
 from tasks.policy.records import utc
-from tests.object_store import s3
+from tests.object_store import object_store, on_each_store
 
 MODEL = "flight_delay"
 AT = utc("2013-05-01")
@@ -230,13 +230,31 @@ def test_a_record_that_was_torn_reads_as_a_dead_holders(monkeypatch):
     assert _token_of("retrain") == 2
 
 
-def test_on_s3_the_same_lease_holds(monkeypatch):
-    with s3(monkeypatch, "bucket"):
-        monkeypatch.setenv("PERENNIAL_LEDGER", "s3://bucket/ledger")
-        object_store.store_at.cache_clear()
+@on_each_store
+def test_in_an_object_store_the_same_lease_holds(scheme, monkeypatch):
+    with object_store(scheme, monkeypatch) as bucket:
+        monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         assert [_token_of("retrain"), _token_of("promote")] == [1, 2]
         with hold(MODEL, "retrain", ttl_s=0.5) as held, ThreadPoolExecutor(8) as pool:
             rivals = [pool.submit(lambda: hold(MODEL, "promote", patience_s=1).__enter__()) for _ in range(8)]
             assert all(isinstance(rival.exception(), LeaseHeld) for rival in rivals)
             assert held.check() == 3
-        object_store.store_at.cache_clear()
+
+
+@on_each_store
+def test_of_eight_that_want_a_free_lease_in_an_object_store_one_gets_it(scheme, monkeypatch):
+    with object_store(scheme, monkeypatch) as bucket:
+        monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
+        together, told_apart = threading.Barrier(8), threading.Event()
+
+        def want(number):
+            together.wait()
+            with suppress(LeaseHeld), hold(MODEL, f"run {number}", patience_s=1) as held:
+                told_apart.wait(10)
+                return held.record.token
+
+        with ThreadPoolExecutor(8) as pool:
+            wanting = [pool.submit(want, number) for number in range(8)]
+            wait_for(lambda: sum(one.done() for one in wanting) == 7)
+            told_apart.set()
+        assert sorted(filter(None, (one.result() for one in wanting))) == [1]

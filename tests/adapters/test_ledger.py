@@ -1,20 +1,22 @@
-"""The chain on a real disk and on S3: it never forks, says a thing once, and shows every entry changed or lost."""
+"""The chain on a real disk, on S3 and on GCS: it never forks, says a thing once, and shows every entry changed or lost."""
 
 import json
 import multiprocessing
 import os
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import obstore
 import pytest
 
-from tasks.adapters import ledger, object_store
+from tasks.adapters import ledger
+from tasks.adapters.object_store import store_at
 from tasks.policy.evidence import LedgerEntry, Promotion
 from tasks.policy.records import from_json, to_json, utc
+from tests.object_store import object_store
 
 AT = utc("2013-05-01")
 MODEL = "flight_delay"
@@ -85,22 +87,26 @@ def _append_many(home: str, writer: int, count: int) -> None:
         ledger.append(MODEL, "shared", f"writer {writer}", AT, f"decision-{i}")
 
 
-def test_four_processes_at_once_never_fork_the_chain():
+def append_from_processes(writers: int, facts: int) -> None:
     context, home = multiprocessing.get_context("spawn"), os.environ["PERENNIAL_HOME"]
-    writers = [context.Process(target=_append_many, args=(home, writer, 25)) for writer in range(4)]
-    for process in writers:
+    processes = [context.Process(target=_append_many, args=(home, writer, facts)) for writer in range(writers)]
+    for process in processes:
         process.start()
-    for process in writers:
+    for process in processes:
         process.join()
         assert process.exitcode == 0
     assert ledger.verify(MODEL).problems == ()
     told = ledger.entries(MODEL)
-    assert len(told) == 4 * 25 + 25  # each shared decision is told once, whoever came first
+    assert len(told) == writers * facts + facts  # each shared decision is told once, whoever came first
     assert {entry.body for entry in told if entry.kind == "note"} == {
-        f"writer {writer} fact {i}" for writer in range(4) for i in range(25)
+        f"writer {writer} fact {i}" for writer in range(writers) for i in range(facts)
     }
     own = [entry.body for entry in told if entry.body.startswith("writer 2 fact")]
     assert own == sorted(own, key=lambda body: int(body.split()[-1]))  # one writer's facts keep their order
+
+
+def test_four_processes_at_once_never_fork_the_chain():
+    append_from_processes(writers=4, facts=25)
 
 
 def test_nothing_half_written_lies_about():
@@ -221,33 +227,15 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path, monkeypatch):
         ledger.append(MODEL, "note", "x", AT)
 
 
-@pytest.fixture
-def s3_ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A ledger on a local S3 that enforces If-None-Match as AWS does."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-        "PERENNIAL_LEDGER": "s3://audit-bucket/audit/ledger",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", data=b"")  # state outlives a server
-    boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"]).create_bucket(Bucket="audit-bucket")
-    yield settings["PERENNIAL_LEDGER"]
-    object_store.store_at.cache_clear()
-    server.stop()
+@pytest.fixture(params=["s3", "gs"])
+def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A ledger in an object store that creates an object only if it is absent."""
+    with object_store(request.param, monkeypatch) as bucket:
+        monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/audit/ledger")
+        yield f"{bucket}/audit/ledger"
 
 
-def test_s3_keeps_the_same_chain(s3_ledger):
+def test_an_object_store_keeps_the_same_chain(remote):
     told = fill(5)
     assert ledger.entries(MODEL) == tuple(told)
     ledger._KNOWN.clear()
@@ -257,11 +245,29 @@ def test_s3_keeps_the_same_chain(s3_ledger):
     assert ledger.verify(MODEL, head) == ledger.Verification(MODEL, 5, head, ())
 
 
-def test_threads_on_s3_never_fork_the_chain(s3_ledger):
+def test_threads_on_an_object_store_never_fork_the_chain(remote):
     with ThreadPoolExecutor(4) as pool:
         told = list(pool.map(lambda i: ledger.append(MODEL, "note", f"fact {i}", AT), range(20)))
     assert sorted(entry.sequence for entry in told) == list(range(1, 21))
     assert ledger.verify(MODEL).problems == ()
+
+
+def test_processes_on_an_object_store_never_fork_the_chain(remote):
+    append_from_processes(writers=3, facts=8)
+
+
+def test_what_is_changed_removed_or_slipped_in_in_an_object_store_is_found(remote):
+    fill(5)
+    store = store_at(remote)
+    entry = json.loads(bytes(obstore.get(store, f"{MODEL}/00000003.json").bytes()))
+    forged = json.dumps(entry | {"body": "nothing happened"}, sort_keys=True, separators=(",", ":"))
+    obstore.put(store, f"{MODEL}/00000003.json", forged.encode())
+    assert "entry 4 does not follow entry 3" in problems()
+
+    obstore.delete(store, f"{MODEL}/00000005.json")
+    obstore.put(store, f"{MODEL}/00000005.json.bak", b"{}")
+    assert "head.json names entry 5" in problems()
+    assert "00000005.json.bak is not an entry" in problems()
 
 
 def test_appending_stays_quick_in_a_long_ledger():

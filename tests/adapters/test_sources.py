@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
@@ -16,10 +17,11 @@ import pytest
 import sqlalchemy
 from deltalake import write_deltalake
 
+from tasks.adapters.object_store import store_at
 from tasks.adapters.sources import SourceError, read_labels, read_window
 from tasks.policy.records import Window
 from tests.monitored_model import WINDOW, model, rows
-from tests.object_store import gcs, s3
+from tests.object_store import object_store, on_each_store
 from tests.source_tables import (
     BEFORE,
     HOUR,
@@ -110,30 +112,18 @@ def test_a_file_over_http(tmp_path: Path, web: str) -> None:
         read_window(source("parquet", f"{web}/other.parquet"), WINDOW)
 
 
-def test_files_and_tables_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import boto3
-
+@on_each_store
+def test_files_folders_and_tables_in_an_object_store(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     parquet(tmp_path)
-    with s3(monkeypatch, "data"):
-        boto3.client("s3").upload_file(str(tmp_path / "rows.parquet"), "data", "in/rows.parquet")
-        assert_is_the_window(read_window(source("parquet", "s3://data/in/rows.parquet"), WINDOW))
-        assert_is_the_window(read_window(source("parquet", "s3://data/in"), WINDOW))
-        write_deltalake("s3://data/table", TABLE)
-        assert_is_the_window(read_window(source("delta", "s3://data/table"), WINDOW))
-        for path in ("s3://data/in/other.parquet", "s3://nobucket/rows.parquet"):
-            with pytest.raises(SourceError, match="nothing is there"):
-                read_window(source("parquet", path), WINDOW)
-
-
-def test_files_on_google_cloud_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pyarrow import fs
-
-    parquet(tmp_path)
-    with gcs(monkeypatch, "data"):
-        fs.copy_files(str(tmp_path), "data/in", destination_filesystem=fs.GcsFileSystem(anonymous=True))
-        for path in ("gs://data/in/rows.parquet", "gs://data/in"):
+    with object_store(scheme, monkeypatch) as bucket:
+        obstore.put(store_at(bucket), "in/rows.parquet", tmp_path / "rows.parquet")
+        for path in (f"{bucket}/in/rows.parquet", f"{bucket}/in"):
             assert_is_the_window(read_window(source("parquet", path), WINDOW))
-        for path in ("gs://data/in/other.parquet", "gs://nobucket/rows.parquet"):
+        write_deltalake(f"{bucket}/table", TABLE)
+        assert_is_the_window(read_window(source("delta", f"{bucket}/table"), WINDOW))
+        for path in (f"{bucket}/in/other.parquet", f"{scheme}://nobucket/rows.parquet"):
             with pytest.raises(SourceError, match="nothing is there"):
                 read_window(source("parquet", path), WINDOW)
 
