@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,14 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from tasks.adapters.workspace import make_folder, workspace
 from tasks.policy.errors import PerennialError
+
+# Google lets one object change about once a second and answers 429 to more (cloud.google.com/storage/quotas). Writers
+# that change the ledger's head together take turns then; obstore's default gives up after two or three.
+PATIENCE = {
+    "backoff": {"init_backoff": timedelta(seconds=0.25), "max_backoff": timedelta(seconds=2), "base": 2},
+    "max_retries": 60,
+    "retry_timeout": timedelta(seconds=30),
+}
 
 
 class LedgerError(PerennialError):
@@ -23,7 +32,7 @@ def ledger_store() -> ObjectStore:
 @cache
 def store_at(uri: str) -> ObjectStore:
     if "://" in uri:
-        return from_url(uri)
+        return from_url(uri, retry_config=PATIENCE)
     return LocalStore(make_folder(Path(uri)))
 
 

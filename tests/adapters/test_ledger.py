@@ -270,6 +270,16 @@ def test_what_is_changed_removed_or_slipped_in_in_an_object_store_is_found(remot
     assert "00000005.json.bak is not an entry" in problems()
 
 
+def test_a_burst_on_gcs_is_told_whole_though_one_object_may_change_once_a_second(monkeypatch):
+    """Google refuses faster changes of one object, which the head is; the client tries again until it is let in."""
+    with object_store("gs", monkeypatch, pause_s=1.0) as bucket:
+        monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda i: ledger.append(MODEL, "note", f"fact {i}", AT), range(6)))
+        assert ledger.verify(MODEL).problems == ()
+        assert ledger.verify(MODEL).entries == 6
+
+
 def test_appending_stays_quick_in_a_long_ledger():
     """Nothing is listed or read twice, so the 500th entry costs what the tenth did, 3 ms (bound: 30)."""
     fill(500)
