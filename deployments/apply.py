@@ -15,6 +15,7 @@ from typing import Any
 from deployments.alert_block import refuse_other_types, save_alert_block
 from deployments.attendance import unattended
 from deployments.definitions import ALERTS, Definitions, DeploymentError, read_definitions
+from deployments.lost_work import refuse_lost_work, withheld
 from deployments.plan import SWITCHES, Change, Definition, plan, summary
 from deployments.pools import located_pool
 from deployments.prefect_definitions import wanted_automations, wanted_definitions
@@ -32,11 +33,13 @@ def apply(
 ) -> tuple[Change, ...]:
     """Print the plan and, unless `dry_run`, carry it out. Returns the plan. Raises DeploymentError.
 
+    Refuses, `dry_run` or not, to send runs into containers that nobody told where the workspace is.
     `alerts_file` holds the address that alerts go to; the notification block is made from it.
     `followed` names pools whose worker starts right after; of others it is said when nobody polls them.
     `keep_switches` leaves on or off what a person switched on or off in the dashboard.
     """
     definitions = definitions or read_definitions()
+    refuse_lost_work(definitions)
     try:
         with PrefectState() as state:
             found = state.found_definitions(definitions.pools)
@@ -55,7 +58,7 @@ def apply(
             if changes and not dry_run:
                 _carry_out(state, definitions, alerts, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))
-            for sentence in unattended(state, definitions, followed):
+            for sentence in [*withheld(definitions), *unattended(state, definitions, followed)]:
                 print(sentence)
     except CONNECTION_ERRORS as error:
         raise DeploymentError(

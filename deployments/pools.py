@@ -68,9 +68,18 @@ def located_pool(name: str, environment: Mapping[str, str] = os.environ) -> Pool
     return replace(pool, template=template)
 
 
+def holds_password(address: str) -> bool:
+    """Whether this is an address with a password in it."""
+    return _is_address(address) and urlsplit(address).password is not None
+
+
 def _is_shared(address: str) -> bool:
-    parts = urlsplit(address)
-    return "://" in address and parts.scheme not in ("file", "sqlite") and parts.password is None
+    return _is_address(address) and not holds_password(address)
+
+
+def _is_address(address: str) -> bool:
+    """Neither a folder nor a file, which every host has of its own."""
+    return "://" in address and urlsplit(address).scheme.split("+")[0] not in ("file", "sqlite")
 
 
 def places_of(model: ModelConfig) -> tuple[str, ...]:
