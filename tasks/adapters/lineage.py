@@ -4,6 +4,7 @@ A version that cannot be made again cannot be explained. Nothing here asks a net
 requirements are the installed versions (which the lock fixed), since MLflow's own inference takes ten seconds.
 """
 
+import os
 import subprocess
 import warnings
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from tasks.adapters.model_files import Scorer, threads
 from tasks.policy.records import Window
 from tasks.policy.reports import Snapshot
 
+BUILT_OF = "PERENNIAL_COMMIT"
+"""Setting of an image, in which no git is: the commit that it was built of (infra/docker/Dockerfile)."""
 LIBRARIES = ("xgboost", "scikit-learn", "numpy", "pandas", "pyarrow", "skops", "mlflow")
 COLUMN_TYPES = {"numeric": DataType.double, "categorical": DataType.string, "boolean": DataType.boolean}
 
@@ -76,7 +79,7 @@ def manifest(
 
 @cache
 def code_version() -> str:
-    """The git commit that runs (`+dirty` if changed since), else the installed package's version."""
+    """The git commit that runs (`+dirty` if changed since), in an image the one it was built of, else the package's version."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -84,7 +87,7 @@ def code_version() -> str:
         tracked = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
         subprocess.run(tracked, capture_output=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return f"perennial {installed_version('perennial')}"
+        return os.environ.get(BUILT_OF) or f"perennial {installed_version('perennial')}"
     return found
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 
-from tasks.adapters import estimators, registration, registry, version_files
+from tasks.adapters import estimators, lineage, registration, registry, version_files
 from tasks.adapters.arrow_profile import freeze_reference
 from tasks.adapters.model_files import ModelFileError
 from tasks.adapters.registry import NoChampion, RegistryError
@@ -41,6 +42,17 @@ def test_a_version_carries_what_it_was_made_from():
     assert tags["config_fingerprint"] == CONFIG.fingerprint
     assert json.loads(tags["classes"]) == ["0", "1"]
     assert registry.version("binary_model", "1") == version
+
+
+def test_where_there_is_no_git_lineage_names_the_commit_that_an_image_was_built_of_or_else_the_package(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    said = []
+    for commit in ("0123abc", ""):
+        monkeypatch.setenv("PERENNIAL_COMMIT", commit)
+        lineage.code_version.cache_clear()
+        said.append(lineage.code_version())
+    lineage.code_version.cache_clear()
+    assert said == ["0123abc", f"perennial {installed_version('perennial')}"]
 
 
 def test_the_run_links_rows_code_parameters_and_metrics():
