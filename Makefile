@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis chaos e2e serve lock clean clean-demo
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis chaos e2e image-check serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,12 @@ chaos: $(READY) ## kill every process at every boundary, break what lies below, 
 
 e2e: $(READY) ## the whole path on a real server, with the seconds of each hop
 	@$(BIN)/python -m tests.benchmarks.bench_e2e
+
+image-check: $(READY) ## build the image and let a worker run a retrain in it (minutes; needs Docker)
+	@command -v docker >/dev/null || { echo "make: no docker found; apt-get install docker.io" >&2; exit 1; }
+	docker build --network host --file infra/docker/Dockerfile --tag perennial:check \
+		--build-arg COMMIT="$$(git describe --always --dirty=+dirty --abbrev=40 --exclude='*')" .
+	@PERENNIAL_IMAGE=perennial:check $(BIN)/python -m pytest tests/test_image.py
 
 serve: $(READY) ## Prefect and MLflow dashboards on what the demo did
 	@exec $(BIN)/python -m deployments serve

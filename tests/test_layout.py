@@ -151,7 +151,7 @@ def test_the_image_takes_in_all_that_a_run_imports_and_reads_and_no_user_is_root
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert {line[1:] for line in ignored if line.startswith("!")} == taken
     assert all((ROOT / name).exists() for name in taken)
-    assert re.findall(r"^USER (.+)$", image, re.M) == ["perennial"]
+    assert re.findall(r"^USER (.+)$", image, re.M) == ["10001"], "by number, for Kubernetes"
 
 
 def test_clean_demo_removes_the_workspace_and_nothing_that_its_name_could_be_taken_for(tmp_path):
