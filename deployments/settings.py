@@ -135,6 +135,12 @@ class Range(Settings):
     min: float | None = None
     max: float | None = None
 
+    @model_validator(mode="after")
+    def _is_in_order(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} lies above max {self.max:g}, so no value fits; expected min <= max")
+        return self
+
 
 class ColumnQuality(Settings):
     """What one column must keep to; what is left out is learned from the reference."""
@@ -165,6 +171,16 @@ class Quality(Settings):
     """The newest row may lie this long before the window's end."""
     columns: dict[str, ColumnQuality] = {}
     """Per column, what overrides the above."""
+
+    @model_validator(mode="after")
+    def _accepts_some_row_count(self) -> Self:
+        low, high = self.row_count_ratio
+        if not 0 <= low < high:
+            raise ValueError(
+                f"row_count_ratio is [{low:g}, {high:g}], so every window fails; expected 0 <= lowest < highest, "
+                "[0.4, 2.5] is a common start"
+            )
+        return self
 
 
 class Drift(Settings):
@@ -212,6 +228,14 @@ class Performance(Settings):
     """Quantile of the pinball loss (regression)."""
     slices: tuple[ColumnName, ...] = ()
     """Categorical columns by whose values the metric is also shown and guarded."""
+
+    @model_validator(mode="after")
+    def _matures_before_it_closes(self) -> Self:
+        if self.maturing_at > self.closed_at:
+            raise ValueError(
+                f"maturing_at {self.maturing_at:g} lies above closed_at {self.closed_at:g}; expected maturing_at <= closed_at"
+            )
+        return self
 
 
 class Training(Settings):

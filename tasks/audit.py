@@ -9,6 +9,7 @@ even a ledger whose end was cut off by someone who covered it up.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -146,7 +147,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
-        return int(chosen.run(chosen))
+        outcome = int(chosen.run(chosen))
+        sys.stdout.flush()
+        return outcome
+    except BrokenPipeError:  # `| head` has read enough; what Python flushes at its end goes nowhere then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE, as other commands end; never mistaken for a verdict
     except PerennialError as error:
         print(error, file=sys.stderr)
         return 2

@@ -57,6 +57,13 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("function: tasks.adapters.nycflights:read_flights", "function: os.system('x')", ("source.function",)),
         ("[distance,", "[distance, distance,", ("distance is listed more than once",)),
         ("name: air_time", "name: ../../etc", ("name is '../../etc'",)),
+        ("quality:\n", "quality:\n  row_count_ratio: [2.5, 0.4]\n", ("row_count_ratio is [2.5, 0.4]", "[0.4, 2.5]")),
+        (
+            "{min: -60, max: 130}",
+            "{min: 160, max: 130}",
+            ("quality.columns.temperature.range", "min 160 lies above max 130"),
+        ),
+        ("metric: mae\n", "metric: mae\n  maturing_at: 0.99\n", ("maturing_at 0.99 lies above closed_at 0.98",)),
     ],
 )
 def test_a_mistake_is_named_with_its_file_field_value_and_what_is_accepted(tmp_path, old, new, words):

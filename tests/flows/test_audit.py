@@ -107,6 +107,15 @@ def test_verify_with_a_noted_head_finds_a_tail_that_was_cut_off_and_covered_up(t
     assert "the head noted elsewhere names entry 3" in capsys.readouterr().out
 
 
+def test_a_reader_that_has_read_enough_ends_the_command_without_a_traceback(told):
+    command = [sys.executable, "-m", "tasks.audit", "show", MODEL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
+        assert shown.stdout and shown.stderr
+        shown.stdout.close()  # as `| head` does
+        assert shown.stderr.read() == b""
+    assert shown.returncode == 141
+
+
 @pytest.mark.parametrize("noted", ["flight_delay:3:abc", "flight_delay", "flight_delay:x:" + "0" * 64])
 def test_a_noted_head_in_another_form_is_refused(noted):
     with pytest.raises(SystemExit, match="expected MODEL:SEQUENCE:HASH"):
