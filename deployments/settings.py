@@ -177,8 +177,7 @@ class Quality(Settings):
         low, high = self.row_count_ratio
         if not 0 <= low < high:
             raise ValueError(
-                f"row_count_ratio is [{low:g}, {high:g}], so every window fails; expected 0 <= lowest < highest, "
-                "[0.4, 2.5] is a common start"
+                f"row_count_ratio is [{low:g}, {high:g}], expected 0 <= lowest < highest; [0.4, 2.5] is a common start"
             )
         return self
 

@@ -100,7 +100,7 @@ def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequen
     for name, place in zip(columns, places, strict=True):
         try:
             arrays.append(pa.array([row[place] for row in rows]))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise SourceError(
                 f"{where}: column {name!r} mixes types or has one that Arrow lacks, expected one; cast it in the query"
             ) from error

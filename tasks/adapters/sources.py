@@ -8,7 +8,9 @@ without a time belong to no window and are not read. A clock without a zone is n
 """
 
 import importlib
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -98,10 +100,11 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
         found = function(window.start, window.end, **config.source.options)
     except SourceError:
         raise
-    except Exception as error:
+    except Exception as error:  # a stranger's code may raise anything; told again as what it is, never swallowed
+        at = traceback.extract_tb(error.__traceback__)[-1]
         raise SourceError(
-            f"{where(config)}: the function failed on window {window.name} ({type(error).__name__}: {error}); "
-            "expected a pyarrow.Table; its own traceback is above"
+            f"{where(config)}: the function failed on window {window.name} ({type(error).__name__}: {error}; "
+            f"raised in {at.name}, {Path(at.filename).name} line {at.lineno}); expected a pyarrow.Table"
         ) from error
     if not isinstance(found, pa.Table):
         raise SourceError(f"{where(config)}: returned {type(found).__name__}, expected a pyarrow.Table")

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.adapters.prefect_server import free_port
+from tasks.adapters.source_sql import _chunk
 from tasks.adapters.sources import SourceEmpty, SourceError, SourceUnreachable, read_labels, read_window
 from tasks.policy.records import Window
 from tests.monitored_model import WINDOW
@@ -163,10 +164,20 @@ def test_a_function_that_is_missing_fails_or_returns_something_else_is_named() -
     here = "tests.adapters.test_source_errors"
     with pytest.raises(SourceError, match=f"{here}:no_such: cannot be imported"):
         read_window(source("python", function=f"{here}:no_such"), WINDOW)
-    with pytest.raises(SourceError, match=r"the function failed on window .*KeyError: 'no such tariff'"):
+    with pytest.raises(
+        SourceError,
+        match=r"the function failed on window .*KeyError: 'no such tariff'; raised in fail, test_source_errors.py line \d+\)",
+    ):
         read_window(source("python", function=f"{here}:fail"), WINDOW)
     with pytest.raises(SourceError, match=r"returned NoneType, expected a pyarrow.Table"):
         read_window(source("python", function=f"{here}:give_rows", options={"missing": True}), WINDOW)
+
+
+@pytest.mark.parametrize("values", [["a", 1], [1, 2**63], [2**70]])
+def test_a_column_of_a_query_that_no_type_holds_is_named(values: list[object]) -> None:
+    """Databases have integers past 64 bits, and SQLite lets a column hold anything."""
+    with pytest.raises(SourceError, match="orders: column 'price' mixes types or has one that Arrow lacks"):
+        _chunk([[value] for value in values], ["price"], [0], "orders")
 
 
 def test_an_unknown_option_is_named_with_those_there_are(tmp_path: Path) -> None:
