@@ -14,7 +14,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from deployments.risk import with_risk_defaults
-from deployments.settings import Columns, Drift, Performance, Period, Quality, Settings, Source, Training
+from deployments.settings import Columns, Period, Settings, Source, Training
+from deployments.watching import Drift, Performance, Quality
 from tasks.policy.access import AccessPolicy
 from tasks.policy.economics import Budget
 from tasks.policy.errors import PerennialError

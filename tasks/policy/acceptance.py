@@ -1,6 +1,6 @@
 """Which types and values a column accepts: what the settings say, and what the reference taught where they are silent.
 
-The protocols say what the judgement needs of `deployments.settings.Quality`, which this package does not import.
+The protocols say what the judgement needs of `deployments.watching.Quality`, which this package does not import.
 """
 
 import math
@@ -18,7 +18,7 @@ class Bounds(Protocol):
 
 
 class ColumnRule(Protocol):
-    """What `deployments.settings.ColumnQuality` offers."""
+    """What `deployments.watching.ColumnQuality` offers."""
 
     @property
     def max_null_share(self) -> float | None: ...
@@ -31,7 +31,7 @@ class ColumnRule(Protocol):
 
 
 class Limits(Protocol):
-    """What `deployments.settings.Quality` offers."""
+    """What `deployments.watching.Quality` offers."""
 
     @property
     def max_null_share_increase(self) -> float: ...

@@ -28,7 +28,7 @@ SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
 
 
 class Limits(Protocol):
-    """What `deployments.settings.Drift` offers: from where on a feature, and a window, counts as drifted."""
+    """What `deployments.watching.Drift` offers: from where on a feature, and a window, counts as drifted."""
 
     @property
     def method(self) -> Method: ...

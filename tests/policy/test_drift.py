@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deployments.settings import Drift
+from deployments.watching import Drift
 from tasks.policy import distances
 from tasks.policy.binning import BinGuide, count_values
 from tasks.policy.distances import Table
