@@ -146,7 +146,7 @@ def test_calendars_and_arrivals_are_told_in_plain_sentences(tmp_path):
 def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path, capsys):
     assert main(["check"]) == 0
     told = capsys.readouterr().out
-    assert "retrains when log_loss is worse than its best level" in told
+    assert "the perennial policy finds that a fresh model pays what a retrain costs or 15 days have passed" in told
     assert "predicts arrives_late (binary; F1 and probabilities are of" in told
     assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
