@@ -37,7 +37,8 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     )
     yield (
         f"reads {config.source.kind} {config.source.path or config.source.function or config.source.url_env} "
-        f"in windows of {config.window_days:g} days of {columns.time}; labels follow after {columns.label_delay_hours:g} h."
+        f"in windows of {config.window_days:g} days of {columns.time}{_settling(config)}; "
+        f"labels follow after {columns.label_delay_hours:g} h."
     )
     yield (
         f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"
@@ -88,6 +89,11 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"days with labels (margin {config.validation.non_inferiority_margin:g}), then promotes it "
         + ("once a person approves." if config.needs_approval else "by itself.")
     )
+
+
+def _settling(config: ModelConfig) -> str:
+    hours = config.source.settle_hours
+    return f", each read once, {hours:g} h after its end, with the rows that came by then" if hours else ""
 
 
 def _positive(config: ModelConfig) -> str:

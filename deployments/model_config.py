@@ -151,15 +151,24 @@ class ModelConfig(Settings):
         return Window(self.period.start, self.period.history_until)
 
     def window_until(self, moment: datetime) -> Window:
-        """The latest complete service window at `moment`. Raises ModelConfigError where none is complete yet."""
-        last = min(moment, self.period.end) if self.period.end else moment
-        complete = self.windows(end=last)
+        """The latest service window that may be read at `moment`. Raises ModelConfigError where none is complete yet."""
+        settled = moment - self.settling
+        complete = self.windows(end=min(settled, self.period.end) if self.period.end else settled)
         if not complete:
+            first = self.period.history_until + timedelta(days=self.window_days) + self.settling
             raise ModelConfigError(
                 f"{self.name}: no window of {self.window_days:g} days is complete by {moment:%Y-%m-%d %H:%M} UTC; expected "
-                f"a time from {self.period.history_until + timedelta(days=self.window_days):%Y-%m-%d} on"
+                f"a time from {first:%Y-%m-%d %H:%M} UTC on"
             )
         return complete[-1]
+
+    def read_at(self, window: Window) -> datetime:
+        """When a window may be read: its end, and the time that its rows may come late."""
+        return window.end + self.settling
+
+    @property
+    def settling(self) -> timedelta:
+        return timedelta(hours=self.source.settle_hours)
 
 
 def model_folders() -> tuple[Path, ...]:

@@ -36,6 +36,8 @@ class Source(Settings):
     """python: `module:function`, called as function(start, end, **options) and returning a pyarrow.Table."""
     options: dict[str, str | int | float | bool] = {}
     """Passed to the reader (csv: delimiter, …) or to your function."""
+    settle_hours: float = Field(0.0, ge=0, le=24 * 31)
+    """Hours that a window's rows may come late: it is read, once and for good, so long after its end."""
 
     @model_validator(mode="after")
     def _names_what_its_kind_needs(self) -> Self:

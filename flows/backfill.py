@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from pydantic import Field
 
 from deployments.model_config import load_model_config
-from flows.parameters import Model, Moment, run_from_command_line, run_name
+from flows.parameters import Model, Moment, in_utc, run_from_command_line, run_name, wall_clock
 from tasks.adapters.flow_runs import run_missed
 from tasks.backfill import plan_backfill, publish_backfill
 from tasks.policy.backfill import Backfill
@@ -36,19 +36,19 @@ def backfill(
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
         start: Fill in windows that begin at this time (UTC) or later.
-        end: Fill in windows that are complete by this time (UTC).
+        end: Fill in windows that are complete by this time (UTC), and by now.
         max_windows: Refuse a range with more windows to fill in than this, which guards against a mistyped year.
         dry_run: Only show which windows would be scored and judged. Switch it off to fill them in.
     """
     config = load_model_config(model)
-    plan = plan_backfill(config, start, end, max_windows)
+    plan = plan_backfill(config, start, min(in_utc(end), wall_clock() - config.settling), max_windows)
     empty = []
     if not dry_run:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # each run's own would cost it a second
             progress = create_progress_artifact(0.0, f"backfill-{config.name}".replace("_", "-"), plan.headline)
             for number, window in enumerate(plan.missing, start=1):
-                run_missed("score", model=model, until=window.end)
-                judgement = run_missed("monitor", model=model, until=window.end)
+                run_missed("score", model=model, until=config.read_at(window))
+                judgement = run_missed("monitor", model=model, until=config.read_at(window))
                 empty += [] if judgement.evidence.rows else [window]
                 update_progress_artifact(progress, 100.0 * number / len(plan.missing), f"{window.name} is done")
     plan = plan.without_rows(empty)

@@ -48,9 +48,9 @@ Reason = Annotated[str, Field(min_length=3, max_length=2000)]
 
 
 def present(config: ModelConfig, until: datetime | None) -> datetime:
-    """The time a flow judges from: `until`, else now, and never past the end of recorded data."""
+    """The time a flow judges from: `until`, else now, and never past the end of recorded data and of what comes late."""
     moment = in_utc(until) if until else wall_clock()
-    return min(moment, config.period.end) if config.period.end else moment
+    return min(moment, config.period.end + config.settling) if config.period.end else moment
 
 
 def wall_clock() -> datetime:

@@ -95,11 +95,11 @@ def _live_through(
 ) -> ReplayWindow:
     """One window from its first row to the end of what it led to."""
     steps.seconds.clear()
-    if steps.run("score", until=window.end):  # else it has no rows, as on a holiday
+    if steps.run("score", until=config.read_at(window)):  # else it has no rows, as on a holiday
         started = perf_counter()
         score_rivals(config, window, first, folder)
         steps.seconds["rivals"] += perf_counter() - started
-    judgement = steps.run("monitor", until=window.end)
+    judgement = steps.run("monitor", until=config.read_at(window))
     events = _go_back(config, steps, window, judgement.champion)
     acts = judgement.decision.retrain or judgement.decision.go_back_to
     events += _act(config, steps, window, judgement.decision) if acts else ()
@@ -110,10 +110,10 @@ def _live_through(
 def _go_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) -> tuple[ReplayEvent, ...]:
     """What an automation does with a fresh champion that has degraded."""
     degraded = recall_degradation(config, champion)
-    if degraded is None or degraded.at != window.end:
+    if degraded is None or degraded.at != config.read_at(window):
         return ()
     undone = steps.run(
-        "rollback", reason=degraded.reasons[0], requested_by="replay", until=window.end, champion=champion
+        "rollback", reason=degraded.reasons[0], requested_by="replay", until=config.read_at(window), champion=champion
     )
     return (ReplayEvent("rolled_back", f"version {undone.champion} serves again: {degraded.reasons[0]}"),)
 
@@ -122,7 +122,7 @@ def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision)
     """What automations do with a decision to retrain or to go back: put a challenger on trial, promote what passed."""
     validation = steps.run(
         "retrain",
-        until=window.end,
+        until=config.read_at(window),
         decision_id=decision.decision_id,
         reason=decision.reasons[0],
         requested_by="replay",
@@ -134,7 +134,7 @@ def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision)
     retrained = ReplayEvent(kind, f"version {validation.challenger}: {decision.reasons[0]}")
     if not config.promotion.accepts(validation.verdict):
         return retrained, ReplayEvent("refused", f"version {validation.challenger}: {' '.join(validation.reasons)}")
-    promotion = steps.run("promote", decision_id=decision.decision_id, until=window.end)
+    promotion = steps.run("promote", decision_id=decision.decision_id, until=config.read_at(window))
     return retrained, ReplayEvent("promoted", f"version {promotion.champion} in place of {promotion.previous}")
 
 

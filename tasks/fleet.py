@@ -63,7 +63,7 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
     from tasks.adapters import ledger, registry
 
     end = config.period.end
-    moment = min(as_of, end) if end else as_of
+    moment = min(as_of, end + config.settling) if end else as_of
     entries = tuple(entry for entry in ledger.entries(config.name) if entry.at <= moment)
     champion = registry.version(config.name, registry.CHAMPION) if _has_champion(config.name) else None
     return ModelFacts(
@@ -73,6 +73,7 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
         risk=config.risk,
         approval=config.needs_approval,
         window_days=config.window_days,
+        settling=config.settling,
         served_until=end,
         max_usd=config.budget.max_usd_per_month,
         max_retrains=config.retraining.max_retrains_per_month,

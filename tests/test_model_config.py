@@ -123,6 +123,16 @@ def test_windows_follow_each_other_and_a_part_of_one_is_left_out():
     assert config.window_until(utc("2013-05-04")) == windows[-1]
 
 
+def test_a_window_whose_rows_may_come_late_is_read_when_they_have_come(tmp_path):
+    config = load_model_config(edited(tmp_path, "kind: python\n", "kind: python\n  settle_hours: 36\n"))
+    window = config.windows(end=utc("2013-05-01"))[-1]
+    assert config.read_at(window) == utc("2013-05-02T12:00")
+    assert config.window_until(utc("2013-05-02T11:59")).end == utc("2013-04-26")
+    assert config.window_until(utc("2013-05-02T12:00")) == window
+    with pytest.raises(ModelConfigError, match="from 2013-04-27 12:00 UTC on"):
+        config.window_until(utc("2013-04-27"))
+
+
 def test_before_the_first_complete_window_the_error_says_from_when():
     with pytest.raises(ModelConfigError, match="from 2013-04-26"):
         load_model_config("air_time").window_until(utc("2013-04-25"))

@@ -43,6 +43,7 @@ class ModelFacts:
     risk: str
     approval: bool
     window_days: float
+    settling: timedelta
     served_until: datetime | None
     max_usd: float | None
     max_retrains: int | None
@@ -207,7 +208,7 @@ def _standing_needs(
         yield Need("approval", f"version {approval.version} passed and waits for approval: {approval.reason}")
     if facts.champion is None:
         yield Need("no champion", "no version serves; train and promote the first one")
-    grace = timedelta(days=max(1.0, GRACE_WINDOWS * facts.window_days))
+    grace = facts.settling + timedelta(days=max(1.0, GRACE_WINDOWS * facts.window_days))
     if next_check and facts.as_of > next_check + grace:
         yield Need("overdue", f"the window that ended {next_check:%Y-%m-%d %H:%M} was not judged")
     quality = latest.evidence.quality if latest else None

@@ -49,7 +49,9 @@ def judged(window: Window = WINDOW, **changes: Any) -> LedgerEntry:
 
 def facts(*entries: LedgerEntry, **changes: Any) -> ModelFacts:
     numbered = tuple(replace(each, sequence=number) for number, each in enumerate(entries, 1))
-    known = ModelFacts("churn", "p", "owner", "low", False, 5, None, None, None, 0.0, NOW, CHAMPION, numbered)
+    known = ModelFacts(
+        "churn", "p", "owner", "low", False, 5, timedelta(), None, None, None, 0.0, NOW, CHAMPION, numbered
+    )
     return replace(known, **changes)
 
 

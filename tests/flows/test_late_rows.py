@@ -1,0 +1,74 @@
+"""Rows that reach the source after their window's end: with `settle_hours` the window waits for them."""
+
+from datetime import timedelta
+
+import pytest
+
+from deployments.model_config import load_model_config
+from flows.backfill import backfill
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.replay import replay
+from flows.retrain import retrain
+from flows.score import score
+from tasks.adapters import lake
+from tasks.policy.records import Window, utc
+from tests.small_model import rows, write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST, WINDOW = utc("2024-01-21"), Window(utc("2024-01-21"), utc("2024-01-23"))
+LATE = 40
+
+
+def begin(folder, hours: float) -> str:
+    """A champion, and a source that lacks `LATE` rows of the first window."""
+    table = rows()
+    last = table[table["at"] < WINDOW.end].index[-LATE:]
+    path = "kind: parquet, path: rows.parquet"
+    model = write_model(folder, table.drop(index=last), **{path: f"{path}, settle_hours: {hours}"})
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    return model
+
+
+def rows_arrive(model: str) -> None:
+    rows().to_parquet(model.replace("small.yaml", "rows.parquet"))
+
+
+def landed(model: str) -> int | None:
+    snapshot = lake.landed_rows(load_model_config(model), WINDOW)
+    return snapshot.rows if snapshot else None
+
+
+@pytest.mark.parametrize(("hours", "missed"), [(0, LATE), (18, 0)])
+def test_they_are_scored_and_judged_where_the_window_waited_and_left_out_where_it_did_not(tmp_path, hours, missed):
+    model = begin(tmp_path, hours)
+    whole = int((rows()["at"].between(WINDOW.start, WINDOW.end, inclusive="left")).sum())
+    if not hours:
+        score(model, until=WINDOW.end)
+    rows_arrive(model)
+    moment = WINDOW.end + timedelta(hours=18)
+    score(model, until=moment)
+    assert monitor(model, until=moment).evidence.rows == landed(model) == whole - missed
+
+
+def test_a_window_that_still_waits_is_not_read_by_a_back_fill(tmp_path, monkeypatch):
+    model = begin(tmp_path, 18)
+    monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=17))
+    shorter = utc("2024-01-27")
+    with pytest.raises(Exception, match="no window of 2 days lies in"):
+        backfill(model, start=FIRST, end=shorter, dry_run=False)
+    assert landed(model) is None
+    monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=18))
+    assert backfill(model, start=FIRST, end=shorter, dry_run=False).missing == (WINDOW,)
+    assert landed(model)
+
+
+def test_a_replay_reads_each_window_as_late_as_the_live_loop_and_ends_with_the_recorded_data(tmp_path):
+    path = "kind: parquet, path: rows.parquet"
+    model = write_model(tmp_path, **{path: f"{path}, settle_hours: 18"})
+    config = load_model_config(model)
+    outcome = replay(model)
+    assert [record.window for record in outcome.windows] == list(config.windows())
+    assert all(record.rows for record in outcome.windows)
+    assert outcome.count("promoted") >= 1
