@@ -94,6 +94,8 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         failures += failed_gates(policy, differences)
         warnings += doubts(policy, finite)
         remarks.append(_gain_text(policy, comparison.primary))
+        large = (item for item in comparison.slices if item.rows >= policy.slice_min_rows)
+        remarks += [_undefined_text(item) for item in large if _is_undefined(item)]
     verdict: Verdict = "fail" if failures else "warn" if warnings else "pass"
     return ValidationReport(
         challenger=comparison.challenger.version,
@@ -124,7 +126,7 @@ def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, 
     """Gates that these differences miss, one sentence each; none when all hold."""
     found = []
     for item in differences:
-        if item.slice_name is not None and item.rows < policy.slice_min_rows:
+        if item.slice_name is not None and (item.rows < policy.slice_min_rows or _is_undefined(item)):
             continue
         if not _is_finite(item):
             found.append(f"{_where(item)} is not a finite number, so nothing shows that the challenger is no worse")
@@ -211,6 +213,16 @@ def _gain_text(policy: ValidationPolicy, item: MetricDifference) -> str:
 
 def _is_finite(item: MetricDifference) -> bool:
     return all(math.isfinite(value) for value in (item.champion, item.challenger, item.gain, item.low, item.high))
+
+
+def _is_undefined(item: MetricDifference) -> bool:
+    """Whether these rows define no difference for either model, as a slice where nobody has churned defines no AUC."""
+    values, bounds = (item.champion, item.challenger), (item.low, item.high)
+    return all(map(math.isnan, values)) or (all(map(math.isfinite, values)) and any(map(math.isnan, bounds)))
+
+
+def _undefined_text(item: MetricDifference) -> str:
+    return f"{_where(item)} is not compared: its {item.rows} rows define no difference of two models"
 
 
 def _where(item: MetricDifference) -> str:

@@ -156,6 +156,26 @@ def test_an_undefined_metric_fails_and_the_report_can_still_be_written():
     assert from_json(ValidationReport, to_json(report)) == report
 
 
+@pytest.mark.parametrize("positives", [0, 1, 200])
+def test_a_slice_whose_rows_define_no_difference_is_named_and_stops_nobody(positives):
+    """Where nobody has churned there is no AUC, and of one positive row no interval."""
+    truth = np.r_[np.ones(positives), np.zeros(200 - positives)]
+    item = difference(
+        "roc_auc", truth, np.linspace(0.1, 0.4, 200), np.linspace(0.9, 0.2, 200), 0.95, 7, slice_name="plan=free"
+    )
+    report = decide_validation(POLICY, compared(BETTER, item))
+    assert report.verdict == "pass"
+    assert report.reasons[-1] == "roc_auc of plan=free is not compared: its 200 rows define no difference of two models"
+    assert from_json(ValidationReport, to_json(report)) == report
+
+
+def test_an_infinite_loss_in_a_slice_still_fails():
+    item = replace(BETTER, slice_name="plan=free", challenger=np.inf, gain=-np.inf, low=-np.inf, high=-np.inf)
+    report = decide_validation(POLICY, compared(BETTER, item))
+    assert report.verdict == "fail"
+    assert "plan=free is not a finite number" in report.reasons[0]
+
+
 def test_what_could_not_be_measured_fails():
     assert decide_validation(POLICY, compared(None)).verdict == "fail"
     report = decide_validation(POLICY, compared(BETTER, faults=("version 2 does not serve: files were changed",)))
