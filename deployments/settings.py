@@ -86,6 +86,8 @@ class Columns(Settings):
     """When the label became known, if the source says so; label_delay_hours is added to it, else to `time`."""
     label_delay_hours: float = Field(0.0, ge=0, le=24 * 365)
     """Hours until a label can be read."""
+    label_lookback_days: float = Field(30.0, ge=0, le=366 * 10)
+    """Days after that for which a label, or its correction, is still looked for; what comes later is not found."""
     features: Features
     protected: tuple[ColumnName, ...] = ()
     """Columns whose groups are compared for fairness; never features unless listed as such."""

@@ -85,7 +85,10 @@ def _without_refusals_traceback(record: logging.LogRecord) -> bool:
 
 
 def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:
-    """Run a flow with its own parameters as options; end with 2 and one clear message where the input is at fault."""
+    """Run a flow with its own parameters as options.
+
+    Ends with one clear message: with status 1 where a model's file or the state of things refuses, with 2 where an option does.
+    """
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     parser = argparse.ArgumentParser(
         prog=f"python -m flows.{flow.name}", description=(flow.description or "").split("Args:")[0]

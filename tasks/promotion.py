@@ -26,6 +26,7 @@ def promote_challenger(
     model, number = config.name, challenger.version
     now, tags = registry.aliases(model), registry.tags(model, number)
     if now.get(registry.CHAMPION) == number and tags.get("promoted_by") == decision_id:
+        get_run_logger().info("promotion: version %s is champion already, by the same decision; unchanged", number)
         return Promotion(model, decision_id, number, now.get(registry.PREVIOUS), "unchanged")
     before = alias_move.remembered(model, number, decision_id)
     champion, waiting = before.get(registry.CHAMPION), before.get(registry.CHALLENGER)
@@ -60,6 +61,7 @@ def restore_previous(
     now = registry.aliases(model)
     serving = now.get(registry.CHAMPION)
     if serving and registry.tags(model, serving).get("restored_by") == decision_id:
+        get_run_logger().info("rollback: version %s serves again already, by the same decision; unchanged", serving)
         return Promotion(model, decision_id, serving, now.get(registry.PREVIOUS), "unchanged")
     before = alias_move.remembered(model, serving, decision_id) if serving else now
     bad, target = _rollback_target(model, before, expected)

@@ -66,15 +66,15 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
     timeout_seconds=1800,
     cache_policy=NO_CACHE,
 )
-def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = None, lookback_days: float = 30) -> int:
+def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = None) -> int:
     """Store the labels that were known by `as_of`, new or corrected; how many.
 
-    Looks at production time whose labels may have come since the last time, up to `lookback_days` after they were due;
+    Looks at production time whose labels may have come since the last time, up to `columns.label_lookback_days` after they were due;
     at `period` instead where one is given, for labels that came later still.
     """
     from tasks.adapters import lake, sources
 
-    due = None if period else lake.labels_due(config, as_of, timedelta(days=lookback_days))
+    due = None if period else lake.labels_due(config, as_of, timedelta(days=config.columns.label_lookback_days))
     searched = due.window if due else period
     if searched is None:
         get_run_logger().info("labels: no rows have landed before %s, nothing to look for", as_of.isoformat())

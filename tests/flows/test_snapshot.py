@@ -32,9 +32,10 @@ def _outside_a_run(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-def source(folder: Path, table: pa.Table) -> ModelConfig:
+def source(folder: Path, table: pa.Table, lookback_days: float = 30) -> ModelConfig:
     pq.write_table(table, folder / "rows.parquet")
-    return model(source={"kind": "parquet", "path": str(folder / "rows.parquet")}, columns=LATE)
+    columns = {**LATE, "label_lookback_days": lookback_days}
+    return model(source={"kind": "parquet", "path": str(folder / "rows.parquet")}, columns=columns)
 
 
 def two_windows(labels: object = None) -> pa.Table:
@@ -105,15 +106,18 @@ def test_labels_that_come_later_than_announced_are_still_found(tmp_path: Path) -
     assert land_labels.fn(config, SECOND.end) == 20 + 9 + 41
 
 
-def test_labels_later_than_the_lookback_are_found_where_a_period_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lookback_days", "found"), [(1, 0), (40, 20)])
+def test_labels_are_looked_for_as_long_as_the_file_says_and_later_where_a_period_is_named(
+    tmp_path: Path, lookback_days: float, found: int
+) -> None:
     unknown = [None if number < 20 else 1 for number in range(100)]
-    config = source(tmp_path, two_windows(unknown))
+    config = source(tmp_path, two_windows(unknown), lookback_days)
     take_snapshot.fn(config, WINDOW)
-    land_labels.fn(config, WINDOW.end + 10 * DAY, lookback_days=1)
-    source(tmp_path, two_windows([0] * 20 + [1] * 80))
+    land_labels.fn(config, WINDOW.end + 10 * DAY)
+    source(tmp_path, two_windows([0] * 20 + [1] * 80), lookback_days)
 
-    assert land_labels.fn(config, WINDOW.end + 11 * DAY, lookback_days=1) == 0
-    assert land_labels.fn(config, WINDOW.end + 11 * DAY, period=WINDOW) == 20
+    assert land_labels.fn(config, WINDOW.end + 11 * DAY) == found
+    assert land_labels.fn(config, WINDOW.end + 11 * DAY, period=WINDOW) == 20 - found
 
 
 def test_corrected_labels_land_beside_the_first(tmp_path: Path) -> None:
