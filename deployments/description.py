@@ -38,7 +38,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     yield (
         f"reads {config.source.kind} {config.source.path or config.source.function or config.source.url_env} "
         f"in windows of {config.window_days:g} days of {columns.time}{_settling(config)}; "
-        f"labels follow after {columns.label_delay_hours:g} h and are looked for until {columns.label_lookback_days:g} days later."
+        f"labels follow after {columns.label_delay_hours:g} h, sought for {columns.label_lookback_days:g} days more."
     )
     yield (
         f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"

@@ -69,8 +69,8 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
 def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = None) -> int:
     """Store the labels that were known by `as_of`, new or corrected; how many.
 
-    Looks at production time whose labels may have come since the last time, up to `columns.label_lookback_days` after they were due;
-    at `period` instead where one is given, for labels that came later still.
+    Looks at production time whose labels may have come since the last time, up to `columns.label_lookback_days` after
+    they were due; at `period` instead where one is given, for labels that came later still.
     """
     from tasks.adapters import lake, sources
 
