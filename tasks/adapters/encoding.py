@@ -179,17 +179,20 @@ def _typed(table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
     found = column.type
     if pa.types.is_dictionary(found):
         column, found = column.cast(found.value_type), found.value_type
-    accepted = {
-        "numeric": is_number(found),
-        "categorical": _is_text(found) or pa.types.is_integer(found) or pa.types.is_boolean(found) or _is_whole(column),
-        "boolean": pa.types.is_boolean(found),
-    }[kind]
-    if not accepted and not pa.types.is_null(found):
+    if not _is_accepted(column, found, kind) and not pa.types.is_null(found):
         raise FeatureError(
             f"column {name}: is of type {found}, expected {EXPECTED[kind]} for a {kind} feature; "
             "cast it in the source or list it under another kind"
         )
     return column
+
+
+def _is_accepted(column: pa.ChunkedArray, found: pa.DataType, kind: FeatureKind) -> bool:
+    if kind == "numeric":
+        return is_number(found)
+    if kind == "boolean":
+        return bool(pa.types.is_boolean(found))
+    return bool(_is_text(found) or pa.types.is_integer(found) or pa.types.is_boolean(found)) or _is_whole(column)
 
 
 def is_number(found: pa.DataType) -> bool:

@@ -120,8 +120,13 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_does_not(tmp_path):
     assert booster(7) != booster(8)
 
 
-def test_the_order_of_the_rows_changes_nothing():
+@pytest.mark.parametrize("at_once", [1, 40])
+def test_the_order_of_the_rows_changes_nothing(at_once):
+    """Also where many rows share a time, as flights share a minute; then their ids decide."""
     rows = make_rows()
+    time, config = rows.column_names.index(make_config().columns.time), make_config()
+    rows = rows.set_column(time, config.columns.time, rows.column(time).take(np.arange(len(rows)) // at_once * at_once))
+    rows = rows.sort_by([(config.columns.time, "ascending"), (config.columns.id, "ascending")])
     shuffled = rows.take(np.random.default_rng(0).permutation(len(rows)))
     one, other = (estimators.fit(make_config(), table).scorer.predict(rows) for table in (rows, shuffled))
     np.testing.assert_array_equal(one, other)
