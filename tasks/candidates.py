@@ -2,10 +2,12 @@
 
 Each candidate is trained once, on the rows and labels that were known when its window ended, and leaves a file; an
 interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.
+Where labels come late, policies learn a window's losses as many windows later (`lag`), as `monitor` would.
 Losses: 1 - metric where higher is better; errors without a bound are divided by five times their history's median, so
 that they lie about 0.2 and costs mean the same for every model. A window without rows is a column of NaN.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -32,11 +34,15 @@ PROBE_ROWS, PROBE_ROUNDS, PROBE_ETA = 4, 0.2, 2.0
 
 @dataclass(frozen=True)
 class Plan:
-    """Windows of the back-test in order; the first `history` are known from the start. `folder` keeps the candidates."""
+    """Windows of the back-test in order; service begins after the first `history`. `folder` keeps the candidates.
+
+    `lag`: how many windows later enough labels of a window are known to look at it.
+    """
 
     windows: tuple[Window, ...]
     history: int
     folder: Path
+    lag: int = 0
 
 
 def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
@@ -51,10 +57,17 @@ def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
             f"{config.name}: period has {history} whole windows of history and {len(served)} served ones until "
             f"{end:%Y-%m-%d}, expected at least 1 and 2 to back-test on; make window_days smaller or the period longer"
         )
+    lag = max(0, math.ceil(config.columns.label_delay / step - 1 + config.performance.maturing_at))
+    if lag >= min(history, len(served) - 1):
+        raise ModelConfigError(
+            f"{config.name}: labels of a window are known {lag} windows after it (columns.label_delay_hours: "
+            f"{config.columns.label_delay_hours:g}), expected fewer than the {history} windows of history and the {len(served)} "
+            "served ones to back-test on; make the period longer"
+        )
     start = config.period.history_until - history * step
     before = tuple(Window(start, config.period.history_until).split(config.window_days))
     folder = make_folder(workspace().home / "backtest" / f"{config.name}-{config.fingerprint[:8]}{_until(config, end)}")
-    return Plan(before + served, history, folder)
+    return Plan(before + served, history, folder, lag)
 
 
 def _until(config: ModelConfig, end: datetime) -> str:
@@ -115,7 +128,8 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats
     seconds = time.process_time() - began
     later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay)
     cheap = _probe_config(config)
-    quarter = training.take(list(range(0, len(training), PROBE_ROWS)))
+    complete = lake.labelled_rows(config, Window(start, end), end + config.columns.label_delay)
+    quarter = complete.take(list(range(0, len(complete), PROBE_ROWS)))
     refused = training_rows.why_not_train(cheap, quarter)
     probe = empty if refused else _by_window(config, plan, estimators.fit(cheap, quarter).scorer, later)
     return _by_window(config, plan, candidate, later), probe, len(training), seconds
@@ -168,7 +182,16 @@ def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
         known = parts["loss"][: plan.history, : plan.history]
         known = known if np.isfinite(known).any() else parts["loss"]
         scale = float(5 * np.nanmedian(known)) or 1.0
+    history, lag = plan.history - plan.lag, plan.lag
+    for key in (
+        "loss",
+        "rows",
+        "secs",
+    ):  # a row tells of the candidate that is trained once that window's losses are known
+        parts[key] = np.concatenate(
+            [parts[key][lag:], np.full_like(parts[key][:lag], np.nan if key == "loss" else 0.0)]
+        )
     matrix = plan.folder / "matrix.npz"
     parts["loss"], parts["probe"] = parts["loss"] / scale, parts["probe"] / scale
-    np.savez_compressed(matrix, H=np.array(plan.history), scale=np.array(scale), **parts)
+    np.savez_compressed(matrix, H=np.array(history), lag=np.array(lag), scale=np.array(scale), **parts)
     return matrix

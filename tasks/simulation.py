@@ -81,14 +81,13 @@ def recommend(matrix: PerformanceMatrix, outcome: Backtest) -> str:
     )
 
 
-def about_delay(config: ModelConfig) -> str:
-    """What the simulation leaves out where labels come late; empty where they do not."""
-    hours = config.columns.label_delay_hours
-    if not hours:
+def about_delay(config: ModelConfig, lag: int) -> str:
+    """How the simulation takes late labels into account; empty where they cost no window."""
+    if not lag:
         return ""
     return (
-        f" All policies see a window's losses at its end; here labels come {hours:g} hours later, so each would decide "
-        "that much later, and gain somewhat less."
+        f" Labels come {config.columns.label_delay_hours:g} hours late, so all policies, and the optimum, learn a window's "
+        f"losses {lag} windows after it."
     )
 
 
@@ -134,7 +133,7 @@ def backtest_candidates(
 
     matrix = load_matrix(path)
     outcome = run_backtest(matrix, choose_policies(names), alphas, share)
-    sentence = recommend(matrix, outcome) + about_delay(config)
+    sentence = recommend(matrix, outcome) + about_delay(config, matrix.lag)
     yaml = policy_yaml(outcome, config.window_days)
     folder = make_folder(workspace().reports / config.name / "backtest")
     page = write_outcome(matrix, outcome, folder, f"Back-test of {config.name}", sentence, yaml)

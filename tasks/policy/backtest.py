@@ -116,7 +116,7 @@ class _Scorer:
 
 def served_losses(matrix: PerformanceMatrix, run: Run) -> Floats:
     """[T]: what the run's serving candidates lost, window by window."""
-    return matrix.loss[list(run.serving), np.arange(matrix.history, matrix.windows)]
+    return matrix.loss[list(run.serving), np.arange(matrix.first_served, matrix.windows)]
 
 
 def gain_interval(

@@ -19,8 +19,8 @@ def _served_losses(matrix: PerformanceMatrix) -> Floats:
 
     A window in which nobody has a loss costs nobody anything, so it decides nothing.
     """
-    losses = matrix.loss[:, matrix.history :].copy()
-    exists = np.arange(matrix.windows)[:, None] < np.arange(matrix.history, matrix.windows)[None, :]
+    losses = matrix.loss[:, matrix.first_served :].copy()
+    exists = np.arange(matrix.windows)[:, None] < np.arange(matrix.history, matrix.history + matrix.served)[None, :]
     unlabelled = ~np.isfinite(losses).any(axis=0)
     losses[np.broadcast_to(unlabelled, losses.shape) & exists] = 0.0
     return np.where(np.isfinite(losses) & exists, losses, np.inf)
@@ -115,7 +115,7 @@ def best_mean_loss(matrix: PerformanceMatrix, retrains: int) -> float:
         moved = total.copy()
         moved[1:, fresh] = np.minimum(moved[1:, fresh], total[:-1].min(axis=1))
         total = moved + losses[:, step]
-    labelled = np.isfinite(matrix.loss[:, matrix.history :]).any(axis=0).sum()
+    labelled = np.isfinite(matrix.loss[:, matrix.first_served :]).any(axis=0).sum()
     return float(total[retrains].min() / max(1, labelled))
 
 

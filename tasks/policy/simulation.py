@@ -29,6 +29,9 @@ class PerformanceMatrix:
 
     `history` windows are known from the start; service begins at window `history` with candidate `history` - 1.
     `probe` is the same for cheap candidates; `ks` and `ev` are drift shares between t's training rows and window j.
+    Where labels come late, a window's losses are known `lag` windows after it. Rows then tell what was known, not when:
+    the candidate of row t is trained when window t's losses are known, so it first serves window t + lag + 1, and
+    service begins at window `history` + `lag`. A probe learns from t's rows once their labels are there, as in `monitor`.
     """
 
     loss: Floats
@@ -38,6 +41,7 @@ class PerformanceMatrix:
     ev: Floats | None = None
     secs: Floats | None = None
     rows: Floats | None = None
+    lag: int = 0
 
     def __post_init__(self) -> None:
         shape = self.loss.shape
@@ -45,14 +49,16 @@ class PerformanceMatrix:
             raise MatrixError(f"loss has shape {shape}, expected a square [W, W] of at least 3 windows")
         if not 1 <= self.history < shape[0]:
             raise MatrixError(f"H is {self.history}, expected at least 1 and below W = {shape[0]}")
+        if not 0 <= self.lag < shape[0] - self.history:
+            raise MatrixError(f"lag is {self.lag}, expected at least 0 and below W - H = {shape[0] - self.history}")
         for key in SQUARE_KEYS + WINDOW_KEYS:
             part, expected = getattr(self, key), shape if key in SQUARE_KEYS else shape[:1]
             if part is not None and part.shape != expected:
                 raise MatrixError(f"{key} has shape {part.shape}, expected {expected} as loss has")
             if part is not None and key in ("loss", "probe"):
-                early = np.tril(np.isfinite(part))
+                early = np.tri(shape[0], k=self.lag if key == "loss" else 0, dtype=bool) & np.isfinite(part)
                 object.__setattr__(self, key, np.where(early | np.isinf(part), np.nan, part))
-        first = self.loss[self.history - 1, self.history :]
+        first = self.loss[self.history - 1, self.first_served :]
         if not np.isfinite(first).any():
             raise MatrixError(f"loss[{self.history - 1}] is empty, expected the candidate that service starts with")
 
@@ -61,9 +67,13 @@ class PerformanceMatrix:
         return len(self.loss)
 
     @property
+    def first_served(self) -> int:
+        return self.history + self.lag
+
+    @property
     def served(self) -> int:
         """T, the number of served windows."""
-        return self.windows - self.history
+        return self.windows - self.first_served
 
     def is_trainable(self, window: int) -> bool:
         """Whether a candidate was recorded after `window`: a gap is a row without values above rows that have some."""
@@ -77,15 +87,17 @@ def read_matrix(stored: Mapping[str, NDArray[np.generic]], source: str) -> Perfo
         raise MatrixError(f"{source}: {', '.join(missing)} is missing, found {', '.join(sorted(stored)) or 'nothing'}")
     try:
         history = np.asarray(stored["H"]).astype(float)
+        lag = np.asarray(stored.get("lag", 0)).astype(float)
         parts = {k: np.array(stored[k], dtype=float) for k in SQUARE_KEYS + WINDOW_KEYS if k in stored}
     except (TypeError, ValueError) as error:
         raise MatrixError(
             f"{source}: holds something that is not a number ({error}), expected numeric arrays"
         ) from error
-    if history.size != 1 or not np.isfinite(history).all() or float(history.ravel()[0]) % 1:
-        raise MatrixError(f"{source}: H is {stored['H']}, expected one whole number of history windows")
+    for key, value in (("H", history), ("lag", lag)):
+        if value.size != 1 or not np.isfinite(value).all() or float(value.ravel()[0]) % 1:
+            raise MatrixError(f"{source}: {key} is {stored[key]}, expected one whole number of windows")
     try:
-        return PerformanceMatrix(history=int(history.ravel()[0]), **parts)
+        return PerformanceMatrix(history=int(history.ravel()[0]), lag=int(lag.ravel()[0]), **parts)
     except MatrixError as error:
         raise MatrixError(f"{source}: {error}") from None
 
@@ -93,6 +105,7 @@ def read_matrix(stored: Mapping[str, NDArray[np.generic]], source: str) -> Perfo
 class Service:
     """One run of one policy: what it knows after the current window, and the three things it may do.
 
+    The current window is the latest with known losses; where labels come late, later ones have been served by then.
     `loss`, `probe`, `ks`, `ev` are [now + 1, now + 1] copies with NaN in every cell the policy may not know.
     """
 
@@ -195,7 +208,7 @@ PolicyFactory = Callable[[float, float], Policy]
 
 @dataclass(frozen=True)
 class Run:
-    """What one policy did. `serving[i]` is the candidate that served window H + i."""
+    """What one policy did. `serving[i]` is the candidate that served the window `first_served` + i."""
 
     serving: tuple[int, ...]
     trainings: tuple[int, ...]
@@ -206,7 +219,7 @@ class Run:
 
 def simulate(matrix: PerformanceMatrix, policy: Policy) -> Run:
     service = Service(matrix)
-    for window in range(matrix.history, matrix.windows):
+    for window in range(matrix.first_served, matrix.windows):
         service._serve_next()
         if window < matrix.windows - 1:
             policy.act(service)
@@ -217,7 +230,7 @@ def simulate(matrix: PerformanceMatrix, policy: Policy) -> Run:
 
 def mean_loss(matrix: PerformanceMatrix, serving: tuple[int, ...]) -> float:
     """Mean over the served windows that have a loss; NaN when none has."""
-    losses = matrix.loss[list(serving), np.arange(matrix.history, matrix.windows)]
+    losses = matrix.loss[list(serving), np.arange(matrix.first_served, matrix.windows)]
     known = losses[np.isfinite(losses)]
     return float(known.mean()) if known.size else float("nan")
 

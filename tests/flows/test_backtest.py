@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from deployments.model_config import ModelConfigError
 from flows.backtest import backtest, main
 from tasks.adapters.backtest_page import pareto_front
+from tasks.candidates import plan_candidates
 from tasks.policy.backtest import run_backtest
 from tasks.policy.records import Window, utc
 from tasks.policy.retraining import RetrainingPolicy
-from tasks.simulation import about_delay, choose_policies, policy_yaml
+from tasks.simulation import choose_policies, policy_yaml
 from tests.browser import elements, needs_chromium, render
 from tests.policy.test_backtest import matrix_of
 from tests.trained_models import make_config, make_rows
@@ -121,7 +124,7 @@ def test_the_yaml_to_paste_is_a_retraining_policy_of_the_recommended_kind(policy
     assert getattr(when, "alpha", 0.05) == 0.05
 
 
-def write_model(folder: Path, live: bool = False, closed: Window | None = None) -> Path:
+def write_model(folder: Path, live: bool = False, closed: Window | None = None, label_delay_hours: float = 0) -> Path:
     """A model whose concept turns on 2024-04-01, half-way through service; `live`: with no end, `closed`: without rows."""
     turn, end = utc("2024-04-01"), utc("2024-05-01")
     before = make_rows(rows=1800, window=Window(utc("2024-01-01"), turn), seed=1)
@@ -134,6 +137,7 @@ def write_model(folder: Path, live: bool = False, closed: Window | None = None) 
     config = make_config(
         name="turning_model",
         period={"start": utc("2024-01-01"), "history_until": utc("2024-03-01")} | ({} if live else {"end": end}),
+        columns=make_config().columns.model_dump() | {"label_delay_hours": label_delay_hours},
         window_days=10,
         performance={"metric": "accuracy"},
         training={"parameters": {"n_estimators": 20, "max_depth": 3}, "min_rows": 100, "window_days": 30},
@@ -199,7 +203,24 @@ def test_an_end_that_is_no_date_is_refused(capsys: pytest.CaptureFixture[str]) -
     assert "'soon' is no date; expected such as 2013-06-05" in capsys.readouterr().err
 
 
-def test_a_back_test_says_what_it_leaves_out_where_labels_come_late() -> None:
-    assert about_delay(make_config()) == ""
-    columns = make_config().columns.model_dump() | {"label_delay_hours": 36}
-    assert "labels come 36 hours later" in about_delay(make_config(columns=columns))
+@pytest.mark.usefixtures("prefect_server")
+def test_where_labels_come_late_every_policy_waits_for_them(tmp_path: Path, workspace: Path) -> None:
+    """Fifteen days late, windows of ten: at a window's end half of the labels of the one before are known."""
+    model = str(write_model(tmp_path, label_delay_hours=15 * 24))
+    outcome = backtest(model, (0.05,), ("perennial", "never", "every"))
+    assert "learn a window's losses 1 windows after it" in outcome["recommendation"]
+    (matrix,) = workspace.glob("backtest/turning_model-*/matrix.npz")
+    with np.load(matrix) as stored:
+        assert (int(stored["H"]), int(stored["lag"])) == (5, 1)
+        known, probed = np.isfinite(stored["loss"]), np.isfinite(stored["probe"])
+    assert known[4].tolist() == [False] * 6 + [True] * 6, "what serves first is trained at the end of window 5"
+    assert probed[4].tolist() == [False] * 5 + [True] * 7, "a probe learns from window 4 once its labels are there"
+    every = json.loads(Path(outcome["summary"]).read_text())["policies"]["every"]["0.05"]
+    assert every["serving"] == [4, 5, 6, 7, 8, 9]
+
+
+def test_labels_that_come_too_late_for_the_recorded_windows_are_named() -> None:
+    columns = make_config().columns.model_dump() | {"label_delay_hours": 400}
+    config = make_config(columns=columns, window_days=1)
+    with pytest.raises(ModelConfigError, match="labels of a window are known 16 windows after it"):
+        plan_candidates(config, config.period.history_until + timedelta(days=10))

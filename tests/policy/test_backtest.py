@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.policy.backtest import gain_interval, lifts, run_backtest, served_losses, summary
 from tasks.policy.hindsight import as_run, best_mean_loss, best_run, best_schedule, evenly_spaced
+from tasks.policy.probe_policy import PerennialPolicy
 from tasks.policy.rivals import RIVALS, Debt, PlainProbe, Threshold, Timer
 from tasks.policy.simulation import (
     MatrixError,
@@ -60,7 +61,7 @@ def test_the_optimum_is_what_trying_every_schedule_finds_by_hand() -> None:
 
 def brute_force(matrix: PerformanceMatrix, alpha: float, share: float) -> float:
     """Least cost over every sequence of candidates that exist in time."""
-    choices = [range(window) for window in range(matrix.history, matrix.windows)]
+    choices = [range(window - matrix.lag) for window in range(matrix.first_served, matrix.windows)]
     costs = [
         cost(as_run(matrix, serving), alpha, share, matrix.served)
         for serving in itertools.product(*choices)
@@ -70,20 +71,23 @@ def brute_force(matrix: PerformanceMatrix, alpha: float, share: float) -> float:
 
 
 @settings(max_examples=100, deadline=None)
-@example(932, 0.2, 0.9)  # it pays to train what is deployed twice, though not for either deployment alone
-@given(st.integers(0, 10_000), st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([0.0, 0.2, 0.9]))
+@example(932, 0.2, 0.9, 0)  # it pays to train what is deployed twice, though not for either deployment alone
+@given(st.integers(0, 10_000), st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 2))
 def test_the_optimum_is_exact_also_where_a_trained_candidate_is_returned_to(
-    seed: int, alpha: float, share: float
+    seed: int, alpha: float, share: float, lag: int
 ) -> None:
     generator = np.random.default_rng(seed)
     loss = np.where(np.tri(7, 7, 0, dtype=bool), NAN, generator.uniform(0, 0.5, (7, 7)))
-    matrix = PerformanceMatrix(loss, history=2)
-    assert cost(best_run(matrix, alpha, share), alpha, share, 5) == pytest.approx(brute_force(matrix, alpha, share))
+    matrix = PerformanceMatrix(loss, history=2, lag=lag)
+    exact = cost(best_run(matrix, alpha, share), alpha, share, matrix.served)
+    assert exact == pytest.approx(brute_force(matrix, alpha, share))
 
 
-def test_no_policy_beats_hindsight() -> None:
+@pytest.mark.parametrize("lag", [0, 2])
+def test_no_policy_beats_hindsight(lag: int) -> None:
     for kind, seed in (("drift", 1), ("none", 2)):
-        outcome = run_backtest(matrix_of(kind, seed=seed), RIVALS)
+        matrix = replace(matrix_of(kind, seed=seed), lag=lag)
+        outcome = run_backtest(matrix, {"perennial": PerennialPolicy, **RIVALS})
         assert min(score.regret for scores in outcome.policies.values() for score in scores.values()) >= -1e-12
 
 
@@ -158,6 +162,29 @@ def test_a_policy_is_shown_the_past_of_what_it_may_know_and_nothing_else() -> No
         assert set(known) <= set(range(matrix.history)) | ({10} if now > 10 else set())
         np.testing.assert_array_equal(loss[: matrix.history], matrix.loss[: matrix.history, : now + 1])
     assert np.isfinite(policy.seen[-1][1][10, 11:]).all()
+
+
+def test_where_labels_come_late_a_policy_learns_of_a_window_as_much_later_and_so_does_the_optimum() -> None:
+    """Trained once window 10 is known, two windows later, the candidate serves from 13 on and is seen there first."""
+    matrix, policy = replace(matrix_of(), lag=2), Recorder(train_after=(10,))
+    run = simulate(matrix, policy)
+    assert run.serving == (7,) * 3 + (10,) * 11
+    assert len(run.serving) == matrix.served == 14
+    for step, (loss, probe) in enumerate(policy.seen):
+        now = matrix.history + step  # two windows more have been served by then
+        assert loss.shape == (now + 1, now + 1)
+        assert np.isfinite(loss[10 if now >= 10 else 0, 13:]).all()
+        assert not np.isfinite(loss[:, now:][now - 2 :]).any(), "nothing of a candidate that did not serve by then"
+        assert np.isfinite(probe[10, 11:]).all() if now > 10 else True
+    assert len(policy.seen) == 13
+    every = simulate(matrix, Timer(1))
+    assert every.serving[:3] == (7, 8, 9)
+    assert every.mean_loss == pytest.approx(np.mean([matrix.loss[j - 3, j] for j in range(10, 24)]))
+
+
+def test_a_lag_that_leaves_no_window_to_serve_is_refused() -> None:
+    with pytest.raises(MatrixError, match="lag is 16, expected at least 0 and below W - H = 16"):
+        replace(matrix_of(), lag=16)
 
 
 def test_what_a_policy_is_shown_cannot_be_used_to_change_the_record() -> None:
