@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from deployments.model_config import DEPLOYMENTS, ModelConfig
 from tasks.policy.errors import PerennialError
@@ -20,6 +20,8 @@ from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
 
 LOCATIONS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_ARTIFACTS", "MLFLOW_TRACKING_URI")
 """Settings of the parts of the workspace that can be an address which every host reaches."""
+SECRET_WORDS = ("passw", "pwd", "secret", "token", "key", "signature", "credential")
+"""Parts of the names under which an address's query holds what must not be shown."""
 POOLS = DEPLOYMENTS.parent / "infra" / "pools"
 PLACED = "retrain"
 REQUESTED = "perennial.retraining.requested"
@@ -69,8 +71,12 @@ def located_pool(name: str, environment: Mapping[str, str] = os.environ) -> Pool
 
 
 def holds_password(address: str) -> bool:
-    """Whether this is an address with a password in it."""
-    return _is_address(address) and urlsplit(address).password is not None
+    """Whether this is an address with a password in it: before the host, or a secret by its name in the query."""
+    if not _is_address(address):
+        return False
+    parts = urlsplit(address)
+    named = (name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    return parts.password is not None or any(word in name for name in named for word in SECRET_WORDS)
 
 
 def _is_shared(address: str) -> bool:

@@ -79,8 +79,17 @@ def test_what_prefect_yaml_tells_the_jobs_themselves_counts(told):
     refuse_lost_work(placed_on("docker", **told), {})
 
 
-def test_an_address_with_a_password_is_not_refused_but_said_as_its_pool_must_not_show_it():
-    secret = {**ADDRESSES, "MLFLOW_TRACKING_URI": "http://keeper:hidden@mlflow.internal:5000"}
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://keeper:hidden@mlflow.internal:5000",
+        "postgresql://db.internal/mlflow?user=keeper&password=hidden",
+        "https://mlflow.internal/?Access_Token=hidden",
+        "https://mlflow.internal/?aws_secret_access_key=hidden",
+    ],
+)
+def test_an_address_with_a_password_is_not_refused_but_said_as_its_pool_must_not_show_it(address):
+    secret = {**ADDRESSES, "PERENNIAL_ARTIFACTS": "s3://bucket/models", "MLFLOW_TRACKING_URI": address}
     definitions = placed_on("docker")
     refuse_lost_work(definitions, secret)
     (said,) = withheld(definitions, secret)
@@ -89,6 +98,8 @@ def test_an_address_with_a_password_is_not_refused_but_said_as_its_pool_must_not
     )
     assert "hidden" not in said
     assert withheld(definitions, ADDRESSES) == []
+    harmless = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://db.internal/mlflow?sslmode=require&user=keeper"}
+    assert withheld(definitions, harmless) == []
     assert withheld(placed_on("gpu"), secret) == [], "a process has its host's settings"
 
 
