@@ -88,8 +88,21 @@ def append(
                 obstore.put(ledger_store(), _key(model, entry.sequence), to_json(entry).encode(), mode="create")
             except AlreadyExistsError:
                 continue  # another writer was faster; what it wrote comes before
-            obstore.put(ledger_store(), f"{model}/{HEAD}", to_json(Head(entry.sequence, entry.hash)).encode())
+            _remember(model, entry)
         return entry
+
+
+def _remember(model: str, entry: LedgerEntry) -> None:
+    """Make this entry the head, then each that came meanwhile: a slower writer must not leave an older one as the last."""
+    latest: LedgerEntry | None = entry
+    while latest:
+        head, following = Head(latest.sequence, latest.hash), _key(model, latest.sequence + 1)
+        obstore.put(ledger_store(), f"{model}/{HEAD}", to_json(head).encode())
+        text = _read(following)
+        try:
+            latest = from_json(LedgerEntry, text) if text else None
+        except ValidationError:
+            return  # damaged; this entry stands before it, and whoever reads on is told
 
 
 def entries(model: str, kind: str | None = None, last: int | None = None) -> tuple[LedgerEntry, ...]:

@@ -107,6 +107,36 @@ def append_from_processes(writers: int, facts: int) -> None:
 
 def test_four_processes_at_once_never_fork_the_chain():
     append_from_processes(writers=4, facts=25)
+    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.verify(MODEL).head, "the last entry has a witness"
+
+
+def test_a_slower_writer_leaves_no_older_head(monkeypatch):
+    """Between its entry and its head two others append; each of them has written the head by then."""
+    put, waiting = obstore.put, ["second", "third"]
+
+    def slow(store, path, *arguments, **options):
+        if path.endswith("head.json") and waiting:
+            ledger.append(MODEL, "note", waiting.pop(0), AT)
+        return put(store, path, *arguments, **options)
+
+    monkeypatch.setattr(obstore, "put", slow)
+    ledger.append(MODEL, "note", "first", AT)
+    told = ledger.entries(MODEL)
+    assert [entry.body for entry in told] == ["first", "second", "third"]
+    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, told[-1].hash)
+
+
+def test_a_damaged_entry_behind_ones_own_does_not_undo_it(monkeypatch):
+    put = obstore.put
+
+    def tearing(store, path, *arguments, **options):
+        if path.endswith("head.json"):
+            entry_file(2).write_text("{torn")
+        return put(store, path, *arguments, **options)
+
+    monkeypatch.setattr(obstore, "put", tearing)
+    assert ledger.append(MODEL, "note", "first", AT).sequence == 1
+    assert "entry 2 cannot be read" in problems()
 
 
 def test_nothing_half_written_lies_about():
