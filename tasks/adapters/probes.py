@@ -46,8 +46,11 @@ def probe_config(config: ModelConfig) -> ModelConfig:
 
 def probe_folder(config: ModelConfig) -> Path:
     """Where this model's probes lie; another folder when what makes a probe changes."""
-    parts = (config.columns, config.training, config.period)
-    name = digest(config.task, str(config.window_days), *(part.model_dump_json() for part in parts), length=8)
+    columns = config.columns.model_dump_json(
+        exclude={"label_lookback_days"}
+    )  # how long labels are sought teaches nothing
+    parts = (columns, config.training.model_dump_json(), config.period.model_dump_json())
+    name = digest(config.task, str(config.window_days), *parts, length=8)
     return make_folder(workspace().home / "probes" / f"{config.name}-{name}")
 
 

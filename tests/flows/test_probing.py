@@ -62,3 +62,12 @@ def test_lost_probes_are_made_again_and_score_the_same(probed, monkeypatch: pyte
     history = recall_history(config, champion, window)
     columns = new_columns(config, window, first.as_of, history, champion, (first.evidence.performance,))
     assert [column.losses for column in columns] == [column.losses for column in first.evidence.probes]
+
+
+def test_probes_stay_when_labels_are_sought_for_longer_and_not_when_features_change(tmp_path):
+    delay, features = "label_delay_hours: 12", "numeric: [x, noise]"
+    own = probes.probe_folder(load_model_config(write_model(tmp_path / "own")))
+    longer = write_model(tmp_path / "longer", **{delay: f"{delay}\n  label_lookback_days: 90"})
+    assert probes.probe_folder(load_model_config(longer)) == own
+    fewer = write_model(tmp_path / "fewer", **{features: "numeric: [x]"})
+    assert probes.probe_folder(load_model_config(fewer)) != own
