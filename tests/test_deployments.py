@@ -223,6 +223,7 @@ def test_a_degraded_champion_becomes_a_rollback_of_that_version_only(deployed, c
 def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_so(deployed, client):
     import inspect
 
+    from prefect import flow
     from prefect.server.services import pause_expirations
     from prefect.states import Failed, Running
 
@@ -235,8 +236,12 @@ def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_s
         client.create_flow_run_from_deployment(deployment.id, parameters={**parameters, "model": model})
         for model in ("unheard", "broken")
     )
-    for run in (late, broken):
+    foreign = client.create_flow_run(
+        flow(lambda model: model, name="ship"), parameters={"model": "foreign"}, tags=["promote"]
+    )
+    for run in (late, broken, foreign):
         client.set_flow_run_state(run.id, Running(), force=True)
+    client.set_flow_run_state(foreign.id, Failed(message=out_of_time), force=True)
     client.set_flow_run_state(broken.id, Failed(message="the registry is gone"), force=True)
     client.set_flow_run_state(late.id, Failed(message=out_of_time), force=True)  # a test's server runs no such service
     again = await_until(lambda: len(runs_of(client, "unheard")) > 1 and runs_of(client, "unheard"), 60)
@@ -244,6 +249,7 @@ def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_s
     assert {name: second.parameters[name] for name in ("model", "decision_id", "until")} == parameters
     assert second.created_by.type == "AUTOMATION"
     assert len(runs_of(client, "broken")) == 1, "a run that failed of itself was started again"
+    assert not runs_of(client, "foreign"), "another project's promotion is none of ours"
 
 
 def test_what_a_flow_says_inside_another_flow_is_left_to_its_caller(deployed, client):
