@@ -95,11 +95,11 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
         trained_until=since,
         training_rows=champion.training_rows,
         rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
-        spent_usd_this_month=spent_usd(config, window.end),
+        spent_usd_this_month=spent_usd(config, config.read_at(window)),
         returnable=returnable(entries),
         learned=tuple((entry.at, _version(entry.body).trained.end) for entry in made),
         asked_at=tuple(judgement.evidence.window.end for judgement in asked),
-        usages=tuple(usage for at, usage in spending.usages(entries) if at <= window.end),
+        usages=tuple(usage for at, usage in spending.usages(entries) if at <= config.read_at(window)),
         estimates=tuple((j.evidence.window, j.estimate) for j in earlier if j.estimate),
     )
 

@@ -12,6 +12,7 @@ from flows.replay import replay
 from flows.retrain import retrain
 from flows.score import score
 from tasks.adapters import lake
+from tasks.history import find_champion, recall_history
 from tasks.policy.records import Window, utc
 from tests.small_model import rows, write_model
 
@@ -62,6 +63,16 @@ def test_a_window_that_still_waits_is_not_read_by_a_back_fill(tmp_path, monkeypa
     monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=18))
     assert backfill(model, start=FIRST, end=shorter, dry_run=False).missing == (WINDOW,)
     assert landed(model)
+
+
+def test_a_retrain_that_came_while_a_window_waited_counts_in_its_budget(tmp_path):
+    """Four days of waiting for windows of two: the retrain for one window comes after the next one's end."""
+    model = begin(tmp_path, 96)
+    config, second = load_model_config(model), WINDOW.next()
+    retrain(model, until=config.read_at(WINDOW), reason="asked for while the second window waits")
+    assert config.read_at(WINDOW) > second.end
+    history = recall_history(config, find_champion(config, required=True), second)
+    assert len(history.usages) == 2
 
 
 def test_a_replay_reads_each_window_as_late_as_the_live_loop_and_ends_with_the_recorded_data(tmp_path):
