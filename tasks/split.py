@@ -1,7 +1,8 @@
 """Which labelled rows a challenger learns from, and which are kept back to judge it.
 
-The latest `holdout_days` whose labels are due by `as_of` are never trained on, nor is what came after them; the training
-window ends where they begin. Quarantined windows are in neither.
+The latest `holdout_days` that have landed and whose labels are due by `as_of` are never trained on, nor is what came
+after them; the training window ends where they begin. Quarantined windows are in neither. So a retrain by hand, days
+after the last window or months after the history, is judged on as many days as one that a window's end asked for.
 """
 
 from datetime import datetime, timedelta
@@ -29,10 +30,12 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
 
     failed = ledger.entries(config.name, kind="window.quarantined")
     quarantined = tuple(from_json(QualityReport, entry.body).window.name for entry in failed)
-    start, cut = config.period.start, as_of - config.kept_from_training
+    landed = lake.landed_until(config, as_of, quarantined) or as_of
+    start, reached = config.period.start, min(as_of, landed + config.columns.label_delay)
+    cut = reached - config.kept_from_training
     if cut <= start:
         raise TooEarly(
-            f"{config.name}: {as_of:%Y-%m-%d} is {(as_of - start).days} days after {start:%Y-%m-%d}, where recorded data "
+            f"{config.name}: {reached:%Y-%m-%d} is {(reached - start).days} days after {start:%Y-%m-%d}, where recorded data "
             f"begins (period.start); expected more than the {config.kept_from_training.days} that {config.withheld}"
         )
     if config.training.window_days:

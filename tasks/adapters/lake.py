@@ -7,6 +7,7 @@ reading it gives the same rows bit for bit, whatever landed since, or a LakeErro
 
 import logging
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +16,7 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import lease
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
+from tasks.adapters.landed_span import window_named
 from tasks.adapters.late_labels import labelled_rows, labelled_snapshot, labels_due, land_labels, read_labelled
 from tasks.adapters.parquet_file import LakeError, LandedParquet
 from tasks.adapters.schemas import MOMENT, conform_rows, moment, require_columns, to_utc
@@ -24,7 +26,7 @@ from tasks.policy.reports import Snapshot
 
 __all__ = [
     "LakeError", "labelled_rows", "labelled_snapshot", "labels_due", "land_labels", "land_predictions", "land_rows",
-    "landed_rows", "read_batches", "read_labelled", "read_predictions", "read_rows",
+    "landed_rows", "landed_until", "read_batches", "read_labelled", "read_predictions", "read_rows",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,13 @@ def landed_rows(config: ModelConfig, window: Window) -> Snapshot | None:
     """The snapshot of a window that has landed, or None."""
     table = LandedTable.open(workspace().table(config.name, "rows"))
     return _landed(table, window, window.name) if table else None
+
+
+def landed_until(config: ModelConfig, as_of: datetime, excluding: Sequence[str] = ()) -> datetime | None:
+    """Where landed rows end, as far as they lie before `as_of`, windows named in `excluding` apart; None where there are none."""
+    table = LandedTable.open(workspace().table(config.name, "rows"))
+    names = {file.window for file in table.files()} - {*excluding} if table else ()
+    return max((min(window.end, as_of) for window in map(window_named, names) if window.start < as_of), default=None)
 
 
 def land_predictions(config: ModelConfig, window: Window, model_version: str, table: pa.Table) -> Snapshot:

@@ -1,12 +1,15 @@
 """What is kept from training: labels that are not due yet, and before them the holdout."""
 
+from datetime import timedelta
+
 import pytest
 from pydantic import ValidationError
 
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters import registry
-from tasks.policy.records import utc
+from tasks.adapters import ledger, registry
+from tasks.policy.records import Window, utc
+from tasks.policy.reports import QualityReport
 from tasks.split import TooEarly, split_labelled_rows
 from tests.small_model import write_model
 from tests.trained_models import START, TRAINING, land, make_config, make_rows
@@ -24,6 +27,29 @@ def test_the_holdout_is_days_whose_labels_have_come_however_late_they_come():
     assert training.window.end == holdout.window.start == utc("2024-02-11")  # 14 days of delay, 5 of holdout
     assert training.labelled_rows == training.rows == 4100
     assert holdout.labelled_rows == 501, "100 rows a day, on the five days before the delay, and one due just now"
+
+
+def test_days_that_have_not_landed_are_no_part_of_the_holdout():
+    """Asked for by hand a month later, the same rows are held out; what has landed meanwhile is quarantined."""
+    config = make_config()
+    land(config, TRAINING, make_rows(rows=6000))
+    later = TRAINING.end + timedelta(days=31)
+    training, holdout = split_labelled_rows.fn(config, later)
+    assert training.window.end == TRAINING.end - timedelta(days=5)
+    assert holdout.labelled_rows == 500
+    bad = Window(TRAINING.end, TRAINING.end + timedelta(days=5))
+    land(config, bad, make_rows(window=bad))
+    ledger.append(
+        config.name, "window.quarantined", QualityReport(bad, "fail", 1000, (), 1000, ("it is bad",)), bad.end
+    )
+    assert split_labelled_rows.fn(config, later)[1].labelled_rows == 500
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_first_model_that_is_trained_by_hand_long_after_its_history_is_judged_on_the_end_of_that(tmp_path):
+    model = write_model(tmp_path)
+    report = retrain(model)  # as of the end of recorded data, 16 days after the history
+    assert (report.verdict, report.rows) == ("pass", 225)
 
 
 def test_before_anything_can_be_learned_the_refusal_counts_the_days():
