@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pandas as pd
 import pytest
@@ -102,10 +103,19 @@ def test_a_challenger_that_lost_is_refused_and_cannot_be_promoted(tmp_path):
 
 
 def test_a_challenger_without_rows_to_be_judged_on_fails_with_the_reason(tmp_path):
-    model = begin(tmp_path)
-    report = retrain(model, until=utc("2024-01-25"), reason="nothing has landed since")
+    table = rows()
+    table.loc[table["at"] >= FIRST - timedelta(days=2), "y"] = None
+    report = retrain(write_model(tmp_path, table), until=FIRST)
     assert report.verdict == "fail"
     assert any("0 labelled rows to validate on" in reason for reason in report.reasons)
+
+
+def test_a_retrain_by_hand_where_nothing_has_landed_since_is_judged_on_the_latest_rows_there_are(tmp_path):
+    model = begin(tmp_path)
+    report = retrain(model, until=utc("2024-01-25"), reason="to see what it makes of the same rows")
+    assert (report.verdict, report.champion, report.challenger) == ("pass", "1", "2")
+    assert report.rows >= 225, "a day and a half before the end of the history"
+    assert report.differences[0].gain == pytest.approx(0, abs=0.01)
 
 
 def test_promoting_where_nothing_was_judged_says_what_to_run(tmp_path):
