@@ -3,9 +3,9 @@
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from prefect import Flow
 from prefect.exceptions import ParameterTypeError
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
 from pydantic import AfterValidator, Field
 
 from deployments.model_config import ModelConfig, available_models
@@ -84,12 +85,19 @@ def _without_refusals_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
+def patient_start() -> AbstractContextManager[Any]:
+    """Prefect's server of one's own, which a command starts where none is named, may take 120 s on a busy machine, not 20.
+
+    As a setting, not in the environment, which Prefect reads when it is imported; one that the user has set stays.
+    """
+    return temporary_settings(set_defaults={PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120})
+
+
 def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:
     """Run a flow with its own parameters as options.
 
     Ends with one clear message: with status 1 where a model's file or the state of things refuses, with 2 where an option does.
     """
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     parser = argparse.ArgumentParser(
         prog=f"python -m flows.{flow.name}", description=(flow.description or "").split("Args:")[0]
     )
@@ -111,7 +119,8 @@ def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None 
     for runs in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(runs).addFilter(_without_refusals_traceback)
     try:
-        flow(**chosen)
+        with patient_start():
+            flow(**chosen)
     except PerennialError as error:
         sys.exit(f"{flow.name}: {error}")
     except ParameterTypeError as error:

@@ -4,16 +4,34 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect import flow
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
 
 from deployments.definitions import INDEX
 from deployments.model_config import available_models
+from flows.parameters import run_from_command_line
 
 FLOWS = {
     item["name"]: load_flow_from_entrypoint(item["entrypoint"]).parameters
     for item in yaml.safe_load(INDEX.read_text(encoding="utf-8"))["deployments"]
 }
 PARAMETERS = [(flow, name, field) for flow, form in FLOWS.items() for name, field in form.properties.items()]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_command_waits_two_minutes_for_a_server_of_its_own_unless_told_otherwise():
+    """Prefect waits 20 s by default, which is not enough where two cores are busy."""
+    seen = []
+
+    @flow
+    def look() -> None:
+        seen.append(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+
+    run_from_command_line(look, [])
+    with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300}):
+        run_from_command_line(look, [])
+    assert seen == [120, 300]
 
 
 @pytest.mark.parametrize(("flow", "name", "field"), PARAMETERS, ids=[f"{flow}-{name}" for flow, name, _ in PARAMETERS])
