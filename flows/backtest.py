@@ -55,7 +55,7 @@ def backtest(
         until: Back-test on windows that are complete by this time (UTC). Now, or the end of recorded data, when left empty.
     """
     config = load_model_config(model)
-    plan = plan_candidates(config, present(config, until))
+    plan = plan_candidates(config, present(config, until) - config.settling)  # what still waits must not land
     take_snapshot(config, config.history())
     served = [take_snapshot(config, window, may_be_empty=True) for window in plan.windows[plan.history :]]
     plan = without_rows(plan, [snapshot.window for snapshot in served if not snapshot.rows])

@@ -6,6 +6,7 @@ import pytest
 
 from deployments.model_config import load_model_config
 from flows.backfill import backfill
+from flows.backtest import backtest
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.replay import replay
@@ -63,6 +64,14 @@ def test_a_window_that_still_waits_is_not_read_by_a_back_fill(tmp_path, monkeypa
     monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=18))
     assert backfill(model, start=FIRST, end=shorter, dry_run=False).missing == (WINDOW,)
     assert landed(model)
+
+
+def test_a_window_that_still_waits_is_not_read_by_a_back_test(tmp_path):
+    model = begin(tmp_path, 18)
+    last = Window(utc("2024-01-25"), utc("2024-01-27"))
+    backtest(model, (0.05,), ("never", "every"), until=last.end + timedelta(hours=17))
+    config = load_model_config(model)
+    assert [bool(lake.landed_rows(config, window)) for window in (WINDOW, WINDOW.next(), last)] == [True, True, False]
 
 
 def test_a_retrain_that_came_while_a_window_waited_counts_in_its_budget(tmp_path):
