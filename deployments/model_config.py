@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from deployments.mistakes import explain
 from deployments.risk import with_risk_defaults
 from deployments.settings import Columns, Period, Settings, Source, Training
 from deployments.watching import Drift, Performance, Quality
@@ -211,49 +212,9 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     try:
         config = ModelConfig.model_validate(content, context={"folder": path.parent})
     except ValidationError as error:
-        lines = [_explain(path.name, item) for item in error.errors()]
+        lines = [explain(path.name, item, ModelConfig) for item in error.errors()]
         raise ModelConfigError("\n".join(lines)) from None
     if config.source.path and "://" not in config.source.path:
         absolute = str((path.parent / config.source.path).resolve())
         config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})
     return config
-
-
-def _explain(file: str, item: Any) -> str:
-    """One pydantic error as `file: field is value, expected …`."""
-    location = [str(part) for part in item["loc"]]
-    field = ".".join(location) or "the file"
-    if item["type"] == "extra_forbidden":
-        known = _fields_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
-        return f"{file}: {field} is not a known key; {hint}"
-    if item["type"] == "missing":
-        return f"{file}: {field} is missing; expected {_describe(location)}"
-    message = item["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(item["input"], (dict, Settings)) else f" is {item['input']!r},"
-    message = message.replace("Input should be", "expected").replace("String should", "expected text that should")
-    return f"{file}: {field}{found or ':'} {message}"
-
-
-def _model_at(location: list[str]) -> type[Settings] | None:
-    """The settings class that a dotted location lies in, where it is a plain nesting of classes."""
-    model: Any = ModelConfig
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field is not None else None
-        if not isinstance(model, type):
-            return None
-    return model if isinstance(model, type) and hasattr(model, "model_fields") else None
-
-
-def _fields_at(location: list[str]) -> list[str]:
-    model = _model_at(location)
-    return list(model.model_fields) if model else []
-
-
-def _describe(location: list[str]) -> str:
-    model = _model_at(location[:-1])
-    field = model.model_fields.get(location[-1]) if model else None
-    text = (field.description or "a value") if field else "a value"
-    return text[0].lower() + text[1:]

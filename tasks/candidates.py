@@ -183,14 +183,9 @@ def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
         known = known if np.isfinite(known).any() else parts["loss"]
         scale = float(5 * np.nanmedian(known)) or 1.0
     history, lag = plan.history - plan.lag, plan.lag
-    for key in (
-        "loss",
-        "rows",
-        "secs",
-    ):  # a row tells of the candidate that is trained once that window's losses are known
-        parts[key] = np.concatenate(
-            [parts[key][lag:], np.full_like(parts[key][:lag], np.nan if key == "loss" else 0.0)]
-        )
+    for key, unknown in (("loss", np.nan), ("rows", 0.0), ("secs", 0.0)):
+        # a row tells of the candidate that is trained once that window's losses are known
+        parts[key] = np.concatenate([parts[key][lag:], np.full_like(parts[key][:lag], unknown)])
     matrix = plan.folder / "matrix.npz"
     parts["loss"], parts["probe"] = parts["loss"] / scale, parts["probe"] / scale
     np.savez_compressed(matrix, H=np.array(history), lag=np.array(lag), scale=np.array(scale), **parts)

@@ -87,7 +87,7 @@ def about_delay(config: ModelConfig, lag: int) -> str:
         return ""
     return (
         f" Labels come {config.columns.label_delay_hours:g} hours late, so all policies, and the optimum, learn a window's "
-        f"losses {lag} windows after it."
+        f"losses {lag} window{'s' * (lag > 1)} after it."
     )
 
 

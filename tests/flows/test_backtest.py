@@ -208,7 +208,7 @@ def test_where_labels_come_late_every_policy_waits_for_them(tmp_path: Path, work
     """Fifteen days late, windows of ten: at a window's end half of the labels of the one before are known."""
     model = str(write_model(tmp_path, label_delay_hours=15 * 24))
     outcome = backtest(model, (0.05,), ("perennial", "never", "every"))
-    assert "learn a window's losses 1 windows after it" in outcome["recommendation"]
+    assert "learn a window's losses 1 window after it" in outcome["recommendation"]
     (matrix,) = workspace.glob("backtest/turning_model-*/matrix.npz")
     with np.load(matrix) as stored:
         assert (int(stored["H"]), int(stored["lag"])) == (5, 1)
