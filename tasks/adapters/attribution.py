@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from xgboost import DMatrix, XGBModel
 
-from tasks.adapters.model_files import Floats, Scorer
+from tasks.adapters.model_files import Floats, Scorer, threads
 
 ROWS = 500
 FROZEN_ROWS = 2000
@@ -28,8 +28,9 @@ def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats |
     drawn = rows.take(drawn_places(len(rows), limit))
     booster = scorer.estimator.get_booster()
     types = scorer.encoding.feature_types
+    encoded = scorer.encoding.encode(drawn)
     matrix = DMatrix(
-        scorer.encoding.encode(drawn), feature_names=list(names), feature_types=types, enable_categorical=True
+        encoded, feature_names=list(names), feature_types=types, enable_categorical=True, nthread=threads()
     )
     approximate = booster.num_boosted_rounds() * max(1, len(scorer.classes) - 1) > EXACT_TREES
     found = np.asarray(booster.predict(matrix, pred_contribs=True, approx_contribs=approximate), float)
