@@ -16,6 +16,7 @@ from tasks.policy.evidence import MetricDifference
 from tasks.policy.promotion import Comparison, PromotionPolicy, ValidationPolicy, seen_before
 from tasks.policy.records import Window
 from tasks.policy.reports import MetricValue
+from tasks.policy.since_training import LATE
 
 FALSE_ALARMS = 0.05
 """Two-sided level shared by all looks; only the lower side sends a champion back."""
@@ -43,7 +44,7 @@ def probation(
     if since is None or policy.probation_windows == 0:
         return None
     labelled_until = as_of - label_delay
-    looks = math.ceil((labelled_until - since) / timedelta(days=window_days))
+    looks = math.ceil((labelled_until - since) / timedelta(days=window_days) - LATE)
     return Window(since, as_of) if 1 <= looks <= policy.probation_windows else None
 
 

@@ -15,7 +15,7 @@ from tasks.policy.economics import Budget, over_budget
 from tasks.policy.evidence import Decision, DiagnosisKind, History, WindowEvidence
 from tasks.policy.findings import Case
 from tasks.policy.records import Window, digest
-from tasks.policy.since_training import last_training
+from tasks.policy.since_training import day, is_reached
 from tasks.policy.triggers import judge
 
 MONTH = timedelta(days=30)
@@ -72,10 +72,10 @@ def decide_retraining(
     block = fault
     would_change = finding.would_change
     if finding.holds and block is None:
-        block = _block(policy, budget, history, as_of, expected_cost_usd)
+        block = _block(policy, budget, history, evidence.window, as_of, expected_cost_usd)
         would_change = (block[2],) if block else would_change
     elif finding.go_back_to and block is None:
-        block = _too_soon(policy, history.champion_since, as_of)
+        block = _too_soon(policy, history.champion_since, evidence.window, as_of)
         would_change = (block[2],) if block else would_change
     reasons = (block[1], *finding.reasons) if block else finding.reasons
     return Decision(
@@ -109,28 +109,32 @@ def _data_fault(evidence: WindowEvidence, diagnosis: DiagnosisKind) -> tuple[str
 
 
 def _block(
-    policy: RetrainingPolicy, budget: Budget, history: History, as_of: datetime, cost_usd: float | None
+    policy: RetrainingPolicy, budget: Budget, history: History, window: Window, as_of: datetime, cost_usd: float | None
 ) -> tuple[str, str, str] | None:
     """(what blocks, why, what would change it) when the condition holds but must wait."""
-    last = last_training(history)
-    if last is not None and history.retrained_at and as_of < (free := last + timedelta(days=policy.cooldown_days)):
+    last = max(history.retrained_at, default=None)
+    if last is not None and not is_reached(free := last + timedelta(days=policy.cooldown_days), as_of, window):
         text = f"the last retraining was on {last:%Y-%m-%d}, the cooldown of {policy.cooldown_days:g} days is not over"
-        return "cooldown", text, f"would retrain from {free:%Y-%m-%d}, if the condition still holds"
-    recent = sorted(moment for moment in history.retrained_at if moment > as_of - MONTH)
+        return "cooldown", text, f"would retrain from {day(free)}, if the condition still holds"
+    recent = sorted(moment for moment in history.retrained_at if not is_reached(moment + MONTH, as_of, window))
     cap = policy.max_retrains_per_month
     if cap is not None and len(recent) >= cap:
         text = f"{len(recent)} retrainings in the last 30 days, {cap} are allowed"
-        free_again = f"from {recent[-cap] + MONTH:%Y-%m-%d}" if cap else "with a higher max_retrains_per_month"
+        free_again = f"from {day(recent[-cap] + MONTH)}" if cap else "with a higher max_retrains_per_month"
         return "max_retrains_per_month", text, f"would retrain {free_again}, if the condition still holds"
     refusal = over_budget(budget, history.spent_usd_this_month, cost_usd)
     if refusal:
-        return "budget", refusal, "would retrain with a larger budget, or next month"
+        alone = over_budget(budget, 0.0, cost_usd)
+        later = "" if alone else ", or once enough of what was spent lies 30 days back"
+        return "budget", refusal, f"would retrain with a larger budget{later}"
     return None
 
 
-def _too_soon(policy: RetrainingPolicy, since: datetime | None, as_of: datetime) -> tuple[str, str, str] | None:
+def _too_soon(
+    policy: RetrainingPolicy, since: datetime | None, window: Window, as_of: datetime
+) -> tuple[str, str, str] | None:
     """The same where an earlier version shall serve again: the cooldown counts from the last change of champions."""
-    if since is None or as_of >= (free := since + timedelta(days=policy.cooldown_days)):
+    if since is None or is_reached(free := since + timedelta(days=policy.cooldown_days), as_of, window):
         return None
     text = f"the champion changed on {since:%Y-%m-%d}, the cooldown of {policy.cooldown_days:g} days is not over"
-    return "cooldown", text, f"would go back from {free:%Y-%m-%d}, if that still pays"
+    return "cooldown", text, f"would go back from {day(free)}, if that still pays"

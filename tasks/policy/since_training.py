@@ -2,6 +2,9 @@
 
 A calendar's date is answered by one retrain: by any training after it, or by a request after it that is under way. It is
 held against the window's end, so that a monitor run that comes late neither skips a date nor counts one twice.
+Days since a training are counted by the clock of the runs, which start some seconds or minutes late, so a limit counts
+as reached a little earlier: else a run that starts two seconds sooner after its window than the last one would miss a
+limit of whole windows, and with it a window.
 """
 
 import math
@@ -10,12 +13,23 @@ from datetime import datetime, timedelta
 from tasks.policy.conditions import Arrival, Calendar, Every, NewRows
 from tasks.policy.evidence import History
 from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.records import Window
 from tasks.policy.reports import PerformanceReport
+
+LATE = 0.1
+"""Share of a window by which runs may start late, each by another time, before limits are missed."""
+ROUNDING = 1e-9
+"""0.07 · 100 is 7.000000000000001 to a computer; 7 rows are enough."""
 
 
 def last_training(history: History) -> datetime | None:
     """When a challenger was last made, promoted or not; before the first, where the champion's rows end."""
     return max(history.retrained_at, default=history.trained_until)
+
+
+def is_reached(due: datetime, as_of: datetime, window: Window) -> bool:
+    """Whether a limit that counts from an earlier run has come, within what runs may start late."""
+    return as_of + LATE * (window.end - window.start) >= due
 
 
 def judge_every(rule: Every, case: Case) -> Finding:
@@ -25,8 +39,8 @@ def judge_every(rule: Every, case: Case) -> Finding:
     due = last + timedelta(days=rule.days)
     elapsed = (case.as_of - last) / timedelta(days=1)
     reason = f"{elapsed:.1f} days since the last training on {last:%Y-%m-%d}, {rule.days:g} are asked for"
-    holds = case.as_of >= due
-    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {due:%Y-%m-%d}")
+    holds = is_reached(due, case.as_of, case.evidence.window)
+    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {day(due)}")
 
 
 def judge_calendar(rule: Calendar, case: Case) -> Finding:
@@ -35,15 +49,16 @@ def judge_calendar(rule: Calendar, case: Case) -> Finding:
         return one_finding(rule.trigger, False, "calendar: when the model was last trained is not known", "")
     asked = max((moment for moment in case.history.asked_at if moment < end), default=last)
     following = rule.next_date(max(last, asked))
-    since = f"the retrain asked for on {_day(asked)}" if asked > last else f"training on {_day(last)}"
+    since = f"the retrain asked for on {day(asked)}" if asked > last else f"training on {day(last)}"
     if following is None:
-        return one_finding(rule.trigger, False, f"calendar: {rule.text} has no date after {_day(max(last, asked))}", "")
+        return one_finding(rule.trigger, False, f"calendar: {rule.text} has no date after {day(max(last, asked))}", "")
     holds = following <= end
-    reason = f"{_day(following)} of {rule.text} {'has come' if holds else 'is next'} since {since}"
-    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {_day(following)}")
+    reason = f"{day(following)} of {rule.text} {'has come' if holds else 'is next'} since {since}"
+    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {day(following)}")
 
 
-def _day(moment: datetime) -> str:
+def day(moment: datetime) -> str:
+    """The day, with the time where it is not its start: a limit that falls due at noon has not come in the morning."""
     return f"{moment:%Y-%m-%d}" if moment.time() == datetime.min.time() else f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
@@ -53,7 +68,7 @@ def judge_new_rows(rule: NewRows, case: Case) -> Finding:
         return one_finding(rule.trigger, False, "new rows: how many rows the champion was trained on is not known", "")
     counted = history.trained_until is None or case.evidence.window.start >= history.trained_until
     rows = history.rows_since_training + (case.evidence.rows if counted else 0)
-    needed = math.ceil(rule.fraction * history.training_rows)
+    needed = math.ceil(rule.fraction * history.training_rows - ROUNDING)
     holds = rows >= needed
     reason = (
         f"{rows:,} rows landed since training on {history.training_rows:,} ({rows / history.training_rows:.1%}), "
@@ -69,11 +84,11 @@ def judge_arrival(rule: Arrival, case: Case) -> Finding:
         return one_finding(rule.trigger, False, "arrival: until when the model has learned is not known", "")
     if rule.share is not None and trained_on <= 0:
         return one_finding(rule.trigger, False, "arrival: how many rows the champion was trained on is not known", "")
-    needed = rule.labelled_rows or math.ceil((rule.share or 0) * trained_on)
+    needed = rule.labelled_rows or math.ceil((rule.share or 0) * trained_on - ROUNDING)
     rows = round(sum(_labelled_after(since, report) for report in _latest_reports(case)))
     of = f" of {trained_on:,} training rows" if rule.share is not None else ""
     reason = (
-        f"{rows:,} rows with labels arrived since the rows of the latest training, which end {_day(since)}; "
+        f"{rows:,} rows with labels arrived since the rows of the latest training, which end {day(since)}; "
         f"{needed:,} are asked for" + (f", {rule.share:.0%}{of}" if rule.share is not None else "")
     )
     wish = f"would retrain from {needed:,} new rows with labels, {needed - rows:,} more"

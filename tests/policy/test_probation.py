@@ -97,3 +97,11 @@ def test_probation_lasts_as_many_windows_as_the_file_says_counted_where_labels_c
     assert on(16) is None
     assert on(5, probation_windows=0) is None
     assert probation(PROMOTION, None, SINCE, 5, timedelta()) is None
+
+
+@pytest.mark.parametrize("late", [timedelta(seconds=-7), timedelta(seconds=7)])
+def test_every_look_is_taken_whether_runs_start_seconds_sooner_or_later_than_the_promotion_did(late):
+    looks = [
+        probation(PROMOTION, SINCE, SINCE + number * timedelta(days=5) + late, 5, timedelta()) for number in range(5)
+    ]
+    assert [look is not None for look in looks] == [False, True, True, True, False]

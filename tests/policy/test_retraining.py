@@ -200,13 +200,13 @@ def test_new_rows_count_the_window_at_hand(rows, retrain):
     assert decision.would_change == (() if retrain else ("would retrain from 500 new rows",))
 
 
-@pytest.mark.parametrize(("days", "retrain"), [(29.9, False), (30, True)])
+@pytest.mark.parametrize(("days", "retrain"), [(29.4, False), (30, True)])
 def test_the_timer_counts_from_the_last_training_promoted_or_not(days, retrain):
     past = history(trained_until=utc("2013-01-01"), retrained_at=(window(0).end - timedelta(days=days),))
     decision = decide(policy("{trigger: every, days: 30}"), evidence(0), past)
     assert decision.retrain is retrain
     if not retrain:
-        assert decision.would_change == ("would retrain from 2013-05-06",)
+        assert decision.would_change == ("would retrain from 2013-05-06 14:24 UTC",)
 
 
 @pytest.mark.parametrize(
@@ -293,6 +293,12 @@ class TestWhatBlocks:
         assert decision.expected_cost_usd == 40.0
         if blocked:
             assert "60.01 USD are spent" in decision.reasons[0]
+            later = "or once enough of what was spent lies 30 days back"
+            assert decision.would_change == (f"would retrain with a larger budget, {later}",)
+
+    def test_a_retrain_dearer_than_the_whole_budget_is_promised_nothing_by_waiting(self):
+        decision = decide(policy(self.rule), self.seen, budget=Budget(max_usd_per_month=30), expected_cost_usd=40.0)
+        assert decision.would_change == ("would retrain with a larger budget",)
 
     def test_what_happened_after_the_judgement_blocks_nothing(self):
         """A window judged again, in a replay or a dry run, sees neither later retrains nor the one it asked for."""

@@ -168,3 +168,46 @@ class TestArrival:
     def test_it_joins_groups_like_any_other(self, group, retrain):
         text = f"{{trigger: {group}, conditions: [{self.rows}, {{trigger: calendar, cron: 0 0 1 1 *}}]}}"
         assert self.decide(text, 1000, 1000, 500).retrain is retrain
+
+
+LATER, SOONER = timedelta(hours=6, seconds=9), timedelta(hours=6, seconds=5)
+
+
+@pytest.mark.parametrize("late", [SOONER, LATER])
+@pytest.mark.parametrize(
+    ("rule", "limits"),
+    [
+        ("{trigger: every, days: 10}", {}),
+        ("{trigger: every, days: 1}", {"cooldown_days": 10}),
+        ("{trigger: every, days: 1}", {"max_retrains_per_month": 1}),
+    ],
+)
+def test_a_limit_of_whole_windows_is_met_whether_the_run_starts_seconds_sooner_or_later_than_the_last_one(
+    rule, limits, late
+):
+    """A judged window stays judged: missing it by two seconds would cost a whole window."""
+    windows = 6 if "max_retrains_per_month" in limits else 2
+    trained = window(0).end + timedelta(hours=6, seconds=7)
+    past = history(retrained_at=(trained,))
+    assert decide_retraining(
+        "small", policy(rule, **limits), evidence(windows), past, window(windows).end + late
+    ).retrain
+    before = windows - 1
+    early = decide_retraining("small", policy(rule, **limits), evidence(before), past, window(before).end + LATER)
+    assert not early.retrain
+    days = 30 if "max_retrains_per_month" in limits else 10
+    due = f"{trained + timedelta(days=days):%Y-%m-%d %H:%M} UTC"
+    assert early.would_change[0].startswith(f"would retrain from {due}")
+
+
+def test_a_run_that_starts_late_by_more_than_a_tenth_of_a_window_moves_the_limit_on():
+    late = history(retrained_at=(window(0).end + timedelta(hours=13),))
+    assert not decide_retraining("small", policy("{trigger: every, days: 5}"), evidence(1), late, window(1).end).retrain
+
+
+def test_seven_percent_of_a_hundred_rows_are_seven_rows():
+    """0.07 · 100 is 7.000000000000001 to a computer."""
+    past = history(training_rows=100, rows_since_training=0)
+    rule = policy("{trigger: new_rows, fraction: 0.07}", min_rows=1)
+    decisions = [decide_retraining("small", rule, evidence(1, rows=rows), past, window(1).end) for rows in (6, 7)]
+    assert [decision.retrain for decision in decisions] == [False, True]
