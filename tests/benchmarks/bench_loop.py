@@ -3,7 +3,7 @@
 Both run every model in a process of its own, one after the other in one run, so that the ratio holds on a noisy machine;
 that of the CPU seconds of all processes holds on a busy one too.
 The bare script has no server, registry, ledger, gates, reports or page; it fits the first model, one before every window,
-and as many more as the loop retrained.
+as many more as the loop retrained, and the probes.
 """
 
 import json
@@ -29,12 +29,13 @@ def bare(model: str, retrains: int) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from tasks.adapters import estimators
+    from tasks.adapters import estimators, probes
+    from tasks.probing import LATEST
 
-    config = load_model_config(model)
+    config, cheap = load_model_config(model), probes.probe_config(load_model_config(model))
     time, windows = config.columns.time, config.windows()
     extra = set(windows[:: max(1, len(windows) // max(1, retrains))][:retrains])
-    rows, first = _read(config, config.history()), None
+    rows, first, small = _read(config, config.history()), None, []
     for window in windows:
         days = (
             timedelta(days=config.training.window_days)
@@ -45,10 +46,12 @@ def bare(model: str, retrains: int) -> None:
         training = rows.filter(pc.and_(recent, pc.less_equal(rows["label_at"], pa.scalar(window.start))))
         every = estimators.fit(config, training).scorer
         first = first or estimators.fit(config, training).scorer
-        if window in extra:
-            estimators.fit(config, training)
+        champion = estimators.fit(config, training).scorer if window in extra else first
+        step = max(probes.EVERY_NTH, -(-len(training) // probes.PROBE_ROWS))
+        small.append(estimators.fit(cheap, training.take(list(range(0, len(training), step)))).scorer)
         current = _read(config, window)
-        _measure(config, current, [first, every, every])
+        _measure(config, window, current, champion, [first, every])
+        probes.losses(config, small[-LATEST:], current.filter(pc.is_valid(current[config.columns.label])))
         rows = pa.concat_tables([rows, current])
 
 
@@ -59,21 +62,26 @@ def _read(config: ModelConfig, window: Window) -> Any:
     return sources.read_window(config, window).join(labels, keys=config.columns.id, join_type="left outer")
 
 
-def _measure(config: ModelConfig, rows: Any, scorers: Sequence[Any]) -> None:
-    """Every metric of the task with its interval, for each scorer."""
+def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, rivals: Sequence[Any]) -> None:
+    """Every metric of the champion with its interval, on the labels known at the end and on all; the primary of each."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     from deployments.model_config import CLASS_METRICS, REGRESSION_METRICS
-    from tasks.adapters.encoding import encode_labels
+    from tasks.performance import BOOTSTRAP_DRAWS
     from tasks.policy import metrics, statistics
 
-    labelled = rows.filter(pc.is_valid(rows[config.columns.label]))
-    truth = encode_labels(labelled[config.columns.label], () if config.task == "regression" else ("0", "1"))
-    for scorer in scorers:
-        predicted = scorer.predict(labelled)
-        for name in REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS:
+    label, primary = config.columns.label, config.performance.metric
+    names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
+    labelled = rows.filter(pc.is_valid(rows[label]))
+    for known in (labelled.filter(pc.less_equal(labelled["label_at"], pa.scalar(window.end))), labelled):
+        truth, predicted = champion.judged(known, known[label])
+        for name in names:
             metrics.compute(name, truth, predicted)
-            statistics.metric_interval(name, truth, predicted, draws=500)
+        statistics.metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS)
+    statistics.metric_interval(primary, truth, predicted)
+    for scorer in rivals:
+        metrics.compute(primary, *scorer.judged(labelled, labelled[label]))
 
 
 def main() -> int:
