@@ -41,8 +41,9 @@ def tell_apart(
         return JointDrift("insufficient", threshold, size)
     table = np.vstack([_matrix(reference.take(before[:size]), names), _matrix(window.take(now[:size]), names)])
     is_current = np.repeat([0.0, 1.0], size)
-    scores, gains = _cross_fit(table, is_current, names, seed)
-    found = judge_joint(is_current, scores, threshold, min_rows)
+    half = np.arange(len(table)) % 2 == 0
+    scores, gains = _cross_fit(table, is_current, half, names, seed)
+    found = judge_joint(is_current, scores, threshold, min_rows, scored_by=half)
     used = tuple(sorted(gains, key=lambda name: -gains[name])[:NAMED]) if found.verdict == "drifted" else ()
     return JointDrift(found.verdict, threshold, found.rows, found.auc, found.low, found.high, used)
 
@@ -83,10 +84,9 @@ def _matrix(rows: CodedRows, names: Sequence[str]) -> NDArray[np.float32]:
 
 
 def _cross_fit(
-    table: NDArray[np.float32], is_current: Floats, names: Sequence[str], seed: int
+    table: NDArray[np.float32], is_current: Floats, half: NDArray[np.bool_], names: Sequence[str], seed: int
 ) -> tuple[Floats, dict[str, float]]:
     """Scores of each half by the classifier of the other, halves holding both sides alike; gains by feature."""
-    half = np.arange(len(table)) % 2 == 0
     scores, gains = np.zeros(len(table)), dict.fromkeys(names, 0.0)
     settings = {
         "objective": "binary:logistic",

@@ -45,6 +45,45 @@ def test_rows_of_one_distribution_are_told_apart_no_more_often_than_the_rate():
     assert verdicts.count("stable") >= 112
 
 
+def unrelated(count: int, random: np.random.Generator, shift: int = 0) -> CodedRows:
+    """Six features of 50 equal bins; `shift` bins further each."""
+    codes = {f"f{number}": (random.integers(0, 50, count) + shift).astype(np.uint16) for number in range(6)}
+    return CodedRows(np.zeros(count, np.int64), codes)
+
+
+@pytest.mark.parametrize(("count", "windows"), [(210, 250), (500, 120), (1500, 60)])
+def test_the_area_spreads_no_wider_over_windows_than_its_interval_says(count, windows):
+    """Of rows of one distribution; the interval reaches 2.5758 standard errors to each side, chance is inside."""
+    random = np.random.default_rng(1)
+    found = [
+        tell_apart(
+            unrelated(1500, random), unrelated(count, random), [f"f{n}" for n in range(6)], 0.501, 200, seed=seed
+        )
+        for seed in range(windows)
+    ]
+    claimed = np.mean([joint.high - joint.low for joint in found]) / 2 / 2.5758
+    assert np.std([joint.auc for joint in found]) < 1.02 * claimed
+    assert sum(joint.low > 0.5 for joint in found) <= 0.01 * windows
+    assert sum(joint.high < 0.5 for joint in found) <= 0.01 * windows
+    assert not any(joint.verdict == "error" for joint in found)
+
+
+@pytest.mark.parametrize(("count", "shift"), [(210, 10), (500, 6), (1500, 3)])
+def test_a_shift_is_found_in_windows_of_any_size(count, shift):
+    random = np.random.default_rng(2)
+    found = [
+        tell_apart(unrelated(1500, random), unrelated(count, random, shift), [f"f{n}" for n in range(6)], 0.55, 200)
+        for _ in range(10)
+    ]
+    assert [joint.verdict for joint in found] == ["drifted"] * 10
+
+
+@pytest.mark.parametrize("count", [210, 500, 1500])
+def test_rows_that_stand_on_both_sides_are_an_error(count):
+    rows = unrelated(count, np.random.default_rng(3))
+    assert tell_apart(rows, rows, names(rows), 0.55, 200).verdict == "error"
+
+
 def test_few_rows_or_no_column_in_common_are_insufficient():
     before = pairs(1000, 0.5, 1)
     assert tell_apart(before, pairs(150, -0.9, 2), names(before), 0.55, 200).verdict == "insufficient"
