@@ -99,6 +99,37 @@ def test_weights_say_which_reference_rows_are_compared():
     assert tell_apart(both, now, names(now), 0.55, 200, weights).verdict == "stable"
 
 
+def two_kinds(kinds: np.ndarray) -> CodedRows:
+    return CodedRows(np.zeros(len(kinds), np.int64), {"kind": kinds.astype(np.uint16)})
+
+
+def test_weights_count_also_where_the_reference_is_too_small_to_choose_from():
+    """1000 rows of weight 0.1 and 400 of weight 10: 4000 of 4100 parts are of the second kind, as in the window."""
+    random = np.random.default_rng(1)
+    before, weights = two_kinds(np.repeat([0, 1], [1000, 400])), np.repeat([0.1, 10.0], [1000, 400])
+    now = two_kinds(random.random(1400) < 4000 / 4100)
+    found = tell_apart(before, now, ["kind"], 0.55, 200, weights)
+    assert found.verdict == "stable" and found.auc == pytest.approx(0.5, abs=0.02)
+    assert found.rows == pytest.approx(410, abs=15), "400 of the second kind and one in a hundred of the first"
+    assert tell_apart(before, now, ["kind"], 0.55, 200).verdict == "drifted"
+
+
+@pytest.mark.parametrize(
+    ("heaviest", "rows"),
+    [
+        pytest.param(3000.0, 0, id="as much as all others: what they would be worth is about one more row"),
+        pytest.param(25.0, ROWS, id="less than a hundredth of all: the others are not rejected for it"),
+    ],
+)
+def test_a_row_that_weighs_much_leaves_few_others_and_too_few_are_insufficient(heaviest, rows):
+    weights = np.where(np.arange(3000) == 0, heaviest, 1.0)
+    both = two_kinds(np.arange(3000) % 2), two_kinds(np.arange(3000) % 2)
+    found = tell_apart(*both, ["kind"], 0.55, 200, weights)
+    assert found.verdict == ("stable" if rows else "insufficient")
+    assert found.rows == pytest.approx(rows, abs=10)
+    assert tell_apart(*both, ["kind"], 0.55, 200, np.zeros(3000)).verdict == "insufficient"
+
+
 @pytest.mark.parametrize("rows", [2000, 50_000])
 def test_rows_and_columns_are_bounded(rows):
     wide = pairs(rows, 0.5, 1, more=COLUMNS + 20)
