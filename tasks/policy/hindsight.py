@@ -26,6 +26,16 @@ def _served_losses(matrix: PerformanceMatrix) -> Floats:
     return np.where(np.isfinite(losses) & exists, losses, np.inf)
 
 
+def _labelled(matrix: PerformanceMatrix) -> int:
+    """Served windows in which anybody has a loss; at least one, or the matrix is refused."""
+    return int(np.isfinite(matrix.loss[:, matrix.first_served :]).any(axis=0).sum())
+
+
+def _price(matrix: PerformanceMatrix, alpha: float) -> float:
+    """What a retrain costs in the sum of losses: C_α takes their mean over labelled windows, and α over all of T."""
+    return alpha * _labelled(matrix) / matrix.served
+
+
 def _path(losses: Floats, history: int, history_price: float, service_price: float) -> tuple[int, ...]:
     """Cheapest sequence of candidates when every deployment has the given price."""
     candidates, served = losses.shape
@@ -54,22 +64,22 @@ def as_run(matrix: PerformanceMatrix, serving: tuple[int, ...]) -> Run:
 
 def best_run(matrix: PerformanceMatrix, alpha: float, share: float) -> Run:
     """The run of least C_α among all that a policy could have made."""
-    losses = _served_losses(matrix)
-    untrained = as_run(matrix, _path(losses, matrix.history, (1 - share) * alpha, (1 - share) * alpha))
+    losses, price = _served_losses(matrix), _price(matrix, alpha)
+    untrained = as_run(matrix, _path(losses, matrix.history, (1 - share) * price, (1 - share) * price))
     if len(untrained.trainings) == 0 or share == 0:  # the best where training is free trains nothing, so it is the best
         return untrained
-    run = as_run(matrix, _path(losses, matrix.history, (1 - share) * alpha, alpha))
-    exact = as_run(matrix, _exact(losses, matrix.history, alpha, share))
+    run = as_run(matrix, _path(losses, matrix.history, (1 - share) * price, price))
+    exact = as_run(matrix, _exact(losses, matrix.history, price, share))
     return min((run, exact), key=lambda r: cost(r, alpha, share, matrix.served))
 
 
-def _exact(losses: Floats, history: int, alpha: float, share: float) -> tuple[int, ...]:
+def _exact(losses: Floats, history: int, price: float, share: float) -> tuple[int, ...]:
     """Integer programme over x (serves), d (deployed for this window) and y (trained); see the module docstring."""
     who, when = np.nonzero(np.isfinite(losses))
     size, candidates = len(who), len(losses)
     index = np.full(losses.shape, -1)
     index[who, when] = np.arange(size)
-    goal = np.concatenate([losses[who, when], np.full(size, (1 - share) * alpha), np.full(candidates, share * alpha)])
+    goal = np.concatenate([losses[who, when], np.full(size, (1 - share) * price), np.full(candidates, share * price)])
     goal[2 * size : 2 * size + history] = 0.0
     upper = np.ones_like(goal)
     first = when == 0
@@ -115,13 +125,12 @@ def best_mean_loss(matrix: PerformanceMatrix, retrains: int) -> float:
         moved = total.copy()
         moved[1:, fresh] = np.minimum(moved[1:, fresh], total[:-1].min(axis=1))
         total = moved + losses[:, step]
-    labelled = np.isfinite(matrix.loss[:, matrix.first_served :]).any(axis=0).sum()
-    return float(total[retrains].min() / max(1, labelled))
+    return float(total[retrains].min() / _labelled(matrix))
 
 
 def best_schedule(matrix: PerformanceMatrix, alpha: float) -> Run:
     """The run of least C_α among those that only retrain, training and deploying at once, never going back."""
-    losses = _served_losses(matrix)
+    losses, price = _served_losses(matrix), _price(matrix, alpha)
     total = np.full(len(losses), np.inf)
     total[matrix.history - 1] = losses[matrix.history - 1, 0]
     before = []
@@ -129,7 +138,7 @@ def best_schedule(matrix: PerformanceMatrix, alpha: float) -> Run:
         fresh, cheapest = matrix.history + step - 1, int(np.argmin(total))
         origin = np.arange(len(losses))
         origin[fresh] = cheapest
-        total[fresh] = total[cheapest] + alpha
+        total[fresh] = total[cheapest] + price
         before.append(origin)
         total = total + losses[:, step]
     serving = [int(np.argmin(total))]

@@ -83,6 +83,47 @@ def test_the_optimum_is_exact_also_where_a_trained_candidate_is_returned_to(
     assert exact == pytest.approx(brute_force(matrix, alpha, share))
 
 
+def with_empty_windows(seed: int, windows: int, lag: int = 0) -> PerformanceMatrix:
+    """Two windows of history; of the windows after the first served one, four in ten have no losses."""
+    generator = np.random.default_rng(seed)
+    loss = np.where(np.tri(windows, windows, 0, dtype=bool), NAN, generator.uniform(0, 0.5, (windows, windows)))
+    empty = generator.random(windows) < 0.4
+    empty[: 3 + lag] = False
+    return PerformanceMatrix(np.where(empty, NAN, loss), history=2, lag=lag)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.02, 0.1, 0.2]), st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 2))
+def test_the_optimum_is_exact_also_where_windows_are_empty(seed: int, alpha: float, share: float, lag: int) -> None:
+    matrix = with_empty_windows(seed, 7, lag)
+    exact = cost(best_run(matrix, alpha, share), alpha, share, matrix.served)
+    assert exact == pytest.approx(brute_force(matrix, alpha, share))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.02, 0.1, 0.2]))
+def test_the_best_schedule_is_exact_also_where_windows_are_empty(seed: int, alpha: float) -> None:
+    matrix = with_empty_windows(seed, 9)
+    tried = []
+    for steps in itertools.chain.from_iterable(itertools.combinations(range(1, 7), n) for n in range(7)):
+        serving = [matrix.history - 1] * matrix.served
+        for step in steps:
+            serving[step:] = [matrix.history + step - 1] * (matrix.served - step)
+        tried.append(cost(as_run(matrix, tuple(serving)), alpha, 0.2, matrix.served))
+    assert cost(best_schedule(matrix, alpha), alpha, 0.2, matrix.served) == pytest.approx(min(tried))
+
+
+def test_no_policy_beats_hindsight_where_every_other_window_is_empty() -> None:
+    """Candidates age by 0.02 a window; a retrain that pays over ten windows need not pay over the five with losses."""
+    loss = 0.2 + 0.02 * np.maximum(0, np.arange(12)[None] - np.arange(12)[:, None] - 1.0)
+    loss[:, [3, 5, 7, 9, 11]] = NAN
+    policies = {name: RIVALS[name] for name in ("never", "every", "timer_2", "timer_4")}
+    for scores in run_backtest(PerformanceMatrix(loss, 2), policies, (0.05, 0.1)).policies.values():
+        for score in scores.values():
+            assert score.regret >= -1e-12
+            assert score.skill is None or score.skill <= 1 + 1e-12
+
+
 @pytest.mark.parametrize("lag", [0, 2])
 def test_no_policy_beats_hindsight(lag: int) -> None:
     for kind, seed in (("drift", 1), ("none", 2)):
