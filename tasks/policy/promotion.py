@@ -196,7 +196,8 @@ def _reaches_floor(policy: ValidationPolicy, first: MetricValue | None) -> bool:
 def _first_text(policy: ValidationPolicy, first: MetricValue | None) -> str:
     if first is None or not math.isfinite(first.value):
         return "first model: the primary metric is undefined on these rows"
-    measured = f"first model: {first.name} {first.value:.4g} ({first.low:.4g} to {first.high:.4g}) on {first.rows} rows"
+    interval = f"{first.low:.4g} to {first.high:.4g}" if math.isfinite(first.low) else "its interval is not known"
+    measured = f"first model: {first.name} {first.value:.4g} ({interval}) on {first.rows} rows"
     if policy.first_model_floor is None:
         return f"{measured}; no floor is set and there is no champion to compare with"
     bound = "at least" if first.higher_is_better else "at most"

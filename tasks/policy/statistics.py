@@ -118,6 +118,8 @@ def delong(y_true: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
 
 def _auc_interval(truth: Floats, score: Floats, confidence: float) -> Interval:
     area, covariance = delong(truth, score)
+    if np.isnan(covariance[0, 0]):  # max(0.0, nan) is 0.0: clipping would make (0, 1) of an interval that is not known
+        return Interval(float("nan"), float("nan"))
     half = scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariance[0, 0])
     return Interval(float(max(0.0, area[0] - half)), float(min(1.0, area[0] + half)))
 

@@ -202,6 +202,12 @@ def test_the_first_model_is_held_to_its_floor(name, higher, value, floor, verdic
     assert report.reasons[-1].startswith("first model:")
 
 
+def test_a_first_models_interval_that_is_not_known_is_called_that():
+    first = MetricValue("roc_auc", 0.9, float("nan"), float("nan"), 500, True)
+    report = decide_validation(POLICY, compared(None, champion=None, first=first))
+    assert "roc_auc 0.9 (its interval is not known) on 500 rows" in report.reasons[-1]
+
+
 def test_the_first_models_value_has_its_interval():
     value = own_value("mae", [1.0, 2.0], [2.0, 4.0], 0.95, 7)
     assert (value.value, value.rows, value.higher_is_better) == (1.5, 2, False)

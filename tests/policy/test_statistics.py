@@ -195,6 +195,14 @@ def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_cor
     assert np.isnan(resampling.moving_block_interval([np.nan])).all()
 
 
+@pytest.mark.parametrize(("positives", "known"), [(0, False), (1, False), (2, True), (399, False), (400, False)])
+def test_fewer_than_two_rows_of_a_class_give_no_interval_of_an_auc(positives, known):
+    truth, score = (np.arange(400) < positives).astype(float), np.random.default_rng(4).random(400)
+    interval = statistics.metric_interval("roc_auc", truth, score)
+    assert (interval.low < interval.high) == known
+    assert np.isnan(interval).all() != known
+
+
 @pytest.mark.parametrize(("positives", "known"), [(1, False), (2, True), (399, False)])
 def test_one_row_of_a_class_gives_no_interval_of_a_gain_in_auc(positives, known):
     random = np.random.default_rng(4)
