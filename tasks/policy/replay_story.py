@@ -209,7 +209,9 @@ def bargain(replay: Replay) -> str | None:
         return None
     possible = (means["every"] - means["never"]) * (1 if replay.higher_is_better else -1)
     cost = f"{share_text(retrains / windows)} of its retrains"
-    if gain >= possible:
+    if shown(means["loop"], replay) == shown(means["every"], replay):
+        return f"As good as retraining every window, with {cost}."
+    if gain > possible:
         return f"Better than retraining every window, with {cost}."
     return f"That is {share_text(gain / possible)} of what retraining every window gains, for {cost}."
 

@@ -106,6 +106,14 @@ def test_the_bargain_is_the_share_of_the_gain_for_the_share_of_the_retrains() ->
 
 
 @pytest.mark.parametrize(
+    ("loop", "verdict"),
+    [(7.9999, "Better than"), (8.0, "As good as"), (8.00001, "As good as"), (8.0001, "That is 100 % of what")],
+)
+def test_the_bargain_calls_a_loop_better_only_where_its_number_reads_better(loop, verdict):
+    assert bargain(replayed(loop, 9.6, 8.0, "retrained")).startswith(f"{verdict} retraining every window")
+
+
+@pytest.mark.parametrize(
     ("loop", "never", "expected"),
     [(8.1, 9.4, "8.1"), (8.12, 8.16, "8.12"), (8.123, 8.128, "8.123"), (8.0, 8.0, "8.0")],
 )
