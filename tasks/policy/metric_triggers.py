@@ -12,6 +12,7 @@ from typing import NamedTuple
 from tasks.policy.conditions import MetricBreach, MetricShift, Persistent
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.lasting_shift import judge_lasting_shift
+from tasks.policy.limits import beside
 from tasks.policy.metrics import HIGHER_IS_BETTER
 from tasks.policy.performance import (
     best_past_level,
@@ -50,32 +51,35 @@ def silence(case: Case, metric: str) -> str:
 
 
 def judge_breach(rule: MetricBreach, case: Case) -> Finding:
-    windows = speaking_windows(case, rule.metric)[-rule.m :]
+    speaking = speaking_windows(case, rule.metric)
     higher = HIGHER_IS_BETTER[rule.metric]
+    found, level = _breaches(rule, [value.value for _, value in speaking])
     side, bad = ("below", "<") if higher else ("above", ">")
-    wish = f"would retrain at {rule.metric} {bad} {rule.limit:g}{_persistence(rule)}"
-    if not windows:
+    wish = f"would retrain at {rule.metric} {bad} {level:g}{_persistence(rule)}"
+    if not speaking:
         return one_finding(rule.trigger, False, silence(case, rule.metric), wish)
-    past = _breaches(rule, [value.value for _, value in speaking_windows(case, rule.metric)])[-rule.m :]
+    past = found[-rule.m :]
     holds = past[-1] and sum(past) >= rule.k
-    report, value = windows[-1]
+    report, value = speaking[-1]
     position = f"is {side}" if past[-1] else f"is not {side}"
+    limit = f"the limit {rule.limit:g}"
+    held_against = limit if level == rule.limit else f"{level:g}, which releases a breach of {limit}"
     reason = (
-        f"{rule.metric} {_valued(value)} in {report.window.name} {position} the limit {rule.limit:g}; "
+        f"{rule.metric} {_valued(value, level)} in {report.window.name} {position} {held_against}; "
         f"{_counted(past, rule, 'past it')}"
     )
-    keep = f"would not retrain at {rule.metric} {'≥' if higher else '≤'} {rule.limit:g}"
+    keep = f"would not retrain at {rule.metric} {'≥' if higher else '≤'} {level:g}"
     return one_finding(rule.trigger, holds, reason, keep if holds else wish)
 
 
-def _breaches(rule: MetricBreach, values: Sequence[float]) -> list[bool]:
-    """Which windows are in breach: past the limit, or not yet back past the release of the breach before."""
-    higher, breached, found = HIGHER_IS_BETTER[rule.metric], False, []
+def _breaches(rule: MetricBreach, values: Sequence[float]) -> tuple[list[bool], float]:
+    """Which windows are in breach, past the limit or not yet back past its release, and what the latest is held against."""
+    higher, level, breached, found = HIGHER_IS_BETTER[rule.metric], rule.limit, False, []
     for value in values:
         level = rule.limit if rule.release is None or not breached else rule.release
         breached = is_worse(value, level, higher)
         found.append(breached)
-    return found
+    return found, level
 
 
 def judge_shift(rule: MetricShift, case: Case) -> Finding:
@@ -94,8 +98,9 @@ def judge_shift(rule: MetricShift, case: Case) -> Finding:
     (report, value), (level, worse, p_value) = speaking[-1], known[-1][:3]
     direction = "worse" if worse >= 0 else "better"
     reason = (
-        f"{rule.metric} {_valued(value)} in {report.window.name} is {abs(worse):.4g} {direction} than its best past "
-        f"level {level.value:.4g} (p={p_value:.2g}; margin {rule.margin:g}, alpha {rule.alpha:g}); "
+        f"{rule.metric} {_valued(value, level.value)} in {report.window.name} is {beside(abs(worse), rule.margin)} "
+        f"{direction} than its best past level {level.value:.4g} "
+        f"(p={beside(p_value, rule.alpha, 2)}; margin {rule.margin:g}, alpha {rule.alpha:g}); "
         f"{_counted(past, rule, 'shifted')}{'' if past[-1] else _blindness(rule, value, known[-1])}"
     )
     higher = HIGHER_IS_BETTER[rule.metric]
@@ -136,15 +141,15 @@ def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
     needed = labels_needed(rule.margin, value, shift.level, shift.noise, rule.alpha)
     remedy = f"about {needed:,} labels would do" if needed else "windows vary by more than labels can mend"
     return (
-        f"; insufficient: {value.rows:,} labels would show a worsening from {shift.smallest:.2g} on, "
+        f"; insufficient: {value.rows:,} labels would show a worsening from {beside(shift.smallest, rule.margin, 2)} on, "
         f"{rule.margin:g} is asked for; {remedy}"
     )
 
 
-def _valued(value: MetricValue) -> str:
-    return (
-        f"{value.value:.4g} ({value.confidence:.0%} interval {value.low:.4g} to {value.high:.4g}, {value.rows} labels)"
-    )
+def _valued(value: MetricValue, level: float) -> str:
+    """The metric as it stands to what it is held against."""
+    interval = f"{value.confidence:.0%} interval {value.low:.4g} to {value.high:.4g}"
+    return f"{beside(value.value, level)} ({interval}, {value.rows} labels)"
 
 
 def _persistence(rule: Persistent) -> str:

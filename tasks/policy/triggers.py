@@ -27,6 +27,7 @@ from tasks.policy.conditions import (
     RegretExceedsCost,
 )
 from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.limits import beside
 from tasks.policy.metric_triggers import judge_breach, judge_shift
 from tasks.policy.probe_triggers import judge_perennial, judge_probe
 from tasks.policy.reports import DriftReport
@@ -102,8 +103,8 @@ def _judge_mean_shift(rule: MeanShift, case: Case) -> Finding:
     holds = worst > rule.sigma
     count = sum(shift > rule.sigma for shift, _ in shifts)
     reason = (
-        f"the mean of {name} lies {worst:.2f} reference σ from the reference's, the largest of {len(shifts)} features; "
-        f"{count} past the limit of {rule.sigma:g} σ"
+        f"the mean of {name} lies {beside(worst, rule.sigma, 2, 'f')} reference σ from the reference's, the largest of "
+        f"{len(shifts)} features; {count} past the limit of {rule.sigma:g} σ"
     )
     return one_finding(
         rule.trigger, holds, reason, f"would not retrain at {name} ≤ {rule.sigma:g} σ" if holds else wish
@@ -112,17 +113,18 @@ def _judge_mean_shift(rule: MeanShift, case: Case) -> Finding:
 
 def _judge_drifted_share(rule: DriftedShare, case: Case) -> Finding:
     drift, silence = _drift(case)
-    wish = f"would retrain at a share of drifted features ≥ {rule.share:.0%}"
+    limit = f"{100 * rule.share:g}%"
+    wish = f"would retrain at a share of drifted features ≥ {limit}"
     if drift is None:
         return one_finding(rule.trigger, False, f"drift: {silence}", wish)
     count = sum(feature.verdict == "drifted" for feature in drift.features)
     holds = drift.drifted_share >= rule.share
     weighed = " by importance" if any(feature.importance for feature in drift.features) else ""
     reason = (
-        f"{count} of {len(drift.features)} features drifted, a share of {drift.drifted_share:.0%}{weighed}; "
-        f"the limit is {rule.share:.0%}"
+        f"{count} of {len(drift.features)} features drifted, a share of "
+        f"{beside(drift.drifted_share, rule.share, 0, '%')}{weighed}; the limit is {limit}"
     )
-    keep = f"would not retrain at a share of drifted features < {rule.share:.0%}"
+    keep = f"would not retrain at a share of drifted features < {limit}"
     return one_finding(rule.trigger, holds, reason, keep if holds else wish)
 
 

@@ -115,6 +115,28 @@ class TestHysteresis:
     def test_a_breach_lasts_until_it_is_released(self, values, retrain):
         assert judged(self.rule, list(values)).retrain is retrain
 
+    @pytest.mark.parametrize(
+        ("values", "level"),
+        [((0.75, 0.82), 0.85), ((0.75, 0.86), 0.85), ((0.82, 0.82), 0.8), ((0.75, 0.86, 0.82), 0.8)],
+    )
+    def test_it_quotes_the_level_in_force_and_keeps_its_word_there(self, values, level):
+        def at(value: float) -> Decision:
+            rule = "{trigger: metric_breach, metric: accuracy, limit: 0.8, release: 0.85}"
+            return judged(rule, [*values[:-1], value], metric="accuracy")
+
+        decision = at(values[-1])
+        released = ", which releases a breach of the limit 0.8" if level == 0.85 else ""
+        position = "is below" if decision.retrain else "is not below"
+        assert f"{position} {'' if released else 'the limit '}{level:g}{released};" in decision.reasons[0]
+        sentence = (
+            f"would not retrain at accuracy ≥ {level:g}"
+            if decision.retrain
+            else f"would retrain at accuracy < {level:g}"
+        )
+        assert decision.would_change == (sentence,)
+        assert not at(level).retrain
+        assert at(level - 0.001).retrain
+
     def test_a_release_on_the_bad_side_is_refused(self):
         for text in (self.rule.replace("release: 7", "release: 9"), self.rule.replace("mae", "accuracy")):
             with pytest.raises(ValidationError, match="expected"):

@@ -1,0 +1,73 @@
+"""Sentences of a decision keep their word: at the limit that they quote, and a little before and beyond it."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.policy.evidence import Decision
+from tasks.policy.limits import beside, rounded
+from tasks.policy.retraining import decide_retraining
+from tests.policy.judged_windows import drift, evidence, history
+from tests.policy.test_series_triggers import judged, policy
+
+
+def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision:
+    """The decision on a window whose means moved so, or of which this share drifted."""
+    found = drift(0, **(shifts or {"x": 0.0}))
+    seen = evidence(0, drift=found if share is None else replace(found, drifted_share=share))
+    return decide_retraining("a_model", policy(rule), seen, history(), seen.window.end)
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "told", "wish"),
+    [
+        (0.3, 0.298, "29.8%", "≥ 30%"),
+        (0.3, 0.2999, "29.99%", "≥ 30%"),
+        (0.3, 0.3, "30%", "< 30%"),
+        (0.125, 0.122, "12%", "≥ 12.5%"),
+        (0.125, 0.125, "12.5%", "< 12.5%"),
+        (0.07, 0.07, "7%", "< 7%"),
+    ],
+)
+def test_a_share_that_just_misses_its_limit_does_not_read_like_it(limit, share, told, wish):
+    decision = of_drift(f"{{trigger: drifted_share, share: {limit}}}", share)
+    assert f"a share of {told}; the limit is {wish[2:]}" in decision.reasons[0]
+    assert decision.would_change[0].endswith(wish)
+    assert decision.retrain is (share >= limit)
+
+
+@pytest.mark.parametrize(("shift", "told"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
+def test_a_mean_shift_reads_as_what_it_is_held_to_be(shift, told):
+    decision = of_drift("{trigger: mean_shift, sigma: 3}", x=shift)
+    assert f"the mean of x lies {told} reference σ" in decision.reasons[0]
+    assert decision.retrain is (shift > 3)
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.79996, "0.79996"), (0.8, "0.8"), (0.80004, "0.80004")])
+def test_a_metric_just_past_its_limit_does_not_read_like_it(value, told):
+    decision = judged("{trigger: metric_breach, metric: accuracy, limit: 0.8}", [value], metric="accuracy")
+    assert decision.reasons[0].startswith(f"accuracy {told} (")
+    assert decision.retrain is (value < 0.8)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_a_number_never_changes_sides(value, limit):
+    for told in (beside(value, limit), beside(value, limit, 0, "f")):
+        assert (float(told) < limit, float(told) > limit) == (value < limit, value > limit)
+
+
+@given(st.floats(1e-6, 1e6))
+def test_a_computed_limit_is_rounded_to_the_side_asked_for(limit):
+    low, high = float(rounded(limit, up=False)), float(rounded(limit, up=True))
+    assert low * (1 - 1e-11) <= limit <= high * (1 + 1e-11)
+    assert high - low <= limit * 1.001e-3
+
+
+def test_numbers_are_no_longer_than_they_must_be():
+    assert [rounded(0.85, up) for up in (True, False)] == ["0.85", "0.85"]
+    assert [rounded(1.9 / 3, up) for up in (True, False)] == ["0.6334", "0.6333"]
+    assert rounded(0.1 + 0.2, up=True) == "0.3"
+    assert beside(0.3, 0.1, 0, "%") == "30%"
+    assert beside(float("nan"), 0.1) == "nan"
