@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tasks.policy.conditions import MetricBreach, MetricShift, Persistent
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.lasting_shift import judge_lasting_shift
-from tasks.policy.limits import beside
+from tasks.policy.limits import beside, rounded
 from tasks.policy.metrics import HIGHER_IS_BETTER
 from tasks.policy.performance import (
     best_past_level,
@@ -20,6 +20,7 @@ from tasks.policy.performance import (
     is_worse,
     labels_needed,
     shift_p_value,
+    significant_shift,
     smallest_shift,
     window_noise,
 )
@@ -103,11 +104,22 @@ def judge_shift(rule: MetricShift, case: Case) -> Finding:
         f"(p={beside(p_value, rule.alpha, 2)}; margin {rule.margin:g}, alpha {rule.alpha:g}); "
         f"{_counted(past, rule, 'shifted')}{'' if past[-1] else _blindness(rule, value, known[-1])}"
     )
-    higher = HIGHER_IS_BETTER[rule.metric]
-    limit = level.value - rule.margin if higher else level.value + rule.margin
-    wish = f"would retrain at {rule.metric} {'≤' if higher else '≥'} {limit:.4g}{_persistence(rule)}"
-    keep = f"would not retrain at {rule.metric} {'>' if higher else '<'} {limit:.4g}"
-    return one_finding(rule.trigger, holds, reason, keep if holds else wish)
+    return one_finding(rule.trigger, holds, reason, _beyond(rule, known[-1], holds))
+
+
+def _beyond(rule: MetricShift, shift: "_Shift", holds: bool) -> str:
+    """From where on the latest window counts as shifted, by margin and significance; nothing where it never would."""
+    if not math.isfinite(shift.significant):
+        return ""
+    needed, higher = max(0.0, rule.margin, shift.significant), shift.level.higher_is_better
+    limit = shift.level.value - needed if higher else shift.level.value + needed
+    words = f"would {'not ' if holds else ''}retrain at {rule.metric} "
+    bad = ("≤" if higher else "≥") if needed else ("<" if higher else ">")
+    sign = {"≤": ">", "≥": "<", "<": "≥", ">": "≤"}[bad] if holds else bad
+    words += f"{sign} {rounded(limit, up=higher == holds)}"
+    if shift.significant > rule.margin:
+        words += f" (p {'>' if holds else '≤'} {rule.alpha:g} at this window's precision)"
+    return words if holds else words + _persistence(rule)
 
 
 class _Shift(NamedTuple):
@@ -117,7 +129,9 @@ class _Shift(NamedTuple):
     worse: float
     p_value: float
     smallest: float
+    significant: float
     noise: float | None
+    windows: int
 
 
 def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: MetricValue) -> _Shift | None:
@@ -131,15 +145,17 @@ def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: Metr
     worse = level.value - value.value if value.higher_is_better else value.value - level.value
     noise = window_noise(closed)
     against = (value, level, noise, len(closed))
-    return _Shift(level, worse, shift_p_value(*against), smallest_shift(*against, alpha=rule.alpha), noise)
+    smallest, significant = (least(*against, alpha=rule.alpha) for least in (smallest_shift, significant_shift))
+    return _Shift(level, worse, shift_p_value(*against), smallest, significant, noise, len(closed))
 
 
 def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
     """What the window is too small to show, where a worsening as large as the margin is."""
     if rule.margin <= 0 or shift.smallest <= rule.margin:
         return ""
-    needed = labels_needed(rule.margin, value, shift.level, shift.noise, rule.alpha)
-    remedy = f"about {needed:,} labels would do" if needed else "windows vary by more than labels can mend"
+    needed = labels_needed(rule.margin, value, shift.level, shift.noise, shift.windows, rule.alpha)
+    none = "no number of labels would do, as windows or their level vary by too much"
+    remedy = f"about {needed:,} labels would do" if needed else none
     return (
         f"; insufficient: {value.rows:,} labels would show a worsening from {beside(shift.smallest, rule.margin, 2)} on, "
         f"{rule.margin:g} is asked for; {remedy}"

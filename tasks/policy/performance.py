@@ -7,6 +7,7 @@ consecutive closed windows.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -141,6 +142,31 @@ def _error_of_difference(
     return math.sqrt(variance), freedom
 
 
+def significant_shift(
+    current: MetricValue, baseline: MetricValue, noise: float | None, windows: int | None, alpha: float
+) -> float:
+    """The least worsening from the level whose `shift_p_value` is at most alpha, at the window's rows and interval.
+
+    Infinite where no share of these rows would do; NaN where an interval is missing.
+    """
+    if noise is None and current.name == "accuracy":
+        return baseline.value - _most_hits(current.rows, baseline, alpha) / current.rows
+    error, freedom = _error_of_difference(current, baseline, noise, windows)
+    return error * float(scipy.stats.t.isf(alpha, freedom))
+
+
+def _most_hits(rows: int, baseline: MetricValue, alpha: float) -> float:
+    """Hits of so many rows up to which their share is significantly below the level; -inf where it never is."""
+    level, hits, above = round(baseline.value * baseline.rows), -1, rows + 1
+    while above - hits > 1:
+        middle = (hits + above) // 2
+        if two_proportion_test(middle, rows, level, baseline.rows) <= alpha:
+            hits = middle
+        else:
+            above = middle
+    return hits if hits >= 0 else -math.inf
+
+
 def smallest_shift(
     current: MetricValue,
     baseline: MetricValue,
@@ -157,12 +183,21 @@ def smallest_shift(
 
 
 def labels_needed(
-    shift: float, current: MetricValue, baseline: MetricValue, noise: float | None = None, alpha: float = 0.01
+    shift: float,
+    current: MetricValue,
+    baseline: MetricValue,
+    noise: float | None = None,
+    windows: int | None = None,
+    alpha: float = 0.01,
 ) -> int | None:
-    """Labels of a window that would show this worsening; None where windows or the level vary too much for any number."""
+    """Labels of a window that would show this worsening; None where windows or the level vary too much for any number.
+
+    With ever more labels what is left is the noise of windows, and with it Student's t as in `shift_p_value`.
+    """
     error = shift / float(scipy.stats.norm.isf(alpha) + scipy.stats.norm.ppf(POWER))
     left = error**2 - standard_error(baseline) ** 2
-    if left <= 0 or (noise or 0.0) ** 2 * (1 + 1 / LEVEL_WINDOWS) > error**2:
+    boundless = replace(current, low=current.value, high=current.value)
+    if left <= 0 or (noise and smallest_shift(boundless, baseline, noise, windows, alpha) > shift):
         return None
     return math.ceil(current.rows * standard_error(current) ** 2 / left)
 

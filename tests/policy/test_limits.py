@@ -52,6 +52,44 @@ def test_a_metric_just_past_its_limit_does_not_read_like_it(value, told):
     assert decision.retrain is (value < 0.8)
 
 
+@pytest.mark.parametrize("retrain", [False, True])
+@pytest.mark.parametrize(
+    ("metric", "rule", "past"),
+    [
+        ("accuracy", "k: 1", [0.9, 0.9, 0.9]),  # two proportions, as no noise of windows is known
+        ("accuracy", "margin: 0.1", [0.9, 0.9, 0.9]),
+        ("accuracy", "k: 1", [0.9, 0.92, 0.9, 0.91, 0.9, 0.92]),  # Student's t, from how windows vary
+        ("mae", "margin: 0.5", [5.0, 5.1, 5.0, 5.1]),
+        ("mae", "margin: 0.6", [5.0, 5.1, 5.0, 5.1]),
+        ("mae", "k: 1", [5.0, 5.0, 5.0]),  # the width of the interval
+        ("mae", "alpha: 0.7", [5.0, 5.0, 5.0]),  # any worsening
+    ],
+)
+def test_a_shift_keeps_its_word_at_the_level_it_quotes(metric, rule, past, retrain):
+    def at(latest: float) -> Decision:
+        text = f"{{trigger: metric_shift, metric: {metric}, always_valid: false, {rule}}}"
+        return judged(text, [*past, latest], metric=metric)
+
+    decision, far = at({"accuracy": 0.2, "mae": 9.0}[metric] if retrain else past[0]), 0.005
+    assert decision.retrain is retrain
+    opening, sign, number = decision.would_change[0].split(" (")[0].rsplit(" ", 2)
+    assert opening == f"would{' not' if retrain else ''} retrain at {metric}"
+    onward = 1 if sign in ">≥" else -1
+    promised = float(number) + onward * (1e-9 if sign in "≤≥" else 0.001)  # 0.9 - 0.8 is a little less than 0.1
+    assert at(promised).retrain is not retrain
+    assert at(promised + onward * far).retrain is not retrain
+    assert at(promised - onward * far).retrain is retrain
+
+
+def test_a_shift_that_noise_hides_does_not_promise_to_retrain_at_what_it_has():
+    """0.88 after 0.9 three times, a thousand labels each: p = 0.037 is more than alpha, at 0.873 z is -2.395, p = 0.0083."""
+    decision = judged(
+        "{trigger: metric_shift, metric: accuracy, always_valid: false}", [0.9, 0.9, 0.9, 0.88], metric="accuracy"
+    )
+    assert not decision.retrain
+    assert decision.would_change == ("would retrain at accuracy ≤ 0.873 (p ≤ 0.01 at this window's precision)",)
+
+
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_a_number_never_changes_sides(value, limit):
     for told in (beside(value, limit), beside(value, limit, 0, "f")):

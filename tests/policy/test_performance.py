@@ -143,3 +143,25 @@ def test_the_labels_needed_show_the_shift_and_no_number_mends_the_noise_of_windo
     assert performance.smallest_shift(enough, level) == pytest.approx(0.5, rel=1e-2)
     assert performance.labels_needed(0.5, current, level, noise=1.0) is None
     assert performance.labels_needed(0.5, current, valued("mae", 5.0, half=1.0)) is None
+    noise = (
+        0.5 / math.sqrt(4 / 3) / (stats.norm.isf(0.01) + stats.norm.ppf(0.8)) * 0.9
+    )  # a normal one would not hide it
+    assert performance.labels_needed(0.5, current, level, noise) == needed
+    assert performance.labels_needed(0.5, current, level, noise, windows=5) is None  # Student's t with 8/3 does
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize("windows", [4, 7, 20, 60])
+def test_the_labels_needed_do_and_where_none_are_named_no_number_does(noise, windows):
+    z = stats.norm.ppf(0.975)
+    level = valued("mae", 5.0, half=0.01 * z)
+
+    def shown_by(rows: int) -> float:
+        window = valued("mae", 5.0, half=4 * z / math.sqrt(rows), rows=rows)
+        return performance.smallest_shift(window, level, noise, windows)
+
+    needed = performance.labels_needed(0.4, valued("mae", 5.0, half=0.4 * z, rows=100), level, noise, windows)
+    if needed is None:
+        assert all(shown_by(10**power) > 0.4 for power in range(4, 9))
+    else:
+        assert all(shown_by(rows) <= 0.4 * 1.001 for rows in (needed, 2 * needed, 10 * needed, 10**8))
