@@ -31,6 +31,11 @@ class Persistent(Rule):
             raise ValueError(f"k is {self.k} and m is {self.m}, expected k <= m: k breaches among the last m windows")
         return self
 
+    @property
+    def persistence(self) -> str:
+        """How often it must hold, as the end of a sentence; nothing where one window is enough."""
+        return "" if self.m == 1 else f" in {self.k} of the last {self.m} windows and the latest"
+
 
 class MetricBreach(Persistent):
     """The metric lies past a limit in at least k of the last m windows, the latest among them."""

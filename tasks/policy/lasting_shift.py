@@ -14,6 +14,7 @@ from scipy import stats
 
 from tasks.policy.conditions import MetricShift
 from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.limits import beside, rounded
 from tasks.policy.performance import closed_values, standard_error, window_noise
 from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.resampling import Interval
@@ -46,14 +47,14 @@ def judge_lasting_shift(rule: MetricShift, case: Case, served: Served) -> Findin
     past = [look.worse >= rule.margin and look.worse > 0 for look in looks]
     holds = past[-1] and sum(past) >= rule.k
     look, sign = looks[-1], -1 if served[-1][1].higher_is_better else 1
-    low, high = sorted((sign * look.present.low, sign * look.present.high))
     limit, better = sign * (look.level + rule.margin), "at least" if sign < 0 else "at most"
+    low, high = (beside(bound, limit) for bound in sorted((sign * look.present.low, sign * look.present.high)))
     reason = (
-        f"{rule.metric} of the champion's latest {look.windows} windows is on average {low:.4g} to {high:.4g}, its best "
+        f"{rule.metric} of the champion's latest {look.windows} windows is on average {low} to {high}, its best "
         f"past level surely {better} {sign * look.level:.4g}, both at every look at once (alpha {rule.alpha:g}, margin "
         f"{rule.margin:g}); {sum(past)} of the last {len(past)} windows shifted, {rule.k} of {rule.m} and the latest are needed"
     )
-    wish = f"would retrain once that average surely lies past {limit:.4g}"
+    wish = f"would retrain once that average surely lies past {rounded(limit, up=sign > 0)}{rule.persistence}"
     return one_finding(rule.trigger, holds, reason, "" if holds else wish)
 
 

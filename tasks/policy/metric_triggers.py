@@ -56,7 +56,7 @@ def judge_breach(rule: MetricBreach, case: Case) -> Finding:
     higher = HIGHER_IS_BETTER[rule.metric]
     found, level = _breaches(rule, [value.value for _, value in speaking])
     side, bad = ("below", "<") if higher else ("above", ">")
-    wish = f"would retrain at {rule.metric} {bad} {level:g}{_persistence(rule)}"
+    wish = f"would retrain at {rule.metric} {bad} {level:g}{rule.persistence}"
     if not speaking:
         return one_finding(rule.trigger, False, silence(case, rule.metric), wish)
     past = found[-rule.m :]
@@ -119,7 +119,7 @@ def _beyond(rule: MetricShift, shift: "_Shift", holds: bool) -> str:
     words += f"{sign} {rounded(limit, up=higher == holds)}"
     if shift.significant > rule.margin:
         words += f" (p {'>' if holds else '≤'} {rule.alpha:g} at this window's precision)"
-    return words if holds else words + _persistence(rule)
+    return words if holds else words + rule.persistence
 
 
 class _Shift(NamedTuple):
@@ -166,10 +166,6 @@ def _valued(value: MetricValue, level: float) -> str:
     """The metric as it stands to what it is held against."""
     interval = f"{value.confidence:.0%} interval {value.low:.4g} to {value.high:.4g}"
     return f"{beside(value.value, level)} ({interval}, {value.rows} labels)"
-
-
-def _persistence(rule: Persistent) -> str:
-    return "" if rule.m == 1 else f" in {rule.k} of the last {rule.m} windows and the latest"
 
 
 def _counted(past: Sequence[bool], rule: Persistent, what: str) -> str:

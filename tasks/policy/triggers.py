@@ -106,9 +106,8 @@ def _judge_mean_shift(rule: MeanShift, case: Case) -> Finding:
         f"the mean of {name} lies {beside(worst, rule.sigma, 2, 'f')} reference σ from the reference's, the largest of "
         f"{len(shifts)} features; {count} past the limit of {rule.sigma:g} σ"
     )
-    return one_finding(
-        rule.trigger, holds, reason, f"would not retrain at {name} ≤ {rule.sigma:g} σ" if holds else wish
-    )
+    keep = f"would not retrain at a mean shift ≤ {rule.sigma:g} σ in every feature"
+    return one_finding(rule.trigger, holds, reason, keep if holds else wish)
 
 
 def _judge_drifted_share(rule: DriftedShare, case: Case) -> Finding:

@@ -1,5 +1,8 @@
 """The significance trigger by intervals that hold at every look: it keeps its level over a year, and sees what lasts."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 
@@ -62,6 +65,41 @@ def test_it_needs_k_of_the_last_m_windows():
     assert judged(ALWAYS, fall, champion_from=16).retrain
     assert not judged(rule, fall, champion_from=16).retrain
     assert judged(rule, [*fall, 9.1], champion_from=16).retrain
+
+
+def test_its_sentences_say_how_often_and_keep_their_word_at_the_limit():
+    fall = [*STABLE, *STABLE, 9.0]
+    rule = "{trigger: metric_shift, metric: mae, alpha: 0.05, k: %s, m: 3%s}"
+    waiting = judged(rule % (3, ""), fall, champion_from=16)
+    assert "is on average 8.429 to 9.571" in waiting.reasons[0]
+    wish = "would retrain once that average surely lies past 5.22 in 3 of the last 3 windows and the latest"
+    assert (waiting.retrain, waiting.would_change) == (False, (wish,))
+    assert judged(rule % (3, ""), [*fall, 9.0, 9.0], champion_from=16).retrain
+    assert judged(rule % (1, ""), fall, champion_from=16).retrain
+
+
+@pytest.mark.parametrize("metric", ["mae", "accuracy"])
+def test_an_average_just_past_its_limit_reads_as_past_it(metric):
+    """The champion's one window is moved to where the average's near end just misses the limit, and just meets it."""
+    stable, sign = [*STABLE, *STABLE], 1 if metric == "mae" else -1
+
+    def at(fall: float) -> tuple[bool, float, float]:
+        rule = f"{{trigger: metric_shift, metric: {metric}, alpha: 0.05, margin: 0.1}}"
+        values = [*(value if metric == "mae" else 10 - value for value in stable), 5 + sign * fall]
+        decision = judged(rule, values, champion_from=16, metric=metric)
+        low, high, limit = (
+            re.search(pattern, " ".join((*decision.reasons, *decision.would_change)))
+            for pattern in (r"average ([\d.]+)", r"average [\d.]+ to ([\d.]+)", r"lies past ([\d.]+)")
+        )
+        return decision.retrain, float((low if metric == "mae" else high)[1]), float(limit[1]) if limit else math.nan
+
+    held, missed = 4.0, 0.0
+    while held - missed > 1e-7:
+        middle = (held + missed) / 2
+        held, missed = (middle, missed) if at(middle)[0] else (held, middle)
+    _, near, limit = at(missed)
+    assert (near < limit) if metric == "mae" else (near > limit)
+    assert at(held)[0] and not at(missed)[0]
 
 
 def test_its_sentences_say_what_is_sure_and_what_would_change_it():

@@ -45,6 +45,13 @@ def test_a_mean_shift_reads_as_what_it_is_held_to_be(shift, told):
     assert decision.retrain is (shift > 3)
 
 
+def test_a_mean_shift_ends_only_where_every_feature_is_back():
+    rule = "{trigger: mean_shift, sigma: 3}"
+    assert of_drift(rule, a=5.0, b=4.0).would_change == ("would not retrain at a mean shift ≤ 3 σ in every feature",)
+    assert of_drift(rule, a=2.9, b=4.0).retrain
+    assert not of_drift(rule, a=3.0, b=-3.0).retrain
+
+
 @pytest.mark.parametrize(("value", "told"), [(0.79996, "0.79996"), (0.8, "0.8"), (0.80004, "0.80004")])
 def test_a_metric_just_past_its_limit_does_not_read_like_it(value, told):
     decision = judged("{trigger: metric_breach, metric: accuracy, limit: 0.8}", [value], metric="accuracy")
