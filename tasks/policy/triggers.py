@@ -1,7 +1,7 @@
 """Whether a condition holds: evidence + history → `Finding` with a sentence and what would change it.
 
 Insufficient drift never triggers; metrics have their own rule (`metric_triggers.py`),
-as has what counts from the last training (`since_training.py`).
+as have what counts from the last training (`since_training.py`) and groups (`groups.py`).
 """
 
 import math
@@ -16,7 +16,6 @@ from tasks.policy.conditions import (
     Condition,
     DriftedShare,
     Every,
-    Group,
     MeanShift,
     MetricBreach,
     MetricDecay,
@@ -27,6 +26,7 @@ from tasks.policy.conditions import (
     RegretExceedsCost,
 )
 from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.groups import judge_group
 from tasks.policy.limits import beside
 from tasks.policy.metric_triggers import judge_breach, judge_shift
 from tasks.policy.probe_triggers import judge_perennial, judge_probe
@@ -36,10 +36,10 @@ from tasks.policy.since_training import judge_arrival, judge_calendar, judge_eve
 
 
 def judge(condition: Condition, case: Case) -> Finding:
-    """Whether the condition holds, and why. What holds stands first among the reasons."""
+    """Whether the condition holds, and why."""
     match condition:
         case AnyOf() | AllOf() | AtLeast():
-            return _judge_group(condition, case)
+            return judge_group(condition, [judge(part, case) for part in condition.conditions])
         case MetricBreach():
             return judge_breach(condition, case)
         case MetricShift():
@@ -66,23 +66,6 @@ def judge(condition: Condition, case: Case) -> Finding:
             return judge_every(condition, case)
         case Calendar():
             return judge_calendar(condition, case)
-
-
-def _judge_group(group: Group, case: Case) -> Finding:
-    found = [judge(part, case) for part in group.conditions]
-    needed = {"any_of": 1, "all_of": len(found)}.get(group.trigger, getattr(group, "n", 1))
-    held = sum(finding.holds for finding in found)
-    ordered = sorted(found, key=lambda finding: not finding.holds)
-    reasons = [reason for finding in ordered for reason in finding.reasons]
-    if needed > 1:
-        reasons.insert(0, f"{held} of {len(found)} conditions hold, {needed} are needed")
-    return Finding(
-        holds=held >= needed,
-        reasons=tuple(reasons),
-        would_change=tuple(text for finding in found for text in finding.would_change),
-        triggers=tuple(name for finding in found for name in finding.triggers),
-        go_back_to=next((each.go_back_to for each in found if each.go_back_to), None) if needed == 1 else None,
-    )
 
 
 def _judge_mean_shift(rule: MeanShift, case: Case) -> Finding:
