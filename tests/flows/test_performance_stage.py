@@ -172,6 +172,12 @@ def test_a_class_that_the_version_never_saw_is_a_miss_and_not_a_missing_label(tm
     assert report.metric("log_loss").value > 5
 
 
+def test_one_row_of_a_class_gives_no_auc_as_its_interval_is_not_known(tmp_path, workspace):
+    report = sure_and_right(tmp_path, workspace, "binary", ("no", "yes"), ("yes", *["no"] * 299))
+    assert report.metric("roc_auc") is None
+    assert report.metric("log_loss") is not None
+
+
 def sure_and_right(
     tmp_path: Path, workspace: Path, task: str, classes: tuple[str, ...], texts: tuple[str, ...]
 ) -> PerformanceReport:
