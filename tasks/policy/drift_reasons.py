@@ -1,5 +1,6 @@
 """What drift was found, or could not be, in words: sentences for the decision, the ledger, the log and the report."""
 
+from tasks.policy.limits import beside
 from tasks.policy.profile import ReferenceProfile, WindowProfile
 from tasks.policy.reports import DriftVerdict, FeatureDrift
 
@@ -34,7 +35,7 @@ def explain(
     unjudged = sum(drift.verdict == "insufficient" and not drift.is_underpowered for drift in features)
     weighted = any(drift.importance for drift in features)
     side = "at or above" if verdict == "drifted" else "below"
-    summary = f"{len(drifted)} of {len(features)} features drifted: a share of {share:.2f}"
+    summary = f"{len(drifted)} of {len(features)} features drifted: a share of {beside(share, max_share, 2, 'f')}"
     summary += f"{' by importance' if weighted else ''}, {side} the limit of {max_share:g}"
     if unjudged:
         summary += f"; {unjudged} hold too few values to judge"
@@ -47,9 +48,10 @@ def _explain_power(features: list[FeatureDrift], rows: int) -> tuple[str, ...]:
     if not blind:
         return ()
     worst = max(blind, key=lambda drift: (drift.rows_needed is None, drift.rows_needed or 0))
+    least = beside(worst.smallest_effect or 0.0, worst.threshold, 2)
     needed = f"about {worst.rows_needed:,} rows" if worst.rows_needed else "a larger reference"
     return (
         f"{rows:,} rows cannot show that {len(blind)} of {len(features)} features stand still: the smallest effect seen "
-        f"in {worst.feature} would be {worst.method} {worst.smallest_effect:.2g}, the limit is {worst.threshold:g}; "
+        f"in {worst.feature} would be {worst.method} {least}, the limit is {worst.threshold:g}; "
         f"{needed} would do",
     )

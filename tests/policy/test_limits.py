@@ -1,11 +1,13 @@
 """Sentences of a decision keep their word: at the limit that they quote, and a little before and beyond it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.policy.drift_reasons import explain
 from tasks.policy.evidence import Decision
 from tasks.policy.limits import beside, rounded
 from tasks.policy.retraining import decide_retraining
@@ -36,6 +38,15 @@ def test_a_share_that_just_misses_its_limit_does_not_read_like_it(limit, share, 
     assert f"a share of {told}; the limit is {wish[2:]}" in decision.reasons[0]
     assert decision.would_change[0].endswith(wish)
     assert decision.retrain is (share >= limit)
+
+
+@pytest.mark.parametrize(
+    ("share", "told"), [(0.298, "0.298, below"), (0.3, "0.30, at or above"), (0.12, "0.12, below")]
+)
+def test_a_drift_report_tells_a_share_from_its_limit_too(share, told):
+    sides = SimpleNamespace(rows=1000), SimpleNamespace(rows=1000)
+    reasons = explain([], share, "drifted" if share >= 0.3 else "stable", *sides, min_rows=200, max_share=0.3)
+    assert reasons == (f"0 of 0 features drifted: a share of {told} the limit of 0.3",)
 
 
 @pytest.mark.parametrize(("shift", "told"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
