@@ -74,7 +74,7 @@ class MetricShift(Persistent):
 
 
 class MetricDecay(Rule):
-    """The mean of the champion's windows is worse than the best past level, surely, however often one has looked."""
+    """The mean of the champion's windows is worse than the best past level, both surely, however often one looked."""
 
     trigger: Literal["metric_decay"]
     metric: str

@@ -3,7 +3,8 @@
 A test at level alpha after each window is sure to alarm on a stable model sooner or later, the more so against the best
 of many past levels, which is partly luck. Here both sides are confidence sequences (`sequential.py`) over blocks of
 ten windows: the level is the best that some block surely had, the present the block in which the champion is. A champion
-that is as good as ever alarms with a chance of at most alpha, however long one looks on.
+that is as good as ever alarms with a chance of at most alpha, however long one looks on. `metric_decay`
+(`series_triggers.py`) holds all windows of the champion against the same level.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from tasks.policy.conditions import MetricShift
+from tasks.policy.conditions import MetricDecay, MetricShift
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.limits import beside, rounded
 from tasks.policy.performance import closed_values, standard_error, window_noise
@@ -21,6 +22,16 @@ from tasks.policy.resampling import Interval
 from tasks.policy.sequential import BLOCK, block_sequences
 
 Served = Sequence[tuple[PerformanceReport, MetricValue]]
+
+
+NO_NOISE = "windows vary by an amount not known before four closed"
+
+
+class SureLevel(NamedTuple):
+    """Losses: what the best past block surely was at most, and what one window varies by, stretched for few windows."""
+
+    loss: float
+    sigma: float
 
 
 class _Look(NamedTuple):
@@ -41,21 +52,29 @@ def judge_lasting_shift(rule: MetricShift, case: Case, served: Served) -> Findin
     latest = range(max(1, len(served) - rule.m + 1), len(served) + 1)
     looks = [look for look in (_look(rule, case, served[:until]) for until in latest) if look is not None]
     if not looks:
-        return one_finding(
-            rule.trigger, False, f"{rule.metric}: windows vary by an amount not known before four closed", ""
-        )
+        return one_finding(rule.trigger, False, f"{rule.metric}: {NO_NOISE}", "")
     past = [look.worse >= rule.margin and look.worse > 0 for look in looks]
     holds = past[-1] and sum(past) >= rule.k
-    look, sign = looks[-1], -1 if served[-1][1].higher_is_better else 1
-    limit, better = sign * (look.level + rule.margin), "at least" if sign < 0 else "at most"
-    low, high = (beside(bound, limit) for bound in sorted((sign * look.present.low, sign * look.present.high)))
+    look, higher = looks[-1], served[-1][1].higher_is_better
+    told, wish = describe_sure(rule, f"latest {look.windows} windows", look.present, look.level, higher)
     reason = (
-        f"{rule.metric} of the champion's latest {look.windows} windows is on average {low} to {high}, its best "
-        f"past level surely {better} {sign * look.level:.4g}, both at every look at once (alpha {rule.alpha:g}, margin "
-        f"{rule.margin:g}); {sum(past)} of the last {len(past)} windows shifted, {rule.k} of {rule.m} and the latest are needed"
+        f"{told}; {sum(past)} of the last {len(past)} windows shifted, {rule.k} of {rule.m} and the latest are needed"
     )
-    wish = f"would retrain once that average surely lies past {rounded(limit, up=sign > 0)}{rule.persistence}"
-    return one_finding(rule.trigger, holds, reason, "" if holds else wish)
+    return one_finding(rule.trigger, holds, reason, "" if holds else f"{wish}{rule.persistence}")
+
+
+def describe_sure(
+    rule: MetricShift | MetricDecay, windows: str, present: Interval, level: float, higher_is_better: bool
+) -> tuple[str, str]:
+    """(what is sure of the champion's windows and of the level, given as losses; what would change it)."""
+    sign, better = (-1, "at least") if higher_is_better else (1, "at most")
+    limit = sign * (level + rule.margin)
+    low, high = (beside(bound, limit) for bound in sorted((sign * present.low, sign * present.high)))
+    told = (
+        f"{rule.metric} of the champion's {windows} is on average {low} to {high}, its best past level surely "
+        f"{better} {sign * level:.4g}, both at every look at once (alpha {rule.alpha:g}, margin {rule.margin:g})"
+    )
+    return told, f"would retrain once that average surely lies past {rounded(limit, up=sign > 0)}"
 
 
 def _look(rule: MetricShift, case: Case, served: Served) -> _Look | None:
@@ -63,13 +82,25 @@ def _look(rule: MetricShift, case: Case, served: Served) -> _Look | None:
     last, sign = served[-1][0].window, -1 if served[-1][1].higher_is_better else 1
     before = [report for report in case.history.performances if report.window < last]
     closed = closed_values(before, rule.metric, case.min_labelled_rows)
+    level = sure_level(closed, closed, rule.alpha)
+    if level is None:
+        return None
+    present = block_sequences([sign * value.value for _, value in served], rule.alpha, level.sigma)[-1]
+    return _Look(level.loss, present, (len(served) - 1) % BLOCK + 1)
+
+
+def sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alpha: float) -> SureLevel | None:
+    """The best of the `past` windows, and the noise of all `closed` ones, oldest first; None below four closed.
+
+    A window varies by its rows' sampling error at least. `past` must hold a window.
+    """
     noise = window_noise([value.value for value in closed])
     if noise is None:
         return None
-    sigma = max(noise * _caution(rule.alpha, len(closed)), float(np.median([standard_error(one) for one in closed])))
-    past = block_sequences([sign * value.value for value in closed], rule.alpha, sigma)
-    present = block_sequences([sign * value.value for _, value in served], rule.alpha, sigma)[-1]
-    return _Look(min(interval.high for interval in past), present, (len(served) - 1) % BLOCK + 1)
+    sigma = max(noise * _caution(alpha, len(closed)), float(np.median([standard_error(one) for one in closed])))
+    sign = -1 if past[0].higher_is_better else 1
+    blocks = block_sequences([sign * value.value for value in past], alpha, sigma)
+    return SureLevel(min(interval.high for interval in blocks), sigma)
 
 
 def _caution(alpha: float, windows: int) -> float:

@@ -18,30 +18,19 @@ BLOCK = 10
 """Values after which a new sequence begins."""
 
 
-def confidence_sequence(
-    values: ArrayLike, alpha: float = 0.05, sigma: float | None = None, tuned_for: int = 20
-) -> list[Interval]:
+def confidence_sequence(values: ArrayLike, alpha: float, sigma: float, tuned_for: int = 20) -> list[Interval]:
     """Intervals of the mean after each value, all of which hold at once with probability 1 - alpha.
 
     Two-sided normal mixture: √((V + ρ) log((V + ρ) / ρα²)) / t with V the summed variance (Robbins 1970, Annals of
     Mathematical Statistics 41:1397; Howard et al. 2021, Annals of Statistics 49:1055, eq. 14). `sigma` is the standard
-    deviation of one value; where it is not given it is estimated as the values come (Waudby-Smith et al. 2024: then the
-    level holds asymptotically). ρ makes the interval tightest after `tuned_for` values.
+    deviation of one value, which must be known: estimated from the first few values, the level is lost at once.
+    ρ makes the interval tightest after `tuned_for` values.
     """
     series = np.asarray(values, float)
     counts = np.arange(1, len(series) + 1)
-    means = np.cumsum(series) / counts
-    if sigma is not None:
-        variances = np.full(len(series), sigma**2)
-    else:
-        spread = np.cumsum(series**2) / counts - means**2
-        variances = np.maximum(spread * counts / np.maximum(counts - 1, 1), 0.0)
-    summed = variances * counts
-    rho = variances * tuned_for / (2 * math.log(1 / alpha) + math.log(1 + 2 * math.log(1 / alpha)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        half = np.sqrt((summed + rho) * np.log((summed + rho) / (rho * alpha**2))) / counts
-    unknown = counts < (1 if sigma is not None else 2)
-    half = np.where(unknown, np.inf, np.where(variances == 0, 0.0, half))
+    means, summed = np.cumsum(series) / counts, sigma**2 * counts
+    rho = sigma**2 * tuned_for / (2 * math.log(1 / alpha) + math.log(1 + 2 * math.log(1 / alpha)))
+    half = np.sqrt((summed + rho) * np.log((summed + rho) / (rho * alpha**2))) / counts if sigma else 0.0 * counts
     return [Interval(float(mean - width), float(mean + width)) for mean, width in zip(means, half, strict=True)]
 
 

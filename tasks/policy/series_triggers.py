@@ -8,8 +8,9 @@ import math
 
 from tasks.policy.conditions import Adaptive, MetricDecay, RegretExceedsCost
 from tasks.policy.findings import Case, Finding, one_finding
+from tasks.policy.lasting_shift import NO_NOISE, describe_sure, sure_level
 from tasks.policy.metric_triggers import silence, speaking_windows
-from tasks.policy.performance import best_past_level, closed_values, standard_error, window_noise
+from tasks.policy.performance import LEVEL_WINDOWS, best_past_level, closed_values, window_noise
 from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.sequential import AdaptiveWindow, confidence_sequence
 
@@ -22,7 +23,7 @@ def excess_losses(case: Case, metric: str) -> tuple[MetricValue, list[tuple[Perf
     """(best past level, the champion's windows with how much worse than it each was); None without a level."""
     speaking = speaking_windows(case, metric)
     started = speaking[0][0].window if speaking and case.history.champion_since else None
-    closed = [report for report in case.history.performances if report.window < case.evidence.window]
+    closed = _closed(case)
     before = [report for report in closed if started and report.window < started]
     best = best_past_level(before, metric, case.min_labelled_rows)
     best = best or best_past_level(closed, metric, case.min_labelled_rows)
@@ -33,30 +34,33 @@ def excess_losses(case: Case, metric: str) -> tuple[MetricValue, list[tuple[Perf
 
 
 def judge_decay(rule: MetricDecay, case: Case) -> Finding:
-    """A confidence sequence over the champion's windows, its lower end against margin and the level's own doubt."""
-    found = excess_losses(case, rule.metric)
-    if found is None or not found[1]:
-        reason = f"{rule.metric}: {NO_LEVEL}" if found is None else silence(case, rule.metric)
-        return one_finding(rule.trigger, False, reason, "")
-    level, series = found
-    values = [worse for _, worse in series]
-    noise = _noise(case, rule.metric)
-    low, high = confidence_sequence(values, rule.alpha, noise, tuned_for=10)[-1]
-    needed = rule.margin + 2 * standard_error(level)
-    holds = low > needed
-    reason = (
-        f"{rule.metric}: {len(values)} windows of the champion are on average {sum(values) / len(values):.4g} worse "
-        f"than the best past level {level.value:.4g} (at any time {low:.4g} to {high:.4g}); "
-        f"more than {needed:.4g} is needed"
-    )
-    wish = f"would retrain once the lower end of that mean exceeds {needed:.4g}"
+    """A confidence sequence over all windows of the champion against the best that windows before it surely had."""
+    served, closed = speaking_windows(case, rule.metric), _closed(case)
+    if not served:
+        return one_finding(rule.trigger, False, silence(case, rule.metric), "")
+    known = closed_values(closed, rule.metric, case.min_labelled_rows)
+    before = [report for report in closed if report.window < served[0][0].window]
+    past = closed_values(before, rule.metric, case.min_labelled_rows)
+    level = sure_level(past if len(past) >= LEVEL_WINDOWS else known, known, rule.alpha)
+    if level is None:
+        return one_finding(rule.trigger, False, f"{rule.metric}: {NO_NOISE}", "")
+    higher = served[-1][1].higher_is_better
+    losses = [-value.value if higher else value.value for _, value in served]
+    present = confidence_sequence(losses, rule.alpha, level.sigma, tuned_for=10)[-1]
+    holds = present.low > level.loss + rule.margin
+    reason, wish = describe_sure(rule, f"{len(served)} windows", present, level.loss, higher)
     return one_finding(rule.trigger, holds, reason, "" if holds else wish)
+
+
+def _closed(case: Case) -> list[PerformanceReport]:
+    """Of all champions, before the window at hand."""
+    found = [report for report in case.history.performances if report.window < case.evidence.window]
+    return [report for report in found if report.maturity == "closed"]
 
 
 def _noise(case: Case, metric: str) -> float | None:
     """Of one window, from all closed windows before the one at hand; None while too few are known."""
-    closed = [report for report in case.history.performances if report.window < case.evidence.window]
-    return window_noise([value.value for value in closed_values(closed, metric, case.min_labelled_rows)])
+    return window_noise([value.value for value in closed_values(_closed(case), metric, case.min_labelled_rows)])
 
 
 def judge_adaptive(rule: Adaptive, case: Case) -> Finding:
