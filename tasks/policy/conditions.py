@@ -94,7 +94,7 @@ class Adaptive(Rule):
 
 
 class RegretExceedsCost(Rule):
-    """What not having the best past level has cost since the champion began exceeds what a retrain costs."""
+    """What the champion lost since it began, above what models did when fresh, exceeds what a retrain costs."""
 
     trigger: Literal["regret_exceeds_cost"]
     factor: float = Field(1.0, gt=0)

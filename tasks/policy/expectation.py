@@ -1,11 +1,13 @@
 """What a retrain is expected to cost and to bring, before it: from what earlier ones used, and how far a fresh model is ahead.
 
 The gain is the mean lead of fresh probes over the champion's on the latest windows where there are probes, else how far
-the champion's latest windows lie above the best past level; both per day of service until it is retrained.
+the champion's latest windows lie above what models lost when they were fresh; both per day of service until it is
+retrained. Not above the best past level: that is partly luck, so every stable model would seem to gain by a retrain.
 """
 
 import math
 from collections.abc import Sequence
+from statistics import fmean, variance
 
 from scipy import stats
 
@@ -31,16 +33,24 @@ def expected_gain(case: Case, metric: str) -> Gain | None:
     since = case.history.champion_since
     columns = [column for column in known_columns(case) if since is None or column.window.start >= since]
     leads = [lead for column in columns if (lead := lead_of(column)) is not None]
-    if not leads:
-        found = excess_losses(case, metric)
-        leads = [worse for _, worse in found[1]] if found else []
-    return _mean(leads[-LATEST:]) if len(leads) >= 2 else None
+    if leads:
+        return _mean(leads[-LATEST:], ()) if len(leads) >= 2 else None
+    found = excess_losses(case, metric)
+    latest = [worse for _, worse in found.series][-LATEST:] if found else []
+    return _mean(latest, found.fresh) if found and len(latest) >= 2 else None
 
 
-def _mean(values: Sequence[float]) -> Gain:
-    count, mean = len(values), sum(values) / len(values)
-    error = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1) / count)
-    half = float(stats.t.ppf(0.95, count - 1)) * error
+def _mean(values: Sequence[float], level: Sequence[float]) -> Gain:
+    """Mean of the values, which were taken from the mean of those of the level: its doubt counts too.
+
+    Welch (1947), Biometrika 34:28; with no level, Student's interval.
+    """
+    parts = [(variance(part) / len(part), len(part) - 1) for part in (values, level) if part]
+    mean, squared = fmean(values), sum(error for error, _ in parts)
+    if not squared:
+        return Gain(mean, mean, mean)
+    freedom = squared**2 / sum(error**2 / own for error, own in parts)
+    half = float(stats.t.ppf(0.95, freedom)) * math.sqrt(squared)
     return Gain(mean, mean - half, mean + half)
 
 

@@ -6,6 +6,7 @@ consecutive closed windows.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -21,6 +22,8 @@ from tasks.policy.statistics import two_proportion_test
 
 LEVEL_WINDOWS = 3
 """Consecutive closed windows that make a level."""
+FRESH_WINDOWS = 5
+"""First closed windows of a version, on which it is fresh."""
 NOISE_WINDOWS = 4
 """Closed windows from which their own noise is estimated."""
 ROBUST_FROM, NORMAL_MEDIAN, CAUTION = 8, 1.4826, 1.25
@@ -79,6 +82,19 @@ def best_past_level(
     sign = -1 if levels[0][0].higher_is_better else 1
     level, run = min(levels, key=lambda pair: sign * pair[0].value)
     return level, f"{run[0].window.start:%Y-%m-%d}..{run[-1].window.end:%Y-%m-%d}"
+
+
+def fresh_windows(
+    reports: Sequence[PerformanceReport], metric: str, min_labels: int = 1
+) -> list[tuple[PerformanceReport, MetricValue]]:
+    """The first closed windows of each version, oldest first: chosen by time and not by value, so not by luck."""
+    served, found = Counter[str](), []
+    for report in reports:
+        value = closed_values([report], metric, min_labels)
+        if value and served[report.model_version] < FRESH_WINDOWS:
+            found.append((report, value[0]))
+        served[report.model_version] += bool(value)
+    return found
 
 
 def _level(values: Sequence[MetricValue]) -> MetricValue:

@@ -1,17 +1,20 @@
 """Whether conditions hold that weigh the champion's whole series of windows: decay, adaptive change, regret in money.
 
-The series are the windows that may speak for a metric (`metric_triggers.py`), each as its loss above the best past
-level of closed windows before the champion began, so that a champion that started badly is not its own measure.
+The series are the windows that may speak for a metric (`metric_triggers.py`). What is summed up in money is held against
+what models did when they were fresh, before the champion began, so that a champion that started badly is not its own
+measure. That level is a mean over windows chosen by time: the best of past levels is partly luck, and a model as good
+as ever would seem to lose money to it window after window.
 """
 
 import math
+from typing import NamedTuple
 
 from tasks.policy.conditions import Adaptive, MetricDecay, RegretExceedsCost
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.lasting_shift import NO_NOISE, describe_sure, sure_level
 from tasks.policy.metric_triggers import silence, speaking_windows
-from tasks.policy.performance import LEVEL_WINDOWS, best_past_level, closed_values, window_noise
-from tasks.policy.reports import MetricValue, PerformanceReport
+from tasks.policy.performance import LEVEL_WINDOWS, closed_values, fresh_windows, window_noise
+from tasks.policy.reports import PerformanceReport
 from tasks.policy.sequential import AdaptiveWindow, confidence_sequence
 
 NOISE_RANGE = 6
@@ -19,18 +22,31 @@ NOISE_RANGE = 6
 NO_LEVEL = "no past level to compare with yet, three closed windows make one"
 
 
-def excess_losses(case: Case, metric: str) -> tuple[MetricValue, list[tuple[PerformanceReport, float]]] | None:
-    """(best past level, the champion's windows with how much worse than it each was); None without a level."""
-    speaking = speaking_windows(case, metric)
+class Excess(NamedTuple):
+    """The champion's windows with how much worse than the level each was, and what the level is the mean of."""
+
+    level: float
+    """In units of the metric."""
+    fresh: list[float]
+    """How much worse than the level the windows were that make it."""
+    series: list[tuple[PerformanceReport, float]]
+
+
+def excess_losses(case: Case, metric: str) -> Excess | None:
+    """The champion against fresh models before it, else against its own first windows; None before three are closed."""
+    speaking, closed, floor = speaking_windows(case, metric), _closed(case), case.min_labelled_rows
     started = speaking[0][0].window if speaking and case.history.champion_since else None
-    closed = _closed(case)
-    before = [report for report in closed if started and report.window < started]
-    best = best_past_level(before, metric, case.min_labelled_rows)
-    best = best or best_past_level(closed, metric, case.min_labelled_rows)
-    if best is None:
+    fresh = fresh_windows([report for report in closed if started and report.window < started], metric, floor)
+    fresh = fresh if len(fresh) >= LEVEL_WINDOWS else fresh_windows(closed, metric, floor)
+    if len(fresh) < LEVEL_WINDOWS:
         return None
-    sign = -1 if best[0].higher_is_better else 1
-    return best[0], [(report, sign * (value.value - best[0].value)) for report, value in speaking]
+    level, sign = sum(value.value for _, value in fresh) / len(fresh), -1 if fresh[0][1].higher_is_better else 1
+    own = {report.window for report, _ in fresh}
+    return Excess(
+        level,
+        [sign * (value.value - level) for _, value in fresh],
+        [(report, sign * (value.value - level)) for report, value in speaking if report.window not in own],
+    )
 
 
 def judge_decay(rule: MetricDecay, case: Case) -> Finding:
@@ -65,28 +81,29 @@ def _noise(case: Case, metric: str) -> float | None:
 
 def judge_adaptive(rule: Adaptive, case: Case) -> Finding:
     """ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
-    found, noise = excess_losses(case, rule.metric), _noise(case, rule.metric)
-    if found is None or noise is None or not found[1]:
-        missing = NO_LEVEL if found is None or noise is None else silence(case, rule.metric)
-        return one_finding(rule.trigger, False, f"{rule.metric}: {missing}", "")
+    served, noise = speaking_windows(case, rule.metric), _noise(case, rule.metric)
+    if noise is None or not served:
+        missing = f"{rule.metric}: {NO_NOISE}" if served else silence(case, rule.metric)
+        return one_finding(rule.trigger, False, missing, "")
     window, dropped, before = AdaptiveWindow(rule.delta), False, 0.0
-    scale = NOISE_RANGE * noise or 1.0
-    for _, worse in found[1]:
+    sign = -1 if served[-1][1].higher_is_better else 1
+    scale = sign * (NOISE_RANGE * noise or 1.0)
+    for _, value in served:
         mean_before = window.mean
-        if window.update(worse / scale):
+        if window.update(value.value / scale):
             dropped, before = True, mean_before * scale
-    worse_now = dropped and window.mean * scale > before
     now = window.mean * scale
+    worse_now = dropped and sign * now > sign * before
     change = f"changed from {before:.4g} to {now:.4g}" if dropped else f"has not changed, {now:.4g}"
     reason = (
-        f"{rule.metric}: the loss above the best past level {found[0].value:.4g} {change} "
-        f"over {len(found[1])} windows of the champion (adaptive window of {window.width}, delta {rule.delta:g})"
+        f"{rule.metric} {change} over {len(served)} windows of the champion "
+        f"(adaptive window of {window.width}, delta {rule.delta:g})"
     )
     return one_finding(rule.trigger, worse_now, reason, "")
 
 
 def judge_regret(rule: RegretExceedsCost, case: Case) -> Finding:
-    """Loss above the best past level in money, accumulated since the champion began and never below zero."""
+    """Loss above what models had when fresh in money, accumulated since the champion began and never below zero."""
     report, price = case.evidence.performance, case.budget.value_usd_per_metric_unit_per_day
     if report is None or price is None or case.cost_usd is None:
         lacking = {
@@ -100,16 +117,16 @@ def judge_regret(rule: RegretExceedsCost, case: Case) -> Finding:
     if found is None:
         return one_finding(rule.trigger, False, f"regret: {NO_LEVEL}", "")
     regret_usd = 0.0
-    for seen, worse in found[1]:
+    for seen, worse in found.series:
         regret_usd = max(0.0, regret_usd + worse * price * seen.window.days)
     needed_usd = rule.factor * case.cost_usd
     holds = regret_usd >= needed_usd and regret_usd > 0
     reason = (
-        f"regret of {regret_usd:,.2f} USD since the champion began ({len(found[1])} windows against {report.primary} "
-        f"{found[0].value:.4g}), a retrain is expected to cost {case.cost_usd:,.2f} USD; {needed_usd:,.2f} USD are "
-        "needed"
+        f"regret of {regret_usd:,.2f} USD since the champion began ({len(found.series)} windows against {report.primary} "
+        f"{found.level:.4g} of fresh models), a retrain is expected to cost {case.cost_usd:,.2f} USD; "
+        f"{needed_usd:,.2f} USD are needed"
     )
-    latest = found[1][-1][1] if found[1] else 0.0
+    latest = found.series[-1][1] if found.series else 0.0
     wish = f"would retrain from a regret of {needed_usd:,.2f} USD"
     if latest > 0:
         days = math.ceil((needed_usd - regret_usd) / (latest * price)) if price else 0

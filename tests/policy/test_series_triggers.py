@@ -100,8 +100,21 @@ class TestRegret:
         assert not self.regret(6.0).retrain
         decision = self.regret(6.0, 6.0)
         assert decision.retrain
-        assert "regret of 100.00 USD since the champion began (2 windows against mae 5)" in decision.reasons[0]
+        assert (
+            "regret of 100.00 USD since the champion began (2 windows against mae 5 of fresh models)"
+            in decision.reasons[0]
+        )
         assert not self.regret(6.0, 6.0, text="{trigger: regret_exceeds_cost, factor: 1.2}").retrain
+
+    def test_a_stable_champion_seldom_owes_a_dear_retrain(self):
+        """A retrain that costs what 20 windows lose which are one sigma worse, 30 windows of service; against the best past
+        level, as lucky as it is, more than half of such champions are retrained."""
+        random, ever = np.random.default_rng(5), 0
+        for _ in range(60):
+            values = list(5 + 0.1 * random.normal(size=42))
+            known = {"budget": PRICED, "expected_cost_usd": 20 * 0.1 * 50}
+            ever += any(judged(self.rule, values[:length], 12, **known).retrain for length in range(18, 43, 6))
+        assert ever / 60 <= 0.15
 
     def test_it_says_when_it_would(self):
         assert self.regret(6.0).would_change == (
