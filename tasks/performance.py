@@ -65,10 +65,9 @@ def _measure(
     before = [report for report in history.performances if report.window < window]
     value = next((metric for metric in metrics if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
-    p_value = noise = smallest = None
+    closed = [one.value for one in closed_values(before, primary, floor)]
+    noise, p_value, smallest = window_noise(closed), None, None  # known before labels are: an estimate is judged by it
     if value is not None and best is not None:
-        closed = [one.value for one in closed_values(before, primary, floor)]
-        noise = window_noise(closed)
         p_value = shift_p_value(value, best[0], noise, len(closed))
         smallest = smallest_shift(value, best[0], noise, len(closed))
     return PerformanceReport(
@@ -88,6 +87,7 @@ def _measure(
         baseline_window=best[1] if best else None,
         shift_p_value=p_value,
         noise=noise,
+        noise_windows=len(closed) if noise is not None else None,
         smallest_shift=smallest,
     )
 

@@ -137,14 +137,13 @@ class Bed:
         low, high = statistics.metric_interval(name, truth, predicted, draws=200)
         own = MetricValue(name, metrics.compute(name, truth, predicted), low, high, len(truth), False)
         best = levels.best_past_level(before, name)
-        p_value = noise = None
+        closed = [value.value for value in levels.closed_values(before, name)]
+        p_value, noise = None, levels.window_noise(closed)
         if best:
-            closed = [value.value for value in levels.closed_values(before, name)]
-            noise = levels.window_noise(closed)
             p_value = levels.shift_p_value(own, best[0], noise, len(closed))
         level = best[0] if best else None
         report = PerformanceReport(window, window.end, "1", len(rows), len(truth), "closed", (own,), name)
-        return replace(report, baseline=level, shift_p_value=p_value, noise=noise)
+        return replace(report, baseline=level, shift_p_value=p_value, noise=noise, noise_windows=len(closed))
 
     def _estimate(self, learned: list[pa.Table], rows: pa.Table) -> MetricValue | None:
         pairs = [self._answers(table) for table in learned]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.estimate_errors import describe_estimate
 from tasks.policy.evidence import DiagnosisKind
-from tasks.policy.performance import standard_error
+from tasks.policy.performance import shift_p_value, standard_error
 from tasks.policy.reports import DriftReport, EstimateError, FeatureDrift, MetricValue, PerformanceReport, QualityReport
 
 
@@ -196,19 +196,21 @@ def _without_labels(
     limits: DiagnosisLimits,
     estimate_error: EstimateError | None,
 ) -> Diagnosis:
-    """Before labels: what the estimate says of moved inputs; a moved concept cannot be seen yet."""
+    """Before labels: what the estimate says of moved inputs; a moved concept cannot be seen yet.
+
+    The estimate is judged as a realised value would be: it learned on windows that vary as all do, the level is the best
+    of them.
+    """
     if drift is None or not drift.says_something:
         return Diagnosis("insufficient_evidence", (inputs, "performance is not known yet"))
     if not names:
         return Diagnosis("none", (inputs, "performance is not known yet; a changed concept would show with the labels"))
     level = performance.baseline if performance else None
-    if estimate is None or level is None or estimate.name != level.name:
+    if performance is None or estimate is None or level is None or estimate.name != level.name:
         return Diagnosis(
             "insufficient_evidence", (inputs, "neither labels nor an estimate tell whether it harms"), names
         )
-    worse = level.value - estimate.value if estimate.higher_is_better else estimate.value - level.value
-    error = math.hypot(standard_error(estimate), standard_error(level))
-    p_value = float(scipy.stats.norm.sf(worse / error)) if error else float(worse <= 0)
+    p_value = shift_p_value(estimate, level, performance.noise, performance.noise_windows)
     harmful = p_value <= limits.alpha
     told = f"{describe_estimate(estimate, estimate_error)}, best past level {level.value:.4g} (p={p_value:.2g})"
     return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, told), names)

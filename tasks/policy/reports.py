@@ -187,6 +187,8 @@ class PerformanceReport:
     shift_p_value: float | None = None
     noise: float | None = None
     """Standard deviation of the primary metric of one window around its level, from earlier windows."""
+    noise_windows: int | None = None
+    """From how many closed windows that is known."""
     smallest_shift: float | None = None
     """The least worsening of the primary metric that this window would have shown, four times of five."""
 

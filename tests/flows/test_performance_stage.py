@@ -116,6 +116,11 @@ def test_the_shift_is_measured_from_the_best_level_of_closed_windows(config):
     assert report.shift_p_value < 1e-4
     assert history.performances[4].shift_p_value > 0.05
     assert "best past level 0.5" in describe(report)
+    (waiting,) = measure_performance.fn(
+        config, windows[5], windows[5].start + HOURS, History(performances=history.performances[:5])
+    )
+    assert waiting.metrics == ()  # what windows vary by is known before labels, for an estimate to be judged by
+    assert (waiting.noise, waiting.noise_windows) == (report.noise, 5)
 
 
 def _spread(table: pa.Table, error: float) -> np.ndarray:

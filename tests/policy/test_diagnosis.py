@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.policy.diagnosis import decide_diagnosis
+from tasks.policy.performance import best_past_level, window_noise
 from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport
 from tests.policy.judged_windows import drift, quality, report, valued
 
@@ -68,6 +69,23 @@ def test_before_labels_the_estimate_speaks_for_the_inputs():
     waiting = replace(performed(5.0, 0.5), maturity="open", metrics=())
     assert decide_diagnosis(GOOD, MOVED, waiting, estimated(6.0)).kind == "harmful_covariate_shift"
     assert decide_diagnosis(GOOD, MOVED, waiting, estimated(5.0)).kind == "harmless_covariate_shift"
+
+
+@pytest.mark.parametrize(("harm", "least", "most"), [(0.0, 0.0, 0.05), (0.6, 0.95, 1.0)])
+def test_before_labels_the_estimate_is_judged_by_what_windows_vary_by(harm, least, most):
+    """Inputs moved; windows vary by 0.1 and their rows' error is 0.005. The estimate learned on the latest three windows.
+
+    By the rows' error alone, nearly every stable model would be harmed, as the level is the luckiest of the past.
+    """
+    random, found = np.random.default_rng(3), Counter()
+    for _ in range(200):
+        values = list(random.normal(5, 0.1, 12))
+        level = best_past_level([report(number, mae=value) for number, value in enumerate(values)], "mae")[0]
+        expected = estimated(np.mean(values[-3:]) + harm + random.normal(0, 0.01), 0.01)
+        waiting = replace(report(12, "open", mae=5.0), metrics=(), baseline=level)
+        waiting = replace(waiting, noise=window_noise(values), noise_windows=len(values), primary="mae")
+        found[decide_diagnosis(GOOD, MOVED, waiting, expected).kind] += 1
+    assert least <= found["harmful_covariate_shift"] / 200 <= most
 
 
 def test_a_failed_gate_is_a_fault_with_its_own_reasons():
