@@ -83,19 +83,25 @@ def block_bootstrap_interval(
 
 
 def moving_block_interval(series: ArrayLike, confidence: float = 0.95, draws: int = 2000, seed: int = 7) -> Interval:
-    """Interval of the mean of a series whose neighbours correlate: overlapping blocks of about n^(1/3) are resampled.
+    """Interval of the mean of a series whose neighbours correlate: overlapping blocks of about 2n^(1/3) are resampled.
 
-    Künsch (1989), Annals of Statistics 17:1217. `series` (n,); values that are not finite are left out.
+    Künsch (1989), Annals of Statistics 17:1217. Few blocks vary by too little, as one value does around the mean of few,
+    so the percentiles are stretched to Student's t of n/block - 1 degrees of freedom and by √(n/(n - block)); with blocks
+    of n^(1/3) and no stretching, 84 of 95 % are kept by 40 values that correlate by 0.4.
+    `series` (n,); values that are not finite are left out. NaN below two values.
     """
     values = np.asarray(series, float)
     values = values[np.isfinite(values)]
     count = len(values)
-    if not count:
+    if count < 2:
         return Interval(float("nan"), float("nan"))
-    block = max(1, round(count ** (1 / 3)))
+    block = max(1, min(round(2 * count ** (1 / 3)), count // 4))
     starts = np.random.default_rng(seed).integers(0, count - block + 1, size=(draws, -(-count // block)))
     rows = (starts[:, :, None] + np.arange(block)).reshape(draws, -1)[:, :count]
-    return percentile_interval(values[rows].mean(axis=1), confidence)
+    means, tail = values[rows].mean(axis=1), (1 + confidence) / 2
+    stretch = float(scipy.stats.t.ppf(tail, count / block - 1) / scipy.stats.norm.ppf(tail))
+    stretch *= (count / (count - block)) ** 0.5
+    return percentile_interval(values.mean() + stretch * (means - means.mean()), confidence)
 
 
 def resampled_confusions(counts: ArrayLike, draws: int, seed: int) -> NDArray[np.int64]:
