@@ -26,6 +26,8 @@ class Calibration:
 
     predicted: tuple[float, ...]
     true: tuple[float, ...]
+    rows: int
+    """Labelled rows that it was learned on."""
 
     def apply(self, probabilities: ArrayLike) -> Floats:
         mended: Floats = np.interp(np.asarray(probabilities, float), self.predicted, self.true)
@@ -39,7 +41,7 @@ def calibrate(y_true: ArrayLike, y_pred: ArrayLike, bins: int = 50) -> Calibrati
     predicted = np.array([np.asarray(y_pred, float)[part].mean() for part in parts])
     shares = np.array([np.asarray(y_true, float)[part].mean() for part in parts])
     fitted = optimize.isotonic_regression(shares, weights=[len(part) for part in parts]).x
-    return Calibration(tuple(map(float, predicted)), tuple(map(float, fitted)))
+    return Calibration(tuple(map(float, predicted)), tuple(map(float, fitted)), len(order))
 
 
 def estimate_classes(
@@ -47,26 +49,27 @@ def estimate_classes(
 ) -> tuple[MetricValue, ...]:
     """Expected metrics of two-class predictions (n,) if each row is positive with its calibrated probability.
 
-    Intervals of the means of rows hold the noise of labels and of rows; of the others, half of it by Monte Carlo.
+    Intervals of the means of rows hold the noise of labels and of rows; of the others, half of it by Monte Carlo. The
+    calibration's own doubt is that of as many rows as it was learned on. Of an AUC the largest error there can be is
+    taken, which has room for it.
     """
     predicted = np.asarray(y_pred, float)
     chance = predicted if calibration is None else calibration.apply(predicted)
+    doubt = 1.0 if calibration is None else math.sqrt(1 + len(predicted) / calibration.rows)
     found = []
     for name in ("accuracy", "log_loss", "brier"):
         if_one, if_zero = (_rows(name, np.full(len(predicted), code), predicted) for code in (1.0, 0.0))
         rows = chance * if_one + (1 - chance) * if_zero
         label_noise = chance * (1 - chance) * (if_one - if_zero) ** 2
-        error = math.sqrt(float(label_noise.mean() + rows.var()) / len(rows))
+        error = doubt * math.sqrt(float(label_noise.mean() + rows.var()) / len(rows))
         found.append(_value(name, float(rows.mean()), error, len(rows), confidence))
     decided = predicted >= 0.5
     hit, miss = chance[decided].sum(), chance[~decided].sum()
     table = np.array([[(1 - chance[~decided]).sum(), (1 - chance[decided]).sum()], [miss, hit]])
     draws = _label_draws(chance, decided)
     for name in ("balanced_accuracy", "f1"):
-        values = from_confusion(name, draws)
-        found.append(
-            _value(name, float(from_confusion(name, table)), float(np.nanstd(values)), len(chance), confidence)
-        )
+        error = doubt * float(np.nanstd(from_confusion(name, draws)))
+        found.append(_value(name, float(from_confusion(name, table)), error, len(chance), confidence))
     found.append(_value("roc_auc", _expected_auc(predicted, chance), _auc_error(chance), len(chance), confidence))
     return tuple(value for value in found if math.isfinite(value.value) and math.isfinite(value.low))
 
@@ -114,6 +117,8 @@ class LossCurve:
     edges: tuple[float, ...]
     means: tuple[float, ...]
     spreads: tuple[float, ...]
+    counts: tuple[int, ...]
+    """Rows of the reference in each bin."""
 
 
 def learn_losses(metric: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5, bins: int = 20) -> LossCurve:
@@ -128,14 +133,20 @@ def learn_losses(metric: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: fl
     overall = float(losses.mean())
     means = np.where(counts > 0, np.bincount(place, losses, len(edges) + 1) / np.maximum(counts, 1), overall)
     squares = np.bincount(place, (losses - means[place]) ** 2, len(edges) + 1) / np.maximum(counts, 1)
-    return LossCurve(metric, tuple(map(float, edges)), tuple(map(float, means)), tuple(map(float, np.sqrt(squares))))
+    spreads = tuple(map(float, np.sqrt(squares)))
+    return LossCurve(metric, tuple(map(float, edges)), tuple(map(float, means)), spreads, tuple(map(int, counts)))
 
 
 def estimate_loss(curve: LossCurve, y_pred: ArrayLike, confidence: float = 0.95) -> MetricValue:
-    """The metric expected of these predictions, if rows predicted alike err as they did on the reference."""
+    """The metric expected of these predictions, if rows predicted alike err as they did on the reference.
+
+    The variance is that of these rows, and that of the curve's own means in the bins that the rows lie in.
+    """
     place = np.searchsorted(np.array(curve.edges), np.asarray(y_pred, float), side="right")
-    rows, spreads = np.array(curve.means)[place], np.array(curve.spreads)[place]
-    mean, error = float(rows.mean()), math.sqrt(float((spreads**2).mean() + rows.var()) / len(rows))
+    rows, spreads = np.array(curve.means)[place], np.array(curve.spreads)
+    shares = np.bincount(place, minlength=len(spreads)) / len(place)
+    learned = float((shares**2 * spreads**2 / np.maximum(curve.counts, 1)).sum())
+    mean, error = float(rows.mean()), math.sqrt(float((spreads[place] ** 2).mean() + rows.var()) / len(rows) + learned)
     if curve.metric == "rmse":
         mean, error = math.sqrt(mean), error / (2 * math.sqrt(mean)) if mean else 0.0
     return _value(curve.metric, mean, error, len(rows), confidence)
