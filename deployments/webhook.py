@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from deployments.model_config import available_models
 from tasks.policy.handover import about
+from tasks.policy.records import CLOCKS_APART
 
 PATH = "/hooks/data-landed"
 MOST_BYTES = 4096
@@ -64,6 +65,9 @@ def read_notice(content_type: str, length: str, body: bytes) -> DataLanded:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         raise NotTaken(422, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from error
+    now = datetime.now(UTC)
+    if notice.until and notice.until > now + CLOCKS_APART:
+        raise NotTaken(422, f"until: lies in the future, expected no later than {now:%Y-%m-%dT%H:%M:%SZ}")
     if notice.model not in available_models():
         raise NotTaken(404, "no such model is deployed")
     return notice

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field
 
 from deployments.model_config import ModelConfig, available_models
 from tasks.policy.errors import PerennialError
-from tasks.policy.records import digest
+from tasks.policy.records import CLOCKS_APART, digest
 
 
 def in_utc(moment: datetime) -> datetime:
@@ -48,10 +48,27 @@ EarlierVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 Reason = Annotated[str, Field(min_length=3, max_length=2000)]
 
 
+class TimeAhead(PerennialError):
+    """A live model is asked about a time that has not come. Nothing was read."""
+
+
 def present(config: ModelConfig, until: datetime | None) -> datetime:
-    """The time a flow judges from: `until`, else now, and never past the end of recorded data and of what comes late."""
-    moment = in_utc(until) if until else wall_clock()
-    return min(moment, config.period.end + config.settling) if config.period.end else moment
+    """The time a flow judges from: `until`, else now, and never past the end of recorded data and of what comes late.
+
+    Recorded data, whose end the model's file sets, is complete wherever it lies, also ahead of the clock. A live model's
+    is complete up to now: rows are read once and for good, and labels are not sought again before a time that was searched,
+    so a later `until` would leave out for ever what is still to come. Raises TimeAhead for one that is later by more than
+    clocks differ.
+    """
+    moment, now = in_utc(until) if until else wall_clock(), wall_clock()
+    if config.period.end:
+        return min(moment, config.period.end + config.settling)
+    if moment > now + CLOCKS_APART:
+        raise TimeAhead(
+            f"{config.name}: until is {moment:%Y-%m-%d %H:%M} UTC, expected no later than now, {now:%Y-%m-%d %H:%M} UTC; "
+            "leave it empty for now, or set period.end in the model's file where its data is recorded up to then"
+        )
+    return moment
 
 
 def wall_clock() -> datetime:

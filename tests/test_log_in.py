@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
@@ -126,6 +127,15 @@ def test_anything_else_is_refused_and_becomes_no_event(pages, received, sent, st
     assert pages.post("/hooks/other", json={"model": "air_time"}).status_code == 404
     assert pages.post(PATH, json={"model": "air_time"}, headers={"Host": "evil.example"}).status_code == 421
     assert received == []
+
+
+def test_rows_cannot_have_landed_of_a_time_that_has_not_come(pages, received):
+    now = datetime.now(UTC)
+    for ahead, status in ((timedelta(minutes=6), 422), (timedelta(hours=14), 422), (timedelta(minutes=4), 202)):
+        answer = pages.post(PATH, json={"model": "air_time", "until": (now + ahead).isoformat()})
+        assert answer.status_code == status
+        assert status == 202 or answer.text.startswith("until: lies in the future, expected no later than 20")
+    assert len(received) == 1
 
 
 def test_without_a_server_the_sender_is_asked_to_send_again(pages, monkeypatch):

@@ -14,6 +14,7 @@
     ├── LedgerError          tasks/adapters/object_store.py the chain or a lease cannot be read or extended
     ├── LeaseHeld            tasks/adapters/lease.py       another run of the model writes
     ├── FencedOut            tasks/adapters/lease.py       this process fell silent and another one took over
+    ├── TimeAhead            flows/parameters.py           a live model is asked about a time that has not come
     ├── NothingToPromote     tasks/policy/errors.py        no challenger has been judged
     ├── AccessRefused        tasks/policy/errors.py        somebody may not do this
     └── WorkspaceError       tasks/adapters/workspace.py   the workspace cannot be written to

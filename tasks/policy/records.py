@@ -15,6 +15,9 @@ from pydantic import TypeAdapter
 
 Record = TypeVar("Record")
 
+CLOCKS_APART = timedelta(minutes=5)
+"""What the clocks of two machines may differ by, as Kerberos allows (RFC 4120, 8.2); a time further ahead is a mistake."""
+
 
 @cache
 def _adapter(record_type: type) -> TypeAdapter[Any]:

@@ -1,0 +1,30 @@
+"""A time that has not come is refused where data is live: what is read once and for good would be read half-filled."""
+
+from datetime import timedelta
+
+import pytest
+
+from flows.parameters import TimeAhead, present, wall_clock
+from tests.monitored_model import HISTORY, model
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=6), timedelta(hours=14), 365 * 1000 * DAY])
+def test_a_time_ahead_of_the_clock_is_refused_for_a_live_model(ahead):
+    with pytest.raises(TimeAhead, match=r"^churn: until is .* UTC, expected no later than now, .* UTC; .*period\.end"):
+        present(model(), wall_clock() + ahead)
+
+
+def test_the_clock_of_another_machine_may_be_a_little_ahead():
+    moment = wall_clock() + timedelta(minutes=4)
+    assert present(model(), moment) == moment
+    assert abs(present(model(), None) - wall_clock()) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("years", [-1, 10])
+def test_recorded_data_is_complete_wherever_it_ends(years):
+    end = wall_clock() + years * 365 * DAY
+    recorded = model(period={"start": HISTORY.start, "history_until": HISTORY.end, "end": end})
+    assert present(recorded, end - DAY) == end - DAY
+    assert present(recorded, end + 365 * DAY) == end
