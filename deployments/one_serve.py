@@ -33,8 +33,14 @@ class Hold:
         self.path.write_text(json.dumps({"serve": os.getpid(), "started": started}), encoding="utf-8")
 
     def recall(self) -> dict[str, Any]:
-        text = self.path.read_text(encoding="utf-8")
-        return dict(json.loads(text)) if text else {}
+        """What was remembered; nothing where it was cut short, as by a full disk or a loss of power.
+
+        Whether the workspace is held is told by the lock alone, so that a file that cannot be read neither frees nor holds it.
+        """
+        try:
+            return dict(json.loads(self.path.read_text(encoding="utf-8") or "{}"))
+        except ValueError:
+            return {}
 
 
 @contextmanager

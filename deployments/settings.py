@@ -120,7 +120,7 @@ class Period(Settings):
     history_until: datetime
     """The first model is trained on [start, history_until); replay serves from there."""
     end: datetime | None = None
-    """Where recorded data ends; none while it keeps coming."""
+    """Where recorded data ends, which is complete up to then; none while it keeps coming."""
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:

@@ -200,6 +200,18 @@ def test_a_stranger_who_was_given_a_remembered_process_id_is_left_alone():
         stranger.wait()
 
 
+@pytest.mark.parametrize("cut", ['{"serve": 1, "sta', "\0" * 40, b"{\xc3".decode("latin-1")])
+def test_a_memory_that_was_cut_short_neither_stops_a_start_nor_lets_a_second_one_in(cut):
+    lock = workspace().home / "serve.lock"
+    lock.write_text(cut, encoding="latin-1")
+    with hold_workspace(workspace()) as hold:
+        assert hold.recall() == {"serve": os.getpid(), "started": {}}
+        lock.write_text(cut, encoding="latin-1")
+        with pytest.raises(WorkspaceError, match="by process unknown"), hold_workspace(workspace()):
+            pass
+    assert lock.read_text() == ""
+
+
 def test_a_second_serve_leaves_the_accounts_of_the_first_one_alone(tmp_path):
     from deployments.serve import serve
 

@@ -4,16 +4,23 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
+from evidently.ui.service.storage.local.base import LocalState
+from evidently.ui.service.storage.local.watcher import WorkspaceDirHandler
+from watchdog.observers import Observer
 
-from tasks.adapters.evidently_workspace import folder, project_id
+from tasks.adapters import evidently_workspace
+from tasks.adapters.evidently_workspace import folder, keep, project_id
 from tasks.adapters.shared_scripts import share_scripts
-from tasks.adapters.workspace import workspace
+from tasks.adapters.workspace import WorkspaceError, make_folder, workspace
 from tests.browser import needs_chromium, render
-from tests.monitored_model import judge
+from tests.monitored_model import WINDOW, judge
 
 READ = """
 import json, sys
@@ -35,6 +42,58 @@ def test_another_process_reads_a_measured_window_once_with_its_verdicts(tmp_path
     assert (name, runs) == ("churn", ["churn 2024-02-01..2024-02-06"])
     assert sorted(statuses) == ["FAIL", "SUCCESS", "SUCCESS", "SUCCESS"]
     assert (folder() / str(project_id("churn")) / "metadata.json").is_file()
+
+
+@pytest.fixture
+def shown(tmp_path) -> Iterator[LocalState]:
+    """What a running UI holds: it reads the folder when it starts, and is then told of files by the system."""
+    state = LocalState.load(str(make_folder(folder())), None)
+    observer = Observer()
+    observer.schedule(WorkspaceDirHandler(state), str(folder()), recursive=True)
+    observer.start()
+    yield state
+    observer.stop()
+    observer.join(10)
+
+
+def test_a_running_ui_shows_each_window_as_soon_as_it_is_kept(tmp_path, shown, monkeypatch):
+    drawn = []
+    with monkeypatch.context() as patched:
+        patched.setattr(evidently_workspace, "keep", lambda snapshot, *_: drawn.append(snapshot))
+        assert judge(tmp_path).drift
+    for number in (1, 2, 3):
+        keep(*drawn, "churn", f"window {number}", WINDOW.end)
+        deadline = monotonic() + 10
+        while len(shown.snapshots.get(project_id("churn"), {})) < number and monotonic() < deadline:
+            sleep(0.05)
+        assert len(shown.snapshots[project_id("churn")]) == number
+    assert shown.projects[project_id("churn")].name == "churn"
+
+
+@pytest.mark.parametrize("torn", ["", '{"id": "', "[]"])
+def test_what_a_killed_process_left_of_a_project_is_written_anew(tmp_path, torn):
+    assert judge(tmp_path).drift
+    metadata = folder() / str(project_id("churn")) / "metadata.json"
+    metadata.write_text(torn)
+    assert judge(tmp_path).drift
+    state = LocalState.load(str(folder()), None)
+    assert [project.name for project in state.projects.values()] == ["churn"]
+    assert len(state.snapshots[project_id("churn")]) == 1
+
+
+def test_a_window_whose_writing_fails_leaves_the_earlier_one_and_nothing_else(tmp_path, monkeypatch):
+    assert judge(tmp_path).drift
+    before = {path: path.read_bytes() for path in workspace().home.rglob("*.json")}
+
+    def half_written(content: Any, file: TextIO, **_: Any) -> None:
+        file.write("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("evidently.ui.storage.local.base.json.dump", half_written)
+    with pytest.raises(WorkspaceError, match="No space left"):
+        judge(tmp_path, amount=np.ones(2000)).drift  # noqa: B018
+    assert {path: path.read_bytes() for path in workspace().home.rglob("*.json")} == before
+    assert not list(workspace().home.glob(".*"))
 
 
 @pytest.fixture
