@@ -64,6 +64,7 @@ def report_drift(
     from tasks.adapters import evidently_workspace
     from tasks.adapters.drift_reports import draw_report
     from tasks.adapters.shared_scripts import share_scripts
+    from tasks.adapters.whole import write_whole
 
     sample = None if coded is None else _read_sample(config, profile, reference, importances or {})
     matched = _match(config, profile, reference, coded, sample)
@@ -79,7 +80,7 @@ def report_drift(
         )
     path = workspace().report(config.name, profile.window.name, PAGE)
     try:
-        path.write_text(share_scripts(drawn.html, path, workspace().reports), encoding="utf-8")
+        write_whole(path, share_scripts(drawn.html, path, workspace().reports))
         evidently_workspace.keep(drawn.snapshot, config.name, profile.window.name, profile.window.end)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error

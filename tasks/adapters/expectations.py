@@ -21,6 +21,7 @@ from great_expectations.core import ExpectationSuiteValidationResult
 from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
 
+from tasks.adapters.whole import write_whole
 from tasks.policy.quality import Measurement
 
 WINDOW = "(window)"
@@ -116,13 +117,13 @@ def write_page(
         for one in judgement.broken
     )
     header = "<tr><th>requirement</th><th>column</th><th>found</th><th>expected</th><th>rows</th></tr>"
-    path.write_text(
+    write_whole(
+        path,
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p class='verdict {verdict}'>{verdict}</p>"
         f"<ul>{listed}</ul><table>{facts}</table>"
         f"{f'<h2>Broken</h2><table>{header}{broken}</table>' if broken else ''}"
         f"<h2>All requirements</h2><p>Each number is how far the worst column lies past its limit.</p>{body}"
         "</body></html>",
-        encoding="utf-8",
     )
     return str(path)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.whole import whole_file
 from tasks.adapters.workspace import WorkspaceError
 from tasks.policy.profile import Floats
 from tasks.policy.records import Window, digest
@@ -78,7 +79,8 @@ def write_sample(samples: Sequence[WindowSample], path: Path) -> str | None:
         return None
     columns = {name: table.column(name) for table in tables for name in table.column_names}
     try:
-        pq.write_table(pa.table(columns), path, compression="none", use_dictionary=False, write_statistics=False)
+        with whole_file(path) as own:  # a run by hand may read it while a scheduled one writes it
+            pq.write_table(pa.table(columns), own, compression="none", use_dictionary=False, write_statistics=False)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
     return str(path)

@@ -1,13 +1,16 @@
 """Whole or not at all, and safe for several processes at once."""
 
 import multiprocessing
+from contextlib import ExitStack
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tasks.adapters.shared_scripts import MARK, SHARED, share_scripts
 from tasks.adapters.whole import one_at_a_time, whole_file, whole_folder, write_whole
+from tests.monitored_model import judge
 
 WRITERS, ROUNDS, BUNDLE = 4, 10, 3_600_000
 PAGE = f"<html>{MARK}<script>{'x' * BUNDLE}</script><script>draw()</script></html>"
@@ -50,6 +53,18 @@ def test_processes_that_change_one_file_under_the_lock_lose_nothing(tmp_path):
     path.write_text("0")
     assert run_side_by_side(_count, path) == [0] * WRITERS
     assert path.read_text() == str(WRITERS * ROUNDS)
+
+
+def test_who_reads_a_sample_or_a_page_while_another_run_writes_it_anew_reads_the_earlier_one(tmp_path):
+    judged = judge(tmp_path)
+    paths = [Path(uri) for uri in (judged.profiled.sample_uri, judged.quality.report_uri, judged.drift.report_uri)]
+    before = [path.read_bytes() for path in paths]
+    with ExitStack() as readers:
+        opened = [readers.enter_context(path.open("rb")) for path in paths]
+        assert all(judge(tmp_path, amount=np.zeros(2000)))
+        assert [reader.read() == earlier for reader, earlier in zip(opened, before, strict=True)] == [True] * 3
+    assert [path.read_bytes() == earlier for path, earlier in zip(paths, before, strict=True)] == [False] * 3
+    assert not [path for folder in {path.parent for path in paths} for path in folder.glob(".*.unfinished")]
 
 
 def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path):
