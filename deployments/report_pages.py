@@ -11,19 +11,21 @@ from functools import partial
 from html import escape
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from os.path import isfile, realpath  # unlike pathlib's, they answer for names that are too long or lead in a circle
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from deployments.credentials import may_enter
 from deployments.model_config import available_models
-from deployments.webhook import MOST_BYTES, PATH, NotTaken, pass_on, read_notice
+from deployments.webhook import PATH, NotTaken, announced, pass_on, read_notice
 from tasks.adapters.workspace import Workspace, workspace
 from tasks.policy.errors import PerennialError
 
 LOCAL_NAMES = ("127.0.0.1", "localhost")
 FLEET = "/reports/fleet.html"
 ASSETS = "assets"
+INDEXES = ("index.html", "index.htm")  # what SimpleHTTPRequestHandler sends for a folder
 
 
 class ReportPages(SimpleHTTPRequestHandler):
@@ -31,6 +33,8 @@ class ReportPages(SimpleHTTPRequestHandler):
 
     Nothing else of the workspace can be read.
     """
+
+    timeout = 30  # seconds of silence that end a connection: each has a thread of its own
 
     def __init__(self, *request: Any, space: Workspace) -> None:
         self.folders = {"reports": space.reports, "replay": space.home / "replay"}
@@ -58,7 +62,7 @@ class ReportPages(SimpleHTTPRequestHandler):
             if urlsplit(self.path).path != PATH:
                 raise NotTaken(HTTPStatus.NOT_FOUND, f"expected {PATH}")
             length = self.headers.get("Content-Length", "")
-            sent = self.rfile.read(min(int(length), MOST_BYTES)) if length.isdigit() else b""
+            sent = self.rfile.read(announced(length))
             pass_on(read_notice(self.headers.get("Content-Type", ""), length, sent))
         except NotTaken as refusal:
             self._answer(refusal.status, str(refusal))
@@ -75,7 +79,9 @@ class ReportPages(SimpleHTTPRequestHandler):
 
     def _is_welcome(self) -> bool:
         """Whether the request may be answered; where not, it has been told why."""
-        if not self._is_local():
+        if not self._can_be_read():
+            self.send_error(HTTPStatus.BAD_REQUEST, "host or address cannot be read")
+        elif not self._is_local():
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "only localhost is served")
         elif not may_enter(self.headers.get("Authorization")):
             self.send_response(HTTPStatus.UNAUTHORIZED)
@@ -88,14 +94,16 @@ class ReportPages(SimpleHTTPRequestHandler):
 
     def translate_path(self, path: str) -> str:
         """The file behind an address, or one that does not exist where the address leads out of our folders."""
-        first, *rest = Path(unquote(urlsplit(path).path)).parts[1:] or ("",)
+        address = unquote(urlsplit(path).path)
+        first, *rest = Path(address).parts[1:] or ("",)
         folder = self.folders.get(first)
         if folder is None or ".." in rest:
             return str(Path("/nonexistent"))
-        file = folder.joinpath(*rest).resolve()
-        return (
-            f"{file}{'/' * path.endswith('/')}" if file.is_relative_to(folder.resolve()) else str(Path("/nonexistent"))
-        )
+        file = realpath(folder.joinpath(*rest)) + "/" * address.endswith("/")
+        if file.endswith("/"):  # the index that is sent for a folder may itself be a link
+            indexes = [realpath(file + name) for name in INDEXES]
+            file = next(filter(isfile, indexes), file)
+        return file if Path(file).is_relative_to(folder.resolve()) else str(Path("/nonexistent"))
 
     def end_headers(self) -> None:
         self.send_header("X-Content-Type-Options", "nosniff")
@@ -105,6 +113,14 @@ class ReportPages(SimpleHTTPRequestHandler):
         """Only what went wrong is worth a line."""
         if isinstance(code, int) and code >= HTTPStatus.BAD_REQUEST:
             super().log_request(code, size)
+
+    def _can_be_read(self) -> bool:
+        """Whether host and address are such at all: where not, urlsplit raises ValueError. No file's name holds a null."""
+        try:
+            urlsplit(f"//{self.headers.get('Host', '')}")
+            return "\0" not in unquote(urlsplit(self.path).path)
+        except ValueError:
+            return False
 
     def _is_local(self) -> bool:
         return urlsplit(f"//{self.headers.get('Host', '')}").hostname in LOCAL_NAMES

@@ -30,7 +30,7 @@ class DataLanded(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$")]
-    until: AwareDatetime | None = None
+    until: Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))] | None = None
 
     @property
     def event(self) -> dict[str, object]:
@@ -54,12 +54,19 @@ class NotTaken(Exception):
         self.status = status
 
 
+def announced(length: str) -> int:
+    """The bytes that a Content-Length announces. Raises NotTaken; `²` is a digit too, and 5,000 nines are refused by int."""
+    if not (length.isascii() and length.isdigit()) or len(length) > len(str(MOST_BYTES)) or int(length) > MOST_BYTES:
+        raise NotTaken(413, f"expected a Content-Length of at most {MOST_BYTES} bytes, and as many bytes")
+    return int(length)
+
+
 def read_notice(content_type: str, length: str, body: bytes) -> DataLanded:
     """What a request says. Raises NotTaken. A web page elsewhere cannot send this content type unasked."""
     if content_type.split(";")[0].strip().lower() != "application/json":
         raise NotTaken(415, "expected Content-Type: application/json")
-    if not length.isdigit() or int(length) > MOST_BYTES or len(body) != int(length):
-        raise NotTaken(413, f"expected a Content-Length of at most {MOST_BYTES} bytes, and as many bytes")
+    if len(body) != announced(length):
+        raise NotTaken(413, f"expected {length} bytes as announced, found {len(body)}")
     try:
         notice = DataLanded.model_validate_json(body)
     except ValidationError as error:

@@ -115,6 +115,7 @@ def test_a_notice_becomes_one_event_however_often_it_is_sent(pages, received):
         ({"json": {"model": "/tmp/mine.yaml"}}, 422),
         ({"json": {"model": "air_time", "until": "soon"}}, 422),
         ({"json": {"model": "air_time", "until": "2013-06-05T00:00:00"}}, 422),
+        ({"json": {"model": "air_time", "until": "0001-01-01T00:00:00+14:00"}}, 422),
         ({"json": {"model": "air_time", "policy": "mine"}}, 422),
         ({"json": ["air_time"]}, 422),
         ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 422),

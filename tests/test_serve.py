@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from rich.console import Console
 from deployments.one_serve import hold_workspace
 from deployments.report_pages import ReportPages
 from deployments.services import Service, Stream
+from deployments.webhook import PATH
 from tasks.adapters.prefect_server import free_port, served_url
 from tasks.adapters.workspace import WorkspaceError, workspace
 
@@ -304,6 +306,54 @@ def test_a_ledger_that_cannot_be_read_is_said_on_the_page_and_ends_nothing(pages
 def test_nothing_but_reports_can_be_read(pages, path):
     raw = httpx.URL(str(pages.base_url)).copy_with(raw_path=path.encode())
     assert httpx.get(raw).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["index.html", "index.htm"])
+def test_a_folder_whose_index_leads_out_of_the_reports_shows_nothing_of_it(pages, workspace, name):
+    index = workspace / "reports" / "air_time" / name
+    index.symlink_to(workspace / "secret.txt")
+    for address in ("/reports/air_time/", "/reports/air_time/?x"):
+        answer = pages.get(address)
+        assert (answer.status_code, "secret" in answer.text) == (404, False)
+    index.unlink()
+    index.symlink_to(workspace / "reports/air_time/2013-06-01_2013-06-06/drift.html")
+    assert pages.get("/reports/air_time/?x").text == "<p>drift</p>"
+
+
+def ask(pages: httpx.Client, request: str) -> str:
+    """The first line of the answer to a request that no client would send; empty where none came."""
+    with socket.create_connection((pages.base_url.host, pages.base_url.port), timeout=10) as asking:
+        asking.sendall(request.encode("latin-1"))
+        return asking.makefile("rb").readline().decode().strip()
+
+
+@pytest.mark.parametrize(
+    ("request_line", "header", "status"),
+    [
+        ("GET /reports/%00", "Host: localhost", 400),
+        ("HEAD /reports/air_time/%00/", "Host: localhost", 400),
+        ("GET http://[/", "Host: localhost", 400),
+        ("GET /", "Host: [", 400),
+        (f"GET /reports/{'x' * 300}/", "Host: localhost", 404),
+        (f"POST {PATH}", "Host: [", 400),
+        (f"POST {PATH}", "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: \xb2", 413),
+        (f"POST {PATH}", f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {'9' * 5000}", 413),
+    ],
+)
+def test_what_cannot_be_read_as_a_request_is_answered_and_leaves_no_traceback(
+    pages, capfd, request_line, header, status
+):
+    assert ask(pages, f"{request_line} HTTP/1.1\r\n{header}\r\n\r\n").split()[1:2] == [str(status)]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "begun", ["", "GET / HT", f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{{"]
+)
+def test_who_begins_a_request_and_falls_silent_holds_no_thread(pages, monkeypatch, begun):
+    assert 10 <= ReportPages.timeout <= 60
+    monkeypatch.setattr(ReportPages, "timeout", 0.2)
+    assert ask(pages, begun) == ""  # the server hung up
 
 
 def test_a_page_elsewhere_cannot_read_reports_through_a_rebound_name(pages):
