@@ -8,21 +8,19 @@ while: a window is joined with its labels several times while it is judged, and 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from threading import Lock
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
-from cachetools import LRUCache
 
 from tasks.adapters.content_hash import ContentHash, column_hashes, combined
+from tasks.adapters.kept_tables import KeptTables
 from tasks.policy.errors import PerennialError
 
 FOOTER = b"perennial"
 ROWS_PER_BATCH = 65_536  # what a streaming reader holds at once; 64k rows × 35 floats are 18 MB
 KEPT_BYTES = 256 * 2**20  # of all that was read lately; a larger file is read each time
-_kept: LRUCache[tuple[object, ...], pa.Table] = LRUCache(KEPT_BYTES, getsizeof=lambda rows: rows.nbytes)
-_alone = Lock()
+_kept = KeptTables(KEPT_BYTES)
 
 
 class LakeError(PerennialError, RuntimeError):
@@ -104,14 +102,7 @@ class LandedParquet:
         """All rows at once; from memory where they were read lately and the file is still the same."""
         wanted = self.schema(columns)
         key = (*self._identity, *wanted.names)
-        with _alone:
-            kept = _kept.get(key)
-        if kept is None:
-            kept = self._read(wanted)
-            with _alone:
-                if kept.nbytes <= KEPT_BYTES:
-                    _kept[key] = kept
-        return kept
+        return _kept.get(key, lambda: self._read(wanted))
 
     def _read(self, wanted: pa.Schema) -> pa.Table:
         try:

@@ -7,7 +7,7 @@ and a quarter of the rows of one window length; the drawn rows are bounded here)
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import estimators, model_files, training_rows
+from tasks.adapters.kept_tables import KeptTables
 from tasks.adapters.model_files import Scorer
 from tasks.adapters.schemas import moment
 from tasks.adapters.whole import whole_file, whole_folder
@@ -29,6 +30,8 @@ WINDOW_ROWS, PROBE_ROWS, SCORED_ROWS = 5_000, 40_000, 20_000
 """At most so many rows drawn from a window, learned from by a probe, and scored in a window."""
 DEFAULT_ROUNDS, DEFAULT_RATE = 100, 0.3
 NO_PROBE = "untaught"
+_samples = KeptTables(128 * 2**20)
+"""Read by each probe that learns from the window again; 128 MiB are 500 windows of 5,000 rows × 6 floats."""
 
 
 def probe_config(config: ModelConfig) -> ModelConfig:
@@ -81,7 +84,7 @@ def probe(config: ModelConfig, windows: Sequence[Window]) -> Scorer | None:
     folder = probe_folder(config) / f"{windows[-1].end:%Y-%m-%dT%H%M%S}"
     if not folder.exists():
         cheap = probe_config(config)
-        rows = _thinned(pa.concat_tables(_sample(_sample_path(config, window)) for window in windows))
+        rows = _drawn(config, windows)
         with whole_folder(folder) as own:
             if training_rows.why_not_train(cheap, rows) is None:
                 model_files.save(estimators.fit(cheap, rows).scorer, own)
@@ -111,14 +114,16 @@ def _sample_path(config: ModelConfig, window: Window) -> Path:
     return probe_folder(config) / f"{window.name}.parquet"
 
 
-def _thinned(rows: pa.Table) -> pa.Table:
-    step = -(-len(rows) // PROBE_ROWS)
-    return rows.take(np.arange(0, len(rows), step)) if step > 1 else rows
-
-
-@lru_cache(maxsize=256)
-def _sample(path: Path) -> pa.Table:
-    return pq.read_table(path, partitioning=None)
+def _drawn(config: ModelConfig, windows: Sequence[Window]) -> pa.Table:
+    """Every nth of all rows that these windows' samples hold, drawn sample by sample: all at once may be gigabytes."""
+    paths = [_sample_path(config, window) for window in windows]
+    counts = [pq.read_metadata(path).num_rows for path in paths]
+    step, before, drawn = max(1, -(-sum(counts) // PROBE_ROWS)), 0, []
+    for path, count in zip(paths, counts, strict=True):
+        rows = _samples.get(path, partial(pq.read_table, path, partitioning=None))
+        drawn.append(rows if step == 1 else rows.take(np.arange(-before % step, count, step)))
+        before += count
+    return pa.concat_tables(drawn)
 
 
 @lru_cache(maxsize=64)

@@ -56,7 +56,7 @@ def test_lost_probes_are_made_again_and_score_the_same(probed, monkeypatch: pyte
     monkeypatch.setenv("PERENNIAL_LAKE", str(home / "lake"))
     shutil.rmtree(workspace().home / "probes")
     probes._loaded.cache_clear()
-    probes._sample.cache_clear()
+    probes._samples.clear()
     first = judged[0]
     champion, window = find_champion(config, required=True), first.evidence.window
     history = recall_history(config, champion, window)

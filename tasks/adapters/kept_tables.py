@@ -1,0 +1,30 @@
+"""Tables that were read lately, as many as fit into so many bytes: a count would bound no memory, as tables may be wide."""
+
+from collections.abc import Callable
+from threading import Lock
+
+import pyarrow as pa
+from cachetools import LRUCache
+
+
+class KeptTables:
+    """Least recently used first out; safe for threads. What was read under a key must never change."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._kept: LRUCache[object, pa.Table] = LRUCache(most_bytes, getsizeof=lambda table: table.nbytes)
+        self._alone = Lock()
+
+    def get(self, key: object, read: Callable[[], pa.Table]) -> pa.Table:
+        """The table from memory, else as read now; one that is larger than all that may be kept is read each time."""
+        with self._alone:
+            kept = self._kept.get(key)
+        if kept is None:
+            kept = read()
+            with self._alone:
+                if kept.nbytes <= self._kept.maxsize:
+                    self._kept[key] = kept
+        return kept
+
+    def clear(self) -> None:
+        with self._alone:
+            self._kept.clear()
