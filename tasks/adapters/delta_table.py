@@ -29,6 +29,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.parquet_file import LakeError, LandedParquet, discard, write_parquet
+from tasks.adapters.redaction import told
 from tasks.adapters.workspace import WorkspaceError
 
 Answer = TypeVar("Answer")
@@ -85,9 +86,9 @@ class LandedTable:
         except (DeltaError, OSError) as error:
             at = "" if version is None else f" at version {version}"
             raise LakeError(
-                f"{uri}: cannot be read{at} ({_first_line(error)}); expected a Delta table that landed here; "
+                f"{uri}: cannot be read{at} ({told(error)}); expected a Delta table that landed here; "
                 "check PERENNIAL_LAKE and that its store can be reached"
-            ) from error
+            ) from None  # a store names the whole address, with the signature that some have in it
 
     @classmethod
     def open_or_create(cls, uri: str, schema: pa.Schema) -> "LandedTable":
@@ -105,7 +106,7 @@ class LandedTable:
             )
         except (DeltaError, OSError) as error:
             if cls.open(uri) is None:  # else another process made it first
-                raise _unwritable(uri, error) from error
+                raise _unwritable(uri, error) from None
         return cls.open_or_create(uri, schema)
 
     def _last_commits(self) -> list[tuple[int, int | None]]:
@@ -169,7 +170,7 @@ class LandedTable:
                     discard(self._files, add.path)
                 if isinstance(error, DeltaError) and self._was_outrun():
                     raise Outrun from None
-                raise _unwritable(self.uri, error) from error
+                raise _unwritable(self.uri, error) from None
         files = [self._landed(add.path, rows.num_rows) for add, rows in zip(adds, parts.values(), strict=True)]
         return {file.window: file for file in files}
 
@@ -203,11 +204,11 @@ class LandedTable:
         _latest.pop(self.uri, None)
         try:
             latest = LandedTable.open(self.uri)
-        except LakeError as unreadable:
+        except LakeError:
             raise WorkspaceError(
-                f"{self.uri}: cannot be written to ({_first_line(error)}), nor read to tell whether the rows have landed; "
+                f"{self.uri}: cannot be written to ({told(error)}), nor read to tell whether the rows have landed; "
                 "expected a store that can be reached; run this again, which lands nothing twice"
-            ) from unreadable
+            ) from None
         return (
             bool(adds) and latest is not None and {add.path for add in adds} <= {file.path for file in latest.files()}
         )
@@ -238,12 +239,8 @@ def _partitioned(schema: pa.Schema) -> pa.Schema:
     return schema.remove_metadata().append(pa.field(PARTITION, pa.string()))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _unwritable(uri: str, error: Exception) -> WorkspaceError:
     return WorkspaceError(
-        f"{uri}: cannot be written to ({_first_line(error)}); nothing was landed; expected a writable store with free "
+        f"{uri}: cannot be written to ({told(error)}); nothing was landed; expected a writable store with free "
         "space; set PERENNIAL_HOME or PERENNIAL_LAKE to one, or free disk space"
     )

@@ -115,11 +115,11 @@ def as_table(rows: Rows, names: tuple[str, ...]) -> pa.Table:
         return rows.select(list(names))
     try:
         return pa.Table.from_pandas(rows[list(names)], preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
         mixed = [name for name in names if rows[name].dtype == object and _is_mixed(rows[name])]
         raise FeatureError(
             f"column {', '.join(mixed) or ', '.join(names)}: holds values of several types, expected one type a column"
-        ) from error
+        ) from None  # Arrow quotes the value, which may identify a person
 
 
 def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...], unknown: float = np.nan) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from tasks.adapters import lease
 from tasks.adapters.object_store import LedgerError, ledger_store, store_errors
+from tasks.adapters.redaction import without_secrets
 from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import LedgerEntry
 from tasks.policy.records import from_json, to_json
@@ -193,7 +194,7 @@ def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[
 
 def _damaged(model: str, problem: str) -> LedgerError:
     return LedgerError(
-        f"{workspace().ledger}/{model}: {problem}; expected an unbroken chain; "
+        f"{without_secrets(workspace().ledger)}/{model}: {problem}; expected an unbroken chain; "
         f"run python -m tasks.audit verify {model}, then restore the folder from a backup"
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from tasks.adapters.redaction import told, without_secrets
 from tasks.adapters.workspace import make_folder, workspace
 from tasks.policy.errors import PerennialError
 
@@ -44,8 +45,7 @@ def store_errors(where: str) -> Iterator[None]:
     except (BaseError, OSError) as error:
         if isinstance(error, (FileNotFoundError, AlreadyExistsError)):
             raise
-        reason = str(error).strip().splitlines()[0]
         raise LedgerError(
-            f"{workspace().ledger}: {where} cannot be read or written ({reason}); expected a store that this user may "
-            "read and append to; set PERENNIAL_LEDGER, or free disk space"
-        ) from error
+            f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({told(error)}); expected a "
+            "store that this user may read and append to; set PERENNIAL_LEDGER, or free disk space"
+        ) from None  # a store names the whole address, with the signature that some have in it

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tasks.adapters.content_hash import ContentHash, column_hashes, combined
 from tasks.adapters.kept_tables import KeptTables
+from tasks.adapters.redaction import told
 from tasks.policy.errors import PerennialError
 
 FOOTER = b"perennial"
@@ -59,8 +60,7 @@ class LandedParquet:
             # pre_buffer would hold the whole file's bytes while batches are read
             self._file = pq.ParquetFile(files.open_input_file(path), pre_buffer=False)
         except (OSError, pa.ArrowInvalid) as error:
-            reason = f"cannot be read ({type(error).__name__})"
-            raise self._broken(reason) from error
+            raise self._broken(f"cannot be read ({told(error)})") from None
         schema = self._file.schema_arrow
         footer = json.loads((schema.metadata or {}).get(FOOTER, b"{}"))
         self.notes: dict[str, str] = footer.get("notes", {})
@@ -95,7 +95,7 @@ class LandedParquet:
                 read.update(aligned)
                 yield aligned
         except (OSError, pa.ArrowInvalid) as error:
-            raise self._broken(f"cannot be read ({type(error).__name__})") from error
+            raise self._broken(f"cannot be read ({told(error)})") from None
         self._compare(read.columns())
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -108,7 +108,7 @@ class LandedParquet:
         try:
             rows = self._file.read(columns=wanted.names, use_threads=False).select(wanted.names)
         except (OSError, pa.ArrowInvalid) as error:
-            raise self._broken(f"cannot be read ({type(error).__name__})") from error
+            raise self._broken(f"cannot be read ({told(error)})") from None
         rows = rows.replace_schema_metadata(None)
         self._compare(column_hashes(rows))
         return rows

@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.adapters import lease
+from tasks.adapters.redaction import told, without_secrets
 from tasks.adapters.whole import one_at_a_time
 from tasks.adapters.workspace import workspace
 from tasks.policy.errors import PerennialError
@@ -66,17 +67,11 @@ def answers(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        kind = error.error_code if isinstance(error, MlflowException) else type(error).__name__
+        code = f" ({error.error_code})" if isinstance(error, MlflowException) else ""
         raise RegistryError(
-            f"{what}: {kind} from {_address(workspace().mlflow)}: {str(error).splitlines()[0][:200]}; "
+            f"{what}: {told(error)[:200]}{code}, from {without_secrets(workspace().mlflow)}; "
             "check MLFLOW_TRACKING_URI, and that the registry runs and has room and rights to write"
-        ) from error
-
-
-def _address(uri: str) -> str:
-    """A registry's address without the password that it may carry."""
-    scheme, _, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+        ) from None  # MLflow's own words name the address with its password
 
 
 def aliases(model: str) -> dict[str, str]:
@@ -87,7 +82,7 @@ def aliases(model: str) -> dict[str, str]:
     except MlflowException as error:
         if error.error_code == LOST:
             return {}
-        raise RegistryError(f"{model}: its aliases cannot be read: {error.error_code}; check the registry") from error
+        raise RegistryError(f"{model}: its aliases cannot be read: {error.error_code}; check the registry") from None
 
 
 def version(model: str, alias_or_number: str) -> ModelVersion:
@@ -123,7 +118,7 @@ def stored_version(model: str, number: str) -> StoredVersion:
     except MlflowException as error:
         raise RegistryError(
             f"{model}: version {number} is not in the registry ({error.error_code}); expected one of its versions"
-        ) from error
+        ) from None
 
 
 def as_record(stored: StoredVersion) -> ModelVersion:

@@ -199,10 +199,11 @@ def _as_key(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
 def _as_int64(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     try:
         return column.cast(pa.int64())
-    except pa.ArrowInvalid as error:
+    except pa.ArrowInvalid:
         raise SourceError(
-            f"{at} is {column.type} ({error}), expected signed 64-bit integers; store it as text"
-        ) from error
+            f"{at} is {column.type} and holds what 64 bits with a sign cannot, expected signed 64-bit integers; "
+            "store it as text"
+        ) from None  # Arrow quotes the value, which may identify a person
 
 
 def _as_stored(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:

@@ -27,6 +27,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.redaction import told
 from tasks.adapters.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
 from tasks.policy.records import Window
 
@@ -36,7 +37,10 @@ DOWNLOAD_TIMEOUT_S = 600.0
 
 
 def read_files(config: ModelConfig, window: Window, columns: Sequence[str], where: str) -> pa.Table:
-    """The window's rows in `columns`; a little more where times have no zone. Raises SourceError, SourceUnreachable."""
+    """The window's rows in `columns`; a little more where times have no zone. Raises SourceError, SourceUnreachable.
+
+    Neither has a cause: libraries name the whole address, with log-in and signature, and the value that fits no type.
+    """
     path = str(config.source.path)
     remote = "://" in path
     try:
@@ -44,26 +48,26 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
             require_columns(dataset.schema.names, columns, where)
             rows = dataset.to_table(columns=list(columns), filter=_pushed_down(config, dataset.schema, window, where))
             return _empty_is_missing(rows) if config.source.kind == "csv" else rows
-    except (FileNotFoundError, TableNotFoundError) as error:
+    except (FileNotFoundError, TableNotFoundError):
         raise SourceError(
             f"{where}: nothing is there, expected a {config.source.kind} source; mend source.path"
-        ) from error
-    except PermissionError as error:
+        ) from None
+    except PermissionError:
         raise SourceError(
             f"{where}: access is denied, expected read access; mend its permissions or credentials"
-        ) from error
+        ) from None
     except (aiohttp.ClientError, TimeoutError) as error:
         raise SourceUnreachable(
             f"{where}: cannot be fetched ({type(error).__name__}); check the host and try again"
-        ) from error
+        ) from None
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
-        raise _unreadable(config, where, error) from error
+        raise _unreadable(config, where, error) from None
     except (OSError, DeltaError) as error:
         if not remote:
-            raise _unreadable(config, where, error) from error
+            raise _unreadable(config, where, error) from None
         raise SourceUnreachable(
             f"{where}: cannot be read ({_short(error)}); check host, bucket and credentials"
-        ) from error
+        ) from None
 
 
 def shown(path: str) -> str:
@@ -81,8 +85,8 @@ def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceErro
 
 
 def _short(error: Exception) -> str:
-    """The first line, without the value that a CSV conversion error quotes: it may identify a person."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(": invalid value")[0]
+    """Type and first line, without the value that a CSV conversion error quotes: it may identify a person."""
+    return told(error).split(": invalid value")[0]
 
 
 @contextmanager

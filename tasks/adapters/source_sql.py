@@ -6,6 +6,7 @@ times as text and has them compared as text: write them as `YYYY-MM-DD HH:MM:SS.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 
 from deployments.settings import Source
+from tasks.adapters.redaction import told
 from tasks.adapters.schemas import SourceError, SourceUnreachable, require_columns
 from tasks.policy.records import Window
 
@@ -39,7 +41,7 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
     except SQLAlchemyError as error:
         raise SourceUnreachable(
             f"{where}: cannot be connected to ({_said(error, engine.url)}); check host and login"
-        ) from error
+        ) from None  # drivers name what the address holds
     with connection:
         try:
             found = connection.execution_options(stream_results=True).execute(statement, _bounds(source, window, where))
@@ -52,7 +54,7 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
             kind = SourceUnreachable if lost else SourceError
             raise kind(
                 f"{where}: the query failed ({_said(error, engine.url)}); mend source.query in the YAML"
-            ) from error
+            ) from None
     return _concatenated(chunks, where) if chunks else pa.table({name: pa.nulls(0) for name in columns})
 
 
@@ -100,18 +102,23 @@ def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequen
     for name, place in zip(columns, places, strict=True):
         try:
             arrays.append(pa.array([row[place] for row in rows]))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
             raise SourceError(
                 f"{where}: column {name!r} mixes types or has one that Arrow lacks, expected one; cast it in the query"
-            ) from error
+            ) from None  # Arrow quotes the value, which may identify a person
     return pa.table(dict(zip(columns, arrays, strict=True)))
 
 
 def _said(error: SQLAlchemyError, url: URL) -> str:
-    """What the driver said, in one line, without the URL's password and parameters."""
+    """What the driver said, in one line, without the URL's password and parameters and without a row's value.
+
+    A password whose & was not escaped goes on as the name of a parameter.
+    """
     original = getattr(error, "orig", None)
-    said = (str(original).strip().splitlines() or [""])[0] if original is not None else ""
-    secrets = [url.password, *(value if isinstance(value, str) else " ".join(value) for value in url.query.values())]
-    for secret in secrets:
-        said = said.replace(str(secret), "***") if secret else said
-    return f"{type(original or error).__name__}: {said}" if said else type(error).__name__
+    if original is None:
+        return type(error).__name__
+    values = [text for value in url.query.values() for text in ((value,) if isinstance(value, str) else value)]
+    said = told(original)
+    for secret in sorted({str(url.password or ""), *url.query, *values} - {""}, key=len, reverse=True):
+        said = said.replace(secret, "***")
+    return re.split(r""": ["']""", said)[0]  # `invalid input syntax for type integer: "…"`

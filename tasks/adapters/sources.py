@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.redaction import told
 from tasks.adapters.schemas import (
     SourceEmpty,
     SourceError,
@@ -100,12 +101,14 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
         found = function(window.start, window.end, **config.source.options)
     except SourceError:
         raise
-    except Exception as error:  # a stranger's code may raise anything; told again as what it is, never swallowed
-        at = traceback.extract_tb(error.__traceback__)[-1]
+    except Exception as error:  # noqa: BLE001 – a stranger's code may raise anything; told again as what it is, never swallowed
+        called = traceback.extract_tb(error.__traceback__)
+        ends = [called[min(1, len(called) - 1)], called[-1]]  # where in the function, and where in what it called
+        places = dict.fromkeys(f"{at.name}, {Path(at.filename).name} line {at.lineno}" for at in ends)
         raise SourceError(
-            f"{where(config)}: the function failed on window {window.name} ({type(error).__name__}: {error}; "
-            f"raised in {at.name}, {Path(at.filename).name} line {at.lineno}); expected a pyarrow.Table"
-        ) from error
+            f"{where(config)}: the function failed on window {window.name} ({told(error)}; raised in "
+            f"{', through '.join(reversed(places))}); expected a pyarrow.Table"
+        ) from None  # its cause may name an address with log-in and signature, as clients do
     if not isinstance(found, pa.Table):
         raise SourceError(f"{where(config)}: returned {type(found).__name__}, expected a pyarrow.Table")
     return found

@@ -13,6 +13,7 @@ import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
 from tasks.adapters import registry
+from tasks.adapters.redaction import without_secrets
 from tasks.adapters.workspace import workspace
 from tasks.policy.attribution import AttributionProfile
 from tasks.policy.coded_rows import CodedRows
@@ -56,9 +57,9 @@ def _download(address: str, folder: Path, uri: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:
         raise model_files.ModelFileError(
-            f"{address}: cannot be read ({type(error).__name__}); expected the files that were registered; "
-            "restore the artifact store, roll back or train again"
-        ) from error
+            f"{without_secrets(address)}: cannot be read ({type(error).__name__}); expected the files that were "
+            "registered; restore the artifact store, roll back or train again"
+        ) from None  # MLflow names the address that it asked, with its password
 
 
 @lru_cache(maxsize=32)
@@ -68,12 +69,14 @@ def _artifact(uri: str, run_id: str, name: str) -> str:
 
 def _read_artifact(uri: str, run_id: str, name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        address = f"{registry.client_of(uri).get_run(run_id).info.artifact_uri}/{name}"
+        with registry.answers(f"run {run_id} cannot be read"):
+            address = f"{registry.client_of(uri).get_run(run_id).info.artifact_uri}/{name}"
         return _download(address, Path(folder), uri).read_bytes()
 
 
 def _holds(uri: str, run_id: str, name: str) -> bool:
-    return name in {file.path for file in registry.client_of(uri).list_artifacts(run_id)}
+    with registry.answers(f"artifacts of run {run_id} cannot be listed"):
+        return name in {file.path for file in registry.client_of(uri).list_artifacts(run_id)}
 
 
 def reference_profile(version: ModelVersion) -> ReferenceProfile:

@@ -236,7 +236,3 @@ def test_an_unreachable_registry_is_a_clear_error(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'not-a-database'}")
     with pytest.raises(RegistryError, match="check MLFLOW_TRACKING_URI"):
         registry.client()
-
-
-def test_an_error_shows_no_password():
-    assert registry._address("postgresql://mlflow:secret@db/mlflow") == "postgresql://db/mlflow"
