@@ -86,6 +86,12 @@ class ModelConfig(Settings):
             unknown = [name for name in slices if name not in self.columns.features.names]
             if unknown:
                 raise ValueError(f"{section}.slices has {', '.join(unknown)}, expected names of features")
+            personal = [name for name in slices if name in self.columns.personal]
+            if personal:
+                raise ValueError(
+                    f"{section}.slices has {', '.join(personal)}, which columns.personal lists: reports, ledger and logs "
+                    "name a slice by its value; expected features that identify nobody"
+                )
         unknown = [name for name in self.quality.columns if name not in self.columns.features.names]
         if unknown:
             raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")

@@ -32,6 +32,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("metric: mae\n", "metric: accuracy\n", ("'accuracy' does not fit task regression", "mae, rmse, pinball")),
         ("metric: mae\n", "metric: made\n", ("performance.metric is 'made'", "'mae'")),
         ("slices: [origin]", "slices: [colour]", ("performance.slices has colour", "features")),
+        ("  features:\n", "  personal: [origin]\n  features:\n", ("performance.slices has origin", "identify nobody")),
         ("trigger: perennial", "trigger: never", ("never", "'every'")),
         (
             "trigger: perennial",
@@ -160,3 +161,14 @@ def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path,
     assert "predicts arrives_late (binary; F1 and probabilities are of" in told
     assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
+
+
+def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> None:
+    """A slice is named by its value, in the ledger for good."""
+    path = edited(tmp_path, "  slices: [origin]\nretraining:", "retraining:")
+    text = path.read_text(encoding="utf-8").replace("  features:\n", "  personal: [origin]\n  features:\n")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        ModelConfigError, match=r"validation\.slices has origin, .* expected features that identify nobody"
+    ):
+        load_model_config(path)

@@ -1,6 +1,7 @@
 """What people read in the Prefect dashboard about what was done: a markdown page each. A judgement has a file of its own.
 
-The sentences are the decision's own, the same as in the ledger and the log. Category values never appear here.
+The sentences are the decision's own, the same as in the ledger and the log. Of category values only those of slices
+appear here, which no personal column can be (`deployments/model_config.py`).
 """
 
 from prefect.artifacts import create_markdown_artifact
