@@ -78,7 +78,7 @@ def explain_loss(
     frozen = version_files.attribution(champion)
     if frozen is None:
         return None
-    scorer = version_files.load_scorer(champion)
+    scorer = version_files.load_scorer(champion, config.training.estimator)
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     rows = rows.take(attribution.drawn_places(len(rows), attribution.ROWS))

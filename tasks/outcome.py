@@ -88,7 +88,7 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
 
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
-    scorers = [version_files.load_scorer(version) for version in (old, new)]
+    scorers = [version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
     classes = all_classes(scorer.classes for scorer in scorers)
     truth = encode_labels(rows.column(config.columns.label), classes)
     known = np.isfinite(truth)

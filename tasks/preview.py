@@ -101,7 +101,7 @@ def preview_promotion(
     if serving == challenger.version:
         gate = f"version {serving} serves already"
     barred = f"it is {status}, expected a version that may serve" if status in ("quarantined", "rejected") else None
-    refusals = stopped_by((*access, gate, barred, trial.smoke_test(challenger)))
+    refusals = stopped_by((*access, gate, barred, trial.smoke_test(challenger, config.training.estimator)))
     asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"
     approval = asked if config.needs_approval else "approval: none is needed"
     return _shown(Preview(config.name, "promotion", refusals, (*what_validation_said(validation, serving), approval)))

@@ -33,13 +33,13 @@ def promote_challenger(
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
     if refusal is None and tags.get("status") == "quarantined":
         refusal = "it is quarantined, expected a version that was never rolled back"
-    refusal = refusal or trial.smoke_test(challenger)
+    refusal = refusal or trial.smoke_test(challenger, config.training.estimator)
     if refusal:
         raise PromotionRefused(f"{model}: version {number} is not promoted: {refusal}")
     # previous first: cut off at any step, the champion that serves stays known
     wanted = {registry.PREVIOUS: champion, registry.CHAMPION: number}
     wanted[registry.CHALLENGER] = None if waiting == number else waiting
-    alias_move.move(model, decision_id, number, before, wanted)
+    alias_move.move(model, decision_id, number, before, wanted, config.training.estimator)
     if champion is not None:
         registry.tag(model, champion, status="stale", replaced_by=number)
     registry.tag(model, number, status="champion", promoted_by=decision_id)
@@ -64,8 +64,9 @@ def restore_previous(
         get_run_logger().info("rollback: version %s serves again already, by the same decision; unchanged", serving)
         return Promotion(model, decision_id, serving, now.get(registry.PREVIOUS), "unchanged")
     before = alias_move.remembered(model, serving, decision_id) if serving else now
-    bad, target = _rollback_target(model, before, expected)
-    alias_move.move(model, decision_id, target, before, {registry.CHAMPION: target, registry.PREVIOUS: None})
+    bad, target = _rollback_target(config, before, expected)
+    wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
+    alias_move.move(model, decision_id, target, before, wanted, config.training.estimator)
     registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
     registry.tag(model, target, status="champion", restored_by=decision_id)
     get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)
@@ -77,16 +78,17 @@ def preview_rollback(config: ModelConfig) -> Promotion:
     """What a rollback would do now, tried as far as it changes nothing. Raises PromotionRefused where it would."""
     from tasks.adapters import registry
 
-    bad, target = _rollback_target(config.name, registry.aliases(config.name))
+    bad, target = _rollback_target(config, registry.aliases(config.name))
     said = f"version {target} answers and would serve again; version {bad} would be quarantined"
     get_run_logger().info("rollback (dry run): %s", said)
     return Promotion(config.name, "dry run", bad, target, "unchanged", (said,))
 
 
-def _rollback_target(model: str, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:
+def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:
     """(the champion that goes, the version that would serve again). Raises PromotionRefused."""
     from tasks.adapters import registry, trial
 
+    model = config.name
     bad, target = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
     if bad is None or target is None or bad == target:
         raise PromotionRefused(
@@ -96,7 +98,8 @@ def _rollback_target(model: str, aliases: Mapping[str, str], expected: str | Non
     if expected not in (None, bad):
         raise PromotionRefused(f"{model}: version {bad} serves by now, not {expected}; nothing is rolled back")
     version = registry.version(model, target)
-    refusal = "it is quarantined" if dict(version.tags).get("status") == "quarantined" else trial.smoke_test(version)
+    quarantined = dict(version.tags).get("status") == "quarantined"
+    refusal = "it is quarantined" if quarantined else trial.smoke_test(version, config.training.estimator)
     if refusal:
         raise PromotionRefused(f"{model}: previous version {target} cannot serve: {refusal}; {bad} keeps serving")
     return bad, target

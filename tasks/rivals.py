@@ -39,7 +39,7 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     if landed is None:
         raise AssertionError(f"{config.name}: {window.name} was scored, yet its rows are not in the lake")
     rows = lake.read_rows(landed)
-    scorers = {"never": version_files.load_scorer(first), "every": every}
+    scorers = {"never": version_files.load_scorer(first, config.training.estimator), "every": every}
     frame = pd.DataFrame({name: list(scorer.predict(rows)) for name, scorer in scorers.items()})
     frame.attrs = {name: scorer.classes for name, scorer in scorers.items()}
     frame.insert(0, "id", rows[config.columns.id].to_pandas())

@@ -35,7 +35,7 @@ def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion)
 
     from tasks.adapters import lake, version_files
 
-    scorer = version_files.load_scorer(version)
+    scorer = version_files.load_scorer(version, config.training.estimator)
     rows = lake.read_rows(snapshot)
     parts, seconds = [], []
     for start in range(0, len(rows), BATCH_ROWS):

@@ -28,11 +28,17 @@ def remembered(model: str, number: str, decision_id: str) -> dict[str, str]:
 
 
 def move(
-    model: str, decision_id: str, champion: str, before: Mapping[str, str], wanted: Mapping[str, str | None]
+    model: str,
+    decision_id: str,
+    champion: str,
+    before: Mapping[str, str],
+    wanted: Mapping[str, str | None],
+    estimator: str | None = None,
 ) -> None:
     """Set `wanted`, load the champion through its alias; any failure puts the aliases back to `before`.
 
-    `before` is passed in and never read in here. Raises MoveFailed, or what the registry raised, after putting back.
+    `before` is passed in and never read in here; `estimator` is the configured one (`version_files.load_scorer`).
+    Raises MoveFailed, or what the registry raised, after putting back.
     """
     registry.tag(model, champion, move_from=json.dumps(dict(before)))
     registry.tag(model, champion, move_by=decision_id)
@@ -47,7 +53,7 @@ def move(
         registry.set_aliases(model, wanted)
         serving = registry.version(model, registry.CHAMPION)
         fault = None if serving.version == champion else f"the alias leads to version {serving.version}"
-        fault = fault or trial.smoke_test(serving)
+        fault = fault or trial.smoke_test(serving, estimator)
         if fault:
             raise MoveFailed(f"{model}: version {champion} does not serve as champion, putting back: {fault}")
 

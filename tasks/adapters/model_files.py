@@ -2,12 +2,14 @@
 
 XGBoost boosters are UBJ, everything else skops; encoder and classes are JSON beside them. Files are read once and
 checked against the SHA-256 that the registry holds before a byte of them is parsed. What skops may build comes from
-the version's own record, made when we trained it: a file's list of its own types says nothing about trust.
+the version's own record, made when we trained it: a file's list of its own types says nothing about trust. Whoever may
+write to the registry may write that record too, so types of other packages than those we train with are never built.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,8 @@ Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
 
 DESCRIPTION, BOOSTER, ESTIMATOR = "scorer.json", "model.ubj", "model.skops"
+VOUCHED = ("sklearn", "numpy", "scipy")
+"""Packages whose types every estimator may hold."""
 
 
 class ModelFileError(PerennialError):
@@ -107,18 +111,36 @@ def read(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def load(files: dict[str, bytes], expected_sha256: str, trusted_types: tuple[str, ...] = ()) -> Scorer:
-    """The scorer of these files. Raises ModelFileError if they are not the ones that were registered."""
+def load(
+    files: dict[str, bytes],
+    expected_sha256: str,
+    trusted_types: tuple[str, ...] = (),
+    packages: tuple[str, ...] = VOUCHED,
+) -> Scorer:
+    """The scorer of these files. Raises ModelFileError if they are not the ones that were registered.
+
+    Of skops' types only those are built that are among `trusted_types` and of one of `packages`.
+    """
     found = sha256(files)
     if found != expected_sha256:
         raise ModelFileError(
             f"model files have sha256 {found[:12]}…, the registry holds {expected_sha256[:12]}…; they were changed or "
             "cut short after registration; do not serve them, roll back or train again"
         )
-    return _parse(files, trusted_types)
+    return _parse(files, trusted_types, packages)
 
 
-def needed_types(estimator: Any, vouched_packages: tuple[str, ...]) -> tuple[str, ...]:
+def vouched_packages(estimator: str | None) -> tuple[str, ...]:
+    """Packages whose types a model may hold, given the import path of the configured estimator: its own is one."""
+    own = (estimator or "").partition(":")[0].partition(".")[0]
+    return (*VOUCHED, own) if own else VOUCHED
+
+
+def _foreign(types: Iterable[str], packages: tuple[str, ...]) -> list[str]:
+    return [name for name in types if name.partition(".")[0] not in packages]
+
+
+def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
     """Types that skops must be told to trust for this estimator, which we have just trained ourselves.
 
     Raises ModelFileError for a type from outside the packages of scikit-learn and of the configured estimator.
@@ -128,37 +150,47 @@ def needed_types(estimator: Any, vouched_packages: tuple[str, ...]) -> tuple[str
     import skops.io
 
     needed = tuple(sorted(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))))
-    foreign = [name for name in needed if name.partition(".")[0] not in vouched_packages]
-    if foreign:
+    if foreign := _foreign(needed, packages):
         raise ModelFileError(
             f"the trained {type(estimator).__name__} holds {', '.join(foreign)}, expected types from "
-            f"{', '.join(vouched_packages)} only; use an estimator without callables or objects of other packages"
+            f"{', '.join(packages)} only; use an estimator without callables or objects of other packages"
         )
     return needed
 
 
-def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...]) -> Scorer:
+def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tuple[str, ...] = VOUCHED) -> Scorer:
     description = json.loads(files[DESCRIPTION])
     encoding = Encoding(
         tuple((name, kind) for name, kind in description["features"]),
         {name: tuple(values) for name, values in description["categories"].items()},
     )
     task: Task = description["task"]
-    estimator = booster_estimator(files[BOOSTER], task) if BOOSTER in files else _skops(files[ESTIMATOR], trusted_types)
+    estimator = (
+        booster_estimator(files[BOOSTER], task)
+        if BOOSTER in files
+        else _skops(files[ESTIMATOR], trusted_types, packages)
+    )
     pipeline = Pipeline([("encoder", fitted_encoder(encoding)), ("estimator", estimator)])
     return Scorer(pipeline, encoding, task, tuple(description["classes"]))
 
 
-def _skops(content: bytes, trusted_types: tuple[str, ...]) -> Any:
+def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, ...]) -> Any:
     import skops.io
 
-    foreign = sorted(set(skops.io.get_untrusted_types(data=content)) - set(trusted_types))
-    if foreign:
+    needed = sorted(skops.io.get_untrusted_types(data=content))
+    unknown = sorted(set(needed) - set(trusted_types))
+    if unknown:
         raise ModelFileError(
-            f"{ESTIMATOR} holds types that nobody vouched for when it was trained: {', '.join(foreign)}; expected "
+            f"{ESTIMATOR} holds types that nobody vouched for when it was trained: {', '.join(unknown)}; expected "
             f"at most {', '.join(trusted_types) or 'what skops trusts itself'}; roll back or train again"
         )
-    return skops.io.loads(content, trusted=list(trusted_types))
+    if foreign := _foreign(needed, packages):
+        raise ModelFileError(
+            f"{ESTIMATOR} holds {', '.join(foreign)}, expected types from {', '.join(packages)} only, whatever its "
+            "version's tags say; train again, or, if it was trained with another estimator than training.estimator, "
+            "name that one there to serve it"
+        )
+    return skops.io.loads(content, trusted=needed)
 
 
 def booster_estimator(ubj: bytes | bytearray, task: Task) -> XGBModel:

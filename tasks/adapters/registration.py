@@ -158,8 +158,8 @@ def _log_run(
 
 def _tags(config: ModelConfig, fitted: Fitted, manifest: lineage.TrainingManifest) -> dict[str, str]:
     """What is read of a version without opening its files."""
-    configured = manifest.estimator.partition(":")[0].partition(".")[0]
-    trusted = model_files.needed_types(fitted.scorer.estimator, ("sklearn", "numpy", "scipy", configured))
+    vouched = model_files.vouched_packages(config.training.estimator)
+    trusted = model_files.needed_types(fitted.scorer.estimator, vouched)
     return {
         "decision_id": manifest.decision_id,
         "sha256": manifest.sha256,

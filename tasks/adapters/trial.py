@@ -28,7 +28,7 @@ def compare(
 ) -> Comparison:
     """Both versions' predictions of these labelled rows, made now, and the differences between them."""
     contenders = [version for version in (challenger, champion) if version is not None]
-    answered = [answer(version, rows) for version in contenders]
+    answered = [answer(version, rows, config.training.estimator) for version in contenders]
     faults = tuple(found for found in answered if isinstance(found, str))
     answers = [found for found in answered if not isinstance(found, str)]
     if faults or not len(rows):
@@ -43,10 +43,12 @@ def compare(
     return _measured(config, challenger, champion, holdout, rows.filter(pa.array(known)), truth[known], predicted)
 
 
-def answer(version: ModelVersion, rows: pa.Table, fresh: bool = False) -> tuple[Scorer, Floats] | str:
+def answer(
+    version: ModelVersion, rows: pa.Table, estimator: str | None = None, fresh: bool = False
+) -> tuple[Scorer, Floats] | str:
     """The version's scorer and its predictions, or what kept it from answering; one row and many must agree."""
     try:
-        scorer = version_files.load_scorer(version, fresh)
+        scorer = version_files.load_scorer(version, estimator, fresh)
         predicted = scorer.predict(rows)
         alone = scorer.predict(rows.slice(0, 1))
     except (ModelFileError, FeatureError) as error:
@@ -57,10 +59,10 @@ def answer(version: ModelVersion, rows: pa.Table, fresh: bool = False) -> tuple[
     return f"version {version.version} does not serve: {fault}" if fault else (scorer, predicted)
 
 
-def smoke_test(version: ModelVersion) -> str | None:
+def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | None:
     """What keeps a version from serving, its files read anew; None when it answers rows made of what it knows."""
     try:
-        encoding = version_files.load_scorer(version, fresh=True).encoding
+        encoding = version_files.load_scorer(version, estimator, fresh=True).encoding
     except ModelFileError as error:
         return f"version {version.version} does not serve: {error}"
     columns = {}
@@ -72,7 +74,7 @@ def smoke_test(version: ModelVersion) -> str | None:
             columns[name] = pa.array([row % 2 == 0 for row in range(SMOKE_ROWS)])
         else:
             columns[name] = pa.array([None, *np.linspace(-100.0, 100.0, SMOKE_ROWS - 1)], pa.float64())
-    found = answer(version, pa.table(columns))
+    found = answer(version, pa.table(columns), estimator)
     return found if isinstance(found, str) else None
 
 

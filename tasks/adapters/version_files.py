@@ -29,25 +29,26 @@ ATTRIBUTION = "feature_attribution.json"
 CODED_ROWS = "coded_rows.parquet"
 
 
-def load_scorer(version: ModelVersion, fresh: bool = False) -> "Scorer":
+def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool = False) -> "Scorer":
     """The scorer of a version, checked against its SHA-256; `fresh` reads the files again instead of the cache.
 
-    Raises ModelFileError on missing or altered files.
+    `estimator` is the import path in the model's file, whose package vouches for types; boosters need none. Raises
+    ModelFileError on missing or altered files and on types of other packages.
     """
     load = _scorer.__wrapped__ if fresh else _scorer
-    scorer: Scorer = load(workspace().mlflow, version.model, version.version, version.sha256)
+    scorer: Scorer = load(workspace().mlflow, version.model, version.version, version.sha256, estimator)
     return scorer
 
 
 @lru_cache(maxsize=8)
-def _scorer(uri: str, model: str, number: str, sha256: str) -> "Scorer":
+def _scorer(uri: str, model: str, number: str, sha256: str, estimator: str | None) -> "Scorer":
     from tasks.adapters import model_files
 
     stored = registry.stored_version(model, number)
     trusted = tuple(json.loads(stored.tags.get("trusted_types", "[]")))
     with tempfile.TemporaryDirectory() as folder:
         files = _download(f"{stored.source}/data/files", Path(folder), uri)
-        return model_files.load(model_files.read(files), sha256, trusted)
+        return model_files.load(model_files.read(files), sha256, trusted, model_files.vouched_packages(estimator))
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:

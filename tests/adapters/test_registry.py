@@ -1,10 +1,12 @@
 """The registry against a real MLflow: one version per decision, lineage, aliases, files as they were stored."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import timeit
 from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -12,8 +14,12 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import skops.io
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
-from tasks.adapters import estimators, lineage, registration, registry, version_files
+from tasks.adapters import estimators, lineage, model_files, registration, registry, trial, version_files
 from tasks.adapters.arrow_profile import freeze_reference
 from tasks.adapters.model_files import ModelFileError
 from tasks.adapters.registry import NoChampion, RegistryError
@@ -236,3 +242,26 @@ def test_an_unreachable_registry_is_a_clear_error(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'not-a-database'}")
     with pytest.raises(RegistryError, match="check MLFLOW_TRACKING_URI"):
         registry.client()
+
+
+def test_a_version_whose_tags_vouch_for_foreign_types_runs_none_of_their_code(workspace, tmp_path):
+    """Who may write to the registry writes file, hash and list of trusted types alike."""
+    version = register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
+    pwned, stored = tmp_path / "pwned", stored_file(workspace, "model.skops")
+    code = functools.partial(timeit.timeit, "pass", f"open({str(pwned)!r}, 'w')")
+    stored.write_bytes(skops.io.dumps(make_pipeline(FunctionTransformer(code), DummyClassifier())))
+    sha256 = model_files.sha256(model_files.read(stored.parent))
+    trusted = json.dumps(["functools.partial", "timeit.timeit"])
+    registry.tag("binary_model", "1", sha256=sha256, trusted_types=trusted)
+    fault = trial.smoke_test(replace(version, sha256=sha256))
+    assert not pwned.exists()
+    assert "holds functools.partial, timeit.timeit, expected types from sklearn, numpy, scipy only" in fault
+
+
+def test_types_of_the_configured_estimators_own_package_are_loaded():
+    content, needed = skops.io.dumps(FunctionTransformer(json.dumps)), ("json.dumps",)
+    assert model_files.vouched_packages("json.models:Model") == ("sklearn", "numpy", "scipy", "json")
+    loaded = model_files._skops(content, needed, model_files.vouched_packages("json.models:Model"))
+    assert loaded.func is json.dumps
+    with pytest.raises(ModelFileError, match=r"holds json\.dumps, .* or, if it was trained with another estimator"):
+        model_files._skops(content, needed, model_files.vouched_packages("sklearn.linear_model:Ridge"))
