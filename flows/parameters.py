@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field
 from deployments.model_config import ModelConfig, available_models
 from tasks.policy.errors import PerennialError
 from tasks.policy.records import CLOCKS_APART, digest
+from tasks.policy.typed_text import NO_CONTROLS, OneLine
 
 
 def in_utc(moment: datetime) -> datetime:
@@ -43,9 +44,9 @@ class OfferedModels:
 Model = Annotated[str, Field(min_length=1, max_length=500), OfferedModels()]
 Moment = Annotated[datetime, AfterValidator(in_utc)]
 DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
-Actor = Annotated[str, Field(min_length=1, max_length=200)]
+Actor = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 EarlierVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
-Reason = Annotated[str, Field(min_length=3, max_length=2000)]
+Reason = Annotated[OneLine, Field(min_length=3, max_length=2000)]
 
 
 class TimeAhead(PerennialError):

@@ -20,6 +20,7 @@ from tasks.policy.access import Approval, Override
 from tasks.policy.errors import NothingToPromote
 from tasks.policy.evidence import Promotion, ValidationReport
 from tasks.policy.preview import Preview
+from tasks.policy.typed_text import OneLine
 from tasks.preview import preview_promotion
 from tasks.promotion import promote_challenger
 from tasks.publication import publish_answer, publish_promotion
@@ -32,7 +33,7 @@ def promote(
     decision_id: DecisionId | None = None,
     until: Moment | None = None,
     approved_by: Actor | None = None,
-    comment: Annotated[str, Field(max_length=2000)] = "",
+    comment: Annotated[OneLine, Field(max_length=2000)] = "",
     requested_by: Actor = "unnamed",
     override: Override | None = None,
     dry_run: bool = False,

@@ -18,6 +18,7 @@ from tasks.policy.evidence import LedgerEntry, ModelVersion, ValidationReport
 from tasks.policy.handover import Handover
 from tasks.policy.promotion import why_not_promote
 from tasks.policy.records import digest, from_json
+from tasks.policy.typed_text import one_line
 
 NOBODY = "perennial"
 
@@ -140,11 +141,11 @@ def _asked(
     for question in count(1):
         evidence = artifacts.approval_evidence(config, validation, challenger, request, refusal)
         form = flow_creator.ask(evidence, int((request.expires_at - now).total_seconds()), question)
-        name = " ".join(form.name.split())
+        name = one_line(form.name)
         verdict = "approved" if form.decision == "approve" else "rejected"
         refusal = why_not_approve(config.access, name, request.requesters if verdict == "approved" else ())
         if refusal is None:
-            return _answer(request, verdict, name, form.comment)
+            return _answer(request, verdict, name, one_line(form.comment))
         asked = digest(challenger.decision_id, run_id, str(question))
         ledger.append(config.name, "access.refused", refusal, as_of, asked, name)
     raise AssertionError("count never ends")

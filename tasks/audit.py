@@ -21,6 +21,7 @@ from prefect.logging import get_run_logger
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport
 from tasks.policy.records import from_json, utc
+from tasks.policy.typed_text import printable
 
 CHAMPION_KINDS = ("champion.promoted", "champion.rolled_back")
 
@@ -53,11 +54,11 @@ def champion_at(model: str, moment: datetime) -> tuple[LedgerEntry, Promotion] |
 
 
 def describe_entry(entry: LedgerEntry) -> str:
-    """One line of a fact, with its first reason where it has one."""
+    """One line of a fact, with its first reason where it has one; what somebody typed breaks no line of a terminal."""
     reason = _first_reason(entry)
     decision = f" decision {entry.decision_id}" if entry.decision_id else ""
     told = f": {reason}" if reason else ""
-    return f"{entry.sequence:>6} {entry.at:%Y-%m-%d %H:%M} {entry.kind} by {entry.actor}{decision}{told}"
+    return printable(f"{entry.sequence:>6} {entry.at:%Y-%m-%d %H:%M} {entry.kind} by {entry.actor}{decision}{told}")
 
 
 def _first_reason(entry: LedgerEntry) -> str:
@@ -86,7 +87,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         head = f"{name}:{checked.head.sequence}:{checked.head.hash}" if checked.head else "none"
         print(f"{name}: {'whole' if checked.ok else 'DAMAGED'}, {checked.entries} entries, head {head}")
         for problem in checked.problems:
-            print(f"  {problem}")
+            print(printable(f"  {problem}"))
     return int(found_problem)
 
 
@@ -113,13 +114,12 @@ def _state(arguments: argparse.Namespace) -> int:
         print(f"{arguments.model}: no champion at {arguments.at:%Y-%m-%d %H:%M} UTC")
         return 1
     entry, promotion = found
-    print(
+    said = (
         f"{arguments.model}: version {promotion.champion} served at {arguments.at:%Y-%m-%d %H:%M} UTC, "
         f"{promotion.action} on {entry.at:%Y-%m-%d %H:%M} by {entry.actor} "
         f"(entry {entry.sequence}, decision {promotion.decision_id})"
     )
-    for reason in promotion.reasons:
-        print(f"  {reason}")
+    print(printable(said), *(printable(f"  {reason}") for reason in promotion.reasons), sep="\n")
     return 0
 
 

@@ -7,7 +7,7 @@ appear here, which no personal column can be (`deployments/model_config.py`).
 from prefect.artifacts import create_markdown_artifact
 
 from deployments.model_config import ModelConfig
-from tasks.adapters.markdown import bullets, key, table
+from tasks.adapters.markdown import bullets, key, plain, quoted, table
 from tasks.adapters.report_links import version_link
 from tasks.policy.access import Approval, ApprovalRequest
 from tasks.policy.backfill import Backfill
@@ -61,20 +61,21 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
     verdict = {"pass": "passed", "warn": "passed with a warning", "fail": "refused"}[report.verdict]
     parts = [
         f"# {config.name}: challenger {report.challenger} {verdict}",
-        f"Asked for because: {reason}",
+        f"Asked for because: {plain(reason)}",
         bullets(report.reasons),
         _differences(report.differences),
         f"Champion: version {report.champion or 'none yet'}; compared on {report.rows:,} rows. "
         f"[MLflow: version {report.challenger}]({version_link(config.name, report.challenger)}), run `{run_id}`.",
     ]
-    create_markdown_artifact("\n\n".join(parts), key=key("validation", config.name), description=report.reasons[0])
+    create_markdown_artifact(
+        "\n\n".join(parts), key=key("validation", config.name), description=plain(report.reasons[0])
+    )
 
 
 def publish_promotion_page(config: ModelConfig, promotion: Promotion, actor: str, comment: str) -> None:
-    said = f"\n\n> {comment}" if comment else ""
     create_markdown_artifact(
         f"# {config.name}: {promotion.action.replace('_', ' ')}\n\nChampion is version {promotion.champion}, previous is "
-        f"{promotion.previous or 'none'}; by {actor}.{said}\n\n{bullets(promotion.reasons)}",
+        f"{promotion.previous or 'none'}; by {plain(actor)}.{quoted(comment)}\n\n{bullets(promotion.reasons)}",
         key=key("promotion", config.name),
         description=f"champion is version {promotion.champion}",
     )
@@ -90,26 +91,25 @@ def approval_evidence(
     """What a person reads above the form that asks for approval."""
     who = ", ".join(config.access.approve) or "any named person who did not ask for it"
     parts = [
-        *([f"**The last answer did not count:** {refusal}"] if refusal else []),
+        *([f"**The last answer did not count:** {plain(refusal)}"] if refusal else []),
         f"# May version {challenger.version} of {config.name} serve?",
         f"{config.purpose} Risk: {config.risk}. It would replace {report.champion or 'nothing, it is the first'}.",
         bullets(report.reasons),
         _differences(report.differences),
         f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
         f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
-        f"Asked for by {', '.join(request.requesters) or 'automation'}; may be answered by {who}, until "
+        f"Asked for by {plain(', '.join(request.requesters)) or 'automation'}; may be answered by {who}, until "
         f"{request.expires_at:%Y-%m-%d %H:%M} UTC. No answer is a no.",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def publish_answer_page(config: ModelConfig, approval: Approval) -> None:
-    said = f"\n\n> {approval.comment}" if approval.comment else ""
     title = f"# {config.name}: version {approval.version} {approval.verdict.replace('_', ' ')}"
     create_markdown_artifact(
-        f"{title}{said}\n\n{bullets(approval.reasons)}",
+        f"{title}{quoted(approval.comment)}\n\n{bullets(approval.reasons)}",
         key=key("approval", config.name),
-        description=approval.reasons[0],
+        description=plain(approval.reasons[0]),
     )
 
 

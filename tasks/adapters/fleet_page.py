@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from tasks.adapters.markdown import plain
 from tasks.adapters.report_links import link, relative_link, version_link
 from tasks.adapters.whole import write_whole
 from tasks.adapters.workspace import WorkspaceError, make_folder
@@ -105,16 +106,18 @@ def markdown(fleet: Fleet, page: str) -> str:
     """The dashboard's artifact: the same lines as a table, and what needs a person as a list."""
     lines = [f"# Fleet: {fleet.headline}", f"[The whole page]({link(page)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
     if fleet.purse:
-        lines.append(_cell(f"{fleet.purse.sentence}; {max(0.0, fleet.purse.left_usd):,.2f} USD are left."))
-    urgent = [_cell(f"- **{each.model}**: {each.sentence}") for each in fleet.broken]
+        lines.append(plain(f"{fleet.purse.sentence}; {max(0.0, fleet.purse.left_usd):,.2f} USD are left."))
+    urgent = [f"- **{plain(each.model)}**: {plain(each.sentence)}" for each in fleet.broken]
     urgent += [
-        _cell(f"- **{member.facts.model}**: {need.sentence}") for member in fleet.members for need in member.needs
+        f"- **{plain(member.facts.model)}**: {plain(need.sentence)}"
+        for member in fleet.members
+        for need in member.needs
     ]
     if urgent:
         lines += ["## What to look at, most urgent first", "\n".join(urgent)]
     header = ("model", "health", "champion", "metric", "drift", "next check", "retrains", "spent", "last decision")
     unknown = ("needs a person", *["not known"] * (len(header) - 2))
-    rows = [header, tuple("---" for _ in header), *((_cell(each.model), *unknown) for each in fleet.broken)]
+    rows = [header, tuple("---" for _ in header), *((plain(each.model), *unknown) for each in fleet.broken)]
     rows += map(_row, fleet.members)
     lines += ["## All models", "\n".join("| " + " | ".join(row) + " |" for row in rows)]
     return "\n\n".join(lines)
@@ -126,9 +129,6 @@ def _row(member: FleetMember) -> tuple[str, ...]:
     decision = latest.decision if latest else None
     retrains, spent = limits(member)
     cells = (
-        facts.model,
-        member.health,
-        f"[version {champion.version}]({version_link(facts.model, champion.version)})" if champion else "none",
         f"{member.metric.name} {member.metric.value:.4g}" if member.metric else "no labels yet",
         f"{drift.verdict}, {drift.drifted_share:.0%}" if drift else "not measured",
         f"{member.next_check:%Y-%m-%d %H:%M}" if member.next_check else "none",
@@ -136,11 +136,8 @@ def _row(member: FleetMember) -> tuple[str, ...]:
         spent,
         f"{decision.words}: {decision.reasons[0]}" if decision else "none yet",
     )
-    return tuple(map(_cell, cells))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    serving = f"[version {champion.version}]({version_link(facts.model, champion.version)})" if champion else "none"
+    return plain(facts.model), member.health, serving, *map(plain, cells)
 
 
 @cache

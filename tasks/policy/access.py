@@ -12,8 +12,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from tasks.policy.typed_text import NO_CONTROLS, OneLine
+
 Role = Literal["trigger", "approve", "override"]
-Name = Annotated[str, Field(min_length=2, max_length=200)]
+Name = Annotated[str, Field(min_length=2, max_length=200, pattern=NO_CONTROLS)]
 AUTOMATION, SCHEDULE, ANYONE = "automation", "schedule", "anyone"
 UNNAMED = frozenset({"", "unnamed", "perennial", "replay", AUTOMATION, SCHEDULE, ANYONE})
 """Names that belong to nobody, so nobody is accountable under them."""
@@ -84,7 +86,7 @@ class Override(BaseModel):
 
     by: Name
     """Who answers for it."""
-    reason: Annotated[str, Field(min_length=10, max_length=2000)]
+    reason: Annotated[OneLine, Field(min_length=10, max_length=2000)]
     """Why, in a sentence."""
     until: AwareDatetime
     """When it ends; at most 30 days from now."""

@@ -145,3 +145,12 @@ def test_the_entry_on_disk_is_plain_json_that_any_tool_reads(told, workspace):
     assert entry["kind"] == "champion.promoted"
     assert utc(entry["at"]) == utc("2013-05-01") + timedelta(0)
     assert json.loads(entry["body"])["champion"] == "1"
+
+
+def test_what_somebody_typed_prints_no_line_of_its_own_and_no_escape(capsys):
+    promote("1", None, "2013-05-01", actor="Ada\n     2 2013-05-02 00:00 champion.promoted by Grace\x1b[2J")
+    for command in (["show", MODEL], ["state", MODEL, "--at", "2013-06-01"]):
+        assert main(command) == 0
+        printed = capsys.readouterr().out
+        assert "\x1b" not in printed
+        assert not [line for line in printed.splitlines() if line.startswith("     2")]

@@ -1,0 +1,29 @@
+"""What people type, as it is kept and shown: one line of what can be printed.
+
+A line break in a name or a reason would print a line of its own in a page or a terminal, as if we had said it; a control
+character can do anything to a terminal.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
+"""As browsers, Pydantic and Prefect's server read it: no control character and no line break."""
+
+
+def printable(text: str) -> str:
+    """The text with a space for each character that cannot be printed: control characters, but also turned writing."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def one_line(text: str) -> str:
+    """The printable text with single spaces."""
+    return " ".join(printable(text).split())
+
+
+def _in_one_line(typed: Any) -> Any:
+    return one_line(typed) if isinstance(typed, str) else typed
+
+
+OneLine = Annotated[str, BeforeValidator(_in_one_line)]
