@@ -30,7 +30,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.parquet_file import LakeError, LandedParquet, discard, write_parquet
 from tasks.adapters.redaction import told
-from tasks.adapters.workspace import WorkspaceError
+from tasks.adapters.workspace import WorkspaceError, keep_private
 
 Answer = TypeVar("Answer")
 PARTITION = "window"
@@ -96,6 +96,7 @@ class LandedTable:
         found = cls.open(uri)
         if found is not None:
             return found
+        keep_private(uri)
         try:
             DeltaTable.create(
                 uri,

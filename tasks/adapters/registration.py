@@ -18,7 +18,7 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import lease, lineage, model_files, registry, version_files
 from tasks.adapters.coded_rows import to_parquet
 from tasks.adapters.estimators import Fitted
-from tasks.adapters.workspace import workspace
+from tasks.adapters.workspace import keep_private, workspace
 from tasks.policy.attribution import AttributionProfile
 from tasks.policy.coded_rows import CodedRows
 from tasks.policy.economics import Usage
@@ -115,6 +115,8 @@ def _ensure_model(client: MlflowClient, config: ModelConfig) -> str:
         return str(present.experiment_id)
     place = workspace()
     served = place.mlflow.startswith(("http://", "https://"))
+    if not served:
+        keep_private(place.artifacts)
     try:
         return str(client.create_experiment(config.name, None if served else f"{place.artifacts}/{config.name}"))
     except MlflowException as error:

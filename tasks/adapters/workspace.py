@@ -14,6 +14,7 @@ Tested on moto's S3 and on an emulator of Google's storage (tests/gcs_emulator.p
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +52,22 @@ class Workspace:
         return path
 
 
+def keep_private(address: str | Path) -> None:
+    """Make the local part of the workspace that an address lies in for its owner only; one that is there stays as it is.
+
+    What refuses here refuses the write that follows too, and is told there.
+    """
+    place = Path(str(address).removeprefix("file://"))
+    for part in PARTS:
+        root = os.environ.get(part, "").removeprefix("file://")
+        if root and "://" not in root and place.absolute().is_relative_to(Path(root).absolute()):
+            with suppress(OSError):
+                Path(root).mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+
+
 def make_folder(folder: Path, mode: int = 0o777) -> Path:
     """The folder, made where it is not there; `mode` is for one that is made. Raises WorkspaceError."""
+    keep_private(folder)
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
