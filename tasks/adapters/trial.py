@@ -14,6 +14,7 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import version_files
 from tasks.adapters.encoding import FeatureError, category_texts, encode_labels, in_order
 from tasks.adapters.model_files import ModelFileError, Scorer
+from tasks.adapters.redaction import told
 from tasks.policy import comparison
 from tasks.policy.comparison import Floats, prediction_fault
 from tasks.policy.evidence import ModelVersion
@@ -21,6 +22,8 @@ from tasks.policy.promotion import Comparison
 from tasks.policy.records import Window
 
 SMOKE_ROWS = 32
+REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What an estimator raises that cannot answer. Not what the machine lacks (memory, disk), which says nothing of it."""
 
 
 def compare(
@@ -49,10 +52,16 @@ def answer(
     """The version's scorer and its predictions, or what kept it from answering; one row and many must agree."""
     try:
         scorer = version_files.load_scorer(version, estimator, fresh)
+    except ModelFileError as error:
+        return f"version {version.version} does not serve: {error}"
+    try:
         predicted = scorer.predict(rows)
         alone = scorer.predict(rows.slice(0, 1))
-    except (ModelFileError, FeatureError) as error:
+    except FeatureError as error:
         return f"version {version.version} does not serve: {error}"
+    except REFUSALS as error:
+        kind = type(scorer.estimator).__name__
+        return f"version {version.version} does not serve: its {kind} cannot predict these rows ({told(error)})"
     fault = prediction_fault(predicted, len(rows), scorer.task)
     if fault is None and not np.allclose(alone, predicted[:1], rtol=1e-5):
         fault = "a row is answered differently alone than among others"

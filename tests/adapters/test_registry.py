@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from xgboost import XGBClassifier
 
 from tasks.adapters import estimators, lineage, model_files, registration, registry, trial, version_files
 from tasks.adapters.arrow_profile import freeze_reference
@@ -265,3 +267,21 @@ def test_types_of_the_configured_estimators_own_package_are_loaded():
     assert loaded.func is json.dumps
     with pytest.raises(ModelFileError, match=r"holds json\.dumps, .* or, if it was trained with another estimator"):
         model_files._skops(content, needed, model_files.vouched_packages("sklearn.linear_model:Ridge"))
+
+
+@pytest.mark.parametrize(("error", "is_told"), [(NotFittedError("not fitted yet"), True), (MemoryError(), False)])
+def test_what_an_estimator_raises_is_a_fault_of_its_version_and_what_the_machine_lacks_is_not(
+    monkeypatch, error, is_told
+):
+    version = register(CONFIG)
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(XGBClassifier, "predict_proba", refuse)
+    if is_told:
+        fault = trial.smoke_test(version)
+        assert "its XGBClassifier cannot predict these rows (NotFittedError: not fitted yet)" in fault
+    else:
+        with pytest.raises(MemoryError):
+            trial.smoke_test(version)
