@@ -218,12 +218,17 @@ def _values(column: Any, reference: FeatureReference) -> pd.Series:
     plain = decode(column.combine_chunks())
     if reference.kind != "numeric":
         boolean = reference.kind == "boolean"
-        names = [None if value is None else category_name(value, boolean) for value in plain.to_pylist()]
+        names = [None if value is None else _label(category_name(value, boolean)) for value in plain.to_pylist()]
         return pd.Series(names, dtype=object)
     if not is_number(plain.type):
         return pd.Series(np.full(len(plain), np.nan))
     values = plain.cast("float64", safe=False).to_numpy(zero_copy_only=False)
     return pd.Series(np.where(np.isfinite(values), values, np.nan))
+
+
+def _label(name: str) -> str:
+    """A category as Plotly shows it as text: it would make a live link of an `<a href=…>` in a label."""
+    return name.replace("<", "&lt;")
 
 
 def draw_reference(reference: FeatureReference, rows: int) -> pd.Series:
@@ -235,7 +240,7 @@ def draw_reference(reference: FeatureReference, rows: int) -> pd.Series:
     times = np.diff(ends, prepend=0)
     if reference.kind == "numeric":
         return pd.Series(np.repeat(np.asarray(reference.edges), times))
-    names = np.array([*reference.categories, "(other)"], dtype=object)
+    names = np.array([*map(_label, reference.categories), "(other)"], dtype=object)
     return pd.Series(np.repeat(names, times), dtype=object)
 
 

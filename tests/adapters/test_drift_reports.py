@@ -27,9 +27,9 @@ def measured(tmp_path):
     return build
 
 
-def drawn(measured_parts, plots: int = 4):
+def drawn(measured_parts, plots: int = 4, title: str = "title"):
     _, frozen, profiled, report = measured_parts
-    return draw_report(report, frozen, profiled.sample_uri, plots, "title")
+    return draw_report(report, frozen, profiled.sample_uri, plots, title)
 
 
 def test_evidently_fails_exactly_the_columns_measured_as_drifted(measured):
@@ -68,11 +68,24 @@ def test_names_and_categories_cannot_end_the_script(measured):
     assert r"\u003c/script>\u003cscript>alert" in page
 
 
-def test_escaping_leaves_the_data_what_it_was(measured):
-    page = drawn(measured(country=["<DE>"] * 2000)).html
+def plotted(page: str) -> str:
+    """What the page's plots are drawn from."""
     start = re.search(r"var metric_[0-9a-f]{32} = ", page).end()
     dashboard, _ = json.JSONDecoder().raw_decode(page[start:])
-    assert "<DE>" in json.dumps(dashboard)
+    return json.dumps(dashboard, ensure_ascii=False)
+
+
+def test_escaping_leaves_the_data_what_it_was(measured):
+    assert "<b>0.1</b>" in plotted(drawn(measured(), title="<b>0.1</b>").html)
+
+
+def test_a_category_is_text_in_a_plots_labels_and_never_a_link(measured):
+    """Plotly reads labels as a little HTML: links are live in them."""
+    link = "<a href='http://evil.example'>click</a>"
+    config = model()
+    frozen = reference(config, country=[link, "FR"] * 5000)
+    dashboard = plotted(drawn(measured(config, frozen, country=[link] * 2000)).html)
+    assert "<a href" not in dashboard and "&lt;a href='http://evil.example'>click&lt;/a>" in dashboard
 
 
 def test_a_page_of_another_layout_is_refused_rather_than_left_unescaped():
