@@ -77,9 +77,14 @@ def wall_clock() -> datetime:
     return datetime.now(UTC)
 
 
-def manual_decision_id(config: ModelConfig, as_of: datetime, reason: str) -> str:
-    """Id of what a person asks for by hand: the same request at the same time of judgement is the same decision."""
-    return digest(config.name, config.fingerprint, as_of.isoformat(), reason)
+def manual_decision_id(config: ModelConfig, until: datetime | None, reason: str) -> str:
+    """Id of what a person asks for by hand: the same request at the same time of judgement is the same decision.
+
+    Without `until` that time is when the run was first due: a run that Prefect starts again keeps it, and so finishes what
+    it was cut off from; the clock has moved on by then.
+    """
+    asked_at: datetime = until or flow_run.scheduled_start_time or wall_clock()
+    return digest(config.name, config.fingerprint, present(config, asked_at).isoformat(), reason)
 
 
 def run_name(verb: str) -> Callable[[], str]:

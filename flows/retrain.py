@@ -66,7 +66,7 @@ def retrain(
     """
     config = admit(model)
     as_of = present(config, until)
-    decision_id = decision_id or manual_decision_id(config, as_of, reason)
+    decision_id = decision_id or manual_decision_id(config, until, reason)
     if dry_run:
         return _preview(config, as_of, decision_id, requested_by, override, earlier)
     principal = check_trigger(config, "retrain", requested_by, as_of)

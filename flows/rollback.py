@@ -50,7 +50,7 @@ def rollback(
         return preview_rollback(config)
     as_of = present(config, until)
     check_trigger(config, "rollback", requested_by, as_of)
-    decision_id = decision_id or manual_decision_id(config, as_of, reason)
+    decision_id = decision_id or manual_decision_id(config, until, reason)
     promotion = restore_previous(config, decision_id, reason, requested_by, champion)
     publish_promotion(config, promotion, as_of, requested_by, reason)
     return promotion

@@ -1,7 +1,8 @@
 """Who serves: moves champion, challenger and previous, together or not at all, and proves what serves afterwards.
 
 There are no task retries in here, as they would roll back siblings of the transaction. Both moves end in the same
-place however often they are run or cut off, and a version that was quarantined never serves again.
+place and return the same record however often they are run or cut off, as a run that died before the ledger had the
+fact must tell it when it runs again. A version that was quarantined never serves again.
 """
 
 from collections.abc import Mapping
@@ -26,8 +27,8 @@ def promote_challenger(
     model, number = config.name, challenger.version
     now, tags = registry.aliases(model), registry.tags(model, number)
     if now.get(registry.CHAMPION) == number and tags.get("promoted_by") == decision_id:
-        get_run_logger().info("promotion: version %s is champion already, by the same decision; unchanged", number)
-        return Promotion(model, decision_id, number, now.get(registry.PREVIOUS), "unchanged")
+        get_run_logger().info("promotion: version %s is champion already, by the same decision", number)
+        return _promoted_before(model, decision_id, number, tags, validation)
     before = alias_move.remembered(model, number, decision_id)
     champion, waiting = before.get(registry.CHAMPION), before.get(registry.CHALLENGER)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
@@ -60,9 +61,10 @@ def restore_previous(
     model = config.name
     now = registry.aliases(model)
     serving = now.get(registry.CHAMPION)
-    if serving and registry.tags(model, serving).get("restored_by") == decision_id:
-        get_run_logger().info("rollback: version %s serves again already, by the same decision; unchanged", serving)
-        return Promotion(model, decision_id, serving, now.get(registry.PREVIOUS), "unchanged")
+    tags = registry.tags(model, serving) if serving else {}
+    if serving and tags.get("restored_by") == decision_id:
+        get_run_logger().info("rollback: version %s serves again already, by the same decision", serving)
+        return _restored_before(model, decision_id, serving, tags)
     before = alias_move.remembered(model, serving, decision_id) if serving else now
     bad, target = _rollback_target(config, before, expected)
     wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
@@ -82,6 +84,30 @@ def preview_rollback(config: ModelConfig) -> Promotion:
     said = f"version {target} answers and would serve again; version {bad} would be quarantined"
     get_run_logger().info("rollback (dry run): %s", said)
     return Promotion(config.name, "dry run", bad, target, "unchanged", (said,))
+
+
+def _promoted_before(
+    model: str, decision_id: str, number: str, tags: Mapping[str, str], validation: ValidationReport
+) -> Promotion:
+    """What the promotion returned that this decision made; unchanged where a later move brought the version back."""
+    from tasks.adapters import alias_move, registry
+
+    before = alias_move.noted(tags, decision_id)
+    if before is None:
+        return Promotion(model, decision_id, number, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
+    return Promotion(model, decision_id, number, before.get(registry.CHAMPION), "promoted", validation.reasons)
+
+
+def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[str, str]) -> Promotion:
+    """The same of a rollback; who asked for it and why stands on the version that went."""
+    from tasks.adapters import alias_move, registry
+
+    before = alias_move.noted(tags, decision_id)
+    if before is None:
+        return Promotion(model, decision_id, serving, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
+    bad = registry.tags(model, before[registry.CHAMPION])
+    reasons = (f"{bad['quarantined_by']}: {bad['quarantine_reason']}",)
+    return Promotion(model, decision_id, serving, None, "rolled_back", reasons)
 
 
 def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:

@@ -154,9 +154,11 @@ def hand_over_again(config: ModelConfig, validation: ValidationReport, decision_
 
 @task(**RETRIES)
 def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime, actor: str, comment: str) -> None:
-    """Record who serves now; say nothing where nothing changed."""
+    """Record who serves now, once for each decision; say nothing where nothing changed."""
     from tasks.adapters import announcements, artifacts, ledger
 
+    if promotion.action == "unchanged":
+        return
     kind = "champion.rolled_back" if promotion.action == "rolled_back" else "champion.promoted"
     ledger.append(config.name, kind, promotion, as_of, promotion.decision_id, actor)
     artifacts.publish_promotion_page(config, promotion, actor, comment)

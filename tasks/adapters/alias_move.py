@@ -20,11 +20,16 @@ class MoveFailed(PerennialError):
 
 def remembered(model: str, number: str, decision_id: str) -> dict[str, str]:
     """The aliases as they were before this decision's move to this version began, whether or not it was cut off."""
-    known = registry.tags(model, number)
-    if known.get("move_by") == decision_id:
-        before: dict[str, str] = json.loads(known["move_from"])
-        return before
-    return registry.aliases(model)
+    before = noted(registry.tags(model, number), decision_id)
+    return registry.aliases(model) if before is None else before
+
+
+def noted(tags: Mapping[str, str], decision_id: str) -> dict[str, str] | None:
+    """The aliases before this decision's move to the version with these tags; None where its last move was another one."""
+    if tags.get("move_by") != decision_id:
+        return None
+    before: dict[str, str] = json.loads(tags["move_from"])
+    return before
 
 
 def move(

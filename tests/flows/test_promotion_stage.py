@@ -110,10 +110,9 @@ def test_a_promotion_moves_all_three_aliases_and_marks_the_replaced_version_stal
 
 
 def test_promoting_again_for_the_same_decision_changes_nothing(three_versions):
-    promote(three_versions[2], "2")
+    promoted = promote(three_versions[2], "2")
     newer = challenger("d4")
-    again = promote(three_versions[2], "2")
-    assert (again.action, again.champion, again.previous) == ("unchanged", "3", "2")
+    assert promote(three_versions[2], "2") == promoted, "who died before telling it tells it now"
     assert registry.aliases(MODEL) == {"champion": "3", "previous": "2", "challenger": newer.version}
 
 
@@ -226,8 +225,7 @@ def test_a_rollback_restores_the_previous_champion_and_quarantines_the_bad_one(t
 
 def test_the_same_rollback_again_changes_nothing_and_another_one_says_why_not(three_versions):
     promote(three_versions[2], "2")
-    roll_back()
-    assert roll_back().action == "unchanged"
+    assert roll_back() == roll_back()
     with pytest.raises(PromotionRefused, match="champion is 2, previous is none"):
         roll_back("rollback-2")
     assert registry.aliases(MODEL) == {"champion": "2"}
@@ -307,7 +305,16 @@ def test_a_return_killed_after_the_champion_moved_is_finished_by_running_it_agai
     before = registry.aliases(MODEL)
     registry.tag(MODEL, "1", move_from=json.dumps(before), move_by="return-1")
     registry.set_aliases(MODEL, {"previous": "2", "champion": "1"})
-    assert promote(back, "2").action == "promoted"
+    promoted = promote(back, "2")
+    assert (promoted.action, promoted.previous) == ("promoted", "2")
     assert registry.aliases(MODEL) == {"champion": "1", "previous": "2", "challenger": "3"}
     assert (status("1"), status("2")) == ("champion", "stale")
-    assert promote(back, "2").action == "unchanged"
+    assert promote(back, "2") == promoted
+
+
+def test_a_promotion_asked_for_again_after_a_later_one_was_rolled_back_says_nothing_new(three_versions):
+    promote(three_versions[2], "2")
+    promote(challenger("d4"), "3")
+    assert roll_back().champion == "3"
+    again = promote(three_versions[2], "2")
+    assert (again.action, again.champion, again.previous, again.reasons) == ("unchanged", "3", None, ())

@@ -1,0 +1,106 @@
+"""A promotion or a rollback that was cut off and runs again tells the same fact once, as if nothing had happened."""
+
+import pytest
+from prefect import flow, get_client
+from prefect.runtime import flow_run
+
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.rollback import rollback
+from tasks.adapters import ledger, registry
+from tasks.policy.evidence import LedgerEntry, Promotion
+from tasks.policy.records import from_json, utc
+from tasks.policy.returning import returnable
+from tasks.publication import publish_promotion
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST, SECOND, THIRD = utc("2024-01-21"), utc("2024-01-25"), utc("2024-01-27")
+NAME = "small"
+
+
+@pytest.fixture
+def model(tmp_path) -> str:
+    """Version 2 serves, 1 is previous."""
+    path = write_model(tmp_path, **{", end: 2024-02-06T00:00:00Z": ""})  # its time goes on, as the clock does
+    for until in (FIRST, SECOND):
+        retrain(path, until=until)
+        promote(path, until=until)
+    return path
+
+
+@pytest.fixture
+def cut_off(monkeypatch: pytest.MonkeyPatch):
+    """Interrupts the next fact of a kind before it is in the ledger, as a lost machine does."""
+    append = ledger.append
+
+    def at(interrupted: str) -> None:
+        def append_or_die(name: str, kind: str, *rest: object) -> object:
+            if kind == interrupted:
+                monkeypatch.setattr(ledger, "append", append)
+                raise KeyboardInterrupt
+            return append(name, kind, *rest)
+
+        monkeypatch.setattr(ledger, "append", append_or_die)
+
+    return at
+
+
+def told(kind: str) -> list[LedgerEntry]:
+    return list(ledger.entries(NAME, kind=kind))
+
+
+def test_a_rollback_cut_off_before_its_fact_tells_it_when_it_is_run_again(model, cut_off):
+    promotions = told("champion.promoted")
+
+    def go_back() -> Promotion:
+        return rollback(model, reason="answers are late", requested_by="Ada", until=THIRD)
+
+    cut_off("champion.rolled_back")
+    with pytest.raises(KeyboardInterrupt):
+        go_back()
+    expected = (NAME, "1", None, "rolled_back", ("Ada: answers are late",))
+    for again in (go_back(), go_back()):
+        assert (again.model, again.champion, again.previous, again.action, again.reasons) == expected
+    (fact,) = told("champion.rolled_back")
+    assert (fact.actor, from_json(Promotion, fact.body)) == ("Ada", again)
+    assert told("champion.promoted") == promotions
+    assert returnable(ledger.entries(NAME)) == (), "version 2 is quarantined"
+
+
+def test_a_promotion_cut_off_before_its_fact_tells_it_with_its_reasons(tmp_path, cut_off):
+    model = write_model(tmp_path)
+    validation = retrain(model, until=FIRST)
+    cut_off("champion.promoted")
+    with pytest.raises(KeyboardInterrupt):
+        promote(model, until=FIRST)
+    again = promote(model, until=FIRST)
+    assert (again.action, again.champion, again.previous, again.reasons) == ("promoted", "1", None, validation.reasons)
+    assert [from_json(Promotion, fact.body) for fact in told("champion.promoted")] == [again]
+
+
+def test_a_rollback_by_hand_that_prefect_runs_again_is_the_same_decision(model, monkeypatch):
+    """Without `until` the clock has moved on by then; the run's own first start has not."""
+    tries = iter((False, True))
+
+    def dies_once(*arguments: object) -> None:
+        if not next(tries):
+            raise ConnectionError("the ledger's machine is gone")
+        publish_promotion(*arguments)
+
+    monkeypatch.setattr("flows.rollback.publish_promotion", dies_once)
+    restored = rollback.with_options(retries=1, retry_delay_seconds=0)(model, reason="answers are late")
+    assert (restored.action, restored.champion) == ("rolled_back", "1")
+    assert [from_json(Promotion, fact.body) for fact in told("champion.rolled_back")] == [restored]
+    assert registry.tags(NAME, "2")["status"] == "quarantined"
+
+
+def test_prefect_remembers_when_a_run_was_first_due():
+    """What the test above rests on, where another process goes on with the run and has it from the server."""
+
+    @flow(name="first due")
+    def first_due() -> bool:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(flow_run.id).expected_start_time == flow_run.scheduled_start_time
+
+    assert first_due()
