@@ -66,7 +66,11 @@ def restore_previous(
         get_run_logger().info("rollback: version %s serves again already, by the same decision", serving)
         return _restored_before(model, decision_id, serving, tags)
     before = alias_move.remembered(model, serving, decision_id) if serving else now
+    begun = alias_move.begun(model, before)
+    before = _as_before(before, begun)
     bad, target = _rollback_target(config, before, expected)
+    if begun:
+        alias_move.take_back(model, *begun)
     wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
     alias_move.move(model, decision_id, target, before, wanted, config.training.estimator)
     registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
@@ -78,9 +82,10 @@ def restore_previous(
 @task(cache_policy=NO_CACHE)
 def preview_rollback(config: ModelConfig) -> Promotion:
     """What a rollback would do now, tried as far as it changes nothing. Raises PromotionRefused where it would."""
-    from tasks.adapters import registry
+    from tasks.adapters import alias_move, registry
 
-    bad, target = _rollback_target(config, registry.aliases(config.name))
+    now = registry.aliases(config.name)
+    bad, target = _rollback_target(config, _as_before(now, alias_move.begun(config.name, now)))
     said = f"version {target} answers and would serve again; version {bad} would be quarantined"
     get_run_logger().info("rollback (dry run): %s", said)
     return Promotion(config.name, "dry run", bad, target, "unchanged", (said,))
@@ -108,6 +113,16 @@ def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[s
     bad = registry.tags(model, before[registry.CHAMPION])
     reasons = (f"{bad['quarantined_by']}: {bad['quarantine_reason']}",)
     return Promotion(model, decision_id, serving, None, "rolled_back", reasons)
+
+
+def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | None) -> Mapping[str, str]:
+    """The aliases as a promotion that was cut off after its first one found them: `previous` is where it was."""
+    from tasks.adapters import registry
+
+    if begun is None:
+        return now
+    put_back = {**now, registry.PREVIOUS: begun[1].get(registry.PREVIOUS)}
+    return {alias: number for alias, number in put_back.items() if number is not None}
 
 
 def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:

@@ -32,6 +32,30 @@ def noted(tags: Mapping[str, str], decision_id: str) -> dict[str, str] | None:
     return before
 
 
+def begun(model: str, now: Mapping[str, str]) -> tuple[str, dict[str, str]] | None:
+    """(the version, the aliases before) of a promotion that was cut off after its first alias; None where there is none.
+
+    `previous` then names the champion itself, and the version it named is known only from what was written down. Where
+    several moves were cut off and tell different versions, nobody knows which one it was.
+    """
+    champion = now.get(registry.CHAMPION)
+    if champion is None or now.get(registry.PREVIOUS) != champion:
+        return None
+    cut_off = {
+        number: json.loads(tags["move_from"])
+        for number, tags in registry.all_tags(model).items()
+        if tags.get("move_by") and tags["move_by"] not in (tags.get("promoted_by"), tags.get("restored_by"))
+    }
+    ours = [(number, before) for number, before in cut_off.items() if before.get(registry.CHAMPION) == champion]
+    return ours[-1] if len({before.get(registry.PREVIOUS) for _, before in ours}) == 1 else None
+
+
+def take_back(model: str, number: str, before: Mapping[str, str]) -> None:
+    """Put back the one alias that a promotion had moved when it was cut off; run again, it begins anew."""
+    registry.set_aliases(model, {registry.PREVIOUS: before.get(registry.PREVIOUS)})
+    registry.tag(model, number, move_by="")
+
+
 def move(
     model: str,
     decision_id: str,

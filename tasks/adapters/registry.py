@@ -104,11 +104,19 @@ def version(model: str, alias_or_number: str) -> ModelVersion:
 
 def find(model: str, decision_id: str) -> ModelVersion | None:
     """The version that a decision led to, the lowest number if two processes raced."""
-    with answers(f"{model}: versions cannot be listed"):
-        # the decision is compared here, not in the query: ids may hold quotes, and tag filters scan anyway
-        stored = client().search_model_versions(f"name='{model}'", max_results=10_000)
-    matching = [found for found in stored if found.tags.get("decision_id") == decision_id]
+    # the decision is compared here, not in the query: ids may hold quotes, and tag filters scan anyway
+    matching = [found for found in _stored_versions(model) if found.tags.get("decision_id") == decision_id]
     return as_record(min(matching, key=lambda found: int(found.version))) if matching else None
+
+
+def all_tags(model: str) -> dict[str, dict[str, str]]:
+    """Version number → its tags, of every version."""
+    return {str(found.version): dict(found.tags) for found in _stored_versions(model)}
+
+
+def _stored_versions(model: str) -> list[StoredVersion]:
+    with answers(f"{model}: versions cannot be listed"):
+        return list(client().search_model_versions(f"name='{model}'", max_results=10_000))
 
 
 def stored_version(model: str, number: str) -> StoredVersion:

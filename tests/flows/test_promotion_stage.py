@@ -17,7 +17,7 @@ from tasks.adapters import alias_move, registry, version_files
 from tasks.adapters.alias_move import MoveFailed
 from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
-from tasks.promotion import promote_challenger, restore_previous
+from tasks.promotion import preview_rollback, promote_challenger, restore_previous
 from tests.trained_models import make_config, prepare_registry, register
 
 CONFIG = make_config()
@@ -256,6 +256,38 @@ def test_a_rollback_killed_before_the_quarantine_is_finished_by_running_it_again
     assert roll_back().champion == "1"
     assert registry.aliases(MODEL) == {"champion": "1", "challenger": "3"}
     assert status("2") == "quarantined"
+
+
+def promotion_cut_off_after_its_first_alias(number: str, decision_id: str) -> None:
+    registry.tag(MODEL, number, move_from=json.dumps(registry.aliases(MODEL)), move_by=decision_id)
+    registry.set_aliases(MODEL, {"previous": registry.aliases(MODEL)["champion"]})
+
+
+def test_a_rollback_after_a_promotion_that_was_killed_at_its_first_alias_restores_what_was_previous(three_versions):
+    promotion_cut_off_after_its_first_alias("3", "d3")
+    with disable_run_logger():
+        assert "version 1 answers and would serve again" in preview_rollback.fn(CONFIG).reasons[0]
+    assert registry.aliases(MODEL)["previous"] == "2", "a dry run changes nothing"
+    assert roll_back().champion == "1"
+    assert registry.aliases(MODEL) == {"champion": "1", "challenger": "3"}
+    assert (status("1"), status("2")) == ("champion", "quarantined")
+    with pytest.raises(PromotionRefused, match="compared with champion 2, but now champion 1 serves"):
+        promote(three_versions[2], "2")
+
+
+def test_a_rollback_that_is_refused_leaves_a_promotion_that_was_killed_to_be_finished(three_versions):
+    promotion_cut_off_after_its_first_alias("3", "d3")
+    corrupt(three_versions[0])
+    with pytest.raises(PromotionRefused, match="previous version 1 cannot serve"):
+        roll_back()
+    assert promote(three_versions[2], "2").previous == "2"
+
+
+def test_where_two_killed_promotions_tell_different_versions_nothing_is_guessed(three_versions):
+    promotion_cut_off_after_its_first_alias("3", "d3")
+    promotion_cut_off_after_its_first_alias(challenger("d4").version, "d4")
+    with pytest.raises(PromotionRefused, match="champion is 2, previous is 2"):
+        roll_back()
 
 
 def test_a_quarantined_version_never_serves_again(three_versions):
