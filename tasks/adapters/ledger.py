@@ -10,7 +10,7 @@ helps: note the head that `verify` prints, and give it back as `expected`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,7 +76,9 @@ def append(
     """
     text = body if isinstance(body, str) else to_json(body)
     while True:
-        known = entries(model)
+        known, head = _chain(model)
+        if known and head is None:
+            _witness(model, known)
         if once and decision_id is not None:
             told = [entry for entry in known if (entry.kind, entry.decision_id) == (kind, decision_id)]
             if told:
@@ -91,6 +93,22 @@ def append(
                 continue  # another writer was faster; what it wrote comes before
             _remember(model, entry)
         return entry
+
+
+def _witness(model: str, known: Sequence[LedgerEntry]) -> None:
+    """Make up for the head of a writer that was killed after the first entry. Raises LedgerError for any later one.
+
+    A second entry is written only once there is a head, so that a head missing then was lost, and maybe entries with it.
+    """
+    if len(known) == 1:
+        _remember(model, known[0])
+    elif _head(model) is None:  # read again: the head of before may be older than the entries
+        last = to_json(Head(known[-1].sequence, known[-1].hash))
+        raise _damaged(
+            model,
+            f"{HEAD} is missing or cannot be read, so nothing shows that entry {known[-1].sequence} is the last one",
+            f"or, where you know from a head noted elsewhere that it is, write {last} to {HEAD}",
+        )
 
 
 def _remember(model: str, entry: LedgerEntry) -> None:
@@ -111,6 +129,13 @@ def entries(model: str, kind: str | None = None, last: int | None = None) -> tup
 
     Entries never change, so a process reads each of them once. Raises LedgerError where the chain is damaged.
     """
+    known, _ = _chain(model)
+    found = tuple(entry for entry in known if kind in (None, entry.kind))
+    return found if last is None else found[max(0, len(found) - last) :]
+
+
+def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
+    """(every entry, the head as it was before they were read)."""
     if not _MODEL.match(model):
         raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores")
     with _ALONE:
@@ -118,8 +143,7 @@ def entries(model: str, kind: str | None = None, last: int | None = None) -> tup
         if known and (head is None or _read(_key(model, len(known))) != to_json(known[-1]).encode()):
             known.clear()  # another ledger lies here now, or this one was damaged: look again
         known.extend(_newer(model, known[-1] if known else None, head))
-    found = tuple(entry for entry in known if kind in (None, entry.kind))
-    return found if last is None else found[max(0, len(found) - last) :]
+        return tuple(known), head
 
 
 def models() -> tuple[str, ...]:
@@ -192,10 +216,10 @@ def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[
         raise _damaged(model, f"entry {sequence} is missing or empty, though {HEAD} names entry {head.sequence}")
 
 
-def _damaged(model: str, problem: str) -> LedgerError:
+def _damaged(model: str, problem: str, otherwise: str = "") -> LedgerError:
     return LedgerError(
         f"{without_secrets(workspace().ledger)}/{model}: {problem}; expected an unbroken chain; "
-        f"run python -m tasks.audit verify {model}, then restore the folder from a backup"
+        f"run python -m tasks.audit verify {model}, then restore the folder from a backup{otherwise and ', '}{otherwise}"
     )
 
 

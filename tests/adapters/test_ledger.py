@@ -122,7 +122,7 @@ def test_a_slower_writer_leaves_no_older_head(monkeypatch):
     monkeypatch.setattr(obstore, "put", slow)
     ledger.append(MODEL, "note", "first", AT)
     told = ledger.entries(MODEL)
-    assert [entry.body for entry in told] == ["first", "second", "third"]
+    assert {entry.body for entry in told} == {"first", "second", "third"}
     assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, told[-1].hash)
 
 
@@ -228,6 +228,26 @@ class TestDamageIsFound:
                 attempt()
         assert not entry_file(6).exists()
 
+    @pytest.mark.parametrize("known", [True, False])
+    def test_a_tail_lost_with_its_head_is_not_built_upon_and_a_person_who_knows_better_may_mend_it(self, known):
+        for number in (4, 5):
+            entry_file(number).unlink()
+        head_file().unlink()
+        if not known:
+            ledger._KNOWN.clear()  # as a new process
+        with pytest.raises(ledger.LedgerError, match="nothing shows that entry 3 is the last one") as damaged:
+            ledger.append(MODEL, "note", "x", AT)
+        assert not entry_file(4).exists() and not head_file().exists()
+        assert len(ledger.entries(MODEL)) == 3, "what is there can be read"
+        head_file().write_text(str(damaged.value).split(" write ")[1].removesuffix(" to head.json"))
+        assert ledger.append(MODEL, "note", "x", AT).sequence == 4
+        assert ledger.verify(MODEL).ok
+
+    def test_an_unreadable_head_is_not_built_upon(self):
+        head_file().write_text("{torn")
+        with pytest.raises(ledger.LedgerError, match=r"head\.json is missing or cannot be read"):
+            ledger.append(MODEL, "note", "x", AT)
+
     def test_the_same_process_sees_a_lost_tail_too(self):
         entry_file(5).unlink()
         with pytest.raises(ledger.LedgerError, match="entry 5 is missing"):
@@ -241,6 +261,23 @@ def test_a_lagging_head_is_caught_up_with():
     ledger._KNOWN.clear()
     assert ledger.append(MODEL, "note", "x", AT).sequence == 4
     assert ledger.verify(MODEL).ok
+
+
+def test_a_writer_killed_between_the_first_entry_and_its_head_is_made_up_for():
+    fill(1)
+    head_file().unlink()
+    ledger._KNOWN.clear()
+    assert ledger.append(MODEL, "note", "x", AT).sequence == 2
+    assert ledger.verify(MODEL).ok
+
+
+def test_a_writer_that_read_the_head_before_there_was_one_is_no_damage(monkeypatch):
+    """Between its look at the head and at the entries two others have appended."""
+    fill(2)
+    ledger._KNOWN.clear()
+    head, early = ledger._head, iter([True])
+    monkeypatch.setattr(ledger, "_head", lambda model: None if next(early, False) else head(model))
+    assert ledger.append(MODEL, "note", "x", AT).sequence == 3
 
 
 def test_another_ledger_at_the_same_place_is_noticed(tmp_path, monkeypatch):
