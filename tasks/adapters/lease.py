@@ -17,9 +17,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from secrets import token_hex
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
@@ -81,8 +82,9 @@ class Lease:
     def _take_next(self) -> None:
         """Past the lease only a new number tells whether nobody came in between."""
         following = replace(self.record, token=self.record.token + 1, beats=0)
-        if not _create(self.model, following):
-            raise self._fenced(_latest(self.model, after=self.record.token) or following)
+        found = _create(self.model, following)
+        if found != following:
+            raise self._fenced(found)
         self.record, self.renewed = following, _steady()
 
     def _fenced(self, later: Record) -> FencedOut:
@@ -166,8 +168,8 @@ def _acquire(model: str, purpose: str, outranks: tuple[str, ...], ttl_s: float, 
         )
         if free:
             token = holder.token + 1 if holder else 1
-            mine = Record(token, purpose, f"{socket.gethostname()}:{os.getpid()}", run_id, ttl_s)
-            if _create(model, mine) and _latest(model) == mine:
+            mine = Record(token, purpose, _name(), run_id, ttl_s)
+            if _create(model, mine) == mine:
                 _forget(model, before=token)
                 return Lease(model, mine, moment)
         elif moment - began > patience_s:
@@ -198,14 +200,20 @@ def _key(model: str, token: int) -> str:
     return f"{FOLDER}/{model}/{token:08d}.json"
 
 
-def _create(model: str, record: Record) -> bool:
-    """Whether this process was the one to create the number."""
-    with store_errors(f"lease of {model}"):
-        try:
-            obstore.put(ledger_store(), _key(model, record.token), to_json(record).encode(), mode="create")
-        except AlreadyExistsError:
-            return False
-    return True
+def _name() -> str:
+    """A holder's name, like no other's: processes in containers share host and number, threads a process."""
+    return f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
+
+
+def _create(model: str, record: Record) -> Record:
+    """Create the number; the latest record then: this one where it holds the model.
+
+    The store's answer alone does not tell. A number that was taken, released and forgotten meanwhile can be created
+    again below a later one; and a create whose answer was lost is refused when the client tries again, by itself.
+    """
+    with store_errors(f"lease of {model}"), suppress(AlreadyExistsError):
+        obstore.put(ledger_store(), _key(model, record.token), to_json(record).encode(), mode="create")
+    return _latest(model) or Record(record.token, "unknown", "unknown", None, TTL_S)
 
 
 def _write(model: str, record: Record) -> None:

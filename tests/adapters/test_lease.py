@@ -222,6 +222,45 @@ def test_a_clock_that_was_set_fences_nobody_out_and_lets_nobody_in(monkeypatch):
             elsewhere.submit(lambda: hold(MODEL, "promote", patience_s=1).__enter__()).result()
 
 
+def test_a_holder_that_froze_while_two_others_came_and_went_is_fenced_out(monkeypatch):
+    """Past its lease it has seen nobody, and froze; the number that it then creates was taken and forgotten meanwhile."""
+    create, meanwhile = lease._create, []
+
+    def frozen(model, record):
+        if record.purpose == "retrain" and record.token == 2 and not meanwhile:
+            with ThreadPoolExecutor(1) as elsewhere:
+                elsewhere.submit(lambda: meanwhile.append(_token_of("promote", ("retrain",)))).result()
+                meanwhile.append(elsewhere.submit(lambda: lease._acquire(MODEL, "rollback", (), 30, 1)).result())
+        return create(model, record)
+
+    monkeypatch.setattr(lease, "_create", frozen)
+    mine = lease._acquire(MODEL, "retrain", (), 30, 1)
+    mine.renewed -= 31
+    with pytest.raises(FencedOut, match=r"rollback by .* took token 3"):
+        mine.check()
+    assert (meanwhile[0], meanwhile[1].check()) == (2, 3)
+
+
+def test_a_holder_is_not_fenced_out_by_its_own_record_whose_answer_was_lost(monkeypatch):
+    put = lease.obstore.put
+
+    def answer_lost(store, path, content, **options):
+        put(store, path, content, **options)
+        if options:
+            return put(store, path, content, **options)  # as the client tries again
+        return None
+
+    monkeypatch.setattr(lease.obstore, "put", answer_lost)
+    held = lease._acquire(MODEL, "retrain", (), 30, 1)
+    held.renewed -= 31
+    assert held.check() == 2
+
+
+def test_threads_of_one_process_are_not_taken_for_each_other():
+    first, second = (lease._acquire(MODEL, "retrain", ("retrain",), 30, 1) for _ in range(2))
+    assert first.record.holder != second.record.holder
+
+
 def test_a_record_that_was_torn_reads_as_a_dead_holders(monkeypatch):
     monkeypatch.setattr(lease, "TTL_S", 0.5)
     with hold(MODEL, "retrain"):
