@@ -143,7 +143,18 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
         if known and (head is None or _read(_key(model, len(known))) != to_json(known[-1]).encode()):
             known.clear()  # another ledger lies here now, or this one was damaged: look again
         known.extend(_newer(model, known[-1] if known else None, head))
+        if not known and head is None:
+            _check_empty(model)
         return tuple(known), head
+
+
+def _check_empty(model: str) -> None:
+    """A bucket that is not there, and a chain without its beginning, read like a ledger without entries; a list differs."""
+    with store_errors(model):
+        listed = {meta["path"] for meta in obstore.list(ledger_store(), model).collect()}
+    later = sorted(path for path in listed if _NUMBERED.match(path.removeprefix(f"{model}/")))
+    if later and _key(model, 1) not in listed:  # else another writer has begun meanwhile
+        raise _damaged(model, f"entry 1 is missing, though {later[0]} is there")
 
 
 def models() -> tuple[str, ...]:

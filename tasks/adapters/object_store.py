@@ -39,13 +39,17 @@ def store_at(uri: str) -> ObjectStore:
 
 @contextmanager
 def store_errors(where: str) -> Iterator[None]:
-    """Say what failed where; the store's own first line says why."""
+    """Say what failed where; the store's own first line says why.
+
+    What may be missing is caught where it is read; here a file that is not found is a folder or a bucket that is not there.
+    """
     try:
         yield
+    except AlreadyExistsError:
+        raise
     except (BaseError, OSError) as error:
-        if isinstance(error, (FileNotFoundError, AlreadyExistsError)):
-            raise
         raise LedgerError(
-            f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({told(error)}); expected a "
-            "store that this user may read and append to; set PERENNIAL_LEDGER, or free disk space"
+            f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({told(error)}); expected a store "
+            "that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, or free disk "
+            "space"
         ) from None  # a store names the whole address, with the signature that some have in it

@@ -12,7 +12,7 @@ from pathlib import Path
 import obstore
 import pytest
 
-from tasks.adapters import ledger
+from tasks.adapters import lease, ledger
 from tasks.adapters.object_store import store_at
 from tasks.policy.evidence import LedgerEntry, Promotion
 from tasks.policy.records import from_json, to_json, utc
@@ -243,6 +243,14 @@ class TestDamageIsFound:
         assert ledger.append(MODEL, "note", "x", AT).sequence == 4
         assert ledger.verify(MODEL).ok
 
+    def test_a_lost_beginning_is_not_begun_again(self):
+        for lost in (entry_file(1), entry_file(2), head_file()):
+            lost.unlink()
+        ledger._KNOWN.clear()
+        with pytest.raises(ledger.LedgerError, match=r"entry 1 is missing, though .*00000003\.json is there"):
+            ledger.append(MODEL, "note", "x", AT)
+        assert not entry_file(1).exists()
+
     def test_an_unreadable_head_is_not_built_upon(self):
         head_file().write_text("{torn")
         with pytest.raises(ledger.LedgerError, match=r"head\.json is missing or cannot be read"):
@@ -310,6 +318,19 @@ def test_an_object_store_keeps_the_same_chain(remote):
     assert ledger.models() == (MODEL,)
     head = ledger.Head(5, told[4].hash)
     assert ledger.verify(MODEL, head) == ledger.Verification(MODEL, 5, head, ())
+
+
+def test_a_bucket_that_is_not_there_is_no_empty_history(remote, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_LEDGER", remote.replace("bucket", "bukcet"))
+    for attempt in (
+        lambda: ledger.entries(MODEL),
+        lambda: ledger.append(MODEL, "note", "x", AT),
+        lambda: ledger.verify(MODEL),
+        lambda: lease.hold(MODEL, "retrain").__enter__(),
+        lambda: lease._create(MODEL, lease.Record(1, "retrain", "me", None, 30)),
+    ):
+        with pytest.raises(ledger.LedgerError, match="set PERENNIAL_LEDGER to a bucket or folder that is there"):
+            attempt()
 
 
 def test_threads_on_an_object_store_never_fork_the_chain(remote):
