@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -22,6 +23,9 @@ from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport
 from tasks.policy.records import from_json, utc
 from tasks.policy.typed_text import printable
+
+if TYPE_CHECKING:
+    from tasks.adapters.ledger import Head
 
 CHAMPION_KINDS = ("champion.promoted", "champion.rolled_back")
 
@@ -76,22 +80,24 @@ def _first_reason(entry: LedgerEntry) -> str:
 def _verify(arguments: argparse.Namespace) -> int:
     from tasks.adapters import ledger
 
-    expected = dict(_noted_head(text) for text in arguments.expect)
-    names = arguments.model or sorted({*ledger.models(), *expected})
+    noted = [_noted_head(text) for text in arguments.expect]
+    names = sorted({*(arguments.model or ledger.models()), *(model for model, _ in noted)})
     if not names:
         print("no ledger here yet")
     found_problem = False
     for name in names:
-        checked = ledger.verify(name, expected.get(name))
-        found_problem |= not checked.ok
+        checked = ledger.verify(name, *(head for model, head in noted if model == name))
+        # a model that somebody names has a past; one whose ledger is gone must not pass
+        problems = checked.problems or (() if checked.entries else ("there is no ledger of this model here",))
+        found_problem |= bool(problems)
         head = f"{name}:{checked.head.sequence}:{checked.head.hash}" if checked.head else "none"
-        print(f"{name}: {'whole' if checked.ok else 'DAMAGED'}, {checked.entries} entries, head {head}")
-        for problem in checked.problems:
+        print(f"{name}: {'DAMAGED' if problems else 'whole'}, {checked.entries} entries, head {head}")
+        for problem in problems:
             print(printable(f"  {problem}"))
     return int(found_problem)
 
 
-def _noted_head(text: str) -> tuple[str, object]:
+def _noted_head(text: str) -> tuple[str, "Head"]:
     from tasks.adapters.ledger import Head
 
     model, sequence, noted = (*text.split(":"), "", "")[:3]

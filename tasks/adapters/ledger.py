@@ -164,20 +164,25 @@ def models() -> tuple[str, ...]:
     return tuple(sorted(name for name in (folder.strip("/") for folder in folders) if _MODEL.match(name)))
 
 
-def verify(model: str, expected: Head | None = None) -> Verification:
-    """Read every entry anew and check the whole chain, its head, and a head that was noted elsewhere (`expected`)."""
-    head = _head(
-        model
-    )  # before the entries: what is appended meanwhile is listed, and the head of before is still there
+def verify(model: str, *expected: Head) -> Verification:
+    """Read every entry anew and check the whole chain, its head, and heads that were noted elsewhere (`expected`)."""
+    head = _head(model)  # before the entries: what is appended meanwhile is listed, and the head of before still there
     with store_errors(model):
         listed = [meta["path"].removeprefix(f"{model}/") for meta in obstore.list(ledger_store(), model).collect()]
-    numbered = sorted(name for name in listed if _NUMBERED.match(name))
+    numbered = sorted(name for name in listed if _NUMBERED.match(name) and int(name[:8]))
     problems = [f"{name} is not an entry" for name in sorted({*listed} - {*numbered, HEAD})]
     with ThreadPoolExecutor(_READERS) as pool:
         texts = dict(zip(numbered, pool.map(lambda name: _read(f"{model}/{name}"), numbered), strict=True))
     hashes: dict[int, str] = {0: GENESIS}
-    for sequence in range(1, max((int(name[:8]) for name in numbered), default=0) + 1):
-        problem, found_hash = _check(model, sequence, texts.get(f"{sequence:08d}.json"), hashes.get(sequence - 1))
+    following = 1
+    for sequence, text in ((int(name[:8]), text) for name, text in texts.items()):
+        if sequence > following:
+            until = sequence - 1
+            problems.append(
+                f"entry {until} is missing" if until == following else f"entries {following} to {until} are missing"
+            )
+        following = sequence + 1
+        problem, found_hash = _check(model, sequence, text, hashes.get(sequence - 1))
         problems += [f"entry {sequence} {problem}"] if problem else []
         if found_hash:
             hashes[sequence] = found_hash
@@ -185,7 +190,7 @@ def verify(model: str, expected: Head | None = None) -> Verification:
         problems.append(
             f"{HEAD} is missing or cannot be read, so nothing here shows that the last entries are all there"
         )
-    for witness, where in ((head, HEAD), (expected, "the head noted elsewhere")):
+    for witness, where in ((head, HEAD), *((noted, "the head noted elsewhere") for noted in expected)):
         if witness and hashes.get(witness.sequence) != witness.hash:
             found = "is another one" if witness.sequence in hashes else "is not there"
             problems.append(f"{where} names entry {witness.sequence} with hash {witness.hash[:12]}…, which {found}")

@@ -201,6 +201,15 @@ class TestDamageIsFound:
         assert ledger.verify(MODEL).ok
         assert not ledger.verify(MODEL, noted).ok
 
+    def test_a_stray_number_far_off_is_one_problem_not_millions(self):
+        entry_file(3_000_000).write_text("{}")
+        entry_file(0).write_text("{}")
+        assert ledger.verify(MODEL).problems == (
+            "00000000.json is not an entry",
+            "entries 6 to 2999999 are missing",
+            "entry 3000000 cannot be read: torn or changed",
+        )
+
     def test_an_inserted_entry(self):
         for number in (5, 4, 3):
             entry_file(number).rename(entry_file(number + 1))

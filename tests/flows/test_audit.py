@@ -127,6 +127,23 @@ def test_a_noted_head_of_a_ledger_that_is_gone_is_a_problem(capsys):
     assert "air_time: DAMAGED, 0 entries" in capsys.readouterr().out
 
 
+def test_a_named_model_without_a_ledger_is_a_problem(told, capsys):
+    assert main(["verify", MODEL, "no_such_model"]) == 1
+    printed = capsys.readouterr().out
+    assert "flight_delay: whole, 3 entries" in printed
+    assert "no_such_model: DAMAGED, 0 entries, head none\n  there is no ledger of this model here" in printed
+
+
+def test_every_noted_head_is_checked_whichever_models_are_named(told, capsys):
+    good, bad = f"{MODEL}:3:{told[2].hash}", f"{MODEL}:2:" + "0" * 64
+    assert main(["verify", MODEL, "--expect", good]) == 0
+    assert main(["verify", MODEL, "--expect", "air_time:3:" + "0" * 64]) == 1
+    assert main(["verify", "--expect", bad, "--expect", good]) == 1
+    printed = capsys.readouterr().out
+    assert "air_time: DAMAGED" in printed
+    assert "the head noted elsewhere names entry 2 with hash 000000000000…, which is another one" in printed
+
+
 def test_the_command_runs_by_itself_and_a_damaged_ledger_is_one_clear_line(told, workspace):
     folder = workspace / "ledger" / MODEL
     (folder / "00000001.json").unlink()
