@@ -9,6 +9,7 @@ tail is found and never built upon; against someone who rewrites entries and hea
 helps: note the head that `verify` prints, and give it back as `expected`.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import LedgerEntry
 from tasks.policy.records import from_json, to_json
 
+logger = logging.getLogger(__name__)
 GENESIS = "0" * 64
 """What the first entry names as the one before it."""
 HEAD = "head.json"
@@ -72,7 +74,7 @@ def append(
     """Add a fact, a record or text. With `once`, a decision's fact of one kind is told once: the first is returned.
 
     Raises LedgerError where the chain is damaged or the store cannot be written, FencedOut where another run has taken
-    the model's lease; then nothing was added.
+    the model's lease; then nothing was added. A head that cannot be written after the entry is only a warning.
     """
     text = body if isinstance(body, str) else to_json(body)
     while True:
@@ -91,7 +93,12 @@ def append(
                 obstore.put(ledger_store(), _key(model, entry.sequence), to_json(entry).encode(), mode="create")
             except AlreadyExistsError:
                 continue  # another writer was faster; what it wrote comes before
+        try:
             _remember(model, entry)
+        except LedgerError as error:  # the fact is told: a caller that tried again could tell it twice
+            logger.warning(
+                "%s: entry %d is in, but %s lags behind until the next: %s", model, entry.sequence, HEAD, error
+            )
         return entry
 
 
@@ -116,7 +123,8 @@ def _remember(model: str, entry: LedgerEntry) -> None:
     latest: LedgerEntry | None = entry
     while latest:
         head, following = Head(latest.sequence, latest.hash), _key(model, latest.sequence + 1)
-        obstore.put(ledger_store(), f"{model}/{HEAD}", to_json(head).encode())
+        with store_errors(f"{model}/{HEAD}"):
+            obstore.put(ledger_store(), f"{model}/{HEAD}", to_json(head).encode())
         text = _read(following)
         try:
             latest = from_json(LedgerEntry, text) if text else None

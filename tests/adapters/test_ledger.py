@@ -126,6 +126,25 @@ def test_a_slower_writer_leaves_no_older_head(monkeypatch):
     assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, told[-1].hash)
 
 
+def test_a_head_that_cannot_be_written_undoes_no_fact(monkeypatch, caplog):
+    """The fact is in by then, and an error would make its caller tell it again; the next one catches up."""
+    fill(1)
+    put = obstore.put
+
+    def refused(store, path, *arguments, **options):
+        if path.endswith("head.json"):
+            raise PermissionError("no right to write this one")
+        return put(store, path, *arguments, **options)
+
+    monkeypatch.setattr(obstore, "put", refused)
+    told = ledger.append(MODEL, "note", "x", AT)
+    assert ledger.entries(MODEL)[-1] == told
+    assert "entry 2 is in, but head.json lags behind" in caplog.text
+    monkeypatch.setattr(obstore, "put", put)
+    assert ledger.append(MODEL, "note", "y", AT).sequence == 3
+    assert ledger.verify(MODEL).head.sequence == from_json(ledger.Head, head_file().read_bytes()).sequence == 3
+
+
 def test_a_damaged_entry_behind_ones_own_does_not_undo_it(monkeypatch):
     put = obstore.put
 
