@@ -5,6 +5,7 @@ Every field has bounds, a description and a safe default, because these models a
 mistake.
 """
 
+import codecs
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
@@ -38,6 +39,20 @@ class Source(Settings):
     """Passed to the reader (csv: delimiter, …) or to your function."""
     settle_hours: float = Field(0.0, ge=0, le=24 * 31)
     """Hours that a window's rows may come late: it is read, once and for good, so long after its end."""
+
+    @model_validator(mode="after")
+    def _can_be_parsed_so(self) -> Self:
+        for name in ("delimiter", "quote_char", "decimal_point") if self.kind == "csv" else ():
+            value = str(self.options.get(name, "."))
+            if len(value) != 1:
+                tab = '; a tab is "\\t" in double quotes' if value == "\\t" else ""
+                raise ValueError(f"options.{name} is {value!r}, expected one character{tab}")
+        encoding = str(self.options.get("encoding", "utf8")) if self.kind == "csv" else "utf8"
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise ValueError(f"options.encoding is {encoding!r}, expected one such as utf8 or latin-1") from None
+        return self
 
     @model_validator(mode="after")
     def _names_what_its_kind_needs(self) -> Self:
