@@ -142,7 +142,7 @@ def to_utc(column: pa.ChunkedArray, at: str, time_zone: str | None = None) -> pa
 
 
 def _parsed(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
-    for kind in (MOMENT, pa.timestamp("us")):
+    for kind in (MOMENT, pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ns")):  # finer ones are cut later
         try:
             return column.cast(kind)
         except pa.ArrowInvalid:

@@ -2,8 +2,8 @@
 
 Arrow's own file systems reach S3 and GCS (credentials from the environment, AWS_ENDPOINT_URL for another S3 store);
 the window is pushed down as a filter on the time column, and only named columns are read. A file over HTTP is fetched
-whole. In CSV, types follow the kinds in the YAML instead of being guessed, so that "007" stays text; an empty field is
-missing. A folder's schema is that of its first file; a column that a later file lacks is null there, for the quality
+whole. In CSV, types follow the kinds in the YAML instead of being guessed from the first block, so that "007" stays text
+and a later value is never of the wrong type; an empty field is missing. A folder's schema is that of its first file; a column that a later file lacks is null there, for the quality
 gate to judge.
 """
 
@@ -34,6 +34,7 @@ from tasks.policy.records import Window
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 DOWNLOAD_TIMEOUT_S = 600.0
+NO_TIME = pa.array(pa_csv.ConvertOptions().null_values)
 
 
 def read_files(config: ModelConfig, window: Window, columns: Sequence[str], where: str) -> pa.Table:
@@ -47,7 +48,7 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
         with _opened(config, path) as dataset:
             require_columns(dataset.schema.names, columns, where)
             rows = dataset.to_table(columns=list(columns), filter=_pushed_down(config, dataset.schema, window, where))
-            return _empty_is_missing(rows) if config.source.kind == "csv" else rows
+            return _empty_is_missing(config, rows) if config.source.kind == "csv" else rows
     except (FileNotFoundError, TableNotFoundError):
         raise SourceError(
             f"{where}: nothing is there, expected a {config.source.kind} source; mend source.path"
@@ -129,32 +130,45 @@ def _file_system(path: str) -> tuple[pa_fs.FileSystem, str]:
 
 def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
     options, columns = config.source.options, config.columns
-    types = {name: pa.float64() for name in columns.features.numeric}
+    # times as text: of one precision if guessed, and a label's may be empty at first; `to_utc` reads them
+    types = {name: pa.string() for name in (*columns.protected, *_times(config))}
+    types |= {name: pa.float64() for name in columns.features.numeric}
     types |= {name: pa.string() for name in (columns.id, *columns.features.categorical)}
     types |= {name: pa.bool_() for name in columns.features.boolean}
     # classes as text: guessed from the first block, a label that is unknown there would be of no type at all
     types[columns.label] = pa.float64() if config.task == "regression" else pa.string()
     return pa_dataset.CsvFileFormat(
         parse_options=pa_csv.ParseOptions(
-            delimiter=str(options.get("delimiter", ",")), quote_char=str(options.get("quote_char", '"'))
+            delimiter=str(options.get("delimiter", ",")),
+            quote_char=str(options.get("quote_char", '"')),
+            newlines_in_values=True,  # else a quoted line break is an error once the file is of more than one block
         ),
         convert_options=pa_csv.ConvertOptions(column_types=types, decimal_point=str(options.get("decimal_point", "."))),
         read_options=pa_csv.ReadOptions(encoding=str(options.get("encoding", "utf8"))),
     )
 
 
-def _empty_is_missing(rows: pa.Table) -> pa.Table:
+def _times(config: ModelConfig) -> tuple[str, ...]:
+    columns = config.columns
+    return (columns.time,) if columns.label_time is None else (columns.time, columns.label_time)
+
+
+def _empty_is_missing(config: ModelConfig, rows: pa.Table) -> pa.Table:
+    """Empty text as null, and no time where there stands NA or the like: a category may be called so, a time cannot."""
     for place, field in enumerate(rows.schema):
         if pa.types.is_string(field.type):
             text = rows.column(place)
-            rows = rows.set_column(place, field, pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text))
+            missing = pc.is_in(text, NO_TIME) if field.name in _times(config) else pc.equal(text, "")
+            rows = rows.set_column(place, field, pc.if_else(missing, pa.scalar(None, pa.string()), text))
     return rows
 
 
 def _pushed_down(config: ModelConfig, schema: pa.Schema, window: Window, where: str) -> pc.Expression | None:
-    """The window as a filter on the time column as stored; None where that is text, to be filtered after reading."""
+    """The window as a filter on the time column as stored; None where that is neither times nor plain text."""
     name = config.columns.time
     kind = schema.field(name).type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _near(pc.field(name), window)
     if not pa.types.is_timestamp(kind):
         return None
     if kind.tz is not None:
@@ -164,6 +178,13 @@ def _pushed_down(config: ModelConfig, schema: pa.Schema, window: Window, where: 
         to_utc(pa.chunked_array([pa.array([], kind)]), f"{where}: column {name!r}", str(zone) if zone else None)
         low, high = (_local(bound, str(zone), hours, where) for bound, hours in ((window.start, -2), (window.end, 2)))
     return (pc.field(name) >= low.cast(kind)) & (pc.field(name) < high.cast(kind))
+
+
+def _near(text: pc.Expression, window: Window) -> pc.Expression:
+    """ISO dates are in order as text: those of the window, two days wider for any zone, and what is none, to be refused."""
+    low, high = (f"{bound:%Y-%m-%d}" for bound in (window.start - timedelta(days=2), window.end + timedelta(days=2)))
+    is_date = pc.match_substring_regex(text, r"^\d{4}-\d\d-\d\d")
+    return ((text >= low) & (text < high)) | ~is_date
 
 
 def _local(bound: datetime, zone: str, hours: int, where: str) -> pa.Scalar:
