@@ -3,8 +3,8 @@
 Arrow's own file systems reach S3 and GCS (credentials from the environment, AWS_ENDPOINT_URL for another S3 store);
 the window is pushed down as a filter on the time column, and only named columns are read. A file over HTTP is fetched
 whole. In CSV, types follow the kinds in the YAML instead of being guessed from the first block, so that "007" stays text
-and a later value is never of the wrong type; an empty field is missing. A folder's schema is that of its first file; a column that a later file lacks is null there, for the quality
-gate to judge.
+and a later value is never of the wrong type; an empty field is missing. A column that a file of a folder lacks is null
+there, for the quality gate to judge; a folder of CSV has the columns of its first file.
 """
 
 import os
@@ -27,6 +27,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.file_dataset import compares_alike, open_files
 from tasks.adapters.redaction import told
 from tasks.adapters.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
 from tasks.policy.records import Window
@@ -45,9 +46,12 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
     path = str(config.source.path)
     remote = "://" in path
     try:
-        with _opened(config, path) as dataset:
+        with _opened(config, path, columns, where) as dataset:
             require_columns(dataset.schema.names, columns, where)
-            rows = dataset.to_table(columns=list(columns), filter=_pushed_down(config, dataset.schema, window, where))
+            bounds = None
+            if config.source.kind != "parquet" or compares_alike(dataset, config.columns.time):
+                bounds = _pushed_down(config, dataset.schema, window, where)
+            rows = dataset.to_table(columns=list(columns), filter=bounds)
             return _empty_is_missing(config, rows) if config.source.kind == "csv" else rows
     except (FileNotFoundError, TableNotFoundError):
         raise SourceError(
@@ -91,14 +95,14 @@ def _short(error: Exception) -> str:
 
 
 @contextmanager
-def _opened(config: ModelConfig, path: str) -> Iterator[pa_dataset.Dataset]:
+def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) -> Iterator[pa_dataset.Dataset]:
     if config.source.kind == "delta":
         yield DeltaTable(path).to_pyarrow_dataset()
         return
     kind = pa_dataset.ParquetFileFormat() if config.source.kind == "parquet" else _csv_format(config)
     if not path.startswith(("http://", "https://")):
         files, inner = _file_system(path)
-        yield pa_dataset.dataset(inner, format=kind, filesystem=files, partitioning="hive")
+        yield open_files(config, files, inner, kind, columns, where)
         return
     with tempfile.TemporaryDirectory() as folder:
         fetched = str(Path(folder) / "fetched")
