@@ -106,7 +106,8 @@ class Performance(Settings):
     quantile: float = Field(0.5, gt=0, lt=1)
     """Quantile of the pinball loss (regression)."""
     slices: tuple[ColumnName, ...] = ()
-    """Categorical columns by whose values the metric is also shown and guarded."""
+    """Features by whose values the primary metric is also shown and the worst named: the 20 largest groups of each, with
+    at least `validation.slice_min_rows` labels. It decides nothing; `validation.slices` guards them against a challenger."""
 
     @model_validator(mode="after")
     def _matures_before_it_closes(self) -> Self:

@@ -36,12 +36,17 @@ def measure_performance(
 
 def describe(report: PerformanceReport) -> str:
     """Verdict, number, limit in one line."""
+    from tasks.policy.slices import describe_worst
+
     value, labels = report.metric(report.primary), f"{report.labelled_rows} of {report.rows} labels, {report.maturity}"
     if value is None:
         return f"{report.primary} is not known yet ({labels})"
     level = report.baseline
     against = f", best past level {level.value:.4g} (p={report.shift_p_value:.2g})" if level else ", no past level yet"
-    return f"{value.name} {value.value:.4g} ({value.low:.4g} to {value.high:.4g}){against}; {labels}"
+    worst = describe_worst(report.slices)
+    return f"{value.name} {value.value:.4g} ({value.low:.4g} to {value.high:.4g}){against}; {labels}" + (
+        f"; {worst}" if worst else ""
+    )
 
 
 def _measure(
@@ -57,11 +62,15 @@ def _measure(
         smallest_shift,
         window_noise,
     )
+    from tasks.policy.slices import measure_slices
 
     served = read_served(config, window, as_of)
-    rows, labelled_rows = len(served.truth), len(served.known.truth)
+    known = served.known
+    rows, labelled_rows = len(served.truth), len(known.truth)
     settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
-    metrics = _metrics(config, served.known.truth, served.known.predicted)
+    metrics = _metrics(config, known.truth, known.predicted)
+    least, quantile = config.validation.slice_min_rows, settings.quantile
+    slices = measure_slices(primary, known.truth, known.predicted, known.slices, least, BOOTSTRAP_DRAWS, quantile)
     before = [report for report in history.performances if report.window < window]
     value = next((metric for metric in metrics if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
@@ -89,6 +98,7 @@ def _measure(
         noise=noise,
         noise_windows=len(closed) if noise is not None else None,
         smallest_shift=smallest,
+        slices=slices,
     )
 
 

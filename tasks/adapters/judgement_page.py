@@ -1,6 +1,7 @@
 """What people read in the Prefect dashboard about one judged window: the decision with its reasons and evidence, and plots.
 
-The sentences are the decision's own, the same as in the ledger and the log. Category values never appear here.
+The sentences are the decision's own, the same as in the ledger and the log. Category values never appear here, but those
+of `performance.slices`.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from tasks.policy.estimate_errors import describe_error, possible
 from tasks.policy.evidence import Judgement, Placement
 from tasks.policy.joint_drift import describe_joint
 from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
+from tasks.policy.slices import describe_worst
 
 
 def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
@@ -63,12 +65,15 @@ def _placement(placement: Placement) -> str:
 
 def _performance(report: PerformanceReport, judgement: Judgement) -> str:
     rows = [_metric_row(metric, "realised") for metric in report.metrics]
+    rows += [_metric_row(item.value, f"realised, {item.name}") for item in report.slices]
     if judgement.estimate:
-        told = describe_error(judgement.estimate_error)
-        rows.append(_metric_row(possible(judgement.estimate), f"estimated without labels; {told}"))
+        error = describe_error(judgement.estimate_error)
+        rows.append(_metric_row(possible(judgement.estimate), f"estimated without labels; {error}"))
     shown = report.smallest_shift
     power = f", shows a worsening of the {report.primary} from {shown:.2g} on" if shown is not None else ""
-    return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in{power}\n\n" + table(
+    worst = describe_worst(report.slices)
+    told = f"{worst[0].upper()}{worst[1:]}.\n\n" if worst else ""
+    return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in{power}\n\n{told}" + table(
         ("metric", "value", "interval", "rows", "kind"), rows
     )
 

@@ -3,14 +3,19 @@
 Where two versions served a window (a canary), the one with most rows speaks, with its rows alone.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.adapters.encoding import encode_labels, in_order
+from tasks.adapters.groups import groups_of
+from tasks.adapters.parquet_file import LakeError
 from tasks.policy.metrics import Floats
 from tasks.policy.records import Window
 
@@ -21,12 +26,15 @@ class Served(NamedTuple):
     version: str
     predicted: Floats
     truth: Floats
+    slices: Mapping[str, NDArray[np.str_]] = {}
+    """Of each column of `performance.slices` the rows' values; of rows without a label they are empty."""
 
     @property
     def known(self) -> "Served":
         """The rows whose label is known."""
         labelled = ~np.isnan(self.truth)
-        return Served(self.version, self.predicted[labelled], self.truth[labelled])
+        slices = {name: groups[labelled] for name, groups in self.slices.items()}
+        return Served(self.version, self.predicted[labelled], self.truth[labelled], slices)
 
 
 def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
@@ -37,7 +45,7 @@ def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
         return Served("none", np.empty(0), np.empty(0))
     version = str(log["model_version"].mode()[0])
     own = log[log["model_version"] == version].drop_duplicates("id")
-    labelled = lake.labelled_rows(config, window, as_of, [columns.id, columns.label])
+    labelled = _labelled(config, window, as_of)
     classes = registry.classes(config.name, version) if config.task != "regression" else ()
     predicted = np.stack(own["prediction"].to_numpy()).astype(float)
     unknown = len(classes) if predicted.ndim == 2 else np.nan
@@ -47,4 +55,17 @@ def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
     truth[places[places >= 0]] = codes[places >= 0]
     if (truth == unknown).any():  # a class that this version never saw: a miss, to which it gave no probability
         predicted = in_order(classes, predicted, (*classes, ""))
-    return Served(version, predicted, truth)
+    slices = {}
+    for name in (name for name in config.performance.slices if name in labelled.column_names):
+        groups = groups_of(config, name, labelled.column(name))
+        slices[name] = np.full(len(own), "", groups.dtype)
+        slices[name][places[places >= 0]] = groups[places >= 0]
+    return Served(version, predicted, truth, slices)
+
+
+def _labelled(config: ModelConfig, window: Window, as_of: datetime) -> pa.Table:
+    wanted = [config.columns.id, config.columns.label]
+    try:
+        return lake.labelled_rows(config, window, as_of, [*wanted, *config.performance.slices])
+    except LakeError:  # the window may have landed before the model had these columns; what else is wrong is raised now
+        return lake.labelled_rows(config, window, as_of, wanted)

@@ -136,6 +136,14 @@ class MetricValue:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceValue:
+    """The primary metric on the rows of one slice, named `origin=JFK`."""
+
+    name: str
+    value: MetricValue
+
+
+@dataclass(frozen=True, slots=True)
 class EstimateError:
     """How far earlier estimates without labels lay from what labels showed, over the windows that have closed since."""
 
@@ -191,6 +199,8 @@ class PerformanceReport:
     """From how many closed windows that is known."""
     smallest_shift: float | None = None
     """The least worsening of the primary metric that this window would have shown, four times of five."""
+    slices: tuple[SliceValue, ...] = ()
+    """The primary metric by the values of `performance.slices`, of slices with enough labels."""
 
     @property
     def completeness(self) -> float:

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.adapters import judgement_page
 from tasks.policy.evidence import Decision, Judgement
-from tasks.policy.reports import EstimateError
+from tasks.policy.reports import EstimateError, SliceValue
 from tests.monitored_model import model
 from tests.policy.judged_windows import evidence, report, valued, window
 
@@ -38,3 +38,11 @@ def test_an_estimate_stands_in_the_performance_table_with_its_measured_error(pag
     known = replace(judgement, estimate_error=EstimateError(7, 0.04, -0.04, 1))
     assert "mean absolute error 0.04 over 7 closed windows, 1 within the interval: wrong more often" in page(known)
     assert "estimated" not in page(replace(judgement, estimate=None))
+
+
+def test_slices_stand_below_the_metrics_and_the_worst_is_told(page):
+    slices = (SliceValue("origin=EWR", valued("accuracy", 0.93)), SliceValue("origin=JFK", valued("accuracy", 0.88)))
+    shown = page(Judgement(window(3).end, "1", evidence(3, performance=replace(report(3), slices=slices)), DECISION))
+    assert "| accuracy | 0.88 | 0.87 to 0.89 | 1,000 | realised, origin=JFK |" in shown
+    assert "Worst of 2 slices is origin=JFK: accuracy 0.88 (0.87 to 0.89) on 1,000 rows." in shown
+    assert "slices" not in page(Judgement(window(3).end, "1", evidence(3, performance=report(3)), DECISION))

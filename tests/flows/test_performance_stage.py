@@ -130,6 +130,44 @@ def _spread(table: pa.Table, error: float) -> np.ndarray:
     return truth + np.where(np.arange(len(truth)) % 2, sizes, -sizes)
 
 
+def test_the_metric_is_shown_by_slice_and_the_worst_is_named(tmp_path):
+    """Reds are missed by 0.9 and the others by 0.3; purple has too few rows to be told of."""
+    table = rows()
+    table.loc[table.index % 100 == 0, "colour"] = "purple"
+    config = load_model_config(
+        write_model(
+            tmp_path / "small",
+            table,
+            **{"metric: mae}": "metric: mae, slices: [colour]}", "days: 1.5,": "days: 1.5, slice_min_rows: 30,"},
+        )
+    )
+    window = config.windows()[0]
+
+    def predicted(served: pa.Table) -> np.ndarray:
+        known = table.set_index("row").loc[served["row"].to_pylist()]
+        return known["y"].to_numpy() + np.where(known["colour"] == "red", 0.9, 0.3)
+
+    serve(config, window, predicted)
+    (early,) = measure(config, window, window.end)
+    (report,) = measure(config, window, window.end + 24 * HOURS)
+    assert [item.name for item in report.slices] == ["colour=blue", "colour=green", "colour=red"]
+    assert [item.value.value for item in report.slices] == pytest.approx([0.3, 0.3, 0.9])
+    assert sum(item.value.rows for item in report.slices) == 297
+    assert sum(item.value.rows for item in early.slices) < 226, "of rows with a label alone"
+    reds = report.slices[2].value.rows
+    assert describe(report).endswith(f"; worst of 3 slices is colour=red: mae 0.9 (0.9 to 0.9) on {reds} rows")
+    assert from_json(PerformanceReport, to_json(report)) == report
+
+
+def test_a_report_of_before_slices_were_measured_is_still_read(config):
+    window = config.windows()[0]
+    serve(config, window, off_by=0.5)
+    (report,) = measure(config, window, window.end)
+    older = json.loads(to_json(report))
+    assert older.pop("slices") == []
+    assert from_json(PerformanceReport, json.dumps(older)) == report
+
+
 def test_of_two_versions_the_one_with_most_rows_is_measured_on_its_rows_alone(config):
     window = config.windows()[0]
     table = lake.read_rows(take_snapshot.fn(config, window))
