@@ -105,7 +105,8 @@ class Columns(Settings):
     """Days after that for which a label, or its correction, is still looked for; what comes later is not found."""
     features: Features
     protected: tuple[ColumnName, ...] = ()
-    """Columns whose groups are compared for fairness; never features unless listed as such."""
+    """Columns whose groups are compared at validation: none may lose more than `validation.slice_margin` to a challenger.
+    Of each the 20 largest groups; never features unless listed as such."""
     personal: tuple[ColumnName, ...] = ()
     """Columns that identify people; reports and logs never show their values."""
 

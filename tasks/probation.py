@@ -62,7 +62,9 @@ def _compare(
         return None
     rows = lake.labelled_rows(config, served, as_of)
     level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
-    watched = config.model_copy(update={"validation": config.validation.model_copy(update=level)})
+    parts = {"validation": config.validation.model_copy(update=level)}
+    parts["columns"] = config.columns.model_copy(update={"protected": ()})  # judged as a whole
+    watched = config.model_copy(update=parts)
     compared = trial.compare(watched, champion, registry.version(config.name, before), served, rows)
     return decide_degradation(config.validation, compared, realised, forecast, as_of)
 

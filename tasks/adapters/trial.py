@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import version_files
-from tasks.adapters.encoding import FeatureError, category_texts, encode_labels, in_order
+from tasks.adapters.encoding import FeatureError, encode_labels, in_order
+from tasks.adapters.groups import groups_of
 from tasks.adapters.model_files import ModelFileError, Scorer
 from tasks.adapters.redaction import told
 from tasks.policy import comparison
@@ -20,6 +20,7 @@ from tasks.policy.comparison import Floats, prediction_fault
 from tasks.policy.evidence import ModelVersion
 from tasks.policy.promotion import Comparison
 from tasks.policy.records import Window
+from tasks.policy.slices import largest_groups
 
 SMOKE_ROWS = 32
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -102,19 +103,24 @@ def _measured(
         first = comparison.own_value(metric, truth, predicted[0], policy.confidence, seed, quantile)
         return Comparison(challenger, None, holdout, len(rows), first=first)
     new, old = predicted
-    slices = {name: _texts(rows.column(name)) for name in policy.slices}
+    slices = {name: groups_of(config, name, rows.column(name)) for name in policy.slices}
+    found = comparison.slice_differences(metric, truth, old, new, slices, policy.confidence, seed, quantile)
+    for name in config.columns.protected:
+        if name not in slices and name in rows.column_names:  # else it is compared, or landed with none of these rows
+            groups = groups_of(config, name, rows.column(name))
+            large = np.isin(groups, largest_groups(groups))
+            found += comparison.slice_differences(
+                metric, truth[large], old[large], new[large], {name: groups[large]}, policy.confidence, seed, quantile
+            )
     return Comparison(
         challenger,
         champion,
         holdout,
         len(rows),
         primary=comparison.difference(metric, truth, old, new, policy.confidence, seed, quantile),
-        slices=comparison.slice_differences(metric, truth, old, new, slices, policy.confidence, seed, quantile),
+        slices=found,
+        protected=config.columns.protected,
     )
-
-
-def _texts(column: pa.ChunkedArray) -> NDArray[np.str_]:
-    return np.array([value or "(null)" for value in category_texts(column).to_pylist()])
 
 
 def all_classes(known: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.policy.evidence import MetricDifference, ModelVersion, ValidationReport
 from tasks.policy.records import Window
 from tasks.policy.reports import MetricValue, Verdict
+from tasks.policy.slices import describe_fairness
 
 
 class ValidationPolicy(BaseModel):
@@ -71,6 +72,8 @@ class Comparison:
     rows: int
     primary: MetricDifference | None = None
     slices: tuple[MetricDifference, ...] = ()
+    protected: tuple[str, ...] = ()
+    """Columns among them whose groups are told of."""
     first: MetricValue | None = None
     faults: tuple[str, ...] = ()
 
@@ -96,6 +99,8 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         remarks.append(_gain_text(policy, comparison.primary))
         large = (item for item in comparison.slices if item.rows >= policy.slice_min_rows)
         remarks += [_undefined_text(item) for item in large if _is_undefined(item)]
+        least = (policy.slice_min_rows, policy.slice_margin)
+        remarks += [describe_fairness(column, comparison.slices, *least) for column in comparison.protected]
     verdict: Verdict = "fail" if failures else "warn" if warnings else "pass"
     return ValidationReport(
         challenger=comparison.challenger.version,

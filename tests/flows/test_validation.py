@@ -3,6 +3,8 @@
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
 
@@ -10,7 +12,7 @@ from deployments.model_config import ModelConfig
 from tasks import outcome
 from tasks.adapters import registry
 from tasks.policy.evidence import ModelVersion, ValidationReport
-from tasks.policy.records import Window, utc
+from tasks.policy.records import Window, from_json, to_json, utc
 from tasks.policy.reports import Snapshot
 from tasks.validation import validate_challenger
 from tests.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
@@ -50,6 +52,59 @@ def test_a_challenger_that_knows_the_new_concept_passes_and_the_old_one_fails(ta
     assert (primary.p_value is None) == (task == "regression")
     assert [item.slice_name for item in forward.differences[1:]] == ["colour=blue", "colour=green", "colour=red"]
     assert dict(registry.version(config.name, "2").tags)["validation"] == "pass"
+
+
+def with_gender(rows: pa.Table, blind_to: str | None = None) -> pa.Table:
+    """Rows of two genders; of `blind_to` the label is what the opposite concept gives."""
+    gender = np.array(["f", "m"] * (len(rows) // 2))
+    label = rows.column("label").to_numpy()
+    label = np.where(gender == blind_to, -label, label) if blind_to else label
+    rows = rows.set_column(rows.column_names.index("label"), "label", pa.array(label))
+    return rows.append_column("gender", pa.array(gender))
+
+
+def guarded(**columns) -> ModelConfig:
+    config = make_config("regression")
+    columns = {"protected": ("gender",)} | columns
+    return config.model_copy(update={"columns": config.columns.model_copy(update=columns)})
+
+
+def test_a_protected_group_that_loses_refuses_as_a_slice_does():
+    """The new model gains for m more than it loses for f, who keep to the old concept."""
+    config = guarded()
+    old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new", TRAINING, turn=1.0)
+    rows = with_gender(make_rows("regression", rows=600, window=HOLDOUT, seed=9), blind_to="f")
+    report = validate(config, new, old, land(config, HOLDOUT, rows))
+    groups = {item.slice_name: item for item in report.differences if (item.slice_name or "").startswith("gender=")}
+    assert {name: item.rows for name, item in groups.items()} == {"gender=f": 300, "gender=m": 300}
+    assert groups["gender=f"].gain < -1 < 1 < groups["gender=m"].gain
+    assert report.verdict == "fail"
+    assert any(
+        "mae of gender=f loses" in reason and "more than the accepted 0.05" in reason for reason in report.reasons
+    )
+    (told,) = (reason for reason in report.reasons if reason.startswith("groups of gender: challenger's mae"))
+    assert "gender=f gains least" in told
+    assert from_json(ValidationReport, to_json(report)) == report
+
+
+def test_groups_that_both_models_serve_alike_pass_and_are_told():
+    config = guarded()
+    old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new", TRAINING, turn=1.0)
+    holdout = land(config, HOLDOUT, with_gender(make_rows("regression", rows=600, window=HOLDOUT, seed=9)))
+    report = validate(config, new, old, holdout)
+    assert report.verdict == "pass"
+    assert any(reason.startswith("groups of gender: challenger's mae") for reason in report.reasons)
+
+
+def test_groups_of_a_personal_column_are_numbered_and_a_column_of_before_it_was_named_is_told():
+    config = guarded(personal=("gender",))
+    old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new", TRAINING, turn=1.0)
+    holdout = land(config, HOLDOUT, with_gender(make_rows("regression", rows=600, window=HOLDOUT, seed=9)))
+    report = validate(config, new, old, holdout)
+    assert [item.slice_name for item in report.differences[-2:]] == ["gender=group 1", "gender=group 2"]
+    later = guarded(protected=("age_group",))
+    told = validate(later, new, old, holdout).reasons[-1]
+    assert told == "groups of age_group: not compared, as none has 100 labelled rows that define the metric"
 
 
 def test_a_copy_of_the_champion_is_no_worse_but_no_gain():
@@ -141,8 +196,6 @@ def test_a_class_that_only_the_challenger_knows_counts_against_the_champion():
 
 def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[str, str]) -> ModelVersion:
     """A version whose training rows had some classes under another name."""
-    import pyarrow as pa
-
     from tasks.adapters import estimators, registration
     from tasks.adapters.arrow_profile import freeze_reference
     from tests.trained_models import make_snapshot
