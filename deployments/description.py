@@ -93,7 +93,11 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
 
 def _groups(config: ModelConfig) -> str:
     named = dict.fromkeys((*config.validation.slices, *config.columns.protected))
-    return f"; no group of {', '.join(named)} may surely lose more than {config.validation.slice_margin:g}" if named else ""
+    return (
+        f"; no group of {', '.join(named)} may surely lose more than {config.validation.slice_margin:g}"
+        if named
+        else ""
+    )
 
 
 def _settling(config: ModelConfig) -> str:

@@ -62,7 +62,9 @@ def promote(
         check_override(config, "a warning", override, principal, as_of, wall_clock())
         config = config.accepting_warnings()
     challenger = find_challenger(config, validation)
-    approval = approval_of(config, challenger, validation, as_of, wall_clock(), approved_by, comment, requested_by)
+    approval = approval_of(
+        config, challenger, validation, as_of, wall_clock(), approved_by, comment, requested_by, model
+    )
     if approval.verdict not in ("approved", "not_needed"):
         return publish_answer(config, challenger, approval, as_of)
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)

@@ -5,6 +5,7 @@ asked and until when is read from the ledger, so asking twice is asking once. No
 final for that challenger. No task and no retries: a suspended run must not wait inside a task.
 """
 
+import shlex
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Literal
@@ -32,8 +33,11 @@ def approval_of(
     approved_by: str | None = None,
     comment: str = "",
     requested_by: str | None = None,
+    model: str | None = None,
 ) -> Approval:
     """The answer of a person, or that none is needed; suspends the run where it has to wait. `now` is wall time.
+
+    `model` is how the caller named it, for the command that a person is told.
 
     Raises PromotionRefused where a person is needed and this run cannot wait for one.
     """
@@ -52,7 +56,7 @@ def approval_of(
     elif approved_by is not None:
         approval = _typed(config, request, approved_by, comment)
     else:
-        approval = _asked(config, challenger, validation, request, as_of, now)
+        approval = _asked(config, challenger, validation, request, as_of, now, model or config.name)
     if approval.verdict != "waiting":
         ledger.append(config.name, "approval.answered", approval, as_of, decision_id, approval.by)
     get_run_logger().info(
@@ -122,6 +126,7 @@ def _asked(
     request: ApprovalRequest,
     as_of: datetime,
     now: datetime,
+    model: str,
 ) -> Approval:
     """The answer of a form; an answer of somebody who may not give it is told, recorded, and asked for again."""
     from tasks.adapters import announcements, artifacts, flow_creator, ledger
@@ -129,8 +134,9 @@ def _asked(
     run_id = flow_creator.waiting_run()
     if run_id is None:
         raise PromotionRefused(
-            f"{config.name}: version {request.version} needs a person's approval and this run cannot wait for one; run: "
-            "python -m flows.promote --model MODEL --approved-by NAME, or the deployment `promote`"
+            f"{config.name}: version {request.version} needs a person's approval and this run cannot wait for one; run, as "
+            f"{' or '.join(config.access.approve) or 'a named person'}: {_command(model, challenger, as_of)}, or the "
+            "deployment `promote`"
         )
     if request.run_id != run_id and flow_creator.is_waiting(request.run_id):
         return Approval(request.version, "waiting", NOBODY, "", (f"run {request.run_id} waits for the answer already",))
@@ -149,6 +155,15 @@ def _asked(
         asked = digest(challenger.decision_id, run_id, str(question))
         ledger.append(config.name, "access.refused", refusal, as_of, asked, name)
     raise AssertionError("count never ends")
+
+
+def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
+    """What approves just this, dated as asked: in a replay the present is not today, and other challengers follow."""
+    moment = as_of.isoformat().replace("+00:00", "Z")
+    return (
+        f"python -m flows.promote --model {shlex.quote(model)} --decision-id {challenger.decision_id} --until {moment} "
+        "--approved-by NAME"
+    )
 
 
 def _question(request: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """A promotion that needs a person: it waits, takes a yes or a no of who may give it, and takes silence for a no."""
 
+import shlex
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from flows.promote import promote
 from flows.retrain import retrain
 from tasks.adapters import ledger, registry
 from tasks.policy.errors import PromotionRefused
+from tasks.policy.records import utc
 from tests.small_model import write_model
 from tests.waiting_promotion import FIRST, HIGH, Waiting, answers, write_risky_model
 
@@ -116,6 +118,24 @@ def test_an_approval_on_the_command_line_ends_the_waiting_and_the_suspended_run_
     waiting.answer(decision="reject", name="Ada")
     assert waiting.run().is_completed()
     assert registry.aliases("small")[registry.CHAMPION] == "1"
+
+
+def test_a_run_that_cannot_wait_says_the_whole_command_that_goes_on_from_there(model):
+    """As in a replay: without its date the promotion would be one of today."""
+    with pytest.raises(PromotionRefused) as caught:
+        promote(model)
+    told = str(caught.value)
+    assert "run, as Ada or Grace: python -m flows.promote" in told
+    command = told[told.index("python -m flows.promote") :].partition(", or the deployment")[0]
+    words = shlex.split(command)[3:]
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert given["--model"] == model
+    assert given["--decision-id"] == ledger.entries("small", kind="challenger.registered")[-1].decision_id
+    assert given["--approved-by"] == "NAME"
+    with pytest.raises(PromotionRefused, match=r"--until 2024-01-21T00:00:00Z"):
+        promote(model, until=FIRST)
+    promote(model, given["--decision-id"], utc("2024-01-21T00:00:00Z"), approved_by="Grace")
+    assert ledger.entries("small", kind="champion.promoted")[-1].at == FIRST
 
 
 def test_nobody_is_asked_about_a_challenger_that_did_not_pass(tmp_path):
