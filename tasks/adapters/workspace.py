@@ -8,6 +8,7 @@
 | PERENNIAL_REPORTS | $PERENNIAL_HOME/reports | HTML reports and data checks, a local folder |
 | PERENNIAL_ARTIFACTS | $PERENNIAL_HOME/artifacts | model files and run artifacts, unless an MLflow server keeps them |
 | MLFLOW_TRACKING_URI | sqlite:///$PERENNIAL_HOME/mlflow.db | runs and the model registry |
+| PERENNIAL_MODELS | none | a folder of model files beside those under deployments/ (`model_config.model_folders`) |
 
 Tested on moto's S3 and on an emulator of Google's storage (tests/gcs_emulator.py), not against Amazon or Google.
 """
