@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from deployments.mistakes import explain
+from deployments.mistakes import explain_all
 from deployments.risk import with_risk_defaults
 from deployments.settings import Columns, Period, Settings, Source, Training
 from deployments.watching import Drift, Performance, Quality
@@ -218,8 +218,7 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     try:
         config = ModelConfig.model_validate(content, context={"folder": path.parent})
     except ValidationError as error:
-        lines = [explain(path.name, item, ModelConfig) for item in error.errors()]
-        raise ModelConfigError("\n".join(lines)) from None
+        raise ModelConfigError("\n".join(explain_all(path.name, error.errors(), ModelConfig))) from None
     if config.source.path and "://" not in config.source.path:
         absolute = str((path.parent / config.source.path).resolve())
         config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})

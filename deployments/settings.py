@@ -11,7 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -112,12 +113,22 @@ class Columns(Settings):
 
     @model_validator(mode="after")
     def _keep_roles_apart(self) -> Self:
+        if self.time in self.features.names:
+            raise ValueError(
+                f"time column {self.time!r} is also a feature, expected columns made of it, such as its hour or weekday"
+            )
         for role in ("id", "label", "label_time"):
             if getattr(self, role) in self.features.names:
                 raise ValueError(
                     f"{role} column {getattr(self, role)!r} is also a feature, which leaks what is to be predicted; "
                     "expected it under its role only"
                 )
+        if self.label_time == self.label:
+            raise ValueError(f"label_time is {self.label!r}, the label itself, expected when the label became known")
+        apart = {self.label, self.label_time} - {self.time}
+        mixed = [name for name in self.protected if name in apart]
+        if mixed:
+            raise ValueError(f"protected has {mixed[0]!r}, which comes with the label, expected columns that rows have")
         roles = [self.id, self.time, self.label]
         if len(set(roles)) < len(roles):
             raise ValueError(f"id, time and label are {roles}, expected three different columns")

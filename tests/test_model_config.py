@@ -75,6 +75,74 @@ def test_a_mistake_is_named_with_its_file_field_value_and_what_is_accepted(tmp_p
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            "{trigger: perennial}",
+            "{trigger: any_of, conditions: [{trigger: mean_shift, sgma: 3}]}",
+            "retraining.when.any_of.conditions.0.mean_shift.sgma is not a known key; did you mean sigma?",
+        ),
+        (
+            "{trigger: perennial}",
+            "perennial",
+            "retraining.when is 'perennial', expected a mapping such as {trigger: perennial}",
+        ),
+        (
+            "{trigger: perennial}",
+            "{trigger: any_of, conditions: [probe]}",
+            "retraining.when.any_of.conditions.0 is 'probe', expected a mapping such as {trigger: probe}",
+        ),
+        (
+            "{trigger: perennial}",
+            "{trigger: any_of, conditions: []}",
+            "retraining.when.any_of.conditions is [], expected at least one",
+        ),
+        (
+            "{trigger: perennial}",
+            "[{trigger: perennial}]",
+            "retraining.when is [{'trigger': 'perennial'}], expected a mapping that begins with trigger:; several are "
+            "joined by {trigger: any_of, conditions: [...]}",
+        ),
+        (
+            "\ntraining:\n",
+            "\ntraining:\n  estimator: sklearn.ensemble.RandomForestRegressor\n",
+            "training.estimator is 'sklearn.ensemble.RandomForestRegressor', expected module:name, such as "
+            "sklearn.ensemble:RandomForestRegressor",
+        ),
+        (
+            "n_estimators: ",
+            "sizes: [3, 3], n_estimators: ",
+            "training.parameters.sizes is [3, 3], expected text, a number, true or false",
+        ),
+        (
+            "max_null_share",
+            "max_nul_share",
+            "quality.columns.pressure.max_nul_share is not a known key; did you mean max_null_share?",
+        ),
+        (
+            "label_time: scheduled_departure",
+            "label_time: air_time",
+            "columns: label_time is 'air_time', the label itself, expected when the label became known",
+        ),
+        (
+            "label: air_time\n",
+            "label: air_time\n  protected: [air_time]\n",
+            "columns: protected has 'air_time', which comes with the label, expected columns that rows have",
+        ),
+        (
+            "[distance,",
+            "[distance, scheduled_departure,",
+            "columns: time column 'scheduled_departure' is also a feature, expected columns made of it, such as its hour or weekday",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_write(tmp_path, old, new, line):
+    with pytest.raises(ModelConfigError) as caught:
+        load_model_config(edited(tmp_path, old, new))
+    assert str(caught.value) == f"mine.yaml: {line}"
+
+
 def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
     path = edited(tmp_path, "risk: medium", "risk: huge")
     path.write_text(path.read_text().replace("window_days: 5", "window_days: 0"))
