@@ -24,6 +24,8 @@ from tasks.adapters.workspace import Workspace, WorkspaceError, located, workspa
 
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
+APPLIED, REFUSED = 0, 2
+"""How `python -m deployments apply` ends where a person can mend what is wrong; anything else is a defect."""
 
 
 class ServiceEnded(Exception):
@@ -53,6 +55,7 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None) -> int:
             _start_all(services, space, environment, addresses, stream, stop, hold)
             if not stop.is_set():
                 console.print(_table(services))
+                _say_refused(services, stream)
                 stream.line("serve", "Ctrl-C stops everything; the next start goes on from here")
             _watch(services, stream, stop)
         except ServiceEnded as ended:
@@ -106,10 +109,7 @@ def _start_all(
     servers = servers_of(space, environment, addresses)
     _start(servers, servers[:1], services, stream, stop, hold)  # deploying needs Prefect's only
     record_served(space, api_url)
-    command = module("deployments", "apply", "--keep-switches", "--worker-follows", "perennial")
-    applying = Service("apply", command, environment, "", lambda: False)
-    applying.is_healthy = lambda: applying.exit_status == 0
-    _start([applying], [applying], services, stream, stop, hold)
+    _apply(services, environment, stream, stop, hold)
     if stop.is_set():
         return
     from deployments.worker import hand_back_runs, worker  # imports Prefect, which the servers need not wait for
@@ -117,6 +117,28 @@ def _start_all(
     _say_handed_back(hand_back_runs(api_url), stream)  # of a `serve` that was killed
     last = worker(environment)
     _start([last], [*servers, last], services, stream, stop, hold)
+
+
+def _apply(services: list[Service], environment: Mapping[str, str], stream: Stream, stop: Event, hold: Hold) -> None:
+    """Deploy what the files say; refused, all starts on what was deployed before, as one model's mistake ends no other.
+
+    Raises ServiceEnded where nothing was.
+    """
+    command = module("deployments", "apply", "--keep-switches", "--worker-follows", "perennial")
+    applying = Service("apply", command, environment, "", lambda: False)
+    applying.is_healthy = lambda: applying.exit_status in (APPLIED, REFUSED)
+    _start([applying], [applying], services, stream, stop, hold)
+    if applying.exit_status == REFUSED and not _is_deployed(environment["PREFECT_API_URL"]):
+        raise ServiceEnded(applying)
+
+
+def _is_deployed(api_url: str) -> bool:
+    """Whether the server has deployments of ours."""
+    from deployments.prefect_state import TAG
+
+    ours = {"deployments": {"tags": {"all_": [TAG]}}}
+    counted = httpx.post(f"{api_url}/deployments/count", json=ours, auth=log_in(os.environ), timeout=60)
+    return bool(counted.raise_for_status().json())
 
 
 def _start(
@@ -161,7 +183,8 @@ def _watch(services: Sequence[Service], stream: Stream, stop: Event) -> None:
 
 def _check_alive(services: Sequence[Service]) -> None:
     for service in services:
-        if service.exit_status is not None and not (service.name == "apply" and service.exit_status == 0):
+        may_end = service.name == "apply" and service.exit_status in (APPLIED, REFUSED)
+        if service.exit_status is not None and not may_end:
             raise ServiceEnded(service)
         service.note_family()
 
@@ -170,6 +193,16 @@ def _explain(service: Service, stream: Stream) -> None:
     stream.line("serve", f"{service.name} ended with status {service.exit_status}, so all stops; its last lines:")
     for line in service.last_lines:
         stream.line(service.name, line)
+
+
+def _say_refused(services: Sequence[Service], stream: Stream) -> None:
+    """Last of what is said at the start, so that nobody takes an old state for the files'."""
+    for service in services:
+        if service.name == "apply" and service.exit_status == REFUSED:
+            text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is mended and"
+            stream.line("serve", f"{text} `python -m deployments apply --keep-switches` or the next start passes:")
+            for line in service.last_lines:
+                stream.line("apply", line)
 
 
 def _stop_all(services: Sequence[Service], space: Workspace, api_url: str, stream: Stream) -> None:

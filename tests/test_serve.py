@@ -116,6 +116,43 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     assert not [each for each in family if each.is_running()]
 
 
+def apply_under_serve() -> list[str]:
+    """What `serve` says after it has applied the files to the server of the tests."""
+    from prefect.settings import get_current_settings
+
+    from deployments import serve
+
+    services, stream = [], Stream(Console(record=True, width=400), len("evidently"))
+    environment = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
+    with hold_workspace(workspace()) as hold:
+        serve._apply(services, environment, stream, threading.Event(), hold)
+        serve._check_alive(services)
+    serve._say_refused(services, stream)
+    return stream.console.export_text().splitlines()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("prefect_server")
+def test_a_broken_file_leaves_what_was_deployed_as_it_is_and_all_starts(tmp_path, monkeypatch):
+    from deployments import prefect_state
+    from deployments.serve import ServiceEnded
+
+    assert not any("NOTHING NEW IS DEPLOYED" in line for line in apply_under_serve())
+    with prefect_state.PrefectState() as state:
+        before = state.found_definitions(("perennial",))
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
+    (tmp_path / "broken.yaml").write_text("bogus: [")
+    *_, loud, named = apply_under_serve()
+    assert "NOTHING NEW IS DEPLOYED: all goes on as it was applied last" in loud
+    assert "broken.yaml: is not YAML" in named
+    with prefect_state.PrefectState() as state:
+        assert state.found_definitions(("perennial",)) == before
+
+    monkeypatch.setattr(prefect_state, "TAG", "of-nobody")  # as on a server to which nothing was ever applied
+    with pytest.raises(ServiceEnded):
+        apply_under_serve()
+
+
 def log_in(folder: Path, password: str) -> Path:
     file = folder / "log-in"
     file.write_text(f"keeper:{password}")
