@@ -14,7 +14,8 @@ from prefect.logging import get_run_logger
 
 from deployments.fleet_config import load_fleet_config
 from deployments.model_config import FLEET, ModelConfig, ModelConfigError, load_model_config
-from tasks.policy.fleet import BrokenFile, Fleet, FleetMember, ModelFacts, survey
+from tasks.policy.errors import PerennialError
+from tasks.policy.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
 from tasks.policy.spending import Purse, purse, spent_usd
 
 PAGE = "fleet.html"
@@ -31,12 +32,20 @@ def survey_files(models: Sequence[str], as_of: datetime) -> Fleet:
     return survey_fleet(configs, as_of, broken)
 
 
-def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequence[BrokenFile] = ()) -> Fleet:
+def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequence[BrokenModel] = ()) -> Fleet:
     """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end.
 
-    The shared budget is not told while a file that it depends on is broken.
+    One whose ledger does not verify is shown with what is wrong. The shared budget is not told while a file that it
+    depends on is broken.
     """
-    facts = [_facts(config, as_of) for config in configs]
+    from tasks.adapters.object_store import LedgerError
+
+    facts, broken = [], list(broken)
+    for config in configs:
+        try:
+            facts.append(_facts(config, as_of))
+        except LedgerError as error:
+            broken.append(_broken(config.name, error, "its ledger does not verify"))
     try:
         return survey(facts, as_of, _purse(as_of), broken)
     except ModelConfigError as error:
@@ -45,18 +54,18 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
         return survey(facts, as_of, None, broken if told else [*broken, shared])
 
 
-def _broken(model: str, error: ModelConfigError) -> BrokenFile:
-    return BrokenFile(model, str(error).replace("\n", "; "))
+def _broken(model: str, error: PerennialError, *found: str) -> BrokenModel:
+    return BrokenModel(model, str(error).replace("\n", "; "), *found)
 
 
 def _purse(as_of: datetime) -> Purse | None:
-    from tasks.adapters import ledger
+    from tasks.adapters import shared_ledgers
 
     fleet = load_fleet_config()
     if fleet.shared_budget is None:
         return None
     budgets = {name: load_model_config(name).budget for name in fleet.sharing()}
-    return purse(fleet.shared_budget, budgets, {name: ledger.entries(name) for name in budgets}, as_of)
+    return purse(fleet.shared_budget, budgets, shared_ledgers.entries_of(budgets), as_of)
 
 
 def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:

@@ -2,6 +2,7 @@
 
 The models' ledgers say what was spent and promised. Whoever asks holds the fleet's lease while it reads them and writes
 its promise into its own model's, so that two processes cannot spend the same money; `tasks.policy.spending` judges.
+Another model's ledger that does not verify stops nobody: what that model may have spent is held back.
 """
 
 from datetime import datetime
@@ -28,7 +29,7 @@ def claim_shared_budget(
     What is granted is promised to the decision in the ledger, once, and stays so until its challenger is registered; with
     `dry_run` nothing is promised.
     """
-    from tasks.adapters import lease, ledger
+    from tasks.adapters import lease, ledger, shared_ledgers
 
     fleet = load_fleet_config()
     if fleet.shared_budget is None or config.name not in fleet.sharing():
@@ -37,12 +38,13 @@ def claim_shared_budget(
         if any(entry.decision_id == decision_id for entry in ledger.entries(config.name, kind="budget.granted")):
             return None
         configs = {name: config if name == config.name else load_model_config(name) for name in fleet.sharing()}
-        entries = {name: ledger.entries(name) for name in configs}
+        entries = shared_ledgers.entries_of(configs)
         budgets = {name: each.budget for name, each in configs.items()}
         purse = spending.purse(fleet.shared_budget, budgets, entries, as_of)
-        own = spending.request_of(config.name, decision_id, entries[config.name], config.budget, next_cost_usd)
-        rivals = [name for name in configs if name != config.name]
-        asked = [spending.open_request(name, entries[name], budgets[name], as_of) for name in rivals]
+        own_entries = ledger.entries(config.name)
+        own = spending.request_of(config.name, decision_id, own_entries, config.budget, next_cost_usd)
+        rivals = {name: found for name, found in entries.items() if found is not None and name != config.name}
+        asked = [spending.open_request(name, found, budgets[name], as_of) for name, found in rivals.items()]
         refusal = spending.decide_share(own, [request for request in asked if request], purse)
         if refusal is None and not dry_run:
             left = purse.left_usd - own.cost_usd

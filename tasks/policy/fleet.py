@@ -2,7 +2,7 @@
 
 A model's needs come from facts alone, most urgent first: a promotion that waits for approval, no champion, a quarantined
 window, a check that is overdue, a refusal, a loss of performance, a drift. Models are sorted by their most urgent need;
-those whose file cannot be read come before, as nothing at all runs for them.
+those whose file or ledger cannot be read come before, as nothing at all runs for them.
 """
 
 from collections import Counter
@@ -93,11 +93,12 @@ class FleetMember:
 
 
 @dataclass(frozen=True, slots=True)
-class BrokenFile:
-    """A model whose file cannot be read, and the error's sentence; more is not known of it."""
+class BrokenModel:
+    """A model whose file or ledger cannot be read, and the error's sentence; more is not known of it."""
 
     model: str
     sentence: str
+    found: str = "its file cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Fleet:
     members: tuple[FleetMember, ...]
     purse: Purse | None = None
     """The budget that models share, where they do."""
-    broken: tuple[BrokenFile, ...] = ()
+    broken: tuple[BrokenModel, ...] = ()
 
     @property
     def headline(self) -> str:
@@ -130,7 +131,7 @@ class Fleet:
 
 
 def survey(
-    facts: Iterable[ModelFacts], as_of: datetime, purse: Purse | None = None, broken: Iterable[BrokenFile] = ()
+    facts: Iterable[ModelFacts], as_of: datetime, purse: Purse | None = None, broken: Iterable[BrokenModel] = ()
 ) -> Fleet:
     """Every model's state at `as_of`, sorted by what needs a person."""
     members = sorted(map(describe_member, facts), key=lambda member: (member.urgency, member.facts.model))

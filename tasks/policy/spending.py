@@ -3,7 +3,8 @@
 Spent is what each challenger used. Promised is what was granted to a retrain that has not made its challenger yet; it is
 held for 30 days, so that a hard limit holds whatever becomes of that run. Where the rest does not cover all that ask,
 the affordable requests that bring most together go first (`economics.share_budget`): of those that cost the same, the one
-of the larger net benefit.
+of the larger net benefit. A model whose ledger does not verify may have spent all that it is allowed to, so that is held
+back: the limit holds and the others go on with the rest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,16 +48,29 @@ class Purse:
     spent_usd: float
     promised_usd: float
     models: tuple[str, ...]
+    held_back_usd: float = 0.0
+    """What models may have spent whose ledgers do not verify."""
+    unknown: tuple[str, ...] = ()
+    """Those models."""
 
     @property
     def left_usd(self) -> float:
-        return self.max_usd - self.spent_usd - self.promised_usd
+        return self.max_usd - self.spent_usd - self.promised_usd - self.held_back_usd
 
     @property
     def sentence(self) -> str:
         return (
             f"{self.spent_usd:,.2f} of {self.max_usd:,.2f} USD shared by {', '.join(self.models)} are spent in 30 days"
             + (f", {self.promised_usd:,.2f} USD are promised" if self.promised_usd else "")
+            + (f", {self._held_back}" if self.unknown else "")
+        )
+
+    @property
+    def _held_back(self) -> str:
+        many = len(self.unknown) > 1
+        return (
+            f"{self.held_back_usd:,.2f} USD are held back, as the {'ledgers' if many else 'ledger'} of "
+            f"{', '.join(self.unknown)} {'do' if many else 'does'} not verify (python -m tasks.audit verify)"
         )
 
 
@@ -89,13 +103,22 @@ def promised_usd(entries: Sequence[LedgerEntry], as_of: datetime) -> float:
 def purse(
     shared: SharedBudget,
     budgets: Mapping[str, Budget],
-    entries: Mapping[str, Sequence[LedgerEntry]],
+    entries: Mapping[str, Sequence[LedgerEntry] | None],
     as_of: datetime,
 ) -> Purse:
-    """The shared budget at `as_of`, from the ledgers of the models that share it and the prices in their files."""
-    spent = sum(spent_usd(entries[model], budget, as_of) for model, budget in budgets.items())
-    promised = sum(promised_usd(entries[model], as_of) for model in budgets)
-    return Purse(shared.max_usd_per_month, spent, promised, tuple(budgets))
+    """The shared budget at `as_of`, from the ledgers of the models that share it and the prices in their files.
+
+    Of a model without entries (None) its own monthly limit is held back, and all that is shared where it has none.
+    """
+    known = {model: found for model in budgets if (found := entries[model]) is not None}
+    unknown = tuple(model for model in budgets if model not in known)
+    spent = sum(spent_usd(found, budgets[model], as_of) for model, found in known.items())
+    promised = sum(promised_usd(found, as_of) for found in known.values())
+    limits = [budgets[model].max_usd_per_month for model in unknown]
+    held_back = sum(shared.max_usd_per_month if limit is None else limit for limit in limits)
+    return Purse(
+        shared.max_usd_per_month, spent, promised, tuple(budgets), min(held_back, shared.max_usd_per_month), unknown
+    )
 
 
 def open_request(model: str, entries: Sequence[LedgerEntry], budget: Budget, as_of: datetime) -> Request | None:

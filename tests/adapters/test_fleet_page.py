@@ -9,7 +9,7 @@ from tasks.adapters.fleet_page import curve, markdown, render, write_page
 from tasks.adapters.workspace import WorkspaceError
 from tasks.adapters.workspace import workspace as described
 from tasks.policy.evidence import Judgement
-from tasks.policy.fleet import BrokenFile, Fleet, ModelFacts, describe_member, survey
+from tasks.policy.fleet import BrokenModel, Fleet, ModelFacts, describe_member, survey
 from tasks.policy.records import Window, from_json, to_json, utc
 from tasks.policy.reports import DriftReport
 from tests.browser import elements, needs_chromium
@@ -85,7 +85,7 @@ def test_a_link_that_runs_code_is_left_out(uri):
 
 
 def test_a_model_whose_file_is_broken_has_a_row_with_the_error_and_no_claims():
-    broken = survey([facts(judged(), model="calm")], NOW, broken=[BrokenFile("odd", "odd.yaml: owner is missing | x")])
+    broken = survey([facts(judged(), model="calm")], NOW, broken=[BrokenModel("odd", "odd.yaml: owner is missing | x")])
     odd, calm = rows(render(broken))
     assert odd.startswith("odd its file cannot be read needs a person odd.yaml: owner is missing | x")
     assert "no champion" not in odd and "USD" not in odd
@@ -99,7 +99,7 @@ def test_a_model_whose_file_is_broken_has_a_row_with_the_error_and_no_claims():
 def hostile() -> Fleet:
     member = describe_member(replace(facts(judged(), PASSED, approval=True), model=HOSTILE, owner=HOSTILE))
     needs = tuple(replace(need, sentence=HOSTILE) for need in member.needs)
-    return Fleet(NOW, (replace(member, needs=needs),), broken=(BrokenFile(HOSTILE, HOSTILE),))
+    return Fleet(NOW, (replace(member, needs=needs),), broken=(BrokenModel(HOSTILE, HOSTILE),))
 
 
 def test_hostile_texts_are_shown_as_text():

@@ -15,6 +15,8 @@ from deployments.model_config import ModelConfigError, available_models, load_mo
 from flows.fleet import fleet
 from flows.retrain import retrain
 from tasks.adapters import ledger
+from tasks.adapters.object_store import LedgerError
+from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import Decision, Judgement, WindowEvidence
 from tasks.policy.records import Window, from_json, utc
 from tasks.policy.spending import Grant
@@ -93,6 +95,29 @@ def test_without_a_shared_budget_or_outside_of_it_nothing_is_asked(models):
     (models / "fleet.yaml").unlink()
     assert claim("beta", "decision-2") is None
     assert not granted()
+
+
+def damage(models: Path, name: str, own_limit: str = "") -> None:
+    """A ledger whose first entry is torn, and the limit of the model's own budget."""
+    ask(name, 1000.0)
+    (workspace().home / "ledger" / name / "00000001.json").write_text("{")
+    file = models / f"{name}.yaml"
+    file.write_text(file.read_text().replace("fixed_usd_per_retrain: 40", f"fixed_usd_per_retrain: 40{own_limit}"))
+
+
+def test_a_damaged_ledger_holds_back_what_its_model_may_have_spent_and_the_others_go_on(models):
+    damage(models, "beta", ", max_usd_per_month: 45")
+    assert claim("alpha", ask("alpha", 50.0)) is None
+    assert from_json(Grant, ledger.entries("alpha", kind="budget.granted")[0].body).left_usd == 5
+    refusal = claim("gamma", ask("gamma", 50.0))
+    assert "45.00 USD are held back, as the ledger of beta does not verify (python -m tasks.audit verify)" in refusal
+
+
+def test_a_damaged_ledger_of_a_model_without_a_limit_refuses_in_a_sentence_as_it_may_have_spent_all(models):
+    damage(models, "beta")
+    assert "90.00 USD are held back, as the ledger of beta does not verify" in claim("alpha", ask("alpha", 50.0))
+    with pytest.raises(LedgerError, match="entry 1 cannot be read"):
+        claim("beta", "decision-beta")
 
 
 def test_processes_that_ask_at_once_never_spend_more_than_there_is(models):

@@ -15,7 +15,7 @@ from tasks.policy.evidence import (
     ValidationReport,
     WindowEvidence,
 )
-from tasks.policy.fleet import BrokenFile, FleetMember, ModelFacts, describe_member, survey
+from tasks.policy.fleet import BrokenModel, FleetMember, ModelFacts, describe_member, survey
 from tasks.policy.records import Window, from_json, to_json, utc
 from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
 
@@ -173,7 +173,7 @@ def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarant
 
 
 def test_a_model_whose_file_is_broken_needs_a_person_beside_the_others():
-    fleet = survey([facts(judged())], NOW, broken=[BrokenFile("odd", "odd.yaml: is not YAML")])
+    fleet = survey([facts(judged())], NOW, broken=[BrokenModel("odd", "odd.yaml: is not YAML")])
     assert fleet.headline == "1 model needs a person, 1 healthy."
     assert survey([], NOW, broken=fleet.broken).headline == "1 model needs a person."
 
