@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import lease, lineage, model_files, registry, version_files
+from tasks.adapters import artifact_places, lease, lineage, model_files, registry, version_files
 from tasks.adapters.coded_rows import to_parquet
 from tasks.adapters.estimators import Fitted
 from tasks.adapters.workspace import keep_private, workspace
@@ -110,15 +110,16 @@ def _ensure_model(client: MlflowClient, config: ModelConfig) -> str:
     except MlflowException as error:
         if error.error_code != _EXISTS:
             raise
-    present = client.get_experiment_by_name(config.name)
-    if present is not None:
-        return str(present.experiment_id)
+    known = artifact_places.experiment_here(client, config.name)
+    if known is not None:
+        return known
     place = workspace()
-    served = place.mlflow.startswith(("http://", "https://"))
-    if not served:
+    if not place.is_served:
         keep_private(place.artifacts)
     try:
-        return str(client.create_experiment(config.name, None if served else f"{place.artifacts}/{config.name}"))
+        return str(
+            client.create_experiment(config.name, None if place.is_served else f"{place.artifacts}/{config.name}")
+        )
     except MlflowException as error:
         present = client.get_experiment_by_name(config.name)
         if error.error_code != _EXISTS or present is None:

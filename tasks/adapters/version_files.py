@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
-from tasks.adapters import registry
+from tasks.adapters import artifact_places, registry
 from tasks.adapters.redaction import without_secrets
 from tasks.adapters.workspace import workspace
 from tasks.policy.attribution import AttributionProfile
@@ -47,7 +47,7 @@ def _scorer(uri: str, model: str, number: str, sha256: str, estimator: str | Non
     stored = registry.stored_version(model, number)
     trusted = tuple(json.loads(stored.tags.get("trusted_types", "[]")))
     with tempfile.TemporaryDirectory() as folder:
-        files = _download(f"{stored.source}/data/files", Path(folder), uri)
+        files = _download(f"{artifact_places.present_place(stored.source)}/data/files", Path(folder), uri)
         return model_files.load(model_files.read(files), sha256, trusted, model_files.vouched_packages(estimator))
 
 
@@ -59,7 +59,8 @@ def _download(address: str, folder: Path, uri: str) -> Path:
     except (MlflowException, OSError) as error:
         raise model_files.ModelFileError(
             f"{without_secrets(address)}: cannot be read ({type(error).__name__}); expected the files that were "
-            "registered; restore the artifact store, roll back or train again"
+            "registered; restore the artifact store, set PERENNIAL_ARTIFACTS to where it was moved, or roll back to another "
+            "version"
         ) from None  # MLflow names the address that it asked, with its password
 
 
@@ -70,14 +71,18 @@ def _artifact(uri: str, run_id: str, name: str) -> str:
 
 def _read_artifact(uri: str, run_id: str, name: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        with registry.answers(f"run {run_id} cannot be read"):
-            address = f"{registry.client_of(uri).get_run(run_id).info.artifact_uri}/{name}"
-        return _download(address, Path(folder), uri).read_bytes()
+        return _download(f"{_place(uri, run_id)}/{name}", Path(folder), uri).read_bytes()
 
 
 def _holds(uri: str, run_id: str, name: str) -> bool:
     with registry.answers(f"artifacts of run {run_id} cannot be listed"):
-        return name in {file.path for file in registry.client_of(uri).list_artifacts(run_id)}
+        listed = mlflow.artifacts.list_artifacts(artifact_uri=_place(uri, run_id), tracking_uri=uri)
+    return name in {Path(file.path).name for file in listed}
+
+
+def _place(uri: str, run_id: str) -> str:
+    with registry.answers(f"run {run_id} cannot be read"):
+        return artifact_places.present_place(registry.client_of(uri).get_run(run_id).info.artifact_uri)
 
 
 def reference_profile(version: ModelVersion) -> ReferenceProfile:

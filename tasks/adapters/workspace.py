@@ -42,6 +42,11 @@ class Workspace:
     mlflow: str
     artifacts: str
 
+    @property
+    def is_served(self) -> bool:
+        """Whether an MLflow server keeps the registry, and says where artifacts lie."""
+        return self.mlflow.startswith(("http://", "https://"))
+
     def table(self, model: str, table: str) -> str:
         """URI of one of a model's Delta tables: rows, labels or predictions."""
         return f"{self.lake}/{model}/{table}"

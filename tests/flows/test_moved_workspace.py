@@ -1,0 +1,54 @@
+"""A workspace that was moved, as the runbook says for a full disk, goes on whole and writes nothing to the old place."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.rollback import rollback
+from flows.score import score
+from tasks.adapters import registry, version_files
+from tasks.policy.records import utc
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST = utc("2024-01-21")
+
+
+def test_a_moved_workspace_monitors_retrains_promotes_and_rolls_back_and_leaves_the_old_place_alone(
+    tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path)
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    moved = tmp_path / "elsewhere"
+    workspace.rename(moved)
+    monkeypatch.setenv("PERENNIAL_HOME", str(moved))
+
+    score(model, until=utc("2024-01-23"))
+    assert monitor(model, until=utc("2024-01-23")).evidence.drift is not None
+    champion = registry.version("small", registry.CHAMPION)
+    assert version_files.attribution(champion) and version_files.coded_rows(champion), "lost without a word"
+
+    retrain(model, until=utc("2024-01-30"))
+    assert promote(model, until=utc("2024-01-30")).action == "promoted"
+    assert rollback(model, reason="to see that it can").champion == "1"
+    newer = registry.client().get_model_version("small", "2")
+    assert Path(newer.source).is_relative_to(moved / "artifacts" / "small")
+    assert not workspace.exists(), sorted(map(str, workspace.rglob("*")))
+
+
+def test_a_copied_workspace_writes_nothing_into_the_one_it_was_copied_from(
+    tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_model(tmp_path)
+    retrain(model, until=FIRST)
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(workspace, copied)
+    before = sorted(workspace.rglob("*"))
+    monkeypatch.setenv("PERENNIAL_HOME", str(copied))
+    retrain(model, until=utc("2024-01-30"), reason="the copy goes on by itself")
+    assert sorted(workspace.rglob("*")) == before
