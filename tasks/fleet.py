@@ -90,6 +90,7 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
         as_of=moment,
         champion=champion,
         entries=entries,
+        looked_at=as_of,
     )
 
 

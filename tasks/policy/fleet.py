@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from tasks.policy.evidence import Judgement, LedgerEntry, ModelVersion, ValidationReport, latest_performances
+from tasks.policy.open_approvals import OpenApproval, open_approvals
 from tasks.policy.records import Window, from_json
 from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.spending import Purse
@@ -51,6 +52,8 @@ class ModelFacts:
     as_of: datetime
     champion: ModelVersion | None
     entries: tuple[LedgerEntry, ...]
+    looked_at: datetime | None = None
+    """By the clock on the wall, which people's answers are measured by; `as_of` where it is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +62,6 @@ class Need:
 
     kind: NeedKind
     sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Approval:
-    """A challenger that passed and waits for a person."""
-
-    version: str
-    decision_id: str
-    since: datetime
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +78,7 @@ class FleetMember:
     series: tuple[tuple[Window, float], ...]
     next_check: datetime | None
     retrains: int
-    approvals: tuple[Approval, ...]
+    approvals: tuple[OpenApproval, ...]
 
     @property
     def urgency(self) -> int:
@@ -149,7 +142,7 @@ def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
     report, metric = measured[-1] if measured else (None, None)
     moves = [entry.at for entry in facts.entries if entry.kind in ("champion.promoted", "champion.rolled_back")]
     next_check = _next_check(facts, latest)
-    approvals = tuple(_open_approvals(facts)) if facts.approval else ()
+    approvals = open_approvals(facts.entries, facts.looked_at or facts.as_of) if facts.approval else ()
     found = [*_standing_needs(facts, latest, next_check, approvals), *_recent_needs(facts, latest, report)]
     needs = tuple(sorted(found, key=lambda need: URGENCY.index(need.kind)))
     return FleetMember(
@@ -183,30 +176,12 @@ def _next_check(facts: ModelFacts, latest: Judgement | None) -> datetime | None:
     return None if facts.served_until and due > facts.served_until else due
 
 
-def _open_approvals(facts: ModelFacts) -> Iterator[Approval]:
-    """The latest challenger that passed, unless something was said about its decision since, or a later one came."""
-    verdicts = [entry for entry in facts.entries if entry.kind in ("challenger.validated", "challenger.refused")]
-    if not verdicts or verdicts[-1].kind != "challenger.validated":
-        return
-    waiting = verdicts[-1]
-    answered = any(
-        entry.decision_id == waiting.decision_id
-        and entry.kind.startswith(("champion.", "promotion.", "approval.answered", "challenger.rejected"))
-        and not entry.kind.endswith("requested")
-        for entry in facts.entries
-        if entry.sequence > waiting.sequence
-    )  # fmt: skip
-    if not answered:
-        report = from_json(ValidationReport, waiting.body)
-        yield Approval(report.challenger, waiting.decision_id or "", waiting.at, report.reasons[0])
-
-
 def _standing_needs(
-    facts: ModelFacts, latest: Judgement | None, next_check: datetime | None, approvals: tuple[Approval, ...]
+    facts: ModelFacts, latest: Judgement | None, next_check: datetime | None, approvals: tuple[OpenApproval, ...]
 ) -> Iterator[Need]:
     """What stays so until someone acts."""
     for approval in approvals:
-        yield Need("approval", f"version {approval.version} passed and waits for approval: {approval.reason}")
+        yield Need("approval", approval.sentence(facts.model))
     if facts.champion is None:
         yield Need("no champion", "no version serves; train and promote the first one")
     grace = facts.settling + timedelta(days=max(1.0, GRACE_WINDOWS * facts.window_days))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tasks.policy.access import ApprovalRequest
 from tasks.policy.evidence import (
     Decision,
     Judgement,
@@ -130,6 +131,21 @@ def test_an_approval_is_closed_by_an_answer_or_by_a_later_challenger(answer):
 def test_asking_for_approval_does_not_close_it():
     asked = entry("promotion.requested", "asked Ada", decision_id="b" * 16)
     assert describe_member(facts(judged(), PASSED, asked, approval=True)).approvals
+
+
+@pytest.mark.parametrize("looked_at", [None, utc("2024-03-04T06:00")])  # production time may have ended long before
+def test_an_approval_that_nobody_gave_in_time_says_so_and_what_to_run(looked_at):
+    expires_at = looked_at or NOW
+    request = ApprovalRequest("4", ("Ada",), NOW - timedelta(hours=72), expires_at, "run")
+    asked = entry("approval.requested", request, decision_id="b" * 16)
+    waiting = facts(judged(), PASSED, asked, approval=True, looked_at=looked_at)
+    (need,) = describe_member(waiting).needs
+    assert need.sentence == (
+        f"version 4 passed, but nobody approved it by {expires_at:%Y-%m-%d} 06:00 UTC, which is a no; have that recorded: "
+        "python -m flows.promote --model churn; to ask again: python -m flows.retrain --model churn"
+    )
+    (in_time,) = describe_member(replace(waiting, looked_at=expires_at - timedelta(minutes=1))).needs
+    assert in_time.sentence == "version 4 passed and waits for approval: gains 0.02"
 
 
 def test_a_refused_challenger_is_watched_until_the_next_window_is_judged():
