@@ -114,7 +114,7 @@ def forecast_cost(budget: Budget, past: Sequence[Usage], rows: int) -> Amount | 
     prices = np.array([measured_cost(budget, usage) - fixed for usage in past])
     spread = float(((sizes - sizes.mean()) ** 2).sum())
     if len(past) < FIT_FROM or spread == 0:
-        scaled = float(prices[-1]) * (rows / sizes[-1] if sizes[-1] else 1.0)
+        scaled = float(prices[-1]) * (rows / float(sizes[-1]) if sizes[-1] else 1.0)
         return Amount(fixed + scaled, fixed + scaled / 2, fixed + scaled * 2)
     slope, intercept = np.polyfit(sizes, prices, 1)
     freedom = len(past) - 2

@@ -35,4 +35,5 @@ class Finding:
 
 def one_finding(trigger: str, holds: bool, reason: str, would_change: str) -> Finding:
     """The finding of a leaf."""
+    holds = bool(holds)  # comparing NumPy numbers gives a NumPy truth value, which no ledger can hold
     return Finding(holds, (reason,), (would_change,) if would_change else (), (trigger,) if holds else ())

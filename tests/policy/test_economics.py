@@ -83,6 +83,7 @@ def test_forecast_intervals_hold_nine_of_ten():
 def test_with_few_iterations_the_last_is_scaled_and_with_none_nothing_is_claimed():
     budget = Budget(compute_usd_per_hour=3600)
     assert forecast_cost(budget, [], 100) is None
+    assert type(forecast_cost(budget, [Usage(1000, wall_s=3600)], 1500).usd) is float  # NumPy's cannot be written
     assert forecast_cost(budget, [Usage(100, wall_s=30)], 200) == Amount(60, 30, 120)
     assert forecast_cost(budget, [Usage(100, wall_s=30)] * 5, 100) == Amount(30, 15, 60)
 

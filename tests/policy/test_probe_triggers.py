@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from tasks.policy.conditions import Perennial, Probe
-from tasks.policy.economics import Budget
+from tasks.policy.economics import Budget, Usage, forecast_cost
 from tasks.policy.evidence import Decision, History, Served, WindowEvidence
 from tasks.policy.findings import Case, Finding
 from tasks.policy.records import from_json, to_json
 from tasks.policy.reports import ProbeColumn
 from tasks.policy.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.triggers import judge
-from tests.policy.judged_windows import evidence, window
+from tests.policy.judged_windows import evidence, history, report, window
 
 HISTORY = 6
 CHAMPION_UNTIL = window(HISTORY - 2).end
@@ -46,6 +46,21 @@ def test_advantages_add_up_and_a_setback_never_counts_below_zero():
     rule = Probe(trigger="probe", alpha=0.05)
     leads = (0.02, -0.05, 0.03, 0.0201)
     assert [judge(rule, case(*leads[:count])).holds for count in range(1, 5)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("fixed_usd", "pays"), [(90.0, True), (90_000.0, False)])
+@pytest.mark.parametrize("trigger", ["probe", "perennial", "regret_exceeds_cost"])
+def test_a_decision_that_rests_on_a_forecast_cost_can_be_written_down(trigger: str, fixed_usd: float, pays: bool):
+    """A NumPy number in the cost makes a NumPy truth value of `holds`, which no ledger can hold."""
+    budget = Budget(fixed_usd_per_retrain=fixed_usd, value_usd_per_metric_unit_per_day=1000.0)
+    cost = forecast_cost(budget, [Usage(1000, wall_s=60.0)], 1500)
+    policy = RetrainingPolicy.model_validate({"when": {"trigger": trigger}})
+    *earlier, latest = (report(HISTORY - 3 + place, accuracy=value) for place, value in enumerate((0.9, 0.9, 0.9, 0.6)))
+    seen = evidence(HISTORY, performance=latest, probes=(column(HISTORY, 0.24, 0.2),))
+    past = history(*earlier, champion_since=seen.window.start, trained_until=CHAMPION_UNTIL)
+    decision = decide_retraining("m", policy, seen, past, seen.window.end, budget, expected_cost_usd=cost.usd)
+    assert decision.retrain is pays
+    assert from_json(Decision, to_json(decision)) == decision
 
 
 def test_what_is_lacking_is_told_with_the_windows_it_would_take():
