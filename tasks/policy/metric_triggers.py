@@ -51,6 +51,19 @@ def silence(case: Case, metric: str) -> str:
     )
 
 
+def _named(report: PerformanceReport, case: Case) -> str:
+    """The window that speaks; where it is an earlier one, why the present window does not."""
+    name, present = report.window.name, case.evidence.performance
+    if report.window == case.evidence.window:
+        return name
+    if present is None:
+        return f"{name}, the latest that can tell (this window was not measured),"
+    return (
+        f"{name}, the latest that can tell (this window is {present.maturity} with {present.labelled_rows} of "
+        f"{present.rows} labels),"
+    )
+
+
 def judge_breach(rule: MetricBreach, case: Case) -> Finding:
     speaking = speaking_windows(case, rule.metric)
     higher = HIGHER_IS_BETTER[rule.metric]
@@ -66,7 +79,7 @@ def judge_breach(rule: MetricBreach, case: Case) -> Finding:
     limit = f"the limit {rule.limit:g}"
     held_against = limit if level == rule.limit else f"{level:g}, which releases a breach of {limit}"
     reason = (
-        f"{rule.metric} {_valued(value, level)} in {report.window.name} {position} {held_against}; "
+        f"{rule.metric} {_valued(value, level)} in {_named(report, case)} {position} {held_against}; "
         f"{_counted(past, rule, 'past it')}"
     )
     keep = f"would not retrain at {rule.metric} {'≥' if higher else '≤'} {level:g}"
@@ -99,7 +112,7 @@ def judge_shift(rule: MetricShift, case: Case) -> Finding:
     (report, value), (level, worse, p_value) = speaking[-1], known[-1][:3]
     direction = "worse" if worse >= 0 else "better"
     reason = (
-        f"{rule.metric} {_valued(value, level.value)} in {report.window.name} is {beside(abs(worse), rule.margin)} "
+        f"{rule.metric} {_valued(value, level.value)} in {_named(report, case)} is {beside(abs(worse), rule.margin)} "
         f"{direction} than its best past level {level.value:.4g} "
         f"(p={beside(p_value, rule.alpha, 2)}; margin {rule.margin:g}, alpha {rule.alpha:g}); "
         f"{_counted(past, rule, 'shifted')}{'' if past[-1] else _blindness(rule, value, known[-1])}"

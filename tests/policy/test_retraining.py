@@ -100,7 +100,10 @@ def test_open_windows_and_windows_with_few_labels_never_trigger():
 def test_with_labels_a_month_late_the_latest_mature_window_speaks():
     rule = policy("{trigger: metric_breach, metric: accuracy, limit: 0.9}")
     late = report(6, "open", labels=0)
-    assert decide(rule, evidence(6, performance=late), history(report(0, accuracy=0.5))).retrain
+    decision = decide(rule, evidence(6, performance=late), history(report(0, accuracy=0.5)))
+    assert decision.retrain
+    told = "in 2013-05-01..2013-05-06, the latest that can tell (this window is open with 0 of 1000 labels), is below"
+    assert told in decision.reasons[0]
 
 
 def test_only_windows_of_the_present_champion_speak_after_a_retrain():
