@@ -148,11 +148,11 @@ def _probe_config(config: ModelConfig) -> ModelConfig:
 
 def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
     """[W] the metric of each window as a loss; NaN where it has no labelled row or the metric is undefined."""
-    from tasks.adapters.encoding import encode_truth
+    from tasks.adapters.truth import encode_truth
     from tasks.policy import metrics
 
     name = config.performance.metric
-    labels, predicted = encode_truth(rows.column(config.columns.label), scorer.classes, scorer.predict(rows))
+    labels, (predicted,) = encode_truth(rows.column(config.columns.label), [(scorer.classes, scorer.predict(rows))])
     moments = rows.column(config.columns.time).to_numpy()
     known = np.isfinite(labels)
     losses = np.full(len(plan.windows), np.nan)

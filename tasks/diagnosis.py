@@ -110,9 +110,8 @@ def estimate_performance(
     ]
     if config.task == "multiclass" or not closed or not len(served.predicted):
         return None
-    learned = [read_served(config, earlier, as_of).known for earlier in closed[-LEARN_FROM:]]
-    truth = np.concatenate([rows.truth for rows in learned])
-    predicted = np.concatenate([rows.predicted for rows in learned])
+    learned = [read_served(config, earlier, as_of).answerable for earlier in closed[-LEARN_FROM:]]
+    truth, predicted = (np.concatenate(parts) for parts in zip(*learned, strict=True))
     if len(truth) < config.retraining.min_labelled_rows:
         return None
     name = config.performance.metric

@@ -82,17 +82,16 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     import numpy as np
 
     from tasks.adapters import lake, version_files
-    from tasks.adapters.encoding import encode_labels, in_order
-    from tasks.adapters.trial import all_classes
+    from tasks.adapters.truth import encode_truth
     from tasks.policy.statistics import paired_bootstrap
 
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     scorers = [version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
-    classes = all_classes(scorer.classes for scorer in scorers)
-    truth = encode_labels(rows.column(config.columns.label), classes)
+    answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
+    truth, predicted = encode_truth(rows.column(config.columns.label), answers)
     known = np.isfinite(truth)
-    before, after = (in_order(scorer.classes, scorer.predict(rows), classes)[known] for scorer in scorers)
+    before, after = (values[known] for values in predicted)
     metric, quantile = config.performance.metric, config.performance.quantile
     return paired_bootstrap(before, after, truth[known], metric, draws=500, quantile=quantile)
 

@@ -65,12 +65,12 @@ def _measure(
     from tasks.policy.slices import measure_slices
 
     served = read_served(config, window, as_of)
-    known = served.known
-    rows, labelled_rows = len(served.truth), len(known.truth)
+    truth, predicted = served.judged
+    rows, labelled_rows = len(served.truth), len(truth)
     settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
-    metrics = _metrics(config, known.truth, known.predicted)
+    metrics = _metrics(config, truth, predicted)
     least, quantile = config.validation.slice_min_rows, settings.quantile
-    slices = measure_slices(primary, known.truth, known.predicted, known.slices, least, BOOTSTRAP_DRAWS, quantile)
+    slices = measure_slices(primary, truth, predicted, served.judged_slices, least, BOOTSTRAP_DRAWS, quantile)
     before = [report for report in history.performances if report.window < window]
     value = next((metric for metric in metrics if metric.name == primary), None)
     best = best_past_level(before, primary, floor)

@@ -75,8 +75,7 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     import pyarrow as pa
 
     from tasks.adapters import lake, registry
-    from tasks.adapters.encoding import encode_labels, in_order
-    from tasks.adapters.trial import all_classes
+    from tasks.adapters.truth import encode_truth
     from tasks.policy import metrics, statistics
 
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
@@ -89,9 +88,9 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
         return Comparison(len(served), 0)
     own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}
     own |= {name: tuple(scored.attrs[name]) for name in ("never", "every")}
-    classes = all_classes(own.values())
-    label = encode_labels(pa.chunked_array([frame[columns.label]]), classes)
-    predicted = {name: in_order(known, np.stack(frame[name].to_numpy()), classes) for name, known in own.items()}
+    answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
+    label, aligned = encode_truth(pa.chunked_array([frame[columns.label]]), answers)
+    predicted = dict(zip(own, aligned, strict=True))
     value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
     low, high = statistics.metric_interval(name, label, predicted["prediction"], quantile=quantile)
     loop = MetricValue(name, value["prediction"], low, high, len(frame), metrics.HIGHER_IS_BETTER[name])

@@ -134,31 +134,6 @@ def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...], unknown: fl
     return codes
 
 
-def encode_truth(
-    labels: pa.ChunkedArray, classes: tuple[str, ...], predicted: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(truth, predictions), of one length, as metrics read them; the truth is NaN where no label is known.
-
-    A class that a model of several has never seen is one past its last, to which it gave no probability: a miss.
-    """
-    if predicted.ndim == 1:
-        return encode_labels(labels, classes), predicted
-    truth = encode_labels(labels, classes, unknown=len(classes))
-    return truth, in_order(classes, predicted, (*classes, "")) if (truth == len(classes)).any() else predicted
-
-
-def in_order(own: tuple[str, ...], predicted: NDArray[np.float64], classes: tuple[str, ...]) -> NDArray[np.float64]:
-    """Probabilities (n, own classes) with a column for each of `classes`, 0 for those that are not among `own`.
-
-    Of two classes (n,): P of the last of `own` in, P of the last of `classes` out.
-    """
-    if predicted.ndim == 1:
-        return predicted if own[-1:] == classes[-1:] else 1 - predicted
-    aligned = np.zeros((len(predicted), len(classes)))
-    aligned[:, [classes.index(name) for name in own]] = predicted
-    return aligned
-
-
 def label_classes(labels: pa.ChunkedArray, positive: str | None = None) -> tuple[str, ...]:
     """The classes in order: numbers by size, text by alphabet, `positive` last; the last of two is the positive one."""
     seen = _seen(labels)

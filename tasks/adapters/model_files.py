@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier, XGBModel, XGBRegressor
 
-from tasks.adapters.encoding import Encoding, Rows, encode_labels, encode_truth, fitted_encoder
+from tasks.adapters.encoding import Encoding, Rows, encode_labels, fitted_encoder
+from tasks.adapters.truth import encode_truth
 from tasks.policy.errors import PerennialError
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -62,7 +63,7 @@ class Scorer:
 
     def judged(self, rows: Rows, labels: pa.ChunkedArray) -> tuple[Floats, Floats]:
         """(truth, predictions) of the rows whose label is known, as metrics read them; see `encode_truth`."""
-        truth, predicted = encode_truth(labels, self.classes, self.predict(rows))
+        truth, (predicted,) = encode_truth(labels, [(self.classes, self.predict(rows))])
         known = np.isfinite(truth)
         return truth[known], predicted[known]
 

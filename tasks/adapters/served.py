@@ -13,28 +13,45 @@ from numpy.typing import NDArray
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import lake, registry
-from tasks.adapters.encoding import encode_labels, in_order
+from tasks.adapters.encoding import encode_labels
 from tasks.adapters.groups import groups_of
 from tasks.adapters.parquet_file import LakeError
+from tasks.adapters.truth import with_misses
 from tasks.policy.metrics import Floats
 from tasks.policy.records import Window
 
 
 class Served(NamedTuple):
-    """Predictions of one version and the labels of the same rows, as metrics read them; NaN where none is known."""
+    """Predictions of one version and the labels of the same rows, as codes into the version's classes or as numbers.
+
+    NaN where no label is known; one past the last class where it is one that this version never saw.
+    """
 
     version: str
     predicted: Floats
     truth: Floats
+    classes: tuple[str, ...] = ()
     slices: Mapping[str, NDArray[np.str_]] = {}
     """Of each column of `performance.slices` the rows' values; of rows without a label they are empty."""
 
     @property
-    def known(self) -> "Served":
-        """The rows whose label is known."""
+    def judged(self) -> tuple[Floats, Floats]:
+        """(truth, predictions) of the rows whose label is known, as metrics read them: a class never seen is a miss."""
         labelled = ~np.isnan(self.truth)
-        slices = {name: groups[labelled] for name, groups in self.slices.items()}
-        return Served(self.version, self.predicted[labelled], self.truth[labelled], slices)
+        truth, (predicted,) = with_misses(self.truth[labelled], [self.predicted[labelled]], len(self.classes))
+        return truth, predicted
+
+    @property
+    def judged_slices(self) -> dict[str, NDArray[np.str_]]:
+        """The slices of the rows that `judged` gives."""
+        labelled = ~np.isnan(self.truth)
+        return {name: groups[labelled] for name, groups in self.slices.items()}
+
+    @property
+    def answerable(self) -> tuple[Floats, Floats]:
+        """(truth, predictions) of the rows whose label the version could have answered, which show what it promises."""
+        known = self.truth < len(self.classes) if self.classes else ~np.isnan(self.truth)
+        return self.truth[known], self.predicted[known]
 
 
 def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
@@ -47,20 +64,16 @@ def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
     own = log[log["model_version"] == version].drop_duplicates("id")
     labelled = _labelled(config, window, as_of)
     classes = registry.classes(config.name, version) if config.task != "regression" else ()
-    predicted = np.stack(own["prediction"].to_numpy()).astype(float)
-    unknown = len(classes) if predicted.ndim == 2 else np.nan
-    codes = encode_labels(labelled.column(columns.label), classes, unknown)
+    codes = encode_labels(labelled.column(columns.label), classes, unknown=len(classes))
     truth = np.full(len(own), np.nan)
     places = own.set_index("id").index.get_indexer(labelled.column(columns.id).to_pandas())
     truth[places[places >= 0]] = codes[places >= 0]
-    if (truth == unknown).any():  # a class that this version never saw: a miss, to which it gave no probability
-        predicted = in_order(classes, predicted, (*classes, ""))
     slices = {}
     for name in (name for name in config.performance.slices if name in labelled.column_names):
         groups = groups_of(config, name, labelled.column(name))
         slices[name] = np.full(len(own), "", groups.dtype)
         slices[name][places[places >= 0]] = groups[places >= 0]
-    return Served(version, predicted, truth, slices)
+    return Served(version, np.stack(own["prediction"].to_numpy()).astype(float), truth, classes, slices)
 
 
 def _labelled(config: ModelConfig, window: Window, as_of: datetime) -> pa.Table:

@@ -8,6 +8,8 @@ from deployments.model_config import ModelConfig
 from tasks.adapters.encoding import encode_labels, is_number, label_classes
 
 MAX_CLASSES = 1000
+SHOWN = 5
+"""Classes that are named where there are too many."""
 
 
 def why_not_train(config: ModelConfig, rows: pa.Table) -> str | None:
@@ -38,7 +40,8 @@ def _class_fault(config: ModelConfig, labels: pa.ChunkedArray) -> str | None:
     if classes < 2:
         return f"label {name} has a single class in these rows, expected at least 2"
     if config.task == "binary" and classes > 2:
-        return f"label {name} has {classes} classes in these rows, expected 2 for task binary"
+        found = ", ".join(label_classes(labels)[:SHOWN])
+        return f"label {name} has {classes} classes in these rows ({found}), expected 2 for task binary"
     positive, names = config.columns.positive_label, label_classes(labels)
     if positive is not None and positive not in names:
         return f"label {name} has the classes {' and '.join(names)}, expected columns.positive_label {positive!r} among them"

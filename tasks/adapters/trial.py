@@ -4,17 +4,16 @@ Whatever goes wrong on the way is a sentence, because a model that cannot be loa
 trial; the judge (`tasks.policy.promotion`) fails it for that, not for an exception.
 """
 
-from collections.abc import Iterable
-
 import numpy as np
 import pyarrow as pa
 
 from deployments.model_config import ModelConfig
 from tasks.adapters import version_files
-from tasks.adapters.encoding import FeatureError, encode_labels, in_order
+from tasks.adapters.encoding import FeatureError
 from tasks.adapters.groups import groups_of
 from tasks.adapters.model_files import ModelFileError, Scorer
 from tasks.adapters.redaction import told
+from tasks.adapters.truth import all_classes, encode_truth
 from tasks.policy import comparison
 from tasks.policy.comparison import Floats, prediction_fault
 from tasks.policy.evidence import ModelVersion
@@ -41,9 +40,10 @@ def compare(
     if config.task == "binary" and len(classes) > 2:
         fault = f"the two versions know different classes, {len(classes)} in all, expected the same two"
         return Comparison(challenger, champion, holdout, len(rows), faults=(fault,))
-    truth = encode_labels(rows.column(config.columns.label), classes)
+    labels = rows.column(config.columns.label)
+    truth, aligned = encode_truth(labels, [(scorer.classes, values) for scorer, values in answers])
     known = np.isfinite(truth)
-    predicted = [in_order(scorer.classes, values, classes)[known] for scorer, values in answers]
+    predicted = [values[known] for values in aligned]
     return _measured(config, challenger, champion, holdout, rows.filter(pa.array(known)), truth[known], predicted)
 
 
@@ -121,8 +121,3 @@ def _measured(
         slices=found,
         protected=config.columns.protected,
     )
-
-
-def all_classes(known: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """The classes of the first in its order, then those that only the others know."""
-    return tuple(dict.fromkeys(name for classes in known for name in classes))

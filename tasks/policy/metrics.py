@@ -110,6 +110,10 @@ def _checked(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Floats, F
         raise ValueError(
             f"{name}: labels have shape {truth.shape} and predictions {predicted.shape}, expected as many of both"
         )
+    if name in CLASS_METRICS and np.isnan(truth).any():
+        raise ValueError(
+            f"{name}: {int(np.isnan(truth).sum())} of {len(truth)} labels are unknown, expected codes of classes"
+        )
     if predicted.ndim == 2 and name in REGRESSION_METRICS:
         raise ValueError(f"{name}: predictions of shape {predicted.shape}, expected one number a row")
     return truth, predicted

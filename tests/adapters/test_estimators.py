@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.adapters import attribution, estimators, model_files, training_rows
-from tasks.adapters.encoding import Encoding, FeatureEncoder, FeatureError, in_order, label_classes
+from tasks.adapters.encoding import Encoding, FeatureEncoder, FeatureError, label_classes
 from tasks.adapters.estimators import EstimatorError
 from tasks.adapters.model_files import ModelFileError
 from tasks.policy import metrics
@@ -305,10 +305,3 @@ def test_a_positive_class_that_the_rows_do_not_have_is_named():
     )
     with pytest.raises(ValidationError, match="positive_label does not fit task multiclass"):
         make_config("multiclass", columns=COLUMNS)
-
-
-def test_two_classes_compare_in_one_order_whichever_each_model_calls_positive():
-    sure = np.array([0.9, 0.2])
-    assert in_order(("no", "yes"), sure, ("yes", "no")) == pytest.approx([0.1, 0.8])
-    assert in_order(("no", "yes"), sure, ("no", "yes")) is sure
-    assert in_order((), sure, ()) is sure, "a regression has no classes"

@@ -221,6 +221,15 @@ def test_one_row_of_a_class_gives_no_auc_as_its_interval_is_not_known(tmp_path, 
     assert report.metric("log_loss") is not None
 
 
+def test_of_two_classes_a_third_is_a_miss_too(tmp_path, workspace):
+    """Three labels in turn, of which the version knows two; codes 0, 1, 2 are answered no, yes, no."""
+    report = sure_and_right(tmp_path, workspace, "binary", ("no", "yes"), ("no", "yes", "maybe"))
+    assert (report.rows, report.labelled_rows, report.maturity) == (300, 300, "closed")
+    assert report.metric("accuracy").value == pytest.approx(2 / 3)
+    assert report.metric("log_loss").value > 10
+    assert report.confidence_histogram[-1] == 0.0, "what was predicted is told as it was"
+
+
 def sure_and_right(
     tmp_path: Path, workspace: Path, task: str, classes: tuple[str, ...], texts: tuple[str, ...]
 ) -> PerformanceReport:

@@ -10,7 +10,7 @@ from prefect.logging import disable_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks import outcome
-from tasks.adapters import registry
+from tasks.adapters import registry, trial
 from tasks.policy.evidence import ModelVersion, ValidationReport
 from tasks.policy.records import Window, from_json, to_json, utc
 from tasks.policy.reports import Snapshot
@@ -192,6 +192,21 @@ def test_a_class_that_only_the_challenger_knows_counts_against_the_champion():
     assert report.verdict == "pass"
     assert report.differences[0].gain > 1.0
     assert report.rows == 600
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_a_class_that_no_version_knows_is_a_miss_of_each_and_lowers_the_first_models_value(task):
+    """One row in four of the holdout is of a class that training never had; none of these rows is left out."""
+    config = make_config(task, performance={"metric": "accuracy"})
+    rows = make_rows(task, rows=400, window=HOLDOUT, seed=9)
+    texts = [str(name) if place % 4 else "9" for place, name in enumerate(rows.column("label").to_pylist())]
+    rows = rows.set_column(rows.column_names.index("label"), "label", pa.array(texts))
+    first, second = register(config, "d1"), register(config, "d2", seed=1)
+    only = trial.compare(config, second, None, HOLDOUT, rows)
+    both = trial.compare(config, second, first, HOLDOUT, rows)
+    assert only.rows == both.rows == both.primary.rows == 400
+    assert 0.55 < only.first.value <= 0.75 and 0.55 < both.primary.champion <= 0.75
+    assert abs(both.primary.gain) < 0.1
 
 
 def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[str, str]) -> ModelVersion:

@@ -96,9 +96,14 @@ def test_a_certain_and_wrong_prediction_costs_a_finite_log_loss():
 
 @pytest.mark.parametrize(
     ("name", "truth", "predicted"),
-    [("gini", [0], [0.5]), ("mae", [1, 2], [1.0]), ("mae", [1.0], [[0.5, 0.5]])],
+    [
+        ("gini", [0], [0.5]),
+        ("mae", [1, 2], [1.0]),
+        ("mae", [1.0], [[0.5, 0.5]]),
+        ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would make the least integer of it
+    ],
 )
-def test_unknown_names_and_unequal_shapes_are_refused(name, truth, predicted):
+def test_unknown_names_unequal_shapes_and_unknown_labels_are_refused(name, truth, predicted):
     with pytest.raises(ValueError, match="expected"):
         metrics.compute(name, truth, predicted)
 
