@@ -38,7 +38,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     yield (
         f"reads {config.source.kind} {config.source.path or config.source.function or config.source.url_env} "
         f"in windows of {config.window_days:g} days of {columns.time}{_settling(config)}; "
-        f"labels follow after {columns.label_delay_hours:g} h, sought for {columns.label_lookback_days:g} days more."
+        f"labels follow {_label_delay(config)}, sought for {columns.label_lookback_days:g} days more."
     )
     yield (
         f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"
@@ -98,6 +98,14 @@ def _groups(config: ModelConfig) -> str:
         if named
         else ""
     )
+
+
+def _label_delay(config: ModelConfig) -> str:
+    columns = config.columns
+    if not columns.has_label_time:
+        return f"after {columns.label_delay_hours:g} h"
+    later = f"{columns.label_delay_hours:g} h after " if columns.label_delay_hours else ""
+    return f"at a time of their own ({later}columns.label_time: {columns.label_time})"
 
 
 def _settling(config: ModelConfig) -> str:

@@ -99,7 +99,9 @@ class Columns(Settings):
     positive_label: str | None = Field(None, min_length=1)
     """Binary: the class that F1 and predicted probabilities are of (fraud, churned); else the last by size or alphabet."""
     label_time: ColumnName | None = None
-    """When the label became known, if the source says so; label_delay_hours is added to it, else to `time`."""
+    """When the label became known, if the source says so; label_delay_hours is added to it, else to `time`.
+
+    A window is then closed once `performance.closed_at` of its labels have come, or none is sought any more."""
     label_delay_hours: float = Field(0.0, ge=0, le=24 * 365)
     """Hours until a label can be read."""
     label_lookback_days: float = Field(30.0, ge=0, le=366 * 10)
@@ -137,6 +139,16 @@ class Columns(Settings):
     @property
     def label_delay(self) -> timedelta:
         return timedelta(hours=self.label_delay_hours)
+
+    @property
+    def has_label_time(self) -> bool:
+        """Whether the source says of each label when it became known, so that its delay is not the same for all."""
+        return self.label_time not in (None, self.time)
+
+    @property
+    def all_labels_within(self) -> timedelta:
+        """How long after a row's time its label may still be on its way; with a time of its own, while it is sought."""
+        return self.label_delay + (timedelta(days=self.label_lookback_days) if self.has_label_time else timedelta())
 
 
 class Period(Settings):

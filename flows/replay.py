@@ -23,6 +23,7 @@ from tasks.adapters.flow_runs import run_recorded
 from tasks.history import recall_degradation
 from tasks.policy.evidence import Decision, ModelVersion
 from tasks.policy.metrics import HIGHER_IS_BETTER
+from tasks.policy.performance import decide_maturity
 from tasks.policy.records import Window
 from tasks.policy.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.replay_records import (
@@ -145,7 +146,15 @@ def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], comparisons: 
         replace(
             record,
             labelled_rows=comparison.labelled_rows,
-            maturity="closed" if record.window.end + config.columns.label_delay <= last else record.maturity,
+            maturity=decide_maturity(
+                comparison.rows,
+                comparison.labelled_rows,
+                record.window.end + config.columns.all_labels_within <= last,
+                config.performance.maturing_at,
+                config.performance.closed_at,
+            )
+            if comparison.rows
+            else record.maturity,
             metric=comparison.loop,
             never=comparison.never,
             every=comparison.every,

@@ -2,7 +2,7 @@
 
 Labels come late, so earlier windows that were not closed are measured again and handed back beside the present one."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -86,7 +86,11 @@ def _measure(
         rows=rows,
         labelled_rows=labelled_rows,
         maturity=decide_maturity(
-            rows, labelled_rows, as_of >= _all_due(config, window), settings.maturing_at, settings.closed_at
+            rows,
+            labelled_rows,
+            as_of >= window.end + config.columns.all_labels_within,
+            settings.maturing_at,
+            settings.closed_at,
         ),
         metrics=metrics,
         primary=primary,
@@ -100,13 +104,6 @@ def _measure(
         smallest_shift=smallest,
         slices=slices,
     )
-
-
-def _all_due(config: ModelConfig, window: Window) -> datetime:
-    """When no label of the window can still be on its way; where labels have a time of their own, one window later."""
-    columns = config.columns
-    own_time = columns.label_time not in (None, columns.time)
-    return window.end + columns.label_delay + (timedelta(days=config.window_days) if own_time else timedelta())
 
 
 def _metrics(config: ModelConfig, truth: Floats, predicted: Floats) -> tuple[MetricValue, ...]:

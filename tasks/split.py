@@ -1,8 +1,10 @@
 """Which labelled rows a challenger learns from, and which are kept back to judge it.
 
 The latest `holdout_days` that have landed and whose labels are due by `as_of` are never trained on, nor is what came
-after them; the training window ends where they begin. Quarantined windows are in neither. So a retrain by hand, days
-after the last window or months after the history, is judged on as many days as one that a window's end asked for.
+after them; the training window ends where they begin. Where each label has a time of its own, they are due after as long
+as all but a few took so far: days with the first labels only would teach and judge on another mix than they end with.
+Quarantined windows are in neither. So a retrain by hand, days after the last window or months after the history, is
+judged on as many days as one that a window's end asked for.
 """
 
 from datetime import datetime, timedelta
@@ -31,15 +33,36 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
     failed = ledger.entries(config.name, kind="window.quarantined")
     quarantined = tuple(from_json(QualityReport, entry.body).window.name for entry in failed)
     landed = lake.landed_until(config, as_of, quarantined) or as_of
-    start, reached = config.period.start, min(as_of, landed + config.columns.label_delay)
-    cut = reached - config.kept_from_training
+    delay = _label_delay(config, as_of)
+    start, reached = config.period.start, min(as_of, landed + delay)
+    withheld = delay + timedelta(days=config.validation.holdout_days)
+    cut = reached - withheld
     if cut <= start:
         raise TooEarly(
             f"{config.name}: {reached:%Y-%m-%d} is {(reached - start).days} days after {start:%Y-%m-%d}, where recorded data "
-            f"begins (period.start); expected more than the {config.kept_from_training.days} that {config.withheld}"
+            f"begins (period.start); expected more than the {withheld.days} that {_why_withheld(config, delay)}"
         )
     if config.training.window_days:
         start = max(start, cut - timedelta(days=config.training.window_days))
     training = lake.labelled_snapshot(config, Window(start, cut), as_of, excluding=quarantined)
     holdout = lake.labelled_snapshot(config, Window(cut, as_of), as_of, excluding=quarantined)
     return training, holdout
+
+
+def _label_delay(config: ModelConfig, as_of: datetime) -> timedelta:
+    """After which time a row's label can be counted on."""
+    from tasks.adapters import lake
+
+    least = config.columns.label_delay
+    seen = lake.label_lag(config, as_of, config.performance.closed_at) if config.columns.has_label_time else None
+    return max(least, seen or least)
+
+
+def _why_withheld(config: ModelConfig, delay: timedelta) -> str:
+    if delay == config.columns.label_delay:
+        return config.withheld
+    return (
+        f"are not trained on ({delay / timedelta(days=1):.3g} days, in which {config.performance.closed_at:.0%} of the labels "
+        f"came by {config.columns.label_time}, and validation.holdout_days: {config.validation.holdout_days:g}); wait, or "
+        "begin period.start earlier"
+    )

@@ -222,6 +222,17 @@ def test_calendars_and_arrivals_are_told_in_plain_sentences(tmp_path):
     assert "new rows with labels reach 20% of the training rows" in told
 
 
+def test_a_label_time_of_its_own_is_told(tmp_path):
+    from deployments.description import describe
+
+    later = edited(tmp_path, "label_time: scheduled_departure", "label_time: known_at")
+    told = " ".join(describe(load_model_config(later)))
+    assert (
+        "labels follow at a time of their own (24 h after columns.label_time: known_at), sought for 30 days more"
+        in told
+    )
+
+
 def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path, capsys):
     assert main(["check"]) == 0
     told = capsys.readouterr().out

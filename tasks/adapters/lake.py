@@ -17,7 +17,14 @@ from tasks.adapters import lease
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
 from tasks.adapters.landed_span import window_named
-from tasks.adapters.late_labels import labelled_rows, labelled_snapshot, labels_due, land_labels, read_labelled
+from tasks.adapters.late_labels import (
+    label_lag,
+    labelled_rows,
+    labelled_snapshot,
+    labels_due,
+    land_labels,
+    read_labelled,
+)
 from tasks.adapters.parquet_file import LakeError, LandedParquet
 from tasks.adapters.schemas import MOMENT, conform_rows, moment, require_columns, to_utc
 from tasks.adapters.workspace import workspace
@@ -25,7 +32,7 @@ from tasks.policy.records import Window
 from tasks.policy.reports import Snapshot
 
 __all__ = [
-    "LakeError", "labelled_rows", "labelled_snapshot", "labels_due", "land_labels", "land_predictions", "land_rows",
+    "LakeError", "label_lag", "labelled_rows", "labelled_snapshot", "labels_due", "land_labels", "land_predictions", "land_rows",
     "landed_rows", "landed_until", "read_batches", "read_labelled", "read_predictions", "read_rows",
 ]  # fmt: skip
 

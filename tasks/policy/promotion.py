@@ -83,7 +83,10 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
     champion = comparison.champion
     failures = [*comparison.faults, *seen_before(comparison)]
     if comparison.rows < policy.min_rows:
-        failures.append(f"{comparison.rows} labelled rows to validate on, expected at least {policy.min_rows}")
+        failures.append(
+            f"{comparison.rows} labelled rows to validate on, expected at least {policy.min_rows}; wait for labels, or hold "
+            "out more days (validation.holdout_days)"
+        )
     remarks: list[str] = []
     warnings: list[str] = []
     differences = tuple(item for item in (comparison.primary, *comparison.slices) if item is not None)

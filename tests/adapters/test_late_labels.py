@@ -175,3 +175,18 @@ def test_a_window_that_lands_while_labels_are_looked_for_is_looked_for_the_next_
     lake.land_labels(CONFIG, labels(["1-0"], [1], [SECOND.end], SECOND.start), SECOND.end + 60 * DAY, due)
     later = lake.labels_due(CONFIG, SECOND.end + 61 * DAY, DAY)
     assert later is not None and later.window.start == WINDOW.start
+
+
+def test_how_long_labels_take_is_measured_from_the_first_of_each_row_that_was_known() -> None:
+    """The labels of rows 0 to 9 took 1 to 10 days, the last was not known yet, a correction does not count."""
+    step = (WINDOW.end - WINDOW.start) / 10
+    taken = [WINDOW.start + row * step + (row + 1) * DAY for row in range(10)]
+    ids = [f"0-{row}" for row in range(10)]
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+    as_of = taken[8]
+    assert lake.label_lag(CONFIG, as_of, 0.5) is None
+    lake.land_labels(CONFIG, labels(ids, [1] * 10, taken), as_of)
+    lake.land_labels(CONFIG, labels(ids[:1], [0], [as_of]), as_of)
+    assert lake.label_lag(CONFIG, as_of, 1.0) == 9 * DAY
+    assert lake.label_lag(CONFIG, as_of, 0.5) == 5 * DAY
+    assert lake.label_lag(CONFIG, taken[1], 1.0) == 2 * DAY, "as it was known then"

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
@@ -75,6 +76,24 @@ def test_labels_that_never_come_do_not_keep_a_window_open(tmp_path):
     assert (report.labelled_rows, report.maturity) == (200 - 4, "maturing")
     (report,) = measure(config, window, window.end + 12 * HOURS)
     assert (report.labelled_rows, report.maturity) == (200, "closed")
+
+
+def test_where_labels_have_a_time_of_their_own_a_window_closes_when_they_have_come_and_not_before(tmp_path):
+    """Labels 5 to 12 days after their row: with windows of 2 days all but a few were closed with none, for good."""
+    table = rows()
+    came = table["at"] + pd.to_timedelta(np.random.default_rng(0).uniform(5, 12, len(table)), unit="D")
+    own_time = {"label_delay_hours: 12": "label_time: came"}
+    config = load_model_config(write_model(tmp_path / "small", table.assign(came=came), **own_time))
+    window = config.windows()[0]
+    serve(config, window, off_by=0.5)
+    found = [measure(config, window, window.end + days * 24 * HOURS)[0] for days in (2, 8, 12)]
+    assert [report.maturity for report in found] == ["open", "maturing", "closed"]
+    assert (found[0].labelled_rows, found[2].labelled_rows) == (0, 300)
+    empty = table.assign(came=came, y=table["y"].mask(table.index % 3 == 0))
+    config = load_model_config(write_model(tmp_path / "other", empty, **own_time, **{"name: small": "name: other"}))
+    serve(config, window, off_by=0.5)
+    found = [measure(config, window, window.end + days * 24 * HOURS)[0] for days in (29, 30)]
+    assert [(report.maturity, report.labelled_rows) for report in found] == [("maturing", 200), ("closed", 200)]
 
 
 def test_without_labels_or_predictions_nothing_is_claimed(config):

@@ -141,7 +141,10 @@ def test_too_few_labelled_rows_fail():
     config = make_config()
     report = validate(config, register(config), None, held_out(config, rows=99))
     assert (report.verdict, report.rows) == ("fail", 99)
-    assert report.reasons[0] == "99 labelled rows to validate on, expected at least 100"
+    assert report.reasons[0] == (
+        "99 labelled rows to validate on, expected at least 100; wait for labels, or hold out more days "
+        "(validation.holdout_days)"
+    )
 
 
 @pytest.mark.parametrize(("floor", "verdict"), [(0.5, "pass"), (0.001, "fail"), (None, "pass")])
