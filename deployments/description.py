@@ -50,8 +50,8 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     )
     yield (
         f"quarantines a window with fewer than {config.quality.min_rows} rows, with more than "
-        f"{config.quality.max_null_share_increase:.0%} more nulls than the reference, or with more than "
-        f"{config.quality.max_out_of_range_share:.0%} of its values out of range."
+        f"{config.quality.max_null_share_increase:.0%} more nulls than the reference, with more than "
+        f"{config.quality.max_out_of_range_share:.0%} of its values out of range, or {_stale(config)}."
     )
     yield (
         f"calls a numeric feature drifted from {config.drift.method} {config.drift.threshold:g} on, confirmed at a "
@@ -98,6 +98,12 @@ def _groups(config: ModelConfig) -> str:
         if named
         else ""
     )
+
+
+def _stale(config: ModelConfig) -> str:
+    hours = config.quality.max_age_hours
+    usual = f"{hours:g} h" if hours else "rows usually come apart in the reference (24 h at least)"
+    return f"whose newest row lies further before its end than {usual}"
 
 
 def _label_delay(config: ModelConfig) -> str:

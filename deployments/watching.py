@@ -47,8 +47,9 @@ class Quality(Settings):
     """A window with fewer rows fails: too little arrived to judge anything."""
     row_count_ratio: tuple[float, float] = (0.4, 2.5)
     """Rows against the median of recent windows, lowest and highest accepted ratio."""
-    max_age_hours: float = Field(24.0, gt=0)
-    """The newest row may lie this long before the window's end."""
+    max_age_hours: float | None = Field(None, gt=0)
+    """The newest row may lie this long before the window's end; left out, the days by which the reference's rows usually
+    follow each other: 24 h where they come daily, 168 h for a batch a week."""
     columns: dict[str, ColumnQuality] = Field({})
     """Per column, what overrides the above."""
 

@@ -30,6 +30,7 @@ from tasks.policy.profile import (
 from tasks.policy.records import Window
 from tasks.policy.reports import FeatureKind
 
+DAY_US, USUAL, GAPS_NEEDED = 86_400_000_000, 0.9, 3
 COLUMNS_AT_ONCE = 16  # a reader of Parquet holds a page of each column it reads
 
 
@@ -64,7 +65,17 @@ def freeze_reference(
         features=tuple(_freeze_feature(table, name, config) for name in config.columns.features.names),
         columns=_column_types(table.schema),
         leaking=find_leaks(table, config),
+        usual_gap_days=_usual_gap_days(table, config.columns.time),
     )
+
+
+def _usual_gap_days(table: pa.Table, name: str) -> int:
+    """A quantile, so that weekends count and an outage or a quarantined window does not; 1 where too few days tell."""
+    if name not in table.column_names or not pa.types.is_timestamp(table.schema.field(name).type):
+        return 1
+    moments = table[name].drop_null().cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).to_numpy()
+    gaps = np.diff(np.unique(moments // DAY_US))
+    return int(np.quantile(gaps, USUAL, method="higher")) if len(gaps) >= GAPS_NEEDED else 1
 
 
 def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> FeatureReference:

@@ -151,6 +151,8 @@ class ReferenceProfile:
     """Sentences on features that give the label away."""
     stable_auc: float | None = None
     """How well a classifier tells windows of the reference's own days from the rest; None where not calibrated."""
+    usual_gap_days: int = 1
+    """Days from one day with rows to the next, as nine in ten of them are or less: 7 for a batch a week."""
 
 
 @dataclass(frozen=True, slots=True)

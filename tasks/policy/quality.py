@@ -52,15 +52,17 @@ def measure_quality(
     Where nothing was read at all, that is all there is to say: no column can be missing or broken.
     """
     if not profile.rows and not profile.columns:
-        return tuple(_window(profile, limits, recent_rows))
+        return tuple(_window(profile, reference, limits, recent_rows))
     frozen = {feature.feature: feature for feature in reference.features}
-    found = [*_window(profile, limits, recent_rows), *_roles(profile, roles)]
+    found = [*_window(profile, reference, limits, recent_rows), *_roles(profile, roles)]
     for counts in profile.features:
         found += _feature(counts, frozen[counts.feature], limits)
     return tuple(found)
 
 
-def _window(profile: WindowProfile, limits: Limits, recent_rows: Sequence[int]) -> Iterator[Measurement]:
+def _window(
+    profile: WindowProfile, reference: ReferenceProfile, limits: Limits, recent_rows: Sequence[int]
+) -> Iterator[Measurement]:
     rows = profile.rows
     yield Measurement(
         "enough rows", None, limits.min_rows - rows, f"at least {limits.min_rows:,} rows", f"{rows:,} rows", rows
@@ -75,8 +77,9 @@ def _window(profile: WindowProfile, limits: Limits, recent_rows: Sequence[int]) 
         yield Measurement("usual number of rows", None, excess, expected, f"{rows:,} rows", rows)
     age_hours = (profile.window.end - profile.newest) / timedelta(hours=1) if profile.newest else math.inf
     newest = f"{profile.newest:%Y-%m-%d %H:%M} UTC" if profile.newest else "no time"
-    expected = f"a row at most {limits.max_age_hours:g} h before the window's end"
-    yield Measurement("fresh rows", None, age_hours - limits.max_age_hours, expected, f"newest row: {newest}", rows)
+    max_age_hours = limits.max_age_hours or 24.0 * reference.usual_gap_days
+    expected = f"a row at most {max_age_hours:g} h before the window's end"
+    yield Measurement("fresh rows", None, age_hours - max_age_hours, expected, f"newest row: {newest}", rows)
     outside = max(
         (profile.window.start - profile.oldest) / timedelta(hours=1) if profile.oldest else 0.0,
         (profile.newest - profile.window.end) / timedelta(hours=1) if profile.newest else 0.0,

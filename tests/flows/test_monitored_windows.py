@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.adapters.arrow_profile import freeze_reference, profile_batches
 from tasks.adapters.lake import land_rows
 from tasks.adapters.workspace import WorkspaceError
 from tasks.drift import report_drift
@@ -32,6 +33,7 @@ from tests.monitored_model import (
     shifted,
 )  # fmt: skip
 
+US = pa.timestamp("us", "UTC")
 EVIL = "</script><img src=x onerror=alert(1)>\"'"
 
 
@@ -116,6 +118,20 @@ def test_old_rows_fail_and_rows_of_the_last_day_do_not(judged):
 
     assert judged(at=until(23.9)).quality.verdict == "pass"
     assert broken(judged(at=until(24.1)).quality) == {("fresh rows", None)}
+
+
+@pytest.mark.parametrize(("days_apart", "hours", "fresh"), [(7, 168, True), (7, 169, False), (1, 25, False)])
+def test_how_old_the_newest_row_may_be_is_learned_from_the_reference(days_apart, hours, fresh):
+    """A batch a week lies a whole week before its window's end: 24 h for everyone quarantined each of its windows."""
+    config, weeks = model(window_days=9), Window(HISTORY.start, HISTORY.start + timedelta(days=70))
+    batches = [weeks.start + timedelta(days=days_apart * (row % (70 // days_apart))) for row in range(5000)]
+    frozen = freeze_reference(rows(5000, 99, weeks, at=pa.array(batches, US)).to_batches(), config, weeks, "hash")
+    window = Window(WINDOW.end - timedelta(days=9), WINDOW.end)
+    at = pa.array([WINDOW.end - timedelta(hours=hours)] * COUNT, US)
+    profiled = profile_batches(rows(at=at).to_batches(), frozen, config, window)
+    assert (("fresh rows", None) not in broken(judge_quality(config, profiled, frozen))) == fresh
+    own = model(window_days=9, quality={"max_age_hours": 200})
+    assert ("fresh rows", None) not in broken(judge_quality(own, profiled, frozen))
 
 
 def test_a_clock_in_another_zone_fails(judged):
