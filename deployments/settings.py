@@ -105,7 +105,9 @@ class Columns(Settings):
     label_delay_hours: float = Field(0.0, ge=0, le=24 * 365)
     """Hours until a label can be read."""
     label_lookback_days: float = Field(30.0, ge=0, le=366 * 10)
-    """Days after that for which a label, or its correction, is still looked for; what comes later is not found."""
+    """Days after that for which a label, or its correction, is still looked for; what comes later is not found.
+
+    A closed window that gets some in this time is measured again."""
     features: Features
     protected: tuple[ColumnName, ...] = ()
     """Columns whose groups are compared at validation: none may lose more than `validation.slice_margin` to a challenger.

@@ -1,8 +1,10 @@
 """How the served predictions met the labels that are known by now, window by window.
 
-Labels come late, so earlier windows that were not closed are measured again and handed back beside the present one."""
+Labels come late, so earlier windows that were not closed are measured again and handed back beside the present one, and
+so are closed ones of which labels have come or were corrected since, as long as these are sought (`label_lookback_days`).
+"""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -25,13 +27,28 @@ def measure_performance(
     """The window's report with the labels known at `as_of`, then those of earlier windows that have matured since."""
     revised = []
     for earlier in history.performances:
-        if earlier.maturity != "closed" and earlier.window < window:
+        if earlier.window < window and _may_differ(config, earlier, window, as_of):
             again = _measure(config, earlier.window, as_of, history, earlier.latency)
-            if (again.maturity, again.labelled_rows) != (earlier.maturity, earlier.labelled_rows):
+            if _said(again) != _said(earlier):
                 revised.append(again)
     report = _measure(config, window, as_of, history.revised(revised), latency)
     get_run_logger().info("performance: %s", describe(report))
     return (report, *revised)
+
+
+def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window, as_of: datetime) -> bool:
+    """Whether measuring again may say something else. Labels of old windows are not even looked at: none is sought."""
+    from tasks.adapters import lake
+
+    if earlier.maturity != "closed":
+        return True
+    columns = config.columns
+    sought_until = earlier.window.end + columns.label_delay + timedelta(days=columns.label_lookback_days)
+    return sought_until > window.start and lake.labels_came(config, earlier.window, earlier.as_of, as_of)
+
+
+def _said(report: PerformanceReport) -> tuple[str, int, tuple[MetricValue, ...]]:
+    return report.maturity, report.labelled_rows, report.metrics
 
 
 def describe(report: PerformanceReport) -> str:

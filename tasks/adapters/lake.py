@@ -16,9 +16,9 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import lease
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
+from tasks.adapters.label_times import label_lag, labels_came
 from tasks.adapters.landed_span import window_named
 from tasks.adapters.late_labels import (
-    label_lag,
     labelled_rows,
     labelled_snapshot,
     labels_due,
@@ -32,8 +32,9 @@ from tasks.policy.records import Window
 from tasks.policy.reports import Snapshot
 
 __all__ = [
-    "LakeError", "label_lag", "labelled_rows", "labelled_snapshot", "labels_due", "land_labels", "land_predictions", "land_rows",
-    "landed_rows", "landed_until", "read_batches", "read_labelled", "read_predictions", "read_rows",
+    "LakeError", "label_lag", "labelled_rows", "labelled_snapshot", "labels_came", "labels_due", "land_labels",
+    "land_predictions", "land_rows", "landed_rows", "landed_until", "read_batches", "read_labelled", "read_predictions",
+    "read_rows",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

@@ -137,23 +137,6 @@ def labelled_rows(
     return known if columns is None else known.select(list(columns))
 
 
-def label_lag(config: ModelConfig, as_of: datetime, share: float) -> timedelta | None:
-    """How long after its row this share of the labels known at `as_of` first came; None where none is known."""
-    rows, labels = _tables(config)
-    lags = [np.empty(0)]
-    for file in rows.files() if rows and labels else ():
-        first_known = [labels.opened(own).table() for own in labels.files() if own.window == file.window]
-        if first_known:
-            row = rows.opened(file)
-            keys = row.table(row.schema().names[:2])
-            stored = pa.concat_tables(first_known)
-            known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
-            came = known["label_at"].take(pc.index_in(keys.column(0), value_set=known.column(0)))
-            lags.append(pc.subtract(came, keys.column(1)).drop_null().cast(pa.int64()).to_numpy())
-    every = np.concatenate(lags)
-    return timedelta(microseconds=float(np.quantile(every, share))) if len(every) else None
-
-
 def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:
     """Rows whose label was known at `snapshot.as_of`: id, time, features, protected columns and, last, the label.
 

@@ -120,6 +120,25 @@ def test_earlier_windows_are_measured_again_until_they_are_closed(config):
     assert [report.window for report in revised] == [second]  # the first is closed for good
 
 
+def test_labels_that_are_corrected_after_a_window_closed_reach_its_metric_once(config, tmp_path):
+    first, second, third, fourth = config.windows()[:4]
+    for window in (first, second, third, fourth):
+        serve(config, window, off_by=0.5)
+    (one,) = measure(config, first, first.end + 12 * HOURS)
+    two, *revised = measure(config, second, second.end, History(performances=(one,)))
+    assert (one.maturity, revised) == ("closed", [])
+    table = rows()
+    inside = (table["at"] >= first.start) & (table["at"] < first.end)
+    table.assign(y=table["y"].where(~inside, table["y"] - 1.0)).to_parquet(tmp_path / "small" / "rows.parquet")
+    three, *revised = measure(config, third, third.end, History(performances=(one, two)))
+    assert [(report.window, report.maturity, report.labelled_rows) for report in revised][:1] == [
+        (first, "closed", 300)
+    ]
+    assert revised[0].metric("mae").value == pytest.approx(1.5)
+    history = History(performances=(one, two, three)).revised(revised)
+    assert first not in [report.window for report in measure(config, fourth, fourth.end, history)[1:]]
+
+
 def test_the_shift_is_measured_from_the_best_level_of_closed_windows(config):
     windows = config.windows()[:6]
     errors = (0.5, 0.52, 0.5, 0.52, 0.5, 1.5)
