@@ -16,6 +16,7 @@ from tasks.adapters.outages import may_pass
 from tasks.policy.economics import Usage
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion
+from tasks.policy.records import Window
 from tasks.policy.reports import Snapshot
 
 
@@ -26,6 +27,25 @@ def peak_memory_mb() -> float:
 
 class TrainingRefused(PerennialError):
     """These rows must not be trained on; trying again with the same rows changes nothing."""
+
+
+def _where_rows_are(config: ModelConfig, span: Window) -> str:
+    """What lands more rows of this stretch, where windows of it were missed that a back-fill would take; else nothing."""
+    from tasks.adapters import lake, registry
+
+    if registry.CHAMPION not in registry.aliases(config.name):
+        return ""
+    learned_until = registry.version(config.name, registry.CHAMPION).trained.end
+    end = min(span.end, config.period.end) if config.period.end else span.end
+    due = [window for window in config.windows(end=end) if window.start >= max(span.start, learned_until)]
+    missed = [window for window in due if lake.landed_rows(config, window) is None]
+    if not missed:
+        return ""
+    start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
+    return (
+        f"; {len(missed)} of {len(due)} windows in it were never landed, as nobody scored or judged them: the backfill form "
+        f"does, or: python -m flows.backfill --model {config.name} --start {start} --end {until} --no-dry-run"
+    )
 
 
 # one retry: the registry or the lake may be out of reach for a moment; a version that exists is not trained again
@@ -58,7 +78,9 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         rows = lake.read_labelled(training)
         refusal = training_rows.why_not_train(config, rows)
         if refusal:
-            raise TrainingRefused(f"{config.name}: {training.window.name}: {refusal}")
+            raise TrainingRefused(
+                f"{config.name}: {training.window.name}: {refusal}{_where_rows_are(config, training.window)}"
+            )
         profile = arrow_profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
         if profile.leaking:
             raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")

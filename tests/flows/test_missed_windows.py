@@ -1,0 +1,35 @@
+"""A retrain that lacks rows because windows were missed says so, and what it names makes it possible."""
+
+import re
+
+import pytest
+
+from flows.backfill import backfill
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.score import score
+from tasks.policy.records import utc
+from tasks.training import TrainingRefused
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST, LATER = utc("2024-01-21"), utc("2024-02-04")
+
+
+def test_a_retrain_after_missed_windows_names_the_back_fill_that_lands_them(tmp_path):
+    model = write_model(tmp_path, **{"window_days: 8": "window_days: 4"})
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    score(model, until=LATER)
+    monitor(model, until=LATER)  # lands the last two days alone
+    with pytest.raises(TrainingRefused, match="no row has a label in y") as refused:
+        retrain(model, until=LATER)
+    told = re.search(
+        r"; 2 of 2 windows in it were never landed, as nobody scored or judged them: the backfill form does, or: "
+        r"python -m flows.backfill --model small --start (\S+) --end (\S+) --no-dry-run$",
+        str(refused.value),
+    )
+    assert told, str(refused.value)
+    backfill(model, start=utc(told[1]), end=utc(told[2]), dry_run=False)
+    assert retrain(model, until=LATER, reason="once more").rows
