@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from mlflow.tracking import MlflowClient
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import estimators, lake, registration, registry
+from tasks.adapters import estimators, lake, registration
 from tasks.adapters.arrow_profile import freeze_reference
 from tasks.adapters.schemas import conform_labels
 from tasks.policy.evidence import ModelVersion
@@ -86,7 +87,7 @@ def make_snapshot(window: Window = TRAINING, rows: int = 1000, version: int = 3)
 def prepare_registry(home: Path) -> None:
     """Put a registry whose tables exist already into a workspace: making them takes seconds, copying nothing."""
     home.mkdir()
-    shutil.copy(_empty_registry(), home / "mlflow.db")
+    shutil.copy(empty_registry(), home / "mlflow.db")
 
 
 def register(
@@ -108,7 +109,9 @@ def land(config: ModelConfig, window: Window, rows: pa.Table) -> Snapshot:
 
 
 @cache
-def _empty_registry() -> Path:
+def empty_registry() -> Path:
+    """An SQLite file with MLflow's tables and nothing in them; one per process, to be copied."""
     place = Path(tempfile.mkdtemp(prefix="perennial-tests-"))
-    registry.client_of(f"sqlite:///{place / 'mlflow.db'}")
+    uri = f"sqlite:///{place / 'mlflow.db'}"
+    MlflowClient(tracking_uri=uri, registry_uri=uri).search_registered_models(max_results=1)
     return place / "mlflow.db"
