@@ -108,6 +108,10 @@ def _without_refusals_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
+for _runs in ("prefect.flow_runs", "prefect.task_runs"):  # here, as all that a worker's process imports first is a flow
+    logging.getLogger(_runs).addFilter(_without_refusals_traceback)
+
+
 def patient_start() -> AbstractContextManager[Any]:
     """Prefect's server of one's own, which a command starts where none is named, may take 120 s on a busy machine, not 20.
 
@@ -139,8 +143,6 @@ def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None 
             **shape,
         )
     chosen = vars(parser.parse_args(arguments))
-    for runs in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(runs).addFilter(_without_refusals_traceback)
     try:
         with patient_start():
             flow(**chosen)

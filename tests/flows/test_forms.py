@@ -1,12 +1,19 @@
 """What a person meets in the dashboard: every form explains itself, offers the real models and starts out safe."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import yaml
 from prefect import flow
 from prefect.flows import load_flow_from_entrypoint
-from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
+from prefect.settings import (
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    get_current_settings,
+    temporary_settings,
+)
 
 from deployments.definitions import INDEX
 from deployments.model_config import available_models
@@ -32,6 +39,30 @@ def test_a_command_waits_two_minutes_for_a_server_of_its_own_unless_told_otherwi
     with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300}):
         run_from_command_line(look, [])
     assert seen == [120, 300]
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(("raised", "traced"), [("PerennialError", False), ("ValueError", True)])
+def test_a_refusal_is_logged_as_a_sentence_in_deployed_runs_too_and_a_defect_with_its_traceback(raised, traced):
+    """In a process that has only loaded a flow, as a worker's has; the error leaves a task and then its flow."""
+    code = f"""
+import flows.fleet
+from prefect import flow, task
+from tasks.policy.errors import PerennialError
+@task
+def fail(): raise {raised}("what to do is said here")
+@flow
+def run(): fail()
+try: run()
+except {raised}: pass
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert ran.stderr.count("what to do is said here") >= 2
+    assert ("Traceback" in ran.stderr) is traced
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
 
 
 @pytest.mark.parametrize(("flow", "name", "field"), PARAMETERS, ids=[f"{flow}-{name}" for flow, name, _ in PARAMETERS])
