@@ -42,7 +42,7 @@ def promote(
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        decision_id: The decision whose challenger to promote; the latest validated one when left empty.
+        decision_id: The decision whose challenger to promote; the latest one judged when left empty, never one before it.
         until: When this takes effect (UTC). Now, when left empty.
         approved_by: The person who approves; where the model asks for approval and this is empty, the run waits for one.
         comment: The approver's words; go to the ledger.

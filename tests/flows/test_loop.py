@@ -102,6 +102,18 @@ def test_a_challenger_that_lost_is_refused_and_cannot_be_promoted(tmp_path):
     assert kinds()[-1] == "challenger.refused"
 
 
+def test_a_challenger_that_passed_is_superseded_by_a_later_one_that_was_refused(tmp_path):
+    model = write_model(tmp_path)
+    assert retrain(model, until=FIRST).verdict == "pass"
+    floor = "validation: {first_model_floor: 0.001, holdout_days: 1.5"
+    write_model(tmp_path, **{"validation: {holdout_days: 1.5": floor})
+    assert retrain(model, until=FIRST, reason="with a floor").verdict == "fail"
+    write_model(tmp_path)
+    with pytest.raises(PromotionRefused, match="version 2 is not promoted: validation says fail"):
+        promote(model, until=FIRST)
+    assert registry.CHAMPION not in registry.aliases("small")
+
+
 def test_a_challenger_without_rows_to_be_judged_on_fails_with_the_reason(tmp_path):
     table = rows()
     table.loc[table["at"] >= FIRST - timedelta(days=2), "y"] = None
