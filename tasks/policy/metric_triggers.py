@@ -45,6 +45,12 @@ def silence(case: Case, metric: str) -> str:
     report = case.evidence.performance
     if report is None:
         return f"{metric}: not measured in this window"
+    since = case.history.champion_since
+    if since is not None and report.window.start < since:
+        return (
+            f"{metric}: this window began on {report.window.start:%Y-%m-%d %H:%M}, before the present champion took over on "
+            f"{since:%Y-%m-%d %H:%M} UTC; windows that begin later count"
+        )
     return (
         f"{metric}: no window of the present champion has enough labels; this one is {report.maturity} with "
         f"{report.labelled_rows} of {report.rows} labels, at least {case.min_labelled_rows} are needed"

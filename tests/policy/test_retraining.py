@@ -117,6 +117,18 @@ def test_only_windows_of_the_present_champion_speak_after_a_retrain():
     assert "1 of the last 1 windows past it" in decision.reasons[0]
 
 
+def test_a_closed_window_that_began_before_the_promotion_is_said_to_have_not_to_lack_labels():
+    seen, promoted = evidence(3, performance=report(3, accuracy=0.8)), window(3).start + timedelta(hours=6)
+    (reason,) = decide(policy(BREACH), seen, history(champion_since=promoted)).reasons
+    assert reason == (
+        "accuracy: this window began on 2013-05-16 00:00, before the present champion took over on 2013-05-16 06:00 UTC; "
+        "windows that begin later count"
+    )
+    few = evidence(3, performance=report(3, labels=5, accuracy=0.8))
+    (reason,) = decide(policy(BREACH), few, history(champion_since=window(3).start)).reasons
+    assert "no window of the present champion has enough labels; this one is closed with 5 of 1000 labels" in reason
+
+
 def test_a_shift_is_measured_from_the_best_level_not_from_the_window_before():
     """After an abrupt change the poor windows must not become the new baseline."""
     levels = [5.0, 5.1, 5.0, 8.0, 8.1, 8.0]
