@@ -3,7 +3,8 @@
 Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows define no answer.
 """
 
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from tasks.policy.metrics import Floats
 
-_CELLS_AT_ONCE = 4_000_000
+_CELLS_AT_ONCE = 2**22
 _POISSON_FROM = 500
+_ROUNDED_TO = 1024
+"""Windows hold about as many rows each, so weights for the next multiple serve them all."""
 
 
 @cache
@@ -21,6 +24,25 @@ def _poisson_counts() -> NDArray[np.float32]:
     """Counts of mean 1 by a random number of 16 bits."""
     counts: NDArray[np.float32] = scipy.stats.poisson.ppf((np.arange(2**16) + 0.5) / 2**16, 1).astype(np.float32)
     return counts
+
+
+@lru_cache(maxsize=4)
+def _kept_weights(seed: int, draws: int, rows: int) -> NDArray[np.float32]:
+    picks = np.random.default_rng(seed).integers(0, len(_poisson_counts()), (draws, rows), dtype=np.uint16)
+    weights: NDArray[np.float32] = _poisson_counts()[picks]
+    return weights
+
+
+def _poisson_weights(seed: int, draws: int, rows: int) -> Iterator[NDArray[np.float32]]:
+    """Weights of `rows` rows for so many draws, in blocks of draws; those that fit into one are kept."""
+    kept = -(-rows // _ROUNDED_TO) * _ROUNDED_TO
+    if draws * kept <= _CELLS_AT_ONCE:
+        yield _kept_weights(seed, draws, kept)[:, :rows]
+        return
+    random, step = np.random.default_rng(seed), max(1, _CELLS_AT_ONCE // rows)
+    for start in range(0, draws, step):
+        shape = (min(step, draws - start), rows)
+        yield _poisson_counts()[random.integers(0, len(_poisson_counts()), shape, dtype=np.uint16)]
 
 
 class Interval(NamedTuple):
@@ -37,17 +59,16 @@ def bootstrap_means(rows: ArrayLike, draws: int = 1000, seed: int = 0) -> Floats
     """
     values = np.asarray(rows, float)
     table = values.reshape(len(values), -1)
-    centre, random = table.mean(axis=0), np.random.default_rng(seed)
-    step = max(1, _CELLS_AT_ONCE // len(values))
-    shapes = [(min(step, draws - start), len(values)) for start in range(0, draws, step)]
     if len(values) < _POISSON_FROM:
-        means = np.concatenate([table[random.integers(0, len(values), shape)].mean(axis=1) for shape in shapes])
+        means = table[np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))].mean(axis=1)
     else:
+        centre = table.mean(axis=0)
         rows_and_one = np.column_stack([table - centre, np.ones(len(table))]).astype(np.float32)
-        picks = (random.integers(0, len(_poisson_counts()), shape, dtype=np.uint16) for shape in shapes)
-        sums = np.concatenate([_poisson_counts()[pick] @ rows_and_one for pick in picks]).astype(float)
+        weights = _poisson_weights(seed, draws, len(values))
+        sums = np.concatenate([block @ rows_and_one for block in weights]).astype(float)
         means = centre + sums[:, :-1] / sums[:, -1:]
-    return means if values.ndim == 2 else means[:, 0]
+    found: Floats = means if values.ndim == 2 else means[:, 0]
+    return found
 
 
 def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval:

@@ -51,6 +51,15 @@ def test_both_ways_to_resample_give_the_same_interval():
     assert resampling.bootstrap_interval(rows, draws=20_000) == pytest.approx(fewer, abs=0.01)
 
 
+@pytest.mark.parametrize("rows", [4096, 4097])
+def test_weights_that_are_kept_for_windows_of_like_size_cover_as_those_drawn_for_one_do(rows):
+    """1,000 draws of 4,096 rows are kept, of 4,097 not; 150 windows of mean 1: 10 % ± 3.5 binomial σ miss."""
+    random = np.random.default_rng(4)
+    windows = (random.exponential(size=rows) for _ in range(150))
+    missed = sum(not low <= 1 <= high for low, high in (resampling.bootstrap_interval(one, 0.9) for one in windows))
+    assert 0.02 <= missed / 150 <= 0.18
+
+
 def test_intervals_cover_at_their_nominal_level():
     """300 windows of 200 rows each, mean 1: a 90 % interval must miss in about 10 % (binomial 3.5 σ: 4 % to 16 %)."""
     random = np.random.default_rng(4)
