@@ -1,7 +1,8 @@
 """Has the data moved from what the model learned? Every feature measured on all rows, and a page to look at."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -33,7 +34,7 @@ def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVe
     from tasks.adapters import version_files
 
     reference = version_files.reference_profile(champion)
-    shifts = measure_prediction_shifts(profile, champion)
+    shifts = partial(measure_prediction_shifts, profile, champion)
     importance, coded = version_files.feature_importance(champion), version_files.coded_rows(champion)
     report = report_drift(config, profile, reference, importance, shifts, coded)
     drifted = sum(feature.verdict == "drifted" for feature in report.features)
@@ -53,13 +54,13 @@ def report_drift(
     profile: WindowProfile,
     reference: ReferenceProfile,
     importances: Mapping[str, float] | None = None,
-    shifts: Sequence[Shift] = (),
+    measure_shifts: Callable[[], Sequence[Shift]] = tuple,
     coded: CodedRows | None = None,
 ) -> DriftReport:
     """The same, for a reference at hand. RuntimeError where Evidently's gate does not agree with every verdict.
 
     With `coded` training rows the reference is matched to the window's phase of the calendar, and features are looked at
-    together.
+    together. Shifts of predictions are measured only where a feature drifted, as they cost more than the rest.
     """
     from tasks.adapters import evidently_workspace
     from tasks.adapters.drift_reports import draw_report
@@ -69,7 +70,9 @@ def report_drift(
     sample = None if coded is None else _read_sample(config, profile, reference, importances or {})
     matched = _match(config, profile, reference, coded, sample)
     reference = matched.reference if matched else reference
-    report = _with_shifts(measure(profile, reference, config.drift, importances), shifts, config)
+    report = measure(profile, reference, config.drift, importances)
+    if any(feature.verdict == "drifted" for feature in report.features):
+        report = _with_shifts(report, measure_shifts(), config)
     report = _with_rows(config, report, coded, sample, matched, reference.stable_auc)
     title = f"{config.name} {profile.window.name}: {report.verdict}"
     drawn = draw_report(report, reference, profile.sample_uri, config.drift.plots, title)

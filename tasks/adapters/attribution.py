@@ -13,7 +13,7 @@ from xgboost import DMatrix, XGBModel
 from tasks.adapters.model_files import Floats, Scorer, threads
 
 ROWS = 500
-FROZEN_ROWS = 2000
+FROZEN_ROWS = 1000
 EXACT_TREES = 400
 
 

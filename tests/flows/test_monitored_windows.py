@@ -13,6 +13,7 @@ from tasks.adapters.arrow_profile import freeze_reference, profile_batches
 from tasks.adapters.lake import land_rows
 from tasks.adapters.workspace import WorkspaceError
 from tasks.drift import report_drift
+from tasks.policy.attribution import Shift
 from tasks.policy.evidence import History, WindowEvidence
 from tasks.policy.records import Window, to_json
 from tasks.policy.reports import QualityReport
@@ -211,3 +212,20 @@ def test_a_rule_for_a_column_that_is_no_feature_is_refused():
     """Evidently ignores names it does not know in its settings per column."""
     with pytest.raises(ValueError, match=r"quality.columns has amuont, expected names of features"):
         model(quality={"columns": {"amuont": {"max_null_share": 0.5}}})
+
+
+@pytest.mark.parametrize(("country", "asked"), [(None, 0), ("DE", 1)])
+def test_shifts_of_predictions_are_measured_where_a_feature_drifted_and_only_there(in_a_workspace, country, asked):
+    config, measured = model(), []
+
+    def shifts():
+        measured.append(True)
+        return (Shift("country", 0.5, 0.01),)
+
+    replaced = {"country": [country] * COUNT} if country else {}
+    profiled = profile(config, reference(config), rows(**replaced), sample_path=in_a_workspace / "sample")
+    report = report_drift(config, profiled, reference(config), measure_shifts=shifts)
+    assert len(measured) == asked
+    assert (drift_of(report, "country").prediction_shift, "country +0.5" in (report.explanation or "")) == (
+        (0.5, True) if asked else (None, False)
+    )
