@@ -15,6 +15,8 @@ from tasks.adapters import ledger, registry
 from tasks.policy.evidence import Judgement
 from tasks.policy.records import from_json, utc
 from tasks.policy.replay import Replay, ReplayWindow
+from tasks.replay_records import recall_window, replay_folder
+from tasks.rivals import score_rivals
 from tests.small_model import CHANGE, rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -147,6 +149,28 @@ def emitted(resource: str) -> list[str]:
     with get_client(sync_client=True) as client:
         found = client._client.post("/events/filter", json={"filter": wanted}).raise_for_status().json()["events"]
     return [event["payload"]["decision_id"] for event in found]
+
+
+def test_rivals_that_fail_beside_the_loop_end_the_replay_before_the_windows_record(in_story, tmp_path, monkeypatch):
+    """Else the page would compare with rivals that are not there; run again, the window is finished."""
+    outcome, model = in_story
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
+    first, second = (record.window for record in outcome.windows[:2])
+
+    def without_room(config, window, *rest):
+        if window == second:
+            raise OSError(28, "No space left on device")
+        return score_rivals(config, window, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.replay.score_rivals", without_room)
+        with pytest.raises(OSError, match="No space left"):
+            replay(model, end=second.end)
+    folder = replay_folder("small")
+    assert [recall_window(folder, window) is not None for window in (first, second)] == [True, False]
+    again = replay(model, end=second.end).windows
+    assert [record.decision_id for record in again] == [record.decision_id for record in outcome.windows[:2]]
+    assert again[1].every is not None
 
 
 def test_what_a_replay_says_is_about_no_live_model_so_no_automation_acts_on_it(in_story):
