@@ -30,8 +30,9 @@ IDLE_SERVICES = (
     "CLEANUP_RECONCILER",
 )
 
+BATCHED_SERVICES = ("TASK_RUN_RECORDER", "EVENT_PERSISTER")
 IN_BATCHES = {"BATCH_SIZE": "200", "READ_BATCH_SIZE": "50", "FLUSH_INTERVAL": "1"}
-"""Task runs are written once a second instead of one by one, each in a transaction and a statement compiled anew."""
+"""Task runs and events are written once a second instead of one or twenty at a time, each in a transaction of its own."""
 
 
 def free_port(preferred: int | None = None) -> int:
@@ -93,10 +94,12 @@ def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[s
     if served:
         yield server_environment(space, int(served.removesuffix("/api").rsplit(":", 1)[1]))
         return
-    # a replay schedules nothing and no automation may act on it; what looks for such work costs it CPU time
-    idle = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES}
-    batches = {f"PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_{name}": value for name, value in IN_BATCHES.items()}
-    with running_server(space, port, **idle, **batches) as environment:
+    # a replay schedules nothing, no automation may act on it, and it needs no block: what sees to such things costs CPU time
+    settings = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES}
+    settings["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"
+    for service in BATCHED_SERVICES:
+        settings |= {f"PREFECT_SERVER_SERVICES_{service}_{name}": value for name, value in IN_BATCHES.items()}
+    with running_server(space, port, **settings) as environment:
         yield environment
 
 
