@@ -100,6 +100,31 @@ def test_a_table_that_several_make_at_once_is_made_once(tmp_path: Path) -> None:
             assert DeltaTable(uri).version() == 0
 
 
+def test_a_thread_reads_a_table_while_another_lands_in_it(tmp_path: Path) -> None:
+    """As a replay's rivals read labels that the loop beside them adds to; both may hold the same open table."""
+    uri, schema = str(tmp_path / "table"), pa.schema([("id", pa.string())])
+    LandedTable.open_or_create(uri, schema)
+
+    def land() -> None:
+        for day in range(10, 40):
+            table = LandedTable.open(uri)
+            assert table is not None
+            table.append({f"2024-01-01..2024-02-{day}": pa.table({"id": [str(day)]}, schema=schema)}, {}, {})
+
+    seen = [0]
+    with ThreadPoolExecutor(1) as writer:
+        landing = writer.submit(land)
+        while not landing.done():
+            table = LandedTable.open(uri)
+            assert table is not None
+            files = table.files()
+            assert all(table.opened(file).table().num_rows == 1 for file in files[-1:])
+            seen.append(len(files))
+        landing.result()
+    assert seen == sorted(seen), "a landed file is never gone again"
+    assert len(LandedTable.open(uri).files()) == 30
+
+
 def test_a_commit_after_another_writer_is_outrun_instead_of_landing_twice() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
     one, other = (LandedTable.open(str(row_folder())) for _ in range(2))
