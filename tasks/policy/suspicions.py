@@ -35,6 +35,8 @@ BETTER = 3.0
 """The reference as it was must lie so many times further away."""
 MOVED_KS = 0.25
 """From this Kolmogorov-Smirnov distance on a unit may have changed; a rare event that stays away is nearer."""
+BEYOND, SLACK = 0.02, 1.0
+"""Share of values that may lie further beyond the rescaled reference's range than so many of its σ."""
 STUCK, COMMON_SHARE = 0.05, 0.5
 """Share of the reference's spread that is left; and of its rows in one value from which it says nothing."""
 RENAMED_PSI, SAME_SHARES_PSI = 1.0, 0.1
@@ -52,7 +54,7 @@ def suspect(reference: FeatureReference, current: FeatureCounts, min_values: int
     if min(current.values, reference.counts.values) < min_values:
         return None
     if reference.kind == "numeric":
-        return suspect_unit(reference.counts, current) or suspect_stuck(reference.counts, current)
+        return suspect_unit(reference, current) or suspect_stuck(reference.counts, current)
     return suspect_names(reference, current)
 
 
@@ -64,8 +66,12 @@ def suspect_stuck(before: FeatureCounts, now: FeatureCounts) -> Suspicion | None
     return Suspicion(f"its spread fell to {left:.0%} of the reference's, as if stuck", True) if left <= STUCK else None
 
 
-def suspect_unit(before: FeatureCounts, now: FeatureCounts) -> Suspicion | None:
-    """Mean and spread are those of the reference in another unit, and far from those in its own."""
+def suspect_unit(reference: FeatureReference, now: FeatureCounts) -> Suspicion | None:
+    """Mean and spread are those of the reference in another unit, and far from those in its own; so is the range.
+
+    Weather of a few days has any mean and spread, and so now and then those of another unit, but not its range as well.
+    """
+    before = reference.counts
     if before.std <= 0 or now.std <= 0 or distances.ks(Table(before.counts, now.counts)) < MOVED_KS:
         return None
 
@@ -75,9 +81,21 @@ def suspect_unit(before: FeatureCounts, now: FeatureCounts) -> Suspicion | None:
 
     own = away(1.0, 0.0)
     best, words = min((away(*unit), words) for words, unit in UNITS.items())
-    if best > FAIR or own < BETTER * max(best, 0.15):
+    if best > FAIR or own < BETTER * max(best, 0.15) or _share_beyond(reference, now, *UNITS[words]) > BEYOND:
         return None
     return Suspicion(f"its mean and spread are as if {words}", best <= NEAR)
+
+
+def _share_beyond(reference: FeatureReference, now: FeatureCounts, factor: float, offset: float) -> float:
+    """Share of values that the reference, rescaled, cannot hold; of bins that are in doubt none is counted."""
+    before = reference.counts
+    if before.minimum is None or before.maximum is None:
+        return 0.0
+    low, high = sorted((factor * before.minimum + offset, factor * before.maximum + offset))
+    slack, counts = SLACK * abs(factor) * before.std, np.asarray(now.counts)
+    starts, ends = (-np.inf, *reference.edges), (*reference.edges, np.inf)
+    beyond = (np.asarray(starts) >= high + slack) | (np.asarray(ends) <= low - slack)
+    return float(counts[beyond].sum() / counts.sum())
 
 
 def suspect_names(reference: FeatureReference, current: FeatureCounts) -> Suspicion | None:

@@ -62,6 +62,17 @@ def test_a_season_and_a_rare_event_that_stays_away_are_not(before, now):
     assert found is None or not found.sure
 
 
+@pytest.mark.parametrize(("warm_share", "suspected"), [(0.0, True), (0.01, True), (0.05, False)])
+def test_values_that_the_rescaled_reference_cannot_hold_speak_against_a_unit(warm_share, suspected):
+    """Cold days have the mean and spread of the reference in °C, but 65 °F would be 149: beyond all that ever was."""
+    reference, count = numeric(FAHRENHEIT), 3000
+    warm = round(warm_share * count)
+    cold = RANDOM.normal(13.9, 10.0 * (1 - 8 * warm_share), count - warm) - 45 * warm_share
+    now = np.sort(np.concatenate([cold, np.full(warm, 65.0)]))
+    found = suspect(reference, window(reference, now))
+    assert (found is not None and "°F were given in °C" in found.text) == suspected
+
+
 def test_swapped_names_are_told_from_other_shares():
     reference = FeatureReference("x", "categorical", named(8000, 4000, 1500, 500), categories=("a", "b", "c", "d"))
     rotated = suspect(reference, named(50, 800, 400, 150))
