@@ -26,7 +26,8 @@ from tasks.policy.replay import ReplayWindow
 from tasks.replay_records import finished_replays, replay_folder
 
 POLL_S = 0.3
-SLOW_TO_LOAD = ("lake", "expectations", "drift_reports", "registry", "estimators")
+SLOW_TO_LOAD = ("lake", "registry", "estimators")
+"""What the first training needs; to load more would keep the cores from the server that is starting."""
 
 
 class NothingToReplay(PerennialError):
@@ -95,7 +96,7 @@ def _replay(configs: dict[str, ModelConfig], console: Console) -> list[str]:
 
 
 def _replay_one(model: str) -> None:
-    """The child process: load everything while the server starts, then replay."""
+    """The child process: load what is needed first while the server starts, then replay."""
     with _log_path(load_model_config(model).name).open("w") as log:
         for stream in (sys.stdout, sys.stderr):  # by number: loggers hold the streams that were there at import
             os.dup2(log.fileno(), stream.fileno())
