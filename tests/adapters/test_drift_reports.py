@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.drift_reports import draw_reference, draw_report, without_markup
+from tasks.adapters.drawn_columns import draw_reference
+from tasks.adapters.drift_reports import draw_report, without_markup
 from tasks.policy.drift import measure
 from tests.monitored_model import model, profile, reference, rows
 
