@@ -14,6 +14,7 @@ from tasks.adapters.model_files import Floats, Scorer, threads
 
 ROWS = 500
 FROZEN_ROWS = 1000
+"""Of training; a shift of a mean is then known to 5.5 % of a contribution's σ, with any number of them to 4.5 %."""
 EXACT_TREES = 400
 
 

@@ -54,9 +54,8 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     cut = _cut(config, kind, codes, len(classes))
     encoder = FeatureEncoder(config.columns.features).fit(rows.slice(0, cut))
     estimator = build(config, kind, encoder.encoding_, len(classes))
-    threadpool_limits(
-        threads()
-    )  # scikit-learn's OpenMP code knows no n_jobs; kept, as another thread may be fitting too
+    # scikit-learn's OpenMP code knows no n_jobs; the limit stays, as giving it up would lift it for a fit in another thread
+    threadpool_limits(threads())
     estimator = _fit(estimator, encoder.transform(rows), codes, cut, config)
     if isinstance(estimator, XGBModel):
         estimator = booster_estimator(_trimmed(estimator, encoder.encoding_), config.task)

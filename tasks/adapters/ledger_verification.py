@@ -21,9 +21,7 @@ class Verification:
 
 def verify(model: str, *expected: Head) -> Verification:
     """Read every entry anew and check the whole chain, its head, and heads that were noted elsewhere (`expected`)."""
-    head = read_head(
-        model
-    )  # before the entries: what is appended meanwhile is listed, and the head of before still there
+    head = read_head(model)  # before the entries: what comes meanwhile is listed, and the head of before still there
     found = listed(model)
     numbered = sorted(name for name in found if NUMBERED.match(name) and int(name[:8]))
     problems = [f"{name} is not an entry" for name in sorted(found - {*numbered, HEAD})]
