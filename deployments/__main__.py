@@ -1,8 +1,9 @@
-"""`python -m deployments check | apply | work | serve`: look at the models' files, deploy, take up runs, see it all run."""
+"""`python -m deployments check | accept | apply | work | serve`: look at models' files, deploy, take up runs, see it all."""
 
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from deployments.description import describe
@@ -47,6 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checking.add_argument(
         "paths", nargs="*", metavar="PATH", help="YAML files or model names; all models when left out"
     )
+    accepting = commands.add_parser(
+        "accept", help="answer for another file, risk or access of a model that runs already"
+    )
+    accepting.add_argument(
+        "--model", required=True, help="name of a model, or path of the YAML file that holds from now on"
+    )
+    accepting.add_argument(
+        "--by", required=True, help="who answers for it, as in access.override of the file until now"
+    )
+    accepting.add_argument("--reason", required=True, help="why; goes to the ledger")
     applying = commands.add_parser("apply", help="show what would change on the Prefect server, and change it")
     applying.add_argument("--dry-run", action="store_true", help="show the plan only")
     applying.add_argument(
@@ -93,6 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.command == "check":
         return 1 if check(options.paths) else 0
+    if options.command == "accept":
+        from tasks.access import accept_file  # imported here, as it loads Prefect
+
+        found = accept_file(options.model, options.by, options.reason, datetime.now(UTC))
+        print(f"{options.model}: the ledger goes on with {found.file} (risk {found.risk}); {options.by} answers for it")
+        return 0
     if options.command == "apply":  # imported here, since Prefect takes seconds to load and `check` needs none of it
         from deployments.apply import apply
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from deployments.mistakes import explain_all
 from deployments.risk import with_risk_defaults
 from deployments.settings import Columns, Period, Settings, Source, Training
 from deployments.watching import Drift, Performance, Quality
 from tasks.policy.access import AccessPolicy
+from tasks.policy.binding import FileBinding
 from tasks.policy.economics import Budget
 from tasks.policy.errors import PerennialError
 from tasks.policy.placement import PlacementPolicy
@@ -64,6 +65,7 @@ class ModelConfig(Settings):
     budget: Budget = Budget()
     access: AccessPolicy = AccessPolicy()
     placement: PlacementPolicy = PlacementPolicy()
+    _file: Path | None = PrivateAttr(None)
 
     @model_validator(mode="before")
     @classmethod
@@ -146,6 +148,19 @@ class ModelConfig(Settings):
         """Changes when anything that decides or trains changes; part of ids and lineage."""
         return digest(self.model_dump_json(exclude={"access"}))
 
+    @property
+    def binding(self) -> FileBinding | None:
+        """What the model's ledger is begun with; None for a configuration that was not read from a file."""
+        if self._file is None:
+            return None
+        in_models_folder = self._file.parent in [folder.resolve() for folder in model_folders()]
+        access = self.access
+        said = digest(
+            self.risk, access.model_dump_json(), self.promotion.model_dump_json(exclude={"probation_windows"})
+        )
+        file = self._file.name if in_models_folder else str(self._file)
+        return FileBinding(file, self.risk, said, access.override or access.approve)
+
     def windows(self, start: datetime | None = None, end: datetime | None = None) -> tuple[Window, ...]:
         """The service windows from `start` (default: end of history) to `end` (default: end of recorded data)."""
         first, last = start or self.period.history_until, end or self.period.end
@@ -222,4 +237,5 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     if config.source.path and "://" not in config.source.path:
         absolute = str((path.parent / config.source.path).resolve())
         config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})
+    config._file = path
     return config

@@ -14,8 +14,8 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import Field
 
-from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, in_utc, run_from_command_line, run_name, wall_clock
+from tasks.access import admit
 from tasks.adapters.flow_runs import run_missed
 from tasks.backfill import plan_backfill, publish_backfill
 from tasks.policy.backfill import Backfill
@@ -40,7 +40,7 @@ def backfill(
         max_windows: Refuse a range with more windows to fill in than this, which guards against a mistyped year.
         dry_run: Only show which windows would be scored and judged. Switch it off to fill them in.
     """
-    config = load_model_config(model)
+    config = admit(model)
     plan = plan_backfill(config, start, min(in_utc(end), wall_clock() - config.settling), max_windows)
     empty = []
     if not dry_run:

@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.utilities.annotations import quote
 
 from flows.parameters import Model, Moment, present, run_from_command_line, run_name
-from tasks.access import admit
+from tasks.access import admit, check_window
 from tasks.decision import decide
 from tasks.diagnosis import diagnose_window
 from tasks.drift import measure_drift
@@ -44,6 +44,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         ask_for_retraining(config, recorded)
         say_watched(config, recorded)
         return recorded
+    check_window(config, window)
     champion = find_champion(config, required=True)
     history = quote(recall_history(config, champion, window))  # Prefect would visit every field of it, at every task
     snapshot = take_snapshot(config, window, may_be_empty=True)

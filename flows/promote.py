@@ -12,7 +12,7 @@ from pydantic import Field
 
 from deployments.model_config import ModelConfig
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, run_name, wall_clock
-from tasks.access import admit, check_override, check_trigger
+from tasks.access import admit, check_override, check_trigger, check_verdict_time
 from tasks.approval import approval_of
 from tasks.history import find_challenger, recall_validation
 from tasks.lease import one_at_a_time
@@ -62,6 +62,7 @@ def promote(
         check_override(config, "a warning", override, principal, as_of, wall_clock())
         config = config.accepting_warnings()
     challenger = find_challenger(config, validation)
+    check_verdict_time(config, principal, challenger.decision_id, as_of)
     approval = approval_of(
         config, challenger, validation, as_of, wall_clock(), approved_by, comment, requested_by, model
     )

@@ -22,7 +22,7 @@ from flows.parameters import (
     run_name,
     wall_clock,
 )
-from tasks.access import admit, check_override, check_trigger
+from tasks.access import actor, admit, check_override, check_request, check_trigger
 from tasks.decision import check_budget
 from tasks.history import find_champion, find_earlier, next_cost_usd, recall_validation, spent_usd
 from tasks.lease import one_at_a_time
@@ -70,6 +70,8 @@ def retrain(
     if dry_run:
         return _preview(config, as_of, decision_id, requested_by, override, earlier)
     principal = check_trigger(config, "retrain", requested_by, as_of)
+    request = check_request(config, "retrain", principal, decision_id, as_of, earlier)
+    reason, requested_by = request.reasons[0] if request else reason, actor(principal, requested_by)
     recorded = recall_validation(config, decision_id)
     if recorded:
         hand_over_again(config, recorded, decision_id, as_of)

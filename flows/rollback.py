@@ -16,7 +16,7 @@ from flows.parameters import (
     run_from_command_line,
     run_name,
 )
-from tasks.access import admit, check_trigger
+from tasks.access import actor, admit, check_request, check_trigger
 from tasks.lease import one_at_a_time
 from tasks.policy.evidence import Promotion
 from tasks.promotion import preview_rollback, restore_previous
@@ -49,7 +49,9 @@ def rollback(
     if dry_run:
         return preview_rollback(config)
     as_of = present(config, until)
-    check_trigger(config, "rollback", requested_by, as_of)
+    principal = check_trigger(config, "rollback", requested_by, as_of)
+    request = check_request(config, "rollback", principal, decision_id, as_of, champion)
+    reason, requested_by = request.reasons[0] if request else reason, actor(principal, requested_by)
     decision_id = decision_id or manual_decision_id(config, until, reason)
     promotion = restore_previous(config, decision_id, reason, requested_by, champion)
     publish_promotion(config, promotion, as_of, requested_by, reason)

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.parameters import Model, Moment, present, run_from_command_line, run_name
-from tasks.access import admit
+from tasks.access import admit, check_window
 from tasks.history import find_champion, recall_scoring
 from tasks.policy.reports import Scoring
 from tasks.publication import publish_scoring
@@ -26,6 +26,7 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
     recorded = recall_scoring(config, window)
     if recorded:
         return recorded
+    check_window(config, window)
     champion = find_champion(config, required=True)
     snapshot = take_snapshot(config, window, may_be_empty=True)
     if not snapshot.rows:

@@ -13,15 +13,18 @@ from typing import Literal
 from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
-from tasks.policy.access import UNNAMED, Approval, ApprovalRequest, why_not_approve
+from tasks.policy.access import Approval, ApprovalRequest, why_not_approve
 from tasks.policy.errors import PromotionRefused
 from tasks.policy.evidence import LedgerEntry, ModelVersion, ValidationReport
 from tasks.policy.handover import Handover
+from tasks.policy.people import ANYONE, UNNAMED
 from tasks.policy.promotion import why_not_promote
 from tasks.policy.records import digest, from_json
 from tasks.policy.typed_text import one_line
 
 NOBODY = "perennial"
+ANONYMOUS = {"", "unnamed", ANYONE}
+"""Actors of a training that a person started without giving a name."""
 
 
 def approval_of(
@@ -100,6 +103,7 @@ def _request(
         asked_at=now,
         expires_at=now + timedelta(hours=config.access.approval_hours),
         run_id=flow_creator.waiting_run(),
+        anonymous=bool({entry.actor for entry in trained} & ANONYMOUS),
     )
     entry = ledger.append(config.name, "approval.requested", request, as_of, challenger.decision_id)
     return from_json(ApprovalRequest, entry.body)
@@ -113,7 +117,7 @@ def _entries(config: ModelConfig, kind: str) -> tuple[LedgerEntry, ...]:
 
 def _typed(config: ModelConfig, request: ApprovalRequest, approver: str, comment: str) -> Approval:
     """An approval that came with the run itself."""
-    refusal = why_not_approve(config.access, approver, request.requesters)
+    refusal = why_not_approve(config.access, approver, request.requesters, request.anonymous, config.risk)
     if refusal:
         raise PromotionRefused(f"{config.name}: version {request.version} is not approved: {refusal}")
     return _answer(request, "approved", approver, comment)
@@ -149,7 +153,9 @@ def _asked(
         form = flow_creator.ask(evidence, int((request.expires_at - now).total_seconds()), question)
         name = one_line(form.name)
         verdict = "approved" if form.decision == "approve" else "rejected"
-        refusal = why_not_approve(config.access, name, request.requesters if verdict == "approved" else ())
+        approving = verdict == "approved"
+        requesters, anonymous = (request.requesters, request.anonymous) if approving else ((), False)
+        refusal = why_not_approve(config.access, name, requesters, anonymous, config.risk)
         if refusal is None:
             return _answer(request, verdict, name, one_line(form.comment))
         asked = digest(challenger.decision_id, run_id, str(question))
@@ -173,7 +179,8 @@ def _question(request: ApprovalRequest, validation: ValidationReport) -> tuple[s
 
 
 def _answer(request: ApprovalRequest, verdict: Literal["approved", "rejected"], by: str, comment: str) -> Approval:
-    asked = f"asked for by {', '.join(request.requesters)}" if request.requesters else "asked for by automation"
+    nobody = "a person without a name" if request.anonymous else "automation"
+    asked = f"asked for by {', '.join(request.requesters) or nobody}"
     return Approval(request.version, verdict, by, comment, (f"{by} {verdict} version {request.version}, {asked}",))
 
 

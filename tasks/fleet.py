@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 
 from deployments.fleet_config import load_fleet_config
 from deployments.model_config import FLEET, ModelConfig, ModelConfigError, load_model_config
+from tasks.policy.binding import BOUND, bound_to, why_not_bound
 from tasks.policy.errors import PerennialError
 from tasks.policy.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
 from tasks.policy.spending import Purse, purse, spent_usd
@@ -38,12 +39,19 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
     One whose ledger does not verify is shown with what is wrong. The shared budget is not told while a file that it
     depends on is broken.
     """
+    from tasks.adapters import ledger
     from tasks.adapters.object_store import LedgerError
 
     facts, broken = [], list(broken)
     for config in configs:
         try:
-            facts.append(_facts(config, as_of))
+            refusal = why_not_bound(bound_to(ledger.entries(config.name, kind=BOUND)), config.binding)
+            if refusal:
+                broken.append(
+                    BrokenModel(config.name, refusal, "its file is not the one that its ledger was begun with")
+                )
+            else:
+                facts.append(_facts(config, as_of))
         except LedgerError as error:
             broken.append(_broken(config.name, error, "its ledger does not verify"))
     try:

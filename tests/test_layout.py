@@ -15,7 +15,7 @@ from deployments.model_config import available_models, load_model_config
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {"pyproject.toml", "README.md", "flows", "tasks", "deployments", "tests", "prefect.yaml", "infra"}
 BESIDE = {"Makefile", "requirements.lock", "LICENSE", "CHANGELOG.md"}
-PURE = {"numpy", "scipy", "statsmodels", "pydantic", "dateutil", "cronsim", "tasks"}
+PURE = {"numpy", "scipy", "statsmodels", "pydantic", "dateutil", "cronsim", "confusable_homoglyphs", "tasks"}
 NEVER = {"pickle", "cloudpickle", "joblib", "dill"}
 
 

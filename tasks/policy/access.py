@@ -12,13 +12,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from tasks.policy.people import ANYONE, AUTOMATION, SCHEDULE, UNNAMED, is_unnamed, look_alike, plain
 from tasks.policy.typed_text import NO_CONTROLS, OneLine
 
 Role = Literal["trigger", "approve", "override"]
 Name = Annotated[str, Field(min_length=2, max_length=200, pattern=NO_CONTROLS)]
-AUTOMATION, SCHEDULE, ANYONE = "automation", "schedule", "anyone"
-UNNAMED = frozenset({"", "unnamed", "perennial", "replay", AUTOMATION, SCHEDULE, ANYONE})
-"""Names that belong to nobody, so nobody is accountable under them."""
 
 
 class AccessPolicy(BaseModel):
@@ -38,7 +36,7 @@ class AccessPolicy(BaseModel):
     @model_validator(mode="after")
     def _names_people_where_people_answer(self) -> Self:
         for role in ("approve", "override"):
-            nobody = [name for name in getattr(self, role) if _plain(name) in UNNAMED]
+            nobody = [name for name in getattr(self, role) if is_unnamed(name)]
             if nobody:
                 raise ValueError(f"{role} names {', '.join(nobody)}, expected people")
         return self
@@ -66,6 +64,8 @@ class ApprovalRequest:
     asked_at: datetime
     expires_at: datetime
     run_id: str | None
+    anonymous: bool = False
+    """Whether a person who gave no name started it, so that nobody can be told apart from whoever approves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def principal_of(recorded_kind: str | None, recorded_name: str | None, claimed: 
     match (recorded_kind or "").lower():
         case "":
             typed = (claimed or "").strip()
-            return Principal("unnamed", "unnamed") if _plain(typed) in UNNAMED else Principal("person", typed)
+            return Principal("unnamed", "unnamed") if is_unnamed(typed) else Principal("person", typed)
         case "automation":
             return Principal("automation", name or AUTOMATION, True)
         case "schedule" | "deployment":
@@ -115,40 +115,43 @@ def why_not_trigger(policy: AccessPolicy, principal: Principal, claimed: str | N
     if (
         principal.recorded
         and principal.kind == "person"
-        and _plain(claimed or "") not in UNNAMED | {_plain(principal.name)}
+        and plain(claimed or "") not in UNNAMED | {plain(principal.name)}
     ):
         return f"{principal.name} started this in the name of {claimed}; expected one's own name"
-    role = {_plain(name) for name in policy.trigger}
+    role = {plain(name) for name in policy.trigger}
     if principal.kind in ("person", "unnamed") and ANYONE in role:
         return None
-    if _plain(principal.name) in role or principal.kind in role:
+    if plain(principal.name) in role or principal.kind in role:
         return None
     return f"{principal} may not start this; access.trigger has {', '.join(policy.trigger) or 'nobody'}"
 
 
-def why_not_approve(policy: AccessPolicy, approver: str, requesters: Iterable[str]) -> str | None:
-    """Why this person may not approve what these asked for; None where they may."""
-    if _plain(approver) in UNNAMED:
+def why_not_approve(
+    policy: AccessPolicy, approver: str, requesters: Iterable[str], anonymous: bool = False, risk: str = "low"
+) -> str | None:
+    """Why this person may not approve what these asked for; None where they may. `anonymous`: a person without a name did."""
+    if is_unnamed(approver):
         return f"{approver or 'nobody'} is no person's name, expected who approves"
-    if _plain(approver) in {_plain(name) for name in requesters} - UNNAMED:
+    if look_alike(approver, set(requesters) - UNNAMED):
         return f"{approver} asked for this, expected another person to approve it"
-    if policy.approve and _plain(approver) not in {_plain(name) for name in policy.approve}:
+    if policy.approve and plain(approver) not in {plain(name) for name in policy.approve}:
         return f"{approver} may not approve; access.approve has {', '.join(policy.approve)}"
+    if anonymous and risk == "high":
+        return (
+            "risk is high and a person who gave no name started this, so nobody can tell whether another one approves; "
+            "train again with requested_by"
+        )
     return None
 
 
 def why_not_override(policy: AccessPolicy, override: Override, principal: Principal, now: datetime) -> str | None:
     """Why this override does not count; None where it does."""
-    if _plain(override.by) not in {_plain(name) for name in policy.override}:
+    if plain(override.by) not in {plain(name) for name in policy.override}:
         return f"{override.by} may not override; access.override has {', '.join(policy.override) or 'nobody'}"
-    if principal.kind == "person" and _plain(principal.name) != _plain(override.by):
+    if principal.kind == "person" and plain(principal.name) != plain(override.by):
         return f"{principal.name} cannot override in the name of {override.by}"
     if override.until <= now:
         return f"the override of {override.by} ended {override.until:%Y-%m-%d %H:%M} UTC"
     if override.until > now + LONGEST_OVERRIDE:
         return f"the override lasts until {override.until:%Y-%m-%d}, expected at most {LONGEST_OVERRIDE.days} days"
     return None
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().split())

@@ -25,7 +25,9 @@ from typing import Any
 
 import psutil
 
+from tasks.policy.evidence import Decision, Judgement, WindowEvidence
 from tasks.policy.handover import about
+from tasks.policy.records import Window
 from tests.benchmarks.bench_e2e import await_that, free_ports, served
 from tests.benchmarks.e2e_model import DRIFT, WINDOW_DAYS, write_model
 
@@ -91,6 +93,20 @@ def storm(folder: Path, events: int, models: int, cut: bool = False) -> Storm:
     )
 
 
+def _decide(name: str) -> None:
+    """Put the decision to retrain into the ledger: without it an event asks in vain."""
+    from tasks.adapters import ledger
+
+    window = Window(FIRST - timedelta(days=WINDOW_DAYS), FIRST)
+    decision = Decision(_decision_id(name), name, window, True, ("a storm",))
+    judgement = Judgement(FIRST, "none", WindowEvidence(window, 0), decision)
+    ledger.append(name, "window.judged", judgement, FIRST, decision.decision_id)
+
+
+def _decision_id(name: str) -> str:
+    return f"{name.replace('_', '-')}-decision"
+
+
 def _kill_all() -> None:
     """Kill what was started here and all that it started, as a power cut would."""
     family = psutil.Process().children(recursive=True)
@@ -118,11 +134,13 @@ def _ask(names: Sequence[str], events: int, before: int = 0) -> None:
     from prefect.client.orchestration import get_client
     from prefect.events import emit_event
 
+    for name in names:
+        _decide(name)
     for number in range(events):
         name = names[number % len(names)]
         payload = {
             "model": name,
-            "decision_id": f"{name.replace('_', '-')}-decision",
+            "decision_id": _decision_id(name),
             "until": FIRST.isoformat(),
             "reasons": ["a storm"],
         }

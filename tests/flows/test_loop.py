@@ -47,7 +47,13 @@ def test_the_first_model_is_trained_validated_promoted_and_serves(tmp_path):
     scoring = score(model, until=utc("2024-01-23"))
     assert scoring.rows == 300
     assert scoring.model_version == registry.aliases("small")[registry.CHAMPION]
-    assert kinds() == ["challenger.registered", "challenger.validated", "champion.promoted", "window.scored"]
+    assert kinds() == [
+        "model.bound",
+        "challenger.registered",
+        "challenger.validated",
+        "champion.promoted",
+        "window.scored",
+    ]
 
 
 def test_monitoring_a_window_twice_is_monitoring_it_once(tmp_path):
@@ -181,9 +187,9 @@ def test_a_retrain_that_was_cut_off_after_its_first_fact_goes_on_within_its_own_
         retrain(model, until=FIRST)
     monkeypatch.undo()
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
-    assert kinds() == ["challenger.registered"]
+    assert kinds() == ["model.bound", "challenger.registered"]
     assert retrain(model, until=FIRST).verdict == "pass"
-    assert kinds() == ["challenger.registered", "challenger.validated"]
+    assert kinds() == ["model.bound", "challenger.registered", "challenger.validated"]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

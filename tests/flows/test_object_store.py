@@ -34,8 +34,8 @@ def test_a_model_is_trained_promoted_scored_and_monitored_in_an_object_store(
         monitor(model, until=until)
 
         assert scoring.rows == lake.read_rows(scoring.snapshot).num_rows == 300
-        assert [entry.kind for entry in ledger.entries("small")][:4] == [
-            "challenger.registered", "challenger.validated", "champion.promoted", "window.scored",
+        assert [entry.kind for entry in ledger.entries("small")][:5] == [
+            "model.bound", "challenger.registered", "challenger.validated", "champion.promoted", "window.scored",
         ]  # fmt: skip
         assert ledger.entries("small")[-1].kind == "window.judged"
         assert ledger.verify("small").problems == ()

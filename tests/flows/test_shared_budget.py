@@ -144,8 +144,8 @@ def test_a_refused_retrain_trains_nothing_says_so_by_an_event_and_stands_on_the_
     assert "of 50.00 USD shared by alpha, beta" in retrain("beta", until=FIRST, dry_run=True).headline
     assert not ledger.entries("beta"), "a preview promises nothing"
     assert retrain("beta", until=FIRST) is None
-    assert [entry.kind for entry in ledger.entries("beta")] == ["retraining.refused"]
-    refusal = ledger.entries("beta")[0].body
+    assert [entry.kind for entry in ledger.entries("beta")] == ["model.bound", "retraining.refused"]
+    refusal = ledger.entries("beta")[1].body
     assert "of 50.00 USD shared by alpha, beta are spent in 30 days" in refusal
     assert told("perennial.budget.refused", "beta") == [[refusal]]
     html = Path(fleet(["alpha", "beta"], until=FIRST)).read_text(encoding="utf-8")

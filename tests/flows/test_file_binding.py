@@ -1,0 +1,83 @@
+"""One name, one file: a ledger goes on with the file it was begun with, until somebody with the right answers for another."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.__main__ import main
+from deployments.model_config import load_model_config
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from tasks.adapters import ledger, registry
+from tasks.fleet import survey_files
+from tasks.policy.binding import FileBinding, bound_to, why_not_accept, why_not_bound
+from tasks.policy.errors import AccessRefused, PromotionRefused
+from tasks.policy.records import utc
+from tests.small_model import write_model
+
+FIRST = utc("2024-01-21")
+RISKY = {"risk: low": "risk: high\naccess: {approve: [Ada, Grace]}"}
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_second_file_of_the_same_name_promotes_nothing(tmp_path):
+    real, second = write_model(tmp_path / "real", **RISKY), write_model(tmp_path / "second")
+    retrain(real, until=FIRST, requested_by="Ada")
+    for flow in (promote, monitor, retrain):
+        with pytest.raises(
+            AccessRefused, match=r"begun with .*real/small\.yaml \(risk high\), not with .*second/small"
+        ):
+            flow(second, until=FIRST)
+    assert registry.CHAMPION not in registry.aliases("small")
+    with pytest.raises(PromotionRefused, match="Ada asked for this"):
+        promote(real, until=FIRST, approved_by="Ada")
+    assert promote(real, until=FIRST, approved_by="Grace").action == "promoted"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_lower_risk_in_the_same_file_counts_once_somebody_with_the_right_answers_for_it(tmp_path, capsys):
+    model = write_model(tmp_path, **RISKY)
+    retrain(model, until=FIRST, requested_by="Ada")
+    write_model(tmp_path)
+    with pytest.raises(AccessRefused, match="says risk: low, but its ledger was begun with risk: high"):
+        promote(model, until=FIRST)
+    (shown,) = survey_files([model], FIRST).broken
+    assert "Ada or Grace answer for the change" in shown.sentence
+    accept = ["accept", "--model", model, "--reason", "the model is advice only by now"]
+    assert main([*accept, "--by", "Mallory"]) == 2
+    assert "Mallory may not answer for a change of the file, expected Ada or Grace" in capsys.readouterr().err
+    assert main([*accept, "--by", "Grace"]) == 0
+    assert promote(model, until=FIRST).action == "promoted"
+    assert [entry.actor for entry in ledger.entries("small", kind="file.accepted")] == ["Grace"]
+    assert main([*accept, "--by", "Grace"]) == 2, "there is nothing left to answer for"
+
+
+def test_a_file_in_a_models_folder_is_the_same_file_wherever_that_folder_lies(tmp_path, monkeypatch):
+    bindings = []
+    for host in ("one", "other"):
+        write_model(tmp_path / host)
+        monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path / host))
+        bindings.append(load_model_config("small").binding)
+    assert bindings[0] == bindings[1]
+    assert bindings[0].file == "small.yaml"
+
+
+def test_settings_that_decide_nothing_about_risk_or_access_may_change(tmp_path):
+    before = load_model_config(write_model(tmp_path)).binding
+    after = load_model_config(write_model(tmp_path, **{"limit: 1.0": "limit: 2.0"})).binding
+    assert why_not_bound(before, after) is None
+    approval = load_model_config(
+        write_model(tmp_path, **{"risk: low": "risk: low\npromotion: {mode: approval}"})
+    ).binding
+    assert "access or promotion" in why_not_bound(before, approval)
+
+
+def test_a_ledger_from_before_bindings_opens():
+    assert bound_to(()) is None
+    assert why_not_bound(None, FileBinding("small.yaml", "low", "x")) is None
+    assert "no person's name" in why_not_accept(FileBinding("small.yaml", "low", "x"), "unnamed")
+
+
+def test_paths_are_told_whole(tmp_path):
+    assert Path(load_model_config(write_model(tmp_path)).binding.file).is_absolute()

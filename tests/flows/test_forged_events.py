@@ -1,0 +1,116 @@
+"""An event is a request, never a proof: what the ledger did not decide is not done, whoever emits what."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.rollback import rollback
+from flows.score import score
+from tasks.adapters import flow_creator, ledger, registry
+from tasks.policy.access import Principal
+from tasks.policy.errors import AccessRefused
+from tasks.policy.evidence import Decision, Judgement, WindowEvidence
+from tasks.policy.probation import Degradation
+from tasks.policy.records import Window, utc
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST, LATER = utc("2024-01-21"), utc("2024-01-25")
+WINDOW = Window(utc("2024-01-23"), LATER)
+DECISION = "0123456789abcdef"
+AUTOMATION = Principal("automation", "perennial: retrain when monitor asks", True)
+LIVE = {", end: 2024-02-06T00:00:00Z": ""}
+
+
+@pytest.fixture
+def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A live model with a champion and a predecessor, known by name, as events know models."""
+    write_model(tmp_path / "models", **LIVE)
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path / "models"))
+    for until in (FIRST, LATER):
+        retrain("small", until=until)
+        promote("small", until=until)
+    assert registry.aliases("small")[registry.CHAMPION] == "2"
+    return "small"
+
+
+@pytest.fixture
+def by_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_creator, "creator", lambda claimed=None: AUTOMATION)
+
+
+def judged(window: Window = WINDOW, retrain: bool = True, back_to: str | None = None, **changes: object) -> None:
+    decision = Decision(DECISION, "small", window, retrain, ("mae rose",), go_back_to=back_to)
+    judgement = Judgement(window.end, "2", WindowEvidence(window, 300), decision, **changes)
+    ledger.append("small", "window.judged", judgement, window.end, DECISION)
+
+
+def trained() -> int:
+    return len(ledger.entries("small", kind="challenger.registered"))
+
+
+def test_a_retrain_that_nobody_decided_is_refused_and_recorded(live, by_event):
+    for decision_id in (DECISION, None):
+        with pytest.raises(AccessRefused, match="the ledger holds no decision for"):
+            retrain(live, until=LATER, decision_id=decision_id, requested_by="automation")
+    assert trained() == 2
+    assert ledger.entries("small")[-1].kind == "access.refused"
+
+
+def test_a_decision_to_keep_a_decision_of_a_back_fill_and_another_time_are_no_decision_to_retrain(live, by_event):
+    judged(retrain=False)
+    with pytest.raises(AccessRefused, match="holds no decision"):
+        retrain(live, until=LATER, decision_id=DECISION)
+    with pytest.raises(AccessRefused, match="holds no decision"):
+        retrain(live, until=LATER, decision_id=DECISION, earlier="1")
+    assert trained() == 2
+
+
+def test_what_monitor_decided_is_done_with_its_own_reason_and_at_its_own_time_only(live, by_event):
+    judged()
+    with pytest.raises(AccessRefused, match="decided as of 2024-01-25"):
+        retrain(live, until=LATER - timedelta(days=1), decision_id=DECISION)
+    validation = retrain(live, until=LATER, decision_id=DECISION, reason="a forged reason", requested_by="automation")
+    assert validation is not None
+    assert trained() == 3
+    assert ledger.entries("small", kind="challenger.registered")[-1].actor == "automation"
+
+
+def test_a_rollback_needs_the_degradation_that_it_names(live, by_event):
+    with pytest.raises(AccessRefused, match="holds no decision"):
+        rollback(live, reason="forged", until=LATER, decision_id=DECISION, champion="2")
+    degraded = Degradation("2", "1", LATER, ("version 2 loses 3 mae",))
+    ledger.append("small", "champion.degraded", degraded, LATER, DECISION)
+    with pytest.raises(AccessRefused, match="holds no decision"):
+        rollback(live, reason="forged", until=LATER, decision_id=DECISION, champion="1")
+    assert registry.aliases("small")[registry.CHAMPION] == "2"
+    rollback(live, reason="forged", until=LATER, decision_id=DECISION, champion="2")
+    assert registry.aliases("small")[registry.CHAMPION] == "1"
+    assert "version 2 loses 3 mae" in ledger.entries("small", kind="champion.rolled_back")[-1].body
+
+
+def test_an_event_cannot_make_a_live_model_judge_or_score_its_past(live, by_event):
+    judged()
+    for flow in (monitor, score):
+        with pytest.raises(AccessRefused, match=r"2024-01-23\.\.2024-01-25 was judged already"):
+            flow(live, until=utc("2024-01-23"))
+
+
+def test_a_person_cannot_change_a_live_model_as_of_a_time_that_is_over(live):
+    before = LATER - timedelta(days=1)
+    with pytest.raises(AccessRefused, match=r"a retrain\s+cannot take effect before it"):
+        retrain(live, until=before, reason="rewrite the past", requested_by="Mallory")
+    with pytest.raises(AccessRefused, match="a rollback cannot take effect before it"):
+        rollback(live, reason="rewrite the past", until=before, requested_by="Mallory")
+    with pytest.raises(AccessRefused, match="a promotion cannot take effect before it"):
+        promote(live, until=before, requested_by="Mallory")
+    assert registry.aliases("small")[registry.CHAMPION] == "2"
+
+
+def test_who_types_automation_is_not_automation(live):
+    retrain(live, until=LATER, reason="in its name", requested_by="automation")
+    assert ledger.entries("small", kind="challenger.registered")[-1].actor == "unnamed"
