@@ -86,7 +86,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
     yield (
         f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "
-        f"days with labels (margin {config.validation.non_inferiority_margin:g}{_groups(config)}), then promotes it "
+        f"days with labels (margin {config.validation.margin_in_words}{_groups(config)}), then promotes it "
         + ("once a person approves." if config.needs_approval else "by itself.")
     )
 
@@ -94,7 +94,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
 def _groups(config: ModelConfig) -> str:
     named = dict.fromkeys((*config.validation.slices, *config.columns.protected))
     return (
-        f"; no group of {', '.join(named)} may surely lose more than {config.validation.slice_margin:g}"
+        f"; no group of {', '.join(named)} may surely lose more than {config.validation.slice_margin_in_words}"
         if named
         else ""
     )

@@ -57,7 +57,7 @@ def describe(report: PerformanceReport) -> str:
 
     value, labels = report.metric(report.primary), f"{report.labelled_rows} of {report.rows} labels, {report.maturity}"
     if value is None:
-        return f"{report.primary} is not known yet ({labels})"
+        return f"{report.undefined or f'{report.primary} is not known yet'} ({labels})"
     level = report.baseline
     against = f", best past level {level.value:.4g} (p={report.shift_p_value:.2g})" if level else ", no past level yet"
     worst = describe_worst(report.slices)
@@ -70,14 +70,15 @@ def _measure(
     config: ModelConfig, window: Window, as_of: datetime, history: History, latency: Latency | None
 ) -> PerformanceReport:
     from tasks.adapters.served import read_served
+    from tasks.policy.metrics import undefined
     from tasks.policy.performance import (
         best_past_level,
         closed_values,
         confidence_histogram,
         decide_maturity,
+        noise_before_collapse,
         shift_p_value,
         smallest_shift,
-        window_noise,
     )
     from tasks.policy.slices import measure_slices
 
@@ -91,11 +92,11 @@ def _measure(
     before = [report for report in history.performances if report.window < window]
     value = next((metric for metric in metrics if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
-    closed = [one.value for one in closed_values(before, primary, floor)]
-    noise, p_value, smallest = window_noise(closed), None, None  # known before labels are: an estimate is judged by it
+    noise, windows = noise_before_collapse(closed_values(before, primary, floor))
+    p_value, smallest = None, None  # the noise is known before labels are: an estimate is judged by it
     if value is not None and best is not None:
-        p_value = shift_p_value(value, best[0], noise, len(closed))
-        smallest = smallest_shift(value, best[0], noise, len(closed))
+        p_value = shift_p_value(value, best[0], noise, windows)
+        smallest = smallest_shift(value, best[0], noise, windows)
     return PerformanceReport(
         window=window,
         as_of=as_of,
@@ -117,9 +118,10 @@ def _measure(
         baseline_window=best[1] if best else None,
         shift_p_value=p_value,
         noise=noise,
-        noise_windows=len(closed) if noise is not None else None,
+        noise_windows=windows if noise is not None else None,
         smallest_shift=smallest,
         slices=slices,
+        undefined=undefined(primary, truth, max(2, len(served.classes))) if labelled_rows else None,
     )
 
 
@@ -133,6 +135,8 @@ def _metrics(config: ModelConfig, truth: Floats, predicted: Floats) -> tuple[Met
     quantile, found = config.performance.quantile, []
     intervals = statistics.metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS, quantile=quantile)
     for name in names:
+        if metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1]):
+            continue
         value, (low, high) = metrics.compute(name, truth, predicted, quantile), intervals[name]
         if value == value and low == low:  # NaN: these rows do not define it
             found.append(MetricValue(name, value, low, high, len(truth), metrics.HIGHER_IS_BETTER[name]))

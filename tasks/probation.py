@@ -39,7 +39,7 @@ def watch_fresh_champion(
     realised, forecast = _realised(champion, reports), _forecast(config, champion)
     if served is None or realised is None or forecast is None:
         return None
-    if not is_below_forecast(realised, forecast, config.validation.non_inferiority_margin):
+    if not is_below_forecast(realised, forecast, config.validation.margin(realised.name, forecast)):
         return None
     found = _compare(config, champion, served, as_of, realised, forecast)
     if found:

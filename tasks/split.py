@@ -45,7 +45,8 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
     if config.training.window_days:
         start = max(start, cut - timedelta(days=config.training.window_days))
     training = lake.labelled_snapshot(config, Window(start, cut), as_of, excluding=quarantined)
-    holdout = lake.labelled_snapshot(config, Window(cut, as_of), as_of, excluding=quarantined)
+    due = Window(cut, cut + timedelta(days=config.validation.holdout_days))
+    holdout = lake.labelled_snapshot(config, due, as_of, excluding=quarantined)
     return training, holdout
 
 

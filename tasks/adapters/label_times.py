@@ -1,6 +1,7 @@
 """When labels came: how long they take, and whether a window that was measured has got some since."""
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +18,22 @@ from tasks.policy.records import Window
 def label_lag(config: ModelConfig, as_of: datetime, share: float) -> timedelta | None:
     """How long after its row this share of the labels known at `as_of` first came; None where none is known."""
     rows, labels = (LandedTable.open(workspace().table(config.name, name)) for name in ("rows", "labels"))
+    return _lag(rows, labels, as_of, share) if rows and labels else None
+
+
+def labels_due_by(config: ModelConfig, as_of: datetime) -> datetime | None:
+    """Time up to which rows have had as long as all but a few labels take; None where labels have no times of their own."""
+    if not config.columns.has_label_time:
+        return None
+    lag = label_lag(config, as_of, config.performance.closed_at)
+    longest = config.columns.all_labels_within
+    return as_of - (longest if lag is None else min(max(lag, config.columns.label_delay), longest))
+
+
+@lru_cache(maxsize=64)  # tables at a version are alike for good; a run asks for each of its windows
+def _lag(rows: LandedTable, labels: LandedTable, as_of: datetime, share: float) -> timedelta | None:
     lags = [np.empty(0)]
-    for file in rows.files() if rows and labels else ():
+    for file in rows.files():
         first_known = [labels.opened(own).table() for own in labels.files() if own.window == file.window]
         if first_known:
             row = rows.opened(file)

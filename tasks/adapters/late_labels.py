@@ -18,6 +18,7 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import lease
 from tasks.adapters.content_hash import column_hashes
 from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
+from tasks.adapters.label_times import labels_due_by
 from tasks.adapters.landed_span import overlap, read_span, window_named
 from tasks.adapters.parquet_file import LakeError
 from tasks.adapters.schemas import conform_labels, moment
@@ -125,6 +126,8 @@ def labelled_rows(
 ) -> pa.Table:
     """What `read_labelled` would give of these rows now, without pinning them: for measuring, not for training.
 
+    Where each label has a time of its own, only of rows whose labels are due: labels that come first, as those of one
+    class often do, do not speak for all.
     Raises LakeError where no rows have ever landed.
     """
     rows, labels = _tables(config)
@@ -134,6 +137,9 @@ def labelled_rows(
     table, name = read_span(rows, files, window, columns)
     known = table.append_column(name, _label_of_each(table, labels, as_of))
     known = known.filter(pc.is_valid(known.column(-1)))
+    due_by = labels_due_by(config, as_of)
+    if due_by is not None:
+        known = known.filter(pc.less_equal(known.column(1), moment(due_by)))
     return known if columns is None else known.select(list(columns))
 
 

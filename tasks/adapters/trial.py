@@ -99,9 +99,10 @@ def _measured(
 ) -> Comparison:
     policy, metric = config.validation, config.performance.metric
     quantile, seed = config.performance.quantile, config.training.seed
+    constant = comparison.against_constant(metric, truth, predicted[0], policy.confidence, seed, quantile)
     if champion is None:
         first = comparison.own_value(metric, truth, predicted[0], policy.confidence, seed, quantile)
-        return Comparison(challenger, None, holdout, len(rows), first=first)
+        return Comparison(challenger, None, holdout, len(rows), first=first, constant=constant)
     new, old = predicted
     slices = {name: groups_of(config, name, rows.column(name)) for name in policy.slices}
     found = comparison.slice_differences(metric, truth, old, new, slices, policy.confidence, seed, quantile)
@@ -120,4 +121,5 @@ def _measured(
         primary=comparison.difference(metric, truth, old, new, policy.confidence, seed, quantile),
         slices=found,
         protected=config.columns.protected,
+        constant=constant,
     )

@@ -44,6 +44,19 @@ def difference(
     )
 
 
+def against_constant(
+    metric: str, truth: Floats, predicted: Floats, confidence: float, seed: int, quantile: float = 0.5
+) -> MetricDifference | None:
+    """A model against the best constant answer, in the champion's place, on the same rows; None without rows."""
+    if not len(truth):
+        return None
+    classes = 2 if predicted.ndim == 1 else predicted.shape[1]
+    constant = metrics.constant_prediction(metric, truth, classes, quantile)
+    found = difference(metric, truth, constant, predicted, confidence, seed, quantile)
+    finite = all(np.isfinite([found.champion, found.challenger, found.gain, found.low, found.high]))
+    return found if finite else None
+
+
 def slice_differences(
     metric: str,
     truth: Floats,

@@ -199,6 +199,8 @@ class ValidationReport:
     reasons: tuple[str, ...]
     rows: int
     first_model: bool = False
+    constant: MetricDifference | None = None
+    """The challenger against the best constant answer to the same rows."""
 
 
 @dataclass(frozen=True, slots=True)

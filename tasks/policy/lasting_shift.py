@@ -2,7 +2,8 @@
 
 A test at level alpha after each window is sure to alarm on a stable model sooner or later, the more so against the best
 of many past levels, which is partly luck. Here both sides are confidence sequences (`sequential.py`) over blocks of
-ten windows: the level is the best that some block surely had, the present the block in which the champion is. A champion
+ten windows: the level is the best that some block surely had, the present the block in which the champion is. Half of
+alpha goes to the latest window alone, spent over the looks as 1/t(t + 1), so that a jump is not averaged away. A champion
 that is as good as ever alarms with a chance of at most alpha, however long one looks on. `metric_decay`
 (`series_triggers.py`) holds all windows of the champion against the same level.
 """
@@ -16,7 +17,7 @@ from scipy import stats
 from tasks.policy.conditions import MetricDecay, MetricShift
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.limits import beside, rounded
-from tasks.policy.performance import closed_values, standard_error, window_noise
+from tasks.policy.performance import closed_values, noise_before_collapse, standard_error, window_noise
 from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.resampling import Interval
 from tasks.policy.sequential import BLOCK, block_sequences
@@ -32,19 +33,29 @@ class SureLevel(NamedTuple):
 
     loss: float
     sigma: float
+    noise: float
+    """What one window was seen to vary by, not stretched."""
+    windows: int
+    """From how many windows that is known."""
 
 
 class _Look(NamedTuple):
-    """Losses: what the best past block surely was at most, and the champion's present block of so many windows."""
+    """Losses: what the best past block surely was at most, the champion's present block of so many windows, and the latest."""
 
     level: float
     present: Interval
     windows: int
+    latest: Interval
+
+    @property
+    def jumped(self) -> bool:
+        """Whether the latest window alone says more than the block that it is in."""
+        return self.latest.low > self.present.low
 
     @property
     def worse(self) -> float:
         """At least so much worse, surely."""
-        return self.present.low - self.level
+        return max(self.present.low, self.latest.low) - self.level
 
 
 def judge_lasting_shift(rule: MetricShift, case: Case, served: Served) -> Finding:
@@ -56,7 +67,8 @@ def judge_lasting_shift(rule: MetricShift, case: Case, served: Served) -> Findin
     past = [look.worse >= rule.margin and look.worse > 0 for look in looks]
     holds = past[-1] and sum(past) >= rule.k
     look, higher = looks[-1], served[-1][1].higher_is_better
-    told, wish = describe_sure(rule, f"latest {look.windows} windows", look.present, look.level, higher)
+    windows = "latest window" if look.jumped or look.windows == 1 else f"latest {look.windows} windows"
+    told, wish = describe_sure(rule, windows, look.latest if look.jumped else look.present, look.level, higher)
     reason = (
         f"{told}; {sum(past)} of the last {len(past)} windows shifted, {rule.k} of {rule.m} and the latest are needed"
     )
@@ -85,8 +97,15 @@ def _look(rule: MetricShift, case: Case, served: Served) -> _Look | None:
     level = sure_level(closed, closed, rule.alpha)
     if level is None:
         return None
-    present = block_sequences([sign * value.value for _, value in served], rule.alpha, level.sigma)[-1]
-    return _Look(level.loss, present, (len(served) - 1) % BLOCK + 1)
+    present = block_sequences([sign * value.value for _, value in served], rule.alpha / 2, level.sigma)[-1]
+    latest = served[-1][1]
+    share = rule.alpha / 2 / (len(served) * (len(served) + 1))
+    half = max(
+        level.noise * float(stats.t.isf(share / 2, max(1.0, (level.windows - 1) * 2 / 3))),
+        standard_error(latest) * float(stats.norm.isf(share / 2)),
+    )
+    alone = Interval(sign * latest.value - half, sign * latest.value + half)
+    return _Look(level.loss, present, (len(served) - 1) % BLOCK + 1, alone)
 
 
 def sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alpha: float) -> SureLevel | None:
@@ -94,13 +113,16 @@ def sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alpha
 
     A window varies by its rows' sampling error at least. `past` must hold a window.
     """
-    noise = window_noise([value.value for value in closed])
+    noise, windows = noise_before_collapse(closed)
+    if noise is None:
+        noise, windows = window_noise([value.value for value in closed]), len(closed)
     if noise is None:
         return None
-    sigma = max(noise * _caution(alpha, len(closed)), float(np.median([standard_error(one) for one in closed])))
+    sampling = float(np.median([standard_error(one) for one in closed]))
+    sigma = max(noise * _caution(alpha, windows), sampling)
     sign = -1 if past[0].higher_is_better else 1
     blocks = block_sequences([sign * value.value for value in past], alpha, sigma)
-    return SureLevel(min(interval.high for interval in blocks), sigma)
+    return SureLevel(min(interval.high for interval in blocks), sigma, max(noise, sampling), windows)
 
 
 def _caution(alpha: float, windows: int) -> float:

@@ -19,10 +19,10 @@ from tasks.policy.performance import (
     closed_values,
     is_worse,
     labels_needed,
+    noise_before_collapse,
     shift_p_value,
     significant_shift,
     smallest_shift,
-    window_noise,
 )
 from tasks.policy.reports import MetricValue, PerformanceReport
 
@@ -51,6 +51,8 @@ def silence(case: Case, metric: str) -> str:
             f"{metric}: this window began on {report.window.start:%Y-%m-%d %H:%M}, before the present champion took over on "
             f"{since:%Y-%m-%d %H:%M} UTC; windows that begin later count"
         )
+    if report.undefined and metric == report.primary:
+        return f"{report.undefined}; no other window of the present champion can tell"
     return (
         f"{metric}: no window of the present champion has enough labels; this one is {report.maturity} with "
         f"{report.labelled_rows} of {report.rows} labels, at least {case.min_labelled_rows} are needed"
@@ -62,6 +64,8 @@ def _named(report: PerformanceReport, case: Case) -> str:
     name, present = report.window.name, case.evidence.performance
     if report.window == case.evidence.window:
         return name
+    if present is not None and present.undefined:
+        return f"{name}, the latest that can tell (in this window {present.undefined}),"
     if present is None:
         return f"{name}, the latest that can tell (this window was not measured),"
     return (
@@ -160,12 +164,11 @@ def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: Metr
     if best is None:
         return None
     level = best[0]
-    closed = [one.value for one in closed_values(before, rule.metric, case.min_labelled_rows)]
+    noise, windows = noise_before_collapse(closed_values(before, rule.metric, case.min_labelled_rows))
     worse = level.value - value.value if value.higher_is_better else value.value - level.value
-    noise = window_noise(closed)
-    against = (value, level, noise, len(closed))
+    against = (value, level, noise, windows)
     smallest, significant = (least(*against, alpha=rule.alpha) for least in (smallest_shift, significant_shift))
-    return _Shift(level, worse, shift_p_value(*against), smallest, significant, noise, len(closed))
+    return _Shift(level, worse, shift_p_value(*against), smallest, significant, noise, windows)
 
 
 def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:

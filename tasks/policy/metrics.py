@@ -33,6 +33,32 @@ UNBOUNDED = ("log_loss", "mae", "rmse", "pinball")
 """Losses without a bound: divided by five times their typical level, so that costs mean the same for every model."""
 
 
+LEAST_OF_A_CLASS = 5
+"""Labels of each class below which a metric that compares classes says more of single rows than of the model."""
+
+
+def undefined(name: str, y_true: ArrayLike, classes: int, least: int = LEAST_OF_A_CLASS) -> str | None:
+    """Why these labels (codes) define no value of the metric; None where they do. `classes`: how many the model knows.
+
+    F1 needs positives; balanced accuracy and AUC need both classes of two, or at least two of several.
+
+    >>> undefined("f1", [0, 0, 0], classes=2)
+    'f1 is undefined: 0 of 3 labels are positive, expected at least 5'
+    """
+    if name not in ("balanced_accuracy", "f1", "roc_auc"):
+        return None
+    counts = np.bincount(np.asarray(y_true).astype(np.int64), minlength=max(2, classes))
+    total = int(counts.sum())
+    if classes > 2:
+        enough = int((counts >= least).sum())
+        return None if enough > 1 else f"{name} is undefined: {enough} classes have {least} labels, expected at least 2"
+    needed = {"positive": int(counts[1:].sum())} | ({} if name == "f1" else {"negative": int(counts[0])})
+    few = next((side for side, count in needed.items() if count < least), None)
+    if few is None:
+        return None
+    return f"{name} is undefined: {needed[few]} of {total} labels are {few}, expected at least {least}"
+
+
 def as_loss(name: str, value: float) -> float:
     """The metric's value so that lower is better."""
     return 1 - value if HIGHER_IS_BETTER[name] else value
@@ -49,9 +75,36 @@ def compute(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0
     if name == "rmse":
         return float(np.sqrt(np.mean((truth - predicted) ** 2)))
     codes = truth.astype(np.int64)
+    if undefined(name, codes, _classes(predicted), least=1):
+        return float("nan")
     if name == "roc_auc":
         return _roc_auc(codes, predicted)
     return float(from_confusion(name, confusion(codes, predicted)))
+
+
+def _classes(predicted: Floats) -> int:
+    return 2 if predicted.ndim == 1 else predicted.shape[1]
+
+
+def constant_prediction(name: str, y_true: ArrayLike, classes: int, quantile: float = 0.5) -> Floats:
+    """The best answer to these rows that is the same for all of them: (n,), or (n, classes) probabilities for more than two.
+
+    Median, mean or quantile for a regression; for classes their shares where probabilities count, the most frequent class
+    for accuracy, the positive class for F1, and no preference for balanced accuracy and AUC.
+    """
+    truth = np.asarray(y_true, float)
+    if name in REGRESSION_METRICS:
+        best = np.mean(truth) if name == "rmse" else np.quantile(truth, 0.5 if name == "mae" else quantile)
+        return np.full(len(truth), float(best))
+    counts = np.bincount(truth.astype(np.int64), minlength=max(2, classes))
+    shares = counts / (
+        len(truth) + len(counts) - 1
+    )  # what each row's class has without it, by Laplace: no row helps itself
+    if name == "accuracy":
+        shares = np.eye(len(shares))[shares.argmax()]
+    if name == "f1" and len(shares) == 2:
+        shares = np.array([0.0, 1.0])
+    return np.full(len(truth), shares[1]) if len(shares) == 2 else np.tile(shares, (len(truth), 1))
 
 
 def row_losses(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5) -> Floats | None:

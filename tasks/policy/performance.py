@@ -26,8 +26,11 @@ FRESH_WINDOWS = 5
 """First closed windows of a version, on which it is fresh."""
 NOISE_WINDOWS = 4
 """Closed windows from which their own noise is estimated."""
-ROBUST_FROM, NORMAL_MEDIAN, CAUTION = 8, 1.4826, 1.25
-"""Differences from which their median speaks; of a normal one; and what a median of few may be too small by."""
+ROBUST_FROM, NORMAL_MEDIAN, CAUTION, CAUTION_OF_FEW = 8, 1.4826, 1.25, 1.5
+"""Differences from which their median is known well; of a normal one; and what a median of few, or of fewer, may be too
+small by: with these, 1 to 3 % of stable windows reach p = 0.01 (simulated, 4 to 15 past windows)."""
+COLLAPSE = 6.0
+"""A window that fell so many times the noise below the best level before it tells of a change, not of noise."""
 HISTOGRAM_BINS = 10
 POWER = 0.8
 """Chance with which a shift is to be seen that a window is said to be able to show."""
@@ -116,16 +119,46 @@ def window_noise(values: Sequence[float]) -> float | None:
 
     von Neumann (1941), Annals of Mathematical Statistics 12:367: Σ (x[i+1] - x[i])² / 2(n - 1). Rows of a day move
     together, so windows differ by more than their rows' sampling error; a slow drift hardly enters the differences.
-    From eight differences on at most what their median says of a normal one (Rousseeuw & Croux 1993, JASA 88:1273), so
-    that a jump in the past does not pass for noise and hide the next one.
+    At most what their median says of a normal one (Rousseeuw & Croux 1993, JASA 88:1273), so that a jump in the past does
+    not pass for noise and hide the next one.
     """
-    if len(values) < NOISE_WINDOWS:
-        return None
+    return _noise(values) if len(values) >= NOISE_WINDOWS else None
+
+
+def _noise(values: Sequence[float]) -> float:
     steps = [abs(later - earlier) for earlier, later in pairwise(values)]
     noise = math.sqrt(sum(step**2 for step in steps) / len(steps) / 2)
-    if len(steps) < ROBUST_FROM:
-        return noise
-    return min(noise, CAUTION * NORMAL_MEDIAN * float(np.median(steps)) / math.sqrt(2))
+    caution = CAUTION if len(steps) >= ROBUST_FROM else CAUTION_OF_FEW
+    return min(noise, caution * NORMAL_MEDIAN * float(np.median(steps)) / math.sqrt(2))
+
+
+def noise_before_collapse(values: Sequence[MetricValue]) -> tuple[float | None, int]:
+    """`window_noise` of the windows that had not collapsed, oldest first, and how many these are.
+
+    A collapse must not become its own noise: a window that fell by more than COLLAPSE times the noise below the best
+    level before it is left out, and so is each later one that did not come half of the way back. Where all windows, by
+    their median, vary by less, that counts: it is known from more of them. None before four that had not collapsed.
+    """
+    healthy: list[MetricValue] = []
+    lowest, half_way, best = math.inf, -math.inf, None
+    for value in values:
+        gain = value.value if value.higher_is_better else -value.value
+        if best is not None and (gain < half_way or (gain < lowest and _has_collapsed(value, best, healthy))):
+            half_way = (gain + (best.value if best.higher_is_better else -best.value)) / 2
+            continue
+        healthy.append(value)
+        lowest = min(lowest, gain)
+        if len(healthy) >= LEVEL_WINDOWS:
+            level = _level(healthy[-LEVEL_WINDOWS:])
+            best = level if best is None or is_worse(best.value, level.value, level.higher_is_better) else best
+    known = [(window_noise([one.value for one in few]), len(few)) for few in (healthy, values)]
+    return known[0] if known[0][0] is None else min(known, key=lambda one: (one[0] or 0.0, -one[1]))
+
+
+def _has_collapsed(value: MetricValue, best: MetricValue, healthy: Sequence[MetricValue]) -> bool:
+    error, _ = _error_of_difference(value, best, _noise([one.value for one in healthy]), None)
+    worse = best.value - value.value if value.higher_is_better else value.value - best.value
+    return worse > COLLAPSE * error
 
 
 def shift_p_value(

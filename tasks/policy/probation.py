@@ -63,9 +63,9 @@ def decide_degradation(
         return None
     if comparison.rows < policy.min_rows or not math.isfinite(difference.high):
         return None
-    if not is_below_forecast(realised, forecast, policy.non_inferiority_margin):
+    if not is_below_forecast(realised, forecast, policy.margin(realised.name, forecast)):
         return None
-    if difference.high >= -policy.non_inferiority_margin:
+    if difference.high >= -policy.margin(difference.name, difference.champion):
         return None
     champion = comparison.challenger.version
     return Degradation(
@@ -84,6 +84,6 @@ def _reasons(
     return (
         f"champion {champion} loses {-difference.gain:.4g} {difference.name} against {previous}, which it replaced, on the "
         f"same {difference.rows} rows served since (gain {difference.low:+.4g} to {difference.high:+.4g}, accepted "
-        f"-{policy.non_inferiority_margin:g})",
+        f"-{policy.margin(difference.name, difference.champion):.4g})",
         f"{realised.name} is {realised.value:.4g} in service, validation let expect {forecast:.4g}",
     )

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.evidence import MetricDifference, ModelVersion, ValidationReport
+from tasks.policy.metrics import UNBOUNDED as UNBOUNDED_METRICS
 from tasks.policy.records import Window
 from tasks.policy.reports import MetricValue, Verdict
 from tasks.policy.slices import describe_fairness
@@ -26,20 +27,53 @@ class ValidationPolicy(BaseModel):
     """The latest days whose labels are due, kept from both models' training, on which they are compared."""
     min_rows: int = Field(300, ge=10)
     """Fewer rows than this cannot validate anything: the challenger fails."""
-    non_inferiority_margin: float = Field(0.01, ge=0)
-    """The challenger's interval may reach this far below the champion, in units of the metric."""
+    non_inferiority_margin: float | None = Field(None, ge=0)
+    """The challenger's interval may reach this far below the champion, in units of the metric (minutes, dollars); left out,
+    `non_inferiority_share` of the champion's metric."""
+    non_inferiority_share: float = Field(0.02, ge=0, le=1)
+    """The same as a share of the champion's metric, and at least 0.01 of a metric between 0 and 1."""
     min_gain: float | None = None
     """Gain the challenger must show on average; none when no worse is enough."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Level of the paired intervals."""
     slices: tuple[str, ...] = ()
     """Categorical features by whose values the floor applies."""
-    slice_margin: float = Field(0.05, ge=0)
-    """No slice may lose significantly more than this."""
+    slice_margin: float | None = Field(None, ge=0)
+    """No slice may lose significantly more than this, in units of the metric; left out, `slice_share` of the champion's."""
+    slice_share: float = Field(0.05, ge=0, le=1)
+    """The same as a share of the champion's metric in the slice, and at least 0.05 of a metric between 0 and 1."""
     slice_min_rows: int = Field(100, ge=10)
     """Slices with fewer rows are shown, not judged."""
     first_model_floor: float | None = None
     """What the very first model must reach on the primary metric; there is no champion to compare with."""
+    beats_constant: bool = True
+    """Whether a challenger is refused that is surely worse than the best answer which is the same for every row."""
+
+    def margin(self, metric: str, champion: float) -> float:
+        """How far below a champion with this value a challenger's interval may reach, in units of the metric."""
+        return _margin(self.non_inferiority_margin, self.non_inferiority_share, metric, champion, 0.01)
+
+    def margin_of_a_slice(self, metric: str, champion: float) -> float:
+        """How much a slice on which the champion has this value may lose, in units of the metric."""
+        return _margin(self.slice_margin, self.slice_share, metric, champion, 0.05)
+
+    @property
+    def margin_in_words(self) -> str:
+        return _in_words(self.non_inferiority_margin, self.non_inferiority_share)
+
+    @property
+    def slice_margin_in_words(self) -> str:
+        return _in_words(self.slice_margin, self.slice_share)
+
+
+def _margin(given: float | None, share: float, metric: str, champion: float, least: float) -> float:
+    if given is not None:
+        return given
+    return max(share * abs(champion), 0.0 if metric in UNBOUNDED_METRICS else least)
+
+
+def _in_words(given: float | None, share: float) -> str:
+    return f"{given:g}" if given is not None else f"{share:.3g} of the champion's metric"
 
 
 class PromotionPolicy(BaseModel):
@@ -76,6 +110,8 @@ class Comparison:
     """Columns among them whose groups are told of."""
     first: MetricValue | None = None
     faults: tuple[str, ...] = ()
+    constant: MetricDifference | None = None
+    """The challenger against the best constant answer to these rows."""
 
 
 def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> ValidationReport:
@@ -87,6 +123,7 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
             f"{comparison.rows} labelled rows to validate on, expected at least {policy.min_rows}; wait for labels, or hold "
             "out more days (validation.holdout_days)"
         )
+    failures += worse_than_a_constant(policy, comparison.constant)
     remarks: list[str] = []
     warnings: list[str] = []
     differences = tuple(item for item in (comparison.primary, *comparison.slices) if item is not None)
@@ -102,7 +139,8 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         remarks.append(_gain_text(policy, comparison.primary))
         large = (item for item in comparison.slices if item.rows >= policy.slice_min_rows)
         remarks += [_undefined_text(item) for item in large if _is_undefined(item)]
-        least = (policy.slice_min_rows, policy.slice_margin)
+        margin = policy.margin_of_a_slice(comparison.primary.name, comparison.primary.champion)
+        least = (policy.slice_min_rows, margin)
         remarks += [describe_fairness(column, comparison.slices, *least) for column in comparison.protected]
     verdict: Verdict = "fail" if failures else "warn" if warnings else "pass"
     return ValidationReport(
@@ -113,7 +151,19 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         reasons=(*failures, *warnings, *remarks),
         rows=comparison.rows,
         first_model=champion is None,
+        constant=comparison.constant,
     )
+
+
+def worse_than_a_constant(policy: ValidationPolicy, constant: MetricDifference | None) -> list[str]:
+    """That the challenger is surely worse than an answer that is the same for every row; empty where it is not."""
+    if not policy.beats_constant or constant is None or not constant.high < 0:
+        return []
+    return [
+        f"{constant.name} {constant.challenger:.4g} is worse than {constant.champion:.4g}, which the best constant answer "
+        f"reaches on the same {constant.rows} rows (gain {_interval(constant)}); it has learned nothing that holds there, or "
+        "the labels changed their meaning or unit (validation.beats_constant)"
+    ]
 
 
 def seen_before(comparison: Comparison) -> list[str]:
@@ -139,16 +189,18 @@ def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, 
         if not _is_finite(item):
             found.append(f"{_where(item)} is not a finite number, so nothing shows that the challenger is no worse")
         elif item.slice_name is not None:
-            if item.high < -policy.slice_margin:
+            accepted = policy.margin_of_a_slice(item.name, item.champion)
+            if item.high < -accepted:
                 found.append(
                     f"{_where(item)} loses {-item.gain:.4g} ({_interval(item)}) on {item.rows} rows, "
-                    f"more than the accepted {policy.slice_margin:g}"
+                    f"more than the accepted {accepted:.4g}"
                 )
         else:
-            if item.low < -policy.non_inferiority_margin:
+            accepted = policy.margin(item.name, item.champion)
+            if item.low < -accepted:
                 found.append(
                     f"{_where(item)}: gain {_signed(item.gain)} ({_interval(item)}), the interval reaches below the "
-                    f"non-inferiority margin of -{policy.non_inferiority_margin:g}"
+                    f"non-inferiority margin of {_margin_text(policy, item)}"
                 )
             if policy.min_gain is not None and item.gain < policy.min_gain:
                 found.append(f"{_where(item)}: gain {_signed(item.gain)}, expected at least {policy.min_gain:g}")
@@ -162,7 +214,7 @@ def doubts(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) 
         for item in differences
         if item.slice_name is not None
         and item.rows >= policy.slice_min_rows
-        and item.gain < -policy.slice_margin <= item.high
+        and item.gain < -policy.margin_of_a_slice(item.name, item.champion) <= item.high
     ]
 
 
@@ -188,7 +240,8 @@ def why_not_promote(
         return "validation holds no difference on the primary metric"
     if champion is None and not validation.first_model:
         return "validation is not one of a first model, but nothing serves; validate again"
-    missed = failed_gates(validation_policy, validation.differences) if champion is not None else []
+    missed = worse_than_a_constant(validation_policy, validation.constant)
+    missed += failed_gates(validation_policy, validation.differences) if champion is not None else []
     return f"validation says {validation.verdict}, but {missed[0]}" if missed else None
 
 
@@ -216,8 +269,15 @@ def _gain_text(policy: ValidationPolicy, item: MetricDifference) -> str:
     p_value = "" if item.p_value is None else f", McNemar p={item.p_value:.2g}"
     return (
         f"{item.name}: challenger {item.challenger:.4g}, champion {item.champion:.4g}, gain {item.gain:+.4g} "
-        f"({_interval(item)}) on {item.rows} rows, margin -{policy.non_inferiority_margin:g}{p_value}"
+        f"({_interval(item)}) on {item.rows} rows, margin {_margin_text(policy, item)}{p_value}"
     )
+
+
+def _margin_text(policy: ValidationPolicy, item: MetricDifference) -> str:
+    accepted = f"-{policy.margin(item.name, item.champion):.4g} {item.name}"
+    if policy.non_inferiority_margin is not None:
+        return accepted
+    return f"{accepted} ({policy.non_inferiority_share:.3g} of the champion's)"
 
 
 def _is_finite(item: MetricDifference) -> bool:

@@ -201,6 +201,8 @@ class PerformanceReport:
     """The least worsening of the primary metric that this window would have shown, four times of five."""
     slices: tuple[SliceValue, ...] = ()
     """The primary metric by the values of `performance.slices`, of slices with enough labels."""
+    undefined: str | None = None
+    """Why the labels that are known define no value of the primary metric."""
 
     @property
     def completeness(self) -> float:

@@ -13,7 +13,7 @@ from tasks.policy.conditions import Adaptive, MetricDecay, RegretExceedsCost
 from tasks.policy.findings import Case, Finding, one_finding
 from tasks.policy.lasting_shift import NO_NOISE, describe_sure, sure_level
 from tasks.policy.metric_triggers import silence, speaking_windows
-from tasks.policy.performance import LEVEL_WINDOWS, closed_values, fresh_windows, window_noise
+from tasks.policy.performance import LEVEL_WINDOWS, closed_values, fresh_windows, noise_before_collapse
 from tasks.policy.reports import PerformanceReport
 from tasks.policy.sequential import AdaptiveWindow, confidence_sequence
 
@@ -76,7 +76,7 @@ def _closed(case: Case) -> list[PerformanceReport]:
 
 def _noise(case: Case, metric: str) -> float | None:
     """Of one window, from all closed windows before the one at hand; None while too few are known."""
-    return window_noise([value.value for value in closed_values(_closed(case), metric, case.min_labelled_rows)])
+    return noise_before_collapse(closed_values(_closed(case), metric, case.min_labelled_rows))[0]
 
 
 def judge_adaptive(rule: Adaptive, case: Case) -> Finding:

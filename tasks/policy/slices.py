@@ -39,6 +39,8 @@ def measure_slices(
     for column, groups in slices.items():
         for name in largest_groups(groups, min_rows):
             rows = groups == name
+            if metrics.undefined(metric, truth[rows], 2 if predicted.ndim == 1 else predicted.shape[1]):
+                continue
             value = metrics.compute(metric, truth[rows], predicted[rows], quantile)
             low, high = statistics.metric_interval(metric, truth[rows], predicted[rows], draws=draws, quantile=quantile)
             if math.isfinite(value) and math.isfinite(low):

@@ -86,7 +86,7 @@ def test_where_labels_have_a_time_of_their_own_a_window_closes_when_they_have_co
     config = load_model_config(write_model(tmp_path / "small", table.assign(came=came), **own_time))
     window = config.windows()[0]
     serve(config, window, off_by=0.5)
-    found = [measure(config, window, window.end + days * 24 * HOURS)[0] for days in (2, 8, 12)]
+    found = [measure(config, window, window.end + days * 24 * HOURS)[0] for days in (2, 11, 12)]
     assert [report.maturity for report in found] == ["open", "maturing", "closed"]
     assert (found[0].labelled_rows, found[2].labelled_rows) == (0, 300)
     empty = table.assign(came=came, y=table["y"].mask(table.index % 3 == 0))
@@ -298,3 +298,18 @@ def sure_and_right(
     lake.land_predictions(config, window, "1", served)
     (report,) = measure(config, window, window.end + 24 * HOURS)
     return report
+
+
+def test_labels_that_come_for_one_class_first_do_not_speak_for_all(tmp_path):
+    """Positives are known the next day, negatives after nine: judged on what came first, a sound model looks broken."""
+    table = rows()
+    late = table["y"] < 0
+    came = table["at"] + pd.to_timedelta(np.where(late, 9.0, 1.0), unit="D")
+    own_time = {"label_delay_hours: 12": "label_time: came\n  label_delay_hours: 0"}
+    config = load_model_config(write_model(tmp_path, table.assign(came=came), **own_time))
+    window = config.windows()[0]
+    take_snapshot.fn(config, config.history())
+    serve(config, window, off_by=0.5)
+    first, closed = (measure(config, window, window.end + days * 24 * HOURS)[0] for days in (2, 9))
+    assert (first.maturity, first.labelled_rows, first.metrics) == ("open", 0, ())
+    assert (closed.maturity, closed.labelled_rows) == ("closed", 300)

@@ -79,9 +79,7 @@ def test_a_protected_group_that_loses_refuses_as_a_slice_does():
     assert {name: item.rows for name, item in groups.items()} == {"gender=f": 300, "gender=m": 300}
     assert groups["gender=f"].gain < -1 < 1 < groups["gender=m"].gain
     assert report.verdict == "fail"
-    assert any(
-        "mae of gender=f loses" in reason and "more than the accepted 0.05" in reason for reason in report.reasons
-    )
+    assert any("mae of gender=f loses" in reason and "more than the accepted" in reason for reason in report.reasons)
     (told,) = (reason for reason in report.reasons if reason.startswith("groups of gender: challenger's mae"))
     assert "gender=f gains least" in told
     assert from_json(ValidationReport, to_json(report)) == report

@@ -1,5 +1,7 @@
 """Metrics are held to scikit-learn's values, to hand-worked ones, and to the laws that their definitions imply."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,3 +143,38 @@ def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
     for name in metrics.REGRESSION_METRICS:
         moved = metrics.compute(name, truth + shift, predicted + shift)
         assert moved == pytest.approx(metrics.compute(name, truth, predicted), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "classes", "words"),
+    [
+        ("f1", [0] * 700, 2, "0 of 700 labels are positive"),
+        ("f1", [0] * 699 + [1], 2, "1 of 700 labels are positive"),
+        ("balanced_accuracy", [1] * 50, 2, "0 of 50 labels are negative"),
+        ("roc_auc", [1] * 50 + [0] * 4, 2, "4 of 54 labels are negative"),
+        ("roc_auc", [2] * 50, 3, "1 classes have 5 labels"),
+        ("f1", [1] * 50, 2, None),
+        ("f1", [0] * 50 + [1] * 5, 2, None),
+        ("balanced_accuracy", [0] * 5 + [2] * 5, 9, None),
+        ("accuracy", [0] * 50, 2, None),
+        ("log_loss", [0], 2, None),
+    ],
+)
+def test_labels_that_lack_a_class_define_no_metric_that_compares_classes(name, labels, classes, words):
+    said = metrics.undefined(name, labels, classes)
+    assert said is None if words is None else words in said
+
+
+@pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
+def test_a_quiet_window_has_no_value_instead_of_zero(name):
+    assert math.isnan(metrics.compute(name, np.zeros(20), np.linspace(0, 0.9, 20)))
+
+
+def test_the_best_constant_is_the_median_the_majority_or_the_shares():
+    assert metrics.constant_prediction("mae", [1.0, 2.0, 9.0], 0)[0] == 2.0
+    assert metrics.constant_prediction("rmse", [1.0, 2.0, 9.0], 0)[0] == 4.0
+    assert metrics.constant_prediction("pinball", [0.0, 10.0], 0, quantile=0.9)[0] == pytest.approx(9.0)
+    assert metrics.constant_prediction("accuracy", [0, 0, 1], 2)[0] == 0.0
+    assert metrics.constant_prediction("f1", [0, 0, 1], 2)[0] == 1.0
+    assert metrics.constant_prediction("log_loss", [0, 0, 1], 2)[0] == pytest.approx(1 / 4), "no row counts for itself"
+    assert metrics.constant_prediction("log_loss", [0, 1, 2, 2], 3).shape == (4, 3)

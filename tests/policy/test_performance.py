@@ -165,3 +165,25 @@ def test_the_labels_needed_do_and_where_none_are_named_no_number_does(noise, win
         assert all(shown_by(10**power) > 0.4 for power in range(4, 9))
     else:
         assert all(shown_by(rows) <= 0.4 * 1.001 for rows in (needed, 2 * needed, 10 * needed, 10**8))
+
+
+@pytest.mark.parametrize("good", [3, 4, 5, 6, 7])
+def test_a_collapse_never_becomes_its_own_noise(good):
+    """Accuracy near 0.79, then near 0.47 and unsteady: each window after the fall is as sure as the first."""
+    random = np.random.default_rng(good)
+    values = [*0.79 + 0.015 * random.normal(size=good), *0.47 + 0.04 * random.normal(size=6)]
+    seen = [valued("accuracy", float(value), 0.03, rows=700) for value in values]
+    for place in range(good, len(seen)):
+        before = [report(number, accuracy=value.value) for number, value in enumerate(seen[:place])]
+        level, _ = performance.best_past_level(before, "accuracy")
+        noise, windows = performance.noise_before_collapse(seen[:place])
+        assert performance.shift_p_value(seen[place], level, noise, windows) <= 0.01, place
+
+
+def test_stable_windows_keep_their_noise_and_a_way_back_ends_a_collapse():
+    random = np.random.default_rng(0)
+    steady = [valued("mae", float(value), 0.01) for value in 5 + random.normal(size=20)]
+    assert performance.noise_before_collapse(steady) == (performance.window_noise([one.value for one in steady]), 20)
+    values = [5.0, 5.1, 4.9, 5.0, 9.0, 9.2, 9.1, 5.0, 5.1]
+    _, windows = performance.noise_before_collapse([valued("mae", value, 0.01) for value in values])
+    assert windows == 6

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.policy.comparison import difference, own_value, prediction_fault, slice_differences
+from tasks.policy.comparison import against_constant, difference, own_value, prediction_fault, slice_differences
 from tasks.policy.evidence import MetricDifference, ModelVersion, ValidationReport
 from tasks.policy.promotion import (
     Comparison,
@@ -43,7 +43,7 @@ def test_a_significant_gain_passes_with_its_numbers():
     report = decide_validation(POLICY, compared(BETTER))
     assert report.verdict == "pass"
     assert report.reasons == (
-        "log_loss: challenger 0.47, champion 0.5, gain +0.03 (+0.02 to +0.04) on 500 rows, margin -0.01",
+        "log_loss: challenger 0.47, champion 0.5, gain +0.03 (+0.02 to +0.04) on 500 rows, margin -0.01 log_loss",
     )
     assert from_json(ValidationReport, to_json(report)) == report
 
@@ -281,3 +281,45 @@ def test_only_a_first_models_validation_promotes_where_nothing_serves():
     report = decide_validation(POLICY, compared(None, champion=None, first=first))
     assert refusal(report, champion=None) is None
     assert refusal(replace(report, first_model=False), champion=None) is not None
+
+
+def test_what_is_surely_worse_than_a_constant_is_never_promoted_the_first_model_included():
+    worse = gained(-0.2, -0.25, -0.15)
+    first = MetricValue("log_loss", 0.7, 0.65, 0.75, 500, False)
+    alone = replace(compared(None), champion=None, first=first, constant=worse)
+    for comparison in (alone, compared(BETTER, constant=worse)):
+        report = decide_validation(POLICY, comparison)
+        assert report.verdict == "fail"
+        assert "which the best constant answer reaches on the same 500 rows" in report.reasons[0]
+        forged = replace(report, verdict="pass")
+        refusal = why_not_promote(POLICY, PromotionPolicy(), version("2"), forged.champion, forged)
+        assert "best constant answer" in refusal
+    unsure = compared(BETTER, constant=gained(-0.01, -0.03, 0.01))
+    assert decide_validation(POLICY, unsure).verdict == "pass"
+    off = POLICY.model_copy(update={"beats_constant": False})
+    assert decide_validation(off, compared(BETTER, constant=worse)).verdict == "pass"
+
+
+def test_margins_are_a_share_of_the_champions_metric_unless_they_are_given():
+    policy = ValidationPolicy(min_rows=100)
+    slightly = MetricDifference("mae", 6.0, 5.92, 0.08, -0.07, 0.23, 500)
+    report = decide_validation(policy, compared(slightly))
+    assert report.verdict == "pass"
+    assert report.reasons[0].endswith("margin -0.12 mae (0.02 of the champion's)")
+    assert decide_validation(policy, compared(replace(slightly, low=-0.13))).verdict == "fail"
+    given = policy.model_copy(update={"non_inferiority_margin": 0.05})
+    assert decide_validation(given, compared(slightly)).verdict == "fail"
+    assert policy.margin("mae", 20_000.0) == 400.0
+    assert policy.margin("accuracy", 0.2) == 0.01, "a metric between 0 and 1 has at least 0.01"
+
+
+def test_a_model_is_held_against_the_constant_on_the_same_rows():
+    random = np.random.default_rng(0)
+    truth = (random.random(600) < 0.4).astype(float)
+    good, flipped = 0.1 + 0.8 * truth, 0.9 - 0.8 * truth
+    for metric in ("accuracy", "log_loss", "brier", "roc_auc", "balanced_accuracy", "f1"):
+        assert against_constant(metric, truth, good, 0.95, 0).low > 0
+        assert against_constant(metric, truth, flipped, 0.95, 0).high < 0
+    minutes = random.normal(30, 5, 600)
+    assert against_constant("mae", minutes * 1000, minutes, 0.95, 0).high < 0
+    assert against_constant("mae", minutes, minutes + random.normal(size=600), 0.95, 0).low > 0
