@@ -19,6 +19,7 @@ from deployments.settings import Columns, Period, Settings, Source, Training
 from deployments.watching import Drift, Performance, Quality
 from tasks.policy.access import AccessPolicy
 from tasks.policy.binding import FileBinding
+from tasks.policy.diagnosis import DiagnosisLimits
 from tasks.policy.economics import Budget
 from tasks.policy.errors import PerennialError
 from tasks.policy.placement import PlacementPolicy
@@ -58,6 +59,7 @@ class ModelConfig(Settings):
     quality: Quality = Quality()
     drift: Drift = Drift()
     performance: Performance
+    diagnosis: DiagnosisLimits = DiagnosisLimits()
     retraining: RetrainingPolicy
     training: Training = Training()
     validation: ValidationPolicy = ValidationPolicy()

@@ -51,6 +51,7 @@ def decide(
         expected_cost_usd=cost.usd if cost else None,
         expected_value_usd=benefit.value.usd if benefit else None,
         explanations=(*([describe(benefit, budget)] if benefit else []), *told),
+        fault=diagnosis.reasons[0] if diagnosis and kind == "upstream_data_fault" else "",
     )
     if decision.retrain:
         rows = forecast_rows(history, evidence, config.training.window_days)

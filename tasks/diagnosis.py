@@ -35,7 +35,13 @@ def diagnose_window(
         estimate = estimate_performance(config, evidence.window, history.performances, as_of)
     estimate = widened(estimate, error) if estimate else None
     found = decide_diagnosis(
-        evidence.quality, evidence.drift, evidence.performance, estimate, estimate_error=error if estimate else None
+        evidence.quality,
+        evidence.drift,
+        evidence.performance,
+        estimate,
+        limits=config.diagnosis,
+        estimate_error=error if estimate else None,
+        allowed=config.quality.columns,
     )
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
     told = explain_change(config, evidence, champion, as_of)

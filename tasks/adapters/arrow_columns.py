@@ -5,7 +5,7 @@ quality gate's to judge. NaN is a missing value here as in pandas.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from tasks.policy.profile import Floats
+from tasks.policy.profile import ROUNDING, Floats
 
 LONGEST_HASHED = 512  # bytes of an id that tell it from others
 
@@ -27,6 +27,13 @@ class Numbers:
     nulls: int
     non_finite: int
     unreadable: int
+
+    def without(self, sentinel: float | None) -> "Numbers":
+        """The same where a value that stands for a missing one counts as null."""
+        if sentinel is None:
+            return self
+        known = ~np.isclose(self.values, sentinel, rtol=ROUNDING, atol=0.0)
+        return replace(self, values=self.values[known], nulls=self.nulls + len(known) - int(known.sum()))
 
 
 def type_name(kind: pa.DataType) -> str:

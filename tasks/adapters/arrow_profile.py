@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.arrow_columns import count_categories, hash_ids, read_numbers, time_bounds, type_name
@@ -29,6 +30,7 @@ from tasks.policy.profile import (
 )
 from tasks.policy.records import Window
 from tasks.policy.reports import FeatureKind
+from tasks.policy.robust_reference import broken_days, find_sentinel, robust_scale
 
 DAY_US, USUAL, GAPS_NEEDED = 86_400_000_000, 0.9, 3
 COLUMNS_AT_ONCE = 16  # a reader of Parquet holds a page of each column it reads
@@ -71,7 +73,7 @@ def freeze_reference(
 
 def _usual_gap_days(table: pa.Table, name: str) -> int:
     """A quantile, so that weekends count and an outage or a quarantined window does not; 1 where too few days tell."""
-    if name not in table.column_names or not pa.types.is_timestamp(table.schema.field(name).type):
+    if not _has_times(table, name):
         return 1
     moments = table[name].drop_null().cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).to_numpy()
     gaps = np.diff(np.unique(moments // DAY_US))
@@ -84,11 +86,25 @@ def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> Featu
     column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
     name = type_name(column.type)
     if kind == "numeric":
+        left_out = _broken_days(table, feature, config)
+        if left_out:
+            column = column.filter(pa.array(~np.isin(_days(table, config), left_out)))
         numbers = read_numbers(column)
-        edges = choose_edges(np.sort(numbers.values))
+        sentinel = find_sentinel(np.sort(numbers.values))
+        numbers = numbers.without(sentinel.value if sentinel else None)
+        values = np.sort(numbers.values)
+        edges = choose_edges(values)
         counts = count_values(feature, name, numbers.values, BinGuide.of(np.asarray(edges)), (-np.inf, np.inf))
-        counts = with_missing(counts, numbers.nulls, numbers.non_finite, numbers.unreadable)
-        return FeatureReference(feature, kind, counts, edges)
+        return FeatureReference(
+            feature,
+            kind,
+            with_missing(counts, numbers.nulls, numbers.non_finite, numbers.unreadable),
+            edges,
+            scale=robust_scale(values),
+            sentinel=sentinel.value if sentinel else None,
+            sentinel_share=sentinel.share if sentinel else 0.0,
+            left_out=left_out,
+        )
     rows, nulls, unreadable = count_categories(column, kind == "boolean")
     rows = hide(rows) if feature in config.columns.personal else rows
     categories, more = choose_categories(tuple(rows.items()))
@@ -97,6 +113,22 @@ def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> Featu
     return FeatureReference(
         feature, kind, with_missing(counts, nulls, unreadable=unreadable), categories=categories, more_categories=more
     )
+
+
+def _broken_days(table: pa.Table, feature: str, config: ModelConfig) -> tuple[str, ...]:
+    kind = table.schema.field(feature).type
+    if not _has_times(table, config.columns.time) or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        return ()
+    values = pc.cast(table[feature], pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return tuple(broken_days(values, _days(table, config)))
+
+
+def _days(table: pa.Table, config: ModelConfig) -> np.ndarray:
+    return pc.strftime(table[config.columns.time], "%Y-%m-%d").to_numpy(zero_copy_only=False).astype(str)
+
+
+def _has_times(table: pa.Table, name: str) -> bool:
+    return name in table.column_names and pa.types.is_timestamp(table.schema.field(name).type)
 
 
 def _column_types(schema: pa.Schema) -> tuple[tuple[str, str], ...]:

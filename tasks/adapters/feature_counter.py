@@ -53,7 +53,7 @@ class FeatureCounter:
         self.counts = replace(self.counts, rows=self.counts.rows + rows, nulls=self.counts.nulls + rows)
 
     def _count_numbers(self, column: pa.Array) -> FeatureCounts:
-        numbers = read_numbers(column)
+        numbers = read_numbers(column).without(self.reference.sentinel)
         counts = count_values(self.reference.feature, type_name(column.type), numbers.values, self.guide, self.range)
         return with_missing(counts, numbers.nulls, numbers.non_finite, numbers.unreadable)
 

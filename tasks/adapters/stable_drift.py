@@ -49,7 +49,9 @@ def _with_effects(
         values = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
         edges = np.asarray(frozen.edges)[:: max(1, len(frozen.edges) // BINS)]
         known, places = np.isfinite(values), np.searchsorted(edges, values, side="left")
-        widths = np.diff(edges) / frozen.counts.std if frozen.counts.std > 0 else None
+        known &= values != frozen.sentinel if frozen.sentinel is not None else True
+        known &= ~np.isin(_days(rows, config), frozen.left_out) if frozen.left_out else True
+        widths = np.diff(edges) / frozen.sigma if frozen.counts.std > 0 else None
         method = config.drift.method if widths is not None else "ks"
         bins = len(edges) + 1
     else:
@@ -59,11 +61,17 @@ def _with_effects(
         known, widths, method, bins = column.is_valid().to_numpy(), None, "psi", len(texts) + 1
     if known.sum() < config.drift.min_rows:
         return frozen
-    _, which = np.unique(day, return_inverse=True)
+    _, which = np.unique(day[known], return_inverse=True)
+    if which.max() < window:
+        return frozen
     counts = np.zeros((which.max() + 1, bins))
-    np.add.at(counts, (which[known], places[known]), 1)
+    np.add.at(counts, (which, places[known]), 1)
     stable, seasonal = (
         calibrated_threshold(stable_distances(counts, window, method, widths, around))
         for around in (None, round(SEASON_DAYS))
     )
     return replace(frozen, stable_effect=stable, seasonal_effect=seasonal)
+
+
+def _days(rows: pa.Table, config: ModelConfig) -> np.ndarray:
+    return pc.strftime(rows.column(config.columns.time), "%Y-%m-%d").to_numpy()

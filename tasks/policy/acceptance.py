@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
-from tasks.policy.profile import FeatureReference
+from tasks.policy.profile import ROUNDING, FeatureReference
 
 
 class Bounds(Protocol):
@@ -56,12 +56,14 @@ def accepted_range(
 ) -> tuple[float, float]:
     """Lowest and highest accepted value: what the settings say, else the reference's range and `slack` widths more."""
     counts = reference.counts
-    if counts.minimum is None or counts.maximum is None or counts.minimum == counts.maximum:
+    least, most = counts.minimum, counts.maximum
+    if least is None or most is None or least == most:
         low, high = -math.inf, math.inf  # one value tells nothing of a width
     else:
-        width = counts.maximum - counts.minimum
-        low, high = counts.minimum - slack * width, counts.maximum + slack * width
-    return (low if own[0] is None else own[0], high if own[1] is None else own[1])
+        width = most - least
+        low, high = least - slack * width, most + slack * width
+    low, high = low if own[0] is None else own[0], high if own[1] is None else own[1]
+    return low - ROUNDING * abs(low), high + ROUNDING * abs(high)  # as another program may round the bound itself
 
 
 def accepted_categories(reference: FeatureReference, own: Sequence[str] | None = None) -> frozenset[str] | None:

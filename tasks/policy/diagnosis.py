@@ -13,20 +13,33 @@ Covariate shift and concept drift as in Moreno-Torres et al. (2012), "A unifying
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import scipy  # its parts load on first use
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.acceptance import Bounds
 from tasks.policy.estimate_errors import describe_estimate
 from tasks.policy.evidence import DiagnosisKind
 from tasks.policy.performance import shift_p_value, standard_error
 from tasks.policy.reports import DriftReport, EstimateError, FeatureDrift, MetricValue, PerformanceReport, QualityReport
 
 
+class ColumnRule(Protocol):
+    """What `quality.columns` of the model's file allows of one column (`deployments.watching.ColumnQuality`)."""
+
+    @property
+    def max_null_share(self) -> float | None: ...
+    @property
+    def range(self) -> Bounds | None: ...
+    @property
+    def categories(self) -> Sequence[str] | None: ...
+
+
 class DiagnosisLimits(BaseModel):
-    """From where on a change counts, and what marks a broken feed."""
+    """From where on a change counts, and what marks a broken feed. What `quality.columns` allows of a column is no fault."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -42,6 +55,9 @@ class DiagnosisLimits(BaseModel):
     """A mean that moved by so many times the next largest shift of all features moved alone."""
     fault_features_share: float = Field(0.34, gt=0, le=1)
     """When more features than this move, it is the world that changed and not one feed."""
+    unit_faults: bool = True
+    """Whether a feature that looks as if its unit, its sign or its categories' names had changed, or as if stuck, is a
+    fault. Off, it is only named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +83,11 @@ def decide_diagnosis(
     importances: Mapping[str, float] | None = None,
     limits: DiagnosisLimits | None = None,
     estimate_error: EstimateError | None = None,
+    allowed: Mapping[str, ColumnRule] | None = None,
 ) -> Diagnosis:
     """The kind of change. `estimate` is the primary metric expected from the inputs alone (`estimation.py`).
 
+    `allowed` is `quality.columns` of the model's file: what it accepts is no fault.
     Its interval is what it is judged by; `estimate_error` is told beside it.
 
     `importances` are shares of what the model relies on; without them those in the drift report, else all alike.
@@ -88,7 +106,7 @@ def decide_diagnosis(
     faults = [
         (feature.feature, text)
         for feature in moved
-        for text in _fault(feature, limits, few, leads=feature.feature == leader)
+        for text in _fault(feature, limits, (allowed or {}).get(feature.feature), few, leads=feature.feature == leader)
     ]
     if faults:
         broken = tuple(dict.fromkeys(name for name, _ in faults))
@@ -131,17 +149,35 @@ def _stands_out(drift: DriftReport | None, limits: DiagnosisLimits) -> str | Non
     return ordered[0].feature if first >= limits.stands_out * second else None
 
 
-def _fault(feature: FeatureDrift, limits: DiagnosisLimits, alone: bool, leads: bool) -> list[str]:
-    """How this feature moved as only broken feeds do, in sentences; `alone` where others stood still."""
-    found = []
-    if feature.null_share - feature.reference_null_share >= limits.null_share_increase:
-        found.append(f"nulls rose from {feature.reference_null_share:.0%} to {feature.null_share:.0%}")
-    if feature.unseen_share >= limits.unseen_share:
-        found.append(f"{feature.unseen_share:.0%} of its values are in categories never seen before")
-    if feature.suspicion and (feature.suspicion_sure or alone or leads):
-        found.append(feature.suspicion)
-    if alone and feature.mean_shift_sigma is not None and abs(feature.mean_shift_sigma) >= limits.fault_sigma:
-        found.append(f"its mean moved by {feature.mean_shift_sigma:+.1f} σ alone, as if its unit had changed")
+def _fault(
+    feature: FeatureDrift, limits: DiagnosisLimits, rule: ColumnRule | None, alone: bool, leads: bool
+) -> list[str]:
+    """How this feature moved as only broken feeds do, in sentences; `alone` where others stood still.
+
+    Each names the limit and the setting that moves it. What the model's file allows of the column is no fault.
+    """
+    found, own = [], f"quality.columns.{feature.feature}"
+    rise = feature.null_share - feature.reference_null_share
+    tolerated = rule is not None and rule.max_null_share is not None and feature.null_share <= rule.max_null_share
+    if rise >= limits.null_share_increase and not tolerated:
+        found.append(
+            f"nulls rose from {feature.reference_null_share:.0%} to {feature.null_share:.0%}, a fault from "
+            f"{limits.null_share_increase:.0%} more on (diagnosis.null_share_increase; {own}.max_null_share allows them)"
+        )
+    if feature.unseen_share >= limits.unseen_share and not (rule is not None and rule.categories is not None):
+        found.append(
+            f"{feature.unseen_share:.0%} of its values are in categories never seen before, a fault from "
+            f"{limits.unseen_share:.0%} on (diagnosis.unseen_share; {own}.categories allows them)"
+        )
+    suspected = feature.suspicion if limits.unit_faults and not feature.suspicion_possible else None
+    if suspected and (feature.suspicion_sure or alone or leads):
+        found.append(f"{suspected} (diagnosis.unit_faults: false names this without stopping anything)")
+    bounded = rule is not None and rule.range is not None and None not in (rule.range.min, rule.range.max)
+    if alone and not bounded and abs(feature.mean_shift_sigma or 0.0) >= limits.fault_sigma:
+        found.append(
+            f"its mean moved by {feature.mean_shift_sigma:+.1f} σ alone, as if its unit had changed, a fault from "
+            f"{limits.fault_sigma:g} σ on (diagnosis.fault_sigma; {own}.range says which values are right)"
+        )
     return found
 
 

@@ -127,7 +127,7 @@ def _pooled(table: Table) -> tuple[Floats, Floats]:
 
 
 def wasserstein(reference: FeatureReference, current: FeatureCounts) -> float | None:
-    """Wasserstein-1 in reference σ; None for a constant reference, 0 where the current side is empty.
+    """Wasserstein-1 in reference σ (`FeatureReference.sigma`); None for a constant reference, 0 where the current is empty.
 
     The signed area between the distribution functions is exact in each bin, so the sum of its absolute values falls
     short only by what cancels within a bin where the two cross.
@@ -143,4 +143,4 @@ def wasserstein(reference: FeatureReference, current: FeatureCounts) -> float | 
     )
     within = np.asarray(before.gaps) / before.values - np.asarray(current.gaps) / current.values
     with np.errstate(over="ignore"):
-        return bounded(np.abs(widths * begun + within).sum() / before.std)
+        return bounded(np.abs(widths * begun + within).sum() / reference.sigma)

@@ -157,6 +157,7 @@ def _measure_feature(
         unseen_share=_unseen_share(reference, current),
         suspicion=suspicion.text if suspicion else None,
         suspicion_sure=suspicion.sure if suspicion else False,
+        suspicion_possible=suspicion.possible if suspicion else False,
         smallest_effect=bounded(smallest) if enough else None,
         rows_needed=rows_needed(threshold, method, *size[2:]) if enough and smallest > threshold else None,
     )

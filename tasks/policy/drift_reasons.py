@@ -15,6 +15,8 @@ def describe(drift: FeatureDrift) -> str:
         parts.append(f", nulls {drift.null_share:.1%} after {drift.reference_null_share:.1%}")
     if drift.unseen_share > 0:
         parts.append(f", {drift.unseen_share:.1%} in categories never seen before")
+    if drift.suspicion and drift.suspicion_possible:
+        parts.append(f"; a possibility, no more: {drift.suspicion}")
     return "".join(parts)
 
 
@@ -39,7 +41,9 @@ def explain(
     summary += f"{' by importance' if weighted else ''}, {side} the limit of {max_share:g}"
     if unjudged:
         summary += f"; {unjudged} hold too few values to judge"
-    return (summary, *_explain_power(features, profile.rows), *(describe(drift) for drift in drifted[:5]))
+    remarks = [remark for frozen in reference.features for remark in frozen.remarks]
+    worst = [describe(drift) for drift in drifted[:5]]
+    return (summary, *_explain_power(features, profile.rows), *worst, *remarks[:5])
 
 
 def _explain_power(features: list[FeatureDrift], rows: int) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ MAX_EDGES = 255
 MAX_CATEGORIES = 1000
 MISSING = "missing"
 LARGEST = sys.float_info.max
+ROUNDING = 1e-6
+"""A dozen steps of a float32."""
 Floats = NDArray[np.float64]
 
 
@@ -72,7 +74,8 @@ class FeatureCounts:
         """One value in all counted rows; a feature without a value is not called constant."""
         if self.minimum is not None:
             return self.minimum == self.maximum
-        return sum(1 for count in self.counts if count) == 1
+        others = self.counts[-1] if self.counts else 0  # categories that are not listed are many, not one
+        return not others and sum(1 for count in self.counts if count) == 1
 
     def merge(self, other: "FeatureCounts") -> "FeatureCounts":
         """Both sets of rows together. Raises ValueError where they were counted for different references."""
@@ -135,6 +138,36 @@ class FeatureReference:
     """Effect that windows of the reference's own days exceed once in a hundred times; None where not calibrated."""
     seasonal_effect: float | None = None
     """The same against the days around them only: what a window strays from its season."""
+    scale: float | None = None
+    """Standard deviation within Tukey's outer fences, which a sentinel or a heavy tail does not stretch; None in profiles of
+    before, and where there is no such spread."""
+    sentinel: float | None = None
+    """A value far from all others that many rows hold, as a code for missing does; counted as null, here and in windows."""
+    sentinel_share: float = 0.0
+    left_out: tuple[str, ...] = ()
+    """Days of the training rows that were unlike all others in this feature and are not in its counts."""
+
+    @property
+    def sigma(self) -> float:
+        """What distances are measured in."""
+        return self.scale or self.counts.std
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is wrong with the reference itself, in sentences."""
+        found = []
+        if self.sentinel is not None:
+            found.append(
+                f"{self.feature}: {self.sentinel_share:.1%} of the training rows hold {self.sentinel:.6g}, far from all "
+                "others, as a code for missing would be; it is counted as null and sets neither scale nor range"
+            )
+        if self.left_out:
+            days = f"{self.left_out[0]} to {self.left_out[-1]}" if len(self.left_out) > 1 else self.left_out[0]
+            found.append(
+                f"{self.feature}: {len(self.left_out)} days of the training rows ({days}) are unlike all others; "
+                "they are left out of its reference"
+            )
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +219,26 @@ def merge_counts(parts: Iterable[FeatureCounts]) -> FeatureCounts:
 def choose_edges(values: Floats) -> tuple[float, ...]:
     """Edges for sorted finite values: all distinct ones, if at most 255, else quantiles from the least to the greatest.
 
-    Edges are values that occur, so a value repeated in many rows lies at the end of its bin and never astride two. A
-    single value gets an edge right below it as well, so that a move downwards shows too.
+    Each edge lies a hair above a value that occurs, so a value repeated in many rows lies within one bin and stays there
+    when another program rounds it otherwise: as float32, or as 0.1 + 0.2 for 0.3. A single value gets an edge below it as
+    well, so that a move downwards shows too.
     """
-    distinct = values[np.flatnonzero(np.diff(values, prepend=-np.inf))]
+    hair = rounding(values, float(np.median(np.abs(values))) if len(values) else 0.0)
+    last_of_alike = np.append(np.diff(values) > hair[:-1], True)[: len(values)]
+    distinct, hairs = values[last_of_alike], hair[last_of_alike]
     if len(distinct) == 1:
-        return float(np.nextafter(distinct[0], -np.inf)), float(distinct[0])
-    if len(distinct) <= MAX_EDGES:
-        return tuple(distinct.tolist())
-    ranks = np.linspace(0, len(values) - 1, MAX_EDGES).round().astype(np.int64)
-    return tuple(np.unique(values[ranks]).tolist())
+        return bounded(distinct[0] - 2 * hairs[0]), bounded(distinct[0] + hairs[0])
+    if len(distinct) > MAX_EDGES:
+        ranks = np.linspace(0, len(values) - 1, MAX_EDGES).round().astype(np.int64)
+        distinct, chosen = np.unique(values[ranks], return_index=True)
+        hairs = hair[ranks][chosen]
+    room = np.append(np.diff(distinct) / 2, np.inf)
+    return tuple(bounded(edge) for edge in distinct + np.minimum(hairs, room))
+
+
+def rounding(values: Floats, scale: float = 0.0) -> Floats:
+    """How far a value may lie from itself as another program stores it: some float32 steps, and near 0 a trace of `scale`."""
+    return np.maximum(np.abs(values) * ROUNDING, max(scale * ROUNDING**2, sys.float_info.min))
 
 
 def choose_categories(counts: Sequence[tuple[str, int]]) -> tuple[tuple[str, ...], bool]:

@@ -89,6 +89,8 @@ class FeatureDrift:
     """What looks as if its feed were broken, in words."""
     suspicion_sure: bool = False
     """Whether that speaks whatever other features do; else only where they stand still."""
+    suspicion_possible: bool = False
+    """Whether it is a possibility only, which stops nothing."""
     smallest_effect: float | None = None
     """What these rows would have shown four times of five; None where the effect size alone was not judged."""
     rows_needed: int | None = None

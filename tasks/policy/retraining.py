@@ -59,8 +59,11 @@ def decide_retraining(
     expected_cost_usd: float | None = None,
     expected_value_usd: float | None = None,
     explanations: Sequence[str] = (),
+    fault: str = "",
 ) -> Decision:
     """Retrain or not, and why; `explanations` of the window's change stand last among the reasons.
+
+    `fault` says what a diagnosed data fault rests on: column, number, limit and setting.
 
     Pure: the same arguments give the same record; what came after `as_of` is not read.
     """
@@ -68,8 +71,7 @@ def decide_retraining(
     budget = budget or Budget()
     floors = policy.min_rows, policy.min_labelled_rows
     finding = judge(policy.when, Case(evidence, history, as_of, *floors, budget, expected_cost_usd))
-    fault = _data_fault(evidence, diagnosis)
-    block = fault
+    block = _data_fault(evidence, diagnosis, fault)
     would_change = finding.would_change
     if finding.holds and block is None:
         block = _block(policy, budget, history, evidence.window, as_of, expected_cost_usd)
@@ -94,7 +96,7 @@ def decide_retraining(
     )
 
 
-def _data_fault(evidence: WindowEvidence, diagnosis: DiagnosisKind) -> tuple[str, str, str] | None:
+def _data_fault(evidence: WindowEvidence, diagnosis: DiagnosisKind, fault: str) -> tuple[str, str, str] | None:
     """(what blocks, why, what would change it) when the data itself is in doubt: mend it, never learn from it."""
     change = "would judge again once the data is mended"
     quality = evidence.quality
@@ -104,7 +106,8 @@ def _data_fault(evidence: WindowEvidence, diagnosis: DiagnosisKind) -> tuple[str
         first = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
         return "quality", f"{evidence.window.name} failed its quality checks ({first}); it triggers nothing", change
     if diagnosis == "upstream_data_fault":
-        return "diagnosis", "the change is diagnosed as an upstream data fault, which retraining cannot mend", change
+        why = "the change is diagnosed as an upstream data fault, which retraining cannot mend"
+        return "diagnosis", f"{why}: {fault}" if fault else why, change
     return None
 
 

@@ -1,7 +1,8 @@
 """Marks that only a broken feed leaves on a feature: it is stuck, its unit changed, or its categories swapped names.
 
 A world that changes rarely multiplies every value by the same factor, and never swaps which category is how frequent.
-Judged from the counts of the frozen profile alone.
+Judged from the counts of the frozen profile alone. A ratio alone proves no unit: a plain factor counts only where the
+whole distribution is that of the reference, rescaled; else it is named as a possibility and stops nothing.
 """
 
 import math
@@ -37,6 +38,8 @@ MOVED_KS = 0.25
 """From this Kolmogorov-Smirnov distance on a unit may have changed; a rare event that stays away is nearer."""
 BEYOND, SLACK = 0.02, 1.0
 """Share of values that may lie further beyond the rescaled reference's range than so many of its σ."""
+SHAPE_KS = 0.2
+"""How far the rescaled reference's distribution function may lie from the window's, where a factor shall prove a unit."""
 STUCK, COMMON_SHARE = 0.05, 0.5
 """Share of the reference's spread that is left; and of its rows in one value from which it says nothing."""
 RENAMED_PSI, SAME_SHARES_PSI = 1.0, 0.1
@@ -47,6 +50,8 @@ class Suspicion(NamedTuple):
 
     text: str
     sure: bool
+    possible: bool = False
+    """Only a possibility: what it rests on proves nothing."""
 
 
 def suspect(reference: FeatureReference, current: FeatureCounts, min_values: int = 200) -> Suspicion | None:
@@ -83,7 +88,32 @@ def suspect_unit(reference: FeatureReference, now: FeatureCounts) -> Suspicion |
     best, words = min((away(*unit), words) for words, unit in UNITS.items())
     if best > FAIR or own < BETTER * max(best, 0.15) or _share_beyond(reference, now, *UNITS[words]) > BEYOND:
         return None
-    return Suspicion(f"its mean and spread are as if {words}", best <= NEAR)
+    factor, offset = UNITS[words]
+    if offset or factor < 0:
+        return Suspicion(f"its mean and spread are as if {words}", best <= NEAR)
+    shape = _shape_distance(reference, now, factor)
+    if shape > SHAPE_KS:
+        return Suspicion(
+            f"its mean and spread are as if {words}, but its distribution is not (KS {shape:.2g}, limit {SHAPE_KS:g})",
+            sure=False,
+            possible=True,
+        )
+    return Suspicion(f"its mean, spread and distribution are as if {words} (KS {shape:.2g})", best <= NEAR)
+
+
+def _shape_distance(reference: FeatureReference, now: FeatureCounts, factor: float) -> float:
+    """KS distance between the window and the reference multiplied by `factor`, at the window's bins.
+
+    The reference's distribution function is taken to rise evenly within its bins.
+    """
+    before, edges = reference.counts, np.asarray(reference.edges)
+    known = np.cumsum(before.counts)[: len(edges)] / before.values
+    start = before.minimum if before.minimum is not None else edges[0]
+    rescaled = np.interp(
+        edges / factor, np.append(min(start, edges[0]), edges), np.append(0.0, known), left=0.0, right=1.0
+    )
+    seen = np.cumsum(now.counts)[: len(edges)] / now.values
+    return float(np.abs(rescaled - seen).max())
 
 
 def _share_beyond(reference: FeatureReference, now: FeatureCounts, factor: float, offset: float) -> float:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.policy.diagnosis import decide_diagnosis
+from deployments.watching import ColumnQuality
+from tasks.policy.diagnosis import DiagnosisLimits, decide_diagnosis
 from tasks.policy.performance import best_past_level, window_noise
 from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport
 from tests.policy.judged_windows import drift, quality, report, valued
@@ -171,3 +172,31 @@ def test_a_gap_to_the_estimate_within_the_noise_of_windows_is_no_concept_drift()
     calm = replace(FELL, noise=0.05)
     assert decide_diagnosis(GOOD, MOVED, calm, estimated(5.5)).kind == "concept_drift"
     assert decide_diagnosis(GOOD, MOVED, replace(FELL, noise=1.0), estimated(5.5)).kind == "harmful_covariate_shift"
+
+
+def test_what_the_models_file_allows_of_a_column_is_no_fault_and_a_fault_names_column_number_limit_and_setting():
+    nulls = changed(drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", null_share=0.45, reference_null_share=0.0)
+    found = decide_diagnosis(GOOD, nulls, None)
+    assert found.kind == "upstream_data_fault"
+    assert found.reasons == (
+        "wind: nulls rose from 0% to 45%, a fault from 20% more on (diagnosis.null_share_increase; "
+        "quality.columns.wind.max_null_share allows them)",
+    )
+    allowed = {"wind": ColumnQuality(max_null_share=0.5)}
+    assert decide_diagnosis(GOOD, nulls, None, allowed=allowed).kind != "upstream_data_fault"
+    strict = {"wind": ColumnQuality(max_null_share=0.4)}
+    assert decide_diagnosis(GOOD, nulls, None, allowed=strict).kind == "upstream_data_fault"
+    loose = DiagnosisLimits(null_share_increase=0.6)
+    assert decide_diagnosis(GOOD, nulls, None, limits=loose).kind != "upstream_data_fault"
+
+
+def test_a_possible_change_of_unit_stops_nothing_and_unit_faults_can_be_switched_off():
+    suspect = changed(
+        drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", suspicion="as if pounds were given in kg", suspicion_sure=True
+    )
+    assert decide_diagnosis(GOOD, suspect, None).kind == "upstream_data_fault"
+    assert "diagnosis.unit_faults" in decide_diagnosis(GOOD, suspect, None).reasons[0]
+    off = DiagnosisLimits(unit_faults=False)
+    assert decide_diagnosis(GOOD, suspect, None, limits=off).kind != "upstream_data_fault"
+    possible = changed(suspect, "wind", suspicion_possible=True)
+    assert decide_diagnosis(GOOD, possible, None).kind != "upstream_data_fault"

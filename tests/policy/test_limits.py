@@ -44,7 +44,7 @@ def test_a_share_that_just_misses_its_limit_does_not_read_like_it(limit, share, 
     ("share", "told"), [(0.298, "0.298, below"), (0.3, "0.30, at or above"), (0.12, "0.12, below")]
 )
 def test_a_drift_report_tells_a_share_from_its_limit_too(share, told):
-    sides = SimpleNamespace(rows=1000), SimpleNamespace(rows=1000)
+    sides = SimpleNamespace(rows=1000), SimpleNamespace(rows=1000, features=())
     reasons = explain([], share, "drifted" if share >= 0.3 else "stable", *sides, min_rows=200, max_share=0.3)
     assert reasons == (f"0 of 0 features drifted: a share of {told} the limit of 0.3",)
 

@@ -86,3 +86,14 @@ def test_swapped_names_are_told_from_other_shares():
 def test_few_values_raise_no_suspicion():
     reference = numeric(MILES)
     assert suspect(reference, window(reference, MILES[::7][:100] * 1000)) is None
+
+
+def test_a_ratio_alone_is_a_possibility_and_no_proof_of_a_unit():
+    """Mean and spread as if pounds were given in kg, but of another shape: two humps where there was one."""
+    reference = numeric(np.sort(RANDOM.normal(60, 8, 20_000)))
+    kg = 0.45359237
+    rescaled = kg * RANDOM.normal(60, 8, 4000)
+    humps = kg * (60 + 8 * np.where(RANDOM.random(4000) < 0.5, -1.0, 1.0))
+    proof, ratio = (suspect(reference, window(reference, values)) for values in (rescaled, humps))
+    assert "pounds were given in kg" in proof.text and not proof.possible
+    assert "pounds were given in kg" in ratio.text and ratio.possible and not ratio.sure
