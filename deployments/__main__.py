@@ -15,17 +15,25 @@ from tasks.policy.errors import PerennialError
 PORTS = {"prefect": 4200, "mlflow": 5000, "reports": 4280, "evidently": 8000}
 
 
-def check(paths: Sequence[str]) -> int:
-    """Print what each model will do, or what is wrong with its file. Returns the number of wrong files."""
+def check(paths: Sequence[str], data: bool = False) -> int:
+    """Print what each model will do, or what is wrong with its file. Returns the number of wrong files.
+
+    A source that is a function is imported, and the estimator is fitted on a few made-up rows; with `data` the latest rows
+    of the history are read as well.
+    """
+    from tasks.readiness import check_training, look_at_data  # imported here, as `work` and `serve` need none of it
+
     wrong = 0
     for path in paths or available_models():
         try:
             config = load_named_model(path)
-        except ModelConfigError as error:
+            check_training(config)
+            found = look_at_data(config) if data else ()
+        except PerennialError as error:
             print(error, file=sys.stderr)
             wrong += 1
         else:
-            print(f"{config.name}: {config.purpose}", *describe(config), sep="\n  ")
+            print(f"{config.name}: {config.purpose}", *describe(config), *found, sep="\n  ")
     return wrong + _check_fleet()
 
 
@@ -103,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.command == "check":
-        return 1 if check(options.paths) else 0
+        return 1 if check(options.paths, options.data) else 0
     if options.command == "accept":
         from tasks.access import accept_file  # imported here, as it loads Prefect
 

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from deployments.credentials import may_enter
-from deployments.model_config import available_models
 from deployments.webhook import PATH, NotTaken, announced, pass_on, read_notice
 from tasks.adapters.workspace import Workspace, workspace
 from tasks.policy.errors import PerennialError
@@ -145,10 +144,10 @@ class ReportPages(SimpleHTTPRequestHandler):
         self._send(HTTPStatus.OK, page)
 
     def _send_fleet(self) -> None:
-        from tasks.fleet import fleet_html, survey_files
+        from tasks.fleet import fleet_html, own_models, survey_files
 
         try:
-            self._send(HTTPStatus.OK, fleet_html(survey_files(available_models(), datetime.now(UTC))))
+            self._send(HTTPStatus.OK, fleet_html(survey_files(own_models(), datetime.now(UTC))))
         except PerennialError as error:  # a ledger or registry that cannot be read must not end the server
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"<pre>{escape(str(error))}</pre>")
 

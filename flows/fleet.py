@@ -9,9 +9,8 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from deployments.model_config import available_models
 from flows.parameters import Model, Moment, in_utc, run_from_command_line, wall_clock
-from tasks.fleet import publish_fleet, survey_files
+from tasks.fleet import own_models, publish_fleet, survey_files
 
 
 @flow(name="fleet", flow_run_name="fleet")
@@ -22,7 +21,7 @@ def fleet(models: Annotated[list[Model], Field(max_length=500)] | None = None, u
         models: Names under deployments/ or paths of YAML files anywhere; all under deployments/, when left empty.
         until: As of this time (UTC). Now, when left empty.
     """
-    surveyed = survey_files(models or available_models(), in_utc(until) if until else wall_clock())
+    surveyed = survey_files(models or own_models(), in_utc(until) if until else wall_clock())
     return str(publish_fleet(surveyed))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from deployments.model_config import ModelConfig, load_model_config
@@ -65,7 +66,8 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
     comparisons = compare_with_rivals(config, served, windows[-1].end, folder)
     known = {window: comparison for (window, _), comparison in zip(served, comparisons, strict=True)}
     outcome = _outcome(config, records, [known.get(record.window, Comparison(0, 0)) for record in records])
-    report_replay(outcome)
+    page = report_replay(outcome)
+    get_run_logger().info("replay: %s; page: %s", outcome.headline, page)
     return outcome
 
 

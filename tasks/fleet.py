@@ -13,13 +13,33 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.fleet_config import load_fleet_config
-from deployments.model_config import FLEET, ModelConfig, ModelConfigError, load_model_config
+from deployments.model_config import (
+    DEPLOYMENTS,
+    FLEET,
+    ModelConfig,
+    ModelConfigError,
+    available_models,
+    load_model_config,
+    model_folders,
+    model_path,
+)
 from tasks.policy.binding import BOUND, bound_to, why_not_bound
 from tasks.policy.errors import PerennialError
 from tasks.policy.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
 from tasks.policy.spending import Purse, purse, spent_usd
 
 PAGE = "fleet.html"
+
+
+def own_models() -> tuple[str, ...]:
+    """Names of the models to show: all, but where PERENNIAL_MODELS names a folder of one's own, the demo's only once used."""
+    from tasks.adapters import ledger
+
+    names = available_models()
+    if len(model_folders()) == 1:
+        return names
+    begun = set(ledger.models())
+    return tuple(name for name in names if model_path(name).parent != DEPLOYMENTS.resolve() or name in begun)
 
 
 def survey_files(models: Sequence[str], as_of: datetime) -> Fleet:

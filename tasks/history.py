@@ -13,6 +13,7 @@ from deployments.model_config import ModelConfig
 from tasks.policy import spending
 from tasks.policy.economics import forecast_cost
 from tasks.policy.errors import PromotionRefused
+from tasks.policy.escalation import unresolved
 from tasks.policy.evidence import (
     History,
     Judgement,
@@ -87,6 +88,7 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
     refused = {entry.decision_id for entry in entries if entry.kind == "retraining.refused"}
     wanted = [j for j in before if j.decision.retrain and not j.backfilled]
     asked = [j for j in wanted if j.decision.decision_id not in refused]
+    stuck = unresolved(earlier, [entry.at for entry in made], config.retraining.escalate_after)
     return History(
         performances=latest_performances(before),
         evidence=tuple(judgement.evidence for judgement in earlier),
@@ -101,6 +103,7 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
         asked_at=tuple(judgement.evidence.window.end for judgement in asked),
         usages=tuple(usage for at, usage in spending.usages(entries) if at <= config.read_at(window)),
         estimates=tuple((j.evidence.window, j.estimate) for j in earlier if j.estimate),
+        unresolved=stuck.sentence if stuck else None,
     )
 
 

@@ -14,7 +14,7 @@ from deployments.model_config import CLASS_METRICS, REGRESSION_METRICS, ModelCon
 from tasks.policy.evidence import History
 from tasks.policy.metrics import Floats
 from tasks.policy.records import Window
-from tasks.policy.reports import Latency, MetricValue, PerformanceReport
+from tasks.policy.reports import NEVER_SCORED, Latency, MetricValue, PerformanceReport
 
 BOOTSTRAP_DRAWS = 500
 
@@ -55,6 +55,8 @@ def describe(report: PerformanceReport) -> str:
     """Verdict, number, limit in one line."""
     from tasks.policy.slices import describe_worst
 
+    if not report.rows:
+        return f"{NEVER_SCORED} of {report.window.name}"
     value, labels = report.metric(report.primary), f"{report.labelled_rows} of {report.rows} labels, {report.maturity}"
     if value is None:
         return f"{report.undefined or f'{report.primary} is not known yet'} ({labels})"

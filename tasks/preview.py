@@ -54,7 +54,7 @@ def preview_retraining(
         learns = what_the_first_learns_from(config.history(), rows, config.validation.holdout_days)
     budget = over_budget(config.budget, spent_usd, cost_usd) or shared
     done = f"this decision was carried out: version {recorded.challenger} stands" if recorded else None
-    refusals = stopped_by((done, *_not_let_in(config, requested_by, budget, override, now), few))
+    refusals = stopped_by((done, *_not_let_in(config, requested_by, budget, override, now), few, _unusable(config)))
     place = decide_placement(config.placement, rows, config.columns.personal)
     said = (learns, what_it_costs(config.budget, spent_usd, cost_usd), where_it_runs(place))
     return _shown(Preview(config.name, "retraining", refusals, said))
@@ -112,6 +112,18 @@ def _rows_of_history(config: ModelConfig) -> int:
     from tasks.adapters import sources
 
     return len(sources.read_window(config, config.history()))
+
+
+def _unusable(config: ModelConfig) -> str | None:
+    """What of the file's estimator or source could not be used."""
+    from tasks.adapters import estimators, sources
+
+    try:
+        sources.check_function(config)
+        estimators.try_out(config)
+    except (sources.SourceError, estimators.EstimatorError) as error:
+        return str(error)
+    return None
 
 
 def _not_let_in(

@@ -63,7 +63,7 @@ def manifest(
         config_fingerprint=config.fingerprint,
         snapshot=training,
         trained=training.window,
-        training_rows=fitted.fitted_rows + fitted.held_back_rows,
+        training_rows=fitted.rows,
         fitted_rows=fitted.fitted_rows,
         held_back_rows=fitted.held_back_rows,
         estimator=config.training.estimator or f"xgboost:{type(fitted.scorer.estimator).__name__}",

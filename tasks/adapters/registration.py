@@ -177,6 +177,7 @@ def _tags(config: ModelConfig, fitted: Fitted, manifest: lineage.TrainingManifes
         "classes": json.dumps(fitted.scorer.classes),
         "trusted_types": json.dumps(trusted),
         "status": "registered",
+        **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
     }
 
 

@@ -26,6 +26,8 @@ from tasks.policy.evidence import ModelVersion
 from tasks.policy.records import Window, utc
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+REMARKS = "training_remarks"
+"""Tag of a version with sentences on what was odd about its training, as JSON."""
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 

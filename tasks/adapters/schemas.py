@@ -1,13 +1,16 @@
 """Which columns and types rows, labels and predictions have here, and how a source's types become them or are refused.
 
 A wrong type that is cast in silence turns up months later as a model that got worse, so only casts that lose nothing
-are made: integers to floats, dictionaries to text, any zone to UTC, NaN to null (one kind of missing). Text that looks
-like numbers, booleans among numbers and clocks without a zone are refused, with the change that makes them right.
+are made: integers to floats, whole floats to integers where integers are meant, yes and no to booleans, dictionaries and UUIDs
+to text, any zone to UTC, NaN to null (one kind of missing). Text that looks like numbers, booleans among numbers and clocks
+without a zone are refused, with the change that makes them right.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +19,12 @@ from deployments.model_config import ModelConfig
 from tasks.policy.errors import PerennialError
 
 MOMENT = pa.timestamp("us", "UTC")
+TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+LATEST_SECOND = 1e11
+"""A count of seconds since 1970 past this is of another unit: it lies in the year 5138."""
+TRUE, FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
+EXACT = 2**53
+UUID_BYTES = 16
 NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
 
 
@@ -56,7 +65,7 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
         raise SourceError(f"{where}: column {name!r} is missing; {hint} Mend the source or the YAML's columns.")
 
 
-def conform_rows(config: ModelConfig, table: pa.Table, where: str, time_zone: str | None = None) -> pa.Table:
+def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None) -> pa.Table:
     """The columns that land with a row, in their order and types. Raises SourceError on what would lose something."""
     columns, wanted = config.columns, row_columns(config)
     require_columns(table.column_names, wanted, where)
@@ -66,7 +75,7 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, time_zone: st
     for name in wanted:
         at = f"{where}: column {name!r}"
         if name == columns.time:
-            arrays.append(to_utc(table[name], at, time_zone))
+            arrays.append(to_utc(table[name], at, form))
         elif name == columns.id:
             arrays.append(_as_key(table[name], at))
         elif name in numeric:
@@ -78,15 +87,15 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, time_zone: st
     return pa.table(dict(zip(wanted, arrays, strict=True)))
 
 
-def conform_labels(config: ModelConfig, table: pa.Table, where: str, time_zone: str | None = None) -> pa.Table:
+def conform_labels(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None) -> pa.Table:
     """id, time, label and `label_at` (when the label could be known); rows without a label or its time are left out."""
     columns = config.columns
     require_columns(table.column_names, label_columns(config), where)
-    time = to_utc(table[columns.time], f"{where}: column {columns.time!r}", time_zone)
+    time = to_utc(table[columns.time], f"{where}: column {columns.time!r}", form)
     label_time = columns.label_time or columns.time
     known = time
     if label_time != columns.time:
-        known = to_utc(table[label_time], f"{where}: column {label_time!r}", time_zone)
+        known = to_utc(table[label_time], f"{where}: column {label_time!r}", form)
     labels = pa.table(
         {
             columns.id: _as_key(table[columns.id], f"{where}: column {columns.id!r}"),
@@ -117,10 +126,28 @@ def as_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> pa.Chunke
     return number.cast(pa.int64())
 
 
-def to_utc(column: pa.ChunkedArray, at: str, time_zone: str | None = None) -> pa.ChunkedArray:
-    """Times in UTC with microseconds. A time with a zone is converted; one without needs `time_zone`, an IANA name."""
+@dataclass(frozen=True, slots=True)
+class TimeForm:
+    """How a source writes times: its zone where they have none, the format of text, the unit of numbers."""
+
+    zone: str | None = None
+    format: str | None = None
+    unit: str | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> "TimeForm":
+        zone, form, unit = (options.get(name) for name in ("time_zone", "time_format", "time_unit"))
+        return cls(*(None if value is None else str(value) for value in (zone, form, unit)))
+
+
+def to_utc(column: pa.ChunkedArray, at: str, form: "TimeForm | str | None" = None) -> pa.ChunkedArray:
+    """Times in UTC with microseconds. A time with a zone is converted; one without needs `form.zone`, an IANA name."""
+    form = form if isinstance(form, TimeForm) else TimeForm(form)
+    time_zone = form.zone
     if _is_text(column.type):
-        column = _parsed(column.cast(pa.string()), at)
+        column = _parsed(column.cast(pa.string()), at, form.format)
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return _since_1970(column, at, form.unit)
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
     if not pa.types.is_timestamp(column.type):
@@ -141,16 +168,64 @@ def to_utc(column: pa.ChunkedArray, at: str, time_zone: str | None = None) -> pa
         raise SourceError(f"{at}: time_zone is {time_zone!r}, expected an IANA name such as Europe/Berlin") from error
 
 
-def _parsed(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
-    for kind in (MOMENT, pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ns")):  # finer ones are cut later
-        try:
-            return column.cast(kind)
-        except pa.ArrowInvalid:
-            continue
+def _parsed(column: pa.ChunkedArray, at: str, form: str | None = None) -> pa.ChunkedArray:
+    if form is not None:
+        return _by_format(column, at, form)
+    for text in (column, _as_iso(column)):
+        for kind in (
+            MOMENT,
+            pa.timestamp("us"),
+            pa.timestamp("ns", "UTC"),
+            pa.timestamp("ns"),
+        ):  # finer ones are cut later
+            try:
+                return text.cast(kind)
+            except pa.ArrowInvalid:
+                continue
     raise SourceError(
-        f"{at} is text that is not all ISO 8601, expected 2013-05-01T10:15:00Z, all with a zone or all without; "
-        "mend the source"
+        f"{at} is text that is not all ISO 8601, expected 2013-05-01T10:15:00Z, all with a zone or all without; mend the "
+        'source, or say how it is written: source.options: {time_format: "%d.%m.%Y %H:%M", time_zone: UTC}'
     )
+
+
+def _as_iso(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """BigQuery's ` UTC` and PostgreSQL's `+00` as ISO 8601 writes them."""
+    text = pc.replace_substring_regex(text, r"\s*(UTC|GMT)$", "Z")
+    text = pc.replace_substring_regex(text, r"(:\d\d(?:\.\d+)?)\s*([+-]\d\d)$", r"\1\2:00")
+    return pc.replace_substring_regex(text, r"(:\d\d(?:\.\d+)?)\s*([+-]\d\d)(\d\d)$", r"\1\2:\3")
+
+
+def _by_format(column: pa.ChunkedArray, at: str, form: str) -> pa.ChunkedArray:
+    import pandas as pd  # only where a format is given
+
+    texts = column.to_pandas()
+    times = pd.to_datetime(texts, format=form, errors="coerce", utc="%z" in form or "%Z" in form)
+    unread = int((times.isna() & texts.notna()).sum())
+    if unread:
+        raise SourceError(
+            f"{at}: {unread:,} of {len(texts):,} values are not written as source.options.time_format {form!r} says, "
+            "expected all of them to be; mend the format or the source"
+        )
+    return pa.chunked_array([pa.Array.from_pandas(times)])
+
+
+def _since_1970(column: pa.ChunkedArray, at: str, unit: str | None) -> pa.ChunkedArray:
+    """Numbers as times since 1970, UTC. The unit has to be said: seconds taken for milliseconds are times of 1970."""
+    if unit not in TIME_UNITS:
+        most = pc.max(pc.abs(column.cast(pa.float64(), safe=False))).as_py() or 0.0
+        guess = next((name for name, factor in TIME_UNITS.items() if most / factor < LATEST_SECOND), "ns")
+        found = f"{at} is {column.type}, expected times" if unit is None else f"{at}: time_unit is {unit!r}"
+        raise SourceError(
+            f"{found}; if they count since 1970, UTC, say in what: source.options: {{time_unit: {guess}}} (s, ms, us or ns); "
+            "else store timestamps, or ISO 8601 text with a zone"
+        )
+    micros = pc.multiply(column.cast(pa.float64(), safe=False), 1e6 / TIME_UNITS[unit])
+    if pa.types.is_integer(column.type):  # as floats, microseconds of today are exact, nanoseconds are not
+        factor = int(1_000_000 // TIME_UNITS[unit]) if TIME_UNITS[unit] <= 1_000_000 else None
+        whole = column.cast(pa.int64())
+        micros = pc.multiply(whole, factor) if factor else pc.divide(whole, TIME_UNITS[unit] // 1_000_000)
+    known = pc.if_else(pc.is_finite(micros), micros, None) if pa.types.is_floating(micros.type) else micros
+    return known.cast(pa.int64(), safe=False).cast(MOMENT)
 
 
 def moment(value: datetime) -> pa.Scalar:
@@ -173,27 +248,63 @@ def _as_number(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
 
 
 def _as_boolean(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
-    if pa.types.is_integer(column.type):  # SQLite and some exports have no booleans
-        if pc.all(pc.is_in(column, value_set=pa.array([0, 1, None], column.type)), min_count=0).as_py():
-            return column.cast(pa.bool_())
-    elif pa.types.is_boolean(column.type) or pa.types.is_null(column.type):
+    kind = column.type
+    if pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return column.cast(pa.bool_())
-    raise SourceError(f"{at} is {column.type}, expected true or false, or integers 0 and 1; mend the source")
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):  # SQLite has no booleans, pandas none with nulls
+        number = column.cast(pa.float64(), safe=False)
+        number = pc.if_else(pc.is_nan(number), pa.scalar(None, pa.float64()), number)
+        if pc.all(pc.is_in(number, value_set=pa.array([0.0, 1.0, None])), min_count=0).as_py():
+            return pc.equal(number, 1.0)
+    if _is_text(kind):
+        text = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
+        text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+        is_true, is_false = (pc.is_in(text, value_set=pa.array(values)) for values in (TRUE, FALSE))
+        if pc.all(pc.or_(pc.or_(is_true, is_false), pc.is_null(text)), min_count=0).as_py():
+            return pc.if_else(pc.is_null(text), pa.scalar(None, pa.bool_()), is_true)
+    raise SourceError(
+        f"{at} is {kind} and holds other values than true and false, expected true or false, yes or no, t or f, or 1 and 0; "
+        "mend the source, or list it under another kind in the YAML"
+    )
 
 
 def _as_category(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
+    if pa.types.is_floating(column.type) or pa.types.is_decimal(
+        column.type
+    ):  # pandas makes floats of integers with nulls
+        column = _whole(column, f"{at} is {column.type}", "text or integers for a category", "store it as text")
     if _is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
     hint = "list it under features.boolean" if pa.types.is_boolean(column.type) else "store it as text"
     raise SourceError(f"{at} is {column.type}, expected text or integers for a category; {hint}")
 
 
+def _whole(column: pa.ChunkedArray, found: str, expected: str, cure: str) -> pa.ChunkedArray:
+    """Whole numbers that are stored as floats, as integers; NaN is null. Raises SourceError on a fraction."""
+    number = column.cast(pa.float64(), safe=False)
+    number = pc.if_else(pc.is_nan(number), pa.scalar(None, pa.float64()), number)
+    whole = pc.and_(pc.equal(number, pc.round(number)), pc.less(pc.abs(number), float(EXACT)))
+    if not pc.all(whole, min_count=0).as_py():
+        raise SourceError(f"{found} and holds fractions, or numbers past 2^53, expected {expected}; {cure}")
+    return number.cast(pa.int64())
+
+
 def _as_key(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
-    if _is_text(column.type):
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        column = pa.chunked_array([chunk.storage for chunk in column.chunks], kind.storage_type)
+        kind = column.type
+    if pa.types.is_fixed_size_binary(kind) and kind.byte_width == UUID_BYTES:
+        texts = [None if value is None else str(UUID(bytes=value)) for value in column.to_pylist()]
+        return pa.chunked_array([pa.array(texts, pa.string())])
+    if _is_text(kind):
         return column.cast(pa.string())
-    if pa.types.is_integer(column.type):
+    if pa.types.is_integer(kind):
         return _as_int64(column, at)
-    raise SourceError(f"{at} is {column.type}, expected text or integers to identify rows by")
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        expected = "text or integers to identify rows by"
+        return _whole(column, f"{at} is {kind}", expected, "store it as text or as integers")
+    raise SourceError(f"{at} is {kind}, expected text, integers or UUIDs to identify rows by; store it as text")
 
 
 def _as_int64(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:

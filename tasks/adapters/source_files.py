@@ -8,6 +8,7 @@ there, for the quality gate to judge; a folder of CSV has the columns of its fir
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ from tasks.policy.records import Window
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 DOWNLOAD_TIMEOUT_S = 600.0
+CONVERSION = re.compile(r"In CSV column #(?P<place>\d+): .*CSV conversion error to (?P<kind>\w+)", re.DOTALL)
 NO_TIME = pa.array(pa_csv.ConvertOptions().null_values)
 
 
@@ -83,6 +85,13 @@ def shown(path: str) -> str:
 
 def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceError:
     kind = config.source.kind
+    unfit = CONVERSION.search(str(error))
+    if unfit:
+        return SourceError(
+            f"{where}: column {int(unfit['place']) + 1} of the file holds values that are no {unfit['kind']}, as "
+            "columns.features says it does; list it under another kind, name what stands for a missing value "
+            "(source.options: {null_values: '-'}) or mend the source"
+        )
     return SourceError(
         f"{where}: cannot be read as {kind} ({_short(error)}); expected whole {kind} files of one schema; "
         "the file may be truncated or still being written; write it elsewhere and rename it when it is whole"
@@ -134,11 +143,12 @@ def _file_system(path: str) -> tuple[pa_fs.FileSystem, str]:
 
 def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
     options, columns = config.source.options, config.columns
+    missing = str(options["null_values"]).split(",") if "null_values" in options else []
     # times as text: of one precision if guessed, and a label's may be empty at first; `to_utc` reads them
     types = {name: pa.string() for name in (*columns.protected, *_times(config))}
     types |= {name: pa.float64() for name in columns.features.numeric}
     types |= {name: pa.string() for name in (columns.id, *columns.features.categorical)}
-    types |= {name: pa.bool_() for name in columns.features.boolean}
+    types |= {name: pa.string() for name in columns.features.boolean}  # yes and no, t and f: `conform_rows` reads them
     # classes as text: guessed from the first block, a label that is unknown there would be of no type at all
     types[columns.label] = pa.float64() if config.task == "regression" else pa.string()
     return pa_dataset.CsvFileFormat(
@@ -147,7 +157,11 @@ def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
             quote_char=str(options.get("quote_char", '"')),
             newlines_in_values=True,  # else a quoted line break is an error once the file is of more than one block
         ),
-        convert_options=pa_csv.ConvertOptions(column_types=types, decimal_point=str(options.get("decimal_point", "."))),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=types,
+            decimal_point=str(options.get("decimal_point", ".")),
+            null_values=[*pa_csv.ConvertOptions().null_values, *missing],
+        ),
         read_options=pa_csv.ReadOptions(encoding=str(options.get("encoding", "utf8"))),
     )
 
@@ -162,7 +176,8 @@ def _empty_is_missing(config: ModelConfig, rows: pa.Table) -> pa.Table:
     for place, field in enumerate(rows.schema):
         if pa.types.is_string(field.type):
             text = rows.column(place)
-            missing = pc.is_in(text, NO_TIME) if field.name in _times(config) else pc.equal(text, "")
+            untold = field.name in _times(config) or field.name in config.columns.features.boolean
+            missing = pc.is_in(text, NO_TIME) if untold else pc.equal(text, "")
             rows = rows.set_column(place, field, pc.if_else(missing, pa.scalar(None, pa.string()), text))
     return rows
 
@@ -171,6 +186,8 @@ def _pushed_down(config: ModelConfig, schema: pa.Schema, window: Window, where: 
     """The window as a filter on the time column as stored; None where that is neither times nor plain text."""
     name = config.columns.time
     kind = schema.field(name).type
+    if "time_format" in config.source.options:
+        return None
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return _near(pc.field(name), window)
     if not pa.types.is_timestamp(kind):

@@ -2,7 +2,8 @@
 
 The query stands in the YAML and :start and :end are bound to it, so nothing is ever put together from input. The URL
 stands in an environment variable; what drivers say is shown with its password and parameters blotted out. SQLite keeps
-times as text and has them compared as text: write them as `YYYY-MM-DD HH:MM:SS.ffffff`, or use datetime() in the query.
+times as text and compares them as text, in which midnight may sort before itself (`00:00:00+00:00`, `00:00:00.000000`): its
+bounds are a day wider, and the exact cut is made after conversion.
 """
 
 import os
@@ -10,6 +11,7 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pyarrow as pa
@@ -44,7 +46,9 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
         ) from None  # drivers name what the address holds
     with connection:
         try:
-            found = connection.execution_options(stream_results=True).execute(statement, _bounds(source, window, where))
+            found = connection.execution_options(stream_results=True).execute(
+                statement, _bounds(source, window, where, engine)
+            )
             names = list(found.keys())
             require_columns(names, columns, where)
             places = [names.index(name) for name in columns]
@@ -78,22 +82,22 @@ def _engine(source: Source, where: str) -> Engine:
         ) from None
 
 
-def _bounds(source: Source, window: Window, where: str) -> dict[str, Any]:
+def _bounds(source: Source, window: Window, where: str, engine: Engine) -> dict[str, Any]:
     """Both bounds as UTC times; as local times without a zone where the YAML says that the database stores such.
 
     Those are moved outwards by more than a clock change: in the hour that is there twice a local time does not say which
     is meant. The exact cut is made after conversion.
     """
-    name = source.options.get("time_zone")
+    name, wider = source.options.get("time_zone"), 24 if engine.dialect.name == "sqlite" else 0
     if name is None:
-        return {"start": window.start, "end": window.end}
+        return {"start": window.start - timedelta(hours=wider), "end": window.end + timedelta(hours=wider)}
     try:
         zone = ZoneInfo(str(name))
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise SourceError(f"{where}: time_zone is {name!r}, expected an IANA name such as Europe/Berlin") from error
     return {
         key: bound.astimezone(zone).replace(tzinfo=None) + timedelta(hours=hours)
-        for key, bound, hours in (("start", window.start, -2), ("end", window.end, 2))
+        for key, bound, hours in (("start", window.start, -2 - wider), ("end", window.end, 2 + wider))
     }
 
 
@@ -101,7 +105,8 @@ def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequen
     arrays = []
     for name, place in zip(columns, places, strict=True):
         try:
-            arrays.append(pa.array([row[place] for row in rows]))
+            values = [row[place] for row in rows]
+            arrays.append(pa.array([str(value) if isinstance(value, UUID) else value for value in values]))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
             raise SourceError(
                 f"{where}: column {name!r} mixes types or has one that Arrow lacks, expected one; cast it in the query"

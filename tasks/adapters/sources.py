@@ -9,9 +9,11 @@ without a time belong to no window and are not read. A clock without a zone is n
 
 import importlib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,6 +23,7 @@ from tasks.adapters.schemas import (
     SourceEmpty,
     SourceError,
     SourceUnreachable,
+    TimeForm,
     conform_labels,
     conform_rows,
     label_columns,
@@ -31,13 +34,14 @@ from tasks.adapters.source_files import read_files, shown
 from tasks.adapters.source_sql import read_query
 from tasks.policy.records import Window
 
-__all__ = ["SourceEmpty", "SourceError", "SourceUnreachable", "read_labels", "read_window"]
+__all__ = ["SourceEmpty", "SourceError", "SourceUnreachable", "check_function", "read_labels", "read_window"]
 
+TIMES = ("time_zone", "time_format", "time_unit")
 OPTIONS = {
-    "csv": ("time_zone", "delimiter", "quote_char", "decimal_point", "encoding"),
-    "parquet": ("time_zone",),
-    "delta": ("time_zone",),
-    "sql": ("time_zone",),
+    "csv": (*TIMES, "delimiter", "quote_char", "decimal_point", "encoding", "null_values"),
+    "parquet": TIMES,
+    "delta": TIMES,
+    "sql": TIMES,
 }
 
 
@@ -47,7 +51,7 @@ def read_window(config: ModelConfig, window: Window) -> pa.Table:
     Raises SourceEmpty, SourceUnreachable (trying again may help) or SourceError.
     """
     found = _read(config, window, row_columns(config))
-    rows = _inside(conform_rows(config, found, where(config), _time_zone(config)), window)
+    rows = _inside(conform_rows(config, found, where(config), _time_form(config)), window)
     if rows.num_rows == 0:
         raise SourceEmpty(
             f"{where(config)}: no rows in window {window.name} (read {found.num_rows} in all), expected some; "
@@ -59,7 +63,7 @@ def read_window(config: ModelConfig, window: Window) -> pa.Table:
 def read_labels(config: ModelConfig, window: Window) -> pa.Table:
     """id, time, label and `label_at` of the window's rows that have a label by now; may be empty."""
     found = _read(config, window, label_columns(config))
-    return _inside(conform_labels(config, found, where(config), _time_zone(config)), window)
+    return _inside(conform_labels(config, found, where(config), _time_form(config)), window)
 
 
 def where(config: ModelConfig) -> str:
@@ -83,20 +87,30 @@ def _read(config: ModelConfig, window: Window, columns: Sequence[str]) -> pa.Tab
     return read_files(config, window, columns, where(config))
 
 
-def _time_zone(config: ModelConfig) -> str | None:
-    """Zone of times that are stored without one. A function has to return times with theirs."""
-    zone = config.source.options.get("time_zone") if config.source.kind != "python" else None
-    return str(zone) if zone is not None else None
+def _time_form(config: ModelConfig) -> TimeForm:
+    """How times are written that are stored without a zone. A function has to return times with theirs."""
+    return TimeForm() if config.source.kind == "python" else TimeForm.of(config.source.options)
 
 
-def _call(config: ModelConfig, window: Window) -> pa.Table:
+def check_function(config: ModelConfig) -> None:
+    """Raises SourceError where the source is a function that cannot be imported."""
+    if config.source.kind == "python":
+        _function(config)
+
+
+def _function(config: ModelConfig) -> Callable[..., Any]:
     module_name, _, name = str(config.source.function).partition(":")
     try:
-        function = getattr(importlib.import_module(module_name), name)
+        function: Callable[..., Any] = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise SourceError(
             f"{where(config)}: cannot be imported ({error}); expected module:function, installed or on PYTHONPATH"
         ) from error
+    return function
+
+
+def _call(config: ModelConfig, window: Window) -> pa.Table:
+    function = _function(config)
     try:
         found = function(window.start, window.end, **config.source.options)
     except SourceError:
@@ -109,8 +123,15 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
             f"{where(config)}: the function failed on window {window.name} ({told(error)}; raised in "
             f"{', through '.join(reversed(places))}); expected a pyarrow.Table"
         ) from None  # its cause may name an address with log-in and signature, as clients do
+    if isinstance(found, pd.DataFrame):
+        try:
+            return pa.Table.from_pandas(found, preserve_index=False)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            raise SourceError(
+                f"{where(config)}: returned a pandas table with a column of mixed types, expected one type a column"
+            ) from None  # Arrow quotes the value, which may identify a person
     if not isinstance(found, pa.Table):
-        raise SourceError(f"{where(config)}: returned {type(found).__name__}, expected a pyarrow.Table")
+        raise SourceError(f"{where(config)}: returned {type(found).__name__}, expected a pyarrow or pandas table")
     return found
 
 

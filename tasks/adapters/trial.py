@@ -4,11 +4,13 @@ Whatever goes wrong on the way is a sentence, because a model that cannot be loa
 trial; the judge (`tasks.policy.promotion`) fails it for that, not for an exception.
 """
 
+import json
+
 import numpy as np
 import pyarrow as pa
 
 from deployments.model_config import ModelConfig
-from tasks.adapters import version_files
+from tasks.adapters import registry, version_files
 from tasks.adapters.encoding import FeatureError
 from tasks.adapters.groups import groups_of
 from tasks.adapters.model_files import ModelFileError, Scorer
@@ -99,10 +101,11 @@ def _measured(
 ) -> Comparison:
     policy, metric = config.validation, config.performance.metric
     quantile, seed = config.performance.quantile, config.training.seed
+    remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
     constant = comparison.against_constant(metric, truth, predicted[0], policy.confidence, seed, quantile)
     if champion is None:
         first = comparison.own_value(metric, truth, predicted[0], policy.confidence, seed, quantile)
-        return Comparison(challenger, None, holdout, len(rows), first=first, constant=constant)
+        return Comparison(challenger, None, holdout, len(rows), first=first, constant=constant, remarks=remarks)
     new, old = predicted
     slices = {name: groups_of(config, name, rows.column(name)) for name in policy.slices}
     found = comparison.slice_differences(metric, truth, old, new, slices, policy.confidence, seed, quantile)
@@ -122,4 +125,5 @@ def _measured(
         slices=found,
         protected=config.columns.protected,
         constant=constant,
+        remarks=remarks,
     )

@@ -84,6 +84,8 @@ class History:
     """What earlier iterations used, oldest first."""
     estimates: tuple[tuple[Window, MetricValue], ...] = ()
     """What was expected of earlier windows before their labels came."""
+    unresolved: str | None = None
+    """That earlier retrains have not cleared what the latest windows are past, in a sentence."""
 
     def revised(self, reports: Iterable[PerformanceReport]) -> "History":
         """The same history with these windows' reports in place of the earlier ones."""
@@ -120,6 +122,8 @@ class Decision:
     placement: Placement | None = None
     go_back_to: str | None = None
     """An earlier version that shall be tried again, where that was decided instead of a retrain."""
+    unresolved: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
+    """That earlier retrains have not cleared what the window is past: a person is asked."""
 
     @property
     def words(self) -> str:

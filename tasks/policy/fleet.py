@@ -18,13 +18,23 @@ from tasks.policy.reports import MetricValue, PerformanceReport
 from tasks.policy.spending import Purse
 
 NeedKind = Literal[
-    "approval", "no champion", "quarantined", "overdue", "budget", "refused", "worse", "retraining", "drifted"
+    "approval",
+    "no champion",
+    "quarantined",
+    "unresolved",
+    "overdue",
+    "budget",
+    "refused",
+    "worse",
+    "retraining",
+    "drifted",
 ]
 URGENCY: tuple[NeedKind, ...] = (
-    "approval", "no champion", "quarantined", "overdue", "budget", "refused", "worse", "retraining", "drifted",
+    "approval", "no champion", "quarantined", "unresolved", "overdue", "budget", "refused", "worse", "retraining",
+    "drifted",
 )  # fmt: skip
 """Most urgent first."""
-FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[:5])
+FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[:6])
 """The loop does not come out of these by itself."""
 Health = Literal["needs a person", "watch", "healthy"]
 MONTH = timedelta(days=30)
@@ -191,6 +201,8 @@ def _standing_needs(
     if latest and quality and quality.verdict == "fail":
         reason = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
         yield Need("quarantined", f"{latest.evidence.window.name} is quarantined: {reason}")
+    if latest and latest.decision.unresolved:
+        yield Need("unresolved", latest.decision.unresolved)
     if latest and latest.decision.blocked_by == "budget":
         yield Need("budget", latest.decision.reasons[0])
 

@@ -24,7 +24,7 @@ from tasks.policy.performance import (
     significant_shift,
     smallest_shift,
 )
-from tasks.policy.reports import MetricValue, PerformanceReport
+from tasks.policy.reports import NEVER_SCORED, MetricValue, PerformanceReport
 
 
 def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, MetricValue]]:
@@ -45,6 +45,8 @@ def silence(case: Case, metric: str) -> str:
     report = case.evidence.performance
     if report is None:
         return f"{metric}: not measured in this window"
+    if not report.rows:
+        return f"{metric}: {NEVER_SCORED} of this window"
     since = case.history.champion_since
     if since is not None and report.window.start < since:
         return (

@@ -112,6 +112,8 @@ class Comparison:
     faults: tuple[str, ...] = ()
     constant: MetricDifference | None = None
     """The challenger against the best constant answer to these rows."""
+    remarks: tuple[str, ...] = ()
+    """What was odd about its training."""
 
 
 def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> ValidationReport:
@@ -148,7 +150,7 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
         champion=champion.version if champion else None,
         verdict=verdict,
         differences=finite,
-        reasons=(*failures, *warnings, *remarks),
+        reasons=(*failures, *warnings, *remarks, *comparison.remarks),
         rows=comparison.rows,
         first_model=champion is None,
         constant=comparison.constant,

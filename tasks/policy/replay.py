@@ -71,6 +71,22 @@ class Replay:
             "every": sum(w.every for w in known if w.every is not None) / len(known),
         }
 
+    @property
+    def headline(self) -> str:
+        """What came of it, in a sentence."""
+        means = self.means()
+        unit = f" {self.unit}" if self.unit and self.metric in ("mae", "rmse", "pinball") else ""
+        values = (
+            f"{self.metric} {means['loop']:.4g}{unit} with the loop, {means['never']:.4g} never retrained, "
+            f"{means['every']:.4g} retrained every window"
+            if means
+            else f"{self.metric} is not known in any window"
+        )
+        counts = (
+            f"{self.count('retrained')} retrains, {self.count('promoted')} promotions, {self.count('refused')} refusals"
+        )
+        return f"{self.model}: {len(self.windows)} windows, {values}; {counts}"
+
     def summary(self) -> dict[str, Any]:
         """The entry of this model in summary.json."""
         return {

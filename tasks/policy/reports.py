@@ -178,6 +178,9 @@ class Scoring:
     latency: Latency
 
 
+NEVER_SCORED = "no prediction was logged: run score before monitor; nothing is known of the rows"
+
+
 @dataclass(frozen=True, slots=True)
 class PerformanceReport:
     """What the serving model achieved on one window, with the labels known at `as_of`."""

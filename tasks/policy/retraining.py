@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tasks.policy.conditions import Adaptive, Condition, MetricBreach, MetricDecay, MetricShift, Rule, leaves
 from tasks.policy.economics import Budget, over_budget
+from tasks.policy.escalation import OF_THE_METRIC
 from tasks.policy.evidence import Decision, DiagnosisKind, History, WindowEvidence
 from tasks.policy.findings import Case
 from tasks.policy.records import Window, digest
@@ -33,6 +34,8 @@ class RetrainingPolicy(Rule):
     """Below so many rows in the window nothing is triggered from its data."""
     min_labelled_rows: int = Field(200, ge=1)
     """Below so many labels in a window nothing is triggered from its performance."""
+    escalate_after: int = Field(3, ge=1, exclude_if=lambda count: bool(count == 3))  # left out of ids, as always_valid
+    """A person is asked where so many retrains have not brought the metric back within its limit."""
 
     def metrics(self) -> tuple[str, ...]:
         """Every metric that a condition names."""
@@ -80,12 +83,13 @@ def decide_retraining(
         block = _too_soon(policy, history.champion_since, evidence.window, as_of)
         would_change = (block[2],) if block else would_change
     reasons = (block[1], *finding.reasons) if block else finding.reasons
+    unresolved = history.unresolved if OF_THE_METRIC & set(finding.triggers) else None
     return Decision(
         decision_id=decision_id(model, policy, evidence.window, empty=not evidence.rows),
         model=model,
         window=evidence.window,
         retrain=finding.holds and block is None,
-        reasons=(*reasons, *explanations),
+        reasons=(*reasons, *([unresolved] if unresolved else []), *explanations),
         diagnosis=diagnosis,
         triggers=finding.triggers,
         blocked_by=block[0] if block else None,
@@ -93,6 +97,7 @@ def decide_retraining(
         expected_cost_usd=expected_cost_usd,
         would_change=would_change,
         go_back_to=finding.go_back_to if block is None and not finding.holds else None,
+        unresolved=unresolved,
     )
 
 

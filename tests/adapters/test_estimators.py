@@ -132,13 +132,51 @@ def test_the_order_of_the_rows_changes_nothing(at_once):
     np.testing.assert_array_equal(one, other)
 
 
-def test_early_stopping_watches_the_latest_rows():
-    """The last 15 % follow the opposite concept: each round makes them worse, so the first round stays the best."""
-    turned = pa.concat_tables([make_rows().slice(0, 850), make_rows(turn=-1.0).slice(850)])
-    assert estimators.fit(make_config(), turned).rounds == 1
+def test_early_stopping_chooses_the_rounds_on_the_latest_rows_and_all_rows_are_fitted():
     steady = estimators.fit(make_config(), make_rows())
     assert steady.rounds > 10
-    assert (steady.fitted_rows, steady.held_back_rows) == (850, 150)
+    assert (steady.fitted_rows, steady.held_back_rows, steady.remarks) == (1000, 150, ())
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_after_a_turn_of_the_concept_the_default_learns_it_and_says_so(task):
+    """The last 15 % follow the opposite concept: each round on the others makes them worse, so one round would be best."""
+    turned = pa.concat_tables([make_rows(task).slice(0, 850), make_rows(task, turn=-1.0).slice(850)])
+    config = make_config(task, training={"parameters": {"n_estimators": 60, "max_depth": 3}, "min_rows": 100})
+    fitted = estimators.fit(config, turned)
+    (remark,) = fitted.remarks
+    assert (
+        "they contradict the earlier ones" in remark and f"{fitted.fitted_rows:,} of 1,000 rows, the latest" in remark
+    )
+    later = make_rows(task, rows=400, seed=9, turn=-1.0)
+    truth, predicted = fitted.scorer.judged(later, later.column("label"))
+    stale = estimators.fit(config, make_rows(task))
+    _, before = stale.scorer.judged(later, later.column("label"))
+    name = config.performance.metric
+    assert metrics.compute(name, truth, predicted) < 0.6 * metrics.compute(name, truth, before)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"parameters": {"n_estimator": 10}}, "did you mean n_estimators"),
+        ({"parameters": {"max_depth": "deep"}}, "training.parameters cannot be used by XGBClassifier"),
+        ({"parameters": {"learning_rate": "fast"}}, "training.parameters cannot be used by XGBClassifier"),
+        ({"estimator": "lightgbm:LGBMClassifier"}, "lightgbm cannot be imported"),
+        (
+            {"estimator": "sklearn.ensemble:RandomForestClassifier", "parameters": {"max_depth": -3}},
+            "cannot be used by",
+        ),
+    ],
+)
+def test_an_estimator_that_cannot_be_used_is_refused_before_there_are_rows(training, said):
+    with pytest.raises(EstimatorError, match=said):
+        estimators.try_out(make_config(training=training))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_an_estimator_that_can_be_used_is_tried_out_in_silence(task):
+    estimators.try_out(make_config(task))
 
 
 def test_without_early_stopping_every_row_is_fitted():

@@ -70,7 +70,7 @@ def test_a_retrain_says_rows_cost_place_and_budget_and_changes_nothing(tmp_path)
     )
     learns, cost, place = preview.reasons
     assert "1,200 labelled rows of 1,200 in 2024-01-11..2024-01-19" in learns
-    assert "champion 1 on 226 rows of 2024-01-19..2024-01-21" in learns
+    assert "champion 1 on 225 rows of 2024-01-19T000000..2024-01-20T120000" in learns
     assert cost == "cost: about 60.00 USD; 60.00 of 100.00 USD a month are spent, so the budget refuses"
     assert place == "place: dedicated, since every run of this model stays on dedicated hosts"
     assert preview.headline in said_in_dashboard("preview-retraining-small")
@@ -121,11 +121,11 @@ def test_a_promotion_shows_the_gates_and_who_would_be_asked_and_moves_nothing(tm
     assert registry.CHAMPION not in registry.aliases("small")
     assert preview.refusals == ()
     assert preview.reasons[:2] == (
-        "version 1 would serve and it would be the first champion", "validation: pass on 226 rows",
+        "version 1 would serve and it would be the first champion", "validation: pass on 225 rows",
     )  # fmt: skip
     assert "first model: mae" in preview.reasons[2]
     assert preview.reasons[-1] == "approval: one of Ada, Grace would be asked"
-    assert "validation: pass on 226 rows" in said_in_dashboard("preview-promotion-small")
+    assert "validation: pass on 225 rows" in said_in_dashboard("preview-promotion-small")
     assert promote(model, until=FIRST, approved_by="Grace").action == "promoted"
     assert promote(model, until=FIRST, dry_run=True).refusals == ("version 1 serves already",)
 
