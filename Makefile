@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis chaos e2e image-check serve lock clean clean-demo
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis chaos attack e2e image-check serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ bench-diagnosis: $(READY) ## what the diagnosis says of changes of a known kind 
 
 chaos: $(READY) ## kill every process at every boundary, break what lies below, and see the loop complete
 	@$(BIN)/python -m tests.chaos
+
+attack: $(READY) ## what enemies try: web pages, forged events, exchanged files, look-alike names; a row each
+	@$(BIN)/python -m tests.attacks
 
 e2e: $(READY) ## the whole path on a real server, with the seconds of each hop
 	@$(BIN)/python -m tests.benchmarks.bench_e2e

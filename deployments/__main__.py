@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 
 from deployments.description import describe
@@ -56,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     checking.add_argument(
         "paths", nargs="*", metavar="PATH", help="YAML files or model names; all models when left out"
     )
+    checking.add_argument(
+        "--data", action="store_true", help="also read the latest rows of the history, and say what is odd"
+    )
     accepting = commands.add_parser(
         "accept", help="answer for another file, risk or access of a model that runs already"
     )
@@ -99,9 +103,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--credentials",
         type=Path,
         metavar="FILE",
-        help="a file with user:password that only you can read; every service then asks for it",
+        help="a file with user:password that only you can read; else the workspace's own log-in, made by the first start",
+    )
+    serving.add_argument(
+        "--no-login", action="store_true", help="ask nobody who they are, on a machine that is yours alone"
     )
     options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # else it is a test's
+            stream.reconfigure(errors="replace")  # a locale without σ or │ must not end what runs for days
     try:
         return _run(options)
     except PerennialError as error:
@@ -129,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
         return work(options.pool, options.work_queue)
     from deployments.serve import serve
 
-    return serve({name: getattr(options, f"{name}_port") for name in PORTS}, options.credentials)
+    return serve({name: getattr(options, f"{name}_port") for name in PORTS}, options.credentials, options.no_login)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The log-in of `make serve`: one user and password, from a file that only its owner can read, for every service.
 
-`python -m deployments serve --credentials FILE`, where FILE holds `user:password`. Prefect's server and its clients,
-MLflow and the reports then ask for it; Evidently's UI knows no log-in and is not started. The password goes on in the
-environment of the services, never on a command line, where every user of the machine could read it, and never into the
-workspace.
+The first start makes one and keeps it in the workspace; `python -m deployments serve --credentials FILE` takes another,
+where FILE holds `user:password`, and `--no-login` goes without. Prefect's server and its clients, MLflow, Evidently and the
+reports ask for it. The password goes on in the environment of the services, never on a command line, where every user of
+the machine could read it, and a password of yours never into the workspace.
 """
 
 import base64
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tasks.adapters.prefect_server import LOG_IN
 from tasks.adapters.workspace import Workspace, make_folder
 from tasks.policy.errors import PerennialError
 
@@ -68,6 +69,24 @@ class Credentials:
             encoding="utf-8",
         )
         return path
+
+
+def made_credentials(space: Workspace) -> tuple[Credentials, bool]:
+    """The log-in that this workspace keeps, made by the first start; and whether it is new. Raises CredentialsError."""
+    path = make_folder(space.home) / LOG_IN
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, f"perennial:{secrets.token_urlsafe(18)}\n".encode())
+        finally:
+            os.close(descriptor)
+    except FileExistsError:
+        return read_credentials(path), False
+    except OSError as error:
+        raise CredentialsError(
+            f"{path}: cannot be written ({error.strerror}); expected a writable workspace"
+        ) from error
+    return read_credentials(path), True
 
 
 def read_credentials(path: Path) -> Credentials:

@@ -7,10 +7,10 @@ shared_budget:
 
 from pathlib import Path
 
-import yaml
 from pydantic import ValidationError
 
 from deployments.model_config import FLEET, ModelConfigError, available_models, model_folders
+from deployments.safe_yaml import UnreadableYaml, read_yaml
 from deployments.settings import Settings
 from tasks.policy.spending import SharedBudget
 
@@ -39,10 +39,10 @@ def load_fleet_config() -> FleetConfig:
 
 def _read(path: Path) -> FleetConfig:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         config = FleetConfig.model_validate({} if content is None else content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelConfigError(f"{path.name}: is not YAML: {' '.join(str(error).split())}") from error
+    except UnreadableYaml as error:
+        raise ModelConfigError(f"{path.name}: {error}") from None
     except ValidationError as error:
         lines = [
             f"{path.name}: {'.'.join(map(str, item['loc'])) or 'the file'} is {item['input']!r}: {item['msg']}; "

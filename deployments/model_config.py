@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from deployments.mistakes import explain_all
 from deployments.risk import with_risk_defaults
+from deployments.safe_yaml import UnreadableYaml, read_yaml
 from deployments.settings import Columns, Period, Settings, Source, Training
 from deployments.watching import Drift, Performance, Quality
 from tasks.policy.access import AccessPolicy
@@ -53,8 +53,8 @@ class ModelConfig(Settings):
     """What is predicted."""
     source: Source
     columns: Columns
-    window_days: float = Field(gt=0, le=366)
-    """Production time is judged in windows of this many days."""
+    window_days: float = Field(ge=0.01, le=366)
+    """Production time is judged in windows of this many days, a hundredth of one at least."""
     period: Period
     quality: Quality = Quality()
     drift: Drift = Drift()
@@ -225,9 +225,11 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     """Read and check one model's YAML. Raises ModelConfigError naming file, field, value and what is accepted."""
     path = model_path(name_or_path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelConfigError(f"{path.name}: is not YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
+    except UnreadableYaml as error:
+        raise ModelConfigError(f"{path.name}: {error}") from None
+    except OSError as error:
+        raise ModelConfigError(f"{path.name}: cannot be read ({error.strerror}); expected a YAML file") from None
     if not isinstance(content, dict):
         raise ModelConfigError(
             f"{path.name}: holds {type(content).__name__}, expected a mapping that starts with name:"

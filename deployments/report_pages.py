@@ -82,6 +82,8 @@ class ReportPages(SimpleHTTPRequestHandler):
             self.send_error(HTTPStatus.BAD_REQUEST, "host or address cannot be read")
         elif not self._is_local():
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "only localhost is served")
+        elif not self._is_of_our_own_pages():
+            self.send_error(HTTPStatus.FORBIDDEN, "pages of another origin may not ask this server")
         elif not may_enter(self.headers.get("Authorization")):
             self.send_response(HTTPStatus.UNAUTHORIZED)
             self.send_header("WWW-Authenticate", 'Basic realm="Perennial reports", charset="UTF-8"')
@@ -123,6 +125,10 @@ class ReportPages(SimpleHTTPRequestHandler):
 
     def _is_local(self) -> bool:
         return urlsplit(f"//{self.headers.get('Host', '')}").hostname in LOCAL_NAMES
+
+    def _is_of_our_own_pages(self) -> bool:
+        origin = self.headers.get("Origin")
+        return origin is None or origin.partition("://")[2] == self.headers.get("Host")
 
     def _send_index(self) -> None:
         items = [(FLEET, "fleet: every model as it is now, what needs a person first")]

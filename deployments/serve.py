@@ -15,11 +15,20 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from deployments.credentials import log_in, read_credentials
+from deployments.credentials import Credentials, made_credentials, read_credentials
+from deployments.model_config import model_folders
 from deployments.one_serve import PATIENCE_S, Hold, hold_workspace
 from deployments.servers import module, servers_of
 from deployments.services import Service, Stream, asked_to_stop
-from tasks.adapters.prefect_server import START_TIMEOUT_S, free_port, record_served, server_environment
+from tasks.adapters.prefect_server import (
+    LOG_IN,
+    OF_ANOTHER_SERVER,
+    START_TIMEOUT_S,
+    free_port,
+    record_served,
+    server_environment,
+)
+from tasks.adapters.source_limits import SOURCES
 from tasks.adapters.workspace import Workspace, WorkspaceError, located, workspace
 
 POLL_S = 0.5
@@ -36,25 +45,37 @@ class ServiceEnded(Exception):
         self.service = service
 
 
-def serve(ports: Mapping[str, int], credentials: Path | None = None) -> int:
+def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log_in: bool = False) -> int:
     """Run until a signal (0) or until a service ends by itself (1). Raises WorkspaceError where it is served already.
 
-    `credentials`: a file with the log-in that every service then asks for; none on a machine that is yours alone.
+    `credentials`: a file with the log-in that every service asks for; the workspace's own, made by the first start, when
+    left out.
     `ports`: the preferred ones of prefect, mlflow, reports and evidently; where one is taken another is used, and said.
     """
     space, console = workspace(), Console()
     known = read_credentials(credentials) if credentials else None
+    kept = False
     stream = Stream(console, width=len("evidently"))
     services: list[Service] = []
     with hold_workspace(space) as hold, asked_to_stop() as stop:
+        if known is None and not without_log_in:
+            known, new = made_credentials(space)
+            kept = True
         if known:
             os.environ |= known.environment(space)  # of this process too, which asks the server
-        listening = {name: _port(name, port, stream) for name, port in ports.items() if _may_start(name, stream)}
+        listening = {name: _port(name, port, stream) for name, port in ports.items()}
         environment, addresses = _environment(space, listening)
+        for name in OF_ANOTHER_SERVER:
+            os.environ.pop(name, None)
+        os.environ |= {
+            name: environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")
+        }  # Prefect reads them later
         try:
             _start_all(services, space, environment, addresses, stream, stop, hold)
             if not stop.is_set():
-                console.print(_table(services))
+                stream.show(_table(services))
+                if kept and known:
+                    _say_log_in(known, new, space, stream)
                 _say_refused(services, stream)
                 stream.line("serve", "Ctrl-C stops everything; the next start goes on from here")
             _watch(services, stream, stop)
@@ -66,12 +87,13 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None) -> int:
     return 0
 
 
-def _may_start(name: str, stream: Stream) -> bool:
-    """Whether the service asks for the log-in, where there is one: anybody on the machine could delete the others'."""
-    if name != "evidently" or log_in(os.environ) is None:
-        return True
-    stream.line("serve", "evidently is not started, as it asks for no log-in; drift reports are among the reports")
-    return False
+def _say_log_in(known: Credentials, new: bool, space: Workspace, stream: Stream) -> None:
+    """The password is shown by the start that made it, and never again."""
+    file = space.home / LOG_IN
+    if new:
+        stream.line("serve", f"log-in: {known.user} with password {known.password}, shown this once; kept in {file}")
+    else:
+        stream.line("serve", f"log-in: {known.user} with the password in {file}")
 
 
 def _port(name: str, preferred: int, stream: Stream) -> int:
@@ -88,6 +110,8 @@ def _environment(space: Workspace, ports: Mapping[str, int]) -> tuple[dict[str, 
         **located(server_environment(space, ports["prefect"])),
         "PERENNIAL_REPORTS_URL": f"{addresses['reports']}/reports",
         "PERENNIAL_MLFLOW_URL": addresses["mlflow"],
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        SOURCES: os.environ.get(SOURCES) or os.pathsep.join(map(str, (*model_folders(), space.home))),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its background jobs serve generative AI
         "PYTHONUNBUFFERED": "1",
@@ -134,11 +158,14 @@ def _apply(services: list[Service], environment: Mapping[str, str], stream: Stre
 
 def _is_deployed(api_url: str) -> bool:
     """Whether the server has deployments of ours."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
     from deployments.prefect_state import TAG
 
     ours = {"deployments": {"tags": {"all_": [TAG]}}}
-    counted = httpx.post(f"{api_url}/deployments/count", json=ours, auth=log_in(os.environ), timeout=60)
-    return bool(counted.raise_for_status().json())
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        return bool(client.request("POST", "/deployments/count", json=ours).json())
 
 
 def _start(

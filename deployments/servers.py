@@ -9,6 +9,7 @@ import httpx
 
 from deployments.credentials import log_in
 from deployments.services import Service
+from tasks.adapters.local_guard import LOCAL_NAMES
 from tasks.adapters.prefect_server import PREFECT_APP
 from tasks.adapters.workspace import Workspace, make_folder
 
@@ -35,14 +36,21 @@ def servers_of(space: Workspace, environment: Mapping[str, str], addresses: Mapp
         served("reports", "/", "deployments.report_pages", listen("reports")[-1]),
     ]
     if "evidently" in addresses:
-        evidently = ("evidently.cli", "ui", "--workspace", str(make_folder(space.home / "evidently")))
+        evidently = ("tasks.adapters.evidently_app", "ui", "--workspace", str(make_folder(space.home / "evidently")))
         servers.append(served("evidently", "/", *evidently, *listen("evidently")))
         servers[-1].is_healthy = lambda: _listens(addresses["evidently"])  # it logs a line for every request
     if not space.mlflow.startswith("http"):  # else someone else serves it
         stores = ("--backend-store-uri", space.mlflow, "--artifacts-destination", space.artifacts)
         quiet = ("--workers", "1", "--uvicorn-opts", "--log-level warning")  # else a line for every health check
+        own = ",".join(
+            addresses["mlflow"].removeprefix("http://").replace("127.0.0.1", name) for name in LOCAL_NAMES[:2]
+        )
+        origins = ",".join(f"http://{name}" for name in own.split(","))
+        names = ("--allowed-hosts", own, "--cors-allowed-origins", origins)
         guard = ("--app-name", "basic-auth") if "MLFLOW_AUTH_CONFIG_PATH" in environment else ()
-        servers.append(served("mlflow", mlflow_health, "mlflow", "server", *listen("mlflow"), *stores, *quiet, *guard))
+        servers.append(
+            served("mlflow", mlflow_health, "mlflow", "server", *listen("mlflow"), *stores, *quiet, *names, *guard)
+        )
     return servers
 
 

@@ -5,6 +5,7 @@ started in turn (a worker its flow runs, in sessions of their own) is noted whil
 it is nobody's child.
 """
 
+import os
 import signal
 import subprocess
 from collections import deque
@@ -16,6 +17,7 @@ from time import monotonic
 
 import psutil
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 SHOWN_AT_DEATH = 30
@@ -30,14 +32,37 @@ class Stream:
 
     console: Console
     width: int
+    is_closed: bool = False
     _lock: Lock = field(default_factory=Lock)
     _colours: dict[str, str] = field(default_factory=dict)
 
     def line(self, name: str, text: str) -> None:
+        colour = self._colours.setdefault(name, COLOURS[len(self._colours) % len(COLOURS)])
+        self.show(Text(f"{name:<{self.width}} │ ", style=colour) + Text.from_ansi(text.rstrip()))
+
+    def show(self, what: Text | Table) -> None:
+        """Print; where nobody reads any more (a closed pipe, a full disk) the services go on without being heard."""
         with self._lock:
-            colour = self._colours.setdefault(name, COLOURS[len(self._colours) % len(COLOURS)])
-            prefix = Text(f"{name:<{self.width}} │ ", style=colour)
-            self.console.print(prefix + Text.from_ansi(text.rstrip()), soft_wrap=True)
+            if self.is_closed:
+                return
+            try:
+                self.console.print(what, soft_wrap=True)
+            except (
+                OSError,
+                UnicodeError,
+                ValueError,
+                SystemExit,
+            ):  # a closed file; and rich ends a process for a broken pipe
+                self.is_closed = True
+                discard_output()
+
+
+def discard_output() -> None:
+    """What this process prints from here on goes nowhere, so that neither it nor Python's own flush at the end fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 @dataclass
@@ -63,6 +88,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            encoding="utf-8",
             errors="replace",
             bufsize=1,
             start_new_session=True,

@@ -82,13 +82,12 @@ def read_notice(content_type: str, length: str, body: bytes) -> DataLanded:
 
 def pass_on(notice: DataLanded) -> None:
     """Give the event to the Prefect server. Raises NotTaken where it does not answer."""
-    address, log_in = os.environ.get("PREFECT_API_URL"), os.environ.get("PREFECT_API_AUTH_STRING")
-    if not address:
+    if not os.environ.get("PREFECT_API_URL"):
         raise NotTaken(503, "PREFECT_API_URL is not set")
-    user, _, password = (log_in or "").partition(":")
+    from prefect.client.orchestration import get_client  # takes seconds to load, which the pages need not wait for
+
     try:
-        httpx.post(
-            f"{address}/events", json=[notice.event], auth=(user, password) if log_in else None, timeout=10
-        ).raise_for_status()
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=[notice.event])
     except httpx.HTTPError as error:
         raise NotTaken(503, "the Prefect server did not take the event; send it again") from error

@@ -18,7 +18,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from pydantic import Field
 
 from deployments.model_config import load_model_config
-from flows.parameters import Model, Moment, in_utc, patient_start, present, run_name, wall_clock
+from flows.parameters import Model, Moment, in_utc, own_server, present, run_name, wall_clock
 from tasks.candidates import assemble_matrix, plan_candidates, record_candidate, without_rows
 from tasks.policy.backtest import ALPHAS, COMPUTE_SHARE
 from tasks.policy.errors import PerennialError
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.matrix:
             print(backtest_matrix(chosen.matrix, chosen.out, chosen.alphas, chosen.policies, chosen.compute_share))
         else:
-            with patient_start():
+            with own_server():
                 outcome = backtest(chosen.model, chosen.alphas, chosen.policies, chosen.compute_share, chosen.until)
             print(outcome["recommendation"])
     except PerennialError as error:

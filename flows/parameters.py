@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,10 +13,18 @@ from typing import Annotated, Any
 from prefect import Flow
 from prefect.exceptions import ParameterTypeError
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_URL,
+    PREFECT_SERVER_DATABASE_CONNECTION_URL,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from pydantic import AfterValidator, Field
 
 from deployments.model_config import ModelConfig, available_models
+from tasks.adapters.prefect_server import kept_log_in, served_url
+from tasks.adapters.workspace import make_folder, workspace
 from tasks.policy.errors import PerennialError
 from tasks.policy.records import CLOCKS_APART, digest
 from tasks.policy.typed_text import NO_CONTROLS, OneLine
@@ -112,12 +120,21 @@ for _runs in ("prefect.flow_runs", "prefect.task_runs"):  # here, as all that a 
     logging.getLogger(_runs).addFilter(_without_refusals_traceback)
 
 
-def patient_start() -> AbstractContextManager[Any]:
-    """Prefect's server of one's own, which a command starts where none is named, may take 120 s on a busy machine, not 20.
+def own_server() -> AbstractContextManager[Any]:
+    """Where nobody names a server: the one that `make serve` runs on this workspace, else one of our own on its database.
 
-    As a setting, not in the environment, which Prefect reads when it is imported; one that the user has set stays.
+    So what a command did is in the dashboard that shows this workspace. A server of our own may take 120 s to start on a
+    busy machine, not 20. As settings, not in the environment, which Prefect reads when it is imported; what the user has set
+    stays.
     """
-    return temporary_settings(set_defaults={PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120})
+    if PREFECT_API_URL.value():
+        return nullcontext()
+    space, patience = workspace(), {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}
+    served = served_url(space)
+    if served:
+        return temporary_settings({PREFECT_API_URL: served}, set_defaults={PREFECT_API_AUTH_STRING: kept_log_in(space)})
+    database = f"sqlite+aiosqlite:///{make_folder(space.home / 'prefect')}/prefect.db"
+    return temporary_settings(set_defaults={**patience, PREFECT_SERVER_DATABASE_CONNECTION_URL: database})
 
 
 def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:
@@ -144,7 +161,7 @@ def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None 
         )
     chosen = vars(parser.parse_args(arguments))
     try:
-        with patient_start():
+        with own_server():
             flow(**chosen)
     except PerennialError as error:
         sys.exit(f"{flow.name}: {error}")

@@ -1,9 +1,30 @@
 """Stages of the loop.
 
-Importing this package turns every library's telemetry off, before any of them loads, and MLflow's pickle loading too.
+Importing this package turns every library's telemetry off, before any of them loads, and MLflow's pickle loading too. It also
+reads the environment as people mean it: an empty setting, as compose files hand on, is unset; an address ends without a
+slash; and what listens on this machine is asked directly, whatever proxy is set.
 """
 
 import os
+
+SETTINGS = ("PERENNIAL_", "PREFECT_", "MLFLOW_", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")
+ADDRESSES = ("PREFECT_API_URL", "PREFECT_UI_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+
+
+def _read_as_meant() -> None:
+    for name in [name for name, value in os.environ.items() if name.startswith(SETTINGS) and not value.strip()]:
+        del os.environ[name]
+    for name in ADDRESSES:
+        if os.environ.get(name, "").startswith(("http://", "https://")):
+            os.environ[name] = os.environ[name].rstrip("/")
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [host.strip() for host in os.environ.get(name, "").split(",") if host.strip()]
+        if "*" not in known:
+            os.environ[name] = ",".join(dict.fromkeys((*known, *THIS_MACHINE)))
+
+
+_read_as_meant()
 
 for _name, _value in {
     "DO_NOT_TRACK": "1",

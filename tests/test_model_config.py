@@ -25,7 +25,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("purpose:", "purpse:", ("purpse is not a known key", "did you mean purpose?")),
         ("purpose:", "purpse:", ("purpose is missing", "expected")),
         ("risk: medium", "risk: huge", ("risk is 'huge'", "'low', 'medium' or 'high'")),
-        ("window_days: 5", "window_days: -1", ("window_days is -1", "greater than 0")),
+        ("window_days: 5", "window_days: -1", ("window_days is -1", "greater than or equal to 0.01")),
         ("window_days: 5", "window_days: soon", ("window_days is 'soon'", "number")),
         ("label: air_time", "label: distance", ("'distance' is also a feature", "leaks")),
         ("id: flight_id", "id: air_time", ("expected three different columns",)),

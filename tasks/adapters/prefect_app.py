@@ -1,4 +1,6 @@
-"""Prefect's command line, with a database configuration of ours where its server is on SQLite: `python -m` this.
+"""Prefect's command line, its server behind the guard of `local_guard` and fit for several processes on SQLite.
+
+`python -m` this.
 
 Prefect begins most of its transactions deferred. One that has read, and then wants to write while another one wrote in
 between, is refused at once (503, database is locked), whatever the busy timeout, and Prefect's client asks again two
@@ -14,6 +16,8 @@ from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.database.dependencies import set_database_config
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+from tasks.adapters.local_guard import guard_uvicorn
 
 
 class ImmediateSqlite(AioSqliteConfiguration):
@@ -31,6 +35,7 @@ def main() -> None:
     address = str(PREFECT_SERVER_DATABASE_CONNECTION_URL.value())
     if address.startswith("sqlite"):
         set_database_config(ImmediateSqlite(connection_url=address))
+    guard_uvicorn()
     app()
 
 

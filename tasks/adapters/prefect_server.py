@@ -4,6 +4,7 @@ State lies under the workspace, so that what a replay did can be browsed later. 
 """
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -18,6 +19,10 @@ from tasks.adapters.workspace import Workspace, WorkspaceError, make_folder
 
 START_TIMEOUT_S = 180  # migrations of a new database take 10 to 40 s on two busy cores
 SERVED = "served.url"
+OF_ANOTHER_SERVER = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_CLOUD_API_URL")
+"""Settings of a shell that was set up for Prefect Cloud or another server: its key is for nobody here."""
+LOG_IN = "log-in"
+"""File of the workspace with the log-in that `make serve` made."""
 PREFECT_APP = "tasks.adapters.prefect_app"
 """Prefect's command line as `python -m` finds it, with SQLite made fit for several processes."""
 IDLE_SERVICES = (
@@ -50,14 +55,24 @@ def free_port(preferred: int | None = None) -> int:
     raise WorkspaceError("no port on 127.0.0.1 can be bound; expected at least one free port")
 
 
+def kept_log_in(space: Workspace) -> str | None:
+    """`user:password` of the server that `make serve` runs on this workspace, where it made one; only its owner can read it."""
+    try:
+        return (space.home / LOG_IN).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
+
+
 def server_environment(space: Workspace, port: int) -> dict[str, str]:
     """Environment of the server and of every process that talks to it."""
-    url = f"http://127.0.0.1:{port}/api"
+    url, log_in = f"http://127.0.0.1:{port}/api", kept_log_in(space)
     return {
-        **os.environ,
+        **({"PREFECT_API_AUTH_STRING": log_in} if log_in else {}),
+        **{name: value for name, value in os.environ.items() if name not in OF_ANOTHER_SERVER},
         "PREFECT_HOME": str(make_folder(space.home / "prefect")),
         "PREFECT_API_URL": url,
         "PREFECT_UI_API_URL": url,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.event_ordering",  # that module says why
         # in memory, as by default, a restart would forget who holds a concurrency slot, and nobody would give it back
@@ -97,6 +112,7 @@ def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[s
     # a replay schedules nothing, no automation may act on it, and it needs no block: what sees to such things costs CPU time
     settings = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES}
     settings["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"
+    settings["PREFECT_SERVER_API_AUTH_STRING"] = f"replay:{secrets.token_urlsafe(24)}"
     for service in BATCHED_SERVICES:
         settings |= {f"PREFECT_SERVER_SERVICES_{service}_{name}": value for name, value in IN_BATCHES.items()}
     with running_server(space, port, **settings) as environment:
@@ -108,6 +124,8 @@ def running_server(space: Workspace, port: int | None = None, **settings: str) -
     """Start a server with these settings of its own, yield the environment that reaches it, stop it at the end."""
     chosen = free_port(port)
     environment = server_environment(space, chosen)
+    if "PREFECT_SERVER_API_AUTH_STRING" in settings:
+        environment["PREFECT_API_AUTH_STRING"] = settings["PREFECT_SERVER_API_AUTH_STRING"]
     command = [sys.executable, "-m", PREFECT_APP, "server", "start", "--host", "127.0.0.1", "--port", str(chosen)]
     with (Path(environment["PREFECT_HOME"]) / "server.log").open("ab") as log:
         server = subprocess.Popen(command, env=environment | settings, stdout=log, stderr=subprocess.STDOUT)

@@ -18,6 +18,7 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import artifact_places, lease, lineage, model_files, registry, version_files
 from tasks.adapters.coded_rows import to_parquet
 from tasks.adapters.estimators import Fitted
+from tasks.adapters.markdown import plain
 from tasks.adapters.workspace import keep_private, workspace
 from tasks.policy.attribution import AttributionProfile
 from tasks.policy.coded_rows import CodedRows
@@ -106,7 +107,7 @@ def _lay_out(
 def _ensure_model(client: MlflowClient, config: ModelConfig) -> str:
     """Registered model and experiment by the model's name; the experiment's id."""
     try:
-        client.create_registered_model(config.name, tags={"owner": config.owner}, description=config.purpose)
+        client.create_registered_model(config.name, tags={"owner": config.owner}, description=plain(config.purpose))
     except MlflowException as error:
         if error.error_code != _EXISTS:
             raise

@@ -61,7 +61,9 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
         if name in found:
             raise SourceError(f"{where}: column {name!r} is there {list(found).count(name)} times, expected it once")
         near = difflib.get_close_matches(name, list(found), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(found)[:12]) or 'no columns'}."
+        known = set(found) & set(wanted)  # what has none of the columns is another file, of which nothing is quoted
+        listed = ", ".join(sorted(found)[:12]) if known else f"{len(found)} columns, none of those wanted"
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {listed if found else 'no columns'}."
         raise SourceError(f"{where}: column {name!r} is missing; {hint} Mend the source or the YAML's columns.")
 
 

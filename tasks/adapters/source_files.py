@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
+from time import monotonic
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import aiohttp
-import fsspec
+import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
@@ -31,6 +32,7 @@ from deployments.model_config import ModelConfig
 from tasks.adapters.file_dataset import compares_alike, open_files
 from tasks.adapters.redaction import told
 from tasks.adapters.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
+from tasks.adapters.source_limits import check_file, opened_response
 from tasks.policy.records import Window
 
 CONNECT_TIMEOUT_S = 10.0
@@ -63,7 +65,15 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
         raise SourceError(
             f"{where}: access is denied, expected read access; mend its permissions or credentials"
         ) from None
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == HTTPStatus.NOT_FOUND:
+            raise SourceError(
+                f"{where}: nothing is there, expected a {config.source.kind} source; mend source.path"
+            ) from None
+        raise SourceUnreachable(
+            f"{where}: cannot be fetched (status {error.response.status_code}); check the address and try again"
+        ) from None
+    except (httpx.HTTPError, TimeoutError) as error:
         raise SourceUnreachable(
             f"{where}: cannot be fetched ({type(error).__name__}); check the host and try again"
         ) from None
@@ -105,6 +115,8 @@ def _short(error: Exception) -> str:
 
 @contextmanager
 def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) -> Iterator[pa_dataset.Dataset]:
+    if "://" not in path or path.startswith("file://"):
+        check_file(path, where)
     if config.source.kind == "delta":
         yield DeltaTable(path).to_pyarrow_dataset()
         return
@@ -114,10 +126,14 @@ def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) 
         yield open_files(config, files, inner, kind, columns, where)
         return
     with tempfile.TemporaryDirectory() as folder:
-        fetched = str(Path(folder) / "fetched")
-        timeout = aiohttp.ClientTimeout(total=DOWNLOAD_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        fsspec.filesystem("http", client_kwargs={"timeout": timeout}, skip_instance_cache=True).get_file(path, fetched)
-        yield pa_dataset.dataset(fetched, format=kind)
+        fetched, deadline = Path(folder) / "fetched", monotonic() + DOWNLOAD_TIMEOUT_S
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        with opened_response(path, where, timeout) as response, fetched.open("wb") as file:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                if monotonic() > deadline:
+                    raise TimeoutError
+        yield pa_dataset.dataset(str(fetched), format=kind)
 
 
 def _file_system(path: str) -> tuple[pa_fs.FileSystem, str]:

@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 from deployments.settings import Source
 from tasks.adapters.redaction import told
 from tasks.adapters.schemas import SourceError, SourceUnreachable, require_columns
+from tasks.adapters.source_limits import check_file
 from tasks.policy.records import Window
 
 ROWS_PER_FETCH = 50_000
@@ -74,7 +75,12 @@ def _engine(source: Source, where: str) -> Engine:
     if not address:
         raise SourceError(f"{where}: environment variable {source.url_env} is not set, expected a SQLAlchemy URL in it")
     try:
-        return create_engine(make_url(address), poolclass=NullPool)
+        url = make_url(address)
+        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+            check_file(url.database, where)
+        return create_engine(url, poolclass=NullPool)
+    except SourceError:
+        raise
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError):
         raise SourceError(
             f"{where}: environment variable {source.url_env} holds no usable SQLAlchemy URL; expected such as "

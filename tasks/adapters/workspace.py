@@ -9,6 +9,7 @@
 | PERENNIAL_ARTIFACTS | $PERENNIAL_HOME/artifacts | model files and run artifacts, unless an MLflow server keeps them |
 | MLFLOW_TRACKING_URI | sqlite:///$PERENNIAL_HOME/mlflow.db | runs and the model registry |
 | PERENNIAL_MODELS | none | a folder of model files beside those under deployments/ (`model_config.model_folders`) |
+| PERENNIAL_SOURCES | none | the only folders that sources may lie in (`source_limits`); `serve` sets it |
 
 Tested on moto's S3 and on an emulator of Google's storage (tests/gcs_emulator.py), not against Amazon or Google.
 """
@@ -25,6 +26,8 @@ HOME = ".perennial"
 PARTS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_ARTIFACTS")
 OWNER_ONLY = 0o700  # rows, models and the databases of `serve` are for nobody else on the machine
 SQLITE = "sqlite:///"
+RUN_OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
+"""What Prefect's workers set for the process of a run."""
 
 
 class WorkspaceError(PerennialError, RuntimeError):
@@ -90,7 +93,7 @@ def located(environment: Mapping[str, str]) -> dict[str, str]:
     A worker gives each run a folder of its own, where `.perennial` would be another, empty workspace. URIs stay.
     """
     settings = dict(environment)
-    settings["PERENNIAL_HOME"] = str(Path(settings.get("PERENNIAL_HOME", HOME)).resolve())
+    settings["PERENNIAL_HOME"] = str(Path(settings.get("PERENNIAL_HOME") or HOME).expanduser().resolve())
     for part in PARTS:
         if settings.get(part) and "://" not in settings[part]:
             settings[part] = str(Path(settings[part]).resolve())
@@ -104,17 +107,28 @@ def located(environment: Mapping[str, str]) -> dict[str, str]:
 
 def workspace() -> Workspace:
     """The workspace that the environment describes, read anew at each call. Makes the home folder."""
-    home = Path(os.environ.get("PERENNIAL_HOME", HOME)).resolve()
+    given = os.environ.get("PERENNIAL_HOME") or HOME
+    if RUN_OF_A_WORKER in os.environ and not Path(given).is_absolute():
+        raise WorkspaceError(
+            f"PERENNIAL_HOME is {os.environ.get('PERENNIAL_HOME') or 'not set'}, expected an absolute path: a worker gives "
+            "each run a folder of its own, which goes with the run, and its model with it; start the worker with python -m "
+            "deployments work, or set PERENNIAL_HOME for it or in its pool's env"
+        )
+    home = Path(given).expanduser().resolve()
+    if any(mark in str(home) for mark in "?#%"):
+        raise WorkspaceError(
+            f"{home}: holds ?, # or %, which mean something in addresses; expected a folder without them"
+        )
     make_folder(home, OWNER_ONLY)
 
     def part(setting: str, default: Path) -> str:
-        return os.environ.get(setting, str(default)).rstrip("/")
+        return (os.environ.get(setting) or str(default)).rstrip("/")
 
     return Workspace(
         home=home,
         lake=part("PERENNIAL_LAKE", home / "lake"),
         ledger=part("PERENNIAL_LEDGER", home / "ledger"),
         reports=Path(part("PERENNIAL_REPORTS", home / "reports")),
-        mlflow=os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}"),
+        mlflow=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         artifacts=part("PERENNIAL_ARTIFACTS", home / "artifacts"),
     )

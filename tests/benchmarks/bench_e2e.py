@@ -44,7 +44,9 @@ def served(home: Path, models: Path, log: Path, ports: Mapping[str, int] | None 
     options = [part for name, port in (ports or free_ports()).items() for part in (f"--{name}-port", str(port))]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deployments", "serve", *options], stdout=output, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "deployments", "serve", "--no-login", *options],
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
     try:
         await_that(lambda: _is_up(process, log), "serve is healthy", START_S)

@@ -16,6 +16,7 @@ from tasks.policy.errors import AccessRefused, PromotionRefused
 from tasks.policy.records import utc
 from tests.small_model import write_model
 
+pytestmark = pytest.mark.attack("whoever can write a second file")
 FIRST = utc("2024-01-21")
 RISKY = {"risk: low": "risk: high\naccess: {approve: [Ada, Grace]}"}
 

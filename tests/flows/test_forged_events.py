@@ -18,7 +18,7 @@ from tasks.policy.probation import Degradation
 from tasks.policy.records import Window, utc
 from tests.small_model import write_model
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.attack("whoever can emit an event")]
 FIRST, LATER = utc("2024-01-21"), utc("2024-01-25")
 WINDOW = Window(utc("2024-01-23"), LATER)
 DECISION = "0123456789abcdef"

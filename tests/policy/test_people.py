@@ -49,6 +49,7 @@ def test_every_name_looks_like_itself_or_is_nobodys(name):
     assert plain(plain(name)) == plain(name)
 
 
+@pytest.mark.attack("whoever asks and approves")
 def test_an_approver_who_looks_like_the_requester_is_refused_and_a_look_alike_holds_no_right():
     anybody = AccessPolicy()
     assert "asked for this" in why_not_approve(anybody, CYRILLIC_ADA, ["Ada"])
@@ -58,6 +59,7 @@ def test_an_approver_who_looks_like_the_requester_is_refused_and_a_look_alike_ho
     assert why_not_approve(closed, " ＡＤＡ ", ["Grace"]) is None
 
 
+@pytest.mark.attack("whoever asks and approves")
 def test_what_a_person_without_a_name_started_is_approved_by_nobody_where_risk_is_high():
     anybody = AccessPolicy()
     assert "gave no name" in why_not_approve(anybody, "Grace", [], anonymous=True, risk="high")

@@ -1,0 +1,79 @@
+"""Reads a YAML file that somebody else may have written: bounded in size, depth and references, each key once.
+
+An error names line and column and what is wrong there, and quotes nothing of the file: it may be no YAML, and no file of ours.
+"""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MOST_BYTES, MOST_DEPTH, MOST_ALIASES, MOST_DIGITS = 1_000_000, 20, 100, 300
+
+
+class UnreadableYaml(ValueError):
+    """Why a file cannot be read as YAML, in words."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key that is there twice: the second would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise UnreadableYaml(f"{_at(key_node.start_mark)}: a key is no text, expected a name")
+            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                raise UnreadableYaml(f"{_at(key_node.start_mark)}: a key is there twice, expected each once")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """What the file holds. Raises UnreadableYaml, OSError."""
+    if path.stat().st_size > MOST_BYTES:
+        raise UnreadableYaml(f"has {path.stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        _check_shape(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506, a subclass of the safe loader
+    except UnicodeDecodeError:
+        raise UnreadableYaml("is not text in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise UnreadableYaml(f"is not YAML: {_at(mark)}: {_without_quotes(error.problem)}") from None
+    except yaml.YAMLError as error:
+        raise UnreadableYaml(
+            f"is not YAML: it holds a character that YAML does not allow ({type(error).__name__})"
+        ) from None
+    except (RecursionError, OverflowError) as error:
+        raise UnreadableYaml(f"is too deep or holds too large a number ({type(error).__name__})") from None
+    except ValueError as error:
+        if isinstance(error, UnreadableYaml):
+            raise
+        raise UnreadableYaml("holds a number or a date that cannot be read") from None
+
+
+def _check_shape(text: str) -> None:
+    """Refuse what would take memory or time out of proportion, before anything is built of it."""
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > MOST_DEPTH:
+            raise UnreadableYaml(f"{_at(event.start_mark)}: is nested more than {MOST_DEPTH} deep")
+        if aliases > MOST_ALIASES:
+            raise UnreadableYaml(f"{_at(event.start_mark)}: has more than {MOST_ALIASES} references (*name)")
+        if isinstance(event, yaml.ScalarEvent) and event.value.strip("+-").isdigit() and len(event.value) > MOST_DIGITS:
+            raise UnreadableYaml(f"{_at(event.start_mark)}: a number has more than {MOST_DIGITS} digits")
+
+
+def _at(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}" if mark else "somewhere"
+
+
+def _without_quotes(problem: str | None) -> str:
+    """What is wrong, without the piece of the file that some messages quote."""
+    return (problem or "it cannot be parsed").split("'")[0].split('"')[0].strip() or "it cannot be parsed"

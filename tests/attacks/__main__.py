@@ -1,0 +1,42 @@
+"""`make attack`: every test that is marked as an attack, a row each; ends with 1 where one succeeds or could not be tried."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+
+class Rows:
+    """Collects what each attack came to."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str, str]] = []
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+        outcome = yield
+        report = outcome.get_result()
+        if report.when == "call" or report.outcome != "passed":
+            mark = item.get_closest_marker("attack")
+            said = {"passed": "refused", "failed": "SUCCEEDED, or could not be tried", "skipped": "not tried"}[
+                report.outcome
+            ]
+            self.found.append(
+                (mark.args[0] if mark and mark.args else "", item.name.removeprefix("test_").replace("_", " "), said)
+            )
+
+
+def main() -> int:
+    rows = Rows()
+    status = pytest.main(["-m", "attack", "-q", "--no-header", "--durations=0", "-p", "no:terminal"], plugins=[rows])
+    table = Table("enemy", "what is tried, and what must come of it", "outcome", title="Attacks")
+    for row in rows.found:
+        table.add_row(*row)
+    Console(width=160).print(table)
+    return int(status) or int(not rows.found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
