@@ -29,15 +29,18 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         patch.setenv("PERENNIAL_HOME", str(tmp_path_factory.mktemp("home")))
         space = workspace()
     shipped = yaml.safe_load(INDEX.read_text(encoding="utf-8"))["definitions"]["automations"]
-    silent = next(each for each in shipped if each["name"] == "perennial: a silent run has crashed")
-    silent["trigger"]["within"] = SILENT_S
+    names = ("perennial: a silent run has crashed", "perennial: a run that never began is queued again")
+    waiting = [each for each in shipped if each["name"] in names]
+    for each in waiting:
+        each["trigger"]["within"] = SILENT_S
     with running_server(space) as environment:
         wait_until_healthy(environment["PREFECT_API_URL"])
         with (
             temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
             get_client(sync_client=True) as opened,
         ):
-            opened.create_automation(AutomationCore.model_validate(silent))
+            for each in waiting:
+                opened.create_automation(AutomationCore.model_validate(each))
             yield opened
 
 
@@ -118,3 +121,26 @@ def test_a_run_that_goes_on_after_it_ended_is_watched_again(client):
     sleep(2)
     beat(client, run)
     assert await_until(lambda: client.read_flow_run(run).state.is_crashed())
+
+
+def test_a_run_that_nobody_starts_any_more_is_queued_again_and_one_in_a_pool_of_containers_is_not(client):
+    """Its worker took it and was killed with the process that it started: nobody else sets a run that is Pending free."""
+    from prefect import flow
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.states import Pending, Running
+
+    made = {}
+    for pool, kind in (("perennial", "process"), ("perennial-ecs", "ecs")):
+        client.create_work_pool(WorkPoolCreate(name=pool, type=kind))
+        flow_id = client.create_flow(flow(lambda: None, name=pool))
+        deployment = client.create_deployment(flow_id, name=pool, work_pool_name=pool, tags=["perennial"])
+        for name, then in (("stuck", None), ("begun", Running())):
+            run = client.create_flow_run_from_deployment(deployment, tags=["perennial"])
+            client.set_flow_run_state(run.id, Pending())
+            if then:
+                client.set_flow_run_state(run.id, then)
+            made[pool, name] = run.id
+    assert await_until(lambda: client.read_flow_run(made["perennial", "stuck"]).state.name == "AwaitingRetry")
+    sleep(5)
+    assert client.read_flow_run(made["perennial", "begun"]).state.is_running()
+    assert client.read_flow_run(made["perennial-ecs", "stuck"]).state.is_pending()
