@@ -22,7 +22,7 @@ from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
 from tasks.adapters.label_times import labels_due_by
 from tasks.adapters.landed_span import overlap, read_span, window_named
 from tasks.adapters.parquet_file import LakeError
-from tasks.adapters.row_identity import Repeats, by_place, first_match, is_repeated, landed_places, repeats
+from tasks.adapters.row_identity import Repeats, by_place, first_match, landed_places, matches, repeats, taken
 from tasks.adapters.schemas import conform_labels, moment, stored_label_columns
 from tasks.adapters.workspace import workspace
 from tasks.policy.records import Window, digest
@@ -77,11 +77,9 @@ def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: Lab
 
     def attempt() -> int:
         table = LandedTable.open(_uri(config, "labels"))
-        files = table.files() if table else ()
-        parts = {}
+        files, parts = _files_by_window(table), {}
         for window, found in candidates.items():
-            own = [file for file in files if file.window == window.name]
-            fresh = _fresh(found, _stored(table, own), as_of)
+            fresh = _fresh(found, _stored(table, files.get(window, ())), as_of)
             if fresh.num_rows:
                 parts[window.name] = fresh.rename_columns(list(names))
         if parts:
@@ -104,7 +102,7 @@ def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetim
     found = pa.table({"id": ids, "label": label, "label_at": pc.if_else(seen_now, moment(as_of), label_at)})
     places = landed_places(time, windows)
     places[~pc.fill_null(pc.less_equal(found["label_at"], moment(as_of)), False).to_numpy()] = -1
-    return [(place, found.take(rows)) for place, rows in by_place(places)]
+    return [(place, taken(found, rows)) for place, rows in by_place(places)]
 
 
 def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excluding: Sequence[str] = ()) -> Snapshot:
@@ -199,21 +197,20 @@ def _label_of_each(
 
     Raises LakeError where an id does not tell its row from others of that window; such rows have none if `allow_repeats`.
     """
-    files = labels.files() if labels else ()
+    files = _files_by_window(labels)
     parts: list[pa.ChunkedArray] = []
     at, before = np.full(rows.num_rows, -1), 0
     for place, own in by_place(landed_places(rows.column(1), windows)):
-        ids = rows.column(0).take(own)
-        found = repeats(ids)
-        if found and not allow_repeats:
-            raise LakeError(_not_told_apart(rows, windows[place], found))
-        stored = _stored(labels, [file for file in files if file.window == windows[place].name])
-        if stored is not None:
-            known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
-            match = pc.add(first_match(ids, known["id"]).cast(pa.int64()), before).fill_null(-1).to_numpy()
-            at[own] = np.where(is_repeated(ids), -1, match) if found.repeated else match
-            parts.append(known["label"])
-            before += known.num_rows
+        stored = _stored(labels, files.get(windows[place], ()))
+        if stored is None:
+            continue
+        known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
+        match, shared = matches(taken(rows.column(0), own), known["id"])
+        if shared.any() and not allow_repeats:
+            raise LakeError(_not_told_apart(rows, windows[place], repeats(taken(rows.column(0), own))))
+        at[own] = np.where(shared | (match < 0), -1, match + before)
+        parts.append(known["label"])
+        before += known.num_rows
     if not parts:
         return pa.chunked_array([pa.nulls(rows.num_rows, pa.float64())])
     every = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[-1].type).combine_chunks()
@@ -227,6 +224,13 @@ def _not_told_apart(rows: pa.Table, window: Window, found: Repeats) -> str:
         f"it; name the columns that together tell rows apart, such as columns.id: [{key}, {time}], and give the model a "
         "new name, as what has landed stays"
     )
+
+
+def _files_by_window(table: LandedTable | None) -> dict[Window, list[LandedFile]]:
+    found: dict[Window, list[LandedFile]] = {}
+    for file in table.files() if table else ():
+        found.setdefault(window_named(file.window), []).append(file)
+    return found
 
 
 def _stored(table: LandedTable | None, files: Sequence[LandedFile]) -> pa.Table | None:

@@ -6,7 +6,7 @@ columns is joined to one text that no other values give. An id that is missing j
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tasks.policy.records import Window
 
 Places = NDArray[np.int32]
+Rows = TypeVar("Rows", pa.Table, pa.ChunkedArray)
 SEPARATOR, ESCAPE = "|", "\\"
 
 
@@ -35,6 +36,20 @@ def first_match(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray
     if ids.type != known.type:  # whole numbers became text, or text whole numbers, when the source changed
         ids, known = ids.cast(pa.string()), known.cast(pa.string())
     return pc.index_in(ids, value_set=known, skip_nulls=True)
+
+
+def matches(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(first place of each id among the known ones, -1 where there is none; whether another row has the same place)."""
+    places: NDArray[np.int64] = first_match(ids, known).cast(pa.int64()).fill_null(-1).to_numpy()
+    shared = np.bincount(places + 1, minlength=1)[places + 1] > 1
+    return places, shared & (places >= 0)
+
+
+def taken(rows: Rows, places: NDArray[np.int64]) -> Rows:
+    """The rows at these ascending places; without a copy where they follow each other."""
+    if len(places) and places[-1] - places[0] + 1 == len(places):
+        return rows.slice(places[0], len(places))
+    return rows.take(places)
 
 
 class Repeats(NamedTuple):
@@ -65,16 +80,8 @@ def repeats(ids: pa.ChunkedArray) -> Repeats:
     distinct = pc.count_distinct(ids, mode="only_valid").as_py()
     repeated = 0
     if distinct + ids.null_count < len(ids):
-        repeated = int(is_repeated(ids).sum())
+        repeated = int(matches(ids, ids)[1].sum())
     return Repeats(len(ids), repeated, distinct, ids.null_count)
-
-
-def is_repeated(ids: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Which rows have an id that another row of the same stretch has."""
-    codes = ids.combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    counts = np.bincount(codes[codes >= 0], minlength=1)
-    again: NDArray[np.bool_] = (codes >= 0) & (counts[codes] > 1)
-    return again
 
 
 def how_to_tell_apart(rows: pa.Table, names: Sequence[str]) -> str:
