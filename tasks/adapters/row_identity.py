@@ -89,12 +89,12 @@ def how_to_tell_apart(rows: pa.Table, names: Sequence[str]) -> str:
     time = rows.column_names[1]
     copies = rows.num_rows - rows.group_by(rows.column_names, use_threads=False).aggregate([]).num_rows
     if copies and pc.count_distinct(rows.column(0)).as_py() == rows.num_rows - copies:
-        return f"{copies:,} rows are exact copies of others; remove them from the source"
+        return f"{copies:,} rows are copies of others in all columns that are read; remove them from the source"
     with_time = rows.group_by(rows.column_names[:2], use_threads=False).aggregate([]).num_rows
     if time not in names and with_time == rows.num_rows:
         return f"name the columns that together tell rows apart: columns.id: [{', '.join((*names, time))}] does"
     known = f"{', '.join(dict.fromkeys((*names, time)))} together do not"
-    said = f" ({copies:,} are exact copies)" if copies else ""
+    said = f" ({copies:,} are copies of others in all columns that are read)" if copies else ""
     return (
         f"remove the rows that are there twice from the source{said}, or name the columns that together tell rows apart "
         f"under columns.id, such as columns.id: [customer, week]; {known}"

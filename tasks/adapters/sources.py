@@ -71,8 +71,8 @@ def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
         names = config.columns.id_columns
         told_apart = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; mend the source"
         raise SourceError(
-            f"{where(config)}: id column {', '.join(map(repr, names))}: {found} in the history "
-            f"{config.history().name}; expected each id once there, as labels and predictions are joined on it{told_apart}. "
+            f"{where(config)}: columns.id is {', '.join(names)}: {found} in the history {config.history().name}; expected "
+            f"each id once there, as labels and predictions are joined on it{told_apart}. "
             "Nothing has landed"
         )
 
