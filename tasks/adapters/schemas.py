@@ -363,8 +363,6 @@ def _key_part(column: pa.ChunkedArray, at: str, form: "TimeForm | str | None", i
         return to_utc(column, at, form).cast(pa.string())
     if pa.types.is_date(kind) or pa.types.is_boolean(kind):
         return column.cast(pa.string())
-    if pa.types.is_floating(kind) and pc.all(pc.equal(column, pc.floor(column)), min_count=0).as_py():
-        column = column.cast(pa.int64())  # whole numbers of a column that is a feature too
     return _as_key(column, at).cast(pa.string())
 
 
