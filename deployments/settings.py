@@ -35,7 +35,9 @@ def _one_name_or_several(value: Any) -> str | tuple[str, ...]:
     """A list of one column is that column. Its mistakes are said here: of a union pydantic says one for each member."""
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not names or not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in names):
-        raise ValueError("expected the name of a column, or a list of names such as [customer, week]")
+        raise ValueError(
+            "expected the name of a column, or a list of names such as [customer, week]; in quotes where it is a number"
+        )
     names = _each_once(tuple(map(_not_reserved, names)))
     return names[0] if len(names) == 1 else names
 

@@ -101,7 +101,8 @@ def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetim
     seen_now = pc.and_(pc.is_null(label), pc.is_null(label_at))
     found = pa.table({"id": ids, "label": label, "label_at": pc.if_else(seen_now, moment(as_of), label_at)})
     places = landed_places(time, windows)
-    places[~pc.fill_null(pc.less_equal(found["label_at"], moment(as_of)), False).to_numpy()] = -1
+    is_known = pc.and_(pc.is_valid(ids), pc.fill_null(pc.less_equal(found["label_at"], moment(as_of)), False))
+    places[~is_known.to_numpy()] = -1
     return [(place, taken(found, rows)) for place, rows in by_place(places)]
 
 
@@ -218,11 +219,10 @@ def _label_of_each(
 
 
 def _not_told_apart(rows: pa.Table, window: Window, found: Repeats) -> str:
-    key, time = rows.column_names[:2]
     return (
-        f"{window.name}: {found} in {key!r}, expected each id once among rows that landed together, as labels are joined on "
-        f"it; name the columns that together tell rows apart, such as columns.id: [{key}, {time}], and give the model a "
-        "new name, as what has landed stays"
+        f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, as "
+        "labels are joined on it; list the columns that together tell rows apart, such as columns.id: [customer, week], and "
+        "give the model a new name, as what has landed stays"
     )
 
 

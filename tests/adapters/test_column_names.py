@@ -9,6 +9,7 @@ import pytest
 from deltalake import DeltaTable
 from pydantic import ValidationError
 
+from deployments.description import describe
 from deployments.mistakes import explain_all
 from deployments.model_config import ModelConfig
 from tasks.adapters import attribution, estimators, lake, model_files
@@ -148,7 +149,7 @@ def test_a_booster_learns_explains_and_is_stored_with_names_that_xgboost_refuses
 # --- the model's file
 
 
-def mistakes(**columns) -> str:
+def mistakes(**columns: object) -> str:
     with pytest.raises(ValidationError) as refusal:
         model(columns=columns)
     return "; ".join(explain_all("m.yaml", refusal.value.errors(), ModelConfig))
@@ -164,6 +165,12 @@ def test_a_name_that_arrow_keeps_for_itself_is_refused() -> None:
     ("columns", "said"),
     [
         ({"id": 3}, "columns.id is 3, expected the name of a column, or a list of names such as [customer, week]"),
+        (
+            {"label": False},
+            "columns.label is False, expected text; put in quotes what YAML takes for a number, a date, or yes",
+        ),
+        ({"features": {"numeric": [0]}}, "columns.features.numeric.0 is 0, expected text; put in quotes"),
+        ({"features": {"numeric": "x"}}, "columns.features.numeric is 'x', expected a list"),
         ({"id": []}, "columns.id is [], expected the name of a column, or a list of names"),
         ({"id": ["a", ""]}, "expected the name of a column, or a list of names"),
         ({"id": ["a", "a"]}, "a is listed more than once, expected each column once"),
@@ -179,7 +186,10 @@ def test_a_mistake_in_names_is_said_in_a_sentence(columns, said) -> None:
 
 def test_an_id_of_one_column_in_a_list_is_that_column_and_a_part_of_several_may_be_a_feature() -> None:
     assert model(columns={"id": ["id"]}) == model()
-    assert model(columns={"id": ["country", "at"]}).columns.key == "country+at"
+    visits = model(columns={"id": ["country", "at"]})
+    assert visits.columns.key == "country+at"
+    said = "joins labels and predictions to rows by country and at, which occurs once in the history and once in each window."
+    assert said in describe(visits)
 
 
 def test_names_of_punctuation_alone_are_not_each_other() -> None:

@@ -144,6 +144,12 @@ def test_an_id_that_comes_again_in_another_window_keeps_the_label_of_each() -> N
     assert lake.labelled_rows(CONFIG, SPAN, late, ["churned"])["churned"].to_pylist() == [1, 0, 1, 1, 1, 0]
 
 
+def test_labels_of_no_id_are_nobodys_and_not_stored_at_every_search() -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(3))
+    found = labels(["0-0", None, None], [1, 0, 1], [WINDOW.end] * 3)
+    assert [lake.land_labels(CONFIG, found, WINDOW.end) for _ in range(2)] == [1, 0]
+
+
 # --- labels that are taken back
 
 
@@ -246,7 +252,9 @@ def test_the_time_of_a_row_may_be_part_of_its_id(tmp_path: Path) -> None:
 def test_a_part_that_cannot_identify_or_is_not_there_is_named(tmp_path: Path) -> None:
     pq.write_table(visits(HISTORY, 1), tmp_path / "rows")
     source = {"kind": "parquet", "path": str(tmp_path / "rows")}
-    with pytest.raises(SourceError, match=r"column 'amount' is double and holds fractions, .* expected text or integers"):
+    with pytest.raises(
+        SourceError, match=r"column 'amount' is double and holds fractions, .* expected text or integers"
+    ):
         read_window(model(columns={"id": ["customer", "amount"]}, source=source), HISTORY)
     with pytest.raises(SourceError, match=r"column 'custmer' is missing; did you mean 'customer'\?"):
         read_window(model(columns={"id": ["custmer", "at"]}, source=source), HISTORY)
