@@ -41,8 +41,8 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"labels follow {_label_delay(config)}, sought for {columns.label_lookback_days:g} days more."
     )
     yield (
-        f"joins labels and predictions to rows by {' and '.join(columns.id_columns)}, which occurs once in the history and "
-        "once in each window."
+        f"joins labels and predictions to rows by {' and '.join(columns.id_columns)}; each id occurs once in the "
+        "history and once in a window."
     )
     yield (
         f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"

@@ -188,7 +188,7 @@ def test_an_id_of_one_column_in_a_list_is_that_column_and_a_part_of_several_may_
     assert model(columns={"id": ["id"]}) == model()
     visits = model(columns={"id": ["country", "at"]})
     assert visits.columns.key == "country+at"
-    said = "joins labels and predictions to rows by country and at, which occurs once in the history and once in each window."
+    said = "joins labels and predictions to rows by country and at; each id occurs once in the history and once in a window."
     assert said in describe(visits)
 
 
