@@ -41,6 +41,10 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"labels follow {_label_delay(config)}, sought for {columns.label_lookback_days:g} days more."
     )
     yield (
+        f"joins labels and predictions to rows by {' and '.join(columns.id_columns)}; each id occurs once in the "
+        "history and once in a window."
+    )
+    yield (
         f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"
         + (
             f" until {config.period.end:%Y-%m-%d}, {_count(len(config.windows()), 'window')}."

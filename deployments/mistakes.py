@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Sequence
+from datetime import date
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -61,6 +62,10 @@ def _expected(item: Any) -> str:
         return f"expected module:name, such as {module + ':' + name if dot else 'sklearn.linear_model:Ridge'}"
     if item["type"] == "too_short":
         return "expected at least one"
+    if item["type"] == "string_type" and isinstance(given, int | float | date):
+        return "expected text; put in quotes what YAML takes for a number, a date, or yes and no"
+    if item["type"] == "tuple_type":
+        return "expected a list"
     message = str(item["msg"]).removeprefix("Value error, ")
     return message.replace("Input should be", "expected").replace("String should", "expected text that should")
 

@@ -7,13 +7,43 @@ mistake.
 
 import codecs
 from datetime import datetime, timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
-ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
+LONGEST_NAME = 200
+RESERVED = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragment")
+"""Arrow adds columns of these names to every file that it reads, so none of a model's can be told from them."""
+
+
+def _not_reserved(name: str) -> str:
+    if name in RESERVED:
+        raise ValueError(f"{name!r} is a name that Arrow keeps for itself, expected another one; rename the column")
+    return name
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is listed more than once, expected each column once")
+    return names
+
+
+def _one_name_or_several(value: Any) -> str | tuple[str, ...]:
+    """A list of one column is that column. Its mistakes are said here: of a union pydantic says one for each member."""
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in names):
+        raise ValueError(
+            "expected the name of a column, or a list of names such as [customer, week]; in quotes where it is a number"
+        )
+    names = _each_once(tuple(map(_not_reserved, names)))
+    return names[0] if len(names) == 1 else names
+
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_not_reserved)]
+ColumnNames = Annotated[tuple[ColumnName, ...], AfterValidator(_each_once)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -88,8 +118,11 @@ class Features(Settings):
 class Columns(Settings):
     """The roles that columns play. Labels may come in the same source; they land apart and when they are due."""
 
-    id: ColumnName
-    """Unique per row; labels and predictions are joined on it."""
+    id: Annotated[str | tuple[str, ...], BeforeValidator(_one_name_or_several)]
+    """What tells a row from all others: a column, or several together such as [customer, week], `time` among them if need be.
+
+    Labels and predictions are joined on it. Each occurs once in the history and once in a window; in later windows it
+    may come again, as another row."""
     time: ColumnName
     """When the prediction was due (UTC, or with a zone); decides a row's window."""
     label: ColumnName
@@ -109,10 +142,10 @@ class Columns(Settings):
 
     A closed window that gets some in this time is measured again."""
     features: Features
-    protected: tuple[ColumnName, ...] = ()
+    protected: ColumnNames = ()
     """Columns whose groups are compared at validation: none may lose more than `validation.slice_margin` to a challenger.
     Of each the 20 largest groups; never features unless listed as such."""
-    personal: tuple[ColumnName, ...] = ()
+    personal: ColumnNames = ()
     """Columns that identify people; reports and logs never show their values."""
 
     @model_validator(mode="after")
@@ -121,7 +154,11 @@ class Columns(Settings):
             raise ValueError(
                 f"time column {self.time!r} is also a feature, expected columns made of it, such as its hour or weekday"
             )
-        for role in ("id", "label", "label_time"):
+        for role in (
+            "id",
+            "label",
+            "label_time",
+        ):  # of an id of several columns each may be a feature: a shop of shop, day
             if getattr(self, role) in self.features.names:
                 raise ValueError(
                     f"{role} column {getattr(self, role)!r} is also a feature, which leaks what is to be predicted; "
@@ -136,7 +173,24 @@ class Columns(Settings):
         roles = [self.id, self.time, self.label]
         if len(set(roles)) < len(roles):
             raise ValueError(f"id, time and label are {roles}, expected three different columns")
+        mixed = [name for name in self.id_columns if name in apart]
+        if mixed:
+            raise ValueError(f"id has {mixed[0]!r}, which comes with the label, expected columns that rows have")
+        if len(self.id_columns) > 1 and self.key in (self.time, self.label, *self.features.names, *self.protected):
+            raise ValueError(
+                f"a column is called {self.key!r}, as the id's are together; expected it under another name"
+            )
         return self
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """The columns that together tell a row from all others."""
+        return (self.id,) if isinstance(self.id, str) else self.id
+
+    @property
+    def key(self) -> str:
+        """The column of the lake that tells a row from all others; made of several where the id is."""
+        return "+".join(self.id_columns)
 
     @property
     def label_delay(self) -> timedelta:

@@ -56,7 +56,7 @@ def judge_quality(
     from tasks.adapters.label_leaks import leaks_by_name
 
     leaks = dict.fromkeys((*leaks_by_name(config), *reference.leaking))
-    roles = Roles(config.columns.id, config.columns.time, tuple(leaks))
+    roles = Roles(config.columns.key, config.columns.time, tuple(leaks))
     measurements = measure_quality(profile, reference, config.quality, recent_rows, roles)
     judgement = judge(measurements, f"{config.name} {profile.window.name}")
     broken = sorted(judgement.broken, key=lambda one: (one.on_failure != "fail", -one.failing_rows))

@@ -33,7 +33,7 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     if config.training.window_days:
         start = max(start, as_of - timedelta(days=config.training.window_days))
     columns = config.columns
-    needed = [columns.id, columns.time, *columns.features.names, columns.label]
+    needed = [columns.key, columns.time, *columns.features.names, columns.label]
     every = estimators.fit(config, lake.labelled_rows(config, Window(start, as_of), as_of, needed)).scorer
     landed = lake.landed_rows(config, window)
     if landed is None:
@@ -42,7 +42,7 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
     scorers = {"never": version_files.load_scorer(first, config.training.estimator), "every": every}
     frame = pd.DataFrame({name: list(scorer.predict(rows)) for name, scorer in scorers.items()})
     frame.attrs = {name: scorer.classes for name, scorer in scorers.items()}
-    frame.insert(0, "id", rows[config.columns.id].to_pandas())
+    frame.insert(0, "id", rows[config.columns.key].to_pandas())
     with whole_file(path) as own:
         frame.to_parquet(own)
     return path
@@ -79,17 +79,18 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     from tasks.policy import metrics, statistics
 
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
-    truth = lake.labelled_rows(config, window, as_of, [columns.id, columns.label]).to_pandas()
+    labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
+    truth = labelled.rename_columns(["id", "label"]).to_pandas()
     logged = lake.read_predictions(config, window).to_pandas()
     served = logged[logged["model_version"] == version]
     scored = pd.read_parquet(rivals)
-    frame = truth.merge(served, left_on=columns.id, right_on="id").merge(scored, on="id")
+    frame = truth.merge(served, on="id").merge(scored, on="id")
     if frame.empty:
         return Comparison(len(served), 0)
     own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}
     own |= {name: tuple(scored.attrs[name]) for name in ("never", "every")}
     answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
-    label, aligned = encode_truth(pa.chunked_array([frame[columns.label]]), answers)
+    label, aligned = encode_truth(pa.chunked_array([frame["label"]]), answers)
     predicted = dict(zip(own, aligned, strict=True))
     value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
     low, high = statistics.metric_interval(name, label, predicted["prediction"], quantile=quantile)

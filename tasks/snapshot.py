@@ -67,7 +67,7 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
     cache_policy=NO_CACHE,
 )
 def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = None) -> int:
-    """Store the labels that were known by `as_of`, new or corrected; how many.
+    """Store the labels that were known by `as_of`, new, corrected or taken back; how many.
 
     Looks at production time whose labels may have come since the last time, up to `columns.label_lookback_days` after
     they were due; at `period` instead where one is given, for labels that came later still.
@@ -79,6 +79,6 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     if searched is None:
         get_run_logger().info("labels: no rows have landed before %s, nothing to look for", as_of.isoformat())
         return 0
-    stored = lake.land_labels(config, sources.read_labels(config, searched), as_of, due)
+    stored = lake.land_labels(config, sources.read_labels(config, searched, with_unknown=True), as_of, due)
     get_run_logger().info("labels: %d new by %s, looked for in %s", stored, as_of.isoformat(), searched.name)
     return stored

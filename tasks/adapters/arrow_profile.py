@@ -163,7 +163,7 @@ def profile_columns(
 
     Each column is read once. Every call of `read` must give the same rows in the same order.
     """
-    ids = (config.columns.id, config.columns.time)
+    ids = (config.columns.key, config.columns.time)
     parts, samples = [], []
     for first in range(0, len(reference.features), COLUMNS_AT_ONCE):
         some = replace(reference, features=reference.features[first : first + COLUMNS_AT_ONCE])
@@ -197,7 +197,7 @@ def _count(
                 counter.add_absent(batch.num_rows)
             else:
                 counter.add(batch.column(index))
-        null_ids += _take_ids(batch, config.columns.id, ids)
+        null_ids += _take_ids(batch, config.columns.key, ids)
         times += _take_times(batch, config.columns.time)
         if sample:
             sample.add(batch)

@@ -31,7 +31,7 @@ def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats |
     types = scorer.encoding.feature_types
     encoded = scorer.encoding.encode(drawn)
     matrix = DMatrix(
-        encoded, feature_names=list(names), feature_types=types, enable_categorical=True, nthread=threads()
+        encoded, feature_names=booster.feature_names, feature_types=types, enable_categorical=True, nthread=threads()
     )
     approximate = booster.num_boosted_rounds() * max(1, len(scorer.classes) - 1) > EXACT_TREES
     found = np.asarray(booster.predict(matrix, pred_contribs=True, approx_contribs=approximate), float)

@@ -31,6 +31,7 @@ from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.parquet_file import LakeError, LandedParquet, discard, write_parquet
 from tasks.adapters.redaction import told
 from tasks.adapters.workspace import WorkspaceError, keep_private
+from tasks.policy.records import digest
 
 Answer = TypeVar("Answer")
 PARTITION = "window"
@@ -100,7 +101,7 @@ class LandedTable:
         try:
             DeltaTable.create(
                 uri,
-                _partitioned(schema),
+                _partitioned(schema, stored_names(schema.names)),
                 partition_by=[PARTITION],
                 configuration=CONFIGURATION,
                 commit_properties=CommitProperties(max_commit_retries=0),  # else a second maker writes its schema over
@@ -122,6 +123,12 @@ class LandedTable:
     @property
     def version(self) -> int:
         return int(self._table.version())
+
+    @property
+    def key(self) -> str:
+        """The column that tells rows apart, which is always the first."""
+        names: list[str] = pa.schema(self._table.schema()).names
+        return names[0]
 
     def number(self, key: str) -> int | None:
         """What was last committed under `key`."""
@@ -157,13 +164,14 @@ class LandedTable:
         _latest.pop(self.uri, None)  # a commit moves the table on
         try:
             schema = next(iter(parts.values())).schema
-            self._let_in(schema)
+            names = stored_names(schema.names, pa.schema(self._table.schema()).names)
+            self._let_in(schema, names)
             version = self.version + 1
             for window, rows in parts.items():
-                adds.append(self._write(window, version, rows, notes))
+                adds.append(self._write(window, version, rows, notes, names))
             entries = [Transaction(key, version if number is None else number) for key, number in numbers.items()]
             once = CommitProperties(max_commit_retries=0, app_transactions=entries)
-            stored = _partitioned(schema)
+            stored = _partitioned(schema, names)
             self._table.create_write_transaction(adds, "append", stored, [PARTITION], commit_properties=once)
         except (DeltaError, OSError) as error:
             if not self._was_committed(adds, error):
@@ -175,12 +183,12 @@ class LandedTable:
         files = [self._landed(add.path, rows.num_rows) for add, rows in zip(adds, parts.values(), strict=True)]
         return {file.window: file for file in files}
 
-    def _let_in(self, schema: pa.Schema) -> None:
+    def _let_in(self, schema: pa.Schema, names: Mapping[str, str]) -> None:
         """Add columns that the YAML gained, then look again. Raises LakeError where a column changed its type."""
         stored = pa.schema(self._table.schema())
-        new = [field for field in schema if field.name not in stored.names]
+        new = [field.with_name(names[field.name]) for field in schema if names[field.name] not in stored.names]
         for field in schema:
-            before = field.type if field in new else stored.field(field.name).type
+            before = stored.field(names[field.name]).type if names[field.name] in stored.names else field.type
             if field.type != before:
                 raise LakeError(
                     f"{self.uri}: column {field.name!r} is stored as {before}, found {field.type}; "
@@ -190,10 +198,12 @@ class LandedTable:
             self._table.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
             raise Outrun  # that was a commit of its own, and others may have come in before it
 
-    def _write(self, window: str, version: int, rows: pa.Table, notes: Mapping[str, str]) -> AddAction:
+    def _write(
+        self, window: str, version: int, rows: pa.Table, notes: Mapping[str, str], names: Mapping[str, str]
+    ) -> AddAction:
         hashes = column_hashes(rows)
         path = f"{PARTITION}={window}/{version:08d}-{combined(hashes)}-{uuid4().hex[:8]}.parquet"
-        size = write_parquet(self._files, path, rows, hashes, notes)
+        size = write_parquet(self._files, path, rows, hashes, notes, names)
         statistics = json.dumps({"numRecords": rows.num_rows})
         return AddAction(path, size, {PARTITION: window}, int(time.time() * 1000), True, statistics)
 
@@ -236,8 +246,27 @@ def until_first(attempt: Callable[[], Answer], uri: str) -> Answer:
     raise WorkspaceError(f"{uri}: {ATTEMPTS} commits in a row came too late; expected fewer writers at once; try again")
 
 
-def _partitioned(schema: pa.Schema) -> pa.Schema:
-    return schema.remove_metadata().append(pa.field(PARTITION, pa.string()))
+def stored_names(names: Sequence[str], present: Sequence[str] = ()) -> dict[str, str]:
+    """What each column is called in a table that has the columns `present`: its own name, wherever Delta can tell it apart.
+
+    Delta takes names that differ by case alone for one, and the partition has a name as well.
+    """
+    held = set(present) - {PARTITION}
+    taken = {name.casefold() for name in (*held, PARTITION)}
+    found = {}
+    for name in names:
+        other = f"{name}~{digest(name, length=8)}"
+        if name in held or other in held:
+            found[name] = name if name in held else other
+        else:
+            found[name] = other if name.casefold() in taken else name
+            taken.add(found[name].casefold())
+    return found
+
+
+def _partitioned(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:
+    stored = [field.with_name(names[field.name]) for field in schema]
+    return pa.schema([*stored, pa.field(PARTITION, pa.string())])
 
 
 def _unwritable(uri: str, error: Exception) -> WorkspaceError:

@@ -46,6 +46,13 @@ class Encoding:
         return tuple(name for name, _ in self.features)
 
     @property
+    def booster_names(self) -> tuple[str, ...]:
+        """As XGBoost may know the features: it refuses names with [, ] or <, so then all are called by their place."""
+        if any(sign in name for name in self.names for sign in "[]<"):
+            return tuple(f"feature {place}" for place in range(len(self.names)))
+        return self.names
+
+    @property
     def feature_types(self) -> list[str]:
         """As XGBoost names them: c for categories, q for quantities."""
         return ["c" if kind == "categorical" else "q" for _, kind in self.features]

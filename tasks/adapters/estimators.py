@@ -60,7 +60,7 @@ BLOCKS = 10
 
 def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     """Train on labelled rows. Same rows, seed and threads: same model. Raises EstimatorError and FeatureError."""
-    rows = _in_order(rows, config.columns.time, config.columns.id)
+    rows = _in_order(rows, config.columns.time, config.columns.key)
     labels = rows.column(config.columns.label)
     classes = () if config.task == "regression" else label_classes(labels, config.columns.positive_label)
     codes = encode_labels(labels, classes)
@@ -82,7 +82,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
         scorer,
         parameters={name: str(value) for name, value in sorted(config.training.parameters.items())},
         metrics=_achieved(config, codes[stopped.held_back], stopped.predicted),
-        importance=_importance(estimator, encoder.encoding_.names),
+        importance=_importance(estimator, encoder.encoding_),
         rounds=estimator.get_booster().num_boosted_rounds() if isinstance(estimator, XGBModel) else None,
         fitted_rows=len(codes) - stopped.first,
         held_back_rows=int(stopped.held_back.sum()),
@@ -295,7 +295,7 @@ def _with_rounds(estimator: Any, rounds: int | None) -> Any:
 
 def _raw(estimator: XGBModel, encoding: Encoding) -> bytearray:
     booster = estimator.get_booster()
-    booster.feature_names = list(encoding.names)
+    booster.feature_names = list(encoding.booster_names)
     return booster.save_raw("ubj")
 
 
@@ -308,11 +308,11 @@ def _achieved(config: ModelConfig, truth: Floats, predicted: Floats) -> dict[str
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def _importance(estimator: Any, names: tuple[str, ...]) -> dict[str, float]:
+def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
     """Share of each feature in the model's total gain; the estimator's own importances or |weights| elsewhere."""
     if isinstance(estimator, XGBModel):
         gains = estimator.get_booster().get_score(importance_type="total_gain")
-        raw = np.array([float(gains.get(name, 0.0)) for name in names])
+        raw = np.array([float(gains.get(name, 0.0)) for name in encoding.booster_names])
     else:
         inner = estimator[-1] if isinstance(estimator, Pipeline) else estimator
         own = getattr(inner, "feature_importances_", None)
@@ -321,4 +321,4 @@ def _importance(estimator: Any, names: tuple[str, ...]) -> dict[str, float]:
             return {}
         raw = np.asarray(own) if own is not None else np.abs(np.atleast_2d(weights)).sum(axis=0)
     total = float(raw.sum())
-    return {name: float(value) / total for name, value in zip(names, raw, strict=True)} if total > 0 else {}
+    return {name: float(value) / total for name, value in zip(encoding.names, raw, strict=True)} if total > 0 else {}

@@ -67,7 +67,7 @@ def compares_alike(dataset: pa_dataset.Dataset, name: str) -> bool:
 def _text_columns(config: ModelConfig) -> set[str]:
     columns = config.columns
     other_kinds = {*columns.features.numeric, *columns.features.boolean}
-    return {columns.id, *columns.features.categorical, *columns.protected} - other_kinds
+    return {*columns.id_columns, *columns.features.categorical, *columns.protected} - other_kinds
 
 
 def _with_types(schema: pa.Schema, types: Mapping[str, pa.DataType]) -> pa.Schema:
@@ -115,7 +115,7 @@ def _common(config: ModelConfig, name: str, found: Mapping[pa.DataType, str], wh
 def _of_several(config: ModelConfig, name: str, families: set[str], kinds: Sequence[pa.DataType]) -> pa.DataType | None:
     """The type where a column holds values of several kinds, but of such as `schemas` takes for the same thing."""
     columns = config.columns
-    if families == {"integers", "fractions"} and name not in (columns.id, *columns.features.categorical):
+    if families == {"integers", "fractions"} and name not in (*columns.id_columns, *columns.features.categorical):
         return _of_one_family(kinds)
     if families == {"integers", "text"} and name in columns.features.categorical:
         return pa.string()

@@ -21,8 +21,8 @@ FIRST_ROWS = 2000
 
 
 def alike(name: str) -> str:
-    """A column name without case and punctuation."""
-    return re.sub(r"[\W_]+", "", name).casefold()
+    """A column name without case and punctuation; one of punctuation alone as it is."""
+    return re.sub(r"[\W_]+", "", name).casefold() or name
 
 
 def leaks_by_name(config: ModelConfig) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from deployments.model_config import ModelConfig
 from tasks.adapters.delta_table import LandedTable
 from tasks.adapters.landed_span import overlap, window_named
+from tasks.adapters.row_identity import first_match
 from tasks.adapters.schemas import moment
 from tasks.adapters.workspace import workspace
 from tasks.policy.records import Window
@@ -38,9 +39,9 @@ def _lag(rows: LandedTable, labels: LandedTable, as_of: datetime, share: float) 
         if first_known:
             row = rows.opened(file)
             keys = row.table(row.schema().names[:2])
-            stored = pa.concat_tables(first_known)
+            stored = pa.concat_tables([part.rename_columns(["id", "label", "label_at"]) for part in first_known])
             known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
-            came = known["label_at"].take(pc.index_in(keys.column(0), value_set=known.column(0)))
+            came = known["label_at"].take(first_match(keys.column(0), known["id"]))
             lags.append(pc.subtract(came, keys.column(1)).drop_null().cast(pa.int64()).to_numpy())
     every = np.concatenate(lags)
     return timedelta(microseconds=float(np.quantile(every, share))) if len(every) else None
@@ -51,7 +52,8 @@ def labels_came(config: ModelConfig, window: Window, after: datetime, until: dat
     labels = LandedTable.open(workspace().table(config.name, "labels"))
     for file in labels.files() if labels else ():
         if overlap(window_named(file.window), window):
-            known_at = labels.opened(file).table(["label_at"])["label_at"]
+            opened = labels.opened(file)
+            known_at = opened.table(opened.schema().names[2:]).column(0)
             came = pc.and_(pc.greater(known_at, moment(after)), pc.less_equal(known_at, moment(until)))
             if pc.any(came, min_count=0).as_py():
                 return True

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from deployments.model_config import ModelConfig
 from tasks.adapters import lease
 from tasks.adapters.content_hash import column_hashes, combined
-from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
+from tasks.adapters.delta_table import LandedFile, LandedTable, stored_names, until_first
 from tasks.adapters.label_times import label_lag, labels_came
 from tasks.adapters.landed_span import window_named
 from tasks.adapters.late_labels import (
@@ -48,6 +48,12 @@ def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
     """
     where = f"{config.name}, window {window.name}"
     rows = conform_rows(config, table, where)
+    landed = LandedTable.open(workspace().table(config.name, "rows"))
+    if landed and landed.key not in stored_names([config.columns.key]).values():
+        raise LakeError(
+            f"{landed.uri}: rows are told apart by {landed.key!r}, found columns.id {config.columns.key!r}; expected one id "
+            "for good, as labels and predictions were joined on it; give the model a new name"
+        )
     notes = {"label": config.columns.label}
     return _land_once(config.name, "rows", window, window.name, rows, notes)
 

@@ -2,8 +2,9 @@
 
 A label has `label_at`, the time it could first be read. Reading takes `as_of` and never shows a label with a later
 `label_at`, so that a decision replayed a year later sees what it saw; of several, the latest known wins. A correction
-that a source makes without a new time is dated to the moment we saw it. Labels lie beside the landed window of their
-row, so that one window's labels are read without the others.
+that a source makes without a new time is dated to the moment we saw it. A label that the source takes back, null where
+there was a value, is unknown from then on; a row that the source no longer has keeps its label. Labels lie beside the
+landed window of their row, which says whose label it is where ids come again (`row_identity`).
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
 from tasks.adapters.label_times import labels_due_by
 from tasks.adapters.landed_span import overlap, read_span, window_named
 from tasks.adapters.parquet_file import LakeError
-from tasks.adapters.schemas import conform_labels, moment
+from tasks.adapters.row_identity import Repeats, by_place, first_match, landed_places, matches, repeats, taken
+from tasks.adapters.schemas import conform_labels, moment, stored_label_columns
 from tasks.adapters.workspace import workspace
 from tasks.policy.records import Window, digest
 from tasks.policy.reports import Snapshot
@@ -58,41 +60,50 @@ def labels_due(config: ModelConfig, as_of: datetime, lookback: timedelta) -> Lab
 
 
 def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: LabelsDue | None = None) -> int:
-    """Store labels that are new or corrected; how many. `labels` has id, time, label and label time, or `label_at`.
+    """Store labels that are new, corrected or taken back; how many. `labels` is as `schemas.conform_labels` gives it, or has
+    id, time, label and label time as in the source.
 
     Left out: labels that were not known at `as_of`, those stored already, and those of rows that never landed.
     With `due` these are all labels that a search for it found, so that the next one may begin where it ended. A search
     as of an earlier time than the latest one (a back-fill) did not see what came since, so it moves nothing on.
     """
-    if "label_at" not in labels.column_names:
+    names = stored_label_columns(config)
+    if labels.column_names != [names[0], config.columns.time, *names[1:]]:
         labels = conform_labels(config, labels, f"{config.name}, labels")
     rows = LandedTable.open(_uri(config, "rows"))
-    known = labels.filter(pc.less_equal(labels["label_at"], moment(as_of)))
-    windows = tuple(dict.fromkeys(window_named(file.window) for file in rows.files())) if rows else ()
-    places = _places(known[config.columns.time], windows)
-    landed = known.filter(pa.array(places >= 0))
-    candidates = landed.select([config.columns.id, config.columns.label, "label_at"])
-    candidates = candidates.append_column("place", pa.array(places[places >= 0], pa.int32()))
+    windows = _windows(rows) if rows else ()
+    candidates = {windows[place]: found for place, found in _known_by_window(labels, windows, as_of)}
     searched_until = int(as_of.timestamp())
 
     def attempt() -> int:
         table = LandedTable.open(_uri(config, "labels"))
-        names = {windows[place].name for place in candidates["place"].unique().to_pylist()}
-        files = [file for file in table.files() if file.window in names] if table else []
-        fresh = _fresh(candidates, _stored(table, files), as_of)
-        if fresh.num_rows:
-            stored_columns = fresh.drop_columns(["place"])
-            table = table or LandedTable.open_or_create(_uri(config, "labels"), stored_columns.schema)
-            parts = {windows[place].name: stored_columns.filter(pc.equal(fresh["place"], place))
-                     for place in fresh["place"].unique().to_pylist()}  # fmt: skip
+        files, parts = _files_by_window(table), {}
+        for window, found in candidates.items():
+            fresh = _fresh(found, _stored(table, files.get(window, ())), as_of)
+            if fresh.num_rows:
+                parts[window.name] = fresh.rename_columns(list(names))
+        if parts:
+            schema = next(iter(parts.values())).schema
+            table = table or LandedTable.open_or_create(_uri(config, "labels"), schema)
             lease.check(config.name)
             is_latest = due and searched_until >= (table.number(SEARCHED_UNTIL) or searched_until)
             rows_version = max(due.rows_version, table.number(SEARCHED_ROWS) or -1) if due else -1
             numbers = {SEARCHED_UNTIL: searched_until, SEARCHED_ROWS: rows_version} if is_latest else {}
             table.append(parts, numbers, {})
-        return int(fresh.num_rows)
+        return sum(part.num_rows for part in parts.values())
 
     return until_first(attempt, _uri(config, "labels"))
+
+
+def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetime) -> list[tuple[int, pa.Table]]:
+    """id, label and label_at of what was known at `as_of`, by landed window. A null label without a time is seen now."""
+    ids, time, label, label_at = labels.columns
+    seen_now = pc.and_(pc.is_null(label), pc.is_null(label_at))
+    found = pa.table({"id": ids, "label": label, "label_at": pc.if_else(seen_now, moment(as_of), label_at)})
+    places = landed_places(time, windows)
+    is_known = pc.and_(pc.is_valid(ids), pc.fill_null(pc.less_equal(found["label_at"], moment(as_of)), False))
+    places[~is_known.to_numpy()] = -1
+    return [(place, taken(found, rows)) for place, rows in by_place(places)]
 
 
 def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excluding: Sequence[str] = ()) -> Snapshot:
@@ -100,7 +111,7 @@ def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excl
 
     `excluding` names windows (quarantined) that are left out. `rows` counts all rows, `labelled_rows` those with
     a label.
-    Raises LakeError where no rows have ever landed.
+    Raises LakeError where no rows have ever landed, or where an id occurs twice among those that landed together.
     """
     rows, labels = _tables(config)
     if rows is None:
@@ -126,6 +137,7 @@ def labelled_rows(
 ) -> pa.Table:
     """What `read_labelled` would give of these rows now, without pinning them: for measuring, not for training.
 
+    Rows whose id another row of their window has are left out, as nobody can tell whose label it is.
     Where each label has a time of its own, only of rows whose labels are due: labels that come first, as those of one
     class often do, do not speak for all.
     Raises LakeError where no rows have ever landed.
@@ -135,7 +147,7 @@ def labelled_rows(
         raise _nothing_landed(config)
     files = [file for file in rows.files() if overlap(window_named(file.window), window)]
     table, name = read_span(rows, files, window, columns)
-    known = table.append_column(name, _label_of_each(table, labels, as_of))
+    known = table.append_column(name, _label_of_each(table, _windows(rows), labels, as_of, allow_repeats=True))
     known = known.filter(pc.is_valid(known.column(-1)))
     due_by = labels_due_by(config, as_of)
     if due_by is not None:
@@ -173,47 +185,81 @@ def _joined(
     near = (file for file in rows.files() if overlap(window_named(file.window), snapshot.window))
     used = [file for file in near if file.window not in snapshot.excluding]
     table, label_name = read_span(rows, used, snapshot.window, columns)
-    label = _label_of_each(table, labels, snapshot.as_of)
+    label = _label_of_each(table, _windows(rows), labels, snapshot.as_of)
     label_hash = column_hashes(pa.table({label_name: label}))[label_name]
     joined = table.append_column(label_name, label)
     return joined, digest(snapshot.window.name, label_hash, *(file.content_hash for file in used), length=64)
 
 
-def _label_of_each(rows: pa.Table, labels: LandedTable | None, as_of: datetime) -> pa.ChunkedArray:
-    """The label of each row as known at `as_of`, or null. Looked up window by window: small tables fit the cache."""
-    files = labels.files() if labels else ()
-    looked_up, kind = [], pa.float64()
-    for batch in rows.select(rows.column_names[:2]).to_batches():
-        first, last = (int(bound.as_py().timestamp()) for bound in pc.min_max(batch.column(1)).values())
-        span = Window(datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last + 1, UTC))
-        stored = _stored(labels, [file for file in files if overlap(window_named(file.window), span)])
+def _label_of_each(
+    rows: pa.Table, windows: Sequence[Window], labels: LandedTable | None, as_of: datetime, allow_repeats: bool = False
+) -> pa.ChunkedArray:
+    """The label of each row as known at `as_of`, or null, looked up in the window that the row landed with.
+
+    Raises LakeError where an id does not tell its row from others of that window; such rows have none if `allow_repeats`.
+    """
+    files = _files_by_window(labels)
+    parts: list[pa.ChunkedArray] = []
+    at, before = np.full(rows.num_rows, -1), 0
+    for place, own in by_place(landed_places(rows.column(1), windows)):
+        stored = _stored(labels, files.get(windows[place], ()))
         if stored is None:
-            looked_up.append(pa.nulls(batch.num_rows))
             continue
         known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
-        kind = known.column(1).type
-        place = pc.index_in(batch.column(0), value_set=known.column(0))
-        looked_up.append(known.column(1).combine_chunks().take(place))
-    return pa.chunked_array([part.cast(kind) for part in looked_up], kind)
+        match, shared = matches(taken(rows.column(0), own), known["id"])
+        if shared.any() and not allow_repeats:
+            raise LakeError(_not_told_apart(rows, windows[place], repeats(taken(rows.column(0), own))))
+        at[own] = np.where(shared | (match < 0), -1, match + before)
+        parts.append(known["label"])
+        before += known.num_rows
+    if not parts:
+        return pa.chunked_array([pa.nulls(rows.num_rows, pa.float64())])
+    every = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[-1].type).combine_chunks()
+    return pa.chunked_array([every.take(pa.array(at, mask=at < 0))])
+
+
+def _not_told_apart(rows: pa.Table, window: Window, found: Repeats) -> str:
+    return (
+        f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, as "
+        "labels are joined on it; list the columns that together tell rows apart, such as columns.id: [customer, week], and "
+        "give the model a new name, as what has landed stays"
+    )
+
+
+def _files_by_window(table: LandedTable | None) -> dict[Window, list[LandedFile]]:
+    found: dict[Window, list[LandedFile]] = {}
+    for file in table.files() if table else ():
+        found.setdefault(window_named(file.window), []).append(file)
+    return found
 
 
 def _stored(table: LandedTable | None, files: Sequence[LandedFile]) -> pa.Table | None:
-    """id, label and label_at of all labels in these files; of one id the latest known comes first."""
+    """id, label and label_at of all labels in these files of a window; of one id the latest known comes first.
+
+    The label is null where it was taken back.
+    """
     if table is None or not files:
         return None
-    return pa.concat_tables([table.opened(file).table() for file in reversed(files)])
+    found = [table.opened(file).table() for file in reversed(files)]
+    return pa.concat_tables([part.rename_columns(["id", "label", "label_at"]) for part in found])
 
 
 def _fresh(candidates: pa.Table, stored: pa.Table | None, as_of: datetime) -> pa.Table:
-    """Labels that are not stored with this value. A changed value without a later time of its own is dated `as_of`."""
+    """Of one window's labels those that are not stored with this value, or are null where a value is stored.
+
+    What changed without a later time of its own is dated `as_of`.
+    """
     latest = _one_of_each(candidates)
     if stored is None:
-        return latest
-    match = pc.index_in(latest.column(0), value_set=stored.column(0))
-    before, before_at = stored.column(1).take(match), stored["label_at"].take(match)
-    fresh = latest.append_column("before_at", before_at).filter(
-        pc.or_(pc.is_null(before), pc.fill_null(pc.not_equal(before, latest.column(1)), True))
+        return latest.filter(pc.is_valid(latest["label"]))
+    if pc.all(pc.is_null(latest["label"]), min_count=0).as_py():  # then their type says nothing
+        latest = latest.set_column(1, "label", pa.nulls(latest.num_rows, stored["label"].type))
+    match = first_match(latest["id"], stored["id"])
+    before, before_at = stored["label"].take(match), stored["label_at"].take(match)
+    differs = pc.fill_null(
+        pc.not_equal(before, latest["label"]), pc.xor(pc.is_valid(before), pc.is_valid(latest["label"]))
     )
+    fresh = latest.append_column("before_at", before_at).filter(differs)
     after_before = pc.add(fresh["before_at"], pa.scalar(timedelta(microseconds=1), pa.duration("us")))
     seen_at = pc.if_else(pc.greater(after_before, moment(as_of)), after_before, moment(as_of))
     dated_by_source = pc.fill_null(pc.greater(fresh["label_at"], fresh["before_at"]), True)
@@ -223,20 +269,16 @@ def _fresh(candidates: pa.Table, stored: pa.Table | None, as_of: datetime) -> pa
 
 def _one_of_each(labels: pa.Table) -> pa.Table:
     """Labels with distinct ids; where a source repeats one, the label known latest."""
-    if pc.count_distinct(labels.column(0)).as_py() == labels.num_rows:
+    if pc.count_distinct(labels["id"], mode="all").as_py() == labels.num_rows:
         return labels
-    ordered = labels.take(pc.sort_indices(labels, [("label_at", "descending")]))
-    return ordered.take(pc.index_in(pc.unique(ordered.column(0)), value_set=ordered.column(0)))
+    unknown = labels.append_column("unknown", pc.is_null(labels["label"]))
+    ordered = labels.take(pc.sort_indices(unknown, [("unknown", "ascending"), ("label_at", "descending")]))
+    return ordered.take(pc.index_in(pc.unique(ordered["id"]), value_set=ordered["id"]))
 
 
-def _places(time: pa.ChunkedArray, windows: Sequence[Window]) -> np.ndarray:
-    """Index of the first landed window that each time lies in, -1 where there is none."""
-    places = np.full(len(time), -1, np.int32)
-    moments = time.cast(pa.int64()).to_numpy()
-    for index, window in enumerate(windows):
-        start, end = (int(bound.timestamp()) * 1_000_000 for bound in (window.start, window.end))
-        places[(places < 0) & (moments >= start) & (moments < end)] = index
-    return places
+def _windows(rows: LandedTable) -> tuple[Window, ...]:
+    """What has landed, the first one first."""
+    return tuple(dict.fromkeys(window_named(file.window) for file in rows.files()))
 
 
 def _nothing_landed(config: ModelConfig) -> LakeError:

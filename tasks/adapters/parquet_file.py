@@ -29,11 +29,22 @@ class LakeError(PerennialError, RuntimeError):
 
 
 def write_parquet(
-    files: pa_fs.FileSystem, path: str, rows: pa.Table, hashes: Mapping[str, str], notes: Mapping[str, str]
+    files: pa_fs.FileSystem,
+    path: str,
+    rows: pa.Table,
+    hashes: Mapping[str, str],
+    notes: Mapping[str, str],
+    stored_names: Mapping[str, str],
 ) -> int:
-    """Write rows, their columns' hashes and notes; the size in bytes. Raises OSError and then leaves no half file."""
-    footer = json.dumps({"columns": dict(hashes), "notes": dict(notes)})
-    noted = rows.replace_schema_metadata({FOOTER: footer})
+    """Write rows, their columns' hashes and notes; the size in bytes. Raises OSError and then leaves no half file.
+
+    `stored_names`: what each column is called in the file, which reading takes back.
+    """
+    content = {"columns": dict(hashes), "notes": dict(notes)}
+    renamed = {stored: name for name, stored in stored_names.items() if stored != name}
+    footer = json.dumps(content | ({"names": renamed} if renamed else {}))
+    columns = [stored_names[name] for name in rows.column_names]
+    noted = rows.rename_columns(columns).replace_schema_metadata({FOOTER: footer})
     try:
         files.create_dir(path.rpartition("/")[0])
         with files.open_output_stream(path) as stream:
@@ -65,7 +76,10 @@ class LandedParquet:
         footer = json.loads((schema.metadata or {}).get(FOOTER, b"{}"))
         self.notes: dict[str, str] = footer.get("notes", {})
         self._hashes: dict[str, str] = footer.get("columns", {})
-        self._schema = schema.remove_metadata()
+        names: dict[str, str] = footer.get("names", {})
+        own = [field.with_name(names.get(field.name, field.name)) for field in schema]
+        self._stored = dict(zip((field.name for field in own), schema.names, strict=True))
+        self._schema = pa.schema(own)
         if combined(self._hashes) != expected_hash:
             raise self._broken(f"has content hash {combined(self._hashes)[:16]}, expected {expected_hash[:16]}")
 
@@ -90,8 +104,9 @@ class LandedParquet:
         """Rows in stored order, at most `ROWS_PER_BATCH` at once."""
         wanted, read = self.schema(columns), ContentHash()
         try:
-            for batch in self._file.iter_batches(ROWS_PER_BATCH, columns=wanted.names, use_threads=False):
-                aligned = batch.select(wanted.names)
+            stored = [self._stored[name] for name in wanted.names]
+            for batch in self._file.iter_batches(ROWS_PER_BATCH, columns=stored, use_threads=False):
+                aligned = batch.select(stored).rename_columns(wanted.names)
                 read.update(aligned)
                 yield aligned
         except (OSError, pa.ArrowInvalid) as error:
@@ -106,7 +121,8 @@ class LandedParquet:
 
     def _read(self, wanted: pa.Schema) -> pa.Table:
         try:
-            rows = self._file.read(columns=wanted.names, use_threads=False).select(wanted.names)
+            stored = [self._stored[name] for name in wanted.names]
+            rows = self._file.read(columns=stored, use_threads=False).select(stored).rename_columns(wanted.names)
         except (OSError, pa.ArrowInvalid) as error:
             raise self._broken(f"cannot be read ({told(error)})") from None
         rows = rows.replace_schema_metadata(None)

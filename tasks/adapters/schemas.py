@@ -7,6 +7,7 @@ without a zone are refused, with the change that makes them right.
 """
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.row_identity import joined_key
 from tasks.policy.errors import PerennialError
 
 MOMENT = pa.timestamp("us", "UTC")
@@ -41,16 +43,29 @@ class SourceEmpty(SourceError):
 
 
 def row_columns(config: ModelConfig) -> tuple[str, ...]:
-    """What lands with a row: id and time first, then features and protected columns. Never the label."""
+    """What a source has to have of a row: id and time first, then features and protected columns. Never the label."""
+    return tuple(dict.fromkeys((*config.columns.id_columns, *_landed_columns(config)[1:])))
+
+
+def _landed_columns(config: ModelConfig) -> tuple[str, ...]:
+    """What lands with a row: the same, with one column for the id."""
     columns = config.columns
     own = {columns.label, columns.label_time} - {columns.time}
-    named = (columns.id, columns.time, *columns.features.names, *columns.protected)
+    named = (columns.key, columns.time, *columns.features.names, *columns.protected)
     return tuple(dict.fromkeys(name for name in named if name not in own))
 
 
 def label_columns(config: ModelConfig) -> tuple[str, ...]:
     columns = config.columns
-    return tuple(dict.fromkeys((columns.id, columns.time, columns.label, columns.label_time or columns.time)))
+    return tuple(dict.fromkeys((*columns.id_columns, columns.time, columns.label, columns.label_time or columns.time)))
+
+
+def stored_label_columns(config: ModelConfig) -> tuple[str, str, str]:
+    """Names of the id, the label and the time from which it was known, in the lake. The last gives way to the model's own."""
+    columns, label_at = config.columns, "label_at"
+    while label_at in (columns.key, columns.time, columns.label):
+        label_at = f"_{label_at}"
+    return columns.key, columns.label, label_at
 
 
 def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
@@ -63,14 +78,22 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
         near = difflib.get_close_matches(name, list(found), n=1)
         known = set(found) & set(wanted)  # what has none of the columns is another file, of which nothing is quoted
         listed = ", ".join(sorted(found)[:12]) if known else f"{len(found)} columns, none of those wanted"
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {listed if found else 'no columns'}."
+        meant = f"did you mean {near[0]!r}{_other_letters(name, near[0])}?" if near else ""
+        hint = meant or f"it has {listed if found else 'no columns'}."
         raise SourceError(f"{where}: column {name!r} is missing; {hint} Mend the source or the YAML's columns.")
+
+
+def _other_letters(name: str, near: str) -> str:
+    """What tells two names apart that look the same."""
+    if unicodedata.normalize("NFKC", name) != unicodedata.normalize("NFKC", near):
+        return ""
+    return f", which looks the same but is written with other characters ({near.encode('unicode_escape').decode()})"
 
 
 def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None) -> pa.Table:
     """The columns that land with a row, in their order and types. Raises SourceError on what would lose something."""
-    columns, wanted = config.columns, row_columns(config)
-    require_columns(table.column_names, wanted, where)
+    columns, wanted = config.columns, _landed_columns(config)
+    require_columns(table.column_names, row_columns(config) if _in_parts(config, table) else wanted, where)
     numeric, boolean = set(columns.features.numeric), set(columns.features.boolean)
     categorical = set(columns.features.categorical)
     arrays = []
@@ -78,8 +101,8 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeFo
         at = f"{where}: column {name!r}"
         if name == columns.time:
             arrays.append(to_utc(table[name], at, form))
-        elif name == columns.id:
-            arrays.append(_as_key(table[name], at))
+        elif name == columns.key:
+            arrays.append(_key(config, table, where, form))
         elif name in numeric:
             arrays.append(_as_number(table[name], at))
         elif name in boolean:
@@ -89,8 +112,13 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeFo
     return pa.table(dict(zip(wanted, arrays, strict=True)))
 
 
-def conform_labels(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None) -> pa.Table:
-    """id, time, label and `label_at` (when the label could be known); rows without a label or its time are left out."""
+def conform_labels(
+    config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None, with_unknown: bool = False
+) -> pa.Table:
+    """id, time, label and `label_at` (when the label could be known); rows without a label or its time are left out.
+
+    `with_unknown`: rows without a label are there too, as it may have been taken back.
+    """
     columns = config.columns
     require_columns(table.column_names, label_columns(config), where)
     time = to_utc(table[columns.time], f"{where}: column {columns.time!r}", form)
@@ -98,15 +126,19 @@ def conform_labels(config: ModelConfig, table: pa.Table, where: str, form: "Time
     known = time
     if label_time != columns.time:
         known = to_utc(table[label_time], f"{where}: column {label_time!r}", form)
+    _, _, label_at = stored_label_columns(config)
     labels = pa.table(
         {
-            columns.id: _as_key(table[columns.id], f"{where}: column {columns.id!r}"),
+            columns.key: _key(config, table, where, form),
             columns.time: time,
             columns.label: as_label(config, table[columns.label], f"{where}: column {columns.label!r}"),
-            "label_at": pc.add(known, pa.scalar(columns.label_delay, pa.duration("us"))).cast(MOMENT),
+            label_at: pc.add(known, pa.scalar(columns.label_delay, pa.duration("us"))).cast(MOMENT),
         }
     )
-    return labels.filter(pc.and_(pc.is_valid(labels[columns.label]), pc.is_valid(labels["label_at"])))
+    unknown = pc.is_null(labels[columns.label])
+    if with_unknown:
+        return labels.filter(pc.or_(unknown, pc.is_valid(labels[label_at])))
+    return labels.filter(pc.and_(pc.invert(unknown), pc.is_valid(labels[label_at])))
 
 
 def as_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
@@ -307,6 +339,30 @@ def _as_key(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
         expected = "text or integers to identify rows by"
         return _whole(column, f"{at} is {kind}", expected, "store it as text or as integers")
     raise SourceError(f"{at} is {kind}, expected text, integers or UUIDs to identify rows by; store it as text")
+
+
+def _in_parts(config: ModelConfig, table: pa.Table) -> bool:
+    """Whether the id is still of several columns here: a source's rows, not those that were read and made to fit."""
+    return len(config.columns.id_columns) > 1 and config.columns.key not in table.column_names
+
+
+def _key(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None") -> pa.ChunkedArray:
+    """The id of each row; of several columns one text."""
+    columns = config.columns
+    if not _in_parts(config, table):
+        return _as_key(table[columns.key], f"{where}: column {columns.key!r}")
+    parts = ((name, table[name], f"{where}: column {name!r}") for name in columns.id_columns)
+    return joined_key([_key_part(part, at, form, name == columns.time) for name, part, at in parts])
+
+
+def _key_part(column: pa.ChunkedArray, at: str, form: "TimeForm | str | None", is_time: bool) -> pa.ChunkedArray:
+    """One of an id's columns as text, the same for the same value in rows and in labels."""
+    kind = column.type
+    if is_time or pa.types.is_timestamp(kind):
+        return to_utc(column, at, form).cast(pa.string())
+    if pa.types.is_date(kind) or pa.types.is_boolean(kind):
+        return column.cast(pa.string())
+    return _as_key(column, at).cast(pa.string())
 
 
 def _as_int64(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:

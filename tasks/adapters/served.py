@@ -16,6 +16,7 @@ from tasks.adapters import lake, registry
 from tasks.adapters.encoding import encode_labels
 from tasks.adapters.groups import groups_of
 from tasks.adapters.parquet_file import LakeError
+from tasks.adapters.row_identity import first_match
 from tasks.adapters.truth import with_misses
 from tasks.policy.metrics import Floats
 from tasks.policy.records import Window
@@ -62,11 +63,12 @@ def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
         return Served("none", np.empty(0), np.empty(0))
     version = str(log["model_version"].mode()[0])
     own = log[log["model_version"] == version].drop_duplicates("id")
+    served_ids = pa.chunked_array([pa.array(own["id"])])
     labelled = _labelled(config, window, as_of)
     classes = registry.classes(config.name, version) if config.task != "regression" else ()
     codes = encode_labels(labelled.column(columns.label), classes, unknown=len(classes))
     truth = np.full(len(own), np.nan)
-    places = own.set_index("id").index.get_indexer(labelled.column(columns.id).to_pandas())
+    places = first_match(labelled.column(columns.key), served_ids).fill_null(-1).to_numpy()
     truth[places[places >= 0]] = codes[places >= 0]
     slices = {}
     for name in (name for name in config.performance.slices if name in labelled.column_names):
@@ -77,7 +79,7 @@ def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
 
 
 def _labelled(config: ModelConfig, window: Window, as_of: datetime) -> pa.Table:
-    wanted = [config.columns.id, config.columns.label]
+    wanted = [config.columns.key, config.columns.label]
     try:
         return lake.labelled_rows(config, window, as_of, [*wanted, *config.performance.slices])
     except LakeError:  # the window may have landed before the model had these columns; what else is wrong is raised now

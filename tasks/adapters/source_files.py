@@ -161,9 +161,9 @@ def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
     options, columns = config.source.options, config.columns
     missing = str(options["null_values"]).split(",") if "null_values" in options else []
     # times as text: of one precision if guessed, and a label's may be empty at first; `to_utc` reads them
-    types = {name: pa.string() for name in (*columns.protected, *_times(config))}
+    types = {name: pa.string() for name in (*columns.protected, *columns.id_columns, *_times(config))}
     types |= {name: pa.float64() for name in columns.features.numeric}
-    types |= {name: pa.string() for name in (columns.id, *columns.features.categorical)}
+    types |= {name: pa.string() for name in columns.features.categorical}
     types |= {name: pa.string() for name in columns.features.boolean}  # yes and no, t and f: `conform_rows` reads them
     # classes as text: guessed from the first block, a label that is unknown there would be of no type at all
     types[columns.label] = pa.float64() if config.task == "regression" else pa.string()

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.redaction import told
+from tasks.adapters.row_identity import how_to_tell_apart, repeats
 from tasks.adapters.schemas import (
     SourceEmpty,
     SourceError,
@@ -48,7 +49,8 @@ OPTIONS = {
 def read_window(config: ModelConfig, window: Window) -> pa.Table:
     """The rows of one window, without labels, in the columns and types of `schemas.conform_rows`.
 
-    Raises SourceEmpty, SourceUnreachable (trying again may help) or SourceError.
+    Raises SourceEmpty, SourceUnreachable (trying again may help) or SourceError, also where ids of the history do not tell
+    its rows apart; of a later window the quality gate says so.
     """
     found = _read(config, window, row_columns(config))
     rows = _inside(conform_rows(config, found, where(config), _time_form(config)), window)
@@ -57,13 +59,31 @@ def read_window(config: ModelConfig, window: Window) -> pa.Table:
             f"{where(config)}: no rows in window {window.name} (read {found.num_rows} in all), expected some; "
             "nothing was landed, so run again once they have arrived"
         )
+    if window == config.history():
+        _require_ids(config, rows)
     return rows
 
 
-def read_labels(config: ModelConfig, window: Window) -> pa.Table:
-    """id, time, label and `label_at` of the window's rows that have a label by now; may be empty."""
+def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
+    """No gate judges the history, and whatever is learned and judged later rests on whose label is whose."""
+    found = repeats(rows.column(0))
+    if found:
+        names = config.columns.id_columns
+        told_apart = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; mend the source"
+        raise SourceError(
+            f"{where(config)}: columns.id is {', '.join(names)}: {found} in the history {config.history().name}; expected "
+            f"each id once there, as labels and predictions are joined on it{told_apart}. "
+            "Nothing has landed"
+        )
+
+
+def read_labels(config: ModelConfig, window: Window, with_unknown: bool = False) -> pa.Table:
+    """id, time, label and `label_at` of the window's rows that have a label by now; may be empty.
+
+    `with_unknown`: of the others as well, with a null label, as it may have been taken back.
+    """
     found = _read(config, window, label_columns(config))
-    return _inside(conform_labels(config, found, where(config), _time_form(config)), window)
+    return _inside(conform_labels(config, found, where(config), _time_form(config), with_unknown), window)
 
 
 def where(config: ModelConfig) -> str:

@@ -98,7 +98,14 @@ def _roles(profile: WindowProfile, roles: Roles) -> Iterator[Measurement]:
         yield Measurement("column present once", name, excess, "one column of that name", observed, profile.rows)
     about = "" if profile.duplicates_exact else "about "
     duplicates = f"{about}{profile.duplicate_ids:,} rows with an id that another row has"
-    yield Measurement("id unique", roles.id, profile.duplicate_ids, "each id once", duplicates, profile.duplicate_ids)
+    yield Measurement(
+        "id unique",
+        roles.id,
+        profile.duplicate_ids,
+        "each id once in a window; columns.id may name several columns",
+        duplicates,
+        profile.duplicate_ids,
+    )
     missing = f"{profile.null_ids:,} rows without an id"
     yield Measurement("id present", roles.id, profile.null_ids, "an id in each row", missing, profile.null_ids)
     leaks = "; ".join(roles.leaks) or "no feature does"

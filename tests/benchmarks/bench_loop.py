@@ -59,7 +59,7 @@ def _read(config: ModelConfig, window: Window) -> Any:
     from tasks.adapters import sources
 
     labels = sources.read_labels(config, window).drop_columns([config.columns.time])
-    return sources.read_window(config, window).join(labels, keys=config.columns.id, join_type="left outer")
+    return sources.read_window(config, window).join(labels, keys=config.columns.key, join_type="left outer")
 
 
 def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, rivals: Sequence[Any]) -> None:

@@ -55,7 +55,7 @@ class History:
     def __init__(self, config: ModelConfig) -> None:
         self.config, period = config, config.history()
         labels = sources.read_labels(config, period).drop_columns([config.columns.time])
-        rows = sources.read_window(config, period).join(labels, keys=config.columns.id, join_type="left outer")
+        rows = sources.read_window(config, period).join(labels, keys=config.columns.key, join_type="left outer")
         self._rows = rows.filter(pc.is_valid(rows[config.columns.label]))
         self.start, self.end = period.start, period.end
 

@@ -1,0 +1,101 @@
+"""The whole loop with ids that repeat, ids of several columns, labels that are taken back, and names that clash with ours."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.replay import replay
+from flows.retrain import retrain
+from flows.score import score
+from tasks.adapters.sources import SourceError
+from tasks.policy.records import utc
+from tasks.policy.reports import PerformanceReport
+from tests.small_model import ROWS_PER_DAY, rows, write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST, SECOND, THIRD = utc("2024-01-21"), utc("2024-01-23"), utc("2024-01-25")
+WINDOW_ROWS = 2 * ROWS_PER_DAY
+
+
+def judged(model: str, *ends) -> list[PerformanceReport]:
+    for end in ends:
+        score(model, until=end)
+    return [monitor(model, until=end).evidence.performance for end in ends]
+
+
+def loop(model: str) -> list[PerformanceReport]:
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    return judged(model, SECOND, THIRD)
+
+
+def figures(reports: list[PerformanceReport]) -> list[tuple[int, float]]:
+    return [(report.labelled_rows, report.metric("mae").value) for report in reports]
+
+
+def customers(table: pd.DataFrame) -> list[str]:
+    """50 customers, three times a day each, with what separates an id's columns in their names."""
+    return [f"a|b\\{number % 50}" for number in range(len(table))]
+
+
+def test_rows_of_customers_that_come_again_are_told_apart_by_two_columns_and_refused_by_one(tmp_path):
+    table = rows()
+    expected = figures(loop(write_model(tmp_path / "control", table)))
+    repeated = table.assign(row=customers(table))
+    refused = write_model(tmp_path / "refused", repeated, **{"name: small": "name: refused"})
+    with pytest.raises(SourceError, match=r"3,000 of 3,000 rows .* \(50 ids in all\).*columns.id: \[row, at\] does"):
+        retrain(refused, until=FIRST)
+    changes = {"name: small": "name: visits", "id: row": "id: [row, at]"}
+    assert figures(loop(write_model(tmp_path / "visits", repeated, **changes))) == expected
+    assert expected[0][0] > 0.7 * WINDOW_ROWS
+
+
+def test_ids_that_come_again_in_each_window_lose_no_label(tmp_path):
+    """Also those whose label is as it was the window before."""
+    table = rows()
+    expected = figures(loop(write_model(tmp_path / "control", table)))
+    live = table["at"] >= FIRST
+    again = np.where(live, [f"c{number % WINDOW_ROWS}" for number in range(len(table))], table["row"])
+    found = figures(loop(write_model(tmp_path / "live", table.assign(row=again), **{"name: small": "name: live"})))
+    assert found == expected
+
+
+def test_labels_that_are_taken_back_count_no_longer_in_a_window_that_was_measured(tmp_path):
+    model = write_model(tmp_path)
+    loop(model)
+    table = rows()
+    taken = table.index[table["at"].between(FIRST, SECOND, inclusive="left")][:100]
+    table.loc[taken, "y"] = np.nan
+    table.to_parquet(tmp_path / "rows.parquet")
+    later = utc("2024-01-27")
+    score(model, until=later)
+    revised = {report.window.start: report for report in monitor(model, until=later).revised}
+    assert revised[FIRST].labelled_rows == WINDOW_ROWS - 100
+
+
+ODD = ["id", "[€]", "b<10", "a.b", "a", "A", "place", "label", "label_at", "model_version", "never", "every", "__index_level_0__",
+       "0", " x ", "two\nlines", "<script>alert(1)</script>", "n" * 200]  # fmt: skip
+
+
+def test_a_replay_with_names_that_clash_with_ours_and_with_what_libraries_accept(tmp_path):
+    table, random = rows(), np.random.default_rng(5)
+    own = {"window": table["row"], "index": table["at"], "prediction": table["y"], "Dtype [x]": table["colour"]}
+    shift = np.where(table["at"] >= SECOND, 2.0, 0.0)  # so that there is drift to draw
+    features = {name: random.normal(size=len(table)) + shift for name in ODD} | {"b<10": table["x"]}
+    model = write_model(tmp_path, pd.DataFrame(own | features), **{"end: 2024-02-06": "end: 2024-01-27"})
+    content = yaml.safe_load((tmp_path / "small.yaml").read_text())
+    content["columns"] |= {
+        "id": "window",
+        "time": "index",
+        "label": "prediction",
+        "features": {"numeric": ODD, "categorical": ["Dtype [x]"]},
+    }
+    content["performance"]["slices"] = ["Dtype [x]"]
+    content["retraining"] = {"when": {"trigger": "perennial", "alpha": 0.05}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content, allow_unicode=True))
+    outcome = replay(model)
+    assert len(outcome.windows) == 3
+    assert not [page for page in tmp_path.rglob("*.html") if "<script>alert(1)" in page.read_text(encoding="utf-8")]
