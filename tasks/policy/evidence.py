@@ -149,6 +149,8 @@ class Judgement:
     """How wrong such estimates were before; None while no estimated window has closed."""
     backfilled: bool = False
     """Judged by a back-fill, for the record: its decision is never handed over."""
+    registry_changes: tuple[str, ...] = ()
+    """What others than Perennial had changed in the registry, a sentence each."""
 
 
 def latest_performances(judgements: Iterable[Judgement]) -> tuple[PerformanceReport, ...]:
