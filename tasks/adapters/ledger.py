@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 from pydantic import ValidationError
 
-from tasks.adapters import lease
+from tasks.adapters import lease, ledger_copy
 from tasks.adapters.ledger_files import (
     GENESIS,
     HEAD,
@@ -45,7 +45,7 @@ __all__ = ["HEAD", "Head", "Verification", "append", "entries", "models", "verif
 logger = logging.getLogger(__name__)
 _MODEL = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
-"""What this process has read, by ledger and model; `_ALONE` lets one thread at a time add to it."""
+"""What this process has read or found copied, by ledger and model; `_ALONE` lets one thread at a time add to it."""
 _ALONE = Lock()
 
 
@@ -135,9 +135,15 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
         raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores")
     with _ALONE:
         known, head = _KNOWN.setdefault((workspace().ledger, model), []), read_head(model)
+        if not known:
+            known.extend(ledger_copy.load(model))
         if known and (head is None or read(key(model, len(known))) != to_json(known[-1]).encode()):
             known.clear()  # another ledger lies here now, or this one was damaged: look again
         known.extend(_newer(model, known[-1] if known else None, head))
+        if head and head.sequence <= len(known) and known[head.sequence - 1].hash != head.hash:
+            known.clear()
+            raise damaged(model, f"entry {head.sequence} is not the one that {HEAD} names")
+        ledger_copy.extend(model, known)
         if not known and head is None:
             _check_empty(model)
         return tuple(known), head
