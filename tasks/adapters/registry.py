@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion as StoredVersion
 from mlflow.exceptions import MlflowException
@@ -23,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tasks.adapters import lease, ledger
 from tasks.adapters.redaction import told, without_secrets
-from tasks.adapters.whole import one_at_a_time
+from tasks.adapters.registry_database import make_database
 from tasks.adapters.workspace import workspace
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion
@@ -58,20 +57,11 @@ def client() -> MlflowClient:
 @lru_cache(maxsize=16)
 def client_of(uri: str) -> MlflowClient:
     """The client of the registry at this address."""
-    with answers("the registry cannot be opened"), _alone(uri):
+    with answers("the registry cannot be opened"):
+        make_database(uri)
         connected = MlflowClient(tracking_uri=uri, registry_uri=uri)
         connected.search_registered_models(max_results=1)
         return connected
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Two processes that meet an empty SQLite file would both create its tables, and one would fail."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    with one_at_a_time(Path(uri.removeprefix("sqlite:///") + ".lock")):
-        yield
 
 
 @contextmanager
