@@ -102,8 +102,9 @@ def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceErro
             "columns.features says it does; list it under another kind, name what stands for a missing value "
             "(source.options: {null_values: '-'}) or mend the source"
         )
+    written = " in UTF-8 or the encoding that source.options.encoding names" if kind == "csv" else ""
     return SourceError(
-        f"{where}: cannot be read as {kind} ({_short(error)}); expected whole {kind} files of one schema; "
+        f"{where}: cannot be read as {kind} ({_short(error)}); expected whole {kind} files of one schema{written}; "
         "the file may be truncated or still being written; write it elsewhere and rename it when it is whole"
     )
 
