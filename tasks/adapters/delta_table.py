@@ -30,6 +30,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.parquet_file import LakeError, LandedParquet, discard, write_parquet
+from tasks.adapters.profile_keys import storage_options
 from tasks.adapters.redaction import told
 from tasks.adapters.workspace import WorkspaceError, keep_private
 
@@ -80,7 +81,7 @@ class LandedTable:
             known = _latest.get(uri)
             if known and version in (None, known.version) and known._is_latest():
                 return known
-            opened = cls(DeltaTable(uri, version=version), uri)
+            opened = cls(DeltaTable(uri, version=version, storage_options=storage_options(uri)), uri)
             if version is None:
                 _latest[uri] = opened
             return opened
@@ -90,8 +91,8 @@ class LandedTable:
             at = "" if version is None else f" at version {version}"
             raise LakeError(
                 f"{uri}: cannot be read{at} ({told(error)}); expected a Delta table that landed here; "
-                "check PERENNIAL_LAKE and that its store can be reached; where another tool upgraded the table's protocol or "
-                "cleaned up its log, restore the folder _delta_log from a backup"
+                "check PERENNIAL_LAKE, that its store can be reached and that its credentials have not expired; where another "
+                "tool upgraded the table's protocol or cleaned up its log, restore the folder _delta_log from a backup"
             ) from None  # a store names the whole address, with the signature that some have in it
 
     @classmethod
@@ -108,6 +109,7 @@ class LandedTable:
                 partition_by=[PARTITION],
                 configuration=CONFIGURATION,
                 commit_properties=CommitProperties(max_commit_retries=0),  # else a second maker writes its schema over
+                storage_options=storage_options(uri),
             )
         except (DeltaError, OSError) as error:
             if cls.open(uri) is None:  # else another process made it first
@@ -281,7 +283,7 @@ def _landed(path: str, rows: int) -> LandedFile:
 def _file_system(table_uri: str) -> pa_fs.FileSystem:
     """Files under a table. Arrow's own on a local disk, where it reads in half the CPU time of Delta's."""
     if not table_uri.startswith("file://"):
-        return pa_fs.PyFileSystem(DeltaStorageHandler(table_uri))
+        return pa_fs.PyFileSystem(DeltaStorageHandler(table_uri, storage_options(table_uri)))
     return pa_fs.SubTreeFileSystem(url2pathname(urlparse(table_uri).path), pa_fs.LocalFileSystem())
 
 
@@ -302,6 +304,6 @@ def _partitioned(schema: pa.Schema) -> pa.Schema:
 def _unwritable(uri: str, error: Exception) -> WorkspaceError:
     return WorkspaceError(
         f"{uri}: cannot be written to ({told(error)}); nothing was landed; expected a writable store with free "
-        "space; set PERENNIAL_HOME or PERENNIAL_LAKE to one, or free disk space; where another tool upgraded the table's "
-        "protocol, restore its folder _delta_log from a backup"
+        "space; set PERENNIAL_HOME or PERENNIAL_LAKE to one, free disk space, or renew credentials that have expired; "
+        "where another tool upgraded the table's protocol, restore its folder _delta_log from a backup"
     )

@@ -79,7 +79,9 @@ def append(
             try:
                 obstore.put(ledger_store(), key(model, entry.sequence), to_json(entry).encode(), mode="create")
             except AlreadyExistsError:
-                continue  # another writer was faster; what it wrote comes before
+                if read(key(model, entry.sequence)) != to_json(entry).encode():
+                    continue  # another writer was faster; what it wrote comes before
+                # else the store took it, its answer was lost, and the client asked again
         try:
             _remember(model, entry)
         except LedgerError as error:  # the fact is told: a caller that tried again could tell it twice
