@@ -33,11 +33,13 @@ from tasks.adapters.parquet_file import LakeError, LandedParquet, discard, write
 from tasks.adapters.profile_keys import storage_options
 from tasks.adapters.redaction import told
 from tasks.adapters.workspace import WorkspaceError, keep_private
+from tasks.policy.records import FORMAT, newer_format
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 PARTITION = "window"
 ATTEMPTS = 100  # lost races in a row before giving up; each means that another writer got its commit in
+NOTED_FORMAT = "Landed by Perennial, format "  # in the table's description: the kernel refuses properties of others
 CONFIGURATION = {
     "delta.appendOnly": "true",
     "delta.enableExpiredLogCleanup": "false",  # the default forgets versions after 30 days, and time travel with them
@@ -82,6 +84,9 @@ class LandedTable:
             if known and version in (None, known.version) and known._is_latest():
                 return known
             opened = cls(DeltaTable(uri, version=version, storage_options=storage_options(uri)), uri)
+            described = opened._table.metadata().description or ""
+            if described.startswith(NOTED_FORMAT) and (newer := newer_format(described.removeprefix(NOTED_FORMAT))):
+                raise LakeError(f"{uri}: the table {newer}")
             if version is None:
                 _latest[uri] = opened
             return opened
@@ -107,6 +112,7 @@ class LandedTable:
                 uri,
                 _partitioned(schema),
                 partition_by=[PARTITION],
+                description=f"{NOTED_FORMAT}{FORMAT}",
                 configuration=CONFIGURATION,
                 commit_properties=CommitProperties(max_commit_retries=0),  # else a second maker writes its schema over
                 storage_options=storage_options(uri),

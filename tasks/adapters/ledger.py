@@ -36,6 +36,7 @@ from tasks.adapters.ledger_files import (
 )
 from tasks.adapters.ledger_verification import Verification, verify
 from tasks.adapters.object_store import LedgerError, ledger_store, store_errors
+from tasks.adapters.redaction import without_secrets
 from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import LedgerEntry
 from tasks.policy.records import from_json, to_json
@@ -174,6 +175,8 @@ def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[
     sequence, previous_hash = first, last.hash if last else GENESIS
     while text := texts[sequence - first] if sequence in sure else read(key(model, sequence)):
         checked = check(model, sequence, text, previous_hash)
+        if checked.entry is None and checked.hash:  # whole, and of a newer format
+            raise LedgerError(f"{without_secrets(workspace().ledger)}/{model}: entry {sequence} {checked.problem}")
         if checked.problem or checked.entry is None:
             raise damaged(model, f"entry {sequence} {checked.problem}")
         yield checked.entry

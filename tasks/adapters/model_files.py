@@ -23,6 +23,7 @@ from xgboost import XGBClassifier, XGBModel, XGBRegressor
 from tasks.adapters.encoding import Encoding, Rows, encode_labels, fitted_encoder
 from tasks.adapters.truth import encode_truth
 from tasks.policy.errors import PerennialError
+from tasks.policy.records import newer_format
 
 Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
@@ -161,6 +162,8 @@ def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
 
 def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tuple[str, ...] = VOUCHED) -> Scorer:
     description = json.loads(files[DESCRIPTION])
+    if newer := newer_format(description.get("format", 1)):
+        raise ModelFileError(f"{DESCRIPTION} {newer}, or roll back to another version")
     encoding = Encoding(
         tuple((name, kind) for name, kind in description["features"]),
         {name: tuple(values) for name, values in description["categories"].items()},

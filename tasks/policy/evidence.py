@@ -235,6 +235,8 @@ class LedgerEntry:
     previous_hash: str
     lease: Annotated[int | None, Field(exclude_if=lambda token: token is None)] = None
     """Fencing token of the run that wrote it, where it held the model's lease."""
+    format: Annotated[int, Field(exclude_if=lambda number: number == 1)] = 1
+    """`records.FORMAT` of the Perennial that wrote it."""
 
     @property
     def hash(self) -> str:
