@@ -7,7 +7,7 @@ READY := .venv/.ready
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis chaos attack e2e image-check serve lock clean clean-demo
+.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-ledger chaos attack e2e image-check serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ bench-policy: $(READY) ## retraining policies on drifting streams
 
 bench-diagnosis: $(READY) ## what the diagnosis says of changes of a known kind on real flights
 	@$(BIN)/python -m tests.benchmarks.bench_diagnosis
+
+bench-ledger: $(READY) ## what a run pays to read a ledger of 10,000 and of 100,000 entries
+	@$(BIN)/python -m tests.benchmarks.bench_ledger
 
 chaos: $(READY) ## kill every process at every boundary, break what lies below, and see the loop complete
 	@$(BIN)/python -m tests.chaos

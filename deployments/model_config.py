@@ -239,7 +239,12 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     except ValidationError as error:
         raise ModelConfigError("\n".join(explain_all(path.name, error.errors(), ModelConfig))) from None
     if config.source.path and "://" not in config.source.path:
-        absolute = str((path.parent / config.source.path).resolve())
+        try:
+            absolute = str((path.parent / config.source.path).resolve())
+        except (OSError, RuntimeError):  # Python 3.13 leaves a loop of links to whoever opens the path
+            raise ModelConfigError(
+                f"{path.name}: source.path is {config.source.path}, a loop of links, expected a file or folder; mend the link"
+            ) from None
         config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})
     config._file = path
     return config

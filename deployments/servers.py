@@ -13,6 +13,7 @@ from tasks.adapters.local_guard import LOCAL_NAMES
 from tasks.adapters.prefect_server import PREFECT_APP
 from tasks.adapters.workspace import Workspace, make_folder
 
+MLFLOW_APP = "tasks.adapters.mlflow_app"
 ASKS_WHO = ("/api/admin/version", "/api/2.0/mlflow/users/current")
 """Pages of Prefect and of MLflow that only who has the log-in gets, unlike their health pages."""
 
@@ -49,7 +50,7 @@ def servers_of(space: Workspace, environment: Mapping[str, str], addresses: Mapp
         names = ("--allowed-hosts", own, "--cors-allowed-origins", origins)
         guard = ("--app-name", "basic-auth") if "MLFLOW_AUTH_CONFIG_PATH" in environment else ()
         servers.append(
-            served("mlflow", mlflow_health, "mlflow", "server", *listen("mlflow"), *stores, *quiet, *names, *guard)
+            served("mlflow", mlflow_health, MLFLOW_APP, "server", *listen("mlflow"), *stores, *quiet, *names, *guard)
         )
     return servers
 

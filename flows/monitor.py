@@ -14,7 +14,7 @@ from tasks.access import admit, check_window
 from tasks.decision import decide
 from tasks.diagnosis import diagnose_window
 from tasks.drift import measure_drift
-from tasks.history import find_champion, recall_history, recall_judgement, recall_latency
+from tasks.history import find_champion, recall_history, recall_judgement, recall_latency, registry_changes
 from tasks.outcome import look_back
 from tasks.performance import measure_performance
 from tasks.policy.evidence import Judgement, WindowEvidence
@@ -58,7 +58,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         probes = score_probes(config, window, as_of, history.unwrap(), champion, (performance, *revised))
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
     diagnosis = diagnose_window(config, champion, evidence, history, as_of)
-    judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis)
+    judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis, registry_changes(config))
     look_back(config, champion, history.unwrap().revised(revised), as_of, dry_run)
     publish_judgement(config, judgement, dry_run, history)
     degraded = watch_fresh_champion(config, champion, history, _reports(judgement), as_of)

@@ -54,14 +54,14 @@ def promote(
     as_of = present(config, until)
     if dry_run:
         validation = _verdict(config, model, decision_id)
-        challenger = find_challenger(config, validation)
+        challenger = find_challenger(config, validation, decision_id)
         return preview_promotion(config, challenger, validation, requested_by, override, wall_clock())
     principal = check_trigger(config, "promote", requested_by, as_of)
     validation = _verdict(config, model, decision_id)
     if override and validation.verdict == "warn":
         check_override(config, "a warning", override, principal, as_of, wall_clock())
         config = config.accepting_warnings()
-    challenger = find_challenger(config, validation)
+    challenger = find_challenger(config, validation, decision_id)
     check_verdict_time(config, principal, challenger.decision_id, as_of)
     approval = approval_of(
         config, challenger, validation, as_of, wall_clock(), approved_by, comment, requested_by, model

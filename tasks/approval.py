@@ -69,12 +69,12 @@ def approval_of(
 
 
 def _serves(challenger: ModelVersion) -> bool:
-    """Whether this version is the champion already, put there by this decision's promotion, and that was finished."""
-    from tasks.adapters import registry
+    """Whether this version is the champion already, by this decision's promotion, which the ledger holds."""
+    from tasks.adapters import ledger, registry
 
-    model, version = challenger.model, challenger.version
-    champion = registry.aliases(model).get(registry.CHAMPION)
-    return champion == version and registry.tags(model, version).get("promoted_by") == challenger.decision_id
+    champion = registry.aliases(challenger.model).get(registry.CHAMPION)
+    promoted = {entry.decision_id for entry in ledger.entries(challenger.model, kind="champion.promoted")}
+    return champion == challenger.version and challenger.decision_id in promoted
 
 
 def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:

@@ -4,8 +4,8 @@
     python -m tasks.audit show MODEL [--kind champion.promoted] [--last 20]
     python -m tasks.audit state MODEL --at 2013-06-05
 
-`verify` ends with 1 when it finds a problem. Note the head it prints somewhere else: given back as `--expect`, it finds
-even a ledger whose end was cut off by someone who covered it up.
+`verify` ends with 1 when it finds a problem, also where the registry is not as the ledger's facts left it. Note the head it
+prints somewhere else: given back as `--expect`, it finds even a ledger whose end was cut off by someone who covered it up.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -94,7 +95,37 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"{name}: {'DAMAGED' if problems else 'whole'}, {checked.entries} entries, head {head}")
         for problem in problems:
             print(printable(f"  {problem}"))
+        changed = () if problems else _changed_in_the_registry(name)
+        found_problem |= bool(changed)
+        for change in changed:
+            print(printable(f"  registry: {change}"))
     return int(found_problem)
+
+
+def _changed_in_the_registry(model: str) -> tuple[str, ...]:
+    """What others changed about the model's aliases and versions, and tags that are not what the ledger recorded.
+
+    The ledger is checked where the registry is not, too: nothing is asked of one whose database is not here.
+    """
+    from tasks.adapters import ledger
+    from tasks.adapters.workspace import SQLITE, workspace
+    from tasks.policy.recorded_versions import changed_outside, edited, registered
+
+    address = workspace().mlflow
+    if address.startswith(SQLITE) and not Path(address.removeprefix(SQLITE)).is_file():
+        return ()
+    from tasks.adapters import registry
+
+    entries, now = ledger.entries(model), registry.state(model)
+    tags = registry.all_tags(model)
+    known = [version for number, version in registered(entries).items() if now.holds(version) and number in tags]
+    differing = ((version, edited(version, tags[version.version])) for version in known)
+    changed = [
+        f"version {version.version}: tags {', '.join(names)} are not what the ledger recorded, which counts"
+        for version, names in differing
+        if names
+    ]
+    return (*changed_outside(entries, now), *changed)
 
 
 def _noted_head(text: str) -> tuple[str, "Head"]:

@@ -31,8 +31,12 @@ def decide(
     as_of: datetime,
     revised: Sequence[PerformanceReport] = (),
     diagnosis: Diagnosis | None = None,
+    registry_changes: Sequence[str] = (),
 ) -> Judgement:
-    """The judgement of one window; `revised` are earlier windows that later labels changed."""
+    """The judgement of one window; `revised` are earlier windows that later labels changed.
+
+    `registry_changes` are told with it and decide nothing.
+    """
     from tasks.adapters.announcements import BACKFILLING
 
     kind, told = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
@@ -57,6 +61,8 @@ def decide(
         rows = forecast_rows(history, evidence, config.training.window_days)
         decision = replace(decision, placement=decide_placement(config.placement, rows, config.columns.personal))
     get_run_logger().info("decision: %s, %s", decision.words, decision.reasons[0])
+    for change in registry_changes:
+        get_run_logger().warning("registry: %s", change)
     return Judgement(
         as_of,
         champion.version,
@@ -67,6 +73,7 @@ def decide(
         diagnosis.estimate if diagnosis else None,
         diagnosis.estimate_error if diagnosis else None,
         BACKFILLING.get(),
+        tuple(registry_changes),
     )
 
 

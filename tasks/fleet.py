@@ -26,6 +26,7 @@ from deployments.model_config import (
 from tasks.policy.binding import BOUND, bound_to, why_not_bound
 from tasks.policy.errors import PerennialError
 from tasks.policy.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
+from tasks.policy.recorded_versions import changed_outside
 from tasks.policy.spending import Purse, purse, spent_usd
 
 PAGE = "fleet.html"
@@ -56,13 +57,15 @@ def survey_files(models: Sequence[str], as_of: datetime) -> Fleet:
 def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequence[BrokenModel] = ()) -> Fleet:
     """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end.
 
-    One whose ledger does not verify is shown with what is wrong. The shared budget is not told while a file that it
-    depends on is broken.
+    One whose ledger does not verify, or whose entry in the registry is broken, is shown with what is wrong. The shared
+    budget is not told while a file that it depends on is broken.
     """
-    from tasks.adapters import ledger
+    from tasks.adapters import ledger, registry
     from tasks.adapters.object_store import LedgerError
 
     facts, broken = [], list(broken)
+    if configs:
+        registry.client()  # one that cannot be reached at all is no fault of any model
     for config in configs:
         try:
             refusal = why_not_bound(bound_to(ledger.entries(config.name, kind=BOUND)), config.binding)
@@ -74,6 +77,8 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
                 facts.append(_facts(config, as_of))
         except LedgerError as error:
             broken.append(_broken(config.name, error, "its ledger does not verify"))
+        except registry.RegistryError as error:
+            broken.append(_broken(config.name, error, "its entry in the registry cannot be used"))
     try:
         return survey(facts, as_of, _purse(as_of), broken)
     except ModelConfigError as error:
@@ -119,6 +124,7 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
         champion=champion,
         entries=entries,
         looked_at=as_of,
+        registry_changes=changed_outside(ledger.entries(config.name), registry.state(config.name)),
     )
 
 

@@ -24,6 +24,7 @@ from tasks.policy.evidence import (
     scoring_id,
 )
 from tasks.policy.probation import Degradation
+from tasks.policy.recorded_versions import changed_outside, on_trial
 from tasks.policy.records import Window, from_json, to_json
 from tasks.policy.reports import Latency, Scoring
 from tasks.policy.returning import returnable
@@ -151,13 +152,25 @@ def recall_validation(config: ModelConfig, decision_id: str | None) -> Validatio
     return from_json(ValidationReport, verdicts[-1].body) if verdicts else None
 
 
-def find_challenger(config: ModelConfig, validation: ValidationReport) -> ModelVersion:
-    """The version that this verdict is about, as the challenger of the decision that put it on trial."""
+def find_challenger(config: ModelConfig, validation: ValidationReport, decision_id: str | None = None) -> ModelVersion:
+    """The version that this verdict is about, as the challenger of the decision that put it on trial.
+
+    Raises PromotionRefused where another version has its number by now.
+    """
     from tasks.adapters import ledger
 
-    verdicts = [entry for entry in ledger.entries(config.name) if entry.body == to_json(validation)]
+    entries = ledger.entries(config.name)
+    alike = (entry.decision_id for entry in entries if entry.body == to_json(validation) and entry.decision_id)
+    verdicts = [found for found in alike if decision_id in (None, found)]
     version = find_version(config, validation.challenger)
-    return replace(version, decision_id=verdicts[-1].decision_id or version.decision_id) if verdicts else version
+    tried = on_trial(entries, verdicts[-1]) if verdicts else None
+    if tried and tried.run_id != version.run_id:
+        raise PromotionRefused(
+            f"{config.name}: version {version.version} comes from run {version.run_id}, the verdict of decision "
+            f"{verdicts[-1]} is about run {tried.run_id}; the model was deleted and made again, so this verdict says nothing "
+            "about it; expected the decision that made this version"
+        )
+    return replace(version, decision_id=verdicts[-1]) if verdicts else version
 
 
 def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVersion:
@@ -179,6 +192,13 @@ def recall_degradation(config: ModelConfig, champion: str) -> Degradation | None
 
     found = (from_json(Degradation, entry.body) for entry in ledger.entries(config.name, kind="champion.degraded"))
     return next((degraded for degraded in found if degraded.champion == champion), None)
+
+
+def registry_changes(config: ModelConfig) -> tuple[str, ...]:
+    """What others than Perennial changed about the model's aliases and versions, a sentence each."""
+    from tasks.adapters import ledger, registry
+
+    return changed_outside(ledger.entries(config.name), registry.state(config.name))
 
 
 def find_version(config: ModelConfig, number: str) -> ModelVersion:

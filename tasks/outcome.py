@@ -64,7 +64,11 @@ def judge_outcome(
     """
     from tasks.adapters import registry
 
-    previous = registry.version(config.name, promotion.previous or "")
+    try:
+        previous = registry.version(config.name, promotion.previous or "")
+    except registry.VersionGone as error:
+        get_run_logger().warning("outcome: the promotion of version %s is not judged: %s", champion.version, error)
+        return None
     measured = ((_gain(config, previous, champion, window, as_of), window.days) for window in windows)
     defined = ((gain, days) for gain, days in measured if all(map(math.isfinite, gain)))
     gains = list(islice(defined, LOOK_BACK))

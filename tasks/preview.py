@@ -90,9 +90,10 @@ def preview_promotion(
     now: datetime,
 ) -> Preview:
     """What the gates say of a validated challenger, whether it answers, and who would be asked."""
-    from tasks.adapters import registry, trial
+    from tasks.adapters import alias_move, registry, trial
 
-    serving = registry.aliases(config.name).get(registry.CHAMPION)
+    aliases = registry.aliases(config.name)
+    serving = aliases.get(registry.CHAMPION)
     status = registry.tags(config.name, challenger.version).get("status")
     warned = "a warning of validation" if override and validation.verdict == "warn" else None
     access = _not_let_in(config, requested_by, warned, override, now)
@@ -100,6 +101,9 @@ def preview_promotion(
     gate = why_not_promote(config.validation, judged.promotion, challenger, serving, validation)
     if serving == challenger.version:
         gate = f"version {serving} serves already"
+    gate = gate or alias_move.why_aliases_stay(config.name, aliases)
+    if alias_move.was_rolled_back(config.name, challenger.version):
+        status = "quarantined"
     barred = f"it is {status}, expected a version that may serve" if status in ("quarantined", "rejected") else None
     refusals = stopped_by((*access, gate, barred, trial.smoke_test(challenger, config.training.estimator)))
     asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"

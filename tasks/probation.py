@@ -57,15 +57,20 @@ def _compare(
 ) -> Degradation | None:
     from tasks.adapters import lake, registry, trial
 
-    before = registry.aliases(config.name).get(registry.PREVIOUS)
-    if before is None:
+    number = registry.aliases(config.name).get(registry.PREVIOUS)
+    if number is None:
+        return None
+    try:
+        before = registry.version(config.name, number)
+    except registry.VersionGone as error:
+        get_run_logger().warning("probation: there is nothing to go back to: %s", error)
         return None
     rows = lake.labelled_rows(config, served, as_of)
     level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
     parts = {"validation": config.validation.model_copy(update=level)}
     parts["columns"] = config.columns.model_copy(update={"protected": ()})  # judged as a whole
     watched = config.model_copy(update=parts)
-    compared = trial.compare(watched, champion, registry.version(config.name, before), served, rows)
+    compared = trial.compare(watched, champion, before, served, rows)
     return decide_degradation(config.validation, compared, realised, forecast, as_of)
 
 

@@ -32,7 +32,8 @@ def promote_challenger(
     before = alias_move.remembered(model, number, decision_id)
     champion, waiting = before.get(registry.CHAMPION), before.get(registry.CHALLENGER)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
-    if refusal is None and tags.get("status") == "quarantined":
+    refusal = refusal or alias_move.why_aliases_stay(model, before)
+    if refusal is None and (tags.get("status") == "quarantined" or alias_move.was_rolled_back(model, number)):
         refusal = "it is quarantined, expected a version that was never rolled back"
     refusal = refusal or trial.smoke_test(challenger, config.training.estimator)
     if refusal:
@@ -127,7 +128,7 @@ def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | No
 
 def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:
     """(the champion that goes, the version that would serve again). Raises PromotionRefused."""
-    from tasks.adapters import registry, trial
+    from tasks.adapters import alias_move, registry, trial
 
     model = config.name
     bad, target = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
@@ -138,9 +139,11 @@ def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: 
         )
     if expected not in (None, bad):
         raise PromotionRefused(f"{model}: version {bad} serves by now, not {expected}; nothing is rolled back")
+    if changed := alias_move.why_aliases_stay(model, aliases, needs_previous=True):
+        raise PromotionRefused(f"{model}: nothing is rolled back: {changed}")
     version = registry.version(model, target)
-    quarantined = dict(version.tags).get("status") == "quarantined"
-    refusal = "it is quarantined" if quarantined else trial.smoke_test(version, config.training.estimator)
+    is_quarantined = dict(version.tags).get("status") == "quarantined" or alias_move.was_rolled_back(model, target)
+    refusal = "it is quarantined" if is_quarantined else trial.smoke_test(version, config.training.estimator)
     if refusal:
         raise PromotionRefused(f"{model}: previous version {target} cannot serve: {refusal}; {bad} keeps serving")
     return bad, target

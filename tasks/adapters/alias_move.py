@@ -7,15 +7,27 @@ The aliases are set in an order that leaves a serving champion at every step.
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from prefect.transactions import Transaction, transaction
 
-from tasks.adapters import registry, trial
+from tasks.adapters import ledger, registry, trial
 from tasks.policy.errors import PerennialError
+from tasks.policy.recorded_versions import quarantined, why_not_move
 
 
 class MoveFailed(PerennialError):
     """The aliases were not moved, or moved and put back because what then served did not answer."""
+
+
+def why_aliases_stay(model: str, aliases: Mapping[str, str], needs_previous: bool = False) -> str | None:
+    """What must be set right before these aliases move, where others than Perennial moved them; None where nothing must."""
+    return why_not_move(ledger.entries(model), replace(registry.state(model), aliases=aliases), needs_previous)
+
+
+def was_rolled_back(model: str, number: str) -> bool:
+    """Whether the ledger holds a rollback of this version, whatever its tags say."""
+    return number in quarantined(ledger.entries(model))
 
 
 def remembered(model: str, number: str, decision_id: str) -> dict[str, str]:

@@ -11,12 +11,13 @@ Reference: Delta transaction protocol, https://github.com/delta-io/delta/blob/ma
 """
 
 import json
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import TypeVar
-from urllib.parse import urlparse
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 from uuid import uuid4
 
@@ -29,13 +30,16 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.parquet_file import LakeError, LandedParquet, discard, write_parquet
+from tasks.adapters.profile_keys import storage_options
 from tasks.adapters.redaction import told
 from tasks.adapters.workspace import WorkspaceError, keep_private
-from tasks.policy.records import digest
+from tasks.policy.records import FORMAT, digest, newer_format
 
+logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 PARTITION = "window"
 ATTEMPTS = 100  # lost races in a row before giving up; each means that another writer got its commit in
+NOTED_FORMAT = "Landed by Perennial, format "  # in the table's description: the kernel refuses properties of others
 CONFIGURATION = {
     "delta.appendOnly": "true",
     "delta.enableExpiredLogCleanup": "false",  # the default forgets versions after 30 days, and time travel with them
@@ -68,6 +72,7 @@ class LandedTable:
         self._table = table
         self._files = _file_system(table.table_uri)
         self.uri = uri
+        self._foreign = 0
         self._commits = [f"_delta_log/{self.version + later:020d}.json" for later in (0, 1)]
         self._committed = self._last_commits()
 
@@ -78,7 +83,10 @@ class LandedTable:
             known = _latest.get(uri)
             if known and version in (None, known.version) and known._is_latest():
                 return known
-            opened = cls(DeltaTable(uri, version=version), uri)
+            opened = cls(DeltaTable(uri, version=version, storage_options=storage_options(uri)), uri)
+            described = opened._table.metadata().description or ""
+            if described.startswith(NOTED_FORMAT) and (newer := newer_format(described.removeprefix(NOTED_FORMAT))):
+                raise LakeError(f"{uri}: the table {newer}")
             if version is None:
                 _latest[uri] = opened
             return opened
@@ -88,7 +96,8 @@ class LandedTable:
             at = "" if version is None else f" at version {version}"
             raise LakeError(
                 f"{uri}: cannot be read{at} ({told(error)}); expected a Delta table that landed here; "
-                "check PERENNIAL_LAKE and that its store can be reached"
+                "check PERENNIAL_LAKE, that its store can be reached and that its credentials have not expired; where another "
+                "tool upgraded the table's protocol or cleaned up its log, restore the folder _delta_log from a backup"
             ) from None  # a store names the whole address, with the signature that some have in it
 
     @classmethod
@@ -103,8 +112,10 @@ class LandedTable:
                 uri,
                 _partitioned(schema, stored_names(schema.names)),
                 partition_by=[PARTITION],
+                description=f"{NOTED_FORMAT}{FORMAT}",
                 configuration=CONFIGURATION,
                 commit_properties=CommitProperties(max_commit_retries=0),  # else a second maker writes its schema over
+                storage_options=storage_options(uri),
             )
         except (DeltaError, OSError) as error:
             if cls.open(uri) is None:  # else another process made it first
@@ -135,19 +146,67 @@ class LandedTable:
         return self._table.transaction_version(key)
 
     def files(self) -> tuple[LandedFile, ...]:
-        """All files up to this version, oldest landing first."""
+        """All files that landed up to this version, oldest landing first. Raises LakeError where others took some away.
+
+        Rows that another tool appended were never landed and are passed over, which a warning says. What another tool
+        only laid out anew (OPTIMIZE) is read from the files that landed, as long as they are there.
+        """
         listed = pa.table(self._table.get_add_actions())
-        landed = map(self._landed, listed["path"].to_pylist(), listed["num_records"].to_pylist())
+        paths, rows = listed["path"].to_pylist(), listed["num_records"].to_pylist()
+        landed = [_landed(path, count) for path, count in zip(paths, rows, strict=True) if FILE_NAME.fullmatch(path)]
+        landed += self._laid_out_anew({file.path for file in landed})
+        if len(paths) > len(landed) and self._foreign != len(paths) - len(landed):
+            self._foreign = len(paths) - len(landed)
+            logger.warning(
+                "%s: holds %d files that another tool wrote, which are not used; expected no other writer",
+                self.uri,
+                self._foreign,
+            )
         return tuple(sorted(landed, key=lambda file: (file.version, file.window)))
 
-    def _landed(self, path: str, rows: int) -> LandedFile:
+    def _laid_out_anew(self, present: Set[str]) -> list[LandedFile]:
+        """Landed files that a commit of another tool replaced by others with the same rows. Raises LakeError for removed rows."""
+        landings = {int(name["version"]) for path in present if (name := FILE_NAME.fullmatch(path))}
+        replaced: dict[str, LandedFile] = {}
+        for version in sorted({*range(1, self.version + 1)} - landings):
+            actions = self._commit(version)
+            removed = [action["remove"] for action in actions if "remove" in action]
+            lost = [
+                each
+                for each in removed
+                if FILE_NAME.fullmatch(unquote(each["path"])) and unquote(each["path"]) not in present
+            ]
+            if any(each.get("dataChange", True) for each in lost):
+                raise self._taken_away(version, actions, [unquote(each["path"]) for each in lost])
+            for path in (unquote(each["path"]) for each in lost):
+                replaced[path] = _landed(path, self._rows_of(path))
+        return list(replaced.values())
+
+    def _taken_away(self, version: int, actions: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> LakeError:
+        named = (FILE_NAME.fullmatch(path) for path in paths)
+        windows = sorted({f"{name['window']} (landed at version {int(name['version'])})" for name in named if name})
+        operation = next((action["commitInfo"].get("operation") for action in actions if "commitInfo" in action), None)
+        return LakeError(
+            f"{self.uri}: version {version} ({operation or 'another tool'}) took away rows of {', '.join(windows[:5])}"
+            f"{' and others' if len(windows) > 5 else ''}; expected no other writer, as nothing may change once it landed; take "
+            f"it back before anything else lands: DeltaTable({self.uri!r}).restore({version - 1}), or restore the table from a "
+            "backup"
+        )
+
+    def _commit(self, version: int) -> list[dict[str, Any]]:
+        """The actions of one version; none where its log was cleaned up, as a checkpoint then stands for it."""
+        try:
+            with self._files.open_input_stream(f"_delta_log/{version:020d}.json") as stream:
+                return [json.loads(line) for line in stream.read().splitlines() if line.strip()]
+        except FileNotFoundError:
+            return []
+
+    def _rows_of(self, path: str) -> int:
+        """As its own landing wrote them down; its name says at which version that was."""
         name = FILE_NAME.fullmatch(path)
-        if name is None:
-            raise LakeError(
-                f"{self.uri}: holds {path}, which was not written by Perennial; expected no other writer and no "
-                "compaction; restore the table to an earlier version"
-            )
-        return LandedFile(path, name["window"], int(name["version"]), name["hash"], rows)
+        adds = [action["add"] for action in self._commit(int(name["version"]) if name else 0) if "add" in action]
+        noted = [json.loads(add.get("stats") or "{}") for add in adds if unquote(add["path"]) == path]
+        return int(noted[0].get("numRecords", 0)) if noted else 0
 
     def opened(self, file: LandedFile) -> LandedParquet:
         return LandedParquet(self._files, file.path, f"{self.uri}/{file.path}", file.content_hash)
@@ -180,7 +239,7 @@ class LandedTable:
                 if isinstance(error, DeltaError) and self._was_outrun():
                     raise Outrun from None
                 raise _unwritable(self.uri, error) from None
-        files = [self._landed(add.path, rows.num_rows) for add, rows in zip(adds, parts.values(), strict=True)]
+        files = [_landed(add.path, rows.num_rows) for add, rows in zip(adds, parts.values(), strict=True)]
         return {file.window: file for file in files}
 
     def _let_in(self, schema: pa.Schema, names: Mapping[str, str]) -> None:
@@ -229,10 +288,17 @@ class LandedTable:
         return latest is not None and latest.version > self.version
 
 
+def _landed(path: str, rows: int) -> LandedFile:
+    name = FILE_NAME.fullmatch(path)
+    if name is None:
+        raise AssertionError(f"{path} is not the name of a landed file")
+    return LandedFile(path, name["window"], int(name["version"]), name["hash"], rows)
+
+
 def _file_system(table_uri: str) -> pa_fs.FileSystem:
     """Files under a table. Arrow's own on a local disk, where it reads in half the CPU time of Delta's."""
     if not table_uri.startswith("file://"):
-        return pa_fs.PyFileSystem(DeltaStorageHandler(table_uri))
+        return pa_fs.PyFileSystem(DeltaStorageHandler(table_uri, storage_options(table_uri)))
     return pa_fs.SubTreeFileSystem(url2pathname(urlparse(table_uri).path), pa_fs.LocalFileSystem())
 
 
@@ -272,5 +338,6 @@ def _partitioned(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:
 def _unwritable(uri: str, error: Exception) -> WorkspaceError:
     return WorkspaceError(
         f"{uri}: cannot be written to ({told(error)}); nothing was landed; expected a writable store with free "
-        "space; set PERENNIAL_HOME or PERENNIAL_LAKE to one, or free disk space"
+        "space; set PERENNIAL_HOME or PERENNIAL_LAKE to one, free disk space, or renew credentials that have expired; "
+        "where another tool upgraded the table's protocol, restore its folder _delta_log from a backup"
     )

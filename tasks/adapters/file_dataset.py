@@ -8,8 +8,10 @@ A value that names folders (`country=01`) has no type but the one that is guesse
 wants text.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
@@ -18,6 +20,7 @@ import pyarrow.fs as pa_fs
 from deployments.model_config import ModelConfig
 from tasks.adapters.schemas import SourceError
 
+IGNORED = (".", "_")  # beginnings of names that Arrow passes over
 FOOTERS_AT_ONCE = 16  # waiting for an object store, not computing
 FAMILIES = {
     "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
@@ -39,6 +42,8 @@ def open_files(
     found = files.get_file_info(path)
     if found.type == pa_fs.FileType.NotFound:
         raise FileNotFoundError(path)
+    if isinstance(files, pa_fs.LocalFileSystem) and not found.is_file:
+        _refuse_links(Path(path), where)
     selected = [path] if found.is_file else pa_fs.FileSelector(path, recursive=True)
     folders = pa_dataset.FileSystemFactoryOptions(partitioning=pa_dataset.HivePartitioning.discover())
     factory = pa_dataset.FileSystemDatasetFactory(files, selected, form, folders)
@@ -52,6 +57,31 @@ def open_files(
     if isinstance(form, pa_dataset.ParquetFileFormat) and len(dataset.files) > 1:
         return _unified(config, dataset, stored, where)
     return dataset
+
+
+def _refuse_links(folder: Path, where: str) -> None:
+    """Arrow follows every link: a loop would give the same rows forty times, and a link to nothing none at all.
+
+    Raises SourceError for a folder or file that is reached twice, and for a link to nothing.
+    """
+    reached: dict[tuple[int, int], Path] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(IGNORED)]
+        files = (Path(place) / name for name in names if not name.startswith(IGNORED))
+        for found in (Path(place), *files):
+            try:
+                at = found.stat()
+            except OSError:
+                raise SourceError(
+                    f"{where}: {found.relative_to(folder)} is a link that leads nowhere, expected files; remove the link, or "
+                    "bring back what it leads to"
+                ) from None
+            before = reached.setdefault((at.st_dev, at.st_ino), found)
+            if before != found:
+                raise SourceError(
+                    f"{where}: {found.relative_to(folder)} leads to {before.relative_to(folder)} again, so its rows would be "
+                    "read more than once; expected each file once; remove the link"
+                )
 
 
 def compares_alike(dataset: pa_dataset.Dataset, name: str) -> bool:

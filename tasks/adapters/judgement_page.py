@@ -25,6 +25,11 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
     parts = [
         f"# {config.name}, {decision.window.name}: {decision.words}",
         bullets(decision.reasons),
+        *(
+            ["## Changed in the registry by others", bullets(judgement.registry_changes)]
+            if judgement.registry_changes
+            else []
+        ),
         f"## Diagnosis: {decision.diagnosis.replace('_', ' ')}",
         bullets(judgement.diagnosis_reasons),
         *(["## What would change it", bullets(decision.would_change)] if decision.would_change else []),

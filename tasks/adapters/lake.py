@@ -139,6 +139,7 @@ def _land_once(model: str, name: str, window: Window, key: str, rows: pa.Table, 
     def attempt() -> Snapshot:
         table = LandedTable.open_or_create(uri, ordered.schema)
         landed = _landed(table, window, key)
+        table.files()  # where another tool took rows away, nothing lands on top of that
         lease.check(model)
         return landed or _snapshot(uri, window, table.append({window.name: ordered}, {key: None}, notes)[window.name])
 
@@ -154,8 +155,16 @@ def _land_once(model: str, name: str, window: Window, key: str, rows: pa.Table, 
 
 def _landed(table: LandedTable, window: Window, key: str) -> Snapshot | None:
     version = table.number(key)
-    file = _landed_file(table, window, version) if version is not None else None
-    return _snapshot(table.uri, window, file) if file else None
+    if version is None:
+        return None
+    file = _landed_file(table, window, version)
+    if file is None:
+        raise LakeError(
+            f"{table.uri}: {window.name} landed at version {version}, and the table holds it no longer; expected that what "
+            f"landed stays; another tool took it away: DeltaTable({table.uri!r}).restore({version}) brings it back as long "
+            "as its file is there, else restore the table from a backup"
+        )
+    return _snapshot(table.uri, window, file)
 
 
 def _snapshot(uri: str, window: Window, file: LandedFile) -> Snapshot:

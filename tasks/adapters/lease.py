@@ -13,6 +13,7 @@ that run anew, and what the fence then stops is the process it gave up.
 
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -36,7 +37,9 @@ FOLDER = "_leases"
 TTL_S = 30.0  # a dead holder is fenced out this long after somebody else has begun to wait
 RENEWALS = 3  # in each lease's time, so that one may be late
 PATIENCE_S = 600.0  # a promotion takes seconds; who waits longer waits for a training, and gives its place back
+LONGEST_TTL_S = 3600.0  # a record that claims more is none of ours
 _POLL_S = 0.5
+_NUMBERED = re.compile(r"([0-9]{8,12})\.json")
 
 
 class LeaseHeld(PerennialError):
@@ -72,16 +75,18 @@ class Lease:
     def check(self) -> int:
         """The fencing token, if this process may write at this moment. Raises FencedOut otherwise."""
         with self._alone:
-            later = _latest(self.model, after=self.record.token)
-            if later is not None:
-                raise self._fenced(later)
+            later = [found for found in _tokens(self.model) if found[0] > self.record.token]
+            for token, path in reversed(later):
+                record = _read(self.model, token, path)
+                if record is not None:  # who takes over creates a complete record, so nothing else fences
+                    raise self._fenced(record)
             if _steady() - self.renewed > self.record.ttl_s:
-                self._take_next()
+                self._take_next(after=later[-1][0] if later else self.record.token)
             return self.record.token
 
-    def _take_next(self) -> None:
+    def _take_next(self, after: int) -> None:
         """Past the lease only a new number tells whether nobody came in between."""
-        following = replace(self.record, token=self.record.token + 1, beats=0)
+        following = replace(self.record, token=after + 1, beats=0)
         found = _create(self.model, following)
         if found != following:
             raise self._fenced(found)
@@ -221,30 +226,35 @@ def _write(model: str, record: Record) -> None:
         obstore.put(ledger_store(), _key(model, record.token), to_json(record).encode())
 
 
-def _tokens(model: str) -> list[str]:
+def _tokens(model: str) -> list[tuple[int, str]]:
+    """(number, path) of each record, lowest first. Any other file in the folder is nobody's lease."""
     with store_errors(f"lease of {model}"):
         listed = obstore.list(ledger_store(), f"{FOLDER}/{model}").collect()
-    return sorted(meta["path"] for meta in listed if meta["path"].endswith(".json"))
+    named = ((_NUMBERED.fullmatch(meta["path"].removeprefix(f"{FOLDER}/{model}/")), meta["path"]) for meta in listed)
+    return sorted((int(found[1]), path) for found, path in named if found)
 
 
-def _latest(model: str, after: int = 0) -> Record | None:
-    """The record with the highest number past `after`; a torn one reads as a dead holder's."""
-    paths = [path for path in _tokens(model) if path > _key(model, after)]
-    if not paths:
-        return None
-    token = int(paths[-1].rsplit("/", 1)[1][:8])
+def _latest(model: str) -> Record | None:
+    """The record with the highest number; one that cannot be read counts as a dead holder's."""
+    for token, path in _tokens(model)[-1:]:
+        return _read(model, token, path) or Record(token, "unknown", "unknown", None, TTL_S)
+    return None
+
+
+def _read(model: str, token: int, path: str) -> Record | None:
+    """The record of this number; None where the file is gone, torn, or none of a holder's."""
     with store_errors(f"lease of {model}"):
         try:
-            text = bytes(obstore.get(ledger_store(), paths[-1]).bytes())
-            return from_json(Record, text)
+            record = from_json(Record, bytes(obstore.get(ledger_store(), path).bytes()))
         except (FileNotFoundError, ValidationError):
-            return Record(token, "unknown", "unknown", None, TTL_S)
+            return None
+    return record if record.token == token and 0 < record.ttl_s <= LONGEST_TTL_S else None
 
 
 def _forget(model: str, before: int) -> None:
     """Numbers below the present one say nothing that it does not say."""
-    for path in _tokens(model):
-        if path < _key(model, before):
+    for token, path in _tokens(model):
+        if token < before:
             with store_errors(f"lease of {model}"):
                 try:
                     obstore.delete(ledger_store(), path)

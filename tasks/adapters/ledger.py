@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError
 from pydantic import ValidationError
 
-from tasks.adapters import lease
+from tasks.adapters import lease, ledger_copy
 from tasks.adapters.ledger_files import (
     GENESIS,
     HEAD,
@@ -36,6 +36,7 @@ from tasks.adapters.ledger_files import (
 )
 from tasks.adapters.ledger_verification import Verification, verify
 from tasks.adapters.object_store import LedgerError, ledger_store, store_errors
+from tasks.adapters.redaction import without_secrets
 from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import LedgerEntry
 from tasks.policy.records import from_json, to_json
@@ -45,7 +46,7 @@ __all__ = ["HEAD", "Head", "Verification", "append", "entries", "models", "verif
 logger = logging.getLogger(__name__)
 _MODEL = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
-"""What this process has read, by ledger and model; `_ALONE` lets one thread at a time add to it."""
+"""What this process has read or found copied, by ledger and model; `_ALONE` lets one thread at a time add to it."""
 _ALONE = Lock()
 
 
@@ -79,7 +80,9 @@ def append(
             try:
                 obstore.put(ledger_store(), key(model, entry.sequence), to_json(entry).encode(), mode="create")
             except AlreadyExistsError:
-                continue  # another writer was faster; what it wrote comes before
+                if read(key(model, entry.sequence)) != to_json(entry).encode():
+                    continue  # another writer was faster; what it wrote comes before
+                # else the store took it, its answer was lost, and the client asked again
         try:
             _remember(model, entry)
         except LedgerError as error:  # the fact is told: a caller that tried again could tell it twice
@@ -135,9 +138,15 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
         raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores")
     with _ALONE:
         known, head = _KNOWN.setdefault((workspace().ledger, model), []), read_head(model)
+        if not known:
+            known.extend(ledger_copy.load(model))
         if known and (head is None or read(key(model, len(known))) != to_json(known[-1]).encode()):
             known.clear()  # another ledger lies here now, or this one was damaged: look again
         known.extend(_newer(model, known[-1] if known else None, head))
+        if head and head.sequence <= len(known) and known[head.sequence - 1].hash != head.hash:
+            known.clear()
+            raise damaged(model, f"entry {head.sequence} is not the one that {HEAD} names")
+        ledger_copy.extend(model, known)
         if not known and head is None:
             _check_empty(model)
         return tuple(known), head
@@ -166,6 +175,8 @@ def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[
     sequence, previous_hash = first, last.hash if last else GENESIS
     while text := texts[sequence - first] if sequence in sure else read(key(model, sequence)):
         checked = check(model, sequence, text, previous_hash)
+        if checked.entry is None and checked.hash:  # whole, and of a newer format
+            raise LedgerError(f"{without_secrets(workspace().ledger)}/{model}: entry {sequence} {checked.problem}")
         if checked.problem or checked.entry is None:
             raise damaged(model, f"entry {sequence} {checked.problem}")
         yield checked.entry

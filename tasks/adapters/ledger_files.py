@@ -1,5 +1,6 @@
 """A ledger's files: an entry each under its number, the head beside them, and whether an entry is what it must be."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tasks.adapters.object_store import LedgerError, ledger_store, store_errors
 from tasks.adapters.redaction import without_secrets
 from tasks.adapters.workspace import workspace
 from tasks.policy.evidence import LedgerEntry
-from tasks.policy.records import digest, from_json, to_json
+from tasks.policy.records import digest, from_json, newer_format, to_json
 
 GENESIS = "0" * 64
 """What the first entry names as the one before it."""
@@ -44,7 +45,14 @@ def check(model: str, sequence: int, text: bytes | None, previous_hash: str | No
     try:
         entry = from_json(LedgerEntry, text)
     except ValidationError:
-        return Checked("cannot be read: torn or changed")
+        newer = _newer(text)
+        return (
+            Checked(newer, None, digest(text.decode(), length=64))
+            if newer
+            else Checked("cannot be read: torn or changed")
+        )
+    if newer := newer_format(entry.format):
+        return Checked(newer, None, digest(text.decode(), length=64))
     written = to_json(entry)
     problem = None
     if written.encode() != text:
@@ -54,6 +62,15 @@ def check(model: str, sequence: int, text: bytes | None, previous_hash: str | No
     elif previous_hash is not None and entry.previous_hash != previous_hash:
         problem = f"does not follow entry {sequence - 1}: one of the two was changed or slipped in"
     return Checked(problem, entry, digest(written, length=64))
+
+
+def _newer(text: bytes) -> str | None:
+    """Whether an entry that is none to us says that it is of a later format."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return newer_format(found["format"]) if isinstance(found, dict) and "format" in found else None
 
 
 def damaged(model: str, problem: str, otherwise: str = "") -> LedgerError:

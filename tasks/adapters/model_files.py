@@ -1,7 +1,7 @@
 """A model as files that run no code when loaded, and the scorer that is read back from them.
 
 XGBoost boosters are UBJ, everything else skops; encoder and classes are JSON beside them. Files are read once and
-checked against the SHA-256 that the registry holds before a byte of them is parsed. What skops may build comes from
+checked against the SHA-256 that the ledger holds before a byte of them is parsed. What skops may build comes from
 the version's own record, made when we trained it: a file's list of its own types says nothing about trust. Whoever may
 write to the registry may write that record too, so types of other packages than those we train with are never built.
 """
@@ -23,6 +23,7 @@ from xgboost import XGBClassifier, XGBModel, XGBRegressor
 from tasks.adapters.encoding import Encoding, Rows, encode_labels, fitted_encoder
 from tasks.adapters.truth import encode_truth
 from tasks.policy.errors import PerennialError
+from tasks.policy.records import newer_format
 
 Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
@@ -125,8 +126,8 @@ def load(
     found = sha256(files)
     if found != expected_sha256:
         raise ModelFileError(
-            f"model files have sha256 {found[:12]}…, the registry holds {expected_sha256[:12]}…; they were changed or "
-            "cut short after registration; do not serve them, roll back or train again"
+            f"model files have sha256 {found[:12]}…, expected {expected_sha256[:12]}… as recorded when they were "
+            "registered; they were changed or cut short since; do not serve them, roll back or train again"
         )
     return _parse(files, trusted_types, packages)
 
@@ -161,6 +162,8 @@ def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
 
 def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tuple[str, ...] = VOUCHED) -> Scorer:
     description = json.loads(files[DESCRIPTION])
+    if newer := newer_format(description.get("format", 1)):
+        raise ModelFileError(f"{DESCRIPTION} {newer}, or roll back to another version")
     encoding = Encoding(
         tuple((name, kind) for name, kind in description["features"]),
         {name: tuple(values) for name, values in description["categories"].items()},

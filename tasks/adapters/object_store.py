@@ -9,6 +9,7 @@ from pathlib import Path
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from tasks.adapters.profile_keys import provider
 from tasks.adapters.redaction import told, without_secrets
 from tasks.adapters.workspace import make_folder, workspace
 from tasks.policy.errors import PerennialError
@@ -33,7 +34,7 @@ def ledger_store() -> ObjectStore:
 @cache
 def store_at(uri: str) -> ObjectStore:
     if "://" in uri:
-        return from_url(uri, retry_config=PATIENCE)
+        return from_url(uri, retry_config=PATIENCE, credential_provider=provider(uri))
     return LocalStore(make_folder(Path(uri)))
 
 
@@ -48,8 +49,9 @@ def store_errors(where: str) -> Iterator[None]:
     except AlreadyExistsError:
         raise
     except (BaseError, OSError) as error:
+        remote = "://" in workspace().ledger
+        mend = "renew credentials that are wrong or have expired" if remote else "or free disk space"
         raise LedgerError(
             f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({told(error)}); expected a store "
-            "that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, or free disk "
-            "space"
+            f"that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, {mend}"
         ) from None  # a store names the whole address, with the signature that some have in it

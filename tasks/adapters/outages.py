@@ -12,6 +12,6 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
     if not isinstance(error, PerennialError):
         return True
-    from tasks.adapters.registry import NoChampion, RegistryError
+    from tasks.adapters.registry import NoChampion, RegistryError, VersionGone
 
-    return isinstance(error, RegistryError) and not isinstance(error, NoChampion)
+    return isinstance(error, RegistryError) and not isinstance(error, (NoChampion, VersionGone))

@@ -3,13 +3,16 @@
 Aliases have no compare-and-swap in MLflow, so moves are serialised by the model's lease, which each write asks first.
 What is left open is one request: a process that is frozen between that question and MLflow's answer. Tracking and
 registry addresses are always passed explicitly: nothing here depends on MLflow's global state or changes it.
+
+People edit the registry on MLflow's page. A version is therefore read as the ledger recorded it when it was registered
+(`tasks.policy.recorded_versions`): run, decision and SHA-256 are the ledger's; one that the ledger does not know is refused.
+Where the ledger holds no version of the model yet, the registry's word counts.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion as StoredVersion
 from mlflow.exceptions import MlflowException
@@ -17,15 +20,18 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.adapters import lease
+from tasks.adapters import lease, ledger
 from tasks.adapters.redaction import told, without_secrets
-from tasks.adapters.whole import one_at_a_time
+from tasks.adapters.registry_database import make_database
 from tasks.adapters.workspace import workspace
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion
+from tasks.policy.recorded_versions import CHALLENGER as CHALLENGER
+from tasks.policy.recorded_versions import CHAMPION as CHAMPION
+from tasks.policy.recorded_versions import PREVIOUS as PREVIOUS
+from tasks.policy.recorded_versions import Registry, as_recorded, registered
 from tasks.policy.records import Window, utc
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 REMARKS = "training_remarks"
 """Tag of a version with sentences on what was odd about its training, as JSON."""
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
@@ -39,6 +45,10 @@ class NoChampion(RegistryError):
     """No version of the model serves yet."""
 
 
+class VersionGone(RegistryError):
+    """The registry holds no such version, or another one under its number."""
+
+
 def client() -> MlflowClient:
     """The client of the workspace's registry; one per address and process."""
     return client_of(workspace().mlflow)
@@ -47,20 +57,11 @@ def client() -> MlflowClient:
 @lru_cache(maxsize=16)
 def client_of(uri: str) -> MlflowClient:
     """The client of the registry at this address."""
-    with answers("the registry cannot be opened"), _alone(uri):
+    with answers("the registry cannot be opened"):
+        make_database(uri)
         connected = MlflowClient(tracking_uri=uri, registry_uri=uri)
         connected.search_registered_models(max_results=1)
         return connected
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Two processes that meet an empty SQLite file would both create its tables, and one would fail."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    with one_at_a_time(Path(uri.removeprefix("sqlite:///") + ".lock")):
-        yield
 
 
 @contextmanager
@@ -90,7 +91,7 @@ def aliases(model: str) -> dict[str, str]:
 def version(model: str, alias_or_number: str) -> ModelVersion:
     """A version by alias or number. Raises NoChampion for a champion that does not exist, RegistryError otherwise."""
     if alias_or_number.isdigit():
-        return as_record(stored_version(model, alias_or_number))
+        return _recorded(stored_version(model, alias_or_number))
     known = aliases(model)
     number = known.get(alias_or_number)
     if number is None and alias_or_number == CHAMPION:
@@ -101,14 +102,54 @@ def version(model: str, alias_or_number: str) -> ModelVersion:
     if number is None:
         found = ", ".join(f"{alias} → {number}" for alias, number in sorted(known.items())) or "none"
         raise RegistryError(f"{model}: no version has the alias {alias_or_number}, the aliases are: {found}")
-    return as_record(stored_version(model, number))
+    return _recorded(stored_version(model, number))
+
+
+def _recorded(stored: StoredVersion) -> ModelVersion:
+    """A version as the ledger recorded it. Raises VersionGone for another one under its number and for a stranger's."""
+    known = registered(ledger.entries(stored.name))
+    if not known:
+        return as_record(stored)
+    own = known.get(str(stored.version))
+    if own is None:
+        raise VersionGone(
+            f"{stored.name}: version {stored.version} is not in the ledger, expected one that was tried there "
+            f"({', '.join(sorted(known, key=int))}); nothing vouches for it: move its alias in MLflow to one of those, or "
+            "remove the alias and train"
+        )
+    if own.run_id != (stored.run_id or ""):
+        raise VersionGone(
+            f"{stored.name}: version {stored.version} is not the one that the ledger names: it comes from run "
+            f"{stored.run_id or 'none'}, expected run {own.run_id}; the model was deleted and made again, so no earlier "
+            "verdict holds for it: remove its alias in MLflow and train again"
+        )
+    return as_recorded(own, dict(stored.tags))
+
+
+def state(model: str) -> Registry:
+    """The model's aliases and versions as they are now."""
+    stored = _stored_versions(model)
+    return Registry(
+        aliases(model),
+        {str(found.version): found.run_id or "" for found in stored},
+        {str(found.version): found.tags.get("move_by", "") for found in stored},
+    )
 
 
 def find(model: str, decision_id: str) -> ModelVersion | None:
     """The version that a decision led to, the lowest number if two processes raced."""
     # the decision is compared here, not in the query: ids may hold quotes, and tag filters scan anyway
-    matching = [found for found in _stored_versions(model) if found.tags.get("decision_id") == decision_id]
-    return as_record(min(matching, key=lambda found: int(found.version))) if matching else None
+    known = registered(ledger.entries(model))
+    tagged = [found for found in _stored_versions(model) if found.tags.get("decision_id") == decision_id]
+    for found in sorted(tagged, key=lambda found: int(found.version)):
+        own = known.get(str(found.version))
+        if own is None or own.run_id != (
+            found.run_id or ""
+        ):  # fresh from training, the ledger holds it after its trial
+            return as_record(found)
+        if own.decision_id == decision_id:  # else somebody gave the tag to another version
+            return as_recorded(own, dict(found.tags))
+    return None
 
 
 def all_tags(model: str) -> dict[str, dict[str, str]]:
@@ -126,7 +167,8 @@ def stored_version(model: str, number: str) -> StoredVersion:
     try:
         return client().get_model_version(model, number)
     except MlflowException as error:
-        raise RegistryError(
+        gone = VersionGone if error.error_code == LOST else RegistryError
+        raise gone(
             f"{model}: version {number} is not in the registry ({error.error_code}); expected one of its versions"
         ) from None
 
@@ -139,13 +181,20 @@ def as_record(stored: StoredVersion) -> ModelVersion:
             f"{stored.name} version {stored.version}: has no tag {', '.join(lacking)}, expected a version that "
             "Perennial registered; move the alias to one, or train with `python -m flows.retrain`"
         )
+    try:
+        trained, rows = Window(utc(tags["trained_from"]), utc(tags["trained_until"])), int(tags["training_rows"])
+    except (KeyError, ValueError):
+        raise RegistryError(
+            f"{stored.name} version {stored.version}: its tags trained_from, trained_until and training_rows do not say what "
+            "it was trained on, expected two times and a number; they were edited: set them back, or train again"
+        ) from None
     return ModelVersion(
         model=stored.name,
         version=str(stored.version),
         run_id=stored.run_id or "",
         decision_id=tags["decision_id"],
-        trained=Window(utc(tags["trained_from"]), utc(tags["trained_until"])),
-        training_rows=int(tags["training_rows"]),
+        trained=trained,
+        training_rows=rows,
         sha256=tags["sha256"],
         tags=tuple(sorted(tags.items())),
     )
@@ -179,10 +228,22 @@ def tags(model: str, number: str) -> dict[str, str]:
 
 
 def classes(model: str, number: str) -> tuple[str, ...]:
-    """The class names of a version, in the order of its probabilities; they never change."""
-    return _classes(workspace().mlflow, model, number)
+    """The class names of a version, in the order of its probabilities; they never change.
+
+    The ledger's record of them, which is there also when the version was deleted; else the registry's tag.
+    """
+    own = registered(ledger.entries(model)).get(number)
+    noted = dict(own.tags).get("classes") if own else None
+    return _classes(workspace().mlflow, model, number) if noted is None else tuple(json.loads(noted))
 
 
 @lru_cache(maxsize=64)
 def _classes(_uri: str, model: str, number: str) -> tuple[str, ...]:
-    return tuple(json.loads(tags(model, number)["classes"]))
+    noted = tags(model, number).get("classes", "")
+    try:
+        return tuple(json.loads(noted))
+    except ValueError:
+        raise RegistryError(
+            f"{model} version {number}: tag classes is {noted[:60]!r}, expected a JSON list of class names; it was edited: set "
+            "it back, or train again"
+        ) from None

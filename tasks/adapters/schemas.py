@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from uuid import UUID
 
 import pyarrow as pa
@@ -94,6 +95,9 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeFo
     """The columns that land with a row, in their order and types. Raises SourceError on what would lose something."""
     columns, wanted = config.columns, _landed_columns(config)
     require_columns(table.column_names, row_columns(config) if _in_parts(config, table) else wanted, where)
+    require_text(
+        table.select([name for name in table.column_names if name in row_columns(config) or name in wanted]), where
+    )
     numeric, boolean = set(columns.features.numeric), set(columns.features.boolean)
     categorical = set(columns.features.categorical)
     arrays = []
@@ -112,6 +116,32 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeFo
     return pa.table(dict(zip(wanted, arrays, strict=True)))
 
 
+def require_text(table: pa.Table, where: str) -> None:
+    """Raises SourceError where bytes in a column of text are no text, before anything that cannot be read again lands."""
+    texts = [
+        (name, column) for name, column in zip(table.column_names, table.columns, strict=True) if _may_be_text(column)
+    ]
+    for name, column in texts:
+        for row, chunk in zip(_starts(column), column.chunks, strict=True):
+            try:
+                chunk.validate(full=True)
+            except pa.ArrowInvalid:
+                raise SourceError(
+                    f"{where}: column {name!r} holds bytes that are no UTF-8 text, within rows {row} to {row + len(chunk) - 1}; "
+                    "expected text in UTF-8; write the file anew in UTF-8, and run this again, as nothing was landed"
+                ) from None
+
+
+def _may_be_text(column: pa.ChunkedArray) -> bool:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _starts(column: pa.ChunkedArray) -> list[int]:
+    """The number of each chunk's first row."""
+    return [0, *accumulate(len(chunk) for chunk in column.chunks)][: column.num_chunks]
+
+
 def conform_labels(
     config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None, with_unknown: bool = False
 ) -> pa.Table:
@@ -121,6 +151,7 @@ def conform_labels(
     """
     columns = config.columns
     require_columns(table.column_names, label_columns(config), where)
+    require_text(table.select(label_columns(config)), where)
     time = to_utc(table[columns.time], f"{where}: column {columns.time!r}", form)
     label_time = columns.label_time or columns.time
     known = time

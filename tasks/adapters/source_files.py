@@ -30,6 +30,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.file_dataset import compares_alike, open_files
+from tasks.adapters.profile_keys import keys, storage_options
 from tasks.adapters.redaction import told
 from tasks.adapters.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
 from tasks.adapters.source_limits import check_file, opened_response
@@ -83,7 +84,7 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
         if not remote:
             raise _unreadable(config, where, error) from None
         raise SourceUnreachable(
-            f"{where}: cannot be read ({_short(error)}); check host, bucket and credentials"
+            f"{where}: cannot be read ({_short(error)}); check host, bucket, and that credentials have not expired"
         ) from None
 
 
@@ -96,14 +97,15 @@ def shown(path: str) -> str:
 def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceError:
     kind = config.source.kind
     unfit = CONVERSION.search(str(error))
-    if unfit:
+    if unfit and unfit["kind"] != "string":
         return SourceError(
             f"{where}: column {int(unfit['place']) + 1} of the file holds values that are no {unfit['kind']}, as "
             "columns.features says it does; list it under another kind, name what stands for a missing value "
             "(source.options: {null_values: '-'}) or mend the source"
         )
+    written = " in UTF-8 or the encoding that source.options.encoding names" if kind == "csv" else ""
     return SourceError(
-        f"{where}: cannot be read as {kind} ({_short(error)}); expected whole {kind} files of one schema; "
+        f"{where}: cannot be read as {kind} ({_short(error)}); expected whole {kind} files of one schema{written}; "
         "the file may be truncated or still being written; write it elsewhere and rename it when it is whole"
     )
 
@@ -118,7 +120,7 @@ def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) 
     if "://" not in path or path.startswith("file://"):
         check_file(path, where)
     if config.source.kind == "delta":
-        yield DeltaTable(path).to_pyarrow_dataset()
+        yield DeltaTable(path, storage_options=storage_options(path)).to_pyarrow_dataset()
         return
     kind = pa_dataset.ParquetFileFormat() if config.source.kind == "parquet" else _csv_format(config)
     if not path.startswith(("http://", "https://")):
@@ -140,10 +142,14 @@ def _file_system(path: str) -> tuple[pa_fs.FileSystem, str]:
     scheme, separator, inner = path.partition("://")
     if scheme in ("s3", "s3a") and separator:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        own = keys(path)
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or (own and own.region)
         if region is None and endpoint is None:
             region = pa_fs.resolve_s3_region(inner.partition("/")[0])
         files = pa_fs.S3FileSystem(
+            access_key=own.access_key if own else None,
+            secret_key=own.secret_key if own else None,
+            session_token=own.token if own else None,
             region=region,
             endpoint_override=endpoint,
             connect_timeout=CONNECT_TIMEOUT_S,

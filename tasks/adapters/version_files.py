@@ -32,23 +32,26 @@ CODED_ROWS = "coded_rows.parquet"
 def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool = False) -> "Scorer":
     """The scorer of a version, checked against its SHA-256; `fresh` reads the files again instead of the cache.
 
+    The hash and the types to trust are the ledger's, as `registry.version` gives them.
+
     `estimator` is the import path in the model's file, whose package vouches for types; boosters need none. Raises
     ModelFileError on missing or altered files and on types of other packages.
     """
     load = _scorer.__wrapped__ if fresh else _scorer
-    scorer: Scorer = load(workspace().mlflow, version.model, version.version, version.sha256, estimator)
+    trusted = dict(version.tags).get("trusted_types", "[]")
+    scorer: Scorer = load(workspace().mlflow, version.model, version.version, version.sha256, estimator, trusted)
     return scorer
 
 
 @lru_cache(maxsize=8)
-def _scorer(uri: str, model: str, number: str, sha256: str, estimator: str | None) -> "Scorer":
+def _scorer(uri: str, model: str, number: str, sha256: str, estimator: str | None, trusted: str) -> "Scorer":
     from tasks.adapters import model_files
 
     stored = registry.stored_version(model, number)
-    trusted = tuple(json.loads(stored.tags.get("trusted_types", "[]")))
     with tempfile.TemporaryDirectory() as folder:
         files = _download(f"{artifact_places.present_place(stored.source)}/data/files", Path(folder), uri)
-        return model_files.load(model_files.read(files), sha256, trusted, model_files.vouched_packages(estimator))
+        packages = model_files.vouched_packages(estimator)
+        return model_files.load(model_files.read(files), sha256, tuple(json.loads(trusted)), packages)
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:

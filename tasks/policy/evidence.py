@@ -149,6 +149,8 @@ class Judgement:
     """How wrong such estimates were before; None while no estimated window has closed."""
     backfilled: bool = False
     """Judged by a back-fill, for the record: its decision is never handed over."""
+    registry_changes: tuple[str, ...] = ()
+    """What others than Perennial had changed in the registry, a sentence each."""
 
 
 def latest_performances(judgements: Iterable[Judgement]) -> tuple[PerformanceReport, ...]:
@@ -233,6 +235,8 @@ class LedgerEntry:
     previous_hash: str
     lease: Annotated[int | None, Field(exclude_if=lambda token: token is None)] = None
     """Fencing token of the run that wrote it, where it held the model's lease."""
+    format: Annotated[int, Field(exclude_if=lambda number: number == 1)] = 1
+    """`records.FORMAT` of the Perennial that wrote it."""
 
     @property
     def hash(self) -> str:

@@ -20,6 +20,7 @@ from tasks.policy.spending import Purse
 NeedKind = Literal[
     "approval",
     "no champion",
+    "registry",
     "quarantined",
     "unresolved",
     "overdue",
@@ -30,11 +31,11 @@ NeedKind = Literal[
     "drifted",
 ]
 URGENCY: tuple[NeedKind, ...] = (
-    "approval", "no champion", "quarantined", "unresolved", "overdue", "budget", "refused", "worse", "retraining",
-    "drifted",
+    "approval", "no champion", "registry", "quarantined", "unresolved", "overdue", "budget", "refused", "worse",
+    "retraining", "drifted",
 )  # fmt: skip
 """Most urgent first."""
-FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[:6])
+FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[:7])
 """The loop does not come out of these by itself."""
 Health = Literal["needs a person", "watch", "healthy"]
 MONTH = timedelta(days=30)
@@ -64,6 +65,8 @@ class ModelFacts:
     entries: tuple[LedgerEntry, ...]
     looked_at: datetime | None = None
     """By the clock on the wall, which people's answers are measured by; `as_of` where it is left out."""
+    registry_changes: tuple[str, ...] = ()
+    """What others than Perennial changed in the registry, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class FleetMember:
 
 @dataclass(frozen=True, slots=True)
 class BrokenModel:
-    """A model whose file or ledger cannot be read, and the error's sentence; more is not known of it."""
+    """A model whose file, ledger or registry entry cannot be read, and the error's sentence; more is not known of it."""
 
     model: str
     sentence: str
@@ -194,6 +197,8 @@ def _standing_needs(
         yield Need("approval", approval.sentence(facts.model))
     if facts.champion is None:
         yield Need("no champion", "no version serves; train and promote the first one")
+    for change in facts.registry_changes:
+        yield Need("registry", change)
     grace = facts.settling + timedelta(days=max(1.0, GRACE_WINDOWS * facts.window_days))
     if next_check and facts.as_of > next_check + grace:
         yield Need("overdue", f"the window that ended {next_check:%Y-%m-%d %H:%M} was not judged")

@@ -15,6 +15,10 @@ from pydantic import TypeAdapter
 
 Record = TypeVar("Record")
 
+FORMAT = 1
+"""Of ledger entries, of the lake's tables and of model files. It grows only where an older Perennial would misread what a
+newer one writes; what carries none is of the first. New fields with defaults need no new one."""
+
 CLOCKS_APART = timedelta(minutes=5)
 """What the clocks of two machines may differ by, as Kerberos allows (RFC 4120, 8.2); a time further ahead is a mistake."""
 
@@ -36,6 +40,15 @@ def from_json(record_type: type[Record], text: str | bytes) -> Record:
     kind: Any = record_type
     record: Record = _adapter(kind).validate_json(text)
     return record
+
+
+def newer_format(found: object) -> str | None:
+    """What to say of something in this format, where it is one that only a newer Perennial reads; None where it is not."""
+    if isinstance(found, str) and found.isdecimal():
+        found = int(found)
+    if isinstance(found, int) and found <= FORMAT:
+        return None
+    return f"is of format {str(found)[:20]!r}, this Perennial reads up to {FORMAT}: a newer one wrote it; upgrade Perennial"
 
 
 def digest(*parts: str, length: int = 16) -> str:

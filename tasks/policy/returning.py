@@ -4,22 +4,23 @@ A version that was rolled back is quarantined and never returns; the champion ha
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from tasks.policy.evidence import LedgerEntry, ModelVersion, Promotion, Served
+from tasks.policy.evidence import LedgerEntry, Promotion, Served
+from tasks.policy.recorded_versions import recorded_version
 from tasks.policy.records import from_json
 
 
 def returnable(entries: Sequence[LedgerEntry]) -> tuple[Served, ...]:
     """Versions that were champion and are not now, from a model's ledger (oldest first), by when they first served."""
-    learned = {
-        version.version: version.trained.end
-        for entry in entries
-        if entry.kind == "challenger.registered"
-        for version in [from_json(ModelVersion, entry.body)]
-    }
+    learned: dict[str, datetime] = {}
     serving: str | None = None
     known: dict[str, Served] = {}
     for entry in entries:
+        if entry.kind == "challenger.registered":
+            version = recorded_version(entry.body)
+            learned[version.version] = version.trained.end
+            known.pop(version.version, None)  # numbers begin anew where a model was made anew in the registry
         if entry.kind not in ("champion.promoted", "champion.rolled_back"):
             continue
         now = from_json(Promotion, entry.body).champion

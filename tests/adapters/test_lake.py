@@ -204,18 +204,6 @@ def test_versions_stay_readable_because_the_log_never_expires() -> None:
     assert (kept["delta.appendOnly"], kept["delta.enableExpiredLogCleanup"]) == ("true", "false")
 
 
-def test_files_that_another_writer_put_in_are_refused() -> None:
-    from deltalake import write_deltalake
-
-    snapshot = lake.land_rows(CONFIG, WINDOW, rows(10))
-    stranger = lake.read_rows(snapshot).append_column("window", pa.array([WINDOW.name] * 10))
-    write_deltalake(str(row_folder()), stranger, mode="append")
-
-    assert lake.read_rows(snapshot).num_rows == 10, "what landed before stays readable"
-    with pytest.raises(lake.LakeError, match="was not written by Perennial"):
-        lake.labelled_snapshot(CONFIG, WINDOW, SECOND.end)
-
-
 def test_rows_outside_their_window_are_refused_and_nothing_lands() -> None:
     with pytest.raises(lake.LakeError, match="10 of 10 rows lie outside window"):
         lake.land_rows(CONFIG, SECOND, rows(10, window=WINDOW))

@@ -269,6 +269,39 @@ def test_a_record_that_was_torn_reads_as_a_dead_holders(monkeypatch):
     assert _token_of("retrain") == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", "what is this folder?"),
+        (".DS_Store", "\x00"),
+        ("00000001.json~", "{}"),
+        ("notes.json", "{}"),
+        ("99999999 copy.json", "{}"),
+        ("old/00000009.json", "{}"),
+        ("９９９９９９９９.json", "{}"),
+    ],
+)
+def test_a_file_that_is_no_lease_stops_nobody(name, content):
+    folder = Path(os.environ["PERENNIAL_HOME"]) / "ledger" / "_leases" / MODEL
+    with hold(MODEL, "retrain") as held:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+        assert held.check() == 1
+    with hold(MODEL, "promote", patience_s=0) as following:
+        assert following.check() == 2
+    assert (folder / name).read_text() == content, "what is not ours is left alone"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "", '{"token":7,"purpose":"x","holder":"y","run":null,"ttl_s":1e300}'])
+def test_a_numbered_file_without_a_record_fences_nobody_out_and_is_waited_for_once(content, monkeypatch):
+    monkeypatch.setattr(lease, "TTL_S", 0.2)
+    folder = Path(os.environ["PERENNIAL_HOME"]) / "ledger" / "_leases" / MODEL
+    with hold(MODEL, "retrain", ttl_s=0.2) as held:
+        (folder / "99999999.json").write_text(content)
+        assert held.check() == 1
+    assert [_token_of("promote"), _token_of("promote")] == [100_000_000, 100_000_001]
+
+
 @on_each_store
 def test_in_an_object_store_the_same_lease_holds(scheme, monkeypatch):
     with object_store(scheme, monkeypatch) as bucket:

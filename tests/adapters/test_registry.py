@@ -248,14 +248,14 @@ def test_an_unreachable_registry_is_a_clear_error(monkeypatch, tmp_path):
 
 def test_a_version_whose_tags_vouch_for_foreign_types_runs_none_of_their_code(workspace, tmp_path):
     """Who may write to the registry writes file, hash and list of trusted types alike."""
-    version = register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
+    register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
     pwned, stored = tmp_path / "pwned", stored_file(workspace, "model.skops")
     code = functools.partial(timeit.timeit, "pass", f"open({str(pwned)!r}, 'w')")
     stored.write_bytes(skops.io.dumps(make_pipeline(FunctionTransformer(code), DummyClassifier())))
     sha256 = model_files.sha256(model_files.read(stored.parent))
     trusted = json.dumps(["functools.partial", "timeit.timeit"])
     registry.tag("binary_model", "1", sha256=sha256, trusted_types=trusted)
-    fault = trial.smoke_test(replace(version, sha256=sha256))
+    fault = trial.smoke_test(registry.version("binary_model", "1"))
     assert not pwned.exists()
     assert "holds functools.partial, timeit.timeit, expected types from sklearn, numpy, scipy only" in fault
 

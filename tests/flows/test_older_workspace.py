@@ -1,0 +1,43 @@
+"""A workspace of Perennial 0.1, as a first champion and one judged window left it, in the hands of this Perennial."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from deployments.model_config import load_model_config
+from flows.monitor import monitor
+from flows.score import score
+from tasks.adapters import ledger, registry, version_files
+from tasks.fleet import survey_fleet
+from tasks.history import find_champion, recall_judgement, registry_changes
+from tasks.policy.records import utc
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+ARCHIVE = Path(__file__).parent.parent / "snapshots" / "workspace_0.1.tar.xz"
+"""Made by retrain and promote as of 2024-01-21, score and monitor as of 2024-01-23; without its reports."""
+
+
+@pytest.fixture
+def model(workspace: Path, tmp_path: Path) -> str:
+    workspace.mkdir()
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(workspace, filter="data")
+    return write_model(tmp_path / "model")
+
+
+def test_all_that_it_holds_is_read_and_the_loop_goes_on(model):
+    config = load_model_config(model)
+    assert ledger.verify("small").problems == ()
+    (window,) = config.windows(end=utc("2024-01-23"))
+    judged = recall_judgement(config, window)
+    assert judged is not None and judged.champion == "1" and judged.registry_changes == ()
+    champion = find_champion(config, required=True)
+    assert version_files.load_scorer(champion, fresh=True).task == "regression"
+    assert registry_changes(config) == ()
+    assert [member.facts.model for member in survey_fleet([config], utc("2024-01-23")).members] == ["small"]
+    assert score(model, until=utc("2024-01-25")).rows == 300
+    assert monitor(model, until=utc("2024-01-25")).decision.window.end == utc("2024-01-25")
+    assert ledger.verify("small").problems == ()
+    assert registry.aliases("small") == {"champion": "1"}

@@ -1,0 +1,296 @@
+"""People edit the registry on MLflow's page: what they change is said, bounded to that model, and never moves a champion."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from deployments.model_config import load_model_config
+from tasks.adapters import alias_move, fleet_page, ledger, model_files, registry, trial, version_files
+from tasks.adapters.model_files import ModelFileError
+from tasks.adapters.registry import VersionGone
+from tasks.audit import main
+from tasks.fleet import survey_fleet
+from tasks.history import find_challenger, find_champion, recall_validation, registry_changes
+from tasks.outcome import judge_outcome
+from tasks.policy.errors import PromotionRefused
+from tasks.policy.evidence import ModelVersion, Promotion
+from tasks.policy.records import to_json, utc
+from tasks.promotion import preview_rollback, promote_challenger, restore_previous
+from tests.flows.test_promotion_stage import passed, put
+from tests.small_model import write_model
+from tests.trained_models import make_config, make_rows, prepare_registry, register
+
+CONFIG = make_config()
+MODEL, AT = CONFIG.name, utc("2024-03-06")
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with disable_run_logger():
+        yield
+
+
+def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> ModelVersion:
+    """A version that passed, as the flow retrain leaves it."""
+    version = register(CONFIG, decision_id, turn=turn)
+    registry.set_aliases(MODEL, {"challenger": version.version})
+    ledger.append(MODEL, "challenger.registered", version, AT, decision_id)
+    ledger.append(MODEL, "challenger.validated", passed(version.version, champion), AT, decision_id)
+    return version
+
+
+def promote(decision_id: str) -> Promotion:
+    """As the flow promote does."""
+    validation = recall_validation(CONFIG, decision_id)
+    assert validation is not None
+    promotion = promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation, decision_id), validation, decision_id)
+    ledger.append(MODEL, "champion.promoted", promotion, AT, decision_id)
+    return promotion
+
+
+def roll_back(decision_id: str = "back") -> Promotion:
+    promotion = restore_previous.fn(CONFIG, decision_id, "wrong answers", "ada@example.com")
+    ledger.append(MODEL, "champion.rolled_back", promotion, AT, decision_id)
+    return promotion
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    home, copy = tmp_path_factory.mktemp("prepared") / "home", tmp_path_factory.mktemp("copy")
+    prepare_registry(home)
+    with pytest.MonkeyPatch.context() as patch, disable_run_logger():
+        patch.setenv("PERENNIAL_HOME", str(home))
+        for number, champion in (("1", None), ("2", "1")):
+            on_trial(f"d{number}", champion)
+            promote(f"d{number}")
+        on_trial("d3", "2")
+    put(home, copy)
+    shutil.copytree(home / "ledger", copy / "ledger")
+    return home, copy
+
+
+@pytest.fixture(autouse=True)
+def served(prepared: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Version 2 serves, 1 is previous, 3 has passed its trial; by registry and ledger alike."""
+    home, copy = prepared
+    put(copy, home)
+    shutil.rmtree(home / "ledger")
+    shutil.copytree(copy / "ledger", home / "ledger")
+    monkeypatch.setenv("PERENNIAL_HOME", str(home))
+    ledger._KNOWN.clear()
+    return home
+
+
+def files_of(number: str) -> Path:
+    return Path(registry.client().get_model_version(MODEL, number).source) / "data" / "files"
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    main(["verify", MODEL])
+    return capsys.readouterr().out
+
+
+def test_what_perennial_leaves_behind_is_as_expected_at_every_step(capsys):
+    assert registry_changes(CONFIG) == ()
+    promote("d3")
+    assert registry_changes(CONFIG) == ()
+    roll_back()
+    assert registry_changes(CONFIG) == ()
+    on_trial("d4", "2")
+    promote("d4")
+    assert (registry_changes(CONFIG), main(["verify", MODEL])) == ((), 0)
+
+
+def test_a_promotion_that_died_before_the_ledger_held_it_is_finished_and_may_be_rolled_back():
+    validation = recall_validation(CONFIG, "d3")
+    assert validation is not None
+    promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation), validation, "d3")
+    assert registry_changes(CONFIG) == ()
+    assert roll_back().champion == "2"
+
+
+def test_a_model_deleted_and_made_again_gives_its_new_version_no_earlier_verdict(capsys):
+    registry.client().delete_registered_model(MODEL)
+    new = register(CONFIG, "d9", turn=-1.0)
+    assert new.version == "1"
+    for number in ("2", "3"):
+        register(CONFIG, f"d9-{number}", turn=-1.0)
+    with pytest.raises(VersionGone, match=r"not the one that the ledger names.* deleted and made again"):
+        promote("d3")
+    registry.set_aliases(MODEL, {"champion": "1", "previous": "2"})
+    with pytest.raises(VersionGone, match="no earlier verdict holds for it"):
+        find_champion(CONFIG, required=True)
+    with pytest.raises(PromotionRefused, match="nothing is rolled back: version 1, which is previous"):
+        roll_back()
+    assert registry.aliases(MODEL) == {"champion": "1", "previous": "2"}
+    assert "registry: version 2, which is champion" in said(capsys) and main(["verify", MODEL]) == 1
+
+
+def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earlier_version():
+    registry.client().delete_registered_model(MODEL)
+    on_trial("e1", None)
+    with pytest.raises(PromotionRefused, match=r"the verdict of decision d1 is about run"):
+        promote("d1")
+    assert promote("e1").champion == "1"
+    assert find_champion(CONFIG, required=True).decision_id == "e1"
+    assert registry_changes(CONFIG) == ()
+
+
+@pytest.mark.parametrize(
+    ("alias", "number", "mend"),
+    [
+        ("champion", "3", "alias champion is on version 3, expected version 2"),
+        ("champion", "1", "alias champion is on version 1, expected version 2"),
+        ("champion", None, "alias champion is on none, expected version 2"),
+    ],
+)
+def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back_on_it(alias, number, mend, capsys):
+    registry.set_aliases(MODEL, {alias: number})
+    assert mend in said(capsys) and main(["verify", MODEL]) == 1
+    (change,) = registry_changes(CONFIG)
+    assert change.startswith(mend) and "set it back to version 2 in MLflow" in change
+    on_trial("d4", number)
+    before = registry.aliases(MODEL)
+    with pytest.raises(PromotionRefused, match=mend):
+        promote("d4")
+    assert mend in str(alias_move.why_aliases_stay(MODEL, before))
+    with pytest.raises(PromotionRefused):
+        roll_back()
+    assert registry.aliases(MODEL) == before
+    registry.set_aliases(MODEL, {"champion": "2"})
+    assert roll_back().champion == "1"
+
+
+@pytest.mark.parametrize("number", ["3", None])
+def test_a_previous_moved_by_hand_is_said_and_not_gone_back_to(number, capsys):
+    registry.set_aliases(MODEL, {"previous": number})
+    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in said(capsys)
+    for attempt in (roll_back, lambda: preview_rollback.fn(CONFIG)):
+        with pytest.raises(PromotionRefused):
+            attempt()
+    assert registry.aliases(MODEL)["champion"] == "2"
+    assert promote("d3").champion == "3", "what previous names is nothing to a promotion"
+
+
+def test_a_challenger_moved_by_hand_is_said(capsys):
+    registry.set_aliases(MODEL, {"challenger": "1"})
+    assert "alias challenger is on version 1, which is not the one that waits" in said(capsys)
+
+
+def test_a_version_that_nobody_tried_does_not_serve_though_it_carries_our_tags():
+    stranger = registry.client().get_model_version(MODEL, "3")
+    made = registry.client().create_model_version(MODEL, stranger.source, stranger.run_id, tags=dict(stranger.tags))
+    registry.set_aliases(MODEL, {"champion": str(made.version)})
+    with pytest.raises(VersionGone, match="version 4 is not in the ledger"):
+        find_champion(CONFIG, required=True)
+
+
+def test_a_deleted_version_that_the_ledger_names_is_said_and_its_classes_stay_known(capsys):
+    registry.client().delete_model_version(MODEL, "1")
+    assert "version 1, which is previous" in said(capsys) and "was deleted" in registry_changes(CONFIG)[0]
+    assert registry.classes(MODEL, "1") == ("0", "1")
+    promotion = Promotion(MODEL, "d2", "2", "1", "promoted")
+    assert judge_outcome(CONFIG, registry.version(MODEL, "2"), promotion, [], AT) is None
+    with pytest.raises(PromotionRefused, match="nothing to roll back to"):
+        roll_back()
+
+
+def test_where_the_champion_was_deleted_another_one_may_follow():
+    registry.client().delete_model_version(MODEL, "2")
+    assert "version 2, which is champion" in registry_changes(CONFIG)[0]
+    on_trial("d4", None)
+    assert promote("d4").champion == "4"
+    assert registry_changes(CONFIG) == ()
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"sha256": "0" * 64},
+        {"decision_id": "another"},
+        {"classes": '["no", "yes"]'},
+        {"classes": "not JSON"},
+        {"trained_until": "never"},
+        {"training_rows": "many"},
+        {"trusted_types": '["os.system"]'},
+    ],
+)
+def test_a_tag_that_was_edited_changes_nothing_and_is_said(tags, capsys):
+    before = registry.version(MODEL, "3")
+    classes = registry.classes(MODEL, "3")
+    registry.tag(MODEL, "3", **tags)
+    after = registry.version(MODEL, "3")
+    assert replace(after, tags=()) == replace(before, tags=())
+    assert dict(after.tags)["trusted_types"] == dict(before.tags)["trusted_types"]
+    assert registry.classes(MODEL, "3") == classes
+    assert registry.find(MODEL, "another") is None
+    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in said(capsys)
+    assert promote("d3").champion == "3"
+
+
+def test_a_rolled_back_version_stays_barred_when_its_status_is_edited():
+    promote("d3")
+    roll_back()
+    registry.tag(MODEL, "3", status="registered", quarantined_by="", promoted_by="", move_by="")
+    with pytest.raises(PromotionRefused, match="quarantined"):
+        promote("d3")
+
+
+def test_model_files_exchanged_together_with_their_hash_tag_are_not_served():
+    foreign = register(CONFIG, "foreign", turn=-1.0)
+    for name in model_files.read(files_of(foreign.version)):
+        shutil.copy(files_of(foreign.version) / name, files_of("2") / name)
+    registry.tag(MODEL, "2", sha256=foreign.sha256)
+    champion = registry.version(MODEL, "champion")
+    with pytest.raises(ModelFileError, match=r"expected .* as recorded when they were registered"):
+        version_files.load_scorer(champion, fresh=True)
+    assert "does not serve" in str(trial.answer(champion, make_rows(rows=40), fresh=True))
+    assert "does not serve" in str(trial.smoke_test(champion))
+
+
+def test_files_exchanged_of_the_previous_version_stop_a_rollback_to_it():
+    foreign = register(CONFIG, "foreign", turn=-1.0)
+    for name in model_files.read(files_of(foreign.version)):
+        shutil.copy(files_of(foreign.version) / name, files_of("1") / name)
+    registry.tag(MODEL, "1", sha256=foreign.sha256)
+    with pytest.raises(PromotionRefused, match="cannot serve: version 1 does not serve"):
+        roll_back()
+
+
+def test_a_version_recorded_before_hashes_were_is_checked_against_its_tag(served, monkeypatch):
+    shutil.rmtree(served / "ledger")
+    ledger._KNOWN.clear()
+    body = json.loads(to_json(registry.version(MODEL, "2")))
+    del body["sha256"]
+    ledger.append(MODEL, "challenger.registered", json.dumps(body), AT, "d2")
+    version = registry.version(MODEL, "2")
+    assert version.sha256 == registry.tags(MODEL, "2")["sha256"]
+    assert version_files.load_scorer(version, fresh=True).classes == ("0", "1")
+    registry.tag(MODEL, "2", sha256="0" * 64)
+    with pytest.raises(ModelFileError):
+        version_files.load_scorer(registry.version(MODEL, "2"), fresh=True)
+
+
+def test_a_broken_entry_is_one_row_of_the_fleet_page_and_the_other_models_are_shown(tmp_path):
+    other = load_model_config(write_model(tmp_path))
+    registry.client().delete_registered_model(MODEL)
+    register(CONFIG, "d9")
+    registry.set_aliases(MODEL, {"champion": "1"})
+    fleet = survey_fleet([CONFIG, other], AT)
+    assert [member.facts.model for member in fleet.members] == ["small"]
+    (broken,) = fleet.broken
+    assert broken.model == MODEL and "not the one that the ledger names" in broken.sentence
+    html = fleet_page.render(fleet)
+    assert "its entry in the registry cannot be used" in html and 'data-model="small"' in html
+
+
+def test_a_moved_alias_is_a_line_of_the_fleet_page():
+    registry.set_aliases(MODEL, {"champion": "1"})
+    (member,) = survey_fleet([CONFIG], AT).members
+    assert member.health == "needs a person"
+    assert "alias champion is on version 1, expected version 2" in fleet_page.render(survey_fleet([CONFIG], AT))
+    assert [need.kind for need in member.needs].count("registry") == 1
