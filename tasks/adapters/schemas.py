@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.label_spellings import places_of, read_numbers, spelled_column, unknown_words
 from tasks.adapters.row_identity import joined_key
 from tasks.policy.errors import PerennialError
 
@@ -28,6 +29,8 @@ LATEST_SECOND = 1e11
 TRUE, FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 EXACT = 2**53
 UUID_BYTES = 16
+INFINITE, NO_NUMBER, NOT_LISTED = "infinite", "no number", "not in columns.classes"
+"""What makes a label unusable. A word such as NA makes it unknown, and stands for itself."""
 NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
 
 
@@ -149,6 +152,13 @@ def conform_labels(
 
     `with_unknown`: rows without a label are there too, as it may have been taken back.
     """
+    return sort_labels(config, table, where, form, with_unknown)[0]
+
+
+def sort_labels(
+    config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None, with_unknown: bool = False
+) -> tuple[pa.Table, pa.Table]:
+    """(labels as `conform_labels` gives them, the rows whose label cannot be used, with what is wrong with it in `fault`)."""
     columns = config.columns
     require_columns(table.column_names, label_columns(config), where)
     require_text(table.select(label_columns(config)), where)
@@ -158,37 +168,84 @@ def conform_labels(
     if label_time != columns.time:
         known = to_utc(table[label_time], f"{where}: column {label_time!r}", form)
     _, _, label_at = stored_label_columns(config)
+    values, faults = read_label(config, table[columns.label], f"{where}: column {columns.label!r}")
     labels = pa.table(
         {
             columns.key: _key(config, table, where, form),
             columns.time: time,
-            columns.label: as_label(config, table[columns.label], f"{where}: column {columns.label!r}"),
+            columns.label: values,
             label_at: pc.add(known, pa.scalar(columns.label_delay, pa.duration("us"))).cast(MOMENT),
         }
     )
+    broken = labels.append_column("fault", faults).filter(pc.is_valid(faults))
     unknown = pc.is_null(labels[columns.label])
-    if with_unknown:
-        return labels.filter(pc.or_(unknown, pc.is_valid(labels[label_at])))
-    return labels.filter(pc.and_(pc.invert(unknown), pc.is_valid(labels[label_at])))
+    dated = pc.is_valid(labels[label_at])
+    kept = pc.or_(unknown, dated) if with_unknown else pc.and_(pc.invert(unknown), dated)
+    return labels.filter(pc.and_(kept, pc.is_null(faults))), broken
 
 
 def as_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
-    """Regression: float64. Classes: text, or int64 (false and true become 0 and 1)."""
+    """Regression: float64. Classes: text in one spelling each, or int64 (false and true become 0 and 1)."""
+    return read_label(config, column, at)[0]
+
+
+def read_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """(labels, what is unusable about each in words or null); a label that is unusable is null, or infinite as it came.
+
+    Raises SourceError on a column that is of another kind than the task as a whole.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     if config.task == "regression":
-        return _as_number(column, at)
+        return _as_amount(config, column, at)
     if _is_text(column.type):
-        return column.cast(pa.string())
+        return _as_class(config, column.cast(pa.string()))
     if pa.types.is_boolean(column.type):
-        return column.cast(pa.int8()).cast(pa.int64())
+        return _listed(config, column.cast(pa.int8()).cast(pa.int64()))
     if pa.types.is_integer(column.type):
-        return _as_int64(column, at)
-    number = _as_number(column, at)
+        return _listed(config, _as_int64(column, at))
+    number, infinite = _finite(_as_number(column, at))
     whole = pc.and_(pc.equal(number, pc.round(number)), pc.less(pc.abs(number), 2.0**53))
-    if not pc.all(whole, min_count=0).as_py():
+    if not pc.all(whole, min_count=0).as_py() or number.null_count == len(number) > column.null_count:
         raise SourceError(
             f"{at} holds fractions, or numbers past 2^53, expected classes; a regression needs task: regression"
         )
-    return number.cast(pa.int64())
+    labels, strange = _listed(config, number.cast(pa.int64()))
+    return labels, pc.coalesce(infinite, strange)
+
+
+def _as_amount(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Numbers; those of a CSV file come as text, of which some may be none."""
+    if config.source.kind != "csv" or not _is_text(column.type):
+        number = _as_number(column, at)
+        return number, _finite(number)[1]
+    number = read_numbers(column.cast(pa.string()), str(config.source.options.get("decimal_point", ".")))
+    unread = pc.fill_null(pc.is_nan(number), False)
+    labels = pc.if_else(unread, None, number)
+    return labels, pc.coalesce(pc.if_else(unread, NO_NUMBER, pa.scalar(None, pa.string())), _finite(labels)[1])
+
+
+def _as_class(config: ModelConfig, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    named = config.columns.named_classes
+    point = str(config.source.options.get("decimal_point", ".")) if config.source.kind == "csv" else "."
+    labels, strange = _listed(config, spelled_column(column, named, point))
+    return labels, pc.coalesce(strange, unknown_words(column, named))
+
+
+def _listed(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Labels of the classes that the model's file lists; all of them where it lists none."""
+    none = pa.chunked_array([pa.nulls(len(labels), pa.string())])
+    if not config.columns.classes:
+        return labels, none
+    strange = pc.equal(places_of(labels.cast(pa.string()), config.columns.classes), -1)
+    strange = pc.fill_null(strange, False)
+    return pc.if_else(strange, None, labels), pc.if_else(strange, NOT_LISTED, none)
+
+
+def _finite(number: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    infinite = pc.fill_null(pc.is_inf(number), False)
+    none = pa.scalar(None, pa.string())
+    return pc.if_else(infinite, None, number), pc.if_else(infinite, INFINITE, none)
 
 
 @dataclass(frozen=True, slots=True)
