@@ -44,7 +44,7 @@ URGENCY: tuple[NeedKind, ...] = (
     "retraining", "drifted",
 )  # fmt: skip
 """Most urgent first."""
-FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[:7])
+FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[: URGENCY.index("budget") + 1])
 """The loop does not come out of these by itself."""
 Health = Literal["needs a person", "watch", "healthy"]
 MONTH = timedelta(days=30)
