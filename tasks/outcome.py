@@ -88,6 +88,7 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
 
     from tasks.adapters import lake, version_files
     from tasks.adapters.truth import encode_truth
+    from tasks.policy.metrics import undefined
     from tasks.policy.statistics import paired_bootstrap
 
     rows = lake.labelled_rows(config, window, as_of)
@@ -98,6 +99,8 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     known = np.isfinite(truth)
     before, after = (values[known] for values in predicted)
     metric, quantile = config.performance.metric, config.performance.quantile
+    if undefined(metric, truth[known], 2 if after.ndim == 1 else after.shape[1]):
+        return Gain(math.nan, math.nan, math.nan)
     return paired_bootstrap(before, after, truth[known], metric, draws=500, quantile=quantile)
 
 

@@ -115,7 +115,8 @@ def _measure(
     truth, predicted = served.judged
     rows, labelled_rows = len(served.truth), len(truth)
     settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
-    metrics = _metrics(config, truth, predicted)
+    classes = max(2, len(served.classes))
+    metrics = _metrics(config, truth, predicted, classes)
     least, quantile = config.validation.slice_min_rows, settings.quantile
     slices = measure_slices(primary, truth, predicted, served.judged_slices, least, BOOTSTRAP_DRAWS, quantile)
     before = [report for report in history.performances if report.window < window]
@@ -150,6 +151,7 @@ def _measure(
         noise_windows=windows if noise is not None else None,
         smallest_shift=smallest,
         slices=slices,
+<<<<<<< HEAD
         undefined=undefined(primary, truth, max(2, len(served.classes))) if labelled_rows else None,
         labels=_judge_labels(config, window, as_of, history, served, champion),
     )
@@ -211,6 +213,13 @@ def _usual_share(history: History, window: Window, reference: LabelProfile | Non
 
 
 def _metrics(config: ModelConfig, truth: Floats, predicted: Floats) -> tuple[MetricValue, ...]:
+=======
+        undefined=undefined(primary, truth, classes, each=True) if labelled_rows else None,
+    )
+
+
+def _metrics(config: ModelConfig, truth: Floats, predicted: Floats, classes: int) -> tuple[MetricValue, ...]:
+>>>>>>> judging
     """Every metric of the task that these rows define, with its interval."""
     from tasks.policy import metrics
     from tasks.policy.statistics import metric_intervals
@@ -221,7 +230,7 @@ def _metrics(config: ModelConfig, truth: Floats, predicted: Floats) -> tuple[Met
     quantile, found = config.performance.quantile, []
     intervals = metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS, quantile=quantile)
     for name in names:
-        if metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1]):
+        if metrics.undefined(name, truth, classes, each=True):
             continue
         value, (low, high) = metrics.compute(name, truth, predicted, quantile), intervals[name]
         if value == value and low == low:  # NaN: these rows do not define it

@@ -50,7 +50,7 @@ def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folde
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The primary metric of one window on the same labelled rows; None where no label has come."""
+    """The primary metric of one window on the same labelled rows; None where no label has come, or too few of a class."""
 
     rows: int
     labelled_rows: int
@@ -92,6 +92,8 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
     label, aligned = encode_truth(pa.chunked_array([frame["label"]]), answers)
     predicted = dict(zip(own, aligned, strict=True))
+    if metrics.undefined(name, label, max(2, len(own["prediction"])), each=True):
+        return Comparison(len(served), len(frame))
     value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
     low, high = statistics.metric_interval(name, label, predicted["prediction"], quantile=quantile)
     loop = MetricValue(name, value["prediction"], low, high, len(frame), metrics.HIGHER_IS_BETTER[name])

@@ -105,8 +105,9 @@ def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> li
     found = []
     for scorer in scorers:
         truth, predicted = scorer.judged(scored, label)
+        few = metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1])
         value = metrics.compute(name, truth, predicted, config.performance.quantile)
-        found.append(metrics.as_loss(name, value))
+        found.append(float("nan") if few else metrics.as_loss(name, value))
     return found
 
 

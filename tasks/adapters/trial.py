@@ -16,7 +16,7 @@ from tasks.adapters.groups import groups_of
 from tasks.adapters.model_files import ModelFileError, Scorer
 from tasks.adapters.redaction import told
 from tasks.adapters.truth import all_classes, encode_truth
-from tasks.policy import comparison
+from tasks.policy import comparison, metrics
 from tasks.policy.comparison import Floats, prediction_fault
 from tasks.policy.evidence import ModelVersion
 from tasks.policy.promotion import Comparison
@@ -102,6 +102,9 @@ def _measured(
     policy, metric = config.validation, config.performance.metric
     quantile, seed = config.performance.quantile, config.training.seed
     remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
+    too_few = metrics.undefined(metric, truth, 2 if predicted[0].ndim == 1 else predicted[0].shape[1])
+    if too_few:
+        return Comparison(challenger, champion, holdout, len(rows), faults=(too_few,), remarks=remarks)
     constant = comparison.against_constant(metric, truth, predicted[0], policy.confidence, seed, quantile)
     if champion is None:
         first = comparison.own_value(metric, truth, predicted[0], policy.confidence, seed, quantile)

@@ -28,6 +28,9 @@ def difference(
     slice_name: str | None = None,
 ) -> MetricDifference:
     """The paired difference on these rows; NaN where the metric is undefined. McNemar's p-value for classes."""
+    if metrics.undefined(metric, truth, _classes(challenger)):
+        nan = float("nan")
+        return MetricDifference(metric, nan, nan, nan, nan, nan, len(np.asarray(truth)), None, slice_name)
     old, new = (metrics.compute(metric, truth, predicted, quantile) for predicted in (champion, challenger))
     gain = statistics.paired_bootstrap(champion, challenger, truth, metric, confidence, DRAWS, seed, quantile)
     is_class = metric in metrics.CLASS_METRICS
@@ -50,11 +53,15 @@ def against_constant(
     """A model against the best constant answer, in the champion's place, on the same rows; None without rows."""
     if not len(truth):
         return None
-    classes = 2 if predicted.ndim == 1 else predicted.shape[1]
-    constant = metrics.constant_prediction(metric, truth, classes, quantile)
+    constant = metrics.constant_prediction(metric, truth, _classes(predicted), quantile)
     found = difference(metric, truth, constant, predicted, confidence, seed, quantile)
     finite = all(np.isfinite([found.champion, found.challenger, found.gain, found.low, found.high]))
     return found if finite else None
+
+
+def _classes(predicted: ArrayLike) -> int:
+    shape = np.shape(predicted)
+    return 2 if len(shape) == 1 else shape[1]
 
 
 def slice_differences(

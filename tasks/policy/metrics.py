@@ -37,10 +37,17 @@ LEAST_OF_A_CLASS = 5
 """Labels of each class below which a metric that compares classes says more of single rows than of the model."""
 
 
-def undefined(name: str, y_true: ArrayLike, classes: int, least: int = LEAST_OF_A_CLASS) -> str | None:
+FEW_CLASSES = 10
+"""Up to so many classes a window must hold each of them; of more, some always lack and the others carry the mean."""
+
+
+def undefined(
+    name: str, y_true: ArrayLike, classes: int, least: int = LEAST_OF_A_CLASS, each: bool = False
+) -> str | None:
     """Why these labels (codes) define no value of the metric; None where they do. `classes`: how many the model knows.
 
-    F1 needs positives; balanced accuracy and AUC need both classes of two, or at least two of several.
+    F1 needs positives; balanced accuracy and AUC need both classes of two, or at least two of several. `each`: what is
+    held against other rows needs every one of a few classes, as a mean without the hardest class is no level of the rest.
 
     >>> undefined("f1", [0, 0, 0], classes=2)
     'f1 is undefined: 0 of 3 labels are positive, expected at least 5'
@@ -50,8 +57,10 @@ def undefined(name: str, y_true: ArrayLike, classes: int, least: int = LEAST_OF_
     counts = np.bincount(np.asarray(y_true).astype(np.int64), minlength=max(2, classes))
     total = int(counts.sum())
     if classes > 2:
-        enough = int((counts >= least).sum())
-        return None if enough > 1 else f"{name} is undefined: {enough} classes have {least} labels, expected at least 2"
+        enough, wanted = int((counts >= least).sum()), classes if each and classes <= FEW_CLASSES else 2
+        if enough >= wanted:
+            return None
+        return f"{name} is undefined: {enough} classes have at least {least} labels, expected {wanted}"
     needed = {"positive": int(counts[1:].sum())} | ({} if name == "f1" else {"negative": int(counts[0])})
     few = next((side for side, count in needed.items() if count < least), None)
     if few is None:

@@ -126,7 +126,7 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
             "out more days (validation.holdout_days)"
         )
     failures += worse_than_a_constant(policy, comparison.constant)
-    remarks: list[str] = []
+    remarks = _no_better_than_a_constant(comparison.constant)
     warnings: list[str] = []
     differences = tuple(item for item in (comparison.primary, *comparison.slices) if item is not None)
     finite = tuple(item for item in differences if _is_finite(item))
@@ -165,6 +165,16 @@ def worse_than_a_constant(policy: ValidationPolicy, constant: MetricDifference |
         f"{constant.name} {constant.challenger:.4g} is worse than {constant.champion:.4g}, which the best constant answer "
         f"reaches on the same {constant.rows} rows (gain {_interval(constant)}); it has learned nothing that holds there, or "
         "the labels changed their meaning or unit (validation.beats_constant)"
+    ]
+
+
+def _no_better_than_a_constant(constant: MetricDifference | None) -> list[str]:
+    """That nothing shows the challenger to be of use; no failure, as where classes are rare accuracy cannot show it."""
+    if constant is None or not constant.low <= 0 <= constant.high:
+        return []
+    return [
+        f"{constant.name} {constant.challenger:.4g} is not surely better than {constant.champion:.4g}, which the best "
+        f"constant answer reaches on the same rows (gain {_interval(constant)})"
     ]
 
 
@@ -276,10 +286,12 @@ def _gain_text(policy: ValidationPolicy, item: MetricDifference) -> str:
 
 
 def _margin_text(policy: ValidationPolicy, item: MetricDifference) -> str:
-    accepted = f"-{policy.margin(item.name, item.champion):.4g} {item.name}"
+    margin = policy.margin(item.name, item.champion)
+    accepted = f"-{margin:.4g} {item.name}"
     if policy.non_inferiority_margin is not None:
         return accepted
-    return f"{accepted} ({policy.non_inferiority_share:.3g} of the champion's)"
+    at_least = margin > policy.non_inferiority_share * abs(item.champion)
+    return f"{accepted} ({'the least, more than ' if at_least else ''}{policy.non_inferiority_share:.3g} of the champion's)"
 
 
 def _is_finite(item: MetricDifference) -> bool:

@@ -33,7 +33,7 @@ def test_the_holdout_is_days_whose_labels_have_come_however_late_they_come():
 
 
 def test_where_labels_have_a_time_of_their_own_the_holdout_is_days_in_which_nearly_all_have_come():
-    """Labels 5 to 12 days after their row, evenly: 98 % of them within 11.86 days."""
+    """Labels 5 to 12 days after their row, evenly: 98 % of each class within 11.9 days."""
     own_time = {**LATE, "label_delay_hours": 0, "label_time": "came"}
     config, rows = make_config(columns=own_time), make_rows(rows=6000)
     lags = np.random.default_rng(0).permutation(np.linspace(5, 12, 6000)) * 86_400_000_000
@@ -50,9 +50,26 @@ def test_where_labels_have_a_time_of_their_own_the_holdout_is_days_in_which_near
     assert split_labelled_rows.fn(config, later)[1].labelled_rows == 500, "asked for by hand, the last days there are"
     few = make_config(columns=own_time, period={"start": utc("2024-02-14"), "history_until": TRAINING.end})
     with pytest.raises(
-        TooEarly, match=r"more than the 16 that .* \(11\.8 days, in which 98% of the labels came by came"
+        TooEarly, match=r"more than the 16 that .* \(11\.9 days, in which 98% of the labels of each class came by came"
     ):
         split_labelled_rows.fn(few, TRAINING.end)
+
+
+def test_a_rare_class_whose_labels_come_late_is_waited_for():
+    """One row in sixty is positive and known after 20 days, all else the next day: no day is judged without positives."""
+    config, rows = make_config(columns={**LATE, "label_delay_hours": 0, "label_time": "came"}), make_rows(rows=6000)
+    rare = np.arange(6000) % 60 == 0
+    days = np.where(rare, 20, 1).astype("timedelta64[D]").astype("timedelta64[us]")
+    rows = rows.drop_columns(["label"]).append_column("label", pa.array(rare.astype(int)))
+    rows = rows.append_column("came", pa.array(rows["time"].to_numpy() + days, pa.timestamp("us", "UTC")))
+    land(config, TRAINING, rows)
+    training, holdout = split_labelled_rows.fn(config, TRAINING.end)
+    assert training.window.end == TRAINING.end - timedelta(days=25), "20 days of delay, 5 of holdout"
+    assert holdout.labelled_rows == holdout.rows == 500
+    latest = Window(TRAINING.end - timedelta(days=28), TRAINING.end - timedelta(days=14))
+    measured = lake.labelled_rows(config, latest, TRAINING.end)
+    assert measured.num_rows == 801, "of 1,400 rows those that are 20 days old, the edge with them"
+    assert sum(measured["label"].to_pylist()) == pytest.approx(800 / 60, abs=1)
 
 
 def test_days_that_have_not_landed_are_no_part_of_the_holdout():

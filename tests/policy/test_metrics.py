@@ -152,7 +152,7 @@ def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
         ("f1", [0] * 699 + [1], 2, "1 of 700 labels are positive"),
         ("balanced_accuracy", [1] * 50, 2, "0 of 50 labels are negative"),
         ("roc_auc", [1] * 50 + [0] * 4, 2, "4 of 54 labels are negative"),
-        ("roc_auc", [2] * 50, 3, "1 classes have 5 labels"),
+        ("roc_auc", [2] * 50, 3, "1 classes have at least 5 labels"),
         ("f1", [1] * 50, 2, None),
         ("f1", [0] * 50 + [1] * 5, 2, None),
         ("balanced_accuracy", [0] * 5 + [2] * 5, 9, None),
@@ -163,6 +163,16 @@ def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
 def test_labels_that_lack_a_class_define_no_metric_that_compares_classes(name, labels, classes, words):
     said = metrics.undefined(name, labels, classes)
     assert said is None if words is None else words in said
+
+
+@pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
+def test_a_level_needs_each_of_a_few_classes(name):
+    """A week without the hardest of three classes looks better than the model is; of fifty some always lack."""
+    without = [0] * 50 + [1] * 50 + [2] * 4
+    assert metrics.undefined(name, without, 3) is None, "two models on the same rows can be compared"
+    assert "2 classes have at least 5 labels, expected 3" in metrics.undefined(name, without, 3, each=True)
+    assert metrics.undefined(name, [*without, 2], 3, each=True) is None
+    assert metrics.undefined(name, without, 50, each=True) is None
 
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])

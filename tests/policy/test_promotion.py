@@ -1,5 +1,6 @@
 """Whether a challenger may take the champion's place: each gate from both sides, and the defects read in peers."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -323,3 +324,39 @@ def test_a_model_is_held_against_the_constant_on_the_same_rows():
     minutes = random.normal(30, 5, 600)
     assert against_constant("mae", minutes * 1000, minutes, 0.95, 0).high < 0
     assert against_constant("mae", minutes, minutes + random.normal(size=600), 0.95, 0).low > 0
+
+
+@pytest.mark.parametrize("metric", ["f1", "balanced_accuracy", "roc_auc"])
+def test_a_holdout_with_one_positive_shows_nothing_of_two_models(metric):
+    """Both miss it, so that their F1 of 0 would be equal for sure."""
+    truth, random = np.array([1.0] + [0.0] * 599), np.random.default_rng(0)
+    old, new = random.uniform(0, 0.4, 600), random.uniform(0, 0.4, 600)
+    found = difference(metric, truth, old, new, 0.95, 0)
+    assert math.isnan(found.gain) and found.rows == 600
+    assert decide_validation(ValidationPolicy(), compared(found)).verdict == "fail"
+    assert against_constant(metric, truth, new, 0.95, 0) is None
+
+
+def test_a_model_that_is_no_better_than_a_constant_is_said_to_be():
+    """Where one row in twenty is positive, accuracy can hardly show more: it is said, and stops nobody."""
+    equal = MetricDifference("accuracy", 0.95, 0.951, 0.001, -0.003, 0.005, 600)
+    report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=equal))
+    assert report.verdict == "pass"
+    assert any(
+        "accuracy 0.951 is not surely better than 0.95, which the best constant" in one for one in report.reasons
+    )
+    better = MetricDifference("accuracy", 0.5, 0.8, 0.3, 0.25, 0.35, 600)
+    report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=better))
+    assert not any("constant" in one for one in report.reasons)
+
+
+@pytest.mark.parametrize(
+    ("champion", "words"),
+    [
+        (0.8, "margin -0.016 accuracy (0.02 of the champion's)"),
+        (0.4, "-0.01 accuracy (the least, more than 0.02 of the"),
+    ],
+)
+def test_the_margin_is_printed_as_what_it_is(champion, words):
+    primary = MetricDifference("accuracy", champion, champion + 0.05, 0.05, 0.04, 0.06, 600)
+    assert any(words in one for one in decide_validation(ValidationPolicy(), compared(primary)).reasons)
