@@ -151,8 +151,7 @@ def _measure(
         noise_windows=windows if noise is not None else None,
         smallest_shift=smallest,
         slices=slices,
-<<<<<<< HEAD
-        undefined=undefined(primary, truth, max(2, len(served.classes))) if labelled_rows else None,
+        undefined=undefined(primary, truth, classes, each=True) if labelled_rows else None,
         labels=_judge_labels(config, window, as_of, history, served, champion),
     )
 
@@ -212,14 +211,7 @@ def _usual_share(history: History, window: Window, reference: LabelProfile | Non
     return reference.labelled_share if reference else None
 
 
-def _metrics(config: ModelConfig, truth: Floats, predicted: Floats) -> tuple[MetricValue, ...]:
-=======
-        undefined=undefined(primary, truth, classes, each=True) if labelled_rows else None,
-    )
-
-
 def _metrics(config: ModelConfig, truth: Floats, predicted: Floats, classes: int) -> tuple[MetricValue, ...]:
->>>>>>> judging
     """Every metric of the task that these rows define, with its interval."""
     from tasks.policy import metrics
     from tasks.policy.statistics import metric_intervals

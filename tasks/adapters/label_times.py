@@ -47,22 +47,15 @@ def _lag(rows: LandedTable, labels: LandedTable, as_of: datetime, share: float, 
             keys = row.table(row.schema().names[:2])
             stored = pa.concat_tables([part.rename_columns(["id", "label", "label_at"]) for part in first_known])
             known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
-<<<<<<< HEAD
-            came = known["label_at"].take(first_match(keys.column(0), known["id"]))
-            lags.append(pc.subtract(came, keys.column(1)).drop_null().cast(pa.int64()).to_numpy())
-    every = np.concatenate(lags)
-    return timedelta(microseconds=float(np.quantile(every, share))) if len(every) else None
-=======
-            first = pc.index_in(keys.column(0), value_set=known.column(0))
+            first = first_match(keys.column(0), known["id"])
             lag = pc.subtract(known["label_at"].take(first), keys.column(1)).cast(pa.int64())
-            name = known.column(1).take(first).cast(pa.string()) if by_class else pa.nulls(len(lag), pa.string())
+            name = known["label"].take(first).cast(pa.string()) if by_class else pa.nulls(len(lag), pa.string())
             lags.append(pa.table({"label": name, "lag": lag}).filter(pc.is_valid(lag)))
     found = pa.concat_tables(lags).to_pandas()
     if found.empty:
         return None
     groups = [found["lag"], *(own for _, own in found.groupby("label")["lag"] if len(own) >= LABELS_OF_A_CLASS)]
     return timedelta(microseconds=max(float(np.quantile(own, share)) for own in groups))
->>>>>>> judging
 
 
 def labels_came(config: ModelConfig, window: Window, after: datetime, until: datetime) -> bool:
