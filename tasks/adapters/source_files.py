@@ -84,7 +84,7 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
         if not remote:
             raise _unreadable(config, where, error) from None
         raise SourceUnreachable(
-            f"{where}: cannot be read ({_short(error)}); check host, bucket, and that credentials have not expired"
+            f"{where}: cannot be read ({_short(error)}); check host, bucket and credentials, which may have expired"
         ) from None
 
 
@@ -97,7 +97,7 @@ def shown(path: str) -> str:
 def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceError:
     kind = config.source.kind
     unfit = CONVERSION.search(str(error))
-    if unfit and unfit["kind"] != "string":
+    if unfit and unfit["kind"] != "string":  # text of no kind can only be in another encoding
         return SourceError(
             f"{where}: column {int(unfit['place']) + 1} of the file holds values that are no {unfit['kind']}, as "
             "columns.features says it does; list it under another kind, name what stands for a missing value "
