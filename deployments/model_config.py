@@ -86,6 +86,7 @@ class ModelConfig(Settings):
             raise ValueError(
                 f"columns.positive_label does not fit task {self.task}, expected it with task: binary only"
             )
+        self._classes_fit()
         for section, slices in (("performance", self.performance.slices), ("validation", self.validation.slices)):
             unknown = [name for name in slices if name not in self.columns.features.names]
             if unknown:
@@ -100,6 +101,19 @@ class ModelConfig(Settings):
         if unknown:
             raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")
         return self
+
+    def _classes_fit(self) -> None:
+        listed, positive = self.columns.classes, self.columns.positive_label
+        if not listed:
+            return
+        if self.task == "regression":
+            raise ValueError("columns.classes does not fit task regression, expected it with classes only")
+        if self.task == "binary" and len(set(listed)) != 2:
+            raise ValueError(f"columns.classes lists {len(set(listed))} classes, expected 2 for task binary")
+        if positive is not None and positive not in listed:
+            raise ValueError(
+                f"columns.positive_label is {positive!r}, expected one of columns.classes: {', '.join(listed)}"
+            )
 
     @model_validator(mode="after")
     def _bears_a_name_of_its_own(self) -> Self:

@@ -98,6 +98,9 @@ class Columns(Settings):
     """Regression: what the label is counted in (minutes, USD), for the reports that people read."""
     positive_label: str | None = Field(None, min_length=1)
     """Binary: the class that F1 and predicted probabilities are of (fraud, churned); else the last by size or alphabet."""
+    classes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Classes: those that the label may have; any other label cannot be used. Left out, those of the training rows, and
+    words such as NA, None and null mean that the label is unknown. `quality.labels` says what else labels must keep to."""
     label_time: ColumnName | None = None
     """When the label became known, if the source says so; label_delay_hours is added to it, else to `time`.
 
@@ -141,6 +144,11 @@ class Columns(Settings):
     @property
     def label_delay(self) -> timedelta:
         return timedelta(hours=self.label_delay_hours)
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """Classes that the model's file names, which may be spelled like a word for a missing value."""
+        return self.classes if self.positive_label is None else (*self.classes, self.positive_label)
 
     @property
     def has_label_time(self) -> bool:

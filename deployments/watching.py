@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from deployments.settings import ColumnName, Settings, Share
+from tasks.policy.label_quality import LabelRules
 
 MetricName = Literal["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier", "mae", "rmse", "pinball"]
 
@@ -52,6 +53,8 @@ class Quality(Settings):
     follow each other: 24 h where they come daily, 168 h for a batch a week."""
     columns: dict[str, ColumnQuality] = Field({})
     """Per column, what overrides the above."""
+    labels: LabelRules = LabelRules()
+    """What labels must keep to, which come later than their rows and pass a gate of their own."""
 
     @model_validator(mode="after")
     def _accepts_some_row_count(self) -> Self:

@@ -54,10 +54,11 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     evidence, revised = WindowEvidence(window, snapshot.rows, quality), ()
     if quality.verdict != "fail":
         drift = measure_drift(config, profile, champion)
-        performance, *revised = measure_performance(config, window, as_of, history, recall_latency(config, window))
+        latency = recall_latency(config, window)
+        performance, *revised = measure_performance(config, window, as_of, history, latency, champion)
         probes = score_probes(config, window, as_of, history.unwrap(), champion, (performance, *revised))
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
-    diagnosis = diagnose_window(config, champion, evidence, history, as_of)
+    diagnosis = diagnose_window(config, champion, evidence, history, as_of, revised)
     judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis)
     look_back(config, champion, history.unwrap().revised(revised), as_of, dry_run)
     publish_judgement(config, judgement, dry_run, history)

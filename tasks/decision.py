@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig
 from tasks.policy.diagnosis import Diagnosis
 from tasks.policy.economics import over_budget
-from tasks.policy.evidence import History, Judgement, ModelVersion, WindowEvidence
+from tasks.policy.evidence import History, Judgement, ModelVersion, WindowEvidence, label_reports
 from tasks.policy.expectation import describe, expected_benefit, expected_cost
 from tasks.policy.findings import Case
 from tasks.policy.placement import decide_placement, forecast_rows
@@ -50,8 +50,8 @@ def decide(
         kind,
         expected_cost_usd=cost.usd if cost else None,
         expected_value_usd=benefit.value.usd if benefit else None,
-        explanations=(*([describe(benefit, budget)] if benefit else []), *told),
         fault=diagnosis.reasons[0] if diagnosis and kind == "upstream_data_fault" else "",
+        explanations=(*([describe(benefit, budget)] if benefit else []), *told, *_on_labels(evidence, revised)),
     )
     if decision.retrain:
         rows = forecast_rows(history, evidence, config.training.window_days)
@@ -68,6 +68,13 @@ def decide(
         diagnosis.estimate_error if diagnosis else None,
         BACKFILLING.get(),
     )
+
+
+def _on_labels(evidence: WindowEvidence, revised: Sequence[PerformanceReport]) -> list[str]:
+    """What is amiss with the labels of this window, and what has come to light of those of earlier ones."""
+    own = (evidence.performance,) if evidence.performance else ()
+    found = label_reports((*(report for report in revised if not report.has_sound_labels), *own))
+    return [f"{report.window.name}: {reason}" for report in found for reason in report.reasons]
 
 
 @task(cache_policy=NO_CACHE)

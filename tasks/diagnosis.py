@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig
 from tasks.policy.diagnosis import Diagnosis, decide_diagnosis
 from tasks.policy.estimate_errors import describe_estimate, past_error, widened
-from tasks.policy.evidence import History, ModelVersion, WindowEvidence
+from tasks.policy.evidence import History, ModelVersion, WindowEvidence, newest_labels
 from tasks.policy.records import Window
 from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport
 
@@ -27,7 +27,12 @@ LEARN_FROM = 3
 # one retry: the lake may be out of reach for a moment; diagnosing writes nothing
 @task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, timeout_seconds=1800)
 def diagnose_window(
-    config: ModelConfig, champion: ModelVersion, evidence: WindowEvidence, history: History, as_of: datetime
+    config: ModelConfig,
+    champion: ModelVersion,
+    evidence: WindowEvidence,
+    history: History,
+    as_of: datetime,
+    revised: Sequence[PerformanceReport] = (),
 ) -> Diagnosis:
     """The kind of change in a judged window, its reasons, the features that explain it, and the estimate."""
     estimate, error = None, past_error(history, config.performance.metric)
@@ -42,6 +47,7 @@ def diagnose_window(
         limits=config.diagnosis,
         estimate_error=error if estimate else None,
         allowed=config.quality.columns,
+        labels=newest_labels(evidence, history, revised),
     )
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
     told = explain_change(config, evidence, champion, as_of)
@@ -65,7 +71,12 @@ def explain_change(
     if drift.explanation:
         told.append(drift.explanation)
     report = evidence.performance
-    if report and report.maturity != "open" and report.labelled_rows >= config.retraining.min_labelled_rows:
+    if (
+        report
+        and report.has_sound_labels
+        and report.maturity != "open"
+        and report.labelled_rows >= config.retraining.min_labelled_rows
+    ):
         loss = explain_loss(config, evidence.window, champion, as_of, drift)
         told += [loss] if loss else []
     return tuple(told)
@@ -112,7 +123,10 @@ def estimate_performance(
     closed = [
         report.window
         for report in performances
-        if report.maturity == "closed" and report.window < window and report.model_version == served.version
+        if report.maturity == "closed"
+        and report.window < window
+        and report.model_version == served.version
+        and report.has_sound_labels
     ]
     if config.task == "multiclass" or not closed or not len(served.predicted):
         return None

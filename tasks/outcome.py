@@ -48,6 +48,7 @@ def look_back(
 def _speaks(report: PerformanceReport, champion: ModelVersion, promoted: datetime) -> bool:
     return (
         report.maturity == "closed"
+        and report.has_sound_labels
         and report.model_version == champion.version
         and report.window.start >= promoted
         and report.labelled_rows > 0

@@ -4,35 +4,54 @@ Labels come late, so earlier windows that were not closed are measured again and
 so are closed ones of which labels have come or were corrected since, as long as these are sought (`label_lookback_days`).
 """
 
+import statistics
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.model_config import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
-from tasks.policy.evidence import History
+from tasks.policy.evidence import History, ModelVersion
+from tasks.policy.label_quality import LabelProfile
 from tasks.policy.metrics import Floats
 from tasks.policy.records import Window
-from tasks.policy.reports import NEVER_SCORED, Latency, MetricValue, PerformanceReport
+from tasks.policy.reports import NEVER_SCORED, LabelReport, Latency, MetricValue, PerformanceReport
+
+if TYPE_CHECKING:
+    from tasks.adapters.served import Served
 
 BOOTSTRAP_DRAWS = 500
+USUAL_WINDOWS, USUAL_FROM = 6, 3
+"""Latest closed windows that say how many rows get a label, and how few may."""
 
 
 # two retries: the lake may be out of reach for a moment; measuring writes nothing
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=10, timeout_seconds=1800)
 def measure_performance(
-    config: ModelConfig, window: Window, as_of: datetime, history: History, latency: Latency | None = None
+    config: ModelConfig,
+    window: Window,
+    as_of: datetime,
+    history: History,
+    latency: Latency | None = None,
+    champion: ModelVersion | None = None,
 ) -> tuple[PerformanceReport, ...]:
     """The window's report with the labels known at `as_of`, then those of earlier windows that have matured since."""
     revised = []
     for earlier in history.performances:
         if earlier.window < window and _may_differ(config, earlier, window, as_of):
-            again = _measure(config, earlier.window, as_of, history, earlier.latency)
+            again = _measure(config, earlier.window, as_of, history, earlier.latency, champion)
             if _said(again) != _said(earlier):
                 revised.append(again)
-    report = _measure(config, window, as_of, history.revised(revised), latency)
+    report = _measure(config, window, as_of, history.revised(revised), latency, champion)
     get_run_logger().info("performance: %s", describe(report))
+    for each in (report, *revised):
+        if each.labels and each.labels.reasons:
+            get_run_logger().warning(
+                "labels of %s: %s, %s", each.window.name, each.labels.verdict, each.labels.reasons[0]
+            )
     return (report, *revised)
 
 
@@ -40,15 +59,18 @@ def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window,
     """Whether measuring again may say something else. Labels of old windows are not even looked at: none is sought."""
     from tasks.adapters import lake
 
-    if earlier.maturity != "closed":
+    if (
+        earlier.maturity != "closed" or not earlier.has_sound_labels
+    ):  # doubted by limits that may have been changed since
         return True
     columns = config.columns
     sought_until = earlier.window.end + columns.label_delay + timedelta(days=columns.label_lookback_days)
     return sought_until > window.start and lake.labels_came(config, earlier.window, earlier.as_of, as_of)
 
 
-def _said(report: PerformanceReport) -> tuple[str, int, tuple[MetricValue, ...]]:
-    return report.maturity, report.labelled_rows, report.metrics
+def _said(report: PerformanceReport) -> tuple[object, ...]:
+    labels = report.labels
+    return report.maturity, report.labelled_rows, report.metrics, labels and (labels.verdict, labels.reasons)
 
 
 def describe(report: PerformanceReport) -> str:
@@ -69,7 +91,12 @@ def describe(report: PerformanceReport) -> str:
 
 
 def _measure(
-    config: ModelConfig, window: Window, as_of: datetime, history: History, latency: Latency | None
+    config: ModelConfig,
+    window: Window,
+    as_of: datetime,
+    history: History,
+    latency: Latency | None,
+    champion: ModelVersion | None,
 ) -> PerformanceReport:
     from tasks.adapters.served import read_served
     from tasks.policy.metrics import undefined
@@ -124,18 +151,75 @@ def _measure(
         smallest_shift=smallest,
         slices=slices,
         undefined=undefined(primary, truth, max(2, len(served.classes))) if labelled_rows else None,
+        labels=_judge_labels(config, window, as_of, history, served, champion),
     )
+
+
+def _judge_labels(
+    config: ModelConfig,
+    window: Window,
+    as_of: datetime,
+    history: History,
+    served: "Served",
+    champion: ModelVersion | None,
+) -> LabelReport | None:
+    """Whether the labels of the rows served can be trusted; None where none has come and none is overdue."""
+    from tasks.adapters import lake
+    from tasks.adapters.label_faults import sorted_faults
+    from tasks.policy.label_quality import LabelFacts, judge_labels
+
+    if not len(served.truth):
+        return None
+    known = np.isfinite(served.truth)
+    faults, words, conflicts = sorted_faults(lake.label_faults(config, window, as_of))
+    reference = _learned_labels(config, served.version, champion)
+    due_by = lake.labels_due_by(config, as_of)
+    facts = LabelFacts(
+        window=window,
+        column=config.columns.label,
+        rows=len(served.truth),
+        due=window.end <= (due_by if due_by is not None else as_of - config.columns.label_delay),
+        truth=served.truth[known],
+        predicted=served.predicted[known],
+        classes=served.classes,
+        usual_share=_usual_share(history, window, reference),
+        faults=faults,
+        words=words,
+        conflicts=conflicts,
+        reference=reference,
+    )
+    return judge_labels(facts, config.quality.labels)
+
+
+def _learned_labels(config: ModelConfig, version: str, champion: ModelVersion | None) -> LabelProfile | None:
+    """The labels that the version learned from; None where that was not kept."""
+    from tasks.adapters import registry, version_files
+
+    if champion is None or version == "none":
+        return None
+    served = champion if champion.version == version else registry.version(config.name, version)
+    return version_files.reference_profile(served).labels
+
+
+def _usual_share(history: History, window: Window, reference: LabelProfile | None) -> float | None:
+    """Rows that have a label once all are due: as the latest closed windows with sound labels had, else as in training."""
+    before = [past for past in history.performances if past.window < window and past.maturity == "closed"]
+    shares = [past.completeness for past in before if past.has_sound_labels and past.labels][-USUAL_WINDOWS:]
+    if len(shares) >= USUAL_FROM:
+        return statistics.median(shares)
+    return reference.labelled_share if reference else None
 
 
 def _metrics(config: ModelConfig, truth: Floats, predicted: Floats) -> tuple[MetricValue, ...]:
     """Every metric of the task that these rows define, with its interval."""
-    from tasks.policy import metrics, statistics
+    from tasks.policy import metrics
+    from tasks.policy.statistics import metric_intervals
 
     if not len(truth):
         return ()
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
     quantile, found = config.performance.quantile, []
-    intervals = statistics.metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS, quantile=quantile)
+    intervals = metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS, quantile=quantile)
     for name in names:
         if metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1]):
             continue

@@ -72,6 +72,7 @@ def _compare(
 def _realised(champion: ModelVersion, reports: Sequence[PerformanceReport]) -> MetricValue | None:
     """The latest value of the primary metric that this version reached in service."""
     own = [report for report in reports if report.model_version == champion.version and report.metric(report.primary)]
+    own = [report for report in own if report.has_sound_labels]
     latest = max(own, key=lambda report: report.window, default=None)
     return latest.metric(latest.primary) if latest else None
 

@@ -61,7 +61,8 @@ def new_columns(
     columns = [] if known else _before_service(config, as_of)
     floor = config.retraining.min_labelled_rows
     latest = {report.window: report for report in (*history.performances, *reports) if report.window <= window}
-    ready = [found for found, report in latest.items() if report.maturity != "open" and report.labelled_rows >= floor]
+    sound = {found: report for found, report in latest.items() if report.has_sound_labels}
+    ready = [found for found, report in sound.items() if report.maturity != "open" and report.labelled_rows >= floor]
     aged = (champion.trained.end, *(served.learned_until for served in history.returnable))
     columns += [_take_up(config, other, as_of, aged) for other in sorted(set(ready) - known)]
     return tuple(columns)

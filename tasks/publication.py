@@ -12,7 +12,19 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.policy.access import Approval
-from tasks.policy.evidence import History, Judgement, ModelVersion, Placement, Promotion, ValidationReport, scoring_id
+from tasks.policy.evidence import (
+    LABELS_QUARANTINED,
+    LABELS_SOUND,
+    History,
+    Judgement,
+    LabelVerdicts,
+    ModelVersion,
+    Placement,
+    Promotion,
+    ValidationReport,
+    label_reports,
+    scoring_id,
+)
 from tasks.policy.handover import Handover
 from tasks.policy.placement import DEDICATED
 from tasks.policy.probation import Degradation
@@ -62,7 +74,24 @@ def publish_judgement(
             ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
         if judged.body == to_json(judgement):  # an empty window is looked at again; people are told once
             announcements.announce("window.quarantined", config.name, _handover(judgement))
+    _publish_labels(config, judgement, history)
     ask_for_retraining(config, judgement)
+
+
+def _publish_labels(config: ModelConfig, judgement: Judgement, history: History | None) -> None:
+    """Record windows whose labels cannot be trusted, and those that are sound again; tell people of the former."""
+    from tasks.adapters import announcements, ledger
+
+    own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
+    found = label_reports((*judgement.revised, *own))
+    doubted = {report.window for report in (history.performances if history else ()) if not report.has_sound_labels}
+    failed = LabelVerdicts(tuple(report for report in found if report.verdict == "fail"))
+    mended = LabelVerdicts(tuple(one for one in found if one.verdict != "fail" and one.window in doubted))
+    for kind, verdicts in ((LABELS_QUARANTINED, failed), (LABELS_SOUND, mended)):
+        if verdicts.reports:
+            ledger.append(config.name, kind, verdicts, judgement.as_of, judgement.decision.decision_id)
+    if failed.reports:
+        announcements.announce("labels.quarantined", config.name, _handover(judgement))
 
 
 def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:

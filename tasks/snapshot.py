@@ -72,6 +72,8 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     Looks at production time whose labels may have come since the last time, up to `columns.label_lookback_days` after
     they were due; at `period` instead where one is given, for labels that came later still.
     """
+    import pyarrow.compute as pc
+
     from tasks.adapters import lake, sources
 
     due = None if period else lake.labels_due(config, as_of, timedelta(days=config.columns.label_lookback_days))
@@ -79,6 +81,11 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     if searched is None:
         get_run_logger().info("labels: no rows have landed before %s, nothing to look for", as_of.isoformat())
         return 0
-    stored = lake.land_labels(config, sources.read_labels(config, searched), as_of, due)
+    labels, broken = lake.stored_alike(config, *sources.read_sorted_labels(config, searched))
+    stored = lake.land_labels(config, labels, as_of, due)
+    lake.land_label_faults(config, searched, labels, broken, as_of)
     get_run_logger().info("labels: %d new by %s, looked for in %s", stored, as_of.isoformat(), searched.name)
+    if broken.num_rows:
+        kinds = ", ".join(map(str, pc.unique(broken["fault"])))
+        get_run_logger().warning("labels: %d of them say no label that can be used: %s", broken.num_rows, kinds)
     return stored

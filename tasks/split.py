@@ -3,8 +3,8 @@
 The latest `holdout_days` that have landed and whose labels are due by `as_of` are never trained on, nor is what came
 after them; the training window ends where they begin. Where each label has a time of its own, they are due after as long
 as all but a few took so far: days with the first labels only would teach and judge on another mix than they end with.
-Quarantined windows are in neither. So a retrain by hand, days after the last window or months after the history, is
-judged on as many days as one that a window's end asked for.
+Windows that are quarantined, or whose labels cannot be trusted, are in neither. So a retrain by hand, days after the last
+window or months after the history, is judged on as many days as one that a window's end asked for.
 """
 
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.policy.errors import PerennialError
+from tasks.policy.evidence import windows_in_doubt
 from tasks.policy.records import Window, from_json
 from tasks.policy.reports import QualityReport, Snapshot
 
@@ -32,6 +33,8 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
 
     failed = ledger.entries(config.name, kind="window.quarantined")
     quarantined = tuple(from_json(QualityReport, entry.body).window.name for entry in failed)
+    known = [entry for entry in ledger.entries(config.name) if entry.at <= as_of]
+    quarantined = tuple(dict.fromkeys((*quarantined, *windows_in_doubt(known))))
     landed = lake.landed_until(config, as_of, quarantined) or as_of
     delay = _label_delay(config, as_of)
     start, reached = config.period.start, min(as_of, landed + delay)

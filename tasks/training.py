@@ -5,6 +5,7 @@ the reference profile that monitoring compares with, and the manifest that says 
 """
 
 import resource
+from dataclasses import replace
 from time import perf_counter, process_time
 
 from prefect import task
@@ -16,6 +17,7 @@ from tasks.adapters.outages import may_pass
 from tasks.policy.economics import Usage
 from tasks.policy.errors import PerennialError
 from tasks.policy.evidence import ModelVersion
+from tasks.policy.profile import ReferenceProfile
 from tasks.policy.records import Window
 from tasks.policy.reports import Snapshot
 
@@ -48,6 +50,44 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
     )
 
 
+def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | None:
+    """Why labels that cannot be used, in the windows that these rows are of, are too many to learn from the others."""
+    from tasks.adapters import lake
+    from tasks.adapters.label_faults import CONFLICT, sorted_faults
+
+    as_of = training.as_of or training.window.end
+    found = lake.label_faults(config, training.window, as_of, training.excluding)
+    unusable, _, conflicts = sorted_faults(found)
+    faults = dict(unusable) | ({CONFLICT: conflicts} if conflicts else {})
+    count, limit = sum(faults.values()), config.quality.labels.max_unusable_share
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in faults.items())
+    if count <= limit * (labels + count):
+        if count:
+            get_run_logger().warning("labels: %s; they are left out", kinds)
+        return None
+    return (
+        f"{count:,} of {labels + count:,} labels in {config.columns.label} cannot be used ({kinds}), expected at most "
+        f"{limit:.1%} (quality.labels.max_unusable_share); mend the source"
+    )
+
+
+def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
+    """What stands for labels and is read as unknown; empty where nothing does."""
+    from tasks.adapters import lake
+    from tasks.adapters.label_faults import sorted_faults
+
+    found = lake.label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
+    words = ", ".join(f"{word!r} {count:,} times" for word, count in sorted_faults(found)[1])
+    return f"{words} read as unknown; where one is a class, list the classes in columns.classes" if words else ""
+
+
+def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> ReferenceProfile:
+    """How many of the rows of that time had a label, which later windows are held against."""
+    if profile.labels is None or not training.labelled_rows:
+        return profile
+    return replace(profile, labels=replace(profile.labels, labelled_share=training.labelled_rows / training.rows))
+
+
 # one retry: the registry or the lake may be out of reach for a moment; a version that exists is not trained again
 @task(
     cache_policy=NO_CACHE,
@@ -76,14 +116,19 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
     if version is None:
         began = perf_counter(), process_time()
         rows = lake.read_labelled(training)
-        refusal = training_rows.why_not_train(config, rows)
+        refusal = training_rows.why_not_train(config, rows) or _unusable(config, training, len(rows))
+        words = _unknown_words(config, training)
+        if words:
+            get_run_logger().warning("labels: %s", words)
         if refusal:
+            refusal += f"; {words}" if words else ""
             raise TrainingRefused(
                 f"{config.name}: {training.window.name}: {refusal}{_where_rows_are(config, training.window)}"
             )
         profile = arrow_profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
         if profile.leaking:
             raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
+        profile = _with_labelled_share(profile, training)
         fitted = estimators.fit(config, rows)
         profile = stable_drift.with_stable_effects(config, profile, rows)
         coded = coded_rows.draw_rows(config, profile, rows)

@@ -4,6 +4,9 @@ The challenger is loaded from the registry and answers the rows before it may pa
 cannot be served is worth nothing. What cannot be measured becomes a reason to fail, not an exception.
 """
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -11,8 +14,53 @@ from prefect.logging import get_run_logger
 from deployments.model_config import ModelConfig
 from tasks.adapters.outages import may_pass
 from tasks.policy.evidence import ModelVersion, ValidationReport
+from tasks.policy.label_quality import WORDS
 from tasks.policy.promotion import decide_validation
-from tasks.policy.reports import Snapshot
+from tasks.policy.reports import LabelReport, Snapshot
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def _judge_labels(
+    config: ModelConfig, challenger: ModelVersion, holdout: Snapshot, rows: "pa.Table"
+) -> LabelReport | None:
+    """Whether the holdout's labels can be trusted, held against those that the challenger learned from."""
+    import numpy as np
+
+    from tasks.adapters import lake, trial, version_files
+    from tasks.adapters.encoding import encode_labels
+    from tasks.adapters.label_faults import sorted_faults
+    from tasks.policy.label_quality import LabelFacts, judge_labels
+
+    answered = trial.answer(challenger, rows, config.training.estimator) if len(rows) else ""
+    if isinstance(answered, str):
+        return None
+    scorer, predicted = answered
+    truth = encode_labels(rows.column(config.columns.label), scorer.classes, unknown=len(scorer.classes))
+    known = np.isfinite(truth)
+    facts = LabelFacts(
+        window=holdout.window,
+        column=config.columns.label,
+        rows=holdout.rows,
+        due=False,
+        truth=truth[known],
+        predicted=predicted[known],
+        classes=scorer.classes,
+        words=sorted_faults(lake.label_faults(config, challenger.trained, holdout.as_of or holdout.window.end))[1],
+        reference=version_files.reference_profile(challenger).labels,
+    )
+    return judge_labels(facts, config.quality.labels)
+
+
+def _with_labels(report: ValidationReport, labels: LabelReport | None) -> ValidationReport:
+    """A challenger that was proven by labels which cannot be trusted was not proven."""
+    if labels is None:
+        return report
+    if labels.verdict != "fail":
+        words = tuple(f"labels ({check.column}): {check.observed}" for check in labels.checks if check.name == WORDS)
+        return replace(report, reasons=(*report.reasons, *labels.reasons, *words))
+    return replace(report, verdict="fail", reasons=(*labels.reasons, *report.reasons))
 
 
 # one retry: the registry or the lake may be out of reach for a moment; a verdict is never retried
@@ -31,6 +79,7 @@ def validate_challenger(
 
     rows = lake.read_labelled(holdout)
     report = decide_validation(config.validation, trial.compare(config, challenger, champion, holdout.window, rows))
+    report = _with_labels(report, _judge_labels(config, challenger, holdout, rows))
     registry.tag(challenger.model, challenger.version, validation=report.verdict)
     get_run_logger().info("validation: version %s: %s; %s", challenger.version, report.verdict, report.reasons[0])
     return report

@@ -3,6 +3,7 @@
 A reference is frozen from rows that training holds already; one column at a time is added.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
@@ -14,11 +15,14 @@ import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.arrow_columns import count_categories, hash_ids, read_numbers, time_bounds, type_name
+from tasks.adapters.encoding import encode_labels
 from tasks.adapters.feature_counter import counter_of, hide
 from tasks.adapters.label_leaks import find_leaks
+from tasks.adapters.training_rows import classes_of
 from tasks.adapters.window_sample import WindowSample, write_sample
 from tasks.policy.binning import BinGuide, count_values
 from tasks.policy.duplicates import IdSketch
+from tasks.policy.label_quality import LabelProfile, label_levels
 from tasks.policy.profile import (
     FeatureCounts,
     FeatureReference,
@@ -33,6 +37,7 @@ from tasks.policy.reports import FeatureKind
 from tasks.policy.robust_reference import broken_days, find_sentinel, robust_scale
 
 DAY_US, USUAL, GAPS_NEEDED = 86_400_000_000, 0.9, 3
+LARGEST_CLASSES = 50
 COLUMNS_AT_ONCE = 16  # a reader of Parquet holds a page of each column it reads
 
 
@@ -68,7 +73,23 @@ def freeze_reference(
         columns=_column_types(table.schema),
         leaking=find_leaks(table, config),
         usual_gap_days=_usual_gap_days(table, config.columns.time),
+        labels=_freeze_labels(table, config),
     )
+
+
+def _freeze_labels(table: pa.Table, config: ModelConfig) -> LabelProfile | None:
+    if config.columns.label not in table.column_names:
+        return None
+    labels = table[config.columns.label].drop_null()
+    if config.task == "regression":
+        values = encode_labels(labels, ())
+        values = values[np.isfinite(values)]
+        span = (float(values.min()), float(values.max())) if len(values) else None
+        return LabelProfile(len(labels), levels=label_levels(values), span=span)
+    classes = classes_of(config, labels)
+    counts = Counter(encode_labels(labels, classes, unknown=len(classes)).tolist()).most_common(LARGEST_CLASSES)
+    shares = tuple((classes[int(code)], count / len(labels)) for code, count in counts if code < len(classes))
+    return LabelProfile(len(labels), shares=shares)
 
 
 def _usual_gap_days(table: pa.Table, name: str) -> int:

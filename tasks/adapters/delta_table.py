@@ -127,6 +127,11 @@ class LandedTable:
         """What was last committed under `key`."""
         return self._table.transaction_version(key)
 
+    def kind_of(self, column: str) -> pa.DataType | None:
+        """The type in which a column is stored; None where there is none of that name."""
+        stored = pa.schema(self._table.schema())
+        return stored.field(column).type if column in stored.names else None
+
     def files(self) -> tuple[LandedFile, ...]:
         """All files up to this version, oldest landing first."""
         listed = pa.table(self._table.get_add_actions())

@@ -5,6 +5,7 @@ taught it. The quality gate counts them; scoring never fails for a row. It does 
 a column is absent or of another type: that is a broken contract, not a hard row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from deployments.settings import Features
+from tasks.adapters import label_spellings
 from tasks.policy.errors import PerennialError
 from tasks.policy.reports import FeatureKind
 
@@ -125,20 +127,24 @@ def as_table(rows: Rows, names: tuple[str, ...]) -> pa.Table:
 def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...], unknown: float = np.nan) -> NDArray[np.float64]:
     """Labels as metrics and models read them: codes into `classes`, numbers where there are none (regression).
 
-    NaN for a null label, `unknown` for a class that is not listed.
+    NaN for a null label, `unknown` for a class that is not listed. A class is known by whatever spelling means it alone.
     """
     if not classes:
         return np.asarray(_floats(labels), np.float64)
-    codes = np.asarray(_codes(labels, classes), np.float64)
-    codes[np.isnan(codes) & np.asarray(labels.is_valid())] = unknown
-    return codes
+    return label_spellings.as_codes(label_spellings.places_of(category_texts(labels), classes), unknown)
 
 
-def label_classes(labels: pa.ChunkedArray, positive: str | None = None) -> tuple[str, ...]:
-    """The classes in order: numbers by size, text by alphabet, `positive` last; the last of two is the positive one."""
-    seen = _seen(labels)
+def label_classes(
+    labels: pa.ChunkedArray, positive: str | None = None, named: Sequence[str] = (), binary: bool = False
+) -> tuple[str, ...]:
+    """The classes in order: numbers by size, text by alphabet, `positive` last; the last of two is the positive one.
+
+    `named` are those that the model's file lists, which may be spelled like a word for a missing value.
+    """
+    seen = label_spellings.seen_classes(category_texts(labels), named, binary)
+    last = label_spellings.class_meant(positive, seen) if positive is not None else None
     ordered = sorted(seen, key=float) if all(_is_whole_text(name) for name in seen) else list(seen)
-    return tuple(sorted(ordered, key=lambda name: name == positive))  # a stable sort
+    return tuple(sorted(ordered, key=lambda name: name == last))  # a stable sort
 
 
 def _is_whole_text(text: str) -> bool:

@@ -26,7 +26,8 @@ from xgboost import XGBClassifier, XGBModel, XGBRegressor, XGBRFClassifier, XGBR
 from xgboost.core import XGBoostError
 
 from deployments.model_config import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
-from tasks.adapters.encoding import Encoding, FeatureEncoder, Matrix, encode_labels, label_classes
+from tasks.adapters import training_rows
+from tasks.adapters.encoding import Encoding, FeatureEncoder, Matrix, encode_labels
 from tasks.adapters.model_files import Floats, Scorer, booster_estimator, threads
 from tasks.policy import metrics
 from tasks.policy.errors import PerennialError
@@ -62,7 +63,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     """Train on labelled rows. Same rows, seed and threads: same model. Raises EstimatorError and FeatureError."""
     rows = _in_order(rows, config.columns.time, config.columns.id)
     labels = rows.column(config.columns.label)
-    classes = () if config.task == "regression" else label_classes(labels, config.columns.positive_label)
+    classes = training_rows.classes_of(config, labels)
     codes = encode_labels(labels, classes)
     kind = estimator_class(config)
     encoder = FeatureEncoder(config.columns.features).fit(rows)

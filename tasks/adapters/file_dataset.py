@@ -119,6 +119,8 @@ def _of_several(config: ModelConfig, name: str, families: set[str], kinds: Seque
         return _of_one_family(kinds)
     if families == {"integers", "text"} and name in columns.features.categorical:
         return pa.string()
+    if name == columns.label and config.task != "regression" and families <= {"integers", "fractions", "booleans"}:
+        return pa.float64() if "fractions" in families else pa.int64()  # `schemas` takes whole numbers for classes
     if families == {"integers", "booleans"} and name in (columns.label, *columns.features.boolean):
         return pa.int64()
     if families in ({"text", "times"}, {"text", "clocks"}) and name in (columns.time, columns.label_time):

@@ -14,9 +14,10 @@ from tasks.adapters.markdown import bullets, key, number, table
 from tasks.adapters.plots import drift_plot, metric_plot
 from tasks.adapters.report_links import link, version_link
 from tasks.policy.estimate_errors import describe_error, possible
-from tasks.policy.evidence import Judgement, Placement
+from tasks.policy.evidence import Judgement, Placement, WindowEvidence, label_reports
 from tasks.policy.joint_drift import describe_joint
-from tasks.policy.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
+from tasks.policy.label_quality import WORDS
+from tasks.policy.reports import DriftReport, LabelReport, MetricValue, PerformanceReport, QualityReport
 from tasks.policy.slices import describe_worst
 
 
@@ -30,6 +31,7 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
         *(["## What would change it", bullets(decision.would_change)] if decision.would_change else []),
         *([_placement(decision.placement)] if decision.placement else []),
         *([_performance(evidence.performance, judgement)] if evidence.performance else []),
+        *(_labels(report) for report in label_reports((*judgement.revised, *_own(evidence)))),
         *([_drift(evidence.drift)] if evidence.drift else []),
         *([_quality(evidence.quality)] if evidence.quality else []),
         _links(("drift report", evidence.drift), ("data checks", evidence.quality)),
@@ -76,6 +78,18 @@ def _performance(report: PerformanceReport, judgement: Judgement) -> str:
     return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in{power}\n\n{told}" + table(
         ("metric", "value", "interval", "rows", "kind"), rows
     )
+
+
+def _own(evidence: WindowEvidence) -> tuple[PerformanceReport, ...]:
+    return (evidence.performance,) if evidence.performance else ()
+
+
+def _labels(report: LabelReport) -> str:
+    rows = [
+        (c.name, c.verdict, c.expected, c.observed) for c in report.checks if c.verdict != "pass" or c.name == WORDS
+    ]
+    shown = table(("check", "verdict", "expected", "observed"), rows) if rows else "All checks passed."
+    return f"## Labels of {report.window.name}: {report.verdict}\n\n{shown}"
 
 
 def _metric_row(metric: MetricValue, kind: str) -> tuple[str, ...]:

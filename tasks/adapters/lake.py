@@ -16,7 +16,8 @@ from deployments.model_config import ModelConfig
 from tasks.adapters import lease
 from tasks.adapters.content_hash import column_hashes, combined
 from tasks.adapters.delta_table import LandedFile, LandedTable, until_first
-from tasks.adapters.label_times import label_lag, labels_came
+from tasks.adapters.label_faults import label_faults, land_label_faults, stored_alike
+from tasks.adapters.label_times import label_lag, labels_came, labels_due_by
 from tasks.adapters.landed_span import window_named
 from tasks.adapters.late_labels import (
     labelled_rows,
@@ -32,9 +33,9 @@ from tasks.policy.records import Window
 from tasks.policy.reports import Snapshot
 
 __all__ = [
-    "LakeError", "label_lag", "labelled_rows", "labelled_snapshot", "labels_came", "labels_due", "land_labels",
-    "land_predictions", "land_rows", "landed_rows", "landed_until", "read_batches", "read_labelled", "read_predictions",
-    "read_rows",
+    "LakeError", "label_faults", "label_lag", "labelled_rows", "labelled_snapshot", "labels_came", "labels_due",
+    "labels_due_by", "land_label_faults", "land_labels", "land_predictions", "land_rows", "landed_rows", "landed_until",
+    "read_batches", "read_labelled", "read_predictions", "read_rows", "stored_alike",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.model_config import ModelConfig
+from tasks.adapters.label_spellings import places_of, read_numbers, spelled_column, unknown_words
 from tasks.policy.errors import PerennialError
 
 MOMENT = pa.timestamp("us", "UTC")
@@ -25,6 +26,8 @@ LATEST_SECOND = 1e11
 TRUE, FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 EXACT = 2**53
 UUID_BYTES = 16
+INFINITE, NO_NUMBER, NOT_LISTED = "infinite", "no number", "not in columns.classes"
+"""What makes a label unusable. A word such as NA makes it unknown, and stands for itself."""
 NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
 
 
@@ -91,6 +94,13 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeFo
 
 def conform_labels(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None) -> pa.Table:
     """id, time, label and `label_at` (when the label could be known); rows without a label or its time are left out."""
+    return sort_labels(config, table, where, form)[0]
+
+
+def sort_labels(
+    config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None
+) -> tuple[pa.Table, pa.Table]:
+    """(labels as `conform_labels` gives them, the rows whose label cannot be used, with what is wrong with it in `fault`)."""
     columns = config.columns
     require_columns(table.column_names, label_columns(config), where)
     time = to_utc(table[columns.time], f"{where}: column {columns.time!r}", form)
@@ -98,34 +108,81 @@ def conform_labels(config: ModelConfig, table: pa.Table, where: str, form: "Time
     known = time
     if label_time != columns.time:
         known = to_utc(table[label_time], f"{where}: column {label_time!r}", form)
+    values, faults = read_label(config, table[columns.label], f"{where}: column {columns.label!r}")
     labels = pa.table(
         {
             columns.id: _as_key(table[columns.id], f"{where}: column {columns.id!r}"),
             columns.time: time,
-            columns.label: as_label(config, table[columns.label], f"{where}: column {columns.label!r}"),
+            columns.label: values,
             "label_at": pc.add(known, pa.scalar(columns.label_delay, pa.duration("us"))).cast(MOMENT),
         }
     )
-    return labels.filter(pc.and_(pc.is_valid(labels[columns.label]), pc.is_valid(labels["label_at"])))
+    broken = labels.append_column("fault", faults).filter(pc.is_valid(faults))
+    return labels.filter(pc.and_(pc.is_valid(labels[columns.label]), pc.is_valid(labels["label_at"]))), broken
 
 
 def as_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
-    """Regression: float64. Classes: text, or int64 (false and true become 0 and 1)."""
+    """Regression: float64. Classes: text in one spelling each, or int64 (false and true become 0 and 1)."""
+    return read_label(config, column, at)[0]
+
+
+def read_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """(labels, what is unusable about each in words or null); a label that is unusable is null, or infinite as it came.
+
+    Raises SourceError on a column that is of another kind than the task as a whole.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     if config.task == "regression":
-        return _as_number(column, at)
+        return _as_amount(config, column, at)
     if _is_text(column.type):
-        return column.cast(pa.string())
+        return _as_class(config, column.cast(pa.string()))
     if pa.types.is_boolean(column.type):
-        return column.cast(pa.int8()).cast(pa.int64())
+        return _listed(config, column.cast(pa.int8()).cast(pa.int64()))
     if pa.types.is_integer(column.type):
-        return _as_int64(column, at)
-    number = _as_number(column, at)
+        return _listed(config, _as_int64(column, at))
+    number, infinite = _finite(_as_number(column, at))
     whole = pc.and_(pc.equal(number, pc.round(number)), pc.less(pc.abs(number), 2.0**53))
-    if not pc.all(whole, min_count=0).as_py():
+    if not pc.all(whole, min_count=0).as_py() or number.null_count == len(number) > column.null_count:
         raise SourceError(
             f"{at} holds fractions, or numbers past 2^53, expected classes; a regression needs task: regression"
         )
-    return number.cast(pa.int64())
+    labels, strange = _listed(config, number.cast(pa.int64()))
+    return labels, pc.coalesce(infinite, strange)
+
+
+def _as_amount(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Numbers; those of a CSV file come as text, of which some may be none."""
+    if config.source.kind != "csv" or not _is_text(column.type):
+        number = _as_number(column, at)
+        return number, _finite(number)[1]
+    number = read_numbers(column.cast(pa.string()), str(config.source.options.get("decimal_point", ".")))
+    unread = pc.fill_null(pc.is_nan(number), False)
+    labels = pc.if_else(unread, None, number)
+    return labels, pc.coalesce(pc.if_else(unread, NO_NUMBER, pa.scalar(None, pa.string())), _finite(labels)[1])
+
+
+def _as_class(config: ModelConfig, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    named = config.columns.named_classes
+    point = str(config.source.options.get("decimal_point", ".")) if config.source.kind == "csv" else "."
+    labels, strange = _listed(config, spelled_column(column, named, point))
+    return labels, pc.coalesce(strange, unknown_words(column, named))
+
+
+def _listed(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Labels of the classes that the model's file lists; all of them where it lists none."""
+    none = pa.chunked_array([pa.nulls(len(labels), pa.string())])
+    if not config.columns.classes:
+        return labels, none
+    strange = pc.equal(places_of(labels.cast(pa.string()), config.columns.classes), -1)
+    strange = pc.fill_null(strange, False)
+    return pc.if_else(strange, None, labels), pc.if_else(strange, NOT_LISTED, none)
+
+
+def _finite(number: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    infinite = pc.fill_null(pc.is_inf(number), False)
+    none = pa.scalar(None, pa.string())
+    return pc.if_else(infinite, None, number), pc.if_else(infinite, INFINITE, none)
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,14 +159,14 @@ def _file_system(path: str) -> tuple[pa_fs.FileSystem, str]:
 
 def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
     options, columns = config.source.options, config.columns
-    missing = str(options["null_values"]).split(",") if "null_values" in options else []
     # times as text: of one precision if guessed, and a label's may be empty at first; `to_utc` reads them
     types = {name: pa.string() for name in (*columns.protected, *_times(config))}
     types |= {name: pa.float64() for name in columns.features.numeric}
     types |= {name: pa.string() for name in (columns.id, *columns.features.categorical)}
     types |= {name: pa.string() for name in columns.features.boolean}  # yes and no, t and f: `conform_rows` reads them
-    # classes as text: guessed from the first block, a label that is unknown there would be of no type at all
-    types[columns.label] = pa.float64() if config.task == "regression" else pa.string()
+    # labels as text: guessed from the first block, one that is unknown there would be of no type at all; and one that is
+    # no number must not keep the others from being read
+    types[columns.label] = pa.string()
     return pa_dataset.CsvFileFormat(
         parse_options=pa_csv.ParseOptions(
             delimiter=str(options.get("delimiter", ",")),
@@ -176,10 +176,15 @@ def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
         convert_options=pa_csv.ConvertOptions(
             column_types=types,
             decimal_point=str(options.get("decimal_point", ".")),
-            null_values=[*pa_csv.ConvertOptions().null_values, *missing],
+            null_values=[*pa_csv.ConvertOptions().null_values, *_own_null_values(config)],
         ),
         read_options=pa_csv.ReadOptions(encoding=str(options.get("encoding", "utf8"))),
     )
+
+
+def _own_null_values(config: ModelConfig) -> list[str]:
+    options = config.source.options
+    return str(options["null_values"]).split(",") if "null_values" in options else []
 
 
 def _times(config: ModelConfig) -> tuple[str, ...]:
@@ -194,6 +199,8 @@ def _empty_is_missing(config: ModelConfig, rows: pa.Table) -> pa.Table:
             text = rows.column(place)
             untold = field.name in _times(config) or field.name in config.columns.features.boolean
             missing = pc.is_in(text, NO_TIME) if untold else pc.equal(text, "")
+            if field.name == config.columns.label:
+                missing = pc.or_(missing, pc.is_in(text, pa.array(_own_null_values(config), pa.string())))
             rows = rows.set_column(place, field, pc.if_else(missing, pa.scalar(None, pa.string()), text))
     return rows
 

@@ -24,17 +24,25 @@ from tasks.adapters.schemas import (
     SourceError,
     SourceUnreachable,
     TimeForm,
-    conform_labels,
     conform_rows,
     label_columns,
     moment,
     row_columns,
+    sort_labels,
 )
 from tasks.adapters.source_files import read_files, shown
 from tasks.adapters.source_sql import read_query
 from tasks.policy.records import Window
 
-__all__ = ["SourceEmpty", "SourceError", "SourceUnreachable", "check_function", "read_labels", "read_window"]
+__all__ = [
+    "SourceEmpty",
+    "SourceError",
+    "SourceUnreachable",
+    "check_function",
+    "read_labels",
+    "read_sorted_labels",
+    "read_window",
+]
 
 TIMES = ("time_zone", "time_format", "time_unit")
 OPTIONS = {
@@ -62,8 +70,14 @@ def read_window(config: ModelConfig, window: Window) -> pa.Table:
 
 def read_labels(config: ModelConfig, window: Window) -> pa.Table:
     """id, time, label and `label_at` of the window's rows that have a label by now; may be empty."""
+    return read_sorted_labels(config, window)[0]
+
+
+def read_sorted_labels(config: ModelConfig, window: Window) -> tuple[pa.Table, pa.Table]:
+    """The same, and the window's rows whose label cannot be used, with what is wrong with it in `fault`."""
     found = _read(config, window, label_columns(config))
-    return _inside(conform_labels(config, found, where(config), _time_form(config)), window)
+    labels, broken = sort_labels(config, found, where(config), _time_form(config))
+    return _inside(labels, window), _inside(broken, window)
 
 
 def where(config: ModelConfig) -> str:

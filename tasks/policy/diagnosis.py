@@ -2,7 +2,7 @@
 
 | kind | what the evidence looks like | what helps |
 |---|---|---|
-| upstream_data_fault | failed quality, or a feature moved as only broken feeds move | mend the feed; never retrain |
+| upstream_data_fault | failed quality, labels in doubt, a feature moved as only broken feeds do | mend the feed; never retrain |
 | harmless_covariate_shift | inputs moved, performance did not | nothing |
 | harmful_covariate_shift | inputs moved, and the estimate from inputs alone sees the loss | retrain on the new inputs |
 | concept_drift | performance fell below what the inputs explain | retrain on recent labels |
@@ -24,7 +24,15 @@ from tasks.policy.acceptance import Bounds
 from tasks.policy.estimate_errors import describe_estimate
 from tasks.policy.evidence import DiagnosisKind
 from tasks.policy.performance import shift_p_value, standard_error
-from tasks.policy.reports import DriftReport, EstimateError, FeatureDrift, MetricValue, PerformanceReport, QualityReport
+from tasks.policy.reports import (
+    DriftReport,
+    EstimateError,
+    FeatureDrift,
+    LabelReport,
+    MetricValue,
+    PerformanceReport,
+    QualityReport,
+)
 
 
 class ColumnRule(Protocol):
@@ -84,17 +92,21 @@ def decide_diagnosis(
     limits: DiagnosisLimits | None = None,
     estimate_error: EstimateError | None = None,
     allowed: Mapping[str, ColumnRule] | None = None,
+    labels: LabelReport | None = None,
 ) -> Diagnosis:
     """The kind of change. `estimate` is the primary metric expected from the inputs alone (`estimation.py`).
 
     `allowed` is `quality.columns` of the model's file: what it accepts is no fault.
-    Its interval is what it is judged by; `estimate_error` is told beside it.
+    Its interval is what it is judged by; `estimate_error` is told beside it. `labels` is the verdict on the labels of the
+    latest window that has one.
 
     `importances` are shares of what the model relies on; without them those in the drift report, else all alike.
     """
     limits = limits or DiagnosisLimits()
     if quality is not None and quality.verdict == "fail":
         return Diagnosis("upstream_data_fault", quality.reasons or ("the window failed its quality checks",))
+    if labels is not None and labels.verdict == "fail":
+        return Diagnosis("upstream_data_fault", labels.reasons)
     moved = _moved(drift, importances)
     judged = (
         0

@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.policy.economics import Usage
-from tasks.policy.records import Window, digest, to_json
+from tasks.policy.records import Window, digest, from_json, to_json
 from tasks.policy.reports import (
     DriftReport,
     EstimateError,
+    LabelReport,
     MetricValue,
     PerformanceReport,
     ProbeColumn,
@@ -26,6 +27,8 @@ from tasks.policy.reports import (
 
 USAGE = "usage"
 """Tag of a version that holds what making it used, as JSON."""
+LABELS_QUARANTINED, LABELS_SOUND = "labels.quarantined", "labels.sound"
+"""Ledger entries on windows whose labels cannot be trusted, and on those of which they can be again."""
 DiagnosisKind = Literal[
     "none",
     "upstream_data_fault",
@@ -158,6 +161,38 @@ def latest_performances(judgements: Iterable[Judgement]) -> tuple[PerformanceRep
         own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
         latest.update({report.window: report for report in (*own, *judgement.revised)})
     return tuple(latest[window] for window in sorted(latest))
+
+
+def label_reports(reports: Iterable[PerformanceReport]) -> tuple[LabelReport, ...]:
+    """What is known of the labels of these windows, oldest first."""
+    found = {report.window: report.labels for report in reports if report.labels}
+    return tuple(found[window] for window in sorted(found))
+
+
+def newest_labels(
+    evidence: WindowEvidence, history: History, revised: Iterable[PerformanceReport] = ()
+) -> LabelReport | None:
+    """The verdict on the labels of the latest window that has one, of this window and those before it."""
+    past = (report for report in history.revised(revised).performances if report.window <= evidence.window)
+    found = label_reports((*past, *((evidence.performance,) if evidence.performance else ())))
+    return found[-1] if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelVerdicts:
+    """Windows whose labels were found to be untrustworthy, or which are sound again: what the ledger keeps of them."""
+
+    reports: tuple[LabelReport, ...]
+
+
+def windows_in_doubt(entries: Iterable["LedgerEntry"]) -> tuple[str, ...]:
+    """Names of the windows whose labels cannot be trusted, by the ledger's entries in their order."""
+    doubted: dict[str, bool] = {}
+    for entry in entries:
+        if entry.kind in (LABELS_QUARANTINED, LABELS_SOUND):
+            for report in from_json(LabelVerdicts, entry.body).reports:
+                doubted[report.window.name] = entry.kind == LABELS_QUARANTINED
+    return tuple(sorted(name for name, still in doubted.items() if still))
 
 
 @dataclass(frozen=True, slots=True)

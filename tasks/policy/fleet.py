@@ -1,8 +1,9 @@
 """Which model needs a person first, and why: every model's state in one record, from its ledger and its champion.
 
 A model's needs come from facts alone, most urgent first: a promotion that waits for approval, no champion, a quarantined
-window, a check that is overdue, a refusal, a loss of performance, a drift. Models are sorted by their most urgent need;
-those whose file or ledger cannot be read come before, as nothing at all runs for them.
+window, labels that cannot be trusted or are overdue, a check that is overdue, a refusal, a loss of performance, a drift.
+Models are sorted by their most urgent need; those whose file or ledger cannot be read come before, as nothing at all
+runs for them.
 """
 
 from collections import Counter
@@ -11,16 +12,24 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from tasks.policy.evidence import Judgement, LedgerEntry, ModelVersion, ValidationReport, latest_performances
+from tasks.policy.evidence import (
+    Judgement,
+    LedgerEntry,
+    ModelVersion,
+    ValidationReport,
+    label_reports,
+    latest_performances,
+)
 from tasks.policy.open_approvals import OpenApproval, open_approvals
 from tasks.policy.records import Window, from_json
-from tasks.policy.reports import MetricValue, PerformanceReport
+from tasks.policy.reports import LabelReport, MetricValue, PerformanceReport
 from tasks.policy.spending import Purse
 
 NeedKind = Literal[
     "approval",
     "no champion",
     "quarantined",
+    "labels",
     "unresolved",
     "overdue",
     "budget",
@@ -30,11 +39,11 @@ NeedKind = Literal[
     "drifted",
 ]
 URGENCY: tuple[NeedKind, ...] = (
-    "approval", "no champion", "quarantined", "unresolved", "overdue", "budget", "refused", "worse", "retraining",
-    "drifted",
+    "approval", "no champion", "quarantined", "labels", "unresolved", "overdue", "budget", "refused", "worse",
+    "retraining", "drifted",
 )  # fmt: skip
 """Most urgent first."""
-FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[:6])
+FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[:7])
 """The loop does not come out of these by itself."""
 Health = Literal["needs a person", "watch", "healthy"]
 MONTH = timedelta(days=30)
@@ -148,12 +157,19 @@ def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
     judgements = [from_json(Judgement, entry.body) for entry in judged[-windows:]]
     latest = judgements[-1] if judgements else None
     performances = latest_performances(judgements)
-    measured = [(report, value) for report in performances if (value := report.metric(report.primary))]
+    measured = [
+        (report, value)
+        for report in performances
+        if report.has_sound_labels and (value := report.metric(report.primary))
+    ]
     report, metric = measured[-1] if measured else (None, None)
     moves = [entry.at for entry in facts.entries if entry.kind in ("champion.promoted", "champion.rolled_back")]
     next_check = _next_check(facts, latest)
     approvals = open_approvals(facts.entries, facts.looked_at or facts.as_of) if facts.approval else ()
-    found = [*_standing_needs(facts, latest, next_check, approvals), *_recent_needs(facts, latest, report)]
+    found = [
+        *_standing_needs(facts, latest, next_check, approvals, label_reports(performances)),
+        *_recent_needs(facts, latest, report),
+    ]
     needs = tuple(sorted(found, key=lambda need: URGENCY.index(need.kind)))
     return FleetMember(
         facts=facts,
@@ -187,7 +203,11 @@ def _next_check(facts: ModelFacts, latest: Judgement | None) -> datetime | None:
 
 
 def _standing_needs(
-    facts: ModelFacts, latest: Judgement | None, next_check: datetime | None, approvals: tuple[OpenApproval, ...]
+    facts: ModelFacts,
+    latest: Judgement | None,
+    next_check: datetime | None,
+    approvals: tuple[OpenApproval, ...],
+    known: tuple[LabelReport, ...],
 ) -> Iterator[Need]:
     """What stays so until someone acts."""
     for approval in approvals:
@@ -203,6 +223,9 @@ def _standing_needs(
         yield Need("quarantined", f"{latest.evidence.window.name} is quarantined: {reason}")
     if latest and latest.decision.unresolved:
         yield Need("unresolved", latest.decision.unresolved)
+    labels = [] if latest is None else [one for one in known if one.window <= latest.evidence.window]
+    if labels and labels[-1].verdict == "fail":
+        yield Need("labels", f"the labels of {labels[-1].window.name} cannot be trusted: {labels[-1].reasons[0]}")
     if latest and latest.decision.blocked_by == "budget":
         yield Need("budget", latest.decision.reasons[0])
 

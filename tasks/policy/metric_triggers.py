@@ -1,8 +1,8 @@
 """Whether a metric's condition holds.
 
 Which windows speak: the latest m that the present champion served from their first row and whose labels are maturing
-or closed, with enough of them. Open windows, estimates and quarantined windows never trigger; nor do windows of an
-earlier champion, because retraining has answered those.
+or closed, with enough of them. Open windows, estimates, quarantined windows and labels that cannot be trusted never
+trigger; nor do windows of an earlier champion, because retraining has answered those.
 """
 
 import math
@@ -36,6 +36,7 @@ def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, M
         value = report.metric(metric)
         served = case.history.champion_since is None or report.window.start >= case.history.champion_since
         enough = report.maturity != "open" and report.labelled_rows >= case.min_labelled_rows
+        enough = enough and report.has_sound_labels
         if served and enough and value is not None and not value.estimated and math.isfinite(value.value):
             found.append((report, value))
     return found
@@ -47,6 +48,8 @@ def silence(case: Case, metric: str) -> str:
         return f"{metric}: not measured in this window"
     if not report.rows:
         return f"{metric}: {NEVER_SCORED} of this window"
+    if report.labels and not report.has_sound_labels:
+        return f"{metric}: the labels of this window cannot be trusted, so nothing is triggered by them"
     since = case.history.champion_since
     if since is not None and report.window.start < since:
         return (

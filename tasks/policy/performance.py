@@ -60,11 +60,11 @@ def is_worse(value: float, than: float, higher_is_better: bool) -> bool:
 
 
 def closed_values(reports: Sequence[PerformanceReport], metric: str, min_labels: int = 1) -> list[MetricValue]:
-    """The metric of the closed windows that have enough labels, in the order given."""
+    """The metric of the closed windows that have enough labels which can be trusted, in the order given."""
     found = [
         report.metric(metric)
         for report in reports
-        if report.maturity == "closed" and report.labelled_rows >= min_labels
+        if report.maturity == "closed" and report.labelled_rows >= min_labels and report.has_sound_labels
     ]
     return [value for value in found if value is not None and not value.estimated and math.isfinite(value.value)]
 

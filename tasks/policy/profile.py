@@ -19,6 +19,7 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.policy.label_quality import LabelProfile
 from tasks.policy.records import Window
 from tasks.policy.reports import FeatureKind
 
@@ -186,6 +187,8 @@ class ReferenceProfile:
     """How well a classifier tells windows of the reference's own days from the rest; None where not calibrated."""
     usual_gap_days: int = 1
     """Days from one day with rows to the next, as nine in ten of them are or less: 7 for a batch a week."""
+    labels: LabelProfile | None = None
+    """The labels of these rows; None in profiles from before they were kept."""
 
 
 @dataclass(frozen=True, slots=True)

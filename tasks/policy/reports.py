@@ -56,6 +56,17 @@ class QualityReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelReport:
+    """Whether a window's labels can be trusted, as known when they were measured (`label_quality.py`)."""
+
+    window: Window
+    verdict: Verdict
+    checks: tuple[QualityCheck, ...]
+    reasons: tuple[str, ...]
+    """A sentence for each check that warns or fails, the failed ones first."""
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureDrift:
     """How far one feature moved from the reference.
 
@@ -208,6 +219,14 @@ class PerformanceReport:
     """The primary metric by the values of `performance.slices`, of slices with enough labels."""
     undefined: str | None = None
     """Why the labels that are known define no value of the primary metric."""
+
+    labels: LabelReport | None = None
+    """Whether the labels can be trusted; None where none has come yet, and in records from before they were judged."""
+
+    @property
+    def has_sound_labels(self) -> bool:
+        """Whether anything may be decided or learned by these labels."""
+        return self.labels is None or self.labels.verdict != "fail"
 
     @property
     def completeness(self) -> float:

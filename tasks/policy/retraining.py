@@ -13,9 +13,10 @@ from pydantic import Field
 from tasks.policy.conditions import Adaptive, Condition, MetricBreach, MetricDecay, MetricShift, Rule, leaves
 from tasks.policy.economics import Budget, over_budget
 from tasks.policy.escalation import OF_THE_METRIC
-from tasks.policy.evidence import Decision, DiagnosisKind, History, WindowEvidence
+from tasks.policy.evidence import Decision, DiagnosisKind, History, WindowEvidence, newest_labels
 from tasks.policy.findings import Case
 from tasks.policy.records import Window, digest
+from tasks.policy.reports import LabelReport
 from tasks.policy.since_training import day, is_reached
 from tasks.policy.triggers import judge
 
@@ -74,7 +75,7 @@ def decide_retraining(
     budget = budget or Budget()
     floors = policy.min_rows, policy.min_labelled_rows
     finding = judge(policy.when, Case(evidence, history, as_of, *floors, budget, expected_cost_usd))
-    block = _data_fault(evidence, diagnosis, fault)
+    block = _data_fault(evidence, diagnosis, fault, newest_labels(evidence, history))
     would_change = finding.would_change
     if finding.holds and block is None:
         block = _block(policy, budget, history, evidence.window, as_of, expected_cost_usd)
@@ -101,7 +102,9 @@ def decide_retraining(
     )
 
 
-def _data_fault(evidence: WindowEvidence, diagnosis: DiagnosisKind, fault: str) -> tuple[str, str, str] | None:
+def _data_fault(
+    evidence: WindowEvidence, diagnosis: DiagnosisKind, fault: str, labels: LabelReport | None
+) -> tuple[str, str, str] | None:
     """(what blocks, why, what would change it) when the data itself is in doubt: mend it, never learn from it."""
     change = "would judge again once the data is mended"
     quality = evidence.quality
@@ -110,6 +113,10 @@ def _data_fault(evidence: WindowEvidence, diagnosis: DiagnosisKind, fault: str) 
     if quality.verdict == "fail":
         first = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
         return "quality", f"{evidence.window.name} failed its quality checks ({first}); it triggers nothing", change
+    if labels is not None and labels.verdict == "fail":
+        first = labels.reasons[0] if labels.reasons else "they failed their checks"
+        text = f"the labels of {labels.window.name} cannot be trusted ({first}); nothing is decided or learned by them"
+        return "labels", text, "would judge again once the labels are mended, or with another quality.labels"
     if diagnosis == "upstream_data_fault":
         why = "the change is diagnosed as an upstream data fault, which retraining cannot mend"
         return "diagnosis", f"{why}: {fault}" if fault else why, change

@@ -90,6 +90,12 @@ def test_a_file_of_another_kind_is_refused_by_name_instead_of_parsed(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("later", [[1.0, None] * (ROWS // 2), [True, False] * (ROWS // 2)])
+def test_classes_that_are_whole_fractions_or_booleans_in_one_file_are_those_of_the_other(tmp_path: Path, later) -> None:
+    config = folder(tmp_path, replaced("churned", [1, 0] * (ROWS // 2)), replaced("churned", later))
+    assert set(read_labels(config, WINDOW)["churned"].to_pylist()) == {0, 1}
+
+
 def test_a_label_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     config = folder(tmp_path, TABLE, replaced("churned", ["0"] * ROWS))
     assert read_window(config, WINDOW).num_rows == 100, "the label is not read with the rows"

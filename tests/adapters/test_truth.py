@@ -33,8 +33,8 @@ def test_two_classes_compare_in_one_order_whichever_each_model_calls_positive():
 
 @pytest.mark.parametrize("metric", metrics.CLASS_METRICS)
 def test_where_no_label_is_of_the_two_classes_every_metric_is_at_its_worst(metric):
-    """A source that begins to write yes and no where it wrote Yes and No; the model answers as well as ever."""
-    truth, (predicted,) = encode_truth(labels(*["yes", "no"] * 20), [(("No", "Yes"), np.array([0.9, 0.2] * 20))])
+    """A source that begins to write ja and nein where it wrote yes and no; the model answers as well as ever."""
+    truth, (predicted,) = encode_truth(labels(*["ja", "nein"] * 20), [(("no", "yes"), np.array([0.9, 0.2] * 20))])
     assert metrics.compute(metric, truth, predicted) == pytest.approx(WORST[metric])
     low, high = metric_intervals([metric], truth, predicted)[metric]
     assert low <= WORST[metric] + 1e-9 and WORST[metric] - 1e-9 <= high

@@ -11,6 +11,7 @@ from prefect.logging import disable_run_logger
 from deployments.model_config import ModelConfig
 from tasks.adapters import lake, registry, version_files
 from tasks.adapters.outages import may_pass
+from tasks.adapters.schemas import sort_labels
 from tasks.policy.evidence import ModelVersion
 from tasks.policy.reports import Snapshot
 from tasks.training import TrainingRefused, train_challenger
@@ -109,6 +110,49 @@ def test_infinite_labels_train_nothing():
     labels = [float("inf"), *rows.column("label").to_pylist()[1:]]
     with pytest.raises(TrainingRefused, match="1 values that are not finite"):
         train(config, land(config, TRAINING, with_column(rows, "label", pa.array(labels))))
+
+
+def test_a_label_in_two_units_trains_nothing_until_that_is_accepted():
+    config = make_config("regression")
+    rows = make_rows("regression")
+    labels = rows.column("label").to_numpy().copy()
+    labels[700:] *= 1000
+    landed = land(config, TRAINING, with_column(rows, "label", pa.array(labels)))
+    with pytest.raises(
+        TrainingRefused, match=r"label label jumped about 2024-02-.*, as if in another unit from then on"
+    ):
+        train(config, landed)
+    accepted = make_config("regression", quality={"labels": {"on_unit_change": "warn"}})
+    assert train(accepted, landed).version == "1"
+
+
+def test_where_a_class_is_spelled_like_a_missing_value_the_refusal_says_how_to_name_it():
+    config = make_config("binary")
+    rows = make_rows("binary")
+    rows = with_column(rows, "label", pa.array(["None" if label else "some" for label in rows["label"].to_pylist()]))
+    landed = land(config, TRAINING, rows)
+    lake.land_label_faults(config, TRAINING, *sort_labels(config, rows, "test"), landed.as_of)
+    with pytest.raises(
+        TrainingRefused, match=r"'None' \d+ times read as unknown; where one is a class, list the classes"
+    ):
+        train(config, landed)
+
+
+@pytest.mark.parametrize(("strange", "refused"), [(20, False), (200, True)])
+def test_too_many_labels_that_cannot_be_used_train_nothing_and_a_few_are_left_out(strange, refused):
+    config = make_config("binary", columns=make_config().columns.model_dump() | {"classes": ["0", "1"]})
+    rows = make_rows("binary")
+    texts = ["pending"] * strange + [str(label) for label in rows["label"].to_pylist()[strange:]]
+    rows = with_column(rows, "label", pa.array(texts))
+    landed = land(config, TRAINING, rows)
+    lake.land_label_faults(config, TRAINING, *sort_labels(config, rows, "test"), landed.as_of)
+    if not refused:
+        assert train(config, landed).training_rows == 980
+        return
+    with pytest.raises(
+        TrainingRefused, match=r"200 of 1,000 labels in label cannot be used \(200 not in columns.classes"
+    ):
+        train(config, landed)
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])

@@ -54,6 +54,31 @@ def test_a_challenger_that_knows_the_new_concept_passes_and_the_old_one_fails(ta
     assert dict(registry.version(config.name, "2").tags)["validation"] == "pass"
 
 
+def test_a_holdout_whose_label_is_in_another_unit_proves_nothing():
+    config = make_config("regression")
+    challenger = register(config)
+    rows = make_rows("regression", 600, HOLDOUT, seed=9)
+    thousandfold = pa.array(rows["label"].to_numpy() * 1000)
+    holdout = land(config, HOLDOUT, rows.set_column(rows.column_names.index("label"), "label", thousandfold))
+    report = validate(config, challenger, None, holdout)
+    assert report.verdict == "fail"
+    assert "as if in another unit" in report.reasons[0]
+
+
+def test_classes_of_the_holdout_that_changed_places_are_said():
+    config = make_config("binary")
+    challenger = register(config)
+    rows = make_rows("binary", 600, HOLDOUT, seed=9)
+    swapped = pa.array(1 - rows["label"].to_numpy())
+    report = validate(
+        config,
+        challenger,
+        None,
+        land(config, HOLDOUT, rows.set_column(rows.column_names.index("label"), "label", swapped)),
+    )
+    assert any("would be with classes swapped" in reason for reason in report.reasons)
+
+
 def with_gender(rows: pa.Table, blind_to: str | None = None) -> pa.Table:
     """Rows of two genders; of `blind_to` the label is what the opposite concept gives."""
     gender = np.array(["f", "m"] * (len(rows) // 2))

@@ -1,0 +1,165 @@
+"""One spelling for each class, however a file or a tool writes it, and no class where there is only a word for unknown.
+
+The same class is 1 in Parquet, 1.0 after pandas met a missing value, " 1" or "1.000e+00" in CSV, true in JSON. Whole
+numbers become plain integers, true and false lower case, blanks around are cut off. Text that only looks like a number
+(`01`, `1e5`, `1.5`) stays as it is. Words that pandas and databases write where nothing is known are no class, unless
+the model's file lists them in `columns.classes`. Other spellings (Yes and yes, true and 1) are one class where one class
+alone can be meant.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+UNKNOWN = frozenset(
+    {
+        "",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+        "NULL",
+    }
+    | {"NaN", "NAN", "NaT", "None", "n/a", "nan", "null", "Null", "\\N", "?"}
+)
+"""What pandas reads as missing, and what databases and ARFF files write there."""
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
+_SCIENTIFIC = re.compile(r"[+-]?\d\.\d+[eE][+-]?\d{1,3}")
+LARGEST = 2.0**53
+BOOLEANS = {"false": "0", "true": "1"}
+
+
+def spelled(text: str, decimal_point: str = ".") -> str:
+    """The class that `text` stands for, in its one spelling."""
+    text = text.strip()
+    number = text if decimal_point == "." else text.replace(decimal_point, ".")
+    if _WHOLE.fullmatch(number):
+        return str(int(number.split(".")[0]))
+    if _SCIENTIFIC.fullmatch(number) and float(number).is_integer() and abs(float(number)) < LARGEST:
+        return str(int(float(number)))
+    return text.casefold() if text.casefold() in BOOLEANS else text
+
+
+def meant(text: str) -> str:
+    """What two spellings of one class have in common where nothing else can be meant: case, and true for 1."""
+    one = spelled(text).casefold()
+    return BOOLEANS.get(one, one)
+
+
+def is_unknown(text: str, named: Sequence[str] = ()) -> bool:
+    """Whether the text is a word for a missing value, and not a class that the model's file lists."""
+    return text.strip() in UNKNOWN and text.strip() not in named
+
+
+def spelled_column(column: pa.ChunkedArray, named: Sequence[str] = (), decimal_point: str = ".") -> pa.ChunkedArray:
+    """Labels as text, each class in its one spelling, unknown ones null."""
+    return _by_value(column, lambda text: None if is_unknown(text, named) else spelled(text, decimal_point))
+
+
+def unknown_words(column: pa.ChunkedArray, named: Sequence[str] = ()) -> pa.ChunkedArray:
+    """The word for a missing value, where one stands for a label; null for labels, and where nothing stands at all."""
+    return _by_value(column, lambda text: text.strip() or None if is_unknown(text, named) else None)
+
+
+def places_of(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArray:
+    """Each label's place among the classes; null where it is unknown, -1 where it is none of them."""
+    known = {name: place for place, name in enumerate(classes)}
+    once = [spelled(name) for name in classes]
+    if len(set(once)) == len(once):
+        known |= {name: place for place, name in enumerate(once) if name not in known}
+    folded = Counter(map(meant, once))
+    alone = {meant(name): place for place, name in enumerate(once) if folded[meant(name)] == 1}
+
+    def place(text: str) -> int | None:
+        if text in known:
+            return known[text]
+        if is_unknown(text):
+            return None
+        return known.get(spelled(text), alone.get(meant(text), -1))
+
+    return _by_value(labels, place, pa.int64())
+
+
+def seen_classes(labels: pa.ChunkedArray, named: Sequence[str] = (), binary: bool = False) -> tuple[str, ...]:
+    """The classes in these labels, sorted. Where two are all that can be meant, spellings in another case are one class.
+
+    Among several classes such a pair may be two classes (a and A), so both are given.
+    """
+    counted = pc.value_counts(spelled_column(labels, named))
+    seen = dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
+    seen.pop(None, None)
+    folded: dict[str, str] = {}
+    listed = {spelled(name) for name in named}
+    for text in sorted(seen, key=lambda name: (name not in listed, -seen[name], name)):
+        folded.setdefault(meant(text), text)
+    return tuple(sorted(folded.values() if binary and len(folded) == 2 else seen))
+
+
+def read_numbers(column: pa.ChunkedArray, decimal_point: str = ".") -> pa.ChunkedArray:
+    """Text of a CSV file as numbers: null where it is unknown, NaN where it is no number."""
+
+    plain = pc.utf8_trim_whitespace(column)
+    plain = plain if decimal_point == "." else pc.replace_substring(plain, decimal_point, ".")
+
+    def number(text: str) -> float | None:
+        try:
+            return None if is_unknown(text) else float(text)
+        except ValueError:
+            return float("nan")
+
+    try:
+        numbers = plain.cast(pa.float64())  # all of it at once, as it nearly always is
+    except pa.ArrowInvalid:
+        return _by_value(plain, number, pa.float64())
+    return pc.if_else(pc.is_nan(numbers), None, numbers)
+
+
+def class_meant(text: str, classes: Sequence[str]) -> str | None:
+    """The one among these classes that the text means; None where it is none of them."""
+    place = places_of(pa.chunked_array([[text]]), classes)[0].as_py()
+    return classes[place] if place is not None and place >= 0 else None
+
+
+def whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Classes as whole numbers, where other labels of the model are such; null where the text is none."""
+
+    def number(text: str) -> int | None:
+        found = BOOLEANS.get(text, text)
+        return int(found) if _WHOLE.fullmatch(found) and abs(int(found)) < LARGEST else None
+
+    return _by_value(column, number, pa.int64())
+
+
+def maybe_alike(classes: Sequence[str], named: Sequence[str] = ()) -> tuple[str, ...]:
+    """Classes that may be another spelling of one among them, and that the model's file does not list."""
+    folded, listed = Counter(map(meant, classes)), {spelled(name) for name in named}
+    return tuple(name for name in classes if folded[meant(name)] > 1 and name not in listed)
+
+
+def _by_value(
+    column: pa.ChunkedArray, rule: Callable[[str], object], kind: pa.DataType | None = None
+) -> pa.ChunkedArray:
+    """The rule applied once to each distinct text."""
+    kind = kind or pa.string()
+    coded = pa.chunked_array(column, pa.string()).combine_chunks().dictionary_encode()
+    coded = coded if isinstance(coded, pa.DictionaryArray) else pa.concat_arrays(coded.chunks)
+    values = pa.array([rule(text) for text in coded.dictionary.to_pylist()], kind)
+    return pa.chunked_array([values.take(coded.indices)], kind)
+
+
+def as_codes(places: pa.ChunkedArray, unknown: float) -> np.ndarray:
+    """Places as floats: NaN for an unknown label, `unknown` for a label that is none of the classes."""
+    codes = pc.fill_null(places.cast(pa.float64()), np.nan).to_numpy()
+    return np.where(codes < 0, unknown, codes)

@@ -1,0 +1,93 @@
+"""Labels that are overdue, unusable or in another unit: said, asked about, and nothing is decided or learned by them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deployments.model_config import load_model_config
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.score import score
+from tasks.adapters import lake, ledger
+from tasks.fleet import survey_files
+from tasks.policy.evidence import Judgement
+from tasks.policy.records import utc
+from tasks.split import split_labelled_rows
+from tests.small_model import rows, write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+FIRST, JUMP = utc("2024-01-21"), utc("2024-01-23")
+
+
+OWN = {"limit: 1.0": "limit: 1.01"}
+"""A policy of its own, whose decisions no other story makes."""
+
+
+def begin(folder, table: pd.DataFrame) -> str:
+    model = write_model(folder, table, **OWN)
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
+    return model
+
+
+def judged(model: str, until: str) -> list[Judgement]:
+    found = []
+    for window in load_model_config(model).windows(end=utc(until)):
+        score(model, until=window.end)
+        found.append(monitor(model, until=window.end))
+    return found
+
+
+def test_a_label_in_another_unit_is_neither_judged_by_nor_learned_until_somebody_accepts_it(tmp_path):
+    table = rows()
+    model = begin(tmp_path, table.assign(y=table["y"].where(table["at"] < JUMP, table["y"] * 1000)))
+    sound, first, second = (judgement.decision for judgement in judged(model, "2024-01-27"))
+    assert (sound.blocked_by, first.blocked_by, second.blocked_by) == (None, "labels", "labels")
+    assert not first.retrain and not second.retrain
+    assert first.diagnosis == "upstream_data_fault"
+    assert "the labels of 2024-01-23..2024-01-25 cannot be trusted (labels (y): they spread" in first.reasons[0]
+    assert [entry.kind for entry in ledger.entries("small")].count("labels.quarantined") == 2
+    training, holdout = split_labelled_rows.fn(load_model_config(model), utc("2024-01-27"))
+    taught = lake.read_labelled(training, ["y"])["y"].to_numpy()
+    asked = lake.read_labelled(holdout, ["y"])["y"].to_numpy()
+    assert len(taught) and len(asked) and np.abs(np.r_[taught, asked]).max() < 20, "by hand neither"
+
+    accepted = write_model(
+        tmp_path, table.assign(y=table["y"].where(table["at"] < JUMP, table["y"] * 1000)),
+        **OWN | {"performance:": "quality: {labels: {on_unit_change: warn}}\nperformance:"},
+    )  # fmt: skip
+    window = load_model_config(accepted).windows(end=utc("2024-01-29"))[-1]
+    score(accepted, until=window.end)
+    assert monitor(accepted, until=window.end).decision.retrain
+    assert "labels.sound" in {entry.kind for entry in ledger.entries("small")}
+
+
+def test_labels_that_stop_coming_are_overdue_once_they_are_due_and_a_person_is_asked(tmp_path):
+    table = rows()
+    model = begin(tmp_path, table.assign(y=table["y"].mask(table["at"] >= JUMP)))
+    *_, early, late = judged(model, "2024-01-27")
+    assert early.decision.blocked_by is None, "those of its last half day are still to come"
+    assert (late.decision.blocked_by, late.decision.diagnosis) == ("labels", "upstream_data_fault")
+    assert "0 of 300 rows of 2024-01-23..2024-01-25 have a label though all are due" in late.decision.reasons[0]
+    fleet = survey_files([model], utc("2024-01-27"))
+    assert (fleet.members[0].health, fleet.members[0].needs[0].kind) == ("needs a person", "labels")
+    assert "0 of 300 rows" in fleet.members[0].needs[0].sentence
+
+
+def test_infinite_labels_are_counted_and_said(tmp_path):
+    table = rows()
+    some = (table["at"] >= JUMP) & (table.index % 50 == 0)
+    many = (table["at"] >= utc("2024-01-25")) & (table.index % 3 == 0)
+    model = begin(tmp_path, table.assign(y=table["y"].mask(some | many, np.inf)))
+    _, few, most = judged(model, "2024-01-27")
+    assert (few.evidence.performance.labels.verdict, few.decision.blocked_by) == ("warn", None)
+    assert any("5 infinite; they are left out" in reason for reason in few.decision.reasons)
+    assert (most.evidence.performance.labels.verdict, most.decision.blocked_by) == ("fail", "labels")
+
+
+def test_a_concept_that_turns_is_no_fault_of_the_labels(tmp_path):
+    model = begin(tmp_path, rows())
+    decided = judged(model, "2024-02-01")
+    assert any(judgement.decision.retrain for judgement in decided)
+    assert {judgement.evidence.performance.labels.verdict for judgement in decided} == {"pass"}
