@@ -20,8 +20,12 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, JUMP = utc("2024-01-21"), utc("2024-01-23")
 
 
-def begin(folder, table: pd.DataFrame, **replacements: str) -> str:
-    model = write_model(folder, table, **replacements)
+OWN = {"limit: 1.0": "limit: 1.01"}
+"""A policy of its own, whose decisions no other story makes."""
+
+
+def begin(folder, table: pd.DataFrame) -> str:
+    model = write_model(folder, table, **OWN)
     retrain(model, until=FIRST)
     promote(model, until=FIRST)
     return model
@@ -51,7 +55,7 @@ def test_a_label_in_another_unit_is_neither_judged_by_nor_learned_until_somebody
 
     accepted = write_model(
         tmp_path, table.assign(y=table["y"].where(table["at"] < JUMP, table["y"] * 1000)),
-        **{"performance:": "quality: {labels: {on_unit_change: warn}}\nperformance:"},
+        **OWN | {"performance:": "quality: {labels: {on_unit_change: warn}}\nperformance:"},
     )  # fmt: skip
     window = load_model_config(accepted).windows(end=utc("2024-01-29"))[-1]
     score(accepted, until=window.end)
