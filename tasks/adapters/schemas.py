@@ -181,7 +181,7 @@ def sort_labels(
     unknown = pc.is_null(labels[columns.label])
     dated = pc.is_valid(labels[label_at])
     kept = pc.or_(unknown, dated) if with_unknown else pc.and_(pc.invert(unknown), dated)
-    return labels.filter(pc.and_(kept, pc.is_null(faults))), broken
+    return labels.filter(pc.and_(kept, pc.or_(pc.is_valid(labels[columns.label]), pc.is_null(faults)))), broken
 
 
 def as_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
