@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -127,9 +127,10 @@ def own_server() -> AbstractContextManager[Any]:
     busy machine, not 20. As settings, not in the environment, which Prefect reads when it is imported; what the user has set
     stays.
     """
+    patience = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}
     if PREFECT_API_URL.value():
-        return nullcontext()
-    space, patience = workspace(), {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}
+        return temporary_settings(set_defaults=patience)
+    space = workspace()
     served = served_url(space)
     if served:
         return temporary_settings({PREFECT_API_URL: served}, set_defaults={PREFECT_API_AUTH_STRING: kept_log_in(space)})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from tasks.adapters import ledger, registry
 from tasks.adapters.prefect_server import prefect_server, wait_until_healthy
@@ -25,7 +25,8 @@ def dashboard() -> Iterator[Mapping[str, str]]:
     """A server with its dashboard; the environment of every process that talks to it."""
     with prefect_server(workspace()) as environment:
         wait_until_healthy(environment["PREFECT_API_URL"])
-        with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+        log_in = environment["PREFECT_API_AUTH_STRING"]
+        with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: log_in}):
             yield environment
 
 
@@ -63,7 +64,12 @@ def test_a_person_approves_on_the_form_of_the_dashboard_and_the_challenger_serve
     with opened_browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 1400})
         page.set_default_timeout(PATIENCE_MS)
-        page.goto(f"{dashboard['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{waiting.id}")
+        address = f"{dashboard['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{waiting.id}"
+        page.goto(address)
+        page.get_by_role("textbox").first.fill(dashboard["PREFECT_API_AUTH_STRING"])
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: "login" not in url)
+        page.goto(address)
         fill_in(page, "approve", "Grace", "read the report")
         page.screenshot(path=tmp_path / "form.png")
         assert "May version 1 of small serve?" in page.locator(".p-modal").inner_text()

@@ -48,7 +48,7 @@ def test_it_fails_its_quality_checks_and_triggers_nothing_even_where_a_retrain_i
     assert judgement.evidence.quality.reasons[0] == "0 rows, expected at least 50 rows (enough rows)"
     assert (judgement.decision.diagnosis, judgement.decision.retrain) == ("upstream_data_fault", False)
     assert (judgement.decision.blocked_by, judgement.evidence.rows) == ("quality", 0)
-    assert kinds()[3:] == ["window.judged"]
+    assert kinds()[4:] == ["window.judged"]
     assert lake.landed_rows(load_model_config(model), HOLIDAY) is None
 
 
@@ -57,7 +57,7 @@ def test_looked_at_again_it_is_told_once(tmp_path):
     first = monitor(model, until=HOLIDAY.end)
     again = monitor(model, until=utc("2024-01-25T12:00"))
     assert again.decision.decision_id == first.decision.decision_id
-    assert kinds()[3:] == ["window.judged"]
+    assert kinds()[4:] == ["window.judged"]
 
 
 def test_rows_that_come_late_are_scored_judged_and_learned_from(tmp_path):
@@ -69,7 +69,7 @@ def test_rows_that_come_late_are_scored_judged_and_learned_from(tmp_path):
     assert (judged.evidence.quality.verdict, judged.evidence.rows) == ("pass", 300)
     assert judged.decision.decision_id != empty.decision.decision_id
     assert monitor(model, until=HOLIDAY.end) == judged
-    assert kinds()[3:] == ["window.judged", "window.scored", "window.judged"]
+    assert kinds()[4:] == ["window.judged", "window.scored", "window.judged"]
     for until in ("2024-01-23", "2024-01-27", "2024-01-29"):
         score(model, until=utc(until))
     retrain(model, until=utc("2024-01-29"))

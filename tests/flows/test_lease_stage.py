@@ -21,7 +21,7 @@ def test_each_write_bears_the_token_of_the_run_that_made_it(tmp_path):
     model = write_model(tmp_path)
     retrain(model, until=FIRST)
     promote(model, until=FIRST)
-    assert [entry.lease for entry in ledger.entries("small")] == [1, 1, 2]
+    assert [entry.lease for entry in ledger.entries("small")] == [1, 1, 1, 2]
     tags = registry.tags("small", "1")
     assert tags["lease"] == "1", "the task that registers, which has a time limit, knows the lease of its flow"
     assert check("small") is None, "nothing is held after a run"

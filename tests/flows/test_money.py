@@ -28,6 +28,7 @@ def priced(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
             "\ntraining:\n": "\nbudget: " + BUDGET,
             BREACH: "{trigger: metric_breach, metric: mae, limit: 1.0}",
             "2024-02-06": "2024-02-14",
+            "{holdout_days: 1.5": "{beats_constant: false, holdout_days: 1.5",  # the first retrain, worse than none, serves too
         },
     )
     with pytest.MonkeyPatch.context() as patch:
