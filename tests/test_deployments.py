@@ -41,6 +41,7 @@ def deployed(client: Any) -> None:
     left = apply()
     assert sorted(str(change) for change in left) == [
         "created  automation  perennial: a crashed run is taken up again",
+        "created  automation  perennial: a run that never began is queued again",
         "created  automation  perennial: a silent run has crashed",
         "created  limit       perennial-training-dedicated",
         "created  variable    perennial_model_air_time",
