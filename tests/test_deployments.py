@@ -83,7 +83,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
 
     assert apply() == ()
     assert (
-        "nothing to change: 1 work pool, 1 limit, 2 variables, 9 deployments, 5 schedules, 6 triggers, 2 automations"
+        "nothing to change: 1 work pool, 1 limit, 2 variables, 9 deployments, 5 schedules, 6 triggers, 3 automations"
         in capsys.readouterr().out
     )
 
@@ -308,7 +308,7 @@ def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deploy
         apply(alerts_file=file)
     file.chmod(0o600)
     try:
-        assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 8
+        assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 9
         assert apply(alerts_file=file) == ()
         emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
         await_until(lambda: received)
@@ -335,7 +335,7 @@ def test_alerts_that_would_go_elsewhere_than_to_the_files_address_are_refused(de
         for dry_run in (True, False):
             with pytest.raises(DeploymentError, match=refusal):
                 apply(dry_run=dry_run, alerts_file=file)
-        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 8, (
+        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 9, (
             "the block that is there does as well"
         )
     finally:

@@ -133,7 +133,7 @@ def inconsistencies(stack: Stack, name: str, champion: str = "1") -> tuple[str, 
         problems.append(f"tags of the champion: {registry.tags(name, champion)}")
     problems += ledger.verify(name).problems
     facts = Counter(entry.kind for entry in ledger.entries(name))
-    if facts != {"challenger.registered": 1, "challenger.validated": 1, "champion.promoted": 1}:
+    if facts != {"model.bound": 1, "challenger.registered": 1, "challenger.validated": 1, "champion.promoted": 1}:
         problems.append(f"facts: {dict(facts)}")
     for flow in ("retrain", "promote"):
         states = [run["state"]["name"] for run in stack.runs(flow, name)]
