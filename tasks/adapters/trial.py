@@ -46,7 +46,9 @@ def compare(
     truth, aligned = encode_truth(labels, [(scorer.classes, values) for scorer, values in answers])
     known = np.isfinite(truth)
     predicted = [values[known] for values in aligned]
-    return _measured(config, challenger, champion, holdout, rows.filter(pa.array(known)), truth[known], predicted)
+    return _measured(
+        config, challenger, champion, holdout, rows.filter(pa.array(known)), truth[known], predicted, classes
+    )
 
 
 def answer(
@@ -90,6 +92,13 @@ def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | Non
     return found if isinstance(found, str) else None
 
 
+def _prior(challenger: ModelVersion, classes: tuple[str, ...]) -> Floats | None:
+    """The classes' shares in the rows that the challenger learned from; None where they were not kept or are too many."""
+    learned = version_files.reference_profile(challenger).labels if classes else None
+    shares = dict(learned.shares) if learned else {}
+    return np.array([shares[name] for name in classes]) if set(classes) <= set(shares) else None
+
+
 def _measured(
     config: ModelConfig,
     challenger: ModelVersion,
@@ -98,6 +107,7 @@ def _measured(
     rows: pa.Table,
     truth: Floats,
     predicted: list[Floats],
+    classes: tuple[str, ...],
 ) -> Comparison:
     policy, metric = config.validation, config.performance.metric
     quantile, seed = config.performance.quantile, config.training.seed
@@ -105,7 +115,8 @@ def _measured(
     too_few = metrics.undefined(metric, truth, 2 if predicted[0].ndim == 1 else predicted[0].shape[1])
     if too_few:
         return Comparison(challenger, champion, holdout, len(rows), faults=(too_few,), remarks=remarks)
-    constant = comparison.against_constant(metric, truth, predicted[0], policy.confidence, seed, quantile)
+    prior = _prior(challenger, classes)
+    constant = comparison.against_constant(metric, truth, predicted[0], policy.confidence, seed, quantile, prior)
     if champion is None:
         first = comparison.own_value(metric, truth, predicted[0], policy.confidence, seed, quantile)
         return Comparison(challenger, None, holdout, len(rows), first=first, constant=constant, remarks=remarks)

@@ -48,12 +48,25 @@ def difference(
 
 
 def against_constant(
-    metric: str, truth: Floats, predicted: Floats, confidence: float, seed: int, quantile: float = 0.5
+    metric: str,
+    truth: Floats,
+    predicted: Floats,
+    confidence: float,
+    seed: int,
+    quantile: float = 0.5,
+    prior: Floats | None = None,
 ) -> MetricDifference | None:
-    """A model against the best constant answer, in the champion's place, on the same rows; None without rows."""
+    """A model against the best constant answer, in the champion's place, on the same rows; None without rows.
+
+    Of probabilities that is the `prior`, the classes' shares in training, where it is known: a constant that knew the shares
+    of days to come would beat sound models whenever a season changes these.
+    """
     if not len(truth):
         return None
     constant = metrics.constant_prediction(metric, truth, _classes(predicted), quantile)
+    if prior is not None and metric in ("log_loss", "brier"):
+        shares = np.append(prior, np.zeros(max(0, _classes(predicted) - len(prior))))  # a class that nobody had seen
+        constant = np.full(len(truth), shares[1]) if predicted.ndim == 1 else np.tile(shares, (len(truth), 1))
     found = difference(metric, truth, constant, predicted, confidence, seed, quantile)
     finite = all(np.isfinite([found.champion, found.challenger, found.gain, found.low, found.high]))
     return found if finite else None
