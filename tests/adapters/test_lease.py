@@ -269,6 +269,7 @@ def test_a_record_that_was_torn_reads_as_a_dead_holders(monkeypatch):
     assert _token_of("retrain") == 2
 
 
+@pytest.mark.attack("whoever can write beside the leases")
 @pytest.mark.parametrize(
     ("name", "content"),
     [

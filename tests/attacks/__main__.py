@@ -30,7 +30,7 @@ class Rows:
 
 def main() -> int:
     rows = Rows()
-    status = pytest.main(["-m", "attack", "-q", "--no-header", "--durations=0", "-p", "no:terminal"], plugins=[rows])
+    status = pytest.main(["-o", "addopts=", "-m", "attack", "-p", "no:terminal", "tests"], plugins=[rows])
     table = Table("enemy", "what is tried, and what must come of it", "outcome", title="Attacks")
     for row in rows.found:
         table.add_row(*row)

@@ -240,6 +240,7 @@ def test_a_rolled_back_version_stays_barred_when_its_status_is_edited():
         promote("d3")
 
 
+@pytest.mark.attack("whoever can write to the registry")
 def test_model_files_exchanged_together_with_their_hash_tag_are_not_served():
     foreign = register(CONFIG, "foreign", turn=-1.0)
     for name in model_files.read(files_of(foreign.version)):
@@ -252,6 +253,7 @@ def test_model_files_exchanged_together_with_their_hash_tag_are_not_served():
     assert "does not serve" in str(trial.smoke_test(champion))
 
 
+@pytest.mark.attack("whoever can write to the registry")
 def test_files_exchanged_of_the_previous_version_stop_a_rollback_to_it():
     foreign = register(CONFIG, "foreign", turn=-1.0)
     for name in model_files.read(files_of(foreign.version)):
