@@ -10,6 +10,7 @@ from deployments.settings import IMPORT_PATH, Settings
 
 SCALARS = {"str": "string_type", "int": "int_type", "float": "float_type", "bool": "bool_type"}
 """What pydantic says of a value that is none of str | int | float | bool: one error for each."""
+MOST_SHOWN = 200  # characters of a value
 
 
 def explain_all(file: str, errors: Sequence[Any], root: type[Settings]) -> list[str]:
@@ -43,9 +44,14 @@ def explain(file: str, item: Any, root: type[Settings]) -> str:
     found = (
         ""
         if isinstance(item["input"], (dict, Settings)) and "expected a mapping" not in message
-        else (f" is {item['input']!r},")
+        else (f" is {_shortened(item['input'])},")
     )
     return f"{file}: {field}{found or ':'} {message}"
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _expected(item: Any) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-MOST_BYTES, MOST_DEPTH, MOST_ALIASES, MOST_DIGITS = 1_000_000, 20, 100, 300
+MOST_BYTES, MOST_DEPTH, MOST_ALIASES, MOST_VALUES, MOST_DIGITS = 1_000_000, 20, 100, 50_000, 300
+
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class UnreadableYaml(ValueError):
@@ -22,10 +24,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # `<<: *name`
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
                 raise UnreadableYaml(f"{_at(key_node.start_mark)}: a key is no text, expected a name")
-            if key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+            if key in seen:
                 raise UnreadableYaml(f"{_at(key_node.start_mark)}: a key is there twice, expected each once")
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -38,7 +42,12 @@ def read_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8-sig")
         _check_shape(text)
-        return yaml.load(text, Loader=_Loader)  # noqa: S506, a subclass of the safe loader
+        loader = _Loader(text)
+        tree = loader.get_single_node()
+        if tree is None:
+            return None
+        _check_values(tree)
+        return loader.construct_document(tree)
     except UnicodeDecodeError:
         raise UnreadableYaml("is not text in UTF-8") from None
     except yaml.MarkedYAMLError as error:
@@ -66,8 +75,27 @@ def _check_shape(text: str) -> None:
             raise UnreadableYaml(f"{_at(event.start_mark)}: is nested more than {MOST_DEPTH} deep")
         if aliases > MOST_ALIASES:
             raise UnreadableYaml(f"{_at(event.start_mark)}: has more than {MOST_ALIASES} references (*name)")
-        if isinstance(event, yaml.ScalarEvent) and event.value.strip("+-").isdigit() and len(event.value) > MOST_DIGITS:
-            raise UnreadableYaml(f"{_at(event.start_mark)}: a number has more than {MOST_DIGITS} digits")
+
+
+def _check_values(tree: yaml.Node) -> None:
+    """Refuse references that would be too much once written out, and numbers that take long to read (`1:1:1` is base 60)."""
+    written_out: dict[int, int] = {}
+
+    def count(node: yaml.Node) -> int:
+        if id(node) not in written_out:
+            written_out[id(node)] = MOST_VALUES  # until it is known: a reference to what it is in never ends
+            parts = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+            written_out[id(node)] = 1 + sum(count(part) for part in parts)
+            if written_out[id(node)] > MOST_VALUES:
+                raise UnreadableYaml(
+                    f"{_at(node.start_mark)}: has more than {MOST_VALUES:,} values, references written out"
+                )
+        if node.tag in NUMBERS and len(node.value) > MOST_DIGITS:
+            raise UnreadableYaml(f"{_at(node.start_mark)}: a number has more than {MOST_DIGITS} digits")
+        return written_out[id(node)]
+
+    count(tree)
 
 
 def _at(mark: Any) -> str:

@@ -317,7 +317,7 @@ def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deploy
     finally:
         with PrefectState() as state:
             client.delete_block_document(UUID(state.alerts()))
-    assert [change.verb for change in apply()] == ["removed"] * 8
+    assert [change.verb for change in apply()] == ["removed"] * 9
 
 
 def test_alerts_that_would_go_elsewhere_than_to_the_files_address_are_refused(deployed, client, tmp_path):

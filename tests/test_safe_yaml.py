@@ -5,17 +5,28 @@ from time import monotonic
 import pytest
 
 from deployments.model_config import ModelConfigError, load_model_config
+from deployments.safe_yaml import read_yaml
 from tests.small_model import YAML
 
 BOMB = "a: &a [x, x]\n" + "".join(
     f"{chr(98 + n)}: &{chr(98 + n)} [{', '.join([f'*{chr(97 + n)}'] * 9)}]\n" for n in range(20)
 )
 
+NARROW_BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 41))
+MERGED_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 41))
+
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (BOMB, "references"),
+        (NARROW_BOMB + "name: *a40\n", "more than 50,000 values, references written out"),
+        (MERGED_BOMB, "more than 50,000 values, references written out"),
+        ("a: &a [*a]\n", "more than 50,000 values, references written out"),
+        ("name: &n {b: *n}\n", "more than 50,000 values, references written out"),
+        ("name: " + "1:" * 200_000 + "1", "more than 300 digits"),
+        ("name: " + "9_" * 4_001 + "9", "more than 300 digits"),
+        ("name: 0x" + "f" * 5_000, "more than 300 digits"),
         ("a: " + "[" * 5000, "nested more than 20 deep"),
         ("name: " + "9" * 5000, "more than 300 digits"),
         (YAML.replace("window_days: 2", "window_days: 1e999"), "window_days"),
@@ -46,6 +57,12 @@ def test_a_byte_order_mark_and_a_few_references_are_fine(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text("\ufeff" + YAML, encoding="utf-8")
     assert load_model_config(path).name == "small"
+
+
+def test_a_mapping_may_be_merged_into_another(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text("one: &one {days: 1, kind: tree}\ntwo:\n  <<: *one\n  days: 2\n")
+    assert read_yaml(path)["two"] == {"days": 2, "kind": "tree"}
 
 
 def test_a_path_that_is_a_folder_is_said(tmp_path):

@@ -24,37 +24,39 @@ def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:
         ("left out, the champion learned from them", plan.learned),
         ("without rows, tried again by the next back-fill", plan.empty),
     )
-    parts = [f"# {model}: back-fill{' (dry run)' if dry_run else ''}", f"{plan.headline}."]
+    parts = [f"# {model}: back-fill{' (dry run)' if dry_run else ''}", f"{plain(plan.headline)}."]
     parts += [
         f"## {words.capitalize()}\n\n{bullets(tuple(w.name for w in windows))}" for words, windows in lists if windows
     ]
-    create_markdown_artifact("\n\n".join(parts), key=key("backfill", model), description=plan.headline)
+    create_markdown_artifact("\n\n".join(parts), key=key("backfill", model), description=plain(plan.headline))
 
 
 def publish_preview_page(preview: Preview) -> None:
     """What a dry run found; one history for each model and flow."""
     stopped = ["## What would stop it", bullets(preview.refusals)] if preview.refusals else []
-    parts = [f"# {preview.model}: {preview.action} (dry run)", f"{preview.headline}. Nothing was changed.", *stopped]
+    parts = [
+        f"# {preview.model}: {preview.action} (dry run)",
+        f"{plain(preview.headline)}. Nothing was changed.",
+        *stopped,
+    ]
     parts += ["## What it would do", bullets(preview.reasons)]
     named = key(f"preview-{preview.action}", preview.model)
-    create_markdown_artifact("\n\n".join(parts), key=named, description=preview.headline)
+    create_markdown_artifact("\n\n".join(parts), key=named, description=plain(preview.headline))
 
 
 def publish_fleet(fleet: Fleet, page: str) -> None:
     """The state of every model as a table; one artifact for all, so that its history shows how they fared."""
     from tasks.adapters.fleet_page import markdown
 
-    create_markdown_artifact(markdown(fleet, page), key="fleet", description=fleet.headline)
+    create_markdown_artifact(markdown(fleet, page), key="fleet", description=plain(fleet.headline))
 
 
 def publish_backtest(model: str, sentence: str, yaml: str, rows: list[dict[str, str]], page: str) -> None:
     """The back-test's recommendation, the YAML to paste and every policy's figures."""
-    names = list(rows[0])
-    lines = [" | ".join(names), " | ".join("---" for _ in names), *(" | ".join(row.values()) for row in rows)]
-    parts = [f"# {model}: back-test of retraining policies", sentence]
+    parts = [f"# {model}: back-test of retraining policies", plain(sentence)]
     parts += [f"```yaml\n{yaml}```"] if yaml else []
-    parts += ["\n".join(f"| {line} |" for line in lines), f"Page with plots: {page}"]
-    create_markdown_artifact("\n\n".join(parts), key=key("backtest", model), description=sentence)
+    parts += [table(tuple(rows[0]), [tuple(row.values()) for row in rows]), f"Page with plots: {page}"]
+    create_markdown_artifact("\n\n".join(parts), key=key("backtest", model), description=plain(sentence))
 
 
 def publish_validation_page(config: ModelConfig, report: ValidationReport, run_id: str, reason: str) -> None:
@@ -93,12 +95,12 @@ def approval_evidence(
     parts = [
         *([f"**The last answer did not count:** {plain(refusal)}"] if refusal else []),
         f"# May version {challenger.version} of {config.name} serve?",
-        f"{config.purpose} Risk: {config.risk}. It would replace {report.champion or 'nothing, it is the first'}.",
+        f"{plain(config.purpose)} Risk: {config.risk}. It would replace {report.champion or 'nothing, it is the first'}.",
         bullets(report.reasons),
         _differences(report.differences),
         f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
         f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
-        f"Asked for by {plain(', '.join(request.requesters)) or 'automation'}; may be answered by {who}, until "
+        f"Asked for by {plain(', '.join(request.requesters)) or 'automation'}; may be answered by {plain(who)}, until "
         f"{request.expires_at:%Y-%m-%d %H:%M} UTC. No answer is a no.",
     ]
     return "\n\n".join(part for part in parts if part)
@@ -116,9 +118,9 @@ def publish_answer_page(config: ModelConfig, approval: Approval) -> None:
 def publish_outcome(model: str, version: str, outcome: Outcome) -> None:
     """Whether a promotion paid."""
     create_markdown_artifact(
-        f"# {model}, version {version}: {outcome.verdict}\n\n{outcome.reason}",
+        f"# {model}, version {version}: {outcome.verdict}\n\n{plain(outcome.reason)}",
         key=key("outcome", model),
-        description=outcome.reason,
+        description=plain(outcome.reason),
     )
 
 

@@ -10,7 +10,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.announcements import REPLAYING
-from tasks.adapters.markdown import bullets, key, number, table
+from tasks.adapters.markdown import bullets, key, number, plain, table
 from tasks.adapters.plots import drift_plot, metric_plot
 from tasks.adapters.report_links import link, version_link
 from tasks.policy.estimate_errors import describe_error, possible
@@ -44,7 +44,9 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
         f"Decision `{decision.decision_id}`, "
         f"judged as of {judgement.as_of:%Y-%m-%d %H:%M} UTC.",
     ]
-    create_markdown_artifact("\n\n".join(parts), key=key("decision", config.name), description=decision.reasons[0])
+    create_markdown_artifact(
+        "\n\n".join(parts), key=key("decision", config.name), description=plain(decision.reasons[0])
+    )
 
 
 def publish_plots(config: ModelConfig, judgement: Judgement, earlier: Sequence[PerformanceReport]) -> None:
@@ -79,7 +81,7 @@ def _performance(report: PerformanceReport, judgement: Judgement) -> str:
     shown = report.smallest_shift
     power = f", shows a worsening of the {report.primary} from {shown:.2g} on" if shown is not None else ""
     worst = describe_worst(report.slices)
-    told = f"{worst[0].upper()}{worst[1:]}.\n\n" if worst else ""
+    told = f"{plain(worst[0].upper() + worst[1:])}.\n\n" if worst else ""
     return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in{power}\n\n{told}" + table(
         ("metric", "value", "interval", "rows", "kind"), rows
     )
@@ -118,7 +120,7 @@ def _drift(report: DriftReport) -> str:
     ]
     past = sum(feature.verdict == "drifted" for feature in report.features)
     heading = f"{past} of {len(report.features)} features past their limit, {report.drifted_share:.0%} by importance"
-    together = f"{describe_joint(report.joint, past > 0)}\n\n" if report.joint else ""
+    together = f"{plain(describe_joint(report.joint, past > 0))}\n\n" if report.joint else ""
     return f"## Drift: {report.verdict}, {heading}\n\n{together}" + table(
         ("feature", "verdict", "effect", "limit", "q", "mean shift in σ", "moved prediction by"), rows
     )

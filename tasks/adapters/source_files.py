@@ -33,7 +33,7 @@ from tasks.adapters.file_dataset import compares_alike, open_files
 from tasks.adapters.profile_keys import keys, storage_options
 from tasks.adapters.redaction import told
 from tasks.adapters.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
-from tasks.adapters.source_limits import check_file, opened_response
+from tasks.adapters.source_limits import check_file, local_path, opened_response
 from tasks.policy.records import Window
 
 CONNECT_TIMEOUT_S = 10.0
@@ -49,7 +49,7 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
     Neither has a cause: libraries name the whole address, with log-in and signature, and the value that fits no type.
     """
     path = str(config.source.path)
-    remote = "://" in path
+    remote = local_path(path, where) is None
     try:
         with _opened(config, path, columns, where) as dataset:
             require_columns(dataset.schema.names, columns, where)
@@ -117,14 +117,16 @@ def _short(error: Exception) -> str:
 
 @contextmanager
 def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) -> Iterator[pa_dataset.Dataset]:
-    if "://" not in path or path.startswith("file://"):
-        check_file(path, where)
+    local = local_path(path, where)
+    if local is not None:
+        check_file(local, where)
+        path = local
     if config.source.kind == "delta":
         yield DeltaTable(path, storage_options=storage_options(path)).to_pyarrow_dataset()
         return
     kind = pa_dataset.ParquetFileFormat() if config.source.kind == "parquet" else _csv_format(config)
-    if not path.startswith(("http://", "https://")):
-        files, inner = _file_system(path)
+    if local is not None or urlsplit(path).scheme not in ("http", "https"):
+        files, inner = (pa_fs.LocalFileSystem(), path) if local is not None else _file_system(path, where)
         yield open_files(config, files, inner, kind, columns, where)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -138,9 +140,9 @@ def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) 
         yield pa_dataset.dataset(str(fetched), format=kind)
 
 
-def _file_system(path: str) -> tuple[pa_fs.FileSystem, str]:
-    scheme, separator, inner = path.partition("://")
-    if scheme in ("s3", "s3a") and separator:
+def _file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
+    scheme, _, inner = path.partition("://")
+    if scheme in ("s3", "s3a"):
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         own = keys(path)
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or (own and own.region)
@@ -157,10 +159,12 @@ def _file_system(path: str) -> tuple[pa_fs.FileSystem, str]:
             retry_strategy=pa_fs.AwsStandardS3RetryStrategy(max_attempts=3),
         )
         return files, inner
-    if scheme in ("gs", "gcs") and separator:
+    if scheme in ("gs", "gcs"):
         emulated = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # Google's own name for it; it has no log-in
         return pa_fs.GcsFileSystem(anonymous=emulated, retry_time_limit=timedelta(seconds=REQUEST_TIMEOUT_S)), inner
-    return pa_fs.LocalFileSystem(), path
+    raise SourceError(
+        f"{where}: Parquet and CSV are not read from {scheme}://; expected a path, or an address with https://, s3:// or gs://"
+    )
 
 
 def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 
@@ -19,20 +19,62 @@ from tasks.adapters.schemas import SourceError
 
 SOURCES = "PERENNIAL_SOURCES"
 MOST_REDIRECTS = 5
+REMOTE = ("http", "https", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
+
+
+def local_path(path: str, where: str) -> str | None:
+    """The path of a file or folder of this machine, `file://` taken off; None for an address elsewhere.
+
+    Raises SourceError for an address of no kind that sources have.
+    """
+    parts = urlsplit(path) if "://" in path else None
+    if parts is None:
+        return path
+    if parts.scheme in REMOTE:
+        return None
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and not (parts.query or parts.fragment):
+        return unquote(parts.path)
+    raise SourceError(
+        f"{where}: is no address of a source; expected a path, or one that begins with file:///, {'://, '.join(REMOTE)}://"
+    )
 
 
 def check_file(path: str, where: str) -> None:
-    """Raises SourceError for a local file outside the folders that the setting names."""
-    allowed = os.environ.get(SOURCES)
-    if not allowed:
+    """Raises SourceError for a file or folder outside the folders that the setting names, or one that links out of them."""
+    folders = _folders()
+    if not folders:
         return
-    place = Path(path.removeprefix("file://")).resolve()
-    folders = [Path(folder).expanduser().resolve() for folder in allowed.split(os.pathsep) if folder]
-    if not any(place.is_relative_to(folder) for folder in folders):
-        raise SourceError(
-            f"{where}: lies outside the folders that sources may be read from; expected one below those that {SOURCES} names: "
-            f"{', '.join(map(str, folders))}"
-        )
+    place = Path(path)
+    reached = (place, *_links(place)) if place.is_dir() else (place,)
+    for each in reached:
+        found = Path(os.path.realpath(each))  # a loop is said by whoever reads it
+        if not any(found.is_relative_to(folder) for folder in folders):
+            link = f"{each.relative_to(place)} in it " if each != place else ""
+            raise SourceError(
+                f"{where}: {link}lies outside the folders that sources may be read from; expected one below those that "
+                f"{SOURCES} names: {', '.join(map(str, folders))}"
+            )
+
+
+def _folders() -> list[Path]:
+    allowed = os.environ.get(SOURCES, "")
+    return [Path(folder).expanduser().resolve() for folder in allowed.split(os.pathsep) if folder]
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """Every link below a folder and below what those lead to, each before it is followed and none twice."""
+    waiting, walked = [folder], set()
+    while waiting:
+        start = waiting.pop()
+        real = os.path.realpath(start)
+        if real in walked:
+            continue
+        walked.add(real)
+        for place, folders, files in os.walk(start):
+            for found in (Path(place) / name for name in (*folders, *files)):
+                if found.is_symlink():
+                    yield found
+                    waiting += [found] if found.is_dir() else []
 
 
 def check_address(url: str, where: str) -> None:

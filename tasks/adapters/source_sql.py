@@ -67,7 +67,9 @@ def _concatenated(chunks: list[pa.Table], where: str) -> pa.Table:
     try:
         return pa.concat_tables(chunks, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SourceError(f"{where}: a column changes its type between rows ({error}); cast it in the query") from error
+        raise SourceError(
+            f"{where}: a column changes its type between rows ({told(error)}); cast it in the query"
+        ) from None
 
 
 def _engine(source: Source, where: str) -> Engine:

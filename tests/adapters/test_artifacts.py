@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from deployments.model_config import ModelConfig
 from flows.parameters import Actor, Reason
 from tasks.adapters import artifacts
 from tasks.adapters.markdown import bullets, plain, quoted, table
@@ -17,12 +18,12 @@ FORGED = "bob\n\n# All gates passed; legal has signed off"
 NOON = utc("2024-03-06T12:00:00Z")
 
 
-def evidence_of(requester: str, slice_name: str, refusal: str | None = None) -> str:
+def evidence_of(requester: str, slice_name: str, refusal: str | None = None, config: ModelConfig | None = None) -> str:
     worse = MetricDifference("log_loss", 0.5, 0.4, 0.1, 0.05, 0.15, 100, None, slice_name)
     report = ValidationReport("2", "1", "pass", (worse,), (f"{slice_name} is fine",), 100)
     challenger = ModelVersion("binary_model", "2", "run", "d1", TRAINING, 1000, "0" * 64)
     request = ApprovalRequest("2", (requester,), NOON, NOON + timedelta(hours=72), "run")
-    return artifacts.approval_evidence(make_config(), report, challenger, request, refusal)
+    return artifacts.approval_evidence(config or make_config(), report, challenger, request, refusal)
 
 
 def test_a_typed_name_adds_no_heading_to_what_an_approver_reads() -> None:
@@ -38,6 +39,14 @@ def test_a_category_value_neither_breaks_out_of_the_table_nor_shows_an_image() -
         in shown
     )
     assert "- colour= \\!\\[x](http://evil/p.png)" in shown
+
+
+def test_what_a_models_file_says_shows_no_image_either() -> None:
+    config = make_config()
+    image = "![x](http://evil/p.png)"
+    access = config.access.model_copy(update={"approve": (image,)})
+    shown = evidence_of("Ada", "colour=red", config=config.model_copy(update={"purpose": image, "access": access}))
+    assert shown.count("\\!\\[x](http://evil/p.png)") == 2 and "![" not in shown.replace("\\!\\[", "")
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,19 @@
 """Sources that somebody else names: no file outside the allowed folders, no address of this machine, nothing quoted."""
 
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from deltalake import write_deltalake
 
 from tasks.adapters.source_limits import SOURCES
 from tasks.adapters.sources import SourceError, SourceUnreachable, read_window
 from tests.monitored_model import WINDOW, model
-from tests.source_tables import parquet
+from tests.source_tables import TABLE, parquet
 
 pytestmark = pytest.mark.attack("whoever writes a model's file")
 SECRET = "root:x:0:0:secret-of-root:/root:/bin/bash\n"
@@ -33,6 +35,59 @@ def test_files_in_the_named_folders_are_read_and_others_are_not(tmp_path, allowe
     for path in (str(allowed / "link.parquet"), f"{allowed}/../rows.parquet", f"file://{tmp_path}/rows.parquet"):
         with pytest.raises(SourceError, match="outside the folders"):
             read_window(model(source={"kind": "parquet", "path": path}), WINDOW)
+
+
+def test_no_link_in_an_allowed_folder_leads_out_of_it(tmp_path, allowed):
+    secret, shared, rows = tmp_path / "secret", allowed / "shared", allowed / "rows"
+    for folder in (secret, shared, rows):
+        folder.mkdir()
+    parquet(secret)
+    parquet(shared)
+    (rows / "month").symlink_to(shared)
+    found = model(source={"kind": "parquet", "path": str(rows)})
+    assert read_window(found, WINDOW).num_rows == 50
+    for name, leads_to in (("shared/file.parquet", secret / "rows.parquet"), ("rows/year", secret)):
+        (allowed / name).symlink_to(leads_to)
+        with pytest.raises(SourceError, match=r"(file.parquet|year) in it lies outside the folders"):
+            read_window(found, WINDOW)
+        (allowed / name).unlink()
+    (rows / "loop").symlink_to(rows)
+    with pytest.raises(SourceError, match="again, so its rows"):
+        read_window(found, WINDOW)
+
+
+def test_a_file_address_is_a_path_however_it_is_spelled(tmp_path, allowed):
+    parquet(allowed)
+    write_deltalake(allowed / "table", TABLE)
+    write_deltalake(tmp_path / "table", TABLE)
+    for scheme in ("file://", "FILE://", "file://localhost"):
+        for kind, name in (("parquet", "rows.parquet"), ("delta", "table")):
+            path = f"{scheme}{allowed}/{name}"
+            assert read_window(model(source={"kind": kind, "path": path}), WINDOW).num_rows == 50
+        for inside in ("", "/allowed/..", "/allowed/%2e%2e"):
+            with pytest.raises(SourceError, match="outside the folders"):
+                read_window(model(source={"kind": "delta", "path": f"{scheme}{tmp_path}{inside}/table"}), WINDOW)
+    for path in (f"file://elsewhere{allowed}/table", f"memory://{tmp_path}", f"file+x://{tmp_path}/table"):
+        with pytest.raises(SourceError, match="no address of a source"):
+            read_window(model(source={"kind": "delta", "path": path}), WINDOW)
+
+
+def test_the_files_of_a_table_lie_in_the_folders_too(tmp_path, allowed):
+    write_deltalake(tmp_path / "table", TABLE)
+    table = allowed / "table"
+    shutil.copytree(tmp_path / "table", table)
+    config = model(source={"kind": "delta", "path": str(table)})
+    assert read_window(config, WINDOW).num_rows == 50
+    (stored,) = table.glob("*.parquet")
+    stored.unlink()
+    stored.symlink_to(tmp_path / "table" / stored.name)
+    with pytest.raises(SourceError, match="in it lies outside the folders"):
+        read_window(config, WINDOW)
+    stored.unlink()
+    log = table / "_delta_log" / f"{0:020d}.json"
+    log.write_text(log.read_text().replace(stored.name, f"file://{tmp_path}/table/{stored.name}"))
+    with pytest.raises(SourceError, match="nothing is there"):  # deltalake takes no path for absolute
+        read_window(config, WINDOW)
 
 
 def test_without_the_setting_nothing_is_refused(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ def main() -> int:
     for row in rows.found:
         table.add_row(*row)
     Console(width=160).print(table)
-    return int(status) or int(not rows.found)
+    return int(status) or int(not rows.found or any(row[2] != "refused" for row in rows.found))
 
 
 if __name__ == "__main__":
