@@ -15,6 +15,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.runtime import flow_run
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
+    PREFECT_API_KEY,
     PREFECT_API_URL,
     PREFECT_SERVER_DATABASE_CONNECTION_URL,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
@@ -132,10 +133,17 @@ def own_server() -> AbstractContextManager[Any]:
         return temporary_settings(set_defaults=patience)
     space = workspace()
     served = served_url(space)
+    elsewhere = {PREFECT_API_KEY}  # a key without an address is for the cloud, and not for a server here to see
     if served:
-        return temporary_settings({PREFECT_API_URL: served}, set_defaults={PREFECT_API_AUTH_STRING: kept_log_in(space)})
+        return temporary_settings(
+            {PREFECT_API_URL: served},
+            restore_defaults=elsewhere,
+            set_defaults={PREFECT_API_AUTH_STRING: kept_log_in(space)},
+        )
     database = f"sqlite+aiosqlite:///{make_folder(space.home / 'prefect')}/prefect.db"
-    return temporary_settings(set_defaults={**patience, PREFECT_SERVER_DATABASE_CONNECTION_URL: database})
+    return temporary_settings(
+        restore_defaults=elsewhere, set_defaults={**patience, PREFECT_SERVER_DATABASE_CONNECTION_URL: database}
+    )
 
 
 def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:

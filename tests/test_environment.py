@@ -1,5 +1,6 @@
 """The environment as people hand it on: empty settings, proxies, slashes, a shell set up for the cloud, a pipe that closes."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from rich.console import Console
 from deployments.services import Stream
 from tasks.adapters.prefect_server import server_environment
 from tasks.adapters.workspace import RUN_OF_A_WORKER, WorkspaceError, workspace
+from tests.small_model import write_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -56,6 +58,17 @@ def test_a_shell_set_up_for_the_cloud_hands_its_key_to_nobody_here(workspace, mo
     assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4299/api"
     assert not {"PREFECT_API_KEY", "PREFECT_PROFILE"} & set(environment)
     assert "pnu_secret" not in environment.values()
+
+
+@pytest.mark.parametrize("served", [None, "http://127.0.0.1:4299/api"])
+def test_a_command_shows_the_key_of_the_cloud_to_no_server_here(workspace, monkeypatch, served):
+    from prefect.settings import PREFECT_API_KEY, temporary_settings
+
+    from flows import parameters
+
+    monkeypatch.setattr(parameters, "served_url", lambda space: served)
+    with temporary_settings({PREFECT_API_KEY: "pnu_secret"}), parameters.own_server():
+        assert PREFECT_API_KEY.value() is None
 
 
 @pytest.mark.parametrize("home", [None, ".perennial", "some/where"])
@@ -130,3 +143,42 @@ def test_a_stream_that_failed_once_stays_silent():
     finally:
         services.discard_output = original
     assert stream.is_closed and closed == [True]
+
+
+@pytest.mark.parametrize("setting", ["PERENNIAL_HOME", "PERENNIAL_LEDGER"])
+def test_a_file_system_without_hard_links_is_refused_before_anything_is_written(monkeypatch, tmp_path, setting):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    assert workspace().home.is_dir()
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setenv(setting, str(tmp_path / "share"))
+    with pytest.raises(WorkspaceError, match=f"share.* without hard links .* set {setting} to a folder on another one"):
+        workspace()
+    assert not [*tmp_path.rglob(".links-*")]
+
+
+@pytest.mark.parametrize(
+    "user",
+    [{"TZ": "Asia/Kathmandu"}, {"HOME": "/proc/nowhere", "TZ": ":America/New_York"}],
+    ids=["home is unset", "home cannot be written to"],
+)
+def test_a_model_is_trained_whatever_home_and_zone_the_shell_has_and_blanks_in_its_path(tmp_path, user):
+    model = write_model(tmp_path / "a model")
+    shell = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("PERENNIAL_")}
+    shell |= {"PERENNIAL_HOME": str(tmp_path / "a workspace"), **user}
+    command = [
+        sys.executable,
+        "-m",
+        "flows.retrain",
+        "--model",
+        model,
+        "--reason",
+        "first",
+        "--until",
+        "2024-01-24T00:00:00Z",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=shell, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "validation: version 1: pass; first model: mae 0.185" in done.stderr
+    assert "3000 rows of 2024-01-01..2024-01-21 landed" in done.stderr

@@ -127,20 +127,21 @@ def test_a_run_that_nobody_starts_any_more_is_queued_again_and_one_in_a_pool_of_
     """Its worker took it and was killed with the process that it started: nobody else sets a run that is Pending free."""
     from prefect import flow
     from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.states import Pending, Running
+    from prefect.states import Cancelling, Pending, Running
 
     made = {}
     for pool, kind in (("perennial", "process"), ("perennial-ecs", "ecs")):
         client.create_work_pool(WorkPoolCreate(name=pool, type=kind))
         flow_id = client.create_flow(flow(lambda: None, name=pool))
         deployment = client.create_deployment(flow_id, name=pool, work_pool_name=pool, tags=["perennial"])
-        for name, then in (("stuck", None), ("begun", Running())):
+        for name, then in (("stuck", None), ("begun", Running()), ("cancelled", Cancelling())):
             run = client.create_flow_run_from_deployment(deployment, tags=["perennial"])
             client.set_flow_run_state(run.id, Pending())
             if then:
-                client.set_flow_run_state(run.id, then)
+                client.set_flow_run_state(run.id, then, force=True)
             made[pool, name] = run.id
     assert await_until(lambda: client.read_flow_run(made["perennial", "stuck"]).state.name == "AwaitingRetry")
     sleep(5)
     assert client.read_flow_run(made["perennial", "begun"]).state.is_running()
+    assert client.read_flow_run(made["perennial", "cancelled"]).state.is_cancelling()
     assert client.read_flow_run(made["perennial-ecs", "stuck"]).state.is_pending()

@@ -14,10 +14,13 @@
 Tested on moto's S3 and on an emulator of Google's storage (tests/gcs_emulator.py), not against Amazon or Google.
 """
 
+import errno
 import os
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tasks.policy.errors import PerennialError
@@ -26,6 +29,7 @@ HOME = ".perennial"
 PARTS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_ARTIFACTS")
 OWNER_ONLY = 0o700  # rows, models and the databases of `serve` are for nobody else on the machine
 SQLITE = "sqlite:///"
+WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 RUN_OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
 """What Prefect's workers set for the process of a run."""
 
@@ -87,6 +91,27 @@ def make_folder(folder: Path, mode: int = 0o777) -> Path:
     return folder
 
 
+@cache
+def _check_links(setting: str, address: str) -> None:
+    """Raises WorkspaceError for a folder on a file system without hard links, as on exFAT and some network shares.
+
+    Delta tables, the ledger and leases are written by them: it is how a name is taken once, by one of several writers.
+    """
+    place = Path(address.removeprefix("file://")).absolute()
+    there = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".links-", dir=there) as probe:
+            Path(probe, "one").touch()
+            Path(probe, "two").hardlink_to(Path(probe, "one"))
+    except OSError as error:
+        if error.errno in WITHOUT_LINKS:
+            raise WorkspaceError(
+                f"{place}: lies on a file system without hard links ({error.strerror}), by which tables and ledger make sure "
+                f"that nothing is written twice; set {setting} to a folder on another one (ext4, XFS, APFS, NTFS, NFS) or to a "
+                "bucket"
+            ) from None  # whatever else it is, such as a folder that may only be read, is told by what is done there
+
+
 def located(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment with every part of the workspace where it is seen from here, for processes in other folders.
 
@@ -124,10 +149,14 @@ def workspace() -> Workspace:
     def part(setting: str, default: Path) -> str:
         return (os.environ.get(setting) or str(default)).rstrip("/")
 
+    lake, ledger = part("PERENNIAL_LAKE", home / "lake"), part("PERENNIAL_LEDGER", home / "ledger")
+    for setting, address in (("PERENNIAL_LAKE", lake), ("PERENNIAL_LEDGER", ledger)):
+        if "://" not in address.removeprefix("file://"):
+            _check_links(setting if os.environ.get(setting) else "PERENNIAL_HOME", address)
     return Workspace(
         home=home,
-        lake=part("PERENNIAL_LAKE", home / "lake"),
-        ledger=part("PERENNIAL_LEDGER", home / "ledger"),
+        lake=lake,
+        ledger=ledger,
         reports=Path(part("PERENNIAL_REPORTS", home / "reports")),
         mlflow=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         artifacts=part("PERENNIAL_ARTIFACTS", home / "artifacts"),
