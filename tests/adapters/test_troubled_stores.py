@@ -150,7 +150,7 @@ def test_keys_of_a_profile_open_ledger_lake_and_sources(profile: str, tmp_path: 
     assert ledger.append(MODEL, "note", "first", AT).sequence == 1
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(20))
     assert lake.read_rows(snapshot).num_rows == 20
-    files, path = _file_system(f"{profile}/ledger/{MODEL}/head.json")
+    files, path = _file_system(f"{profile}/ledger/{MODEL}/head.json", "here")
     assert files.get_file_info(path).is_file
 
 
@@ -159,7 +159,7 @@ def test_a_profile_without_usable_keys_is_named(profile: str, tmp_path: Path):
     for attempt in (
         lambda: ledger.append(MODEL, "note", "first", AT),
         lambda: lake.land_rows(CONFIG, WINDOW, rows(20)),
-        lambda: _file_system(f"{profile}/rows"),
+        lambda: _file_system(f"{profile}/rows", "here"),
     ):
         with pytest.raises(PerennialError, match="AWS profile 'work': its keys cannot be used"):
             attempt()
