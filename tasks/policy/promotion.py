@@ -162,7 +162,7 @@ def worse_than_a_constant(policy: ValidationPolicy, constant: MetricDifference |
     if not policy.beats_constant or constant is None or not constant.high < 0:
         return []
     return [
-        f"{constant.name} {constant.challenger:.4g} is worse than {constant.champion:.4g}, which the best constant answer "
+        f"{constant.name} {constant.challenger:.4g} is worse than {constant.champion:.4g}, which the same answer for every row "
         f"reaches on the same {constant.rows} rows (gain {_interval(constant)}); it has learned nothing that holds there, or "
         "the labels changed their meaning or unit (validation.beats_constant)"
     ]
@@ -173,8 +173,8 @@ def _no_better_than_a_constant(constant: MetricDifference | None) -> list[str]:
     if constant is None or not constant.low <= 0 <= constant.high:
         return []
     return [
-        f"{constant.name} {constant.challenger:.4g} is not surely better than {constant.champion:.4g}, which the best "
-        f"constant answer reaches on the same rows (gain {_interval(constant)})"
+        f"{constant.name} {constant.challenger:.4g} is not surely better than {constant.champion:.4g}, which the same "
+        f"answer for every row reaches on the same rows (gain {_interval(constant)})"
     ]
 
 
