@@ -9,7 +9,7 @@ a run of `retrain`.
 from prefect import flow
 from prefect.utilities.annotations import quote
 
-from flows.parameters import Model, Moment, present, run_from_command_line, run_name
+from flows.parameters import Model, Moment, due, run_from_command_line, run_name
 from tasks.access import admit, check_window
 from tasks.decision import decide
 from tasks.diagnosis import diagnose_window
@@ -33,11 +33,12 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        until: Judge as of this time (UTC); nothing that became known later is read. Now, when left empty.
+        until: Judge as of this time (UTC); nothing that became known later is read. Left empty, when the
+            schedule wanted the run, else now.
         dry_run: Decide and explain, but write no ledger entry and hand nothing over.
     """
     config = admit(model)
-    as_of = present(config, until)
+    as_of = due(config, until)
     window = config.window_until(as_of)
     recorded = recall_judgement(config, window)
     if recorded and not dry_run:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from prefect import Flow
+from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError
 from prefect.runtime import flow_run
 from prefect.settings import (
@@ -32,7 +33,9 @@ from tasks.policy.typed_text import NO_CONTROLS, OneLine
 
 
 def in_utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    """The moment as a plain one: of Prefect's own, less a timedelta, nothing would be left of the zone."""
+    zoned = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return datetime.fromisoformat(zoned.isoformat())
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,18 @@ def present(config: ModelConfig, until: datetime | None) -> datetime:
             "leave it empty for now, or set period.end in the model's file where its data is recorded up to then"
         )
     return moment
+
+
+def due(config: ModelConfig, until: datetime | None) -> datetime:
+    """As `present`, but a scheduled run judges from when it was due, also where it waited a day for a worker.
+
+    So what was missed is caught up with in order, a window for each run that waited, and not the latest window by all of them.
+    """
+    run = FlowRunContext.get()
+    scheduled = run.flow_run if run and run.flow_run and run.flow_run.auto_scheduled else None
+    if until is None and scheduled and scheduled.expected_start_time:
+        return present(config, min(in_utc(scheduled.expected_start_time), wall_clock()))
+    return present(config, until)
 
 
 def wall_clock() -> datetime:

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.parameters import Model, Moment, present, run_from_command_line, run_name
+from flows.parameters import Model, Moment, due, run_from_command_line, run_name
 from tasks.access import admit, check_window
 from tasks.history import find_champion, recall_scoring
 from tasks.policy.reports import Scoring
@@ -19,10 +19,11 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        until: Score the latest window that is complete at this time (UTC). Now, when left empty.
+        until: Score the latest window that is complete at this time (UTC). Left empty, when the schedule wanted the run,
+            else now.
     """
     config = admit(model)
-    window = config.window_until(present(config, until))
+    window = config.window_until(due(config, until))
     recorded = recall_scoring(config, window)
     if recorded:
         return recorded

@@ -1,0 +1,74 @@
+"""Scheduled runs that waited for a worker: each takes the window that was due when it was, in order, and none twice."""
+
+import sqlite3
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import pytest
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+
+from flows.monitor import monitor
+from flows.promote import promote
+from flows.retrain import retrain
+from flows.score import score
+from tasks.adapters import ledger
+from tasks.policy.evidence import Judgement
+from tasks.policy.records import from_json, utc
+from tasks.policy.reports import Scoring
+from tests.small_model import write_model
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+LIVE = {", end: 2024-02-06T00:00:00Z}": "}"}
+DUE = ("2024-01-23T01:00", "2024-01-25T01:00", "2024-01-25T13:00", "2024-01-27T01:00")
+WINDOWS = ["2024-01-21..2024-01-23", "2024-01-23..2024-01-25", "2024-01-25..2024-01-27"]
+
+
+def run_late(of: Flow[Any, Any], model: str, was_due: datetime, scheduled: bool = True) -> object:
+    """Run a flow as a worker does that comes long after the schedule wanted the run, which only the scheduler may note."""
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(of, parameters={"model": model, "until": None})
+    database = urlsplit(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).path.removeprefix("/")
+    with closing(sqlite3.connect(f"/{database}")) as server, server:
+        changed = server.execute(
+            "update flow_run set auto_scheduled = ?, expected_start_time = ? where replace(id, '-', '') = ?",
+            (scheduled, f"{was_due:%Y-%m-%d %H:%M:%S.%f}", UUID(str(run.id)).hex),
+        )
+        assert changed.rowcount == 1
+    return run_flow(of, flow_run=run, parameters={"model": model, "until": None})
+
+
+def test_a_day_without_a_worker_is_caught_up_with_window_by_window(tmp_path):
+    model = write_model(tmp_path, **LIVE)
+    retrain(model, until=utc("2024-01-21"))
+    promote(model, until=utc("2024-01-21"))
+    for moment in DUE:
+        run_late(score, model, utc(moment))
+        run_late(monitor, model, utc(moment))
+    scored = [from_json(Scoring, each.body).window.name for each in ledger.entries("small", kind="window.scored")]
+    judged = [from_json(Judgement, each.body) for each in ledger.entries("small", kind="window.judged")]
+    assert scored == WINDOWS
+    assert [each.evidence.window.name for each in judged] == WINDOWS
+    assert [each.as_of for each in judged] == [utc(moment) for moment in (DUE[0], DUE[1], DUE[3])]
+    assert all(each.evidence.performance or each.revised for each in judged[1:])
+
+
+def test_a_run_by_hand_judges_from_now_whenever_it_was_asked_for(tmp_path):
+    model = write_model(tmp_path, **LIVE)
+    retrain(model, until=utc("2024-01-21"))
+    promote(model, until=utc("2024-01-21"))
+    judgement = run_late(monitor, model, utc(DUE[0]), scheduled=False)
+    assert isinstance(judgement, Judgement)
+    assert judgement.evidence.window.start > utc("2026-01-01")
+
+
+def test_no_clock_of_a_server_leads_ahead_of_ones_own(tmp_path):
+    model = write_model(tmp_path, **LIVE)
+    retrain(model, until=utc("2024-01-21"))
+    promote(model, until=utc("2024-01-21"))
+    assert isinstance(run_late(monitor, model, utc("2100-01-01")), Judgement)
