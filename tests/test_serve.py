@@ -22,8 +22,10 @@ from deployments.one_serve import hold_workspace
 from deployments.report_pages import ReportPages
 from deployments.services import Service, Stream
 from deployments.webhook import PATH
+from tasks.adapters import ledger
 from tasks.adapters.prefect_server import free_port, served_url
 from tasks.adapters.workspace import WorkspaceError, workspace
+from tasks.policy.records import utc
 
 START_S = 180
 PORTS = ("prefect", "mlflow", "reports", "evidently")
@@ -108,7 +110,7 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
 
     family = first.family()
     sleep(3)  # what each service started is noted every 2 s
-    next(each for each in family if "mlflow" in each.cmdline()).kill()
+    next(each for each in family if "tasks.adapters.mlflow_app" in each.cmdline()).kill()
     assert first.process.wait(timeout=60) == 1
     assert "mlflow ended with status -9, so all stops; its last lines:" in first.said()
     assert not [each for each in family if each.is_running()]
@@ -328,6 +330,7 @@ def test_the_fleet_page_shows_what_is_true_now(pages):
 def test_a_broken_file_is_said_on_the_fleet_page_beside_the_other_models(pages, tmp_path, monkeypatch):
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "odd.yaml").write_text("name: odd\nowner: [")
+    ledger.append("air_time", "note", "begun", utc("2024-01-01"))
     answer = pages.get("/reports/fleet.html", timeout=60)
     assert answer.status_code == 200
     assert "odd.yaml: is not YAML" in answer.text and 'data-model="air_time"' in answer.text
