@@ -62,12 +62,13 @@ def test_a_shell_set_up_for_the_cloud_hands_its_key_to_nobody_here(workspace, mo
 
 @pytest.mark.parametrize("served", [None, "http://127.0.0.1:4299/api"])
 def test_a_command_shows_the_key_of_the_cloud_to_no_server_here(workspace, monkeypatch, served):
-    from prefect.settings import PREFECT_API_KEY, temporary_settings
+    from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
     from flows import parameters
 
     monkeypatch.setattr(parameters, "served_url", lambda space: served)
-    with temporary_settings({PREFECT_API_KEY: "pnu_secret"}), parameters.own_server():
+    settings = temporary_settings({PREFECT_API_KEY: "pnu_secret"}, restore_defaults={PREFECT_API_URL})
+    with settings, parameters.own_server():
         assert PREFECT_API_KEY.value() is None
 
 

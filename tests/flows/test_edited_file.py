@@ -1,0 +1,55 @@
+"""A model's file that is edited, renamed or half written while runs of it wait: each reads it as it is when it starts."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments.model_config import ModelConfigError
+from flows.promote import promote
+from flows.retrain import retrain
+from tasks.adapters import ledger, registry
+from tasks.policy.records import utc
+from tests.small_model import write_model
+
+UNTIL = utc("2024-01-21")
+
+
+def test_a_run_that_waited_reads_the_file_as_it_is_when_it_starts(workspace, tmp_path):
+    model = Path(write_model(tmp_path))
+    text = model.read_text(encoding="utf-8")
+    retrain(str(model), until=UNTIL)
+    model.write_text(text.replace("n_estimators: 30", "n_estimators: 7"), encoding="utf-8")
+    promote(str(model), until=UNTIL)
+    retrain(str(model), until=utc("2024-01-23"))
+    first, second = (registry.client().get_run(registry.version("small", each).run_id) for each in ("1", "2"))
+    assert (first.data.params["n_estimators"], second.data.params["n_estimators"]) == ("30", "7")
+
+
+def test_a_renamed_model_is_no_longer_found_by_its_name_and_nothing_is_lost(workspace, tmp_path, monkeypatch):
+    model = Path(write_model(tmp_path))
+    text = model.read_text(encoding="utf-8")
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
+    retrain("small", until=UNTIL)
+    kept = ledger.entries("small")
+    model.unlink()
+    (tmp_path / "smaller.yaml").write_text(text.replace("name: small", "name: smaller"), encoding="utf-8")
+    with pytest.raises(ModelConfigError, match=r"small: no such model; .* did you mean smaller"):
+        retrain("small", until=UNTIL)
+    assert ledger.entries("small") == kept
+    retrain("smaller", until=UNTIL)
+    assert ledger.entries("small") == kept
+    assert ledger.entries("smaller", kind="challenger.registered")
+
+
+def test_a_run_that_meets_a_half_written_file_is_refused_and_completes_once_it_is_whole(workspace, tmp_path):
+    model = Path(write_model(tmp_path))
+    text = model.read_text(encoding="utf-8")
+    retrain(str(model), until=UNTIL)
+    kept = ledger.entries("small")
+    model.write_text(text[: len(text) // 2], encoding="utf-8")
+    with pytest.raises(ModelConfigError, match=r"small\.yaml"):
+        promote(str(model), until=UNTIL)
+    assert ledger.entries("small") == kept
+    model.write_text(text, encoding="utf-8")
+    promote(str(model), until=UNTIL)
+    assert registry.version("small", registry.CHAMPION).version == "1"
