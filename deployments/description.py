@@ -44,6 +44,12 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"joins labels and predictions to rows by {' and '.join(columns.id_columns)}; each id occurs once in the "
         "history and once in a window."
     )
+    if columns.personal:
+        unread = [name for name in columns.personal if name not in columns.used]
+        yield (
+            f"shows no value of {' and '.join(columns.personal)} in reports and logs"
+            + (f"; of {' and '.join(unread)} it reads none: no other setting names such a column." if unread else ".")
+        )
     yield (
         f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"
         + (

@@ -196,6 +196,12 @@ class Columns(Settings):
         return "+".join(self.id_columns)
 
     @property
+    def used(self) -> frozenset[str]:
+        """Every column of the source that plays a role."""
+        roles = (self.time, self.label, self.label_time, *self.id_columns, *self.features.names, *self.protected)
+        return frozenset(name for name in roles if name is not None)
+
+    @property
     def label_delay(self) -> timedelta:
         return timedelta(hours=self.label_delay_hours)
 

@@ -7,9 +7,14 @@ from tasks.policy.records import Window
 
 
 def check_training(config: ModelConfig) -> None:
-    """Raises SourceError where a source's function cannot be imported, EstimatorError where an estimator cannot be used."""
+    """Raises SourceError where a source's function cannot be imported, EstimatorError where an estimator cannot be used,
+    FeatureError where a feature has the name of the label, so that no run would train on it."""
     from tasks.adapters import estimators, sources
+    from tasks.adapters.encoding import FeatureError
+    from tasks.adapters.label_leaks import leaks_by_name
 
+    if leaks := leaks_by_name(config):
+        raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
     sources.check_function(config)
     estimators.try_out(config)
 

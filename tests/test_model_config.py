@@ -243,6 +243,22 @@ def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path,
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
 
 
+def test_check_tells_what_is_kept_from_reports_and_which_name_of_it_is_no_column(tmp_path, capsys):
+    path = edited(tmp_path, "  features:\n", "  personal: [carrier, carier]\n  features:\n")
+    assert main(["check", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "shows no value of carrier and carier in reports and logs; of carier it reads none: no other setting names"
+        in told
+    )
+
+
+def test_check_refuses_a_feature_that_no_run_would_train_on(tmp_path, capsys):
+    path = edited(tmp_path, "label: air_time", "label: Distance")
+    assert main(["check", str(path)]) == 1
+    assert "columns.features: distance has the name of the label Distance" in capsys.readouterr().err
+
+
 def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> None:
     """A slice is named by its value, in the ledger for good."""
     path = edited(tmp_path, "  slices: [origin]\nretraining:", "retraining:")

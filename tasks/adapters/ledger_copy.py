@@ -13,11 +13,10 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from json.encoder import encode_basestring_ascii
 from pathlib import Path
 
 import obstore
@@ -45,14 +44,14 @@ def load(model: str) -> list[LedgerEntry]:
     """The entries that were copied, checked; none where there is no copy or it cannot be believed."""
     path = _path(model)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as copied, _no_collection():
+            entries, stamps, last = _entries(model, copied)
+            size = copied.tell()
+        _compare(model, stamps, last)
+        _COUNTED[path] = (size, len(entries))
+        return entries
     except OSError:
         return []
-    try:
-        with _no_collection():
-            entries, stamps, last = _entries(model, content)
-        _compare(model, stamps, last)
-        return entries
     except (_Differs, ValueError, KeyError, TypeError) as error:
         logger.warning("%s: the copy %s is not used, as %s; the ledger is read anew", model, path, error)
         with suppress(OSError):
@@ -107,39 +106,39 @@ def _lines(model: str, entries: Sequence[LedgerEntry]) -> Iterator[bytes]:
         yield f"{stamp}\t{to_json(entry)}\n".encode()
 
 
-def _entries(model: str, content: bytes) -> tuple[list[LedgerEntry], list[str], str]:
+def _entries(model: str, lines: Iterable[bytes]) -> tuple[list[LedgerEntry], list[str], bytes]:
     """(entries, what their files were like, the last one's text). Raises _Differs where the chain breaks."""
-    lines = content.decode("utf-8").split("\n")
-    if lines.pop():
-        raise _Differs("its last line is torn")
-    parted = [line.partition("\t") for line in lines]
-    found = [orjson.loads(text) for _, _, text in parted]
-    previous_hash, sha256, escaped = GENESIS, hashlib.sha256, encode_basestring_ascii
-    for sequence, ((_, _, text), facts) in enumerate(zip(parted, found, strict=True), start=1):
+    entries, stamps, text, previous_hash = [], [], b"", GENESIS
+    for sequence, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            raise _Differs("its last line is torn")
+        stamp, _, text = line[:-1].partition(b"\t")
+        facts = orjson.loads(text)
         if facts["previous_hash"] != previous_hash or facts["sequence"] != sequence or facts["model"] != model:
             raise _Differs(f"its chain breaks at entry {sequence}")
-        previous_hash = sha256(f"[{escaped(text)}]".encode()).hexdigest()  # as `records.digest`
-    entries = [
-        LedgerEntry(
-            model,
-            facts["sequence"],
-            facts["kind"],
-            datetime.fromisoformat(facts["at"]),
-            facts["decision_id"],
-            facts["actor"],
-            facts["body"],
-            facts["previous_hash"],
-            facts.get("lease"),
+        stamps.append(stamp.decode())
+        entries.append(
+            LedgerEntry(
+                model,
+                sequence,
+                facts["kind"],
+                datetime.fromisoformat(facts["at"]),
+                facts["decision_id"],
+                facts["actor"],
+                facts["body"],
+                previous_hash,
+                facts.get("lease"),
+            )
         )
-        for facts in found
-    ]
-    return entries, [stamp for stamp, _, _ in parted], parted[-1][2] if parted else ""
+        escaped = text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')  # all that JSON escapes in JSON of plain ASCII
+        previous_hash = hashlib.sha256(b'["%s"]' % escaped).hexdigest()  # as `records.digest`
+    return entries, stamps, text
 
 
-def _compare(model: str, stamps: Sequence[str], last: str) -> None:
+def _compare(model: str, stamps: Sequence[str], last: bytes) -> None:
     """Raises _Differs where the store's last copied entry is another one, or files are not as they were when copied."""
     count = len(stamps)
-    if read(key(model, count)) != last.encode():
+    if read(key(model, count)) != last:
         raise _Differs(f"the ledger's entry {count} is another one")
     most = LOOKED_AT[_is_local()]
     chosen = range(1, count + 1) if count <= most else sorted(random.sample(range(1, count + 1), most))

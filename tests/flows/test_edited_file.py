@@ -11,10 +11,11 @@ from tasks.adapters import ledger, registry
 from tasks.policy.records import utc
 from tests.small_model import write_model
 
+pytestmark = pytest.mark.usefixtures("prefect_server")
 UNTIL = utc("2024-01-21")
 
 
-def test_a_run_that_waited_reads_the_file_as_it_is_when_it_starts(workspace, tmp_path):
+def test_a_run_that_waited_reads_the_file_as_it_is_when_it_starts(tmp_path):
     model = Path(write_model(tmp_path))
     text = model.read_text(encoding="utf-8")
     retrain(str(model), until=UNTIL)
@@ -25,7 +26,7 @@ def test_a_run_that_waited_reads_the_file_as_it_is_when_it_starts(workspace, tmp
     assert (first.data.params["n_estimators"], second.data.params["n_estimators"]) == ("30", "7")
 
 
-def test_a_renamed_model_is_no_longer_found_by_its_name_and_nothing_is_lost(workspace, tmp_path, monkeypatch):
+def test_a_renamed_model_is_no_longer_found_by_its_name_and_nothing_is_lost(tmp_path, monkeypatch):
     model = Path(write_model(tmp_path))
     text = model.read_text(encoding="utf-8")
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
@@ -41,7 +42,7 @@ def test_a_renamed_model_is_no_longer_found_by_its_name_and_nothing_is_lost(work
     assert ledger.entries("smaller", kind="challenger.registered")
 
 
-def test_a_run_that_meets_a_half_written_file_is_refused_and_completes_once_it_is_whole(workspace, tmp_path):
+def test_a_run_that_meets_a_half_written_file_is_refused_and_completes_once_it_is_whole(tmp_path):
     model = Path(write_model(tmp_path))
     text = model.read_text(encoding="utf-8")
     retrain(str(model), until=UNTIL)
