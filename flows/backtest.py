@@ -19,7 +19,7 @@ from pydantic import Field
 
 from deployments.model_config import load_model_config
 from flows.parameters import Model, Moment, in_utc, own_server, present, run_name, wall_clock
-from tasks.candidates import assemble_matrix, plan_candidates, record_candidate, without_rows
+from tasks.candidates import assemble_matrix, plan_candidates, record_candidate, without
 from tasks.policy.backtest import ALPHAS, COMPUTE_SHARE
 from tasks.policy.errors import PerennialError
 from tasks.simulation import backtest_candidates, backtest_matrix
@@ -58,8 +58,10 @@ def backtest(
     plan = plan_candidates(config, present(config, until) - config.settling)  # what still waits must not land
     take_snapshot(config, config.history())
     served = [take_snapshot(config, window, may_be_empty=True) for window in plan.windows[plan.history :]]
-    plan = without_rows(plan, [snapshot.window for snapshot in served if not snapshot.rows])
-    land_labels(config, min(plan.windows[-1].end + config.columns.label_delay, wall_clock()))
+    known = min(plan.windows[-1].end + config.columns.label_delay, wall_clock())
+    land_labels(config, known)
+    empty = [snapshot.window for snapshot in served if not snapshot.rows]
+    plan = without(config, plan, empty, known)
     places = range(len(plan.windows) - 1)
     recorded = [record_candidate.submit(config, plan, place) for place in places]
     matrix = assemble_matrix(config, plan, [future.result() for future in recorded])

@@ -4,7 +4,8 @@ Each candidate is trained once, on the rows and labels that were known when its 
 interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.
 Where labels come late, policies learn a window's losses as many windows later (`lag`), as `monitor` would.
 Losses: 1 - metric where higher is better; errors without a bound are divided by five times their history's median, so
-that they lie about 0.2 and costs mean the same for every model. A window without rows is a column of NaN.
+that they lie about 0.2 and costs mean the same for every model. A window without rows, or one that is
+quarantined or whose labels are in doubt, is a column of NaN.
 """
 
 import math
@@ -20,6 +21,7 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig, ModelConfigError
 from tasks.adapters.whole import whole_file
+from tasks.policy.evidence import windows_to_exclude
 from tasks.policy.records import Window, digest
 from tasks.policy.simulation import Floats
 
@@ -36,13 +38,15 @@ PROBE_ROWS, PROBE_ROUNDS, PROBE_ETA = 4, 0.2, 2.0
 class Plan:
     """Windows of the back-test in order; service begins after the first `history`. `folder` keeps the candidates.
 
-    `lag`: how many windows later enough labels of a window are known to look at it.
+    `lag`: how many windows later enough labels of a window are known to look at it. `excluding` names windows that no
+    candidate learns from or is judged on.
     """
 
     windows: tuple[Window, ...]
     history: int
     folder: Path
     lag: int = 0
+    excluding: tuple[str, ...] = ()
 
 
 def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
@@ -78,14 +82,17 @@ def _until(config: ModelConfig, end: datetime) -> str:
     return f"-{last:%Y%m%dT%H%M%S}-{min(end, last + config.columns.label_delay):%Y%m%d}"
 
 
-def without_rows(plan: Plan, empty: Sequence[Window]) -> Plan:
-    """The same windows, of which these have no rows; their candidates lie apart from those made once rows have come."""
+def without(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: datetime) -> Plan:
+    """The same windows, of which some have no rows and others are not to be used; their candidates lie apart from others."""
+    from tasks.adapters import ledger
     from tasks.adapters.workspace import make_folder
 
-    if not empty:
+    excluding = windows_to_exclude(ledger.entries(config.name), as_of)
+    names = (*(window.name for window in empty), *excluding)
+    if not names:
         return plan
-    apart = digest(*(window.name for window in empty), length=8)
-    return replace(plan, folder=make_folder(plan.folder.with_name(f"{plan.folder.name}-without-{apart}")))
+    folder = make_folder(plan.folder.with_name(f"{plan.folder.name}-without-{digest(*names, length=8)}"))
+    return replace(plan, folder=folder, excluding=excluding)
 
 
 @task(cache_policy=NO_CACHE, tags=["training"], task_run_name="candidate after {place}")
@@ -119,16 +126,17 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats
     start = config.period.start
     if config.training.window_days:
         start = max(start, end - timedelta(days=config.training.window_days))
-    training = lake.labelled_rows(config, Window(start, end), end)
+    training = lake.labelled_rows(config, Window(start, end), end, excluding=plan.excluding)
     empty = np.full(len(plan.windows), np.nan)
     if training_rows.why_not_train(config, training):
         return empty, empty, len(training), 0.0
     began = time.process_time()
     candidate = estimators.fit(config, training).scorer
     seconds = time.process_time() - began
-    later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay)
+    later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay, excluding=plan.excluding)
     cheap = _probe_config(config)
-    complete = lake.labelled_rows(config, Window(start, end), end + config.columns.label_delay)
+    known = end + config.columns.label_delay
+    complete = lake.labelled_rows(config, Window(start, end), known, excluding=plan.excluding)
     quarter = complete.take(list(range(0, len(complete), PROBE_ROWS)))
     refused = training_rows.why_not_train(cheap, quarter)
     probe = empty if refused else _by_window(config, plan, estimators.fit(cheap, quarter).scorer, later)
@@ -152,10 +160,12 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
     from tasks.policy import metrics
 
     name = config.performance.metric
+    losses = np.full(len(plan.windows), np.nan)
+    if not len(rows):
+        return losses
     labels, (predicted,) = encode_truth(rows.column(config.columns.label), [(scorer.classes, scorer.predict(rows))])
     moments = rows.column(config.columns.time).to_numpy()
     known = np.isfinite(labels)
-    losses = np.full(len(plan.windows), np.nan)
     for place, window in enumerate(plan.windows):
         bounds = [np.datetime64(bound.replace(tzinfo=None)) for bound in (window.start, window.end)]
         inside = known & (moments >= bounds[0]) & (moments < bounds[1])

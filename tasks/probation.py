@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 
 from deployments.model_config import ModelConfig
 from tasks.adapters.outages import may_pass
-from tasks.policy.evidence import History, ModelVersion, ValidationReport
+from tasks.policy.evidence import History, ModelVersion, ValidationReport, windows_to_exclude
 from tasks.policy.probation import (
     Degradation,
     confidence_per_look,
@@ -55,7 +55,7 @@ def watch_fresh_champion(
 def _compare(
     config: ModelConfig, champion: ModelVersion, served: Window, as_of: datetime, realised: MetricValue, forecast: float
 ) -> Degradation | None:
-    from tasks.adapters import lake, registry, trial
+    from tasks.adapters import lake, ledger, registry, trial
 
     number = registry.aliases(config.name).get(registry.PREVIOUS)
     if number is None:
@@ -65,7 +65,8 @@ def _compare(
     except registry.VersionGone as error:
         get_run_logger().warning("probation: there is nothing to go back to: %s", error)
         return None
-    rows = lake.labelled_rows(config, served, as_of)
+    excluding = windows_to_exclude(ledger.entries(config.name), as_of)
+    rows = lake.labelled_rows(config, served, as_of, excluding=excluding)
     level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
     parts = {"validation": config.validation.model_copy(update=level)}
     parts["columns"] = config.columns.model_copy(update={"protected": ()})  # judged as a whole

@@ -14,9 +14,9 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.model_config import ModelConfig
 from tasks.policy.errors import PerennialError
-from tasks.policy.evidence import windows_in_doubt
-from tasks.policy.records import Window, from_json
-from tasks.policy.reports import QualityReport, Snapshot
+from tasks.policy.evidence import windows_to_exclude
+from tasks.policy.records import Window
+from tasks.policy.reports import Snapshot
 
 
 class TooEarly(PerennialError):
@@ -31,11 +31,8 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
     """
     from tasks.adapters import lake, ledger
 
-    failed = ledger.entries(config.name, kind="window.quarantined")
-    quarantined = tuple(from_json(QualityReport, entry.body).window.name for entry in failed)
-    known = [entry for entry in ledger.entries(config.name) if entry.at <= as_of]
-    quarantined = tuple(dict.fromkeys((*quarantined, *windows_in_doubt(known))))
-    landed = lake.landed_until(config, as_of, quarantined) or as_of
+    excluding = windows_to_exclude(ledger.entries(config.name), as_of)
+    landed = lake.landed_until(config, as_of, excluding) or as_of
     delay = _label_delay(config, as_of)
     start, reached = config.period.start, min(as_of, landed + delay)
     withheld = delay + timedelta(days=config.validation.holdout_days)
@@ -47,9 +44,9 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
         )
     if config.training.window_days:
         start = max(start, cut - timedelta(days=config.training.window_days))
-    training = lake.labelled_snapshot(config, Window(start, cut), as_of, excluding=quarantined)
+    training = lake.labelled_snapshot(config, Window(start, cut), as_of, excluding=excluding)
     due = Window(cut, cut + timedelta(days=config.validation.holdout_days))
-    holdout = lake.labelled_snapshot(config, due, as_of, excluding=quarantined)
+    holdout = lake.labelled_snapshot(config, due, as_of, excluding=excluding)
     return training, holdout
 
 

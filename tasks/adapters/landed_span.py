@@ -48,7 +48,9 @@ def read_span(
             f"{table.uri}: no column {min(missing)!r} in {span.name}, expected one that landed with its rows"
         )
     rows = pa.concat_tables([file.table(_wanted(file, columns)) for file in opened], promote_options="default")
-    if not files or windows[0].start < span.start or max(window.end for window in windows) > span.end:
+    if not files:  # where all are excluded, the first may lie in the span
+        rows = rows.slice(0, 0)
+    elif windows[0].start < span.start or max(window.end for window in windows) > span.end:
         time = rows.column(1)
         rows = rows.filter(pc.and_(pc.greater_equal(time, moment(span.start)), pc.less(time, moment(span.end))))
     return (_each_once(rows) if overlapping else rows), label

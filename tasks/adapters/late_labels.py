@@ -7,7 +7,7 @@ there was a value, is unknown from then on; a row that the source no longer has 
 landed window of their row, which says whose label it is where ids come again (`row_identity`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -133,10 +133,15 @@ def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excl
 
 
 def labelled_rows(
-    config: ModelConfig, window: Window, as_of: datetime, columns: Sequence[str] | None = None
+    config: ModelConfig,
+    window: Window,
+    as_of: datetime,
+    columns: Sequence[str] | None = None,
+    excluding: Collection[str] = (),
 ) -> pa.Table:
     """What `read_labelled` would give of these rows now, without pinning them: for measuring, not for training.
 
+    `excluding` names windows that are left out.
     Rows whose id another row of their window has are left out, as nobody can tell whose label it is.
     Where each label has a time of its own, only of rows whose labels are due: labels that come first, as those of one
     class often do, do not speak for all.
@@ -145,8 +150,9 @@ def labelled_rows(
     rows, labels = _tables(config)
     if rows is None:
         raise _nothing_landed(config)
-    files = [file for file in rows.files() if overlap(window_named(file.window), window)]
-    table, name = read_span(rows, files, window, columns)
+    near = (file for file in rows.files() if overlap(window_named(file.window), window))
+    used = [file for file in near if file.window not in excluding]
+    table, name = read_span(rows, used, window, columns)
     known = table.append_column(name, _label_of_each(table, _windows(rows), labels, as_of, allow_repeats=True))
     known = known.filter(pc.is_valid(known.column(-1)))
     due_by = labels_due_by(config, as_of)

@@ -5,7 +5,7 @@ back: `to_json` and `from_json` round-trip every record here. Frames and clients
 window stands in `reports.py`, how records are written in `records.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Literal
@@ -195,6 +195,13 @@ def windows_in_doubt(entries: Iterable["LedgerEntry"]) -> tuple[str, ...]:
             for report in from_json(LabelVerdicts, entry.body).reports:
                 doubted[report.window.name] = entry.kind == LABELS_QUARANTINED
     return tuple(sorted(name for name, still in doubted.items() if still))
+
+
+def windows_to_exclude(entries: Sequence["LedgerEntry"], as_of: datetime) -> tuple[str, ...]:
+    """Names of the windows on which nothing is learned or judged: quarantined ones, and those whose labels are in doubt."""
+    failed = (from_json(QualityReport, entry.body) for entry in entries if entry.kind == "window.quarantined")
+    in_doubt = windows_in_doubt(entry for entry in entries if entry.at <= as_of)
+    return tuple(dict.fromkeys((*(report.window.name for report in failed), *in_doubt)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,15 @@ def test_quarantined_windows_are_in_no_labelled_snapshot() -> None:
     assert lake.read_labelled(snapshot, ["id"]).to_pydict() == {"id": ["1-0"]}
 
 
+def test_where_all_that_landed_is_excluded_nothing_is_left() -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(3))
+    lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), SECOND.end)
+    snapshot = lake.labelled_snapshot(CONFIG, SPAN, SECOND.end, excluding=(WINDOW.name,))
+    assert (snapshot.rows, snapshot.labelled_rows) == (0, 0)
+    assert len(lake.labelled_rows(CONFIG, SPAN, SECOND.end)) == 1
+    assert len(lake.labelled_rows(CONFIG, SPAN, SECOND.end, excluding=(WINDOW.name,))) == 0
+
+
 def test_overlapping_windows_give_each_row_once_as_it_landed_first() -> None:
     """Somebody changed window_days from 5 to 10."""
     lake.land_rows(CONFIG, WINDOW, rows(4))

@@ -13,10 +13,13 @@ import yaml
 
 from deployments.model_config import ModelConfigError
 from flows.backtest import backtest, main
+from tasks.adapters import ledger
 from tasks.adapters.backtest_page import pareto_front
 from tasks.candidates import plan_candidates
 from tasks.policy.backtest import run_backtest
+from tasks.policy.evidence import LABELS_QUARANTINED, LabelVerdicts
 from tasks.policy.records import Window, utc
+from tasks.policy.reports import LabelReport
 from tasks.policy.retraining import RetrainingPolicy
 from tasks.simulation import choose_policies, policy_yaml
 from tests.browser import elements, needs_chromium, render
@@ -195,6 +198,22 @@ def test_a_window_without_rows_is_a_column_without_losses_until_its_rows_have_co
     whole = max(workspace.glob("backtest/turning_model-*/matrix.npz"), key=lambda path: path.stat().st_mtime)
     with np.load(whole) as stored:
         assert np.isfinite(stored["loss"][5, 6:]).all()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_no_candidate_learns_from_or_is_judged_on_labels_in_doubt(tmp_path: Path, workspace: Path) -> None:
+    model = str(write_model(tmp_path))
+    backtest(model, (0.05,), ("never", "every"))
+    (before,) = workspace.glob("backtest/turning_model-*/matrix.npz")
+    in_doubt = Window(utc("2024-03-11"), utc("2024-03-21"))
+    report = LabelReport(in_doubt, "fail", (), ("labels came in another unit",))
+    ledger.append("turning_model", LABELS_QUARANTINED, LabelVerdicts((report,)), in_doubt.end)
+    backtest(model, (0.05,), ("never", "every"))
+    (after,) = workspace.glob("backtest/turning_model-*-without-*/matrix.npz")
+    with np.load(before) as whole, np.load(after) as parted:
+        assert np.isfinite(whole["loss"][5, 6:]).all()
+        assert np.isfinite(parted["loss"][5]).tolist() == [False] * 6 + [True, False, True, True, True, True]
+        assert parted["rows"][7] < whole["rows"][7]
 
 
 def test_an_end_that_is_no_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

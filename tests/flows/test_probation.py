@@ -7,8 +7,8 @@ from prefect.logging import disable_run_logger
 
 from tasks.adapters import ledger, registry
 from tasks.history import recall_degradation
-from tasks.policy.evidence import History, MetricDifference, ValidationReport
-from tasks.policy.reports import MetricValue, PerformanceReport
+from tasks.policy.evidence import LABELS_QUARANTINED, History, LabelVerdicts, MetricDifference, ValidationReport
+from tasks.policy.reports import LabelReport, MetricValue, PerformanceReport
 from tasks.probation import watch_fresh_champion
 from tasks.publication import publish_degradation
 from tests.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
@@ -28,7 +28,7 @@ def quiet(workspace):
         yield
 
 
-def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0):
+def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0, doubted: bool = False):
     """A champion of one concept that replaced one of another, and rows of a third; what the watch says of it."""
     previous = register(CONFIG, "first", TRAINING, seed=1, turn=previous_turn)
     fresh = register(CONFIG, "second", TRAINING, seed=2, turn=fresh_turn)
@@ -37,6 +37,9 @@ def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0):
     report = ValidationReport(fresh.version, previous.version, "pass", (difference,), ("it gained",), 500)
     ledger.append(CONFIG.name, "challenger.validated", report, HOLDOUT.start, "second")
     land(CONFIG, HOLDOUT, make_rows("regression", 600, HOLDOUT, seed=5, turn=rows_turn))
+    if doubted:
+        verdict = LabelReport(HOLDOUT, "fail", (), ("labels came in another unit",))
+        ledger.append(CONFIG.name, LABELS_QUARANTINED, LabelVerdicts((verdict,)), NOW)
     realised = 4.0 if fresh_turn != rows_turn else 0.25
     measured = PerformanceReport(
         HOLDOUT, NOW, fresh.version, 600, 600, "closed", (MetricValue("mae", realised, realised, realised, 600, False),), "mae"
@@ -49,6 +52,10 @@ def test_a_champion_that_learned_the_wrong_concept_goes_back():
     fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
     assert degraded.champion == fresh.version
     assert "which it replaced, on the same" in degraded.reasons[0]
+
+
+def test_labels_in_doubt_send_no_champion_back():
+    assert in_service(fresh_turn=-1.0, previous_turn=1.0, doubted=True)[1] is None
 
 
 def test_a_champion_that_keeps_its_promise_stays():
