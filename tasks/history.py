@@ -159,8 +159,8 @@ def find_challenger(config: ModelConfig, validation: ValidationReport, decision_
     """
     from tasks.adapters import ledger
 
-    entries = ledger.entries(config.name)
-    alike = (entry.decision_id for entry in entries if entry.body == to_json(validation) and entry.decision_id)
+    entries, written = ledger.entries(config.name), to_json(validation)
+    alike = (entry.decision_id for entry in entries if entry.body == written and entry.decision_id)
     verdicts = [found for found in alike if decision_id in (None, found)]
     version = find_version(config, validation.challenger)
     tried = on_trial(entries, verdicts[-1]) if verdicts else None

@@ -10,10 +10,11 @@
 | plausible labels | single numbers far past all that were learned from: -999, or rows in another unit |
 | usual scale, usual level | a label in another unit: its spread or its middle jumped, and predictions did not |
 | classes in place | classes that changed places: with them swapped the predictions would be right (warns only) |
+| labels in step | numbers that go with the predictions in another scale, or with the other sign (warns only) |
 
-A failed check blocks: performance by such labels triggers nothing and nothing is trained on them. Swapped classes look
-as a concept that turned does, so they are only said. A ratio alone proves no change of unit: a label is doubted from
-`max_scale_ratio` on, which is beyond what prices, seasons and demand do from one window to the next.
+A failed check blocks: performance by such labels triggers nothing and nothing is trained on them. Swapped classes and
+rescaled numbers look as a concept that turned does, so they are only said. A ratio alone proves no change of unit: a
+label is doubted from `max_scale_ratio` on, which is beyond what prices, seasons and demand do from one window to the next.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,6 +40,8 @@ BLOCKS = 20
 """Consecutive parts of the training rows in which a jump of the label is looked for."""
 EXPECTED = 0.99
 """Share of predictions from which one label in all rows is what the model expects, as at night where the sun is told."""
+IN_STEP, OUT_OF_SCALE = 0.8, 1.5
+"""Correlation of labels and predictions from which they go together, and the slope from which the scale is another."""
 CHANCE = 1e-9
 """Probability below which a window's labels are not what the reference's shares give by chance."""
 
@@ -164,6 +167,8 @@ def _checks(facts: LabelFacts, rules: LabelRules) -> Iterator[QualityCheck]:
         yield _known_classes(facts, rules)
         if labels >= MIN_LABELS:
             yield from _places(facts)
+    elif labels >= MIN_LABELS:
+        yield from _in_step(facts)
     if facts.reference and labels >= MIN_LABELS:
         yield _varying(facts, facts.reference, rules)
         if facts.reference.levels:
@@ -317,6 +322,29 @@ def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
     )
     expected = "classes that mean what they did; check the source before a retrain learns them"
     yield QualityCheck("classes in place", facts.column, verdict, expected, observed if turned else "they are", 0)
+
+
+def _in_step(facts: LabelFacts) -> Iterator[QualityCheck]:
+    """Whether the predictions would be right in another scale: feet for metres, a loss for a gain, or the concept turned."""
+    truth, predicted = facts.truth, facts.predicted
+    known = np.isfinite(truth) & np.isfinite(predicted)
+    truth, predicted = truth[known], predicted[known]
+    if len(truth) < MIN_LABELS or not truth.std() or not predicted.std():
+        return
+    along = float(np.corrcoef(truth, predicted)[0, 1])
+    slope = along * float(truth.std() / predicted.std())
+    left = float(truth.std()) * max(0.0, 1 - along**2) ** 0.5
+    error = float(np.sqrt(np.mean((truth - predicted) ** 2)))
+    turned = abs(along) >= IN_STEP and error > 2 * left and (slope < 0 or max(slope, 1 / slope) >= OUT_OF_SCALE)
+    observed = "they are"
+    if turned:
+        observed = (
+            f"labels go with {slope:.3g} times the predictions (correlation {along:.2f}), in which scale "
+            f"{1 - left / error:.0%} of the error would be gone: either they are in another unit or of the other sign, or the "
+            "relationship turned"
+        )
+    expected = "labels on the scale of the predictions; check the source before a retrain learns them"
+    yield QualityCheck("labels in step", facts.column, "warn" if turned else "pass", expected, observed, 0)
 
 
 def find_jump(values: Floats, rules: LabelRules) -> tuple[int, str] | None:
