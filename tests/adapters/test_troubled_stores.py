@@ -1,110 +1,42 @@
 """S3 on a bad day: answers that are lost, a store that asks to slow down, keys that have expired or are in a profile only."""
 
-import http.client
+import multiprocessing
 import os
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tasks.adapters import lake, ledger, profile_keys
 from tasks.adapters.object_store import LedgerError, store_at
+from tasks.adapters.parquet_file import LakeError
 from tasks.adapters.source_files import _file_system
 from tasks.policy.errors import PerennialError
 from tasks.policy.records import utc
-from tests.landed_model import CONFIG
+from tests.landed_model import CONFIG, SECOND, SPAN, labels
 from tests.monitored_model import WINDOW, rows
 from tests.object_store import object_store
+from tests.troubled_store import Between
 
 AT, MODEL = utc("2024-02-01"), "churn"
-Trouble = Callable[[str, str], str | None]
-SLOW_DOWN = (503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
-EXPIRED = (400, b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>")
-
-
-class Between:
-    """A proxy before moto. `trouble` says of each request, by method and path, "lose" its answer, "slow" or "expired"."""
-
-    def __init__(self, address: str) -> None:
-        self.trouble: Trouble = lambda *_: None
-        self.lost: list[str] = []
-        behind = urlsplit(address).netloc
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _pass(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                kind = outer.trouble(self.command, self.path)
-                if kind in ("slow", "expired"):
-                    return self._answer(*(SLOW_DOWN if kind == "slow" else EXPIRED), {})
-                asked = http.client.HTTPConnection(behind, timeout=30)
-                asked.request(self.command, self.path, body, dict(self.headers))
-                answer = asked.getresponse()
-                content = answer.read()
-                asked.close()
-                if kind == "lose":
-                    outer.lost.append(self.path)
-                    self.close_connection = True
-                    return self.connection.close()
-                return self._answer(
-                    answer.status, content, {name.lower(): value for name, value in answer.headers.items()}
-                )
-
-            def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-                self.send_response(status)
-                own = ("content-length", "transfer-encoding", "connection", "date", "server")
-                for name, value in headers.items():
-                    if name not in own:
-                        self.send_header(name, value)
-                length = headers.get("content-length", "0") if self.command == "HEAD" else str(len(content))
-                self.send_header("Content-Length", length)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content)
-
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
 
 
 @pytest.fixture
 def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
-    with object_store("s3", monkeypatch) as bucket:
-        proxy = Between(os.environ["AWS_ENDPOINT_URL"])
-        threading.Thread(target=proxy.server.serve_forever, daemon=True).start()
+    with object_store("s3", monkeypatch) as bucket, multiprocessing.Manager() as manager:
+        proxy = Between(os.environ["AWS_ENDPOINT_URL"], manager.dict())
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         monkeypatch.setenv("PERENNIAL_LAKE", f"{bucket}/lake")
         yield proxy
-        proxy.server.shutdown()
-        proxy.server.server_close()
-
-
-def once(kind: str, method: str, part: str, times: int = 1) -> Trouble:
-    left = [times]
-
-    def trouble(asked: str, path: str) -> str | None:
-        if asked == method and part in path and left[0]:
-            left[0] -= 1
-            return kind
-        return None
-
-    return trouble
+        proxy.process.terminate()
+        proxy.process.join()
 
 
 @pytest.mark.parametrize("decision_id", ["d2", None])
 def test_an_entry_whose_answer_was_lost_is_told_once(between: Between, decision_id):
     ledger.append(MODEL, "note", "first", AT)
-    between.trouble = once("lose", "PUT", "00000002.json")
+    between.trouble("lose", "PUT", "00000002.json")
     told = ledger.append(MODEL, "note", "second", AT, decision_id)
     assert between.lost and told.sequence == 2
     assert [entry.body for entry in ledger.entries(MODEL)] == ["first", "second"]
@@ -112,14 +44,49 @@ def test_an_entry_whose_answer_was_lost_is_told_once(between: Between, decision_
 
 
 def test_a_store_that_asks_to_slow_down_is_waited_for(between: Between):
-    between.trouble = once("slow", "PUT", "", times=3)
+    between.trouble("slow", "PUT", "", times=3)
     assert ledger.append(MODEL, "note", "first", AT).sequence == 1
 
 
 def test_keys_that_have_expired_are_named(between: Between):
-    between.trouble = lambda *_: "expired"
+    between.trouble("expired", times=10_000)
     with pytest.raises(LedgerError, match="renew credentials that are wrong or have expired"):
         ledger.append(MODEL, "note", "first", AT)
+
+
+@pytest.mark.parametrize(
+    "part", ["_delta_log/00000000000000000000.json", "_delta_log/00000000000000000001.json", ".parquet"]
+)
+def test_rows_and_labels_whose_answer_was_lost_land_once(between: Between, part: str):
+    between.trouble("lose", "PUT", part)
+    first = lake.land_rows(CONFIG, WINDOW, rows(4))
+    again = lake.land_rows(CONFIG, WINDOW, rows(4))
+    second = lake.land_rows(CONFIG, SECOND, rows(4, 1, SECOND))
+    assert between.lost
+    assert (first.rows, again.content_hash, second.rows) == (4, first.content_hash, 4)
+    assert lake.read_rows(lake.landed_rows(CONFIG, WINDOW)).num_rows == 4
+    between.trouble("lose", "PUT", "_delta_log")
+    came = labels(["0-0", "0-1"], [1, 0], [WINDOW.end, SECOND.end])
+    assert lake.land_labels(CONFIG, came, SECOND.end) == 2
+    assert between.lost
+    assert lake.land_labels(CONFIG, came, SECOND.end) == 0
+    assert lake.labelled_snapshot(CONFIG, SPAN, SECOND.end).labelled_rows == 2
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET"])
+def test_a_lake_that_asks_to_slow_down_is_waited_for(between: Between, method: str):
+    between.trouble("slow", method, "", times=3)
+    lake.land_rows(CONFIG, WINDOW, rows(4))
+    assert lake.read_rows(lake.landed_rows(CONFIG, WINDOW)).num_rows == 4
+
+
+def test_a_lake_whose_keys_have_expired_names_them(between: Between):
+    lake.land_rows(CONFIG, WINDOW, rows(4))
+    between.trouble("expired", times=10_000)
+    with pytest.raises(LakeError, match="expired"):
+        lake.land_rows(CONFIG, SECOND, rows(4, 1, SECOND))
+    between.trouble("none")
+    assert lake.land_rows(CONFIG, SECOND, rows(4, 1, SECOND)).rows == 4
 
 
 def write_profile(home: Path, *lines: str) -> None:
