@@ -130,8 +130,10 @@ def _entries(model: str, lines: Iterable[bytes]) -> tuple[list[LedgerEntry], lis
                 facts.get("lease"),
             )
         )
-        escaped = text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')  # all that JSON escapes in JSON of plain ASCII
-        previous_hash = hashlib.sha256(b'["%s"]' % escaped).hexdigest()  # as `records.digest`
+        written = orjson.dumps(
+            [text.decode("ascii")]
+        )  # what `records.digest` writes, as `to_json` leaves printable ASCII
+        previous_hash = hashlib.sha256(written).hexdigest()
     return entries, stamps, text
 
 
