@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+AS_IT_MUST = "as it must"
 
 
 class Rows:
@@ -20,7 +23,7 @@ class Rows:
         report = outcome.get_result()
         if report.when == "call" or report.outcome != "passed":
             mark = item.get_closest_marker("attack")
-            said = {"passed": "refused", "failed": "SUCCEEDED, or could not be tried", "skipped": "not tried"}[
+            said = {"passed": AS_IT_MUST, "failed": "SUCCEEDED, or could not be tried", "skipped": "not tried"}[
                 report.outcome
             ]
             self.found.append(
@@ -33,9 +36,9 @@ def main() -> int:
     status = pytest.main(["-o", "addopts=", "-m", "attack", "-p", "no:terminal", "tests"], plugins=[rows])
     table = Table("enemy", "what is tried, and what must come of it", "outcome", title="Attacks")
     for row in rows.found:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # a parameter in brackets is no style of rich's
     Console(width=160).print(table)
-    return int(status) or int(not rows.found or any(row[2] != "refused" for row in rows.found))
+    return int(status) or int(not rows.found or any(row[2] != AS_IT_MUST for row in rows.found))
 
 
 if __name__ == "__main__":
