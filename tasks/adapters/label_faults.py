@@ -118,9 +118,11 @@ def _counts(amiss: pa.Table, window: Window) -> Counter[str]:
 
 def _latest(table: LandedTable | None, window: Window, as_of: datetime) -> Counter[str]:
     """What was found of the window the last time that it changed, until `as_of`."""
-    files = [file for file in table.files() if file.window == window.name] if table else []
+    if table is None:
+        return Counter()
+    files = [file for file in table.files() if file.window == window.name]
     for file in sorted(files, key=lambda one: -one.version):
-        rows = table.opened(file).table()  # type: ignore[union-attr]
+        rows = table.opened(file).table()
         if rows["seen_at"][0].as_py() <= as_of:
             pairs = zip(rows["fault"].to_pylist(), rows["labels"].to_pylist(), strict=True)
             return Counter({fault: count for fault, count in pairs if count})
