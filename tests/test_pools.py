@@ -159,7 +159,7 @@ def test_placement_in_a_models_file_is_checked_like_all_else(tmp_path):
 # on a server ---------------------------------------------------------------------------------------------------------
 
 
-def await_until(condition: Any, seconds: float = 90) -> Any:
+def await_until(condition: Any, seconds: float = 150) -> Any:
     deadline = monotonic() + seconds
     while not (seen := condition()) and monotonic() < deadline:
         sleep(0.3)

@@ -69,7 +69,7 @@ def beat(client: Any, run: UUID) -> datetime:
     return made
 
 
-def await_until(condition: Any, seconds: float = 60) -> Any:
+def await_until(condition: Any, seconds: float = 150) -> Any:
     deadline = monotonic() + seconds
     while not (seen := condition()) and monotonic() < deadline:
         sleep(0.3)

@@ -63,7 +63,7 @@ def test_a_running_ui_shows_each_window_as_soon_as_it_is_kept(tmp_path, shown, m
         assert judge(tmp_path).drift
     for number in (1, 2, 3):
         keep(*drawn, "churn", f"window {number}", WINDOW.end)
-        deadline = monotonic() + 10
+        deadline = monotonic() + 60
         while len(shown.snapshots.get(project_id("churn"), {})) < number and monotonic() < deadline:
             sleep(0.05)
         assert len(shown.snapshots[project_id("churn")]) == number

@@ -86,7 +86,9 @@ def test_both_models_read_their_columns_and_labels_a_day_late(name: str) -> None
 
 def test_a_second_process_starts_from_the_cache_without_parsing(workspace: Path) -> None:
     _recorded_year.cache_clear()
+    begun = time.process_time()
     read_flights(*YEAR)
+    parsing_s = time.process_time() - begun
     (cached,) = (workspace / "cache").glob("*.parquet")
     program = (
         "import time, sys; from datetime import datetime, UTC; from tasks.adapters.nycflights import read_flights\n"
@@ -98,13 +100,16 @@ def test_a_second_process_starts_from_the_cache_without_parsing(workspace: Path)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     rows, cpu_s, parsed = done.stdout.split()
     assert (rows, parsed) == ("4562", "False")
-    assert float(cpu_s) < 0.5
+    assert float(cpu_s) < parsing_s / 4  # about a fortieth of it
     assert cached.stat().st_size < 20_000_000
 
 
-def test_a_window_costs_milliseconds_once_the_year_is_in_memory() -> None:
+def test_a_window_costs_milliseconds_once_the_year_is_in_memory(workspace: Path) -> None:
+    _recorded_year.cache_clear()
+    start = time.process_time()
     read_flights(*YEAR)
-    start = time.perf_counter()
+    parsing_s = time.process_time() - start
+    start = time.process_time()
     for window in Window(datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 12, 31, tzinfo=UTC)).split(5):
         read_flights(window.start, window.end)
-    assert time.perf_counter() - start < 0.2
+    assert time.process_time() - start < parsing_s / 4  # all 73 of them

@@ -176,7 +176,7 @@ def test_rivals_that_fail_beside_the_loop_end_the_replay_before_the_windows_reco
 def test_what_a_replay_says_is_about_no_live_model_so_no_automation_acts_on_it(in_story):
     outcome, _ = in_story
     asked = {record.decision_id for record in outcome.windows if record.retrain}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 150
     while not asked <= set(emitted("perennial.replay.small")) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert asked <= set(emitted("perennial.replay.small"))

@@ -157,7 +157,7 @@ def told(event: str, model: str) -> list[list[str]]:
     """The reasons of the server's events of one kind about a model."""
     from prefect.client.orchestration import get_client
 
-    deadline, said = time.monotonic() + 90, []
+    deadline, said = time.monotonic() + 150, []
     with get_client(sync_client=True) as client:
         while not said and time.monotonic() < deadline:  # events arrive after the run has ended
             found = client._client.post("/events/filter", json={"filter": {"event": {"name": [event]}}})
