@@ -130,9 +130,8 @@ def _entries(model: str, lines: Iterable[bytes]) -> tuple[list[LedgerEntry], lis
                 facts.get("lease"),
             )
         )
-        written = orjson.dumps(
-            [text.decode("ascii")]
-        )  # what `records.digest` writes, as `to_json` leaves printable ASCII
+        # what `records.digest` writes, as `to_json` leaves printable ASCII
+        written = orjson.dumps([text.decode("ascii")])
         previous_hash = hashlib.sha256(written).hexdigest()
     return entries, stamps, text
 
