@@ -66,7 +66,7 @@ image-check: $(READY) ## build the image and let a worker run a retrain in it (m
 	@command -v docker >/dev/null || { echo "make: no docker found; apt-get install docker.io" >&2; exit 1; }
 	docker build --network host --file infra/docker/Dockerfile --tag perennial:check \
 		--build-arg COMMIT="$$(git describe --always --dirty=+dirty --abbrev=40 --exclude='*')" .
-	@PERENNIAL_IMAGE=perennial:check $(BIN)/python -m pytest tests/test_image.py
+	@PERENNIAL_IMAGE=perennial:check $(BIN)/python -m pytest tests/infra/test_image.py
 
 serve: $(READY) ## Prefect and MLflow dashboards on what the demo did
 	@exec $(BIN)/python -m deployments serve

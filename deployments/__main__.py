@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
 
-from deployments.description import describe
-from deployments.fleet_config import load_fleet_config
-from deployments.model_config import ModelConfigError, available_models
-from deployments.model_names import load_named_model
-from tasks.policy.errors import PerennialError
+from deployments.config.description import describe
+from deployments.config.fleet import load_fleet_config
+from deployments.config.model import ModelConfigError, available_models
+from deployments.config.names import load_named_model
+from tasks.policy.records.errors import PerennialError
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "reports": 4280, "evidently": 8000}
 
@@ -22,7 +22,10 @@ def check(paths: Sequence[str], data: bool = False) -> int:
     A source that is a function is imported, and the estimator is fitted on a few made-up rows; with `data` the latest rows
     of the history are read as well.
     """
-    from tasks.readiness import check_training, look_at_data  # imported here, as `work` and `serve` need none of it
+    from tasks.training.readiness import (  # imported here, as `work` and `serve` need none of it
+        check_training,
+        look_at_data,
+    )
 
     wrong = 0
     for path in paths or available_models():
@@ -123,21 +126,21 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "check":
         return 1 if check(options.paths, options.data) else 0
     if options.command == "accept":
-        from tasks.access import accept_file  # imported here, as it loads Prefect
+        from tasks.rollout.access import accept_file  # imported here, as it loads Prefect
 
         found = accept_file(options.model, options.by, options.reason, datetime.now(UTC))
         print(f"{options.model}: the ledger goes on with {found.file} (risk {found.risk}); {options.by} answers for it")
         return 0
     if options.command == "apply":  # imported here, since Prefect takes seconds to load and `check` needs none of it
-        from deployments.apply import apply
+        from deployments.apply.deploy import apply
 
         apply(options.dry_run, options.keep_switches, alerts_file=options.alerts, followed=options.worker_follows)
         return 0
     if options.command == "work":
-        from deployments.worker import work
+        from deployments.local.worker import work
 
         return work(options.pool, options.work_queue)
-    from deployments.serve import serve
+    from deployments.local.serve import serve
 
     return serve({name: getattr(options, f"{name}_port") for name in PORTS}, options.credentials, options.no_login)
 

@@ -15,10 +15,10 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from pydantic import Field
 
 from flows.parameters import Model, Moment, in_utc, run_from_command_line, run_name, wall_clock
-from tasks.access import admit
-from tasks.adapters.flow_runs import run_missed
-from tasks.backfill import plan_backfill, publish_backfill
-from tasks.policy.backfill import Backfill
+from tasks.adapters.orchestration.runs import run_missed
+from tasks.policy.reporting.backfill import Backfill
+from tasks.replay.backfill import plan_backfill, publish_backfill
+from tasks.rollout.access import admit
 
 MAX_WINDOWS = 60
 

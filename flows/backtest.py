@@ -17,13 +17,13 @@ from prefect import flow
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.parameters import Model, Moment, in_utc, own_server, present, run_name, wall_clock
-from tasks.candidates import assemble_matrix, plan_candidates, record_candidate, without
-from tasks.policy.backtest import ALPHAS, COMPUTE_SHARE
-from tasks.policy.errors import PerennialError
-from tasks.simulation import backtest_candidates, backtest_matrix
-from tasks.snapshot import land_labels, take_snapshot
+from tasks.data.snapshot import land_labels, take_snapshot
+from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE
+from tasks.policy.records.errors import PerennialError
+from tasks.replay.candidates import assemble_matrix, plan_candidates, record_candidate, without
+from tasks.replay.simulation import backtest_candidates, backtest_matrix
 
 
 def task_runner() -> TaskRunner[Any]:

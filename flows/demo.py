@@ -17,13 +17,13 @@ from time import perf_counter, sleep
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from deployments.model_config import ModelConfig, available_models, load_model_config
-from tasks.adapters.prefect_server import prefect_server, wait_until_healthy
-from tasks.adapters.workspace import workspace
-from tasks.policy.errors import PerennialError
-from tasks.policy.records import from_json
-from tasks.policy.replay import ReplayWindow
-from tasks.replay_records import finished_replays, replay_folder
+from deployments.config.model import ModelConfig, available_models, load_model_config
+from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import from_json
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.replay import ReplayWindow
+from tasks.replay.records import finished_replays, replay_folder
 
 POLL_S = 0.3
 SLOW_TO_LOAD = ("lake", "registry", "estimators")
@@ -131,7 +131,7 @@ def _advance(progress: Progress, row: int, config: ModelConfig, seen: int) -> in
 
 
 def _show(console: Console, repeated: bool) -> None:
-    from tasks.adapters.replay_page import summary_table
+    from tasks.adapters.reports.replay import summary_table
 
     replays = finished_replays()
     if not replays:

@@ -10,7 +10,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.parameters import Model, Moment, in_utc, run_from_command_line, wall_clock
-from tasks.fleet import own_models, publish_fleet, survey_files
+from tasks.record.fleet import own_models, publish_fleet, survey_files
 
 
 @flow(name="fleet", flow_run_name="fleet")

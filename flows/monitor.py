@@ -10,21 +10,21 @@ from prefect import flow
 from prefect.utilities.annotations import quote
 
 from flows.parameters import Model, Moment, due, run_from_command_line, run_name
-from tasks.access import admit, check_window
-from tasks.decision import decide
-from tasks.diagnosis import diagnose_window
-from tasks.drift import measure_drift
-from tasks.history import find_champion, recall_history, recall_judgement, recall_latency, registry_changes
-from tasks.outcome import look_back
-from tasks.performance import measure_performance
-from tasks.policy.evidence import Judgement, WindowEvidence
-from tasks.policy.reports import PerformanceReport
-from tasks.probation import watch_fresh_champion
-from tasks.probing import score_probes
-from tasks.profile import profile_window
-from tasks.publication import ask_for_retraining, publish_degradation, publish_judgement, say_watched
-from tasks.quality import check_quality
-from tasks.snapshot import land_labels, take_snapshot
+from tasks.data.profile import profile_window
+from tasks.data.snapshot import land_labels, take_snapshot
+from tasks.monitoring.decision import decide
+from tasks.monitoring.diagnosis import diagnose_window
+from tasks.monitoring.drift import measure_drift
+from tasks.monitoring.performance import measure_performance
+from tasks.monitoring.probes import score_probes
+from tasks.monitoring.quality import check_quality
+from tasks.policy.records.evidence import Judgement, WindowEvidence
+from tasks.policy.records.reports import PerformanceReport
+from tasks.record.history import find_champion, recall_history, recall_judgement, recall_latency, registry_changes
+from tasks.record.publication import ask_for_retraining, publish_degradation, publish_judgement, say_watched
+from tasks.rollout.access import admit, check_window
+from tasks.rollout.outcome import look_back
+from tasks.rollout.probation import watch_fresh_champion
 
 
 @flow(name="monitor", flow_run_name=run_name("monitor"))

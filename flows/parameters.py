@@ -24,12 +24,12 @@ from prefect.settings import (
 )
 from pydantic import AfterValidator, Field
 
-from deployments.model_config import ModelConfig, available_models
-from tasks.adapters.prefect_server import kept_log_in, served_url
-from tasks.adapters.workspace import make_folder, workspace
-from tasks.policy.errors import PerennialError
-from tasks.policy.records import CLOCKS_APART, digest
-from tasks.policy.typed_text import NO_CONTROLS, OneLine
+from deployments.config.model import ModelConfig, available_models
+from tasks.adapters.orchestration.server import kept_log_in, served_url
+from tasks.adapters.storage.workspace import make_folder, workspace
+from tasks.policy.records.base import CLOCKS_APART, digest
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.text import NO_CONTROLS, OneLine
 
 
 def in_utc(moment: datetime) -> datetime:

@@ -10,20 +10,20 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from deployments.model_config import ModelConfig
+from deployments.config.model import ModelConfig
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, run_name, wall_clock
-from tasks.access import admit, check_override, check_trigger, check_verdict_time
-from tasks.approval import approval_of
-from tasks.history import find_challenger, recall_validation
-from tasks.lease import one_at_a_time
-from tasks.policy.access import Approval, Override
-from tasks.policy.errors import NothingToPromote
-from tasks.policy.evidence import Promotion, ValidationReport
-from tasks.policy.preview import Preview
-from tasks.policy.typed_text import OneLine
-from tasks.preview import preview_promotion
-from tasks.promotion import promote_challenger
-from tasks.publication import publish_answer, publish_promotion
+from tasks.policy.governance.access import Approval, Override
+from tasks.policy.records.errors import NothingToPromote
+from tasks.policy.records.evidence import Promotion, ValidationReport
+from tasks.policy.records.text import OneLine
+from tasks.policy.reporting.preview import Preview
+from tasks.record.history import find_challenger, recall_validation
+from tasks.record.preview import preview_promotion
+from tasks.record.publication import publish_answer, publish_promotion
+from tasks.rollout.access import admit, check_override, check_trigger, check_verdict_time
+from tasks.rollout.approval import approval_of
+from tasks.rollout.lease import one_at_a_time
+from tasks.rollout.promotion import promote_challenger
 
 
 @flow(name="promote", flow_run_name=run_name("promote"))

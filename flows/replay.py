@@ -19,16 +19,17 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from deployments.model_config import ModelConfig, load_model_config
+from deployments.config.model import ModelConfig, load_model_config
 from flows.parameters import Model, Moment, run_from_command_line, run_name
-from tasks.adapters.flow_runs import run_recorded
-from tasks.history import recall_degradation
-from tasks.policy.evidence import Decision, ModelVersion
-from tasks.policy.metrics import HIGHER_IS_BETTER
-from tasks.policy.performance import decide_maturity
-from tasks.policy.records import Window
-from tasks.policy.replay import EventKind, Replay, ReplayEvent, ReplayWindow
-from tasks.replay_records import (
+from tasks.adapters.orchestration.runs import run_recorded
+from tasks.policy.monitoring.performance import decide_maturity
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import Decision, ModelVersion
+from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
+from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
+from tasks.record.history import recall_degradation
+from tasks.replay.baselines import Comparison, compare_with_rivals, score_rivals
+from tasks.replay.records import (
     first_champion,
     open_replay,
     recall_window,
@@ -37,7 +38,6 @@ from tasks.replay_records import (
     report_replay,
     summarise,
 )
-from tasks.rivals import Comparison, compare_with_rivals, score_rivals
 
 
 @flow(name="replay", flow_run_name=run_name("replay"))

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from prefect import flow
 
-from deployments.model_config import ModelConfig
+from deployments.config.model import ModelConfig
 from flows.parameters import (
     Actor,
     DecisionId,
@@ -22,21 +22,21 @@ from flows.parameters import (
     run_name,
     wall_clock,
 )
-from tasks.access import actor, admit, check_override, check_request, check_trigger
-from tasks.decision import check_budget
-from tasks.history import find_champion, find_earlier, next_cost_usd, recall_validation, spent_usd
-from tasks.lease import one_at_a_time
-from tasks.policy.access import Override
-from tasks.policy.evidence import ValidationReport
-from tasks.policy.preview import Preview
-from tasks.preview import preview_retraining, preview_trial
-from tasks.publication import hand_over_again, publish_validation, refuse_retraining
-from tasks.shared_budget import claim_shared_budget
-from tasks.slots import in_a_training_slot
-from tasks.snapshot import land_labels, take_snapshot
-from tasks.split import split_labelled_rows
-from tasks.training import train_challenger
-from tasks.validation import validate_challenger
+from tasks.data.snapshot import land_labels, take_snapshot
+from tasks.data.split import split_labelled_rows
+from tasks.monitoring.decision import check_budget
+from tasks.policy.governance.access import Override
+from tasks.policy.records.evidence import ValidationReport
+from tasks.policy.reporting.preview import Preview
+from tasks.record.history import find_champion, find_earlier, next_cost_usd, recall_validation, spent_usd
+from tasks.record.preview import preview_retraining, preview_trial
+from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
+from tasks.rollout.access import actor, admit, check_override, check_request, check_trigger
+from tasks.rollout.lease import one_at_a_time
+from tasks.training.shared_budget import claim_shared_budget
+from tasks.training.slots import in_a_training_slot
+from tasks.training.train import train_challenger
+from tasks.training.validation import validate_challenger
 
 
 @flow(name="retrain", flow_run_name=run_name("retrain"))

@@ -16,11 +16,11 @@ from flows.parameters import (
     run_from_command_line,
     run_name,
 )
-from tasks.access import actor, admit, check_request, check_trigger
-from tasks.lease import one_at_a_time
-from tasks.policy.evidence import Promotion
-from tasks.promotion import preview_rollback, restore_previous
-from tasks.publication import publish_promotion
+from tasks.policy.records.evidence import Promotion
+from tasks.record.publication import publish_promotion
+from tasks.rollout.access import actor, admit, check_request, check_trigger
+from tasks.rollout.lease import one_at_a_time
+from tasks.rollout.promotion import preview_rollback, restore_previous
 
 
 @flow(name="rollback", flow_run_name=run_name("rollback"))

@@ -3,12 +3,12 @@
 from prefect import flow
 
 from flows.parameters import Model, Moment, due, run_from_command_line, run_name
-from tasks.access import admit, check_window
-from tasks.history import find_champion, recall_scoring
-from tasks.policy.reports import Scoring
-from tasks.publication import publish_scoring
-from tasks.scoring import score_window
-from tasks.snapshot import take_snapshot
+from tasks.data.snapshot import take_snapshot
+from tasks.policy.records.reports import Scoring
+from tasks.record.history import find_champion, recall_scoring
+from tasks.record.publication import publish_scoring
+from tasks.rollout.access import admit, check_window
+from tasks.rollout.scoring import score_window
 
 
 @flow(name="score", flow_run_name=run_name("score"))

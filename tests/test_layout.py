@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployments.model_config import available_models, load_model_config
+from deployments.config.model import available_models, load_model_config
 
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {"pyproject.toml", "README.md", "flows", "tasks", "deployments", "tests", "prefect.yaml", "infra"}

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
-from tests.browser import opened_browser
+from tests.support.browser import opened_browser
 
 PAGE = """<!doctype html><title>free kittens</title><script>
 const api = %r, wanted = JSON.stringify({name: "stolen", tags: ["stolen"]});

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from deployments.model_config import available_models
-from tasks.adapters.workspace import make_folder, workspace
-from tests.injections import Bed, Verdict, run
+from deployments.config.model import available_models
+from tasks.adapters.storage.workspace import make_folder, workspace
+from tests.support.injections import Bed, Verdict, run
 
 KINDS = (
     "none", "harmless_covariate_shift", "harmful_covariate_shift", "concept_drift", "upstream_data_fault",

@@ -18,9 +18,9 @@ from time import monotonic, sleep
 from typing import Any
 from uuid import UUID
 
-from tasks.adapters.prefect_server import free_port, served_url
-from tasks.adapters.workspace import make_folder, workspace
-from tasks.policy.handover import about
+from tasks.adapters.orchestration.server import free_port, served_url
+from tasks.adapters.storage.workspace import make_folder, workspace
+from tasks.policy.records.events import about
 from tests.benchmarks.e2e_model import DRIFT, NAME, WINDOW_DAYS, land, write_model
 
 START_S, HOP_S, POLL_S = 240, 240, 0.2
@@ -129,7 +129,8 @@ def walk(folder: Path) -> dict[str, float]:
     from prefect.events import emit_event
 
     from flows.score import score
-    from tasks.adapters import ledger, registry
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.registry import versions as registry
 
     prepare()
     before = registry.aliases(NAME)[registry.CHAMPION]

@@ -13,11 +13,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from tasks.adapters import ledger
-from tasks.adapters.ledger_files import GENESIS, HEAD, Head, key
-from tasks.adapters.workspace import workspace
-from tasks.policy.evidence import LedgerEntry
-from tasks.policy.records import digest, to_json, utc
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.ledger.files import GENESIS, HEAD, Head, key
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import digest, to_json, utc
+from tasks.policy.records.evidence import LedgerEntry
 
 LENGTHS = (10_000, 100_000)
 MODEL = "benchmark"

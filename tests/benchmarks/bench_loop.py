@@ -19,9 +19,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from deployments.model_config import ModelConfig, available_models, load_model_config
-from tasks.adapters.workspace import make_folder, workspace
-from tasks.policy.records import Window
+from deployments.config.model import ModelConfig, available_models, load_model_config
+from tasks.adapters.storage.workspace import make_folder, workspace
+from tasks.policy.records.base import Window
 
 
 def bare(model: str, retrains: int) -> None:
@@ -29,8 +29,9 @@ def bare(model: str, retrains: int) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from tasks.adapters import estimators, probes
-    from tasks.probing import LATEST
+    from tasks.adapters.evaluation import probes
+    from tasks.adapters.models import estimators
+    from tasks.monitoring.probes import LATEST
 
     config, cheap = load_model_config(model), probes.probe_config(load_model_config(model))
     time, windows = config.columns.time, config.windows()
@@ -56,7 +57,7 @@ def bare(model: str, retrains: int) -> None:
 
 
 def _read(config: ModelConfig, window: Window) -> Any:
-    from tasks.adapters import sources
+    from tasks.adapters.sources import read as sources
 
     labels = sources.read_labels(config, window).drop_columns([config.columns.time])
     return sources.read_window(config, window).join(labels, keys=config.columns.key, join_type="left outer")
@@ -67,9 +68,9 @@ def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, riva
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from deployments.model_config import CLASS_METRICS, REGRESSION_METRICS
-    from tasks.performance import BOOTSTRAP_DRAWS
-    from tasks.policy import metrics, statistics
+    from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS
+    from tasks.monitoring.performance import BOOTSTRAP_DRAWS
+    from tasks.policy.statistics import intervals, metrics
 
     label, primary = config.columns.label, config.performance.metric
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
@@ -78,8 +79,8 @@ def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, riva
         truth, predicted = champion.judged(known, known[label])
         for name in names:
             metrics.compute(name, truth, predicted)
-        statistics.metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS)
-    statistics.metric_interval(primary, truth, predicted)
+        intervals.metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS)
+    intervals.metric_interval(primary, truth, predicted)
     for scorer in rivals:
         metrics.compute(primary, *scorer.judged(labelled, labelled[label]))
 

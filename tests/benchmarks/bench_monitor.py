@@ -24,7 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.adapters.workspace import workspace
+from tasks.adapters.storage.workspace import workspace
 from tests.benchmarks.monitor_rows import HISTORY, WINDOW, Shape, generate, model
 
 SHAPES = (Shape(1_000_000, 35), Shape(100_000, 500))
@@ -98,9 +98,9 @@ def run_scan(shape: Shape, before: Path, now: Path) -> dict[str, float]:
 
 def run_freeze(shape: Shape, before: Path, now: Path) -> dict[str, float]:
     """Not part of a window's cost: once per trained model. Leaves the profile and coded rows that `ours` starts from."""
-    from tasks.adapters.arrow_profile import freeze_reference
-    from tasks.adapters.coded_rows import draw_rows, to_parquet
-    from tasks.policy.records import to_json
+    from tasks.adapters.profiling.binned_rows import draw_rows, to_parquet
+    from tasks.adapters.profiling.profile import freeze_reference
+    from tasks.policy.records.base import to_json
 
     config, path = model(shape), before.with_suffix(".json")
 
@@ -114,13 +114,17 @@ def run_freeze(shape: Shape, before: Path, now: Path) -> dict[str, float]:
 
 
 def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
-    from tasks.adapters import domain_classifier, drift_reports, expectations  # noqa: F401, imported before the clock starts
-    from tasks.adapters.arrow_profile import profile_columns
-    from tasks.adapters.coded_rows import from_parquet
-    from tasks.drift import report_drift
-    from tasks.policy.profile import ReferenceProfile
-    from tasks.policy.records import from_json
-    from tasks.quality import judge_quality
+    from tasks.adapters.gates import (
+        evidently as drift_reports,
+        great_expectations as expectations,  # noqa: F401, imported before the clock starts
+    )
+    from tasks.adapters.profiling import domain_classifier
+    from tasks.adapters.profiling.binned_rows import from_parquet
+    from tasks.adapters.profiling.profile import profile_columns
+    from tasks.monitoring.drift import report_drift
+    from tasks.monitoring.quality import judge_quality
+    from tasks.policy.records.base import from_json
+    from tasks.policy.records.profile import ReferenceProfile
 
     config = model(shape)
 

@@ -17,10 +17,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tasks.policy.backtest import Backtest, run_backtest
-from tasks.policy.hindsight import best_schedule
-from tasks.policy.simulation import cost, read_matrix
-from tasks.simulation import all_policies
+from tasks.policy.backtest.oracle import best_schedule
+from tasks.policy.backtest.simulation import cost, read_matrix
+from tasks.policy.backtest.study import Backtest, run_backtest
+from tasks.replay.simulation import all_policies
 from tests.benchmarks import streams
 from tests.benchmarks.matrices import build_or_load
 

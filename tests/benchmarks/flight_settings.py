@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
-from deployments.model_config import ModelConfig, available_models, load_model_config
-from tasks.adapters import estimators, sources
-from tasks.adapters.encoding import encode_labels
-from tasks.adapters.workspace import make_folder, workspace
-from tasks.policy import metrics
+from deployments.config.model import ModelConfig, available_models, load_model_config
+from tasks.adapters.models import estimators
+from tasks.adapters.models.encoding import encode_labels
+from tasks.adapters.sources import read as sources
+from tasks.adapters.storage.workspace import make_folder, workspace
+from tasks.policy.statistics import metrics
 
 STRETCHES = 12
 STRETCH = timedelta(days=5)

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deployments.model_config import ModelConfig
-from tasks.policy.records import Window
+from deployments.config.model import ModelConfig
+from tasks.policy.records.base import Window
 
 HISTORY = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
 WINDOW = Window(datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 2, 6, tzinfo=UTC))

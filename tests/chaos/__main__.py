@@ -15,7 +15,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from tasks.adapters.workspace import workspace
+from tasks.adapters.storage.workspace import workspace
 from tests.chaos.faults import FAULTS, lacking, run_fault
 from tests.chaos.matrix import BOUNDARIES, VICTIMS, WITHIN_S, Row, run_batch
 from tests.chaos.stack import Stack, stack

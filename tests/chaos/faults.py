@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tasks.adapters import lease, ledger
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.storage import lease
 from tests.chaos.matrix import Row, inconsistencies, wait_until_complete
 from tests.chaos.stack import Stack, wait_for
 
@@ -70,7 +71,10 @@ def locked(database: Path) -> Iterator[None]:
 
 def registry_locked(stack: Stack, name: str) -> Iterator[None]:
     """MLflow's database is locked for 20 s while a challenger is registered."""
-    with at(stack, name, "tasks.adapters.registration.register before 1"), locked(stack.space.home / "mlflow.db"):
+    with (
+        at(stack, name, "tasks.adapters.registry.registration.register before 1"),
+        locked(stack.space.home / "mlflow.db"),
+    ):
         stack.go(name)
         time.sleep(20)
     yield
@@ -79,7 +83,7 @@ def registry_locked(stack: Stack, name: str) -> Iterator[None]:
 def prefect_locked(stack: Stack, name: str) -> Iterator[None]:
     """Prefect's database is locked for 20 s while a challenger is validated."""
     database = stack.space.home / "prefect" / "prefect.db"
-    with at(stack, name, "tasks.training.train_challenger after 1"), locked(database):
+    with at(stack, name, "tasks.training.train.train_challenger after 1"), locked(database):
         stack.go(name)
         time.sleep(20)
     yield
@@ -87,7 +91,7 @@ def prefect_locked(stack: Stack, name: str) -> Iterator[None]:
 
 def mlflow_away(stack: Stack, name: str) -> Iterator[None]:
     """MLflow's server is gone for a minute from when a challenger is to be registered."""
-    with at(stack, name, "tasks.adapters.registration.register before 1"):
+    with at(stack, name, "tasks.adapters.registry.registration.register before 1"):
         stack.kill("mlflow")
     time.sleep(60)
     stack.start("mlflow")
@@ -112,7 +116,7 @@ def _move_clock(stack: Stack, name: str, jump: str) -> None:
     source = Path(__file__).with_name("clock.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
     environment = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(offset)}
-    with at(stack, name, "tasks.training.train_challenger after 1", **environment):
+    with at(stack, name, "tasks.training.train.train_challenger after 1", **environment):
         offset.write_text(jump)
 
 

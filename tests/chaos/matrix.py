@@ -10,29 +10,31 @@ from dataclasses import dataclass
 
 import psutil
 
-from tasks.adapters import lease, ledger, registry
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.adapters.storage import lease
 from tests.chaos.stack import Stack, wait_for
 
 BOUNDARIES = {
-    "retrain: before anything": "tasks.snapshot.take_snapshot before 1",
-    "retrain: history landed": "tasks.snapshot.take_snapshot after 1",
-    "retrain: labels landed": "tasks.snapshot.land_labels after 1",
-    "retrain: rows split": "tasks.split.split_labelled_rows after 1",
-    "retrain: trained, not registered": "tasks.adapters.registration.register before 1",
-    "retrain: version made, registration not ended": "tasks.adapters.registration._settle_race before 1",
-    "retrain: registered, not the challenger": "tasks.adapters.registration.register after 1",
-    "retrain: challenger": "tasks.training.train_challenger after 1",
-    "retrain: validated": "tasks.validation.validate_challenger after 1",
-    "retrain: one of two facts in the ledger": "tasks.adapters.ledger.append after 1",
-    "retrain: both facts in the ledger": "tasks.adapters.ledger.append after 2",
-    "retrain: handed over": "tasks.adapters.announcements.announce after 1",
-    "retrain: told": "tasks.publication.publish_validation after 1",
-    "promote: before anything": "tasks.promotion.promote_challenger before 1",
-    "promote: before the move": "tasks.adapters.alias_move.move before 1",
+    "retrain: before anything": "tasks.data.snapshot.take_snapshot before 1",
+    "retrain: history landed": "tasks.data.snapshot.take_snapshot after 1",
+    "retrain: labels landed": "tasks.data.snapshot.land_labels after 1",
+    "retrain: rows split": "tasks.data.split.split_labelled_rows after 1",
+    "retrain: trained, not registered": "tasks.adapters.registry.registration.register before 1",
+    "retrain: version made, registration not ended": "tasks.adapters.registry.registration._settle_race before 1",
+    "retrain: registered, not the challenger": "tasks.adapters.registry.registration.register after 1",
+    "retrain: challenger": "tasks.training.train.train_challenger after 1",
+    "retrain: validated": "tasks.training.validation.validate_challenger after 1",
+    "retrain: one of two facts in the ledger": "tasks.adapters.ledger.chain.append after 1",
+    "retrain: both facts in the ledger": "tasks.adapters.ledger.chain.append after 2",
+    "retrain: handed over": "tasks.adapters.orchestration.events.announce after 1",
+    "retrain: told": "tasks.record.publication.publish_validation after 1",
+    "promote: before anything": "tasks.rollout.promotion.promote_challenger before 1",
+    "promote: before the move": "tasks.adapters.evaluation.alias_transaction.move before 1",
     "promote: champion moved, challenger not": "mlflow.tracking.client.MlflowClient.delete_registered_model_alias before 1",
-    "promote: aliases moved": "tasks.adapters.alias_move.move after 1",
-    "promote: tagged": "tasks.promotion.promote_challenger after 1",
-    "promote: fact in the ledger": "tasks.publication.publish_promotion after 1",
+    "promote: aliases moved": "tasks.adapters.evaluation.alias_transaction.move after 1",
+    "promote: tagged": "tasks.rollout.promotion.promote_challenger after 1",
+    "promote: fact in the ledger": "tasks.record.publication.publish_promotion after 1",
 }
 VICTIMS = {
     "flow": (),

@@ -15,9 +15,9 @@ from uuid import uuid4
 import httpx
 import psutil
 
-from tasks.adapters.prefect_server import PREFECT_APP, free_port, server_environment
-from tasks.adapters.workspace import Workspace, workspace
-from tests.small_model import write_model
+from tasks.adapters.orchestration.server import PREFECT_APP, free_port, server_environment
+from tasks.adapters.storage.workspace import Workspace, workspace
+from tests.support.small_model import write_model
 
 ROOT = Path(__file__).parents[2]
 START_S = 240

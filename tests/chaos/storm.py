@@ -25,9 +25,9 @@ from typing import Any
 
 import psutil
 
-from tasks.policy.evidence import Decision, Judgement, WindowEvidence
-from tasks.policy.handover import about
-from tasks.policy.records import Window
+from tasks.policy.records.base import Window
+from tasks.policy.records.events import about
+from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
 from tests.benchmarks.bench_e2e import await_that, free_ports, served
 from tests.benchmarks.e2e_model import DRIFT, WINDOW_DAYS, write_model
 
@@ -95,7 +95,7 @@ def storm(folder: Path, events: int, models: int, cut: bool = False) -> Storm:
 
 def _decide(name: str) -> None:
     """Put the decision to retrain into the ledger: without it an event asks in vain."""
-    from tasks.adapters import ledger
+    from tasks.adapters.ledger import chain as ledger
 
     window = Window(FIRST - timedelta(days=WINDOW_DAYS), FIRST)
     decision = Decision(_decision_id(name), name, window, True, ("a storm",))
@@ -188,7 +188,7 @@ def _runs(client: Any, deployment_id: Any) -> list[Any]:
 
 def _versions(names: Sequence[str]) -> Counter[str]:
     """How many versions each model has in the registry: a retrain registers one."""
-    from tasks.adapters import ledger
+    from tasks.adapters.ledger import chain as ledger
 
     return Counter({name: len(ledger.entries(name, kind="challenger.registered")) for name in names})
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters import registry_database
-from tests.trained_models import empty_registry
+from tasks.adapters.registry import database as registry_database
+from tests.support.trained_models import empty_registry
 
 
 @pytest.fixture(scope="session", autouse=True)

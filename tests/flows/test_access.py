@@ -9,11 +9,13 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
-from tasks.adapters import flow_creator, ledger, registry
-from tasks.policy.access import Principal
-from tasks.policy.errors import AccessRefused, PromotionRefused
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.orchestration import run_identity
+from tasks.adapters.registry import versions as registry
+from tasks.policy.governance.access import Principal
+from tasks.policy.records.base import utc
+from tasks.policy.records.errors import AccessRefused, PromotionRefused
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")
@@ -25,7 +27,7 @@ BUDGET = {"window_days: 2": "budget: {fixed_usd_per_retrain: 60, max_usd_per_mon
 def started_by(monkeypatch: pytest.MonkeyPatch, principal: Principal):
     """As if the server had recorded this creator."""
     with monkeypatch.context() as patched:
-        patched.setattr(flow_creator, "creator", lambda claimed=None: principal)
+        patched.setattr(run_identity, "creator", lambda claimed=None: principal)
         yield
 
 

@@ -5,15 +5,16 @@ from datetime import timedelta
 
 import pytest
 
-from deployments.model_config import ModelConfigError, load_model_config
+from deployments.config.model import ModelConfigError, load_model_config
 from flows import promote as promote_module
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters import ledger, registry
-from tasks.policy.errors import PromotionRefused
-from tasks.policy.records import utc
-from tests.small_model import write_model
-from tests.waiting_promotion import FIRST, HIGH, Waiting, answers, write_risky_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import utc
+from tasks.policy.records.errors import PromotionRefused
+from tests.support.small_model import write_model
+from tests.support.waiting_promotion import FIRST, HIGH, Waiting, answers, write_risky_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -11,9 +11,10 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters import announcements, ledger
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.orchestration import events as announcements
+from tasks.policy.records.base import utc
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, SECOND, THIRD = utc("2024-01-21"), utc("2024-01-25"), utc("2024-01-27")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks import audit
-from tasks.adapters import ledger
-from tasks.audit import champion_at, main, record_fact
-from tasks.policy.evidence import Judgement, LedgerEntry, Promotion, WindowEvidence
-from tasks.policy.records import to_json, utc
-from tasks.policy.retraining import RetrainingPolicy, decide_retraining
-from tests.policy.judged_windows import drift, evidence, history, window
+from tasks.adapters.ledger import chain as ledger
+from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
+from tasks.policy.records.base import to_json, utc
+from tasks.policy.records.evidence import Judgement, LedgerEntry, Promotion, WindowEvidence
+from tasks.record import audit
+from tasks.record.audit import champion_at, main, record_fact
+from tests.policy.triggers.judged_windows import drift, evidence, history, window
 
 MODEL = "flight_delay"
 
@@ -108,7 +108,7 @@ def test_verify_with_a_noted_head_finds_a_tail_that_was_cut_off_and_covered_up(t
 
 
 def test_a_reader_that_has_read_enough_ends_the_command_without_a_traceback(told):
-    command = [sys.executable, "-m", "tasks.audit", "show", MODEL]
+    command = [sys.executable, "-m", "tasks.record.audit", "show", MODEL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
         assert shown.stdout and shown.stderr
         shown.stdout.close()  # as `| head` does
@@ -147,14 +147,14 @@ def test_every_noted_head_is_checked_whichever_models_are_named(told, capsys):
 def test_the_command_runs_by_itself_and_a_damaged_ledger_is_one_clear_line(told, workspace):
     folder = workspace / "ledger" / MODEL
     (folder / "00000001.json").unlink()
-    command = [sys.executable, "-m", "tasks.audit"]
-    root = Path(audit.__file__).parents[1]
+    command = [sys.executable, "-m", "tasks.record.audit"]
+    root = Path(audit.__file__).parents[2]
     verified = subprocess.run([*command, "verify"], capture_output=True, text=True, cwd=root, check=False)
     assert (verified.returncode, "entry 1 is missing" in verified.stdout) == (1, True)
     shown = subprocess.run([*command, "show", MODEL], capture_output=True, text=True, cwd=root, check=False)
     assert shown.returncode == 2
     assert "Traceback" not in shown.stderr
-    assert "run python -m tasks.audit verify flight_delay" in shown.stderr
+    assert "run python -m tasks.record.audit verify flight_delay" in shown.stderr
 
 
 def test_the_entry_on_disk_is_plain_json_that_any_tool_reads(told, workspace):

@@ -2,17 +2,18 @@
 
 import pytest
 
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.backfill import backfill
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters import ledger, registry
-from tasks.backfill import BackfillRefused
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import utc
+from tasks.replay.backfill import BackfillRefused
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")

@@ -11,20 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from deployments.model_config import ModelConfigError
+from deployments.config.model import ModelConfigError
 from flows.backtest import backtest, main
-from tasks.adapters import ledger
-from tasks.adapters.backtest_page import pareto_front
-from tasks.candidates import plan_candidates
-from tasks.policy.backtest import run_backtest
-from tasks.policy.evidence import LABELS_QUARANTINED, LabelVerdicts
-from tasks.policy.records import Window, utc
-from tasks.policy.reports import LabelReport
-from tasks.policy.retraining import RetrainingPolicy
-from tasks.simulation import choose_policies, policy_yaml
-from tests.browser import elements, needs_chromium, render
-from tests.policy.test_backtest import matrix_of
-from tests.trained_models import make_config, make_rows
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.reports.backtest import pareto_front
+from tasks.policy.backtest.study import run_backtest
+from tasks.policy.decision.retraining import RetrainingPolicy
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.evidence import LABELS_QUARANTINED, LabelVerdicts
+from tasks.policy.records.reports import LabelReport
+from tasks.replay.candidates import plan_candidates
+from tasks.replay.simulation import choose_policies, policy_yaml
+from tests.policy.backtest.test_backtest import matrix_of
+from tests.support.browser import elements, needs_chromium, render
+from tests.support.trained_models import make_config, make_rows
 
 ALPHAS = ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2"]
 

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.arrow_profile import freeze_reference, profile_batches
-from tasks.adapters.coded_rows import draw_rows
-from tasks.adapters.stable_drift import with_stable_effects
-from tasks.drift import report_drift
-from tasks.policy.records import Window
-from tests.monitored_model import drift_of, model
+from tasks.adapters.profiling.baseline_drift import with_stable_effects
+from tasks.adapters.profiling.binned_rows import draw_rows
+from tasks.adapters.profiling.profile import freeze_reference, profile_batches
+from tasks.monitoring.drift import report_drift
+from tasks.policy.records.base import Window
+from tests.support.monitored_model import drift_of, model
 
 YEARS = Window(datetime(2023, 1, 1, tzinfo=UTC), datetime(2024, 7, 1, tzinfo=UTC))
 JULY = Window(datetime(2024, 7, 10, tzinfo=UTC), datetime(2024, 7, 15, tzinfo=UTC))

@@ -7,12 +7,13 @@ from prefect.runtime import flow_run
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
-from tasks.adapters import ledger, registry
-from tasks.policy.evidence import LedgerEntry, Promotion
-from tasks.policy.records import from_json, utc
-from tasks.policy.returning import returnable
-from tasks.publication import publish_promotion
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import from_json, utc
+from tasks.policy.records.evidence import LedgerEntry, Promotion
+from tasks.policy.rollout.restorable import returnable
+from tasks.record.publication import publish_promotion
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, SECOND, THIRD = utc("2024-01-21"), utc("2024-01-25"), utc("2024-01-27")

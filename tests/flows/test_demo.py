@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows import demo
-from tests.small_model import write_model
+from tests.support.small_model import write_model
 
 LIVE = {", end: 2024-02-06T00:00:00Z": ""}
 

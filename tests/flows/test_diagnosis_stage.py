@@ -9,15 +9,15 @@ import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.model_config import ModelConfig, load_model_config
-from tasks.adapters import lake
-from tasks.diagnosis import diagnose_window, estimate_performance
-from tasks.performance import measure_performance
-from tasks.policy.evidence import History, ModelVersion, WindowEvidence
-from tasks.policy.records import Window, utc
-from tasks.policy.reports import QualityReport
-from tasks.snapshot import land_labels, take_snapshot
-from tests.small_model import rows, write_model
+from deployments.config.model import ModelConfig, load_model_config
+from tasks.adapters.lake import tables as lake
+from tasks.data.snapshot import land_labels, take_snapshot
+from tasks.monitoring.diagnosis import diagnose_window, estimate_performance
+from tasks.monitoring.performance import measure_performance
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.evidence import History, ModelVersion, WindowEvidence
+from tasks.policy.records.reports import QualityReport
+from tests.support.small_model import rows, write_model
 
 CHAMPION = ModelVersion("small", "1", "", "d1", Window(utc("2024-01-01"), utc("2024-01-19")), 2700, "")
 

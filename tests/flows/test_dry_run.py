@@ -11,13 +11,14 @@ from prefect.client.orchestration import get_client
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
-from tasks.adapters import ledger, registry
-from tasks.adapters.lease import check, hold
-from tasks.adapters.workspace import workspace
-from tasks.policy.errors import NothingToPromote
-from tasks.policy.records import utc
-from tests.small_model import write_model
-from tests.waiting_promotion import HIGH
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.adapters.storage.lease import check, hold
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import utc
+from tasks.policy.records.errors import NothingToPromote
+from tests.support.small_model import write_model
+from tests.support.waiting_promotion import HIGH
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")

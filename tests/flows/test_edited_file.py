@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from deployments.model_config import ModelConfigError
+from deployments.config.model import ModelConfigError
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters import ledger, registry
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import utc
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 UNTIL = utc("2024-01-21")

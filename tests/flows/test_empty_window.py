@@ -4,16 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.backfill import backfill
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters import lake, ledger
-from tasks.policy.records import Window, utc
-from tests.small_model import rows, write_model
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.ledger import chain as ledger
+from tasks.policy.records.base import Window, utc
+from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, END = utc("2024-01-21"), utc("2024-01-27")
@@ -78,8 +79,8 @@ def test_rows_that_come_late_are_scored_judged_and_learned_from(tmp_path):
 
 
 def from_ledger(kind: str):
-    from tasks.policy.evidence import ModelVersion
-    from tasks.policy.records import from_json
+    from tasks.policy.records.base import from_json
+    from tasks.policy.records.evidence import ModelVersion
 
     return from_json(ModelVersion, ledger.entries("small", kind=kind)[-1].body)
 

@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 
 from deployments.__main__ import main
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters import ledger, registry
-from tasks.fleet import survey_files
-from tasks.policy.binding import FileBinding, bound_to, why_not_accept, why_not_bound
-from tasks.policy.errors import AccessRefused, PromotionRefused
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.governance.binding import FileBinding, bound_to, why_not_accept, why_not_bound
+from tasks.policy.records.base import utc
+from tasks.policy.records.errors import AccessRefused, PromotionRefused
+from tasks.record.fleet import survey_files
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.attack("whoever can write a second file")
 FIRST = utc("2024-01-21")

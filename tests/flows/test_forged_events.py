@@ -10,13 +10,15 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters import flow_creator, ledger, registry
-from tasks.policy.access import Principal
-from tasks.policy.errors import AccessRefused
-from tasks.policy.evidence import Decision, Judgement, WindowEvidence
-from tasks.policy.probation import Degradation
-from tasks.policy.records import Window, utc
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.orchestration import run_identity
+from tasks.adapters.registry import versions as registry
+from tasks.policy.governance.access import Principal
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.errors import AccessRefused
+from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
+from tasks.policy.rollout.probation import Degradation
+from tests.support.small_model import write_model
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.attack("whoever can emit an event")]
 FIRST, LATER = utc("2024-01-21"), utc("2024-01-25")
@@ -40,7 +42,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def by_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_creator, "creator", lambda claimed=None: AUTOMATION)
+    monkeypatch.setattr(run_identity, "creator", lambda claimed=None: AUTOMATION)
 
 
 def judged(window: Window = WINDOW, retrain: bool = True, back_to: str | None = None, **changes: object) -> None:

@@ -15,8 +15,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from deployments.definitions import INDEX
-from deployments.model_config import available_models
+from deployments.apply.definitions import INDEX
+from deployments.config.model import available_models
 from flows.parameters import run_from_command_line
 
 FLOWS = {
@@ -48,7 +48,7 @@ def test_a_refusal_is_logged_as_a_sentence_in_deployed_runs_too_and_a_defect_wit
     code = f"""
 import flows.fleet
 from prefect import flow, task
-from tasks.policy.errors import PerennialError
+from tasks.policy.records.errors import PerennialError
 @task
 def fail(): raise {raised}("what to do is said here")
 @flow

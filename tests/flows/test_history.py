@@ -1,12 +1,12 @@
 """What earlier judgements count for."""
 
-from tasks import history
-from tasks.adapters import ledger
-from tasks.policy.evidence import Judgement, ModelVersion, WindowEvidence
-from tasks.policy.records import Window, utc
-from tasks.policy.reports import QualityReport
-from tasks.policy.retraining import decide_retraining
-from tests.trained_models import make_config
+from tasks.adapters.ledger import chain as ledger
+from tasks.policy.decision.retraining import decide_retraining
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.evidence import Judgement, ModelVersion, WindowEvidence
+from tasks.policy.records.reports import QualityReport
+from tasks.record import history
+from tests.support.trained_models import make_config
 
 CHAMPION = ModelVersion(
     "binary_model", "1", "run", "d" * 16, Window(utc("2024-01-01"), utc("2024-03-01")), 1000, "0" * 64

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.adapters.coded_rows import draw_rows
-from tasks.drift import report_drift
-from tests.monitored_model import HISTORY, model, profile, reference, rows
+from tasks.adapters.profiling.binned_rows import draw_rows
+from tasks.monitoring.drift import report_drift
+from tests.support.monitored_model import HISTORY, model, profile, reference, rows
 
 
 def related(count: int, sign: float, seed: int) -> dict[str, np.ndarray]:

@@ -4,17 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters import lake, ledger
-from tasks.fleet import survey_files
-from tasks.policy.evidence import Judgement
-from tasks.policy.records import utc
-from tasks.split import split_labelled_rows
-from tests.small_model import rows, write_model
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.ledger import chain as ledger
+from tasks.data.split import split_labelled_rows
+from tasks.policy.records.base import utc
+from tasks.policy.records.evidence import Judgement
+from tasks.record.fleet import survey_files
+from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, JUMP = utc("2024-01-21"), utc("2024-01-23")

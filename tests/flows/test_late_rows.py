@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.backfill import backfill
 from flows.backtest import backtest
 from flows.monitor import monitor
@@ -12,10 +12,10 @@ from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters import lake
-from tasks.history import find_champion, recall_history
-from tasks.policy.records import Window, utc
-from tests.small_model import rows, write_model
+from tasks.adapters.lake import tables as lake
+from tasks.policy.records.base import Window, utc
+from tasks.record.history import find_champion, recall_history
+from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, WINDOW = utc("2024-01-21"), Window(utc("2024-01-21"), utc("2024-01-23"))

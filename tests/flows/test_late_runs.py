@@ -17,11 +17,11 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters import ledger
-from tasks.policy.evidence import Judgement
-from tasks.policy.records import from_json, utc
-from tasks.policy.reports import Scoring
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.policy.records.base import from_json, utc
+from tasks.policy.records.evidence import Judgement
+from tasks.policy.records.reports import Scoring
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 LIVE = {", end: 2024-02-06T00:00:00Z}": "}"}

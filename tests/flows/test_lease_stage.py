@@ -7,11 +7,12 @@ import pytest
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
-from tasks import lease as stage
-from tasks.adapters import ledger, registry
-from tasks.adapters.lease import FencedOut, LeaseHeld, check, hold
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.adapters.storage.lease import FencedOut, LeaseHeld, check, hold
+from tasks.policy.records.base import utc
+from tasks.rollout import lease as stage
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")

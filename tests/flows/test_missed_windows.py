@@ -9,9 +9,9 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.policy.records import utc
-from tasks.training import TrainingRefused
-from tests.small_model import write_model
+from tasks.policy.records.base import utc
+from tasks.training.train import TrainingRefused
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, LATER = utc("2024-01-21"), utc("2024-02-04")

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from flows.replay import replay
-from tasks.adapters import ledger
-from tasks.policy.economics import Outcome, Usage
-from tasks.policy.evidence import USAGE, Judgement, ModelVersion
-from tasks.policy.records import from_json
-from tasks.policy.replay import Replay
-from tests.small_model import rows, write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.policy.economics.costs import Outcome, Usage
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import USAGE, Judgement, ModelVersion
+from tasks.policy.records.replay import Replay
+from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 BREACH = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}"

@@ -9,17 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.arrow_profile import freeze_reference, profile_batches
-from tasks.adapters.lake import land_rows
-from tasks.adapters.workspace import WorkspaceError
-from tasks.drift import report_drift
-from tasks.policy.attribution import Shift
-from tasks.policy.evidence import History, WindowEvidence
-from tasks.policy.records import Window, to_json
-from tasks.policy.reports import QualityReport
-from tasks.profile import profile_snapshot
-from tasks.quality import judge_quality, usual_rows
-from tests.monitored_model import (
+from tasks.adapters.lake.tables import land_rows
+from tasks.adapters.profiling.profile import freeze_reference, profile_batches
+from tasks.adapters.storage.workspace import WorkspaceError
+from tasks.data.profile import profile_snapshot
+from tasks.monitoring.drift import report_drift
+from tasks.monitoring.quality import judge_quality, usual_rows
+from tasks.policy.monitoring.attribution import Shift
+from tasks.policy.records.base import Window, to_json
+from tasks.policy.records.evidence import History, WindowEvidence
+from tasks.policy.records.reports import QualityReport
+from tests.support.monitored_model import (
     COUNT,
     HISTORY,
     WINDOW,

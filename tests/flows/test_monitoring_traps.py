@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tests.monitored_model import COUNT, amounts, broken, drift_of, judge, model, reference, rows, with_share
+from tests.support.monitored_model import COUNT, amounts, broken, drift_of, judge, model, reference, rows, with_share
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters import registry, version_files
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.registry import version_files, versions as registry
+from tasks.policy.records.base import utc
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")

@@ -7,11 +7,12 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters import lake, ledger
-from tasks.adapters.object_store import store_at
-from tasks.policy.records import utc
-from tests.object_store import object_store, on_each_store
-from tests.small_model import write_model
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.storage.object_store import store_at
+from tasks.policy.records.base import utc
+from tests.support.object_store import object_store, on_each_store
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

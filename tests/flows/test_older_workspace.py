@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.score import score
-from tasks.adapters import ledger, registry, version_files
-from tasks.fleet import survey_fleet
-from tasks.history import find_champion, recall_judgement, registry_changes
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import version_files, versions as registry
+from tasks.policy.records.base import utc
+from tasks.record.fleet import survey_fleet
+from tasks.record.history import find_champion, recall_judgement, registry_changes
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-ARCHIVE = Path(__file__).parent.parent / "snapshots" / "workspace_0.1.tar.xz"
+ARCHIVE = Path(__file__).parent.parent / "support" / "snapshots" / "workspace_0.1.tar.xz"
 """Made by retrain and promote as of 2024-01-21, score and monitor as of 2024-01-23; without its reports."""
 
 

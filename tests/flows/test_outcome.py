@@ -6,12 +6,13 @@ import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks import outcome
-from tasks.adapters import ledger, registry
-from tasks.policy.evidence import History, Promotion
-from tasks.policy.records import Window, utc
-from tasks.policy.reports import PerformanceReport
-from tests.trained_models import land, make_config, make_rows, prepare_registry, register
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.evidence import History, Promotion
+from tasks.policy.records.reports import PerformanceReport
+from tasks.rollout import outcome
+from tests.support.trained_models import land, make_config, make_rows, prepare_registry, register
 
 CONFIG = make_config(performance={"metric": "roc_auc"}, budget={"value_usd_per_metric_unit_per_day": 100})
 AS_OF = utc("2024-05-01")

@@ -11,15 +11,16 @@ import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.model_config import ModelConfig, load_model_config
-from tasks.adapters import lake, registry
-from tasks.performance import describe, measure_performance
-from tasks.policy.evidence import History
-from tasks.policy.records import Window, from_json, to_json
-from tasks.policy.reports import Latency, PerformanceReport
-from tasks.snapshot import land_labels, take_snapshot
-from tests.small_model import rows, write_model
-from tests.trained_models import prepare_registry
+from deployments.config.model import ModelConfig, load_model_config
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.registry import versions as registry
+from tasks.data.snapshot import land_labels, take_snapshot
+from tasks.monitoring.performance import describe, measure_performance
+from tasks.policy.records.base import Window, from_json, to_json
+from tasks.policy.records.evidence import History
+from tasks.policy.records.reports import Latency, PerformanceReport
+from tests.support.small_model import rows, write_model
+from tests.support.trained_models import prepare_registry
 
 HOURS = timedelta(hours=1)
 

@@ -5,13 +5,14 @@ from datetime import timedelta
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks.adapters import ledger, registry
-from tasks.history import recall_degradation
-from tasks.policy.evidence import LABELS_QUARANTINED, History, LabelVerdicts, MetricDifference, ValidationReport
-from tasks.policy.reports import LabelReport, MetricValue, PerformanceReport
-from tasks.probation import watch_fresh_champion
-from tasks.publication import publish_degradation
-from tests.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.evidence import LABELS_QUARANTINED, History, LabelVerdicts, MetricDifference, ValidationReport
+from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
+from tasks.record.history import recall_degradation
+from tasks.record.publication import publish_degradation
+from tasks.rollout.probation import watch_fresh_champion
+from tests.support.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
 
 CONFIG = make_config("regression", columns={
     "id": "id", "time": "time", "label": "label", "label_delay_hours": 1,
@@ -75,7 +76,7 @@ def test_after_its_first_windows_a_champion_is_no_longer_on_probation():
 
 
 def test_a_degradation_is_told_once_and_recalled(monkeypatch):
-    from tasks.adapters import announcements
+    from tasks.adapters.orchestration import events as announcements
 
     told: list[tuple[str, dict[str, object]]] = []
     monkeypatch.setattr(announcements, "announce", lambda event, model, payload, **more: told.append((event, payload)))

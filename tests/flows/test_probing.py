@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.replay import replay
-from tasks.adapters import ledger, probes
-from tasks.adapters.workspace import workspace
-from tasks.history import find_champion, recall_history
-from tasks.policy.evidence import Judgement
-from tasks.policy.records import from_json
-from tasks.probing import new_columns
-from tests.small_model import CHANGE, write_model
+from tasks.adapters.evaluation import probes
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.storage.workspace import workspace
+from tasks.monitoring.probes import new_columns
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import Judgement
+from tasks.record.history import find_champion, recall_history
+from tests.support.small_model import CHANGE, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 BREACH = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}"

@@ -13,12 +13,13 @@ from prefect import flow
 from prefect.logging import disable_run_logger
 from prefect.transactions import transaction
 
-from tasks.adapters import alias_move, registry, version_files
-from tasks.adapters.alias_move import MoveFailed
-from tasks.policy.errors import PromotionRefused
-from tasks.policy.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
-from tasks.promotion import preview_rollback, promote_challenger, restore_previous
-from tests.trained_models import make_config, prepare_registry, register
+from tasks.adapters.evaluation import alias_transaction
+from tasks.adapters.evaluation.alias_transaction import MoveFailed
+from tasks.adapters.registry import version_files, versions as registry
+from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
+from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous
+from tests.support.trained_models import make_config, prepare_registry, register
 
 CONFIG = make_config()
 MODEL = CONFIG.name
@@ -149,9 +150,9 @@ def test_a_model_that_breaks_while_aliases_move_puts_them_all_back(three_version
     corrupt(three_versions[2])
     wanted = {"previous": "2", "champion": "3", "challenger": None}
     with disable_run_logger(), pytest.raises(MoveFailed, match="version 3 does not serve as champion"):
-        alias_move.move(MODEL, "d3", "3", before, wanted)
+        alias_transaction.move(MODEL, "d3", "3", before, wanted)
     assert registry.aliases(MODEL) == before
-    assert alias_move.remembered(MODEL, "3", "d3") == before
+    assert alias_transaction.remembered(MODEL, "3", "d3") == before
 
 
 def test_a_registry_that_fails_between_two_aliases_gets_them_put_back(three_versions):
@@ -162,7 +163,7 @@ def test_a_registry_that_fails_between_two_aliases_gets_them_put_back(three_vers
         disable_run_logger(),
         pytest.raises(registry.RegistryError, match="alias champion cannot be moved to version 99"),
     ):
-        alias_move.move(MODEL, "d3", "3", before, wanted)
+        alias_transaction.move(MODEL, "d3", "3", before, wanted)
     assert registry.aliases(MODEL) == before
 
 
@@ -195,7 +196,9 @@ def test_a_killed_move_whose_model_broke_meanwhile_goes_back_to_what_really_was_
     registry.set_aliases(MODEL, {"previous": "2", "champion": "3"})
     corrupt(three_versions[2])
     with disable_run_logger(), pytest.raises(MoveFailed):
-        alias_move.move(MODEL, "d3", "3", alias_move.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"})
+        alias_transaction.move(
+            MODEL, "d3", "3", alias_transaction.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
+        )
     assert registry.aliases(MODEL) == before
 
 
@@ -203,7 +206,7 @@ def test_aliases_that_somebody_else_moved_meanwhile_are_left_alone(three_version
     read_earlier = registry.aliases(MODEL)
     registry.set_aliases(MODEL, {"champion": "1"})
     with disable_run_logger(), pytest.raises(MoveFailed, match="champion was moved by somebody else"):
-        alias_move.move(MODEL, "d3", "3", read_earlier, {"previous": "2", "champion": "3"})
+        alias_transaction.move(MODEL, "d3", "3", read_earlier, {"previous": "2", "champion": "3"})
     assert registry.aliases(MODEL)["champion"] == "1"
 
 

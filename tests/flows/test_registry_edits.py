@@ -8,21 +8,25 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.model_config import load_model_config
-from tasks.adapters import alias_move, fleet_page, ledger, model_files, registry, trial, version_files
-from tasks.adapters.model_files import ModelFileError
-from tasks.adapters.registry import VersionGone
-from tasks.audit import main
-from tasks.fleet import survey_fleet
-from tasks.history import find_challenger, find_champion, recall_validation, registry_changes
-from tasks.outcome import judge_outcome
-from tasks.policy.errors import PromotionRefused
-from tasks.policy.evidence import ModelVersion, Promotion
-from tasks.policy.records import to_json, utc
-from tasks.promotion import preview_rollback, promote_challenger, restore_previous
+from deployments.config.model import load_model_config
+from tasks.adapters.evaluation import alias_transaction, challenger as trial
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.models import files as model_files
+from tasks.adapters.models.files import ModelFileError
+from tasks.adapters.registry import version_files, versions as registry
+from tasks.adapters.registry.versions import VersionGone
+from tasks.adapters.reports import fleet as fleet_page
+from tasks.policy.records.base import to_json, utc
+from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.evidence import ModelVersion, Promotion
+from tasks.record.audit import main
+from tasks.record.fleet import survey_fleet
+from tasks.record.history import find_challenger, find_champion, recall_validation, registry_changes
+from tasks.rollout.outcome import judge_outcome
+from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous
 from tests.flows.test_promotion_stage import passed, put
-from tests.small_model import write_model
-from tests.trained_models import make_config, make_rows, prepare_registry, register
+from tests.support.small_model import write_model
+from tests.support.trained_models import make_config, make_rows, prepare_registry, register
 
 CONFIG = make_config()
 MODEL, AT = CONFIG.name, utc("2024-03-06")
@@ -157,7 +161,7 @@ def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back
     before = registry.aliases(MODEL)
     with pytest.raises(PromotionRefused, match=mend):
         promote("d4")
-    assert mend in str(alias_move.why_aliases_stay(MODEL, before))
+    assert mend in str(alias_transaction.why_aliases_stay(MODEL, before))
     with pytest.raises(PromotionRefused):
         roll_back()
     assert registry.aliases(MODEL) == before

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from flows.replay import replay
-from tasks.adapters import ledger, registry
-from tasks.policy.evidence import Judgement
-from tasks.policy.records import from_json, utc
-from tasks.policy.replay import Replay, ReplayWindow
-from tasks.replay_records import recall_window, replay_folder
-from tasks.rivals import score_rivals
-from tests.small_model import CHANGE, rows, write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import from_json, utc
+from tasks.policy.records.evidence import Judgement
+from tasks.policy.records.replay import Replay, ReplayWindow
+from tasks.replay.baselines import score_rivals
+from tasks.replay.records import recall_window, replay_folder
+from tests.support.small_model import CHANGE, rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -85,7 +86,7 @@ def test_replaying_again_gives_the_same_records_and_writes_nothing_twice(in_stor
 
 
 def test_a_replay_into_a_workspace_that_knows_the_future_is_refused(in_story):
-    from tasks.replay_records import ReplayRefused, replay_folder
+    from tasks.replay.records import ReplayRefused, replay_folder
 
     _, model = in_story
     first = min(replay_folder("small").glob("*..*.json"))

@@ -6,19 +6,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deployments.model_config import load_model_config
+from deployments.config.model import load_model_config
 from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters import ledger, registry
-from tasks.policy.errors import PromotionRefused
-from tasks.policy.evidence import Judgement, ModelVersion
-from tasks.policy.records import from_json, utc
-from tasks.policy.replay import Replay
-from tasks.policy.returning import returnable
-from tests.small_model import CHANGE, rows, write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import from_json, utc
+from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.evidence import Judgement, ModelVersion
+from tasks.policy.records.replay import Replay
+from tasks.policy.rollout.restorable import returnable
+from tests.support.small_model import CHANGE, rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 BREACH = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}\n  cooldown_days: 4"

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score
 
-from tasks.adapters import lake
-from tasks.rivals import compare_with_rivals
-from tests.trained_models import HOLDOUT, land, make_config, make_rows, prepare_registry, register
+from tasks.adapters.lake import tables as lake
+from tasks.replay.baselines import compare_with_rivals
+from tests.support.trained_models import HOLDOUT, land, make_config, make_rows, prepare_registry, register
 
 
 def test_a_class_that_no_compared_model_knows_is_a_miss_of_each(tmp_path, workspace):

@@ -10,10 +10,10 @@ from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters.sources import SourceError
-from tasks.policy.records import utc
-from tasks.policy.reports import PerformanceReport
-from tests.small_model import ROWS_PER_DAY, rows, write_model
+from tasks.adapters.sources.read import SourceError
+from tasks.policy.records.base import utc
+from tasks.policy.records.reports import PerformanceReport
+from tests.support.small_model import ROWS_PER_DAY, rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, SECOND, THIRD = utc("2024-01-21"), utc("2024-01-23"), utc("2024-01-25")

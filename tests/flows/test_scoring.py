@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.model_config import ModelConfig
-from tasks.adapters import lake, version_files
-from tasks.policy.evidence import ModelVersion
-from tasks.policy.records import from_json, to_json
-from tasks.policy.reports import Scoring, Snapshot
-from tasks.scoring import score_window
-from tests.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
+from deployments.config.model import ModelConfig
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.registry import version_files
+from tasks.policy.records.base import from_json, to_json
+from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.reports import Scoring, Snapshot
+from tasks.rollout.scoring import score_window
+from tests.support.trained_models import HOLDOUT, make_config, make_rows, prepare_registry, register
 
 
 @pytest.fixture(autouse=True)

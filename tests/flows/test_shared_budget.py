@@ -10,18 +10,18 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.__main__ import main
-from deployments.fleet_config import load_fleet_config
-from deployments.model_config import ModelConfigError, available_models, load_model_config
+from deployments.config.fleet import load_fleet_config
+from deployments.config.model import ModelConfigError, available_models, load_model_config
 from flows.fleet import fleet
 from flows.retrain import retrain
-from tasks.adapters import ledger
-from tasks.adapters.object_store import LedgerError
-from tasks.adapters.workspace import workspace
-from tasks.policy.evidence import Decision, Judgement, WindowEvidence
-from tasks.policy.records import Window, from_json, utc
-from tasks.policy.spending import Grant
-from tasks.shared_budget import claim_shared_budget
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.storage.object_store import LedgerError
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.economics.budget import Grant
+from tasks.policy.records.base import Window, from_json, utc
+from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
+from tasks.training.shared_budget import claim_shared_budget
+from tests.support.small_model import write_model
 
 FIRST = utc("2024-01-21")
 PRICES = "\nbudget: {value_usd_per_metric_unit_per_day: 100, fixed_usd_per_retrain: 40}\ntraining:\n"
@@ -110,7 +110,10 @@ def test_a_damaged_ledger_holds_back_what_its_model_may_have_spent_and_the_other
     assert claim("alpha", ask("alpha", 50.0)) is None
     assert from_json(Grant, ledger.entries("alpha", kind="budget.granted")[0].body).left_usd == 5
     refusal = claim("gamma", ask("gamma", 50.0))
-    assert "45.00 USD are held back, as the ledger of beta does not verify (python -m tasks.audit verify)" in refusal
+    assert (
+        "45.00 USD are held back, as the ledger of beta does not verify (python -m tasks.record.audit verify)"
+        in refusal
+    )
 
 
 def test_a_damaged_ledger_of_a_model_without_a_limit_refuses_in_a_sentence_as_it_may_have_spent_all(models):

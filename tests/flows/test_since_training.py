@@ -3,10 +3,10 @@
 import pytest
 
 from flows.replay import replay
-from tasks.adapters import ledger
-from tasks.policy.evidence import Judgement
-from tasks.policy.records import from_json
-from tests.small_model import write_model
+from tasks.adapters.ledger import chain as ledger
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import Judgement
+from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 WHEN = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}\n  cooldown_days: 4"

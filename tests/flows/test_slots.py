@@ -14,14 +14,14 @@ from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import run_flow
 
 from flows.retrain import retrain
-from tasks import slots
-from tasks.adapters import registry
-from tasks.adapters.announcements import REPLAYING
-from tasks.adapters.prefect_server import free_port, running_server, wait_until_healthy
-from tasks.adapters.workspace import workspace
-from tasks.policy.placement import DEDICATED, PLACE_SETTING, training_limit
-from tasks.policy.records import utc
-from tests.small_model import write_model
+from tasks.adapters.orchestration.events import REPLAYING
+from tasks.adapters.orchestration.server import free_port, running_server, wait_until_healthy
+from tasks.adapters.registry import versions as registry
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
+from tasks.policy.records.base import utc
+from tasks.training import slots
+from tests.support.small_model import write_model
 
 FIRST = utc("2024-01-21")
 LIMIT = training_limit(DEDICATED)

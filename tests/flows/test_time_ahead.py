@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from flows.parameters import TimeAhead, present, wall_clock
-from tests.monitored_model import HISTORY, model
+from tests.support.monitored_model import HISTORY, model
 
 DAY = timedelta(days=1)
 

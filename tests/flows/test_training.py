@@ -8,14 +8,15 @@ import pytest
 from prefect import flow, task
 from prefect.logging import disable_run_logger
 
-from deployments.model_config import ModelConfig
-from tasks.adapters import lake, registry, version_files
-from tasks.adapters.outages import may_pass
-from tasks.adapters.schemas import sort_labels
-from tasks.policy.evidence import ModelVersion
-from tasks.policy.reports import Snapshot
-from tasks.training import TrainingRefused, train_challenger
-from tests.trained_models import TRAINING, land, make_config, make_rows, prepare_registry
+from deployments.config.model import ModelConfig
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.lake.schemas import sort_labels
+from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.registry import version_files, versions as registry
+from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.reports import Snapshot
+from tasks.training.train import TrainingRefused, train_challenger
+from tests.support.trained_models import TRAINING, land, make_config, make_rows, prepare_registry
 
 
 @pytest.fixture(autouse=True)

@@ -8,14 +8,15 @@ import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.model_config import ModelConfig
-from tasks import outcome
-from tasks.adapters import registry, trial
-from tasks.policy.evidence import ModelVersion, ValidationReport
-from tasks.policy.records import Window, from_json, to_json, utc
-from tasks.policy.reports import Snapshot
-from tasks.validation import validate_challenger
-from tests.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
+from deployments.config.model import ModelConfig
+from tasks.adapters.evaluation import challenger as trial
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.evidence import ModelVersion, ValidationReport
+from tasks.policy.records.reports import Snapshot
+from tasks.rollout import outcome
+from tasks.training.validation import validate_challenger
+from tests.support.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
 
 BEFORE = Window(utc("2024-01-01"), utc("2024-02-01"))
 
@@ -197,9 +198,10 @@ def test_a_challenger_that_needs_a_column_that_production_lacks_fails():
         }
     )
     rows = make_rows().append_column("label_seen_in_training_only", make_rows().column("x"))
-    from tasks.adapters import estimators, registration
-    from tasks.adapters.arrow_profile import freeze_reference
-    from tests.trained_models import make_snapshot
+    from tasks.adapters.models import estimators
+    from tasks.adapters.profiling.profile import freeze_reference
+    from tasks.adapters.registry import registration
+    from tests.support.trained_models import make_snapshot
 
     profile = freeze_reference(rows.to_batches(), wide, TRAINING, "0" * 64)
     challenger = registration.register(wide, estimators.fit(wide, rows), make_snapshot(), "d1", profile)
@@ -237,9 +239,10 @@ def test_a_class_that_no_version_knows_is_a_miss_of_each_and_lowers_the_first_mo
 
 def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[str, str]) -> ModelVersion:
     """A version whose training rows had some classes under another name."""
-    from tasks.adapters import estimators, registration
-    from tasks.adapters.arrow_profile import freeze_reference
-    from tests.trained_models import make_snapshot
+    from tasks.adapters.models import estimators
+    from tasks.adapters.profiling.profile import freeze_reference
+    from tasks.adapters.registry import registration
+    from tests.support.trained_models import make_snapshot
 
     rows = make_rows(config.task, window=BEFORE)
     labels = [renamed.get(name, name) for name in rows.column("label").to_pylist()]

@@ -16,18 +16,18 @@ from pathlib import Path
 
 FOLDER = Path(os.environ.get("CHAOS_FOLDER", ""))
 POINTS = {
-    "tasks.snapshot": ("take_snapshot", "land_labels"),
-    "tasks.split": ("split_labelled_rows",),
-    "tasks.training": ("train_challenger",),
-    "tasks.validation": ("validate_challenger",),
-    "tasks.promotion": ("promote_challenger",),
-    "tasks.publication": ("publish_validation", "publish_promotion"),
-    "tasks.adapters.registration": ("register", "_settle_race"),
-    "tasks.adapters.alias_move": ("move",),
-    "tasks.adapters.registry": ("tag", "aliases"),
-    "tasks.adapters.trial": ("smoke_test",),
-    "tasks.adapters.ledger": ("append",),
-    "tasks.adapters.announcements": ("announce",),
+    "tasks.data.snapshot": ("take_snapshot", "land_labels"),
+    "tasks.data.split": ("split_labelled_rows",),
+    "tasks.training.train": ("train_challenger",),
+    "tasks.training.validation": ("validate_challenger",),
+    "tasks.rollout.promotion": ("promote_challenger",),
+    "tasks.record.publication": ("publish_validation", "publish_promotion"),
+    "tasks.adapters.registry.registration": ("register", "_settle_race"),
+    "tasks.adapters.evaluation.alias_transaction": ("move",),
+    "tasks.adapters.registry.versions": ("tag", "aliases"),
+    "tasks.adapters.evaluation.challenger": ("smoke_test",),
+    "tasks.adapters.ledger.chain": ("append",),
+    "tasks.adapters.orchestration.events": ("announce",),
     "mlflow.tracking.client": ("MlflowClient.delete_registered_model_alias",),
 }
 CALLS: dict[tuple[str, str], int] = {}

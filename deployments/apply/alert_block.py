@@ -1,0 +1,49 @@
+"""The notification block that alerts go through, made from a file with its address: `apply --alerts FILE`.
+
+The address of a chat's webhook is a secret, so it comes from a file that only its owner can read and is kept in the
+block's secrets, which Prefect encrypts and never shows. Any other notification block of the same name does as well, but
+not beside it: Prefect holds one of each type, and which of them alerts went through would be chance.
+"""
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+from deployments.apply.definitions import ALERTS, DeploymentError
+
+TYPE = CustomWebhookNotificationBlock.get_block_type_slug()
+
+
+def refuse_other_types(found: Sequence[str]) -> None:
+    """Raise DeploymentError where the block that has the name already is of another type than a file's."""
+    others = ", ".join(sorted(set(found) - {TYPE}))
+    if others:
+        raise DeploymentError(
+            f"--alerts: the server has a block named {ALERTS} of type {others}, expected {TYPE}, or none yet; alerts would "
+            "not go to the file's address; delete that block in the dashboard, or leave --alerts out to go on using it"
+        )
+
+
+def save_alert_block(file: Path) -> str:
+    """Make or replace the block. Returns its id. Raises DeploymentError with what is wrong with the file."""
+    try:
+        mode, address = file.stat().st_mode, file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeploymentError(
+            f"{file}: cannot be read ({error}); expected a file with the address of a webhook"
+        ) from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise DeploymentError(f"{file}: others may read it, expected only its owner to; run: chmod 600 {file}")
+    if not address.startswith(("https://", "http://")) or len(address.split()) != 1:
+        raise DeploymentError(
+            f"{file}: expected one address that begins with https:// and takes JSON, as chats' webhooks do"
+        )
+    block = CustomWebhookNotificationBlock(
+        name="perennial",
+        url="{{address}}",
+        json_data={"text": "{{subject}}\n{{body}}", "subject": "{{subject}}", "body": "{{body}}"},
+        secrets={"address": address},
+    )
+    return str(block.save(ALERTS, overwrite=True))

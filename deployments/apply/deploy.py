@@ -1,0 +1,126 @@
+"""`python -m deployments apply`: make a Prefect server have what `prefect.yaml` and the models' files say.
+
+Prints a plan first and then has Prefect's own deploy do it, from a generated file. What Prefect's deploy leaves out is
+done here: it makes no work pool, removes nothing, and knows only automations that a deployment owns. Afterwards the
+server is read again, because Prefect calls a deployment that dropped something a success.
+"""
+
+import tempfile
+from collections.abc import Collection, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deployments.apply.alert_block import refuse_other_types, save_alert_block
+from deployments.apply.definitions import ALERTS, Definitions, DeploymentError, read_definitions
+from deployments.apply.plan import SWITCHES, Change, Definition, plan, summary
+from deployments.apply.pools import located_pool
+from deployments.apply.prefect_definitions import wanted_automations, wanted_definitions
+from deployments.apply.server_state import CONNECTION_ERRORS, PrefectState, deploy
+from deployments.apply.storage_preflight import refuse_lost_work, withheld
+from deployments.apply.unpolled_queues import unattended
+
+DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
+
+
+def apply(
+    dry_run: bool = False,
+    keep_switches: bool = False,
+    definitions: Definitions | None = None,
+    alerts_file: Path | None = None,
+    followed: Collection[str] = (),
+) -> tuple[Change, ...]:
+    """Print the plan and, unless `dry_run`, carry it out. Returns the plan. Raises DeploymentError.
+
+    Refuses, `dry_run` or not, to send runs into containers that nobody told where the workspace is.
+    `alerts_file` holds the address that alerts go to; the notification block is made from it.
+    `followed` names pools whose worker starts right after; of others it is said when nobody polls them.
+    `keep_switches` leaves on or off what a person switched on or off in the dashboard.
+    """
+    definitions = definitions or read_definitions()
+    refuse_lost_work(definitions)
+    try:
+        with PrefectState() as state:
+            found = state.found_definitions(definitions.pools)
+            if keep_switches:
+                definitions = with_switches_of(definitions, found)
+            if alerts_file:
+                refuse_other_types(state.alert_types())
+            if alerts_file and not dry_run:
+                save_alert_block(alerts_file)
+            alerts = state.alerts()
+            wanted = wanted_definitions(definitions, alerts is not None)
+            changes = plan(wanted, found)
+            print(*changes, summary(wanted, changes), sep="\n")
+            if alerts is None:
+                print(f"no notification block is named {ALERTS}, so failures tell nobody; make one, or: --alerts FILE")
+            if changes and not dry_run:
+                _carry_out(state, definitions, alerts, changes)
+                _verify(wanted, state.found_definitions(definitions.pools))
+            for sentence in [*withheld(definitions), *unattended(state, definitions, followed)]:
+                print(sentence)
+    except CONNECTION_ERRORS as error:
+        raise DeploymentError(
+            f"the Prefect server refused or went away: {error}; see its log, then apply again"
+        ) from error
+    return changes
+
+
+def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> Definitions:
+    """The definitions, with everything switched on or off as it is on the server."""
+    switched = {each.key: each.fields.get(SWITCHES[each.kind]) for each in found if each.kind in SWITCHES}
+
+    def keep(kind: Any, name: str, item: dict[str, Any]) -> None:
+        if (kind, name) in switched:
+            item[SWITCHES[kind]] = switched[kind, name]
+
+    index, automations = deepcopy(definitions.index), deepcopy(definitions.automations)
+    limits = deepcopy(definitions.limits)
+    for limit in limits:
+        keep("limit", limit["name"], limit)
+    for deployment in index["deployments"]:
+        keep("deployment", deployment["name"], deployment)
+        for schedule in deployment["schedules"]:
+            keep("schedule", f"{deployment['name']} {schedule['slug']}", schedule)
+        for trigger in deployment.get("triggers", []):
+            keep("trigger", trigger["name"], trigger)
+    for automation in automations:
+        keep("automation", automation["name"], automation)
+    return replace(definitions, index=index, automations=automations, limits=limits)
+
+
+def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None, changes: Sequence[Change]) -> None:
+    for change in changes:
+        if change.definition.kind == "work pool":
+            retyped = next((detail for detail in change.details if detail.startswith("type ")), None)
+            if retyped:
+                raise DeploymentError(
+                    f"work pool {change.definition.name}: {retyped} cannot be changed; "
+                    "delete the pool in the dashboard, or name another in prefect.yaml"
+                )
+            state.save_pool(located_pool(change.definition.name), exists=change.verb == "changed")
+        if change.definition.kind == "limit" and change.verb != "removed":
+            limit, active = change.definition.fields["limit"], change.definition.fields["active"]
+            state.save_limit(change.definition.name, int(str(limit)), bool(active), change.verb == "changed")
+        if change.definition.kind == "variable" and change.verb != "removed":
+            state.save_variable(change.definition.name, change.definition.fields, change.verb == "changed")
+    for change in reversed(changes):  # what a deployment owns goes before it, as its schedules and triggers go with it
+        if change.verb == "removed":
+            state.remove(change.definition)
+    if any(change.verb != "removed" and change.definition.kind in DEPLOYED_BY_PREFECT for change in changes):
+        with tempfile.TemporaryDirectory(prefix="perennial-") as folder:
+            deploy(definitions.write(Path(folder) / "prefect.yaml"))
+    identities = {change.definition.name: change.definition.identity for change in changes if change.verb != "removed"}
+    for automation in wanted_automations(definitions, alerts):
+        if automation.name in identities:
+            state.save_automation(automation, identities[automation.name])
+
+
+def _verify(wanted: Sequence[Definition], found: Sequence[Definition]) -> None:
+    left = plan(wanted, found)
+    if left:
+        lines = "\n".join(map(str, left))
+        raise DeploymentError(
+            f"the server still differs after Prefect deployed; expected no difference, found:\n{lines}"
+        )

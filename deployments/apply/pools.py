@@ -1,0 +1,147 @@
+"""Work pools as `infra/pools/NAME.json` describes them, and the deployment of `retrain` in each place that models name.
+
+A place is a pool and a queue (`definitions.places` in prefect.yaml). What a decision placed there is asked for by an
+event of its own, `perennial.retraining.requested.PLACE`, because a trigger can tell events but not payloads apart.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from deployments.config.model import DEPLOYMENTS, ModelConfig
+from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
+from tasks.policy.records.errors import PerennialError
+
+LOCATIONS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_ARTIFACTS", "MLFLOW_TRACKING_URI")
+"""Settings of the parts of the workspace that can be an address which every host reaches."""
+SECRET_WORDS = ("passw", "pwd", "secret", "token", "key", "signature", "credential")
+"""Parts of the names under which an address's query holds what must not be shown."""
+POOLS = DEPLOYMENTS.parent / "infra" / "pools"
+PLACED = "retrain"
+REQUESTED = "perennial.retraining.requested"
+
+
+class PoolError(PerennialError, ValueError):
+    """A place or a pool is named that nothing describes."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A work pool: its type and the template that its workers make jobs from."""
+
+    name: str
+    type: str
+    description: str
+    template: dict[str, Any]
+
+
+@cache
+def read_pool(name: str, folder: Path = POOLS) -> Pool:
+    """The pool of that name. Raises PoolError where no file describes it."""
+    path = folder / f"{name}.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(each.stem for each in folder.glob("*.json")))
+        raise PoolError(f"work pool {name}: no infra/pools/{name}.json; expected one of {known}") from error
+    return Pool(name, content["type"], content["description"], content["base_job_template"])
+
+
+def located_pool(name: str, environment: Mapping[str, str] = os.environ) -> Pool:
+    """The pool of that name, whose containers are told where the workspace is. Raises PoolError.
+
+    A container has none of its host's settings, and a folder in it is gone with it: what the environment gives as an
+    address goes into the template. One that holds a password stays out, as everyone can read a template.
+    """
+    pool = read_pool(name)
+    if pool.type == "process":
+        return pool
+    shared = {part: address for part in LOCATIONS if _is_shared(address := environment.get(part, ""))}
+    template = deepcopy(pool.template)
+    variable = template["variables"]["properties"]["env"]
+    if shared:
+        variable["default"] = shared | variable.get("default", {})
+    return replace(pool, template=template)
+
+
+def holds_password(address: str) -> bool:
+    """Whether this is an address with a password in it: before the host, or a secret by its name in the query."""
+    if not _is_address(address):
+        return False
+    parts = urlsplit(address)
+    named = (name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True))
+    return parts.password is not None or any(word in name for name in named for word in SECRET_WORDS)
+
+
+def _is_shared(address: str) -> bool:
+    return _is_address(address) and not holds_password(address)
+
+
+def _is_address(address: str) -> bool:
+    """Neither a folder nor a file, which every host has of its own."""
+    return "://" in address and urlsplit(address).scheme.split("+")[0] not in ("file", "sqlite")
+
+
+def places_of(model: ModelConfig) -> tuple[str, ...]:
+    """Places beside the dedicated hosts that a model's placement names."""
+    named = [model.placement.dedicated, *([model.placement.serverless] if model.placement.serverless else [])]
+    return tuple(dict.fromkeys(place.place for place in named if place.place != DEDICATED))
+
+
+def placed_deployments(
+    deployments: Sequence[Mapping[str, Any]], places: Mapping[str, Mapping[str, Any]], models: Sequence[ModelConfig]
+) -> list[dict[str, Any]]:
+    """`retrain-PLACE` for every place that a model names. Raises PoolError for one that prefect.yaml does not."""
+    wanted: dict[str, list[str]] = {}
+    for model in models:
+        for place in places_of(model):
+            if place not in places:
+                known = ", ".join([DEDICATED, *places])
+                raise PoolError(f"{model.name}: placement names {place}, prefect.yaml has the places {known}")
+            wanted.setdefault(place, []).append(model.name)
+    base = next((each for each in deployments if each["name"] == PLACED), None)
+    return [_placed(base, place, places[place], wanted[place]) for place in sorted(wanted)] if base else []
+
+
+def training_limits(
+    deployments: Sequence[dict[str, Any]], slots: Mapping[str, int]
+) -> tuple[tuple[dict[str, Any], ...], list[dict[str, Any]]]:
+    """(the concurrency limit of each place that is deployed, the deployments whose own limit agrees with it)."""
+    places = {_deployed_name(place): place for place in slots}
+    used = [places[item["name"]] for item in deployments if item["name"] in places]
+    limits = tuple({"name": training_limit(place), "limit": slots[place], "active": True} for place in used)
+    return limits, [_of_slots(item, slots.get(places.get(item["name"], ""))) for item in deployments]
+
+
+def _deployed_name(place: str) -> str:
+    return PLACED if place == DEDICATED else f"{PLACED}-{place}"
+
+
+def _of_slots(deployment: dict[str, Any], slots: int | None) -> dict[str, Any]:
+    """The deployment, whose runs wait on the server instead of in a process once all slots are taken."""
+    if slots is None or "concurrency_limit" not in deployment:
+        return deployment
+    return {**deployment, "concurrency_limit": {**deployment["concurrency_limit"], "limit": slots}}
+
+
+def _placed(base: Mapping[str, Any], place: str, pool: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    deployment = deepcopy(dict(base))
+    deployment["name"] = _deployed_name(place)
+    deployment["description"] = f"{base['description'].strip()}\nRuns on {place}, for {', '.join(models)}.\n"
+    deployment["tags"] = [*base["tags"], place]
+    variables = deepcopy(base["work_pool"].get("job_variables", {}))
+    variables["env"] = {**variables.get("env", {}), PLACE_SETTING: place}
+    deployment["work_pool"] = {**pool, "job_variables": variables}
+    deployment["schedules"] = []
+    deployment["triggers"] = [
+        {**trigger, "name": f"{trigger['name']}, on {place}", "expect": [f"{REQUESTED}.{place}"]}
+        for trigger in deployment.get("triggers", [])
+        if REQUESTED in trigger["expect"]
+    ]
+    return deployment

@@ -1,0 +1,181 @@
+"""Definitions in Prefect's own words: what shall be deployed, and what a server says it has, in one plain form.
+
+Both sides go through Prefect's models, so that a default which Prefect fills in is no difference. Ids differ from
+server to server; in a definition a deployment or a block stands with its name.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+from uuid import UUID, uuid5
+
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse, GlobalConcurrencyLimitResponse
+from prefect.events import DeploymentEventTrigger
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import MissingFlowError
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+
+from deployments.apply.definitions import ALERTS, Definitions, DeploymentError
+from deployments.apply.plan import Definition
+from deployments.apply.pools import located_pool
+from tasks.policy.records.base import digest
+
+NAMESPACE = UUID("7f1f0f1e-6d1c-4f0e-9f57-9c4b1f0c3a11")  # stands in for ids that only a server gives
+
+
+def _placeholder(name: str) -> str:
+    """The id that a definition carries until a server has given one."""
+    return str(uuid5(NAMESPACE, name))
+
+
+def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definition, ...]:
+    """What shall be deployed; automations that tell people only where there is a block to tell them through."""
+    wanted = [_wanted_pool(pool) for pool in definitions.pools]
+    wanted += [_limit(item) for item in definitions.limits]
+    wanted += [Definition("variable", name, _plain(value)) for name, value in definitions.variables.items()]
+    for item in definitions.deployments:
+        wanted.append(_wanted_deployment(item))
+        wanted += [_schedule(item["name"], schedule["slug"], schedule) for schedule in item["schedules"]]
+        wanted += [_trigger(item["name"], trigger) for trigger in item.get("triggers", [])]
+    names = {_placeholder(ALERTS): ALERTS}
+    for automation in wanted_automations(definitions, _placeholder(ALERTS) if alerts else None):
+        wanted.append(describe_automation("automation", automation, names))
+    return tuple(wanted)
+
+
+def _wanted_pool(name: str) -> Definition:
+    pool = located_pool(name)
+    return describe_pool(name, pool.type, pool.template)
+
+
+def describe_pool(name: str, kind: str, template: Mapping[str, Any]) -> Definition:
+    """A pool with what its template lets a form set, and a digest of all the rest."""
+    defaults = {
+        variable: spec["default"]
+        for variable, spec in template.get("variables", {}).get("properties", {}).items()
+        if spec.get("default") is not None
+    }
+    whole = digest(json.dumps(template, sort_keys=True))
+    return Definition("work pool", name, _plain({"type": kind, "defaults": defaults, "template": whole}))
+
+
+def _limit(item: Mapping[str, Any]) -> Definition:
+    return Definition("limit", item["name"], _plain({"limit": item["limit"], "active": item["active"]}))
+
+
+def describe_limit(limit: GlobalConcurrencyLimitResponse) -> Definition:
+    """A global concurrency limit as the server has it."""
+    fields = {"limit": limit.limit, "active": limit.active}
+    return Definition("limit", limit.name, _plain(fields), str(limit.id))
+
+
+def wanted_automations(definitions: Definitions, alerts: str | None) -> Iterator[AutomationCore]:
+    """The automations that no deployment owns; `alerts` is the id of the notification block, where there is one."""
+    for item in definitions.automations:
+        actions = [{**action, "block_document_id": alerts} if _tells(action) else action for action in item["actions"]]
+        if alerts or not any(map(_tells, item["actions"])):
+            yield AutomationCore.model_validate({**item, "actions": actions})
+
+
+def _tells(action: dict[str, Any]) -> bool:
+    return bool(action["type"] == "send-notification")
+
+
+def _wanted_deployment(item: dict[str, Any]) -> Definition:
+    limit = item.get("concurrency_limit") or {}
+    fields = {
+        "entrypoint": item["entrypoint"],
+        "description": item["description"],
+        "tags": sorted(item.get("tags", [])),
+        "parameters": item.get("parameters", {}),
+        "paused": item.get("paused", False),
+        "work_pool": item["work_pool"]["name"],
+        "work_queue": item["work_pool"].get("work_queue_name", "default"),
+        "job_variables": item["work_pool"].get("job_variables", {}),
+        "concurrency": {name: limit.get(name) for name in ("limit", "collision_strategy", "grace_period_seconds")},
+        "form": _form(_parameter_schema(item["name"], item["entrypoint"])),
+    }
+    return Definition("deployment", item["name"], _plain(fields))
+
+
+def _parameter_schema(deployment: str, entrypoint: str) -> dict[str, Any]:
+    try:
+        flow = load_flow_from_entrypoint(entrypoint)
+    except (MissingFlowError, ImportError) as error:
+        raise DeploymentError(
+            f"prefect.yaml: entrypoint of deployment {deployment} is {entrypoint}, "
+            f"expected module.function of a flow: {error}"
+        ) from error
+    return dict(parameter_schema(flow).model_dump(mode="json"))
+
+
+def _schedule(deployment: str, slug: str, fields: dict[str, Any], identity: str = "") -> Definition:
+    kept = {name: fields.get(name) for name in ("cron", "interval", "rrule", "timezone")}
+    kept |= {"active": fields.get("active", True), "parameters": fields.get("parameters", {})}
+    return Definition("schedule", f"{deployment} {slug}", _plain(kept), identity)
+
+
+def _trigger(deployment: str, spec: dict[str, Any]) -> Definition:
+    trigger = DeploymentEventTrigger.model_validate(spec)
+    trigger.set_deployment_id(UUID(_placeholder(deployment)))
+    return describe_automation("trigger", trigger.as_automation(), {_placeholder(deployment): deployment})
+
+
+def describe_automation(
+    kind: Literal["trigger", "automation"], automation: AutomationCore, names: Mapping[str, str], identity: str = ""
+) -> Definition:
+    """`names`: what stands for the ids of deployments and blocks."""
+    fields = automation.model_dump(mode="json", exclude={"id", "name", "owner_resource", "tags"})
+    for action in fields["actions"]:
+        for field in ("deployment_id", "block_document_id"):
+            if field in action:
+                action[field] = names.get(action[field], action[field])
+    for listed in ("expect", "after", "for_each"):
+        fields["trigger"][listed] = sorted(fields["trigger"][listed])
+    return Definition(kind, automation.name, _plain(fields), identity)
+
+
+def _form(schema: dict[str, Any] | None) -> dict[str, Any]:
+    """The part of a parameter schema that people meet; it is stored with and without its unset parts."""
+    return {name: (schema or {}).get(name) or {} for name in ("properties", "definitions")} | {
+        "required": (schema or {}).get("required") or []
+    }
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(fields, sort_keys=True, default=str)))
+
+
+def describe_deployment(deployment: DeploymentResponse) -> Definition:
+    """A deployment as the server has it."""
+    limit, options = deployment.global_concurrency_limit, deployment.concurrency_options
+    fields = {
+        "entrypoint": deployment.entrypoint,
+        "description": deployment.description,
+        "tags": sorted(deployment.tags),
+        "parameters": deployment.parameters,
+        "paused": deployment.paused,
+        "work_pool": deployment.work_pool_name,
+        "work_queue": deployment.work_queue_name,
+        "job_variables": deployment.job_variables,
+        "concurrency": {
+            "limit": limit.limit if limit else None,
+            "collision_strategy": options.collision_strategy if options else None,
+            "grace_period_seconds": options.grace_period_seconds if options else None,
+        },
+        "form": _form(deployment.parameter_openapi_schema),
+    }
+    return Definition("deployment", deployment.name, _plain(fields), str(deployment.id))
+
+
+def describe_schedule(deployment: str, schedule: DeploymentSchedule) -> Definition:
+    """A schedule as the server has it; one without a slug was made by hand."""
+    timing = schedule.schedule
+    fields = {name: getattr(timing, name, None) for name in ("cron", "interval", "rrule", "timezone")}
+    if fields["interval"] is not None:
+        fields["interval"] = fields["interval"].total_seconds()
+    fields |= {"active": schedule.active, "parameters": schedule.parameters}
+    identity = f"{schedule.deployment_id}/{schedule.id}"
+    return _schedule(deployment, schedule.slug or f"({schedule.id})", fields, identity)

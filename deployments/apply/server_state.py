@@ -1,0 +1,218 @@
+"""Reads what a Prefect server has of ours, takes things from it, and has Prefect's own commands deploy to it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import (
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+    VariableCreate,
+    VariableUpdate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
+
+from deployments.apply.definitions import ALERTS, OURS, VARIABLES, DeploymentError
+from deployments.apply.plan import Definition
+from deployments.apply.pools import Pool
+from deployments.apply.prefect_definitions import (
+    describe_automation,
+    describe_deployment,
+    describe_limit,
+    describe_pool,
+    describe_schedule,
+)
+from tasks.policy.economics.placement import TRAINING_LIMITS
+
+Found = TypeVar("Found")
+TAG = "perennial"
+PAGE = 200
+"""Of one kind in one answer of the server, at most."""
+ONLINE = WorkerStatus.ONLINE
+CONNECTION_ERRORS = (httpx.TransportError, httpx.HTTPStatusError)
+
+
+class PrefectState:
+    """What one Prefect server has deployed of ours. Use as a context manager; raises DeploymentError."""
+
+    def __init__(self) -> None:
+        self.url = get_current_settings().api.url
+        if not self.url:
+            raise DeploymentError(
+                "PREFECT_API_URL is not set, expected the address of a Prefect server; "
+                "`make serve` starts one and deploys to it"
+            )
+        self._client: SyncPrefectClient = get_client(sync_client=True)
+
+    def __enter__(self) -> "PrefectState":
+        self._client.__enter__()
+        failure = self._client.api_healthcheck()
+        if failure is not None:
+            raise DeploymentError(
+                f"{self.url}: no Prefect server answers ({failure}); start it, or mend PREFECT_API_URL"
+            )
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._client.__exit__(*raised)
+
+    def found_definitions(self, pools: tuple[str, ...]) -> tuple[Definition, ...]:
+        """Everything of ours on the server."""
+        deployments = self._deployments()
+        owners = {str(deployment.id): deployment.name for deployment in deployments}
+        names = owners | {self.alerts() or "": ALERTS}
+        found = [self._pool(pool) for pool in pools]
+        for deployment in deployments:
+            found.append(describe_deployment(deployment))
+            found += [describe_schedule(deployment.name, schedule) for schedule in deployment.schedules]
+        found += [*self._limits(), *self._variables()]
+        for automation in self._automations():
+            if automation.name.startswith(OURS):
+                runs = any(str(getattr(action, "deployment_id", None)) in owners for action in automation.actions)
+                found.append(
+                    describe_automation("trigger" if runs else "automation", automation, names, str(automation.id))
+                )
+        return tuple(definition for definition in found if definition)
+
+    def alerts(self) -> str | None:
+        """Id of the block that tells people, where someone has made one."""
+        return next((str(block["id"]) for block in self._alert_blocks()), None)
+
+    def alert_types(self) -> tuple[str, ...]:
+        """Slugs of the types of the blocks that have the name; Prefect holds one of each type."""
+        return tuple(str(block["block_type"]["slug"]) for block in self._alert_blocks())
+
+    def _alert_blocks(self) -> list[dict[str, Any]]:
+        body = {"block_schemas": {"block_capabilities": {"all_": ["notify"]}}, "include_secrets": False}
+        return [
+            block for block in _paged(partial(self._listed, "/block_documents/filter", body)) if block["name"] == ALERTS
+        ]
+
+    def _listed(self, path: str, body: Mapping[str, Any], offset: int) -> list[dict[str, Any]]:
+        return list(self._client.request("POST", path, json={**body, "limit": PAGE, "offset": offset}).json())
+
+    def remove(self, definition: Definition) -> None:
+        """Take one definition from the server."""
+        if definition.kind == "schedule":
+            deployment, schedule = definition.identity.split("/")
+            self._client.delete_deployment_schedule(UUID(deployment), UUID(schedule))
+        elif definition.kind == "deployment":
+            self._client.delete_resource_owned_automations(f"prefect.deployment.{definition.identity}")
+            self._client.delete_deployment(UUID(definition.identity))
+        elif definition.kind == "variable":
+            self._client.delete_variable_by_name(definition.name)
+        elif definition.kind == "limit":
+            self._client.delete_global_concurrency_limit_by_name(definition.name)
+        else:
+            self._client.delete_automation(UUID(definition.identity))
+
+    def save_pool(self, pool: Pool, exists: bool) -> None:
+        """Make a work pool, or give the one that is there our template."""
+        if exists:
+            change = WorkPoolUpdate(description=pool.description, base_job_template=pool.template)
+            self._client.update_work_pool(pool.name, change)
+        else:
+            self._client.create_work_pool(
+                WorkPoolCreate(
+                    name=pool.name, type=pool.type, description=pool.description, base_job_template=pool.template
+                )
+            )
+
+    def save_limit(self, name: str, limit: int, active: bool, exists: bool) -> None:
+        """Make a global concurrency limit, or give the one that is there this size; who holds a slot keeps it."""
+        if exists:
+            change = GlobalConcurrencyLimitUpdate(limit=limit, active=active)
+            self._client.update_global_concurrency_limit(name, change)
+        else:
+            made = GlobalConcurrencyLimitCreate(name=name, limit=limit, active=active)
+            self._client.create_global_concurrency_limit(made)
+
+    def _limits(self) -> Iterator[Definition]:
+        ask = self._client.read_global_concurrency_limits
+        for limit in _paged(lambda offset: ask(limit=PAGE, offset=offset)):
+            if limit.name.startswith(TRAINING_LIMITS):
+                yield describe_limit(limit)
+
+    def save_variable(self, name: str, value: dict[str, Any], exists: bool) -> None:
+        """Make a variable, or give it this value."""
+        if exists:
+            self._client.update_variable(VariableUpdate(name=name, value=value))
+        else:
+            self._client.create_variable(VariableCreate(name=name, value=value, tags=[TAG]))
+
+    def _variables(self) -> Iterator[Definition]:
+        for variable in _paged(partial(self._listed, "/variables/filter", {})):
+            name, value = str(variable["name"]), variable["value"]
+            if name.startswith(VARIABLES) and isinstance(value, dict):
+                yield Definition("variable", name, value, str(variable["id"]))
+
+    def save_automation(self, automation: AutomationCore, identity: str) -> None:
+        """Create the automation, or replace the one with this id."""
+        if identity:
+            self._client.update_automation(UUID(identity), automation)
+        else:
+            self._client.create_automation(automation)
+
+    def last_polled(self, pool: str, queue: str) -> datetime | None:
+        """When a worker that is still online asked last for runs of this queue; None where none is, or none did."""
+        try:
+            ask = self._client.read_workers_for_work_pool
+            workers = _paged(lambda offset: ask(pool, offset=offset, limit=PAGE))
+            online = any(each.status == ONLINE for each in workers)
+            return self._client.read_work_queue_by_name(queue, pool).last_polled if online else None
+        except ObjectNotFound:
+            return None
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code == HTTPStatus.NOT_FOUND:  # of a pool that is yet to be made
+                return None
+            raise
+
+    def _pool(self, name: str) -> Definition | None:
+        try:
+            pool = self._client.read_work_pool(name)
+            return describe_pool(name, pool.type, pool.base_job_template)
+        except ObjectNotFound:
+            return None
+
+    def _deployments(self) -> list[DeploymentResponse]:
+        tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+        ask = self._client.read_deployments
+        return list(_paged(lambda offset: ask(deployment_filter=tagged, limit=PAGE, offset=offset)))
+
+    def _automations(self) -> Iterator[Automation]:
+        ask = self._client.read_automations
+        return _paged(lambda offset: ask(limit=PAGE, offset=offset))
+
+
+def _paged(ask: Callable[[int], Sequence[Found]]) -> Iterator[Found]:
+    """Everything that a server has, of which one answer holds PAGE at most; `ask` takes the number to leave out."""
+    for offset in range(0, sys.maxsize, PAGE):
+        page = ask(offset)
+        yield from page
+        if len(page) < PAGE:
+            return
+
+
+def deploy(file: Path) -> None:
+    """Have Prefect deploy everything in a prefect.yaml. Raises DeploymentError with what it said."""
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DeploymentError(f"prefect deploy failed:\n{(done.stdout + done.stderr).strip()}")

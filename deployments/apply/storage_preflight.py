@@ -1,0 +1,76 @@
+"""Which pools would lose the work of their runs: a container's folders go with it, and with them what a run wrote there.
+
+Such a run ends Completed, and neither the registry nor the ledger that others read has anything of it. So `apply` refuses
+a pool of containers that are not told where the workspace is. A volume that outlives them counts as told, once
+`infra/pools/pools.yaml` gives its folder as PERENNIAL_HOME in the pool's `env`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from deployments.apply.definitions import Definitions, DeploymentError
+from deployments.apply.pools import LOCATIONS, holds_password, located_pool
+
+HOME = "PERENNIAL_HOME"
+LAKE, LEDGER, ARTIFACTS, TRACKING = LOCATIONS
+EXAMPLES = {
+    LAKE: "s3://bucket/lake",
+    LEDGER: "s3://bucket/ledger",
+    ARTIFACTS: "s3://bucket/models",
+    TRACKING: "http://mlflow.internal:5000",
+}
+
+
+def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise DeploymentError where containers would keep a part of the workspace to themselves."""
+    lost = [
+        f"{deployment}: {_sentence(parts)}"
+        for deployment, told in _told_to_containers(definitions, environment).items()
+        if (parts := _parts_left(told))
+    ]
+    if lost:
+        raise DeploymentError(
+            "\n".join(lost)
+            + "\nnothing was changed; give them to apply, which tells the containers, or name a place of "
+            "your own hosts in the model's file; infra/README.md, The image"
+        )
+
+
+def withheld(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """A sentence for each address that a deployment's containers are not told, as there is a password in it."""
+    return [
+        f"{deployment}: {part} holds a password, and everyone can read a pool's template: give it to the containers from "
+        "your platform's store, or their runs lose their work"
+        for deployment, told in _told_to_containers(definitions, environment).items()
+        for part in LOCATIONS
+        if holds_password(environment.get(part, "")) and told[part] == environment[part]
+    ]
+
+
+def _told_to_containers(definitions: Definitions, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Deployment → its containers' settings, with what is withheld for its password; none for processes of a host."""
+    guarded = {part: environment[part] for part in LOCATIONS if holds_password(environment.get(part, ""))}
+    told = {}
+    for deployment in definitions.deployments:
+        used = deployment["work_pool"]
+        pool = located_pool(used["name"], environment)
+        if pool.type != "process":
+            template = pool.template["variables"]["properties"]["env"].get("default", {})
+            told[deployment["name"]] = guarded | template | used.get("job_variables", {}).get("env", {})
+    return told
+
+
+def _parts_left(told: Mapping[str, str]) -> list[str]:
+    if told.get(HOME):
+        return []
+    tracking = told.get(TRACKING, "")
+    keeps_files = not tracking or tracking.startswith(("http://", "https://"))  # an MLflow server has them in its care
+    return [part for part in LOCATIONS if not told.get(part) and not (part == ARTIFACTS and keeps_files)]
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    examples = ", ".join(f"{part}={EXAMPLES[part]}" for part in parts)
+    return (
+        f"its containers are told no {' and no '.join(parts)}, so that a run ends Completed and what it wrote there is gone "
+        f"with its container; expected addresses that every host reaches, such as {examples}"
+    )

@@ -1,0 +1,205 @@
+"""What a model's file will make Perennial do, in plain sentences, so that its author can check what was meant."""
+
+from collections.abc import Iterator
+
+from deployments.config.model import ModelConfig
+from tasks.policy.triggers.conditions import (
+    Adaptive,
+    AllOf,
+    AnyOf,
+    Arrival,
+    AtLeast,
+    Calendar,
+    Condition,
+    DriftedShare,
+    Every,
+    MeanShift,
+    MetricBreach,
+    MetricDecay,
+    MetricShift,
+    NewRows,
+    Perennial,
+    Probe,
+    RegretExceedsCost,
+)
+
+
+def describe(config: ModelConfig) -> tuple[str, ...]:
+    """One sentence per stage, in the order in which the stages run."""
+    return tuple(_sentences(config))
+
+
+def _sentences(config: ModelConfig) -> Iterator[str]:
+    columns = config.columns
+    yield (
+        f"predicts {columns.label} ({config.task}{_positive(config)}) from {_count(len(columns.features.names), 'feature')} "
+        f"for {config.owner}, risk {config.risk}."
+    )
+    yield (
+        f"reads {config.source.kind} {config.source.path or config.source.function or config.source.url_env} "
+        f"in windows of {config.window_days:g} days of {columns.time}{_settling(config)}; "
+        f"labels follow {_label_delay(config)}, sought for {columns.label_lookback_days:g} days more."
+    )
+    yield (
+        f"joins labels and predictions to rows by {' and '.join(columns.id_columns)}; each id occurs once in the "
+        "history and once in a window."
+    )
+    if columns.personal:
+        unread = [name for name in columns.personal if name not in columns.used]
+        yield (
+            f"shows no value of {' and '.join(columns.personal)} in reports and logs"
+            + (f"; of {' and '.join(unread)} it reads none: no other setting names such a column." if unread else ".")
+        )
+    yield (
+        f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"
+        + (
+            f" until {config.period.end:%Y-%m-%d}, {_count(len(config.windows()), 'window')}."
+            if config.period.end
+            else "."
+        )
+    )
+    yield (
+        f"quarantines a window with fewer than {config.quality.min_rows} rows, with more than "
+        f"{config.quality.max_null_share_increase:.0%} more nulls than the reference, with more than "
+        f"{config.quality.max_out_of_range_share:.0%} of its values out of range, or {_stale(config)}."
+    )
+    yield (
+        f"calls a numeric feature drifted from {config.drift.method} {config.drift.threshold:g} on, confirmed at a "
+        f"corrected p of {config.drift.alpha:g}; below {config.drift.min_rows} rows, or too few to show that, it says "
+        "insufficient"
+        + ("; a limit is never below what the training rows show by themselves" if config.drift.calibrated else "")
+        + (f"; compared with the same {_phases(config)} where history holds it." if config.drift.calendar else ".")
+    )
+    policy = config.retraining
+    yield f"retrains when {describe_condition(policy.when)}."
+    limits = [f"no sooner than {policy.cooldown_days:g} days after the last time"] if policy.cooldown_days else []
+    if policy.max_retrains_per_month is not None:
+        limits.append(f"at most {policy.max_retrains_per_month} times in 30 days")
+    if config.budget.max_usd_per_month is not None:
+        limits.append(f"for at most {config.budget.max_usd_per_month:g} $ a month")
+    if limits:
+        yield f"but {', '.join(limits)}."
+    place = config.placement
+    if place.serverless:
+        deadline = f" within {place.deadline_hours:g} h" if place.deadline_hours else ""
+        yield (
+            f"runs a retrain on {place.dedicated.place} or {place.serverless.place}{deadline}, rather {place.prefer}; "
+            f"its data {'stays on premises' if _stays(config) else 'may go anywhere'}."
+        )
+    window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
+    yield f"trains {config.training.estimator or 'XGBoost'} on {window}, with seed {config.training.seed}."
+    evidence = f"{config.validation.confidence:.0%} intervals on at least {config.validation.min_rows} rows"
+    yield (
+        f"its risk, {config.risk}, asks for {evidence} and "
+        + ("a person's approval." if config.needs_approval else "no approval.")
+    )
+    gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
+    yield (
+        f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "
+        f"days with labels (margin {config.validation.margin_in_words}{_groups(config)}), then promotes it "
+        + ("once a person approves." if config.needs_approval else "by itself.")
+    )
+
+
+def _groups(config: ModelConfig) -> str:
+    named = dict.fromkeys((*config.validation.slices, *config.columns.protected))
+    return (
+        f"; no group of {', '.join(named)} may surely lose more than {config.validation.slice_margin_in_words}"
+        if named
+        else ""
+    )
+
+
+def _stale(config: ModelConfig) -> str:
+    hours = config.quality.max_age_hours
+    usual = f"{hours:g} h" if hours else "rows usually come apart in the reference (24 h at least)"
+    return f"whose newest row lies further before its end than {usual}"
+
+
+def _label_delay(config: ModelConfig) -> str:
+    columns = config.columns
+    if not columns.has_label_time:
+        return f"after {columns.label_delay_hours:g} h"
+    later = f"{columns.label_delay_hours:g} h after " if columns.label_delay_hours else ""
+    return f"at a time of their own ({later}columns.label_time: {columns.label_time})"
+
+
+def _settling(config: ModelConfig) -> str:
+    hours = config.source.settle_hours
+    return f", each read once, {hours:g} h after its end, with the rows that came by then" if hours else ""
+
+
+def _positive(config: ModelConfig) -> str:
+    """Which class F1 and probabilities are of, where there are two."""
+    if config.task != "binary":
+        return ""
+    named = config.columns.positive_label
+    last = "the class that is last by size or alphabet, as columns.positive_label names none"
+    return f"; F1 and probabilities are of {repr(named) if named else last}"
+
+
+def _stays(config: ModelConfig) -> bool:
+    residency = config.placement.residency
+    return residency == "on_premises" or (residency is None and bool(config.columns.personal))
+
+
+def describe_condition(condition: Condition) -> str:
+    """A retraining condition as a clause."""
+    match condition:
+        case MetricBreach():
+            return f"{condition.metric} is past {condition.limit:g} in {_windows(condition.k, condition.m)}"
+        case MetricShift():
+            return (
+                f"{condition.metric} is worse than its best level by {condition.margin:g} or more "
+                f"({'at every look at once, alpha' if condition.always_valid else 'p ≤'} {condition.alpha:g}) "
+                f"in {_windows(condition.k, condition.m)}"
+            )
+        case MetricDecay():
+            return f"the mean {condition.metric} of its windows is surely worse than its best level by {condition.margin:g}"
+        case Adaptive():
+            return f"an adaptive window sees {condition.metric} change for the worse"
+        case RegretExceedsCost():
+            return f"the regret of not retraining reaches {condition.factor:g} times its cost"
+        case Probe():
+            return f"small fresh models are ahead of one of the champion's age by {_cost(condition.alpha)}"
+        case Perennial():
+            return f"the perennial policy finds that a fresh model pays {_cost(condition.alpha)}"
+        case Calendar():
+            return f"a date of {condition.text} has come since the last training"
+        case MeanShift():
+            return f"the mean of a feature shifts by more than {condition.sigma:g} σ"
+        case DriftedShare():
+            return f"{condition.share:.0%} of the features drift"
+        case NewRows():
+            return f"new rows reach {condition.fraction:.0%} of the training rows"
+        case Arrival():
+            if condition.labelled_rows is not None:
+                return f"{condition.labelled_rows:,} new rows with labels have come since the last training"
+            return f"new rows with labels reach {condition.share:.0%} of the training rows"
+        case Every():
+            return f"{condition.days:g} days have passed"
+        case AnyOf():
+            return " or ".join(map(describe_condition, condition.conditions))
+        case AllOf():
+            return "(" + " and ".join(map(describe_condition, condition.conditions)) + ")"
+        case AtLeast():
+            return f"at least {condition.n} of: " + "; ".join(map(describe_condition, condition.conditions))
+
+
+def _cost(alpha: float | None) -> str:
+    return "what a retrain costs" if alpha is None else f"a retrain's cost of {alpha:g} window losses"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _windows(k: int, m: int) -> str:
+    if m == 1:
+        return "the latest window"
+    return f"{k} of the last {m} windows and the latest" if k < m else f"the last {m} windows"
+
+
+def _phases(config: ModelConfig) -> str:
+    names = {"day": "hours of the day", "week": "hours of the week", "season": "time of year"}
+    return " and ".join(names[phase] for phase in config.drift.calendar)

@@ -1,0 +1,59 @@
+"""What models share: `fleet.yaml` beside the models' files, optional. `load_fleet_config` reads it.
+
+shared_budget:
+  max_usd_per_month: 500
+  models: [air_time, flight_delay]   # every model under deployments/ when left out
+"""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from deployments.config.model import FLEET, ModelConfigError, available_models, model_folders
+from deployments.config.settings import Settings
+from deployments.config.yaml_file import UnreadableYaml, read_yaml
+from tasks.policy.economics.budget import SharedBudget
+
+
+class FleetConfig(Settings):
+    """What holds for several models together."""
+
+    shared_budget: SharedBudget | None = None
+
+    def sharing(self) -> tuple[str, ...]:
+        """Names of the models that draw on the shared budget, sorted; none where there is no such budget."""
+        if self.shared_budget is None:
+            return ()
+        named = self.shared_budget.models
+        return available_models() if named is None else tuple(sorted(set(named)))
+
+
+def load_fleet_config() -> FleetConfig:
+    """Of the folder named by PERENNIAL_MODELS, else of deployments/; empty without a file.
+
+    Raises ModelConfigError naming file, field, value and what is accepted.
+    """
+    found = [path for folder in reversed(model_folders()) if (path := folder / f"{FLEET}.yaml").is_file()]
+    return _read(found[0]) if found else FleetConfig()
+
+
+def _read(path: Path) -> FleetConfig:
+    try:
+        content = read_yaml(path)
+        config = FleetConfig.model_validate({} if content is None else content)
+    except UnreadableYaml as error:
+        raise ModelConfigError(f"{path.name}: {error}") from None
+    except ValidationError as error:
+        lines = [
+            f"{path.name}: {'.'.join(map(str, item['loc'])) or 'the file'} is {item['input']!r}: {item['msg']}; "
+            "expected shared_budget with max_usd_per_month and, if not all share it, models"
+            for item in error.errors()
+        ]
+        raise ModelConfigError("\n".join(lines)) from None
+    strangers = sorted(set(config.sharing()) - set(available_models()))
+    if strangers:
+        raise ModelConfigError(
+            f"{path.name}: shared_budget.models has {', '.join(strangers)}, expected names of models here: "
+            f"{', '.join(available_models())}"
+        )
+    return config

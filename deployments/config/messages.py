@@ -1,0 +1,119 @@
+"""A mistake in a YAML file in one line: the field, the value found and what is accepted, with the nearest known key."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from datetime import date
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from deployments.config.settings import IMPORT_PATH, Settings
+
+SCALARS = {"str": "string_type", "int": "int_type", "float": "float_type", "bool": "bool_type"}
+"""What pydantic says of a value that is none of str | int | float | bool: one error for each."""
+MOST_SHOWN = 200  # characters of a value
+
+
+def explain_all(file: str, errors: Sequence[Any], root: type[Settings]) -> list[str]:
+    """One line for each mistake; what only follows from another one is left out."""
+    return list(dict.fromkeys(explain(file, item, root) for item in _causes(errors)))
+
+
+def _causes(errors: Sequence[Any]) -> Iterator[Any]:
+    for item in errors:
+        place = item["loc"]
+        inside = any(other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in errors)
+        if item["type"] == "too_short" and inside:
+            continue  # it counts the items that are right
+        if place and SCALARS.get(str(place[-1])) == item["type"]:
+            item = {**item, "loc": place[:-1], "msg": "expected text, a number, true or false"}
+        yield item
+
+
+def explain(file: str, item: Any, root: type[Settings]) -> str:
+    """One pydantic error as `file: field is value, expected …`."""
+    location = [str(part) for part in item["loc"]]
+    field = ".".join(location) or "the file"
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(location[:-1], root)
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
+        return f"{file}: {field} is not a known key; {hint}"
+    if item["type"] == "missing":
+        return f"{file}: {field} is missing; expected {_describe(location, root)}"
+    message = _expected(item)
+    found = (
+        ""
+        if isinstance(item["input"], (dict, Settings)) and "expected a mapping" not in message
+        else (f" is {_shortened(item['input'])},")
+    )
+    return f"{file}: {field}{found or ':'} {message}"
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def _expected(item: Any) -> str:
+    """What is accepted there, in words that need no pydantic."""
+    given = item["input"]
+    if item["type"] == "model_attributes_type":  # a condition is the only setting that may be of several classes
+        if isinstance(given, str):
+            return f"expected a mapping such as {{trigger: {given}}}"
+        return (
+            "expected a mapping that begins with trigger:; several are joined by {trigger: any_of, conditions: [...]}"
+        )
+    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == IMPORT_PATH:
+        module, dot, name = str(given).rpartition(".")
+        return f"expected module:name, such as {module + ':' + name if dot else 'sklearn.linear_model:Ridge'}"
+    if item["type"] == "too_short":
+        return "expected at least one"
+    if item["type"] == "string_type" and isinstance(given, int | float | date):
+        return "expected text; put in quotes what YAML takes for a number, a date, or yes and no"
+    if item["type"] == "tuple_type":
+        return "expected a list"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return message.replace("Input should be", "expected").replace("String should", "expected text that should")
+
+
+def _model_at(location: Sequence[str], root: type[Settings]) -> type[Settings] | None:
+    """The settings class that a dotted location lies in; through lists, mappings and the classes a trigger chooses."""
+    kind: Any = root
+    for part in location:
+        kind = _step(kind, part)
+    return next((member for member in _members(kind) if hasattr(member, "model_fields")), None)
+
+
+def _step(kind: Any, part: str) -> Any:
+    for member in _members(kind):
+        if get_origin(member) in (tuple, list):
+            return get_args(member)[0]
+        if get_origin(member) is dict:
+            return get_args(member)[1]
+        fields = getattr(member, "model_fields", {})
+        if "trigger" in fields and part in get_args(fields["trigger"].annotation):
+            return member
+        if part in fields:
+            return fields[part].annotation
+    return None
+
+
+def _members(kind: Any) -> list[Any]:
+    """The classes that a type may be, without what annotates them."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [member for each in get_args(kind) for member in _members(each)]
+    return [kind]
+
+
+def _fields_at(location: Sequence[str], root: type[Settings]) -> list[str]:
+    model = _model_at(location, root)
+    return list(model.model_fields) if model else []
+
+
+def _describe(location: list[str], root: type[Settings]) -> str:
+    model = _model_at(location[:-1], root)
+    field = model.model_fields.get(location[-1]) if model else None
+    text = (field.description or "a value") if field else "a value"
+    return text[0].lower() + text[1:]

@@ -1,0 +1,264 @@
+"""A model is one YAML file: `ModelConfig` says what may stand in it, `load_model_config` reads it.
+
+Mistakes are the main thing people meet here, so every error names file, field, the value found and what is accepted.
+"""
+
+import difflib
+import os
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from deployments.config.messages import explain_all
+from deployments.config.monitoring import Drift, Performance, Quality
+from deployments.config.risk import with_risk_defaults
+from deployments.config.settings import Columns, Period, Settings, Source, Training
+from deployments.config.yaml_file import UnreadableYaml, read_yaml
+from tasks.policy.decision.retraining import RetrainingPolicy
+from tasks.policy.economics.costs import Budget
+from tasks.policy.economics.placement import PlacementPolicy
+from tasks.policy.governance.access import AccessPolicy
+from tasks.policy.governance.binding import FileBinding
+from tasks.policy.monitoring.diagnosis import DiagnosisLimits
+from tasks.policy.records.base import Window, digest
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
+
+DEPLOYMENTS = Path(__file__).parent.parent
+FLEET = "fleet"
+"""Name of the file that says what models share (`fleet_config.py`)."""
+CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
+REGRESSION_METRICS = ("mae", "rmse", "pinball")
+
+
+class ModelConfigError(PerennialError, ValueError):
+    """A model's YAML file is missing, unreadable or says something that is not accepted."""
+
+
+class ModelConfig(Settings):
+    """Everything Perennial needs to know about one model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$")]
+    """Lower case with underscores; names the registered model, tables, schedules and runs."""
+    owner: Annotated[str, Field(min_length=1)]
+    """Who is asked when something needs a person."""
+    purpose: Annotated[str, Field(min_length=1)]
+    """One sentence: what the prediction is used for."""
+    risk: Literal["low", "medium", "high"]
+    """What a wrong model costs; sets policy, approval and evidence where the file says nothing (`deployments/config/risk.py`)."""
+    task: Literal["binary", "multiclass", "regression"]
+    """What is predicted."""
+    source: Source
+    columns: Columns
+    window_days: float = Field(ge=0.01, le=366)
+    """Production time is judged in windows of this many days, a hundredth of one at least."""
+    period: Period
+    quality: Quality = Quality()
+    drift: Drift = Drift()
+    performance: Performance
+    diagnosis: DiagnosisLimits = DiagnosisLimits()
+    retraining: RetrainingPolicy
+    training: Training = Training()
+    validation: ValidationPolicy = ValidationPolicy()
+    promotion: PromotionPolicy = PromotionPolicy()
+    budget: Budget = Budget()
+    access: AccessPolicy = AccessPolicy()
+    placement: PlacementPolicy = PlacementPolicy()
+    _file: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asks_for_what_its_risk_asks(cls, content: Any) -> Any:
+        return with_risk_defaults(content) if isinstance(content, dict) else content
+
+    @model_validator(mode="after")
+    def _fits_its_task(self) -> Self:
+        accepted = REGRESSION_METRICS if self.task == "regression" else CLASS_METRICS
+        for metric in (self.performance.metric, *self.retraining.metrics()):
+            if metric not in accepted:
+                raise ValueError(
+                    f"metric {metric!r} does not fit task {self.task}, expected one of {', '.join(accepted)}"
+                )
+        if self.columns.positive_label is not None and self.task != "binary":
+            raise ValueError(
+                f"columns.positive_label does not fit task {self.task}, expected it with task: binary only"
+            )
+        self._classes_fit()
+        for section, slices in (("performance", self.performance.slices), ("validation", self.validation.slices)):
+            unknown = [name for name in slices if name not in self.columns.features.names]
+            if unknown:
+                raise ValueError(f"{section}.slices has {', '.join(unknown)}, expected names of features")
+            personal = [name for name in slices if name in self.columns.personal]
+            if personal:
+                raise ValueError(
+                    f"{section}.slices has {', '.join(personal)}, which columns.personal lists: reports, ledger and logs "
+                    "name a slice by its value; expected features that identify nobody"
+                )
+        unknown = [name for name in self.quality.columns if name not in self.columns.features.names]
+        if unknown:
+            raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")
+        return self
+
+    def _classes_fit(self) -> None:
+        listed, positive = self.columns.classes, self.columns.positive_label
+        if not listed:
+            return
+        if self.task == "regression":
+            raise ValueError("columns.classes does not fit task regression, expected it with classes only")
+        if self.task == "binary" and len(set(listed)) != 2:
+            raise ValueError(f"columns.classes lists {len(set(listed))} classes, expected 2 for task binary")
+        if positive is not None and positive not in listed:
+            raise ValueError(
+                f"columns.positive_label is {positive!r}, expected one of columns.classes: {', '.join(listed)}"
+            )
+
+    @model_validator(mode="after")
+    def _bears_a_name_of_its_own(self) -> Self:
+        if self.name == FLEET:
+            raise ValueError(f"name is {FLEET!r}, which {FLEET}.yaml uses for what models share, expected another one")
+        return self
+
+    @model_validator(mode="after")
+    def _names_who_answers_for_high_risk(self) -> Self:
+        if self.risk == "high" and not self.access.approve:
+            raise ValueError("risk is high and access.approve names nobody, expected who may approve a promotion")
+        return self
+
+    @model_validator(mode="after")
+    def _has_history_to_learn_from(self) -> Self:
+        history = self.period.history_until - self.period.start
+        if history <= self.kept_from_training:
+            raise ValueError(
+                f"period.history_until is {history.days} days after period.start, expected more than the "
+                f"{self.kept_from_training.days} that {self.withheld}: nothing would be left to train the first model on"
+            )
+        return self
+
+    @property
+    def kept_from_training(self) -> timedelta:
+        """The latest time that no model learns from: labels that are not due yet, and before them the holdout."""
+        return self.columns.label_delay + timedelta(days=self.validation.holdout_days)
+
+    @property
+    def withheld(self) -> str:
+        """The same in words."""
+        return (
+            f"are not trained on (columns.label_delay_hours: {self.columns.label_delay_hours:g} and "
+            f"validation.holdout_days: {self.validation.holdout_days:g})"
+        )
+
+    @property
+    def needs_approval(self) -> bool:
+        """Whether a person has to say yes before a challenger may serve."""
+        return self.promotion.mode == "approval" or self.risk == "high"
+
+    def accepting_warnings(self) -> Self:
+        """The same model where a challenger that passed with a warning may be promoted; a failed one never may."""
+        return self.model_copy(update={"promotion": self.promotion.model_copy(update={"accept_warnings": True})})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when anything that decides or trains changes; part of ids and lineage."""
+        return digest(self.model_dump_json(exclude={"access"}))
+
+    @property
+    def binding(self) -> FileBinding | None:
+        """What the model's ledger is begun with; None for a configuration that was not read from a file."""
+        if self._file is None:
+            return None
+        in_models_folder = self._file.parent in [folder.resolve() for folder in model_folders()]
+        access = self.access
+        said = digest(
+            self.risk, access.model_dump_json(), self.promotion.model_dump_json(exclude={"probation_windows"})
+        )
+        file = self._file.name if in_models_folder else str(self._file)
+        return FileBinding(file, self.risk, said, access.override or access.approve)
+
+    def windows(self, start: datetime | None = None, end: datetime | None = None) -> tuple[Window, ...]:
+        """The service windows from `start` (default: end of history) to `end` (default: end of recorded data)."""
+        first, last = start or self.period.history_until, end or self.period.end
+        if last is None:
+            raise ModelConfigError(f"{self.name}: period.end is not set, expected an end to list windows up to")
+        return tuple(Window(first, last).split(self.window_days)) if first < last else ()
+
+    def history(self) -> Window:
+        """What the first model may learn from."""
+        return Window(self.period.start, self.period.history_until)
+
+    def window_until(self, moment: datetime) -> Window:
+        """The latest service window that may be read at `moment`. Raises ModelConfigError where none is complete yet."""
+        settled = moment - self.settling
+        complete = self.windows(end=min(settled, self.period.end) if self.period.end else settled)
+        if not complete:
+            first = self.period.history_until + timedelta(days=self.window_days) + self.settling
+            raise ModelConfigError(
+                f"{self.name}: no window of {self.window_days:g} days is complete by {moment:%Y-%m-%d %H:%M} UTC; expected "
+                f"a time from {first:%Y-%m-%d %H:%M} UTC on"
+            )
+        return complete[-1]
+
+    def read_at(self, window: Window) -> datetime:
+        """When a window may be read: its end, and the time that its rows may come late."""
+        return window.end + self.settling
+
+    @property
+    def settling(self) -> timedelta:
+        return timedelta(hours=self.source.settle_hours)
+
+
+def model_folders() -> tuple[Path, ...]:
+    """Where models' files lie: beside this module, and in the folder that PERENNIAL_MODELS names, where it is set."""
+    own = os.environ.get("PERENNIAL_MODELS")
+    return (DEPLOYMENTS, Path(own).expanduser()) if own else (DEPLOYMENTS,)
+
+
+def available_models() -> tuple[str, ...]:
+    """Names of the YAML files in the models' folders, sorted; `fleet.yaml` holds for all of them and is none."""
+    files = {path.stem for folder in model_folders() for path in folder.glob("*.yaml")}
+    return tuple(sorted(files - {FLEET}))
+
+
+def model_path(name_or_path: str | Path) -> Path:
+    """The YAML file of a model: a name under `deployments/`, or the path of a file anywhere."""
+    path = Path(name_or_path)
+    named = path.suffix not in (".yaml", ".yml")
+    for candidate in [folder / f"{name_or_path}.yaml" for folder in model_folders()] if named else [path]:
+        if candidate.is_file():
+            return candidate.resolve()
+    near = difflib.get_close_matches(str(name_or_path), available_models(), n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the models here are {', '.join(available_models())}."
+    raise ModelConfigError(
+        f"{name_or_path}: no such model; expected a name under deployments/ or the path of a YAML file; {hint}"
+    )
+
+
+def load_model_config(name_or_path: str | Path) -> ModelConfig:
+    """Read and check one model's YAML. Raises ModelConfigError naming file, field, value and what is accepted."""
+    path = model_path(name_or_path)
+    try:
+        content = read_yaml(path)
+    except UnreadableYaml as error:
+        raise ModelConfigError(f"{path.name}: {error}") from None
+    except OSError as error:
+        raise ModelConfigError(f"{path.name}: cannot be read ({error.strerror}); expected a YAML file") from None
+    if not isinstance(content, dict):
+        raise ModelConfigError(
+            f"{path.name}: holds {type(content).__name__}, expected a mapping that starts with name:"
+        )
+    try:
+        config = ModelConfig.model_validate(content, context={"folder": path.parent})
+    except ValidationError as error:
+        raise ModelConfigError("\n".join(explain_all(path.name, error.errors(), ModelConfig))) from None
+    if config.source.path and "://" not in config.source.path:
+        try:
+            absolute = str((path.parent / config.source.path).resolve())
+        except (OSError, RuntimeError):  # Python 3.13 leaves a loop of links to whoever opens the path
+            raise ModelConfigError(
+                f"{path.name}: source.path is {config.source.path}, a loop of links, expected a file or folder; mend the link"
+            ) from None
+        config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})
+    config._file = path
+    return config

@@ -1,0 +1,52 @@
+"""Whether a model's name leads to its file: a scheduled run knows a model by its name alone.
+
+So a file in a models' folder is called as its model is, and stands in one of the folders only. One that is named by its
+path, from anywhere else, may be called as one likes.
+"""
+
+from pathlib import Path
+
+from deployments.config.model import (
+    FLEET,
+    ModelConfig,
+    ModelConfigError,
+    load_model_config,
+    model_folders,
+    model_path,
+)
+
+
+def load_named_model(name_or_path: str | Path) -> ModelConfig:
+    """One model, as `load_model_config` reads it. Raises ModelConfigError also where runs would not find it by its name."""
+    config, path = load_model_config(name_or_path), model_path(name_or_path)
+    files = _model_files()
+    for file in files:
+        if file.resolve() == path:
+            _refuse_other_name(file, config.name, files)
+            _refuse_twin(file, files)
+    return config
+
+
+def _model_files() -> list[Path]:
+    folders = dict.fromkeys(folder.resolve() for folder in model_folders())
+    return [path for folder in folders for path in sorted(folder.glob("*.yaml")) if path.stem != FLEET]
+
+
+def _refuse_other_name(file: Path, name: str, files: list[Path]) -> None:
+    if file.stem == name:
+        return
+    owner = next((other for other in files if other.stem == name), None)
+    rename = f"rename it to {name}.yaml, or " if owner is None else f"{owner} is the file of {name}; "
+    raise ModelConfigError(
+        f"{file}: name is {name}, expected {file.stem}, as runs find a model by the name of its file; {rename}"
+        f"write name: {file.stem}"
+    )
+
+
+def _refuse_twin(file: Path, files: list[Path]) -> None:
+    twin = next((other for other in files if other.stem == file.stem and other.resolve() != file.resolve()), None)
+    if twin:
+        raise ModelConfigError(
+            f"{file} and {twin}: both are the file of {file.stem}, expected one, as runs would read the first only; "
+            "give one of the two models another name, in the file and as the file's name"
+        )

@@ -1,0 +1,124 @@
+"""The log-in of `make serve`: one user and password, from a file that only its owner can read, for every service.
+
+The first start makes one and keeps it in the workspace; `python -m deployments serve --credentials FILE` takes another,
+where FILE holds `user:password`, and `--no-login` goes without. Prefect's server and its clients, MLflow, Evidently and the
+reports ask for it. The password goes on in the environment of the services, never on a command line, where every user of
+the machine could read it, and a password of yours never into the workspace.
+"""
+
+import base64
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tasks.adapters.orchestration.server import LOG_IN
+from tasks.adapters.storage.workspace import Workspace, make_folder
+from tasks.policy.records.errors import PerennialError
+
+SHORTEST_PASSWORD = 12  # as MLflow asks for
+REPORTS_LOG_IN = "PERENNIAL_REPORTS_AUTH_STRING"
+ACCOUNTS = "accounts.db"
+
+
+class CredentialsError(PerennialError, ValueError):
+    """The file with the log-in cannot be used."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A user and a password; the password is in no representation."""
+
+    user: str
+    password: str = field(repr=False)
+
+    def environment(self, space: Workspace) -> dict[str, str]:
+        """What makes every service and every client use this log-in. Before MLflow starts: its accounts are made anew."""
+        pair = f"{self.user}:{self.password}"
+        return {
+            "PREFECT_SERVER_API_AUTH_STRING": pair,
+            "PREFECT_API_AUTH_STRING": pair,
+            "MLFLOW_AUTH_CONFIG_PATH": str(self._mlflow_settings(space)),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
+            "MLFLOW_TRACKING_USERNAME": self.user,
+            "MLFLOW_TRACKING_PASSWORD": self.password,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),  # signs forms; a start of its own is enough
+            REPORTS_LOG_IN: pair,
+        }
+
+    def _mlflow_settings(self, space: Workspace) -> Path:
+        """Who has no account sees nothing; a check of the password is kept for a minute, as each costs 0.4 s.
+
+        MLflow keeps the password of an account that is there, so the accounts of the last start go: this user is all
+        they held, and a password that was changed since would still let in.
+        """
+        folder: Path = make_folder(space.home / "mlflow")
+        for left in folder.glob(f"{ACCOUNTS}*"):  # with the journals that SQLite keeps beside it
+            left.unlink()
+        path = folder / "basic_auth.ini"
+        path.write_text(
+            "[mlflow]\n"
+            "default_permission = NO_PERMISSIONS\n"
+            f"database_uri = sqlite:///{folder / ACCOUNTS}\n"
+            f"admin_username = {self.user}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+            "auth_cache_ttl_seconds = 60\n",
+            encoding="utf-8",
+        )
+        return path
+
+
+def made_credentials(space: Workspace) -> tuple[Credentials, bool]:
+    """The log-in that this workspace keeps, made by the first start; and whether it is new. Raises CredentialsError."""
+    path = make_folder(space.home) / LOG_IN
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(descriptor, f"perennial:{secrets.token_urlsafe(18)}\n".encode())
+        finally:
+            os.close(descriptor)
+    except FileExistsError:
+        return read_credentials(path), False
+    except OSError as error:
+        raise CredentialsError(
+            f"{path}: cannot be written ({error.strerror}); expected a writable workspace"
+        ) from error
+    return read_credentials(path), True
+
+
+def read_credentials(path: Path) -> Credentials:
+    """The log-in of a file. Raises CredentialsError with what is wrong with it."""
+    try:
+        mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CredentialsError(f"{path}: cannot be read ({error}); expected a file with user:password") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise CredentialsError(f"{path}: others may read it, expected only its owner to; run: chmod 600 {path}")
+    user, colon, password = text.partition(":")
+    if not colon or not user.isidentifier() or len(text.splitlines()) != 1:
+        raise CredentialsError(
+            f"{path}: expected one line, user:password, with a user of letters, digits and underscores"
+        )
+    if len(password) < SHORTEST_PASSWORD:
+        raise CredentialsError(
+            f"{path}: the password has {len(password)} characters, expected at least {SHORTEST_PASSWORD}"
+        )
+    return Credentials(user, password)
+
+
+def log_in(environment: Mapping[str, str]) -> tuple[str, str] | None:
+    """(user, password) that the services of an environment ask for, where `serve` was given them."""
+    user, colon, password = environment.get(REPORTS_LOG_IN, "").partition(":")
+    return (user, password) if colon else None
+
+
+def may_enter(header: str | None) -> bool:
+    """Whether an Authorization header holds the log-in that the environment asks for; True where it asks for none."""
+    wanted = os.environ.get(REPORTS_LOG_IN)
+    if wanted is None:
+        return True
+    expected = "Basic " + base64.b64encode(wanted.encode()).decode()
+    return hmac.compare_digest(expected.encode(), (header or "").encode())

@@ -1,0 +1,73 @@
+"""One `serve` per workspace: two would write one database, so a second one is refused while the first lives.
+
+What a `serve` that was killed left running is ended at the next start. A process id may have been given to a stranger
+since; only one that started at the remembered moment is ours.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deployments.local.services import Service, end
+from tasks.adapters.storage.workspace import Workspace, WorkspaceError
+
+PATIENCE_S = 20
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The hold of one `serve` on its workspace; its file says what was started."""
+
+    path: Path
+
+    def remember(self, services: Sequence[Service]) -> None:
+        running = [service.process.pid for service in services if service.process and service.exit_status is None]
+        started = {pid: psutil.Process(pid).create_time() for pid in running}
+        self.path.write_text(json.dumps({"serve": os.getpid(), "started": started}), encoding="utf-8")
+
+    def recall(self) -> dict[str, Any]:
+        """What was remembered; nothing where it was cut short, as by a full disk or a loss of power.
+
+        Whether the workspace is held is told by the lock alone, so that a file that cannot be read neither frees nor holds it.
+        """
+        try:
+            return dict(json.loads(self.path.read_text(encoding="utf-8") or "{}"))
+        except ValueError:
+            return {}
+
+
+@contextmanager
+def hold_workspace(space: Workspace) -> Iterator[Hold]:
+    """Hold the workspace until the end. Raises WorkspaceError where another `serve` holds it."""
+    hold = Hold(space.home / "serve.lock")
+    with hold.path.open("a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WorkspaceError(
+                f"{space.home}: is served already, by process {hold.recall().get('serve', 'unknown')}; "
+                "stop that one first, or set PERENNIAL_HOME to another workspace"
+            ) from error
+        end(_leftovers(hold.recall()), PATIENCE_S)
+        hold.remember(())
+        yield hold
+        hold.path.write_text("", encoding="utf-8")
+
+
+def _leftovers(remembered: dict[str, Any]) -> list[psutil.Process]:
+    left = []
+    for pid, started in remembered.get("started", {}).items():
+        try:
+            process = psutil.Process(int(pid))
+            if process.create_time() == started:
+                left += [process, *process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    return left

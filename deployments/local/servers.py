@@ -1,0 +1,80 @@
+"""The servers of `make serve`: how each is started, and how it shows that it answers; they listen on localhost only."""
+
+import socket
+import sys
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import httpx
+
+from deployments.local.credentials import log_in
+from deployments.local.services import Service
+from tasks.adapters.dashboards.local_guard import LOCAL_NAMES
+from tasks.adapters.orchestration.server import PREFECT_APP
+from tasks.adapters.storage.workspace import Workspace, make_folder
+
+MLFLOW_APP = "tasks.adapters.dashboards.mlflow_app"
+ASKS_WHO = ("/api/admin/version", "/api/2.0/mlflow/users/current")
+"""Pages of Prefect and of MLflow that only who has the log-in gets, unlike their health pages."""
+
+
+def servers_of(space: Workspace, environment: Mapping[str, str], addresses: Mapping[str, str]) -> list[Service]:
+    """Those that have an address, Prefect's first; MLflow's only where nobody else serves the registry."""
+    keeper = log_in(environment)
+
+    def served(name: str, health: str, *arguments: str) -> Service:
+        address = addresses[name]
+        page = f"{address}/#/models" if name == "mlflow" else address  # its first page is about other things
+        return Service(name, module(*arguments), environment, page, lambda: answers(address + health, keeper))
+
+    def listen(name: str) -> tuple[str, ...]:
+        return "--host", "127.0.0.1", "--port", addresses[name].rsplit(":", 1)[1]
+
+    guarded = keeper is not None and "MLFLOW_AUTH_CONFIG_PATH" in environment
+    prefect_health, mlflow_health = ASKS_WHO if guarded else ("/api/health", "/health")
+    servers = [
+        served("prefect", prefect_health, PREFECT_APP, "server", "start", *listen("prefect")),
+        served("reports", "/", "deployments.local.reports", listen("reports")[-1]),
+    ]
+    if "evidently" in addresses:
+        evidently = (
+            "tasks.adapters.dashboards.evidently_app",
+            "ui",
+            "--workspace",
+            str(make_folder(space.home / "evidently")),
+        )
+        servers.append(served("evidently", "/", *evidently, *listen("evidently")))
+        servers[-1].is_healthy = lambda: _listens(addresses["evidently"])  # it logs a line for every request
+    if not space.mlflow.startswith("http"):  # else someone else serves it
+        stores = ("--backend-store-uri", space.mlflow, "--artifacts-destination", space.artifacts)
+        quiet = ("--workers", "1", "--uvicorn-opts", "--log-level warning")  # else a line for every health check
+        own = ",".join(
+            addresses["mlflow"].removeprefix("http://").replace("127.0.0.1", name) for name in LOCAL_NAMES[:2]
+        )
+        origins = ",".join(f"http://{name}" for name in own.split(","))
+        names = ("--allowed-hosts", own, "--cors-allowed-origins", origins)
+        guard = ("--app-name", "basic-auth") if "MLFLOW_AUTH_CONFIG_PATH" in environment else ()
+        servers.append(
+            served("mlflow", mlflow_health, MLFLOW_APP, "server", *listen("mlflow"), *stores, *quiet, *names, *guard)
+        )
+    return servers
+
+
+def module(*arguments: str) -> list[str]:
+    """The command that runs a module with this Python."""
+    return [sys.executable, "-m", *arguments]
+
+
+def answers(url: str, keeper: tuple[str, str] | None = None) -> bool:
+    """Whether a page comes; one that is refused to who has the log-in is as good as none."""
+    try:
+        return httpx.get(url, timeout=5, auth=keeper).status_code == HTTPStatus.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _listens(address: str) -> bool:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.socket() as probe:
+        probe.settimeout(5)
+        return probe.connect_ex((host, int(port))) == 0

@@ -1,0 +1,137 @@
+"""Parquet files that carry a hash per column in their footer, and are compared with it whenever they are read.
+
+Rows keep the order they were written in. Reading can go batch by batch, so that a window larger than memory can be
+measured; what was read is then compared after the last batch. Whole files that were read and compared are kept for a
+while: a window is joined with its labels several times while it is judged, and files never change once they landed.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
+
+from tasks.adapters.delta.content_hash import ContentHash, column_hashes, combined
+from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.table_cache import KeptTables
+from tasks.policy.records.errors import PerennialError
+
+FOOTER = b"perennial"
+ROWS_PER_BATCH = 65_536  # what a streaming reader holds at once; 64k rows × 35 floats are 18 MB
+KEPT_BYTES = 256 * 2**20  # of all that was read lately; a larger file is read each time
+_kept = KeptTables(KEPT_BYTES)
+
+
+class LakeError(PerennialError, RuntimeError):
+    """Stored rows are missing, are not what was stored, or cannot be stored as asked."""
+
+
+def write_parquet(
+    files: pa_fs.FileSystem,
+    path: str,
+    rows: pa.Table,
+    hashes: Mapping[str, str],
+    notes: Mapping[str, str],
+    stored_names: Mapping[str, str],
+) -> int:
+    """Write rows, their columns' hashes and notes; the size in bytes. Raises OSError and then leaves no half file.
+
+    `stored_names`: what each column is called in the file, which reading takes back.
+    """
+    content = {"columns": dict(hashes), "notes": dict(notes)}
+    renamed = {stored: name for name, stored in stored_names.items() if stored != name}
+    footer = json.dumps(content | ({"names": renamed} if renamed else {}))
+    columns = [stored_names[name] for name in rows.column_names]
+    noted = rows.rename_columns(columns).replace_schema_metadata({FOOTER: footer})
+    try:
+        files.create_dir(path.rpartition("/")[0])
+        with files.open_output_stream(path) as stream:
+            pq.write_table(noted, stream, compression="zstd", row_group_size=ROWS_PER_BATCH)
+        return int(files.get_file_info(path).size)
+    except OSError:
+        discard(files, path)
+        raise
+
+
+def discard(files: pa_fs.FileSystem, path: str) -> None:
+    with suppress(OSError):  # what is left of a write that failed is no part of any table, it only takes space
+        files.delete_file(path)
+
+
+class LandedParquet:
+    """One file opened for reading. Raises LakeError where it is missing, truncated or not what `expected_hash` says."""
+
+    def __init__(self, files: pa_fs.FileSystem, path: str, where: str, expected_hash: str) -> None:
+        self._where = where
+        try:
+            written = files.get_file_info(path)
+            self._identity = (where, expected_hash, written.mtime_ns, written.size)
+            # pre_buffer would hold the whole file's bytes while batches are read
+            self._file = pq.ParquetFile(files.open_input_file(path), pre_buffer=False)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._broken(f"cannot be read ({told(error)})") from None
+        schema = self._file.schema_arrow
+        footer = json.loads((schema.metadata or {}).get(FOOTER, b"{}"))
+        self.notes: dict[str, str] = footer.get("notes", {})
+        self._hashes: dict[str, str] = footer.get("columns", {})
+        names: dict[str, str] = footer.get("names", {})
+        own = [field.with_name(names.get(field.name, field.name)) for field in schema]
+        self._stored = dict(zip((field.name for field in own), schema.names, strict=True))
+        self._schema = pa.schema(own)
+        if combined(self._hashes) != expected_hash:
+            raise self._broken(f"has content hash {combined(self._hashes)[:16]}, expected {expected_hash[:16]}")
+
+    def _broken(self, reason: str) -> LakeError:
+        return LakeError(
+            f"{self._where}: {reason}; it was changed or lost after it landed; restore the file from a backup"
+        )
+
+    def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
+        """The columns asked for (default: all), in stored order."""
+        if columns is None:
+            return self._schema
+        missing = [name for name in columns if name not in self._schema.names]
+        if missing:
+            raise LakeError(
+                f"{self._where}: has no column {missing[0]!r}, expected one of {', '.join(self._schema.names)}; "
+                "it landed before the model's YAML named that column, or the name is misspelt"
+            )
+        return pa.schema([self._schema.field(name) for name in self._schema.names if name in set(columns)])
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """Rows in stored order, at most `ROWS_PER_BATCH` at once."""
+        wanted, read = self.schema(columns), ContentHash()
+        try:
+            stored = [self._stored[name] for name in wanted.names]
+            for batch in self._file.iter_batches(ROWS_PER_BATCH, columns=stored, use_threads=False):
+                aligned = batch.select(stored).rename_columns(wanted.names)
+                read.update(aligned)
+                yield aligned
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._broken(f"cannot be read ({told(error)})") from None
+        self._compare(read.columns())
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows at once; from memory where they were read lately and the file is still the same."""
+        wanted = self.schema(columns)
+        key = (*self._identity, *wanted.names)
+        return _kept.get(key, lambda: self._read(wanted))
+
+    def _read(self, wanted: pa.Schema) -> pa.Table:
+        try:
+            stored = [self._stored[name] for name in wanted.names]
+            rows = self._file.read(columns=stored, use_threads=False).select(stored).rename_columns(wanted.names)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._broken(f"cannot be read ({told(error)})") from None
+        rows = rows.replace_schema_metadata(None)
+        self._compare(column_hashes(rows))
+        return rows
+
+    def _compare(self, read: Mapping[str, str]) -> None:
+        for name, found in read.items():
+            if found != self._hashes.get(name):
+                raise self._broken(
+                    f"column {name!r} has hash {found[:16]}, expected {self._hashes.get(name, 'none')[:16]}"
+                )

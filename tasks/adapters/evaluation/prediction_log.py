@@ -1,0 +1,87 @@
+"""What a window's rows were predicted to be and what came true: the prediction log joined with the labels known.
+
+Where two versions served a window (a canary), the one with most rows speaks, with its rows alone.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.delta.parquet_file import LakeError
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.lake.row_identity import first_match
+from tasks.adapters.models.encoding import encode_labels
+from tasks.adapters.models.label_alignment import with_misses
+from tasks.adapters.models.slice_values import groups_of
+from tasks.adapters.registry import versions as registry
+from tasks.policy.records.base import Window
+from tasks.policy.statistics.metrics import Floats
+
+
+class Served(NamedTuple):
+    """Predictions of one version and the labels of the same rows, as codes into the version's classes or as numbers.
+
+    NaN where no label is known; one past the last class where it is one that this version never saw.
+    """
+
+    version: str
+    predicted: Floats
+    truth: Floats
+    classes: tuple[str, ...] = ()
+    slices: Mapping[str, NDArray[np.str_]] = {}
+    """Of each column of `performance.slices` the rows' values; of rows without a label they are empty."""
+
+    @property
+    def judged(self) -> tuple[Floats, Floats]:
+        """(truth, predictions) of the rows whose label is known, as metrics read them: a class never seen is a miss."""
+        labelled = ~np.isnan(self.truth)
+        truth, (predicted,) = with_misses(self.truth[labelled], [self.predicted[labelled]], len(self.classes))
+        return truth, predicted
+
+    @property
+    def judged_slices(self) -> dict[str, NDArray[np.str_]]:
+        """The slices of the rows that `judged` gives."""
+        labelled = ~np.isnan(self.truth)
+        return {name: groups[labelled] for name, groups in self.slices.items()}
+
+    @property
+    def answerable(self) -> tuple[Floats, Floats]:
+        """(truth, predictions) of the rows whose label the version could have answered, which show what it promises."""
+        known = self.truth < len(self.classes) if self.classes else ~np.isnan(self.truth)
+        return self.truth[known], self.predicted[known]
+
+
+def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
+    """The window's served rows with the labels known at `as_of`; version "none" and no rows where none was served."""
+    columns = config.columns
+    log = lake.read_predictions(config, window).select(["id", "prediction", "model_version"]).to_pandas()
+    if log.empty:
+        return Served("none", np.empty(0), np.empty(0))
+    version = str(log["model_version"].mode()[0])
+    own = log[log["model_version"] == version].drop_duplicates("id")
+    served_ids = pa.chunked_array([pa.array(own["id"])])
+    labelled = _labelled(config, window, as_of)
+    classes = registry.classes(config.name, version) if config.task != "regression" else ()
+    codes = encode_labels(labelled.column(columns.label), classes, unknown=len(classes))
+    truth = np.full(len(own), np.nan)
+    places = first_match(labelled.column(columns.key), served_ids).fill_null(-1).to_numpy()
+    truth[places[places >= 0]] = codes[places >= 0]
+    slices = {}
+    for name in (name for name in config.performance.slices if name in labelled.column_names):
+        groups = groups_of(config, name, labelled.column(name))
+        slices[name] = np.full(len(own), "", groups.dtype)
+        slices[name][places[places >= 0]] = groups[places >= 0]
+    return Served(version, np.stack(own["prediction"].to_numpy()).astype(float), truth, classes, slices)
+
+
+def _labelled(config: ModelConfig, window: Window, as_of: datetime) -> pa.Table:
+    wanted = [config.columns.key, config.columns.label]
+    try:
+        return lake.labelled_rows(config, window, as_of, [*wanted, *config.performance.slices])
+    except LakeError:  # the window may have landed before the model had these columns; what else is wrong is raised now
+        return lake.labelled_rows(config, window, as_of, wanted)

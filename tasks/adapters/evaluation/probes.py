@@ -1,0 +1,135 @@
+"""Probes: small models trained after each window on a quarter of its rows, only to tell what a fresh model would gain.
+
+They never serve and are in no registry. Rows and models are files under the workspace's `probes/`, named by window and
+made whole or not at all; a file that is gone is made again from the lake. A probe has a fifth of the rounds at twice
+the rate, so it costs a twentieth of a full model or less (README of the streams: 6 to 16 % with a fifth of the rounds
+and a quarter of the rows of one window length; the drawn rows are bounded here).
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.lake.schemas import moment
+from tasks.adapters.models import eligibility, estimators, files as model_files
+from tasks.adapters.models.files import Scorer
+from tasks.adapters.storage.atomic_files import whole_file, whole_folder
+from tasks.adapters.storage.table_cache import KeptTables
+from tasks.adapters.storage.workspace import WorkspaceError, make_folder, workspace
+from tasks.policy.records.base import Window, digest
+from tasks.policy.statistics import metrics
+
+EVERY_NTH, ROUNDS_SHARE, RATE_FACTOR = 4, 0.2, 2.0
+WINDOW_ROWS, PROBE_ROWS, SCORED_ROWS = 5_000, 40_000, 20_000
+"""At most so many rows drawn from a window, learned from by a probe, and scored in a window."""
+DEFAULT_ROUNDS, DEFAULT_RATE = 100, 0.3
+NO_PROBE = "untaught"
+_samples = KeptTables(128 * 2**20)
+"""Read by each probe that learns from the window again; 128 MiB are 500 windows of 5,000 rows × 6 floats."""
+
+
+def probe_config(config: ModelConfig) -> ModelConfig:
+    """The model's configuration with a probe's rounds and floors; an estimator of one's own keeps its parameters."""
+    training = config.training
+    parameters = dict(training.parameters)
+    if training.estimator is None:
+        rounds = float(parameters.get("n_estimators") or DEFAULT_ROUNDS)
+        parameters["n_estimators"] = max(5, round(rounds * ROUNDS_SHARE))
+        parameters["learning_rate"] = min(1.0, float(parameters.get("learning_rate") or DEFAULT_RATE) * RATE_FACTOR)
+    floor = max(10, training.min_rows // EVERY_NTH)
+    cheaper = training.model_copy(update={"parameters": parameters, "min_rows": floor, "early_stopping_rounds": None})
+    return config.model_copy(update={"training": cheaper})
+
+
+def probe_folder(config: ModelConfig) -> Path:
+    """Where this model's probes lie; another folder when what makes a probe changes."""
+    columns = config.columns.model_dump_json(
+        exclude={"label_lookback_days"}
+    )  # how long labels are sought teaches nothing
+    parts = (columns, config.training.model_dump_json(), config.period.model_dump_json())
+    name = digest(config.task, str(config.window_days), *parts, length=8)
+    return make_folder(workspace().home / "probes" / f"{config.name}-{name}")
+
+
+def keep_sample(config: ModelConfig, window: Window, rows: pa.Table) -> Path:
+    """Write every 4th of the labelled rows, at most 5,000, for later probes; what was written stays."""
+    path = _sample_path(config, window)
+    if not path.exists():
+        step = max(EVERY_NTH, -(-len(rows) // WINDOW_ROWS))
+        drawn = rows.take(np.arange(0, len(rows), step))
+        try:
+            with whole_file(path) as own:
+                pq.write_table(drawn, own)
+        except OSError as error:
+            raise WorkspaceError(
+                f"{path}: cannot be written ({error.strerror}); expected a writable workspace"
+            ) from error
+    return path
+
+
+def within(config: ModelConfig, rows: pa.Table, window: Window) -> pa.Table:
+    """The rows whose time lies in the window."""
+    time = rows.column(config.columns.time)
+    return rows.filter(pc.and_(pc.greater_equal(time, moment(window.start)), pc.less(time, moment(window.end))))
+
+
+def probe(config: ModelConfig, windows: Sequence[Window]) -> Scorer | None:
+    """The probe that learned from these windows' samples; trained once. None where they cannot teach."""
+    folder = probe_folder(config) / f"{windows[-1].end:%Y-%m-%dT%H%M%S}"
+    if not folder.exists():
+        cheap = probe_config(config)
+        rows = _drawn(config, windows)
+        with whole_folder(folder) as own:
+            if eligibility.why_not_train(cheap, rows) is None:
+                model_files.save(estimators.fit(cheap, rows).scorer, own)
+            else:
+                (own / NO_PROBE).touch()
+    return _loaded(folder)
+
+
+def has_sample(config: ModelConfig, window: Window) -> bool:
+    return _sample_path(config, window).exists()
+
+
+def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> list[float]:
+    """The primary metric of each scorer on labelled rows, as a loss; NaN where the rows do not define it."""
+    step = max(1, -(-len(rows) // SCORED_ROWS))
+    scored = rows.take(np.arange(0, len(rows), step)) if step > 1 else rows
+    label, name = scored.column(config.columns.label), config.performance.metric
+    found = []
+    for scorer in scorers:
+        truth, predicted = scorer.judged(scored, label)
+        few = metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1])
+        value = metrics.compute(name, truth, predicted, config.performance.quantile)
+        found.append(float("nan") if few else metrics.as_loss(name, value))
+    return found
+
+
+def _sample_path(config: ModelConfig, window: Window) -> Path:
+    return probe_folder(config) / f"{window.name}.parquet"
+
+
+def _drawn(config: ModelConfig, windows: Sequence[Window]) -> pa.Table:
+    """Every nth of all rows that these windows' samples hold, drawn sample by sample: all at once may be gigabytes."""
+    paths = [_sample_path(config, window) for window in windows]
+    counts = [pq.read_metadata(path).num_rows for path in paths]
+    step, before, drawn = max(1, -(-sum(counts) // PROBE_ROWS)), 0, []
+    for path, count in zip(paths, counts, strict=True):
+        rows = _samples.get(path, partial(pq.read_table, path, partitioning=None))
+        drawn.append(rows if step == 1 else rows.take(np.arange(-before % step, count, step)))
+        before += count
+    return pa.concat_tables(drawn)
+
+
+@lru_cache(maxsize=64)
+def _loaded(folder: Path) -> Scorer | None:
+    if (folder / NO_PROBE).exists():
+        return None
+    files = model_files.read(folder)
+    return model_files.load(files, model_files.sha256(files))

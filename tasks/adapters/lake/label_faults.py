@@ -1,0 +1,133 @@
+"""What stood where labels were expected and could not be used, by window: counts, kept in the lake beside the labels.
+
+Values never are, as they may identify a person. A search that sees a whole window says what holds of it from then on;
+one that sees a part of it can only add.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.delta.table import LandedTable, until_first
+from tasks.adapters.lake.label_spellings import UNKNOWN, whole_numbers
+from tasks.adapters.lake.schemas import MOMENT, moment, stored_label_columns
+from tasks.adapters.lake.window_scan import overlap, window_named
+from tasks.adapters.storage import lease
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import Window
+
+NO_WHOLE_NUMBER = "no whole number, as earlier labels are"
+CONFLICT = "contradicting"
+"""Two different labels of one id, known at the same time."""
+SCHEMA = pa.schema([("fault", pa.string()), ("labels", pa.int64()), ("seen_at", MOMENT)])
+
+
+def land_label_faults(
+    config: ModelConfig, searched: Window, labels: pa.Table, broken: pa.Table, as_of: datetime
+) -> None:
+    """Keep what a search for labels found amiss in each landed window. `labels`, `broken` as of `schemas.sort_labels`."""
+    rows = LandedTable.open(_uri(config, "rows"))
+    names = dict.fromkeys(file.window for file in rows.files()) if rows else {}
+    windows = [window for window in map(window_named, names) if overlap(window, searched)]
+    amiss = _amiss(config, labels, broken, as_of)
+    found = {window: _counts(amiss, window) for window in windows}
+
+    def attempt() -> None:
+        table, parts = LandedTable.open(_uri(config, "label_faults")), {}
+        for window, counts in found.items():
+            before = _latest(table, window, as_of)
+            complete = searched.start <= window.start and window.end <= searched.end
+            now = counts if complete else {fault: max(counts[fault], before[fault]) for fault in counts | before}
+            if now != before:
+                kept = now or {"": 0}
+                columns = [list(kept), list(kept.values()), [as_of] * len(kept)]
+                parts[window.name] = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), SCHEMA)
+        if parts:
+            lease.check(config.name)
+            (table or LandedTable.open_or_create(_uri(config, "label_faults"), SCHEMA)).append(parts, {}, {})
+
+    until_first(attempt, _uri(config, "label_faults"))
+
+
+def label_faults(config: ModelConfig, span: Window, as_of: datetime, excluding: Collection[str] = ()) -> dict[str, int]:
+    """Labels that could not be used, by what was wrong with them, in the landed windows that `span` meets."""
+    table, total = LandedTable.open(_uri(config, "label_faults")), Counter[str]()
+    names = dict.fromkeys(file.window for file in table.files()) if table else {}
+    for window in map(window_named, names):
+        if overlap(window, span) and window.name not in excluding:
+            total += _latest(table, window, as_of)
+    return dict(total)
+
+
+Counts = tuple[tuple[str, int], ...]
+
+
+def sorted_faults(found: dict[str, int]) -> tuple[Counts, Counts, int]:
+    """(unusable labels by what is wrong, words for a missing value, contradicting labels)."""
+    unusable = tuple((kind, count) for kind, count in found.items() if kind != CONFLICT and kind not in UNKNOWN)
+    words = tuple((kind, count) for kind, count in found.items() if kind in UNKNOWN)
+    return unusable, words, found.get(CONFLICT, 0)
+
+
+def stored_alike(config: ModelConfig, labels: pa.Table, broken: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Both with classes in the type in which the model's labels are stored: 1 and "1" are one class, a table has one type.
+
+    Where whole numbers are stored, text that is none cannot be used.
+    """
+    table, name = LandedTable.open(_uri(config, "labels")), config.columns.label
+    stored = table.kind_of(name) if table else None
+    found = labels.schema.field(name).type
+    if stored is None or stored == found or {stored, found} != {pa.string(), pa.int64()}:
+        return labels, broken
+    place = labels.column_names.index(name)
+    if stored == pa.string():
+        return labels.set_column(place, name, labels[name].cast(stored)), broken
+    numbers, unknown = whole_numbers(labels[name]), pc.is_null(labels[name])
+    labels = labels.set_column(place, name, numbers)
+    usable = pc.or_(unknown, pc.is_valid(numbers))
+    strange = labels.filter(pc.invert(usable))
+    strange = strange.append_column("fault", pa.array([NO_WHOLE_NUMBER] * len(strange), pa.string()))
+    kept = [broken.drop_columns([name]), strange.drop_columns([name])]
+    return labels.filter(usable), pa.concat_tables(kept)
+
+
+def _amiss(config: ModelConfig, labels: pa.Table, broken: pa.Table, as_of: datetime) -> pa.Table:
+    """time and fault of each label that is amiss and could be read by now."""
+    (key, label, known), time = stored_label_columns(config), config.columns.time
+    if not labels.num_rows or pc.count_distinct(labels[key]).as_py() == labels.num_rows:
+        labels = labels.slice(0, 0)  # each id once, as nearly always: none contradicts another
+    grouped = labels.group_by([key, known]).aggregate([(label, "count_distinct"), (time, "min")])
+    several = grouped.filter(pc.greater(grouped[f"{label}_count_distinct"], 1))
+    faults = pa.table(
+        {"time": several[f"{time}_min"], "fault": [CONFLICT] * several.num_rows, "label_at": several[known]},
+        pa.schema([("time", MOMENT), ("fault", pa.string()), ("label_at", MOMENT)]),
+    )
+    unusable = broken.select([time, "fault", known]).rename_columns(["time", "fault", "label_at"])
+    both = pa.concat_tables([faults, unusable], promote_options="permissive")
+    return both.filter(pc.fill_null(pc.less_equal(both["label_at"], moment(as_of)), True))
+
+
+def _counts(amiss: pa.Table, window: Window) -> Counter[str]:
+    inside = pc.and_(pc.greater_equal(amiss["time"], moment(window.start)), pc.less(amiss["time"], moment(window.end)))
+    return Counter(amiss["fault"].filter(inside).to_pylist())
+
+
+def _latest(table: LandedTable | None, window: Window, as_of: datetime) -> Counter[str]:
+    """What was found of the window the last time that it changed, until `as_of`."""
+    if table is None:
+        return Counter()
+    files = [file for file in table.files() if file.window == window.name]
+    for file in sorted(files, key=lambda one: -one.version):
+        rows = table.opened(file).table()
+        if rows["seen_at"][0].as_py() <= as_of:
+            pairs = zip(rows["fault"].to_pylist(), rows["labels"].to_pylist(), strict=True)
+            return Counter({fault: count for fault, count in pairs if count})
+    return Counter()
+
+
+def _uri(config: ModelConfig, table: str) -> str:
+    return workspace().table(config.name, table)

@@ -1,0 +1,71 @@
+"""When labels came: how long they take, and whether a window that was measured has got some since."""
+
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.delta.table import LandedTable
+from tasks.adapters.lake.row_identity import first_match
+from tasks.adapters.lake.schemas import moment
+from tasks.adapters.lake.window_scan import overlap, window_named
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import Window
+
+LABELS_OF_A_CLASS = 30
+"""Labels of a class from which it is known how long they take."""
+
+
+def label_lag(config: ModelConfig, as_of: datetime, share: float) -> timedelta | None:
+    """How long after its row this share of the labels known at `as_of` first came; None where none is known.
+
+    Of the class whose labels take longest: chargebacks are few and come after a month, while all else is known in a day.
+    """
+    rows, labels = (LandedTable.open(workspace().table(config.name, name)) for name in ("rows", "labels"))
+    return _lag(rows, labels, as_of, share, config.task != "regression") if rows and labels else None
+
+
+def labels_due_by(config: ModelConfig, as_of: datetime) -> datetime | None:
+    """Time up to which rows have had as long as all but a few labels take; None where labels have no times of their own."""
+    if not config.columns.has_label_time:
+        return None
+    lag = label_lag(config, as_of, config.performance.closed_at)
+    longest = config.columns.all_labels_within
+    return as_of - (longest if lag is None else min(max(lag, config.columns.label_delay), longest))
+
+
+@lru_cache(maxsize=64)  # tables at a version are alike for good; a run asks for each of its windows
+def _lag(rows: LandedTable, labels: LandedTable, as_of: datetime, share: float, by_class: bool) -> timedelta | None:
+    lags = [pa.table({"label": pa.array([], pa.string()), "lag": pa.array([], pa.int64())})]
+    for file in rows.files():
+        first_known = [labels.opened(own).table() for own in labels.files() if own.window == file.window]
+        if first_known:
+            row = rows.opened(file)
+            keys = row.table(row.schema().names[:2])
+            stored = pa.concat_tables([part.rename_columns(["id", "label", "label_at"]) for part in first_known])
+            known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
+            first = first_match(keys.column(0), known["id"])
+            lag = pc.subtract(known["label_at"].take(first), keys.column(1)).cast(pa.int64())
+            name = known["label"].take(first).cast(pa.string()) if by_class else pa.nulls(len(lag), pa.string())
+            lags.append(pa.table({"label": name, "lag": lag}).filter(pc.is_valid(lag)))
+    found = pa.concat_tables(lags).to_pandas()
+    if found.empty:
+        return None
+    groups = [found["lag"], *(own for _, own in found.groupby("label")["lag"] if len(own) >= LABELS_OF_A_CLASS)]
+    return timedelta(microseconds=max(float(np.quantile(own, share)) for own in groups))
+
+
+def labels_came(config: ModelConfig, window: Window, after: datetime, until: datetime) -> bool:
+    """Whether a label of the window's rows, or its correction, became known later than `after` and by `until`."""
+    labels = LandedTable.open(workspace().table(config.name, "labels"))
+    for file in labels.files() if labels else ():
+        if overlap(window_named(file.window), window):
+            opened = labels.opened(file)
+            known_at = opened.table(opened.schema().names[2:]).column(0)
+            came = pc.and_(pc.greater(known_at, moment(after)), pc.less_equal(known_at, moment(until)))
+            if pc.any(came, min_count=0).as_py():
+                return True
+    return False

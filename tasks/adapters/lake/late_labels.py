@@ -1,0 +1,299 @@
+"""Labels come late, come again corrected, and some never come: what was known, and when.
+
+A label has `label_at`, the time it could first be read. Reading takes `as_of` and never shows a label with a later
+`label_at`, so that a decision replayed a year later sees what it saw; of several, the latest known wins. A correction
+that a source makes without a new time is dated to the moment we saw it. A label that the source takes back, null where
+there was a value, is unknown from then on; a row that the source no longer has keeps its label. Labels lie beside the
+landed window of their row, which says whose label it is where ids come again (`row_identity`).
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.delta.content_hash import column_hashes
+from tasks.adapters.delta.parquet_file import LakeError
+from tasks.adapters.delta.table import LandedFile, LandedTable, until_first
+from tasks.adapters.lake.label_times import labels_due_by
+from tasks.adapters.lake.row_identity import Repeats, by_place, first_match, landed_places, matches, repeats, taken
+from tasks.adapters.lake.schemas import conform_labels, moment, stored_label_columns
+from tasks.adapters.lake.window_scan import overlap, read_span, window_named
+from tasks.adapters.storage import lease
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import Window, digest
+from tasks.policy.records.reports import Snapshot
+
+# Transaction keys: the latest as_of (seconds since 1970) and version of the rows for which all labels were looked for.
+SEARCHED_UNTIL, SEARCHED_ROWS = "searched_until", "searched_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsDue:
+    """Production time to look for labels in, and the version of the landed rows that this was said of."""
+
+    window: Window
+    rows_version: int
+
+
+def labels_due(config: ModelConfig, as_of: datetime, lookback: timedelta) -> LabelsDue | None:
+    """The production time whose labels may have become known since they were last looked for; None where there is none.
+
+    Labels are expected `label_delay` after their time and looked for until `lookback` later.
+    """
+    rows, labels = _tables(config)
+    files = [file for file in rows.files() if window_named(file.window).start < as_of] if rows else []
+    searched_until = labels.number(SEARCHED_UNTIL) if labels else None
+    searched_rows = (labels.number(SEARCHED_ROWS) if labels else None) or -1
+    last = as_of if searched_until is None else min(as_of, datetime.fromtimestamp(searched_until, UTC))
+    since = last - config.columns.label_delay - lookback
+    unsearched = [window_named(file.window) for file in files if file.version > searched_rows]
+    searched = [window_named(file.window) for file in files if file.version <= searched_rows]
+    starts = [window.start for window in unsearched]
+    starts += [max(window.start, since) for window in searched if window.end > since]
+    end = min(as_of, max((window.end for window in unsearched + searched), default=as_of))
+    return LabelsDue(Window(min(starts), end), rows.version) if rows and starts and min(starts) < end else None
+
+
+def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: LabelsDue | None = None) -> int:
+    """Store labels that are new, corrected or taken back; how many. `labels` is as `schemas.conform_labels` gives it, or has
+    id, time, label and label time as in the source.
+
+    Left out: labels that were not known at `as_of`, those stored already, and those of rows that never landed.
+    With `due` these are all labels that a search for it found, so that the next one may begin where it ended. A search
+    as of an earlier time than the latest one (a back-fill) did not see what came since, so it moves nothing on.
+    """
+    names = stored_label_columns(config)
+    if labels.column_names != [names[0], config.columns.time, *names[1:]]:
+        labels = conform_labels(config, labels, f"{config.name}, labels")
+    rows = LandedTable.open(_uri(config, "rows"))
+    windows = _windows(rows) if rows else ()
+    candidates = {windows[place]: found for place, found in _known_by_window(labels, windows, as_of)}
+    searched_until = int(as_of.timestamp())
+
+    def attempt() -> int:
+        table = LandedTable.open(_uri(config, "labels"))
+        files, parts = _files_by_window(table), {}
+        for window, found in candidates.items():
+            fresh = _fresh(found, _stored(table, files.get(window, ())), as_of)
+            if fresh.num_rows:
+                parts[window.name] = fresh.rename_columns(list(names))
+        if parts:
+            schema = next(iter(parts.values())).schema
+            table = table or LandedTable.open_or_create(_uri(config, "labels"), schema)
+            lease.check(config.name)
+            is_latest = due and searched_until >= (table.number(SEARCHED_UNTIL) or searched_until)
+            rows_version = max(due.rows_version, table.number(SEARCHED_ROWS) or -1) if due else -1
+            numbers = {SEARCHED_UNTIL: searched_until, SEARCHED_ROWS: rows_version} if is_latest else {}
+            table.append(parts, numbers, {})
+        return sum(part.num_rows for part in parts.values())
+
+    return until_first(attempt, _uri(config, "labels"))
+
+
+def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetime) -> list[tuple[int, pa.Table]]:
+    """id, label and label_at of what was known at `as_of`, by landed window. A null label without a time is seen now."""
+    ids, time, label, label_at = labels.columns
+    seen_now = pc.and_(pc.is_null(label), pc.is_null(label_at))
+    found = pa.table({"id": ids, "label": label, "label_at": pc.if_else(seen_now, moment(as_of), label_at)})
+    places = landed_places(time, windows)
+    is_known = pc.and_(pc.is_valid(ids), pc.fill_null(pc.less_equal(found["label_at"], moment(as_of)), False))
+    places[~is_known.to_numpy()] = -1
+    return [(place, taken(found, rows)) for place, rows in by_place(places)]
+
+
+def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excluding: Sequence[str] = ()) -> Snapshot:
+    """All landed rows of `window` with their labels as known at `as_of`, pinned. It may span many landed windows.
+
+    `excluding` names windows (quarantined) that are left out. `rows` counts all rows, `labelled_rows` those with
+    a label.
+    Raises LakeError where no rows have ever landed, or where an id occurs twice among those that landed together.
+    """
+    rows, labels = _tables(config)
+    if rows is None:
+        raise _nothing_landed(config)
+    unlabelled = Snapshot(
+        uri=rows.uri,
+        version=rows.version,
+        window=window,
+        rows=0,
+        content_hash="",
+        labels_uri=labels.uri if labels else None,
+        labels_version=labels.version if labels else None,
+        as_of=as_of,
+        excluding=tuple(sorted(excluding)),
+    )
+    joined, content_hash = _joined(unlabelled, rows, labels, ())
+    known = joined.num_rows - joined.column(-1).null_count
+    return replace(unlabelled, rows=joined.num_rows, labelled_rows=known, content_hash=content_hash)
+
+
+def labelled_rows(
+    config: ModelConfig,
+    window: Window,
+    as_of: datetime,
+    columns: Sequence[str] | None = None,
+    excluding: Collection[str] = (),
+) -> pa.Table:
+    """What `read_labelled` would give of these rows now, without pinning them: for measuring, not for training.
+
+    `excluding` names windows that are left out.
+    Rows whose id another row of their window has are left out, as nobody can tell whose label it is.
+    Where each label has a time of its own, only of rows whose labels are due: labels that come first, as those of one
+    class often do, do not speak for all.
+    Raises LakeError where no rows have ever landed.
+    """
+    rows, labels = _tables(config)
+    if rows is None:
+        raise _nothing_landed(config)
+    near = (file for file in rows.files() if overlap(window_named(file.window), window))
+    used = [file for file in near if file.window not in excluding]
+    table, name = read_span(rows, used, window, columns)
+    known = table.append_column(name, _label_of_each(table, _windows(rows), labels, as_of, allow_repeats=True))
+    known = known.filter(pc.is_valid(known.column(-1)))
+    due_by = labels_due_by(config, as_of)
+    if due_by is not None:
+        known = known.filter(pc.less_equal(known.column(1), moment(due_by)))
+    return known if columns is None else known.select(list(columns))
+
+
+def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:
+    """Rows whose label was known at `snapshot.as_of`: id, time, features, protected columns and, last, the label.
+
+    `columns` asks for some of these, in that order. Raises LakeError when rows or labels are not what they were.
+    """
+    rows = LandedTable.open(snapshot.uri, snapshot.version)
+    labels = LandedTable.open(snapshot.labels_uri, snapshot.labels_version) if snapshot.labels_uri else None
+    if snapshot.as_of is None or rows is None or (snapshot.labels_uri and labels is None):
+        raise LakeError(
+            f"{snapshot.uri}: {snapshot.window.name} is no labelled snapshot, or its tables are gone; expected what "
+            "labelled_snapshot gave; check PERENNIAL_LAKE"
+        )
+    joined, content_hash = _joined(snapshot, rows, labels, columns)
+    if content_hash != snapshot.content_hash:
+        raise LakeError(
+            f"{snapshot.uri}: labelled rows of {snapshot.window.name} have content hash {content_hash[:16]}, expected "
+            f"{snapshot.content_hash[:16]}; the tables were replaced after this snapshot was taken; restore them"
+        )
+    known = joined.filter(pc.is_valid(joined.column(-1)))
+    return known if columns is None else known.select(list(columns))
+
+
+def _joined(
+    snapshot: Snapshot, rows: LandedTable, labels: LandedTable | None, columns: Sequence[str] | None
+) -> tuple[pa.Table, str]:
+    """All rows, ordered, with the label or null in the last column; and the hash of all that was pinned."""
+    assert snapshot.as_of is not None  # noqa: S101, both callers set or check it
+    near = (file for file in rows.files() if overlap(window_named(file.window), snapshot.window))
+    used = [file for file in near if file.window not in snapshot.excluding]
+    table, label_name = read_span(rows, used, snapshot.window, columns)
+    label = _label_of_each(table, _windows(rows), labels, snapshot.as_of)
+    label_hash = column_hashes(pa.table({label_name: label}))[label_name]
+    joined = table.append_column(label_name, label)
+    return joined, digest(snapshot.window.name, label_hash, *(file.content_hash for file in used), length=64)
+
+
+def _label_of_each(
+    rows: pa.Table, windows: Sequence[Window], labels: LandedTable | None, as_of: datetime, allow_repeats: bool = False
+) -> pa.ChunkedArray:
+    """The label of each row as known at `as_of`, or null, looked up in the window that the row landed with.
+
+    Raises LakeError where an id does not tell its row from others of that window; such rows have none if `allow_repeats`.
+    """
+    files = _files_by_window(labels)
+    parts: list[pa.ChunkedArray] = []
+    at, before = np.full(rows.num_rows, -1), 0
+    for place, own in by_place(landed_places(rows.column(1), windows)):
+        stored = _stored(labels, files.get(windows[place], ()))
+        if stored is None:
+            continue
+        known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
+        match, shared = matches(taken(rows.column(0), own), known["id"])
+        if shared.any() and not allow_repeats:
+            raise LakeError(_not_told_apart(rows, windows[place], repeats(taken(rows.column(0), own))))
+        at[own] = np.where(shared | (match < 0), -1, match + before)
+        parts.append(known["label"])
+        before += known.num_rows
+    if not parts:
+        return pa.chunked_array([pa.nulls(rows.num_rows, pa.float64())])
+    every = pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[-1].type).combine_chunks()
+    return pa.chunked_array([every.take(pa.array(at, mask=at < 0))])
+
+
+def _not_told_apart(rows: pa.Table, window: Window, found: Repeats) -> str:
+    return (
+        f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, as "
+        "labels are joined on it; list the columns that together tell rows apart, such as columns.id: [customer, week], and "
+        "give the model a new name, as what has landed stays"
+    )
+
+
+def _files_by_window(table: LandedTable | None) -> dict[Window, list[LandedFile]]:
+    found: dict[Window, list[LandedFile]] = {}
+    for file in table.files() if table else ():
+        found.setdefault(window_named(file.window), []).append(file)
+    return found
+
+
+def _stored(table: LandedTable | None, files: Sequence[LandedFile]) -> pa.Table | None:
+    """id, label and label_at of all labels in these files of a window; of one id the latest known comes first.
+
+    The label is null where it was taken back.
+    """
+    if table is None or not files:
+        return None
+    found = [table.opened(file).table() for file in reversed(files)]
+    return pa.concat_tables([part.rename_columns(["id", "label", "label_at"]) for part in found])
+
+
+def _fresh(candidates: pa.Table, stored: pa.Table | None, as_of: datetime) -> pa.Table:
+    """Of one window's labels those that are not stored with this value, or are null where a value is stored.
+
+    What changed without a later time of its own is dated `as_of`.
+    """
+    latest = _one_of_each(candidates)
+    if stored is None:
+        return latest.filter(pc.is_valid(latest["label"]))
+    if pc.all(pc.is_null(latest["label"]), min_count=0).as_py():  # then their type says nothing
+        latest = latest.set_column(1, "label", pa.nulls(latest.num_rows, stored["label"].type))
+    match = first_match(latest["id"], stored["id"])
+    before, before_at = stored["label"].take(match), stored["label_at"].take(match)
+    differs = pc.fill_null(
+        pc.not_equal(before, latest["label"]), pc.xor(pc.is_valid(before), pc.is_valid(latest["label"]))
+    )
+    fresh = latest.append_column("before_at", before_at).filter(differs)
+    after_before = pc.add(fresh["before_at"], pa.scalar(timedelta(microseconds=1), pa.duration("us")))
+    seen_at = pc.if_else(pc.greater(after_before, moment(as_of)), after_before, moment(as_of))
+    dated_by_source = pc.fill_null(pc.greater(fresh["label_at"], fresh["before_at"]), True)
+    label_at = pc.if_else(dated_by_source, fresh["label_at"], seen_at)
+    return fresh.set_column(2, "label_at", label_at).drop_columns(["before_at"])
+
+
+def _one_of_each(labels: pa.Table) -> pa.Table:
+    """Labels with distinct ids; where a source repeats one, the label known latest."""
+    if pc.count_distinct(labels["id"], mode="all").as_py() == labels.num_rows:
+        return labels
+    unknown = labels.append_column("unknown", pc.is_null(labels["label"]))
+    ordered = labels.take(pc.sort_indices(unknown, [("unknown", "ascending"), ("label_at", "descending")]))
+    return ordered.take(pc.index_in(pc.unique(ordered["id"]), value_set=ordered["id"]))
+
+
+def _windows(rows: LandedTable) -> tuple[Window, ...]:
+    """What has landed, the first one first."""
+    return tuple(dict.fromkeys(window_named(file.window) for file in rows.files()))
+
+
+def _nothing_landed(config: ModelConfig) -> LakeError:
+    return LakeError(f"{_uri(config, 'rows')}: no rows have landed, expected some; take a snapshot of a window first")
+
+
+def _uri(config: ModelConfig, table: str) -> str:
+    return workspace().table(config.name, table)
+
+
+def _tables(config: ModelConfig) -> tuple[LandedTable | None, LandedTable | None]:
+    return LandedTable.open(_uri(config, "rows")), LandedTable.open(_uri(config, "labels"))

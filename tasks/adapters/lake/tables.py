@@ -1,0 +1,200 @@
+"""A model's stored history: rows, late labels and predictions, each an append-only Delta table, readable as it was.
+
+Landing is idempotent: rows by window, predictions by window and model version, labels by id and value. What landed
+first stays in force, also when two processes land at once. A snapshot names table, version, window and content hash;
+reading it gives the same rows bit for bit, whatever landed since, or a LakeError. Rows are ordered by time, then id.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.delta.content_hash import column_hashes, combined
+from tasks.adapters.delta.parquet_file import LakeError, LandedParquet
+from tasks.adapters.delta.table import LandedFile, LandedTable, stored_names, until_first
+from tasks.adapters.lake.label_faults import label_faults, land_label_faults, stored_alike
+from tasks.adapters.lake.label_times import label_lag, labels_came, labels_due_by
+from tasks.adapters.lake.late_labels import (
+    labelled_rows,
+    labelled_snapshot,
+    labels_due,
+    land_labels,
+    read_labelled,
+)
+from tasks.adapters.lake.schemas import MOMENT, conform_rows, moment, require_columns, to_utc
+from tasks.adapters.lake.window_scan import window_named
+from tasks.adapters.storage import lease
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import Window
+from tasks.policy.records.reports import Snapshot
+
+__all__ = [
+    "LakeError", "label_faults", "label_lag", "labelled_rows", "labelled_snapshot", "labels_came", "labels_due",
+    "labels_due_by", "land_label_faults", "land_labels", "land_predictions", "land_rows", "landed_rows", "landed_until",
+    "read_batches", "read_labelled", "read_predictions", "read_rows", "stored_alike",
+]  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
+    """Store a window's rows once. Columns as `schemas.row_columns`; others are left out, the label among them.
+
+    A window that has landed keeps its first rows; a warning tells when `table` holds others. Raises SourceError on a
+    missing column or a wrong type, LakeError on times outside the window, WorkspaceError where nothing can be written.
+    """
+    where = f"{config.name}, window {window.name}"
+    rows = conform_rows(config, table, where)
+    landed = LandedTable.open(workspace().table(config.name, "rows"))
+    if landed and landed.key not in stored_names([config.columns.key]).values():
+        raise LakeError(
+            f"{landed.uri}: rows are told apart by {landed.key!r}, found columns.id {config.columns.key!r}; expected one id "
+            "for good, as labels and predictions were joined on it; give the model a new name"
+        )
+    notes = {"label": config.columns.label}
+    return _land_once(config.name, "rows", window, window.name, rows, notes)
+
+
+def landed_rows(config: ModelConfig, window: Window) -> Snapshot | None:
+    """The snapshot of a window that has landed, or None."""
+    table = LandedTable.open(workspace().table(config.name, "rows"))
+    return _landed(table, window, window.name) if table else None
+
+
+def landed_until(config: ModelConfig, as_of: datetime, excluding: Sequence[str] = ()) -> datetime | None:
+    """Where landed rows end, as far as they lie before `as_of`, windows named in `excluding` apart; None where there are none."""
+    table = LandedTable.open(workspace().table(config.name, "rows"))
+    names = {file.window for file in table.files()} - {*excluding} if table else ()
+    return max((min(window.end, as_of) for window in map(window_named, names) if window.start < as_of), default=None)
+
+
+def land_predictions(config: ModelConfig, window: Window, model_version: str, table: pa.Table) -> Snapshot:
+    """Store what one model version predicted for a window, once.
+
+    `table` has `id`, `time` and `prediction` (float64: a value or the probability of class 1; list<float64>: one
+    probability per class); further columns are kept. `model_version` is added. The prediction's type is for good.
+    """
+    where = f"{config.name}, predictions of version {model_version} for window {window.name}"
+    require_columns(table.column_names, ("id", "time", "prediction"), where)
+    prediction = table["prediction"]
+    listed = pa.types.is_list(prediction.type) or pa.types.is_fixed_size_list(prediction.type)
+    columns = {
+        "id": table["id"].cast(pa.int64() if pa.types.is_integer(table["id"].type) else pa.string()),
+        "time": to_utc(table["time"], f"{where}: column 'time'"),
+        "prediction": prediction.cast(pa.list_(pa.float64()) if listed else pa.float64()),
+        "model_version": pa.array([model_version] * table.num_rows, pa.string()),
+    }
+    further = {name: table[name] for name in table.column_names if name not in columns}
+    return _land_once(
+        config.name, "predictions", window, f"{window.name}/{model_version}", pa.table(columns | further), {}
+    )
+
+
+def read_predictions(config: ModelConfig, window: Window) -> pa.Table:
+    """All predictions for a window, of every model version: id, time, prediction, model_version and what else landed.
+
+    An empty table with these columns where none has landed.
+    """
+    table = LandedTable.open(workspace().table(config.name, "predictions"))
+    files = [file for file in table.files() if file.window == window.name] if table else []
+    if table is None or not files:
+        return _EMPTY_PREDICTIONS
+    rows = pa.concat_tables([table.opened(file).table() for file in files], promote_options="default")
+    return _ordered(rows, ("time", "id", "model_version"))
+
+
+def read_rows(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:
+    """A snapshot's rows, in stored column order. Raises LakeError when they are gone or are not what was landed."""
+    return _opened(snapshot).table(columns)
+
+
+def read_batches(snapshot: Snapshot, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of at most 64k, holding one at a time; compared with the hash after the last."""
+    return _opened(snapshot).batches(columns)
+
+
+def _opened(snapshot: Snapshot) -> LandedParquet:
+    table = LandedTable.open(snapshot.uri, snapshot.version)
+    if table is None:
+        raise LakeError(f"{snapshot.uri}: no table there, expected version {snapshot.version}; check PERENNIAL_LAKE")
+    file = _landed_file(table, snapshot.window, snapshot.version)
+    if file is None or file.content_hash != snapshot.content_hash:
+        raise LakeError(
+            f"{snapshot.uri}: version {snapshot.version} did not land window {snapshot.window.name} with content hash "
+            f"{snapshot.content_hash[:16]}, found {file.content_hash[:16] if file else 'none'}; expected the table "
+            "that this snapshot was taken of; restore it from a backup"
+        )
+    return table.opened(file)
+
+
+def _land_once(model: str, name: str, window: Window, key: str, rows: pa.Table, notes: dict[str, str]) -> Snapshot:
+    """Commit under `key` unless something has been; the snapshot of whichever came first."""
+    uri = workspace().table(model, name)
+    ordered = _ordered(rows, rows.column_names[1::-1])
+    _require_inside(window, ordered, uri)
+
+    def attempt() -> Snapshot:
+        table = LandedTable.open_or_create(uri, ordered.schema)
+        landed = _landed(table, window, key)
+        table.files()  # where another tool took rows away, nothing lands on top of that
+        lease.check(model)
+        return landed or _snapshot(uri, window, table.append({window.name: ordered}, {key: None}, notes)[window.name])
+
+    snapshot = until_first(attempt, uri)
+    found = combined(column_hashes(ordered))
+    if snapshot.content_hash != found:
+        logger.warning(
+            "%s: %s landed before with %d rows (hash %s), which stay in force; %d other rows (hash %s) are not used",
+            uri, key, snapshot.rows, snapshot.content_hash[:16], ordered.num_rows, found[:16],
+        )  # fmt: skip
+    return snapshot
+
+
+def _landed(table: LandedTable, window: Window, key: str) -> Snapshot | None:
+    version = table.number(key)
+    if version is None:
+        return None
+    file = _landed_file(table, window, version)
+    if file is None:
+        raise LakeError(
+            f"{table.uri}: {window.name} landed at version {version}, and the table holds it no longer; expected that what "
+            f"landed stays; another tool took it away: DeltaTable({table.uri!r}).restore({version}) brings it back as long "
+            "as its file is there, else restore the table from a backup"
+        )
+    return _snapshot(table.uri, window, file)
+
+
+def _snapshot(uri: str, window: Window, file: LandedFile) -> Snapshot:
+    return Snapshot(uri, file.version, window, file.rows, file.content_hash)
+
+
+def _landed_file(table: LandedTable, window: Window, version: int) -> LandedFile | None:
+    return next((file for file in table.files() if file.version == version and file.window == window.name), None)
+
+
+def _ordered(rows: pa.Table, by: Sequence[str]) -> pa.Table:
+    return rows.take(pc.sort_indices(rows, [(name, "ascending") for name in by]))
+
+
+def _require_inside(window: Window, rows: pa.Table, where: str) -> None:
+    if window.start.microsecond or window.end.microsecond:
+        raise LakeError(f"{where}: window {window.start}..{window.end} has fractions of seconds, expected whole ones")
+    time = rows.column(1)
+    inside = pc.and_(pc.greater_equal(time, moment(window.start)), pc.less(time, moment(window.end)))
+    outside = rows.num_rows - (pc.sum(inside).as_py() or 0)
+    if outside:
+        raise LakeError(f"{where}: {outside} of {rows.num_rows} rows lie outside window {window.name}, expected none")
+
+
+_EMPTY_PREDICTIONS = pa.table(
+    {
+        "id": pa.array([], pa.string()),
+        "time": pa.array([], MOMENT),
+        "prediction": pa.array([], pa.float64()),
+        "model_version": pa.array([], pa.string()),
+    }
+)

@@ -1,0 +1,116 @@
+"""A ledger's files: an entry each under its number, the head beside them, and whether an entry is what it must be."""
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import obstore
+from pydantic import ValidationError
+
+from tasks.adapters.storage.object_store import LedgerError, ledger_store, store_errors
+from tasks.adapters.storage.redaction import without_secrets
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.base import digest, from_json, newer_format, to_json
+from tasks.policy.records.evidence import LedgerEntry
+
+GENESIS = "0" * 64
+"""What the first entry names as the one before it."""
+HEAD = "head.json"
+NUMBERED = re.compile(r"^\d{8}\.json$")
+_READERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last entry as its writer knew it: a witness that so much existed."""
+
+    sequence: int
+    hash: str
+
+
+class Checked(NamedTuple):
+    """An entry's text as an entry with its hash, as far as it can be read, and what is wrong with it."""
+
+    problem: str | None
+    entry: LedgerEntry | None = None
+    hash: str = ""
+
+
+def check(model: str, sequence: int, text: bytes | None, previous_hash: str | None) -> Checked:
+    """Entry `sequence` of the model, held against the hash of the one before it, where that is known."""
+    if text is None:
+        return Checked("is missing")
+    try:
+        entry = from_json(LedgerEntry, text)
+    except ValidationError:
+        newer = _newer(text)
+        return (
+            Checked(newer, None, digest(text.decode(), length=64))
+            if newer
+            else Checked("cannot be read: torn or changed")
+        )
+    if newer := newer_format(entry.format):
+        return Checked(newer, None, digest(text.decode(), length=64))
+    written = to_json(entry)
+    problem = None
+    if written.encode() != text:
+        problem = "was written anew: it is not in the form in which entries are written"
+    elif (entry.model, entry.sequence) != (model, sequence):
+        problem = f"says that it is entry {entry.sequence} of {entry.model}"
+    elif previous_hash is not None and entry.previous_hash != previous_hash:
+        problem = f"does not follow entry {sequence - 1}: one of the two was changed or slipped in"
+    return Checked(problem, entry, digest(written, length=64))
+
+
+def _newer(text: bytes) -> str | None:
+    """Whether an entry that is none to us says that it is of a later format."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return newer_format(found["format"]) if isinstance(found, dict) and "format" in found else None
+
+
+def damaged(model: str, problem: str, otherwise: str = "") -> LedgerError:
+    return LedgerError(
+        f"{without_secrets(workspace().ledger)}/{model}: {problem}; expected an unbroken chain; "
+        f"run python -m tasks.record.audit verify {model}, then restore the folder from a backup{otherwise and ', '}{otherwise}"
+    )
+
+
+def read_head(model: str) -> Head | None:
+    try:
+        return from_json(Head, read(f"{model}/{HEAD}") or b"")
+    except ValidationError:
+        return None
+
+
+def file_name(sequence: int) -> str:
+    return f"{sequence:08d}.json"
+
+
+def key(model: str, sequence: int) -> str:
+    return f"{model}/{file_name(sequence)}"
+
+
+def read(name: str) -> bytes | None:
+    """The file's content; None where there is none."""
+    with store_errors(name):
+        try:
+            return bytes(obstore.get(ledger_store(), name).bytes())
+        except FileNotFoundError:
+            return None
+
+
+def read_all(names: list[str]) -> list[bytes | None]:
+    """Several files side by side."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(read, names))
+
+
+def listed(model: str) -> set[str]:
+    """Names of all files in the model's folder."""
+    with store_errors(model):
+        return {meta["path"].removeprefix(f"{model}/") for meta in obstore.list(ledger_store(), model).collect()}

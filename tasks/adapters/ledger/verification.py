@@ -1,0 +1,52 @@
+"""Whether a ledger is whole: every entry read anew, the chain, its head, and heads that were noted elsewhere."""
+
+from dataclasses import dataclass
+
+from tasks.adapters.ledger.files import GENESIS, HEAD, NUMBERED, Head, check, listed, read_all, read_head
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `verify` found: how many entries, where the chain ends, and a sentence per problem."""
+
+    model: str
+    entries: int
+    head: Head | None
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(model: str, *expected: Head) -> Verification:
+    """Read every entry anew and check the whole chain, its head, and heads that were noted elsewhere (`expected`)."""
+    head = read_head(model)  # before the entries: what comes meanwhile is listed, and the head of before still there
+    found = listed(model)
+    numbered = sorted(name for name in found if NUMBERED.match(name) and int(name[:8]))
+    problems = [f"{name} is not an entry" for name in sorted(found - {*numbered, HEAD})]
+    texts = read_all([f"{model}/{name}" for name in numbered])
+    hashes: dict[int, str] = {0: GENESIS}
+    following = 1
+    for name, text in zip(numbered, texts, strict=True):
+        sequence = int(name[:8])
+        if sequence > following:
+            until = sequence - 1
+            problems.append(
+                f"entry {until} is missing" if until == following else f"entries {following} to {until} are missing"
+            )
+        following = sequence + 1
+        checked = check(model, sequence, text, hashes.get(sequence - 1))
+        problems += [f"entry {sequence} {checked.problem}"] if checked.problem else []
+        if checked.entry:
+            hashes[sequence] = checked.hash
+    if numbered and head is None:
+        problems.append(
+            f"{HEAD} is missing or cannot be read, so nothing here shows that the last entries are all there"
+        )
+    for witness, where in ((head, HEAD), *((noted, "the head noted elsewhere") for noted in expected)):
+        if witness and hashes.get(witness.sequence) != witness.hash:
+            fault = "is another one" if witness.sequence in hashes else "is not there"
+            problems.append(f"{where} names entry {witness.sequence} with hash {witness.hash[:12]}…, which {fault}")
+    last = max(hashes)
+    return Verification(model, len(numbered), Head(last, hashes[last]) if last else None, tuple(problems))

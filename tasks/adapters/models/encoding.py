@@ -1,0 +1,227 @@
+"""Rows of a table into the numbers a model reads: categories and feature order are frozen when it is trained.
+
+An unseen category, a null and a non-finite number all become missing (NaN), which XGBoost sends the way that training
+taught it. The quality gate counts them; scoring never fails for a row. It does fail, naming column and type only, when
+a column is absent or of another type: that is a broken contract, not a hard row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from deployments.config.settings import Features
+from tasks.adapters.lake import label_spellings
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.reports import FeatureKind
+
+Matrix = NDArray[np.float32]
+Codes = NDArray[np.int64]
+Rows = pa.Table | pd.DataFrame
+
+EXPECTED: dict[FeatureKind, str] = {
+    "numeric": "a whole or decimal number",
+    "categorical": "text, a dictionary of text, a whole number or a boolean",
+    "boolean": "a boolean",
+}
+
+
+class FeatureError(PerennialError):
+    """Rows lack a column that the model reads, or hold it in a type it cannot read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What is frozen: features in order with their kind, and the categories that training saw, sorted."""
+
+    features: tuple[tuple[str, FeatureKind], ...]
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.features)
+
+    @property
+    def booster_names(self) -> tuple[str, ...]:
+        """As XGBoost may know the features: it refuses names with [, ] or <, so then all are called by their place."""
+        if any(sign in name for name in self.names for sign in "[]<"):
+            return tuple(f"feature {place}" for place in range(len(self.names)))
+        return self.names
+
+    @property
+    def feature_types(self) -> list[str]:
+        """As XGBoost names them: c for categories, q for quantities."""
+        return ["c" if kind == "categorical" else "q" for _, kind in self.features]
+
+    def encode(self, rows: Rows) -> Matrix:
+        """Rows as float32 of shape (rows, features). Raises FeatureError on a missing column or another type."""
+        table = as_table(rows, self.names)
+        matrix = np.empty((table.num_rows, len(self.features)), np.float32)
+        for position, (name, kind) in enumerate(self.features):
+            column = _typed(table, name, kind)
+            if kind == "categorical":
+                matrix[:, position] = _codes(column, self.categories[name])
+            else:
+                with np.errstate(over="ignore"):
+                    matrix[:, position] = _floats(column)
+        matrix[np.isinf(matrix)] = np.nan  # finite, yet more than float32 holds: as good as infinite to a model
+        return matrix
+
+
+class FeatureEncoder(TransformerMixin, BaseEstimator):
+    """First step of every pipeline: `fit` freezes the categories of the training rows, `transform` applies them."""
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+
+    def fit(self, rows: Rows, y: object = None) -> Self:  # scikit-learn passes it
+        table = as_table(rows, self.features.names)
+        self.encoding_ = Encoding(
+            kinds(self.features),
+            {name: _seen(_typed(table, name, "categorical")) for name in self.features.categorical},
+        )
+        return self
+
+    def transform(self, rows: Rows) -> Matrix:
+        return self.encoding_.encode(rows)
+
+
+def fitted_encoder(encoding: Encoding) -> FeatureEncoder:
+    """The pipeline step of an encoding that was stored."""
+    by_kind: dict[str, list[str]] = {"numeric": [], "categorical": [], "boolean": []}
+    for name, kind in encoding.features:
+        by_kind[kind].append(name)
+    encoder = FeatureEncoder(Features(**{kind: tuple(names) for kind, names in by_kind.items()}))
+    encoder.encoding_ = encoding
+    return encoder
+
+
+def kinds(features: Features) -> tuple[tuple[str, FeatureKind], ...]:
+    listed: tuple[tuple[FeatureKind, tuple[str, ...]], ...] = (
+        ("numeric", features.numeric),
+        ("categorical", features.categorical),
+        ("boolean", features.boolean),
+    )
+    return tuple((name, kind) for kind, names in listed for name in names)
+
+
+def as_table(rows: Rows, names: tuple[str, ...]) -> pa.Table:
+    """The named columns as an Arrow table; raises FeatureError naming those that are not there."""
+    present = rows.column_names if isinstance(rows, pa.Table) else list(rows.columns)
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise FeatureError(
+            f"column {', '.join(missing)}: not among the {len(present)} columns of the rows, "
+            f"expected all {len(names)} features of the model; check the source or features in the YAML"
+        )
+    if isinstance(rows, pa.Table):
+        return rows.select(list(names))
+    try:
+        return pa.Table.from_pandas(rows[list(names)], preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        mixed = [name for name in names if rows[name].dtype == object and _is_mixed(rows[name])]
+        raise FeatureError(
+            f"column {', '.join(mixed) or ', '.join(names)}: holds values of several types, expected one type a column"
+        ) from None  # Arrow quotes the value, which may identify a person
+
+
+def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...], unknown: float = np.nan) -> NDArray[np.float64]:
+    """Labels as metrics and models read them: codes into `classes`, numbers where there are none (regression).
+
+    NaN for a null label, `unknown` for a class that is not listed. A class is known by whatever spelling means it alone.
+    """
+    if not classes:
+        return np.asarray(_floats(labels), np.float64)
+    return label_spellings.as_codes(label_spellings.places_of(category_texts(labels), classes), unknown)
+
+
+def label_classes(
+    labels: pa.ChunkedArray, positive: str | None = None, named: Sequence[str] = (), binary: bool = False
+) -> tuple[str, ...]:
+    """The classes in order: numbers by size, text by alphabet, `positive` last; the last of two is the positive one.
+
+    `named` are those that the model's file lists, which may be spelled like a word for a missing value.
+    """
+    seen = label_spellings.seen_classes(category_texts(labels), named, binary)
+    last = label_spellings.class_meant(positive, seen) if positive is not None else None
+    ordered = sorted(seen, key=float) if all(_is_whole_text(name) for name in seen) else list(seen)
+    return tuple(sorted(ordered, key=lambda name: name == last))  # a stable sort
+
+
+def _is_whole_text(text: str) -> bool:
+    return text.lstrip("-").isdigit()
+
+
+def _is_mixed(column: "pd.Series[Any]") -> bool:
+    return len({type(value) for value in column if value is not None}) > 1
+
+
+def _typed(table: pa.Table, name: str, kind: FeatureKind) -> pa.ChunkedArray:
+    column = table.column(name)
+    found = column.type
+    if pa.types.is_dictionary(found):
+        column, found = column.cast(found.value_type), found.value_type
+    if not _is_accepted(column, found, kind) and not pa.types.is_null(found):
+        raise FeatureError(
+            f"column {name}: is of type {found}, expected {EXPECTED[kind]} for a {kind} feature; "
+            "cast it in the source or list it under another kind"
+        )
+    return column
+
+
+def _is_accepted(column: pa.ChunkedArray, found: pa.DataType, kind: FeatureKind) -> bool:
+    if kind == "numeric":
+        return is_number(found)
+    if kind == "boolean":
+        return bool(pa.types.is_boolean(found))
+    return bool(_is_text(found) or pa.types.is_integer(found) or pa.types.is_boolean(found)) or _is_whole(column)
+
+
+def is_number(found: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found))
+
+
+def _is_text(found: pa.DataType) -> bool:
+    return bool(pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found))
+
+
+def _is_whole(column: pa.ChunkedArray) -> bool:
+    """Whole numbers that pandas turned into decimals because some are null."""
+    if not pa.types.is_floating(column.type):
+        return False
+    known = pc.drop_null(pc.if_else(pc.is_finite(column), column, None))
+    return bool(pc.all(pc.equal(known, pc.floor(known)), min_count=0).as_py())
+
+
+def category_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type) and _is_whole(column):
+        column = pc.if_else(pc.is_finite(column), column, None).cast(pa.int64())
+    return column.cast(pa.string())
+
+
+def _seen(column: pa.ChunkedArray) -> tuple[str, ...]:
+    return tuple(sorted(pc.unique(category_texts(column)).drop_null().to_pylist()))
+
+
+def _codes(column: pa.ChunkedArray, categories: tuple[str, ...]) -> Matrix:
+    """Position of each value among the categories; NaN where it is null or not among them."""
+    if not categories:
+        return np.full(len(column), np.nan, np.float32)
+    found = pc.index_in(category_texts(column), value_set=pa.array(categories, pa.string()), skip_nulls=True)
+    codes: Matrix = pc.fill_null(found.cast(pa.float32()), np.nan).to_numpy()
+    return codes
+
+
+def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    if pa.types.is_null(column.type):
+        return np.full(len(column), np.nan)
+    values: NDArray[np.float64] = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy()
+    return np.where(np.isfinite(values), values, np.nan) if np.isinf(values).any() else values

@@ -1,0 +1,210 @@
+"""A model as files that run no code when loaded, and the scorer that is read back from them.
+
+XGBoost boosters are UBJ, everything else skops; encoder and classes are JSON beside them. Files are read once and
+checked against the SHA-256 that the ledger holds before a byte of them is parsed. What skops may build comes from
+the version's own record, made when we trained it: a file's list of its own types says nothing about trust. Whoever may
+write to the registry may write that record too, so types of other packages than those we train with are never built.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
+from xgboost import XGBClassifier, XGBModel, XGBRegressor
+
+from tasks.adapters.models.encoding import Encoding, Rows, encode_labels, fitted_encoder
+from tasks.adapters.models.label_alignment import encode_truth
+from tasks.policy.records.base import newer_format
+from tasks.policy.records.errors import PerennialError
+
+Task = Literal["binary", "multiclass", "regression"]
+Floats = NDArray[np.float64]
+
+DESCRIPTION, BOOSTER, ESTIMATOR = "scorer.json", "model.ubj", "model.skops"
+VOUCHED = ("sklearn", "numpy", "scipy")
+"""Packages whose types every estimator may hold."""
+
+
+class ModelFileError(PerennialError):
+    """A model's files are missing, altered, or of types that nobody vouched for."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A fitted pipeline. `classes` are in the order of the codes that metrics read; empty for regression."""
+
+    pipeline: Pipeline
+    encoding: Encoding
+    task: Task
+    classes: tuple[str, ...]
+
+    def predict(self, rows: Rows) -> Floats:
+        """P(last class) of shape (n,) for binary, (n, k) for multiclass, (n,) in the label's unit for regression.
+
+        Raises FeatureError on a missing column or another type than the model was trained on.
+        """
+        if len(rows) == 0:
+            return np.empty((0, len(self.classes)) if self.task == "multiclass" else 0)
+        if self.task == "regression":
+            return np.asarray(self.pipeline.predict(rows), float)
+        shares = np.asarray(self.pipeline.predict_proba(rows), float)
+        return shares[:, 1] if self.task == "binary" else shares
+
+    def labels(self, column: pa.ChunkedArray) -> Floats:
+        """Labels as codes into `classes`, or as numbers; NaN where null or unknown to the model."""
+        return encode_labels(column, self.classes)
+
+    def judged(self, rows: Rows, labels: pa.ChunkedArray) -> tuple[Floats, Floats]:
+        """(truth, predictions) of the rows whose label is known, as metrics read them; see `encode_truth`."""
+        truth, (predicted,) = encode_truth(labels, [(self.classes, self.predict(rows))])
+        known = np.isfinite(truth)
+        return truth[known], predicted[known]
+
+    @property
+    def estimator(self) -> Any:
+        return self.pipeline[-1]
+
+
+def threads() -> int:
+    """How many threads a fit and a prediction may use: PERENNIAL_THREADS, else one, as stages run side by side."""
+    return int(os.environ.get("PERENNIAL_THREADS", "1"))
+
+
+def save(scorer: Scorer, folder: Path) -> None:
+    """Write the scorer's files into an empty folder."""
+    description = {
+        "task": scorer.task,
+        "classes": scorer.classes,
+        "features": scorer.encoding.features,
+        "categories": scorer.encoding.categories,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, sort_keys=True), encoding="utf-8")
+    if isinstance(scorer.estimator, XGBModel):
+        (folder / BOOSTER).write_bytes(scorer.estimator.get_booster().save_raw("ubj"))
+    else:
+        import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
+
+        (folder / ESTIMATOR).write_bytes(skops.io.dumps(scorer.estimator))
+
+
+def sha256(files: dict[str, bytes]) -> str:
+    """Of all files by name, so that none can be swapped, added or taken away unnoticed."""
+    parts = [f"{name}:{hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """Every file of a model's folder by name. Raises ModelFileError where there is none."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    if DESCRIPTION not in files:
+        raise ModelFileError(
+            f"{folder}: holds {', '.join(files) or 'no file'}, expected {DESCRIPTION} and {BOOSTER} or {ESTIMATOR}; "
+            "the version cannot be served, roll back to another or train again"
+        )
+    return files
+
+
+def load(
+    files: dict[str, bytes],
+    expected_sha256: str,
+    trusted_types: tuple[str, ...] = (),
+    packages: tuple[str, ...] = VOUCHED,
+) -> Scorer:
+    """The scorer of these files. Raises ModelFileError if they are not the ones that were registered.
+
+    Of skops' types only those are built that are among `trusted_types` and of one of `packages`.
+    """
+    found = sha256(files)
+    if found != expected_sha256:
+        raise ModelFileError(
+            f"model files have sha256 {found[:12]}…, expected {expected_sha256[:12]}… as recorded when they were "
+            "registered; they were changed or cut short since; do not serve them, roll back or train again"
+        )
+    return _parse(files, trusted_types, packages)
+
+
+def vouched_packages(estimator: str | None) -> tuple[str, ...]:
+    """Packages whose types a model may hold, given the import path of the configured estimator: its own is one."""
+    own = (estimator or "").partition(":")[0].partition(".")[0]
+    return (*VOUCHED, own) if own else VOUCHED
+
+
+def _foreign(types: Iterable[str], packages: tuple[str, ...]) -> list[str]:
+    return [name for name in types if name.partition(".")[0] not in packages]
+
+
+def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
+    """Types that skops must be told to trust for this estimator, which we have just trained ourselves.
+
+    Raises ModelFileError for a type from outside the packages of scikit-learn and of the configured estimator.
+    """
+    if isinstance(estimator, XGBModel):
+        return ()
+    import skops.io
+
+    needed = tuple(sorted(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))))
+    if foreign := _foreign(needed, packages):
+        raise ModelFileError(
+            f"the trained {type(estimator).__name__} holds {', '.join(foreign)}, expected types from "
+            f"{', '.join(packages)} only; use an estimator without callables or objects of other packages"
+        )
+    return needed
+
+
+def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tuple[str, ...] = VOUCHED) -> Scorer:
+    description = json.loads(files[DESCRIPTION])
+    if newer := newer_format(description.get("format", 1)):
+        raise ModelFileError(f"{DESCRIPTION} {newer}, or roll back to another version")
+    encoding = Encoding(
+        tuple((name, kind) for name, kind in description["features"]),
+        {name: tuple(values) for name, values in description["categories"].items()},
+    )
+    task: Task = description["task"]
+    estimator = (
+        booster_estimator(files[BOOSTER], task)
+        if BOOSTER in files
+        else _skops(files[ESTIMATOR], trusted_types, packages)
+    )
+    pipeline = Pipeline([("encoder", fitted_encoder(encoding)), ("estimator", estimator)])
+    return Scorer(pipeline, encoding, task, tuple(description["classes"]))
+
+
+def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, ...]) -> Any:
+    import skops.io
+
+    needed = sorted(skops.io.get_untrusted_types(data=content))
+    unknown = sorted(set(needed) - set(trusted_types))
+    if unknown:
+        raise ModelFileError(
+            f"{ESTIMATOR} holds types that nobody vouched for when it was trained: {', '.join(unknown)}; expected "
+            f"at most {', '.join(trusted_types) or 'what skops trusts itself'}; roll back or train again"
+        )
+    if foreign := _foreign(needed, packages):
+        raise ModelFileError(
+            f"{ESTIMATOR} holds {', '.join(foreign)}, expected types from {', '.join(packages)} only, whatever its "
+            "version's tags say; train again, or, if it was trained with another estimator than training.estimator, "
+            "name that one there to serve it"
+        )
+    return skops.io.loads(content, trusted=needed)
+
+
+def booster_estimator(ubj: bytes | bytearray, task: Task) -> XGBModel:
+    """A scikit-learn estimator around a stored booster."""
+    estimator = (XGBRegressor if task == "regression" else XGBClassifier)(n_jobs=threads())
+    estimator.load_model(bytearray(ubj))
+    estimator.get_booster().set_param({"nthread": threads()})
+    return estimator
+
+
+def _load_pyfunc(folder: str) -> Scorer:
+    """What `mlflow.pyfunc` and `mlflow models serve` call; boosters only, as no registry vouches for types here."""
+    return _parse(read(Path(folder)), ())

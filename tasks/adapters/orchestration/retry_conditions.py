@@ -1,0 +1,17 @@
+"""Which failures may pass by themselves, the only ones worth a retry: a refusal stays one however often it is asked."""
+
+from typing import Any
+
+from prefect import State
+
+from tasks.policy.records.errors import PerennialError
+
+
+def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
+    """For `retry_condition_fn`: an unreachable registry or store may come back; what a person must mend will not."""
+    error = state.result(raise_on_failure=False)
+    if not isinstance(error, PerennialError):
+        return True
+    from tasks.adapters.registry.versions import NoChampion, RegistryError, VersionGone
+
+    return isinstance(error, RegistryError) and not isinstance(error, (NoChampion, VersionGone))

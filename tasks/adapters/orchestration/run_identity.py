@@ -1,0 +1,71 @@
+"""Who started the present run, as the server recorded it, and how a run waits for a person."""
+
+from typing import Literal
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_runs import suspend_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+from tasks.policy.governance.access import Principal, principal_of
+
+
+def creator(claimed: str | None = None) -> Principal:
+    """Who started the present run; `claimed` is the name that was typed into its form."""
+    context = FlowRunContext.get()
+    recorded = context.flow_run.created_by if context and context.flow_run else None
+    if recorded is None:
+        return principal_of(None, None, claimed)
+    return principal_of(recorded.type, recorded.display_value, claimed)
+
+
+class ApprovalForm(RunInput):
+    """The form that the dashboard shows under Resume."""
+
+    decision: Literal["approve", "reject"] = Field(description="What you decide.")
+    name: str = Field(
+        min_length=2, max_length=200, description="Your name, as in the model's file under access.approve."
+    )
+    comment: str = Field("", max_length=2000, description="Why; goes to the ledger.")
+
+
+def waiting_run() -> str | None:
+    """Id of the present run, where it can wait for a person: a run of a deployment that no other flow runs."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    return str(run.id) if run and run.deployment_id and not run.parent_task_run_id else None
+
+
+def was_answered() -> bool:
+    """Whether the present run was suspended by `ask` before and so, running again, has been given an answer."""
+    context = FlowRunContext.get()
+    asked = context.flow_run.empirical_policy.pause_keys if context and context.flow_run else None
+    return _key(1) in (asked or ())
+
+
+def _key(question: int) -> str:
+    return f"approval-{question}"
+
+
+def is_waiting(run_id: str | None) -> bool:
+    """Whether that run still waits for its form, or was just given it."""
+    if run_id is None:
+        return False
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(UUID(run_id)).state
+        except ObjectNotFound:
+            return False
+    return state is not None and (state.is_paused() or state.name == "Resuming")
+
+
+def ask(evidence: str, seconds: int, question: int) -> ApprovalForm:
+    """Suspend the run until the form is filled in; the process ends here and runs again from the top.
+
+    `question` counts the forms of one run: an answered one is read again at once, a new one suspends.
+    """
+    form = ApprovalForm.with_initial_data(description=evidence)
+    return suspend_flow_run(wait_for_input=form, timeout=max(1, seconds), key=_key(question))

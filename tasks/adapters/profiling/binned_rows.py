@@ -1,0 +1,93 @@
+"""Arrow rows → codes of a reference's bins, and the Parquet file in which those of training are kept with a version."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.profiling.columns import category_name, decode, is_number
+from tasks.policy.records.binned_rows import CodedRows, Codes
+from tasks.policy.records.profile import FeatureReference, ReferenceProfile
+
+ROWS, CELLS = 80_000, 4_000_000
+"""Training rows kept, and values at most: a wide table keeps fewer."""
+HOUR_US = 3_600_000_000
+
+
+def draw_rows(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> CodedRows:
+    """Training rows spread evenly over the rows given, coded; nothing of personal features."""
+    most = min(ROWS, max(1, CELLS // max(1, len(reference.features))))
+    drawn = rows.take(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)))
+    return code_rows(config, reference, drawn)
+
+
+def code_rows(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> CodedRows:
+    """Rows of a table as codes; features that it lacks, and personal ones, are left out."""
+    codes = {
+        frozen.feature: code_feature(_array(rows, frozen.feature), frozen)
+        for frozen in reference.features
+        if frozen.feature not in config.columns.personal and rows.column_names.count(frozen.feature) == 1
+    }
+    held = config.columns.time in rows.column_names
+    hours = _hours(_array(rows, config.columns.time)) if held else np.full(len(rows), -1, np.int64)
+    return CodedRows(hours, codes)
+
+
+def _array(rows: pa.Table, name: str) -> pa.Array:
+    column = rows.column(name).combine_chunks()
+    return column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+
+
+def _hours(column: pa.Array) -> NDArray[np.int64]:
+    if not pa.types.is_timestamp(column.type):
+        return np.full(len(column), -1, np.int64)
+    moments = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+    micros: NDArray[np.int64] = pc.fill_null(moments, -1).to_numpy(zero_copy_only=False)
+    return micros // HOUR_US
+
+
+def code_feature(column: pa.Array, frozen: FeatureReference) -> Codes:
+    """Where each value lies in the feature's counts, by the rules by which they were counted."""
+    missing, plain = len(frozen.counts.counts), decode(column)
+    codes = np.full(len(plain), missing, np.uint16)
+    if frozen.kind == "numeric":
+        if is_number(plain.type) or pa.types.is_boolean(plain.type):
+            values = pc.fill_null(plain.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
+            finite = np.isfinite(values)
+            codes[finite] = np.searchsorted(np.asarray(frozen.edges), values[finite], side="left")
+            codes[np.isinf(values)] = missing + 1
+        return codes
+    if pa.types.is_nested(plain.type) or pa.types.is_null(plain.type):
+        return codes
+    encoded = plain.dictionary_encode()
+    place = {name: index for index, name in enumerate(frozen.categories)}
+    names = [
+        missing if value is None or value != value else place.get(category_name(value, frozen.kind == "boolean"), -1)
+        for value in encoded.dictionary.to_pylist()
+    ]
+    known = np.array([missing - 1 if index == -1 else index for index in names] or [missing], np.uint16)
+    indices = pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)
+    return np.where(encoded.indices.is_valid().to_numpy(zero_copy_only=False), known[indices], missing).astype(
+        np.uint16
+    )
+
+
+def to_parquet(rows: CodedRows) -> bytes:
+    """The hours first, then the features in their order."""
+    columns = [pa.array(rows.hours), *(pa.array(codes) for codes in rows.codes.values())]
+    target = io.BytesIO()
+    pq.write_table(
+        pa.table(columns, names=["hour", *(f"code {name}" for name in rows.codes)]), target, compression="zstd"
+    )
+    return target.getvalue()
+
+
+def from_parquet(content: bytes) -> CodedRows:
+    table = pq.read_table(io.BytesIO(content))
+    names = [name.removeprefix("code ") for name in table.column_names[1:]]
+    codes = {name: table.column(place + 1).to_numpy().astype(np.uint16) for place, name in enumerate(names)}
+    return CodedRows(table.column(0).to_numpy(), codes)

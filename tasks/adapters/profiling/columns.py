@@ -1,0 +1,164 @@
+"""Arrow columns of any type → what can be counted: numbers, category names, id hashes, times.
+
+A type that does not fit the feature's kind is counted as unreadable, never an error: what a column should hold is the
+quality gate's to judge. NaN is a missing value here as in pandas.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from tasks.policy.records.profile import ROUNDING, Floats
+
+LONGEST_HASHED = 512  # bytes of an id that tell it from others
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The finite values of a numeric column, and how many rows hold none."""
+
+    values: Floats
+    nulls: int
+    non_finite: int
+    unreadable: int
+
+    def without(self, sentinel: float | None) -> "Numbers":
+        """The same where a value that stands for a missing one counts as null."""
+        if sentinel is None:
+            return self
+        known = ~np.isclose(self.values, sentinel, rtol=ROUNDING, atol=0.0)
+        return replace(self, values=self.values[known], nulls=self.nulls + len(known) - int(known.sum()))
+
+
+def type_name(kind: pa.DataType) -> str:
+    """An Arrow type in words that stay the same whether or not a column is dictionary-encoded."""
+    return str(kind.value_type) if pa.types.is_dictionary(kind) else str(kind)
+
+
+def read_numbers(column: pa.Array) -> Numbers:
+    """The column's finite values, in its order."""
+    column = decode(column)
+    kind, nulls = column.type, column.null_count
+    if pa.types.is_null(kind):
+        return Numbers(np.empty(0), len(column), 0, 0)
+    if not (is_number(kind) or pa.types.is_boolean(kind)):
+        return Numbers(np.empty(0), nulls, 0, len(column) - nulls)
+    values = to_floats(column.drop_null() if nulls else column)
+    finite = np.isfinite(values)
+    if finite.all():
+        return Numbers(values, nulls, 0, 0)
+    nans = int(np.isnan(values).sum())
+    return Numbers(values[finite], nulls + nans, len(values) - nans - int(finite.sum()), 0)
+
+
+def to_floats(column: pa.Array) -> Floats:
+    """A column without nulls as floats; it may be the column's own memory, so it is not to be written to."""
+    if not pa.types.is_floating(column.type):
+        column = column.cast(pa.float64(), safe=False)
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+
+
+def decode(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def count_categories(column: pa.Array, boolean: bool = False) -> tuple[dict[str, int], int, int]:
+    """Rows per category name, nulls, and rows whose value is no category (a list, a struct)."""
+    if pa.types.is_null(column.type):
+        return {}, len(column), 0
+    if pa.types.is_nested(column.type):
+        return {}, column.null_count, len(column) - column.null_count
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())  # its value counts take null for empty text (pyarrow 25)
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    indices = column.indices.drop_null() if column.indices.null_count else column.indices
+    rows = np.bincount(indices.to_numpy(zero_copy_only=False), minlength=len(column.dictionary)).tolist()
+    counts: dict[str, int] = {}
+    for value, count in zip(column.dictionary.to_pylist(), rows, strict=True):
+        if count and value is not None and value == value:
+            name = category_name(value, boolean)
+            counts[name] = counts.get(name, 0) + count
+    return counts, len(column) - sum(counts.values()), 0
+
+
+def category_name(value: object, boolean: bool = False) -> str:
+    """The same category has the same name in every type it may come in: 3 and 3.0, true and 1 in a boolean feature."""
+    if boolean and value in (0, 1):
+        return "true" if value else "false"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def hash_ids(column: pa.Array) -> NDArray[np.uint64]:
+    """64-bit hashes of the ids that are not null; equal ids have equal hashes, in every batch and process."""
+    column = decode(column)
+    column = column.drop_null() if column.null_count else column
+    if pa.types.is_integer(column.type):
+        return _scramble(column.cast(pa.int64(), safe=False).to_numpy().view(np.uint64))
+    if not (pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type)):
+        column = column.cast(pa.large_string())
+    text = column.cast(pa.large_binary())
+    return _scramble(_hash_bytes(text))
+
+
+def _hash_bytes(column: pa.LargeBinaryArray) -> NDArray[np.uint64]:
+    """Multilinear hash of each value: every byte times a random odd number that belongs to its position."""
+    _, offsets_buffer, bytes_buffer = column.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int64)[column.offset : column.offset + len(column) + 1]
+    if not len(column) or bytes_buffer is None:
+        return np.zeros(len(column), np.uint64)
+    content = np.frombuffer(bytes_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
+    width = int(lengths[0])
+    if 0 < width <= LONGEST_HASHED and (lengths == width).all():  # the same sums, four times as fast
+        square = content.reshape(-1, width).astype(np.uint64) + np.uint64(1)
+        return square @ _multipliers()[:width] + np.uint64(width)
+    position = np.arange(len(content)) - np.repeat(starts, lengths)
+    terms = (content.astype(np.uint64) + np.uint64(1)) * _multipliers()[position % LONGEST_HASHED]
+    hashes = lengths.astype(np.uint64)
+    filled = np.flatnonzero(lengths)
+    if len(filled):
+        hashes[filled] += np.add.reduceat(terms, starts[filled])
+    return hashes
+
+
+@cache
+def _multipliers() -> NDArray[np.uint64]:
+    drawn = np.random.default_rng(20261122).integers(0, 2**63, LONGEST_HASHED, dtype=np.uint64)
+    return drawn * np.uint64(2) + np.uint64(1)
+
+
+def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spread over all 64 bits, one to one (splitmix64, Steele, Lea and Flood 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def time_bounds(column: pa.Array) -> Iterator[datetime]:
+    """The oldest and the newest time, UTC; nothing where the column holds no times. Times without a zone are UTC."""
+    if not pa.types.is_timestamp(column.type) and not pa.types.is_date(column.type):
+        return
+    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
+    bounds = pc.min_max(column.cast(pa.timestamp("us", zone), safe=False))
+    for side in ("min", "max"):
+        moment = bounds[side].as_py()
+        if moment is not None:
+            yield moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,0 +1,100 @@
+"""Features that give the label away: the same column under another name, or a value that settles the label.
+
+Names are compared always, values where the rows hold labels. A model that learns from such a feature looks perfect
+until the day it serves, when the label is not there yet.
+"""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.profiling.columns import decode, is_number, to_floats
+from tasks.policy.records.profile import Floats
+
+MIN_ROWS = 50  # fewer labelled rows settle nothing
+MIN_ROWS_PER_GROUP = 10  # a category with fewer rows may be pure by chance
+SETTLED_CORRELATION = 0.99999
+FIRST_ROWS = 2000
+
+
+def alike(name: str) -> str:
+    """A column name without case and punctuation; one of punctuation alone as it is."""
+    return re.sub(r"[\W_]+", "", name).casefold() or name
+
+
+def leaks_by_name(config: ModelConfig) -> tuple[str, ...]:
+    """Sentences on features whose name is the label's but for case and punctuation."""
+    label = config.columns.label
+    return tuple(
+        f"{feature} has the name of the label {label}: expected no label among the features"
+        for feature in config.columns.features.names
+        if alike(feature) == alike(label)
+    )
+
+
+def find_leaks(table: pa.Table, config: ModelConfig) -> tuple[str, ...]:
+    """Sentences on features that leak the label, by name and, where the table holds labels, by value."""
+    by_name, label_name = leaks_by_name(config), config.columns.label
+    if label_name not in table.column_names:
+        return by_name
+    labelled = table.filter(pc.is_valid(table.column(label_name)))
+    if labelled.num_rows < MIN_ROWS:
+        return by_name
+    label = labelled.column(label_name).combine_chunks()
+    return by_name + tuple(
+        f"{feature} settles the label {label_name} in all {labelled.num_rows:,} labelled rows: "
+        "expected a feature that is known before it"
+        for feature in config.columns.features.names
+        if feature in labelled.column_names and settles(labelled.column(feature), label, config.task == "regression")
+    )
+
+
+def settles(feature: pa.ChunkedArray, label: pa.Array, regression: bool) -> bool:
+    """Whether the label can be read off the feature: perfectly correlated, or every value range or category is pure."""
+    column = decode(pa.concat_arrays(feature.chunks) if feature.num_chunks != 1 else feature.chunk(0))
+    known = column.is_valid()
+    column, label = (
+        column.filter(known),
+        decode(label if isinstance(label, pa.Array) else pa.concat_arrays(label.chunks)),
+    )
+    label = label.filter(known)
+    if len(column) < MIN_ROWS or pc.count_distinct(label).as_py() < 2:
+        return False
+    numeric = is_number(column.type) or pa.types.is_boolean(column.type)
+    if regression:
+        return numeric and _correlated(to_floats(column), to_floats(label))
+    classes = label.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    return _separates(to_floats(column), classes) if numeric else _pure(column, classes)
+
+
+def _correlated(values: Floats, labels: Floats) -> bool:
+    if not np.isfinite(values).all() or values.std() == 0 or labels.std() == 0:
+        return False
+    return abs(float(np.corrcoef(values, labels)[0, 1])) >= SETTLED_CORRELATION
+
+
+def _separates(values: Floats, classes: np.ndarray) -> bool:
+    """Sorted by the feature, each class is one run, no value lies in two, and no class is too small to tell."""
+    return (
+        _runs(values[:FIRST_ROWS], classes[:FIRST_ROWS])  # most features fail here, and cost no sort of all rows
+        and _runs(values, classes)
+        and int(np.bincount(classes)[np.unique(classes)].min()) >= MIN_ROWS_PER_GROUP
+    )
+
+
+def _runs(values: Floats, classes: np.ndarray) -> bool:
+    order = np.argsort(values, kind="stable")
+    values, classes = values[order], classes[order]
+    changes = np.flatnonzero(np.diff(classes))
+    return len(changes) + 1 == len(np.unique(classes)) and bool((np.diff(values)[changes] > 0).all())
+
+
+def _pure(column: pa.Array, classes: np.ndarray) -> bool:
+    groups = column.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    if len(groups) < MIN_ROWS_PER_GROUP * (groups.max() + 1):
+        return False
+    pairs = np.bincount(groups * (classes.max() + 1) + classes)
+    return int((pairs > 0).sum()) == groups.max() + 1

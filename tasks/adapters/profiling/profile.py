@@ -1,0 +1,250 @@
+"""One pass over Arrow batches → a profile. Memory does not grow with the rows of the window.
+
+A reference is frozen from rows that training holds already; one column at a time is added.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.models.eligibility import classes_of
+from tasks.adapters.models.encoding import encode_labels
+from tasks.adapters.profiling.columns import count_categories, hash_ids, read_numbers, time_bounds, type_name
+from tasks.adapters.profiling.feature_counter import counter_of, hide
+from tasks.adapters.profiling.leakage import find_leaks
+from tasks.adapters.profiling.sample import WindowSample, write_sample
+from tasks.policy.data_quality.duplicates import IdSketch
+from tasks.policy.data_quality.label_quality import LabelProfile, label_levels
+from tasks.policy.records.base import Window
+from tasks.policy.records.profile import (
+    FeatureCounts,
+    FeatureReference,
+    ReferenceProfile,
+    WindowProfile,
+    choose_categories,
+    choose_edges,
+    with_missing,
+)
+from tasks.policy.records.reports import FeatureKind
+from tasks.policy.reference.robust_reference import broken_days, find_sentinel, robust_scale
+from tasks.policy.statistics.binning import BinGuide, count_values
+
+DAY_US, USUAL, GAPS_NEEDED = 86_400_000_000, 0.9, 3
+LARGEST_CLASSES = 50
+COLUMNS_AT_ONCE = 16  # a reader of Parquet holds a page of each column it reads
+
+
+def kind_of(config: ModelConfig, feature: str) -> FeatureKind:
+    features = config.columns.features
+    if feature in features.numeric:
+        return "numeric"
+    return "boolean" if feature in features.boolean else "categorical"
+
+
+def freeze_reference(
+    batches: Iterable[pa.RecordBatch], config: ModelConfig, window: Window, content_hash: str
+) -> ReferenceProfile:
+    """The profile of the rows that a model learns from, to be stored with its version.
+
+    `batches` hold the features, and the label where leaks are to be found. Raises ValueError where a feature is missing
+    or where there is no batch at all.
+    """
+    table = pa.Table.from_batches(batches)
+    missing = [name for name in config.columns.features.names if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"reference of {config.name}: column {', '.join(missing)} is missing, "
+            f"found {', '.join(table.column_names)}; "
+            "expected every feature of the model; mend the source or columns.features"
+        )
+    return ReferenceProfile(
+        model=config.name,
+        window=window,
+        rows=table.num_rows,
+        content_hash=content_hash,
+        features=tuple(_freeze_feature(table, name, config) for name in config.columns.features.names),
+        columns=_column_types(table.schema),
+        leaking=find_leaks(table, config),
+        usual_gap_days=_usual_gap_days(table, config.columns.time),
+        labels=_freeze_labels(table, config),
+    )
+
+
+def _freeze_labels(table: pa.Table, config: ModelConfig) -> LabelProfile | None:
+    if config.columns.label not in table.column_names:
+        return None
+    labels = table[config.columns.label].drop_null()
+    if config.task == "regression":
+        values = encode_labels(labels, ())
+        values = values[np.isfinite(values)]
+        span = (float(values.min()), float(values.max())) if len(values) else None
+        return LabelProfile(len(labels), levels=label_levels(values), span=span)
+    classes = classes_of(config, labels)
+    counts = Counter(encode_labels(labels, classes, unknown=len(classes)).tolist()).most_common(LARGEST_CLASSES)
+    shares = tuple((classes[int(code)], count / len(labels)) for code, count in counts if code < len(classes))
+    return LabelProfile(len(labels), shares=shares)
+
+
+def _usual_gap_days(table: pa.Table, name: str) -> int:
+    """A quantile, so that weekends count and an outage or a quarantined window does not; 1 where too few days tell."""
+    if not _has_times(table, name):
+        return 1
+    moments = table[name].drop_null().cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).to_numpy()
+    gaps = np.diff(np.unique(moments // DAY_US))
+    return int(np.quantile(gaps, USUAL, method="higher")) if len(gaps) >= GAPS_NEEDED else 1
+
+
+def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> FeatureReference:
+    kind = kind_of(config, feature)
+    column = table.column(feature).combine_chunks()
+    column = column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+    name = type_name(column.type)
+    if kind == "numeric":
+        left_out = _broken_days(table, feature, config)
+        if left_out:
+            column = column.filter(pa.array(~np.isin(_days(table, config), left_out)))
+        numbers = read_numbers(column)
+        sentinel = find_sentinel(np.sort(numbers.values))
+        numbers = numbers.without(sentinel.value if sentinel else None)
+        values = np.sort(numbers.values)
+        edges = choose_edges(values)
+        counts = count_values(feature, name, numbers.values, BinGuide.of(np.asarray(edges)), (-np.inf, np.inf))
+        return FeatureReference(
+            feature,
+            kind,
+            with_missing(counts, numbers.nulls, numbers.non_finite, numbers.unreadable),
+            edges,
+            scale=robust_scale(values),
+            sentinel=sentinel.value if sentinel else None,
+            sentinel_share=sentinel.share if sentinel else 0.0,
+            left_out=left_out,
+        )
+    rows, nulls, unreadable = count_categories(column, kind == "boolean")
+    rows = hide(rows) if feature in config.columns.personal else rows
+    categories, more = choose_categories(tuple(rows.items()))
+    listed = [rows[category] for category in categories]
+    counts = FeatureCounts(feature, name, sum(rows.values()), (*listed, sum(rows.values()) - sum(listed)))
+    return FeatureReference(
+        feature, kind, with_missing(counts, nulls, unreadable=unreadable), categories=categories, more_categories=more
+    )
+
+
+def _broken_days(table: pa.Table, feature: str, config: ModelConfig) -> tuple[str, ...]:
+    kind = table.schema.field(feature).type
+    if not _has_times(table, config.columns.time) or not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+        return ()
+    values = pc.cast(table[feature], pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return tuple(broken_days(values, _days(table, config)))
+
+
+def _days(table: pa.Table, config: ModelConfig) -> np.ndarray:
+    return pc.strftime(table[config.columns.time], "%Y-%m-%d").to_numpy(zero_copy_only=False).astype(str)
+
+
+def _has_times(table: pa.Table, name: str) -> bool:
+    return name in table.column_names and pa.types.is_timestamp(table.schema.field(name).type)
+
+
+def _column_types(schema: pa.Schema) -> tuple[tuple[str, str], ...]:
+    return tuple((item.name, type_name(item.type)) for item in schema)
+
+
+def profile_batches(
+    batches: Iterable[pa.RecordBatch],
+    reference: ReferenceProfile,
+    config: ModelConfig,
+    window: Window,
+    sample_path: Path | None = None,
+) -> WindowProfile:
+    """Count a window into its reference in one pass; with `sample_path`, write rows drawn at random there (Parquet).
+
+    No column, type or value makes this fail; what is amiss is in the profile for the quality gate to judge.
+    """
+    sample = WindowSample.of(config, window, reference.content_hash) if sample_path else None
+    profile = _count(batches, reference, config, window, sample)
+    written = write_sample([sample], sample_path) if sample and sample_path else None
+    return replace(profile, sample_uri=written)
+
+
+def profile_columns(
+    read: Callable[[tuple[str, ...]], Iterable[pa.RecordBatch]],
+    reference: ReferenceProfile,
+    config: ModelConfig,
+    window: Window,
+    sample_path: Path | None = None,
+) -> WindowProfile:
+    """The same for wide tables: `read` is called with some columns at a time, so wide tables take little memory too.
+
+    Each column is read once. Every call of `read` must give the same rows in the same order.
+    """
+    ids = (config.columns.key, config.columns.time)
+    parts, samples = [], []
+    for first in range(0, len(reference.features), COLUMNS_AT_ONCE):
+        some = replace(reference, features=reference.features[first : first + COLUMNS_AT_ONCE])
+        names = tuple(frozen.feature for frozen in some.features)
+        sample = WindowSample.of(config, window, reference.content_hash) if sample_path else None
+        parts.append(_count(read(names if parts else ids + names), some, config, window, sample))
+        samples += [sample] if sample else []
+    return replace(
+        parts[0],
+        features=tuple(counts for part in parts for counts in part.features),
+        columns=tuple(column for part in parts for column in part.columns),
+        sample_uri=write_sample(samples, sample_path) if sample_path else None,
+    )
+
+
+def _count(
+    batches: Iterable[pa.RecordBatch],
+    reference: ReferenceProfile,
+    config: ModelConfig,
+    window: Window,
+    sample: WindowSample | None,
+) -> WindowProfile:
+    counters = [counter_of(frozen, config) for frozen in reference.features]
+    ids, times, columns, rows, null_ids = IdSketch(), [], (), 0, 0
+    for batch in batches:
+        rows, columns = rows + batch.num_rows, columns or _column_types(batch.schema)
+        present = {name: index for index, name in enumerate(batch.schema.names)}
+        for counter in counters:
+            index = present.get(counter.reference.feature)
+            if index is None:
+                counter.add_absent(batch.num_rows)
+            else:
+                counter.add(batch.column(index))
+        null_ids += _take_ids(batch, config.columns.key, ids)
+        times += _take_times(batch, config.columns.time)
+        if sample:
+            sample.add(batch)
+    return WindowProfile(
+        window=window,
+        rows=rows,
+        features=tuple(counter.counts for counter in counters),
+        columns=columns,
+        null_ids=null_ids,
+        duplicate_ids=ids.duplicates(),
+        duplicates_exact=ids.is_exact,
+        oldest=min(times, default=None),
+        newest=max(times, default=None),
+        reference_hash=reference.content_hash,
+    )
+
+
+def _take_ids(batch: pa.RecordBatch, name: str, ids: IdSketch) -> int:
+    """Rows without an id; the others go into the sketch."""
+    if name not in batch.schema.names:
+        return batch.num_rows
+    column = batch.column(batch.schema.names.index(name))
+    if not pa.types.is_nested(column.type) and not pa.types.is_null(column.type):
+        ids.add(hash_ids(column))
+    return int(column.null_count)
+
+
+def _take_times(batch: pa.RecordBatch, name: str) -> list[datetime]:
+    return list(time_bounds(batch.column(batch.schema.names.index(name)))) if name in batch.schema.names else []

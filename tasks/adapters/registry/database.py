@@ -1,0 +1,92 @@
+"""MLflow's SQLite database, made in one piece: MLflow can neither open nor finish one whose tables were made half.
+
+The tables are made in a file beside it, which then takes its name. A half-made database that an earlier start left behind
+holds nothing; it is set aside and made anew.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy.engine import make_url
+
+from tasks.adapters.storage.atomic_files import one_at_a_time
+
+logger = logging.getLogger(__name__)
+FILLED = ("runs", "registered_models", "model_versions", "logged_models")
+"""Tables that hold something as soon as anything was trained."""
+
+
+def make_database(uri: str) -> None:
+    """Make the SQLite database at this address where there is none; nothing for other addresses. Raises OSError."""
+    path = database_file(uri)
+    if path is None or _is_made(path):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(path.with_name(f"{path.name}.lock")):
+        if _is_made(path):
+            return
+        if path.exists() and path.stat().st_size:
+            aside = path.with_name(f"{path.name}.half-made-{uuid4().hex[:8]}")
+            path.replace(aside)
+            logger.warning(
+                "%s: its tables were made half when a first start was cut off; set aside as %s", path, aside.name
+            )
+        with _beside(path) as own:
+            _make_tables(own)
+            own.replace(path)
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of an SQLite address; None for another one, or for one in memory."""
+    if not uri.startswith("sqlite"):
+        return None
+    name = make_url(uri).database
+    return Path(name) if name and name != ":memory:" else None
+
+
+def _is_made(path: Path) -> bool:
+    """Whether MLflow can open it, or must be asked: it holds something, or is no database of ours to judge."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if any(database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in FILLED if name in tables):  # noqa: S608
+                return True
+            if "alembic_version" not in tables:
+                return False
+            versions = database.execute("SELECT version_num FROM alembic_version").fetchall()
+    except sqlite3.Error:
+        return True
+    return versions == [(_latest_revision(),)]
+
+
+def _latest_revision() -> str:
+    from mlflow.store.db.utils import _get_latest_schema_revision
+
+    return str(_get_latest_schema_revision())
+
+
+def _make_tables(path: Path) -> None:
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
+
+    engine = create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")
+    try:
+        _initialize_tables(engine)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    own = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
+    try:
+        yield own
+    finally:
+        for left in (own, *(own.with_name(own.name + ending) for ending in ("-journal", "-wal", "-shm"))):
+            with suppress(FileNotFoundError):
+                left.unlink()

@@ -1,0 +1,125 @@
+"""What a trained version can be traced by: rows, code, libraries, configuration. Built as MLflow wants to store it.
+
+A version that cannot be made again cannot be explained. Nothing here asks a network or starts an interpreter:
+requirements are the installed versions (which the lock fixed), since MLflow's own inference takes ten seconds.
+"""
+
+import os
+import subprocess
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import pandas as pd
+from mlflow.data.delta_dataset_source import DeltaDatasetSource
+from mlflow.data.pandas_dataset import PandasDataset
+from mlflow.entities import DatasetInput, InputTag
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import save_model
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.models.estimators import Fitted
+from tasks.adapters.models.files import Scorer, threads
+from tasks.policy.records.base import Window
+from tasks.policy.records.reports import Snapshot
+
+BUILT_OF = "PERENNIAL_COMMIT"
+"""Setting of an image, in which no git is: the commit that it was built of (infra/docker/Dockerfile)."""
+LIBRARIES = ("xgboost", "scikit-learn", "numpy", "pandas", "pyarrow", "skops", "mlflow")
+COLUMN_TYPES = {"numeric": DataType.double, "categorical": DataType.string, "boolean": DataType.boolean}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingManifest:
+    """All that is needed to train the same version again."""
+
+    model: str
+    decision_id: str
+    config_fingerprint: str
+    snapshot: Snapshot
+    trained: Window
+    training_rows: int
+    fitted_rows: int
+    held_back_rows: int
+    estimator: str
+    parameters: dict[str, str]
+    rounds: int | None
+    seed: int
+    threads: int
+    sha256: str
+    code_version: str
+    libraries: dict[str, str]
+
+
+def manifest(
+    config: ModelConfig, fitted: Fitted, training: Snapshot, decision_id: str, sha256: str
+) -> TrainingManifest:
+    return TrainingManifest(
+        model=config.name,
+        decision_id=decision_id,
+        config_fingerprint=config.fingerprint,
+        snapshot=training,
+        trained=training.window,
+        training_rows=fitted.rows,
+        fitted_rows=fitted.fitted_rows,
+        held_back_rows=fitted.held_back_rows,
+        estimator=config.training.estimator or f"xgboost:{type(fitted.scorer.estimator).__name__}",
+        parameters=fitted.parameters,
+        rounds=fitted.rounds,
+        seed=config.training.seed,
+        threads=threads(),
+        sha256=sha256,
+        code_version=code_version(),
+        libraries={name: installed_version(name) for name in LIBRARIES},
+    )
+
+
+@cache
+def code_version() -> str:
+    """The git commit that runs (`+dirty` if changed since), in an image the one it was built of, else the package's version."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run([*command], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        tracked = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
+        subprocess.run(tracked, capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get(BUILT_OF) or f"perennial {installed_version('perennial')}"
+    return found
+
+
+def dataset_input(config: ModelConfig, training: Snapshot) -> DatasetInput:
+    """The training rows as MLflow links them: the Delta table at its version, and the hash of their content."""
+    source = DeltaDatasetSource(path=training.uri, delta_table_version=training.version)
+    facts = pd.DataFrame({"rows": [float(training.rows)], "labelled_rows": [float(training.labelled_rows or 0)]})
+    dataset = PandasDataset(
+        df=facts,
+        source=source,
+        name=f"{config.name} {training.window.name}",
+        digest=training.content_hash[:36],
+    )
+    return DatasetInput(dataset=dataset._to_mlflow_entity(), tags=[InputTag("mlflow.data.context", "training")])
+
+
+def signature(config: ModelConfig, scorer: Scorer) -> ModelSignature:
+    """Columns and types that the model accepts; all may hold nulls, none may be absent."""
+    inputs = Schema([ColSpec(COLUMN_TYPES[kind], name) for name, kind in scorer.encoding.features])
+    width = (-1, len(scorer.classes)) if config.task == "multiclass" else (-1,)
+    return ModelSignature(inputs=inputs, outputs=Schema([TensorSpec(pd.Series(dtype=float).to_numpy().dtype, width)]))
+
+
+def save_for_mlflow(config: ModelConfig, scorer: Scorer, files: Path, target: Path) -> None:
+    """Wrap a scorer's files as an MLflow model that `mlflow models serve` can load without running stored code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example.*")  # rows of production stay out of the registry
+        save_model(
+            path=str(target),
+            loader_module="tasks.adapters.models.files",
+            data_path=str(files),
+            signature=signature(config, scorer),
+            pip_requirements=[f"{name}=={installed_version(name)}" for name in LIBRARIES],
+            mlflow_model=Model(),
+        )

@@ -1,0 +1,193 @@
+"""Turns a fitted model into a version: run, lineage, files, and last the version itself.
+
+A registration that dies half-way leaves a failed run and no version. MLflow has no unique tags, so two processes may
+register for one decision at once: both then see both versions, the lower number stays and the other is taken back.
+"""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+from mlflow.entities import DatasetInput, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.tracking import MlflowClient
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.models import files as model_files
+from tasks.adapters.models.estimators import Fitted
+from tasks.adapters.profiling.binned_rows import to_parquet
+from tasks.adapters.registry import lineage, relocation, version_files, versions as registry
+from tasks.adapters.reports.markdown import plain
+from tasks.adapters.storage import lease
+from tasks.adapters.storage.workspace import keep_private, workspace
+from tasks.policy.economics.costs import Usage
+from tasks.policy.monitoring.attribution import AttributionProfile
+from tasks.policy.records.base import to_json
+from tasks.policy.records.binned_rows import CodedRows
+from tasks.policy.records.evidence import USAGE, ModelVersion
+from tasks.policy.records.profile import ReferenceProfile
+from tasks.policy.records.reports import Snapshot
+
+_EXISTS = ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def register(
+    config: ModelConfig,
+    fitted: Fitted,
+    training: Snapshot,
+    decision_id: str,
+    reference_profile: ReferenceProfile,
+    attribution: AttributionProfile | None = None,
+    coded: CodedRows | None = None,
+    usage: Usage | None = None,
+) -> ModelVersion:
+    """The version of this decision: an earlier one if there is one, else a new one.
+
+    The reference profile is stored beside the model, and how the features contributed where that is known. Raises
+    RegistryError, and ModelFileError for an estimator that holds types of foreign packages.
+    """
+    known = registry.find(config.name, decision_id)
+    if known is not None:
+        return known
+    client = registry.client()
+    with tempfile.TemporaryDirectory() as place, registry.answers(f"{config.name}: a version cannot be registered"):
+        folder = Path(place)
+        manifest = _lay_out(folder, config, fitted, training, decision_id, reference_profile)
+        if attribution:
+            (folder / "notes" / version_files.ATTRIBUTION).write_text(to_json(attribution), encoding="utf-8")
+        if coded is not None:
+            (folder / "notes" / version_files.CODED_ROWS).write_bytes(to_parquet(coded))
+        tags = _tags(config, fitted, manifest) | ({USAGE: to_json(usage)} if usage else {})
+        experiment = _ensure_model(client, config)
+        lease.check(config.name)
+        run_id = client.create_run(experiment, run_name=f"{config.name} {training.window.name}").info.run_id
+        finished = False
+        try:
+            _log_run(client, run_id, manifest, fitted.metrics, lineage.dataset_input(config, training))
+            client.log_artifacts(run_id, str(folder / "notes"))
+            model = client.create_logged_model(experiment, name=config.name, source_run_id=run_id)
+            client.log_model_artifacts(model.model_id, str(folder / "model"))
+            client.finalize_logged_model(model.model_id, "READY")
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+            finished = True
+        finally:
+            client.set_terminated(run_id, "FINISHED" if finished else "FAILED")
+        # by location: `models:/…` would be looked up in MLflow's global registry, which is not necessarily ours
+        source = model.artifact_location
+        token = lease.check(config.name)
+        tags |= {"lease": str(token)} if token else {}
+        stored = client.create_model_version(config.name, source, run_id, tags=tags, model_id=model.model_id)
+        return _settle_race(client, registry.as_record(stored))
+
+
+def _lay_out(
+    folder: Path,
+    config: ModelConfig,
+    fitted: Fitted,
+    training: Snapshot,
+    decision_id: str,
+    reference_profile: ReferenceProfile,
+) -> lineage.TrainingManifest:
+    """Everything that will be uploaded: `model`, as MLflow wants it, and `notes`, the run's artifacts."""
+    files, notes = folder / "files", folder / "notes"
+    files.mkdir()
+    notes.mkdir()
+    model_files.save(fitted.scorer, files)
+    sha256 = model_files.sha256(model_files.read(files))
+    manifest = lineage.manifest(config, fitted, training, decision_id, sha256)
+    lineage.save_for_mlflow(config, fitted.scorer, files, folder / "model")
+    (notes / version_files.PROFILE).write_text(to_json(reference_profile), encoding="utf-8")
+    (notes / version_files.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
+    (notes / version_files.IMPORTANCE).write_text(json.dumps(fitted.importance), encoding="utf-8")
+    return manifest
+
+
+def _ensure_model(client: MlflowClient, config: ModelConfig) -> str:
+    """Registered model and experiment by the model's name; the experiment's id."""
+    try:
+        client.create_registered_model(config.name, tags={"owner": config.owner}, description=plain(config.purpose))
+    except MlflowException as error:
+        if error.error_code != _EXISTS:
+            raise
+    known = relocation.experiment_here(client, config.name)
+    if known is not None:
+        return known
+    place = workspace()
+    if not place.is_served:
+        keep_private(place.artifacts)
+    try:
+        return str(
+            client.create_experiment(config.name, None if place.is_served else f"{place.artifacts}/{config.name}")
+        )
+    except MlflowException as error:
+        present = client.get_experiment_by_name(config.name)
+        if error.error_code != _EXISTS or present is None:
+            raise
+        return str(present.experiment_id)
+
+
+def _log_run(
+    client: MlflowClient,
+    run_id: str,
+    manifest: lineage.TrainingManifest,
+    held_back: dict[str, float],
+    dataset: DatasetInput,
+) -> None:
+    params = {
+        **manifest.parameters,
+        "estimator": manifest.estimator,
+        "seed": str(manifest.seed),
+        "threads": str(manifest.threads),
+        "rounds": str(manifest.rounds),
+        "fitted_rows": str(manifest.fitted_rows),
+        "held_back_rows": str(manifest.held_back_rows),
+    }
+    run_tags = {
+        "decision_id": manifest.decision_id,
+        "mlflow.source.name": "perennial",
+        "mlflow.source.git.commit": manifest.code_version,
+        "config_fingerprint": manifest.config_fingerprint,
+    }
+    client.log_batch(
+        run_id,
+        # one value a metric, so its time says nothing that the run's own does not
+        metrics=[Metric(f"held_back_{name}", value, timestamp=0, step=0) for name, value in held_back.items()],
+        params=[Param(name, value) for name, value in params.items()],
+        tags=[RunTag(name, value) for name, value in run_tags.items()],
+    )
+    client.log_inputs(run_id, datasets=[dataset])
+
+
+def _tags(config: ModelConfig, fitted: Fitted, manifest: lineage.TrainingManifest) -> dict[str, str]:
+    """What is read of a version without opening its files."""
+    vouched = model_files.vouched_packages(config.training.estimator)
+    trusted = model_files.needed_types(fitted.scorer.estimator, vouched)
+    return {
+        "decision_id": manifest.decision_id,
+        "sha256": manifest.sha256,
+        "trained_from": manifest.trained.start.isoformat(),
+        "trained_until": manifest.trained.end.isoformat(),
+        "training_rows": str(manifest.training_rows),
+        "snapshot": f"{manifest.snapshot.uri}@{manifest.snapshot.version}",
+        "content_hash": manifest.snapshot.content_hash,
+        "config_fingerprint": manifest.config_fingerprint,
+        "code_version": manifest.code_version,
+        "task": config.task,
+        "classes": json.dumps(fitted.scorer.classes),
+        "trusted_types": json.dumps(trusted),
+        "status": "registered",
+        **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
+    }
+
+
+def _settle_race(client: MlflowClient, mine: ModelVersion) -> ModelVersion:
+    """The lower of two versions for one decision stays; numbers only grow, so both sides see the lower one."""
+    first = registry.find(mine.model, mine.decision_id)
+    if first is None or first.version == mine.version:
+        return mine
+    client.delete_model_version(mine.model, mine.version)
+    return first

@@ -1,0 +1,53 @@
+"""Where a version's files lie after a workspace was moved.
+
+MLflow notes absolute folders: of an experiment when it is made, and so of every run and model in it. A moved workspace
+would look for its files where it was, and write the next version there. The names below an artifacts root are MLflow's
+own random ones, so that a folder of the same name under the present root is the same one.
+"""
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mlflow.tracking import MlflowClient
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from tasks.adapters.storage import lease
+from tasks.adapters.storage.workspace import workspace
+
+_BELOW_A_ROOT = re.compile(r"[^/]+/(?:[0-9a-f]{32}|models/m-[0-9a-f]{32})/artifacts$")
+"""MODEL/RUN/artifacts or MODEL/models/LOGGED_MODEL/artifacts."""
+
+
+def present_place(noted: str) -> str:
+    """Where the files of a run or of a model lie: under the present root if they are there, else where MLflow noted."""
+    root, below = _local(workspace().artifacts), _BELOW_A_ROOT.search(noted)
+    if root is None or below is None or _local(noted) is None:
+        return noted
+    present = root / below.group()
+    return str(present) if present.is_dir() else noted
+
+
+def experiment_here(client: MlflowClient, model: str) -> str | None:
+    """Id of the model's experiment; None where there is none whose files lie under the present root.
+
+    One of a former root keeps its runs, under its name and number: what MLflow notes as its place cannot be changed.
+    """
+    found = client.get_experiment_by_name(model)
+    if found is None:
+        return None
+    space, noted = workspace(), _local(found.artifact_location)
+    root = _local(space.artifacts)
+    if space.is_served or noted is None or (root is not None and noted == root / model):
+        return str(found.experiment_id)
+    lease.check(model)
+    client.rename_experiment(found.experiment_id, f"{model} {found.experiment_id}")
+    return None
+
+
+def _local(address: str) -> Path | None:
+    """The folder of an address on this machine; None of one that is elsewhere."""
+    scheme = urlsplit(address).scheme
+    if scheme not in ("", "file"):
+        return None
+    return Path(local_file_uri_to_path(address)).resolve()

@@ -1,0 +1,133 @@
+"""What a registered version carries: the model's files, checked by their hash, and what was frozen when it was trained.
+
+Versions never change, so what was read is kept.
+"""
+
+import json
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlflow.artifacts
+from mlflow.exceptions import MlflowException
+
+from tasks.adapters.registry import relocation, versions as registry
+from tasks.adapters.storage.redaction import without_secrets
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.monitoring.attribution import AttributionProfile
+from tasks.policy.records.base import from_json
+from tasks.policy.records.binned_rows import CodedRows
+from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.profile import ReferenceProfile
+
+if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; what it was trained on needs neither
+    from tasks.adapters.models.files import Scorer
+
+PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
+ATTRIBUTION = "feature_attribution.json"
+CODED_ROWS = "coded_rows.parquet"
+
+
+def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool = False) -> "Scorer":
+    """The scorer of a version, checked against its SHA-256; `fresh` reads the files again instead of the cache.
+
+    The hash and the types to trust are the ledger's, as `registry.version` gives them.
+
+    `estimator` is the import path in the model's file, whose package vouches for types; boosters need none. Raises
+    ModelFileError on missing or altered files and on types of other packages.
+    """
+    load = _scorer.__wrapped__ if fresh else _scorer
+    trusted = dict(version.tags).get("trusted_types", "[]")
+    scorer: Scorer = load(workspace().mlflow, version.model, version.version, version.sha256, estimator, trusted)
+    return scorer
+
+
+@lru_cache(maxsize=8)
+def _scorer(uri: str, model: str, number: str, sha256: str, estimator: str | None, trusted: str) -> "Scorer":
+    from tasks.adapters.models import files as model_files
+
+    stored = registry.stored_version(model, number)
+    with tempfile.TemporaryDirectory() as folder:
+        files = _download(f"{relocation.present_place(stored.source)}/data/files", Path(folder), uri)
+        packages = model_files.vouched_packages(estimator)
+        return model_files.load(model_files.read(files), sha256, tuple(json.loads(trusted)), packages)
+
+
+def _download(address: str, folder: Path, uri: str) -> Path:
+    from tasks.adapters.models import files as model_files
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri))
+    except (MlflowException, OSError) as error:
+        raise model_files.ModelFileError(
+            f"{without_secrets(address)}: cannot be read ({type(error).__name__}); expected the files that were "
+            "registered; restore the artifact store, set PERENNIAL_ARTIFACTS to where it was moved, or roll back to another "
+            "version"
+        ) from None  # MLflow names the address that it asked, with its password
+
+
+@lru_cache(maxsize=32)
+def _artifact(uri: str, run_id: str, name: str) -> str:
+    return _read_artifact(uri, run_id, name).decode("utf-8")
+
+
+def _read_artifact(uri: str, run_id: str, name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        return _download(f"{_place(uri, run_id)}/{name}", Path(folder), uri).read_bytes()
+
+
+def _holds(uri: str, run_id: str, name: str) -> bool:
+    with registry.answers(f"artifacts of run {run_id} cannot be listed"):
+        listed = mlflow.artifacts.list_artifacts(artifact_uri=_place(uri, run_id), tracking_uri=uri)
+    return name in {Path(file.path).name for file in listed}
+
+
+def _place(uri: str, run_id: str) -> str:
+    with registry.answers(f"run {run_id} cannot be read"):
+        return relocation.present_place(registry.client_of(uri).get_run(run_id).info.artifact_uri)
+
+
+def reference_profile(version: ModelVersion) -> ReferenceProfile:
+    """The profile that was frozen when the version was trained."""
+    return _profile(workspace().mlflow, version.run_id)
+
+
+@lru_cache(maxsize=8)
+def _profile(uri: str, run_id: str) -> ReferenceProfile:
+    return from_json(ReferenceProfile, _artifact(uri, run_id, PROFILE))
+
+
+def feature_importance(version: ModelVersion) -> dict[str, float]:
+    """Share of each feature in the model's gain, as logged at training; empty where the estimator has none."""
+    shares: dict[str, float] = json.loads(_artifact(workspace().mlflow, version.run_id, IMPORTANCE))
+    return shares
+
+
+def attribution(version: ModelVersion) -> AttributionProfile | None:
+    """How the features contributed in training; None for estimators without SHAP values and versions before them."""
+    return _attribution(workspace().mlflow, version.run_id)
+
+
+@lru_cache(maxsize=8)
+def _attribution(uri: str, run_id: str) -> AttributionProfile | None:
+    if not _holds(uri, run_id, ATTRIBUTION):
+        return None
+    return from_json(AttributionProfile, _artifact(uri, run_id, ATTRIBUTION))
+
+
+def coded_rows(version: ModelVersion) -> CodedRows | None:
+    """Training rows as codes of the profile's bins; None for versions from before they were kept."""
+    return _coded_rows(workspace().mlflow, version.run_id)
+
+
+@lru_cache(maxsize=4)
+def _coded_rows(uri: str, run_id: str) -> CodedRows | None:
+    from tasks.adapters.profiling.binned_rows import from_parquet
+
+    return from_parquet(_read_artifact(uri, run_id, CODED_ROWS)) if _holds(uri, run_id, CODED_ROWS) else None
+
+
+def manifest(version: ModelVersion) -> str:
+    """JSON of the training manifest: all that is needed to train the same version again."""
+    return _artifact(workspace().mlflow, version.run_id, MANIFEST)

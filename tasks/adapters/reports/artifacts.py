@@ -1,0 +1,139 @@
+"""What people read in the Prefect dashboard about what was done: a markdown page each. A judgement has a file of its own.
+
+The sentences are the decision's own, the same as in the ledger and the log. Of category values only those of slices
+appear here, which no personal column can be (`deployments/config/model.py`).
+"""
+
+from prefect.artifacts import create_markdown_artifact
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.reports.markdown import bullets, key, plain, quoted, table
+from tasks.adapters.storage.links import version_link
+from tasks.policy.economics.costs import Outcome
+from tasks.policy.governance.access import Approval, ApprovalRequest
+from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
+from tasks.policy.reporting.backfill import Backfill
+from tasks.policy.reporting.fleet import Fleet
+from tasks.policy.reporting.preview import Preview
+
+
+def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:
+    lists = (
+        ("would be filled in" if dry_run else "filled in", plan.missing),
+        ("done before", plan.done),
+        ("left out, the champion learned from them", plan.learned),
+        ("without rows, tried again by the next back-fill", plan.empty),
+    )
+    parts = [f"# {model}: back-fill{' (dry run)' if dry_run else ''}", f"{plain(plan.headline)}."]
+    parts += [
+        f"## {words.capitalize()}\n\n{bullets(tuple(w.name for w in windows))}" for words, windows in lists if windows
+    ]
+    create_markdown_artifact("\n\n".join(parts), key=key("backfill", model), description=plain(plan.headline))
+
+
+def publish_preview_page(preview: Preview) -> None:
+    """What a dry run found; one history for each model and flow."""
+    stopped = ["## What would stop it", bullets(preview.refusals)] if preview.refusals else []
+    parts = [
+        f"# {preview.model}: {preview.action} (dry run)",
+        f"{plain(preview.headline)}. Nothing was changed.",
+        *stopped,
+    ]
+    parts += ["## What it would do", bullets(preview.reasons)]
+    named = key(f"preview-{preview.action}", preview.model)
+    create_markdown_artifact("\n\n".join(parts), key=named, description=plain(preview.headline))
+
+
+def publish_fleet(fleet: Fleet, page: str) -> None:
+    """The state of every model as a table; one artifact for all, so that its history shows how they fared."""
+    from tasks.adapters.reports.fleet import markdown
+
+    create_markdown_artifact(markdown(fleet, page), key="fleet", description=plain(fleet.headline))
+
+
+def publish_backtest(model: str, sentence: str, yaml: str, rows: list[dict[str, str]], page: str) -> None:
+    """The back-test's recommendation, the YAML to paste and every policy's figures."""
+    parts = [f"# {model}: back-test of retraining policies", plain(sentence)]
+    parts += [f"```yaml\n{yaml}```"] if yaml else []
+    parts += [table(tuple(rows[0]), [tuple(row.values()) for row in rows]), f"Page with plots: {page}"]
+    create_markdown_artifact("\n\n".join(parts), key=key("backtest", model), description=plain(sentence))
+
+
+def publish_validation_page(config: ModelConfig, report: ValidationReport, run_id: str, reason: str) -> None:
+    verdict = {"pass": "passed", "warn": "passed with a warning", "fail": "refused"}[report.verdict]
+    parts = [
+        f"# {config.name}: challenger {report.challenger} {verdict}",
+        f"Asked for because: {plain(reason)}",
+        bullets(report.reasons),
+        _differences(report.differences),
+        f"Champion: version {report.champion or 'none yet'}; compared on {report.rows:,} rows. "
+        f"[MLflow: version {report.challenger}]({version_link(config.name, report.challenger)}), run `{run_id}`.",
+    ]
+    create_markdown_artifact(
+        "\n\n".join(parts), key=key("validation", config.name), description=plain(report.reasons[0])
+    )
+
+
+def publish_promotion_page(config: ModelConfig, promotion: Promotion, actor: str, comment: str) -> None:
+    create_markdown_artifact(
+        f"# {config.name}: {promotion.action.replace('_', ' ')}\n\nChampion is version {promotion.champion}, previous is "
+        f"{promotion.previous or 'none'}; by {plain(actor)}.{quoted(comment)}\n\n{bullets(promotion.reasons)}",
+        key=key("promotion", config.name),
+        description=f"champion is version {promotion.champion}",
+    )
+
+
+def approval_evidence(
+    config: ModelConfig,
+    report: ValidationReport,
+    challenger: ModelVersion,
+    request: ApprovalRequest,
+    refusal: str | None = None,
+) -> str:
+    """What a person reads above the form that asks for approval."""
+    who = ", ".join(config.access.approve) or "any named person who did not ask for it"
+    parts = [
+        *([f"**The last answer did not count:** {plain(refusal)}"] if refusal else []),
+        f"# May version {challenger.version} of {config.name} serve?",
+        f"{plain(config.purpose)} Risk: {config.risk}. It would replace {report.champion or 'nothing, it is the first'}.",
+        bullets(report.reasons),
+        _differences(report.differences),
+        f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
+        f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
+        f"Asked for by {plain(', '.join(request.requesters)) or 'automation'}; may be answered by {plain(who)}, until "
+        f"{request.expires_at:%Y-%m-%d %H:%M} UTC. No answer is a no.",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def publish_answer_page(config: ModelConfig, approval: Approval) -> None:
+    title = f"# {config.name}: version {approval.version} {approval.verdict.replace('_', ' ')}"
+    create_markdown_artifact(
+        f"{title}{quoted(approval.comment)}\n\n{bullets(approval.reasons)}",
+        key=key("approval", config.name),
+        description=plain(approval.reasons[0]),
+    )
+
+
+def publish_outcome(model: str, version: str, outcome: Outcome) -> None:
+    """Whether a promotion paid."""
+    create_markdown_artifact(
+        f"# {model}, version {version}: {outcome.verdict}\n\n{plain(outcome.reason)}",
+        key=key("outcome", model),
+        description=plain(outcome.reason),
+    )
+
+
+def _differences(differences: tuple[MetricDifference, ...]) -> str:
+    rows = [
+        (
+            d.slice_name or "all rows",
+            d.name,
+            f"{d.champion:.4g}",
+            f"{d.challenger:.4g}",
+            f"{d.gain:+.4g} ({d.low:+.4g} to {d.high:+.4g})",
+            f"{d.rows:,}",
+        )
+        for d in differences
+    ]
+    return table(("slice", "metric", "champion", "challenger", "gain (interval)", "rows"), rows) if rows else ""

@@ -1,0 +1,151 @@
+"""Draws the fleet: one HTML page that needs nothing but a browser, and the table of the dashboard's artifact.
+
+The page has no script at all and its content policy forbids every request. Texts come from files, people and data and
+are escaped (Jinja's autoescape); a link leads to a report beside the page, to http(s) or to a file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tasks.adapters.reports.markdown import plain
+from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.storage.links import link, relative_link, version_link
+from tasks.adapters.storage.workspace import WorkspaceError, make_folder
+from tasks.policy.reporting.fleet import Fleet, FleetMember
+
+TEMPLATES = Path(__file__).parent / "templates"
+WIDTH, HEIGHT, MARGIN = 180.0, 44.0, 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A small line chart in an SVG of WIDTH × HEIGHT: its points, its last point, the best past level's height."""
+
+    points: str
+    last: tuple[float, float]
+    baseline: float | None
+    words: str
+
+
+def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
+    """The page. `without_file`: models that the ledger knows and no file describes."""
+    template = _environment().get_template("fleet.html.j2")
+    return template.render(
+        fleet=fleet,
+        without_file=without_file,
+        curve=curve,
+        limits=limits,
+        reports=report_links,
+        version_link=version_link,
+        size=(WIDTH, HEIGHT),
+    )
+
+
+def write_page(html: str, path: Path) -> Path:
+    """Write the page whole or not at all. Raises WorkspaceError."""
+    make_folder(path.parent)
+    try:
+        return write_whole(path, html)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path}: the fleet page cannot be written ({error.strerror}); expected a writable folder; "
+            "set PERENNIAL_HOME to another one, or free disk space"
+        ) from error
+
+
+def curve(member: FleetMember) -> Curve | None:
+    """The metric over the latest windows; None where there are not two values."""
+    values = [value for _, value in member.series]
+    if len(values) < 2:
+        return None
+    level = member.baseline.value if member.baseline else None
+    low, high = (
+        min([*values, *([level] if level is not None else [])]),
+        max([*values, *([level] if level is not None else [])]),
+    )
+    span = high - low or 1.0
+
+    def height(value: float) -> float:
+        return round(HEIGHT - MARGIN - (value - low) / span * (HEIGHT - 2 * MARGIN), 1)
+
+    step = (WIDTH - 2 * MARGIN) / (len(values) - 1)
+    points = [(round(MARGIN + place * step, 1), height(value)) for place, value in enumerate(values)]
+    first, last = member.series[0][0], member.series[-1][0]
+    words = f"{len(values)} windows from {first.start:%Y-%m-%d} to {last.end:%Y-%m-%d}, {min(values):.4g} to {max(values):.4g}"
+    return Curve(
+        " ".join(f"{x:g},{y:g}" for x, y in points), points[-1], None if level is None else height(level), words
+    )
+
+
+def limits(member: FleetMember) -> tuple[str, str]:
+    """Retrains and spending of the last 30 days, each against its limit."""
+    facts = member.facts
+    retrains = f"{member.retrains}" + (f" of {facts.max_retrains}" if facts.max_retrains is not None else ", no limit")
+    spent = f"{facts.spent_usd:,.2f} USD"
+    return retrains, spent + (f" of {facts.max_usd:,.2f} USD" if facts.max_usd is not None else ", no limit")
+
+
+def report_links(member: FleetMember) -> tuple[tuple[str, str], ...]:
+    """Words and addresses of the latest window's reports, as seen from the page."""
+    evidence = member.latest.evidence if member.latest else None
+    found = (("drift report", evidence.drift), ("data checks", evidence.quality)) if evidence else ()
+    links = ((words, relative_link(report.report_uri)) for words, report in found if report and report.report_uri)
+    return tuple((words, address) for words, address in links if _is_page(address))
+
+
+def _is_page(address: str) -> bool:
+    scheme, separator, _ = address.partition("://")
+    return not separator or scheme.lower() in ("http", "https", "file", "s3", "gs")
+
+
+def markdown(fleet: Fleet, page: str) -> str:
+    """The dashboard's artifact: the same lines as a table, and what needs a person as a list."""
+    lines = [f"# Fleet: {fleet.headline}", f"[The whole page]({link(page)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
+    if fleet.purse:
+        lines.append(plain(f"{fleet.purse.sentence}; {max(0.0, fleet.purse.left_usd):,.2f} USD are left."))
+    urgent = [f"- **{plain(each.model)}**: {plain(each.sentence)}" for each in fleet.broken]
+    urgent += [
+        f"- **{plain(member.facts.model)}**: {plain(need.sentence)}"
+        for member in fleet.members
+        for need in member.needs
+    ]
+    if urgent:
+        lines += ["## What to look at, most urgent first", "\n".join(urgent)]
+    header = ("model", "health", "champion", "metric", "drift", "next check", "retrains", "spent", "last decision")
+    unknown = ("needs a person", *["not known"] * (len(header) - 2))
+    rows = [header, tuple("---" for _ in header), *((plain(each.model), *unknown) for each in fleet.broken)]
+    rows += map(_row, fleet.members)
+    lines += ["## All models", "\n".join("| " + " | ".join(row) + " |" for row in rows)]
+    return "\n\n".join(lines)
+
+
+def _row(member: FleetMember) -> tuple[str, ...]:
+    facts, latest, champion = member.facts, member.latest, member.facts.champion
+    drift = latest.evidence.drift if latest else None
+    decision = latest.decision if latest else None
+    retrains, spent = limits(member)
+    cells = (
+        f"{member.metric.name} {member.metric.value:.4g}" if member.metric else "no labels yet",
+        f"{drift.verdict}, {drift.drifted_share:.0%}" if drift else "not measured",
+        f"{member.next_check:%Y-%m-%d %H:%M}" if member.next_check else "none",
+        retrains,
+        spent,
+        f"{decision.words}: {decision.reasons[0]}" if decision else "none yet",
+    )
+    serving = f"[version {champion.version}]({version_link(facts.model, champion.version)})" if champion else "none"
+    return plain(facts.model), member.health, serving, *map(plain, cells)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

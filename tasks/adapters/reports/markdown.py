@@ -1,0 +1,37 @@
+"""Parts of a markdown page, and the key under which the dashboard keeps its history.
+
+Names, reasons and category values were written by others: as they stand they could forge a heading, break out of a table
+or show an image from elsewhere above the form that approves a promotion.
+"""
+
+import re
+
+from tasks.policy.records.text import one_line
+
+
+def key(kind: str, model: str) -> str:
+    """An artifact key as Prefect accepts it: lower case, digits and dashes. One key is one history in the dashboard."""
+    return f"{kind}-{model}".replace("_", "-")
+
+
+def plain(text: str) -> str:
+    """The text in one line that begins no heading, quote or list and holds no link, image, tag or column."""
+    return re.sub(r"[\\\[!|]|^[#>]|^[-+*](?= )|^~~~|^```", r"\\\g<0>", one_line(text)).replace("<", "&lt;")
+
+
+def quoted(text: str) -> str:
+    """What a person said, as a block of its own; empty where nothing was said."""
+    return f"\n\n> {plain(text)}" if text else ""
+
+
+def bullets(sentences: tuple[str, ...]) -> str:
+    return "\n".join(f"- {plain(sentence)}" for sentence in sentences)
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines)
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -1,0 +1,82 @@
+"""Small plots as SVG in a data address: an image artifact shows them in the dashboard, offline and without a script.
+
+As the source of an image an SVG runs no script and loads nothing, and every text in it is escaped.
+"""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+
+from tasks.policy.records.reports import FeatureDrift, PerformanceReport
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 300, 70, 20, 44, 42
+INK, MUTED, LINE, BAND, ALARM, CALM = "#1c2024", "#5d666e", "#0067a5", "#cfe3f1", "#c84e00", "#a9b7c0"
+BARS = 8
+
+
+def metric_plot(reports: Sequence[PerformanceReport], title: str) -> str | None:
+    """The primary metric of each window with its interval, and the best past level; None below two windows."""
+    measured = [(report.window, value) for report in reports if (value := report.metric(report.primary))]
+    if len(measured) < 2:
+        return None
+    level = reports[-1].baseline
+    lows, highs = [value.low for _, value in measured], [value.high for _, value in measured]
+    low, high = min([*lows, *([level.value] if level else [])]), max([*highs, *([level.value] if level else [])])
+    span = high - low or 1.0
+    step = (WIDTH - LEFT - RIGHT) / (len(measured) - 1)
+
+    def at(place: int, value: float) -> str:
+        return f"{LEFT + place * step:.1f},{TOP + (high - value) / span * (HEIGHT - TOP - BOTTOM):.1f}"
+
+    outline = [at(place, value) for place, value in enumerate(highs)]
+    outline += [at(place, lows[place]) for place in reversed(range(len(lows)))]
+    line = [at(place, value.value) for place, (_, value) in enumerate(measured)]
+    parts = [f'<polygon points="{" ".join(outline)}" fill="{BAND}"/>']
+    if level:
+        ends = at(0, level.value), at(len(measured) - 1, level.value)
+        parts.append(f'<polyline points="{" ".join(ends)}" stroke="{MUTED}" stroke-dasharray="5 4" fill="none"/>')
+    parts.append(f'<polyline points="{" ".join(line)}" stroke="{LINE}" stroke-width="2.5" fill="none"/>')
+    parts += [f'<circle cx="{x}" cy="{y}" r="3.5" fill="{LINE}"/>' for x, y in (point.split(",") for point in line)]
+    parts += [_text(LEFT - 8, TOP + 4, f"{high:.4g}", "end"), _text(LEFT - 8, HEIGHT - BOTTOM + 4, f"{low:.4g}", "end")]
+    first, last = measured[0][0], measured[-1][0]
+    parts += [
+        _text(LEFT, HEIGHT - 14, f"{first.start:%Y-%m-%d}"),
+        _text(WIDTH - RIGHT, HEIGHT - 14, f"{last.end:%Y-%m-%d}", "end"),
+    ]
+    if level:
+        parts.append(_text(WIDTH / 2, HEIGHT - 14, f"dashed: best past level {level.value:.4g}", "middle"))
+    return _address(title, parts, HEIGHT)
+
+
+def drift_plot(features: Sequence[FeatureDrift], title: str) -> str | None:
+    """The features that moved most, each against its own limit; None without features."""
+    worst = sorted(features, key=lambda feature: feature.effect_size / feature.threshold, reverse=True)[:BARS]
+    if not worst:
+        return None
+    most = max(2.0, *(feature.effect_size / feature.threshold for feature in worst))
+    left, row = 200, 26
+    unit = (WIDTH - left - 110) / most
+    parts = []
+    for place, feature in enumerate(worst):
+        ratio, y = feature.effect_size / feature.threshold, TOP + place * row
+        colour = ALARM if feature.verdict == "drifted" else CALM
+        parts.append(_text(left - 8, y + 13, feature.feature[:28], "end", INK))
+        parts.append(f'<rect x="{left}" y="{y}" width="{max(1.0, ratio * unit):.1f}" height="16" fill="{colour}"/>')
+        parts.append(_text(left + ratio * unit + 6, y + 13, f"{feature.effect_size:.3g} of {feature.threshold:g}"))
+    bottom = TOP + len(worst) * row
+    parts.append(f'<path d="M{left + unit:.1f} {TOP - 6}V{bottom}" stroke="{INK}" stroke-dasharray="4 3"/>')
+    parts.append(_text(left + unit, bottom + 16, "limit", "middle"))
+    return _address(title, parts, bottom + 28)
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start", colour: str = MUTED) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="13" fill="{colour}">{escape(words)}</text>'
+
+
+def _address(title: str, parts: Sequence[str], height: float) -> str:
+    heading = f'<text x="16" y="25" font-size="16" font-weight="600" fill="{INK}">{escape(title)}</text>'
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}" '
+        f'font-family="system-ui, sans-serif"><rect width="100%" height="100%" fill="#ffffff"/>{heading}{"".join(parts)}</svg>'
+    )
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()

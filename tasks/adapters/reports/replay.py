@@ -1,0 +1,87 @@
+"""Writes what a replay showed as one HTML page that needs nothing but a browser, and as a table for the terminal.
+
+Everything is inside the one file: style, data and Plotly's own bundle, once. Its content policy forbids every request,
+so that the page shows the same on a plane and in ten years. Names and reasons come from configuration and from data
+and are escaped on every way into the page (Jinja's autoescape, `tojson` inside scripts, tasks.adapters.reports.replay_charts).
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from tasks.adapters.reports.replay_panels import panels
+from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.storage.workspace import WorkspaceError, make_folder
+from tasks.policy.records.replay import Replay
+from tasks.policy.reporting import replay_story as story
+
+TEMPLATES = Path(__file__).parent / "templates"
+LINK_SCHEMES = ("", "http", "https", "file")
+
+
+def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] | None = None) -> Path:
+    """Write the page to `path`, whole or not at all, and return it. `links` are words and addresses for its head.
+
+    Raises ValueError for a link that is no address of a page, WorkspaceError where the file cannot be written.
+    """
+    for words, address in (links or {}).items():
+        if urlsplit(address).scheme.lower() not in LINK_SCHEMES:
+            raise ValueError(f"link {words!r} leads to {address!r}; expected http(s)://, file:// or a relative path")
+    make_folder(path.parent)
+    try:
+        return write_whole(path, _page(replays, links or {}))
+    except OSError as error:
+        raise WorkspaceError(
+            f"{path}: the replay page cannot be written ({error.strerror}); expected a writable folder with about "
+            "6 MB free; set PERENNIAL_HOME to another folder, or free disk space"
+        ) from error
+
+
+def summary_table(replays: Sequence[Replay]) -> Table:
+    """The outcome of every model for the terminal; metrics are means over the same served windows."""
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left", caption_justify="left")
+    table.title = f"Replay, {story.period(replays)}"
+    table.caption = "Means over the windows where all three are known. ↓ lower is better, ↑ higher is better."
+    for heading in ("model", "metric"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("loop", "never", "every", "retrains", "promoted", "refused", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for replay in replays:
+        means, gain = story.comparison(replay), story.gain_over_never(replay)
+        values = [story.shown(means.get(rival), replay) for rival in ("loop", "never", "every")]
+        if gain is not None and gain > 0:
+            values[0] = f"[bold green]{values[0]}[/]"
+        counts = [replay.count("retrained"), replay.count("promoted"), story.refusals(replay)]
+        seconds = f"{story.total_seconds(replay):.0f} s"
+        metric = Text(f"{story.metric_in_unit(replay)} {story.better_arrow(replay)}")
+        table.add_row(Text(replay.model), metric, *values, *map(str, counts), seconds)
+    return table
+
+
+def _page(replays: Sequence[Replay], links: Mapping[str, str]) -> str:
+    drawn = [panels(replay) for replay in replays]
+    figures = {f"{panel.name}-{i}": panel.figure for i, group in enumerate(drawn) for panel in group}
+    template = _environment().get_template("replay.html.j2")
+    bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, nothing put in
+    return template.render(story=story, replays=replays, panels=drawn, figures=figures, links=links, plotly=bundle)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # browsers refuse NaN
+    return environment

@@ -1,0 +1,250 @@
+"""Rows of Parquet and CSV files or folders and of Delta tables: local, S3, GCS, and files over HTTP.
+
+Arrow's own file systems reach S3 and GCS (credentials from the environment, AWS_ENDPOINT_URL for another S3 store);
+the window is pushed down as a filter on the time column, and only named columns are read. A file over HTTP is fetched
+whole. In CSV, types follow the kinds in the YAML instead of being guessed from the first block, so that "007" stays text
+and a later value is never of the wrong type; an empty field is missing. A column that a file of a folder lacks is null
+there, for the quality gate to judge; a folder of CSV has the columns of its first file.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from time import monotonic
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import httpx
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.dataset as pa_dataset
+import pyarrow.fs as pa_fs
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.lake.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
+from tasks.adapters.sources.file_dataset import compares_alike, open_files
+from tasks.adapters.sources.limits import check_file, local_path, opened_response
+from tasks.adapters.storage.aws_profile import keys, storage_options
+from tasks.adapters.storage.redaction import told
+from tasks.policy.records.base import Window
+
+CONNECT_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 60.0
+DOWNLOAD_TIMEOUT_S = 600.0
+CONVERSION = re.compile(r"In CSV column #(?P<place>\d+): .*CSV conversion error to (?P<kind>\w+)", re.DOTALL)
+NO_TIME = pa.array(pa_csv.ConvertOptions().null_values)
+
+
+def read_files(config: ModelConfig, window: Window, columns: Sequence[str], where: str) -> pa.Table:
+    """The window's rows in `columns`; a little more where times have no zone. Raises SourceError, SourceUnreachable.
+
+    Neither has a cause: libraries name the whole address, with log-in and signature, and the value that fits no type.
+    """
+    path = str(config.source.path)
+    remote = local_path(path, where) is None
+    try:
+        with _opened(config, path, columns, where) as dataset:
+            require_columns(dataset.schema.names, columns, where)
+            bounds = None
+            if config.source.kind != "parquet" or compares_alike(dataset, config.columns.time):
+                bounds = _pushed_down(config, dataset.schema, window, where)
+            rows = dataset.to_table(columns=list(columns), filter=bounds)
+            return _empty_is_missing(config, rows) if config.source.kind == "csv" else rows
+    except (FileNotFoundError, TableNotFoundError):
+        raise SourceError(
+            f"{where}: nothing is there, expected a {config.source.kind} source; mend source.path"
+        ) from None
+    except PermissionError:
+        raise SourceError(
+            f"{where}: access is denied, expected read access; mend its permissions or credentials"
+        ) from None
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == HTTPStatus.NOT_FOUND:
+            raise SourceError(
+                f"{where}: nothing is there, expected a {config.source.kind} source; mend source.path"
+            ) from None
+        raise SourceUnreachable(
+            f"{where}: cannot be fetched (status {error.response.status_code}); check the address and try again"
+        ) from None
+    except (httpx.HTTPError, TimeoutError) as error:
+        raise SourceUnreachable(
+            f"{where}: cannot be fetched ({type(error).__name__}); check the host and try again"
+        ) from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
+        raise _unreadable(config, where, error) from None
+    except (OSError, DeltaError) as error:
+        if not remote:
+            raise _unreadable(config, where, error) from None
+        raise SourceUnreachable(
+            f"{where}: cannot be read ({_short(error)}); check host, bucket and credentials, which may have expired"
+        ) from None
+
+
+def shown(path: str) -> str:
+    """A path as messages may show it: without login and without a signed query."""
+    parts = urlsplit(path)
+    return path if not parts.scheme else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceError:
+    kind = config.source.kind
+    unfit = CONVERSION.search(str(error))
+    if unfit and unfit["kind"] != "string":  # text of no kind can only be in another encoding
+        return SourceError(
+            f"{where}: column {int(unfit['place']) + 1} of the file holds values that are no {unfit['kind']}, as "
+            "columns.features says it does; list it under another kind, name what stands for a missing value "
+            "(source.options: {null_values: '-'}) or mend the source"
+        )
+    written = " in UTF-8 or the encoding that source.options.encoding names" if kind == "csv" else ""
+    return SourceError(
+        f"{where}: cannot be read as {kind} ({_short(error)}); expected whole {kind} files of one schema{written}; "
+        "the file may be truncated or still being written; write it elsewhere and rename it when it is whole"
+    )
+
+
+def _short(error: Exception) -> str:
+    """Type and first line, without the value that a CSV conversion error quotes: it may identify a person."""
+    return told(error).split(": invalid value")[0]
+
+
+@contextmanager
+def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) -> Iterator[pa_dataset.Dataset]:
+    local = local_path(path, where)
+    if local is not None:
+        check_file(local, where)
+        path = local
+    if config.source.kind == "delta":
+        yield DeltaTable(path, storage_options=storage_options(path)).to_pyarrow_dataset()
+        return
+    kind = pa_dataset.ParquetFileFormat() if config.source.kind == "parquet" else _csv_format(config)
+    if local is not None or urlsplit(path).scheme not in ("http", "https"):
+        files, inner = (pa_fs.LocalFileSystem(), path) if local is not None else _file_system(path, where)
+        yield open_files(config, files, inner, kind, columns, where)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        fetched, deadline = Path(folder) / "fetched", monotonic() + DOWNLOAD_TIMEOUT_S
+        timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        with opened_response(path, where, timeout) as response, fetched.open("wb") as file:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                if monotonic() > deadline:
+                    raise TimeoutError
+        yield pa_dataset.dataset(str(fetched), format=kind)
+
+
+def _file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
+    scheme, _, inner = path.partition("://")
+    if scheme in ("s3", "s3a"):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        own = keys(path)
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or (own and own.region)
+        if region is None and endpoint is None:
+            region = pa_fs.resolve_s3_region(inner.partition("/")[0])
+        files = pa_fs.S3FileSystem(
+            access_key=own.access_key if own else None,
+            secret_key=own.secret_key if own else None,
+            session_token=own.token if own else None,
+            region=region,
+            endpoint_override=endpoint,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            request_timeout=REQUEST_TIMEOUT_S,
+            retry_strategy=pa_fs.AwsStandardS3RetryStrategy(max_attempts=3),
+        )
+        return files, inner
+    if scheme in ("gs", "gcs"):
+        emulated = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # Google's own name for it; it has no log-in
+        return pa_fs.GcsFileSystem(anonymous=emulated, retry_time_limit=timedelta(seconds=REQUEST_TIMEOUT_S)), inner
+    raise SourceError(
+        f"{where}: Parquet and CSV are not read from {scheme}://; expected a path, or an address with https://, s3:// or gs://"
+    )
+
+
+def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
+    options, columns = config.source.options, config.columns
+    # times as text: of one precision if guessed, and a label's may be empty at first; `to_utc` reads them
+    types = {name: pa.string() for name in (*columns.protected, *columns.id_columns, *_times(config))}
+    types |= {name: pa.float64() for name in columns.features.numeric}
+    types |= {name: pa.string() for name in columns.features.categorical}
+    types |= {name: pa.string() for name in columns.features.boolean}  # yes and no, t and f: `conform_rows` reads them
+    # labels as text: guessed from the first block, one that is unknown there would be of no type at all; and one that is
+    # no number must not keep the others from being read
+    types[columns.label] = pa.string()
+    return pa_dataset.CsvFileFormat(
+        parse_options=pa_csv.ParseOptions(
+            delimiter=str(options.get("delimiter", ",")),
+            quote_char=str(options.get("quote_char", '"')),
+            newlines_in_values=True,  # else a quoted line break is an error once the file is of more than one block
+        ),
+        convert_options=pa_csv.ConvertOptions(
+            column_types=types,
+            decimal_point=str(options.get("decimal_point", ".")),
+            null_values=[*pa_csv.ConvertOptions().null_values, *_own_null_values(config)],
+        ),
+        read_options=pa_csv.ReadOptions(encoding=str(options.get("encoding", "utf8"))),
+    )
+
+
+def _own_null_values(config: ModelConfig) -> list[str]:
+    options = config.source.options
+    return str(options["null_values"]).split(",") if "null_values" in options else []
+
+
+def _times(config: ModelConfig) -> tuple[str, ...]:
+    columns = config.columns
+    return (columns.time,) if columns.label_time is None else (columns.time, columns.label_time)
+
+
+def _empty_is_missing(config: ModelConfig, rows: pa.Table) -> pa.Table:
+    """Empty text as null, and no time where there stands NA or the like: a category may be called so, a time cannot."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type):
+            text = rows.column(place)
+            untold = field.name in _times(config) or field.name in config.columns.features.boolean
+            missing = pc.is_in(text, NO_TIME) if untold else pc.equal(text, "")
+            if field.name == config.columns.label:
+                missing = pc.or_(missing, pc.is_in(text, pa.array(_own_null_values(config), pa.string())))
+            rows = rows.set_column(place, field, pc.if_else(missing, pa.scalar(None, pa.string()), text))
+    return rows
+
+
+def _pushed_down(config: ModelConfig, schema: pa.Schema, window: Window, where: str) -> pc.Expression | None:
+    """The window as a filter on the time column as stored; None where that is neither times nor plain text."""
+    name = config.columns.time
+    kind = schema.field(name).type
+    if "time_format" in config.source.options:
+        return None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _near(pc.field(name), window)
+    if not pa.types.is_timestamp(kind):
+        return None
+    if kind.tz is not None:
+        low, high = moment(window.start), moment(window.end)
+    else:
+        zone = config.source.options.get("time_zone")
+        to_utc(pa.chunked_array([pa.array([], kind)]), f"{where}: column {name!r}", str(zone) if zone else None)
+        low, high = (_local(bound, str(zone), hours, where) for bound, hours in ((window.start, -2), (window.end, 2)))
+    return (pc.field(name) >= low.cast(kind)) & (pc.field(name) < high.cast(kind))
+
+
+def _near(text: pc.Expression, window: Window) -> pc.Expression:
+    """ISO dates are in order as text: those of the window, two days wider for any zone, and what is none, to be refused."""
+    low, high = (f"{bound:%Y-%m-%d}" for bound in (window.start - timedelta(days=2), window.end + timedelta(days=2)))
+    is_date = pc.match_substring_regex(text, r"^\d{4}-\d\d-\d\d")
+    return ((text >= low) & (text < high)) | ~is_date
+
+
+def _local(bound: datetime, zone: str, hours: int, where: str) -> pa.Scalar:
+    """A bound as local time, moved outwards by more than a clock change; the exact cut is made after conversion."""
+    try:
+        local = bound.astimezone(ZoneInfo(zone)).replace(tzinfo=None) + timedelta(hours=hours)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise SourceError(f"{where}: time_zone is {zone!r}, expected an IANA name such as Europe/Berlin") from error
+    return pa.scalar(local, pa.timestamp("us"))

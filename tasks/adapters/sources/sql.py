@@ -1,0 +1,137 @@
+"""Rows of a SQL query, through SQLAlchemy: any database that it has a dialect for.
+
+The query stands in the YAML and :start and :end are bound to it, so nothing is ever put together from input. The URL
+stands in an environment variable; what drivers say is shown with its password and parameters blotted out. SQLite keeps
+times as text and compares them as text, in which midnight may sort before itself (`00:00:00+00:00`, `00:00:00.000000`): its
+bounds are a day wider, and the exact cut is made after conversion.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import pyarrow as pa
+from sqlalchemy import DateTime, Engine, bindparam, create_engine, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from deployments.config.settings import Source
+from tasks.adapters.lake.schemas import SourceError, SourceUnreachable, require_columns
+from tasks.adapters.sources.limits import check_file
+from tasks.adapters.storage.redaction import told
+from tasks.policy.records.base import Window
+
+ROWS_PER_FETCH = 50_000
+
+
+def read_query(source: Source, window: Window, columns: Sequence[str], where: str) -> pa.Table:
+    """The query's rows for one window, in `columns`. Raises SourceError, SourceUnreachable."""
+    statement = text(str(source.query))
+    missing = {"start", "end"} - set(statement.compile().params)
+    if missing:
+        raise SourceError(
+            f"{where}: the query has no :{min(missing)}, expected both :start and :end to be bound to a window"
+        )
+    statement = statement.bindparams(bindparam("start", type_=DateTime(True)), bindparam("end", type_=DateTime(True)))
+    engine = _engine(source, where)
+    try:
+        connection = engine.connect()
+    except SQLAlchemyError as error:
+        raise SourceUnreachable(
+            f"{where}: cannot be connected to ({_said(error, engine.url)}); check host and login"
+        ) from None  # drivers name what the address holds
+    with connection:
+        try:
+            found = connection.execution_options(stream_results=True).execute(
+                statement, _bounds(source, window, where, engine)
+            )
+            names = list(found.keys())
+            require_columns(names, columns, where)
+            places = [names.index(name) for name in columns]
+            chunks = [_chunk(rows, columns, places, where) for rows in found.partitions(ROWS_PER_FETCH)]
+        except SQLAlchemyError as error:
+            lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            kind = SourceUnreachable if lost else SourceError
+            raise kind(
+                f"{where}: the query failed ({_said(error, engine.url)}); mend source.query in the YAML"
+            ) from None
+    return _concatenated(chunks, where) if chunks else pa.table({name: pa.nulls(0) for name in columns})
+
+
+def _concatenated(chunks: list[pa.Table], where: str) -> pa.Table:
+    try:
+        return pa.concat_tables(chunks, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise SourceError(
+            f"{where}: a column changes its type between rows ({told(error)}); cast it in the query"
+        ) from None
+
+
+def _engine(source: Source, where: str) -> Engine:
+    address = os.environ.get(str(source.url_env))
+    if not address:
+        raise SourceError(f"{where}: environment variable {source.url_env} is not set, expected a SQLAlchemy URL in it")
+    try:
+        url = make_url(address)
+        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+            check_file(url.database, where)
+        return create_engine(url, poolclass=NullPool)
+    except SourceError:
+        raise
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError):
+        raise SourceError(
+            f"{where}: environment variable {source.url_env} holds no usable SQLAlchemy URL; expected such as "
+            "postgresql+psycopg://user:password@host/database, with the driver installed"
+        ) from None
+
+
+def _bounds(source: Source, window: Window, where: str, engine: Engine) -> dict[str, Any]:
+    """Both bounds as UTC times; as local times without a zone where the YAML says that the database stores such.
+
+    Those are moved outwards by more than a clock change: in the hour that is there twice a local time does not say which
+    is meant. The exact cut is made after conversion.
+    """
+    name, wider = source.options.get("time_zone"), 24 if engine.dialect.name == "sqlite" else 0
+    if name is None:
+        return {"start": window.start - timedelta(hours=wider), "end": window.end + timedelta(hours=wider)}
+    try:
+        zone = ZoneInfo(str(name))
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise SourceError(f"{where}: time_zone is {name!r}, expected an IANA name such as Europe/Berlin") from error
+    return {
+        key: bound.astimezone(zone).replace(tzinfo=None) + timedelta(hours=hours)
+        for key, bound, hours in (("start", window.start, -2 - wider), ("end", window.end, 2 + wider))
+    }
+
+
+def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequence[int], where: str) -> pa.Table:
+    arrays = []
+    for name, place in zip(columns, places, strict=True):
+        try:
+            values = [row[place] for row in rows]
+            arrays.append(pa.array([str(value) if isinstance(value, UUID) else value for value in values]))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+            raise SourceError(
+                f"{where}: column {name!r} mixes types or has one that Arrow lacks, expected one; cast it in the query"
+            ) from None  # Arrow quotes the value, which may identify a person
+    return pa.table(dict(zip(columns, arrays, strict=True)))
+
+
+def _said(error: SQLAlchemyError, url: URL) -> str:
+    """What the driver said, in one line, without the URL's password and parameters and without a row's value.
+
+    A password whose & was not escaped goes on as the name of a parameter.
+    """
+    original = getattr(error, "orig", None)
+    if original is None:
+        return type(error).__name__
+    values = [text for value in url.query.values() for text in ((value,) if isinstance(value, str) else value)]
+    said = told(original)
+    for secret in sorted({str(url.password or ""), *url.query, *values} - {""}, key=len, reverse=True):
+        said = said.replace(secret, "***")
+    return re.split(r""": ["']""", said)[0]  # `invalid input syntax for type integer: "…"`

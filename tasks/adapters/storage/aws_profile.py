@@ -1,0 +1,104 @@
+"""Keys of S3 that are in a profile only (`aws configure`, AWS_PROFILE): asked of boto3's chain, which knows every kind.
+
+The clients in Rust know keys in the environment and of machines (instance, container, web identity), no profile; Arrow's
+knows profiles with keys, none that takes a role. So where the environment has no keys and there is a profile, all of
+them are given what boto3 finds, anew whenever a store is opened.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tasks.policy.records.errors import PerennialError
+
+OWN_WAYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+FILES = (("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config"))
+
+
+class CredentialsError(PerennialError):
+    """The keys of a profile cannot be had."""
+
+
+class Keys(NamedTuple):
+    """What a profile gives; `token` where its keys are temporary."""
+
+    access_key: str
+    secret_key: str
+    token: str | None
+    region: str | None
+
+    def storage_options(self) -> dict[str, str]:
+        """As Delta's store takes them."""
+        named = {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_SESSION_TOKEN": self.token,
+            "AWS_REGION": self.region,
+        }
+        return {name: value for name, value in named.items() if value}
+
+
+def is_in_use(address: str) -> bool:
+    """Whether keys for this address come from a profile."""
+    if not address.startswith(("s3://", "s3a://")) or any(os.environ.get(name) for name in OWN_WAYS):
+        return False
+    if os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE"):
+        return True
+    return any(Path(os.environ.get(name) or default).expanduser().is_file() for name, default in FILES)
+
+
+def keys(address: str) -> Keys | None:
+    """The profile's keys, None where another way leads to the store. Raises CredentialsError."""
+    if not is_in_use(address):
+        return None
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        session = _session(os.environ.get("AWS_PROFILE"))
+        found = session.get_credentials()
+        frozen = found.get_frozen_credentials() if found else None
+    except BotoCoreError as error:
+        raise _unusable(type(error).__name__) from None  # it may quote what the profile holds
+    if frozen is None:
+        raise _unusable("it holds no keys")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or session.region_name
+    return Keys(frozen.access_key, frozen.secret_key, frozen.token, region)
+
+
+def storage_options(address: str) -> dict[str, str] | None:
+    """What Delta's store needs beside the environment."""
+    found = keys(address)
+    return found.storage_options() if found else None
+
+
+def provider(address: str) -> Any:
+    """What gives obstore the profile's keys, renewed as they expire; None where it finds its own."""
+    if keys(address) is None:
+        return None
+    from datetime import timedelta
+
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    return Boto3CredentialProvider(_session(os.environ.get("AWS_PROFILE")), ttl=timedelta(minutes=1))
+
+
+@cache
+def _session(profile: str | None) -> Any:
+    import boto3
+
+    return boto3.Session(profile_name=profile)
+
+
+def _unusable(reason: str) -> CredentialsError:
+    name = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
+    return CredentialsError(
+        f"AWS profile {name!r}: its keys cannot be used ({reason}); expected keys, a role or a session that is logged in, in "
+        "~/.aws; log in again (aws sso login), set AWS_PROFILE to another profile, or set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY"
+    )

@@ -1,0 +1,57 @@
+"""Where the ledger and its leases lie: a local folder, S3 or GCS, all with create-if-absent."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from tasks.adapters.storage.aws_profile import provider
+from tasks.adapters.storage.redaction import told, without_secrets
+from tasks.adapters.storage.workspace import make_folder, workspace
+from tasks.policy.records.errors import PerennialError
+
+# Google lets one object change about once a second and answers 429 to more (cloud.google.com/storage/quotas). Writers
+# that change the ledger's head together take turns then; obstore's default gives up after two or three.
+PATIENCE = {
+    "backoff": {"init_backoff": timedelta(seconds=0.25), "max_backoff": timedelta(seconds=2), "base": 2},
+    "max_retries": 60,
+    "retry_timeout": timedelta(seconds=30),
+}
+
+
+class LedgerError(PerennialError):
+    """The chain cannot be read or extended."""
+
+
+def ledger_store() -> ObjectStore:
+    return store_at(workspace().ledger)
+
+
+@cache
+def store_at(uri: str) -> ObjectStore:
+    if "://" in uri:
+        return from_url(uri, retry_config=PATIENCE, credential_provider=provider(uri))
+    return LocalStore(make_folder(Path(uri)))
+
+
+@contextmanager
+def store_errors(where: str) -> Iterator[None]:
+    """Say what failed where; the store's own first line says why.
+
+    What may be missing is caught where it is read; here a file that is not found is a folder or a bucket that is not there.
+    """
+    try:
+        yield
+    except AlreadyExistsError:
+        raise
+    except (BaseError, OSError) as error:
+        remote = "://" in workspace().ledger
+        mend = "renew credentials that are wrong or have expired" if remote else "or free disk space"
+        raise LedgerError(
+            f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({told(error)}); expected a store "
+            f"that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, {mend}"
+        ) from None  # a store names the whole address, with the signature that some have in it

@@ -1,0 +1,48 @@
+"""Read a window once and reduce it to counts; every check and drift score is computed from these."""
+
+from functools import partial
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.profile import ReferenceProfile, WindowProfile
+from tasks.policy.records.reports import Snapshot
+
+SAMPLE = "sample.parquet"
+
+
+# Retries are for a registry or an object store that does not answer for a moment.
+@task(
+    name="profile window",
+    task_run_name="profile {snapshot.window.name}",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=may_pass,
+    timeout_seconds=3600,
+    cache_policy=NO_CACHE,
+)
+def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersion) -> WindowProfile:
+    """Count a snapshot into the champion's frozen reference, in one pass; a bounded sample is kept for plots."""
+    from tasks.adapters.registry import version_files
+
+    reference = version_files.reference_profile(champion)
+    profile = profile_snapshot(config, snapshot, reference)
+    get_run_logger().info(
+        "profile: %s rows, %s features, %s duplicated ids", profile.rows, len(profile.features), profile.duplicate_ids
+    )
+    return profile
+
+
+def profile_snapshot(config: ModelConfig, snapshot: Snapshot, reference: ReferenceProfile) -> WindowProfile:
+    """The same, for a reference at hand. Raises LakeError for a lost snapshot, WorkspaceError for a full disk."""
+    from tasks.adapters.lake.tables import read_batches
+    from tasks.adapters.profiling.profile import profile_batches, profile_columns
+
+    if not snapshot.rows:  # nothing landed that could be read
+        return profile_batches((), reference, config, snapshot.window)
+    path = workspace().report(config.name, snapshot.window.name, SAMPLE)
+    return profile_columns(partial(read_batches, snapshot), reference, config, snapshot.window, path)

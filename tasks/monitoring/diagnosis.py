@@ -1,0 +1,145 @@
+"""What kind of change a window shows, with the performance that its inputs alone would explain standing beside it.
+
+The estimate needs no labels of the window: it learns on the latest closed windows how far predictions can be trusted
+(classes) or how far like predictions missed (regression), and applies that to what was predicted now. Several classes
+have no estimate yet.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
+from tasks.policy.monitoring.estimate_errors import describe_estimate, past_error, widened
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import History, ModelVersion, WindowEvidence, newest_labels
+from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport
+
+LEARN_FROM = 3
+"""Latest closed windows that the estimate learns from."""
+
+
+# one retry: the lake may be out of reach for a moment; diagnosing writes nothing
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, timeout_seconds=1800)
+def diagnose_window(
+    config: ModelConfig,
+    champion: ModelVersion,
+    evidence: WindowEvidence,
+    history: History,
+    as_of: datetime,
+    revised: Sequence[PerformanceReport] = (),
+) -> Diagnosis:
+    """The kind of change in a judged window, its reasons, the features that explain it, and the estimate."""
+    estimate, error = None, past_error(history, config.performance.metric)
+    if evidence.quality is not None and evidence.quality.verdict != "fail":
+        estimate = estimate_performance(config, evidence.window, history.performances, as_of)
+    estimate = widened(estimate, error) if estimate else None
+    found = decide_diagnosis(
+        evidence.quality,
+        evidence.drift,
+        evidence.performance,
+        estimate,
+        limits=config.diagnosis,
+        estimate_error=error if estimate else None,
+        allowed=config.quality.columns,
+        labels=newest_labels(evidence, history, revised),
+    )
+    get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
+    told = explain_change(config, evidence, champion, as_of)
+    if estimate and _stands_in(evidence.performance):
+        told = (describe_estimate(estimate, error), *told)
+    return replace(found, estimate=estimate, estimate_error=error if estimate else None, explanations=told)
+
+
+def _stands_in(performance: PerformanceReport | None) -> bool:
+    """Whether the estimate is all that is known of the metric."""
+    return performance is None or performance.maturity == "open" or performance.metric(performance.primary) is None
+
+
+def explain_change(
+    config: ModelConfig, evidence: WindowEvidence, champion: ModelVersion, as_of: datetime
+) -> tuple[str, ...]:
+    """Which features' drift moved the predictions, and which the loss; empty where nothing drifted."""
+    drift, told = evidence.drift, []
+    if drift is None or not any(feature.verdict == "drifted" for feature in drift.features):
+        return ()
+    if drift.explanation:
+        told.append(drift.explanation)
+    report = evidence.performance
+    if (
+        report
+        and report.has_sound_labels
+        and report.maturity != "open"
+        and report.labelled_rows >= config.retraining.min_labelled_rows
+    ):
+        loss = explain_loss(config, evidence.window, champion, as_of, drift)
+        told += [loss] if loss else []
+    return tuple(told)
+
+
+def explain_loss(
+    config: ModelConfig, window: Window, champion: ModelVersion, as_of: datetime, drift: DriftReport
+) -> str | None:
+    """Which drifted features moved the mean loss of the champion's rows with labels, on a bounded sample."""
+    import numpy as np
+
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.models import shap as attribution
+    from tasks.adapters.registry import version_files
+    from tasks.policy.monitoring import attribution as judgement
+    from tasks.policy.statistics import metrics
+
+    frozen = version_files.attribution(champion)
+    if frozen is None:
+        return None
+    scorer = version_files.load_scorer(champion, config.training.estimator)
+    rows = lake.labelled_rows(config, window, as_of)
+    rows = rows.filter(rows.column(config.columns.label).is_valid())
+    rows = rows.take(attribution.drawn_places(len(rows), attribution.ROWS))
+    contributed, truth = attribution.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
+    name = config.performance.metric
+    name = name if name in ("mae", "pinball", "brier") else "mae" if config.task == "regression" else "log_loss"
+    known = np.isfinite(truth)
+    losses = metrics.row_losses(name, truth[known], scorer.predict(rows)[known], config.performance.quantile)
+    if contributed is None or losses is None or not known.any():
+        return None
+    drifted = [feature.feature for feature in drift.features if feature.verdict == "drifted"]
+    return judgement.explain_loss(judgement.loss_shifts(frozen, contributed[known], losses), drifted, name)
+
+
+def estimate_performance(
+    config: ModelConfig, window: Window, performances: Sequence[PerformanceReport], as_of: datetime
+) -> MetricValue | None:
+    """The primary metric expected of the window without its labels; None before a window has closed."""
+    import numpy as np
+
+    from tasks.adapters.evaluation.prediction_log import read_served
+    from tasks.policy.monitoring import estimation
+
+    served = read_served(config, window, as_of)
+    closed = [
+        report.window
+        for report in performances
+        if report.maturity == "closed"
+        and report.window < window
+        and report.model_version == served.version
+        and report.has_sound_labels
+    ]
+    if config.task == "multiclass" or not closed or not len(served.predicted):
+        return None
+    learned = [read_served(config, earlier, as_of).answerable for earlier in closed[-LEARN_FROM:]]
+    truth, predicted = (np.concatenate(parts) for parts in zip(*learned, strict=True))
+    if len(truth) < config.retraining.min_labelled_rows:
+        return None
+    name = config.performance.metric
+    if config.task == "regression":
+        return estimation.estimate_loss(
+            estimation.learn_losses(name, truth, predicted, config.performance.quantile), served.predicted
+        )
+    estimates = estimation.estimate_classes(served.predicted, estimation.calibrate(truth, predicted))
+    return next((estimate for estimate in estimates if estimate.name == name), None)

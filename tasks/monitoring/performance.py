@@ -1,0 +1,230 @@
+"""How the served predictions met the labels that are known by now, window by window.
+
+Labels come late, so earlier windows that were not closed are measured again and handed back beside the present one, and
+so are closed ones of which labels have come or were corrected since, as long as these are sought (`label_lookback_days`).
+"""
+
+import statistics
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
+from tasks.policy.data_quality.label_quality import LabelProfile
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import History, ModelVersion
+from tasks.policy.records.reports import NEVER_SCORED, LabelReport, Latency, MetricValue, PerformanceReport
+from tasks.policy.statistics.metrics import Floats
+
+if TYPE_CHECKING:
+    from tasks.adapters.evaluation.prediction_log import Served
+
+BOOTSTRAP_DRAWS = 500
+USUAL_WINDOWS, USUAL_FROM = 6, 3
+"""Latest closed windows that say how many rows get a label, and how few may."""
+
+
+# two retries: the lake may be out of reach for a moment; measuring writes nothing
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=10, timeout_seconds=1800)
+def measure_performance(
+    config: ModelConfig,
+    window: Window,
+    as_of: datetime,
+    history: History,
+    latency: Latency | None = None,
+    champion: ModelVersion | None = None,
+) -> tuple[PerformanceReport, ...]:
+    """The window's report with the labels known at `as_of`, then those of earlier windows that have matured since."""
+    revised = []
+    for earlier in history.performances:
+        if earlier.window < window and _may_differ(config, earlier, window, as_of):
+            again = _measure(config, earlier.window, as_of, history, earlier.latency, champion)
+            if _said(again) != _said(earlier):
+                revised.append(again)
+    report = _measure(config, window, as_of, history.revised(revised), latency, champion)
+    get_run_logger().info("performance: %s", describe(report))
+    for each in (report, *revised):
+        if each.labels and each.labels.reasons:
+            get_run_logger().warning(
+                "labels of %s: %s, %s", each.window.name, each.labels.verdict, each.labels.reasons[0]
+            )
+    return (report, *revised)
+
+
+def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window, as_of: datetime) -> bool:
+    """Whether measuring again may say something else. Labels of old windows are not even looked at: none is sought."""
+    from tasks.adapters.lake import tables as lake
+
+    if (
+        earlier.maturity != "closed" or not earlier.has_sound_labels
+    ):  # doubted by limits that may have been changed since
+        return True
+    columns = config.columns
+    sought_until = earlier.window.end + columns.label_delay + timedelta(days=columns.label_lookback_days)
+    return sought_until > window.start and lake.labels_came(config, earlier.window, earlier.as_of, as_of)
+
+
+def _said(report: PerformanceReport) -> tuple[object, ...]:
+    labels = report.labels
+    return report.maturity, report.labelled_rows, report.metrics, labels and (labels.verdict, labels.reasons)
+
+
+def describe(report: PerformanceReport) -> str:
+    """Verdict, number, limit in one line."""
+    from tasks.policy.monitoring.slices import describe_worst
+
+    if not report.rows:
+        return f"{NEVER_SCORED} of {report.window.name}"
+    value, labels = report.metric(report.primary), f"{report.labelled_rows} of {report.rows} labels, {report.maturity}"
+    if value is None:
+        return f"{report.undefined or f'{report.primary} is not known yet'} ({labels})"
+    level = report.baseline
+    against = f", best past level {level.value:.4g} (p={report.shift_p_value:.2g})" if level else ", no past level yet"
+    worst = describe_worst(report.slices)
+    return f"{value.name} {value.value:.4g} ({value.low:.4g} to {value.high:.4g}){against}; {labels}" + (
+        f"; {worst}" if worst else ""
+    )
+
+
+def _measure(
+    config: ModelConfig,
+    window: Window,
+    as_of: datetime,
+    history: History,
+    latency: Latency | None,
+    champion: ModelVersion | None,
+) -> PerformanceReport:
+    from tasks.adapters.evaluation.prediction_log import read_served
+    from tasks.policy.monitoring.performance import (
+        best_past_level,
+        closed_values,
+        confidence_histogram,
+        decide_maturity,
+        noise_before_collapse,
+        shift_p_value,
+        smallest_shift,
+    )
+    from tasks.policy.monitoring.slices import measure_slices
+    from tasks.policy.statistics.metrics import undefined
+
+    served = read_served(config, window, as_of)
+    truth, predicted = served.judged
+    rows, labelled_rows = len(served.truth), len(truth)
+    settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
+    classes = max(2, len(served.classes))
+    metrics = _metrics(config, truth, predicted, classes)
+    least, quantile = config.validation.slice_min_rows, settings.quantile
+    slices = measure_slices(primary, truth, predicted, served.judged_slices, least, BOOTSTRAP_DRAWS, quantile)
+    before = [report for report in history.performances if report.window < window]
+    value = next((metric for metric in metrics if metric.name == primary), None)
+    best = best_past_level(before, primary, floor)
+    noise, windows = noise_before_collapse(closed_values(before, primary, floor))
+    p_value, smallest = None, None  # the noise is known before labels are: an estimate is judged by it
+    if value is not None and best is not None:
+        p_value = shift_p_value(value, best[0], noise, windows)
+        smallest = smallest_shift(value, best[0], noise, windows)
+    return PerformanceReport(
+        window=window,
+        as_of=as_of,
+        model_version=served.version,
+        rows=rows,
+        labelled_rows=labelled_rows,
+        maturity=decide_maturity(
+            rows,
+            labelled_rows,
+            as_of >= window.end + config.columns.all_labels_within,
+            settings.maturing_at,
+            settings.closed_at,
+        ),
+        metrics=metrics,
+        primary=primary,
+        confidence_histogram=() if config.task == "regression" else confidence_histogram(served.predicted),
+        latency=latency,
+        baseline=best[0] if best else None,
+        baseline_window=best[1] if best else None,
+        shift_p_value=p_value,
+        noise=noise,
+        noise_windows=windows if noise is not None else None,
+        smallest_shift=smallest,
+        slices=slices,
+        undefined=undefined(primary, truth, classes, each=True) if labelled_rows else None,
+        labels=_judge_labels(config, window, as_of, history, served, champion),
+    )
+
+
+def _judge_labels(
+    config: ModelConfig,
+    window: Window,
+    as_of: datetime,
+    history: History,
+    served: "Served",
+    champion: ModelVersion | None,
+) -> LabelReport | None:
+    """Whether the labels of the rows served can be trusted; None where none has come and none is overdue."""
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.lake.label_faults import sorted_faults
+    from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
+
+    if not len(served.truth):
+        return None
+    known = np.isfinite(served.truth)
+    faults, words, conflicts = sorted_faults(lake.label_faults(config, window, as_of))
+    reference = _learned_labels(config, served.version, champion)
+    due_by = lake.labels_due_by(config, as_of)
+    facts = LabelFacts(
+        window=window,
+        column=config.columns.label,
+        rows=len(served.truth),
+        due=window.end <= (due_by if due_by is not None else as_of - config.columns.label_delay),
+        truth=served.truth[known],
+        predicted=served.predicted[known],
+        classes=served.classes,
+        usual_share=_usual_share(history, window, reference),
+        faults=faults,
+        words=words,
+        conflicts=conflicts,
+        reference=reference,
+    )
+    return judge_labels(facts, config.quality.labels)
+
+
+def _learned_labels(config: ModelConfig, version: str, champion: ModelVersion | None) -> LabelProfile | None:
+    """The labels that the version learned from; None where that was not kept."""
+    from tasks.adapters.registry import version_files, versions as registry
+
+    if champion is None or version == "none":
+        return None
+    served = champion if champion.version == version else registry.version(config.name, version)
+    return version_files.reference_profile(served).labels
+
+
+def _usual_share(history: History, window: Window, reference: LabelProfile | None) -> float | None:
+    """Rows that have a label once all are due: as the latest closed windows with sound labels had, else as in training."""
+    before = [past for past in history.performances if past.window < window and past.maturity == "closed"]
+    shares = [past.completeness for past in before if past.has_sound_labels and past.labels][-USUAL_WINDOWS:]
+    if len(shares) >= USUAL_FROM:
+        return statistics.median(shares)
+    return reference.labelled_share if reference else None
+
+
+def _metrics(config: ModelConfig, truth: Floats, predicted: Floats, classes: int) -> tuple[MetricValue, ...]:
+    """Every metric of the task that these rows define, with its interval."""
+    from tasks.policy.statistics import metrics
+    from tasks.policy.statistics.intervals import metric_intervals
+
+    if not len(truth):
+        return ()
+    names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
+    quantile, found = config.performance.quantile, []
+    intervals = metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS, quantile=quantile)
+    for name in names:
+        if metrics.undefined(name, truth, classes, each=True):
+            continue
+        value, (low, high) = metrics.compute(name, truth, predicted, quantile), intervals[name]
+        if value == value and low == low:  # NaN: these rows do not define it
+            found.append(MetricValue(name, value, low, high, len(truth), metrics.HIGHER_IS_BETTER[name]))
+    return tuple(found)

@@ -1,0 +1,84 @@
+"""Which types and values a column accepts: what the settings say, and what the reference taught where they are silent.
+
+The protocols say what the judgement needs of `deployments.config.monitoring.Quality`, which this package does not import.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from tasks.policy.records.profile import ROUNDING, FeatureReference
+
+
+class Bounds(Protocol):
+    @property
+    def min(self) -> float | None: ...
+    @property
+    def max(self) -> float | None: ...
+
+
+class ColumnRule(Protocol):
+    """What `deployments.config.monitoring.ColumnQuality` offers."""
+
+    @property
+    def max_null_share(self) -> float | None: ...
+    @property
+    def range(self) -> Bounds | None: ...
+    @property
+    def categories(self) -> Sequence[str] | None: ...
+    @property
+    def on_failure(self) -> Literal["warn", "fail"]: ...
+
+
+class Limits(Protocol):
+    """What `deployments.config.monitoring.Quality` offers."""
+
+    @property
+    def max_null_share_increase(self) -> float: ...
+    @property
+    def range_slack(self) -> float: ...
+    @property
+    def max_out_of_range_share(self) -> float: ...
+    @property
+    def max_unseen_category_share(self) -> float: ...
+    @property
+    def min_rows(self) -> int: ...
+    @property
+    def row_count_ratio(self) -> tuple[float, float]: ...
+    @property
+    def max_age_hours(self) -> float | None: ...
+    @property
+    def columns(self) -> Mapping[str, ColumnRule]: ...
+
+
+def accepted_range(
+    reference: FeatureReference, slack: float, own: tuple[float | None, float | None] = (None, None)
+) -> tuple[float, float]:
+    """Lowest and highest accepted value: what the settings say, else the reference's range and `slack` widths more."""
+    counts = reference.counts
+    least, most = counts.minimum, counts.maximum
+    if least is None or most is None or least == most:
+        low, high = -math.inf, math.inf  # one value tells nothing of a width
+    else:
+        width = most - least
+        low, high = least - slack * width, most + slack * width
+    low, high = low if own[0] is None else own[0], high if own[1] is None else own[1]
+    return low - ROUNDING * abs(low), high + ROUNDING * abs(high)  # as another program may round the bound itself
+
+
+def accepted_categories(reference: FeatureReference, own: Sequence[str] | None = None) -> frozenset[str] | None:
+    """The accepted categories; None where any may come, because the reference had none or more than are listed."""
+    if own is not None:
+        return frozenset(own)
+    return None if reference.more_categories or not reference.categories else frozenset(reference.categories)
+
+
+def type_family(name: str) -> str:
+    """number, boolean, text, time or the type's own name: types of one family hold the same values."""
+    if name.startswith(("int", "uint", "double", "float", "halffloat", "decimal")):
+        return "number"
+    if name.startswith(("string", "large_string")):
+        return "text"
+    if name.startswith(("timestamp", "date")):
+        return "time"
+    return "boolean" if name == "bool" else name

@@ -1,0 +1,372 @@
+"""Whether labels can be trusted: a gate of their own, as rows have one, before anything is judged or learned by them.
+
+| check | what it finds |
+|---|---|
+| labels arrived | labels are due, and none came, or far fewer than usual |
+| usable labels | infinite values, text that is no number, classes that `columns.classes` does not list |
+| one label a row | two different labels of one id at one time |
+| known classes | a third class of two; among several, classes that hardly any row of the reference had |
+| varying labels | one label in all rows, where the reference had several and predictions vary (warns only, unless set) |
+| plausible labels | single numbers far past all that were learned from: -999, or rows in another unit |
+| usual scale, usual level | a label in another unit: its spread or its middle jumped, and predictions did not |
+| classes in place | classes that changed places: with them swapped the predictions would be right (warns only) |
+| labels in step | numbers that go with the predictions in another scale, or with the other sign (warns only) |
+
+A failed check blocks: performance by such labels triggers nothing and nothing is trained on them. Swapped classes and
+rescaled numbers look as a concept that turned does, so they are only said. A ratio alone proves no change of unit: a
+label is doubted from `max_scale_ratio` on, which is beyond what prices, seasons and demand do from one window to the next.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy  # its parts load on first use
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.policy.records.base import Window
+from tasks.policy.records.reports import LabelReport, QualityCheck, Verdict
+from tasks.policy.statistics.metrics import confusion, predicted_codes
+
+Floats = NDArray[np.float64]
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+WORDS = "unknown labels"
+"""The check that only says which words for a missing value were found."""
+MIN_LABELS = 50
+"""Labels from which their distribution says something."""
+BLOCKS = 20
+"""Consecutive parts of the training rows in which a jump of the label is looked for."""
+EXPECTED = 0.99
+"""Share of predictions from which one label in all rows is what the model expects, as at night where the sun is told."""
+IN_STEP, OUT_OF_SCALE = 0.8, 1.5
+"""Correlation of labels and predictions from which they go together, and the slope from which the scale is another."""
+CHANCE = 1e-9
+"""Probability below which a window's labels are not what the reference's shares give by chance."""
+
+
+class LabelRules(BaseModel):
+    """What labels must keep to; what breaks a rule makes a window's labels a fault, by which nothing is decided."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    min_usual_share: float = Field(0.2, ge=0, le=1)
+    """Labels that have come once all are due, as a share of those that usually do: fewer are overdue. 0: none are expected."""
+    max_unusable_share: float = Field(0.05, ge=0, le=1)
+    """Share of a window's labels that may be unusable: infinite, no number, contradicting, a third class of two."""
+    max_unknown_class_share: float = Field(0.5, ge=0, le=1)
+    """Several classes: share of a window's labels that may be of classes that the model has never seen (each is a miss)."""
+    max_scale_ratio: float = Field(8.0, gt=1)
+    """Regression: how many times wider or narrower labels may spread than those learned from, where predictions do not."""
+    max_shift: float = Field(3.0, gt=0)
+    """Regression: how far the middle of the labels may move, in widths of those learned from (5th to 95th percentile)."""
+    on_unit_change: Literal["warn", "fail"] = "fail"
+    """What a label past these two does: fail keeps it from training and triggers; warn accepts that it changed."""
+    on_constant: Literal["warn", "fail"] = "warn"
+    """What one label in all rows of a window does, where the reference had several: a stuck feed, or a quiet week."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProfile:
+    """The labels that a model learned from: percentiles 5, 25, 50, 75, 95 of numbers, or shares of classes."""
+
+    rows: int
+    levels: tuple[float, ...] = ()
+    """And last, the mean distance from the middle: percentiles of labels that are mostly 0 jump without a cause."""
+    span: tuple[float, float] | None = None
+    """The least and the greatest number."""
+    shares: tuple[tuple[str, float], ...] = ()
+    """The largest 50 classes."""
+    labelled_share: float | None = None
+    """Rows of that time that had a label."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFacts:
+    """What is known of a window's labels. `truth` and `predicted` are as metrics read them, of labelled rows only."""
+
+    window: Window
+    column: str
+    rows: int
+    due: bool
+    truth: Floats
+    predicted: Floats
+    classes: tuple[str, ...] = ()
+    usual_share: float | None = None
+    """Rows that usually have a label once all are due; None while that is not known."""
+    faults: tuple[tuple[str, int], ...] = ()
+    """Labels that cannot be used, by what is wrong with them."""
+    words: tuple[tuple[str, int], ...] = ()
+    """Words for a missing value that stand for labels."""
+    conflicts: int = 0
+    reference: LabelProfile | None = None
+
+
+def label_levels(values: Floats) -> tuple[float, ...]:
+    """The percentiles that a profile keeps, and the mean distance from the middle one."""
+    if not len(values):
+        return ()
+    levels = np.quantile(values, LEVELS)
+    return (*map(float, levels), float(np.abs(values - levels[2]).mean()))
+
+
+def judge_labels(facts: LabelFacts, rules: LabelRules) -> LabelReport | None:
+    """The verdict on a window's labels; None while none has come and none is overdue."""
+    checks = tuple(_checks(facts, rules))
+    if not len(facts.truth) and not facts.due and all(check.verdict == "pass" for check in checks):
+        return None
+    broken = sorted((check for check in checks if check.verdict != "pass"), key=lambda check: check.verdict)
+    verdict: Verdict = broken[0].verdict if broken else "pass"
+    reasons = tuple(f"labels ({facts.column}): {check.observed}, expected {check.expected}" for check in broken)
+    return LabelReport(facts.window, verdict, checks, reasons)
+
+
+def _checks(facts: LabelFacts, rules: LabelRules) -> Iterator[QualityCheck]:
+    labels = len(facts.truth)
+
+    def check(
+        name: str, verdict: Verdict, expected: str, setting: str, observed: str, failing: int = 0
+    ) -> QualityCheck:
+        limit = f"{expected} (quality.labels.{setting})" if verdict != "pass" and setting else expected
+        return QualityCheck(name, facts.column, verdict, limit, observed, failing)
+
+    def counted(name: str, count: int, found: str, expected: str, suffix: str) -> QualityCheck:
+        share = count / max(labels + count, 1)
+        verdict: Verdict = "pass" if not count else "fail" if share > rules.max_unusable_share else "warn"
+        observed = f"{count:,} of {labels + count:,} labels {found} ({share:.1%}), {suffix}" if count else "none"
+        expected = f"{expected}, at most {rules.max_unusable_share:.1%}"
+        return check(name, verdict, expected, "max_unusable_share", observed, count)
+
+    if facts.due and facts.rows:
+        verdict, expected = _arrived(facts, rules)
+        observed = f"{labels:,} of {facts.rows:,} rows of {facts.window.name} have a label though all are due"
+        yield check("labels arrived", verdict, expected, "min_usual_share", observed, facts.rows - labels)
+    if facts.words:
+        named = ", ".join(f"{word!r} {count:,} times" for word, count in facts.words)
+        yield check(
+            WORDS,
+            "pass",
+            "a class, or nothing",
+            "",
+            f"{named}: read as unknown; list it in columns.classes if it is a class",
+        )
+    unusable = sum(count for _, count in facts.faults)
+    kinds = ", ".join(f"{count:,} {fault}" for fault, count in facts.faults)
+    yield counted("usable labels", unusable, "are unusable", "usable ones", f"{kinds}; they are left out")
+    yield counted(
+        "one label a row",
+        facts.conflicts,
+        "contradict each other",
+        "one label for an id at a time",
+        "the last one counts",
+    )
+    if not labels:
+        return
+    if facts.classes:
+        yield _known_classes(facts, rules)
+        if labels >= MIN_LABELS:
+            yield from _places(facts)
+    elif labels >= MIN_LABELS:
+        yield from _in_step(facts)
+    if facts.reference and labels >= MIN_LABELS:
+        yield _varying(facts, facts.reference, rules)
+        if facts.reference.levels:
+            yield from _unit(facts, facts.reference, rules)
+    if facts.reference and facts.reference.span:
+        yield _plausible(facts, facts.reference.span, rules)
+
+
+def _arrived(facts: LabelFacts, rules: LabelRules) -> tuple[Verdict, str]:
+    """Overdue: fewer than the least share, and too few of these rows for chance; none at all is always so."""
+    labels = len(facts.truth)
+    if not rules.min_usual_share:
+        return "pass", "none, as min_usual_share is 0"
+    if facts.usual_share is None:
+        return ("pass" if labels else "fail"), "some"
+    least = rules.min_usual_share * facts.usual_share
+    unlikely = scipy.stats.binom.cdf(labels, facts.rows, facts.usual_share) < CHANCE ** (1 / 3)
+    expected = f"at least {least:.1%} of the rows, as usually {facts.usual_share:.0%} have one by then"
+    overdue = labels < least * facts.rows and unlikely
+    return ("fail" if overdue else "pass"), expected
+
+
+def _known_classes(facts: LabelFacts, rules: LabelRules) -> QualityCheck:
+    """A class that the model has never seen: of two classes a fault, among several a new class unless most are."""
+    count, labels = int((facts.truth >= len(facts.classes)).sum()), len(facts.truth)
+    share, binary = count / labels, len(facts.classes) == 2 and facts.predicted.ndim == 1
+    setting = "max_unusable_share" if binary else "max_unknown_class_share"
+    limit = rules.max_unusable_share if binary else rules.max_unknown_class_share
+    verdict: Verdict = "pass" if not count else "fail" if share > limit else "warn"
+    renamed = _renamed(facts) if count else None
+    if renamed is not None:
+        expected = (
+            f"{facts.classes[renamed]}, which no label is any more; mend the source, or list both in columns.classes"
+        )
+        observed = (
+            f"{count:,} of {labels:,} labels are in a class that the model has never seen, where it mostly predicts "
+        )
+        observed += f"{facts.classes[renamed]}: as if that were spelled in another way"
+        return QualityCheck("known classes", facts.column, "fail", expected, observed, count)
+    named = ", ".join(facts.classes[:5]) + (", …" if len(facts.classes) > 5 else "")
+    expected = f"at most {limit:.1%} in classes that the model does not know; it knows {named}"
+    observed = f"{count:,} of {labels:,} labels are in classes that the model has never seen ({share:.1%})"
+    expected += f" (quality.labels.{setting})" if verdict != "pass" else ""
+    return QualityCheck("known classes", facts.column, verdict, expected, observed if count else "all are", count)
+
+
+def _renamed(facts: LabelFacts) -> int | None:
+    """The class that is gone and that the model predicts where labels of unknown classes stand; None where there is none."""
+    shares = dict(facts.reference.shares) if facts.reference else {}
+    unseen, decided = facts.truth >= len(facts.classes), predicted_codes(facts.predicted)
+    for place, name in enumerate(facts.classes):
+        share = shares.get(name, 0.0)
+        gone = (1 - share) ** len(facts.truth) < CHANCE and not (facts.truth == place).any()
+        if gone and unseen.mean() >= share / 2 and (decided[unseen] == place).mean() >= 0.5:
+            return place
+    return None
+
+
+def _varying(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> QualityCheck:
+    labels = len(facts.truth)
+    constant = bool((facts.truth == facts.truth[0]).all())
+    if facts.classes:
+        name = facts.classes[int(facts.truth[0])] if facts.truth[0] < len(facts.classes) else ""
+        stuck = constant and dict(reference.shares).get(name, 0.0) ** labels < CHANCE
+        expected_so = predicted_codes(facts.predicted) == facts.truth
+        stuck = stuck and bool(expected_so.mean() < EXPECTED)
+    else:
+        levels, guessed = reference.levels, label_levels(facts.predicted)
+        stuck = constant and bool(levels) and levels[1] < levels[3]
+        stuck = stuck and (guessed[4] - guessed[0]) / (levels[4] - levels[0]) > rules.max_scale_ratio**-0.5
+    verdict: Verdict = rules.on_constant if stuck else "pass"
+    expected = "several, as in the rows that the model learned from"
+    expected += " (quality.labels.on_constant)" if stuck else ""
+    observed = f"one and the same label in all {labels:,} rows" if stuck else "several, or as usual"
+    return QualityCheck("varying labels", facts.column, verdict, expected, observed, labels if stuck else 0)
+
+
+def _unit(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Iterator[QualityCheck]:
+    """Spread and middle against the reference's; the world moved them where predictions went along half of the way."""
+    before, now, predicted = reference.levels, label_levels(facts.truth), label_levels(facts.predicted)
+    for name, jump, setting in _jumps(before, now, predicted, rules):
+        verdict: Verdict = rules.on_unit_change if jump else "pass"
+        expected = "as in the rows that the model learned from, whose middle nine tenths lie between "
+        expected += f"{before[0]:.4g} and {before[4]:.4g}"
+        expected += f" ({setting}; quality.labels.on_unit_change: warn accepts it)" if jump else ""
+        observed = jump or f"middle nine tenths between {now[0]:.4g} and {now[4]:.4g}"
+        yield QualityCheck(name, facts.column, verdict, expected, observed, len(facts.truth) if jump else 0)
+
+
+def _plausible(facts: LabelFacts, span: tuple[float, float], rules: LabelRules) -> QualityCheck:
+    """Single labels far past all that were learned from: a code for missing, or rows in another unit among the others.
+
+    A few that outweigh all others decide the metric alone, and would be all that a retrain looks at.
+    """
+    reach, labels = rules.max_scale_ratio * (span[1] - span[0]), len(facts.truth)
+    far = (facts.truth < span[0] - reach) | (facts.truth > span[1] + reach) if reach > 0 else np.zeros(labels, bool)
+    distance = np.abs(facts.truth - np.median(facts.truth))
+    count, weight = int(far.sum()), float(distance[far].sum() / max(distance.sum(), np.finfo(float).tiny))
+    share, limit = count / labels, rules.max_unusable_share
+    verdict: Verdict = "pass" if not count else "warn" if share <= limit and weight <= 0.5 else rules.on_unit_change
+    expected = (
+        f"at most {limit:.1%}, of less than half of the weight, beyond {span[0] - reach:.4g} to {span[1] + reach:.4g}"
+    )
+    expected += ", as those learned from lie between "
+    expected += f"{span[0]:.4g} and {span[1]:.4g}"
+    expected += " (quality.labels.max_scale_ratio, on_unit_change)" if count else ""
+    observed = (
+        f"{count:,} of {labels:,} labels lie far past all that were learned from ({share:.1%}, {weight:.0%} of the "
+    )
+    observed += "weight in the metric)"
+    return QualityCheck("plausible labels", facts.column, verdict, expected, observed if count else "all are", count)
+
+
+def _jumps(
+    before: Sequence[float], now: Sequence[float], predicted: Sequence[float], rules: LabelRules
+) -> Iterator[tuple[str, str, str]]:
+    """(check, what jumped or nothing, the setting) of spread and middle."""
+    width, own, guessed = (levels[4] - levels[0] for levels in (before, now, predicted or before))
+    jump, bound = "", rules.max_scale_ratio
+    if width > 0 and own > 0:
+        ratio, distance, along = own / width, now[5] / before[5], guessed / width
+        shared = along >= bound**0.5 if ratio > 1 else along <= bound**-0.5
+        beyond = min(ratio, distance) >= bound or max(ratio, distance) <= 1 / bound
+        if beyond and not (shared and predicted):
+            jump = f"they spread {ratio:.3g} times as wide as those learned from, and predictions do not, as if in another unit"
+    yield "usual scale", jump, f"quality.labels.max_scale_ratio: {bound:g}"
+    jump, bound = "", rules.max_shift
+    if width > 0:
+        moved, along = (now[2] - before[2]) / width, ((predicted or before)[2] - before[2]) / width
+        shared = along * np.sign(moved) >= bound / 2
+        if abs(moved) >= bound and not (shared and predicted):
+            jump = f"their middle moved from {before[2]:.4g} to {now[2]:.4g}, and predictions did not, as if in another unit"
+    yield "usual level", jump, f"quality.labels.max_shift: {bound:g}"
+
+
+def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
+    """Whether other names of the same classes would make the predictions right: the labels' meaning, or the concept, turned."""
+    known = facts.truth < len(facts.classes)
+    if not known.any():
+        return
+    counts = confusion(facts.truth[known], facts.predicted[known])
+    rows = int(counts.sum())
+    places = scipy.optimize.linear_sum_assignment(-counts)
+    reached, possible = float(np.trace(counts)) / rows, float(counts[places].sum()) / rows
+    constant = float(counts.sum(axis=1).max()) / rows
+    turned = possible >= 0.6 and reached <= possible / 2 and possible > constant + 0.05
+    verdict: Verdict = "warn" if turned else "pass"
+    observed = (
+        f"{reached:.0%} of the predictions are right, {possible:.0%} would be with classes swapped: either what the classes "
+        "mean was exchanged, or the relationship turned"
+    )
+    expected = "classes that mean what they did; check the source before a retrain learns them"
+    yield QualityCheck("classes in place", facts.column, verdict, expected, observed if turned else "they are", 0)
+
+
+def _in_step(facts: LabelFacts) -> Iterator[QualityCheck]:
+    """Whether the predictions would be right in another scale: feet for metres, a loss for a gain, or the concept turned."""
+    truth, predicted = facts.truth, facts.predicted
+    known = np.isfinite(truth) & np.isfinite(predicted)
+    truth, predicted = truth[known], predicted[known]
+    if len(truth) < MIN_LABELS or not truth.std() or not predicted.std():
+        return
+    along = float(np.corrcoef(truth, predicted)[0, 1])
+    slope = along * float(truth.std() / predicted.std())
+    left = float(truth.std()) * max(0.0, 1 - along**2) ** 0.5
+    error = float(np.sqrt(np.mean((truth - predicted) ** 2)))
+    turned = abs(along) >= IN_STEP and error > 2 * left and (slope < 0 or max(slope, 1 / slope) >= OUT_OF_SCALE)
+    observed = "they are"
+    if turned:
+        observed = (
+            f"labels go with {slope:.3g} times the predictions (correlation {along:.2f}), in which scale "
+            f"{1 - left / error:.0%} of the error would be gone: either they are in another unit or of the other sign, or the "
+            "relationship turned"
+        )
+    expected = "labels on the scale of the predictions; check the source before a retrain learns them"
+    yield QualityCheck("labels in step", facts.column, "warn" if turned else "pass", expected, observed, 0)
+
+
+def find_jump(values: Floats, rules: LabelRules) -> tuple[int, str] | None:
+    """(position, sentence) where numbers in order of time jump to another scale or level, for good; None where they do not.
+
+    Both all before against all after, and the blocks next to the jump: growth and seasons come gradually.
+    """
+    if rules.on_unit_change == "warn" or len(values) < 2 * MIN_LABELS:
+        return None
+    size = max(MIN_LABELS, len(values) // BLOCKS)
+    for edge in range(size, len(values) - size + 1, size):
+        if _jump(values[edge - size : edge], values[edge : edge + size], rules):
+            found = _jump(values[:edge], values[edge:], rules)
+            if found:
+                return edge, found
+    return None
+
+
+def _jump(before: Floats, after: Floats, rules: LabelRules) -> str:
+    """What jumped from one to the other; empty where nothing did."""
+    levels = label_levels(before), label_levels(after)
+    if not any(jump for _, jump, _ in _jumps(*levels, (), rules)):
+        return ""
+    (low, _, _, _, high, _), (then_low, _, _, _, then_high, _) = levels
+    return f"nine tenths lie between {low:.4g} and {high:.4g} before, between {then_low:.4g} and {then_high:.4g} after"

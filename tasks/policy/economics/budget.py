@@ -1,0 +1,179 @@
+"""What retrains have cost by the ledger, and who may spend next where models share a monthly budget.
+
+Spent is what each challenger used. Promised is what was granted to a retrain that has not made its challenger yet; it is
+held for 30 days, so that a hard limit holds whatever becomes of that run. Where the rest does not cover all that ask,
+the affordable requests that bring most together go first (`economics.share_budget`): of those that cost the same, the one
+of the larger net benefit. A model whose ledger does not verify may have spent all that it is allowed to, so that is held
+back: the limit holds and the others go on with the rest.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+from pydantic import Field
+
+from tasks.policy.economics.costs import Budget, Request, Usage, expected_cost_usd, measured_cost, share_budget
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import USAGE, Judgement, LedgerEntry, ModelVersion
+from tasks.policy.triggers.conditions import Rule
+
+MONTH = timedelta(days=30)
+
+
+class SharedBudget(Rule):
+    """Money that several models draw their retrains from."""
+
+    max_usd_per_month: float = Field(ge=0)
+    """Retrains of all these models together that would exceed this in 30 days are refused."""
+    models: tuple[str, ...] | None = Field(None, min_length=1)
+    """Names of the models that share it; every model under deployments/ when left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A part of the shared budget, promised to one decision."""
+
+    cost_usd: float
+    left_usd: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """The shared budget at a moment: the limit, what is spent and promised, and by whom."""
+
+    max_usd: float
+    spent_usd: float
+    promised_usd: float
+    models: tuple[str, ...]
+    held_back_usd: float = 0.0
+    """What models may have spent whose ledgers do not verify."""
+    unknown: tuple[str, ...] = ()
+    """Those models."""
+
+    @property
+    def left_usd(self) -> float:
+        return self.max_usd - self.spent_usd - self.promised_usd - self.held_back_usd
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"{self.spent_usd:,.2f} of {self.max_usd:,.2f} USD shared by {', '.join(self.models)} are spent in 30 days"
+            + (f", {self.promised_usd:,.2f} USD are promised" if self.promised_usd else "")
+            + (f", {self._held_back}" if self.unknown else "")
+        )
+
+    @property
+    def _held_back(self) -> str:
+        many = len(self.unknown) > 1
+        return (
+            f"{self.held_back_usd:,.2f} USD are held back, as the {'ledgers' if many else 'ledger'} of "
+            f"{', '.join(self.unknown)} {'do' if many else 'does'} not verify (python -m tasks.record.audit verify)"
+        )
+
+
+def usages(entries: Sequence[LedgerEntry], apart_from: str | None = None) -> list[tuple[datetime, Usage]]:
+    """When each challenger was made and what that used; one from before usage was measured counts its rows alone."""
+    made = (entry for entry in entries if entry.kind == "challenger.registered")
+    return [(entry.at, _usage(entry.body)) for entry in made if apart_from is None or entry.decision_id != apart_from]
+
+
+@lru_cache(maxsize=1024)
+def _usage(body: str) -> Usage:
+    version = from_json(ModelVersion, body)
+    noted = dict(version.tags).get(USAGE)
+    return from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
+
+
+def spent_usd(entries: Sequence[LedgerEntry], budget: Budget, as_of: datetime, apart_from: str | None = None) -> float:
+    """What the retrains of the 30 days before `as_of` cost: what each used by the budget's prices, and what is fixed."""
+    recent = [usage for at, usage in usages(entries, apart_from) if as_of - MONTH < at <= as_of]
+    return sum(measured_cost(budget, usage) for usage in recent)
+
+
+def promised_usd(entries: Sequence[LedgerEntry], as_of: datetime) -> float:
+    """What was granted in the 30 days before `as_of` to retrains that have made no challenger by then."""
+    made = {entry.decision_id for entry in entries if entry.kind == "challenger.registered" and entry.at <= as_of}
+    granted = [entry for entry in entries if entry.kind == "budget.granted" and as_of - MONTH < entry.at <= as_of]
+    return sum(from_json(Grant, entry.body).cost_usd for entry in granted if entry.decision_id not in made)
+
+
+def purse(
+    shared: SharedBudget,
+    budgets: Mapping[str, Budget],
+    entries: Mapping[str, Sequence[LedgerEntry] | None],
+    as_of: datetime,
+) -> Purse:
+    """The shared budget at `as_of`, from the ledgers of the models that share it and the prices in their files.
+
+    Of a model without entries (None) its own monthly limit is held back, and all that is shared where it has none.
+    """
+    known = {model: found for model in budgets if (found := entries[model]) is not None}
+    unknown = tuple(model for model in budgets if model not in known)
+    spent = sum(spent_usd(found, budgets[model], as_of) for model, found in known.items())
+    promised = sum(promised_usd(found, as_of) for found in known.values())
+    limits = [budgets[model].max_usd_per_month for model in unknown]
+    held_back = sum(shared.max_usd_per_month if limit is None else limit for limit in limits)
+    return Purse(
+        shared.max_usd_per_month, spent, promised, tuple(budgets), min(held_back, shared.max_usd_per_month), unknown
+    )
+
+
+def open_request(model: str, entries: Sequence[LedgerEntry], budget: Budget, as_of: datetime) -> Request | None:
+    """What a model's latest judgement asks for, where nothing came of it yet; None where it asks for nothing."""
+    known = [entry for entry in entries if as_of - MONTH < entry.at <= as_of]
+    judged = [entry for entry in known if entry.kind == "window.judged" and not _judgement(entry.body).backfilled]
+    if not judged or not _judgement(judged[-1].body).decision.retrain:
+        return None
+    waiting = judged[-1].decision_id or ""
+    answers = ("challenger.registered", "retraining.refused", "budget.granted")
+    if any(entry.kind in answers and entry.decision_id == waiting for entry in known):
+        return None
+    return request_of(model, waiting, known, budget)
+
+
+def request_of(
+    model: str,
+    decision_id: str,
+    entries: Sequence[LedgerEntry],
+    budget: Budget,
+    forecast_usd: float | None = None,
+) -> Request:
+    """What one decision asks for; what it brings is known where a judgement with a value made it."""
+    judged = [entry for entry in entries if entry.kind == "window.judged" and entry.decision_id == decision_id]
+    decision = _judgement(judged[-1].body).decision if judged else None
+    forecast = decision.expected_cost_usd if decision and forecast_usd is None else forecast_usd
+    cost = expected_cost_usd(budget, forecast)
+    value = decision.expected_value_usd if decision else None
+    return Request(model, cost, None if value is None else value - cost)
+
+
+@lru_cache(maxsize=256)
+def _judgement(body: str) -> Judgement:
+    return from_json(Judgement, body)
+
+
+def decide_share(own: Request, others: Sequence[Request], purse: Purse) -> str | None:
+    """Why the shared budget refuses a retrain, else None; of no known benefit it takes what the others leave."""
+    asking = [own, *others]
+    if sum(request.cost_usd for request in asking) <= purse.left_usd:
+        return None
+    refused = (
+        f"the shared budget refuses: {purse.sentence} and this retrain is expected to cost {own.cost_usd:,.2f} USD"
+    )
+    if own.cost_usd > purse.left_usd:
+        return refused
+    answers = share_budget(asking, max(0.0, purse.left_usd))
+    if answers[own.model] is None:
+        return None
+    ahead = [request for request in others if answers[request.model] is None]
+    first = "; ".join(f"{request.model} {_worth(request)}" for request in ahead)
+    return f"{refused}; it {_worth(own)}" + (f", and others that ask go first: {first}" if ahead else "")
+
+
+def _worth(request: Request) -> str:
+    if request.net_usd is None:
+        return f"brings nobody knows what for {request.cost_usd:,.2f} USD"
+    return f"is expected to bring {request.net_usd:,.2f} USD net for {request.cost_usd:,.2f} USD"

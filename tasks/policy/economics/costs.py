@@ -1,0 +1,250 @@
+"""What an iteration costs, what an improvement is worth, and whether the one exceeds the other.
+
+Costs are forecast before, from the rows of earlier iterations, and measured after. Values are money per unit of the
+primary metric and day. A monthly limit is hard: it refuses with a reason, whatever the expected value. After a
+promotion the outcome is scored against its forecast: did it pay?
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy  # its parts load on first use, so that reading a model's file does not wait for them
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.policy.statistics.intervals import Gain
+
+HOUR_S = 3600
+FIT_FROM = 3
+"""Iterations from which cost is fitted on rows; fewer scale it."""
+
+
+class Budget(BaseModel):
+    """Money: prices, value per unit of metric, and the hard limit per month."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    compute_usd_per_hour: float = Field(0.1, ge=0)
+    """Price of one hour of the work pool that trains."""
+    cpu_usd_per_hour: float = Field(0.0, ge=0)
+    """Price of one hour of one CPU, where the pool bills what is used."""
+    memory_usd_per_gb_hour: float = Field(0.0, ge=0)
+    """Price of one GB of peak memory for one hour, where the pool bills it apart."""
+    usd_per_inference: float = Field(0.0, ge=0)
+    """Price of one prediction."""
+    fixed_usd_per_retrain: float = Field(0.0, ge=0)
+    """Oversight and rollout, per retrain."""
+    oversight_usd_per_day: float = Field(0.0, ge=0)
+    """A person who watches a rollout, per day."""
+    oversight_days_per_retrain: float = Field(0.0, ge=0)
+    """Days that a rollout is watched."""
+    value_usd_per_metric_unit_per_day: float | None = Field(None, ge=0)
+    """What one unit of the primary metric is worth per day of service; none when unknown."""
+    horizon_days: float = Field(30.0, gt=0)
+    """Days over which an improvement is expected to last."""
+    max_usd_per_month: float | None = Field(None, ge=0)
+    """A retrain that would exceed this is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one iteration used, from trigger to live."""
+
+    rows: int
+    wall_s: float
+    cpu_s: float = 0.0
+    peak_memory_mb: float = 0.0
+    inferences: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Money with the bounds it is expected to keep to at 90 %."""
+
+    usd: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetBenefit:
+    """Value less cost over a horizon; `payback_days` is None when it never pays."""
+
+    value: Amount
+    cost: Amount
+    net: Amount
+    payback_days: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A promotion looked back on: what it brought so far against what was forecast for as many days."""
+
+    days: float
+    realised_usd: Amount
+    forecast_usd: float
+    cost_usd: float
+    verdict: str
+    reason: str
+
+
+def measured_cost(budget: Budget, usage: Usage) -> float:
+    """USD of one iteration: machine time, memory, predictions, oversight and what is fixed."""
+    hours = usage.wall_s / HOUR_S
+    machine = hours * budget.compute_usd_per_hour + usage.cpu_s / HOUR_S * budget.cpu_usd_per_hour
+    memory = hours * usage.peak_memory_mb / 1000 * budget.memory_usd_per_gb_hour
+    return machine + memory + usage.inferences * budget.usd_per_inference + _fixed(budget)
+
+
+def _fixed(budget: Budget) -> float:
+    return budget.fixed_usd_per_retrain + budget.oversight_usd_per_day * budget.oversight_days_per_retrain
+
+
+def forecast_cost(budget: Budget, past: Sequence[Usage], rows: int) -> Amount | None:
+    """USD that an iteration on `rows` will cost, from earlier ones; None before the first.
+
+    From three iterations on different row counts: least squares on rows, with Student's prediction interval
+    (Draper & Smith 1998, 1.4). Before that the last one is scaled by rows, to half and to twice of it.
+    """
+    if not past:
+        return None
+    fixed = _fixed(budget)
+    sizes = np.array([usage.rows for usage in past], float)
+    prices = np.array([measured_cost(budget, usage) - fixed for usage in past])
+    spread = float(((sizes - sizes.mean()) ** 2).sum())
+    if len(past) < FIT_FROM or spread == 0:
+        scaled = float(prices[-1]) * (rows / float(sizes[-1]) if sizes[-1] else 1.0)
+        return Amount(fixed + scaled, fixed + scaled / 2, fixed + scaled * 2)
+    slope, intercept = np.polyfit(sizes, prices, 1)
+    freedom = len(past) - 2
+    noise = float(((prices - slope * sizes - intercept) ** 2).sum()) / freedom
+    error = math.sqrt(noise * (1 + 1 / len(past) + (rows - sizes.mean()) ** 2 / spread))
+    price, half = max(0.0, float(slope * rows + intercept)), float(scipy.stats.t.ppf(0.95, freedom)) * error
+    return Amount(fixed + price, fixed + max(0.0, price - half), fixed + price + half)
+
+
+def net_benefit(
+    budget: Budget, gain: Gain, cost: Amount, days: float | None = None, other_usd: float = 0.0
+) -> NetBenefit | None:
+    """Value of a gain, in units of the metric and positive when better, less its cost; None where no value is known.
+
+    `other_usd` is what else it brings once: customers kept, a penalty avoided. Bounds join as independent ones.
+    """
+    if budget.value_usd_per_metric_unit_per_day is None:
+        return None
+    days = budget.horizon_days if days is None else days
+    per_unit = budget.value_usd_per_metric_unit_per_day * days
+    value = Amount(*(per_unit * bound + other_usd for bound in gain))
+    net = value.usd - cost.usd
+    down = math.hypot(value.usd - value.low, cost.high - cost.usd)
+    up = math.hypot(value.high - value.usd, cost.usd - cost.low)
+    per_day = value.usd / days
+    return NetBenefit(value, cost, Amount(net, net - down, net + up), cost.usd / per_day if per_day > 0 else None)
+
+
+def expected_cost_usd(budget: Budget, forecast_usd: float | None) -> float:
+    """The forecast, or what is fixed where there is none."""
+    return _fixed(budget) if forecast_usd is None else forecast_usd
+
+
+def over_budget(budget: Budget, spent_usd_this_month: float, cost_usd: float | None) -> str | None:
+    """Why the monthly limit refuses a retrain, else None. An unknown cost counts as its fixed part."""
+    if budget.max_usd_per_month is None:
+        return None
+    expected = expected_cost_usd(budget, cost_usd)
+    if spent_usd_this_month + expected <= budget.max_usd_per_month:
+        return None
+    return (
+        f"the budget of {budget.max_usd_per_month:,.2f} USD a month refuses: {spent_usd_this_month:,.2f} USD are spent "
+        f"and this retrain is expected to cost {expected:,.2f} USD"
+    )
+
+
+def score_outcome(
+    budget: Budget, forecast: NetBenefit | None, gains: Sequence[tuple[Gain, float]], cost_usd: float
+) -> Outcome:
+    """Did it pay? `gains` are the metric's realised gains over the replaced champion, each with its days of service.
+
+    Days weigh; the windows' bounds join as independent ones. `paid` needs the whole interval above the cost.
+    """
+    price = budget.value_usd_per_metric_unit_per_day or 0.0
+    days = sum(served for _, served in gains)
+    brought = price * sum(gain.gain * served for gain, served in gains)
+    down = price * math.hypot(*((gain.gain - gain.low) * served for gain, served in gains))
+    up = price * math.hypot(*((gain.high - gain.gain) * served for gain, served in gains))
+    realised = Amount(brought, brought - down, brought + up)
+    expected = forecast.value.usd * days / budget.horizon_days if forecast else 0.0
+    verdict = "paid" if realised.low >= cost_usd else "not paid" if realised.high < cost_usd else "open"
+    reason = (
+        f"{days:g} days after promotion it brought {brought:,.2f} USD ({realised.low:,.2f} to {realised.high:,.2f}), "
+        f"{expected:,.2f} USD were forecast, it cost {cost_usd:,.2f} USD: {verdict}"
+    )
+    return Outcome(days, realised, expected, cost_usd, verdict, reason)
+
+
+def score_gains(gains: Sequence[tuple[Gain, float]], metric: str) -> Outcome:
+    """The same where no value of the metric is known: whether the model was better, in units of the metric."""
+    days = sum(served for _, served in gains)
+    mean = sum(gain.gain * served for gain, served in gains) / days
+    down = math.hypot(*((gain.gain - gain.low) * served for gain, served in gains)) / days
+    up = math.hypot(*((gain.high - gain.gain) * served for gain, served in gains)) / days
+    verdict = "better" if mean - down > 0 else "worse" if mean + up < 0 else "open"
+    reason = (
+        f"{days:g} days after promotion its {metric} is better by {mean:.4g} ({mean - down:.4g} to {mean + up:.4g}) than "
+        f"the replaced model's on the same rows: {verdict}; what that is worth is not known, set "
+        "budget.value_usd_per_metric_unit_per_day"
+    )
+    return Outcome(days, Amount(0.0, 0.0, 0.0), 0.0, 0.0, verdict, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A model that asks for a retrain out of a budget shared with others."""
+
+    model: str
+    cost_usd: float
+    net_usd: float | None
+    """Expected value less cost; None where it is not known."""
+
+
+def share_budget(requests: Sequence[Request], budget_usd: float) -> dict[str, str | None]:
+    """Which requests a shared budget grants (None) and why it refuses the others.
+
+    The affordable set of the largest net benefit, exactly: a 0/1 knapsack by integer programming, not the greedy order.
+    Requests of unknown benefit take what that leaves, in their order.
+    """
+    answers: dict[str, str | None] = {
+        request.model: f"the expected net benefit is {request.net_usd:,.2f} USD, it would not pay"
+        for request in requests
+        if request.net_usd is not None and request.net_usd <= 0
+    }
+    granted = _best_set(
+        [request for request in requests if request.model not in answers and request.net_usd], budget_usd
+    )
+    left = budget_usd - sum(request.cost_usd for request in granted)
+    for request in requests:
+        if request.net_usd is None and request.cost_usd <= left:
+            granted.append(request)
+            left -= request.cost_usd
+    for request in requests:
+        brings = "" if request.net_usd is None else f"; this one is expected to bring {request.net_usd:,.2f} USD"
+        refusal = (
+            f"{request.cost_usd:,.2f} USD do not fit into the shared budget of {budget_usd:,.2f} USD beside retrains "
+            f"that bring more{brings}"
+        )
+        answers.setdefault(request.model, None if request in granted else refusal)
+    return answers
+
+
+def _best_set(worthwhile: Sequence[Request], budget_usd: float) -> list[Request]:
+    if not worthwhile:
+        return []
+    chosen = scipy.optimize.milp(
+        [-(request.net_usd or 0.0) for request in worthwhile],
+        constraints=scipy.optimize.LinearConstraint([request.cost_usd for request in worthwhile], ub=budget_usd),
+        integrality=1,
+        bounds=scipy.optimize.Bounds(0, 1),
+        options={"mip_rel_gap": 0.0},  # else it stops within 1e-4 of the best
+    ).x
+    return [request for request, share in zip(worthwhile, chosen, strict=True) if round(share)]

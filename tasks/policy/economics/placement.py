@@ -1,0 +1,106 @@
+"""Where a run goes, to dedicated hosts or to a serverless pool, and why: from its forecast size, its data and its deadline.
+
+The preferred place is taken where nothing speaks against it, else the other one. Where something speaks against both,
+the run stays on the dedicated hosts: late is better than sensitive data that leaves them.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.policy.records.evidence import History, Placement, WindowEvidence
+
+PlaceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+DEDICATED = "dedicated"
+PLACE_SETTING = "PERENNIAL_TRAINING_PLACE"
+"""The environment variable that tells a run its place; unset on dedicated hosts."""
+TRAINING_LIMITS = "perennial-training-"
+"""How the names of the concurrency limits begin that count the trainings of a place."""
+
+
+class Place(BaseModel):
+    """A place that `prefect.yaml` names under definitions.places, and what it can do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    place: PlaceName = DEDICATED
+    """Its name under definitions.places in prefect.yaml: dedicated, gpu, docker, ecs, kubernetes."""
+    max_rows: int | None = Field(None, ge=1)
+    """Its memory holds at most so many training rows; no limit when left out."""
+    rows_per_hour: float | None = Field(None, gt=0)
+    """Training rows it gets through in an hour, start-up included; unknown when left out."""
+
+
+class PlacementPolicy(BaseModel):
+    """Which place a retrain runs in, chosen anew for each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    dedicated: Place = Place()
+    """Hosts of one's own, always there; the only place for data that must not leave them."""
+    serverless: Place | None = None
+    """A pool that is paid by use; none when every run stays on the dedicated hosts."""
+    prefer: Literal["dedicated", "serverless"] = "dedicated"
+    """Which of the two is taken where nothing speaks against it."""
+    residency: Literal["on_premises", "anywhere"] | None = None
+    """Where the data may go. When left out: on_premises where a column is personal, else anywhere."""
+    deadline_hours: float | None = Field(None, gt=0)
+    """A retrain is to be done within so many hours of its decision."""
+
+
+def training_limit(place: str) -> str:
+    """Name of the concurrency limit that counts a place's trainings."""
+    return f"{TRAINING_LIMITS}{place}"
+
+
+def forecast_rows(history: History, evidence: WindowEvidence, window_days: float | None) -> int:
+    """Rows a retrain will read: the training window at the present rate, or all that were there and have come since."""
+    if window_days is not None:
+        return round(evidence.rows / evidence.window.days * window_days)
+    return history.training_rows + history.rows_since_training + evidence.rows
+
+
+def decide_placement(policy: PlacementPolicy, rows: int, personal: tuple[str, ...] = ()) -> Placement:
+    """Where a retrain on `rows` rows runs; `personal` are the columns that identify people."""
+    if policy.serverless is None:
+        return _placed(policy.dedicated, "dedicated", rows, ("every run of this model stays on dedicated hosts",))
+    against = {
+        "dedicated": tuple(_limits(policy, policy.dedicated, "dedicated hosts", rows)),
+        "serverless": (
+            *_residency(policy, personal),
+            *_limits(policy, policy.serverless, f"the serverless pool {policy.serverless.place}", rows),
+        ),
+    }
+    other: Literal["dedicated", "serverless"] = "serverless" if policy.prefer == "dedicated" else "dedicated"
+    places = {"dedicated": policy.dedicated, "serverless": policy.serverless}
+    if not against[policy.prefer]:
+        reason = f"{policy.prefer} is preferred and nothing speaks against it for {rows:,} rows"
+        return _placed(places[policy.prefer], policy.prefer, rows, (reason,))
+    if not against[other]:
+        return _placed(places[other], other, rows, against[policy.prefer])
+    stays = "neither place fits, so the run stays on dedicated hosts"
+    return _placed(policy.dedicated, "dedicated", rows, (stays, *against["dedicated"], *against["serverless"]))
+
+
+def _residency(policy: PlacementPolicy, personal: tuple[str, ...]) -> Iterator[str]:
+    if policy.residency == "on_premises":
+        yield "its data stays on premises (placement.residency)"
+    elif policy.residency is None and personal:
+        yield f"its data stays on premises, since {', '.join(personal)} identify people"
+
+
+def _limits(policy: PlacementPolicy, place: Place, words: str, rows: int) -> Iterator[str]:
+    if place.max_rows is not None and rows > place.max_rows:
+        yield f"{rows:,} rows are forecast, {words} hold {place.max_rows:,}"
+    hours = _hours(place, rows)
+    if policy.deadline_hours is not None and hours is not None and hours > policy.deadline_hours:
+        yield f"{words} would take {hours:.3g} h for {rows:,} rows, the deadline is {policy.deadline_hours:g} h"
+
+
+def _hours(place: Place, rows: int) -> float | None:
+    return None if place.rows_per_hour is None else rows / place.rows_per_hour
+
+
+def _placed(place: Place, kind: Literal["dedicated", "serverless"], rows: int, reasons: tuple[str, ...]) -> Placement:
+    return Placement(place.place, kind, rows, _hours(place, rows), reasons)

@@ -1,0 +1,157 @@
+"""Who may trigger, approve and override, by the roles in a model's file.
+
+A name that the server recorded counts; a name that somebody typed is a claim, and never beats a recorded one. A
+self-hosted Prefect records automations and schedules, not people: there the claim is all there is, so its log-in guards
+the door and the ledger keeps who said to be whom. Four eyes: nobody approves what was asked for in the same name.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from tasks.policy.governance.people import ANYONE, AUTOMATION, SCHEDULE, UNNAMED, is_unnamed, look_alike, plain
+from tasks.policy.records.text import NO_CONTROLS, OneLine
+
+Role = Literal["trigger", "approve", "override"]
+Name = Annotated[str, Field(min_length=2, max_length=200, pattern=NO_CONTROLS)]
+
+
+class AccessPolicy(BaseModel):
+    """Which principals hold which role. `automation`, `schedule` and `anyone` stand for what their names say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    trigger: tuple[Name, ...] = (AUTOMATION, SCHEDULE, ANYONE)
+    """Who may start retrain, promote and rollback."""
+    approve: tuple[Name, ...] = ()
+    """People who may approve a promotion; any named person but the requester when empty."""
+    override: tuple[Name, ...] = ()
+    """People who may override a budget or a warning for a time; nobody when empty. A failed gate nobody can."""
+    approval_hours: float = Field(72, gt=0, le=24 * 60)
+    """An approval that was not given by then is a no."""
+
+    @model_validator(mode="after")
+    def _names_people_where_people_answer(self) -> Self:
+        for role in ("approve", "override"):
+            nobody = [name for name in getattr(self, role) if is_unnamed(name)]
+            if nobody:
+                raise ValueError(f"{role} names {', '.join(nobody)}, expected people")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who started a run. `recorded` says that the server wrote it down; else it is what somebody typed."""
+
+    kind: Literal["automation", "schedule", "person", "unnamed"]
+    name: str
+    recorded: bool = False
+
+    def __str__(self) -> str:
+        said = "" if self.kind == self.name or self.kind == "person" else f"{self.kind} "
+        return f"{said}{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """What a person is asked, when, and until when; `run_id` is the run that waits for the answer."""
+
+    version: str
+    requesters: tuple[str, ...]
+    asked_at: datetime
+    expires_at: datetime
+    run_id: str | None
+    anonymous: bool = False
+    """Whether a person who gave no name started it, so that nobody can be told apart from whoever approves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What became of the question whether a validated challenger may serve."""
+
+    version: str
+    verdict: Literal["approved", "rejected", "expired", "waiting", "not_needed"]
+    by: str
+    comment: str
+    reasons: tuple[str, ...]
+
+
+class Override(BaseModel):
+    """A named person answers for an exception, for a reason and for a time. It never passes a failed gate."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    by: Name
+    """Who answers for it."""
+    reason: Annotated[OneLine, Field(min_length=10, max_length=2000)]
+    """Why, in a sentence."""
+    until: AwareDatetime
+    """When it ends; at most 30 days from now."""
+
+
+LONGEST_OVERRIDE = timedelta(days=30)
+
+
+def principal_of(recorded_kind: str | None, recorded_name: str | None, claimed: str | None) -> Principal:
+    """Who started a run, from what the server recorded of it (None where it recorded nothing) and what was typed."""
+    name = (recorded_name or "").strip()
+    match (recorded_kind or "").lower():
+        case "":
+            typed = (claimed or "").strip()
+            return Principal("unnamed", "unnamed") if is_unnamed(typed) else Principal("person", typed)
+        case "automation":
+            return Principal("automation", name or AUTOMATION, True)
+        case "schedule" | "deployment":
+            return Principal("schedule", SCHEDULE, True)
+        case _:
+            return Principal("person", name, True) if name else Principal("unnamed", "unnamed", True)
+
+
+def why_not_trigger(policy: AccessPolicy, principal: Principal, claimed: str | None) -> str | None:
+    """Why this principal may not start a run that changes who serves; None where it may."""
+    if (
+        principal.recorded
+        and principal.kind == "person"
+        and plain(claimed or "") not in UNNAMED | {plain(principal.name)}
+    ):
+        return f"{principal.name} started this in the name of {claimed}; expected one's own name"
+    role = {plain(name) for name in policy.trigger}
+    if principal.kind in ("person", "unnamed") and ANYONE in role:
+        return None
+    if plain(principal.name) in role or principal.kind in role:
+        return None
+    return f"{principal} may not start this; access.trigger has {', '.join(policy.trigger) or 'nobody'}"
+
+
+def why_not_approve(
+    policy: AccessPolicy, approver: str, requesters: Iterable[str], anonymous: bool = False, risk: str = "low"
+) -> str | None:
+    """Why this person may not approve what these asked for; None where they may. `anonymous`: a person without a name did."""
+    if is_unnamed(approver):
+        return f"{approver or 'nobody'} is no person's name, expected who approves"
+    if look_alike(approver, set(requesters) - UNNAMED):
+        return f"{approver} asked for this, expected another person to approve it"
+    if policy.approve and plain(approver) not in {plain(name) for name in policy.approve}:
+        return f"{approver} may not approve; access.approve has {', '.join(policy.approve)}"
+    if anonymous and risk == "high":
+        return (
+            "risk is high and a person who gave no name started this, so nobody can tell whether another one approves; "
+            "train again with requested_by"
+        )
+    return None
+
+
+def why_not_override(policy: AccessPolicy, override: Override, principal: Principal, now: datetime) -> str | None:
+    """Why this override does not count; None where it does."""
+    if plain(override.by) not in {plain(name) for name in policy.override}:
+        return f"{override.by} may not override; access.override has {', '.join(policy.override) or 'nobody'}"
+    if principal.kind == "person" and plain(principal.name) != plain(override.by):
+        return f"{principal.name} cannot override in the name of {override.by}"
+    if override.until <= now:
+        return f"the override of {override.by} ended {override.until:%Y-%m-%d %H:%M} UTC"
+    if override.until > now + LONGEST_OVERRIDE:
+        return f"the override lasts until {override.until:%Y-%m-%d}, expected at most {LONGEST_OVERRIDE.days} days"
+    return None

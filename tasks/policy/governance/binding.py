@@ -1,0 +1,63 @@
+"""One name, one file: which file a model's ledger was begun with, and what that file said of risk and access.
+
+A second file with the same name and a lower risk could otherwise promote what the first one wants approved. So a change
+of path, risk, access or of how promotions are approved counts once somebody with the right to answers for it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tasks.policy.governance.people import is_unnamed, plain
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import LedgerEntry
+
+BOUND = "model.bound"
+
+
+@dataclass(frozen=True, slots=True)
+class FileBinding:
+    """`file` is a bare name where it lies in a models' folder, whichever host looks, else an absolute path."""
+
+    file: str
+    risk: str
+    digest: str
+    """Of what the file says of risk, access and promotion."""
+    answerable: tuple[str, ...] = ()
+    """Who may answer for a change: access.override, else access.approve; any named person when empty."""
+
+
+def bound_to(entries: Iterable[LedgerEntry]) -> FileBinding | None:
+    """The binding that holds now; None in a ledger that was begun before bindings were recorded."""
+    bodies = [entry.body for entry in entries if entry.kind == BOUND]
+    return from_json(FileBinding, bodies[-1]) if bodies else None
+
+
+def why_not_bound(bound: FileBinding | None, found: FileBinding | None) -> str | None:
+    """Why a file may not speak for this model; None where it is the one that the ledger was begun with."""
+    if bound is None or found is None or (bound.file, bound.digest) == (found.file, found.digest):
+        return None
+    if bound.file != found.file:
+        changed = (
+            f"its ledger was begun with {bound.file} (risk {bound.risk}), not with {found.file} (risk {found.risk})"
+        )
+    elif bound.risk != found.risk:
+        changed = f"{found.file} says risk: {found.risk}, but its ledger was begun with risk: {bound.risk}"
+    else:
+        changed = f"access or promotion in {found.file} differ from what its ledger was begun with"
+    return (
+        f"{changed}; go on with the file of then, or let {_who(bound)} answer for the change: "
+        "python -m deployments accept --model FILE --by NAME --reason '…'"
+    )
+
+
+def why_not_accept(bound: FileBinding, by: str) -> str | None:
+    """Why this person may not answer for a change; None where they may."""
+    if is_unnamed(by):
+        return f"{by or 'nobody'} is no person's name, expected who answers for the change"
+    if bound.answerable and plain(by) not in {plain(name) for name in bound.answerable}:
+        return f"{by} may not answer for a change of the file, expected {_who(bound)}"
+    return None
+
+
+def _who(bound: FileBinding) -> str:
+    return " or ".join(bound.answerable) or "a named person"

@@ -1,0 +1,55 @@
+"""Which challenger passed and has no person's answer yet, by the ledger; and whether the time for one has run out.
+
+Silence is a no, which the next run of `promote` records. One that was cancelled leaves that undone, so a person is told.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from tasks.policy.governance.access import ApprovalRequest
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import LedgerEntry, ValidationReport
+
+
+@dataclass(frozen=True, slots=True)
+class OpenApproval:
+    """A challenger that passed and waits for a person; `expired_at` is when the time for an answer ran out, if it has."""
+
+    version: str
+    decision_id: str
+    since: datetime
+    reason: str
+    expired_at: datetime | None = None
+
+    def sentence(self, model: str) -> str:
+        """What a person is to know and to do."""
+        if self.expired_at is None:
+            return f"version {self.version} passed and waits for approval: {self.reason}"
+        return (
+            f"version {self.version} passed, but nobody approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, which is a no; "
+            f"have that recorded: python -m flows.promote --model {model}; to ask again: python -m flows.retrain --model {model}"
+        )
+
+
+def open_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[OpenApproval, ...]:
+    """The latest challenger that passed, unless something was said about its decision since, or a later one came.
+
+    `now` is wall time, which people's answers are measured by.
+    """
+    verdicts = [entry for entry in entries if entry.kind in ("challenger.validated", "challenger.refused")]
+    if not verdicts or verdicts[-1].kind != "challenger.validated":
+        return ()
+    waiting = verdicts[-1]
+    about = [entry for entry in entries if entry.decision_id == waiting.decision_id]
+    if any(_answers(entry) for entry in about if entry.sequence > waiting.sequence):
+        return ()
+    asked = [from_json(ApprovalRequest, entry.body) for entry in about if entry.kind == "approval.requested"]
+    expired_at = asked[0].expires_at if asked and asked[0].expires_at <= now else None
+    report = from_json(ValidationReport, waiting.body)
+    return (OpenApproval(report.challenger, waiting.decision_id or "", waiting.at, report.reasons[0], expired_at),)
+
+
+def _answers(entry: LedgerEntry) -> bool:
+    answers = ("champion.", "promotion.", "approval.answered", "challenger.rejected")
+    return entry.kind.startswith(answers) and not entry.kind.endswith("requested")

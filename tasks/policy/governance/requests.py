@@ -1,0 +1,74 @@
+"""Whether the ledger holds the decision that a run says it carries out: an event is a request, never a proof.
+
+Whoever can reach the server can emit an event. So a run that an event started does only what the ledger says was
+decided, as of the time of that decision. A run that a person starts needs no decision, but on live data it may not take
+effect before the last change of champion, which it would otherwise rewrite.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import Judgement, LedgerEntry
+from tasks.policy.rollout.probation import Degradation
+
+Action = Literal["retrain", "rollback"]
+MOVES = ("champion.promoted", "champion.rolled_back")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was decided, as the ledger holds it."""
+
+    at: datetime
+    reasons: tuple[str, ...]
+
+
+def decided(
+    entries: Iterable[LedgerEntry], action: Action, decision_id: str | None, version: str | None = None
+) -> Request | None:
+    """The decision with this id to do this, about this version where one is named; None where the ledger holds none."""
+    for entry in entries:
+        if decision_id is None or entry.decision_id != decision_id:
+            continue
+        if action == "retrain" and entry.kind == "window.judged":
+            judgement = from_json(Judgement, entry.body)
+            decision = judgement.decision
+            wanted = decision.go_back_to == version if version else decision.retrain
+            if wanted and not judgement.backfilled:
+                return Request(entry.at, decision.reasons)
+        if action == "rollback" and entry.kind == "champion.degraded":
+            degraded = from_json(Degradation, entry.body)
+            if degraded.champion == version:
+                return Request(entry.at, degraded.reasons)
+    return None
+
+
+def why_not_requested(action: Action, request: Request | None, by_event: bool, as_of: datetime) -> str | None:
+    """Why an event's request is not carried out; None where the ledger holds it, or where no event asked."""
+    if not by_event:
+        return None
+    if request is None:
+        return (
+            f"an event asked for a {action} that the ledger holds no decision for; expected the decision_id of one "
+            "that monitor recorded, and the version that it is about"
+        )
+    if request.at != as_of:
+        return (
+            f"an event asked for a {action} as of {as_of:%Y-%m-%d %H:%M} UTC, but it was decided as of "
+            f"{request.at:%Y-%m-%d %H:%M} UTC"
+        )
+    return None
+
+
+def why_too_early(entries: Iterable[LedgerEntry], action: str, as_of: datetime) -> str | None:
+    """Why this cannot take effect at this time: it would come before one of these facts, on which it builds."""
+    latest = max(entries, key=lambda entry: entry.at, default=None)
+    if latest is None or as_of >= latest.at:
+        return None
+    return (
+        f"until is {as_of:%Y-%m-%d %H:%M} UTC, but {latest.kind} is of {latest.at:%Y-%m-%d %H:%M} UTC and a {action} "
+        "cannot take effect before it; leave until empty for now"
+    )

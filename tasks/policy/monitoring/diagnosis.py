@@ -1,0 +1,275 @@
+"""What kind of change a window shows, so that the right thing is done: mend the feed, leave alone, or retrain.
+
+| kind | what the evidence looks like | what helps |
+|---|---|---|
+| upstream_data_fault | failed quality, labels in doubt, a feature moved as only broken feeds do | mend the feed; never retrain |
+| harmless_covariate_shift | inputs moved, performance did not | nothing |
+| harmful_covariate_shift | inputs moved, and the estimate from inputs alone sees the loss | retrain on the new inputs |
+| concept_drift | performance fell below what the inputs explain | retrain on recent labels |
+| none | neither inputs nor performance moved | nothing |
+| insufficient_evidence | too few rows, or neither labels nor an estimate | wait |
+
+Covariate shift and concept drift as in Moreno-Torres et al. (2012), "A unifying view on dataset shift".
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import scipy  # its parts load on first use
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.policy.data_quality.acceptance import Bounds
+from tasks.policy.monitoring.estimate_errors import describe_estimate
+from tasks.policy.monitoring.performance import shift_p_value, standard_error
+from tasks.policy.records.evidence import DiagnosisKind
+from tasks.policy.records.reports import (
+    DriftReport,
+    EstimateError,
+    FeatureDrift,
+    LabelReport,
+    MetricValue,
+    PerformanceReport,
+    QualityReport,
+)
+
+
+class ColumnRule(Protocol):
+    """What `quality.columns` of the model's file allows of one column (`deployments.config.monitoring.ColumnQuality`)."""
+
+    @property
+    def max_null_share(self) -> float | None: ...
+    @property
+    def range(self) -> Bounds | None: ...
+    @property
+    def categories(self) -> Sequence[str] | None: ...
+
+
+class DiagnosisLimits(BaseModel):
+    """From where on a change counts, and what marks a broken feed. What `quality.columns` allows of a column is no fault."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    alpha: float = Field(0.01, gt=0, lt=1)
+    """Largest p-value of a fall in performance, and of a gap between estimate and realised value."""
+    null_share_increase: float = Field(0.2, gt=0, le=1)
+    """A feature that loses so many more of its values is a fault."""
+    unseen_share: float = Field(0.5, gt=0, le=1)
+    """A feature with so many values in categories never seen before was recoded."""
+    fault_sigma: float = Field(6.0, gt=0)
+    """A mean that moved by so many reference σ while the other features stood still changed its unit."""
+    stands_out: float = Field(2.5, gt=1)
+    """A mean that moved by so many times the next largest shift of all features moved alone."""
+    fault_features_share: float = Field(0.34, gt=0, le=1)
+    """When more features than this move, it is the world that changed and not one feed."""
+    unit_faults: bool = True
+    """Whether a feature that looks as if its unit, its sign or its categories' names had changed, or as if stuck, is a
+    fault. Off, it is only named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The kind of change, why, and the features that explain it, worst first."""
+
+    kind: DiagnosisKind
+    reasons: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    estimate: MetricValue | None = None
+    """The primary metric expected from the inputs alone, where it could be estimated."""
+    estimate_error: EstimateError | None = None
+    """How wrong such estimates were before."""
+    explanations: tuple[str, ...] = ()
+    """Which features' drift moved the predictions and the loss, in sentences."""
+
+
+def decide_diagnosis(
+    quality: QualityReport | None,
+    drift: DriftReport | None,
+    performance: PerformanceReport | None,
+    estimate: MetricValue | None = None,
+    importances: Mapping[str, float] | None = None,
+    limits: DiagnosisLimits | None = None,
+    estimate_error: EstimateError | None = None,
+    allowed: Mapping[str, ColumnRule] | None = None,
+    labels: LabelReport | None = None,
+) -> Diagnosis:
+    """The kind of change. `estimate` is the primary metric expected from the inputs alone (`estimation.py`).
+
+    `allowed` is `quality.columns` of the model's file: what it accepts is no fault.
+    Its interval is what it is judged by; `estimate_error` is told beside it. `labels` is the verdict on the labels of the
+    latest window that has one.
+
+    `importances` are shares of what the model relies on; without them those in the drift report, else all alike.
+    """
+    limits = limits or DiagnosisLimits()
+    if quality is not None and quality.verdict == "fail":
+        return Diagnosis("upstream_data_fault", quality.reasons or ("the window failed its quality checks",))
+    if labels is not None and labels.verdict == "fail":
+        return Diagnosis("upstream_data_fault", labels.reasons)
+    moved = _moved(drift, importances)
+    judged = (
+        0
+        if drift is None
+        else sum(feature.verdict != "insufficient" or feature.is_underpowered for feature in drift.features)
+    )
+    few = judged > 0 and len(moved) <= max(1, math.floor(limits.fault_features_share * judged))
+    leader = _stands_out(drift, limits)
+    faults = [
+        (feature.feature, text)
+        for feature in moved
+        for text in _fault(feature, limits, (allowed or {}).get(feature.feature), few, leads=feature.feature == leader)
+    ]
+    if faults:
+        broken = tuple(dict.fromkeys(name for name, _ in faults))
+        return Diagnosis("upstream_data_fault", tuple(f"{name}: {text}" for name, text in faults), broken)
+    names, inputs = tuple(feature.feature for feature in moved), _describe_inputs(drift, moved)
+    fallen = _fallen(performance, limits)
+    if fallen is None:
+        return _without_labels(drift, performance, estimate, names, inputs, limits, estimate_error)
+    worse, sentence = fallen
+    if not worse:
+        if drift is None or not drift.says_something:
+            return Diagnosis("none", (sentence, inputs if drift else "drift was not judged"))
+        return Diagnosis("harmless_covariate_shift" if moved else "none", (sentence, inputs), names)
+    if not moved:
+        return Diagnosis("concept_drift", (sentence, inputs))
+    return _explain_fall(performance, estimate, names, (sentence, inputs), limits)
+
+
+def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -> list[FeatureDrift]:
+    """Drifted features, those first whose drift weighs most on what the model relies on; unused ones are left out."""
+    if drift is None or not drift.says_something:
+        return []
+    own = {feature.feature: feature.importance for feature in drift.features if feature.importance is not None}
+    shares: Mapping[str, float] = importances or own
+
+    def weight(feature: FeatureDrift) -> float:
+        return shares.get(feature.feature, 0.0) if shares else 1.0
+
+    drifted = [feature for feature in drift.features if feature.verdict == "drifted" and weight(feature) > 0]
+    return sorted(drifted, key=lambda feature: -weight(feature) * feature.effect_size / feature.threshold)
+
+
+def _stands_out(drift: DriftReport | None, limits: DiagnosisLimits) -> str | None:
+    """The feature whose mean moved far further than any other's: a season moves several, a unit one."""
+    known = [] if drift is None else [one for one in drift.features if one.mean_shift_sigma is not None]
+    ordered = sorted(known, key=lambda feature: -abs(feature.mean_shift_sigma or 0.0))
+    if len(ordered) < 2:
+        return None
+    first, second = (abs(feature.mean_shift_sigma or 0.0) for feature in ordered[:2])
+    return ordered[0].feature if first >= limits.stands_out * second else None
+
+
+def _fault(
+    feature: FeatureDrift, limits: DiagnosisLimits, rule: ColumnRule | None, alone: bool, leads: bool
+) -> list[str]:
+    """How this feature moved as only broken feeds do, in sentences; `alone` where others stood still.
+
+    Each names the limit and the setting that moves it. What the model's file allows of the column is no fault.
+    """
+    found, own = [], f"quality.columns.{feature.feature}"
+    rise = feature.null_share - feature.reference_null_share
+    tolerated = rule is not None and rule.max_null_share is not None and feature.null_share <= rule.max_null_share
+    if rise >= limits.null_share_increase and not tolerated:
+        found.append(
+            f"nulls rose from {feature.reference_null_share:.0%} to {feature.null_share:.0%}, a fault from "
+            f"{limits.null_share_increase:.0%} more on (diagnosis.null_share_increase; {own}.max_null_share allows them)"
+        )
+    if feature.unseen_share >= limits.unseen_share and not (rule is not None and rule.categories is not None):
+        found.append(
+            f"{feature.unseen_share:.0%} of its values are in categories never seen before, a fault from "
+            f"{limits.unseen_share:.0%} on (diagnosis.unseen_share; {own}.categories allows them)"
+        )
+    suspected = feature.suspicion if limits.unit_faults and not feature.suspicion_possible else None
+    if suspected and (feature.suspicion_sure or alone or leads):
+        found.append(f"{suspected} (diagnosis.unit_faults: false names this without stopping anything)")
+    bounded = rule is not None and rule.range is not None and None not in (rule.range.min, rule.range.max)
+    if alone and not bounded and abs(feature.mean_shift_sigma or 0.0) >= limits.fault_sigma:
+        found.append(
+            f"its mean moved by {feature.mean_shift_sigma:+.1f} σ alone, as if its unit had changed, a fault from "
+            f"{limits.fault_sigma:g} σ on (diagnosis.fault_sigma; {own}.range says which values are right)"
+        )
+    return found
+
+
+def _fallen(performance: PerformanceReport | None, limits: DiagnosisLimits) -> tuple[bool, str] | None:
+    """(whether performance is significantly below its best past level, a sentence); None while that is not known."""
+    value = performance.metric(performance.primary) if performance and performance.maturity != "open" else None
+    if performance is None or value is None or performance.baseline is None or performance.shift_p_value is None:
+        return None
+    level = performance.baseline
+    worse = performance.shift_p_value <= limits.alpha and (value.value < level.value) == value.higher_is_better
+    return worse, (
+        f"{value.name} {value.value:.4g} is {'' if worse else 'not '}significantly worse than the best past level "
+        f"{level.value:.4g} (p={performance.shift_p_value:.2g}, alpha {limits.alpha:g}{_blindness(performance, worse)})"
+    )
+
+
+def _blindness(performance: PerformanceReport, worse: bool) -> str:
+    """How much worse it would have had to be to show."""
+    if worse or performance.smallest_shift is None:
+        return ""
+    return f"; this window would show a worsening from {performance.smallest_shift:.2g} on"
+
+
+def _explain_fall(
+    performance: PerformanceReport | None,
+    estimate: MetricValue | None,
+    names: tuple[str, ...],
+    reasons: tuple[str, ...],
+    limits: DiagnosisLimits,
+) -> Diagnosis:
+    """Inputs moved and performance fell: harmful shift where the estimate from inputs sees the fall, else concept."""
+    value = performance.metric(performance.primary) if performance else None
+    if performance is None or value is None or estimate is None or estimate.name != value.name:
+        told = "how much of it the inputs explain is not known: no estimate stands beside it"
+        return Diagnosis("harmful_covariate_shift", (*reasons, told), names)
+    sign = -1 if value.higher_is_better else 1
+    gap = sign * (value.value - estimate.value)
+    error = max(math.hypot(standard_error(value), standard_error(estimate)), performance.noise or 0.0)
+    p_value = float(scipy.stats.norm.sf(gap / error)) if error else float(gap <= 0)
+    expected = f"from the inputs alone {estimate.value:.4g} was expected"
+    told = f"{expected}, the realised value is {gap:+.4g} worse than that (p={p_value:.2g})"
+    kind: DiagnosisKind = "concept_drift" if p_value <= limits.alpha else "harmful_covariate_shift"
+    return Diagnosis(kind, (*reasons, told), names)
+
+
+def _without_labels(
+    drift: DriftReport | None,
+    performance: PerformanceReport | None,
+    estimate: MetricValue | None,
+    names: tuple[str, ...],
+    inputs: str,
+    limits: DiagnosisLimits,
+    estimate_error: EstimateError | None,
+) -> Diagnosis:
+    """Before labels: what the estimate says of moved inputs; a moved concept cannot be seen yet.
+
+    The estimate is judged as a realised value would be: it learned on windows that vary as all do, the level is the best
+    of them.
+    """
+    if drift is None or not drift.says_something:
+        return Diagnosis("insufficient_evidence", (inputs, "performance is not known yet"))
+    if not names:
+        return Diagnosis("none", (inputs, "performance is not known yet; a changed concept would show with the labels"))
+    level = performance.baseline if performance else None
+    if performance is None or estimate is None or level is None or estimate.name != level.name:
+        return Diagnosis(
+            "insufficient_evidence", (inputs, "neither labels nor an estimate tell whether it harms"), names
+        )
+    p_value = shift_p_value(estimate, level, performance.noise, performance.noise_windows)
+    harmful = p_value <= limits.alpha
+    told = f"{describe_estimate(estimate, estimate_error)}, best past level {level.value:.4g} (p={p_value:.2g})"
+    return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, told), names)
+
+
+def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> str:
+    if drift is None:
+        return "drift was not measured"
+    if not drift.says_something:
+        return f"drift: insufficient, {drift.rows} rows"
+    if not moved:
+        return "no feature that the model uses drifted"
+    worst = ", ".join(f"{feature.feature} {feature.effect_size:.3g} {feature.method}" for feature in moved[:3])
+    return f"{len(moved)} features that the model uses drifted, most weighty: {worst}"

@@ -1,0 +1,212 @@
+"""Which features have moved from the reference, how far, and whether that is more than chance.
+
+The effect size decides and the corrected p-value confirms: on large windows everything is significant, on small ones
+large effects are chance. Each feature is looked at from four sides, each a way to drift by itself: its values (an
+unseen category is a bin of its own), and the shares of nulls, of infinite and of unreadable values, these three by
+their population stability index. The p-values of all sides of all features are corrected together: Benjamini and
+Hochberg (1995).
+
+A feature that shows nothing in a window too small to show the limit is `insufficient`, not stable; so is the window where
+such features could make up its limit. An effect that shows all the same counts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from scipy import stats
+
+from tasks.policy.data_quality.unit_faults import suspect
+from tasks.policy.monitoring.drift_reasons import explain
+from tasks.policy.records.profile import FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile, bounded
+from tasks.policy.records.reports import DriftReport, DriftVerdict, FeatureDrift
+from tasks.policy.statistics import distances
+from tasks.policy.statistics.distances import Table
+from tasks.policy.statistics.power import Method, rows_needed, smallest_effect
+
+SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
+
+
+class Limits(Protocol):
+    """What `deployments.config.monitoring.Drift` offers: from where on a feature, and a window, counts as drifted."""
+
+    @property
+    def method(self) -> Method: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def categorical_threshold(self) -> float: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def power(self) -> float: ...
+    @property
+    def min_rows(self) -> int: ...
+    @property
+    def max_share(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One way in which a feature may have drifted; not judged where there are too few values."""
+
+    method: str
+    effect: float
+    threshold: float
+    p_value: float
+    judged: bool = True
+
+
+def measure(
+    profile: WindowProfile,
+    reference: ReferenceProfile,
+    limits: Limits,
+    importances: Mapping[str, float] | None = None,
+) -> DriftReport:
+    """Drift of every feature of the reference, worst first.
+
+    With `importances` (shares of what the model relies on) the window's drifted share weighs each feature by its own.
+    A feature the window lacks has drifted. Fewer than `min_rows` rows on either side: insufficient, never drifted.
+    A window with enough rows for large effects only is insufficient unless those it shows make it drifted.
+    """
+    current = {counts.feature: counts for counts in profile.features}
+    enough = min(profile.rows, reference.rows) >= limits.min_rows
+    alone = limits.alpha / max(1, len(reference.features))  # what a feature that drifts alone has to pass
+    measured = [_measure_feature(frozen, current[frozen.feature], limits, alone) for frozen in reference.features]
+    sides = [side for _, sides in measured for side in sides]
+    corrected = iter(stats.false_discovery_control([side.p_value for side in sides]).tolist() if sides else ())
+    features = []
+    for drift, own_sides in measured:
+        q_values = [next(corrected) for _ in own_sides]
+        judged = _judge(drift, own_sides, q_values, limits.alpha, enough)
+        features.append(replace(judged, importance=(importances or {}).get(drift.feature)))
+    features.sort(key=lambda drift: (drift.verdict != "drifted", -drift.effect_size / drift.threshold, drift.feature))
+    share = drifted_share(features)
+    verdict: DriftVerdict = "drifted" if share >= limits.max_share else "stable"
+    if not enough or (verdict == "stable" and share + _underpowered_share(features) >= limits.max_share):
+        verdict = "insufficient"
+    return DriftReport(
+        window=profile.window,
+        verdict=verdict,
+        features=tuple(features),
+        drifted_share=share,
+        reference_rows=reference.rows,
+        rows=profile.rows,
+        reasons=explain(features, share, verdict, profile, reference, limits.min_rows, limits.max_share),
+    )
+
+
+def drifted_share(features: list[FeatureDrift]) -> float:
+    """Share of drifted features, weighted by importance where any is known; the others then weigh nothing."""
+    return _share(features, [drift.verdict == "drifted" for drift in features])
+
+
+def _underpowered_share(features: list[FeatureDrift]) -> float:
+    return _share(features, [drift.is_underpowered for drift in features])
+
+
+def _share(features: list[FeatureDrift], counted: list[bool]) -> float:
+    weights = [drift.importance or 0.0 for drift in features]
+    if sum(weights) <= 0:
+        weights = [1.0] * len(features)
+    chosen = sum(weight for weight, counts in zip(weights, counted, strict=True) if counts)
+    return chosen / sum(weights) if features else 0.0
+
+
+def _measure_feature(
+    reference: FeatureReference, current: FeatureCounts, limits: Limits, alpha: float
+) -> tuple[FeatureDrift, list[_Side]]:
+    """Every number of one feature, and its sides with the deciding one first; the verdict is not yet known."""
+    before, numeric = reference.counts, reference.kind == "numeric"
+    enough = min(before.values, current.values) >= limits.min_rows
+    table = Table(before.counts, current.counts)
+    coarse = table.coarse() if numeric else table
+    ks = distances.ks(table) if numeric else None
+    psi, kl = distances.psi(coarse), distances.kl(coarse)
+    chi2, chi2_p = distances.chi2(coarse)
+    wasserstein = distances.wasserstein(reference, current) if numeric else None
+    has_spread = numeric and before.std > 0 and current.values > 0
+    effects = {"ks": ks, "psi": psi, "wasserstein": wasserstein, "kl": kl}
+    method = limits.method if numeric else "psi"
+    if effects[method] is None:
+        method = "ks"  # the reference was constant: there is no σ to measure a distance in
+    p_value = distances.ks_p_value(table) if method in ("ks", "wasserstein") else chi2_p
+    threshold = max(limits.threshold if numeric else limits.categorical_threshold, reference.stable_effect or 0.0)
+    suspicion = suspect(reference, current, limits.min_rows)
+    values = _Side(method, effects[method] or 0.0, threshold, p_value, enough)
+    size = (method, current.values, before.values, alpha, limits.power, distances.compared_bins(coarse))
+    smallest = smallest_effect(*size)
+    drift = FeatureDrift(
+        feature=reference.feature,
+        kind=reference.kind,
+        verdict="stable",
+        method=method,
+        effect_size=values.effect,
+        threshold=threshold,
+        p_value=p_value,
+        q_value=None,
+        ks=ks,
+        wasserstein_sigma=wasserstein,
+        psi=psi,
+        kl_divergence=kl,
+        chi2=chi2,
+        mean_shift_sigma=bounded((current.mean - before.mean) / before.std) if has_spread else None,
+        std_shift_sigma=bounded((current.std - before.std) / before.std) if has_spread else None,
+        null_share=current.null_share,
+        reference_null_share=before.null_share,
+        unseen_share=_unseen_share(reference, current),
+        suspicion=suspicion.text if suspicion else None,
+        suspicion_sure=suspicion.sure if suspicion else False,
+        suspicion_possible=suspicion.possible if suspicion else False,
+        smallest_effect=bounded(smallest) if enough else None,
+        rows_needed=rows_needed(threshold, method, *size[2:]) if enough and smallest > threshold else None,
+    )
+    return drift, [values, *_missing_sides(before, current, limits.categorical_threshold)]
+
+
+def _missing_sides(before: FeatureCounts, current: FeatureCounts, threshold: float) -> list[_Side]:
+    sides = []
+    for name, was, now in zip(SIDES, _without_value(before), _without_value(current), strict=True):
+        if was == now == 0:
+            continue
+        table = Table((was, before.rows - was), (now, current.rows - now))
+        sides.append(_Side(name, distances.psi(table), threshold, distances.chi2(table)[1]))
+    return sides
+
+
+def _without_value(counts: FeatureCounts) -> tuple[int, int, int]:
+    return counts.nulls, counts.non_finite, counts.unreadable
+
+
+def _unseen_share(reference: FeatureReference, current: FeatureCounts) -> float:
+    """Share of values in no category of the reference; above its own share where it had more than are listed."""
+    if reference.kind == "numeric" or not current.values:
+        return 0.0
+    others = current.counts[-1] / current.values
+    if not reference.more_categories:
+        return others
+    return max(0.0, others - reference.counts.counts[-1] / reference.counts.values)
+
+
+def _judge(drift: FeatureDrift, sides: list[_Side], q_values: list[float], alpha: float, enough: bool) -> FeatureDrift:
+    """The verdict, told by the side that drifted furthest past its threshold, else by the values themselves."""
+    if not enough:
+        return replace(drift, verdict="insufficient", q_value=q_values[0])
+    moved = [
+        (side.effect / side.threshold, -place, side, q_value)
+        for place, (side, q_value) in enumerate(zip(sides, q_values, strict=True))
+        if side.judged and side.effect >= side.threshold and q_value <= alpha
+    ]
+    if not moved:
+        shown = sides[0].judged and (drift.smallest_effect or 0.0) <= sides[0].threshold
+        return replace(drift, verdict="stable" if shown else "insufficient", q_value=q_values[0])
+    _, _, side, q_value = max(moved)
+    return replace(
+        drift,
+        verdict="drifted",
+        method=side.method,
+        effect_size=side.effect,
+        threshold=side.threshold,
+        p_value=side.p_value,
+        q_value=q_value,
+    )

@@ -1,0 +1,85 @@
+"""How a metric differs between groups of rows: by slice of a served window, by protected group at validation.
+
+Few groups, each of enough rows: the worst of many small ones is the worst by chance.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.policy.records.evidence import MetricDifference
+from tasks.policy.records.reports import MetricValue, SliceValue
+from tasks.policy.statistics import intervals, metrics
+from tasks.policy.statistics.metrics import Floats
+
+MAX_GROUPS = 20
+"""Of each column the largest so many groups are measured."""
+
+
+def largest_groups(groups: NDArray[np.str_], min_rows: int = 1) -> tuple[str, ...]:
+    """The groups to measure, in order: those of at least `min_rows` rows, the largest where there are many."""
+    names, counts = np.unique(groups, return_counts=True)
+    enough = [(int(count), str(name)) for name, count in zip(names, counts, strict=True) if count >= min_rows]
+    return tuple(sorted(name for _, name in sorted(enough, key=lambda pair: -pair[0])[:MAX_GROUPS]))
+
+
+def measure_slices(
+    metric: str,
+    truth: Floats,
+    predicted: Floats,
+    slices: Mapping[str, NDArray[np.str_]],
+    min_rows: int,
+    draws: int,
+    quantile: float = 0.5,
+) -> tuple[SliceValue, ...]:
+    """The metric of each large enough group of each column with its interval, where its rows define one."""
+    found = []
+    for column, groups in slices.items():
+        for name in largest_groups(groups, min_rows):
+            rows = groups == name
+            if metrics.undefined(metric, truth[rows], 2 if predicted.ndim == 1 else predicted.shape[1]):
+                continue
+            value = metrics.compute(metric, truth[rows], predicted[rows], quantile)
+            low, high = intervals.metric_interval(metric, truth[rows], predicted[rows], draws=draws, quantile=quantile)
+            if math.isfinite(value) and math.isfinite(low):
+                better = metrics.HIGHER_IS_BETTER[metric]
+                known = MetricValue(metric, value, low, high, int(rows.sum()), better)
+                found.append(SliceValue(f"{column}={name}", known))
+    return tuple(found)
+
+
+def worst_slice(slices: Sequence[SliceValue]) -> SliceValue | None:
+    """The slice with the worst value; None where fewer than two were measured, as one alone is no worse than another."""
+    if len(slices) < 2:
+        return None
+    return min(slices, key=lambda item: item.value.value if item.value.higher_is_better else -item.value.value)
+
+
+def describe_worst(slices: Sequence[SliceValue]) -> str | None:
+    worst = worst_slice(slices)
+    if worst is None:
+        return None
+    value = worst.value
+    return (
+        f"worst of {len(slices)} slices is {worst.name}: {value.name} {value.value:.4g} "
+        f"({value.low:.4g} to {value.high:.4g}) on {value.rows:,} rows"
+    )
+
+
+def describe_fairness(column: str, differences: Sequence[MetricDifference], min_rows: int, slice_margin: float) -> str:
+    """What validation showed of the groups of a protected column, in one sentence."""
+    own = [item for item in differences if (item.slice_name or "").startswith(f"{column}=")]
+    judged = [item for item in own if item.rows >= min_rows and math.isfinite(item.low) and math.isfinite(item.high)]
+    if not judged:
+        return f"groups of {column}: not compared, as none has {min_rows} labelled rows that define the metric"
+    least = min(judged, key=lambda item: item.gain)
+    by_level = sorted(judged, key=lambda item: item.challenger)
+    left = f"; {len(own) - len(judged)} more cannot be judged" if len(own) > len(judged) else ""
+    return (
+        f"groups of {column}: challenger's {least.name} {by_level[0].challenger:.4g} ({by_level[0].slice_name}) to "
+        f"{by_level[-1].challenger:.4g} ({by_level[-1].slice_name}) over {len(judged)}; {least.slice_name} gains least, "
+        f"{least.gain:+.4g} ({least.low:+.4g} to {least.high:+.4g}) on {least.rows} rows, accepted loss "
+        f"{slice_margin:g}{left}"
+    )

@@ -1,0 +1,80 @@
+"""What each option will lose over the next windows, forecast from what all options lost so far.
+
+An option is an existing candidate or the fresh one that could be trained now. Losses are taken relative to the mean of
+the options on the same window, so what is hard for everyone cancels. One ridge regression, pooled over all options and
+past windows, learns how much of a lead persists: from the last window, the means of the last 3, 8 and 16, the age, and
+being fresh (Hoerl and Kennard 1970). It is fitted only on windows that have passed, older ones counting less.
+"""
+
+import numpy as np
+
+from tasks.policy.backtest.simulation import Floats
+
+AHEAD = 2
+SPANS = (3, 8, 16)
+PRIOR = np.array([0.15, 0.25, 0.2, 0.1, 0.0, 0.0])
+PRIOR_WEIGHT = 0.008
+"""Precision of the prior, where losses are scaled to a window noise of 0.01."""
+MEMORY = 0.97
+AGE_SCALE, FRESH_SCALE = 0.05, 0.02
+
+
+def row_means(values: Floats) -> Floats:
+    """Mean of each row over its known cells; 0 where there are none."""
+    known = np.isfinite(values).sum(axis=1)
+    return np.asarray(np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), 0.0))
+
+
+class OptionForecast:
+    """Learns window by window. `first` is the earliest candidate that is looked at."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        size = len(PRIOR)
+        self.precision, self.moment = np.eye(size) * PRIOR_WEIGHT, PRIOR * PRIOR_WEIGHT
+        self.fresh: dict[int, float] = {}
+        self.features: dict[int, Floats] = {}
+
+    def update(self, losses: Floats, now: int, newest: int) -> Floats:
+        """[now + 1] forecast mean loss over the next windows, relative; the last is the fresh option, NaN is unknown.
+
+        `losses` [candidate, window] is known up to `now`; `newest` is the youngest candidate with a loss there.
+        """
+        self.fresh[now] = losses[newest, now]
+        self.features[now] = features = self._features(losses, now)
+        self._learn(losses, now)
+        forecast = np.full(now + 1, np.nan)
+        forecast[self.first :] = features @ np.linalg.solve(self.precision, self.moment)
+        return forecast
+
+    def _features(self, losses: Floats, now: int) -> Floats:
+        start = max(0, now - SPANS[-1] + 1)
+        fresh = [self.fresh.get(window, np.nan) for window in range(start, now + 1)]
+        seen = np.vstack([losses[self.first : now, start : now + 1], fresh])
+        known = np.isfinite(seen)
+        seen = seen - np.nansum(seen, axis=0) / np.maximum(known.sum(axis=0), 1)
+        means = [row_means(seen[:, -span:]) for span in SPANS]
+        last = np.where(known[:, -1], np.nan_to_num(seen[:, -1]), means[0])
+        age = np.append(now - np.arange(self.first, now), 0.0)
+        is_fresh = np.append(np.zeros(len(age) - 1), FRESH_SCALE)
+        features = np.column_stack([last, *means, np.sqrt(age / 20) * AGE_SCALE, is_fresh])
+        return np.asarray(features - features.mean(axis=0))
+
+    def _learn(self, losses: Floats, now: int) -> None:
+        """Add what the options of `AHEAD` windows ago lost since; the prior keeps its weight."""
+        then = now - AHEAD
+        features = self.features.pop(then, None)
+        if features is None:
+            return
+        outcomes = losses[self.first : then + 1, then + 1 : now + 1]
+        known = np.isfinite(outcomes).any(axis=1)
+        prior = np.eye(len(PRIOR)) * PRIOR_WEIGHT
+        self.precision = prior + MEMORY * (self.precision - prior)
+        self.moment = prior @ PRIOR + MEMORY * (self.moment - prior @ PRIOR)
+        if known.sum() < 2:
+            return
+        target = row_means(outcomes)[known]
+        seen = features[known] - features[known].mean(axis=0)
+        weight = 10 / known.sum()
+        self.precision = self.precision + weight * seen.T @ seen
+        self.moment = self.moment + weight * seen.T @ (target - target.mean())

@@ -1,0 +1,261 @@
+"""What a reference and a window are reduced to: counts, from which every quality check and drift score is computed.
+
+A reference is frozen when its model is registered: per feature up to 255 quantile edges (every distinct value, where
+there are no more than that) or its categories. A window is counted into those frozen edges, so its profile has the same
+size for a thousand rows as for a billion, and profiles of batches merge: in any order, grouped in any way, the counts
+are those of all rows together. KS from 255 edges errs by at most 1/255.
+
+Merging of moments: Chan, Golub, LeVeque (1979), Updating formulae and a pairwise algorithm for sample variances.
+"""
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import reduce
+from operator import add
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.policy.data_quality.label_quality import LabelProfile
+from tasks.policy.records.base import Window
+from tasks.policy.records.reports import FeatureKind
+
+MAX_EDGES = 255
+MAX_CATEGORIES = 1000
+MISSING = "missing"
+LARGEST = sys.float_info.max
+ROUNDING = 1e-6
+"""A dozen steps of a float32."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCounts:
+    """One feature of some rows, counted into its reference's edges or categories.
+
+    Numeric: `counts[i]` holds the values in (edge[i-1], edge[i]], the last one those above every edge. Otherwise one
+    count per category and, last, the values in none of them. NaN counts as null, ±inf as non-finite, a value that
+    cannot be read as the feature's kind (text in a number) as unreadable; none of these is in `counts`.
+    `outside` are values that the quality settings do not accept. `gaps` sums, per numeric bin, how far its values lie
+    from the edge that ends it (the last bin: from the edge it begins at); areas between distributions follow from it.
+    """
+
+    feature: str
+    arrow_type: str
+    rows: int
+    counts: tuple[int, ...]
+    nulls: int = 0
+    non_finite: int = 0
+    unreadable: int = 0
+    outside: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    minimum: float | None = None
+    maximum: float | None = None
+    gaps: tuple[float, ...] = ()
+
+    @property
+    def values(self) -> int:
+        """How many values were counted: neither null, nor infinite, nor unreadable."""
+        return sum(self.counts)
+
+    @property
+    def std(self) -> float:
+        return math.sqrt(self.squares / self.values) if self.values else 0.0
+
+    @property
+    def null_share(self) -> float:
+        return self.nulls / self.rows if self.rows else 0.0
+
+    @property
+    def is_constant(self) -> bool:
+        """One value in all counted rows; a feature without a value is not called constant."""
+        if self.minimum is not None:
+            return self.minimum == self.maximum
+        others = self.counts[-1] if self.counts else 0  # categories that are not listed are many, not one
+        return not others and sum(1 for count in self.counts if count) == 1
+
+    def merge(self, other: "FeatureCounts") -> "FeatureCounts":
+        """Both sets of rows together. Raises ValueError where they were counted for different references."""
+        if self.feature != other.feature or len(self.counts) != len(other.counts):
+            raise ValueError(
+                f"{self.feature}: {len(self.counts)} counts, {other.feature}: {len(other.counts)}: cannot be merged; "
+                "expected two counts of one feature into one reference"
+            )
+        mean, squares = _merge_moments(self, other)
+        return FeatureCounts(
+            feature=self.feature,
+            arrow_type=self.arrow_type,
+            rows=self.rows + other.rows,
+            counts=tuple(map(add, self.counts, other.counts)),
+            nulls=self.nulls + other.nulls,
+            non_finite=self.non_finite + other.non_finite,
+            unreadable=self.unreadable + other.unreadable,
+            outside=self.outside + other.outside,
+            mean=mean,
+            squares=squares,
+            minimum=min((part.minimum for part in (self, other) if part.minimum is not None), default=None),
+            maximum=max((part.maximum for part in (self, other) if part.maximum is not None), default=None),
+            gaps=bounded_each(tuple(map(add, self.gaps, other.gaps))),
+        )
+
+
+def _merge_moments(left: FeatureCounts, right: FeatureCounts) -> tuple[float, float]:
+    """Mean and sum of squared distances from it."""
+    ours, theirs = left.values, right.values
+    if not ours or not theirs:
+        return (left.mean, left.squares) if ours else (right.mean, right.squares)
+    share = theirs / (ours + theirs)
+    with np.errstate(over="ignore"):
+        shift = np.float64(right.mean) - left.mean
+        squares = np.float64(left.squares) + right.squares + shift * shift * ours * share
+    return float(left.mean * (1 - share) + right.mean * share), bounded(squares)
+
+
+def bounded(value: float | np.floating) -> float:
+    """The value, with infinities replaced by the largest float: JSON has none, and values near it do overflow."""
+    return 0.0 if value != value else float(min(max(value, -LARGEST), LARGEST))
+
+
+def bounded_each(values: tuple[float, ...]) -> tuple[float, ...]:
+    return values if math.isfinite(sum(values)) else tuple(map(bounded, values))
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureReference:
+    """One feature as it was when the model learned: the frozen edges or categories, and the counts in them."""
+
+    feature: str
+    kind: FeatureKind
+    counts: FeatureCounts
+    edges: tuple[float, ...] = ()
+    categories: tuple[str, ...] = ()
+    more_categories: bool = False
+    """There were more categories than are listed; then the last count holds them and none can be called unseen."""
+    stable_effect: float | None = None
+    """Effect that windows of the reference's own days exceed once in a hundred times; None where not calibrated."""
+    seasonal_effect: float | None = None
+    """The same against the days around them only: what a window strays from its season."""
+    scale: float | None = None
+    """Standard deviation within Tukey's outer fences, which a sentinel or a heavy tail does not stretch; None in profiles of
+    before, and where there is no such spread."""
+    sentinel: float | None = None
+    """A value far from all others that many rows hold, as a code for missing does; counted as null, here and in windows."""
+    sentinel_share: float = 0.0
+    left_out: tuple[str, ...] = ()
+    """Days of the training rows that were unlike all others in this feature and are not in its counts."""
+
+    @property
+    def sigma(self) -> float:
+        """What distances are measured in."""
+        return self.scale or self.counts.std
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is wrong with the reference itself, in sentences."""
+        found = []
+        if self.sentinel is not None:
+            found.append(
+                f"{self.feature}: {self.sentinel_share:.1%} of the training rows hold {self.sentinel:.6g}, far from all "
+                "others, as a code for missing would be; it is counted as null and sets neither scale nor range"
+            )
+        if self.left_out:
+            days = f"{self.left_out[0]} to {self.left_out[-1]}" if len(self.left_out) > 1 else self.left_out[0]
+            found.append(
+                f"{self.feature}: {len(self.left_out)} days of the training rows ({days}) are unlike all others; "
+                "they are left out of its reference"
+            )
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceProfile:
+    """What a model was trained on, frozen and stored with its version. `columns` pairs names with Arrow types."""
+
+    model: str
+    window: Window
+    rows: int
+    content_hash: str
+    features: tuple[FeatureReference, ...]
+    columns: tuple[tuple[str, str], ...]
+    leaking: tuple[str, ...] = ()
+    """Sentences on features that give the label away."""
+    stable_auc: float | None = None
+    """How well a classifier tells windows of the reference's own days from the rest; None where not calibrated."""
+    usual_gap_days: int = 1
+    """Days from one day with rows to the next, as nine in ten of them are or less: 7 for a batch a week."""
+    labels: LabelProfile | None = None
+    """The labels of these rows; None in profiles from before they were kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowProfile:
+    """A window of production rows, counted into a reference. `sample_uri` holds rows drawn for plots, if any."""
+
+    window: Window
+    rows: int
+    features: tuple[FeatureCounts, ...]
+    columns: tuple[tuple[str, str], ...]
+    null_ids: int = 0
+    duplicate_ids: int = 0
+    duplicates_exact: bool = True
+    """False: more rows than ids were kept for; `duplicate_ids` is then an estimate from a share of them."""
+    oldest: datetime | None = None
+    newest: datetime | None = None
+    reference_hash: str = ""
+    sample_uri: str | None = None
+
+    @property
+    def constant(self) -> tuple[str, ...]:
+        """Features that hold one value only."""
+        return tuple(counts.feature for counts in self.features if counts.is_constant)
+
+
+def merge_counts(parts: Iterable[FeatureCounts]) -> FeatureCounts:
+    """All parts together; at least one is needed."""
+    return reduce(FeatureCounts.merge, parts)
+
+
+def choose_edges(values: Floats) -> tuple[float, ...]:
+    """Edges for sorted finite values: all distinct ones, if at most 255, else quantiles from the least to the greatest.
+
+    Each edge lies a hair above a value that occurs, so a value repeated in many rows lies within one bin and stays there
+    when another program rounds it otherwise: as float32, or as 0.1 + 0.2 for 0.3. A single value gets an edge below it as
+    well, so that a move downwards shows too.
+    """
+    hair = rounding(values, float(np.median(np.abs(values))) if len(values) else 0.0)
+    last_of_alike = np.append(np.diff(values) > hair[:-1], True)[: len(values)]
+    distinct, hairs = values[last_of_alike], hair[last_of_alike]
+    if len(distinct) == 1:
+        return bounded(distinct[0] - 2 * hairs[0]), bounded(distinct[0] + hairs[0])
+    if len(distinct) > MAX_EDGES:
+        ranks = np.linspace(0, len(values) - 1, MAX_EDGES).round().astype(np.int64)
+        distinct, chosen = np.unique(values[ranks], return_index=True)
+        hairs = hair[ranks][chosen]
+    room = np.append(np.diff(distinct) / 2, np.inf)
+    return tuple(bounded(edge) for edge in distinct + np.minimum(hairs, room))
+
+
+def rounding(values: Floats, scale: float = 0.0) -> Floats:
+    """How far a value may lie from itself as another program stores it: some float32 steps, and near 0 a trace of `scale`."""
+    return np.maximum(np.abs(values) * ROUNDING, max(scale * ROUNDING**2, sys.float_info.min))
+
+
+def choose_categories(counts: Sequence[tuple[str, int]]) -> tuple[tuple[str, ...], bool]:
+    """The most frequent categories, at most 1000, ties by name; and whether there were more."""
+    ordered = sorted(counts, key=lambda item: (-item[1], item[0]))
+    return tuple(name for name, _ in ordered[:MAX_CATEGORIES]), len(ordered) > MAX_CATEGORIES
+
+
+def with_missing(counts: FeatureCounts, nulls: int, non_finite: int = 0, unreadable: int = 0) -> FeatureCounts:
+    """The same counts, with the rows that hold no countable value added."""
+    return replace(
+        counts,
+        rows=counts.rows + nulls + non_finite + unreadable,
+        nulls=nulls,
+        non_finite=non_finite,
+        unreadable=unreadable,
+    )

@@ -1,0 +1,101 @@
+"""What a replay saw, window by window, and the comparison it ends with: the loop, never retrained, always retrained."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import DiagnosisKind
+from tasks.policy.records.reports import DriftVerdict, Maturity, MetricValue, Verdict
+
+EventKind = Literal["retrained", "promoted", "refused", "rolled_back", "quarantined", "budget_refused", "recalled"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayEvent:
+    kind: EventKind
+    text: str
+    """One sentence with its numbers, as the ledger has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayWindow:
+    """One served window. `metric` is the loop's realised value; `never` and `every` the rivals' on the same rows."""
+
+    window: Window
+    rows: int
+    labelled_rows: int
+    maturity: Maturity
+    champion: str
+    metric: MetricValue | None
+    never: float | None
+    every: float | None
+    quality: Verdict
+    drift: DriftVerdict
+    drifted_share: float
+    worst_feature: str | None
+    worst_effect: float | None
+    diagnosis: DiagnosisKind
+    retrain: bool
+    reasons: tuple[str, ...]
+    decision_id: str
+    events: tuple[ReplayEvent, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = ()
+    """Wall time by flow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One model's replay. `seconds` is wall time by stage."""
+
+    model: str
+    purpose: str
+    task: str
+    metric: str
+    higher_is_better: bool
+    windows: tuple[ReplayWindow, ...]
+    seconds: tuple[tuple[str, float], ...]
+    unit: str = ""
+    """Unit of the label, for metrics that have it (mae, rmse, pinball): `minutes`."""
+
+    def count(self, kind: EventKind) -> int:
+        return sum(event.kind == kind for window in self.windows for event in window.events)
+
+    def means(self) -> dict[str, float]:
+        """Mean metric of loop, never and every over the windows where all three are known."""
+        known = [w for w in self.windows if w.metric is not None and w.never is not None and w.every is not None]
+        if not known:
+            return {}
+        return {
+            "loop": sum(w.metric.value for w in known if w.metric) / len(known),
+            "never": sum(w.never for w in known if w.never is not None) / len(known),
+            "every": sum(w.every for w in known if w.every is not None) / len(known),
+        }
+
+    @property
+    def headline(self) -> str:
+        """What came of it, in a sentence."""
+        means = self.means()
+        unit = f" {self.unit}" if self.unit and self.metric in ("mae", "rmse", "pinball") else ""
+        values = (
+            f"{self.metric} {means['loop']:.4g}{unit} with the loop, {means['never']:.4g} never retrained, "
+            f"{means['every']:.4g} retrained every window"
+            if means
+            else f"{self.metric} is not known in any window"
+        )
+        counts = (
+            f"{self.count('retrained')} retrains, {self.count('promoted')} promotions, {self.count('refused')} refusals"
+        )
+        return f"{self.model}: {len(self.windows)} windows, {values}; {counts}"
+
+    def summary(self) -> dict[str, Any]:
+        """The entry of this model in summary.json."""
+        return {
+            "windows": len(self.windows),
+            "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
+            **self.means(),
+            "retrains": self.count("retrained"),
+            "promotions": self.count("promoted"),
+            "refusals": self.count("refused") + self.count("budget_refused"),
+            "seconds": dict(self.seconds),
+        }

@@ -1,0 +1,111 @@
+"""The reference as it was at the window's phase of the day, week or year, so that a season does not alarm as drift.
+
+Training rows of the same phase are weighted up (post-stratification: Holt & Smith 1979, JRSS A 142:33) on a bounded
+number of rows coded into the frozen bins; σ, edges and categories stay those of the whole reference. The time of year
+needs rows of an earlier year: the latest weeks are no season, they hide a slow drift. Then the limit is what windows
+of history drift from the weeks around them, not from the whole year.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.policy.records.base import Window
+from tasks.policy.records.binned_rows import CodedRows, Codes, counts_of
+from tasks.policy.records.profile import FeatureReference, Floats, ReferenceProfile, bounded
+from tasks.policy.reference.calibration import calendar_weights, effective_rows, in_season
+
+Phase = Literal["day", "week", "season"]
+SEASON_DAYS = 15.0
+COVERED = 0.9
+"""Share of the window's hours that the reference must hold for a mix of hours to be matched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """The reference at the window's phase, the weight of each coded row in it, and how it was matched, in words."""
+
+    reference: ReferenceProfile
+    weights: Floats
+    told: str
+
+
+def match_calendar(
+    reference: ReferenceProfile,
+    rows: CodedRows,
+    window: Window,
+    window_hours: NDArray[np.int64],
+    phases: Collection[Phase],
+    min_rows: int,
+) -> Matched | None:
+    """The reference at the window's phase; None where history does not hold that phase `min_rows` times."""
+    weights, told = np.ones(len(rows)), []
+    season = in_season(rows.hours, window, SEASON_DAYS) if "season" in phases else np.zeros(len(rows), bool)
+    if season.sum() >= min_rows:
+        weights = season.astype(float)
+        told.append(f"the time of year, within {SEASON_DAYS:g} days in earlier years")
+    mix = _mix(rows.hours, weights > 0, window_hours[window_hours >= 0], phases)
+    if mix is not None and effective_rows(weights * mix) >= min_rows:
+        weights = weights * mix
+        told.append(f"the hours of the {'week' if 'week' in phases else 'day'}")
+    if not told:
+        return None
+    size = effective_rows(weights)
+    scale = size / weights.sum()
+    features = tuple(
+        _reweighted(frozen, rows.codes.get(frozen.feature), weights * scale, seasonal=season.sum() >= min_rows)
+        for frozen in reference.features
+    )
+    words = f"compared with what {size:,.0f} training rows are worth that match the window in {' and in '.join(told)}"
+    return Matched(replace(reference, rows=round(size), features=features), weights, words)
+
+
+def _mix(
+    hours: NDArray[np.int64], used: NDArray[np.bool_], window_hours: NDArray[np.int64], phases: Collection[Phase]
+) -> Floats | None:
+    """Weights that give the used rows the window's mix of hours; None where not asked for or not held."""
+    if not {"day", "week"} & set(phases) or not len(window_hours) or not used.any():
+        return None
+    phase: Literal["day", "week"] = "week" if "week" in phases else "day"
+    period = 168 if phase == "week" else 24
+    if np.isin(window_hours % period, np.unique(hours[used] % period)).mean() < COVERED:
+        return None
+    weights = np.zeros(len(hours))
+    weights[used] = calendar_weights(hours[used], window_hours, phase)
+    return weights
+
+
+def _reweighted(frozen: FeatureReference, codes: Codes | None, weights: Floats, seasonal: bool) -> FeatureReference:
+    """One feature as it was in the weighted rows; as it is where none of its rows are kept (a personal feature)."""
+    before = frozen.counts
+    if codes is None:
+        return frozen
+    found = np.rint(counts_of(frozen, codes, weights)).astype(int)
+    counts, nulls, infinite = found[:-2], int(found[-2]), int(found[-1])
+    gaps = np.asarray(before.gaps) / np.maximum(before.counts, 1) * counts if before.gaps else np.empty(0)
+    values = int(counts.sum())
+    changed = replace(
+        before,
+        rows=values + nulls + infinite,
+        counts=tuple(counts.tolist()),
+        nulls=nulls,
+        non_finite=infinite,
+        unreadable=0,
+        gaps=tuple(gaps.tolist()),
+        mean=_mean(frozen, counts) if before.gaps and values else before.mean,
+        squares=bounded(before.std**2 * values),
+    )
+    effect = frozen.seasonal_effect if seasonal else frozen.stable_effect
+    return replace(frozen, counts=changed, stable_effect=effect)
+
+
+def _mean(frozen: FeatureReference, counts: NDArray[np.int64]) -> float:
+    """Of values that lie in their bins where the reference's do: `gaps` says how far from the bin's end."""
+    before = np.asarray(frozen.counts.counts)
+    apart = np.asarray(frozen.counts.gaps) / np.maximum(before, 1)
+    ends = np.append(frozen.edges, frozen.edges[-1])
+    centres = ends + np.append(-apart[:-1], apart[-1])
+    return bounded(float(centres @ counts) / counts.sum())

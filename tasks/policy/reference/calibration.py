@@ -1,0 +1,133 @@
+"""How far stable data moves by itself, and what to compare a window with.
+
+Limits out of a book alarm on every season; here they come from the model's own stable history, resampled by whole
+days because the rows of a day move together, and compared with history of the same phase of the week and year.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tasks.policy.records.base import Window
+from tasks.policy.statistics import distances
+from tasks.policy.statistics.distances import Table
+from tasks.policy.statistics.metrics import Floats
+
+YEAR_DAYS = 365.2425
+WEEK_HOURS = 168
+
+
+def stable_effects(
+    effect: Callable[[Floats, Floats], float],
+    values: ArrayLike,
+    days: ArrayLike,
+    window_days: int,
+    draws: int = 200,
+    seed: int = 0,
+) -> Floats:
+    """Effects (draws,) between the reference and windows made of its own days: what stable data shows by chance.
+
+    `values` (n,) with the day of each (n,). A window is a run of consecutive days from a random start, so that days
+    that resemble each other stay together (moving blocks: Künsch 1989); it is compared with all other days.
+    """
+    rows, (names, where) = np.asarray(values, float), np.unique(np.asarray(days), return_inverse=True)
+    if len(names) <= window_days:
+        raise ValueError(f"the reference has {len(names)} days, expected more than the {window_days} of one window")
+    starts = np.random.default_rng(seed).integers(0, len(names) - window_days + 1, draws)
+    by_start: dict[int, float] = {}
+    for start in np.unique(starts):
+        inside = (where >= start) & (where < start + window_days)
+        by_start[int(start)] = effect(rows[~inside], rows[inside])
+    return np.array([by_start[int(start)] for start in starts])
+
+
+def stable_distances(
+    counts: ArrayLike,
+    window_days: int,
+    method: Literal["ks", "psi", "wasserstein", "kl"],
+    widths: ArrayLike | None = None,
+    around_days: int | None = None,
+) -> Floats:
+    """Distances of every run of `window_days` days from all other days, from counts (days, bins).
+
+    With `around_days`, from the days that lie no further before or after it: how far windows stray from their season.
+    `widths` are those of the inner bins in reference σ, for wasserstein: the area between the distribution functions.
+    """
+    table = np.asarray(counts, float)
+    if len(table) <= window_days:
+        raise ValueError(f"the reference has {len(table)} days, expected more than the {window_days} of one window")
+    running = np.vstack([np.zeros(table.shape[1]), np.cumsum(table, axis=0)])
+    inside = running[window_days:] - running[:-window_days]
+    starts, reach = np.arange(len(inside)), len(table) if around_days is None else around_days
+    first, last = np.maximum(0, starts - reach), np.minimum(len(table), starts + window_days + reach)
+    outside = running[last] - running[first] - inside
+    filled = (inside.sum(axis=1) > 0) & (outside.sum(axis=1) > 0)
+    inside, outside = inside[filled], outside[filled]
+    if method in ("psi", "kl"):
+        rows = [
+            Table(before.astype(int).tolist(), now.astype(int).tolist())
+            for before, now in zip(outside, inside, strict=True)
+        ]
+        coarse = [one.coarse() if widths is not None else one for one in rows]
+        return np.array([distances.psi(one) if method == "psi" else distances.kl(one) for one in coarse])
+    gaps = np.abs(
+        np.cumsum(inside, axis=1) / inside.sum(axis=1, keepdims=True)
+        - np.cumsum(outside, axis=1) / outside.sum(axis=1, keepdims=True)
+    )
+    if method == "ks" or widths is None:
+        largest: Floats = gaps.max(axis=1)
+        return largest
+    area: Floats = gaps[:, : np.size(widths)] @ np.asarray(widths, float)
+    return area
+
+
+def calibrated_threshold(null_effects: ArrayLike, false_alarm_rate: float = 0.01, at_least: float = 0.0) -> float:
+    """The effect that stable windows exceed at this rate, never below what is worth anybody's while (`at_least`).
+
+    The (k+1)/(n+1) quantile, so that the rate holds in finite samples (Davison & Hinkley 1997, 4.2.5). Where fewer
+    effects are known than the rate needs, the largest of them.
+    """
+    ordered = np.sort(np.asarray(null_effects, float))
+    place = math.ceil((1 - false_alarm_rate) * (len(ordered) + 1)) - 1
+    return max(at_least, float(ordered[min(place, len(ordered) - 1)]))
+
+
+def in_season(hours: ArrayLike, window: Window, season_days: float = 15.0) -> NDArray[np.bool_]:
+    """Which rows (n,), by their hour since 1970, came at the window's time of year in an earlier year.
+
+    At most `season_days` from the nearest part of the window; negative hours are rows without a time.
+    """
+    known = np.asarray(hours, float)
+    middle = window.start + (window.end - window.start) / 2
+    ago = middle.timestamp() / 86400 - known / 24
+    years = np.maximum(1, np.rint(ago / YEAR_DAYS))
+    found: NDArray[np.bool_] = (np.abs(ago - years * YEAR_DAYS) <= season_days + window.days / 2) & (known >= 0)
+    return found
+
+
+def calendar_weights(
+    reference_hours: ArrayLike, current_hours: ArrayLike, phase: Literal["day", "week"] = "week"
+) -> Floats:
+    """Weights (n_ref,), mean 1, under which the reference has the current window's mix of hours of the day or week.
+
+    Post-stratification (Holt & Smith 1979, JRSS A 142:33). Hours are counted from any one moment. Phases that the
+    reference lacks cannot be matched; what the current window lacks weighs 0.
+    """
+    period = 24 if phase == "day" else WEEK_HOURS
+    before = (np.asarray(reference_hours, float) % period).astype(int)
+    now = (np.asarray(current_hours, float) % period).astype(int)
+    had, has = np.bincount(before, minlength=period), np.bincount(now, minlength=period)
+    matched = np.where(had > 0, has, 0)
+    factor = np.divide(matched * had.sum(), had * max(1, matched.sum()), out=np.zeros(period), where=had > 0)
+    weights: Floats = factor[before]
+    return weights
+
+
+def effective_rows(weights: ArrayLike) -> float:
+    """Rows that a weighted sample is worth: (Σw)² / Σw² (Kish 1965)."""
+    values = np.asarray(weights, float)
+    squares = float((values**2).sum())
+    return float(values.sum()) ** 2 / squares if squares else 0.0

@@ -1,0 +1,87 @@
+"""What in the training rows must not set scale and range: a code for missing, a heavy tail, a broken week.
+
+Tukey (1977), Exploratory Data Analysis: values beyond three interquartile ranges from the quartiles are far out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from tasks.policy.records.profile import Floats
+
+FENCE = 3.0
+SENTINEL_ROWS, SENTINEL_SHARE, SENTINEL_GAP = 3, 0.0005, 3.0
+"""A sentinel is held by so many rows and such a share of them, and lies so many widths of all other values away."""
+DAY_ROWS, BROKEN_DAYS, BROKEN_SHARE = 10, 3, 0.25
+"""Rows that a day needs to be judged; so many days, and at most such a share of all, may be called broken."""
+BROKEN_SIGMA, BROKEN_MADS = 2.0, 8.0
+"""A broken day's quartiles lie so many σ, and so many median deviations of all days, further from the usual ones."""
+NORMAL_MAD, NORMAL_IQR = 1.4826, 1.349
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinel:
+    """A value that stands for something else, and its share of the rows."""
+
+    value: float
+    share: float
+
+
+def find_sentinel(values: Floats) -> Sentinel | None:
+    """The code for missing among sorted finite values, if there is one at either end of them."""
+    if len(values) < 2 * SENTINEL_ROWS or values[0] == values[-1]:
+        return None
+    for value in (values[-1], values[0]):
+        others = values[values != value]
+        count = len(values) - len(others)
+        if count < max(SENTINEL_ROWS, SENTINEL_SHARE * len(values)) or count > len(values) / 2:
+            continue
+        near, far = others[0], others[-1]
+        gap = min(abs(value - near), abs(value - far))
+        if gap > SENTINEL_GAP * (far - near) and far > near:
+            return Sentinel(float(value), count / len(values))
+    return None
+
+
+def robust_scale(values: Floats) -> float | None:
+    """Standard deviation of sorted values within Tukey's outer fences; None where the quartiles are equal."""
+    if len(values) < 2:
+        return None
+    low, high = np.quantile(values, [0.25, 0.75])
+    width = high - low
+    if width <= 0:
+        return None
+    inside = values[(values >= low - FENCE * width) & (values <= high + FENCE * width)]
+    return float(inside.std()) or None
+
+
+def broken_days(values: Floats, days: ArrayLike) -> Sequence[str]:
+    """Days on which the values (n,), NaN where unknown, were unlike those of all other days; sorted, empty where none were.
+
+    Each day's quartiles are held against those of all days, in units of what the values vary by and of what days vary by:
+    a season in which all days differ is no broken day. A stretch too long to be an exception is none either.
+    """
+    known = np.isfinite(values)
+    names, which = np.unique(np.asarray(days)[known], return_inverse=True)
+    rows = values[known]
+    usual = np.quantile(rows, [0.25, 0.5, 0.75]) if len(rows) else np.zeros(3)
+    sigma = (usual[2] - usual[0]) / NORMAL_IQR
+    if sigma <= 0 or len(names) < 4 * BROKEN_DAYS:
+        return ()
+    order = np.argsort(which, kind="stable")
+    parts = np.split(rows[order], np.cumsum(np.bincount(which))[:-1])
+    away = np.array(
+        [
+            np.abs(np.quantile(part, [0.25, 0.5, 0.75]) - usual).mean() / sigma if len(part) >= DAY_ROWS else np.nan
+            for part in parts
+        ]
+    )
+    typical = np.nanmedian(away) if np.isfinite(away).any() else np.nan
+    spread = NORMAL_MAD * np.nanmedian(np.abs(away - typical)) if np.isfinite(typical) else np.nan
+    with np.errstate(invalid="ignore"):
+        broken = away > typical + max(BROKEN_SIGMA, BROKEN_MADS * spread)
+    if not BROKEN_DAYS <= broken.sum() <= BROKEN_SHARE * len(names):
+        return ()
+    return tuple(str(name) for name in names[broken])

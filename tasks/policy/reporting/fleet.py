@@ -1,0 +1,262 @@
+"""Which model needs a person first, and why: every model's state in one record, from its ledger and its champion.
+
+A model's needs come from facts alone, most urgent first: a promotion that waits for approval, no champion, a quarantined
+window, labels that cannot be trusted or are overdue, a check that is overdue, a refusal, a loss of performance, a drift.
+Models are sorted by their most urgent need; those whose file or ledger cannot be read come before, as nothing at all
+runs for them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from tasks.policy.economics.budget import Purse
+from tasks.policy.governance.pending_approvals import OpenApproval, open_approvals
+from tasks.policy.records.base import Window, from_json
+from tasks.policy.records.evidence import (
+    Judgement,
+    LedgerEntry,
+    ModelVersion,
+    ValidationReport,
+    label_reports,
+    latest_performances,
+)
+from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
+
+NeedKind = Literal[
+    "approval",
+    "no champion",
+    "registry",
+    "quarantined",
+    "labels",
+    "unresolved",
+    "overdue",
+    "budget",
+    "refused",
+    "worse",
+    "retraining",
+    "drifted",
+]
+URGENCY: tuple[NeedKind, ...] = (
+    "approval", "no champion", "registry", "quarantined", "labels", "unresolved", "overdue", "budget", "refused", "worse",
+    "retraining", "drifted",
+)  # fmt: skip
+"""Most urgent first."""
+FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[: URGENCY.index("budget") + 1])
+"""The loop does not come out of these by itself."""
+Health = Literal["needs a person", "watch", "healthy"]
+MONTH = timedelta(days=30)
+GRACE_WINDOWS = 0.5
+"""A check may be late by this share of a window, and by a day at least."""
+LOSS_P = 0.05
+"""Largest p-value at which a loss against the best past level is worth a look."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of one model at `as_of`: its file's limits, its champion, its ledger (oldest first)."""
+
+    model: str
+    purpose: str
+    owner: str
+    risk: str
+    approval: bool
+    window_days: float
+    settling: timedelta
+    served_until: datetime | None
+    max_usd: float | None
+    max_retrains: int | None
+    spent_usd: float
+    as_of: datetime
+    champion: ModelVersion | None
+    entries: tuple[LedgerEntry, ...]
+    looked_at: datetime | None = None
+    """By the clock on the wall, which people's answers are measured by; `as_of` where it is left out."""
+    registry_changes: tuple[str, ...] = ()
+    """What others than Perennial changed in the registry, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing to look at, in a sentence."""
+
+    kind: NeedKind
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetMember:
+    """One model's line on the fleet page. `series` is the primary metric of the latest windows, oldest first."""
+
+    facts: ModelFacts
+    health: Health
+    needs: tuple[Need, ...]
+    champion_since: datetime | None
+    latest: Judgement | None
+    metric: MetricValue | None
+    baseline: MetricValue | None
+    series: tuple[tuple[Window, float], ...]
+    next_check: datetime | None
+    retrains: int
+    approvals: tuple[OpenApproval, ...]
+
+    @property
+    def urgency(self) -> int:
+        return URGENCY.index(self.needs[0].kind) if self.needs else len(URGENCY)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenModel:
+    """A model whose file, ledger or registry entry cannot be read, and the error's sentence; more is not known of it."""
+
+    model: str
+    sentence: str
+    found: str = "its file cannot be read"
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All models, those that need a person first."""
+
+    as_of: datetime
+    members: tuple[FleetMember, ...]
+    purse: Purse | None = None
+    """The budget that models share, where they do."""
+    broken: tuple[BrokenModel, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        if not self.members and not self.broken:
+            return "No model has a file under deployments/ yet."
+        counts: Counter[str] = Counter(member.health for member in self.members)
+        waiting = counts["needs a person"] + len(self.broken)
+        first = (
+            f"{waiting} {'model needs' if waiting == 1 else 'models need'} a person"
+            if waiting
+            else "Nothing needs a person"
+        )
+        rest = [
+            f"{counts[health]} {words}"
+            for health, words in (("watch", "to watch"), ("healthy", "healthy"))
+            if counts[health]
+        ]
+        return f"{', '.join([first, *rest])}."
+
+
+def survey(
+    facts: Iterable[ModelFacts], as_of: datetime, purse: Purse | None = None, broken: Iterable[BrokenModel] = ()
+) -> Fleet:
+    """Every model's state at `as_of`, sorted by what needs a person."""
+    members = sorted(map(describe_member, facts), key=lambda member: (member.urgency, member.facts.model))
+    return Fleet(as_of, tuple(members), purse, tuple(broken))
+
+
+def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
+    """One model's state; only its latest `windows` judgements are read."""
+    judged = [entry for entry in facts.entries if entry.kind == "window.judged"]
+    judged.sort(key=lambda entry: entry.at)  # a back-fill judges as of earlier times, wherever it stands in the ledger
+    judgements = [from_json(Judgement, entry.body) for entry in judged[-windows:]]
+    latest = judgements[-1] if judgements else None
+    performances = latest_performances(judgements)
+    measured = [
+        (report, value)
+        for report in performances
+        if report.has_sound_labels and (value := report.metric(report.primary))
+    ]
+    report, metric = measured[-1] if measured else (None, None)
+    moves = [entry.at for entry in facts.entries if entry.kind in ("champion.promoted", "champion.rolled_back")]
+    next_check = _next_check(facts, latest)
+    approvals = open_approvals(facts.entries, facts.looked_at or facts.as_of) if facts.approval else ()
+    found = [
+        *_standing_needs(facts, latest, next_check, approvals, label_reports(performances)),
+        *_recent_needs(facts, latest, report),
+    ]
+    needs = tuple(sorted(found, key=lambda need: URGENCY.index(need.kind)))
+    return FleetMember(
+        facts=facts,
+        health=_health(needs),
+        needs=needs,
+        champion_since=moves[-1] if moves else None,
+        latest=latest,
+        metric=metric,
+        baseline=report.baseline if report else None,
+        series=tuple((each.window, value.value) for each, value in measured),
+        next_check=next_check,
+        retrains=sum(
+            entry.kind == "challenger.registered" and entry.at > facts.as_of - MONTH for entry in facts.entries
+        ),
+        approvals=approvals,
+    )
+
+
+def _health(needs: tuple[Need, ...]) -> Health:
+    if any(need.kind in FOR_A_PERSON for need in needs):
+        return "needs a person"
+    return "watch" if needs else "healthy"
+
+
+def _next_check(facts: ModelFacts, latest: Judgement | None) -> datetime | None:
+    """When the next window is complete; None where recorded data ends before."""
+    if latest is None:
+        return None
+    due = latest.evidence.window.end + timedelta(days=facts.window_days)
+    return None if facts.served_until and due > facts.served_until else due
+
+
+def _standing_needs(
+    facts: ModelFacts,
+    latest: Judgement | None,
+    next_check: datetime | None,
+    approvals: tuple[OpenApproval, ...],
+    known: tuple[LabelReport, ...],
+) -> Iterator[Need]:
+    """What stays so until someone acts."""
+    for approval in approvals:
+        yield Need("approval", approval.sentence(facts.model))
+    if facts.champion is None:
+        yield Need("no champion", "no version serves; train and promote the first one")
+    for change in facts.registry_changes:
+        yield Need("registry", change)
+    grace = facts.settling + timedelta(days=max(1.0, GRACE_WINDOWS * facts.window_days))
+    if next_check and facts.as_of > next_check + grace:
+        yield Need("overdue", f"the window that ended {next_check:%Y-%m-%d %H:%M} was not judged")
+    quality = latest.evidence.quality if latest else None
+    if latest and quality and quality.verdict == "fail":
+        reason = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
+        yield Need("quarantined", f"{latest.evidence.window.name} is quarantined: {reason}")
+    if latest and latest.decision.unresolved:
+        yield Need("unresolved", latest.decision.unresolved)
+    labels = [] if latest is None else [one for one in known if one.window <= latest.evidence.window]
+    if labels and labels[-1].verdict == "fail":
+        yield Need("labels", f"the labels of {labels[-1].window.name} cannot be trusted: {labels[-1].reasons[0]}")
+    if latest and latest.decision.blocked_by == "budget":
+        yield Need("budget", latest.decision.reasons[0])
+
+
+def _recent_needs(facts: ModelFacts, latest: Judgement | None, report: PerformanceReport | None) -> Iterator[Need]:
+    """What the loop deals with by itself, but is worth a look."""
+    since = latest.evidence.window.start if latest else facts.as_of - MONTH
+    last = facts.entries[-1] if facts.entries else None
+    for entry in facts.entries:
+        if entry.kind == "challenger.refused" and entry.at >= since:
+            refused = from_json(ValidationReport, entry.body)
+            yield Need("refused", f"challenger {refused.challenger} was refused: {refused.reasons[0]}")
+        if entry.kind == "retraining.refused" and entry.at >= since:
+            yield Need("budget", entry.body)
+    if latest and latest.decision.retrain and not latest.backfilled and last and last.kind == "window.judged":
+        yield Need("retraining", f"a retrain was asked for: {latest.decision.reasons[0]}")
+    if report and report.shift_p_value is not None and report.baseline and report.shift_p_value <= LOSS_P:
+        value = report.metric(report.primary)
+        if value and (value.value < report.baseline.value) == value.higher_is_better:
+            yield Need(
+                "worse",
+                f"{value.name} {value.value:.4g} is worse than its best past level {report.baseline.value:.4g} "
+                f"(p={report.shift_p_value:.2g})",
+            )
+    drift = latest.evidence.drift if latest else None
+    if drift and drift.verdict == "drifted":
+        yield Need(
+            "drifted", drift.reasons[0] if drift.reasons else f"{drift.drifted_share:.0%} of the features drifted"
+        )

@@ -1,0 +1,88 @@
+"""What a retrain or a promotion would do now, in sentences, before anybody lets it.
+
+The form's dry run shows them. They come from the same judgements that the run itself obeys, so that a preview that says
+yes and a run that says no can only differ by what happened in between.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tasks.policy.economics.costs import Budget, over_budget
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
+from tasks.policy.records.reports import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """`refusals` are what would stop the run, each in a sentence; `reasons` is what it would do and on what."""
+
+    model: str
+    action: str
+    refusals: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one line."""
+        if self.refusals:
+            return f"{self.action} of {self.model} would not happen: {self.refusals[0]}"
+        return f"{self.action} of {self.model} would go ahead: {self.reasons[0]}"
+
+
+def what_it_learns_from(training: Snapshot, holdout: Snapshot, champion: ModelVersion) -> str:
+    """The rows of a successor, and the rows that judge it."""
+    return (
+        f"it would train on {training.labelled_rows or 0:,} labelled rows of {training.rows:,} in {training.window.name} "
+        f"(version {training.version} of {training.uri}) and meet champion {champion.version} on "
+        f"{holdout.labelled_rows or 0:,} rows of {holdout.window.name}; labels that came since the last run would be added"
+    )
+
+
+def what_the_first_learns_from(history: Window, rows: int, holdout_days: float) -> str:
+    """The rows of a first model, which have not landed yet."""
+    return (
+        f"it would be the first model: {rows:,} rows of {history.name} would land, the labelled ones before the last "
+        f"{holdout_days:g} days would train it and the rest judge it"
+    )
+
+
+def too_few_rows(training: Snapshot, min_rows: int) -> str | None:
+    """Why training would refuse these rows; None where there are enough."""
+    known = training.labelled_rows or 0
+    if known >= min_rows:
+        return None
+    return f"{known:,} labelled rows are known in {training.window.name}, expected at least {min_rows:,} (training.min_rows)"
+
+
+def what_it_costs(budget: Budget, spent_usd: float, cost_usd: float | None) -> str:
+    """The forecast and what the month's budget has left for it."""
+    forecast = "no cost is forecast before a first retrain" if cost_usd is None else f"about {cost_usd:,.2f} USD"
+    if budget.max_usd_per_month is None:
+        return f"cost: {forecast}; no monthly limit is set, {spent_usd:,.2f} USD were spent in 30 days"
+    verdict = "refuses" if over_budget(budget, spent_usd, cost_usd) else "allows it"
+    return (
+        f"cost: {forecast}; {spent_usd:,.2f} of {budget.max_usd_per_month:,.2f} USD a month are spent, "
+        f"so the budget {verdict}"
+    )
+
+
+def where_it_runs(placement: Placement) -> str:
+    """The place that a decision of `monitor` would choose."""
+    hours = f", about {placement.hours:.2g} h" if placement.hours is not None else ""
+    return f"place: {placement.place}{hours}, since {'; '.join(placement.reasons)}"
+
+
+def what_validation_said(validation: ValidationReport, champion: str | None) -> tuple[str, ...]:
+    """The gates' verdict on a challenger and every sentence of it."""
+    replaced = f"champion {champion} would become previous" if champion else "it would be the first champion"
+    return (
+        f"version {validation.challenger} would serve and {replaced}",
+        f"validation: {validation.verdict} on {validation.rows:,} rows",
+        *validation.reasons,
+    )
+
+
+def stopped_by(refusals: Sequence[str | None]) -> tuple[str, ...]:
+    """What stops a run, without what does not."""
+    return tuple(refusal for refusal in refusals if refusal)

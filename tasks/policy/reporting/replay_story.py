@@ -1,0 +1,241 @@
+"""What a replay amounts to, in words and readable numbers.
+
+The page and the terminal table say the same thing because both take it from here. A number gets as many decimals as
+it takes to tell the loop from its rivals, and no more; whoever wins, the sentence says so.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from math import ceil, isfinite, log10
+from typing import Literal
+
+from tasks.policy.records.replay import EventKind, Replay, ReplayWindow
+
+NONE = "–"
+"""Shown where there is no value."""
+
+MOST_DECIMALS = 4
+
+Scale = Literal["percent", "plain", "label"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricName:
+    """How people call a metric: inside a sentence, as a title, and the scale its values are read on."""
+
+    short: str
+    title: str
+    scale: Scale
+
+
+METRIC_NAMES: Mapping[str, MetricName] = {
+    "accuracy": MetricName("accuracy", "Accuracy", "percent"),
+    "balanced_accuracy": MetricName("balanced accuracy", "Balanced accuracy", "percent"),
+    "f1": MetricName("F1", "F1 score", "plain"),
+    "roc_auc": MetricName("ROC AUC", "Area under the ROC curve (ROC AUC)", "plain"),
+    "log_loss": MetricName("log loss", "Log loss", "plain"),
+    "brier": MetricName("Brier score", "Brier score", "plain"),
+    "mae": MetricName("MAE", "Mean absolute error (MAE)", "label"),
+    "rmse": MetricName("RMSE", "Root mean square error (RMSE)", "label"),
+    "pinball": MetricName("pinball loss", "Pinball loss", "label"),
+}
+EVENT_WORDS: Mapping[EventKind, str] = {
+    "promoted": "promoted",
+    "retrained": "retrained",
+    "refused": "refused",
+    "budget_refused": "over budget",
+    "rolled_back": "rolled back",
+    "quarantined": "quarantined",
+    "recalled": "tried again",
+}
+
+
+def metric_name(replay: Replay) -> MetricName:
+    """Plain name of the replay's metric; one that is not known here is shown by its own name."""
+    plain = replay.metric.replace("_", " ")
+    return METRIC_NAMES.get(replay.metric, MetricName(plain, plain, "label" if replay.unit else "plain"))
+
+
+def unit_of(replay: Replay) -> str:
+    """Unit of the metric's values: `%`, that of the label, or none."""
+    scale = metric_name(replay).scale
+    return {"percent": "%", "label": replay.unit, "plain": ""}[scale]
+
+
+def scaled(value: float, replay: Replay) -> float:
+    """The value on the scale that people read: shares of a percent metric in percent."""
+    return value * 100 if unit_of(replay) == "%" else value
+
+
+def comparison(replay: Replay) -> dict[str, float]:
+    """Mean metric of loop, never and every; empty unless all three are numbers."""
+    means = replay.means()
+    return means if all(isfinite(mean) for mean in means.values()) else {}
+
+
+def decimals(replay: Replay) -> int:
+    """Decimals that keep loop, never and every apart: at least 1 (3 for values without a unit), at most 4."""
+    values = sorted(scaled(mean, replay) for mean in comparison(replay).values())
+    gaps = [high - low for low, high in pairwise(values) if high - low >= 0.5 * 10**-MOST_DECIMALS]
+    needed = [ceil(-log10(gap) - 1e-6) for gap in gaps]  # a gap of 0.1 is a little less after summing
+    return min(MOST_DECIMALS, max([1 if unit_of(replay) else 3, *needed]))
+
+
+def shown(value: float | None, replay: Replay, unit: bool = False) -> str:
+    """A metric's value as people read it, with its unit if asked; a dash where there is none."""
+    if value is None or not isfinite(value):
+        return NONE
+    number = f"{scaled(value, replay):.{decimals(replay)}f}"
+    return f"{number} {unit_of(replay)}".rstrip() if unit else number
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 retrain`, `5 retrains`, `no retrains`."""
+    return f"{f'{count:,}' if count else 'no'} {noun}{'' if count == 1 else 's'}"
+
+
+def metric_in_unit(replay: Replay) -> str:
+    """`MAE (minutes)`, `log loss`, `accuracy (%)`."""
+    unit = unit_of(replay)
+    return f"{metric_name(replay).short} ({unit})" if unit else metric_name(replay).short
+
+
+def better_arrow(replay: Replay) -> str:
+    """Which way is better."""
+    return "↑" if replay.higher_is_better else "↓"
+
+
+def refusals(replay: Replay) -> int:
+    """Challengers refused by a gate, and retrains refused by the budget."""
+    return replay.count("refused") + replay.count("budget_refused")
+
+
+def share_text(share: float) -> str:
+    """`33 %`; `0.4 %` below one percent."""
+    return f"{share * 100:.1f} %" if 0 < share < 0.01 else f"{share * 100:.0f} %"
+
+
+def version_name(champion: str) -> str:
+    """`v3` for a bare number as the registry gives it, else the name as it is; a dash for none."""
+    return f"v{champion}" if champion.isdigit() else champion or NONE
+
+
+def confidence_text(replay: Replay) -> str:
+    """`95 % interval`, as the windows' metrics have it."""
+    levels = {window.metric.confidence for window in replay.windows if window.metric}
+    return f"{' or '.join(f'{level * 100:g} %' for level in sorted(levels))} interval".strip()
+
+
+def effect_text(effect: float | None) -> str:
+    """An effect size with two decimals."""
+    return NONE if effect is None or not isfinite(effect) else f"{effect:.2f}"
+
+
+def window_length(replay: Replay) -> str:
+    """`5 days`, `6 hours`: the length of the first window."""
+    days = replay.windows[0].window.days
+    return counted(round(days), "day") if days == round(days) else f"{days * 24:g} hours"
+
+
+def total_seconds(replay: Replay) -> float:
+    return sum(seconds for _, seconds in replay.seconds)
+
+
+def duration_text(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 5 s`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def happened(window: ReplayWindow) -> bool:
+    """Whether the loop did or refused anything in this window, or found its data wanting."""
+    return bool(window.events) or window.retrain or window.quality != "pass"
+
+
+def eventful(replay: Replay) -> list[ReplayWindow]:
+    return [window for window in replay.windows if happened(window)]
+
+
+def gain_over_never(replay: Replay) -> float | None:
+    """How much better the loop was than never retraining, in the metric's unit; negative when worse."""
+    means = comparison(replay)
+    if not means:
+        return None
+    return (means["loop"] - means["never"]) * (1 if replay.higher_is_better else -1)
+
+
+def decision_words(window: ReplayWindow) -> str:
+    """What was decided: retrain, keep, or nothing because the data was refused."""
+    if window.quality == "fail":
+        return "No decision: data quarantined"
+    if any(event.kind == "recalled" for event in window.events):
+        return "Go back to an earlier version"
+    return "Retrain" if window.retrain else "Keep the champion"
+
+
+def headline(replay: Replay) -> str:
+    """The replay in one or two sentences, with its numbers. Means are over the windows where all three are known."""
+    means = comparison(replay)
+    if not replay.windows:
+        return "No window was replayed, so there is nothing to compare yet."
+    retrains = replay.count("retrained")
+    if not means:
+        served = counted(len(replay.windows), "window")
+        return f"{served} served with {counted(retrains, 'retrain')}; no labels to compare by yet."
+    metric, loop = metric_name(replay).short, shown(means["loop"], replay, unit=True)
+    never, every = shown(means["never"], replay), shown(means["every"], replay)
+    rival = f"retraining every window {every}, with {counted(len(replay.windows), 'retrain')} instead of {retrains}."
+    if retrains == 0:
+        return f"The loop did not retrain: {metric} {loop}, never retraining {never}; {rival}"
+    if never == shown(means["loop"], replay):
+        return f"The loop's {metric} was {loop}, the same as never retraining; {rival}"
+    if (gain_over_never(replay) or 0.0) < 0:
+        return f"The loop's {metric} of {loop} was worse than never retraining, {never}; {rival}"
+    return f"The loop kept {metric} at {loop}; never retraining would have been {never}; {rival}"
+
+
+def bargain(replay: Replay) -> str | None:
+    """What share of the gain of retraining every window the loop had, and at what share of its retrains.
+
+    None where that comparison says nothing: no labels, or neither the loop nor its rival gained.
+    """
+    means, retrains, windows = comparison(replay), replay.count("retrained"), len(replay.windows)
+    gain = gain_over_never(replay)
+    if not means or gain is None or gain <= 0 or not retrains:
+        return None
+    possible = (means["every"] - means["never"]) * (1 if replay.higher_is_better else -1)
+    cost = f"{share_text(retrains / windows)} of its retrains"
+    if shown(means["loop"], replay) == shown(means["every"], replay):
+        return f"As good as retraining every window, with {cost}."
+    if gain > possible:
+        return f"Better than retraining every window, with {cost}."
+    return f"That is {share_text(gain / possible)} of what retraining every window gains, for {cost}."
+
+
+def compared(replay: Replay) -> str:
+    """Which windows the means are over."""
+    known = sum(w.metric is not None and w.never is not None and w.every is not None for w in replay.windows)
+    whole = counted(len(replay.windows), "window")
+    return f"Means over {known} of {whole}: those where all three are known."
+
+
+def title(replays: Sequence[Replay]) -> str:
+    """What was replayed: `Two models through 21 April – 31 December 2013`."""
+    if not any(replay.windows for replay in replays):
+        return "Nothing was replayed"
+    return f"{counted(len(replays), 'model')}, {period(replays)}"
+
+
+def period(replays: Sequence[Replay]) -> str:
+    """`21 April – 31 December 2013`, over all replays; the end is the last day served."""
+    windows = [window.window for replay in replays for window in replay.windows]
+    if not windows:
+        return "no window"
+    start = min(window.start for window in windows)
+    end = max(window.end for window in windows) - timedelta(microseconds=1)
+    first, last = f"{start.day} {start:%B}", f"{end:%d %B %Y}".lstrip("0")
+    return f"{first} – {last}" if start.year == end.year else f"{first} {start.year} – {last}"

@@ -1,0 +1,89 @@
+"""Whether a fresh champion has to go back: worse in service than it was found to be, and worse than the one it replaced.
+
+Two questions, the free one first. Is its realised metric worse than validation let expect, by more than the margin that
+validation accepts? On drifting data that alone proves nothing, as the previous champion may have fallen with it. So
+both answer the same rows, served since the promotion and seen by neither: the champion is degraded where the whole
+paired interval of its gain lies below minus the margin. Each of the first `probation_windows` windows is one look, and
+the level of the interval is divided among them (Bonferroni), so that a sound champion is sent back with a probability
+of at most 5 % / 2.
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import MetricDifference
+from tasks.policy.records.reports import MetricValue
+from tasks.policy.rollout.validation import Comparison, PromotionPolicy, ValidationPolicy, seen_before
+from tasks.policy.triggers.schedule import LATE
+
+FALSE_ALARMS = 0.05
+"""Two-sided level shared by all looks; only the lower side sends a champion back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Degradation:
+    """A fresh champion that has to go back, and why."""
+
+    champion: str
+    previous: str
+    at: datetime
+    reasons: tuple[str, ...]
+
+
+def confidence_per_look(policy: PromotionPolicy) -> float:
+    """Level of the interval at each look."""
+    return 1 - FALSE_ALARMS / max(1, policy.probation_windows)
+
+
+def probation(
+    policy: PromotionPolicy, since: datetime | None, as_of: datetime, window_days: float, label_delay: timedelta
+) -> Window | None:
+    """What the champion served since its promotion, as far as labels can be there; None where it is not on probation."""
+    if since is None or policy.probation_windows == 0:
+        return None
+    labelled_until = as_of - label_delay
+    looks = math.ceil((labelled_until - since) / timedelta(days=window_days) - LATE)
+    return Window(since, as_of) if 1 <= looks <= policy.probation_windows else None
+
+
+def is_below_forecast(realised: MetricValue, forecast: float, margin: float) -> bool:
+    """Whether what was realised is worse than what validation had found, by more than the margin."""
+    gain = realised.value - forecast if realised.higher_is_better else forecast - realised.value
+    return gain < -margin
+
+
+def decide_degradation(
+    policy: ValidationPolicy, comparison: Comparison, realised: MetricValue, forecast: float, at: datetime
+) -> Degradation | None:
+    """The verdict on the fresh champion (as challenger) against the previous one, on the same rows; None is a stay."""
+    previous, difference = comparison.champion, comparison.primary
+    if previous is None or difference is None or comparison.faults or seen_before(comparison):
+        return None
+    if comparison.rows < policy.min_rows or not math.isfinite(difference.high):
+        return None
+    if not is_below_forecast(realised, forecast, policy.margin(realised.name, forecast)):
+        return None
+    if difference.high >= -policy.margin(difference.name, difference.champion):
+        return None
+    champion = comparison.challenger.version
+    return Degradation(
+        champion, previous.version, at, _reasons(policy, difference, champion, previous.version, realised, forecast)
+    )
+
+
+def _reasons(
+    policy: ValidationPolicy,
+    difference: MetricDifference,
+    champion: str,
+    previous: str,
+    realised: MetricValue,
+    forecast: float,
+) -> tuple[str, ...]:
+    return (
+        f"champion {champion} loses {-difference.gain:.4g} {difference.name} against {previous}, which it replaced, on the "
+        f"same {difference.rows} rows served since (gain {difference.low:+.4g} to {difference.high:+.4g}, accepted "
+        f"-{policy.margin(difference.name, difference.champion):.4g})",
+        f"{realised.name} is {realised.value:.4g} in service, validation let expect {forecast:.4g}",
+    )

@@ -1,0 +1,32 @@
+"""Which earlier champions may serve again: a season that returns needs no training, only a trial on today's rows.
+
+A version that was rolled back is quarantined and never returns; the champion has nothing to return to.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import LedgerEntry, Promotion, Served
+from tasks.policy.rollout.versions import recorded_version
+
+
+def returnable(entries: Sequence[LedgerEntry]) -> tuple[Served, ...]:
+    """Versions that were champion and are not now, from a model's ledger (oldest first), by when they first served."""
+    learned: dict[str, datetime] = {}
+    serving: str | None = None
+    known: dict[str, Served] = {}
+    for entry in entries:
+        if entry.kind == "challenger.registered":
+            version = recorded_version(entry.body)
+            learned[version.version] = version.trained.end
+            known.pop(version.version, None)  # numbers begin anew where a model was made anew in the registry
+        if entry.kind not in ("champion.promoted", "champion.rolled_back"):
+            continue
+        now = from_json(Promotion, entry.body).champion
+        if entry.kind == "champion.rolled_back" and serving is not None:
+            known.pop(serving, None)
+        elif now in learned:
+            known.setdefault(now, Served(now, learned[now], entry.at))
+        serving = now
+    return tuple(served for version, served in known.items() if version != serving)

@@ -1,0 +1,194 @@
+"""What the ledger holds of each version, and which aliases its facts lead to: the record that counts.
+
+MLflow's registry can be edited by everybody who opens its page: a tag changed, an alias moved, a version deleted, a model
+deleted and made again, so that its version 1 is another one. What was on trial is known by its run, its decision and the
+SHA-256 of its files, all in the ledger. A number alone says nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from pydantic import ValidationError
+
+from tasks.policy.records.base import from_json
+from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+MOVES = ("champion.promoted", "champion.rolled_back")
+STATE_TAGS = frozenset(
+    (
+        "status", "validation", "promoted_by", "restored_by", "replaced_by", "move_by", "move_from", "quarantined_by",
+        "quarantine_reason",
+    )
+)  # fmt: skip
+"""Tags that change while a version lives; every other tag that it was registered with is for good."""
+
+
+@lru_cache(maxsize=2048)
+def recorded_version(body: str) -> ModelVersion:
+    """The version in the text of a ledger's entry. One from before hashes were recorded has an empty `sha256`."""
+    try:
+        return from_json(ModelVersion, body)
+    except ValidationError:
+        return from_json(ModelVersion, json.dumps({"sha256": "", **json.loads(body)}))
+
+
+def registered(entries: Sequence[LedgerEntry]) -> dict[str, ModelVersion]:
+    """Version number → the version last registered under it: numbers begin anew where a model was made anew."""
+    made = (recorded_version(entry.body) for entry in entries if entry.kind == "challenger.registered")
+    return {version.version: version for version in made}
+
+
+def on_trial(entries: Sequence[LedgerEntry], decision_id: str) -> ModelVersion | None:
+    """The version that this decision's verdict is about; None where the ledger does not hold it."""
+    kinds = ("challenger.registered", "challenger.recalled")
+    made = [entry for entry in entries if entry.kind in kinds and entry.decision_id == decision_id]
+    return recorded_version(made[-1].body) if made else None
+
+
+def quarantined(entries: Sequence[LedgerEntry]) -> frozenset[str]:
+    """Versions that were rolled back. One registered later under the same number is another version."""
+    serving: str | None = None
+    barred: set[str] = set()
+    for entry in entries:
+        if entry.kind == "challenger.registered":
+            barred.discard(recorded_version(entry.body).version)
+        if entry.kind in MOVES:
+            if entry.kind == "champion.rolled_back" and serving is not None:
+                barred.add(serving)
+            serving = from_json(Promotion, entry.body).champion
+    return frozenset(barred)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A model in the registry as it is now: alias → number, and of each version its run and its last move's decision."""
+
+    aliases: Mapping[str, str]
+    runs: Mapping[str, str]
+    moves: Mapping[str, str]
+
+    def holds(self, version: ModelVersion | None) -> bool:
+        """Whether this very version is there, not another one under its number."""
+        return version is not None and self.runs.get(version.version) == version.run_id
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Aliases as the ledger's last move left them; `entry` is its number."""
+
+    champion: str
+    previous: str | None
+    entry: int
+
+
+def last_move(entries: Sequence[LedgerEntry], registry: Registry) -> Expected | None:
+    """Where champion and previous belong; None before the first promotion.
+
+    A promotion whose aliases moved and whose run died before the ledger held it counts, where a verdict allowed it.
+    """
+    moves = [entry for entry in entries if entry.kind in MOVES]
+    if not moves:
+        return None
+    last = from_json(Promotion, moves[-1].body)
+    expected = Expected(last.champion, last.previous, moves[-1].sequence)
+    serving = registry.aliases.get(CHAMPION)
+    if serving is not None and serving != expected.champion and _is_unfinished(entries, registry, serving):
+        return Expected(serving, expected.champion, expected.entry)
+    return expected
+
+
+def _is_unfinished(entries: Sequence[LedgerEntry], registry: Registry, number: str) -> bool:
+    decision_id = registry.moves.get(number)
+    facts = {entry.kind for entry in entries if decision_id and entry.decision_id == decision_id}
+    tried = on_trial(entries, decision_id) if decision_id else None
+    return "challenger.validated" in facts and not facts & {*MOVES, "challenger.rejected"} and registry.holds(tried)
+
+
+def changed_outside(entries: Sequence[LedgerEntry], registry: Registry) -> tuple[str, ...]:
+    """A sentence for each alias that was moved, and each version that was deleted, by others than Perennial."""
+    known, expected = registered(entries), last_move(entries, registry)
+    found = []
+    if expected:
+        for alias, wanted in ((CHAMPION, expected.champion), (PREVIOUS, expected.previous)):
+            found += _moved(alias, wanted, registry, known, f"after the ledger's last move (entry {expected.entry})")
+    elif registry.aliases.get(CHAMPION) and known:
+        found.append(
+            f"alias {CHAMPION} is on version {registry.aliases[CHAMPION]}, though the ledger holds no promotion; remove the "
+            "alias in MLflow and promote a version that passed"
+        )
+    return (*found, *_challenger_moved(entries, registry, known))
+
+
+def _moved(
+    alias: str, wanted: str | None, registry: Registry, known: Mapping[str, ModelVersion], since: str
+) -> list[str]:
+    now = registry.aliases.get(alias)
+    if wanted is not None and wanted in known and not registry.holds(known[wanted]):
+        gone = "is another version now" if wanted in registry.runs else "was deleted"
+        return [
+            f"version {wanted}, which is {alias} {since}, {gone} in the registry; alias {alias} is {now or 'on none'}"
+        ]
+    if now == wanted:
+        return []
+    mend = f"set it back to version {wanted}" if wanted else "remove it"
+    return [f"alias {alias} is on {_named(now)}, expected {_named(wanted)} {since}; {mend} in MLflow"]
+
+
+def _named(number: str | None) -> str:
+    return f"version {number}" if number else "none"
+
+
+def _challenger_moved(
+    entries: Sequence[LedgerEntry], registry: Registry, known: Mapping[str, ModelVersion]
+) -> list[str]:
+    """The challenger is the version registered last, until it is promoted; one not in the ledger yet is on trial."""
+    now = registry.aliases.get(CHALLENGER)
+    if now is None or now not in known:
+        return []
+    last, served = "", set()
+    for entry in entries:
+        if entry.kind == "challenger.registered":
+            last = recorded_version(entry.body).version
+            served.discard(last)
+        elif entry.kind == "champion.promoted":
+            served.add(from_json(Promotion, entry.body).champion)
+    if now == last and now not in served:
+        return []
+    return [f"alias {CHALLENGER} is on version {now}, which is not the one that waits; remove it in MLflow"]
+
+
+def why_not_move(entries: Sequence[LedgerEntry], registry: Registry, needs_previous: bool = False) -> str | None:
+    """Why aliases that others moved must be set right before Perennial moves them; None where they are as expected.
+
+    A champion that is no longer in the registry cannot be put back: then whichever serves is taken as it is.
+    """
+    known, expected = registered(entries), last_move(entries, registry)
+    if expected is None:
+        return None
+    since = f"after the ledger's last move (entry {expected.entry})"
+    if expected.champion not in known or registry.holds(known[expected.champion]):
+        moved = _moved(CHAMPION, expected.champion, registry, known, since)
+        if moved:
+            return moved[0]
+    previous = _moved(PREVIOUS, expected.previous, registry, known, since) if needs_previous else []
+    return previous[0] if previous else None
+
+
+def edited(version: ModelVersion, tags: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of tags that are no longer what the ledger recorded when the version was registered."""
+    fixed = dict(version.tags)
+    return tuple(sorted(name for name in fixed if name not in STATE_TAGS and tags.get(name) != fixed[name]))
+
+
+def as_recorded(recorded: ModelVersion, tags: Mapping[str, str]) -> ModelVersion:
+    """The recorded version with the tags of today's state; what it was registered with stays, whatever a tag says now."""
+    fixed = {name: value for name, value in recorded.tags if name not in STATE_TAGS}
+    return replace(
+        recorded,
+        decision_id=fixed.get("decision_id", recorded.decision_id),
+        sha256=recorded.sha256 or tags.get("sha256", ""),
+        tags=tuple(sorted({**tags, **fixed}.items())),
+    )

@@ -1,0 +1,154 @@
+"""Whether small models trained after each window show that a fresh model would pay: the triggers `probe` and `perennial`.
+
+Everything is judged in probes: the champion is stood in for by the probe that had learned until the same time, so that
+the weakness of a small model cancels. α is what a retrain costs in losses of one window; losses without a bound
+are divided by five times the median of the windows before service, as in the back-test, or α comes from money:
+cost of a retrain / (value of a unit of the metric per day × days of a window).
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.policy.perennial.loss_matrix import Observation
+from tasks.policy.perennial.policy import ProbeRule
+from tasks.policy.records.reports import ProbeColumn
+from tasks.policy.statistics.metrics import UNBOUNDED
+from tasks.policy.triggers.conditions import Perennial, Probe
+from tasks.policy.triggers.result import Case, Finding, one_finding
+
+DEFAULT_ALPHA = 0.05
+TYPICAL_LOSS = 0.2
+MIN_HISTORY = 4
+"""Windows before service from which `perennial` can learn how losses go on; with fewer it judges as `probe` does."""
+
+
+class Cost(NamedTuple):
+    """α, what one unit of it is in the metric, and where it comes from in words."""
+
+    alpha: float
+    scale: float
+    origin: str
+
+
+def known_columns(case: Case) -> list[ProbeColumn]:
+    """Every window on which probes were scored by now, in order; what was scored last of a window counts."""
+    seen = [*case.history.evidence, case.evidence]
+    latest = {column.window: column for evidence in seen for column in evidence.probes}
+    return [latest[window] for window in sorted(latest) if window <= case.evidence.window]
+
+
+def judge_probe(rule: Probe, case: Case) -> Finding:
+    """The paired advantage of the freshest probe over the champion's, added up and floored at 0, against α."""
+    columns = known_columns(case)
+    silence = _silence(columns, case)
+    if silence:
+        return one_finding(rule.trigger, False, f"probes: {silence}", "")
+    cost = _cost(rule.alpha, columns, case)
+    since = max(filter(None, (case.history.champion_since, *case.history.retrained_at)), default=None)
+    own = [column for column in columns if column.champion_until and (since is None or column.window.start >= since)]
+    leads = [(column, lead) for column in own if (lead := lead_of(column)) is not None]
+    debt = 0.0
+    for _, lead in leads:
+        debt = max(0.0, debt + lead / cost.scale)
+    holds = bool(leads) and debt >= cost.alpha
+    first = f" since {leads[0][0].window.start:%Y-%m-%d}" if leads else ""
+    reason = (
+        f"probes: fresh ones were ahead of one of the champion's age by {_in_metric(debt, cost, columns[-1])} in sum "
+        f"over {len(leads)} windows{first}; a retrain pays from {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
+    )
+    return one_finding(rule.trigger, holds, reason, _wish(holds, debt, cost, leads, columns[-1]))
+
+
+def judge_perennial(rule: Perennial, case: Case) -> Finding:
+    """The online policy, replayed over every window that probes have seen, asked about the latest."""
+    columns = known_columns(case)
+    silence = _silence(columns, case)
+    if silence:
+        return one_finding(rule.trigger, False, f"perennial: {silence}", "")
+    before = [column for column in columns if column.champion_until is None]
+    if len(before) < MIN_HISTORY:
+        plain = judge_probe(Probe(trigger="probe", alpha=rule.alpha), case)
+        return Finding(plain.holds, plain.reasons, plain.would_change, (rule.trigger,) if plain.holds else ())
+    cost = _cost(rule.alpha, columns, case)
+    ends = [column.window.end for column in columns]
+    past = tuple(_observed(column, place - 1, ends, cost) for place, column in enumerate(before))
+    policy = ProbeRule(cost.alpha, rule.compute_share, past)
+    action = None
+    for column in columns[len(before) :]:
+        seen = _observed(column, _place(ends, column.champion_until or column.window.start), ends, cost)
+        there = {seen.champion, *_earlier(column, case, ends)}
+        own = {place: loss for place, loss in seen.probes if place in there}
+        action = policy.update(seen.champion, own, dict(seen.probes))
+    if action is None:
+        return one_finding(rule.trigger, False, "perennial: no window of service has enough labels yet", "")
+    level = f"a retrain costs {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
+    reasons = (f"perennial: {action.reasons[-1]}; {level}", *action.reasons[:-1])
+    wish = "would retrain once what a fresh model leads by pays its cost"
+    back = None if action.retrain else _earlier(columns[-1], case, ends).get(action.deploy)
+    acts = action.retrain or back is not None
+    return Finding(action.retrain, reasons, () if acts else (wish,), (rule.trigger,) if acts else (), back)
+
+
+def _earlier(column: ProbeColumn, case: Case, ends: Sequence[datetime]) -> dict[int | None, str]:
+    """Versions that had served when the column's window ended and may serve again, by what they learned until."""
+    served = [each for each in case.history.returnable if each.since <= column.window.start]
+    return {_place(ends, each.learned_until): each.version for each in served}
+
+
+def _silence(columns: Sequence[ProbeColumn], case: Case) -> str | None:
+    """Why nothing can be said; a window already judged must not count twice towards a retrain."""
+    if not any(column.champion_until for column in columns):
+        return "no window of service has enough labels yet to score probes on"
+    return None if case.evidence.probes else "no window has got enough labels since the last judgement"
+
+
+def _cost(alpha: float | None, columns: Sequence[ProbeColumn], case: Case) -> Cost:
+    scale = 1.0
+    if columns[0].metric in UNBOUNDED:
+        before = [column for column in columns if column.champion_until is None] or list(columns[:1])
+        level = float(np.median([loss for column in before for _, loss in column.losses] or [TYPICAL_LOSS]))
+        scale = level / TYPICAL_LOSS if level > 0 else 1.0
+    price = case.budget.value_usd_per_metric_unit_per_day
+    if alpha is not None:
+        return Cost(alpha, scale, f"alpha {alpha:g}")
+    if price and case.cost_usd:
+        windows_usd = price * columns[-1].window.days
+        return Cost(case.cost_usd / windows_usd / scale, scale, f"{case.cost_usd:,.2f} USD")
+    return Cost(DEFAULT_ALPHA, scale, f"alpha {DEFAULT_ALPHA:g}, as no cost and value are known")
+
+
+def lead_of(column: ProbeColumn) -> float | None:
+    """How much less the freshest probe lost than the one of the champion's age; None where there is none of either."""
+    aged = [loss for until, loss in column.losses if column.champion_until and until <= column.champion_until]
+    return aged[-1] - column.losses[-1][1] if aged else None
+
+
+def _observed(column: ProbeColumn, champion: int, ends: Sequence[datetime], cost: Cost) -> Observation:
+    """The column with candidates by the number of the last window they learned from; before service all are known."""
+    losses = tuple((_place(ends, until), loss / cost.scale) for until, loss in column.losses)
+    known = losses if column.champion_until is None else ()
+    return Observation(max(0, champion), known, losses)
+
+
+def _place(ends: Sequence[datetime], until: datetime) -> int:
+    return max(0, bisect_right(ends, until) - 1)
+
+
+def _in_metric(amount: float, cost: Cost, column: ProbeColumn) -> str:
+    return f"{amount * cost.scale:.3g} {column.metric}"
+
+
+def _wish(holds: bool, debt: float, cost: Cost, leads: Sequence[tuple[ProbeColumn, float]], column: ProbeColumn) -> str:
+    if holds:
+        return ""
+    wish = f"would retrain once fresh probes are ahead by {_in_metric(cost.alpha, cost, column)} in sum"
+    latest = leads[-1][1] / cost.scale if leads else 0.0
+    if latest > 0:
+        windows = math.ceil((cost.alpha - debt) / latest)
+        wish += f", in {windows} windows if the latest lead of {_in_metric(latest, cost, column)} stays"
+    return wish

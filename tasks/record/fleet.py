@@ -1,0 +1,168 @@
+"""All models at a look: what each one's ledger and champion say, and the page and the artifact that people open.
+
+Nothing is measured here. The ledger and the registry are read, each entry once per process, so that a fleet of fifty
+models costs seconds.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.fleet import load_fleet_config
+from deployments.config.model import (
+    DEPLOYMENTS,
+    FLEET,
+    ModelConfig,
+    ModelConfigError,
+    available_models,
+    load_model_config,
+    model_folders,
+    model_path,
+)
+from tasks.policy.economics.budget import Purse, purse, spent_usd
+from tasks.policy.governance.binding import BOUND, bound_to, why_not_bound
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.reporting.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
+from tasks.policy.rollout.versions import changed_outside
+
+PAGE = "fleet.html"
+
+
+def own_models() -> tuple[str, ...]:
+    """Names of the models to show: all, but where PERENNIAL_MODELS names a folder of one's own, the demo's only once used."""
+    from tasks.adapters.ledger import chain as ledger
+
+    names = available_models()
+    if len(model_folders()) == 1:
+        return names
+    begun = set(ledger.models())
+    return tuple(name for name in names if model_path(name).parent != DEPLOYMENTS.resolve() or name in begun)
+
+
+def survey_files(models: Sequence[str], as_of: datetime) -> Fleet:
+    """The state of every model by name or path; one whose file is broken is shown with what is wrong, beside the others."""
+    configs, broken = [], []
+    for model in models:
+        try:
+            configs.append(load_model_config(model))
+        except ModelConfigError as error:
+            broken.append(_broken(Path(model).stem, error))
+    return survey_fleet(configs, as_of, broken)
+
+
+def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequence[BrokenModel] = ()) -> Fleet:
+    """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end.
+
+    One whose ledger does not verify, or whose entry in the registry is broken, is shown with what is wrong. The shared
+    budget is not told while a file that it depends on is broken.
+    """
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.registry import versions as registry
+    from tasks.adapters.storage.object_store import LedgerError
+
+    facts, broken = [], list(broken)
+    if configs:
+        registry.client()  # one that cannot be reached at all is no fault of any model
+    for config in configs:
+        try:
+            refusal = why_not_bound(bound_to(ledger.entries(config.name, kind=BOUND)), config.binding)
+            if refusal:
+                broken.append(
+                    BrokenModel(config.name, refusal, "its file is not the one that its ledger was begun with")
+                )
+            else:
+                facts.append(_facts(config, as_of))
+        except LedgerError as error:
+            broken.append(_broken(config.name, error, "its ledger does not verify"))
+        except registry.RegistryError as error:
+            broken.append(_broken(config.name, error, "its entry in the registry cannot be used"))
+    try:
+        return survey(facts, as_of, _purse(as_of), broken)
+    except ModelConfigError as error:
+        shared = _broken(FLEET, error)
+        told = shared.sentence in {each.sentence for each in broken}
+        return survey(facts, as_of, None, broken if told else [*broken, shared])
+
+
+def _broken(model: str, error: PerennialError, *found: str) -> BrokenModel:
+    return BrokenModel(model, str(error).replace("\n", "; "), *found)
+
+
+def _purse(as_of: datetime) -> Purse | None:
+    from tasks.adapters.ledger import shared as shared_ledgers
+
+    fleet = load_fleet_config()
+    if fleet.shared_budget is None:
+        return None
+    budgets = {name: load_model_config(name).budget for name in fleet.sharing()}
+    return purse(fleet.shared_budget, budgets, shared_ledgers.entries_of(budgets), as_of)
+
+
+def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.registry import versions as registry
+
+    end = config.period.end
+    moment = min(as_of, end + config.settling) if end else as_of
+    entries = tuple(entry for entry in ledger.entries(config.name) if entry.at <= moment)
+    champion = registry.version(config.name, registry.CHAMPION) if _has_champion(config.name) else None
+    return ModelFacts(
+        model=config.name,
+        purpose=config.purpose,
+        owner=config.owner,
+        risk=config.risk,
+        approval=config.needs_approval,
+        window_days=config.window_days,
+        settling=config.settling,
+        served_until=end,
+        max_usd=config.budget.max_usd_per_month,
+        max_retrains=config.retraining.max_retrains_per_month,
+        spent_usd=spent_usd(entries, config.budget, moment),
+        as_of=moment,
+        champion=champion,
+        entries=entries,
+        looked_at=as_of,
+        registry_changes=changed_outside(ledger.entries(config.name), registry.state(config.name)),
+    )
+
+
+def _has_champion(model: str) -> bool:
+    from tasks.adapters.registry import versions as registry
+
+    return registry.CHAMPION in registry.aliases(model)
+
+
+def fleet_html(fleet: Fleet) -> str:
+    """The page, one file that asks for nothing."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.reports import fleet as fleet_page
+
+    known = {member.facts.model for member in fleet.members} | {each.model for each in fleet.broken}
+    return fleet_page.render(fleet, tuple(name for name in ledger.models() if name not in known))
+
+
+# two retries: the API server may be restarting; the page and the artifact are written anew each time
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, timeout_seconds=600)
+def publish_fleet(fleet: Fleet) -> Path:
+    """Write the page among the reports and the artifact into the dashboard."""
+    from tasks.adapters.reports import artifacts, fleet as fleet_page
+    from tasks.adapters.storage.workspace import workspace
+
+    path = fleet_page.write_page(fleet_html(fleet), workspace().reports / PAGE)
+    artifacts.publish_fleet(fleet, str(path))
+    get_run_logger().info("fleet: %s", fleet.headline)
+    for each in fleet.broken:
+        get_run_logger().warning("fleet: %s: needs a person, %s", each.model, each.sentence)
+    for member in fleet.members:
+        get_run_logger().info("fleet: %s", describe(member))
+    return path
+
+
+def describe(member: FleetMember) -> str:
+    """One line: the model, its health, its most urgent need."""
+    first = member.needs[0].sentence if member.needs else "nothing to do"
+    return f"{member.facts.model}: {member.health}, {first}"

@@ -1,0 +1,209 @@
+"""What was done and known before: the champion, the ledger's judgements, the challenger that waits for promotion.
+
+The ledger is the only memory. Nothing here reads an entry that is later than the moment asked for, so a replay sees
+what the live system would have seen. These are plain functions, no tasks: a look-up has no state worth a row in the dashboard.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Literal, overload
+
+from deployments.config.model import ModelConfig
+from tasks.policy.decision.escalation import unresolved
+from tasks.policy.economics import budget
+from tasks.policy.economics.costs import forecast_cost
+from tasks.policy.records.base import Window, from_json, to_json
+from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.evidence import (
+    History,
+    Judgement,
+    LedgerEntry,
+    ModelVersion,
+    ValidationReport,
+    latest_performances,
+    scoring_id,
+)
+from tasks.policy.records.reports import Latency, Scoring
+from tasks.policy.rollout.probation import Degradation
+from tasks.policy.rollout.restorable import returnable
+from tasks.policy.rollout.versions import changed_outside, on_trial
+
+
+@overload
+def find_champion(config: ModelConfig, required: Literal[True]) -> ModelVersion: ...
+@overload
+def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None: ...
+def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None:
+    """The version that serves; None where there is none yet, NoChampion where one is required."""
+    from tasks.adapters.registry import versions as registry
+
+    if not required and registry.CHAMPION not in registry.aliases(config.name):
+        return None
+    return registry.version(config.name, registry.CHAMPION)
+
+
+def recall_judgement(config: ModelConfig, window: Window) -> Judgement | None:
+    """The recorded judgement of a window under the present policy, if there is one: a judged window stays judged."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.policy.decision.retraining import decision_id
+
+    wanted = decision_id(config.name, config.retraining, window)
+    for entry in reversed(ledger.entries(config.name, kind="window.judged")):
+        if entry.decision_id == wanted:
+            return _judgement(entry.body)
+    return None
+
+
+@lru_cache(maxsize=2**14)
+def _judgement(body: str) -> Judgement:
+    """An entry's text as a record; each is read again at every window that follows: two years of hours, 11 KB each."""
+    return from_json(Judgement, body)
+
+
+def recall_scoring(config: ModelConfig, window: Window) -> Scoring | None:
+    """Which version served a window and how fast, if it was scored."""
+    from tasks.adapters.ledger import chain as ledger
+
+    wanted = scoring_id(config.name, window)
+    scored = (entry for entry in ledger.entries(config.name, kind="window.scored") if entry.decision_id == wanted)
+    return next((from_json(Scoring, entry.body) for entry in scored), None)
+
+
+def recall_latency(config: ModelConfig, window: Window) -> Latency | None:
+    """How fast the version that served a window answered."""
+    scoring = recall_scoring(config, window)
+    return scoring.latency if scoring else None
+
+
+def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) -> History:
+    """Everything the policy may look back on when it judges `window`."""
+    from tasks.adapters.ledger import chain as ledger
+
+    entries = ledger.entries(config.name)
+    judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
+    before = [judgement for judgement in judged if judgement.evidence.window < window]
+    earlier = _latest_of_each(before)
+    since = champion.trained.end
+    made = [entry for entry in entries if entry.kind == "challenger.registered"]
+    refused = {entry.decision_id for entry in entries if entry.kind == "retraining.refused"}
+    wanted = [j for j in before if j.decision.retrain and not j.backfilled]
+    asked = [j for j in wanted if j.decision.decision_id not in refused]
+    stuck = unresolved(earlier, [entry.at for entry in made], config.retraining.escalate_after)
+    return History(
+        performances=latest_performances(before),
+        evidence=tuple(judgement.evidence for judgement in earlier),
+        retrained_at=tuple(entry.at for entry in made),
+        champion_since=_champion_since(entries),
+        trained_until=since,
+        training_rows=champion.training_rows,
+        rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
+        spent_usd_this_month=spent_usd(config, config.read_at(window)),
+        returnable=returnable(entries),
+        learned=tuple((entry.at, _version(entry.body).trained.end) for entry in made),
+        asked_at=tuple(judgement.evidence.window.end for judgement in asked),
+        usages=tuple(usage for at, usage in budget.usages(entries) if at <= config.read_at(window)),
+        estimates=tuple((j.evidence.window, j.estimate) for j in earlier if j.estimate),
+        unresolved=stuck.sentence if stuck else None,
+    )
+
+
+def spent_usd(config: ModelConfig, as_of: datetime, apart_from: str | None = None) -> float:
+    """What the retrains of the 30 days before `as_of` cost, apart from one decision's: a run that goes on pays once."""
+    from tasks.adapters.ledger import chain as ledger
+
+    return budget.spent_usd(ledger.entries(config.name), config.budget, as_of, apart_from)
+
+
+def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
+    """What the next iteration is forecast to cost, on as many rows as the last; None before the first."""
+    from tasks.adapters.ledger import chain as ledger
+
+    used = [usage for at, usage in budget.usages(ledger.entries(config.name)) if at <= as_of]
+    forecast = forecast_cost(config.budget, used, used[-1].rows) if used else None
+    return forecast.usd if forecast else None
+
+
+@lru_cache(maxsize=1024)
+def _version(body: str) -> ModelVersion:
+    return from_json(ModelVersion, body)
+
+
+def _latest_of_each(judgements: list[Judgement]) -> list[Judgement]:
+    """One judgement a window, oldest window first: one judged again, after the policy was edited, counts once."""
+    latest = {judgement.evidence.window: judgement for judgement in judgements}
+    return [latest[window] for window in sorted(latest)]
+
+
+def _champion_since(entries: tuple[LedgerEntry, ...]) -> datetime | None:
+    moves = [entry.at for entry in entries if entry.kind in ("champion.promoted", "champion.rolled_back")]
+    return moves[-1] if moves else None
+
+
+def recall_validation(config: ModelConfig, decision_id: str | None) -> ValidationReport | None:
+    """The verdict that the ledger holds on the challenger of a decision, or on the latest; None where there is none."""
+    from tasks.adapters.ledger import chain as ledger
+
+    verdicts = [
+        entry
+        for entry in ledger.entries(config.name)
+        if entry.kind in ("challenger.validated", "challenger.refused") and decision_id in (None, entry.decision_id)
+    ]
+    return from_json(ValidationReport, verdicts[-1].body) if verdicts else None
+
+
+def find_challenger(config: ModelConfig, validation: ValidationReport, decision_id: str | None = None) -> ModelVersion:
+    """The version that this verdict is about, as the challenger of the decision that put it on trial.
+
+    Raises PromotionRefused where another version has its number by now.
+    """
+    from tasks.adapters.ledger import chain as ledger
+
+    entries, written = ledger.entries(config.name), to_json(validation)
+    alike = (entry.decision_id for entry in entries if entry.body == written and entry.decision_id)
+    verdicts = [found for found in alike if decision_id in (None, found)]
+    version = find_version(config, validation.challenger)
+    tried = on_trial(entries, verdicts[-1]) if verdicts else None
+    if tried and tried.run_id != version.run_id:
+        raise PromotionRefused(
+            f"{config.name}: version {version.version} comes from run {version.run_id}, the verdict of decision "
+            f"{verdicts[-1]} is about run {tried.run_id}; the model was deleted and made again, so this verdict says nothing "
+            "about it; expected the decision that made this version"
+        )
+    return replace(version, decision_id=verdicts[-1]) if verdicts else version
+
+
+def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVersion:
+    """An earlier champion, as the challenger of this decision. Raises PromotionRefused where it may not serve again."""
+    from tasks.adapters.ledger import chain as ledger
+
+    known = {served.version for served in returnable(ledger.entries(config.name))}
+    if number not in known:
+        raise PromotionRefused(
+            f"{config.name}: version {number} may not be tried again, expected a version that was champion, was not rolled "
+            f"back and does not serve now: {', '.join(sorted(known, key=int)) or 'there is none'}"
+        )
+    return replace(find_version(config, number), decision_id=decision_id)
+
+
+def recall_degradation(config: ModelConfig, champion: str) -> Degradation | None:
+    """Why this version had to go back as champion; None where it has not."""
+    from tasks.adapters.ledger import chain as ledger
+
+    found = (from_json(Degradation, entry.body) for entry in ledger.entries(config.name, kind="champion.degraded"))
+    return next((degraded for degraded in found if degraded.champion == champion), None)
+
+
+def registry_changes(config: ModelConfig) -> tuple[str, ...]:
+    """What others than Perennial changed about the model's aliases and versions, a sentence each."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.registry import versions as registry
+
+    return changed_outside(ledger.entries(config.name), registry.state(config.name))
+
+
+def find_version(config: ModelConfig, number: str) -> ModelVersion:
+    """A registered version. Raises RegistryError where there is no such version."""
+    from tasks.adapters.registry import versions as registry
+
+    return registry.version(config.name, number)

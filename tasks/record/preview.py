@@ -1,0 +1,154 @@
+"""The dry run of `retrain` and `promote`: what would happen now, said without doing it.
+
+Only reads: no lease is taken, and nothing lands, is trained, recorded, asked for or handed over. An artifact of the run
+shows it. That somebody may not do it is a sentence here, not a refusal in the ledger, because nothing was attempted.
+"""
+
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.policy.economics.costs import over_budget
+from tasks.policy.economics.placement import decide_placement
+from tasks.policy.governance.access import Override, why_not_override, why_not_trigger
+from tasks.policy.records.evidence import ModelVersion, ValidationReport
+from tasks.policy.records.reports import Snapshot
+from tasks.policy.reporting.preview import (
+    Preview,
+    stopped_by,
+    too_few_rows,
+    what_it_costs,
+    what_it_learns_from,
+    what_the_first_learns_from,
+    what_validation_said,
+    where_it_runs,
+)
+from tasks.policy.rollout.validation import why_not_promote
+
+
+@task(cache_policy=NO_CACHE)
+def preview_retraining(
+    config: ModelConfig,
+    champion: ModelVersion | None,
+    split: tuple[Snapshot, Snapshot] | None,
+    spent_usd: float,
+    cost_usd: float | None,
+    recorded: ValidationReport | None,
+    requested_by: str,
+    override: Override | None,
+    now: datetime,
+    shared: str | None = None,
+) -> Preview:
+    """What a retrain would learn from, cost and be refused for. `split` is None before the first model.
+
+    `shared`: why the budget that models share would refuse it.
+    """
+    if champion and split:
+        rows, learns = split[0].rows, what_it_learns_from(*split, champion)
+        few = too_few_rows(split[0], config.training.min_rows)
+    else:
+        rows, few = _rows_of_history(config), None
+        learns = what_the_first_learns_from(config.history(), rows, config.validation.holdout_days)
+    budget = over_budget(config.budget, spent_usd, cost_usd) or shared
+    done = f"this decision was carried out: version {recorded.challenger} stands" if recorded else None
+    refusals = stopped_by((done, *_not_let_in(config, requested_by, budget, override, now), few, _unusable(config)))
+    place = decide_placement(config.placement, rows, config.columns.personal)
+    said = (learns, what_it_costs(config.budget, spent_usd, cost_usd), where_it_runs(place))
+    return _shown(Preview(config.name, "retraining", refusals, said))
+
+
+@task(cache_policy=NO_CACHE)
+def preview_trial(
+    config: ModelConfig,
+    earlier: ModelVersion,
+    champion: ModelVersion,
+    holdout: Snapshot,
+    recorded: ValidationReport | None,
+    requested_by: str,
+    now: datetime,
+) -> Preview:
+    """What trying an earlier champion again would compare; it trains and costs nothing."""
+    done = f"this decision was carried out: version {recorded.challenger} stands" if recorded else None
+    said = (
+        f"version {earlier.version}, which learned until {earlier.trained.end:%Y-%m-%d}, would meet champion "
+        f"{champion.version} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; nothing would be trained"
+    )
+    refusals = stopped_by((done, *_not_let_in(config, requested_by, None, None, now)))
+    return _shown(Preview(config.name, "trial", refusals, (said,)))
+
+
+@task(cache_policy=NO_CACHE)
+def preview_promotion(
+    config: ModelConfig,
+    challenger: ModelVersion,
+    validation: ValidationReport,
+    requested_by: str,
+    override: Override | None,
+    now: datetime,
+) -> Preview:
+    """What the gates say of a validated challenger, whether it answers, and who would be asked."""
+    from tasks.adapters.evaluation import alias_transaction, challenger as trial
+    from tasks.adapters.registry import versions as registry
+
+    aliases = registry.aliases(config.name)
+    serving = aliases.get(registry.CHAMPION)
+    status = registry.tags(config.name, challenger.version).get("status")
+    warned = "a warning of validation" if override and validation.verdict == "warn" else None
+    access = _not_let_in(config, requested_by, warned, override, now)
+    judged = config.accepting_warnings() if warned and warned not in access else config
+    gate = why_not_promote(config.validation, judged.promotion, challenger, serving, validation)
+    if serving == challenger.version:
+        gate = f"version {serving} serves already"
+    gate = gate or alias_transaction.why_aliases_stay(config.name, aliases)
+    if alias_transaction.was_rolled_back(config.name, challenger.version):
+        status = "quarantined"
+    barred = f"it is {status}, expected a version that may serve" if status in ("quarantined", "rejected") else None
+    refusals = stopped_by((*access, gate, barred, trial.smoke_test(challenger, config.training.estimator)))
+    asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"
+    approval = asked if config.needs_approval else "approval: none is needed"
+    return _shown(Preview(config.name, "promotion", refusals, (*what_validation_said(validation, serving), approval)))
+
+
+def _rows_of_history(config: ModelConfig) -> int:
+    """Rows that the source holds of the history, counted without landing them."""
+    from tasks.adapters.sources import read as sources
+
+    return len(sources.read_window(config, config.history()))
+
+
+def _unusable(config: ModelConfig) -> str | None:
+    """What of the file's estimator or source could not be used."""
+    from tasks.adapters.models import estimators
+    from tasks.adapters.sources import read as sources
+
+    try:
+        sources.check_function(config)
+        estimators.try_out(config)
+    except (sources.SourceError, estimators.EstimatorError) as error:
+        return str(error)
+    return None
+
+
+def _not_let_in(
+    config: ModelConfig, requested_by: str, exception: str | None, override: Override | None, now: datetime
+) -> tuple[str | None, ...]:
+    """Why whoever starts this may not, and the exception that it would need, unless an override counts for it."""
+    from tasks.adapters.orchestration import run_identity
+
+    principal = run_identity.creator(requested_by)
+    outside = why_not_trigger(config.access, principal, requested_by)
+    if exception is None or override is None:
+        return outside, exception
+    invalid = why_not_override(config.access, override, principal, now)
+    return outside, invalid and f"{exception}; {invalid}"
+
+
+def _shown(preview: Preview) -> Preview:
+    from tasks.adapters.reports import artifacts
+
+    artifacts.publish_preview_page(preview)
+    get_run_logger().info("dry run: %s", preview.headline)
+    return preview

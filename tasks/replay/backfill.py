@@ -1,0 +1,60 @@
+"""What a back-fill would do, read from the ledger, and what people see of it."""
+
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.policy.decision.retraining import decision_id
+from tasks.policy.records.base import from_json
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.evidence import Judgement
+from tasks.policy.records.reports import Scoring
+from tasks.policy.reporting.backfill import Backfill, divide_windows
+
+
+class BackfillRefused(PerennialError):
+    """The range holds no window, or more than was allowed. Nothing was done."""
+
+
+def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windows: int) -> Backfill:
+    """Divide the windows of [start, end). Raises BackfillRefused, and NoChampion where none serves yet."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.registry import versions as registry
+
+    end = min(end, config.period.end) if config.period.end else end
+    windows = tuple(window for window in config.windows(end=end) if window.start >= start)
+    if not windows:
+        raise BackfillRefused(
+            f"{config.name}: no window of {config.window_days:g} days lies in {start:%Y-%m-%d} to {end:%Y-%m-%d}; "
+            f"expected start < end, both after {config.period.history_until:%Y-%m-%d}, further apart"
+        )
+    champion = registry.version(config.name, registry.CHAMPION)
+    entries = ledger.entries(config.name)
+    scored = {from_json(Scoring, entry.body).window for entry in entries if entry.kind == "window.scored"}
+    judged = {
+        window
+        for entry in entries
+        if entry.kind == "window.judged"
+        and entry.decision_id
+        == decision_id(config.name, config.retraining, window := from_json(Judgement, entry.body).evidence.window)
+    }
+    plan = divide_windows(windows, scored, judged, champion.trained.end)
+    if len(plan.missing) > max_windows:
+        raise BackfillRefused(
+            f"{config.name}: {len(plan.missing)} windows are to be filled in, max_windows allows {max_windows}; "
+            "choose a shorter range, or raise max_windows"
+        )
+    return plan
+
+
+# two retries: the API server may be restarting; the artifact is all that is written
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
+def publish_backfill(config: ModelConfig, plan: Backfill, dry_run: bool) -> None:
+    """Say which windows were, or would be, filled in."""
+    from tasks.adapters.reports import artifacts
+
+    artifacts.publish_backfill_page(config.name, plan, dry_run)
+    get_run_logger().info("backfill: %s%s", plan.headline, ", only shown" if dry_run else "")

@@ -1,0 +1,103 @@
+"""What a replay compares the loop with: the first model never retrained, and a model retrained before every window.
+
+Both score the same rows at the same time as the champion, and are measured with the same labels. The rivals leave no
+version in the registry and no fact in the ledger; their predictions lie beside the replay's records.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.config.model import ModelConfig
+from tasks.policy.records.base import Window
+from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.reports import MetricValue
+
+
+def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
+    """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
+    import pandas as pd
+
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.models import estimators
+    from tasks.adapters.registry import version_files
+    from tasks.adapters.storage.atomic_files import whole_file
+
+    path = folder / f"{window.name}.parquet"
+    if path.exists():
+        return path
+    as_of = window.start
+    start = config.period.start
+    if config.training.window_days:
+        start = max(start, as_of - timedelta(days=config.training.window_days))
+    columns = config.columns
+    needed = [columns.key, columns.time, *columns.features.names, columns.label]
+    every = estimators.fit(config, lake.labelled_rows(config, Window(start, as_of), as_of, needed)).scorer
+    landed = lake.landed_rows(config, window)
+    if landed is None:
+        raise AssertionError(f"{config.name}: {window.name} was scored, yet its rows are not in the lake")
+    rows = lake.read_rows(landed)
+    scorers = {"never": version_files.load_scorer(first, config.training.estimator), "every": every}
+    frame = pd.DataFrame({name: list(scorer.predict(rows)) for name, scorer in scorers.items()})
+    frame.attrs = {name: scorer.classes for name, scorer in scorers.items()}
+    frame.insert(0, "id", rows[config.columns.key].to_pandas())
+    with whole_file(path) as own:
+        frame.to_parquet(own)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The primary metric of one window on the same labelled rows; None where no label has come, or too few of a class."""
+
+    rows: int
+    labelled_rows: int
+    loop: MetricValue | None = None
+    never: float | None = None
+    every: float | None = None
+
+
+@task(cache_policy=NO_CACHE)
+def compare_with_rivals(
+    config: ModelConfig, served: Sequence[tuple[Window, str]], as_of: datetime, folder: Path
+) -> tuple[Comparison, ...]:
+    """One comparison per window and the version that served it, with the labels known at `as_of`."""
+    return tuple(
+        _compare(config, window, version, as_of, folder / f"{window.name}.parquet") for window, version in served
+    )
+
+
+def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, rivals: Path) -> Comparison:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.models.label_alignment import encode_truth
+    from tasks.adapters.registry import versions as registry
+    from tasks.policy.statistics import intervals, metrics
+
+    columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
+    labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
+    truth = labelled.rename_columns(["id", "label"]).to_pandas()
+    logged = lake.read_predictions(config, window).to_pandas()
+    served = logged[logged["model_version"] == version]
+    scored = pd.read_parquet(rivals)
+    frame = truth.merge(served, on="id").merge(scored, on="id")
+    if frame.empty:
+        return Comparison(len(served), 0)
+    own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}
+    own |= {name: tuple(scored.attrs[name]) for name in ("never", "every")}
+    answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
+    label, aligned = encode_truth(pa.chunked_array([frame["label"]]), answers)
+    predicted = dict(zip(own, aligned, strict=True))
+    if metrics.undefined(name, label, max(2, len(own["prediction"])), each=True):
+        return Comparison(len(served), len(frame))
+    value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
+    low, high = intervals.metric_interval(name, label, predicted["prediction"], quantile=quantile)
+    loop = MetricValue(name, value["prediction"], low, high, len(frame), metrics.HIGHER_IS_BETTER[name])
+    return Comparison(len(served), len(frame), loop, value["never"], value["every"])

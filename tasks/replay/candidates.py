@@ -1,0 +1,203 @@
+"""A model's performance matrix from its own lake: one candidate and one probe per window, scored on all later windows.
+
+Each candidate is trained once, on the rows and labels that were known when its window ended, and leaves a file; an
+interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.
+Where labels come late, policies learn a window's losses as many windows later (`lag`), as `monitor` would.
+Losses: 1 - metric where higher is better; errors without a bound are divided by five times their history's median, so
+that they lie about 0.2 and costs mean the same for every model. A window without rows, or one that is
+quarantined or whose labels are in doubt, is a column of NaN.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.config.model import ModelConfig, ModelConfigError
+from tasks.adapters.storage.atomic_files import whole_file
+from tasks.policy.backtest.simulation import Floats
+from tasks.policy.records.base import Window, digest
+from tasks.policy.records.evidence import windows_to_exclude
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tasks.adapters.models.files import Scorer
+
+PROBE_ROWS, PROBE_ROUNDS, PROBE_ETA = 4, 0.2, 2.0
+"""A probe sees every 4th row and, with XGBoost, has a fifth of the rounds at twice the rate (README of the streams)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Windows of the back-test in order; service begins after the first `history`. `folder` keeps the candidates.
+
+    `lag`: how many windows later enough labels of a window are known to look at it. `excluding` names windows that no
+    candidate learns from or is judged on.
+    """
+
+    windows: tuple[Window, ...]
+    history: int
+    folder: Path
+    lag: int = 0
+    excluding: tuple[str, ...] = ()
+
+
+def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
+    """All windows of the model's data until `end`; history is cut backwards from where service begins."""
+    from tasks.adapters.storage.workspace import make_folder, workspace
+
+    step = timedelta(days=config.window_days)
+    history = int((config.period.history_until - config.period.start) / step)
+    served = config.windows(end=end)
+    if history < 1 or len(served) < 2:
+        raise ModelConfigError(
+            f"{config.name}: period has {history} whole windows of history and {len(served)} served ones until "
+            f"{end:%Y-%m-%d}, expected at least 1 and 2 to back-test on; make window_days smaller or the period longer"
+        )
+    lag = max(0, math.ceil(config.columns.label_delay / step - 1 + config.performance.maturing_at))
+    if lag >= min(history, len(served) - 1):
+        raise ModelConfigError(
+            f"{config.name}: labels of a window are known {lag} windows after it (columns.label_delay_hours: "
+            f"{config.columns.label_delay_hours:g}), expected fewer than the {history} windows of history and the {len(served)} "
+            "served ones to back-test on; make the period longer"
+        )
+    start = config.period.history_until - history * step
+    before = tuple(Window(start, config.period.history_until).split(config.window_days))
+    folder = make_folder(workspace().home / "backtest" / f"{config.name}-{config.fingerprint[:8]}{_until(config, end)}")
+    return Plan(before + served, history, folder, lag)
+
+
+def _until(config: ModelConfig, end: datetime) -> str:
+    """Keeps candidates apart whose losses end elsewhere, or on a day that knew fewer labels; none for all recorded data."""
+    if end == config.period.end:
+        return ""
+    last = config.windows(end=end)[-1].end
+    return f"-{last:%Y%m%dT%H%M%S}-{min(end, last + config.columns.label_delay):%Y%m%d}"
+
+
+def without(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: datetime) -> Plan:
+    """The same windows, of which some have no rows and others are not to be used; their candidates lie apart from others."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.storage.workspace import make_folder
+
+    excluding = windows_to_exclude(ledger.entries(config.name), as_of)
+    names = (*(window.name for window in empty), *excluding)
+    if not names:
+        return plan
+    folder = make_folder(plan.folder.with_name(f"{plan.folder.name}-without-{digest(*names, length=8)}"))
+    return replace(plan, folder=folder, excluding=excluding)
+
+
+@task(cache_policy=NO_CACHE, tags=["training"], task_run_name="candidate after {place}")
+def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
+    """Train the candidate and the probe after window `place` and write their losses; what was written stays."""
+    path = plan.folder / f"{place:04}.npz"
+    if not path.exists():
+        full, probe, rows, seconds = _losses(config, plan, place)
+        with whole_file(path) as own, own.open("wb") as file:
+            np.savez(file, loss=full, probe=probe, rows=rows, secs=seconds)
+        known = np.isfinite(full)
+        get_run_logger().info(
+            "backtest: candidate after %s on %d rows in %.1f CPU s; mean %s loss %s on %d later windows",
+            plan.windows[place].name,
+            rows,
+            seconds,
+            config.performance.metric,
+            f"{full[known].mean():.4g}" if known.any() else "not measured",
+            known.sum(),
+        )
+    return path
+
+
+def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats, int, float]:
+    """(losses of the candidate, losses of its probe, training rows, CPU seconds); NaN where rows teach nothing."""
+    import time
+
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.models import eligibility, estimators
+
+    end, last = plan.windows[place].end, plan.windows[-1].end
+    start = config.period.start
+    if config.training.window_days:
+        start = max(start, end - timedelta(days=config.training.window_days))
+    training = lake.labelled_rows(config, Window(start, end), end, excluding=plan.excluding)
+    empty = np.full(len(plan.windows), np.nan)
+    if eligibility.why_not_train(config, training):
+        return empty, empty, len(training), 0.0
+    began = time.process_time()
+    candidate = estimators.fit(config, training).scorer
+    seconds = time.process_time() - began
+    later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay, excluding=plan.excluding)
+    cheap = _probe_config(config)
+    known = end + config.columns.label_delay
+    complete = lake.labelled_rows(config, Window(start, end), known, excluding=plan.excluding)
+    quarter = complete.take(list(range(0, len(complete), PROBE_ROWS)))
+    refused = eligibility.why_not_train(cheap, quarter)
+    probe = empty if refused else _by_window(config, plan, estimators.fit(cheap, quarter).scorer, later)
+    return _by_window(config, plan, candidate, later), probe, len(training), seconds
+
+
+def _probe_config(config: ModelConfig) -> ModelConfig:
+    training = config.training
+    parameters = dict(training.parameters)
+    if training.estimator is None:
+        parameters["n_estimators"] = max(10, round(float(parameters.get("n_estimators") or 100) * PROBE_ROUNDS))
+        parameters["learning_rate"] = min(1.0, float(parameters.get("learning_rate") or 0.3) * PROBE_ETA)
+    floor = max(10, training.min_rows // PROBE_ROWS)
+    cheaper = training.model_copy(update={"parameters": parameters, "min_rows": floor})
+    return config.model_copy(update={"training": cheaper})
+
+
+def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
+    """[W] the metric of each window as a loss; NaN where it has no labelled row or the metric is undefined."""
+    from tasks.adapters.models.label_alignment import encode_truth
+    from tasks.policy.statistics import metrics
+
+    name = config.performance.metric
+    losses = np.full(len(plan.windows), np.nan)
+    if not len(rows):
+        return losses
+    labels, (predicted,) = encode_truth(rows.column(config.columns.label), [(scorer.classes, scorer.predict(rows))])
+    moments = rows.column(config.columns.time).to_numpy()
+    known = np.isfinite(labels)
+    for place, window in enumerate(plan.windows):
+        bounds = [np.datetime64(bound.replace(tzinfo=None)) for bound in (window.start, window.end)]
+        inside = known & (moments >= bounds[0]) & (moments < bounds[1])
+        if inside.any() and not metrics.undefined(name, labels[inside], max(2, len(scorer.classes))):
+            value = metrics.compute(name, labels[inside], predicted[inside], config.performance.quantile)
+            losses[place] = metrics.as_loss(name, value)
+    return losses
+
+
+@task(cache_policy=NO_CACHE)
+def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
+    """Candidates' files as one matrix.npz that `--matrix` reads too; returns its path."""
+    from tasks.policy.statistics import metrics
+
+    count = len(plan.windows)
+    parts = {"loss": np.full((count, count), np.nan), "probe": np.full((count, count), np.nan)}
+    parts |= {"rows": np.zeros(count), "secs": np.zeros(count)}
+    for path in paths:
+        with np.load(path) as stored:
+            for key, part in parts.items():
+                part[int(path.stem)] = stored[key]
+    scale = 1.0
+    if config.performance.metric in metrics.UNBOUNDED:
+        known = parts["loss"][: plan.history, : plan.history]
+        known = known if np.isfinite(known).any() else parts["loss"]
+        scale = float(5 * np.nanmedian(known)) or 1.0
+    history, lag = plan.history - plan.lag, plan.lag
+    for key, unknown in (("loss", np.nan), ("rows", 0.0), ("secs", 0.0)):
+        # a row tells of the candidate that is trained once that window's losses are known
+        parts[key] = np.concatenate([parts[key][lag:], np.full_like(parts[key][:lag], unknown)])
+    matrix = plan.folder / "matrix.npz"
+    parts["loss"], parts["probe"] = parts["loss"] / scale, parts["probe"] / scale
+    np.savez_compressed(matrix, H=np.array(history), lag=np.array(lag), scale=np.array(scale), **parts)
+    return matrix

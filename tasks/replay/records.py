@@ -1,0 +1,132 @@
+"""What a replay leaves behind: one record a window, so that it can go on after an interruption, then the comparison.
+
+Records are JSON files under the workspace's `replay/` folder, written whole or not at all.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.storage.atomic_files import one_at_a_time, write_whole
+from tasks.policy.records.base import Window, from_json, to_json
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.evidence import Judgement, ModelVersion, Promotion
+from tasks.policy.records.replay import Replay, ReplayEvent, ReplayWindow
+from tasks.policy.records.reports import DriftReport
+
+
+class ReplayRefused(PerennialError):
+    """The workspace already knows the future of what should be replayed."""
+
+
+def replay_folder(model: str) -> Path:
+    from tasks.adapters.storage.workspace import make_folder, workspace
+
+    return make_folder(workspace().home / "replay" / model)
+
+
+def open_replay(config: ModelConfig, windows: Sequence[Window]) -> Path:
+    """The folder of the replay's records. Raises ReplayRefused where the champion has seen what would be replayed."""
+    from tasks.adapters.registry import versions as registry
+
+    if not windows:
+        raise ReplayRefused(
+            f"{config.name}: no complete window of {config.window_days:g} days to replay; expected start and end further apart"
+        )
+    folder = replay_folder(config.name)
+    missing = next((window for window in windows if recall_window(folder, window) is None), None)
+    if missing and registry.CHAMPION in registry.aliases(config.name):
+        champion = registry.version(config.name, registry.CHAMPION)
+        if champion.trained.end > missing.end:
+            raise ReplayRefused(
+                f"{config.name}: champion version {champion.version} was trained on rows until {champion.trained.end:%Y-%m-%d}, "
+                f"after {missing.name} which is to be replayed; expected a champion from before it; "
+                "set PERENNIAL_HOME to an empty folder to replay from the beginning"
+            )
+    return folder
+
+
+def recall_window(folder: Path, window: Window) -> ReplayWindow | None:
+    path = folder / f"{window.name}.json"
+    return from_json(ReplayWindow, path.read_bytes()) if path.exists() else None
+
+
+def recall_windows(folder: Path, windows: Sequence[Window]) -> tuple[ReplayWindow, ...]:
+    """Every window's record. Raises FileNotFoundError where one is gone although its window was replayed."""
+    return tuple(from_json(ReplayWindow, (folder / f"{window.name}.json").read_bytes()) for window in windows)
+
+
+def record_window(folder: Path, record: ReplayWindow) -> None:
+    write_whole(folder / f"{record.window.name}.json", to_json(record))
+
+
+def first_champion(config: ModelConfig) -> ModelVersion | None:
+    """The first version that ever served: what a model that is never retrained would still be."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.registry import versions as registry
+
+    for entry in ledger.entries(config.name):
+        if entry.kind == "champion.promoted":
+            return registry.version(config.name, from_json(Promotion, entry.body).champion)
+    return None
+
+
+def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEvent, ...]) -> ReplayWindow:
+    """A window as it looked when it was judged; `finish_replay` adds what labels said later."""
+    decision, evidence = judgement.decision, judgement.evidence
+    drift, performance = evidence.drift, evidence.performance
+    worst = max(drift.features, key=lambda feature: feature.effect_size / feature.threshold) if drift else None
+    quarantined = evidence.quality is not None and evidence.quality.verdict == "fail"
+    if quarantined and evidence.quality:
+        events = (ReplayEvent("quarantined", " ".join(evidence.quality.reasons)), *events)
+    return ReplayWindow(
+        window=evidence.window,
+        rows=evidence.rows,
+        labelled_rows=performance.labelled_rows if performance else 0,
+        maturity=performance.maturity if performance else "open",
+        champion=judgement.champion,
+        metric=performance.metric(config.performance.metric) if performance else None,
+        never=None,
+        every=None,
+        quality=evidence.quality.verdict if evidence.quality else "pass",
+        drift=drift.verdict if drift else "insufficient",
+        drifted_share=_share_past_limit(drift) if drift else 0.0,
+        worst_feature=worst.feature if worst else None,
+        worst_effect=worst.effect_size if worst else None,
+        diagnosis=decision.diagnosis,
+        retrain=decision.retrain,
+        reasons=decision.reasons,
+        decision_id=decision.decision_id,
+        events=events,
+    )
+
+
+def _share_past_limit(drift: DriftReport) -> float:
+    """Share of the features past their limit, whatever they weigh in the model."""
+    past = [feature for feature in drift.features if feature.verdict == "drifted"]
+    return len(past) / len(drift.features) if drift.features else 0.0
+
+
+@task(cache_policy=NO_CACHE)
+def report_replay(replay: Replay) -> Path:
+    """Keep the finished replay, then write the page and summary.json of every replay in this workspace."""
+    from tasks.adapters.reports.replay import write_page
+
+    folder = replay_folder(replay.model)
+    write_whole(folder / "replay.json", to_json(replay))
+    with one_at_a_time(folder.parent / ".report.lock"):  # of two that end at once the later one reads both
+        replays = finished_replays()
+        summary = {finished.model: finished.summary() for finished in replays}
+        write_whole(folder.parent / "summary.json", json.dumps(summary, indent=2))
+        return write_page(replays, folder.parent / "index.html")
+
+
+def finished_replays() -> tuple[Replay, ...]:
+    from tasks.adapters.storage.workspace import workspace
+
+    paths = sorted((workspace().home / "replay").glob("*/replay.json"))
+    return tuple(from_json(Replay, path.read_bytes()) for path in paths)

@@ -1,0 +1,142 @@
+"""Simulate policies on a performance matrix and write what came out: summary.json and a page to look at."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from deployments.config.model import ModelConfig
+from tasks.policy.backtest.baselines import RIVALS
+from tasks.policy.backtest.perennial_policy import PerennialPolicy
+from tasks.policy.backtest.simulation import MatrixError, PerformanceMatrix, PolicyFactory, read_matrix
+from tasks.policy.backtest.study import Backtest, gain_interval, lifts, run_backtest, summary
+from tasks.policy.records.errors import PerennialError
+
+
+class UnknownPolicy(PerennialError):
+    """A policy that the back-test does not know by this name."""
+
+
+def load_matrix(path: Path) -> PerformanceMatrix:
+    """Raises MatrixError where the file is missing, unreadable or holds something else."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return read_matrix({key: stored[key] for key in stored.files}, str(path))
+    except FileNotFoundError:
+        raise MatrixError(f"{path}: there is no such file; expected an .npz with loss and H") from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+        if isinstance(error, MatrixError):
+            raise
+        raise MatrixError(f"{path}: cannot be read as .npz ({error}); expected arrays loss and H") from error
+
+
+def all_policies() -> dict[str, PolicyFactory]:
+    """`perennial` and every rival that is installed."""
+    from tasks.adapters.evaluation.detectors import DETECTORS
+    from tests.benchmarks.retrainopt_policies import retrainopt_policies
+
+    return {"perennial": PerennialPolicy, **RIVALS, **DETECTORS, **retrainopt_policies()}
+
+
+def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:
+    """The named policies, all when none is named. Raises UnknownPolicy with the names there are."""
+    known = {"perennial": PerennialPolicy, **RIVALS}
+    known = known if names and set(names) <= set(known) else all_policies()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UnknownPolicy(f"--policies has {', '.join(unknown)}; expected some of {', '.join(known)}")
+    return {name: known[name] for name in names} if names else known
+
+
+def backtest_matrix(path: Path, out: Path, alphas: Sequence[float], names: Sequence[str], share: float) -> str:
+    """Back-test the matrix at `path`, write summary.json and backtest.html under `out`; the outcome in one sentence."""
+    policies = choose_policies(names)
+    matrix = load_matrix(path)
+    outcome = run_backtest(matrix, policies, alphas, share)
+    sentence = recommend(matrix, outcome)
+    write_outcome(matrix, outcome, out, f"Back-test of {path.name}", sentence)
+    return sentence
+
+
+def recommend(matrix: PerformanceMatrix, outcome: Backtest) -> str:
+    """Which policy, and how sure that is against the next best, in one sentence."""
+    best, *others = outcome.ranking()
+    middle = outcome.alphas[len(outcome.alphas) // 2]
+    retrains = len(outcome.policies[best][middle].run.trainings)
+    sentence = (
+        f"Use {best}: over {outcome.served} served windows its mean regret is {outcome.mean_regret(best):.4f}, "
+        f"with {retrains} retrains at a cost of {middle:g}"
+    )
+    if not others:
+        return sentence + "."
+    gain, low, high = gain_interval(matrix, outcome, best, others[0], middle)
+    return (
+        f"{sentence}; next is {others[0]} with {outcome.mean_regret(others[0]):.4f}, and at that cost the saving "
+        f"against it is {gain:+.4f} a window (95 % interval {low:+.4f} to {high:+.4f})."
+    )
+
+
+def about_delay(config: ModelConfig, lag: int) -> str:
+    """How the simulation takes late labels into account; empty where they cost no window."""
+    if not lag:
+        return ""
+    return (
+        f" Labels come {config.columns.label_delay_hours:g} hours late, so all policies, and the optimum, learn a window's "
+        f"losses {lag} window{'s' * (lag > 1)} after it."
+    )
+
+
+def policy_yaml(outcome: Backtest, window_days: float) -> str:
+    """What to paste under `retraining:` for the best policy; empty where no trigger is its like.
+
+    α is the middle one of the back-test, the cost that the recommendation's sentence speaks of.
+    """
+    best, alpha = outcome.ranking()[0], outcome.alphas[len(outcome.alphas) // 2]
+    days = {"every": 1, "timer_2": 2, "timer_4": 4, "timer_8": 8, "timer_16": 16}
+    when = {name: f"{{trigger: every, days: {count * window_days:g}}}" for name, count in days.items()}
+    when |= {"debt": "{trigger: regret_exceeds_cost}", "drift_share_ks": "{trigger: drifted_share, share: 0.5}"}
+    when |= {"drift_share_ev": "{trigger: drifted_share, share: 0.5}"}
+    when |= {"plain_probe": f"{{trigger: probe, alpha: {alpha:g}}}"}
+    when |= {"perennial": f"{{trigger: perennial, alpha: {alpha:g}, compute_share: {outcome.compute_share:g}}}"}
+    if best == "never":
+        return "retraining:\n  when: {trigger: every, days: 3650}\n"
+    return f"retraining:\n  when: {when[best]}\n" if best in when else ""
+
+
+def write_outcome(
+    matrix: PerformanceMatrix, outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = ""
+) -> Path:
+    """summary.json and backtest.html under `out`, each whole or not at all; returns the page's path."""
+    from tasks.adapters.reports.backtest import write_page
+    from tasks.adapters.storage.atomic_files import write_whole
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
+        return write_page(outcome, lifts(matrix, outcome), out / "backtest.html", title, sentence, yaml)
+    except OSError as error:
+        raise MatrixError(f"{out}: cannot be written ({error.strerror}); expected a folder you may write to") from error
+
+
+@task(cache_policy=NO_CACHE)
+def backtest_candidates(
+    config: ModelConfig, path: Path, alphas: Sequence[float], names: Sequence[str], share: float
+) -> dict[str, Any]:
+    """Back-test a model's own matrix; writes summary.json and the page beside its reports, and publishes an artifact."""
+    from tasks.adapters.reports import artifacts, backtest as backtest_page
+    from tasks.adapters.storage.workspace import make_folder, workspace
+
+    matrix = load_matrix(path)
+    outcome = run_backtest(matrix, choose_policies(names), alphas, share)
+    sentence = recommend(matrix, outcome) + about_delay(config, matrix.lag)
+    yaml = policy_yaml(outcome, config.window_days)
+    folder = make_folder(workspace().reports / config.name / "backtest")
+    page = write_outcome(matrix, outcome, folder, f"Back-test of {config.name}", sentence, yaml)
+    artifacts.publish_backtest(config.name, sentence, yaml, backtest_page.table(outcome), str(page))
+    get_run_logger().info("backtest: %s Page: %s", sentence, page)
+    return {"recommendation": sentence, "yaml": yaml, "page": str(page), "summary": str(folder / "summary.json")}

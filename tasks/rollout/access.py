@@ -1,0 +1,170 @@
+"""Who may start this run, by the roles in the model's file; a refusal is a fact in the ledger and an event, then an error.
+
+The creator is what the server recorded of the run (`tasks.adapters.orchestration.run_identity`); `tasks.policy.governance.access` judges. A run
+that an event started may name models by name only: whoever can emit an event must not bring a file of their own. It does
+only what the ledger says was decided. And a ledger takes facts from the file only that it was begun with.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig, load_model_config
+from tasks.policy.governance.access import Override, Principal, why_not_override, why_not_trigger
+from tasks.policy.governance.binding import BOUND, FileBinding, bound_to, why_not_accept, why_not_bound
+from tasks.policy.governance.people import AUTOMATION, SCHEDULE
+from tasks.policy.governance.requests import MOVES, Action, Request, decided, why_not_requested, why_too_early
+from tasks.policy.records.base import Window, digest, from_json
+from tasks.policy.records.errors import AccessRefused
+from tasks.policy.records.events import Handover
+from tasks.policy.records.evidence import Judgement, LedgerEntry
+
+VALIDATED = "challenger.validated"
+
+
+def admit(model: str) -> ModelConfig:
+    """The model's configuration.
+
+    Raises AccessRefused where an automation names a file instead of a model, and where the model's ledger was begun with
+    another file, or with other words on risk and access.
+    """
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.orchestration import run_identity
+
+    if run_identity.creator().kind == "automation" and not model.replace("_", "").isalnum():
+        raise AccessRefused(
+            f"{model[:80]!r}: an event may name a model that is deployed, expected a name without a path"
+        )
+    config = load_model_config(model)
+    refusal = why_not_bound(bound_to(ledger.entries(config.name, kind=BOUND)), config.binding)
+    if refusal:
+        raise AccessRefused(f"{config.name}: {refusal}")
+    return config
+
+
+def check_trigger(config: ModelConfig, action: str, requested_by: str, as_of: datetime) -> Principal:
+    """Who started this run. Raises AccessRefused, recorded and announced, where they may not.
+
+    The first run that may binds the model's ledger to its file.
+    """
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.orchestration import run_identity
+
+    principal: Principal = run_identity.creator(requested_by)
+    refusal = why_not_trigger(config.access, principal, requested_by)
+    if refusal:
+        _refuse(config, action, refusal, as_of, principal)
+    if config.binding and not ledger.entries(config.name, kind=BOUND):
+        ledger.append(config.name, BOUND, config.binding, as_of, digest(config.name, BOUND), principal.name)
+    return principal
+
+
+def check_request(
+    config: ModelConfig,
+    action: Action,
+    principal: Principal,
+    decision_id: str | None,
+    as_of: datetime,
+    version: str | None = None,
+) -> Request | None:
+    """The decision that this run carries out, as the ledger holds it; None where a person asks for it by hand.
+
+    Raises AccessRefused where an event asks for what was not decided, or a person for a live model's past.
+    """
+    from tasks.adapters.ledger import chain as ledger
+
+    entries = ledger.entries(config.name)
+    request = decided(entries, action, decision_id, version)
+    refusal = why_not_requested(action, request, principal.kind == "automation", as_of)
+    if refusal:
+        _refuse(config, action, refusal, as_of, principal)
+    if request is None:
+        _check_moment(config, action, principal, [entry for entry in entries if entry.kind in MOVES], as_of)
+    return request
+
+
+def check_verdict_time(config: ModelConfig, principal: Principal, decision_id: str, as_of: datetime) -> None:
+    """Raises AccessRefused where a live model's challenger would serve from a time before its verdict on."""
+    from tasks.adapters.ledger import chain as ledger
+
+    verdicts = [entry for entry in ledger.entries(config.name, kind=VALIDATED) if entry.decision_id == decision_id]
+    _check_moment(config, "promotion", principal, verdicts, as_of)
+
+
+def _check_moment(
+    config: ModelConfig, action: str, principal: Principal, built_on: Sequence[LedgerEntry], as_of: datetime
+) -> None:
+    """Recorded data is replayed at will; on live data nothing takes effect before the facts that it builds on."""
+    refusal = why_too_early(built_on, action, as_of) if config.period.end is None else None
+    if refusal:
+        _refuse(config, action, refusal, as_of, principal)
+
+
+def check_window(config: ModelConfig, window: Window) -> None:
+    """Raises AccessRefused where an event asks about a live model's window that is older than one judged already."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.orchestration import run_identity
+
+    if config.period.end or run_identity.creator().kind != "automation":
+        return
+    judged = ledger.entries(config.name, kind="window.judged", last=1)
+    latest = from_json(Judgement, judged[0].body).evidence.window if judged else window
+    if window < latest:
+        raise AccessRefused(
+            f"{config.name}: an event asked about {window.name}, but {latest.name} was judged already; expected until to "
+            f"lie after {latest.start:%Y-%m-%d %H:%M} UTC; fill earlier windows in with: python -m flows.backfill"
+        )
+
+
+def actor(principal: Principal, requested_by: str) -> str:
+    """Who stands in the ledger: a recorded person's own name, and `automation` only where the server recorded one."""
+    if principal.recorded and principal.kind == "person":
+        return principal.name
+    return requested_by if principal.recorded or requested_by not in (AUTOMATION, SCHEDULE) else "unnamed"
+
+
+def accept_file(model: str, by: str, reason: str, now: datetime) -> FileBinding:
+    """Bind the model's ledger to this file from now on, as a named person answers for the change. Raises AccessRefused."""
+    from tasks.adapters.ledger import chain as ledger
+
+    config = load_model_config(model)
+    bindings = ledger.entries(config.name, kind=BOUND)
+    bound, found = bound_to(bindings), config.binding
+    if bound is None or found is None or why_not_bound(bound, found) is None:
+        raise AccessRefused(f"{config.name}: there is no change to answer for, its ledger goes with {model}")
+    refusal = why_not_accept(bound, by)
+    if refusal:
+        raise AccessRefused(f"{config.name}: {refusal}")
+    decision_id = digest(config.name, BOUND, str(len(bindings)))
+    ledger.append(config.name, "file.accepted", reason, now, decision_id, by)
+    ledger.append(config.name, BOUND, found, now, decision_id, by)
+    return found
+
+
+def check_override(
+    config: ModelConfig, action: str, override: Override, principal: Principal, as_of: datetime, now: datetime
+) -> Override:
+    """The override, recorded with its reason and its end. Raises AccessRefused where it does not count."""
+    from tasks.adapters.ledger import chain as ledger
+
+    refusal = why_not_override(config.access, override, principal, now)
+    if refusal:
+        _refuse(config, action, refusal, as_of, principal)
+    said = f"{override.by} overrides {action} until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}"
+    ledger.append(config.name, "override.used", said, as_of, digest(config.name, action, said), override.by)
+    get_run_logger().warning("override: %s", said)
+    return override
+
+
+def _refuse(config: ModelConfig, action: str, refusal: str, as_of: datetime, principal: Principal) -> None:
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.orchestration import events as announcements
+
+    reason = f"{action} was refused: {refusal}"
+    decision_id = digest(config.name, action, refusal, as_of.isoformat())
+    ledger.append(config.name, "access.refused", reason, as_of, decision_id, principal.name)
+    announcements.announce(
+        "access.refused", config.name, Handover(config.name, decision_id, (reason,), as_of).payload()
+    )
+    raise AccessRefused(f"{config.name}: {reason}")

@@ -1,0 +1,197 @@
+"""A person's yes before a challenger may serve, where the model's risk asks for it.
+
+The run suspends with a form that carries the evidence, and runs again from the top once the form is filled in: what was
+asked and until when is read from the ledger, so asking twice is asking once. No answer in time is a no, and a no is
+final for that challenger. No task and no retries: a suspended run must not wait inside a task.
+"""
+
+import shlex
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Literal
+
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.policy.governance.access import Approval, ApprovalRequest, why_not_approve
+from tasks.policy.governance.people import ANYONE, UNNAMED
+from tasks.policy.records.base import digest, from_json
+from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.events import Handover
+from tasks.policy.records.evidence import LedgerEntry, ModelVersion, ValidationReport
+from tasks.policy.records.text import one_line
+from tasks.policy.rollout.validation import why_not_promote
+
+NOBODY = "perennial"
+ANONYMOUS = {"", "unnamed", ANYONE}
+"""Actors of a training that a person started without giving a name."""
+
+
+def approval_of(
+    config: ModelConfig,
+    challenger: ModelVersion,
+    validation: ValidationReport,
+    as_of: datetime,
+    now: datetime,
+    approved_by: str | None = None,
+    comment: str = "",
+    requested_by: str | None = None,
+    model: str | None = None,
+) -> Approval:
+    """The answer of a person, or that none is needed; suspends the run where it has to wait. `now` is wall time.
+
+    `model` is how the caller named it, for the command that a person is told.
+
+    Raises PromotionRefused where a person is needed and this run cannot wait for one.
+    """
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.orchestration import run_identity
+
+    decision_id, version = challenger.decision_id, challenger.version
+    for entry in ledger.entries(config.name, kind="approval.answered"):
+        if entry.decision_id == decision_id:
+            return from_json(Approval, entry.body)
+    if not config.needs_approval or _serves(challenger):
+        return Approval(version, "not_needed", approved_by or NOBODY, comment, ())
+    _refuse_the_hopeless(config, challenger, validation)
+    request = _request(config, challenger, as_of, now, requested_by)
+    if now >= request.expires_at and not run_identity.was_answered():
+        approval = _expired(request)
+    elif approved_by is not None:
+        approval = _typed(config, request, approved_by, comment)
+    else:
+        approval = _asked(config, challenger, validation, request, as_of, now, model or config.name)
+    if approval.verdict != "waiting":
+        ledger.append(config.name, "approval.answered", approval, as_of, decision_id, approval.by)
+    get_run_logger().info(
+        "approval: version %s %s by %s; %s", version, approval.verdict, approval.by, approval.reasons[0]
+    )
+    return approval
+
+
+def _serves(challenger: ModelVersion) -> bool:
+    """Whether this version is the champion already, by this decision's promotion, which the ledger holds."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.registry import versions as registry
+
+    champion = registry.aliases(challenger.model).get(registry.CHAMPION)
+    promoted = {entry.decision_id for entry in ledger.entries(challenger.model, kind="champion.promoted")}
+    return champion == challenger.version and challenger.decision_id in promoted
+
+
+def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
+    """Nobody is asked about what could not be promoted anyway. Raises PromotionRefused."""
+    from tasks.adapters.registry import versions as registry
+
+    champion = registry.aliases(config.name).get(registry.CHAMPION)
+    refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
+    if refusal:
+        raise PromotionRefused(f"{config.name}: version {challenger.version} is not promoted: {refusal}")
+
+
+def _request(
+    config: ModelConfig, challenger: ModelVersion, as_of: datetime, now: datetime, requested_by: str | None
+) -> ApprovalRequest:
+    """What is asked, as the ledger keeps it: the first run's question stands for every later run of the decision."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.orchestration import run_identity
+
+    trained = [
+        entry for entry in _entries(config, "challenger.registered") if entry.decision_id == challenger.decision_id
+    ]
+    asked = {entry.actor for entry in trained} | {run_identity.creator(requested_by).name, requested_by or ""}
+    request = ApprovalRequest(
+        version=challenger.version,
+        requesters=tuple(sorted(asked - UNNAMED)),
+        asked_at=now,
+        expires_at=now + timedelta(hours=config.access.approval_hours),
+        run_id=run_identity.waiting_run(),
+        anonymous=bool({entry.actor for entry in trained} & ANONYMOUS),
+    )
+    entry = ledger.append(config.name, "approval.requested", request, as_of, challenger.decision_id)
+    return from_json(ApprovalRequest, entry.body)
+
+
+def _entries(config: ModelConfig, kind: str) -> tuple[LedgerEntry, ...]:
+    from tasks.adapters.ledger import chain as ledger
+
+    return ledger.entries(config.name, kind=kind)
+
+
+def _typed(config: ModelConfig, request: ApprovalRequest, approver: str, comment: str) -> Approval:
+    """An approval that came with the run itself."""
+    refusal = why_not_approve(config.access, approver, request.requesters, request.anonymous, config.risk)
+    if refusal:
+        raise PromotionRefused(f"{config.name}: version {request.version} is not approved: {refusal}")
+    return _answer(request, "approved", approver, comment)
+
+
+def _asked(
+    config: ModelConfig,
+    challenger: ModelVersion,
+    validation: ValidationReport,
+    request: ApprovalRequest,
+    as_of: datetime,
+    now: datetime,
+    model: str,
+) -> Approval:
+    """The answer of a form; an answer of somebody who may not give it is told, recorded, and asked for again."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.orchestration import events as announcements, run_identity
+    from tasks.adapters.reports import artifacts
+
+    run_id = run_identity.waiting_run()
+    if run_id is None:
+        raise PromotionRefused(
+            f"{config.name}: version {request.version} needs a person's approval and this run cannot wait for one; run, as "
+            f"{' or '.join(config.access.approve) or 'a named person'}: {_command(model, challenger, as_of)}, or the "
+            "deployment `promote`"
+        )
+    if request.run_id != run_id and run_identity.is_waiting(request.run_id):
+        return Approval(request.version, "waiting", NOBODY, "", (f"run {request.run_id} waits for the answer already",))
+    if not run_identity.was_answered():
+        handover = Handover(config.name, challenger.decision_id, _question(request, validation), as_of, request.version)
+        announcements.announce("approval.requested", config.name, handover.payload())
+    refusal = None
+    for question in count(1):
+        evidence = artifacts.approval_evidence(config, validation, challenger, request, refusal)
+        form = run_identity.ask(evidence, int((request.expires_at - now).total_seconds()), question)
+        name = one_line(form.name)
+        verdict = "approved" if form.decision == "approve" else "rejected"
+        approving = verdict == "approved"
+        requesters, anonymous = (request.requesters, request.anonymous) if approving else ((), False)
+        refusal = why_not_approve(config.access, name, requesters, anonymous, config.risk)
+        if refusal is None:
+            return _answer(request, verdict, name, one_line(form.comment))
+        asked = digest(challenger.decision_id, run_id, str(question))
+        ledger.append(config.name, "access.refused", refusal, as_of, asked, name)
+    raise AssertionError("count never ends")
+
+
+def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
+    """What approves just this, dated as asked: in a replay the present is not today, and other challengers follow."""
+    moment = as_of.isoformat().replace("+00:00", "Z")
+    return (
+        f"python -m flows.promote --model {shlex.quote(model)} --decision-id {challenger.decision_id} --until {moment} "
+        "--approved-by NAME"
+    )
+
+
+def _question(request: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
+    """The notification's own words."""
+    asked = f"version {request.version} waits for a yes until {request.expires_at:%Y-%m-%d %H:%M} UTC, in run {request.run_id}"
+    return (asked, *validation.reasons)
+
+
+def _answer(request: ApprovalRequest, verdict: Literal["approved", "rejected"], by: str, comment: str) -> Approval:
+    nobody = "a person without a name" if request.anonymous else "automation"
+    asked = f"asked for by {', '.join(request.requesters) or nobody}"
+    return Approval(request.version, verdict, by, comment, (f"{by} {verdict} version {request.version}, {asked}",))
+
+
+def _expired(request: ApprovalRequest) -> Approval:
+    reason = (
+        f"nobody answered for version {request.version} between {request.asked_at:%Y-%m-%d %H:%M} and "
+        f"{request.expires_at:%Y-%m-%d %H:%M} UTC, which is a no; train again to ask again"
+    )
+    return Approval(request.version, "expired", NOBODY, "", (reason,))

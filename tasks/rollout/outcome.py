@@ -1,0 +1,129 @@
+"""Did it pay? A promotion looked back on, once labels of the windows that followed have closed.
+
+The replaced champion answers the same rows once more, so what the new one brought is a paired difference; the forecast
+is what its validation promised. Written once per promotion, into the ledger and as an artifact. No task: it
+mostly finds nothing to do.
+"""
+
+import math
+from datetime import datetime
+from itertools import islice
+
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.policy.economics.costs import Amount, Outcome, measured_cost, net_benefit, score_gains, score_outcome
+from tasks.policy.records.base import Window, from_json
+from tasks.policy.records.evidence import USAGE, History, ModelVersion, Promotion, ValidationReport
+from tasks.policy.records.reports import PerformanceReport
+from tasks.policy.statistics.intervals import Gain
+
+LOOK_BACK = 3
+"""Closed windows after a promotion on which it is judged."""
+
+
+def look_back(
+    config: ModelConfig, champion: ModelVersion, history: History, as_of: datetime, dry_run: bool = False
+) -> Outcome | None:
+    """The outcome of the latest promotion, when it is due now; None before, and once it is written."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.reports import artifacts
+
+    promotions = ledger.entries(config.name, kind="champion.promoted")
+    latest = from_json(Promotion, promotions[-1].body) if promotions else None
+    if latest is None or latest.previous is None or latest.champion != champion.version or dry_run:
+        return None
+    scored = {entry.decision_id for entry in ledger.entries(config.name, kind="promotion.scored")}
+    windows = [report.window for report in history.performances if _speaks(report, champion, promotions[-1].at)]
+    if latest.decision_id in scored or len(windows) < LOOK_BACK:
+        return None
+    outcome = judge_outcome(config, champion, latest, windows, as_of)
+    if outcome is None:
+        return None
+    ledger.append(config.name, "promotion.scored", outcome, as_of, latest.decision_id)
+    artifacts.publish_outcome(config.name, champion.version, outcome)
+    get_run_logger().info("outcome: version %s: %s", champion.version, outcome.reason)
+    return outcome
+
+
+def _speaks(report: PerformanceReport, champion: ModelVersion, promoted: datetime) -> bool:
+    return (
+        report.maturity == "closed"
+        and report.has_sound_labels
+        and report.model_version == champion.version
+        and report.window.start >= promoted
+        and report.labelled_rows > 0
+    )
+
+
+def judge_outcome(
+    config: ModelConfig, champion: ModelVersion, promotion: Promotion, windows: list[Window], as_of: datetime
+) -> Outcome | None:
+    """Realised gains over the replaced champion, against cost and what validation promised.
+
+    The first windows count in which the metric is defined, such as an AUC where both classes occur; None before there
+    are enough.
+    """
+    from tasks.adapters.registry import versions as registry
+
+    try:
+        previous = registry.version(config.name, promotion.previous or "")
+    except registry.VersionGone as error:
+        get_run_logger().warning("outcome: the promotion of version %s is not judged: %s", champion.version, error)
+        return None
+    measured = ((_gain(config, previous, champion, window, as_of), window.days) for window in windows)
+    defined = ((gain, days) for gain, days in measured if all(map(math.isfinite, gain)))
+    gains = list(islice(defined, LOOK_BACK))
+    if len(gains) < LOOK_BACK:
+        return None
+    if config.budget.value_usd_per_metric_unit_per_day is None:
+        return score_gains(gains, config.performance.metric)
+    cost = _cost(config, champion, promotion.decision_id)
+    promised = _promised(config, promotion.decision_id)
+    forecast = net_benefit(config.budget, promised, Amount(cost, cost, cost)) if promised else None
+    return score_outcome(config.budget, forecast, gains, cost)
+
+
+def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Window, as_of: datetime) -> Gain:
+    import numpy as np
+
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.models.label_alignment import encode_truth
+    from tasks.adapters.registry import version_files
+    from tasks.policy.statistics.intervals import paired_bootstrap
+    from tasks.policy.statistics.metrics import undefined
+
+    rows = lake.labelled_rows(config, window, as_of)
+    rows = rows.filter(rows.column(config.columns.label).is_valid())
+    scorers = [version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
+    answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
+    truth, predicted = encode_truth(rows.column(config.columns.label), answers)
+    known = np.isfinite(truth)
+    before, after = (values[known] for values in predicted)
+    metric, quantile = config.performance.metric, config.performance.quantile
+    if undefined(metric, truth[known], 2 if after.ndim == 1 else after.shape[1]):
+        return Gain(math.nan, math.nan, math.nan)
+    return paired_bootstrap(before, after, truth[known], metric, draws=500, quantile=quantile)
+
+
+def _cost(config: ModelConfig, version: ModelVersion, decision_id: str) -> float:
+    """Of the training that this decision led to; an earlier version that returned was paid before."""
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.policy.economics.costs import Usage
+
+    recalled = ledger.entries(config.name, kind="challenger.recalled")
+    if any(entry.decision_id == decision_id for entry in recalled):
+        return 0.0
+    noted = dict(version.tags).get(USAGE)
+    usage = from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
+    return measured_cost(config.budget, usage)
+
+
+def _promised(config: ModelConfig, decision_id: str) -> Gain | None:
+    """The gain that validation measured on its holdout."""
+    from tasks.adapters.ledger import chain as ledger
+
+    verdicts = [entry for entry in ledger.entries(config.name) if entry.kind == "challenger.validated"]
+    own = [from_json(ValidationReport, entry.body) for entry in verdicts if entry.decision_id == decision_id]
+    whole = [found for report in own for found in report.differences if found.slice_name is None]
+    return Gain(whole[0].gain, whole[0].low, whole[0].high) if whole else None

@@ -1,0 +1,97 @@
+"""Watches a fresh champion for its first windows: has it turned out worse than the one that it replaced?
+
+Scores the previous champion on rows that the present one served, but only where service falls short of what validation
+had found, so that it costs nothing while all is well. `tasks.policy.rollout.probation` judges.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.policy.records.base import Window, from_json
+from tasks.policy.records.evidence import History, ModelVersion, ValidationReport, windows_to_exclude
+from tasks.policy.records.reports import MetricValue, PerformanceReport
+from tasks.policy.rollout.probation import (
+    Degradation,
+    confidence_per_look,
+    decide_degradation,
+    is_below_forecast,
+    probation,
+)
+
+
+# one retry: the registry or the lake may be out of reach for a moment; comparing writes nothing
+@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, retry_condition_fn=may_pass, timeout_seconds=1800)
+def watch_fresh_champion(
+    config: ModelConfig,
+    champion: ModelVersion,
+    history: History,
+    reports: Sequence[PerformanceReport],
+    as_of: datetime,
+) -> Degradation | None:
+    """Why the champion has to go back; None where it stays, or is no longer on probation."""
+    served = probation(config.promotion, history.champion_since, as_of, config.window_days, config.columns.label_delay)
+    realised, forecast = _realised(champion, reports), _forecast(config, champion)
+    if served is None or realised is None or forecast is None:
+        return None
+    if not is_below_forecast(realised, forecast, config.validation.margin(realised.name, forecast)):
+        return None
+    found = _compare(config, champion, served, as_of, realised, forecast)
+    if found:
+        get_run_logger().warning("probation: %s", found.reasons[0])
+    else:
+        get_run_logger().info(
+            "probation: %s %.4g is below the forecast %.4g, but version %s is not worse than the one before",
+            realised.name, realised.value, forecast, champion.version,
+        )  # fmt: skip
+    return found
+
+
+def _compare(
+    config: ModelConfig, champion: ModelVersion, served: Window, as_of: datetime, realised: MetricValue, forecast: float
+) -> Degradation | None:
+    from tasks.adapters.evaluation import challenger as trial
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.ledger import chain as ledger
+    from tasks.adapters.registry import versions as registry
+
+    number = registry.aliases(config.name).get(registry.PREVIOUS)
+    if number is None:
+        return None
+    try:
+        before = registry.version(config.name, number)
+    except registry.VersionGone as error:
+        get_run_logger().warning("probation: there is nothing to go back to: %s", error)
+        return None
+    excluding = windows_to_exclude(ledger.entries(config.name), as_of)
+    rows = lake.labelled_rows(config, served, as_of, excluding=excluding)
+    level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
+    parts = {"validation": config.validation.model_copy(update=level)}
+    parts["columns"] = config.columns.model_copy(update={"protected": ()})  # judged as a whole
+    watched = config.model_copy(update=parts)
+    compared = trial.compare(watched, champion, before, served, rows)
+    return decide_degradation(config.validation, compared, realised, forecast, as_of)
+
+
+def _realised(champion: ModelVersion, reports: Sequence[PerformanceReport]) -> MetricValue | None:
+    """The latest value of the primary metric that this version reached in service."""
+    own = [report for report in reports if report.model_version == champion.version and report.metric(report.primary)]
+    own = [report for report in own if report.has_sound_labels]
+    latest = max(own, key=lambda report: report.window, default=None)
+    return latest.metric(latest.primary) if latest else None
+
+
+def _forecast(config: ModelConfig, champion: ModelVersion) -> float | None:
+    """What validation had found of this version on the primary metric."""
+    from tasks.adapters.ledger import chain as ledger
+
+    for entry in reversed(ledger.entries(config.name, kind="challenger.validated")):
+        report = from_json(ValidationReport, entry.body)
+        if report.challenger == champion.version:  # the latest, as one that returned was validated anew
+            return next((item.challenger for item in report.differences if item.slice_name is None), None)
+    return None

@@ -1,0 +1,157 @@
+"""Who serves: moves champion, challenger and previous, together or not at all, and proves what serves afterwards.
+
+There are no task retries in here, as they would roll back siblings of the transaction. Both moves end in the same
+place and return the same record however often they are run or cut off, as a run that died before the ledger had the
+fact must tell it when it runs again. A version that was quarantined never serves again.
+"""
+
+from collections.abc import Mapping
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.evidence import ModelVersion, Promotion, ValidationReport
+from tasks.policy.rollout.validation import why_not_promote
+
+
+@task(cache_policy=NO_CACHE)
+def promote_challenger(
+    config: ModelConfig, challenger: ModelVersion, validation: ValidationReport, decision_id: str
+) -> Promotion:
+    """Make the challenger champion, and the champion previous. Raises PromotionRefused, or MoveFailed once undone."""
+    from tasks.adapters.evaluation import alias_transaction, challenger as trial
+    from tasks.adapters.registry import versions as registry
+
+    model, number = config.name, challenger.version
+    now, tags = registry.aliases(model), registry.tags(model, number)
+    if now.get(registry.CHAMPION) == number and tags.get("promoted_by") == decision_id:
+        get_run_logger().info("promotion: version %s is champion already, by the same decision", number)
+        return _promoted_before(model, decision_id, number, tags, validation)
+    before = alias_transaction.remembered(model, number, decision_id)
+    champion, waiting = before.get(registry.CHAMPION), before.get(registry.CHALLENGER)
+    refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
+    refusal = refusal or alias_transaction.why_aliases_stay(model, before)
+    if refusal is None and (tags.get("status") == "quarantined" or alias_transaction.was_rolled_back(model, number)):
+        refusal = "it is quarantined, expected a version that was never rolled back"
+    refusal = refusal or trial.smoke_test(challenger, config.training.estimator)
+    if refusal:
+        raise PromotionRefused(f"{model}: version {number} is not promoted: {refusal}")
+    # previous first: cut off at any step, the champion that serves stays known
+    wanted = {registry.PREVIOUS: champion, registry.CHAMPION: number}
+    wanted[registry.CHALLENGER] = None if waiting == number else waiting
+    alias_transaction.move(model, decision_id, number, before, wanted, config.training.estimator)
+    if champion is not None:
+        registry.tag(model, champion, status="stale", replaced_by=number)
+    registry.tag(model, number, status="champion", promoted_by=decision_id)
+    get_run_logger().info("promotion: champion %s → %s; %s", champion or "none", number, validation.reasons[-1])
+    return Promotion(model, decision_id, number, champion, "promoted", validation.reasons)
+
+
+@task(cache_policy=NO_CACHE)
+def restore_previous(
+    config: ModelConfig, decision_id: str, reason: str, actor: str, expected: str | None = None
+) -> Promotion:
+    """Make the previous champion serve again and quarantine the present one. Raises PromotionRefused or MoveFailed.
+
+    `expected` is the version that has to go, where the request names one: late or repeated, it must not hit another.
+    """
+    from tasks.adapters.evaluation import alias_transaction
+    from tasks.adapters.registry import versions as registry
+
+    model = config.name
+    now = registry.aliases(model)
+    serving = now.get(registry.CHAMPION)
+    tags = registry.tags(model, serving) if serving else {}
+    if serving and tags.get("restored_by") == decision_id:
+        get_run_logger().info("rollback: version %s serves again already, by the same decision", serving)
+        return _restored_before(model, decision_id, serving, tags)
+    before = alias_transaction.remembered(model, serving, decision_id) if serving else now
+    begun = alias_transaction.begun(model, before)
+    before = _as_before(before, begun)
+    bad, target = _rollback_target(config, before, expected)
+    if begun:
+        alias_transaction.take_back(model, *begun)
+    wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
+    alias_transaction.move(model, decision_id, target, before, wanted, config.training.estimator)
+    registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
+    registry.tag(model, target, status="champion", restored_by=decision_id)
+    get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)
+    return Promotion(model, decision_id, target, None, "rolled_back", (f"{actor}: {reason}",))
+
+
+@task(cache_policy=NO_CACHE)
+def preview_rollback(config: ModelConfig) -> Promotion:
+    """What a rollback would do now, tried as far as it changes nothing. Raises PromotionRefused where it would."""
+    from tasks.adapters.evaluation import alias_transaction
+    from tasks.adapters.registry import versions as registry
+
+    now = registry.aliases(config.name)
+    bad, target = _rollback_target(config, _as_before(now, alias_transaction.begun(config.name, now)))
+    said = f"version {target} answers and would serve again; version {bad} would be quarantined"
+    get_run_logger().info("rollback (dry run): %s", said)
+    return Promotion(config.name, "dry run", bad, target, "unchanged", (said,))
+
+
+def _promoted_before(
+    model: str, decision_id: str, number: str, tags: Mapping[str, str], validation: ValidationReport
+) -> Promotion:
+    """What the promotion returned that this decision made; unchanged where a later move brought the version back."""
+    from tasks.adapters.evaluation import alias_transaction
+    from tasks.adapters.registry import versions as registry
+
+    before = alias_transaction.noted(tags, decision_id)
+    if before is None:
+        return Promotion(model, decision_id, number, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
+    return Promotion(model, decision_id, number, before.get(registry.CHAMPION), "promoted", validation.reasons)
+
+
+def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[str, str]) -> Promotion:
+    """The same of a rollback; who asked for it and why stands on the version that went."""
+    from tasks.adapters.evaluation import alias_transaction
+    from tasks.adapters.registry import versions as registry
+
+    before = alias_transaction.noted(tags, decision_id)
+    if before is None:
+        return Promotion(model, decision_id, serving, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
+    bad = registry.tags(model, before[registry.CHAMPION])
+    reasons = (f"{bad['quarantined_by']}: {bad['quarantine_reason']}",)
+    return Promotion(model, decision_id, serving, None, "rolled_back", reasons)
+
+
+def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | None) -> Mapping[str, str]:
+    """The aliases as a promotion that was cut off after its first one found them: `previous` is where it was."""
+    from tasks.adapters.registry import versions as registry
+
+    if begun is None:
+        return now
+    put_back = {**now, registry.PREVIOUS: begun[1].get(registry.PREVIOUS)}
+    return {alias: number for alias, number in put_back.items() if number is not None}
+
+
+def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:
+    """(the champion that goes, the version that would serve again). Raises PromotionRefused."""
+    from tasks.adapters.evaluation import alias_transaction, challenger as trial
+    from tasks.adapters.registry import versions as registry
+
+    model = config.name
+    bad, target = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
+    if bad is None or target is None or bad == target:
+        raise PromotionRefused(
+            f"{model}: nothing to roll back to: champion is {bad or 'none'}, previous is {target or 'none'}; "
+            "a rollback needs a previous champion, and uses it up; promote another version instead"
+        )
+    if expected not in (None, bad):
+        raise PromotionRefused(f"{model}: version {bad} serves by now, not {expected}; nothing is rolled back")
+    if changed := alias_transaction.why_aliases_stay(model, aliases, needs_previous=True):
+        raise PromotionRefused(f"{model}: nothing is rolled back: {changed}")
+    version = registry.version(model, target)
+    is_quarantined = dict(version.tags).get("status") == "quarantined" or alias_transaction.was_rolled_back(
+        model, target
+    )
+    refusal = "it is quarantined" if is_quarantined else trial.smoke_test(version, config.training.estimator)
+    if refusal:
+        raise PromotionRefused(f"{model}: previous version {target} cannot serve: {refusal}; {bad} keeps serving")
+    return bad, target

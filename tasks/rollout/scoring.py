@@ -1,0 +1,67 @@
+"""Scores a window with one version and lands the predictions in the lake, where monitoring will read them.
+
+Rows are answered in batches of the size a service would get, so that the latency is one that can be compared.
+"""
+
+import resource
+import sys
+import time
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.reports import Latency, Scoring, Snapshot
+
+BATCH_ROWS = 256
+BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+# two retries: the lake or the registry may be out of reach for a moment; landing a window twice changes nothing
+@task(
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=10,
+    retry_condition_fn=may_pass,
+    timeout_seconds=3600,
+)
+def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion) -> Scoring:
+    """Predictions of the version for every row of the snapshot, with seconds per batch and peak memory."""
+    import numpy as np
+    import pyarrow as pa
+
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.registry import version_files
+
+    scorer = version_files.load_scorer(version, config.training.estimator)
+    rows = lake.read_rows(snapshot)
+    parts, seconds = [], []
+    for start in range(0, len(rows), BATCH_ROWS):
+        begun = time.perf_counter()
+        parts.append(scorer.predict(rows.slice(start, BATCH_ROWS)))
+        seconds.append(time.perf_counter() - begun)
+    predicted = np.concatenate(parts) if parts else scorer.predict(rows)
+    ids, times = rows.column(config.columns.key), rows.column(config.columns.time)
+    table = pa.table({"id": ids, "time": times, "prediction": predicted if predicted.ndim == 1 else list(predicted)})
+    landed = lake.land_predictions(config, snapshot.window, version.version, table)
+    scoring = Scoring(snapshot.window, version.version, landed, len(rows), _latency(seconds))
+    get_run_logger().info(
+        "scoring: %d rows with version %s, p99 %.4f s per %d rows",
+        len(rows),
+        version.version,
+        scoring.latency.p99_s,
+        BATCH_ROWS,
+    )
+    return scoring
+
+
+def _latency(seconds: list[float]) -> Latency:
+    """Quantiles of the batches' seconds, 0 where nothing was scored, and the process's peak memory so far."""
+    import numpy as np
+
+    p50, p95, p99 = np.quantile(seconds or [0.0], [0.5, 0.95, 0.99])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_RSS_UNIT / 1e6
+    return Latency(float(p50), float(p95), float(p99), float(peak))

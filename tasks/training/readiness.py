@@ -1,0 +1,50 @@
+"""Whether what a model's file names can be used at all, before a run finds out: its estimator, its function, its data."""
+
+from datetime import timedelta
+
+from deployments.config.model import ModelConfig
+from tasks.policy.records.base import Window
+
+
+def check_training(config: ModelConfig) -> None:
+    """Raises SourceError where a source's function cannot be imported, EstimatorError where an estimator cannot be used,
+    FeatureError where a feature has the name of the label, so that no run would train on it."""
+    from tasks.adapters.models import estimators
+    from tasks.adapters.models.encoding import FeatureError
+    from tasks.adapters.profiling.leakage import leaks_by_name
+    from tasks.adapters.sources import read as sources
+
+    if leaks := leaks_by_name(config):
+        raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
+    sources.check_function(config)
+    estimators.try_out(config)
+
+
+def look_at_data(config: ModelConfig) -> tuple[str, ...]:
+    """What the last window of the history holds, in sentences. Raises SourceError where it cannot be read as the file says."""
+    import pyarrow.compute as pc
+
+    from tasks.adapters.sources import read as sources
+
+    end = config.period.history_until
+    window = Window(max(config.period.start, end - timedelta(days=config.window_days)), end)
+    rows, labels = sources.read_window(config, window), sources.read_labels(config, window)
+    ids, label = rows.column(0), labels.column(2)
+    repeated = len(ids) - pc.count_distinct(ids, mode="all").as_py()
+    found = [
+        f"data: {len(rows):,} rows in {window.name}, {len(labels):,} with a label by now",
+        f"data: {repeated:,} rows repeat the {config.columns.id} of another one; each row needs its own"
+        if repeated
+        else f"data: each {config.columns.id} is there once",
+    ]
+    for name in rows.column_names[2:]:
+        nulls = rows.column(name).null_count / len(rows)
+        values = pc.count_distinct(rows.column(name), mode="only_valid").as_py()
+        if nulls > 0 or values < 2:
+            found.append(f"data: {name} has {nulls:.1%} nulls and {values:,} different values")
+    if config.task != "regression" and len(labels):
+        counts = sorted(pc.value_counts(label).to_pylist(), key=lambda each: -each["counts"])[:12]
+        found.append("data: labels are " + ", ".join(f"{each['values']} ({each['counts']:,})" for each in counts))
+        if config.task == "binary" and len(pc.unique(label)) != 2:
+            found.append(f"data: {len(pc.unique(label))} classes in a binary model, expected 2")
+    return tuple(found)

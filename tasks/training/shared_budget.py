@@ -1,0 +1,56 @@
+"""May this retrain draw on the budget that several models share? Asked for, and promised, one process at a time.
+
+The models' ledgers say what was spent and promised. Whoever asks holds the fleet's lease while it reads them and writes
+its promise into its own model's, so that two processes cannot spend the same money; `tasks.policy.economics.budget` judges.
+Another model's ledger that does not verify stops nobody: what that model may have spent is held back.
+"""
+
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.fleet import load_fleet_config
+from deployments.config.model import ModelConfig, load_model_config
+from tasks.policy.economics import budget
+
+LEASE = "_fleet"
+"""No model's name."""
+PATIENCE_S = 300.0  # who holds it reads and writes for a second; a dead one is fenced out after half a minute
+
+
+@task(cache_policy=NO_CACHE)
+def claim_shared_budget(
+    config: ModelConfig, decision_id: str, next_cost_usd: float | None, as_of: datetime, dry_run: bool = False
+) -> str | None:
+    """Why the budget shared with other models refuses this retrain; None where there is none or it grants.
+
+    What is granted is promised to the decision in the ledger, once, and stays so until its challenger is registered; with
+    `dry_run` nothing is promised.
+    """
+    from tasks.adapters.ledger import chain as ledger, shared as shared_ledgers
+    from tasks.adapters.storage import lease
+
+    fleet = load_fleet_config()
+    if fleet.shared_budget is None or config.name not in fleet.sharing():
+        return None
+    with lease.hold(LEASE, "budget", patience_s=PATIENCE_S) as alone:
+        if any(entry.decision_id == decision_id for entry in ledger.entries(config.name, kind="budget.granted")):
+            return None
+        configs = {name: config if name == config.name else load_model_config(name) for name in fleet.sharing()}
+        entries = shared_ledgers.entries_of(configs)
+        budgets = {name: each.budget for name, each in configs.items()}
+        purse = budget.purse(fleet.shared_budget, budgets, entries, as_of)
+        own_entries = ledger.entries(config.name)
+        own = budget.request_of(config.name, decision_id, own_entries, config.budget, next_cost_usd)
+        rivals = {name: found for name, found in entries.items() if found is not None and name != config.name}
+        asked = [budget.open_request(name, found, budgets[name], as_of) for name, found in rivals.items()]
+        refusal = budget.decide_share(own, [request for request in asked if request], purse)
+        if refusal is None and not dry_run:
+            left = purse.left_usd - own.cost_usd
+            grant = budget.Grant(own.cost_usd, left, f"{purse.sentence}; {own.cost_usd:,.2f} USD more are promised")
+            alone.check()  # right before the write: whoever was frozen past its lease may not spend what is spent by now
+            ledger.append(config.name, "budget.granted", grant, as_of, decision_id)
+    get_run_logger().info("shared budget: %s", refusal or purse.sentence)
+    return refusal

@@ -1,0 +1,150 @@
+"""Trains a challenger on a snapshot of labelled rows and registers it, once per decision.
+
+Rows that cannot teach anything honest are refused with a reason. What the model was trained on is frozen beside it:
+the reference profile that monitoring compares with, and the manifest that says how to make it again.
+"""
+
+import resource
+from dataclasses import replace
+from time import perf_counter, process_time
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.policy.economics.costs import Usage
+from tasks.policy.records.base import Window
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.profile import ReferenceProfile
+from tasks.policy.records.reports import Snapshot
+
+
+def peak_memory_mb() -> float:
+    """Of this process so far; the kernel counts in kB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+class TrainingRefused(PerennialError):
+    """These rows must not be trained on; trying again with the same rows changes nothing."""
+
+
+def _where_rows_are(config: ModelConfig, span: Window) -> str:
+    """What lands more rows of this stretch, where windows of it were missed that a back-fill would take; else nothing."""
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.registry import versions as registry
+
+    if registry.CHAMPION not in registry.aliases(config.name):
+        return ""
+    learned_until = registry.version(config.name, registry.CHAMPION).trained.end
+    end = min(span.end, config.period.end) if config.period.end else span.end
+    due = [window for window in config.windows(end=end) if window.start >= max(span.start, learned_until)]
+    missed = [window for window in due if lake.landed_rows(config, window) is None]
+    if not missed:
+        return ""
+    start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
+    return (
+        f"; {len(missed)} of {len(due)} windows in it were never landed, as nobody scored or judged them: the backfill form "
+        f"does, or: python -m flows.backfill --model {config.name} --start {start} --end {until} --no-dry-run"
+    )
+
+
+def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | None:
+    """Why labels that cannot be used, in the windows that these rows are of, are too many to learn from the others."""
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.lake.label_faults import CONFLICT, sorted_faults
+
+    as_of = training.as_of or training.window.end
+    found = lake.label_faults(config, training.window, as_of, training.excluding)
+    unusable, _, conflicts = sorted_faults(found)
+    faults = dict(unusable) | ({CONFLICT: conflicts} if conflicts else {})
+    count, limit = sum(faults.values()), config.quality.labels.max_unusable_share
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in faults.items())
+    if count <= limit * (labels + count):
+        if count:
+            get_run_logger().warning("labels: %s; they are left out", kinds)
+        return None
+    return (
+        f"{count:,} of {labels + count:,} labels in {config.columns.label} cannot be used ({kinds}), expected at most "
+        f"{limit:.1%} (quality.labels.max_unusable_share); mend the source"
+    )
+
+
+def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
+    """What stands for labels and is read as unknown; empty where nothing does."""
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.lake.label_faults import sorted_faults
+
+    found = lake.label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
+    words = ", ".join(f"{word!r} {count:,} times" for word, count in sorted_faults(found)[1])
+    return f"{words} read as unknown; where one is a class, list the classes in columns.classes" if words else ""
+
+
+def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> ReferenceProfile:
+    """How many of the rows of that time had a label, which later windows are held against."""
+    if profile.labels is None or not training.labelled_rows:
+        return profile
+    return replace(profile, labels=replace(profile.labels, labelled_share=training.labelled_rows / training.rows))
+
+
+# one retry: the registry or the lake may be out of reach for a moment; a version that exists is not trained again
+@task(
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_delay_seconds=10,
+    retry_condition_fn=may_pass,
+    timeout_seconds=6 * 3600,
+)
+def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
+    """The version of this decision, with the alias challenger. Raises TrainingRefused, saying why."""
+    from tasks.adapters.lake import tables as lake
+    from tasks.adapters.models import eligibility, estimators, shap as attribution
+    from tasks.adapters.profiling import (
+        baseline_drift,
+        binned_rows as coded_rows,
+        domain_classifier,
+        profile as arrow_profile,
+    )
+    from tasks.adapters.registry import registration, versions as registry
+    from tasks.policy.monitoring.attribution import freeze
+
+    version = registry.find(config.name, decision_id)
+    if version is None:
+        began = perf_counter(), process_time()
+        rows = lake.read_labelled(training)
+        refusal = eligibility.why_not_train(config, rows) or _unusable(config, training, len(rows))
+        words = _unknown_words(config, training)
+        if words:
+            get_run_logger().warning("labels: %s", words)
+        if refusal:
+            refusal += f"; {words}" if words else ""
+            raise TrainingRefused(
+                f"{config.name}: {training.window.name}: {refusal}{_where_rows_are(config, training.window)}"
+            )
+        profile = arrow_profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
+        if profile.leaking:
+            raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
+        profile = _with_labelled_share(profile, training)
+        fitted = estimators.fit(config, rows)
+        profile = baseline_drift.with_stable_effects(config, profile, rows)
+        coded = coded_rows.draw_rows(config, profile, rows)
+        profile = domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
+        contributed = attribution.contributions(fitted.scorer, rows, attribution.FROZEN_ROWS)
+        frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
+        used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb())
+        version = registration.register(config, fitted, training, decision_id, profile, frozen, coded, used)
+        reached = fitted.metrics.get(config.performance.metric)
+        get_run_logger().info(
+            "training: version %s on %d rows in %.1f CPU s and %s rounds; held-back %s %s",
+            version.version,
+            version.training_rows,
+            used.cpu_s,
+            fitted.rounds if fitted.rounds is not None else "no",
+            config.performance.metric,
+            "not measured" if reached is None else f"{reached:.4g}",
+        )
+    if dict(version.tags)["status"] == "registered":  # a version that has served already is nobody's challenger
+        registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
+    return version

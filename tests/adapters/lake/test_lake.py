@@ -1,0 +1,322 @@
+"""What landed once can be read again as it was; two landings are one."""
+
+import multiprocessing
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from threading import Barrier as ThreadBarrier
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from tasks.adapters.delta.content_hash import column_hashes
+from tasks.adapters.delta.table import LandedTable, Outrun
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.lake.schemas import SourceError
+from tasks.adapters.storage.workspace import WorkspaceError
+from tasks.policy.records.base import from_json, to_json
+from tasks.policy.records.reports import Snapshot
+from tests.support.landed_model import CONFIG, SECOND, SPAN, labels, parquet_files, row_folder
+from tests.support.monitored_model import WINDOW, model, rows
+
+
+def test_a_snapshot_reads_back_sorted_bit_for_bit_after_later_writes() -> None:
+    shuffled = rows(500).take(pa.array(list(range(499, -1, -1))))
+    snapshot = lake.land_rows(CONFIG, WINDOW, shuffled)
+    before = lake.read_rows(snapshot)
+    later = SECOND
+    for _ in range(15):  # past a checkpoint of the log
+        lake.land_rows(CONFIG, later, rows(5, window=later))
+        later = later.next()
+
+    again = lake.read_rows(from_json(Snapshot, to_json(snapshot)))
+
+    assert again.equals(before)
+    assert column_hashes(again) == column_hashes(before)
+    assert again["at"].to_pylist() == sorted(shuffled["at"].to_pylist())
+    assert set(again["id"].to_pylist()) == set(shuffled["id"].to_pylist())
+    assert (snapshot.rows, snapshot.version) == (500, 1)
+
+
+def test_landing_a_window_twice_changes_nothing() -> None:
+    first = lake.land_rows(CONFIG, WINDOW, rows(100))
+    files = parquet_files(row_folder())
+
+    assert lake.land_rows(CONFIG, WINDOW, rows(100)) == first
+    assert parquet_files(row_folder()) == files
+    assert lake.landed_rows(CONFIG, WINDOW) == first
+    assert lake.landed_rows(CONFIG, SECOND) is None
+
+
+def test_other_rows_for_a_landed_window_are_refused_aloud_and_the_first_stay(caplog: pytest.LogCaptureFixture) -> None:
+    first = lake.land_rows(CONFIG, WINDOW, rows(100))
+    assert not caplog.records
+
+    assert lake.land_rows(CONFIG, WINDOW, rows(90, seed=1)) == first
+
+    assert "landed before with 100 rows" in caplog.text and "90 other rows" in caplog.text
+
+
+def _land_in_a_process(home: str, seed: int, gate: Barrier, answers: "Queue[str]") -> None:
+    os.environ["PERENNIAL_HOME"] = home
+    table = rows(200, seed=seed)
+    gate.wait()
+    answers.put(to_json(lake.land_rows(CONFIG, WINDOW, table)))
+
+
+def test_of_three_processes_landing_one_window_at_once_one_wins_and_all_get_its_snapshot(workspace: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    gate, answers = spawn.Barrier(3), spawn.Queue()
+    processes = [spawn.Process(target=_land_in_a_process, args=(str(workspace), n, gate, answers)) for n in range(3)]
+    for process in processes:
+        process.start()
+    snapshots = {answers.get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join(60)
+
+    assert len(snapshots) == 1
+    assert len(DeltaTable(str(row_folder())).file_uris()) == 1
+    assert lake.read_rows(from_json(Snapshot, snapshots.pop())).num_rows == 200
+    assert len(parquet_files(row_folder())) == 1, "files of the losers are removed"
+
+
+def test_a_table_that_several_make_at_once_is_made_once(tmp_path: Path) -> None:
+    schema, together = pa.schema([pa.field("id", pa.string())]), ThreadBarrier(3)
+
+    def make(uri: str) -> int:
+        together.wait()
+        return LandedTable.open_or_create(uri, schema).version
+
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(20):
+            uri = str(tmp_path / str(number))
+            assert list(pool.map(make, [uri] * 3)) == [0, 0, 0]
+            assert DeltaTable(uri).version() == 0
+
+
+def test_a_thread_reads_a_table_while_another_lands_in_it(tmp_path: Path) -> None:
+    """As a replay's rivals read labels that the loop beside them adds to; both may hold the same open table."""
+    uri, schema = str(tmp_path / "table"), pa.schema([("id", pa.string())])
+    LandedTable.open_or_create(uri, schema)
+
+    def land() -> None:
+        for day in range(10, 40):
+            table = LandedTable.open(uri)
+            assert table is not None
+            table.append({f"2024-01-01..2024-02-{day}": pa.table({"id": [str(day)]}, schema=schema)}, {}, {})
+
+    seen = [0]
+    with ThreadPoolExecutor(1) as writer:
+        landing = writer.submit(land)
+        while not landing.done():
+            table = LandedTable.open(uri)
+            assert table is not None
+            files = table.files()
+            assert all(table.opened(file).table().num_rows == 1 for file in files[-1:])
+            seen.append(len(files))
+        landing.result()
+    assert seen == sorted(seen), "a landed file is never gone again"
+    assert len(LandedTable.open(uri).files()) == 30
+
+
+def test_a_commit_after_another_writer_is_outrun_instead_of_landing_twice() -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+    one, other = (LandedTable.open(str(row_folder())) for _ in range(2))
+    assert one is not None and other is not None
+    landing = lake.read_rows(lake.land_rows(model(name="elsewhere"), SECOND, rows(10, window=SECOND)))
+    one.append({SECOND.name: landing}, {SECOND.name: None}, {"label": "churned"})
+
+    with pytest.raises(Outrun):
+        other.append({SECOND.name: landing}, {SECOND.name: None}, {"label": "churned"})
+
+
+def test_a_changed_a_lost_and_a_swapped_file_are_each_noticed() -> None:
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(2000))
+    (file,) = parquet_files(row_folder())
+    whole = file.read_bytes()
+
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(lake.LakeError, match="changed or lost after it landed"):
+        lake.read_rows(snapshot)
+
+    other = lake.land_rows(CONFIG, SECOND, rows(2000, seed=1, window=SECOND))
+    (swapped,) = (path for path in parquet_files(row_folder()) if SECOND.name in str(path))
+    file.write_bytes(swapped.read_bytes())
+    with pytest.raises(lake.LakeError, match=r"has content hash .* expected"):
+        lake.read_rows(snapshot)
+
+    file.unlink()
+    with pytest.raises(lake.LakeError, match="cannot be read"):
+        list(lake.read_batches(snapshot))
+    assert lake.read_rows(other).num_rows == 2000
+
+
+def test_values_changed_under_an_intact_footer_are_noticed_also_when_streamed_or_read_in_part() -> None:
+    import pyarrow.parquet as pq
+
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(1000))
+    (file,) = parquet_files(row_folder())
+    stored = pq.read_table(file)
+    place = stored.column_names.index("amount")
+    forged = stored.set_column(place, "amount", pc.add(stored["amount"], 1.0))
+    pq.write_table(forged.replace_schema_metadata(stored.schema.metadata), file)
+
+    for read in (lake.read_rows, lambda *args: list(lake.read_batches(*args))):
+        with pytest.raises(lake.LakeError, match="column 'amount' has hash"):
+            read(snapshot, ["id", "amount"])
+    assert lake.read_rows(snapshot, ["country"]).num_rows == 1000, "columns that were left alone can still be proven"
+
+
+def test_a_snapshot_of_a_table_that_was_replaced_does_not_read_the_new_one() -> None:
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(100))
+    with pytest.raises(lake.LakeError, match=r"did not land window .* expected the table"):
+        lake.read_rows(replace(snapshot, content_hash="0" * 64))
+    with pytest.raises(lake.LakeError, match="version 9"):
+        lake.read_rows(replace(snapshot, version=9))
+
+
+def test_batches_are_bounded_ordered_and_the_same_rows() -> None:
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(150_000))
+    batches = list(lake.read_batches(snapshot, ["id", "age"]))
+
+    assert [batch.num_rows for batch in batches] == [65_536, 65_536, 18_928]
+    assert pa.Table.from_batches(batches).equals(lake.read_rows(snapshot, ["id", "age"]))
+
+
+def test_streaming_holds_one_batch_however_many_rows_there_are() -> None:
+    """65,536 rows of 8 + 8 + 8 + 8 + about 10 + 2/8 bytes are 3 MB; twelve times as many rows pass by."""
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(800_000, id=pa.array(range(800_000))))
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in lake.read_batches(snapshot)]
+    assert len(held) == 13
+    assert max(held) < 12_000_000
+
+
+def test_versions_stay_readable_because_the_log_never_expires() -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+    kept = DeltaTable(str(row_folder())).metadata().configuration
+    assert (kept["delta.appendOnly"], kept["delta.enableExpiredLogCleanup"]) == ("true", "false")
+
+
+def test_rows_outside_their_window_are_refused_and_nothing_lands() -> None:
+    with pytest.raises(lake.LakeError, match="10 of 10 rows lie outside window"):
+        lake.land_rows(CONFIG, SECOND, rows(10, window=WINDOW))
+    assert not row_folder().exists()
+
+
+def test_the_label_never_lands_with_the_rows() -> None:
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(10).append_column("churned", pa.array([1] * 10)))
+    assert "churned" not in lake.read_rows(snapshot).column_names
+
+
+def test_numeric_text_is_refused_instead_of_cast() -> None:
+    with pytest.raises(SourceError, match="column 'amount' is string, expected numbers"):
+        lake.land_rows(CONFIG, WINDOW, rows(3, amount=["1", "2", "3"]))
+
+
+def test_a_feature_that_the_yaml_gains_joins_the_table_and_is_null_before() -> None:
+    first = lake.land_rows(CONFIG, WINDOW, rows(10))
+    features = {"numeric": ["amount", "age", "tenure"], "categorical": ["country"], "boolean": ["member"]}
+    grown = model(features, columns={"label_delay_hours": 24})
+    lake.land_rows(grown, SECOND, rows(10, 1, SECOND, tenure=[1.0] * 10))
+    lake.land_labels(
+        grown,
+        pa.concat_tables([labels(["0-0"], [1], [WINDOW.end]), labels(["1-0"], [0], [SECOND.end], SECOND.start)]),
+        SECOND.end,
+    )
+
+    both = lake.read_labelled(lake.labelled_snapshot(grown, SPAN, SECOND.end), ["id", "tenure"])
+
+    assert both.to_pydict() == {"id": ["0-0", "1-0"], "tenure": [None, 1.0]}
+    assert "tenure" not in lake.read_rows(first).column_names
+
+
+def test_a_column_that_changes_its_type_is_refused() -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(3))
+    with pytest.raises(lake.LakeError, match="'id' is stored as string, found int64"):
+        lake.land_rows(CONFIG, SECOND, rows(3, window=SECOND, id=[1, 2, 3]))
+
+
+def predictions(values: list[object], seed: int = 0) -> pa.Table:
+    table = rows(len(values), seed)
+    return pa.table({"id": table["id"], "time": table["at"], "prediction": values})
+
+
+def test_predictions_land_once_per_window_and_version_and_are_read_together() -> None:
+    assert lake.read_predictions(CONFIG, WINDOW).num_rows == 0
+    first = lake.land_predictions(CONFIG, WINDOW, "1", predictions([0.1, 0.2]))
+    assert lake.land_predictions(CONFIG, WINDOW, "1", predictions([0.1, 0.2])) == first
+    lake.land_predictions(CONFIG, WINDOW, "2", predictions([0.3, 0.4]))
+
+    table = lake.read_predictions(CONFIG, WINDOW)
+
+    assert table.column_names == ["id", "time", "prediction", "model_version"]
+    assert table["id"].to_pylist() == ["0-0", "0-0", "0-1", "0-1"]
+    assert table["prediction"].to_pylist() == [0.1, 0.3, 0.2, 0.4]
+    assert table["model_version"].to_pylist() == ["1", "2", "1", "2"]
+    assert lake.read_rows(first)["prediction"].to_pylist() == [0.1, 0.2]
+    assert lake.read_predictions(CONFIG, SECOND).num_rows == 0
+
+
+def test_class_probabilities_land_as_lists() -> None:
+    snapshot = lake.land_predictions(CONFIG, WINDOW, "1", predictions([[0.2, 0.8], [0.5, 0.5]]))
+    assert lake.read_rows(snapshot)["prediction"].to_pylist() == [[0.2, 0.8], [0.5, 0.5]]
+    with pytest.raises(lake.LakeError, match="'prediction' is stored as list<element: double>, found double"):
+        lake.land_predictions(CONFIG, SECOND, "1", predictions([0.5]).set_column(1, "time", rows(1, 0, SECOND)["at"]))
+
+
+@pytest.mark.parametrize("error", [OSError("operation timed out"), CommitFailedError("version already exists")])
+def test_a_commit_whose_answer_was_lost_has_landed_and_its_files_are_kept(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+    committed = DeltaTable.create_write_transaction
+
+    def answer_is_lost(*arguments: object, **named: object) -> None:
+        committed(*arguments, **named)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", answer_is_lost)
+        snapshot = lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))
+    assert lake.read_rows(snapshot).num_rows == snapshot.rows == 10
+    assert lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND)) == snapshot
+
+
+def test_a_commit_that_failed_lands_nothing_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", refuse)
+        with pytest.raises(WorkspaceError, match="nothing was landed"):
+            lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))
+    assert len(parquet_files(row_folder())) == 1
+    assert lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND)).rows == 10
+
+
+def test_files_stay_where_nobody_can_tell_whether_they_were_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.land_rows(CONFIG, WINDOW, rows(10))
+    committed = DeltaTable.create_write_transaction
+
+    def store_goes_away(*arguments: object, **named: object) -> None:
+        committed(*arguments, **named)
+        patch.setattr(LandedTable, "open", unreadable)
+        raise OSError("operation timed out")
+
+    def unreadable(*arguments: object, **named: object) -> None:
+        raise lake.LakeError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", store_goes_away)
+        with pytest.raises(WorkspaceError, match="run this again, which lands nothing twice"):
+            lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))
+    assert lake.read_rows(lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))).num_rows == 10

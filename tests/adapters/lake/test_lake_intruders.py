@@ -1,0 +1,145 @@
+"""Other tools at the lake's tables: what landed stays readable, or it is said which snapshot is lost and what to do."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, TableFeatures, write_deltalake
+
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.storage.workspace import WorkspaceError
+from tasks.policy.records.reports import Snapshot
+from tests.support.landed_model import CONFIG, SECOND, label_of, labels
+from tests.support.monitored_model import WINDOW, rows
+
+THIRD = SECOND.next()
+
+
+@pytest.fixture
+def landed() -> tuple[Snapshot, Snapshot]:
+    return lake.land_rows(CONFIG, WINDOW, rows(10)), lake.land_rows(CONFIG, SECOND, rows(10, 1, SECOND))
+
+
+def vacuum(uri: str) -> None:
+    DeltaTable(uri).vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+
+
+def append(uri: str) -> None:
+    write_deltalake(uri, DeltaTable(uri).to_pyarrow_table().slice(0, 3), mode="append")
+
+
+def append_with_a_column(uri: str) -> None:
+    more = DeltaTable(uri).to_pyarrow_table().slice(0, 3).append_column("new", pa.array([1, 2, 3]))
+    write_deltalake(uri, more, mode="append", schema_mode="merge")
+
+
+def optimise(uri: str) -> None:
+    DeltaTable(uri).optimize.z_order(["amount"])
+
+
+def upgrade(*features: TableFeatures) -> Callable[[str], None]:
+    return lambda uri: DeltaTable(uri).alter.add_feature(list(features), allow_protocol_versions_increase=True)
+
+
+@pytest.mark.parametrize(
+    "touch",
+    [
+        vacuum,
+        append,
+        append_with_a_column,
+        optimise,
+        upgrade(TableFeatures.DeletionVectors),
+        upgrade(TableFeatures.ColumnMapping),
+    ],
+    ids=["vacuum", "append", "append with a column", "optimise", "deletion vectors", "column mapping"],
+)
+def test_what_landed_is_read_as_it_was_and_more_lands(landed, touch):
+    first, second = landed
+    before = [lake.read_rows(snapshot) for snapshot in landed]
+    touch(first.uri)
+    assert (lake.landed_rows(CONFIG, WINDOW), lake.landed_rows(CONFIG, SECOND)) == (first, second)
+    assert [lake.read_rows(snapshot) for snapshot in landed] == before
+    assert lake.land_rows(CONFIG, THIRD, rows(10, 2, THIRD)).rows == 10
+    assert lake.landed_until(CONFIG, THIRD.end) == THIRD.end
+
+
+def test_rows_that_another_tool_appended_are_said_and_not_used(landed, caplog):
+    append(landed[0].uri)
+    assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
+    assert "files that another tool wrote, which are not used" in caplog.text
+
+
+def test_labels_are_known_after_their_table_was_optimised(landed):
+    lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
+    optimise_labels = DeltaTable(landed[0].uri.removesuffix("rows") + "labels")
+    optimise_labels.optimize.z_order(["id"])
+    assert label_of(WINDOW.end) == {"0-0": 1}
+
+
+def test_after_optimise_and_vacuum_it_is_said_which_file_is_lost(landed):
+    optimise(landed[0].uri)
+    vacuum(landed[0].uri)
+    assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
+    with pytest.raises(
+        lake.LakeError, match=r"window=2024-02-01\.\.2024-02-06/.* changed or lost after it landed; restore"
+    ):
+        lake.read_rows(landed[0])
+
+
+def delete(uri: str) -> None:
+    DeltaTable(uri).alter.set_table_properties({"delta.appendOnly": "false"})
+    DeltaTable(uri).delete("amount > -1e9")
+
+
+def test_rows_that_another_tool_deleted_are_not_landed_a_second_time_and_come_back(landed):
+    first = landed[0]
+    before = DeltaTable(first.uri).version() + 1
+    delete(first.uri)
+    said = rf"\(DELETE\) took away rows of 2024-02-01.*landed at version 1.*restore\({before}\)"
+    for attempt in (
+        lambda: lake.landed_rows(CONFIG, WINDOW),
+        lambda: lake.land_rows(CONFIG, WINDOW, rows(9)),
+        lambda: lake.land_rows(CONFIG, THIRD, rows(9, 2, THIRD)),
+        lambda: lake.landed_until(CONFIG, THIRD.end),
+    ):
+        with pytest.raises(lake.LakeError, match=said):
+            attempt()
+    assert lake.read_rows(first).num_rows == 10, "a snapshot is read at its own version"
+    DeltaTable(first.uri).restore(before)
+    assert lake.landed_rows(CONFIG, WINDOW) == first
+    assert lake.land_rows(CONFIG, THIRD, rows(9, 2, THIRD)).rows == 9
+
+
+def newer_protocol(uri: str, reader: int, features: list[str]) -> None:
+    """As a tool that is newer than this one would leave it."""
+    version = DeltaTable(uri).version() + 1
+    protocol = {"minReaderVersion": reader, "minWriterVersion": 7, "writerFeatures": ["appendOnly", *features]}
+    protocol |= {"readerFeatures": features} if reader == 3 else {}
+    log = Path(uri) / "_delta_log" / f"{version:020d}.json"
+    log.write_text(json.dumps({"protocol": protocol}) + "\n")
+
+
+def test_a_protocol_that_cannot_be_read_is_said_and_earlier_snapshots_are_read(landed):
+    newer_protocol(landed[0].uri, 3, ["featureOfTomorrow"])
+    with pytest.raises(lake.LakeError, match="another tool upgraded the table's protocol"):
+        lake.landed_rows(CONFIG, WINDOW)
+    assert [lake.read_rows(snapshot).num_rows for snapshot in landed] == [10, 10]
+
+
+def test_a_protocol_that_cannot_be_written_is_said_and_all_is_read(landed):
+    newer_protocol(landed[0].uri, 1, ["rowTracking"])
+    assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
+    with pytest.raises(WorkspaceError, match=r"nothing was landed.*another tool upgraded the table's protocol"):
+        lake.land_rows(CONFIG, THIRD, rows(10, 2, THIRD))
+
+
+def test_a_log_that_was_cleaned_up_names_the_snapshot_that_is_lost(landed):
+    DeltaTable(landed[0].uri).create_checkpoint()
+    for version in (0, 1):
+        (Path(landed[0].uri) / "_delta_log" / f"{version:020d}.json").unlink()
+    assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
+    assert lake.read_rows(landed[1]).num_rows == 10
+    with pytest.raises(lake.LakeError, match="version 1"):
+        lake.read_rows(landed[0])

@@ -1,0 +1,431 @@
+"""The chain on a real disk, on S3 and on GCS: it never forks, says a thing once, and shows every entry changed or lost."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import obstore
+import pytest
+
+from tasks.adapters.ledger import chain as ledger, verification as ledger_verification
+from tasks.adapters.storage import lease
+from tasks.adapters.storage.object_store import store_at
+from tasks.policy.records.base import from_json, to_json, utc
+from tasks.policy.records.evidence import LedgerEntry, Promotion
+from tests.support.object_store import object_store
+
+AT = utc("2013-05-01")
+MODEL = "flight_delay"
+
+
+def fill(count: int, model: str = MODEL) -> list[LedgerEntry]:
+    return [
+        ledger.append(model, "window.judged", f"fact {i}", AT + timedelta(days=i), f"decision-{i}")
+        for i in range(count)
+    ]
+
+
+def entry_file(number: int) -> Path:
+    return Path(os.environ["PERENNIAL_HOME"]) / "ledger" / MODEL / f"{number:08d}.json"
+
+
+def head_file() -> Path:
+    return entry_file(1).with_name("head.json")
+
+
+def problems() -> str:
+    return " | ".join(ledger.verify(MODEL).problems)
+
+
+def test_entries_come_back_as_they_were_told_in_order():
+    promotion = Promotion(MODEL, "d1", "2", "1", "promoted", ("log_loss gained 0.01",))
+    told = ledger.append(MODEL, "champion.promoted", promotion, AT, "d1", "Ada")
+    assert ledger.entries(MODEL) == (told,)
+    assert (told.sequence, told.actor, told.previous_hash) == (1, "Ada", ledger.GENESIS)
+    assert from_json(Promotion, told.body) == promotion
+    second = ledger.append(MODEL, "note", "said by hand", AT)
+    assert second.previous_hash == told.hash
+    assert ledger.entries(MODEL, kind="note") == (second,)
+    assert ledger.entries(MODEL, last=1) == (second,)
+    assert ledger.entries(MODEL, last=0) == ()
+    assert ledger.models() == (MODEL,)
+
+
+def test_an_empty_ledger_is_whole():
+    assert ledger.entries(MODEL) == ()
+    assert ledger.verify(MODEL) == ledger.Verification(MODEL, 0, None, ())
+
+
+def test_models_have_chains_of_their_own():
+    fill(2)
+    fill(3, "air_time")
+    assert (len(ledger.entries(MODEL)), len(ledger.entries("air_time"))) == (2, 3)
+
+
+@pytest.mark.parametrize("model", ["../other", "a/b", "", "Flight", "x" * 64])
+def test_a_model_name_never_becomes_a_path(model):
+    with pytest.raises(ledger.LedgerError, match="expected a name"):
+        ledger.append(model, "note", "x", AT)
+
+
+def test_a_fact_of_a_decision_is_told_once():
+    first = ledger.append(MODEL, "champion.promoted", "one", AT, "d1")
+    assert ledger.append(MODEL, "champion.promoted", "another", AT, "d1") == first
+    assert ledger.append(MODEL, "champion.rolled_back", "one", AT, "d1").sequence == 2
+    assert ledger.append(MODEL, "champion.promoted", "one", AT, "d1", once=False).sequence == 3
+    assert [ledger.append(MODEL, "note", "x", AT).sequence for _ in range(2)] == [4, 5]
+
+
+def _append_many(home: str, writer: int, count: int) -> None:
+    os.environ["PERENNIAL_HOME"] = home
+    for i in range(count):
+        ledger.append(MODEL, "note", f"writer {writer} fact {i}", AT)
+        ledger.append(MODEL, "shared", f"writer {writer}", AT, f"decision-{i}")
+
+
+def append_from_processes(writers: int, facts: int) -> None:
+    context, home = multiprocessing.get_context("spawn"), os.environ["PERENNIAL_HOME"]
+    processes = [context.Process(target=_append_many, args=(home, writer, facts)) for writer in range(writers)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert ledger.verify(MODEL).problems == ()
+    told = ledger.entries(MODEL)
+    assert len(told) == writers * facts + facts  # each shared decision is told once, whoever came first
+    assert {entry.body for entry in told if entry.kind == "note"} == {
+        f"writer {writer} fact {i}" for writer in range(writers) for i in range(facts)
+    }
+    own = [entry.body for entry in told if entry.body.startswith("writer 2 fact")]
+    assert own == sorted(own, key=lambda body: int(body.split()[-1]))  # one writer's facts keep their order
+
+
+def test_four_processes_at_once_never_fork_the_chain():
+    append_from_processes(writers=4, facts=25)
+    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.verify(MODEL).head, "the last entry has a witness"
+
+
+def test_a_slower_writer_leaves_no_older_head(monkeypatch):
+    """Between its entry and its head two others append; each of them has written the head by then."""
+    put, waiting = obstore.put, ["second", "third"]
+
+    def slow(store, path, *arguments, **options):
+        if path.endswith("head.json") and waiting:
+            ledger.append(MODEL, "note", waiting.pop(0), AT)
+        return put(store, path, *arguments, **options)
+
+    monkeypatch.setattr(obstore, "put", slow)
+    ledger.append(MODEL, "note", "first", AT)
+    told = ledger.entries(MODEL)
+    assert {entry.body for entry in told} == {"first", "second", "third"}
+    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, told[-1].hash)
+
+
+def test_a_head_that_cannot_be_written_undoes_no_fact(monkeypatch, caplog):
+    """The fact is in by then, and an error would make its caller tell it again; the next one catches up."""
+    fill(1)
+    put = obstore.put
+
+    def refused(store, path, *arguments, **options):
+        if path.endswith("head.json"):
+            raise PermissionError("no right to write this one")
+        return put(store, path, *arguments, **options)
+
+    monkeypatch.setattr(obstore, "put", refused)
+    told = ledger.append(MODEL, "note", "x", AT)
+    assert ledger.entries(MODEL)[-1] == told
+    assert "entry 2 is in, but head.json lags behind" in caplog.text
+    monkeypatch.setattr(obstore, "put", put)
+    assert ledger.append(MODEL, "note", "y", AT).sequence == 3
+    assert ledger.verify(MODEL).head.sequence == from_json(ledger.Head, head_file().read_bytes()).sequence == 3
+
+
+def test_a_damaged_entry_behind_ones_own_does_not_undo_it(monkeypatch):
+    put = obstore.put
+
+    def tearing(store, path, *arguments, **options):
+        if path.endswith("head.json"):
+            entry_file(2).write_text("{torn")
+        return put(store, path, *arguments, **options)
+
+    monkeypatch.setattr(obstore, "put", tearing)
+    assert ledger.append(MODEL, "note", "first", AT).sequence == 1
+    assert "entry 2 cannot be read" in problems()
+
+
+def test_nothing_half_written_lies_about():
+    fill(3)
+    assert sorted(path.name for path in entry_file(1).parent.iterdir()) == [
+        "00000001.json", "00000002.json", "00000003.json", "head.json"
+    ]  # fmt: skip
+
+
+class TestDamageIsFound:
+    @pytest.fixture(autouse=True)
+    def _five_entries(self) -> Iterator[None]:
+        self.told = fill(5)
+        assert ledger.verify(MODEL).ok
+        yield
+
+    def rewrite(self, number: int, **changes: object) -> None:
+        path = entry_file(number)
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes, sort_keys=True, separators=(",", ":")))
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_a_changed_entry(self, number):
+        self.rewrite(number, body="nothing happened")
+        assert f"entry {number + 1} does not follow entry {number}" in problems()
+
+    def test_a_changed_last_entry(self):
+        self.rewrite(5, actor="nobody")
+        assert "head.json names entry 5" in problems()
+
+    def test_an_entry_written_in_another_form(self):
+        entry_file(3).write_text(json.dumps(json.loads(entry_file(3).read_text()), indent=1))
+        assert "entry 3 was written anew" in problems()
+
+    @pytest.mark.parametrize("number", [1, 3])
+    def test_a_removed_entry(self, number):
+        entry_file(number).unlink()
+        assert f"entry {number} is missing" in problems()
+
+    def test_a_removed_tail(self):
+        for number in (4, 5):
+            entry_file(number).unlink()
+        assert "head.json names entry 5" in problems()
+        assert "which is not there" in problems()
+
+    def test_a_removed_head(self):
+        head_file().unlink()
+        assert "head.json is missing" in problems()
+
+    def test_a_tail_cut_off_and_covered_up_needs_a_head_noted_elsewhere(self):
+        noted = ledger.verify(MODEL).head
+        entry_file(5).unlink()
+        head_file().write_text(to_json(ledger.Head(4, self.told[3].hash)))
+        assert ledger.verify(MODEL).ok  # no chain can show this by itself
+        assert "the head noted elsewhere names entry 5" in " ".join(ledger.verify(MODEL, noted).problems)
+
+    def test_a_chain_forged_from_one_entry_on_needs_it_too(self):
+        noted, previous = ledger.verify(MODEL).head, self.told[2].hash
+        for number in (4, 5):
+            self.rewrite(number, actor="nobody", previous_hash=previous)
+            previous = from_json(LedgerEntry, entry_file(number).read_bytes()).hash
+        head_file().write_text(to_json(ledger.Head(5, previous)))
+        assert ledger.verify(MODEL).ok
+        assert not ledger.verify(MODEL, noted).ok
+
+    def test_a_stray_number_far_off_is_one_problem_not_millions(self):
+        entry_file(3_000_000).write_text("{}")
+        entry_file(0).write_text("{}")
+        assert ledger.verify(MODEL).problems == (
+            "00000000.json is not an entry",
+            "entries 6 to 2999999 are missing",
+            "entry 3000000 cannot be read: torn or changed",
+        )
+
+    def test_an_inserted_entry(self):
+        for number in (5, 4, 3):
+            entry_file(number).rename(entry_file(number + 1))
+        self.rewrite(2, body="slipped in")
+        entry_file(3).write_bytes(entry_file(2).read_bytes())
+        found = problems()
+        assert "entry 3 says that it is entry 2" in found
+        assert "entry 4 says that it is entry 3" in found
+
+    @pytest.mark.parametrize("kept", [0, 40])
+    def test_a_torn_entry(self, kept):
+        entry_file(5).write_bytes(entry_file(5).read_bytes()[:kept])
+        assert "entry 5 cannot be read: torn or changed" in problems()
+
+    def test_a_foreign_file(self):
+        entry_file(5).with_name("5.json.bak").write_text("{}")
+        assert "5.json.bak is not an entry" in problems()
+
+    @pytest.mark.parametrize("number", [2, 5])
+    def test_a_damaged_chain_is_neither_read_nor_extended(self, number):
+        entry_file(number).unlink()
+        ledger._KNOWN.clear()  # as a new process
+        for attempt in (lambda: ledger.append(MODEL, "note", "x", AT), lambda: ledger.entries(MODEL)):
+            with pytest.raises(ledger.LedgerError, match=r"python -m tasks\.audit verify flight_delay"):
+                attempt()
+        assert not entry_file(6).exists()
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_a_tail_lost_with_its_head_is_not_built_upon_and_a_person_who_knows_better_may_mend_it(self, known):
+        for number in (4, 5):
+            entry_file(number).unlink()
+        head_file().unlink()
+        if not known:
+            ledger._KNOWN.clear()  # as a new process
+        with pytest.raises(ledger.LedgerError, match="nothing shows that entry 3 is the last one") as damaged:
+            ledger.append(MODEL, "note", "x", AT)
+        assert not entry_file(4).exists() and not head_file().exists()
+        assert len(ledger.entries(MODEL)) == 3, "what is there can be read"
+        head_file().write_text(str(damaged.value).split(" write ")[1].removesuffix(" to head.json"))
+        assert ledger.append(MODEL, "note", "x", AT).sequence == 4
+        assert ledger.verify(MODEL).ok
+
+    def test_a_lost_beginning_is_not_begun_again(self):
+        for lost in (entry_file(1), entry_file(2), head_file()):
+            lost.unlink()
+        ledger._KNOWN.clear()
+        with pytest.raises(ledger.LedgerError, match=r"entry 1 is missing, though .*00000003\.json is there"):
+            ledger.append(MODEL, "note", "x", AT)
+        assert not entry_file(1).exists()
+
+    def test_an_unreadable_head_is_not_built_upon(self):
+        head_file().write_text("{torn")
+        with pytest.raises(ledger.LedgerError, match=r"head\.json is missing or cannot be read"):
+            ledger.append(MODEL, "note", "x", AT)
+
+    def test_the_same_process_sees_a_lost_tail_too(self):
+        entry_file(5).unlink()
+        with pytest.raises(ledger.LedgerError, match="entry 5 is missing"):
+            ledger.entries(MODEL)
+
+
+def test_a_lagging_head_is_caught_up_with():
+    """A writer killed between its entry and the head: the next one goes on from the entry."""
+    told = fill(3)
+    head_file().write_text(to_json(ledger.Head(2, told[1].hash)))
+    ledger._KNOWN.clear()
+    assert ledger.append(MODEL, "note", "x", AT).sequence == 4
+    assert ledger.verify(MODEL).ok
+
+
+def test_a_writer_killed_between_the_first_entry_and_its_head_is_made_up_for():
+    fill(1)
+    head_file().unlink()
+    ledger._KNOWN.clear()
+    assert ledger.append(MODEL, "note", "x", AT).sequence == 2
+    assert ledger.verify(MODEL).ok
+
+
+def test_a_writer_that_read_the_head_before_there_was_one_is_no_damage(monkeypatch):
+    """Between its look at the head and at the entries two others have appended."""
+    fill(2)
+    ledger._KNOWN.clear()
+    head, early = ledger.read_head, iter([True])
+    monkeypatch.setattr(ledger, "read_head", lambda model: None if next(early, False) else head(model))
+    assert ledger.append(MODEL, "note", "x", AT).sequence == 3
+
+
+def test_another_ledger_at_the_same_place_is_noticed(tmp_path, monkeypatch):
+    fill(3)
+    entry_file(1).parent.rename(tmp_path / "moved")
+    assert ledger.entries(MODEL) == ()
+    assert ledger.append(MODEL, "note", "x", AT).sequence == 1
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setenv("PERENNIAL_LEDGER", str(tmp_path / "a file" / "ledger"))
+    with pytest.raises(Exception, match="expected a writable workspace"):
+        ledger.append(MODEL, "note", "x", AT)
+
+
+@pytest.fixture(params=["s3", "gs"])
+def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A ledger in an object store that creates an object only if it is absent."""
+    with object_store(request.param, monkeypatch) as bucket:
+        monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/audit/ledger")
+        yield f"{bucket}/audit/ledger"
+
+
+def test_an_object_store_keeps_the_same_chain(remote):
+    told = fill(5)
+    assert ledger.entries(MODEL) == tuple(told)
+    ledger._KNOWN.clear()
+    assert ledger.append(MODEL, "window.judged", "again", AT, "decision-3") == told[3]
+    assert ledger.models() == (MODEL,)
+    head = ledger.Head(5, told[4].hash)
+    assert ledger.verify(MODEL, head) == ledger.Verification(MODEL, 5, head, ())
+
+
+def test_a_bucket_that_is_not_there_is_no_empty_history(remote, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_LEDGER", remote.replace("bucket", "bukcet"))
+    for attempt in (
+        lambda: ledger.entries(MODEL),
+        lambda: ledger.append(MODEL, "note", "x", AT),
+        lambda: ledger.verify(MODEL),
+        lambda: lease.hold(MODEL, "retrain").__enter__(),
+        lambda: lease._create(MODEL, lease.Record(1, "retrain", "me", None, 30)),
+    ):
+        with pytest.raises(ledger.LedgerError, match="set PERENNIAL_LEDGER to a bucket or folder that is there"):
+            attempt()
+
+
+def test_threads_on_an_object_store_never_fork_the_chain(remote):
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(lambda i: ledger.append(MODEL, "note", f"fact {i}", AT), range(20)))
+    assert sorted(entry.sequence for entry in told) == list(range(1, 21))
+    assert ledger.verify(MODEL).problems == ()
+
+
+def test_processes_on_an_object_store_never_fork_the_chain(remote):
+    append_from_processes(writers=3, facts=8)
+
+
+def test_what_is_changed_removed_or_slipped_in_in_an_object_store_is_found(remote):
+    fill(5)
+    store = store_at(remote)
+    entry = json.loads(bytes(obstore.get(store, f"{MODEL}/00000003.json").bytes()))
+    forged = json.dumps(entry | {"body": "nothing happened"}, sort_keys=True, separators=(",", ":"))
+    obstore.put(store, f"{MODEL}/00000003.json", forged.encode())
+    assert "entry 4 does not follow entry 3" in problems()
+
+    obstore.delete(store, f"{MODEL}/00000005.json")
+    obstore.put(store, f"{MODEL}/00000005.json.bak", b"{}")
+    assert "head.json names entry 5" in problems()
+    assert "00000005.json.bak is not an entry" in problems()
+
+
+def test_a_burst_on_gcs_is_told_whole_though_one_object_may_change_once_a_second(monkeypatch):
+    """Google refuses faster changes of one object, which the head is; the client tries again until it is let in."""
+    with object_store("gs", monkeypatch, pause_s=1.0) as bucket:
+        monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda i: ledger.append(MODEL, "note", f"fact {i}", AT), range(6)))
+        assert ledger.verify(MODEL).problems == ()
+        assert ledger.verify(MODEL).entries == 6
+
+
+def test_an_entry_of_a_long_ledger_costs_as_many_requests_as_one_of_a_short_one(monkeypatch: pytest.MonkeyPatch):
+    """Nothing is listed and no entry is read twice."""
+    asked: list[str] = []
+    for name in ("get", "put", "list"):
+        original = getattr(obstore, name)
+
+        def counted(store, path, *rest, name=name, original=original, **options):
+            asked.append(f"{name} {path}")
+            return original(store, path, *rest, **options)
+
+        monkeypatch.setattr(obstore, name, counted)
+    requests = []
+    for length in (10, 500):
+        fill(length)
+        asked.clear()
+        ledger.append(MODEL, "note", f"after {length}", AT)
+        requests.append([request.split()[0] for request in asked])
+    assert requests[0] == requests[1]
+    assert "list" not in requests[0]
+
+
+def test_a_ledger_that_grows_while_it_is_verified_is_whole(monkeypatch: pytest.MonkeyPatch):
+    fill(3)
+    check = ledger_verification.check
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(ledger_verification, "check", check)
+        ledger.append(MODEL, "window.judged", "another process", utc("2024-01-02"), "d9")
+        return check(*arguments)
+
+    monkeypatch.setattr(ledger_verification, "check", meanwhile)
+    assert ledger.verify(MODEL).problems == ()
+    assert ledger.verify(MODEL).entries == 4

@@ -1,0 +1,182 @@
+"""A new process reads a long ledger from its copy, and finds a copy or a ledger that somebody changed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import obstore
+import pytest
+
+from tasks.adapters.ledger import chain as ledger, copy as ledger_copy
+from tasks.adapters.storage.object_store import LedgerError, store_at
+from tasks.policy.records.base import digest, to_json, utc
+from tasks.policy.records.evidence import LedgerEntry
+from tests.support.object_store import object_store, on_each_store
+
+AT, MODEL, LENGTH = utc("2013-05-01"), "flight_delay", 200
+
+
+def fill(count: int = LENGTH) -> tuple[LedgerEntry, ...]:
+    """A ledger that one process wrote, at the end of which nothing of it is known in memory."""
+    for number in range(count):
+        ledger.append(MODEL, "window.judged", f'fact {number} "ü\\"', AT + timedelta(hours=number), f"d{number}")
+    told = ledger.entries(MODEL)
+    forget()
+    return told
+
+
+def forget() -> None:
+    """As in a new process."""
+    ledger._KNOWN.clear()
+    ledger_copy._COUNTED.clear()
+
+
+def copy() -> Path:
+    (found,) = (Path(os.environ["PERENNIAL_HOME"]) / ledger_copy.FOLDER).rglob("*.jsonl")
+    return found
+
+
+def entry_file(number: int) -> Path:
+    return Path(os.environ["PERENNIAL_HOME"]) / "ledger" / MODEL / f"{number:08d}.json"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Names of all files that were read from the store."""
+    names: list[str] = []
+    original = obstore.get
+    monkeypatch.setattr(obstore, "get", lambda store, path: (names.append(path), original(store, path))[1])
+    yield names
+
+
+def test_a_new_process_reads_only_what_came_since(asked):
+    told = fill()
+    asked.clear()
+    assert ledger.entries(MODEL) == told
+    assert len(asked) < ledger_copy.BATCH + 5
+    added = ledger.append(MODEL, "note", "later", AT)
+    forget()
+    assert ledger.entries(MODEL) == (*told, added)
+    assert ledger.verify(MODEL).problems == ()
+
+
+def test_a_copied_entry_is_in_every_byte_the_one_that_was_read():
+    told = fill()
+    copied = ledger_copy.load(MODEL)
+    assert [to_json(entry) for entry in copied] == [to_json(entry) for entry in told[: len(copied)]]
+    assert [entry.hash for entry in copied] == [entry.hash for entry in told[: len(copied)]]
+    assert len(copied) >= LENGTH - ledger_copy.BATCH
+
+
+def rewritten(content: str) -> str:
+    """Entry 3 changed, and every hash after it made to fit."""
+    lines, previous = [], None
+    for line in content.splitlines():
+        stamp, _, text = line.partition("\t")
+        entry = json.loads(text)
+        entry |= {"body": "nothing happened"} if entry["sequence"] == 3 else {}
+        entry |= {"previous_hash": previous} if previous else {}
+        text = json.dumps(entry, sort_keys=True, separators=(",", ":"))
+        previous = digest(text, length=64)
+        lines.append(f"{stamp}\t{text}\n")
+    return "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.replace("fact 3 ", "fact 4 ", 1),
+        rewritten,
+        lambda content: content[:-20],
+        lambda content: content.split("\n", 1)[1],
+        lambda _: "not a copy\n",
+        lambda _: "1\t[]\n",
+        lambda _: "\n",
+        lambda _: "",
+    ],
+    ids=["entry changed", "chain rewritten", "torn", "beginning lost", "garbage", "a list", "a blank line", "empty"],
+)
+def test_a_copy_that_was_changed_is_thrown_away_and_the_ledger_read(change):
+    told = fill()
+    copy().write_text(change(copy().read_text()))
+    assert ledger.entries(MODEL) == told
+    forget()
+    assert ledger.entries(MODEL) == told
+
+
+def test_bytes_that_are_no_text_are_no_copy():
+    told = fill()
+    copy().write_bytes(b"\xff\xfe\n")
+    assert ledger.entries(MODEL) == told
+
+
+@pytest.mark.parametrize("number", [1, 50, LENGTH])
+def test_an_entry_changed_in_the_store_is_found_though_there_is_a_copy(number):
+    fill()
+    changed = entry_file(number).read_text().replace("fact", "Fact")
+    entry_file(number).write_text(changed)
+    with pytest.raises(LedgerError, match="expected an unbroken chain"):
+        ledger.entries(MODEL)
+
+
+def test_an_entry_changed_under_its_old_time_and_size_is_found_by_verify():
+    fill()
+    before = entry_file(50).stat()
+    entry_file(50).write_text(entry_file(50).read_text().replace("fact", "Fact"))
+    os.utime(entry_file(50), ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "entry 51 does not follow entry 50" in " ".join(ledger.verify(MODEL).problems)
+
+
+def test_a_missing_entry_is_found_and_a_ledger_brought_back_from_a_backup_is_read():
+    told = fill()
+    content = entry_file(50).read_bytes()
+    entry_file(50).unlink()
+    with pytest.raises(LedgerError, match="entry 50 is missing"):
+        ledger.entries(MODEL)
+    entry_file(50).write_bytes(content)
+    assert ledger.entries(MODEL) == told
+
+
+def test_another_ledger_in_its_place_is_not_taken_for_the_one_that_was_copied():
+    fill()
+    for path in entry_file(1).parent.iterdir():
+        path.unlink()
+    other = ledger.append(MODEL, "note", "begun anew", AT)
+    forget()
+    assert ledger.entries(MODEL) == (other,)
+
+
+def test_where_nothing_can_be_copied_the_ledger_is_read_and_written_as_ever():
+    (Path(os.environ["PERENNIAL_HOME"]) / ledger_copy.FOLDER).parent.mkdir(parents=True)
+    (Path(os.environ["PERENNIAL_HOME"]) / ledger_copy.FOLDER).write_text("in the way")
+    told = fill()
+    assert ledger.entries(MODEL) == told
+
+
+def test_processes_that_copy_at_once_leave_one_sound_copy():
+    told = fill()
+    copy().unlink()
+    script = f"from tasks.adapters import ledger; print(len(ledger.entries({MODEL!r})))"
+    running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=120)[0].strip() for process in running] == [str(LENGTH)] * 3
+    assert ledger_copy.load(MODEL) == list(told)
+
+
+@on_each_store
+def test_an_object_store_has_a_copy_here_too_and_a_changed_object_is_found(scheme, monkeypatch, asked):
+    with object_store(scheme, monkeypatch) as bucket:
+        monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
+        told = fill(70)
+        asked.clear()
+        assert ledger.entries(MODEL) == told
+        assert len(asked) < 15
+        forget()
+        monkeypatch.setitem(ledger_copy.LOOKED_AT, False, 100)
+        text = bytes(obstore.get(store_at(f"{bucket}/ledger"), f"{MODEL}/00000030.json").bytes())
+        obstore.put(store_at(f"{bucket}/ledger"), f"{MODEL}/00000030.json", text.replace(b"fact", b"Fact"))
+        with pytest.raises(LedgerError, match="expected an unbroken chain"):
+            ledger.entries(MODEL)

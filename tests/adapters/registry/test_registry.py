@@ -1,0 +1,289 @@
+"""The registry against a real MLflow: one version per decision, lineage, aliases, files as they were stored."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import timeit
+from dataclasses import replace
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import skops.io
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from xgboost import XGBClassifier
+
+from tasks.adapters.evaluation import challenger as trial
+from tasks.adapters.models import estimators, files as model_files
+from tasks.adapters.models.files import ModelFileError
+from tasks.adapters.profiling.profile import freeze_reference
+from tasks.adapters.registry import lineage, registration, version_files, versions as registry
+from tasks.adapters.registry.versions import NoChampion, RegistryError
+from tests.support.trained_models import TRAINING, make_config, make_rows, make_snapshot, prepare_registry, register
+
+ROOT = Path(__file__).parents[3]
+CONFIG = make_config()
+
+
+@pytest.fixture(autouse=True)
+def _registry(workspace: Path) -> None:
+    prepare_registry(workspace)
+
+
+def stored_file(workspace: Path, name: str) -> Path:
+    return next((workspace / "artifacts").rglob(name))
+
+
+def test_a_version_carries_what_it_was_made_from():
+    version = register(CONFIG)
+    tags = dict(version.tags)
+    assert (version.model, version.version, version.decision_id) == ("binary_model", "1", "d1")
+    assert (version.trained, version.training_rows) == (TRAINING, 1000)
+    assert tags["content_hash"] == make_snapshot().content_hash
+    assert tags["snapshot"] == "memory://rows@3"
+    assert tags["config_fingerprint"] == CONFIG.fingerprint
+    assert json.loads(tags["classes"]) == ["0", "1"]
+    assert registry.version("binary_model", "1") == version
+
+
+def test_where_there_is_no_git_lineage_names_the_commit_that_an_image_was_built_of_or_else_the_package(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    said = []
+    for commit in ("0123abc", ""):
+        monkeypatch.setenv("PERENNIAL_COMMIT", commit)
+        lineage.code_version.cache_clear()
+        said.append(lineage.code_version())
+    lineage.code_version.cache_clear()
+    assert said == ["0123abc", f"perennial {installed_version('perennial')}"]
+
+
+def test_the_run_links_rows_code_parameters_and_metrics():
+    version = register(CONFIG)
+    run = registry.client().get_run(version.run_id)
+    dataset = run.inputs.dataset_inputs[0].dataset
+    assert run.info.status == "FINISHED"
+    assert run.data.params["max_depth"] == "3"
+    assert run.data.tags["decision_id"] == "d1"
+    assert run.data.tags["mlflow.source.git.commit"]
+    assert 0 < run.data.metrics["held_back_log_loss"] < 0.5
+    assert dataset.digest == make_snapshot().content_hash[:36]
+    source = json.loads(dataset.source)
+    assert (source["path"], source["delta_table_version"]) == ("memory://rows", 3)
+
+
+def test_the_manifest_says_how_to_make_the_version_again():
+    version = register(CONFIG)
+    manifest = json.loads(version_files.manifest(version))
+    assert manifest["seed"] == 7
+    assert manifest["sha256"] == version.sha256
+    assert manifest["snapshot"]["content_hash"] == make_snapshot().content_hash
+    assert (manifest["fitted_rows"], manifest["held_back_rows"]) == (1000, 150)
+    assert manifest["libraries"]["xgboost"] == __import__("xgboost").__version__
+
+
+def test_reference_profile_and_importance_come_back_as_they_were():
+    version = register(CONFIG)
+    rows, snapshot = make_rows(), make_snapshot()
+    assert version_files.reference_profile(version) == freeze_reference(
+        rows.to_batches(), CONFIG, snapshot.window, snapshot.content_hash
+    )
+    assert version_files.feature_importance(version) == estimators.fit(CONFIG, rows).importance
+
+
+def test_registering_twice_for_one_decision_is_registering_once():
+    first = register(CONFIG)
+    again = register(CONFIG)
+    other = register(CONFIG, decision_id="d2")
+    assert again == first
+    assert other.version == "2"
+    assert len(registry.client().search_model_versions("name='binary_model'")) == 2
+
+
+def test_two_processes_for_one_decision_leave_one_version(workspace):
+    """Both start on a workspace without a database, too, whose tables only one of them may create."""
+    (workspace / "mlflow.db").unlink()
+    script = textwrap.dedent("""
+        from tests.support.trained_models import make_config, register
+        print(register(make_config()).version)
+    """)
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], answers
+    kept = registry.client().search_model_versions("name='binary_model'")
+    assert len(kept) == 1
+    assert {answer[0].strip() for answer in answers} == {str(kept[0].version)}
+
+
+def test_the_later_of_two_versions_for_one_decision_is_taken_back():
+    """As when two processes both found no version and both went on to create one."""
+    first = register(CONFIG)
+    stored = registry.client().create_model_version(
+        "binary_model", registry.client().get_model_version("binary_model", "1").source, tags=dict(first.tags)
+    )
+    late = registry.as_record(stored)
+    assert late.version == "2"
+    assert registration._settle_race(registry.client(), late) == first
+    assert registration._settle_race(registry.client(), first) == first
+    assert [found.version for found in registry.client().search_model_versions("name='binary_model'")] == [1]
+
+
+def test_a_registration_that_dies_leaves_no_version_and_a_failed_run(workspace):
+    registry.client().create_registered_model("binary_model")
+    (workspace / "artifacts").write_text("a file where the folder should be")
+    with pytest.raises(RegistryError, match="a version cannot be registered"):
+        register(CONFIG)
+    assert registry.find("binary_model", "d1") is None
+    experiment = registry.client().get_experiment_by_name("binary_model")
+    assert [run.info.status for run in registry.client().search_runs([experiment.experiment_id])] == ["FAILED"]
+
+
+def test_aliases_are_empty_before_anything_was_registered():
+    assert registry.aliases("binary_model") == {}
+    assert registry.find("binary_model", "d1") is None
+
+
+def test_no_champion_says_what_to_do():
+    with pytest.raises(NoChampion, match=r"train the first one with `python -m flows\.retrain --model binary_model`"):
+        registry.version("binary_model", "champion")
+
+
+def test_an_unknown_alias_or_number_says_what_there_is():
+    register(CONFIG)
+    registry.set_aliases("binary_model", {"champion": "1"})
+    with pytest.raises(RegistryError, match="the aliases are: champion → 1"):
+        registry.version("binary_model", "previous")
+    with pytest.raises(RegistryError, match="version 9 is not in the registry"):
+        registry.version("binary_model", "9")
+
+
+def test_aliases_move_and_go():
+    for decision_id in ("d1", "d2"):
+        register(CONFIG, decision_id)
+    registry.set_aliases("binary_model", {"champion": "1", "challenger": "2"})
+    registry.set_aliases("binary_model", {"champion": "2", "previous": "1", "challenger": None})
+    assert registry.aliases("binary_model") == {"champion": "2", "previous": "1"}
+
+
+def test_a_version_that_somebody_else_registered_is_refused():
+    registry.client().create_registered_model("binary_model")
+    registry.client().create_model_version("binary_model", "file:///nowhere")
+    with pytest.raises(RegistryError, match="has no tag decision_id, sha256"):
+        registry.version("binary_model", "1")
+
+
+def test_the_scorer_answers_as_the_fitted_one_and_is_loaded_once():
+    version = register(CONFIG)
+    fresh = make_rows(seed=5)
+    expected = estimators.fit(CONFIG, make_rows()).scorer.predict(fresh)
+    scorer = version_files.load_scorer(version)
+    np.testing.assert_array_equal(scorer.predict(fresh), expected)
+    assert version_files.load_scorer(version) is scorer
+    assert version_files.load_scorer(version, fresh=True) is not scorer
+
+
+def test_a_changed_file_is_found_although_the_scorer_is_cached(workspace):
+    version = register(CONFIG)
+    version_files.load_scorer(version)
+    path = stored_file(workspace, "model.ubj")
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ModelFileError, match="changed or cut short"):
+        version_files.load_scorer(version, fresh=True)
+
+
+def test_a_missing_file_says_so(workspace):
+    version = register(CONFIG)
+    stored_file(workspace, "model.ubj").unlink()
+    with pytest.raises(ModelFileError):
+        version_files.load_scorer(version, fresh=True)
+
+
+def test_a_forged_hash_in_a_record_does_not_load():
+    with pytest.raises(ModelFileError):
+        version_files.load_scorer(replace(register(CONFIG), sha256="0" * 64))
+
+
+def test_no_pickle_is_stored_and_none_would_be_loaded(workspace):
+    register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
+    names = {path.name for path in (workspace / "artifacts").rglob("*") if path.is_file()}
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+def test_a_forest_is_served_from_the_registry_with_the_types_that_training_vouched_for():
+    config = make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10})
+    version = register(config)
+    assert json.loads(dict(version.tags)["trusted_types"]) == ["sklearn.tree._tree.Tree"]
+    assert version_files.load_scorer(version, fresh=True).predict(make_rows()).shape == (1000,)
+
+
+def test_mlflow_itself_can_serve_the_model(workspace, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")  # else MLflow makes one here
+    version = register(CONFIG)
+    rows = make_rows(seed=3)
+    location = registry.client().get_model_version("binary_model", "1").source
+    served = mlflow.pyfunc.load_model(location)
+    np.testing.assert_array_equal(
+        served.predict(rows.select(["x", "noise", "colour", "flag"]).to_pandas()),
+        version_files.load_scorer(version).predict(rows),
+    )
+
+
+def test_an_unreachable_registry_is_a_clear_error(monkeypatch, tmp_path):
+    (tmp_path / "not-a-database").write_text("no")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'not-a-database'}")
+    with pytest.raises(RegistryError, match="check MLFLOW_TRACKING_URI"):
+        registry.client()
+
+
+def test_a_version_whose_tags_vouch_for_foreign_types_runs_none_of_their_code(workspace, tmp_path):
+    """Who may write to the registry writes file, hash and list of trusted types alike."""
+    register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
+    pwned, stored = tmp_path / "pwned", stored_file(workspace, "model.skops")
+    code = functools.partial(timeit.timeit, "pass", f"open({str(pwned)!r}, 'w')")
+    stored.write_bytes(skops.io.dumps(make_pipeline(FunctionTransformer(code), DummyClassifier())))
+    sha256 = model_files.sha256(model_files.read(stored.parent))
+    trusted = json.dumps(["functools.partial", "timeit.timeit"])
+    registry.tag("binary_model", "1", sha256=sha256, trusted_types=trusted)
+    fault = trial.smoke_test(registry.version("binary_model", "1"))
+    assert not pwned.exists()
+    assert "holds functools.partial, timeit.timeit, expected types from sklearn, numpy, scipy only" in fault
+
+
+def test_types_of_the_configured_estimators_own_package_are_loaded():
+    content, needed = skops.io.dumps(FunctionTransformer(json.dumps)), ("json.dumps",)
+    assert model_files.vouched_packages("json.models:Model") == ("sklearn", "numpy", "scipy", "json")
+    loaded = model_files._skops(content, needed, model_files.vouched_packages("json.models:Model"))
+    assert loaded.func is json.dumps
+    with pytest.raises(ModelFileError, match=r"holds json\.dumps, .* or, if it was trained with another estimator"):
+        model_files._skops(content, needed, model_files.vouched_packages("sklearn.linear_model:Ridge"))
+
+
+@pytest.mark.parametrize(("error", "is_told"), [(NotFittedError("not fitted yet"), True), (MemoryError(), False)])
+def test_what_an_estimator_raises_is_a_fault_of_its_version_and_what_the_machine_lacks_is_not(
+    monkeypatch, error, is_told
+):
+    version = register(CONFIG)
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(XGBClassifier, "predict_proba", refuse)
+    if is_told:
+        fault = trial.smoke_test(version)
+        assert "its XGBClassifier cannot predict these rows (NotFittedError: not fitted yet)" in fault
+    else:
+        with pytest.raises(MemoryError):
+            trial.smoke_test(version)

@@ -1,0 +1,85 @@
+"""Pages that approvers and auditors read say what we say: what others typed can neither add to them nor break out."""
+
+from datetime import timedelta
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from deployments.config.model import ModelConfig
+from flows.parameters import Actor, Reason
+from tasks.adapters.reports import artifacts
+from tasks.adapters.reports.markdown import bullets, plain, quoted, table
+from tasks.policy.governance.access import ApprovalRequest
+from tasks.policy.records.base import utc
+from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport
+from tests.support.trained_models import TRAINING, make_config
+
+FORGED = "bob\n\n# All gates passed; legal has signed off"
+NOON = utc("2024-03-06T12:00:00Z")
+
+
+def evidence_of(requester: str, slice_name: str, refusal: str | None = None, config: ModelConfig | None = None) -> str:
+    worse = MetricDifference("log_loss", 0.5, 0.4, 0.1, 0.05, 0.15, 100, None, slice_name)
+    report = ValidationReport("2", "1", "pass", (worse,), (f"{slice_name} is fine",), 100)
+    challenger = ModelVersion("binary_model", "2", "run", "d1", TRAINING, 1000, "0" * 64)
+    request = ApprovalRequest("2", (requester,), NOON, NOON + timedelta(hours=72), "run")
+    return artifacts.approval_evidence(config or make_config(), report, challenger, request, refusal)
+
+
+def test_a_typed_name_adds_no_heading_to_what_an_approver_reads() -> None:
+    shown = evidence_of(FORGED, "colour=red", refusal=FORGED)
+    assert [line for line in shown.splitlines() if line.startswith("#")] == ["# May version 2 of binary_model serve?"]
+    assert "Asked for by bob # All gates passed; legal has signed off; may be answered by" in shown
+
+
+def test_a_category_value_neither_breaks_out_of_the_table_nor_shows_an_image() -> None:
+    shown = evidence_of("Ada", "colour=\n\n![x](http://evil/p.png) | <b>ok</b>")
+    assert (
+        "| colour= \\!\\[x](http://evil/p.png) \\| &lt;b>ok&lt;/b> | log_loss | 0.5 | 0.4 | +0.1 (+0.05 to +0.15) | 100 |"
+        in shown
+    )
+    assert "- colour= \\!\\[x](http://evil/p.png)" in shown
+
+
+def test_what_a_models_file_says_shows_no_image_either() -> None:
+    config = make_config()
+    image = "![x](http://evil/p.png)"
+    access = config.access.model_copy(update={"approve": (image,)})
+    shown = evidence_of("Ada", "colour=red", config=config.model_copy(update={"purpose": image, "access": access}))
+    assert shown.count("\\!\\[x](http://evil/p.png)") == 2 and "![" not in shown.replace("\\!\\[", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("\\[x](http://evil)", r"\\\[x](http://evil)"),
+        ("1 < 2", "1 &lt; 2"),
+        ("# heading", r"\# heading"),
+        ("- item", r"\- item"),
+        ("-0.2 σ", "-0.2 σ"),
+        ("a\x1b[2Jb", r"a \[2Jb"),
+        ("3 of 24 features past 0.1 (worst: dep_hour)", "3 of 24 features past 0.1 (worst: dep_hour)"),
+    ],
+)
+def test_markup_is_shown_as_it_was_typed(typed: str, shown: str) -> None:
+    assert plain(typed) == shown
+    assert bullets((typed,)) == f"- {shown}"
+    assert table(("head",), [(typed,)]).splitlines()[2] == f"| {shown} |"
+
+
+def test_every_line_of_a_comment_is_quoted() -> None:
+    assert quoted("I looked\n\n# and nobody else") == "\n\n> I looked # and nobody else"
+    assert quoted("") == ""
+
+
+@pytest.mark.parametrize("name", [FORGED, "bob\x1b[31m", "bob\x85", "bob\u2028x"])
+def test_a_name_has_no_control_characters(name: str) -> None:
+    with pytest.raises(ValidationError, match="pattern"):
+        TypeAdapter(Actor).validate_python(name)
+
+
+def test_a_name_may_be_in_any_script_and_a_reason_is_kept_in_one_line() -> None:
+    assert TypeAdapter(Actor).validate_python("Łucja O'Neill-李 <lucja@example.com>")
+    assert TypeAdapter(Reason).validate_python("the labels\n\nwere wrong\x1b[2J ") == "the labels were wrong [2J"
+    with pytest.raises(ValidationError, match="at least 3"):
+        TypeAdapter(Reason).validate_python("\n\n\n\n")

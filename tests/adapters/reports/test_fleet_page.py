@@ -1,0 +1,145 @@
+"""The fleet page as its readers get it: parsed, in Chromium without a network, and as the dashboard's table."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tasks.adapters.reports.fleet import curve, markdown, render, write_page
+from tasks.adapters.storage.workspace import WorkspaceError, workspace as described
+from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.evidence import Judgement
+from tasks.policy.records.reports import DriftReport
+from tasks.policy.reporting.fleet import BrokenModel, Fleet, ModelFacts, describe_member, survey
+from tests.policy.reporting.test_fleet import NOW, PASSED, WINDOW, facts, judged
+from tests.support.browser import elements, needs_chromium, render as shown_in_browser
+
+HOSTILE = "</style><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">|"
+
+
+def fleet() -> Fleet:
+    earlier = Window(utc("2024-02-19"), utc("2024-02-24"))
+    return survey(
+        [
+            facts(judged(earlier, value=0.8), judged(drift="drifted"), model="calm", max_usd=100.0, spent_usd=60.0, max_retrains=3),
+            facts(judged(), PASSED, approval=True, model="waiting"),
+            facts(champion=None, model="fresh"),
+        ],
+        NOW,
+    )  # fmt: skip
+
+
+def rows(html: str) -> list[str]:
+    return [element.text for element in elements(html) if "data-model" in element.attributes]
+
+
+def test_the_page_has_a_row_per_model_those_that_need_a_person_first():
+    waiting, fresh, calm = rows(render(fleet()))
+    assert waiting.startswith("waiting version 3 serves")
+    assert "needs a person version 4 passed and waits for approval: gains 0.02" in waiting
+    assert "no champion" in fresh and "train and promote the first one" in fresh
+    assert "watch 4 of 10 features drifted" in calm
+    assert "accuracy 0.9 0.88 to 0.92 best past level 0.9" in calm
+    assert (
+        "keep the champion 2024-02-24..2024-02-29 no reason to 2024-03-05 00:00 0 of 3 60.00 USD of 100.00 USD" in calm
+    )
+
+
+def test_the_page_names_models_that_have_a_ledger_and_no_file():
+    assert "without a file under deployments/: small" in render(fleet(), ("small",))
+    assert "without a file" not in render(fleet())
+
+
+def test_a_curve_runs_over_the_windows_and_needs_two_of_them():
+    calm = next(member for member in fleet().members if member.facts.model == "calm")
+    drawn = curve(calm)
+    assert drawn.points == "4,40 176,4"  # .8 at the bottom, .9 at the top
+    assert drawn.baseline == 4
+    assert curve(replace(calm, series=calm.series[:1])) is None
+
+
+def with_report(known: ModelFacts, uri: str) -> ModelFacts:
+    entry = known.entries[-1]
+    judgement = from_json(Judgement, entry.body)
+    drift: DriftReport = replace(judgement.evidence.drift, report_uri=uri)
+    judgement = replace(judgement, evidence=replace(judgement.evidence, drift=drift))
+    return replace(known, entries=(*known.entries[:-1], replace(entry, body=to_json(judgement))))
+
+
+def addresses(html: str) -> list[str]:
+    return [element.attributes["href"] for element in elements(html) if element.tag == "a"]
+
+
+def test_reports_are_linked_as_they_lie_beside_the_page_and_versions_in_mlflow():
+    uri = str(described().reports / "calm" / "w" / "drift.html")
+    html = render(survey([with_report(facts(judged(), model="calm"), uri)], NOW))
+    assert addresses(html) == ["http://127.0.0.1:5000/#/models/calm/versions/3", "calm/w/drift.html"]
+
+
+@pytest.mark.parametrize("uri", ["javascript://alert(1)", "data://text/html,x"])
+def test_a_link_that_runs_code_is_left_out(uri):
+    html = render(survey([with_report(facts(judged()), uri)], NOW))
+    assert not [address for address in addresses(html) if address.startswith(("javascript", "data"))]
+
+
+def test_a_model_whose_file_is_broken_has_a_row_with_the_error_and_no_claims():
+    broken = survey([facts(judged(), model="calm")], NOW, broken=[BrokenModel("odd", "odd.yaml: owner is missing | x")])
+    odd, calm = rows(render(broken))
+    assert odd.startswith("odd its file cannot be read needs a person odd.yaml: owner is missing | x")
+    assert "no champion" not in odd and "USD" not in odd
+    assert calm.startswith("calm version 3 serves")
+    text = markdown(broken, "fleet.html")
+    assert text.index("- **odd**: odd.yaml: owner is missing \\| x") < text.index(
+        "| odd | needs a person | not known |"
+    )
+
+
+def hostile() -> Fleet:
+    member = describe_member(replace(facts(judged(), PASSED, approval=True), model=HOSTILE, owner=HOSTILE))
+    needs = tuple(replace(need, sentence=HOSTILE) for need in member.needs)
+    return Fleet(NOW, (replace(member, needs=needs),), broken=(BrokenModel(HOSTILE, HOSTILE),))
+
+
+def test_hostile_texts_are_shown_as_text():
+    html = render(hostile(), (HOSTILE,))
+    assert HOSTILE not in html
+    assert not [element for element in elements(html) if element.tag in ("script", "img")]
+    assert "<script" not in markdown(hostile(), "fleet.html")
+
+
+def test_the_artifact_is_a_table_with_what_needs_a_person_above_it():
+    text = markdown(fleet(), str(described().reports / "fleet.html"))
+    assert text.startswith("# Fleet: 2 models need a person, 1 to watch.")
+    assert "[The whole page](http://127.0.0.1:4280/reports/fleet.html)" in text
+    assert "- **waiting**: version 4 passed and waits for approval: gains 0.02" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| calm |")]
+    assert line.count(" | ") == 8
+
+
+def test_no_model_is_said_in_a_sentence():
+    assert "No model has a file" in render(survey([], NOW))
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one_and_says_why(tmp_path: Path):
+    (tmp_path / "fleet.html").mkdir()
+    with pytest.raises(WorkspaceError, match="the fleet page cannot be written"):
+        write_page("new", tmp_path / "fleet.html")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["fleet.html"]
+
+
+@needs_chromium
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_the_page_shows_everything_offline_without_a_word_on_the_console(tmp_path: Path, width: int, dark: bool):
+    page = write_page(render(fleet()), tmp_path / "fleet.html")
+    shown = shown_in_browser(page, tmp_path, width=width, height=1200, dark=dark, ready="svg.spark polyline")
+    assert shown.console == ()
+    assert shown.requests == (page.as_uri(),)
+    assert shown.page_width == width
+    assert len(rows(shown.dom)) == 3
+
+
+@needs_chromium
+def test_hostile_texts_do_not_run_in_a_browser(tmp_path: Path):
+    shown = shown_in_browser(write_page(render(hostile()), tmp_path / "fleet.html"), tmp_path)
+    assert next(element.text for element in elements(shown.dom) if element.tag == "title") == "Perennial fleet"
+    assert str(WINDOW.name) in shown.dom

@@ -1,0 +1,82 @@
+"""What an older Perennial wrote is read; what only a newer one reads is said to be that, and nothing is damaged or lost."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+
+from tasks.adapters.delta.table import NOTED_FORMAT
+from tasks.adapters.lake import tables as lake
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.ledger.files import HEAD, Head
+from tasks.adapters.models import files as model_files
+from tasks.adapters.models.files import ModelFileError
+from tasks.adapters.storage.object_store import LedgerError
+from tasks.policy.records.base import FORMAT, digest, newer_format, to_json, utc
+from tests.support.landed_model import CONFIG
+from tests.support.monitored_model import WINDOW, rows
+
+AT, MODEL = utc("2024-02-01"), "churn"
+
+
+def write_next(**changes: object) -> None:
+    """The next entry, as another Perennial writes it."""
+    last = ledger.entries(MODEL)[-1]
+    entry = json.loads(to_json(last)) | {"sequence": last.sequence + 1, "previous_hash": last.hash} | changes
+    text = json.dumps(
+        {name: value for name, value in entry.items() if value is not ...}, sort_keys=True, separators=(",", ":")
+    )
+    folder = Path(os.environ["PERENNIAL_HOME"]) / "ledger" / MODEL
+    (folder / f"{last.sequence + 1:08d}.json").write_text(text)
+    (folder / HEAD).write_text(to_json(Head(last.sequence + 1, digest(text, length=64))))
+
+
+@pytest.mark.parametrize("changes", [{"format": FORMAT + 1}, {"format": FORMAT + 1, "actor": ..., "signature": "x"}])
+def test_an_entry_of_a_newer_perennial_is_said_to_be_one_and_nothing_is_written_after_it(changes):
+    ledger.append(MODEL, "note", "first", AT)
+    write_next(**changes)
+    for attempt in (lambda: ledger.entries(MODEL), lambda: ledger.append(MODEL, "note", "second", AT)):
+        with pytest.raises(
+            LedgerError, match=r"entry 2 is of format .2., this Perennial reads up to 1.*upgrade Perennial"
+        ) as said:
+            attempt()
+        assert "restore" not in str(said.value)
+    assert "entry 2 is of format '2'" in ledger.verify(MODEL).problems[0]
+
+
+def test_entries_of_the_first_format_are_written_as_ever():
+    entry = ledger.append(MODEL, "note", "first", AT)
+    assert "format" not in json.loads(to_json(entry))
+
+
+def test_a_table_of_a_newer_perennial_is_said_to_be_one():
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(5))
+    assert DeltaTable(snapshot.uri).metadata().description == f"{NOTED_FORMAT}{FORMAT}"
+    DeltaTable(snapshot.uri).alter.set_table_description(f"{NOTED_FORMAT}2")
+    with pytest.raises(lake.LakeError, match=r"the table is of format '2'.*upgrade Perennial"):
+        lake.landed_rows(CONFIG, WINDOW)
+    with pytest.raises(lake.LakeError, match="upgrade Perennial"):
+        lake.land_rows(CONFIG, WINDOW.next(), rows(5, 1, WINDOW.next()))
+
+
+@pytest.mark.parametrize("description", ["", "rows of our customers"])
+def test_a_table_without_a_format_is_of_the_first(description):
+    snapshot = lake.land_rows(CONFIG, WINDOW, rows(5))
+    DeltaTable(snapshot.uri).alter.set_table_description(description)
+    assert lake.landed_rows(CONFIG, WINDOW) == snapshot
+    assert lake.read_rows(snapshot).num_rows == 5
+
+
+def test_a_model_file_of_a_newer_perennial_is_said_to_be_one():
+    files = {"scorer.json": json.dumps({"format": 2}).encode()}
+    with pytest.raises(ModelFileError, match=r"scorer\.json is of format '2'"):
+        model_files.load(files, model_files.sha256(files))
+
+
+@pytest.mark.parametrize(
+    ("found", "is_newer"), [(1, False), ("1", False), (2, True), ("2", True), ("two", True), (None, True)]
+)
+def test_only_a_number_up_to_ours_is_read(found, is_newer):
+    assert bool(newer_format(found)) == is_newer

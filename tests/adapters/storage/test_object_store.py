@@ -1,0 +1,42 @@
+"""What the ledger, its leases and the lake ask of a store: an object is created by one writer only."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import obstore
+import pytest
+from obstore.exceptions import AlreadyExistsError
+
+from tasks.adapters.storage.object_store import store_at
+from tests.support.object_store import object_store, on_each_store
+
+
+@on_each_store
+def test_of_eight_that_create_one_object_at_once_one_succeeds(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with object_store(scheme, monkeypatch) as bucket, ThreadPoolExecutor(8) as pool:
+        store, together = store_at(bucket), Barrier(8)
+
+        def create(key: str, writer: int) -> int | None:
+            together.wait()
+            try:
+                obstore.put(store, key, str(writer).encode(), mode="create")
+            except AlreadyExistsError:
+                return None
+            return writer
+
+        for number in range(10):
+            key = f"taken/{number:08d}.json"
+            created = [writer for writer in pool.map(lambda n, key=key: create(key, n), range(8)) if writer is not None]
+            assert len(created) == 1
+            assert bytes(obstore.get(store, key).bytes()) == str(created[0]).encode()
+
+
+def test_of_a_thousand_objects_on_gcs_none_is_left_out_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google gives a list in pages of a thousand."""
+    with object_store("gs", monkeypatch) as bucket:
+        store = store_at(bucket)
+        keys = [f"entries/{number:08d}.json" for number in range(1001)]
+        for key in keys:
+            obstore.put(store, key, b"{}")
+        assert [found["path"] for found in obstore.list(store, "entries").collect()] == keys
+        assert obstore.list_with_delimiter(store)["common_prefixes"] == ["entries"]

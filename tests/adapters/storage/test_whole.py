@@ -1,0 +1,96 @@
+"""Whole or not at all, and safe for several processes at once."""
+
+import multiprocessing
+from contextlib import ExitStack
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.adapters.dashboards.shared_scripts import MARK, SHARED, share_scripts
+from tasks.adapters.storage.atomic_files import one_at_a_time, whole_file, whole_folder, write_whole
+from tests.support.monitored_model import judge
+
+WRITERS, ROUNDS, BUNDLE = 4, 10, 3_600_000
+PAGE = f"<html>{MARK}<script>{'x' * BUNDLE}</script><script>draw()</script></html>"
+
+
+def _share(reports: Path, start: Barrier) -> None:
+    for number in range(ROUNDS):
+        start.wait(timeout=30)
+        folder = reports / str(number)
+        share_scripts(PAGE, folder / "model" / "window" / "drift.html", folder)
+
+
+def _count(path: Path, start: Barrier) -> None:
+    start.wait(timeout=30)
+    for _ in range(ROUNDS):
+        with one_at_a_time(path.with_suffix(".lock")):
+            path.write_text(str(int(path.read_text()) + 1))
+
+
+def run_side_by_side(target, *arguments) -> list[int | None]:
+    spawn = multiprocessing.get_context("spawn")
+    start = spawn.Barrier(WRITERS)
+    writers = [spawn.Process(target=target, args=(*arguments, start)) for _ in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    return [writer.exitcode for writer in writers]
+
+
+def test_processes_that_write_the_first_report_of_a_workspace_at_once_all_succeed(tmp_path):
+    assert run_side_by_side(_share, tmp_path) == [0] * WRITERS
+    for number in range(ROUNDS):
+        (file,) = (tmp_path / str(number) / SHARED).iterdir()
+        assert file.read_text() == "x" * BUNDLE
+
+
+def test_processes_that_change_one_file_under_the_lock_lose_nothing(tmp_path):
+    path = tmp_path / "count"
+    path.write_text("0")
+    assert run_side_by_side(_count, path) == [0] * WRITERS
+    assert path.read_text() == str(WRITERS * ROUNDS)
+
+
+def test_who_reads_a_sample_or_a_page_while_another_run_writes_it_anew_reads_the_earlier_one(tmp_path):
+    judged = judge(tmp_path)
+    paths = [Path(uri) for uri in (judged.profiled.sample_uri, judged.quality.report_uri, judged.drift.report_uri)]
+    before = [path.read_bytes() for path in paths]
+    with ExitStack() as readers:
+        opened = [readers.enter_context(path.open("rb")) for path in paths]
+        assert all(judge(tmp_path, amount=np.zeros(2000)))
+        assert [reader.read() == earlier for reader, earlier in zip(opened, before, strict=True)] == [True] * 3
+    assert [path.read_bytes() == earlier for path, earlier in zip(paths, before, strict=True)] == [False] * 3
+    assert not [path for folder in {path.parent for path in paths} for path in folder.glob(".*.unfinished")]
+
+
+def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path):
+    path = write_whole(tmp_path / "page.html", "old")
+    with pytest.raises(ZeroDivisionError), whole_file(path) as own:
+        own.write_text("half")
+        raise ZeroDivisionError
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]
+
+
+def test_a_folder_is_written_once_and_the_first_one_stays(tmp_path):
+    for content in ("first", "second"):
+        with whole_folder(tmp_path / "probe") as own:
+            (own / "model").write_text(content)
+    assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+    assert (tmp_path / "probe" / "model").read_text() == "first"
+
+
+def test_a_folder_whose_making_fails_is_not_there(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "probe") as own:
+        (own / "model").write_text("half")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_take_its_place_says_so(tmp_path):
+    (tmp_path / "probe").write_text("a file stands there")
+    with pytest.raises(NotADirectoryError), whole_folder(tmp_path / "probe"):
+        pass

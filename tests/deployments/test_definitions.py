@@ -1,0 +1,186 @@
+"""What the files say is to be deployed, and the plan that brings a server there."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deployments.__main__ import main
+from deployments.apply.definitions import INDEX, Definitions, DeploymentError, read_definitions
+from deployments.apply.plan import Definition, plan, summary
+from deployments.config.model import DEPLOYMENTS, ModelConfigError, load_model_config
+from tests.support.deployed_models import churn, index_with, models
+from tests.support.deployment_snapshot import SNAPSHOT, current
+from tests.support.small_model import write_model
+
+REGENERATE = "if the change is meant, write the snapshot anew: python -m tests.support.deployment_snapshot"
+
+
+def schedules(definitions: Definitions, deployment: str) -> dict[str, dict[str, Any]]:
+    found = next(item for item in definitions.deployments if item["name"] == deployment)
+    return {schedule["slug"]: schedule for schedule in found["schedules"]}
+
+
+def test_prefect_deploy_alone_schedules_the_same_models_as_apply():
+    committed = yaml.safe_load(INDEX.read_text(encoding="utf-8"))["deployments"]
+    assert {item["name"]: item.get("schedules", []) for item in committed} == {
+        item["name"]: item["schedules"] for item in read_definitions().deployments
+    }
+
+
+def test_a_new_model_is_monitored_and_scored_without_a_line_in_prefect_yaml():
+    definitions = read_definitions(models(churn()))
+    assert schedules(definitions, "monitor")["churn"]["parameters"] == {"model": "churn"}
+    assert schedules(definitions, "score")["churn"]["parameters"] == {"model": "churn"}
+    assert "churn" not in schedules(definitions, "retrain")
+
+
+def test_a_new_model_is_scheduled_at_once_unless_its_recorded_data_ends():
+    recorded = churn()
+    live = churn(period=recorded.period.model_copy(update={"end": None}))
+    assert schedules(read_definitions(models(recorded)), "monitor")["churn"]["active"] is False
+    assert schedules(read_definitions(models(live)), "monitor")["churn"]["active"] is True
+
+
+def test_a_schedule_that_prefect_yaml_gives_a_model_beats_the_common_one():
+    definitions = read_definitions(models())
+    assert schedules(definitions, "monitor")["air_time"]["cron"] == "30 6 * * *"
+
+
+def test_a_model_that_keeps_receiving_rows_is_missed_when_nobody_watches_it():
+    recorded = churn()
+    live = churn(period=recorded.period.model_copy(update={"end": None}))
+    missed = "perennial: tell that churn is not watched"
+    assert missed not in {each["name"] for each in read_definitions(models(recorded)).automations}
+    (automation,) = [each for each in read_definitions(models(live)).automations if each["name"] == missed]
+    assert automation["trigger"]["match"] == {"prefect.resource.id": "perennial.model.churn"}
+    assert "no monitor run of churn ended" in automation["actions"][0]["body"]
+
+
+def test_a_model_whose_file_is_gone_has_no_schedule():
+    definitions = read_definitions([load_model_config("air_time")])
+    assert set(schedules(definitions, "monitor")) == {"air_time"}
+
+
+@pytest.fixture
+def own_models(tmp_path, monkeypatch) -> Path:
+    """A folder of models of one's own, beside deployments/."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setenv("PERENNIAL_MODELS", str(folder))
+    return folder
+
+
+def model_file(path: Path, name: str) -> Path:
+    return Path(shutil.move(write_model(path.parent, **{"name: small": f"name: {name}"}), path))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"customers": "churn"}, "{own}/customers.yaml: name is churn, expected customers, as runs find a model by the name of "
+                                 "its file; rename it to churn.yaml, or write name: customers"),
+        ({"churn": "churn", "copied": "churn"}, "{own}/copied.yaml: name is churn, expected copied, as runs find a model by "
+                                                "the name of its file; {own}/churn.yaml is the file of churn; write name: copied"),
+        ({"second": "air_time"}, "{own}/second.yaml: name is air_time, expected second, as runs find a model by the name of its "
+                                 "file; {ours}/air_time.yaml is the file of air_time; write name: second"),
+        ({"air_time": "air_time"}, "{ours}/air_time.yaml and {own}/air_time.yaml: both are the file of air_time, expected one, as "
+                                   "runs would read the first only; give one of the two models another name, in the file and as "
+                                   "the file's name"),
+    ],
+)  # fmt: skip
+def test_a_model_that_no_run_would_find_by_its_name_is_neither_deployed_nor_passes_the_check(
+    own_models, files, words, capsys
+):
+    for stem, name in files.items():
+        model_file(own_models / f"{stem}.yaml", name)
+    words = words.format(own=own_models, ours=DEPLOYMENTS)
+    with pytest.raises(ModelConfigError) as refused:
+        read_definitions()
+    assert str(refused.value) == words
+    assert main(["check"]) == 1
+    assert capsys.readouterr().err == f"{words}\n"
+    assert main(["check", str(own_models / f"{list(files)[-1]}.yaml")]) == 1
+
+
+def test_a_file_that_is_named_by_its_path_may_be_called_as_one_likes(tmp_path, own_models):
+    assert main(["check", str(model_file(tmp_path / "draft.yaml", "churn"))]) == 0
+
+
+def test_a_model_of_ones_own_is_deployed_like_the_others_also_where_its_file_is_a_link(tmp_path, own_models):
+    (own_models / "churn.yaml").symlink_to(model_file(tmp_path / "version-7.yaml", "churn"))
+    assert "churn" in schedules(read_definitions(), "monitor")
+
+
+def test_a_variable_that_is_not_set_is_refused_instead_of_deployed_as_text(tmp_path, monkeypatch):
+    path = index_with(tmp_path, "name: perennial\n    job_variables", "name: '{{ $POOL_OF_OURS }}'\n    job_variables")
+    with pytest.raises(DeploymentError, match="uses POOL_OF_OURS, which is not set"):
+        read_definitions(models(), path)
+    monkeypatch.setenv("POOL_OF_OURS", "perennial")
+    assert read_definitions(models(), path).deployments
+
+
+def test_an_automation_that_could_not_be_told_from_others_is_refused(tmp_path):
+    path = index_with(tmp_path, '"perennial: promote what was validated"', '"promote what was validated"')
+    with pytest.raises(
+        DeploymentError, match="'promote what was validated', expected a name that begins with 'perennial: '"
+    ):
+        read_definitions(models(), path)
+
+
+def test_an_entrypoint_that_is_no_flow_is_named(tmp_path):
+    from deployments.apply.prefect_definitions import wanted_definitions
+
+    path = index_with(tmp_path, "flows.score.score", "flows.score.nothing")
+    with pytest.raises(DeploymentError, match=r"deployment score is flows\.score\.nothing"):
+        wanted_definitions(read_definitions(models(), path), alerts=False)
+
+
+def test_the_definitions_are_those_of_the_committed_snapshot():
+    snapshot = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(current()))
+    assert now == snapshot, REGENERATE
+
+
+# plan ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_is_created_changed_and_removed():
+    before = [Definition("schedule", "monitor a", {"cron": "0 6 * * *", "parameters": {"model": "a"}}, "id-a"),
+              Definition("schedule", "monitor b", {"cron": "0 6 * * *"}, "id-b")]  # fmt: skip
+    after = [Definition("schedule", "monitor a", {"cron": "0 7 * * *", "parameters": {"model": "c"}}),
+             Definition("deployment", "monitor", {})]  # fmt: skip
+    assert [str(change) for change in plan(after, before)] == [
+        "created  deployment  monitor",
+        "changed  schedule    monitor a: cron 0 6 * * * → 0 7 * * *; parameters.model a → c",
+        "removed  schedule    monitor b",
+    ]
+    assert summary(after, plan(after, before)) == "1 created, 1 changed, 1 removed"
+
+
+def test_a_plan_of_what_stands_already_is_empty():
+    there = [Definition("schedule", "monitor a", {"cron": "0 6 * * *"}, "id-a")]
+    wanted = [Definition("schedule", "monitor a", {"cron": "0 6 * * *"})]
+    assert plan(wanted, there) == ()
+    assert summary(wanted, ()) == "nothing to change: 1 schedule"
+
+
+def test_a_changed_definition_keeps_the_identity_that_the_server_gave_it():
+    there = [Definition("automation", "perennial: x", {"enabled": False}, "id-x")]
+    (change,) = plan([Definition("automation", "perennial: x", {"enabled": True})], there)
+    assert change.definition.identity == "id-x"
+
+
+def test_apply_without_a_server_says_what_to_set(monkeypatch):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.apply.deploy import apply
+
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(DeploymentError, match="PREFECT_API_URL is not set"),
+    ):
+        apply(dry_run=True)

@@ -1,0 +1,467 @@
+"""What is deployed on a real server is what the files say, and does what its automations promise."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from socket import gethostname
+from time import monotonic, sleep
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from deployments.apply.definitions import INDEX, DeploymentError, read_definitions
+from deployments.apply.pools import read_pool
+from tasks.policy.records.events import about
+from tests.support.deployed_models import churn, index_with, models
+from tests.support.deployed_runs import deployed_runs
+
+
+@pytest.fixture(scope="module")
+def client(prefect_server: None) -> Iterator[Any]:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def deployed(client: Any) -> None:
+    """Everything as Prefect's own deploy makes it from the committed file, then what apply adds to it."""
+    from deployments.apply.deploy import apply
+    from deployments.apply.server_state import PrefectState, deploy
+
+    with PrefectState() as state:
+        pool = read_pool("perennial")
+        state.save_pool(pool, exists=pool.name in [there.name for there in client.read_work_pools()])
+    deploy(INDEX)
+    left = apply()
+    assert sorted(str(change) for change in left) == [
+        "created  automation  perennial: a crashed run is taken up again",
+        "created  automation  perennial: a run that never began is queued again",
+        "created  automation  perennial: a silent run has crashed",
+        "created  limit       perennial-training-dedicated",
+        "created  variable    perennial_model_air_time",
+        "created  variable    perennial_model_flight_delay",
+    ]
+
+
+def await_until(condition: Any, seconds: float = 150) -> Any:
+    """The server says an event again to its automations after a locked database has cost it 60 s, and once more."""
+    deadline = monotonic() + seconds
+    while not (seen := condition()) and monotonic() < deadline:
+        sleep(0.2)
+    return seen
+
+
+def runs_of(client: Any, model: str) -> list[Any]:
+    return [run for run in deployed_runs(client) if run.parameters.get("model") == model]
+
+
+def emit(event: str, model: str, **payload: Any) -> Any:
+    from prefect.events import emit_event
+
+    return emit_event(
+        f"perennial.{event}", resource=about("perennial.model", model, payload), payload={"model": model, **payload}
+    )
+
+
+def hand_over(event: str, model: str, **payload: Any) -> None:
+    """As a deployed flow does: said again until the server has stored it, for a connection may break just then."""
+    from tasks.adapters.orchestration import delivery
+
+    with suppress(delivery.NotDelivered):
+        delivery.await_stored(emit(event, model, **payload).id)
+        return
+    delivery.await_stored(emit(event, model, **payload).id)
+
+
+def test_applying_twice_changes_nothing(deployed, capsys):
+    from deployments.apply.deploy import apply
+
+    assert apply() == ()
+    assert (
+        "nothing to change: 1 work pool, 1 limit, 2 variables, 9 deployments, 5 schedules, 6 triggers, 3 automations"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_model_comes_and_goes_with_its_file(deployed, client):
+    from deployments.apply.deploy import apply
+
+    def slugs() -> set[str]:
+        return {schedule.slug for schedule in client.read_deployment_by_name("monitor/monitor").schedules}
+
+    with_churn = read_definitions(models(churn()))
+    planned = apply(dry_run=True, definitions=with_churn)
+    assert [str(change) for change in planned] == [
+        "created  variable    perennial_model_churn",
+        "created  schedule    monitor churn",
+        "created  schedule    score churn",
+    ]
+    assert slugs() == {"air_time", "flight_delay"}, "a dry run changed something"
+    apply(definitions=with_churn)
+    assert slugs() == {"air_time", "flight_delay", "churn"}
+    removed = apply()
+    assert [str(change) for change in removed] == [
+        "removed  variable    perennial_model_churn",
+        "removed  schedule    monitor churn",
+        "removed  schedule    score churn",
+    ]
+    assert slugs() == {"air_time", "flight_delay"}
+
+
+def test_training_slots_are_a_limit_of_prefect_that_comes_changes_and_goes_with_prefect_yaml(
+    deployed, client, tmp_path
+):
+    from deployments.apply.deploy import apply
+
+    def limits() -> dict[str, int]:
+        found = client.read_global_concurrency_limits(limit=200)
+        return {each.name: each.limit for each in found if each.name.startswith("perennial")}
+
+    assert limits() == {"perennial-training-dedicated": 1}
+    more = read_definitions(models(), index_with(tmp_path, "    dedicated: 1\n", "    dedicated: 3\n"))
+    assert [str(change) for change in apply(dry_run=True, definitions=more)] == [
+        "changed  limit       perennial-training-dedicated: limit 1 → 3",
+        "changed  deployment  retrain: concurrency.limit 1 → 3",
+    ]
+    assert limits() == {"perennial-training-dedicated": 1}, "a dry run changed something"
+    apply(definitions=more)
+    assert limits() == {"perennial-training-dedicated": 3}
+    none = read_definitions(models(), index_with(tmp_path, "    dedicated: 1\n    gpu: 1\n", "    gpu: 1\n"))
+    apply(definitions=none)
+    assert limits() == {}
+    assert [str(change) for change in apply()] == ["created  limit       perennial-training-dedicated"]
+
+
+def test_what_a_person_switched_stays_for_serve_and_is_put_right_by_apply(deployed, client):
+    from deployments.apply.deploy import apply
+
+    deployment = client.read_deployment_by_name("monitor/monitor")
+    schedule = next(each for each in deployment.schedules if each.slug == "air_time")
+
+    def switch(active: bool, **more: Any) -> None:
+        client.request(
+            "PATCH", f"/deployments/{deployment.id}/schedules/{schedule.id}", json={"active": active, **more}
+        )
+
+    switch(True, parameters={"model": "air_time"})  # as the dashboard does
+    assert apply(dry_run=True, keep_switches=True) == ()
+    (change,) = apply(dry_run=True)
+    assert str(change) == "changed  schedule    monitor air_time: active True → False"
+    switch(False)  # as scripts do: Prefect then empties the schedule's parameters (PrefectHQ/prefect#17982)
+    (change,) = apply(keep_switches=True)
+    assert str(change) == "changed  schedule    monitor air_time: parameters.model none → air_time"
+    assert apply(dry_run=True) == ()
+
+
+def test_a_request_to_retrain_becomes_one_run_with_its_decision_however_often_it_is_sent(deployed, client):
+    for _ in range(5):
+        emit("retraining.requested", "wanted", decision_id="0123456789abcdef", until="2013-06-05T00:00:00+00:00",
+             reasons=["mae rose by 3 minutes", "drift"])  # fmt: skip
+    emit("retraining.requested", "terse")
+    assert await_until(lambda: runs_of(client, "wanted") and runs_of(client, "terse"))
+    sleep(2)  # time for a second run, were there to be one
+    (run,) = runs_of(client, "wanted")
+    assert run.deployment_id == client.read_deployment_by_name("retrain/retrain").id
+    assert run.parameters == {
+        "model": "wanted",
+        "until": "2013-06-05T00:00:00+00:00",
+        "decision_id": "0123456789abcdef",
+        "reason": "mae rose by 3 minutes",
+        "requested_by": "automation",
+    }
+    (terse,) = runs_of(client, "terse")
+    assert terse.parameters == {
+        "model": "terse", "until": None, "decision_id": None, "reason": "perennial.retraining.requested", "requested_by": "automation",
+    }  # fmt: skip
+
+
+def test_two_decisions_of_one_model_within_a_minute_are_two_runs_however_often_each_is_sent(deployed, client):
+    decisions = {"00000000aaaaaaaa", "00000000bbbbbbbb"}
+    for _ in range(3):
+        for decision in sorted(decisions):
+            emit("challenger.validated", "hurried", decision_id=decision, until="2013-06-05T00:00:00+00:00")
+    assert await_until(lambda: len(runs_of(client, "hurried")) >= 2)
+    sleep(2)  # time for a third run, were there to be one
+    asked = [run.parameters["decision_id"] for run in runs_of(client, "hurried")]
+    assert sorted(asked) == sorted(decisions)
+
+
+def test_a_validated_challenger_becomes_a_promotion_and_landed_data_a_monitoring(deployed, client):
+    hand_over(
+        "challenger.validated",
+        "proven",
+        decision_id="0123456789abcdef",
+        until="2013-06-05T00:00:00+00:00",
+        reasons=["ok"],
+    )
+    hand_over("data.landed", "fresh", until="2013-06-05T00:00:00+00:00")
+    assert await_until(lambda: runs_of(client, "proven") and runs_of(client, "fresh"))
+    (promotion,), (monitoring,) = runs_of(client, "proven"), runs_of(client, "fresh")
+    assert promotion.deployment_id == client.read_deployment_by_name("promote/promote").id
+    assert promotion.parameters == {
+        "model": "proven",
+        "until": "2013-06-05T00:00:00+00:00",
+        "decision_id": "0123456789abcdef",
+    }
+    assert monitoring.deployment_id == client.read_deployment_by_name("monitor/monitor").id
+    assert monitoring.parameters == {"model": "fresh", "until": "2013-06-05T00:00:00+00:00"}
+
+
+def test_a_degraded_champion_becomes_a_rollback_of_that_version_only(deployed, client):
+    hand_over("champion.degraded", "fallen", decision_id="0123456789abcdef", champion="7", reasons=["it is worse"])
+    (run,) = await_until(lambda: runs_of(client, "fallen"))
+    assert run.deployment_id == client.read_deployment_by_name("rollback/rollback").id
+    assert run.parameters == {
+        "model": "fallen", "until": None, "decision_id": "0123456789abcdef", "reason": "it is worse", "requested_by": "automation", "champion": "7",
+    }  # fmt: skip
+
+
+def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_so(deployed, client):
+    import inspect
+
+    from prefect import flow
+    from prefect.server.services import pause_expirations
+    from prefect.states import Failed, Running
+
+    out_of_time = "The flow was paused and never resumed."
+    assert out_of_time in inspect.getsource(pause_expirations), "Prefect says it in other words: mend the trigger"
+
+    deployment = client.read_deployment_by_name("promote/promote")
+    parameters = {"model": "unheard", "decision_id": "0123456789abcdef", "until": "2013-06-05T00:00:00Z"}
+    late, broken = (
+        client.create_flow_run_from_deployment(deployment.id, parameters={**parameters, "model": model})
+        for model in ("unheard", "broken")
+    )
+    foreign = client.create_flow_run(
+        flow(lambda model: model, name="ship"), parameters={"model": "foreign"}, tags=["promote"]
+    )
+    for run in (late, broken, foreign):
+        client.set_flow_run_state(run.id, Running(), force=True)
+    client.set_flow_run_state(foreign.id, Failed(message=out_of_time), force=True)
+    client.set_flow_run_state(broken.id, Failed(message="the registry is gone"), force=True)
+    client.set_flow_run_state(late.id, Failed(message=out_of_time), force=True)  # a test's server runs no such service
+    again = await_until(lambda: len(runs_of(client, "unheard")) > 1 and runs_of(client, "unheard"))
+    (second,) = [run for run in again if run.id != late.id]
+    assert {name: second.parameters[name] for name in ("model", "decision_id", "until")} == parameters
+    assert second.created_by.type == "AUTOMATION"
+    assert len(runs_of(client, "broken")) == 1, "a run that failed of itself was started again"
+    assert not runs_of(client, "foreign"), "another project's promotion is none of ours"
+
+
+def test_what_a_flow_says_inside_another_flow_is_left_to_its_caller(deployed, client):
+    from prefect import flow, task
+
+    from tasks.adapters.orchestration import events as announcements
+
+    @task
+    def tell(model: str) -> None:
+        announcements.announce("retraining.requested", model, {"model": model})
+
+    @flow
+    def inner(model: str) -> None:
+        tell(model)
+
+    @flow
+    def outer() -> None:
+        inner("recorded")
+
+    outer()
+    inner("live")
+    assert await_until(lambda: [run for run in runs_of(client, "live") if run.deployment_id])
+    assert not [run for run in runs_of(client, "recorded") if run.deployment_id]
+
+
+class Mailbox(BaseHTTPRequestHandler):
+    received: list[dict[str, str]]
+
+    def do_POST(self) -> None:
+        self.received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def mailbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    received: list[dict[str, str]] = []
+    with HTTPServer(("127.0.0.1", 0), type("Mailbox", (Mailbox,), {"received": received})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", received
+        server.shutdown()
+
+
+def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deployed, client, mailbox, tmp_path):
+    from deployments.apply.deploy import apply
+    from deployments.apply.server_state import PrefectState
+
+    address, received = mailbox
+    file = tmp_path / "alerts"
+    file.write_text(address)
+    with pytest.raises(DeploymentError, match="others may read it"):
+        apply(alerts_file=file)
+    file.chmod(0o600)
+    try:
+        assert [change.verb for change in apply(alerts_file=file)] == ["created"] * 9
+        assert apply(alerts_file=file) == ()
+        emit("window.quarantined", "broken", reasons=["12 % of carrier is null", "limit 5 %"])
+        assert await_until(lambda: received)
+        subject, body = "broken: a window was quarantined", "12 % of carrier is null\nlimit 5 %"
+        assert received == [{"subject": subject, "body": body, "text": f"{subject}\n{body}"}]
+    finally:
+        with PrefectState() as state:
+            client.delete_block_document(UUID(state.alerts()))
+    assert [change.verb for change in apply()] == ["removed"] * 9
+
+
+def test_alerts_that_would_go_elsewhere_than_to_the_files_address_are_refused(deployed, client, tmp_path):
+    from prefect.blocks.notifications import SlackWebhook
+
+    from deployments.apply.definitions import ALERTS
+    from deployments.apply.deploy import apply
+
+    file = tmp_path / "alerts"
+    file.write_text("https://chat.example/hook")
+    file.chmod(0o600)
+    block = SlackWebhook(url="https://hooks.slack.com/services/a/b/c").save(ALERTS)
+    refusal = r"has a block named perennial-alerts of type slack-webhook, expected custom-webhook, or none yet"
+    try:
+        for dry_run in (True, False):
+            with pytest.raises(DeploymentError, match=refusal):
+                apply(dry_run=dry_run, alerts_file=file)
+        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 9, (
+            "the block that is there does as well"
+        )
+    finally:
+        client.delete_block_document(block)
+
+
+def test_what_a_server_has_is_read_to_the_end_however_much_others_keep_there(deployed, client, monkeypatch):
+    from prefect.blocks.notifications import SlackWebhook
+    from prefect.client.schemas.actions import VariableCreate
+
+    from deployments.apply.deploy import apply
+    from deployments.apply.server_state import PrefectState
+
+    for number in range(201):
+        client.create_variable(VariableCreate(name=f"a_strangers_{number}", value=number))
+    blocks = [SlackWebhook(url="https://chat.example/hook").save(name) for name in ("a-strangers", "perennial-alerts")]
+    try:
+        assert {change.definition.kind for change in apply(dry_run=True)} == {"automation"}, "those that tell people"
+        with PrefectState() as state:
+            whole = state.found_definitions(("perennial",))
+            monkeypatch.setattr("deployments.apply.server_state.PAGE", 2)  # so that nothing fits into one answer
+            assert {each.key for each in state.found_definitions(("perennial",))} == {each.key for each in whole}
+            assert state.alerts() == str(blocks[1])
+    finally:
+        for number in range(201):
+            client.delete_variable_by_name(f"a_strangers_{number}")
+        for block in blocks:
+            client.delete_block_document(block)
+
+
+def test_a_dry_run_on_a_server_that_has_nothing_yet_shows_the_plan_and_who_is_missing(
+    tmp_path_factory, monkeypatch, capsys
+):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from deployments.apply.deploy import apply
+    from tasks.adapters.orchestration.server import running_server, wait_until_healthy
+    from tasks.adapters.storage.workspace import workspace
+
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path_factory.mktemp("fresh")))
+    with running_server(workspace()) as server:
+        wait_until_healthy(server["PREFECT_API_URL"])
+        with temporary_settings({PREFECT_API_URL: server["PREFECT_API_URL"]}):
+            changes = apply(dry_run=True)
+    assert {change.verb for change in changes} == {"created"}
+    assert "nobody polls queue default of work pool perennial" in capsys.readouterr().out
+
+
+def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_machine_has_taken(
+    deployed, client, monkeypatch
+):
+    from prefect.settings import get_current_settings
+    from prefect.states import Running
+
+    from deployments.local.worker import POOL, TAKEN_BY, hand_back_runs, worker_name
+
+    monkeypatch.setattr("deployments.local.worker.PAGE", 1)  # each run comes in an answer of its own
+    deployment = client.read_deployment_by_name("score/score")
+    own = worker_name(POOL, ())
+    taken_by = {"gone": own, "lives": own, "elsewhere": f"{POOL}-other-host", "gone as well": own}
+    runs = {}
+    for name, worker in taken_by.items():
+        run = runs[name] = client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"})
+        client.set_flow_run_state(run.id, Running(), force=True)
+        client.update_flow_run(run.id, infrastructure_pid=str(os.getpid()) if name == "lives" else "999999999")
+        client.update_flow_run_labels(run.id, {TAKEN_BY: worker})
+    assert hand_back_runs(str(get_current_settings().api.url)) == 2
+    states = {name: client.read_flow_run(run.id).state.name for name, run in runs.items()}
+    back = "AwaitingRetry"
+    assert states == {"gone": back, "lives": "Running", "elsewhere": "Running", "gone as well": back}
+
+
+@pytest.mark.parametrize(
+    ("pool", "pids", "back"),
+    [
+        ("perennial", {f"{gethostname()}:999999999": True, "999999999": True, None: True}, 3),
+        ("perennial", {"other-host:999999999": False, "http+docker://localhost:9f3c": False}, 0),
+        ("perennial", {f"{gethostname()}:{os.getpid()}": False, str(os.getpid()): False}, 0),
+        ("perennial-docker", {"http+docker://localhost:9f3c": False, "999999999": False, None: False}, 0),
+    ],
+)
+def test_only_a_process_of_this_host_is_ever_taken_for_gone_and_a_container_never(deployed, client, pool, pids, back):
+    from prefect.settings import get_current_settings
+    from prefect.states import Running
+
+    from deployments.apply.server_state import PrefectState
+    from deployments.local.worker import TAKEN_BY, hand_back_runs, worker_name
+
+    if pool != "perennial":
+        with PrefectState() as state:
+            state.save_pool(read_pool(pool), exists=False)
+    flow = client.read_deployment_by_name("score/score").flow_id
+    deployment = client.create_deployment(flow, name="held", entrypoint="flows.score.score", work_pool_name=pool)
+    runs = {}
+    for pid in pids:
+        run = runs[pid] = client.create_flow_run_from_deployment(deployment, parameters={"model": "any"})
+        client.set_flow_run_state(run.id, Running(), force=True)
+        client.update_flow_run(run.id, infrastructure_pid=pid)
+        client.update_flow_run_labels(run.id, {TAKEN_BY: worker_name(pool, ())})
+    try:
+        assert hand_back_runs(str(get_current_settings().api.url), pool) == back
+        assert {pid: client.read_flow_run(run.id).state.name == "AwaitingRetry" for pid, run in runs.items()} == pids
+    finally:
+        for run in runs.values():
+            client.delete_flow_run(run.id)
+        client.delete_deployment(deployment)
+        if pool != "perennial":
+            client.delete_work_pool(pool)
+
+
+def test_a_run_that_nobody_put_a_name_to_goes_back_only_where_no_other_worker_could_have_taken_it(deployed, client):
+    from prefect.settings import get_current_settings
+    from prefect.states import Pending
+
+    from deployments.local.worker import POOL, hand_back_runs
+
+    api_url = str(get_current_settings().api.url)
+    deployment = client.read_deployment_by_name("score/score")
+    run = client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"})
+    client.set_flow_run_state(run.id, Pending(), force=True)
+    client.send_worker_heartbeat(POOL, f"{POOL}-other-host", heartbeat_interval_seconds=30)
+    assert hand_back_runs(api_url) == 0
+    client.request(
+        "DELETE",
+        "/work_pools/{work_pool_name}/workers/{name}",
+        path_params={"work_pool_name": POOL, "name": f"{POOL}-other-host"},
+    )
+    assert hand_back_runs(api_url) == 1

@@ -1,0 +1,138 @@
+"""Runs in containers whose workspace goes with them are refused before one ends Completed and leaves nothing behind."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deployments.apply.definitions import Definitions, DeploymentError, read_definitions
+from deployments.apply.storage_preflight import refuse_lost_work, withheld
+from tests.infra.test_pools import sent_to
+from tests.support.deployed_models import models
+
+ADDRESSES = {
+    "PERENNIAL_LAKE": "s3://bucket/lake",
+    "PERENNIAL_LEDGER": "s3://bucket/ledger",
+    "MLFLOW_TRACKING_URI": "http://mlflow.internal:5000",
+}
+CONTAINERS = ("docker", "ecs", "kubernetes")
+
+
+def placed_on(place: str, **told: str) -> Definitions:
+    """One model's retrains sent to a place, and what prefect.yaml tells every job."""
+    (model, *others) = models()
+    definitions = read_definitions(
+        [model.model_copy(update={"name": "placed", "placement": sent_to(place)}), model, *others]
+    )
+    index: dict[str, Any] = deepcopy(definitions.index)
+    for deployment in index["deployments"]:
+        deployment["work_pool"].setdefault("job_variables", {}).setdefault("env", {}).update(told)
+    return replace(definitions, index=index)
+
+
+@pytest.mark.parametrize("place", CONTAINERS)
+def test_containers_that_nobody_told_where_the_workspace_is_are_refused_and_told_ones_are_not(place):
+    definitions = placed_on(place)
+    with pytest.raises(DeploymentError) as refusal:
+        refuse_lost_work(definitions, {})
+    assert str(refusal.value).startswith(
+        f"retrain-{place}: its containers are told no PERENNIAL_LAKE and no PERENNIAL_LEDGER and no MLFLOW_TRACKING_URI, "
+        "so that a run ends Completed and what it wrote there is gone with its container; expected addresses that every "
+        "host reaches, such as PERENNIAL_LAKE=s3://bucket/lake, PERENNIAL_LEDGER=s3://bucket/ledger, "
+        "MLFLOW_TRACKING_URI=http://mlflow.internal:5000\nnothing was changed; "
+    )
+    refuse_lost_work(definitions, ADDRESSES)
+
+
+@pytest.mark.parametrize("place", ["dedicated", "gpu"])
+def test_runs_on_hosts_of_ones_own_need_no_address(place):
+    refuse_lost_work(placed_on(place) if place != "dedicated" else read_definitions(models()), {})
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("PERENNIAL_LAKE", "lake"),
+        ("PERENNIAL_LAKE", ""),
+        ("PERENNIAL_LEDGER", "file:///srv/ledger"),
+        ("MLFLOW_TRACKING_URI", "sqlite:////srv/mlflow.db"),
+        ("MLFLOW_TRACKING_URI", "sqlite+pysqlite:////srv/mlflow.db"),
+    ],
+)
+def test_a_folder_or_a_file_of_the_host_is_no_address_that_a_container_reaches(part, value):
+    with pytest.raises(DeploymentError, match=f"^retrain-docker: its containers are told no {part}, so that"):
+        refuse_lost_work(placed_on("docker"), {**ADDRESSES, part: value})
+
+
+def test_model_files_need_an_address_only_where_no_mlflow_server_keeps_them():
+    registry = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://database.internal/mlflow"}
+    with pytest.raises(
+        DeploymentError, match=r"^retrain-docker: its containers are told no PERENNIAL_ARTIFACTS, so that"
+    ):
+        refuse_lost_work(placed_on("docker"), registry)
+    refuse_lost_work(placed_on("docker"), {**registry, "PERENNIAL_ARTIFACTS": "s3://bucket/models"})
+
+
+@pytest.mark.parametrize("told", [ADDRESSES, {"PERENNIAL_HOME": "/srv/volume"}])
+def test_what_prefect_yaml_tells_the_jobs_themselves_counts(told):
+    refuse_lost_work(placed_on("docker", **told), {})
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://keeper:hidden@mlflow.internal:5000",
+        "postgresql://db.internal/mlflow?user=keeper&password=hidden",
+        "https://mlflow.internal/?Access_Token=hidden",
+        "https://mlflow.internal/?aws_secret_access_key=hidden",
+    ],
+)
+def test_an_address_with_a_password_is_not_refused_but_said_as_its_pool_must_not_show_it(address):
+    secret = {**ADDRESSES, "PERENNIAL_ARTIFACTS": "s3://bucket/models", "MLFLOW_TRACKING_URI": address}
+    definitions = placed_on("docker")
+    refuse_lost_work(definitions, secret)
+    (said,) = withheld(definitions, secret)
+    assert said.startswith(
+        "retrain-docker: MLFLOW_TRACKING_URI holds a password, and everyone can read a pool's template"
+    )
+    assert "hidden" not in said
+    assert withheld(definitions, ADDRESSES) == []
+    harmless = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://db.internal/mlflow?sslmode=require&user=keeper"}
+    assert withheld(definitions, harmless) == []
+    assert withheld(placed_on("gpu"), secret) == [], "a process has its host's settings"
+
+
+# on a server ---------------------------------------------------------------------------------------------------------
+
+
+def test_apply_changes_nothing_until_the_containers_are_told_and_then_their_pool_says_it(prefect_server, monkeypatch):
+    from prefect.client.orchestration import get_client
+
+    from deployments.apply.deploy import apply
+
+    apply()
+    definitions = placed_on("docker")
+    try:
+        with get_client(sync_client=True) as client:
+            for dry_run in (True, False):
+                with pytest.raises(DeploymentError, match="retrain-docker: its containers are told no PERENNIAL_LAKE"):
+                    apply(dry_run=dry_run, definitions=definitions)
+            assert "perennial-docker" not in [pool.name for pool in client.read_work_pools()]
+            for part, address in ADDRESSES.items():
+                monkeypatch.setenv(part, address)
+            planned = [str(change) for change in apply(dry_run=True, definitions=definitions)]
+            assert "created  work pool   perennial-docker" in planned
+            apply(definitions=definitions)
+            template = client.read_work_pool("perennial-docker").base_job_template
+            assert template["variables"]["properties"]["env"]["default"] == ADDRESSES
+            for part in ADDRESSES:
+                monkeypatch.delenv(part)
+            with pytest.raises(DeploymentError, match="nothing was changed"):
+                apply(definitions=definitions)
+            assert client.read_work_pool("perennial-docker").base_job_template == template
+    finally:
+        apply()
+        with get_client(sync_client=True) as client:
+            if "perennial-docker" in [pool.name for pool in client.read_work_pools()]:
+                client.delete_work_pool("perennial-docker")

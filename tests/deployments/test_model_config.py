@@ -1,0 +1,272 @@
+"""A model is one YAML file, and a mistake in it says where it is, what was found and what is accepted."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deployments.__main__ import main
+from deployments.config.model import DEPLOYMENTS, ModelConfigError, load_model_config
+from tasks.policy.records.base import Window, utc
+
+AIR_TIME = (DEPLOYMENTS / "air_time.yaml").read_text(encoding="utf-8")
+
+
+def edited(tmp_path: Path, old: str, new: str) -> Path:
+    assert AIR_TIME.count(old) >= 1, f"air_time.yaml no longer holds {old!r}"
+    path = tmp_path / "mine.yaml"
+    path.write_text(AIR_TIME.replace(old, new, 1), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("purpose:", "purpse:", ("purpse is not a known key", "did you mean purpose?")),
+        ("purpose:", "purpse:", ("purpose is missing", "expected")),
+        ("risk: medium", "risk: huge", ("risk is 'huge'", "'low', 'medium' or 'high'")),
+        ("window_days: 5", "window_days: -1", ("window_days is -1", "greater than or equal to 0.01")),
+        ("window_days: 5", "window_days: soon", ("window_days is 'soon'", "number")),
+        ("label: air_time", "label: distance", ("'distance' is also a feature", "leaks")),
+        ("id: flight_id", "id: air_time", ("expected three different columns",)),
+        ("metric: mae\n", "metric: accuracy\n", ("'accuracy' does not fit task regression", "mae, rmse, pinball")),
+        ("metric: mae\n", "metric: made\n", ("performance.metric is 'made'", "'mae'")),
+        ("slices: [origin]", "slices: [colour]", ("performance.slices has colour", "features")),
+        ("  features:\n", "  personal: [origin]\n  features:\n", ("performance.slices has origin", "identify nobody")),
+        ("trigger: perennial", "trigger: never", ("never", "'every'")),
+        (
+            "trigger: perennial",
+            "trigger: calendar, cron: 61 3 * * *",
+            ("'61 3 * * *'", "Bad minute", "0 3 1 * *"),
+        ),
+        (
+            "trigger: perennial",
+            "trigger: calendar, rrule: monthly",
+            ("is 'monthly'", "FREQ=MONTHLY;BYMONTHDAY=1"),
+        ),
+        ("trigger: perennial", "trigger: calendar", ("cron and rrule: neither given", "expected one")),
+        ("trigger: perennial", "trigger: arrival", ("labelled_rows and share: neither given", "expected one")),
+        (
+            "trigger: perennial",
+            "trigger: arrival, labelled_rows: 0",
+            ("labelled_rows is 0", "greater than or equal to 1"),
+        ),
+        ("start: 2013-01-01T00:00:00Z", "start: 2013-01-01T00:00:00+02:00", ("2013-01-01T00:00:00+02:00", "UTC")),
+        ("history_until: 2013-04-21", "history_until: 2012-04-21", ("start < history_until",)),
+        ("kind: python", "kind: sql", ("url_env is missing", "url_env and query")),
+        ("kind: python", "kind: excel", ("source.kind is 'excel'", "'parquet'")),
+        ("function: tasks.adapters.sources.nycflights:read_flights", "function: os.system('x')", ("source.function",)),
+        ("[distance,", "[distance, distance,", ("distance is listed more than once",)),
+        ("name: air_time", "name: ../../etc", ("name is '../../etc'",)),
+        ("quality:\n", "quality:\n  row_count_ratio: [2.5, 0.4]\n", ("row_count_ratio is [2.5, 0.4]", "[0.4, 2.5]")),
+        (
+            "{min: -60, max: 130}",
+            "{min: 160, max: 130}",
+            ("quality.columns.temperature.range", "min 160 lies above max 130"),
+        ),
+        ("metric: mae\n", "metric: mae\n  maturing_at: 0.99\n", ("maturing_at 0.99 lies above closed_at 0.98",)),
+    ],
+)
+def test_a_mistake_is_named_with_its_file_field_value_and_what_is_accepted(tmp_path, old, new, words):
+    with pytest.raises(ModelConfigError) as caught:
+        load_model_config(edited(tmp_path, old, new))
+    assert "mine.yaml: " in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            "{trigger: perennial}",
+            "{trigger: any_of, conditions: [{trigger: mean_shift, sgma: 3}]}",
+            "retraining.when.any_of.conditions.0.mean_shift.sgma is not a known key; did you mean sigma?",
+        ),
+        (
+            "{trigger: perennial}",
+            "perennial",
+            "retraining.when is 'perennial', expected a mapping such as {trigger: perennial}",
+        ),
+        (
+            "{trigger: perennial}",
+            "{trigger: any_of, conditions: [probe]}",
+            "retraining.when.any_of.conditions.0 is 'probe', expected a mapping such as {trigger: probe}",
+        ),
+        (
+            "{trigger: perennial}",
+            "{trigger: any_of, conditions: []}",
+            "retraining.when.any_of.conditions is [], expected at least one",
+        ),
+        (
+            "{trigger: perennial}",
+            "[{trigger: perennial}]",
+            "retraining.when is [{'trigger': 'perennial'}], expected a mapping that begins with trigger:; several are "
+            "joined by {trigger: any_of, conditions: [...]}",
+        ),
+        (
+            "\ntraining:\n",
+            "\ntraining:\n  estimator: sklearn.ensemble.RandomForestRegressor\n",
+            "training.estimator is 'sklearn.ensemble.RandomForestRegressor', expected module:name, such as "
+            "sklearn.ensemble:RandomForestRegressor",
+        ),
+        (
+            "n_estimators: ",
+            "sizes: [3, 3], n_estimators: ",
+            "training.parameters.sizes is [3, 3], expected text, a number, true or false",
+        ),
+        (
+            "max_null_share",
+            "max_nul_share",
+            "quality.columns.pressure.max_nul_share is not a known key; did you mean max_null_share?",
+        ),
+        (
+            "label_time: scheduled_departure",
+            "label_time: air_time",
+            "columns: label_time is 'air_time', the label itself, expected when the label became known",
+        ),
+        (
+            "label: air_time\n",
+            "label: air_time\n  protected: [air_time]\n",
+            "columns: protected has 'air_time', which comes with the label, expected columns that rows have",
+        ),
+        (
+            "[distance,",
+            "[distance, scheduled_departure,",
+            "columns: time column 'scheduled_departure' is also a feature, expected columns made of it, such as its hour or weekday",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_to_write(tmp_path, old, new, line):
+    with pytest.raises(ModelConfigError) as caught:
+        load_model_config(edited(tmp_path, old, new))
+    assert str(caught.value) == f"mine.yaml: {line}"
+
+
+def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
+    path = edited(tmp_path, "risk: medium", "risk: huge")
+    path.write_text(path.read_text().replace("window_days: 5", "window_days: 0"))
+    with pytest.raises(ModelConfigError) as caught:
+        load_model_config(path)
+    assert {"risk", "window_days"} <= {line.split()[1] for line in str(caught.value).splitlines()}
+
+
+@pytest.mark.parametrize(("content", "words"), [("a: [", "is not YAML"), ("- a", "holds list"), ("", "holds NoneType")])
+def test_a_file_that_is_no_mapping_says_so(tmp_path, content, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ModelConfigError, match=words):
+        load_model_config(path)
+
+
+def test_yaml_that_would_build_objects_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: !!python/object/apply:os.getcwd []")
+    with pytest.raises(ModelConfigError, match="is not YAML"):
+        load_model_config(path)
+
+
+def test_an_unknown_name_suggests_the_nearest_model():
+    with pytest.raises(ModelConfigError, match="did you mean air_time"):
+        load_model_config("airtime")
+
+
+def test_a_model_file_may_lie_anywhere_and_its_relative_source_lies_beside_it(tmp_path):
+    path = edited(
+        tmp_path,
+        "kind: python\n  function: tasks.adapters.sources.nycflights:read_flights",
+        "kind: csv\n  path: rows.csv",
+    )
+    shutil.copy(path, tmp_path / "elsewhere.yaml")
+    assert load_model_config(tmp_path / "elsewhere.yaml").source.path == str(tmp_path / "rows.csv")
+
+
+def test_the_fingerprint_follows_every_setting(tmp_path):
+    same = load_model_config(edited(tmp_path, "risk: medium", "risk: medium  # said again")).fingerprint
+    other = load_model_config(edited(tmp_path, "cooldown_days: 10", "cooldown_days: 11")).fingerprint
+    assert same == load_model_config("air_time").fingerprint != other
+
+
+def test_windows_follow_each_other_and_a_part_of_one_is_left_out():
+    config = load_model_config("air_time")
+    windows = config.windows(end=utc("2013-05-04"))
+    assert [window.name for window in windows] == ["2013-04-21..2013-04-26", "2013-04-26..2013-05-01"]
+    assert config.window_until(utc("2013-05-04")) == windows[-1]
+
+
+def test_a_window_whose_rows_may_come_late_is_read_when_they_have_come(tmp_path):
+    config = load_model_config(edited(tmp_path, "kind: python\n", "kind: python\n  settle_hours: 36\n"))
+    window = config.windows(end=utc("2013-05-01"))[-1]
+    assert config.read_at(window) == utc("2013-05-02T12:00")
+    assert config.window_until(utc("2013-05-02T11:59")).end == utc("2013-04-26")
+    assert config.window_until(utc("2013-05-02T12:00")) == window
+    with pytest.raises(ModelConfigError, match="from 2013-04-27 12:00 UTC on"):
+        config.window_until(utc("2013-04-27"))
+
+
+def test_before_the_first_complete_window_the_error_says_from_when():
+    with pytest.raises(ModelConfigError, match="from 2013-04-26"):
+        load_model_config("air_time").window_until(utc("2013-04-25"))
+
+
+def test_a_window_in_another_zone_is_refused():
+    with pytest.raises(ValueError, match="not in UTC"):
+        Window(utc("2013-01-01").replace(tzinfo=None), utc("2013-01-02"))
+
+
+def test_calendars_and_arrivals_are_told_in_plain_sentences(tmp_path):
+    from deployments.config.description import describe
+
+    rules = "{trigger: calendar, cron: 0 3 1 * *, timezone: America/New_York}, {trigger: arrival, share: 0.2}"
+    rule = f"{{trigger: any_of, conditions: [{rules}]}}"
+    told = " ".join(describe(load_model_config(edited(tmp_path, "{trigger: perennial}", rule))))
+    assert "a date of cron 0 3 1 * * (America/New_York) has come since the last training" in told
+    assert "new rows with labels reach 20% of the training rows" in told
+
+
+def test_a_label_time_of_its_own_is_told(tmp_path):
+    from deployments.config.description import describe
+
+    later = edited(tmp_path, "label_time: scheduled_departure", "label_time: known_at")
+    told = " ".join(describe(load_model_config(later)))
+    assert (
+        "labels follow at a time of their own (24 h after columns.label_time: known_at), sought for 30 days more"
+        in told
+    )
+
+
+def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path, capsys):
+    assert main(["check"]) == 0
+    told = capsys.readouterr().out
+    assert "the perennial policy finds that a fresh model pays what a retrain costs or 15 days have passed" in told
+    assert "no group of origin may surely lose more than 0.06" in told
+    assert "predicts arrives_late (binary; F1 and probabilities are of" in told
+    assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
+    assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
+
+
+def test_check_tells_what_is_kept_from_reports_and_which_name_of_it_is_no_column(tmp_path, capsys):
+    path = edited(tmp_path, "  features:\n", "  personal: [carrier, carier]\n  features:\n")
+    assert main(["check", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert (
+        "shows no value of carrier and carier in reports and logs; of carier it reads none: no other setting names"
+        in told
+    )
+
+
+def test_check_refuses_a_feature_that_no_run_would_train_on(tmp_path, capsys):
+    path = edited(tmp_path, "label: air_time", "label: Distance")
+    assert main(["check", str(path)]) == 1
+    assert "columns.features: distance has the name of the label Distance" in capsys.readouterr().err
+
+
+def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> None:
+    """A slice is named by its value, in the ledger for good."""
+    path = edited(tmp_path, "  slices: [origin]\nretraining:", "retraining:")
+    text = path.read_text(encoding="utf-8").replace("  features:\n", "  personal: [origin]\n  features:\n")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        ModelConfigError, match=r"validation\.slices has origin, .* expected features that identify nobody"
+    ):
+        load_model_config(path)

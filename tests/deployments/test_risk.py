@@ -1,0 +1,43 @@
+"""A model's risk sets policy, approval and evidence where its file is silent, and only there."""
+
+import pytest
+import yaml
+
+from deployments.config.description import describe
+from deployments.config.model import ModelConfig, ModelConfigError, load_model_config
+from tests.support.small_model import YAML, write_model
+
+
+def config(**changes: object) -> ModelConfig:
+    named = {"access": {"approve": ["Ada"]}} if changes.get("risk") == "high" else {}
+    content = yaml.safe_load(YAML) | named | changes
+    return ModelConfig.model_validate({key: value for key, value in content.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("risk", "mode", "confidence", "rows"),
+    [("low", "automatic", 0.95, 300), ("medium", "automatic", 0.95, 500), ("high", "approval", 0.99, 1000)],
+)
+def test_each_level_has_its_policy_approval_and_evidence(risk, mode, confidence, rows):
+    found = config(risk=risk, retraining=None, validation=None)
+    assert found.promotion.mode == mode
+    assert (found.validation.confidence, found.validation.min_rows) == (confidence, rows)
+    assert found.retraining.when.trigger == "perennial"
+
+
+def test_what_the_file_says_goes_first():
+    found = config(risk="high", promotion={"mode": "automatic"})
+    assert found.promotion.mode == "automatic"
+    assert found.validation.min_rows == 100
+    assert found.validation.confidence == 0.99
+    assert found.retraining.max_retrains_per_month is None
+
+
+def test_check_tells_what_the_risk_asks_for():
+    told = " ".join(describe(config(risk="high")))
+    assert "its risk, high, asks for 99% intervals on at least 100 rows and a person's approval" in told
+
+
+def test_an_unknown_risk_is_an_error_that_names_what_is_accepted(tmp_path):
+    with pytest.raises(ModelConfigError, match="risk is 'huge'"):
+        load_model_config(write_model(tmp_path / "m", **{"risk: low": "risk: huge"}))

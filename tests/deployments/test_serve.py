@@ -1,0 +1,417 @@
+"""`make serve` starts everything from nothing, goes on where it stopped, and leaves no process behind."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from time import monotonic, sleep
+
+import httpx
+import psutil
+import pytest
+from rich.console import Console
+
+from deployments.local.instance_lock import hold_workspace
+from deployments.local.reports import ReportPages
+from deployments.local.services import Service, Stream
+from deployments.local.webhook import PATH
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.orchestration.server import free_port, served_url
+from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.policy.records.base import utc
+
+START_S = 180
+PORTS = ("prefect", "mlflow", "reports", "evidently")
+
+
+def csrf(prefect: str, auth: tuple[str, str] | None = None) -> dict[str, str]:
+    """What Prefect's own clients send along with every change, and a form on another page cannot."""
+    asked = httpx.get(f"{prefect}/api/csrf-token", params={"client": "tests"}, auth=auth)
+    return {"Prefect-Csrf-Token": asked.json()["token"], "Prefect-Csrf-Client": "tests"} if asked.is_success else {}
+
+
+class Serving:
+    """A `python -m deployments serve` on ports of its own, its output in a file."""
+
+    def __init__(self, home: Path, log: Path, *more: str, log_in: bool = False) -> None:
+        self.urls = {name: f"http://127.0.0.1:{free_port()}" for name in PORTS}
+        options = [part for name, url in self.urls.items() for part in (f"--{name}-port", url.rsplit(":", 1)[1])]
+        more = more if log_in or more else ("--no-login",)
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "deployments", "serve", *options, *more],
+                env={**os.environ, "PERENNIAL_HOME": str(home)}, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def await_start(self) -> None:
+        deadline = monotonic() + START_S
+        while "Ctrl-C stops everything" not in self.said():
+            assert self.process.poll() is None and monotonic() < deadline, self.said()[-4000:]
+            sleep(0.3)
+
+    def has_scheduled_runs(self) -> bool:
+        """The server's scheduler fails without a word to anybody where its libraries do not fit (SQLAlchemy 2.1)."""
+        planned, deadline = {"flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}}, monotonic() + START_S
+        url = f"{self.urls['prefect']}/api/flow_runs/count"
+        headers = csrf(self.urls["prefect"])
+        while not (count := httpx.post(url, json=planned, headers=headers).json()) and monotonic() < deadline:
+            sleep(1)
+        return bool(count)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Iterator[list[Serving]]:
+    """What a test started; ended whatever happens."""
+    started: list[Serving] = []
+    yield started
+    for each in started:
+        if each.process.poll() is None:
+            each.process.terminate()
+            each.process.wait(timeout=60)
+
+
+@pytest.mark.timeout(500)
+def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_it_stopped(tmp_path, serving):
+    home = tmp_path / "home"
+    first = Serving(home, tmp_path / "first.log")
+    serving.append(first)
+    first.await_start()
+    assert "<title>Prefect" in httpx.get(first.urls["prefect"], follow_redirects=True).text
+    assert "MLflow" in httpx.get(first.urls["mlflow"]).text
+    assert "<h1>Reports</h1>" in httpx.get(first.urls["reports"]).text
+    assert "Evidently" in httpx.get(first.urls["evidently"]).text
+    fleet = httpx.get(f"{first.urls['reports']}/reports/fleet.html", timeout=60).text
+    assert "2 models need a person." in fleet and "train and promote the first one" in fleet
+    assert re.search(r"│ worker\s+│ healthy │", first.said())
+    assert served_url(workspace()) == f"{first.urls['prefect']}/api"
+    assert first.has_scheduled_runs(), "no run was planned ahead, though the fleet has a schedule"
+    assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
+            if listening.status == psutil.CONN_LISTEN} == {"127.0.0.1"}  # fmt: skip
+
+    refused = subprocess.run(
+        [sys.executable, "-m", "deployments", "serve"], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert f"is served already, by process {first.process.pid}" in refused.stderr
+
+    family = first.family()
+    sleep(3)  # what each service started is noted every 2 s
+    next(each for each in family if "tasks.adapters.dashboards.mlflow_app" in each.cmdline()).kill()
+    assert first.process.wait(timeout=60) == 1
+    assert "mlflow ended with status -9, so all stops; its last lines:" in first.said()
+    assert not [each for each in family if each.is_running()]
+    assert served_url(workspace()) is None
+
+    second = Serving(home, tmp_path / "second.log")
+    serving.append(second)
+    second.await_start()
+    assert "nothing to change" in second.said(), "the second start did not find what the first one deployed"
+    family = second.family()
+    second.process.send_signal(signal.SIGTERM)
+    assert second.process.wait(timeout=60) == 0
+    assert not [each for each in family if each.is_running()]
+
+
+def apply_under_serve() -> list[str]:
+    """What `serve` says after it has applied the files to the server of the tests."""
+    from prefect.settings import get_current_settings
+
+    from deployments.local import serve
+
+    services, stream = [], Stream(Console(record=True, width=400), len("evidently"))
+    environment = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
+    with hold_workspace(workspace()) as hold:
+        serve._apply(services, environment, stream, threading.Event(), hold)
+        serve._check_alive(services)
+    serve._say_refused(services, stream)
+    return stream.console.export_text().splitlines()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("prefect_server")
+def test_a_broken_file_leaves_what_was_deployed_as_it_is_and_all_starts(tmp_path, monkeypatch):
+    from deployments.apply import server_state
+    from deployments.local.serve import ServiceEnded
+
+    assert not any("NOTHING NEW IS DEPLOYED" in line for line in apply_under_serve())
+    with server_state.PrefectState() as state:
+        before = state.found_definitions(("perennial",))
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
+    (tmp_path / "broken.yaml").write_text("bogus: [")
+    *_, loud, named = apply_under_serve()
+    assert "NOTHING NEW IS DEPLOYED: all goes on as it was applied last" in loud
+    assert "broken.yaml: is not YAML" in named
+    with server_state.PrefectState() as state:
+        assert state.found_definitions(("perennial",)) == before
+
+    monkeypatch.setattr(server_state, "TAG", "of-nobody")  # as on a server to which nothing was ever applied
+    with pytest.raises(ServiceEnded):
+        apply_under_serve()
+
+
+def log_in(folder: Path, password: str) -> Path:
+    file = folder / "log-in"
+    file.write_text(f"keeper:{password}")
+    file.chmod(0o600)
+    return file
+
+
+@pytest.mark.timeout(900)
+def test_with_a_log_in_no_service_answers_who_has_none_and_a_changed_one_is_the_only_one(tmp_path, serving):
+    passwords = ("correct horse battery", "another staple entirely")
+    for password, other in (passwords, passwords[::-1]):
+        options = ("--credentials", str(log_in(tmp_path, password)))
+        guarded = Serving(tmp_path / "home", tmp_path / "serve.log", *options)
+        serving.append(guarded)
+        guarded.await_start()  # with deployments applied and a worker heard of, so all of ours got in
+        runs, models = (
+            f"{guarded.urls['prefect']}/api/admin/version",
+            f"{guarded.urls['mlflow']}/ajax-api/2.0/mlflow/registered-models/search",
+        )
+        for auth, expected in ((None, 401), (("keeper", other), 401), (("keeper", password), 200)):
+            assert httpx.get(runs, auth=auth).status_code == expected
+            assert httpx.get(models, auth=auth).status_code == expected
+            assert httpx.get(guarded.urls["reports"], auth=auth).status_code == expected
+            assert httpx.get(guarded.urls["evidently"], auth=auth).status_code == expected
+        assert password not in guarded.said()
+        assert not [each for each in guarded.family() if password in " ".join(each.cmdline())]
+        guarded.process.terminate()
+        assert guarded.process.wait(timeout=60) == 0
+
+
+def test_a_service_that_refuses_the_right_log_in_is_not_healthy(pages, monkeypatch):
+    from deployments.local.credentials import REPORTS_LOG_IN
+    from deployments.local.servers import answers
+
+    monkeypatch.setenv(REPORTS_LOG_IN, "keeper:correct horse battery")
+    assert answers(str(pages.base_url), ("keeper", "correct horse battery"))
+    assert not answers(str(pages.base_url), ("keeper", "another staple entirely"))
+    assert not answers(str(pages.base_url))
+
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(99)"
+)
+PARENT = (
+    f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}], start_new_session=True).wait()"
+)
+
+
+def test_a_child_of_a_service_that_ignores_the_signal_is_killed_with_it():
+    service = Service("worker", [sys.executable, "-c", PARENT], os.environ, "", lambda: True)
+    service.start(Stream(Console(quiet=True), 7))
+    while "ready" not in service.last_lines:
+        sleep(0.02)
+    (child,) = psutil.Process(service.process.pid).children()
+    service.stop(patience_s=0.3)
+    assert not child.is_running()
+    assert service.exit_status == -signal.SIGTERM
+
+
+def leave_running(space_home: Path, started: float | None = None) -> subprocess.Popen[bytes]:
+    """A process as a killed `serve` leaves it, remembered with its own start time or another."""
+    left = subprocess.Popen(["sleep", "99"])
+    moment = started or psutil.Process(left.pid).create_time()
+    (space_home / "serve.lock").write_text(f'{{"serve": 1, "started": {{"{left.pid}": {moment}}}}}')
+    return left
+
+
+def test_what_a_killed_serve_left_running_is_ended_at_the_next_start():
+    left = leave_running(workspace().home)
+    with hold_workspace(workspace()):
+        assert not psutil.pid_exists(left.pid)
+    left.wait()
+
+
+def test_a_stranger_who_was_given_a_remembered_process_id_is_left_alone():
+    stranger = leave_running(workspace().home, started=1.0)
+    try:
+        with hold_workspace(workspace()):
+            assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@pytest.mark.parametrize("cut", ['{"serve": 1, "sta', "\0" * 40, b"{\xc3".decode("latin-1")])
+def test_a_memory_that_was_cut_short_neither_stops_a_start_nor_lets_a_second_one_in(cut):
+    lock = workspace().home / "serve.lock"
+    lock.write_text(cut, encoding="latin-1")
+    with hold_workspace(workspace()) as hold:
+        assert hold.recall() == {"serve": os.getpid(), "started": {}}
+        lock.write_text(cut, encoding="latin-1")
+        with pytest.raises(WorkspaceError, match="by process unknown"), hold_workspace(workspace()):
+            pass
+    assert lock.read_text() == ""
+
+
+def test_a_second_serve_leaves_the_accounts_of_the_first_one_alone(tmp_path):
+    from deployments.local.serve import serve
+
+    accounts = workspace().home / "mlflow" / "accounts.db"
+    accounts.parent.mkdir()
+    accounts.write_text("of the first one")
+    with hold_workspace(workspace()), pytest.raises(WorkspaceError, match="is served already"):
+        serve({}, log_in(tmp_path, "another staple entirely"))
+    assert accounts.read_text() == "of the first one"
+
+
+def test_a_workspace_is_held_by_one_and_free_again_afterwards():
+    with (
+        hold_workspace(workspace()),
+        pytest.raises(WorkspaceError, match=f"by process {os.getpid()}"),
+        hold_workspace(workspace()),
+    ):
+        pass
+    with hold_workspace(workspace()):
+        pass
+
+
+def test_a_new_workspace_is_its_owners_alone_and_an_old_one_stays_as_it_is(workspace, monkeypatch):
+    from tasks.adapters.storage.workspace import workspace as described
+
+    assert described().home == workspace
+    assert workspace.stat().st_mode & 0o777 == 0o700
+    workspace.chmod(0o750)
+    assert described().home.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.fixture
+def pages(workspace: Path) -> Iterator[httpx.Client]:
+    from tasks.adapters.storage.workspace import workspace as described
+
+    report = described().report("air_time", "2013-06-01..2013-06-06", "drift.html")
+    report.write_text("<p>drift</p>", encoding="utf-8")
+    (workspace / "secret.txt").write_text("secret", encoding="utf-8")
+    (workspace / "reports" / "way-out").symlink_to(workspace / "secret.txt")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(ReportPages, space=described())) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.server_port}") as client:
+            yield client
+        server.shutdown()
+
+
+def test_a_report_opens_at_the_address_that_its_artifact_links(pages, workspace, monkeypatch):
+    from tasks.adapters.storage.links import link
+
+    monkeypatch.setenv("PERENNIAL_REPORTS_URL", f"{str(pages.base_url).rstrip('/')}/reports")
+    address = link(str(workspace / "reports/air_time/2013-06-01_2013-06-06/drift.html"))
+    assert httpx.get(address).text == "<p>drift</p>"
+    assert "/reports/air_time/" in pages.get("/").text
+
+
+def test_without_a_served_address_links_lead_to_where_serve_shows_reports(workspace, monkeypatch):
+    from tasks.adapters.storage.links import link
+
+    monkeypatch.delenv("PERENNIAL_REPORTS_URL", raising=False)
+    assert link(str(workspace / "reports/a/w/x y.html")) == "http://127.0.0.1:4280/reports/a/w/x%20y.html"
+    assert link(str(workspace / "elsewhere.html")) == (workspace / "elsewhere.html").resolve().as_uri()
+    assert link("s3://bucket/drift.html") == "s3://bucket/drift.html"
+
+
+def test_the_fleet_page_shows_what_is_true_now(pages):
+    assert "train and promote the first one" in pages.get("/reports/fleet.html", timeout=60).text
+
+
+def test_a_broken_file_is_said_on_the_fleet_page_beside_the_other_models(pages, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
+    (tmp_path / "odd.yaml").write_text("name: odd\nowner: [")
+    ledger.append("air_time", "note", "begun", utc("2024-01-01"))
+    answer = pages.get("/reports/fleet.html", timeout=60)
+    assert answer.status_code == 200
+    assert "odd.yaml: is not YAML" in answer.text and 'data-model="air_time"' in answer.text
+
+
+def test_a_ledger_that_does_not_verify_is_said_on_the_page_beside_the_other_models(pages, workspace):
+    damaged = workspace / "ledger" / "air_time"
+    damaged.mkdir(parents=True)
+    (damaged / "00000001.json").write_text("{")
+    answer = pages.get("/reports/fleet.html", timeout=60)
+    assert answer.status_code == 200
+    first, second = answer.text.split('data-model="')[1:]
+    assert first.startswith("air_time") and "its ledger does not verify" in first
+    assert "needs a person" in first and "python -m tasks.record.audit verify air_time" in first
+    assert second.startswith("flight_delay") and "train and promote the first one" in second
+
+
+def test_a_ledger_that_is_out_of_reach_is_said_on_the_page_and_ends_nothing(pages, workspace):
+    (workspace / "ledger").write_text("no folder")
+    answer = pages.get("/reports/fleet.html", timeout=60)
+    assert answer.status_code == 503
+    assert pages.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/secret.txt", "/reports/../secret.txt", "/reports/%2e%2e/secret.txt", "/reports/way-out"]
+)
+def test_nothing_but_reports_can_be_read(pages, path):
+    raw = httpx.URL(str(pages.base_url)).copy_with(raw_path=path.encode())
+    assert httpx.get(raw).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["index.html", "index.htm"])
+def test_a_folder_whose_index_leads_out_of_the_reports_shows_nothing_of_it(pages, workspace, name):
+    index = workspace / "reports" / "air_time" / name
+    index.symlink_to(workspace / "secret.txt")
+    for address in ("/reports/air_time/", "/reports/air_time/?x"):
+        answer = pages.get(address)
+        assert (answer.status_code, "secret" in answer.text) == (404, False)
+    index.unlink()
+    index.symlink_to(workspace / "reports/air_time/2013-06-01_2013-06-06/drift.html")
+    assert pages.get("/reports/air_time/?x").text == "<p>drift</p>"
+
+
+def ask(pages: httpx.Client, request: str) -> str:
+    """The first line of the answer to a request that no client would send; empty where none came."""
+    with socket.create_connection((pages.base_url.host, pages.base_url.port), timeout=10) as asking:
+        asking.sendall(request.encode("latin-1"))
+        return asking.makefile("rb").readline().decode().strip()
+
+
+@pytest.mark.parametrize(
+    ("request_line", "header", "status"),
+    [
+        ("GET /reports/%00", "Host: localhost", 400),
+        ("HEAD /reports/air_time/%00/", "Host: localhost", 400),
+        ("GET http://[/", "Host: localhost", 400),
+        ("GET /", "Host: [", 400),
+        (f"GET /reports/{'x' * 300}/", "Host: localhost", 404),
+        (f"POST {PATH}", "Host: [", 400),
+        (f"POST {PATH}", "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: \xb2", 413),
+        (f"POST {PATH}", f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {'9' * 5000}", 413),
+    ],
+)
+def test_what_cannot_be_read_as_a_request_is_answered_and_leaves_no_traceback(
+    pages, capfd, request_line, header, status
+):
+    assert ask(pages, f"{request_line} HTTP/1.1\r\n{header}\r\n\r\n").split()[1:2] == [str(status)]
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "begun", ["", "GET / HT", f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{{"]
+)
+def test_who_begins_a_request_and_falls_silent_holds_no_thread(pages, monkeypatch, begun):
+    assert 10 <= ReportPages.timeout <= 60
+    monkeypatch.setattr(ReportPages, "timeout", 0.2)
+    assert ask(pages, begun) == ""  # the server hung up
+
+
+def test_a_page_elsewhere_cannot_read_reports_through_a_rebound_name(pages):
+    assert pages.get("/", headers={"Host": "evil.example"}).status_code == 421
+    assert pages.head("/reports/", headers={"Host": "evil.example"}).status_code == 421
+    assert pages.get("/", headers={"Host": "localhost:4280"}).status_code == 200

@@ -1,0 +1,147 @@
+"""A run that fell silent is said to have crashed; one that ended is left alone, in whatever order its events arrive."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from time import monotonic, sleep
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import yaml
+
+from deployments.apply.definitions import INDEX
+from tasks.adapters.orchestration.server import running_server, wait_until_healthy
+from tasks.adapters.storage.workspace import workspace
+
+pytestmark = pytest.mark.timeout(600)
+SILENT_S = 10  # the least that Prefect accepts for a trigger that waits for silence; prefect.yaml has 90
+ENDS = ("Completed", "Failed", "Cancelled", "AwaitingRetry", "Suspended")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A client of a server of ours that has the shipped automation, which only waits for less long."""
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.automations import AutomationCore
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERENNIAL_HOME", str(tmp_path_factory.mktemp("home")))
+        space = workspace()
+    shipped = yaml.safe_load(INDEX.read_text(encoding="utf-8"))["definitions"]["automations"]
+    names = ("perennial: a silent run has crashed", "perennial: a run that never began is queued again")
+    waiting = [each for each in shipped if each["name"] in names]
+    for each in waiting:
+        each["trigger"]["within"] = SILENT_S
+    with running_server(space) as environment:
+        wait_until_healthy(environment["PREFECT_API_URL"])
+        with (
+            temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}),
+            get_client(sync_client=True) as opened,
+        ):
+            for each in waiting:
+                opened.create_automation(AutomationCore.model_validate(each))
+            yield opened
+
+
+def run_of_ours(client: Any) -> UUID:
+    """A run that is under way, as a worker started it."""
+    from prefect import flow
+    from prefect.states import Pending, Running
+
+    run = client.create_flow_run(flow(lambda: None, name="any"), tags=["perennial"], state=Pending())
+    client.set_flow_run_state(run.id, Running())
+    return UUID(str(run.id))
+
+
+def beat(client: Any, run: UUID) -> datetime:
+    """A heartbeat of the run reaches the server now; when it was made."""
+    made = datetime.now(UTC)
+    event = {
+        "id": str(uuid4()),
+        "occurred": made.isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        "related": [{"prefect.resource.id": "prefect.tag.perennial", "prefect.resource.role": "tag"}],
+        "payload": {},
+    }
+    client.request("POST", "/events", json=[event])
+    return made
+
+
+def await_until(condition: Any, seconds: float = 150) -> Any:
+    deadline = monotonic() + seconds
+    while not (seen := condition()) and monotonic() < deadline:
+        sleep(0.3)
+    return seen
+
+
+def seen_by_automations(client: Any, event: str, run: UUID) -> bool:
+    body = {"filter": {"event": {"name": [event]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}, "limit": 1}
+    return bool(client.request("POST", "/events/filter", json=body).json()["total"])
+
+
+def asked_to_crash(client: Any) -> set[str]:
+    """Runs that the automation acted on, whether the server let it or not."""
+    body = {"filter": {"event": {"prefix": ["prefect.automation.action."]}}, "limit": 50}
+    found = client.request("POST", "/events/filter", json=body).json()["events"]
+    return {
+        related["prefect.resource.id"].removeprefix("prefect.flow-run.")
+        for event in found
+        for related in event["related"]
+        if related["prefect.resource.id"].startswith("prefect.flow-run.")
+    }
+
+
+def test_a_run_that_falls_silent_is_crashed_and_one_whose_last_heartbeat_came_late_is_never_asked_to(client):
+    from prefect import states
+
+    silent = run_of_ours(client)
+    beat(client, silent)
+    ended = {name: run_of_ours(client) for name in ENDS}
+    for name, run in ended.items():
+        client.set_flow_run_state(run, getattr(states, name)(), force=True)
+        assert await_until(lambda: seen_by_automations(client, f"prefect.flow-run.{name}", run))  # noqa: B023
+        sleep(0.5)
+        beat(client, run)  # it was on its way while the run ended
+    assert await_until(lambda: client.read_flow_run(silent).state.is_crashed())
+    sleep(2 * SILENT_S)
+    assert asked_to_crash(client) == {str(silent)}
+    assert {name: client.read_flow_run(run).state.name for name, run in ended.items()} == {name: name for name in ENDS}
+
+
+def test_a_run_that_goes_on_after_it_ended_is_watched_again(client):
+    from prefect.states import AwaitingRetry, Failed, Running
+
+    run = run_of_ours(client)
+    client.set_flow_run_state(run, Failed(), force=True)
+    client.set_flow_run_state(run, AwaitingRetry(), force=True)
+    client.set_flow_run_state(run, Running(), force=True)
+    assert await_until(lambda: client.read_flow_run(run).state.is_running())
+    sleep(2)
+    beat(client, run)
+    assert await_until(lambda: client.read_flow_run(run).state.is_crashed())
+
+
+def test_a_run_that_nobody_starts_any_more_is_queued_again_and_one_in_a_pool_of_containers_is_not(client):
+    """Its worker took it and was killed with the process that it started: nobody else sets a run that is Pending free."""
+    from prefect import flow
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.states import Cancelling, Pending, Running
+
+    made = {}
+    for pool, kind in (("perennial", "process"), ("perennial-ecs", "ecs")):
+        client.create_work_pool(WorkPoolCreate(name=pool, type=kind))
+        flow_id = client.create_flow(flow(lambda: None, name=pool))
+        deployment = client.create_deployment(flow_id, name=pool, work_pool_name=pool, tags=["perennial"])
+        for name, then in (("stuck", None), ("begun", Running()), ("cancelled", Cancelling())):
+            run = client.create_flow_run_from_deployment(deployment, tags=["perennial"])
+            client.set_flow_run_state(run.id, Pending())
+            if then:
+                client.set_flow_run_state(run.id, then, force=True)
+            made[pool, name] = run.id
+    assert await_until(lambda: client.read_flow_run(made["perennial", "stuck"]).state.name == "AwaitingRetry")
+    sleep(5)
+    assert client.read_flow_run(made["perennial", "begun"]).state.is_running()
+    assert client.read_flow_run(made["perennial", "cancelled"]).state.is_cancelling()
+    assert client.read_flow_run(made["perennial-ecs", "stuck"]).state.is_pending()

@@ -1,0 +1,328 @@
+"""Labels pass a gate of their own: what can be trusted passes it, what cannot is a verdict with number, limit, setting."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from tasks.policy.data_quality.label_quality import (
+    LabelFacts,
+    LabelProfile,
+    LabelRules,
+    find_jump,
+    judge_labels,
+    label_levels,
+)
+from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
+from tasks.policy.monitoring.diagnosis import decide_diagnosis
+from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.evidence import (
+    LABELS_QUARANTINED,
+    LABELS_SOUND,
+    History,
+    LabelVerdicts,
+    LedgerEntry,
+    WindowEvidence,
+    newest_labels,
+    windows_in_doubt,
+)
+from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport, QualityReport
+
+WINDOW = Window(utc("2024-03-04"), utc("2024-03-11"))
+RULES = LabelRules()
+RANDOM = np.random.default_rng(1)
+MINUTES = RANDOM.normal(20, 3, 800)
+LEARNED = LabelProfile(5000, levels=label_levels(RANDOM.normal(20, 3, 5000)), labelled_share=0.97)
+
+
+def facts(truth, predicted=None, **known) -> LabelFacts:
+    truth = np.asarray(truth, float)
+    predicted = truth if predicted is None else np.asarray(predicted, float)
+    found = {"rows": len(truth), "due": False, "classes": ()} | known
+    return LabelFacts(WINDOW, "y", truth=truth, predicted=predicted, **found)
+
+
+def broken(report: LabelReport | None) -> dict[str, str]:
+    assert report is not None
+    return {check.name: check.verdict for check in report.checks if check.verdict != "pass"}
+
+
+# --- arrival
+
+
+def test_nothing_is_said_while_labels_may_still_come():
+    assert judge_labels(facts([], rows=800), RULES) is None
+
+
+def test_labels_that_are_due_and_did_not_come_are_overdue():
+    report = judge_labels(facts([], rows=841, due=True, usual_share=0.98), RULES)
+    assert report.verdict == "fail"
+    assert report.reasons == (
+        "labels (y): 0 of 841 rows of 2024-03-04..2024-03-11 have a label though all are due, expected at least 19.6% of "
+        "the rows, as usually 98% have one by then (quality.labels.min_usual_share)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("labelled", "rows", "usual", "overdue"),
+    [
+        (160, 1000, 0.98, True),
+        (260, 1000, 0.98, False),
+        (30, 1000, 0.03, False),
+        (0, 1000, 0.03, True),
+        (0, 40, 0.03, False),
+        (0, 1000, None, True),
+        (1, 1000, None, False),
+    ],
+)
+def test_far_fewer_than_usual_are_overdue_unless_chance_gives_as_few(labelled, rows, usual, overdue):
+    report = judge_labels(facts(MINUTES[:labelled], rows=rows, due=True, usual_share=usual), RULES)
+    assert (broken(report) == {"labels arrived": "fail"}) == overdue
+
+
+def test_where_no_labels_are_expected_none_is_overdue():
+    rules = LabelRules(min_usual_share=0)
+    assert judge_labels(facts([], rows=841, due=True, usual_share=0.98), rules).verdict == "pass"
+
+
+# --- what cannot be used
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(0, "pass"), (8, "warn"), (80, "fail")])
+def test_unusable_labels_are_said_and_block_where_they_are_many(count, verdict):
+    report = judge_labels(facts(MINUTES, faults=(("infinite", count),) if count else ()), RULES)
+    assert report.verdict == verdict
+    if count:
+        assert f"{count} infinite" in report.reasons[0]
+        assert "at most 5.0% (quality.labels.max_unusable_share)" in report.reasons[0]
+
+
+def test_labels_that_contradict_each_other_are_said():
+    assert broken(judge_labels(facts(MINUTES, conflicts=3), RULES)) == {"one label a row": "warn"}
+
+
+def test_words_for_unknown_are_told_and_no_fault():
+    report = judge_labels(facts(MINUTES, words=(("NA", 300),)), RULES)
+    assert report.verdict == "pass"
+    assert any(
+        "'NA' 300 times: read as unknown; list it in columns.classes" in check.observed for check in report.checks
+    )
+
+
+# --- classes
+
+
+@pytest.mark.parametrize(("third", "verdict"), [(0, "pass"), (10, "warn"), (200, "fail")])
+def test_a_third_class_of_two_is_a_verdict(third, verdict):
+    truth = np.r_[np.arange(600) % 2, np.full(third, 2)]
+    report = judge_labels(facts(truth, np.r_[np.arange(600) % 2, np.zeros(third)], classes=("0", "1")), RULES)
+    assert report.verdict == verdict
+    assert (broken(report) == {"known classes": verdict}) == bool(third)
+
+
+@pytest.mark.parametrize(("new", "verdict"), [(150, "warn"), (2000, "fail")])
+def test_among_several_classes_a_new_one_is_a_miss_until_hardly_any_is_known(new, verdict):
+    truth = np.r_[np.arange(600) % 3, np.full(new, 3)].astype(float)
+    report = judge_labels(facts(truth, np.eye(3)[(truth % 3).astype(int)], classes=("a", "b", "c")), RULES)
+    assert broken(report) == {"known classes": verdict}
+
+
+def test_classes_that_changed_places_are_suspected_and_never_block():
+    """A concept that turned looks the same, and is to be learned."""
+    truth = RANDOM.integers(0, 2, 600)
+    answered = np.where(RANDOM.random(600) < 0.8, truth, 1 - truth)
+    swapped = judge_labels(facts(1 - truth, answered, classes=("0", "1")), RULES)
+    assert broken(swapped) == {"classes in place": "warn"}
+    assert judge_labels(facts(truth, answered, classes=("0", "1")), RULES).verdict == "pass"
+
+
+def test_several_classes_that_were_numbered_anew_are_suspected():
+    truth = RANDOM.integers(0, 3, 600)
+    answered = np.eye(3)[truth]
+    assert broken(judge_labels(facts((truth + 1) % 3, answered, classes=("0", "1", "2")), RULES)) == {
+        "classes in place": "warn"
+    }
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.3048, 0.4536, 2.2046, -3.0])
+def test_numbers_in_another_unit_or_of_the_other_sign_are_suspected_and_do_not_block(scale):
+    answered = RANDOM.normal(0, 3, 800)
+    truth = scale * (answered + RANDOM.normal(0, 1, 800))
+    report = judge_labels(facts(truth, answered), RULES)
+    assert broken(report) == {"labels in step": "warn"}
+    assert f"labels go with {np.cov(truth, answered)[0, 1] / answered.var(ddof=1):.3g} times" in report.reasons[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.3, 0.75])
+@pytest.mark.parametrize("noise", [0.5, 1, 3, 9])
+def test_noise_growth_and_a_poor_model_are_no_other_unit(scale, noise):
+    answered = RANDOM.normal(20, 3, 800)
+    truth = scale * answered + RANDOM.normal(0, noise, 800)
+    assert judge_labels(facts(truth, answered), RULES).verdict == "pass"
+    unmoved = judge_labels(facts(truth, np.full(800, 20.0)), RULES)
+    assert unmoved.verdict == "pass"
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_a_poor_model_and_rare_classes_are_no_swap(share):
+    truth = (RANDOM.random(800) < share).astype(float)
+    for answered in (RANDOM.random(800), np.zeros(800), np.full(800, 0.9)):
+        assert judge_labels(facts(truth, answered, classes=("0", "1")), RULES).verdict == "pass"
+
+
+def test_one_label_in_all_rows_is_said_only_where_chance_does_not_give_it():
+    """It may be a quiet week, so it blocks only where the model's file says so."""
+    often, rare = (LabelProfile(5000, shares=(("0", 1 - share), ("1", share))) for share in (0.3, 0.001))
+    stuck = facts(np.zeros(800), RANDOM.random(800), classes=("0", "1"), reference=often)
+    assert broken(judge_labels(stuck, RULES)) == {"varying labels": "warn"}
+    assert judge_labels(stuck, LabelRules(on_constant="fail")).verdict == "fail"
+    usual = facts(np.zeros(800), RANDOM.random(800), classes=("0", "1"), reference=rare)
+    assert judge_labels(usual, RULES).verdict == "pass"
+    assert "varying labels" in broken(judge_labels(facts(np.zeros(800), MINUTES, reference=LEARNED), RULES))
+
+
+def test_where_predictions_say_the_same_one_label_in_all_rows_is_the_world():
+    """At night the sun gives nothing, and the model knows."""
+    often = LabelProfile(5000, shares=(("0", 0.7), ("1", 0.3)))
+    assert (
+        judge_labels(facts(np.zeros(800), np.full(800, 0.1), classes=("0", "1"), reference=often), RULES).verdict
+        == "pass"
+    )
+    night = facts(np.zeros(800), RANDOM.normal(0, 0.1, 800), reference=replace(LEARNED, levels=label_levels(MINUTES)))
+    assert "varying labels" not in broken(judge_labels(night, RULES))
+
+
+def test_a_class_that_is_spelled_anew_is_a_fault_and_a_new_class_beside_the_others_is_not():
+    learned = LabelProfile(5000, shares=(("setosa", 0.4), ("other", 0.35), ("virginica", 0.25)))
+    classes = ("other", "setosa", "virginica")
+    truth = RANDOM.choice(3, 600, p=[0.35, 0.4, 0.25]).astype(float)
+    answered = np.eye(3)[truth.astype(int)]
+    anew = facts(np.where(truth == 1, 3, truth), answered, classes=classes, reference=learned)
+    report = judge_labels(anew, RULES)
+    assert report.verdict == "fail"
+    assert "as if that were spelled in another way" in report.reasons[0]
+    some = facts(np.where(np.arange(600) % 4 == 0, 3, truth), answered, classes=classes, reference=learned)
+    assert broken(judge_labels(some, RULES)) == {"known classes": "warn"}
+
+
+@pytest.mark.parametrize("shares", [(0.052, 0.065), (0.048, 0.08), (0.9, 0.8)])
+def test_labels_that_are_mostly_zero_are_trusted(shares):
+    before, now = (np.where(RANDOM.random(3000) < share, RANDOM.gamma(2, 250, 3000), 0) for share in shares)
+    learned = LabelProfile(3000, levels=label_levels(before))
+    assert judge_labels(facts(now, np.full(3000, 30.0), reference=learned), RULES).verdict == "pass"
+    assert judge_labels(facts(now * 1000, np.full(3000, 30.0), reference=learned), RULES).verdict == (
+        "fail" if np.quantile(before, 0.95) > 0 else "pass"
+    )
+
+
+# --- units
+
+
+@pytest.mark.parametrize("change", [lambda y: y * 1000, lambda y: y * 60, lambda y: y / 60, lambda y: y + 273.15])
+def test_a_label_in_another_unit_is_not_trusted(change):
+    report = judge_labels(facts(change(MINUTES), MINUTES, reference=LEARNED), RULES)
+    assert report.verdict == "fail"
+    assert "as if in another unit" in report.reasons[0]
+    assert "quality.labels.on_unit_change: warn accepts it" in report.reasons[0]
+    assert judge_labels(
+        facts(change(MINUTES), MINUTES, reference=LEARNED), LabelRules(on_unit_change="warn")
+    ).verdict == ("warn")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda y: 40 - y, lambda y: y * 2, lambda y: y * 0.5, lambda y: y + 15, lambda y: 20 + (y - 20) * 4]
+)
+def test_a_concept_that_turns_and_a_world_that_moves_are_trusted(change):
+    report = judge_labels(facts(change(MINUTES), MINUTES, reference=LEARNED), RULES)
+    assert set(broken(report)) <= {"labels in step"}
+    assert report.verdict != "fail"
+
+
+@pytest.mark.parametrize(
+    ("count", "code", "verdict"),
+    [(0, 0.0, "pass"), (1, -999.0, "warn"), (8, -999.0, "fail"), (1, 20_000.0, "fail"), (60, 300.0, "fail")],
+)
+def test_single_labels_far_past_all_that_were_learned_from_are_said_and_block_where_they_outweigh(count, code, verdict):
+    truth = np.r_[np.full(count, code), MINUTES[count:]]
+    learned = replace(LEARNED, span=(8.0, 32.0))
+    report = judge_labels(facts(truth, MINUTES, reference=learned), RULES)
+    assert report.verdict == verdict
+    assert not count or "plausible labels" in broken(report)
+    assert judge_labels(facts(np.r_[150.0, MINUTES], np.r_[20.0, MINUTES], reference=learned), RULES).verdict == "pass"
+
+
+def test_where_predictions_move_along_it_is_the_world():
+    assert judge_labels(facts(MINUTES * 12, MINUTES * 11, reference=LEARNED), RULES).verdict == "pass"
+
+
+def test_labels_of_which_the_training_rows_hold_two_units_are_found_with_the_place():
+    days = np.r_[RANDOM.normal(20, 3, 3000), RANDOM.normal(20_000, 3000, 1000)]
+    place, sentence = find_jump(days, RULES)
+    assert 2500 <= place <= 3100
+    assert "nine tenths lie between" in sentence
+    assert find_jump(days, LabelRules(on_unit_change="warn")) is None
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        RANDOM.normal(0, 1, 4000) * np.where(np.arange(4000) < 2000, 1, -1),
+        RANDOM.lognormal(0, 2, 4000),
+        np.where(RANDOM.random(4000) < 0.8, 0, RANDOM.gamma(2, 50, 4000)),
+        RANDOM.normal(100, 10, 4000) * np.exp(np.linspace(0, 4, 4000)),
+        RANDOM.normal(10, 2, 4000) + 20 * np.sin(np.arange(4000) / 300),
+        np.r_[RANDOM.normal(20, 3, 2000), RANDOM.normal(30, 6, 2000)],
+        RANDOM.normal(0, 1, 70),
+    ],
+    ids=["sign", "heavy tail", "mostly zero", "growth", "season", "a step of the world", "few"],
+)
+def test_what_the_world_does_is_no_jump(labels):
+    assert find_jump(labels, RULES) is None
+
+
+# --- what a verdict does
+
+FAILED = judge_labels(facts([], rows=841, due=True), RULES)
+
+
+def report(window: Window, labels: LabelReport | None, value: float = 5.0) -> PerformanceReport:
+    metrics = (MetricValue("mae", value, value - 0.1, value + 0.1, 800, False),)
+    return PerformanceReport(window, window.end, "1", 800, 800, "closed", metrics, "mae", labels=labels)
+
+
+def test_nothing_is_decided_by_labels_that_cannot_be_trusted():
+    policy = RetrainingPolicy.model_validate({"when": {"trigger": "metric_breach", "metric": "mae", "limit": 1.0}})
+    quality = QualityReport(WINDOW, "pass", 800, (), 0, ())
+    sound = judge_labels(facts(MINUTES), RULES)
+    decided = {}
+    for name, labels in (("failed", FAILED), ("sound", sound), ("of an older record", None)):
+        evidence = WindowEvidence(WINDOW, 800, quality, performance=report(WINDOW, labels))
+        decided[name] = decide_retraining("m", policy, evidence, History(), WINDOW.end)
+    assert [decided[name].retrain for name in ("failed", "sound", "of an older record")] == [False, True, True]
+    assert decided["failed"].blocked_by == "labels"
+    assert (
+        decided["failed"]
+        .reasons[0]
+        .startswith("the labels of 2024-03-04..2024-03-11 cannot be trusted (labels (y): 0 of")
+    )
+
+
+def test_the_latest_window_with_a_verdict_speaks_and_the_diagnosis_names_the_labels():
+    earlier = Window(WINDOW.start - timedelta(days=7), WINDOW.start)
+    evidence = WindowEvidence(WINDOW, 800, performance=report(WINDOW, None))
+    history = History(performances=(report(earlier, None),))
+    assert newest_labels(evidence, history) is None
+    assert newest_labels(evidence, history, [report(earlier, FAILED)]) == FAILED
+    found = decide_diagnosis(None, None, None, labels=FAILED)
+    assert (found.kind, found.reasons) == ("upstream_data_fault", FAILED.reasons)
+
+
+def test_windows_stay_in_doubt_until_their_labels_are_sound_and_records_of_before_are_read():
+    body, at = to_json(LabelVerdicts((FAILED,))), WINDOW.end
+    entries = [LedgerEntry("m", 1, LABELS_QUARANTINED, at, "d", "perennial", body, "")]
+    assert windows_in_doubt(entries) == (WINDOW.name,)
+    assert windows_in_doubt([*entries, LedgerEntry("m", 2, LABELS_SOUND, at, "e", "perennial", body, "")]) == ()
+    kept = to_json(report(WINDOW, None)).replace(',"labels":null', "")
+    assert 'labels"' not in kept.replace("labelled", "")
+    assert from_json(PerformanceReport, kept) == report(WINDOW, None)

@@ -1,0 +1,42 @@
+"""Retrains that do not bring the metric back: said, and a person is asked; timers and mended breaches are left alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from tasks.policy.decision.escalation import unresolved
+from tasks.policy.records.evidence import Judgement
+from tests.policy.triggers.judged_windows import evidence, window
+from tests.policy.triggers.test_series_triggers import judged
+
+BREACH = "{trigger: metric_breach, metric: mae, limit: 5.5}"
+
+
+def past(*values: float, rule: str = BREACH) -> list[Judgement]:
+    return [
+        Judgement(window(number).end, "1", evidence(number), judged(rule, list(values[: number + 1])))
+        for number in range(len(values))
+    ]
+
+
+def retrains(*numbers: int) -> list:
+    return [window(number).end for number in numbers]
+
+
+def test_three_retrains_without_effect_are_said_with_their_number_and_since_when():
+    found = unresolved(past(5, 5, 6, 6, 6, 6), retrains(2, 3, 4), after=3)
+    assert found is not None and found.retrains == 3
+    assert f"3 retrains since {window(2).start:%Y-%m-%d} have not cleared this" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("values", "made"),
+    [((5, 6, 6, 6), (1, 2)), ((6, 6, 6, 6, 5), (0, 1, 2, 3)), ((5, 5, 5, 5), (0, 1, 2)), ((), ())],
+)
+def test_fewer_retrains_and_a_breach_that_is_over_are_nothing_to_say(values, made):
+    assert unresolved(past(*values), retrains(*made), after=3) is None
+
+
+def test_a_timer_asks_for_retrains_without_saying_that_anything_is_wrong():
+    decisions = [replace(one, decision=replace(one.decision, triggers=("every",))) for one in past(6, 6, 6, 6, 6)]
+    assert unresolved(decisions, retrains(0, 1, 2, 3), after=3) is None

@@ -1,0 +1,66 @@
+"""Names: a right goes to the exact name, four eyes count look-alikes as one person."""
+
+import pytest
+from hypothesis import given, strategies as st
+
+from tasks.policy.governance.access import AccessPolicy, why_not_approve
+from tasks.policy.governance.people import is_unnamed, look_alike, plain
+
+CYRILLIC_ADA = "\u0410d\u0430"
+
+
+@pytest.mark.parametrize(
+    "written", ["ADA  lovelace", "Ａｄａ Lovelace", "Ada\u200b Lovelace", "\ufeffada\u00a0lovelace "]
+)
+def test_case_blanks_width_and_invisible_characters_change_no_name(written):
+    assert plain(written) == "ada lovelace"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [CYRILLIC_ADA, "A\u200dda", "Adɑ", "Áda", "A.d.a", "𝐀𝐝𝐚", "ADA", " a d a "],
+)
+def test_a_name_that_looks_like_another_is_the_same_person_for_four_eyes(written):
+    assert look_alike(written, ["Grace", "Ada"])
+
+
+@pytest.mark.parametrize(("one", "other"), [("PauI", "Paul"), ("rnark", "mark"), ("Jonh0", "JonhO"), ("pauI", "PAUL")])
+def test_latin_letters_look_alike_too(one, other):
+    assert look_alike(one, [other]) and look_alike(other, [one])
+
+
+@pytest.mark.parametrize(("one", "other"), [("Ada", "Eva"), ("Ада", "Ева"), ("李雷", "韩梅梅"), ("Ada K.", "Ada L.")])
+def test_other_people_are_other_people(one, other):
+    assert not look_alike(one, [other])
+    assert plain(one) != plain(other)
+
+
+@pytest.mark.parametrize(
+    "nobody", ["", "  ", "\u200b\u200d", "unnаmed", "Automation", "anyone\u200b", "---", "PERENNIAL"]
+)
+def test_placeholders_and_what_looks_like_them_identify_nobody(nobody):
+    assert is_unnamed(nobody)
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_every_name_looks_like_itself_or_is_nobodys(name):
+    assert is_unnamed(name) or look_alike(name, [name])
+    assert plain(plain(name)) == plain(name)
+
+
+@pytest.mark.attack("whoever asks and approves")
+def test_an_approver_who_looks_like_the_requester_is_refused_and_a_look_alike_holds_no_right():
+    anybody = AccessPolicy()
+    assert "asked for this" in why_not_approve(anybody, CYRILLIC_ADA, ["Ada"])
+    assert why_not_approve(anybody, "Grace", ["Ada"]) is None
+    closed = AccessPolicy(approve=("Ada",))
+    assert "may not approve" in why_not_approve(closed, CYRILLIC_ADA, ["Grace"])
+    assert why_not_approve(closed, " ＡＤＡ ", ["Grace"]) is None
+
+
+@pytest.mark.attack("whoever asks and approves")
+def test_what_a_person_without_a_name_started_is_approved_by_nobody_where_risk_is_high():
+    anybody = AccessPolicy()
+    assert "gave no name" in why_not_approve(anybody, "Grace", [], anonymous=True, risk="high")
+    assert why_not_approve(anybody, "Grace", [], anonymous=True, risk="medium") is None
+    assert why_not_approve(anybody, "Grace", [], anonymous=False, risk="high") is None

@@ -1,0 +1,119 @@
+"""Limits learned from stable history, calendar matching and the domain classifier's verdict."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tasks.policy.records.base import Window, utc
+from tasks.policy.reference import calibration
+
+
+def days_that_move_together(days: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """50 rows a day around a level that wanders from day to day (autoregressive, 0.5)."""
+    random, level, levels = np.random.default_rng(seed), 0.0, []
+    for _ in range(days):
+        level = 0.5 * level + random.normal(0, 0.3)
+        levels.append(level)
+    where = np.repeat(np.arange(days), 50)
+    return np.array(levels)[where] + random.normal(0, 1, len(where)) + shift, where
+
+
+def mean_shift(reference: np.ndarray, current: np.ndarray) -> float:
+    return abs(current.mean() - reference.mean()) / reference.std()
+
+
+def test_a_limit_from_stable_history_alarms_at_its_rate_where_a_test_on_rows_alarms_always():
+    alarms = plain = 0
+    for seed in range(150):
+        values, where = days_that_move_together(105, seed)
+        reference, current = where < 100, where >= 100
+        effects = calibration.stable_effects(mean_shift, values[reference], where[reference], 5, draws=300)
+        limit = calibration.calibrated_threshold(effects, 0.05)
+        alarms += mean_shift(values[reference], values[current]) > limit
+        plain += stats.ttest_ind(values[reference], values[current]).pvalue <= 0.05
+    assert plain / 150 > 0.3
+    assert alarms / 150 < 0.12
+
+
+def test_a_shift_past_the_limit_is_found():
+    values, where = days_that_move_together(100, 3)
+    limit = calibration.calibrated_threshold(calibration.stable_effects(mean_shift, values, where, 5), 0.05)
+    found = [mean_shift(values, days_that_move_together(5, seed, shift=1.0)[0]) > limit for seed in range(50)]
+    assert np.mean(found) > 0.9
+
+
+def test_limits_by_hand():
+    effects = np.arange(1, 100) / 100
+    assert calibration.calibrated_threshold(effects, 0.05) == 0.95
+    assert calibration.calibrated_threshold(effects, 0.001) == 0.99
+    assert calibration.calibrated_threshold(effects, 0.05, at_least=2.0) == 2.0
+    with pytest.raises(ValueError, match="has 3 days, expected more than the 5"):
+        calibration.stable_effects(mean_shift, [1.0, 2.0, 3.0], [1, 2, 3], 5)
+
+
+def test_rows_of_the_same_season_of_earlier_years_are_found():
+    july = Window(utc("2013-07-01"), utc("2013-07-06"))
+    days = {"2012-06-12": False, "2012-06-20": True, "2011-07-20": True, "2011-07-25": False, "2012-12-24": False}
+    days |= {"2013-06-26": False, "2013-07-01": False}
+    hours = [int(utc(day).timestamp() // 3600) for day in days]
+    assert calibration.in_season(hours, july).tolist() == list(days.values())
+    assert not calibration.in_season([-1], july).any()
+
+
+def test_a_daily_season_does_not_alarm_when_the_calendar_matches():
+    """Values follow the hour; the current window holds mornings only."""
+    random = np.random.default_rng(1)
+    hours, mornings = random.uniform(0, 24 * 50, 20_000), 24 * random.integers(0, 5, 2000) + random.uniform(6, 10, 2000)
+    reference = np.sin(hours / 24 * 2 * np.pi) + random.normal(0, 0.1, 20_000)
+    current = np.sin(mornings / 24 * 2 * np.pi) + random.normal(0, 0.1, 2000)
+    weights = calibration.calendar_weights(hours, mornings, "day")
+    assert abs(current.mean() - reference.mean()) > 0.8
+    assert current.mean() == pytest.approx(np.average(reference, weights=weights), abs=0.03)
+    assert weights.mean() == pytest.approx(1)
+    assert calibration.effective_rows(weights) == pytest.approx(20_000 * 4 / 24, rel=0.1)
+    assert calibration.effective_rows([1, 1, 0, 0]) == 2
+
+
+def test_phases_that_the_reference_lacks_are_left_out():
+    assert calibration.calendar_weights([1, 2], [2, 3], "day") == pytest.approx([0, 2])
+    assert calibration.calendar_weights([1, 2], [3], "day") == pytest.approx([0, 0])
+
+
+def test_distances_of_stable_windows_by_hand():
+    """Four days of two values; window of one day. Day 0 has 3:1 against 5:7 elsewhere: KS |3/4 - 5/12| = 1/3."""
+    counts = [[3, 1], [2, 2], [2, 2], [1, 3]]
+    found = calibration.stable_distances(counts, 1, "ks")
+    assert found == pytest.approx([1 / 3, 0.0, 0.0, 1 / 3])
+    assert calibration.stable_distances(counts, 1, "wasserstein", [2.0])[0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("method", ["ks", "psi", "wasserstein"])
+def test_a_limit_set_by_stable_days_alarms_on_stable_windows_at_its_rate(method):
+    """Days drift together by a random amount; fresh windows of the same process exceed the limit seldom."""
+    random = np.random.default_rng(1)
+    edges = np.linspace(-3, 3, 30)
+
+    def days(count):
+        moved = random.normal(0, 0.3, count)
+        rows = [np.searchsorted(edges, random.normal(shift, 1, 200)) for shift in moved]
+        return np.array([np.bincount(row, minlength=31) for row in rows])
+
+    widths = np.diff(edges)
+    limit = calibration.calibrated_threshold(calibration.stable_distances(days(120), 5, method, widths), 0.05)
+    fresh = np.concatenate([calibration.stable_distances(days(120), 5, method, widths)[::5] for _ in range(10)])
+    assert 0.005 <= (fresh > limit).mean() <= 0.15
+
+
+def test_too_few_days_say_nothing():
+    with pytest.raises(ValueError, match="expected more than the 5"):
+        calibration.stable_distances(np.ones((5, 2)), 5, "ks")
+
+
+def test_distances_from_the_days_around_forget_the_rest_of_the_year():
+    """Two seasons of 30 days, as far apart as can be; within each every day is alike."""
+    counts = np.repeat([[10, 0], [0, 10]], 30, axis=0)
+    whole = calibration.stable_distances(counts, 5, "ks")
+    around = calibration.stable_distances(counts, 5, "ks", around_days=10)
+    assert whole[:20].min() > 0.5
+    assert around[:15] == pytest.approx(np.zeros(15))
+    assert around[25] == pytest.approx(0.5)  # the ten days after it are of the other season

@@ -1,0 +1,200 @@
+"""What needs a person is found from facts alone, and the model that needs one most comes first."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tasks.policy.governance.access import ApprovalRequest
+from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.evidence import (
+    Decision,
+    Judgement,
+    LedgerEntry,
+    ModelVersion,
+    Promotion,
+    ValidationReport,
+    WindowEvidence,
+)
+from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport, QualityReport
+from tasks.policy.reporting.fleet import BrokenModel, FleetMember, ModelFacts, describe_member, survey
+
+NOW = utc("2024-03-01T06:00")
+WINDOW = Window(utc("2024-02-24"), utc("2024-02-29"))
+CHAMPION = ModelVersion("churn", "3", "run", "d" * 16, Window(utc("2024-01-01"), utc("2024-02-01")), 1000, "0" * 64)
+
+
+def entry(kind: str, body: object, at: datetime = NOW, decision_id: str | None = "a" * 16) -> LedgerEntry:
+    return LedgerEntry(
+        "churn", 0, kind, at, decision_id, "perennial", body if isinstance(body, str) else to_json(body), ""
+    )
+
+
+def judged(window: Window = WINDOW, **changes: Any) -> LedgerEntry:
+    """A judged window: sound, stable, accuracy .9 at its best level; `changes` replace parts of it."""
+    value = MetricValue("accuracy", changes.pop("value", 0.9), 0.88, 0.92, 1000, True)
+    performance = PerformanceReport(
+        window, window.end, "3", 1000, 1000, "closed", (value,), "accuracy", baseline=replace(value, value=0.9),
+        shift_p_value=changes.pop("p", 0.5),
+    )  # fmt: skip
+    quality = QualityReport(window, changes.pop("quality", "pass"), 1000, (), 12, ("12 % of plan is null",))
+    drift = DriftReport(window, changes.pop("drift", "stable"), (), 0.4, 10, 10, ("4 of 10 features drifted",))
+    decision = Decision("a" * 16, "churn", window, changes.pop("retrain", False), ("no reason to",), **changes)
+    return entry(
+        "window.judged",
+        Judgement(window.end, "3", WindowEvidence(window, 1000, quality, drift, performance), decision),
+        window.end,
+    )
+
+
+def facts(*entries: LedgerEntry, **changes: Any) -> ModelFacts:
+    numbered = tuple(replace(each, sequence=number) for number, each in enumerate(entries, 1))
+    known = ModelFacts(
+        "churn", "p", "owner", "low", False, 5, timedelta(), None, None, None, 0.0, NOW, CHAMPION, numbered
+    )
+    return replace(known, **changes)
+
+
+def needs(member: FleetMember) -> list[str]:
+    return [need.kind for need in member.needs]
+
+
+def test_a_model_that_was_judged_in_time_and_sound_is_healthy():
+    member = describe_member(facts(judged()))
+    assert (member.health, member.needs) == ("healthy", ())
+    assert member.next_check == utc("2024-03-05")
+    assert member.metric.value == 0.9
+
+
+@pytest.mark.parametrize(
+    ("entries", "changes", "kind", "health"),
+    [
+        ((), {"champion": None}, "no champion", "needs a person"),
+        ((judged(quality="fail"),), {}, "quarantined", "needs a person"),
+        ((judged(blocked_by="budget"),), {}, "budget", "needs a person"),
+        ((judged(), entry("retraining.refused", "the budget refuses")), {}, "budget", "needs a person"),
+        ((judged(),), {"as_of": utc("2024-03-08")}, "overdue", "needs a person"),
+        ((judged(value=0.8, p=0.01),), {}, "worse", "watch"),
+        ((judged(drift="drifted"),), {}, "drifted", "watch"),
+        ((judged(retrain=True),), {}, "retraining", "watch"),
+    ],
+)
+def test_each_thing_to_look_at_is_a_need_of_its_kind(entries, changes, kind, health):
+    member = describe_member(facts(*entries, **changes))
+    assert needs(member) == [kind]
+    assert member.health == health
+
+
+@pytest.mark.parametrize(
+    "entry_after",
+    [judged(value=0.95, p=0.01), judged(value=0.8, p=0.2), judged(drift="insufficient")],
+    ids=["better than its best", "within the noise", "too few rows to tell"],
+)
+def test_what_is_no_loss_and_no_drift_is_no_need(entry_after):
+    assert needs(describe_member(facts(entry_after))) == []
+
+
+def test_a_check_within_its_grace_is_not_overdue():
+    assert needs(describe_member(facts(judged(), as_of=utc("2024-03-07T11:00")))) == []
+
+
+def test_no_check_is_due_after_the_end_of_recorded_data():
+    member = describe_member(facts(judged(), served_until=utc("2024-03-01"), as_of=utc("2024-03-01")))
+    assert member.next_check is None
+    assert needs(member) == []
+
+
+PASSED = entry(
+    "challenger.validated", ValidationReport("4", "3", "pass", (), ("gains 0.02",), 500), decision_id="b" * 16
+)
+
+
+def test_a_challenger_that_passed_waits_for_approval_only_where_the_model_asks_for_it():
+    (approval,) = describe_member(facts(judged(), PASSED, approval=True)).approvals
+    assert (approval.version, approval.reason) == ("4", "gains 0.02")
+    assert describe_member(facts(judged(), PASSED, approval=False)).approvals == ()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        entry("champion.promoted", Promotion("churn", "b" * 16, "4", "3", "promoted"), decision_id="b" * 16),
+        entry("promotion.rejected", "no", decision_id="b" * 16),
+        entry("challenger.refused", ValidationReport("5", "3", "fail", (), ("worse",), 500), decision_id="c" * 16),
+    ],
+)
+def test_an_approval_is_closed_by_an_answer_or_by_a_later_challenger(answer):
+    assert describe_member(facts(judged(), PASSED, answer, approval=True)).approvals == ()
+
+
+def test_asking_for_approval_does_not_close_it():
+    asked = entry("promotion.requested", "asked Ada", decision_id="b" * 16)
+    assert describe_member(facts(judged(), PASSED, asked, approval=True)).approvals
+
+
+@pytest.mark.parametrize("looked_at", [None, utc("2024-03-04T06:00")])  # production time may have ended long before
+def test_an_approval_that_nobody_gave_in_time_says_so_and_what_to_run(looked_at):
+    expires_at = looked_at or NOW
+    request = ApprovalRequest("4", ("Ada",), NOW - timedelta(hours=72), expires_at, "run")
+    asked = entry("approval.requested", request, decision_id="b" * 16)
+    waiting = facts(judged(), PASSED, asked, approval=True, looked_at=looked_at)
+    (need,) = describe_member(waiting).needs
+    assert need.sentence == (
+        f"version 4 passed, but nobody approved it by {expires_at:%Y-%m-%d} 06:00 UTC, which is a no; have that recorded: "
+        "python -m flows.promote --model churn; to ask again: python -m flows.retrain --model churn"
+    )
+    (in_time,) = describe_member(replace(waiting, looked_at=expires_at - timedelta(minutes=1))).needs
+    assert in_time.sentence == "version 4 passed and waits for approval: gains 0.02"
+
+
+def test_a_refused_challenger_is_watched_until_the_next_window_is_judged():
+    refused = entry("challenger.refused", ValidationReport("5", "3", "fail", (), ("worse by 0.1",), 500), WINDOW.end)
+    assert needs(describe_member(facts(judged(), refused))) == ["refused"]
+    assert needs(describe_member(facts(judged(), refused, judged(WINDOW.next().next()), as_of=utc("2024-03-10")))) == []
+
+
+def test_retrains_count_for_thirty_days():
+    old, new = (entry("challenger.registered", "x", NOW - timedelta(days=days)) for days in (31, 29))
+    assert describe_member(facts(old, new, judged())).retrains == 1
+
+
+def test_what_needs_a_person_most_comes_first_and_names_break_ties():
+    members = [
+        facts(judged(), model="b_healthy"),
+        facts(judged(drift="drifted"), model="drifting"),
+        facts(judged(), PASSED, approval=True, model="waiting"),
+        facts(judged(quality="fail", drift="drifted"), model="broken"),
+        facts(judged(), model="a_healthy"),
+    ]
+    fleet = survey(members, NOW)
+    assert [member.facts.model for member in fleet.members] == [
+        "waiting",
+        "broken",
+        "drifting",
+        "a_healthy",
+        "b_healthy",
+    ]
+    assert fleet.headline == "2 models need a person, 1 to watch, 2 healthy."
+
+
+def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarantine():
+    days = [utc("2023-06-01") + timedelta(days=5 * number) for number in range(40)]  # more than are read
+    earlier = tuple(judged(Window(day, day + timedelta(days=5))) for day in days)
+    member = describe_member(facts(judged(), *earlier))
+    assert (member.health, member.latest.evidence.window) == ("healthy", WINDOW)
+    assert needs(describe_member(facts(judged(quality="fail"), *earlier))) == needs(
+        describe_member(facts(judged(quality="fail")))
+    )
+
+
+def test_a_model_whose_file_is_broken_needs_a_person_beside_the_others():
+    fleet = survey([facts(judged())], NOW, broken=[BrokenModel("odd", "odd.yaml: is not YAML")])
+    assert fleet.headline == "1 model needs a person, 1 healthy."
+    assert survey([], NOW, broken=fleet.broken).headline == "1 model needs a person."
+
+
+def test_what_a_back_fill_decided_is_no_request_for_a_retrain():
+    (entry_of,) = facts(judged(retrain=True)).entries
+    filled = replace(from_json(Judgement, entry_of.body), backfilled=True)
+    assert needs(describe_member(facts(replace(entry_of, body=to_json(filled))))) == []

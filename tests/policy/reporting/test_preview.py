@@ -1,0 +1,74 @@
+"""What a dry run says: each sentence by hand, and the headline that names the first thing in the way."""
+
+from tasks.policy.economics.costs import Budget
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
+from tasks.policy.records.reports import Snapshot
+from tasks.policy.reporting.preview import (
+    Preview,
+    stopped_by,
+    too_few_rows,
+    what_it_costs,
+    what_it_learns_from,
+    what_validation_said,
+    where_it_runs,
+)
+
+TRAINED = Window(utc("2024-01-11"), utc("2024-01-19"))
+HELD_OUT = Window(utc("2024-01-19"), utc("2024-01-21"))
+
+
+def rows(window: Window, count: int, labelled: int | None) -> Snapshot:
+    return Snapshot("lake/small/rows", 3, window, count, "hash", labelled_rows=labelled)
+
+
+def test_the_headline_names_the_first_thing_in_the_way_and_else_what_would_happen():
+    assert Preview("small", "retraining", (), ("it would train",)).headline == (
+        "retraining of small would go ahead: it would train"
+    )
+    assert Preview("small", "retraining", ("no money", "no rows"), ("it would train",)).headline == (
+        "retraining of small would not happen: no money"
+    )
+    assert stopped_by((None, "no money", None, "no rows")) == ("no money", "no rows")
+
+
+def test_the_rows_are_named_by_count_window_and_version():
+    champion = ModelVersion("small", "4", "run", "decision", TRAINED, 1200, "sha")
+    said = what_it_learns_from(rows(TRAINED, 1210, 1200), rows(HELD_OUT, 300, 226), champion)
+    assert "1,200 labelled rows of 1,210 in 2024-01-11..2024-01-19 (version 3 of lake/small/rows)" in said
+    assert "meet champion 4 on 226 rows of 2024-01-19..2024-01-21" in said
+
+
+def test_too_few_labelled_rows_are_said_from_one_below_the_floor_on():
+    assert too_few_rows(rows(TRAINED, 5000, 1000), 1000) is None
+    assert too_few_rows(rows(TRAINED, 5000, 999), 1000).startswith("999 labelled rows are known")
+    assert too_few_rows(rows(TRAINED, 5000, None), 1).startswith("0 labelled rows")
+
+
+def test_the_budget_allows_up_to_its_limit_and_refuses_past_it():
+    month = Budget(max_usd_per_month=100)
+    assert (
+        what_it_costs(month, 60, 40)
+        == "cost: about 40.00 USD; 60.00 of 100.00 USD a month are spent, so the budget allows it"
+    )
+    assert what_it_costs(month, 60, 40.01).endswith("so the budget refuses")
+    assert what_it_costs(Budget(), 60, None) == (
+        "cost: no cost is forecast before a first retrain; no monthly limit is set, 60.00 USD were spent in 30 days"
+    )
+
+
+def test_a_place_comes_with_its_hours_and_its_reasons():
+    assert where_it_runs(Placement("ecs", "serverless", 10, 1.5, ("it fits", "it is cheap"))) == (
+        "place: ecs, about 1.5 h, since it fits; it is cheap"
+    )
+    assert (
+        where_it_runs(Placement("dedicated", "dedicated", 10, None, ("it fits",))) == "place: dedicated, since it fits"
+    )
+
+
+def test_the_gates_own_sentences_follow_what_would_move():
+    report = ValidationReport("5", "4", "warn", (), ("mae: gain +0.1", "colour red may lose"), 226)
+    assert what_validation_said(report, "4") == (
+        "version 5 would serve and champion 4 would become previous", "validation: warn on 226 rows", "mae: gain +0.1", "colour red may lose",
+    )  # fmt: skip
+    assert what_validation_said(report, None)[0] == "version 5 would serve and it would be the first champion"

@@ -1,0 +1,372 @@
+"""Whether a challenger may take the champion's place: each gate from both sides, and the defects read in peers."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport
+from tasks.policy.records.reports import MetricValue
+from tasks.policy.rollout.comparison import against_constant, difference, own_value, prediction_fault, slice_differences
+from tasks.policy.rollout.validation import (
+    Comparison,
+    PromotionPolicy,
+    ValidationPolicy,
+    decide_validation,
+    why_not_promote,
+)
+
+HOLDOUT = Window(utc("2024-03-01"), utc("2024-03-06"))
+POLICY = ValidationPolicy(min_rows=100, non_inferiority_margin=0.01, slice_margin=0.05, slice_min_rows=50)
+
+
+def version(number: str, until: str = "2024-03-01") -> ModelVersion:
+    return ModelVersion(
+        "m", number, f"run{number}", f"d{number}", Window(utc("2024-01-01"), utc(until)), 1000, "0" * 64
+    )
+
+
+def gained(gain: float, low: float, high: float, rows: int = 500, slice_name: str | None = None) -> MetricDifference:
+    return MetricDifference("log_loss", 0.5, 0.5 - gain, gain, low, high, rows, None, slice_name)
+
+
+def compared(primary: MetricDifference | None, *slices: MetricDifference, rows: int = 500, **changes) -> Comparison:
+    comparison = Comparison(version("2"), version("1", "2024-02-01"), HOLDOUT, rows, primary=primary, slices=slices)
+    return replace(comparison, **changes)
+
+
+BETTER = gained(0.03, 0.02, 0.04)
+
+
+def test_a_significant_gain_passes_with_its_numbers():
+    report = decide_validation(POLICY, compared(BETTER))
+    assert report.verdict == "pass"
+    assert report.reasons == (
+        "log_loss: challenger 0.47, champion 0.5, gain +0.03 (+0.02 to +0.04) on 500 rows, margin -0.01 log_loss",
+    )
+    assert from_json(ValidationReport, to_json(report)) == report
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(-0.01, "pass"), (-0.0101, "fail")])
+def test_the_whole_interval_must_lie_above_the_margin(low, verdict):
+    assert decide_validation(POLICY, compared(gained(0.0, low, 0.02))).verdict == verdict
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.02, "pass"), (0.0199, "fail")])
+def test_a_minimum_gain_is_asked_of_the_mean(gain, verdict):
+    policy = POLICY.model_copy(update={"min_gain": 0.02})
+    assert decide_validation(policy, compared(gained(gain, 0.0, 0.03))).verdict == verdict
+
+
+@pytest.mark.parametrize(("rows", "verdict"), [(100, "pass"), (99, "fail")])
+def test_too_few_rows_validate_nothing(rows, verdict):
+    assert decide_validation(POLICY, compared(BETTER, rows=rows)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("slice_difference", "verdict"),
+    [
+        (gained(-0.2, -0.3, -0.0501, slice_name="origin=JFK"), "fail"),
+        (gained(-0.2, -0.3, -0.05, slice_name="origin=JFK"), "warn"),
+        (gained(-0.05, -0.3, 0.1, slice_name="origin=JFK"), "pass"),
+        (gained(-0.2, -0.3, -0.1, rows=49, slice_name="origin=JFK"), "pass"),
+        (gained(-0.2, -0.3, -0.1, rows=50, slice_name="origin=JFK"), "fail"),
+    ],
+)
+def test_no_slice_may_lose_significantly_more_than_its_margin(slice_difference, verdict):
+    report = decide_validation(POLICY, compared(BETTER, slice_difference))
+    assert report.verdict == verdict
+    if verdict != "pass":
+        assert "origin=JFK" in report.reasons[0]
+
+
+@pytest.mark.parametrize("role", ["challenger", "champion"])
+def test_rows_that_either_model_was_trained_on_prove_nothing(role):
+    touching = compared(BETTER, **{role: version("2" if role == "challenger" else "1", "2024-03-01")})
+    overlapping = compared(BETTER, **{role: version("2" if role == "challenger" else "1", "2024-03-02")})
+    assert decide_validation(POLICY, touching).verdict == "pass"
+    report = decide_validation(POLICY, overlapping)
+    assert report.verdict == "fail"
+    assert "expected rows that neither model has seen" in report.reasons[0]
+
+
+def test_a_model_compared_with_itself_fails():
+    """A published sample reads the challenger's evaluation twice and so compares it with itself."""
+    report = decide_validation(POLICY, compared(gained(0.0, 0.0, 0.0), champion=version("2")))
+    assert report.verdict == "fail"
+    assert "is the champion itself" in report.reasons[0]
+
+
+def test_equal_predictions_are_no_gain():
+    truth, same = np.array([0, 1] * 200), np.array([0.3, 0.6] * 200)
+    item = difference("log_loss", truth, same, same, 0.95, 7)
+    assert (item.gain, item.low, item.high, item.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert decide_validation(POLICY.model_copy(update={"min_gain": 1e-6}), compared(item)).verdict == "fail"
+    assert decide_validation(POLICY, compared(item)).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("metric", "truth", "worse", "better"),
+    [
+        ("accuracy", [1, 1, 0, 0], [0.9, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1]),
+        ("log_loss", [1, 1, 0, 0], [0.6, 0.6, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]),
+        ("roc_auc", [1, 1, 0, 0], [0.9, 0.2, 0.3, 0.1], [0.9, 0.8, 0.3, 0.1]),
+        ("mae", [1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0], [1.5, 2.5, 3.5, 4.5]),
+        ("rmse", [1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0], [1.5, 2.5, 3.5, 4.5]),
+    ],
+)
+def test_gain_is_positive_when_better_whichever_way_the_metric_points(metric, truth, worse, better):
+    """A published breach test hard-codes `>`, wrong for accuracy."""
+    rows = [np.tile(values, 50) for values in (truth, worse, better)]
+    forward = difference(metric, *rows, 0.95, 7)
+    backward = difference(metric, rows[0], rows[2], rows[1], 0.95, 7)
+    assert forward.gain > 0
+    assert backward.gain == pytest.approx(-forward.gain)
+    assert forward.low - 1e-9 <= forward.gain <= forward.high + 1e-9
+    assert decide_validation(POLICY, compared(forward)).verdict == "pass"
+    assert decide_validation(POLICY, compared(backward)).verdict == "fail"
+
+
+def test_the_gain_in_mae_is_worked_by_hand():
+    """|2-1|, |4-2| = 1, 2 → 1.5; |1-1|, |3-2| = 0, 1 → 0.5; so the gain is 1."""
+    item = difference("mae", [1.0, 2.0], [2.0, 4.0], [1.0, 3.0], 0.95, 7)
+    assert (item.champion, item.challenger, item.gain, item.p_value) == (1.5, 0.5, 1.0, None)
+
+
+def test_mcnemar_is_worked_by_hand():
+    """Ten rows right for one model only, all the challenger's: p = 2 · 0.5^10."""
+    truth = np.ones(20)
+    champion, challenger = np.r_[np.zeros(10), np.ones(10)], np.ones(20)
+    assert difference("accuracy", truth, champion, challenger, 0.95, 7).p_value == pytest.approx(2 * 0.5**10)
+
+
+def test_slices_are_compared_each_on_its_own_rows():
+    truth = np.array([1.0, 1.0, 1.0, 1.0])
+    champion, challenger = np.array([2.0, 2.0, 1.0, 1.0]), np.array([1.0, 1.0, 4.0, 4.0])
+    slices = slice_differences("mae", truth, champion, challenger, {"origin": np.array(["A", "A", "B", "B"])}, 0.95, 7)
+    assert [(item.slice_name, item.gain, item.rows) for item in slices] == [("origin=A", 1.0, 2), ("origin=B", -3.0, 2)]
+
+
+def test_an_undefined_metric_fails_and_the_report_can_still_be_written():
+    item = difference("roc_auc", np.ones(200), np.full(200, 0.4), np.full(200, 0.6), 0.95, 7)
+    report = decide_validation(POLICY, compared(item))
+    assert report.verdict == "fail"
+    assert "not a finite number" in report.reasons[0]
+    assert from_json(ValidationReport, to_json(report)) == report
+
+
+@pytest.mark.parametrize("positives", [0, 1, 200])
+def test_a_slice_whose_rows_define_no_difference_is_named_and_stops_nobody(positives):
+    """Where nobody has churned there is no AUC, and of one positive row no interval."""
+    truth = np.r_[np.ones(positives), np.zeros(200 - positives)]
+    item = difference(
+        "roc_auc", truth, np.linspace(0.1, 0.4, 200), np.linspace(0.9, 0.2, 200), 0.95, 7, slice_name="plan=free"
+    )
+    report = decide_validation(POLICY, compared(BETTER, item))
+    assert report.verdict == "pass"
+    assert report.reasons[-1] == "roc_auc of plan=free is not compared: its 200 rows define no difference of two models"
+    assert from_json(ValidationReport, to_json(report)) == report
+
+
+def test_an_infinite_loss_in_a_slice_still_fails():
+    item = replace(BETTER, slice_name="plan=free", challenger=np.inf, gain=-np.inf, low=-np.inf, high=-np.inf)
+    report = decide_validation(POLICY, compared(BETTER, item))
+    assert report.verdict == "fail"
+    assert "plan=free is not a finite number" in report.reasons[0]
+
+
+def test_what_could_not_be_measured_fails():
+    assert decide_validation(POLICY, compared(None)).verdict == "fail"
+    report = decide_validation(POLICY, compared(BETTER, faults=("version 2 does not serve: files were changed",)))
+    assert report.verdict == "fail"
+    assert report.reasons[0] == "version 2 does not serve: files were changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "higher", "value", "floor", "verdict"),
+    [
+        ("accuracy", True, 0.8, 0.8, "pass"),
+        ("accuracy", True, 0.79, 0.8, "fail"),
+        ("mae", False, 8.0, 8.0, "pass"),
+        ("mae", False, 8.1, 8.0, "fail"),
+        ("mae", False, 8.1, None, "pass"),
+        ("mae", False, float("nan"), None, "fail"),
+    ],
+)
+def test_the_first_model_is_held_to_its_floor(name, higher, value, floor, verdict):
+    first = MetricValue(name, value, value - 0.01, value + 0.01, 500, higher)
+    policy = POLICY.model_copy(update={"first_model_floor": floor})
+    report = decide_validation(policy, compared(None, champion=None, first=first))
+    assert (report.verdict, report.first_model, report.champion) == (verdict, True, None)
+    assert report.reasons[-1].startswith("first model:")
+
+
+def test_a_first_models_interval_that_is_not_known_is_called_that():
+    first = MetricValue("roc_auc", 0.9, float("nan"), float("nan"), 500, True)
+    report = decide_validation(POLICY, compared(None, champion=None, first=first))
+    assert "roc_auc 0.9 (its interval is not known) on 500 rows" in report.reasons[-1]
+
+
+def test_the_first_models_value_has_its_interval():
+    value = own_value("mae", [1.0, 2.0], [2.0, 4.0], 0.95, 7)
+    assert (value.value, value.rows, value.higher_is_better) == (1.5, 2, False)
+    assert value.low == pytest.approx(1.0)
+    assert value.high == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "task", "fault"),
+    [
+        ([0.0, 1.0], "binary", None),
+        ([0.0, 1.1], "binary", "expected probabilities"),
+        ([0.0, 1.1], "regression", None),
+        ([0.0, np.nan], "regression", "1 of 2 predictions are not finite"),
+        ([0.0, np.inf], "regression", "1 of 2 predictions are not finite"),
+        ([[0.5, 0.5], [np.nan, np.nan]], "multiclass", "1 of 2 predictions are not finite"),
+        ([0.5], "binary", "1 predictions for 2 rows"),
+    ],
+)
+def test_predictions_that_are_none_are_a_fault(predicted, task, fault):
+    found = prediction_fault(np.array(predicted), 2, task)
+    assert found is None if fault is None else fault in found
+
+
+PASSED = decide_validation(POLICY, compared(BETTER))
+
+
+def refusal(validation: ValidationReport, champion: str | None = "1", challenger: str = "2", **promotion) -> str | None:
+    return why_not_promote(POLICY, PromotionPolicy(**promotion), version(challenger), champion, validation)
+
+
+def test_a_passed_challenger_may_be_promoted():
+    assert refusal(PASSED) is None
+
+
+@pytest.mark.parametrize("verdict", ["fail", "warn"])
+def test_another_verdict_than_pass_promotes_nothing(verdict):
+    assert f"validation says {verdict}" in (refusal(replace(PASSED, verdict=verdict)) or "")
+
+
+def test_a_warning_promotes_where_the_policy_says_so():
+    assert refusal(replace(PASSED, verdict="warn"), accept_warnings=True) is None
+    assert refusal(replace(PASSED, verdict="fail"), accept_warnings=True) is not None
+
+
+def test_a_validation_of_another_version_promotes_nothing():
+    assert "validation is of version 2, not of 3" in (refusal(PASSED, challenger="3") or "")
+
+
+@pytest.mark.parametrize("champion", ["7", None])
+def test_a_champion_that_has_changed_since_asks_for_another_validation(champion):
+    assert "validate again" in (refusal(PASSED, champion=champion) or "")
+
+
+@pytest.mark.parametrize(
+    ("differences", "rows"),
+    [
+        ((gained(0.0, -0.5, 0.5),), 500),
+        ((BETTER, gained(-0.2, -0.3, -0.1, slice_name="origin=JFK")), 500),
+        ((), 500),
+        ((BETTER,), 99),
+    ],
+)
+def test_a_report_that_says_pass_against_its_own_numbers_promotes_nothing(differences, rows):
+    """A published approval record says approved with two checks false."""
+    assert refusal(replace(PASSED, differences=differences, rows=rows)) is not None
+
+
+def test_only_a_first_models_validation_promotes_where_nothing_serves():
+    first = MetricValue("mae", 8.0, 7.9, 8.1, 500, False)
+    report = decide_validation(POLICY, compared(None, champion=None, first=first))
+    assert refusal(report, champion=None) is None
+    assert refusal(replace(report, first_model=False), champion=None) is not None
+
+
+def test_what_is_surely_worse_than_a_constant_is_never_promoted_the_first_model_included():
+    worse = gained(-0.2, -0.25, -0.15)
+    first = MetricValue("log_loss", 0.7, 0.65, 0.75, 500, False)
+    alone = replace(compared(None), champion=None, first=first, constant=worse)
+    for comparison in (alone, compared(BETTER, constant=worse)):
+        report = decide_validation(POLICY, comparison)
+        assert report.verdict == "fail"
+        assert "which the same answer for every row reaches on the same 500 rows" in report.reasons[0]
+        forged = replace(report, verdict="pass")
+        refusal = why_not_promote(POLICY, PromotionPolicy(), version("2"), forged.champion, forged)
+        assert "the same answer for every row" in refusal
+    unsure = compared(BETTER, constant=gained(-0.01, -0.03, 0.01))
+    assert decide_validation(POLICY, unsure).verdict == "pass"
+    off = POLICY.model_copy(update={"beats_constant": False})
+    assert decide_validation(off, compared(BETTER, constant=worse)).verdict == "pass"
+
+
+def test_margins_are_a_share_of_the_champions_metric_unless_they_are_given():
+    policy = ValidationPolicy(min_rows=100)
+    slightly = MetricDifference("mae", 6.0, 5.92, 0.08, -0.07, 0.23, 500)
+    report = decide_validation(policy, compared(slightly))
+    assert report.verdict == "pass"
+    assert report.reasons[0].endswith("margin -0.12 mae (0.02 of the champion's)")
+    assert decide_validation(policy, compared(replace(slightly, low=-0.13))).verdict == "fail"
+    given = policy.model_copy(update={"non_inferiority_margin": 0.05})
+    assert decide_validation(given, compared(slightly)).verdict == "fail"
+    assert policy.margin("mae", 20_000.0) == 400.0
+    assert policy.margin("accuracy", 0.2) == 0.01, "a metric between 0 and 1 has at least 0.01"
+
+
+def test_a_model_is_held_against_the_constant_on_the_same_rows():
+    random = np.random.default_rng(0)
+    truth = (random.random(600) < 0.4).astype(float)
+    good, flipped = 0.1 + 0.8 * truth, 0.9 - 0.8 * truth
+    for metric in ("accuracy", "log_loss", "brier", "roc_auc", "balanced_accuracy", "f1"):
+        assert against_constant(metric, truth, good, 0.95, 0).low > 0
+        assert against_constant(metric, truth, flipped, 0.95, 0).high < 0
+    minutes = random.normal(30, 5, 600)
+    assert against_constant("mae", minutes * 1000, minutes, 0.95, 0).high < 0
+    assert against_constant("mae", minutes, minutes + random.normal(size=600), 0.95, 0).low > 0
+
+
+@pytest.mark.parametrize("metric", ["f1", "balanced_accuracy", "roc_auc"])
+def test_a_holdout_with_one_positive_shows_nothing_of_two_models(metric):
+    """Both miss it, so that their F1 of 0 would be equal for sure."""
+    truth, random = np.array([1.0] + [0.0] * 599), np.random.default_rng(0)
+    old, new = random.uniform(0, 0.4, 600), random.uniform(0, 0.4, 600)
+    found = difference(metric, truth, old, new, 0.95, 0)
+    assert math.isnan(found.gain) and found.rows == 600
+    assert decide_validation(ValidationPolicy(), compared(found)).verdict == "fail"
+    assert against_constant(metric, truth, new, 0.95, 0) is None
+
+
+def test_a_model_that_is_no_better_than_a_constant_is_said_to_be():
+    """Where one row in twenty is positive, accuracy can hardly show more: it is said, and stops nobody."""
+    equal = MetricDifference("accuracy", 0.95, 0.951, 0.001, -0.003, 0.005, 600)
+    report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=equal))
+    assert report.verdict == "pass"
+    said = "accuracy 0.951 is not surely better than 0.95, which the same answer for every row"
+    assert any(said in one for one in report.reasons)
+    better = MetricDifference("accuracy", 0.5, 0.8, 0.3, 0.25, 0.35, 600)
+    report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=better))
+    assert not any("the same answer" in one for one in report.reasons)
+
+
+@pytest.mark.parametrize(
+    ("champion", "words"),
+    [
+        (0.8, "margin -0.016 accuracy (0.02 of the champion's)"),
+        (0.4, "-0.01 accuracy (the least, more than 0.02 of the"),
+    ],
+)
+def test_the_margin_is_printed_as_what_it_is(champion, words):
+    primary = MetricDifference("accuracy", champion, champion + 0.05, 0.05, 0.04, 0.06, 600)
+    assert any(words in one for one in decide_validation(ValidationPolicy(), compared(primary)).reasons)
+
+
+def test_a_constant_of_probabilities_knows_the_shares_of_training_and_not_those_of_the_days_to_come():
+    """Delays fall from 22 to 8 % with the season: a model that learned before is no worse than a constant that did too."""
+    random = np.random.default_rng(0)
+    truth = (random.random(4000) < 0.08).astype(float)
+    sound = np.clip(0.2 + 0.06 * (truth - 0.08) + random.normal(0, 0.02, 4000), 0.01, 0.99)
+    assert against_constant("log_loss", truth, sound, 0.95, 0).high < 0
+    assert against_constant("log_loss", truth, sound, 0.95, 0, prior=np.array([0.78, 0.22])).low > 0
+    flipped = 1 - sound
+    assert against_constant("log_loss", truth, flipped, 0.95, 0, prior=np.array([0.78, 0.22])).high < 0

@@ -1,0 +1,128 @@
+"""Sentences of a decision keep their word: at the limit that they quote, and a little before and beyond it."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, strategies as st
+
+from tasks.policy.decision.retraining import decide_retraining
+from tasks.policy.monitoring.drift_reasons import explain
+from tasks.policy.records.evidence import Decision
+from tasks.policy.statistics.numbers import beside, rounded
+from tests.policy.triggers.judged_windows import drift, evidence, history
+from tests.policy.triggers.test_series_triggers import judged, policy
+
+
+def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision:
+    """The decision on a window whose means moved so, or of which this share drifted."""
+    found = drift(0, **(shifts or {"x": 0.0}))
+    seen = evidence(0, drift=found if share is None else replace(found, drifted_share=share))
+    return decide_retraining("a_model", policy(rule), seen, history(), seen.window.end)
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "told", "wish"),
+    [
+        (0.3, 0.298, "29.8%", "≥ 30%"),
+        (0.3, 0.2999, "29.99%", "≥ 30%"),
+        (0.3, 0.3, "30%", "< 30%"),
+        (0.125, 0.122, "12%", "≥ 12.5%"),
+        (0.125, 0.125, "12.5%", "< 12.5%"),
+        (0.07, 0.07, "7%", "< 7%"),
+    ],
+)
+def test_a_share_that_just_misses_its_limit_does_not_read_like_it(limit, share, told, wish):
+    decision = of_drift(f"{{trigger: drifted_share, share: {limit}}}", share)
+    assert f"a share of {told}; the limit is {wish[2:]}" in decision.reasons[0]
+    assert decision.would_change[0].endswith(wish)
+    assert decision.retrain is (share >= limit)
+
+
+@pytest.mark.parametrize(
+    ("share", "told"), [(0.298, "0.298, below"), (0.3, "0.30, at or above"), (0.12, "0.12, below")]
+)
+def test_a_drift_report_tells_a_share_from_its_limit_too(share, told):
+    sides = SimpleNamespace(rows=1000), SimpleNamespace(rows=1000, features=())
+    reasons = explain([], share, "drifted" if share >= 0.3 else "stable", *sides, min_rows=200, max_share=0.3)
+    assert reasons == (f"0 of 0 features drifted: a share of {told} the limit of 0.3",)
+
+
+@pytest.mark.parametrize(("shift", "told"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
+def test_a_mean_shift_reads_as_what_it_is_held_to_be(shift, told):
+    decision = of_drift("{trigger: mean_shift, sigma: 3}", x=shift)
+    assert f"the mean of x lies {told} reference σ" in decision.reasons[0]
+    assert decision.retrain is (shift > 3)
+
+
+def test_a_mean_shift_ends_only_where_every_feature_is_back():
+    rule = "{trigger: mean_shift, sigma: 3}"
+    assert of_drift(rule, a=5.0, b=4.0).would_change == ("would not retrain at a mean shift ≤ 3 σ in every feature",)
+    assert of_drift(rule, a=2.9, b=4.0).retrain
+    assert not of_drift(rule, a=3.0, b=-3.0).retrain
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.79996, "0.79996"), (0.8, "0.8"), (0.80004, "0.80004")])
+def test_a_metric_just_past_its_limit_does_not_read_like_it(value, told):
+    decision = judged("{trigger: metric_breach, metric: accuracy, limit: 0.8}", [value], metric="accuracy")
+    assert decision.reasons[0].startswith(f"accuracy {told} (")
+    assert decision.retrain is (value < 0.8)
+
+
+@pytest.mark.parametrize("retrain", [False, True])
+@pytest.mark.parametrize(
+    ("metric", "rule", "past"),
+    [
+        ("accuracy", "k: 1", [0.9, 0.9, 0.9]),  # two proportions, as no noise of windows is known
+        ("accuracy", "margin: 0.1", [0.9, 0.9, 0.9]),
+        ("accuracy", "k: 1", [0.9, 0.92, 0.9, 0.91, 0.9, 0.92]),  # Student's t, from how windows vary
+        ("mae", "margin: 0.5", [5.0, 5.1, 5.0, 5.1]),
+        ("mae", "margin: 0.6", [5.0, 5.1, 5.0, 5.1]),
+        ("mae", "k: 1", [5.0, 5.0, 5.0]),  # the width of the interval
+        ("mae", "alpha: 0.7", [5.0, 5.0, 5.0]),  # any worsening
+    ],
+)
+def test_a_shift_keeps_its_word_at_the_level_it_quotes(metric, rule, past, retrain):
+    def at(latest: float) -> Decision:
+        text = f"{{trigger: metric_shift, metric: {metric}, always_valid: false, {rule}}}"
+        return judged(text, [*past, latest], metric=metric)
+
+    decision, far = at({"accuracy": 0.2, "mae": 9.0}[metric] if retrain else past[0]), 0.005
+    assert decision.retrain is retrain
+    opening, sign, number = decision.would_change[0].split(" (")[0].rsplit(" ", 2)
+    assert opening == f"would{' not' if retrain else ''} retrain at {metric}"
+    onward = 1 if sign in ">≥" else -1
+    promised = float(number) + onward * (1e-9 if sign in "≤≥" else 0.001)  # 0.9 - 0.8 is a little less than 0.1
+    assert at(promised).retrain is not retrain
+    assert at(promised + onward * far).retrain is not retrain
+    assert at(promised - onward * far).retrain is retrain
+
+
+def test_a_shift_that_noise_hides_does_not_promise_to_retrain_at_what_it_has():
+    """0.88 after 0.9 three times, a thousand labels each: p = 0.037 is more than alpha, at 0.873 z is -2.395, p = 0.0083."""
+    decision = judged(
+        "{trigger: metric_shift, metric: accuracy, always_valid: false}", [0.9, 0.9, 0.9, 0.88], metric="accuracy"
+    )
+    assert not decision.retrain
+    assert decision.would_change == ("would retrain at accuracy ≤ 0.873 (p ≤ 0.01 at this window's precision)",)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
+def test_a_number_never_changes_sides(value, limit):
+    for told in (beside(value, limit), beside(value, limit, 0, "f")):
+        assert (float(told) < limit, float(told) > limit) == (value < limit, value > limit)
+
+
+@given(st.floats(1e-6, 1e6))
+def test_a_computed_limit_is_rounded_to_the_side_asked_for(limit):
+    low, high = float(rounded(limit, up=False)), float(rounded(limit, up=True))
+    assert low * (1 - 1e-11) <= limit <= high * (1 + 1e-11)
+    assert high - low <= limit * 1.001e-3
+
+
+def test_numbers_are_no_longer_than_they_must_be():
+    assert [rounded(0.85, up) for up in (True, False)] == ["0.85", "0.85"]
+    assert [rounded(1.9 / 3, up) for up in (True, False)] == ["0.6334", "0.6333"]
+    assert rounded(0.1 + 0.2, up=True) == "0.3"
+    assert beside(0.3, 0.1, 0, "%") == "30%"
+    assert beside(float("nan"), 0.1) == "nan"

@@ -1,0 +1,189 @@
+"""Metrics are held to scikit-learn's values, to hand-worked ones, and to the laws that their definitions imply."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from sklearn import metrics as sklearn
+
+from tasks.policy.statistics import metrics
+
+CLASS_METRICS = metrics.CLASS_METRICS
+
+
+def binary_rows(rows: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    predicted = np.round(random.random(rows), 2)  # rounded, so that ties occur
+    return (random.random(rows) < predicted).astype(int), predicted
+
+
+def multiclass_rows(rows: int = 600, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    predicted = random.dirichlet([1, 2, 3], rows)
+    return np.array([random.choice(3, p=row) for row in predicted]), predicted
+
+
+@pytest.mark.parametrize(
+    ("name", "independent"),
+    [
+        ("accuracy", lambda y, p: sklearn.accuracy_score(y, p >= 0.5)),
+        ("balanced_accuracy", lambda y, p: sklearn.balanced_accuracy_score(y, p >= 0.5)),
+        ("f1", lambda y, p: sklearn.f1_score(y, p >= 0.5)),
+        ("roc_auc", sklearn.roc_auc_score),
+        ("log_loss", lambda y, p: sklearn.log_loss(y, p, labels=[0, 1])),
+        ("brier", sklearn.brier_score_loss),
+    ],
+)
+def test_two_class_metrics_equal_scikit_learns(name, independent):
+    truth, predicted = binary_rows()
+    assert metrics.compute(name, truth, predicted) == pytest.approx(independent(truth, predicted), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "independent"),
+    [
+        ("accuracy", lambda y, p: sklearn.accuracy_score(y, p.argmax(1))),
+        ("balanced_accuracy", lambda y, p: sklearn.balanced_accuracy_score(y, p.argmax(1))),
+        ("f1", lambda y, p: sklearn.f1_score(y, p.argmax(1), average="macro")),
+        ("roc_auc", lambda y, p: sklearn.roc_auc_score(y, p, multi_class="ovr", average="macro")),
+        ("log_loss", lambda y, p: sklearn.log_loss(y, p, labels=[0, 1, 2])),
+        ("brier", lambda y, p: sklearn.brier_score_loss(y, p, labels=[0, 1, 2])),
+    ],
+)
+def test_multiclass_metrics_equal_scikit_learns(name, independent):
+    truth, predicted = multiclass_rows()
+    assert metrics.compute(name, truth, predicted) == pytest.approx(independent(truth, predicted), rel=1e-12)
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
+def test_regression_metrics_equal_scikit_learns(quantile):
+    random = np.random.default_rng(2)
+    truth, predicted = random.normal(size=300), random.normal(size=300)
+    pinball = sklearn.mean_pinball_loss(truth, predicted, alpha=quantile)
+    assert metrics.compute("mae", truth, predicted) == pytest.approx(sklearn.mean_absolute_error(truth, predicted))
+    assert metrics.compute("rmse", truth, predicted) == pytest.approx(sklearn.root_mean_squared_error(truth, predicted))
+    assert metrics.compute("pinball", truth, predicted, quantile) == pytest.approx(pinball)
+
+
+def test_hand_worked_values():
+    truth, predicted = [1, 0, 1, 0], [0.9, 0.6, 0.4, 0.1]  # decided 1 1 0 0: one hit of each class
+    assert metrics.compute("accuracy", truth, predicted) == 0.5
+    assert metrics.compute("f1", truth, predicted) == 0.5  # 2·1 / (2 + 2)
+    assert metrics.compute("roc_auc", truth, predicted) == 0.75  # 3 of 4 pairs in order
+    assert metrics.compute("brier", truth, predicted) == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
+    assert metrics.compute("rmse", [0, 0], [3, 4]) == pytest.approx(12.5**0.5)
+    assert metrics.compute("pinball", [10, 10], [8, 12], 0.9) == pytest.approx((0.9 * 2 + 0.1 * 2) / 2)
+
+
+def test_what_the_rows_do_not_define_is_nan_and_never_a_number():
+    assert np.isnan(metrics.compute("roc_auc", [1, 1, 1], [0.2, 0.5, 0.9]))
+    assert np.isnan(metrics.compute("f1", [0, 0], [0.1, 0.2]))
+    for name in metrics.HIGHER_IS_BETTER:
+        assert np.isnan(metrics.compute(name, [], []))
+
+
+def test_a_class_that_does_not_occur_is_left_out_of_the_mean_over_classes():
+    truth, predicted = multiclass_rows()
+    rows = truth != 2
+    kept = metrics.compute("roc_auc", truth[rows], predicted[rows])
+    by_hand = [sklearn.roc_auc_score(truth[rows] == code, predicted[rows][:, code]) for code in (0, 1)]
+    assert kept == pytest.approx(np.mean(by_hand))
+
+
+def test_a_certain_and_wrong_prediction_costs_a_finite_log_loss():
+    assert metrics.compute("log_loss", [1], [0.0]) == pytest.approx(-np.log(np.finfo(float).eps))
+
+
+@pytest.mark.parametrize(
+    ("name", "truth", "predicted"),
+    [
+        ("gini", [0], [0.5]),
+        ("mae", [1, 2], [1.0]),
+        ("mae", [1.0], [[0.5, 0.5]]),
+        ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would make the least integer of it
+    ],
+)
+def test_unknown_names_unequal_shapes_and_unknown_labels_are_refused(name, truth, predicted):
+    with pytest.raises(ValueError, match="expected"):
+        metrics.compute(name, truth, predicted)
+
+
+rows_of_scores = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_of_scores)
+def test_row_losses_average_to_the_metric(rows):
+    truth, predicted = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
+    for name in metrics.HIGHER_IS_BETTER:
+        parts = metrics.row_losses(name, truth, predicted)
+        if parts is not None:
+            assert parts.mean() == pytest.approx(metrics.compute(name, truth, predicted))
+    assert metrics.row_losses("roc_auc", truth, predicted) is None
+    assert metrics.row_losses("rmse", truth, predicted) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_of_scores)
+def test_auc_turns_round_with_the_score_and_ignores_its_scale(rows):
+    truth = np.array([row[0] for row in rows], float)
+    predicted = np.round(np.array([row[1] for row in rows]), 3)
+    area = metrics.compute("roc_auc", truth, predicted)
+    if not np.isnan(area):
+        assert metrics.compute("roc_auc", truth, -predicted) == pytest.approx(1 - area)
+        assert metrics.compute("roc_auc", truth, predicted * 3 + 1) == pytest.approx(area)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows_of_scores, st.floats(-100, 100))
+def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
+    truth, predicted = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
+    for name in metrics.REGRESSION_METRICS:
+        moved = metrics.compute(name, truth + shift, predicted + shift)
+        assert moved == pytest.approx(metrics.compute(name, truth, predicted), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "classes", "words"),
+    [
+        ("f1", [0] * 700, 2, "0 of 700 labels are positive"),
+        ("f1", [0] * 699 + [1], 2, "1 of 700 labels are positive"),
+        ("balanced_accuracy", [1] * 50, 2, "0 of 50 labels are negative"),
+        ("roc_auc", [1] * 50 + [0] * 4, 2, "4 of 54 labels are negative"),
+        ("roc_auc", [2] * 50, 3, "1 classes have at least 5 labels"),
+        ("f1", [1] * 50, 2, None),
+        ("f1", [0] * 50 + [1] * 5, 2, None),
+        ("balanced_accuracy", [0] * 5 + [2] * 5, 9, None),
+        ("accuracy", [0] * 50, 2, None),
+        ("log_loss", [0], 2, None),
+    ],
+)
+def test_labels_that_lack_a_class_define_no_metric_that_compares_classes(name, labels, classes, words):
+    said = metrics.undefined(name, labels, classes)
+    assert said is None if words is None else words in said
+
+
+@pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
+def test_a_level_needs_each_of_a_few_classes(name):
+    """A week without the hardest of three classes looks better than the model is; of fifty some always lack."""
+    without = [0] * 50 + [1] * 50 + [2] * 4
+    assert metrics.undefined(name, without, 3) is None, "two models on the same rows can be compared"
+    assert "2 classes have at least 5 labels, expected 3" in metrics.undefined(name, without, 3, each=True)
+    assert metrics.undefined(name, [*without, 2], 3, each=True) is None
+    assert metrics.undefined(name, without, 50, each=True) is None
+
+
+@pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
+def test_a_quiet_window_has_no_value_instead_of_zero(name):
+    assert math.isnan(metrics.compute(name, np.zeros(20), np.linspace(0, 0.9, 20)))
+
+
+def test_the_best_constant_is_the_median_the_majority_or_the_shares():
+    assert metrics.constant_prediction("mae", [1.0, 2.0, 9.0], 0)[0] == 2.0
+    assert metrics.constant_prediction("rmse", [1.0, 2.0, 9.0], 0)[0] == 4.0
+    assert metrics.constant_prediction("pinball", [0.0, 10.0], 0, quantile=0.9)[0] == pytest.approx(9.0)
+    assert metrics.constant_prediction("accuracy", [0, 0, 1], 2)[0] == 0.0
+    assert metrics.constant_prediction("f1", [0, 0, 1], 2)[0] == 1.0
+    assert metrics.constant_prediction("log_loss", [0, 0, 1], 2)[0] == pytest.approx(1 / 4), "no row counts for itself"
+    assert metrics.constant_prediction("log_loss", [0, 1, 2, 2], 3).shape == (4, 3)

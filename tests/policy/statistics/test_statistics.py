@@ -1,0 +1,232 @@
+"""Each test and interval against an independent computation or a hand-worked case, and by its nominal level."""
+
+import numpy as np
+import pytest
+from scipy import signal, stats
+from sklearn.metrics import roc_auc_score
+
+from tasks.policy.statistics import intervals, metrics, resampling
+
+
+def test_wilson_equals_its_formula_and_stays_inside_the_unit_interval():
+    z, hits, n = 1.959963984540054, 8, 10
+    share = hits / n
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    assert intervals.wilson_interval(hits, n) == pytest.approx((centre - half, centre + half))
+    low, high = intervals.wilson_interval(10, 10)
+    assert 0.69 < low < 0.73  # the textbook case: 10 of 10 is not proof of certainty
+    assert high == pytest.approx(1)
+    assert np.isnan(intervals.wilson_interval(0, 0).low)
+
+
+def test_bootstrap_of_a_mean_agrees_with_scipys():
+    rows = np.random.default_rng(0).exponential(size=400)
+    independent = stats.bootstrap((rows,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(5))
+    low, high = resampling.bootstrap_interval(rows, draws=4000, seed=3)
+    assert low == pytest.approx(independent.confidence_interval.low, abs=0.01)
+    assert high == pytest.approx(independent.confidence_interval.high, abs=0.01)
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    rows = np.random.default_rng(0).normal(size=200)
+    assert resampling.bootstrap_interval(rows, seed=1) == resampling.bootstrap_interval(rows, seed=1)
+    assert resampling.bootstrap_interval(rows, seed=1) != resampling.bootstrap_interval(rows, seed=2)
+
+
+@pytest.mark.parametrize("count", [100, 5000])
+def test_bootstrap_draws_have_the_standard_error_of_the_mean_and_stay_paired(count):
+    rows = np.random.default_rng(0).exponential(size=count)
+    draws = resampling.bootstrap_means(rows, draws=4000)
+    assert draws.std() == pytest.approx(rows.std() / np.sqrt(count), rel=0.05)
+    assert draws.mean() == pytest.approx(rows.mean(), abs=4 * rows.std() / np.sqrt(count) / np.sqrt(4000))
+    pairs = resampling.bootstrap_means(np.stack([rows, rows + 1000], axis=1), draws=50)
+    assert pairs.shape == (50, 2)
+    assert pairs[:, 1] - pairs[:, 0] == pytest.approx(1000)
+
+
+def test_both_ways_to_resample_give_the_same_interval():
+    rows = np.random.default_rng(1).exponential(size=500)
+    fewer = resampling.bootstrap_interval(rows[:499], draws=20_000)
+    assert resampling.bootstrap_interval(rows, draws=20_000) == pytest.approx(fewer, abs=0.01)
+
+
+@pytest.mark.parametrize("rows", [4096, 4097])
+def test_weights_that_are_kept_for_windows_of_like_size_cover_as_those_drawn_for_one_do(rows):
+    """1,000 draws of 4,096 rows are kept, of 4,097 not; 150 windows of mean 1: 10 % ± 3.5 binomial σ miss."""
+    random = np.random.default_rng(4)
+    windows = (random.exponential(size=rows) for _ in range(150))
+    missed = sum(not low <= 1 <= high for low, high in (resampling.bootstrap_interval(one, 0.9) for one in windows))
+    assert 0.02 <= missed / 150 <= 0.18
+
+
+def test_intervals_cover_at_their_nominal_level():
+    """300 windows of 200 rows each, mean 1: a 90 % interval must miss in about 10 % (binomial 3.5 σ: 4 % to 16 %)."""
+    random = np.random.default_rng(4)
+    missed = 0
+    for seed in range(300):
+        low, high = resampling.bootstrap_interval(random.exponential(size=200), 0.9, draws=400, seed=seed)
+        missed += not low <= 1 <= high
+    assert 0.04 <= missed / 300 <= 0.16
+
+
+def test_block_bootstrap_keeps_its_level_where_rows_of_a_day_move_together():
+    """40 days of 30 rows with a common shock: resampling rows misses far too often, resampling days does not."""
+    random = np.random.default_rng(5)
+    days = np.repeat(np.arange(40), 30)
+    missed_rows = missed_days = 0
+    for seed in range(150):
+        rows = random.normal(size=40)[days] + random.normal(size=len(days))
+        low, high = resampling.bootstrap_interval(rows, 0.9, draws=300, seed=seed)
+        missed_rows += not low <= 0 <= high
+        low, high = resampling.block_bootstrap_interval(rows, days, 0.9, draws=300, seed=seed)
+        missed_days += not low <= 0 <= high
+    assert missed_rows / 150 > 0.4
+    assert missed_days / 150 < 0.2
+
+
+def test_delong_equals_the_auc_and_its_published_variance_form():
+    random = np.random.default_rng(6)
+    score = np.round(random.random(300), 2)
+    truth = (random.random(300) < score).astype(int)
+    other = np.round(np.clip(score + random.normal(0, 0.3, 300), 0, 1), 2)
+    areas, covariance = intervals.delong(truth, [score, other])
+    assert areas == pytest.approx([roc_auc_score(truth, score), roc_auc_score(truth, other)])
+    x, y = score[truth == 1][:, None], score[truth == 0][None, :]  # psi over all pairs: DeLong et al., eq. 3 to 6
+    psi = (x > y) + 0.5 * (x == y)
+    by_pairs = psi.mean(1).var(ddof=1) / len(x) + psi.mean(0).var(ddof=1) / y.size
+    assert covariance[0, 0] == pytest.approx(by_pairs)
+    assert covariance[0, 1] == pytest.approx(covariance[1, 0])
+
+
+@pytest.mark.parametrize("name", [*metrics.CLASS_METRICS, *metrics.REGRESSION_METRICS])
+def test_every_metrics_interval_contains_its_value_and_narrows_with_rows(name):
+    random = np.random.default_rng(7)
+    predicted = random.random(4000)
+    truth = (random.random(4000) < predicted).astype(float)
+    widths = []
+    for rows in (250, 4000):
+        low, high = intervals.metric_interval(name, truth[:rows], predicted[:rows], draws=300)
+        assert low < metrics.compute(name, truth[:rows], predicted[:rows]) < high
+        widths.append(high - low)
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.5)  # a sixteenth of the rows, four times the width
+
+
+@pytest.mark.parametrize("name", [*metrics.CLASS_METRICS, *metrics.REGRESSION_METRICS])
+def test_a_better_challenger_gains_whatever_direction_the_metric_has(name):
+    """Peers compare a model with itself, or hard-code `>`: both fail here."""
+    random = np.random.default_rng(8)
+    better = random.random(1500)
+    truth = (random.random(1500) < better).astype(float)
+    worse = np.clip(better + random.normal(0, 0.4, 1500), 0, 1)
+    forth = intervals.paired_bootstrap(worse, better, truth, name, draws=300)
+    back = intervals.paired_bootstrap(better, worse, truth, name, draws=300)
+    assert 0 < forth.low < forth.gain < forth.high
+    assert back.high < 0
+    assert back.gain == pytest.approx(-forth.gain)
+    assert intervals.paired_bootstrap(better, better, truth, name, draws=300) == pytest.approx((0, 0, 0))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier"])
+def test_multiclass_gains_have_intervals_too(name):
+    random = np.random.default_rng(9)
+    better = random.dirichlet([1, 1, 1], 800)
+    truth = np.array([random.choice(3, p=row) for row in better])
+    worse = 0.5 * better + 0.5 * random.dirichlet([1, 1, 1], 800)
+    gain = intervals.paired_bootstrap(worse, better, truth, name, draws=200)
+    assert 0 < gain.low < gain.gain < gain.high
+
+
+def test_pairing_narrows_the_interval_of_a_gain():
+    random = np.random.default_rng(10)
+    hard = random.exponential(5, 1000)  # what makes a row hard is common to both models
+    old, new = hard + 0.5, hard + 0.4
+    gain = intervals.paired_bootstrap(old, new, np.zeros(1000), "mae")
+    assert gain == pytest.approx((0.1, 0.1, 0.1))
+    alone = intervals.metric_interval("mae", np.zeros(1000), old)
+    assert alone.high - alone.low > 0.5
+
+
+def test_mcnemar_is_the_binomial_test_of_the_rows_on_which_they_differ():
+    truth = np.ones(20)
+    old, new = np.ones(20), np.ones(20)
+    old[:8], new[8:10] = 0, 0  # 8 rows only the challenger gets right, 2 only the champion
+    assert intervals.mcnemar_exact(truth, old, new) == pytest.approx(stats.binomtest(2, 10).pvalue)
+    assert intervals.mcnemar_exact(truth, old, old) == 1.0
+
+
+def test_two_proportions_by_hand_and_one_sided():
+    pooled = (80 + 90) / 200
+    z = (0.8 - 0.9) / np.sqrt(pooled * (1 - pooled) * 2 / 100)
+    assert intervals.two_proportion_test(80, 100, 90, 100) == pytest.approx(stats.norm.cdf(z))
+    assert intervals.two_proportion_test(95, 100, 90, 100) > 0.5
+    assert intervals.two_proportion_test(100, 100, 100, 100) == 1.0
+    assert np.isnan(intervals.two_proportion_test(0, 0, 1, 2))
+
+
+def test_welch_by_hand():
+    first, second = np.array([1.0, 2, 3, 4]), np.array([2.0, 4, 6, 8, 10])
+    variances = first.var(ddof=1) / 4, second.var(ddof=1) / 5
+    t = (first.mean() - second.mean()) / np.sqrt(sum(variances))
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 4)
+    assert intervals.welch_test(first, second) == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+
+
+def test_benjamini_hochberg_by_hand_and_unmeasured_features_do_not_count():
+    q = intervals.benjamini_hochberg([0.01, 0.04, 0.03, np.nan])
+    assert q[:3] == pytest.approx([0.03, 0.04, 0.04])  # 3·0.01/1, 3·0.04/3, min(3·0.03/2, 0.04)
+    assert np.isnan(q[3])
+    assert intervals.benjamini_hochberg([]).shape == (0,)
+
+
+def test_benjamini_hochberg_holds_the_share_of_false_discoveries():
+    random = np.random.default_rng(11)
+    shares = []
+    for _ in range(200):
+        nulls, real = random.random(80), stats.norm.sf(random.normal(3, 1, 20))
+        found = intervals.benjamini_hochberg([*nulls, *real]) <= 0.1
+        shares.append(found[:80].sum() / max(1, found.sum()))
+    assert np.mean(shares) < 0.11
+
+
+def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_correlate():
+    """The mean of n independent values has error σ/√n; of an AR(1) with ρ = 0.8 it is 3 times as large."""
+    random = np.random.default_rng(11)
+    noise = random.normal(size=400)
+    low, high = resampling.moving_block_interval(noise)
+    assert (high - low) / 2 == pytest.approx(1.96 * noise.std() / 20, rel=0.2)
+    series = signal.lfilter([1], [1, -0.8], random.normal(size=4000))
+    low, high = resampling.moving_block_interval(series)
+    independent = resampling.bootstrap_interval(series)
+    assert (high - low) > 1.8 * (independent.high - independent.low)
+    assert resampling.moving_block_interval([3.0, np.nan, 3.0]) == (3.0, 3.0)
+    assert np.isnan(resampling.moving_block_interval([3.0, np.nan])).all()
+
+
+@pytest.mark.parametrize(("values", "correlation"), [(12, 0.0), (40, 0.0), (40, 0.4), (150, 0.4)])
+def test_moving_blocks_keep_about_their_level_where_neighbours_correlate(values, correlation):
+    """Without being stretched they keep 86, 91, 84 and 89 of 95 %."""
+    random, kept = np.random.default_rng(11), 0
+    for _ in range(400):
+        series = signal.lfilter([1], [1, -correlation], random.normal(size=values + 50))[50:]
+        low, high = resampling.moving_block_interval(series, draws=500)
+        kept += low <= 0 <= high
+    assert 0.915 <= kept / 400 <= 0.975
+
+
+@pytest.mark.parametrize(("positives", "known"), [(0, False), (1, False), (2, True), (399, False), (400, False)])
+def test_fewer_than_two_rows_of_a_class_give_no_interval_of_an_auc(positives, known):
+    truth, score = (np.arange(400) < positives).astype(float), np.random.default_rng(4).random(400)
+    interval = intervals.metric_interval("roc_auc", truth, score)
+    assert (interval.low < interval.high) == known
+    assert np.isnan(interval).all() != known
+
+
+@pytest.mark.parametrize(("positives", "known"), [(1, False), (2, True), (399, False)])
+def test_one_row_of_a_class_gives_no_interval_of_a_gain_in_auc(positives, known):
+    random = np.random.default_rng(4)
+    truth = (np.arange(400) < positives).astype(float)
+    old, new = random.random(400), random.random(400)
+    gain = intervals.paired_bootstrap(old, new, truth, "roc_auc")
+    assert np.isfinite(gain.gain)
+    assert (np.isfinite(gain.low) and gain.low < gain.high) == known

@@ -1,0 +1,236 @@
+"""Probes say whether a fresh model would pay: the sum by hand, money, what they do not know, and both sides of the limit."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
+from tasks.policy.economics.costs import Budget, Usage, forecast_cost
+from tasks.policy.records.base import from_json, to_json
+from tasks.policy.records.evidence import Decision, History, Served, WindowEvidence
+from tasks.policy.records.reports import ProbeColumn
+from tasks.policy.triggers.conditions import Perennial, Probe
+from tasks.policy.triggers.evaluate import judge
+from tasks.policy.triggers.result import Case, Finding
+from tests.policy.triggers.judged_windows import evidence, history, report, window
+
+HISTORY = 6
+CHAMPION_UNTIL = window(HISTORY - 2).end
+
+
+def column(number: int, aged: float, fresh: float, served: bool = True, metric: str = "accuracy") -> ProbeColumn:
+    """A window's column of two probes: one of the champion's age, and the one that learned until the window began."""
+    losses = ((CHAMPION_UNTIL, aged), (window(number - 1).end, fresh))
+    if not served:
+        losses = ((window(number - 1).end, fresh),)
+    return ProbeColumn(window(number), metric, 500, losses, CHAMPION_UNTIL if served else None)
+
+
+def case(*leads: float, budget: Budget | None = None, cost_usd: float | None = None, **known: Any) -> Case:
+    """After a history without gaps, service windows whose champion-aged probe lost `leads` more than the fresh one."""
+    before = tuple(column(number, 0.2, 0.2, served=False) for number in range(1, HISTORY))
+    served = [column(HISTORY + place, 0.2 + lead, 0.2) for place, lead in enumerate(leads)]
+    earlier = [replace(evidence(HISTORY + place), probes=(one,)) for place, one in enumerate(served)]
+    if earlier:
+        earlier[0] = replace(earlier[0], probes=before + earlier[0].probes)
+    latest = earlier.pop() if earlier else evidence(HISTORY)
+    history = History(evidence=tuple(earlier), trained_until=CHAMPION_UNTIL, **known)
+    return Case(latest, history, latest.window.end, 200, 200, budget or Budget(), cost_usd)
+
+
+def test_advantages_add_up_and_a_setback_never_counts_below_zero():
+    """0.02, then -0.05 (floored at 0), then 0.03 + 0.0201: the limit of 0.05 is reached in the fourth window, not before."""
+    rule = Probe(trigger="probe", alpha=0.05)
+    leads = (0.02, -0.05, 0.03, 0.0201)
+    assert [judge(rule, case(*leads[:count])).holds for count in range(1, 5)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("fixed_usd", "pays"), [(90.0, True), (90_000.0, False)])
+@pytest.mark.parametrize("trigger", ["probe", "perennial", "regret_exceeds_cost"])
+def test_a_decision_that_rests_on_a_forecast_cost_can_be_written_down(trigger: str, fixed_usd: float, pays: bool):
+    """A NumPy number in the cost makes a NumPy truth value of `holds`, which no ledger can hold."""
+    budget = Budget(fixed_usd_per_retrain=fixed_usd, value_usd_per_metric_unit_per_day=1000.0)
+    cost = forecast_cost(budget, [Usage(1000, wall_s=60.0)], 1500)
+    policy = RetrainingPolicy.model_validate({"when": {"trigger": trigger}})
+    *earlier, latest = (report(HISTORY - 3 + place, accuracy=value) for place, value in enumerate((0.9, 0.9, 0.9, 0.6)))
+    seen = evidence(HISTORY, performance=latest, probes=(column(HISTORY, 0.24, 0.2),))
+    past = history(*earlier, champion_since=seen.window.start, trained_until=CHAMPION_UNTIL)
+    decision = decide_retraining("m", policy, seen, past, seen.window.end, budget, expected_cost_usd=cost.usd)
+    assert decision.retrain is pays
+    assert from_json(Decision, to_json(decision)) == decision
+
+
+def test_what_is_lacking_is_told_with_the_windows_it_would_take():
+    finding = judge(Probe(trigger="probe", alpha=0.05), case(0.02))
+    assert "0.02 accuracy in sum over 1 windows" in finding.reasons[0]
+    assert finding.would_change == (
+        "would retrain once fresh probes are ahead by 0.05 accuracy in sum, in 2 windows if the latest lead of "
+        "0.02 accuracy stays",
+    )
+
+
+def test_windows_before_the_last_training_were_answered_by_it():
+    rule, leads = Probe(trigger="probe", alpha=0.05), (0.04, 0.04)
+    assert judge(rule, case(*leads)).holds
+    assert not judge(rule, case(*leads, retrained_at=(window(HISTORY + 1).start,))).holds
+
+
+def test_a_window_without_new_labels_is_silent_although_the_sum_is_high():
+    known = case(0.04, 0.04)
+    waiting = WindowEvidence(window(HISTORY + 2), 1000)
+    history = replace(known.history, evidence=(*known.history.evidence, known.evidence))
+    later = replace(known, evidence=waiting, history=history)
+    for rule in (Probe(trigger="probe", alpha=0.01), Perennial(trigger="perennial", alpha=0.01)):
+        assert not judge(rule, later).holds
+    assert "no window has got enough labels" in judge(rule, later).reasons[0]
+
+
+def test_before_any_service_window_has_labels_nothing_triggers():
+    silent = judge(Perennial(trigger="perennial"), case())
+    assert not silent.holds and "no window of service" in silent.reasons[0]
+
+
+def test_the_limit_comes_from_money():
+    """120 USD a retrain against 1000 USD per unit and day over windows of 5 days: 0.024 of the metric."""
+    budget = Budget(value_usd_per_metric_unit_per_day=1000)
+    for lead, holds in ((0.0239, False), (0.0241, True)):
+        finding = judge(Probe(trigger="probe"), case(lead, budget=budget, cost_usd=120.0))
+        assert finding.holds is holds
+        assert "a retrain pays from 0.024 accuracy (120.00 USD)" in finding.reasons[0]
+
+
+def test_losses_without_a_bound_are_measured_against_their_own_level():
+    """A median of 10 minutes counts as 0.2, so alpha 0.05 is 2.5 minutes."""
+    before = tuple(column(number, 10, 10, served=False, metric="mae") for number in range(1, HISTORY))
+    for lead, holds in ((2.4, False), (2.6, True)):
+        own = column(HISTORY, 10 + lead, 10, metric="mae")
+        latest = replace(evidence(HISTORY), probes=(*before, own))
+        finding = judge(Probe(trigger="probe", alpha=0.05), Case(latest, History(), latest.window.end, 200, 200))
+        assert finding.holds is holds
+
+
+def stream(gap: float, windows: int = 30, seed: int = 0) -> list[ProbeColumn]:
+    """Columns of a stream in which every window of a probe's age costs `gap` more, with noise of 0.003."""
+    random = np.random.default_rng(seed)
+    columns = []
+    for number in range(1, windows):
+        served = number >= HISTORY * 2
+        age = [(window(past).end, 0.2 + gap * (number - past) + random.normal(0, 0.003)) for past in range(number)]
+        until = window(HISTORY * 2 - 1).end if served else None
+        columns.append(ProbeColumn(window(number), "accuracy", 500, tuple(age), until))
+    return columns
+
+
+@pytest.mark.parametrize(("gap", "retrains"), [(0.0, False), (0.01, True)])
+def test_perennial_retrains_a_model_that_ages_and_leaves_one_that_does_not(gap, retrains):
+    columns = stream(gap)
+    held = []
+    for last in range(HISTORY * 2 - 1, len(columns)):
+        latest = replace(evidence(columns[last].window.start.day), probes=tuple(columns[: last + 1]))
+        latest = replace(latest, window=columns[last].window)
+        known = Case(latest, History(), columns[last].window.end, 200, 200)
+        held.append(judge(Perennial(trigger="perennial", alpha=0.05), known).holds)
+    assert any(held) is retrains
+
+
+def test_what_comes_later_is_not_read():
+    columns = stream(0.01)
+    now = HISTORY * 2 + 3
+    latest = replace(evidence(0), window=columns[now].window, probes=tuple(columns[: now + 1]))
+    poisoned = tuple(replace(one, losses=((one.losses[0][0], 1e6),)) for one in columns[now + 1 :])
+    for rule in (Probe(trigger="probe", alpha=0.05), Perennial(trigger="perennial", alpha=0.05)):
+        plain = judge(rule, Case(latest, History(), latest.window.end, 200, 200))
+        future = replace(latest, probes=latest.probes + poisoned)
+        assert judge(rule, Case(future, History(), latest.window.end, 200, 200)) == plain
+
+
+def test_with_little_history_perennial_judges_as_the_plain_rule_does():
+    latest = replace(evidence(HISTORY), probes=(column(HISTORY, 0.3, 0.2),))
+    known = Case(latest, History(), latest.window.end, 200, 200)
+    finding = judge(Perennial(trigger="perennial", alpha=0.05), known)
+    assert finding.holds and finding.triggers == ("perennial",)
+
+
+def test_a_column_survives_the_ledger():
+    one = column(HISTORY, 0.3, 0.2)
+    assert from_json(ProbeColumn, to_json(one)) == one
+    assert isinstance(one.losses[0][0], datetime)
+
+
+class TestAReturningSeason:
+    """Two concepts by turns; a probe knows the concept of the window that it learned from last."""
+
+    seasons = "AAAAAABBBBBBAAAAAABBBBBBAAAAAABBBBBB"
+
+    def live(self, seasons: str, may_return: bool = True):
+        """What was done after each window from the 13th on, carried out at once: (window, retrain or version, concept)."""
+        random, done = np.random.default_rng(5), []
+        rule = Perennial(trigger="perennial", alpha=0.2)
+        learned, champion, since = {"1": 11}, "1", window(12).start
+        versions: list[Served] = []
+        past: list[WindowEvidence] = []
+
+        def seen(number: int, places: set[int], served: bool) -> ProbeColumn:
+            losses = tuple(
+                (window(place).end, (0.2 if seasons[place] == seasons[number] else 0.4) + random.normal(0, 0.004))
+                for place in sorted(places)
+            )
+            until = window(learned[champion]).end if served else None
+            return ProbeColumn(window(number), "accuracy", 500, losses, until)
+
+        for number in range(12, len(seasons)):
+            aged = {learned[champion], *(learned[each.version] for each in versions)}
+            columns = [seen(number, {*range(max(0, number - 8), number), *aged}, True)]
+            if number == 12:
+                columns = [seen(place, set(range(place)), False) for place in range(1, 12)] + columns
+            evidence_now = replace(evidence(number), probes=tuple(columns))
+            known = History(
+                evidence=tuple(past), champion_since=since, returnable=tuple(versions) if may_return else ()
+            )
+            finding = judge(rule, Case(evidence_now, known, window(number).end, 200, 200))
+            past.append(evidence_now)
+            if finding.holds or finding.go_back_to:
+                before, champion = champion, finding.go_back_to or str(len(learned) + 1)
+                learned.setdefault(champion, number)
+                versions = [each for each in versions if each.version != champion]
+                versions.append(Served(before, window(learned[before]).end, since))
+                since = window(number).end
+                done.append((number, finding, seasons[learned[champion]]))
+        return done
+
+    def test_it_goes_back_to_the_version_of_the_season_that_returns(self):
+        done = self.live(self.seasons)
+        returns = [(number, concept) for number, finding, concept in done if finding.go_back_to]
+        assert len(returns) == 3, "each time that a season returns"
+        assert all(concept == self.seasons[number] for number, concept in returns)
+        assert all(
+            not finding.holds and finding.triggers == ("perennial",) for _, finding, _ in done if finding.go_back_to
+        )
+
+    def test_without_an_earlier_version_it_retrains_and_without_a_change_it_does_neither(self):
+        done = self.live(self.seasons, may_return=False)
+        assert done and all(finding.holds and finding.go_back_to is None for _, finding, _ in done)
+        assert not self.live("A" * len(self.seasons))
+
+
+def test_going_back_keeps_the_cooldown_and_asks_for_no_training():
+    found = Finding(False, ("better",), (), ("perennial",), go_back_to="3")
+    settled = decided(found, champion_since=window(0).start)
+    assert (settled.retrain, settled.go_back_to, settled.words) == (False, "3", "go back to version 3")
+    fresh = decided(found, champion_since=window(3).start)
+    assert (fresh.go_back_to, fresh.blocked_by) == (None, "cooldown")
+    assert "would go back from 2013-05-26" in fresh.would_change[0]
+    assert decided(replace(found, holds=True), champion_since=window(0).start).go_back_to is None
+    assert decided(found, diagnosis="upstream_data_fault", champion_since=window(0).start).go_back_to is None
+
+
+def decided(finding: Finding, diagnosis: str = "none", **known: Any) -> Decision:
+    """The decision where the policy's condition found this, after window 3, with a cooldown of ten days."""
+    policy = RetrainingPolicy(when=Perennial(trigger="perennial"), cooldown_days=10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.policy.decision.retraining.judge", lambda *_: finding)
+        seen = evidence(3)
+        return decide_retraining("m", policy, seen, History(**known), seen.window.end, diagnosis=diagnosis)

@@ -1,0 +1,23 @@
+"""Definitions of the models at hand, of one more, and of an index that differs in a line."""
+
+from pathlib import Path
+from typing import Any
+
+from deployments.apply.definitions import INDEX
+from deployments.config.model import ModelConfig, available_models, load_model_config
+
+
+def models(*extra: ModelConfig) -> list[ModelConfig]:
+    return [*(load_model_config(name) for name in available_models()), *extra]
+
+
+def churn(**changes: Any) -> ModelConfig:
+    return load_model_config("air_time").model_copy(update={"name": "churn", **changes})
+
+
+def index_with(folder: Path, old: str, new: str) -> Path:
+    text = INDEX.read_text(encoding="utf-8")
+    assert old in text
+    path = folder / "prefect.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return path

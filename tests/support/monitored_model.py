@@ -1,0 +1,122 @@
+"""A small model and its rows, for the tests of monitoring: two numeric features, a category, a boolean."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from deployments.config.model import ModelConfig
+from tasks.adapters.profiling.profile import freeze_reference, profile_batches
+from tasks.monitoring.drift import report_drift
+from tasks.monitoring.quality import judge_quality
+from tasks.policy.records.base import Window
+from tasks.policy.records.profile import ReferenceProfile, WindowProfile
+from tasks.policy.records.reports import DriftReport, FeatureDrift, QualityReport
+
+HISTORY = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
+WINDOW = Window(datetime(2024, 2, 1, tzinfo=UTC), datetime(2024, 2, 6, tzinfo=UTC))
+COUNT = 2000
+FEATURES = {"numeric": ["amount", "age"], "categorical": ["country"], "boolean": ["member"]}
+
+
+def model(features: Mapping[str, Any] | None = None, **sections: Any) -> ModelConfig:
+    """The model's configuration; sections such as quality= and drift= override defaults."""
+    columns = {"id": "id", "time": "at", "label": "churned", "features": features or FEATURES}
+    return ModelConfig.model_validate(
+        {
+            "name": "churn",
+            "owner": "test",
+            "purpose": "test",
+            "risk": "low",
+            "task": "binary",
+            "source": {"kind": "parquet", "path": "rows.parquet"},
+            "columns": columns | sections.pop("columns", {}),
+            "window_days": 5,
+            "period": {"start": HISTORY.start, "history_until": HISTORY.end},
+            "performance": {"metric": "accuracy"},
+            "retraining": {"when": {"trigger": "every", "days": 30}},
+            "drift": {"plots": 1, "threshold": 0.15},  # what 2,000 rows can show
+        }
+        | sections
+    )
+
+
+def rows(count: int = 2000, seed: int = 0, window: Window = WINDOW, **replaced: Any) -> pa.Table:
+    """Random rows of a window; `replaced` names columns to put in other values, or None to leave one out."""
+    random = np.random.default_rng(seed)
+    span_us = (window.end - window.start) / timedelta(microseconds=1)
+    moments = int(window.start.timestamp() * 1e6) + np.arange(count) * (span_us / max(count, 1))
+    columns: dict[str, Any] = {
+        "id": [f"{seed}-{number}" for number in range(count)],
+        "at": pa.array(moments.astype(np.int64), pa.timestamp("us", "UTC")),
+        "amount": random.gamma(2.0, 50.0, count),
+        "age": random.integers(18, 90, count),
+        "country": random.choice(["DE", "FR", "IT"], count, p=[0.5, 0.3, 0.2]),
+        "member": random.random(count) < 0.4,
+    }
+    columns = {name: values for name, values in (columns | replaced).items() if values is not None}
+    return pa.table(
+        {name: pa.array(values) if not isinstance(values, pa.Array) else values for name, values in columns.items()}
+    )
+
+
+def reference(config: ModelConfig, count: int = 10_000, **replaced: Any) -> ReferenceProfile:
+    return freeze_reference(rows(count, 99, HISTORY, **replaced).to_batches(), config, HISTORY, "hash")
+
+
+def profile(config: ModelConfig, frozen: ReferenceProfile, table: pa.Table, **options: Any) -> WindowProfile:
+    return profile_batches(table.to_batches(max_chunksize=700), frozen, config, WINDOW, **options)
+
+
+def broken(report: QualityReport) -> set[tuple[str, str | None]]:
+    """Which requirements of which columns a report found broken."""
+    return {(check.name, check.column) for check in report.checks if check.verdict != "pass"}
+
+
+def drift_of(report: DriftReport, feature: str) -> FeatureDrift:
+    return next(drift for drift in report.features if drift.feature == feature)
+
+
+def shifted(moment: datetime, hours: float) -> datetime:
+    return moment + timedelta(hours=hours)
+
+
+def amounts(count: int = COUNT) -> list[float]:
+    return rows(count)["amount"].to_pylist()
+
+
+def with_share(values: list, share: float, other) -> list:
+    return [other if number < share * len(values) else value for number, value in enumerate(values)]
+
+
+@dataclass
+class Judged:
+    """A profiled window, judged when asked: `.quality`, `.drift`, or both by unpacking."""
+
+    config: ModelConfig
+    frozen: ReferenceProfile
+    profiled: WindowProfile
+    recent_rows: Sequence[int]
+
+    @property
+    def quality(self) -> QualityReport:
+        return judge_quality(self.config, self.profiled, self.frozen, self.recent_rows)
+
+    @property
+    def drift(self) -> DriftReport:
+        return report_drift(self.config, self.profiled, self.frozen)
+
+    def __iter__(self) -> Iterator[QualityReport | DriftReport]:
+        return iter((self.quality, self.drift))
+
+
+def judge(folder: Path, config=None, frozen=None, count: int = COUNT, recent_rows=(), **replaced: Any) -> Judged:
+    """A window of rows with an optional change, profiled into its reference; sample and pages lie in the folder."""
+    config = config or model()
+    frozen = frozen or reference(config)
+    profiled = profile(config, frozen, rows(count, **replaced), sample_path=folder / "sample.parquet")
+    return Judged(config, frozen, profiled, recent_rows)

@@ -1,0 +1,64 @@
+"""A promotion that waits for a person: what the tests of approval share."""
+
+from pathlib import Path
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import Pause
+from prefect.flow_engine import run_flow
+
+from flows.promote import promote
+from tasks.adapters.ledger import chain as ledger
+from tasks.policy.governance.access import Approval
+from tasks.policy.records.base import from_json, utc
+from tests.support.small_model import write_model
+
+FIRST = utc("2024-01-21")
+HIGH = {"risk: low": "risk: high\naccess: {approve: [Ada, Grace]}"}
+
+
+def write_risky_model(folder: Path) -> str:
+    """A model of high risk, which Ada and Grace may approve."""
+    return write_model(folder, **HIGH)
+
+
+class Waiting:
+    """A run of the deployment `promote`, as a worker runs it; `run` does so in this process."""
+
+    def __init__(self, model: str, **parameters: Any) -> None:
+        with get_client(sync_client=True) as client:
+            deployment = client.create_deployment(
+                client.create_flow(promote), name="promote", entrypoint="flows.promote.promote"
+            )
+            self.id = client.create_flow_run_from_deployment(
+                deployment, parameters={"model": model, "until": FIRST.isoformat(), **parameters}
+            ).id
+
+    def run(self) -> Any:
+        run = self.seen()
+        if run.state.is_paused():
+            raise AssertionError("the run still waits")
+        try:
+            return run_flow(promote, flow_run=run, parameters=run.parameters, return_type="state")
+        except Pause as suspended:
+            return suspended.state
+
+    def seen(self) -> Any:
+        """The run as the server has it."""
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(self.id)
+
+    def answer(self, **form: str) -> Any:
+        with get_client(sync_client=True) as client:
+            return client.resume_flow_run(self.id, run_input=form)
+
+    def asked(self) -> str:
+        with get_client(sync_client=True) as client:
+            keyset = client.read_flow_run(self.id).state.state_details.run_input_keyset
+            return str(client.read_flow_run_input(self.id, keyset["description"]))
+
+
+def answers() -> list[tuple[str, Approval]]:
+    """Who answered, and what."""
+    entries = ledger.entries("small", kind="approval.answered")
+    return [(entry.actor, from_json(Approval, entry.body)) for entry in entries]
