@@ -1,8 +1,8 @@
 """Serves the reports and replay pages of the workspace to this machine's browser; dashboards may not open file links.
 
 Also takes the notice that rows have landed (`deployments.local.webhook`). `make serve` starts it:
-`python -m deployments.local.reports PORT`. Only localhost is listened to, and only requests that were made to localhost by name are answered, so that no
-web page elsewhere can read reports through a rebound name.
+`python -m deployments.local.reports PORT`. Only localhost is listened to, and only requests that were made to localhost by
+name are answered, so that no web page elsewhere can read reports through a rebound name.
 """
 
 import sys

@@ -2,7 +2,8 @@
 
 The creator is what the server recorded of the run (`tasks.adapters.orchestration.run_identity`);
 `tasks.policy.governance.access` judges. A run that an event started may name models by name only: whoever can emit an
-event must not bring a file of their own. It does only what the ledger says was decided. And a ledger takes facts from the file only that it was begun with.
+event must not bring a file of their own. It does only what the ledger says was decided. And a ledger takes facts from the
+file only that it was begun with.
 """
 
 from collections.abc import Sequence
