@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.config.model import ModelConfig, available_models, load_model_config
+from tasks.adapters import reports
 from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import from_json
@@ -131,12 +132,10 @@ def _advance(progress: Progress, row: int, config: ModelConfig, seen: int) -> in
 
 
 def _show(console: Console, repeated: bool) -> None:
-    from tasks.adapters.reports.replay import summary_table
-
     replays = finished_replays()
     if not replays:
         return
-    console.print(summary_table(replays))
+    console.print(reports.replay.summary_table(replays))
     if repeated:
         console.print("replayed before; `make clean-demo` forgets it, so that the next `make demo` starts anew")
     console.print(f"page: {(workspace().home / 'replay' / 'index.html').as_uri()}", soft_wrap=True)

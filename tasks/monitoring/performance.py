@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
+from tasks.adapters import evaluation, lake, registry
 from tasks.policy.data_quality.label_quality import LabelProfile
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History, ModelVersion
@@ -57,8 +58,6 @@ def measure_performance(
 
 def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window, as_of: datetime) -> bool:
     """Whether measuring again may say something else. Labels of old windows are not even looked at: none is sought."""
-    from tasks.adapters.lake import tables as lake
-
     if (
         earlier.maturity != "closed" or not earlier.has_sound_labels
     ):  # doubted by limits that may have been changed since
@@ -98,7 +97,6 @@ def _measure(
     latency: Latency | None,
     champion: ModelVersion | None,
 ) -> PerformanceReport:
-    from tasks.adapters.evaluation.prediction_log import read_served
     from tasks.policy.monitoring.performance import (
         best_past_level,
         closed_values,
@@ -111,7 +109,7 @@ def _measure(
     from tasks.policy.monitoring.slices import measure_slices
     from tasks.policy.statistics.metrics import undefined
 
-    served = read_served(config, window, as_of)
+    served = evaluation.prediction_log.read_served(config, window, as_of)
     truth, predicted = served.judged
     rows, labelled_rows = len(served.truth), len(truth)
     settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
@@ -166,13 +164,12 @@ def _judge_labels(
 ) -> LabelReport | None:
     """Whether the labels of the rows served can be trusted; None where none has come and none is overdue."""
     from tasks.adapters.lake import tables as lake
-    from tasks.adapters.lake.label_faults import sorted_faults
     from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
 
     if not len(served.truth):
         return None
     known = np.isfinite(served.truth)
-    faults, words, conflicts = sorted_faults(lake.label_faults(config, window, as_of))
+    faults, words, conflicts = lake.label_faults.sorted_faults(lake.label_faults(config, window, as_of))
     reference = _learned_labels(config, served.version, champion)
     due_by = lake.labels_due_by(config, as_of)
     facts = LabelFacts(
@@ -194,12 +191,10 @@ def _judge_labels(
 
 def _learned_labels(config: ModelConfig, version: str, champion: ModelVersion | None) -> LabelProfile | None:
     """The labels that the version learned from; None where that was not kept."""
-    from tasks.adapters.registry import version_files, versions as registry
-
     if champion is None or version == "none":
         return None
     served = champion if champion.version == version else registry.version(config.name, version)
-    return version_files.reference_profile(served).labels
+    return registry.version_files.reference_profile(served).labels
 
 
 def _usual_share(history: History, window: Window, reference: LabelProfile | None) -> float | None:

@@ -20,6 +20,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from tasks.adapters import ledger, registry, storage
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.records.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport
@@ -43,8 +44,6 @@ def record_fact(
     once: bool = True,
 ) -> LedgerEntry:
     """Append a fact to the model's ledger and return its entry; with `once`, the same decision's fact is told once."""
-    from tasks.adapters.ledger import chain as ledger
-
     entry = ledger.append(model, kind, body, at, decision_id, actor, once)
     get_run_logger().info("ledger: %s is entry %d of %s, hash %s", kind, entry.sequence, model, entry.hash[:12])
     return entry
@@ -52,8 +51,6 @@ def record_fact(
 
 def champion_at(model: str, moment: datetime) -> tuple[LedgerEntry, Promotion] | None:
     """The move that made the champion of that moment; None when there was none yet."""
-    from tasks.adapters.ledger import chain as ledger
-
     moves = [entry for entry in ledger.entries(model) if entry.kind in CHAMPION_KINDS and entry.at <= moment]
     return (moves[-1], from_json(Promotion, moves[-1].body)) if moves else None
 
@@ -79,8 +76,6 @@ def _first_reason(entry: LedgerEntry) -> str:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from tasks.adapters.ledger import chain as ledger
-
     noted = [_noted_head(text) for text in arguments.expect]
     names = sorted({*(arguments.model or ledger.models()), *(model for model, _ in noted)})
     if not names:
@@ -107,15 +102,14 @@ def _changed_in_the_registry(model: str) -> tuple[str, ...]:
 
     The ledger is checked where the registry is not, too: nothing is asked of one whose database is not here.
     """
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.storage.workspace import SQLITE, workspace
     from tasks.policy.rollout.versions import changed_outside, edited, registered
 
-    address = workspace().mlflow
-    if address.startswith(SQLITE) and not Path(address.removeprefix(SQLITE)).is_file():
+    address = storage.workspace.workspace().mlflow
+    if (
+        address.startswith(storage.workspace.SQLITE)
+        and not Path(address.removeprefix(storage.workspace.SQLITE)).is_file()
+    ):
         return ()
-    from tasks.adapters.registry import versions as registry
-
     entries, now = ledger.entries(model), registry.state(model)
     tags = registry.all_tags(model)
     known = [version for number, version in registered(entries).items() if now.holds(version) and number in tags]
@@ -129,17 +123,13 @@ def _changed_in_the_registry(model: str) -> tuple[str, ...]:
 
 
 def _noted_head(text: str) -> tuple[str, "Head"]:
-    from tasks.adapters.ledger.chain import Head
-
     model, sequence, noted = (*text.split(":"), "", "")[:3]
     if not (sequence.isdigit() and len(noted) == 64):
         raise SystemExit(f"--expect is {text!r}, expected MODEL:SEQUENCE:HASH as verify prints it")
-    return model, Head(int(sequence), noted)
+    return model, ledger.Head(int(sequence), noted)
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from tasks.adapters.ledger import chain as ledger
-
     for entry in ledger.entries(arguments.model, kind=arguments.kind, last=arguments.last):
         print(describe_entry(entry))
     return 0

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Latency, Scoring, Snapshot
@@ -33,10 +34,7 @@ def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion)
     import numpy as np
     import pyarrow as pa
 
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.registry import version_files
-
-    scorer = version_files.load_scorer(version, config.training.estimator)
+    scorer = registry.version_files.load_scorer(version, config.training.estimator)
     rows = lake.read_rows(snapshot)
     parts, seconds = [], []
     for start in range(0, len(rows), BATCH_ROWS):

@@ -22,7 +22,7 @@ from deployments.local.instance_lock import hold_workspace
 from deployments.local.reports import ReportPages
 from deployments.local.services import Service, Stream
 from deployments.local.webhook import PATH
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.orchestration.server import free_port, served_url
 from tasks.adapters.storage.workspace import WorkspaceError, workspace
 from tasks.policy.records.base import utc

@@ -9,8 +9,7 @@ from deployments.config.model import ModelConfigError, load_model_config
 from flows import promote as promote_module
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import PromotionRefused
 from tests.support.small_model import write_model

@@ -10,9 +10,8 @@ import pytest
 from playwright.sync_api import Page
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger, registry
 from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
-from tasks.adapters.registry import versions as registry
 from tasks.adapters.storage.workspace import workspace
 from tests.support.browser import needs_chromium, opened_browser
 from tests.support.waiting_promotion import FIRST, Waiting, answers, write_risky_model

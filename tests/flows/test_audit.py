@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.records.base import to_json, utc
 from tasks.policy.records.evidence import Judgement, LedgerEntry, Promotion, WindowEvidence

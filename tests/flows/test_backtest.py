@@ -13,7 +13,7 @@ import yaml
 
 from deployments.config.model import ModelConfigError
 from flows.backtest import backtest, main
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.reports.backtest import pareto_front
 from tasks.policy.backtest.study import run_backtest
 from tasks.policy.decision.retraining import RetrainingPolicy

@@ -11,8 +11,7 @@ from prefect.client.orchestration import get_client
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.adapters.storage.lease import check, hold
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import utc

@@ -7,8 +7,7 @@ import pytest
 from deployments.config.model import ModelConfigError
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
 from tests.support.small_model import write_model
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.replay import replay
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.policy.economics.costs import Outcome, Usage
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import USAGE, Judgement, ModelVersion

@@ -13,9 +13,10 @@ from prefect import flow
 from prefect.logging import disable_run_logger
 from prefect.transactions import transaction
 
+from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction
 from tasks.adapters.evaluation.alias_transaction import MoveFailed
-from tasks.adapters.registry import version_files, versions as registry
+from tasks.adapters.registry import version_files
 from tasks.policy.records.errors import PromotionRefused
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous

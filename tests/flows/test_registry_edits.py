@@ -9,11 +9,12 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import load_model_config
+from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction, challenger as trial
 from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.models import files as model_files
 from tasks.adapters.models.files import ModelFileError
-from tasks.adapters.registry import version_files, versions as registry
+from tasks.adapters.registry import version_files
 from tasks.adapters.registry.versions import VersionGone
 from tasks.adapters.reports import fleet as fleet_page
 from tasks.policy.records.base import to_json, utc

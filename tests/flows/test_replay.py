@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.replay import replay
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.replay import Replay, ReplayWindow

@@ -14,7 +14,7 @@ from deployments.config.fleet import load_fleet_config
 from deployments.config.model import ModelConfigError, available_models, load_model_config
 from flows.fleet import fleet
 from flows.retrain import retrain
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.storage.object_store import LedgerError
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.economics.budget import Grant

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.adapters.lake.schemas import SourceEmpty, SourceError, SourceUnreachable
 from tasks.adapters.storage.workspace import WorkspaceError, workspace
 from tasks.data.snapshot import land_labels, take_snapshot

@@ -9,10 +9,10 @@ from prefect import flow, task
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake, registry
 from tasks.adapters.lake.schemas import sort_labels
 from tasks.adapters.orchestration.retry_conditions import may_pass
-from tasks.adapters.registry import version_files, versions as registry
+from tasks.adapters.registry import version_files
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Snapshot
 from tasks.training.train import TrainingRefused, train_challenger

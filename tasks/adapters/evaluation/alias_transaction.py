@@ -11,9 +11,8 @@ from dataclasses import replace
 
 from prefect.transactions import Transaction, transaction
 
+from tasks.adapters import ledger, registry
 from tasks.adapters.evaluation import challenger as trial
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.rollout.versions import quarantined, why_not_move
 

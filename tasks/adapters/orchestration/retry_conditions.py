@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import State
 
+from tasks.adapters import registry
 from tasks.policy.records.errors import PerennialError
 
 
@@ -12,6 +13,6 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
     if not isinstance(error, PerennialError):
         return True
-    from tasks.adapters.registry.versions import NoChampion, RegistryError, VersionGone
-
-    return isinstance(error, RegistryError) and not isinstance(error, (NoChampion, VersionGone))
+    return isinstance(error, registry.RegistryError) and not isinstance(
+        error, (registry.NoChampion, registry.VersionGone)
+    )

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from deployments.config.description import describe
 from deployments.config.messages import explain_all
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake
 from tasks.adapters.delta.table import stored_names
-from tasks.adapters.lake import tables as lake
 from tasks.adapters.models import estimators, files as model_files, shap as attribution
 from tasks.adapters.profiling.leakage import leaks_by_name
 from tasks.adapters.sources.read import SourceError, read_labels, read_window

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.adapters.lake.label_faults import CONFLICT, NO_WHOLE_NUMBER, label_faults, land_label_faults, stored_alike
 from tasks.policy.records.base import Window
 from tests.support.landed_model import CONFIG, DAY, HOUR, SECOND, SPAN, label_of, labels

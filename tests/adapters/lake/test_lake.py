@@ -15,9 +15,9 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from tasks.adapters import lake
 from tasks.adapters.delta.content_hash import column_hashes
 from tasks.adapters.delta.table import LandedTable, Outrun
-from tasks.adapters.lake import tables as lake
 from tasks.adapters.lake.schemas import SourceError
 from tasks.adapters.storage.workspace import WorkspaceError
 from tasks.policy.records.base import from_json, to_json

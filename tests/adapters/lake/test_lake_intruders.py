@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, TableFeatures, write_deltalake
 
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.adapters.storage.workspace import WorkspaceError
 from tasks.policy.records.reports import Snapshot
 from tests.support.landed_model import CONFIG, SECOND, label_of, labels

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
+from tasks.adapters import lake
 from tasks.adapters.delta.table import LandedTable, Outrun
-from tasks.adapters.lake import tables as lake
 from tasks.adapters.storage.object_store import store_at
 from tasks.adapters.storage.workspace import WorkspaceError
 from tasks.policy.records.base import Window, from_json, to_json, utc

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.reports import Snapshot
 from tests.support.landed_model import CONFIG, DAY, HOUR, SECOND, SPAN, label_of, labels

@@ -14,7 +14,7 @@ from deltalake import write_deltalake
 from hypothesis import given, settings, strategies as st
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.adapters.lake.row_identity import how_to_tell_apart, joined_key, landed_places, matches, repeats
 from tasks.adapters.sources.read import SourceError, read_labels, read_window
 from tasks.policy.records.base import Window

@@ -8,8 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deployments.config.model import ModelConfig, ModelConfigError, load_model_config
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.sources import read as sources
+from tasks.adapters import lake, sources
 from tasks.adapters.sources.read import SourceEmpty, SourceError
 from tasks.policy.records.base import Window, utc
 from tests.support.small_model import rows, write_model

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
+from tasks.adapters import lake, ledger
 from tasks.adapters.delta.table import NOTED_FORMAT
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.ledger.files import HEAD, Head
 from tasks.adapters.models import files as model_files
 from tasks.adapters.models.files import ModelFileError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.lease import FencedOut, LeaseHeld, hold
 from tasks.policy.records.base import utc

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.adapters import lake, ledger
 from tasks.adapters.delta.parquet_file import LakeError
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.sources.files import _file_system
 from tasks.adapters.storage import aws_profile
 from tasks.adapters.storage.object_store import LedgerError, store_at
