@@ -30,6 +30,7 @@ def task_runner() -> TaskRunner[Any]:
     """Where candidates are trained, from the environment: Dask, several processes, or one after another."""
     address = os.environ.get("PERENNIAL_DASK_ADDRESS")
     if address:
+        # Dask takes a second to import, and few installations have a cluster
         from prefect_dask import DaskTaskRunner
 
         return DaskTaskRunner(address=address)

@@ -158,6 +158,7 @@ def _apply(services: list[Service], environment: Mapping[str, str], stream: Stre
 
 def _is_deployed(api_url: str) -> bool:
     """Whether the server has deployments of ours."""
+    # Prefect takes seconds to import, and the servers need not wait for it
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -238,7 +239,7 @@ def _stop_all(services: Sequence[Service], space: Workspace, api_url: str, strea
     for service in reversed(services):
         service.stop(PATIENCE_S)
         if service.name == "worker" and services[0].exit_status is None:
-            from deployments.local.worker import hand_back_runs
+            from deployments.local.worker import hand_back_runs  # imports Prefect
 
             try:
                 _say_handed_back(hand_back_runs(api_url), stream)

@@ -7,6 +7,7 @@ before anything is written.
 
 from datetime import datetime, timedelta
 
+import pyarrow.compute as pc
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -68,8 +69,6 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     Looks at production time whose labels may have come since the last time, up to `columns.label_lookback_days` after
     they were due; at `period` instead where one is given, for labels that came later still.
     """
-    import pyarrow.compute as pc
-
     due = None if period else lake.labels_due(config, as_of, timedelta(days=config.columns.label_lookback_days))
     searched = due.window if due else period
     if searched is None:

@@ -9,17 +9,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
+from tasks.policy.monitoring import attribution as judgement, estimation
 from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
 from tasks.policy.monitoring.estimate_errors import describe_estimate, past_error, widened
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History, ModelVersion, WindowEvidence, newest_labels
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport
+from tasks.policy.statistics import metrics
 
 LEARN_FROM = 3
 """Latest closed windows that the estimate learns from."""
@@ -87,11 +90,6 @@ def explain_loss(
     config: ModelConfig, window: Window, champion: ModelVersion, as_of: datetime, drift: DriftReport
 ) -> str | None:
     """Which drifted features moved the mean loss of the champion's rows with labels, on a bounded sample."""
-    import numpy as np
-
-    from tasks.policy.monitoring import attribution as judgement
-    from tasks.policy.statistics import metrics
-
     frozen = registry.version_files.attribution(champion)
     if frozen is None:
         return None
@@ -114,10 +112,6 @@ def estimate_performance(
     config: ModelConfig, window: Window, performances: Sequence[PerformanceReport], as_of: datetime
 ) -> MetricValue | None:
     """The primary metric expected of the window without its labels; None before a window has closed."""
-    import numpy as np
-
-    from tasks.policy.monitoring import estimation
-
     served = evaluation.prediction_log.read_served(config, window, as_of)
     closed = [
         report.window

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import pyarrow.parquet as pq
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -91,8 +92,6 @@ def measure_prediction_shifts(profile: WindowProfile, champion: ModelVersion) ->
 
     Empty without SHAP values: another estimator, no row, or a personal feature, which no sample holds.
     """
-    import pyarrow.parquet as pq
-
     frozen = registry.version_files.attribution(champion)
     if frozen is None or profile.sample_uri is None:
         return ()
@@ -120,8 +119,6 @@ def _read_sample(
     config: ModelConfig, profile: WindowProfile, reference: ReferenceProfile, importances: Mapping[str, float]
 ) -> CodedRows | None:
     """The window's sample as codes: its hours, and the features that weigh most as far as they are looked at together."""
-    import pyarrow.parquet as pq
-
     if profile.sample_uri is None:
         return None
     held = set(pq.read_schema(profile.sample_uri).names)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import chain
 from time import process_time
-from typing import TYPE_CHECKING
 
+import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
@@ -20,9 +20,6 @@ from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History, ModelVersion
 from tasks.policy.records.reports import PerformanceReport, ProbeColumn
 from tasks.policy.triggers.conditions import Perennial, Probe, leaves
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 LATEST = 8
 """Probes scored on a window: the latest so many, and those of the age of the champion and of each that may return."""

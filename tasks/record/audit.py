@@ -25,6 +25,7 @@ from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.records.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport
 from tasks.policy.records.text import printable
+from tasks.policy.rollout.versions import changed_outside, edited, registered
 
 if TYPE_CHECKING:
     from tasks.adapters.ledger.chain import Head
@@ -102,8 +103,6 @@ def _changed_in_the_registry(model: str) -> tuple[str, ...]:
 
     The ledger is checked where the registry is not, too: nothing is asked of one whose database is not here.
     """
-    from tasks.policy.rollout.versions import changed_outside, edited, registered
-
     address = storage.workspace.workspace().mlflow
     if (
         address.startswith(storage.workspace.SQLITE)

@@ -11,6 +11,7 @@ from typing import Literal, overload
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry
+from tasks.policy.decision import retraining
 from tasks.policy.decision.escalation import unresolved
 from tasks.policy.economics import budget
 from tasks.policy.economics.costs import forecast_cost
@@ -44,9 +45,7 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
 
 def recall_judgement(config: ModelConfig, window: Window) -> Judgement | None:
     """The recorded judgement of a window under the present policy, if there is one: a judged window stays judged."""
-    from tasks.policy.decision.retraining import decision_id
-
-    wanted = decision_id(config.name, config.retraining, window)
+    wanted = retraining.decision_id(config.name, config.retraining, window)
     for entry in reversed(ledger.entries(config.name, kind="window.judged")):
         if entry.decision_id == wanted:
             return _judgement(entry.body)

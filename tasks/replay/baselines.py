@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
@@ -17,12 +20,11 @@ from tasks.adapters import lake, models, registry, storage
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import MetricValue
+from tasks.policy.statistics import intervals, metrics
 
 
 def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
     """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
-    import pandas as pd
-
     path = folder / f"{window.name}.parquet"
     if path.exists():
         return path
@@ -68,12 +70,6 @@ def compare_with_rivals(
 
 
 def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, rivals: Path) -> Comparison:
-    import numpy as np
-    import pandas as pd
-    import pyarrow as pa
-
-    from tasks.policy.statistics import intervals, metrics
-
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
     labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
     truth = labelled.rename_columns(["id", "label"]).to_pandas()

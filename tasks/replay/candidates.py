@@ -9,6 +9,7 @@ quarantined or whose labels are in doubt, is a column of NaN.
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
@@ -25,10 +27,9 @@ from tasks.adapters.storage.atomic_files import whole_file
 from tasks.policy.backtest.simulation import Floats
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.evidence import windows_to_exclude
+from tasks.policy.statistics import metrics
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from tasks.adapters.models.files import Scorer
 
 PROBE_ROWS, PROBE_ROUNDS, PROBE_ETA = 4, 0.2, 2.0
@@ -118,8 +119,6 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
 
 def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats, int, float]:
     """(losses of the candidate, losses of its probe, training rows, CPU seconds); NaN where rows teach nothing."""
-    import time
-
     end, last = plan.windows[place].end, plan.windows[-1].end
     start = config.period.start
     if config.training.window_days:
@@ -154,8 +153,6 @@ def _probe_config(config: ModelConfig) -> ModelConfig:
 
 def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
     """[W] the metric of each window as a loss; NaN where it has no labelled row or the metric is undefined."""
-    from tasks.policy.statistics import metrics
-
     name = config.performance.metric
     losses = np.full(len(plan.windows), np.nan)
     if not len(rows):
@@ -177,8 +174,6 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
 @task(cache_policy=NO_CACHE)
 def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
     """Candidates' files as one matrix.npz that `--matrix` reads too; returns its path."""
-    from tasks.policy.statistics import metrics
-
     count = len(plan.windows)
     parts = {"loss": np.full((count, count), np.nan), "probe": np.full((count, count), np.nan)}
     parts |= {"rows": np.zeros(count), "secs": np.zeros(count)}

@@ -9,15 +9,17 @@ import math
 from datetime import datetime
 from itertools import islice
 
+import numpy as np
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger, models, registry, reports
-from tasks.policy.economics.costs import Amount, Outcome, measured_cost, net_benefit, score_gains, score_outcome
+from tasks.policy.economics.costs import Amount, Outcome, Usage, measured_cost, net_benefit, score_gains, score_outcome
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.evidence import USAGE, History, ModelVersion, Promotion, ValidationReport
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.statistics.intervals import Gain
+from tasks.policy.statistics.intervals import Gain, paired_bootstrap
+from tasks.policy.statistics.metrics import undefined
 
 LOOK_BACK = 3
 """Closed windows after a promotion on which it is judged."""
@@ -81,11 +83,6 @@ def judge_outcome(
 
 
 def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Window, as_of: datetime) -> Gain:
-    import numpy as np
-
-    from tasks.policy.statistics.intervals import paired_bootstrap
-    from tasks.policy.statistics.metrics import undefined
-
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     scorers = [registry.version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
@@ -101,8 +98,6 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
 
 def _cost(config: ModelConfig, version: ModelVersion, decision_id: str) -> float:
     """Of the training that this decision led to; an earlier version that returned was paid before."""
-    from tasks.policy.economics.costs import Usage
-
     recalled = ledger.entries(config.name, kind="challenger.recalled")
     if any(entry.decision_id == decision_id for entry in recalled):
         return 0.0

@@ -7,6 +7,8 @@ import resource
 import sys
 import time
 
+import numpy as np
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -31,9 +33,6 @@ BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 )
 def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion) -> Scoring:
     """Predictions of the version for every row of the snapshot, with seconds per batch and peak memory."""
-    import numpy as np
-    import pyarrow as pa
-
     scorer = registry.version_files.load_scorer(version, config.training.estimator)
     rows = lake.read_rows(snapshot)
     parts, seconds = [], []
@@ -58,8 +57,6 @@ def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion)
 
 def _latency(seconds: list[float]) -> Latency:
     """Quantiles of the batches' seconds, 0 where nothing was scored, and the process's peak memory so far."""
-    import numpy as np
-
     p50, p95, p99 = np.quantile(seconds or [0.0], [0.5, 0.95, 0.99])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_RSS_UNIT / 1e6
     return Latency(float(p50), float(p95), float(p99), float(peak))

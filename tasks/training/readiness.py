@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pyarrow.compute as pc
+
 from deployments.config.model import ModelConfig
 from tasks.adapters import models, profiling, sources
 from tasks.policy.records.base import Window
@@ -18,8 +20,6 @@ def check_training(config: ModelConfig) -> None:
 
 def look_at_data(config: ModelConfig) -> tuple[str, ...]:
     """What the last window of the history holds, in sentences. Raises SourceError where it cannot be read as the file says."""
-    import pyarrow.compute as pc
-
     end = config.period.history_until
     window = Window(max(config.period.start, end - timedelta(days=config.window_days)), end)
     rows, labels = sources.read_window(config, window), sources.read_labels(config, window)

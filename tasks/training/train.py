@@ -16,6 +16,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake, models, profiling, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.policy.economics.costs import Usage
+from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.records.evidence import ModelVersion
@@ -51,10 +52,8 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
 
 def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | None:
     """Why labels that cannot be used, in the windows that these rows are of, are too many to learn from the others."""
-    from tasks.adapters.lake import tables as lake
-
     as_of = training.as_of or training.window.end
-    found = lake.label_faults(config, training.window, as_of, training.excluding)
+    found = lake.read_label_faults(config, training.window, as_of, training.excluding)
     unusable, _, conflicts = lake.label_faults.sorted_faults(found)
     faults = dict(unusable) | ({lake.label_faults.CONFLICT: conflicts} if conflicts else {})
     count, limit = sum(faults.values()), config.quality.labels.max_unusable_share
@@ -71,9 +70,7 @@ def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | Non
 
 def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
     """What stands for labels and is read as unknown; empty where nothing does."""
-    from tasks.adapters.lake import tables as lake
-
-    found = lake.label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
+    found = lake.read_label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
     words = ", ".join(f"{word!r} {count:,} times" for word, count in lake.label_faults.sorted_faults(found)[1])
     return f"{words} read as unknown; where one is a class, list the classes in columns.classes" if words else ""
 
@@ -95,8 +92,6 @@ def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> Refer
 )
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
     """The version of this decision, with the alias challenger. Raises TrainingRefused, saying why."""
-    from tasks.policy.monitoring.attribution import freeze
-
     version = registry.find(config.name, decision_id)
     if version is None:
         began = perf_counter(), process_time()

@@ -5,8 +5,9 @@ cannot be served is worth nothing. What cannot be measured becomes a reason to f
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -14,24 +15,16 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
-from tasks.policy.data_quality.label_quality import WORDS
+from tasks.policy.data_quality.label_quality import WORDS, LabelFacts, judge_labels
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import LabelReport, Snapshot
 from tasks.policy.rollout.validation import decide_validation
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def _judge_labels(
     config: ModelConfig, challenger: ModelVersion, holdout: Snapshot, rows: "pa.Table"
 ) -> LabelReport | None:
     """Whether the holdout's labels can be trusted, held against those that the challenger learned from."""
-    import numpy as np
-
-    from tasks.adapters.lake import tables as lake
-    from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
-
     answered = evaluation.challenger.answer(challenger, rows, config.training.estimator) if len(rows) else ""
     if isinstance(answered, str):
         return None
@@ -49,7 +42,7 @@ def _judge_labels(
         predicted=predicted[known],
         classes=scorer.classes,
         words=lake.label_faults.sorted_faults(
-            lake.label_faults(config, challenger.trained, holdout.as_of or holdout.window.end)
+            lake.read_label_faults(config, challenger.trained, holdout.as_of or holdout.window.end)
         )[1],
         reference=registry.version_files.reference_profile(challenger).labels,
     )

@@ -23,6 +23,7 @@ from .tables import (
     landed_rows as landed_rows,
     landed_until as landed_until,
     read_batches as read_batches,
+    read_label_faults as read_label_faults,
     read_labelled as read_labelled,
     read_predictions as read_predictions,
     read_rows as read_rows,

@@ -149,7 +149,7 @@ def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
     """
     if isinstance(estimator, XGBModel):
         return ()
-    import skops.io
+    import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
 
     needed = tuple(sorted(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))))
     if foreign := _foreign(needed, packages):
@@ -179,7 +179,7 @@ def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tu
 
 
 def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, ...]) -> Any:
-    import skops.io
+    import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
 
     needed = sorted(skops.io.get_untrusted_types(data=content))
     unknown = sorted(set(needed) - set(trusted_types))

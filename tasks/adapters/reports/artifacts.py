@@ -7,6 +7,7 @@ appear here, which no personal column can be (`deployments/config/model.py`).
 from prefect.artifacts import create_markdown_artifact
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.reports.fleet import markdown as fleet_markdown
 from tasks.adapters.reports.markdown import bullets, key, plain, quoted, table
 from tasks.adapters.storage.links import version_link
 from tasks.policy.economics.costs import Outcome
@@ -46,9 +47,7 @@ def publish_preview_page(preview: Preview) -> None:
 
 def publish_fleet(fleet: Fleet, page: str) -> None:
     """The state of every model as a table; one artifact for all, so that its history shows how they fared."""
-    from tasks.adapters.reports.fleet import markdown
-
-    create_markdown_artifact(markdown(fleet, page), key="fleet", description=plain(fleet.headline))
+    create_markdown_artifact(fleet_markdown(fleet, page), key="fleet", description=plain(fleet.headline))
 
 
 def publish_backtest(model: str, sentence: str, yaml: str, rows: list[dict[str, str]], page: str) -> None:

@@ -6,6 +6,7 @@ them are given what boto3 finds, anew whenever a store is opened.
 """
 
 import os
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ def keys(address: str) -> Keys | None:
     """The profile's keys, None where another way leads to the store. Raises CredentialsError."""
     if not is_in_use(address):
         return None
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError  # with boto3, only where a profile is in use
 
     try:
         session = _session(os.environ.get("AWS_PROFILE"))
@@ -81,8 +82,7 @@ def provider(address: str) -> Any:
     """What gives obstore the profile's keys, renewed as they expire; None where it finds its own."""
     if keys(address) is None:
         return None
-    from datetime import timedelta
-
+    # imports boto3, half a second that only a profile needs
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     return Boto3CredentialProvider(_session(os.environ.get("AWS_PROFILE")), ttl=timedelta(minutes=1))
@@ -90,7 +90,7 @@ def provider(address: str) -> Any:
 
 @cache
 def _session(profile: str | None) -> Any:
-    import boto3
+    import boto3  # half a second that only a profile needs
 
     return boto3.Session(profile_name=profile)
 
