@@ -9,9 +9,9 @@ from pathlib import Path
 
 from deployments.config.description import describe
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import ModelConfigError, available_models
+from deployments.config.model import available_models
 from deployments.config.names import load_named_model
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import ModelConfigError, PerennialError
 
 PORTS = {"prefect": 4200, "mlflow": 5000, "reports": 4280, "evidently": 8000}
 

@@ -22,17 +22,13 @@ from tasks.adapters import reports
 from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import from_json
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import NothingToReplay, PerennialError
 from tasks.policy.records.replay import ReplayWindow
 from tasks.replay.records import finished_replays, replay_folder
 
 POLL_S = 0.3
 SLOW_TO_LOAD = ("lake", "registry", "estimators")
 """What the first training needs; to load more would keep the cores from the server that is starting."""
-
-
-class NothingToReplay(PerennialError):
-    """No model was chosen whose recorded history has an end."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

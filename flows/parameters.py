@@ -28,7 +28,7 @@ from deployments.config.model import ModelConfig, available_models
 from tasks.adapters.orchestration.server import kept_log_in, served_url
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import CLOCKS_APART, digest
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import PerennialError, TimeAhead
 from tasks.policy.records.text import NO_CONTROLS, OneLine
 
 
@@ -59,10 +59,6 @@ DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
 Actor = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 EarlierVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 Reason = Annotated[OneLine, Field(min_length=3, max_length=2000)]
-
-
-class TimeAhead(PerennialError):
-    """A live model is asked about a time that has not come. Nothing was read."""
 
 
 def present(config: ModelConfig, until: datetime | None) -> datetime:

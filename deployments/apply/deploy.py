@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from deployments.apply.alert_block import refuse_other_types, save_alert_block
-from deployments.apply.definitions import ALERTS, Definitions, DeploymentError, read_definitions
+from deployments.apply.definitions import ALERTS, Definitions, read_definitions
 from deployments.apply.plan import SWITCHES, Change, Definition, plan, summary
 from deployments.apply.pools import located_pool
 from deployments.apply.prefect_definitions import wanted_automations, wanted_definitions
 from deployments.apply.server_state import CONNECTION_ERRORS, PrefectState, deploy
 from deployments.apply.storage_preflight import refuse_lost_work, withheld
 from deployments.apply.unpolled_queues import unattended
+from tasks.policy.records.errors import DeploymentError
 
 DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
 

@@ -8,8 +8,9 @@ a pool of containers that are not told where the workspace is. A volume that out
 import os
 from collections.abc import Mapping, Sequence
 
-from deployments.apply.definitions import Definitions, DeploymentError
+from deployments.apply.definitions import Definitions
 from deployments.apply.pools import LOCATIONS, holds_password, located_pool
+from tasks.policy.records.errors import DeploymentError
 
 HOME = "PERENNIAL_HOME"
 LAKE, LEDGER, ARTIFACTS, TRACKING = LOCATIONS

@@ -29,7 +29,8 @@ from tasks.adapters.orchestration.server import (
     server_environment,
 )
 from tasks.adapters.sources.limits import SOURCES
-from tasks.adapters.storage.workspace import Workspace, WorkspaceError, located, workspace
+from tasks.adapters.storage.workspace import Workspace, located, workspace
+from tasks.policy.records.errors import WorkspaceError
 
 POLL_S = 0.5
 HEALTH_EVERY_S = 10

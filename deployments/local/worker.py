@@ -31,10 +31,10 @@ from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_se
 from prefect.states import AwaitingRetry
 from rich.console import Console
 
-from deployments.apply.definitions import DeploymentError
 from deployments.local.instance_lock import PATIENCE_S
 from deployments.local.services import Service, Stream, asked_to_stop
 from tasks.adapters.storage.workspace import located
+from tasks.policy.records.errors import DeploymentError
 
 POOL = "perennial"
 OF_PROCESSES = "process"

@@ -16,12 +16,13 @@ from prefect.tasks import Task
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, sources, storage
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceEmpty, SourceUnreachable
 from tasks.policy.records.reports import Snapshot
 
 
 def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
     """Whether trying again may help: only where the source did not answer. Bad data stays bad."""
-    return isinstance(state.result(raise_on_failure=False), sources.SourceUnreachable)
+    return isinstance(state.result(raise_on_failure=False), SourceUnreachable)
 
 
 # Retries are for a host, bucket or database that does not answer for a moment.
@@ -46,7 +47,7 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
         return landed
     try:
         rows = sources.read_window(config, window)
-    except sources.SourceEmpty as nothing:
+    except SourceEmpty as nothing:
         if not may_be_empty:
             raise
         logger.warning("snapshot: %s", nothing)

@@ -15,13 +15,9 @@ from prefect.cache_policies import NO_CACHE
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger
 from tasks.policy.records.base import Window
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import TooEarly
 from tasks.policy.records.evidence import windows_to_exclude
 from tasks.policy.records.reports import Snapshot
-
-
-class TooEarly(PerennialError):
-    """There is nothing yet that a model could learn from."""
 
 
 @task(cache_policy=NO_CACHE)

@@ -10,12 +10,13 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import dashboards, gates, models, profiling, registry, storage
-from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import Shift, explain_predictions, prediction_shifts
 from tasks.policy.monitoring.drift import measure
 from tasks.policy.monitoring.drift_reasons import describe
 from tasks.policy.monitoring.joint_drift import describe_joint
 from tasks.policy.records.binned_rows import CodedRows
+from tasks.policy.records.errors import FeatureError, WorkspaceError
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import DriftReport
@@ -99,7 +100,7 @@ def measure_prediction_shifts(profile: WindowProfile, champion: ModelVersion) ->
         contributed = models.shap.contributions(
             registry.version_files.load_scorer(champion), pq.read_table(profile.sample_uri)
         )
-    except models.encoding.FeatureError:  # a column of another type: the quality gate has told
+    except FeatureError:  # a column of another type: the quality gate has told
         return ()
     return () if contributed is None else prediction_shifts(frozen, contributed)
 

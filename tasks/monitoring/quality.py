@@ -7,9 +7,10 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import gates, profiling, registry
-from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.adapters.storage.workspace import workspace
 from tasks.policy.data_quality.quality import Measurement, Roles, explain, measure_quality
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.evidence import History, ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import QualityCheck, QualityReport, Verdict

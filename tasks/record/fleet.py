@@ -17,7 +17,6 @@ from deployments.config.model import (
     DEPLOYMENTS,
     FLEET,
     ModelConfig,
-    ModelConfigError,
     available_models,
     load_model_config,
     model_folders,
@@ -26,7 +25,7 @@ from deployments.config.model import (
 from tasks.adapters import ledger, registry, reports, storage
 from tasks.policy.economics.budget import Purse, purse, spent_usd
 from tasks.policy.governance.binding import BOUND, bound_to, why_not_bound
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import LedgerError, ModelConfigError, PerennialError, RegistryError
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
 from tasks.policy.rollout.versions import changed_outside
 
@@ -71,9 +70,9 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
                 )
             else:
                 facts.append(_facts(config, as_of))
-        except storage.object_store.LedgerError as error:
+        except LedgerError as error:
             broken.append(_broken(config.name, error, "its ledger does not verify"))
-        except registry.RegistryError as error:
+        except RegistryError as error:
             broken.append(_broken(config.name, error, "its entry in the registry cannot be used"))
     try:
         return survey(facts, as_of, _purse(as_of), broken)

@@ -15,6 +15,7 @@ from tasks.adapters import evaluation, models, orchestration, registry, reports,
 from tasks.policy.economics.costs import over_budget
 from tasks.policy.economics.placement import decide_placement
 from tasks.policy.governance.access import Override, why_not_override, why_not_trigger
+from tasks.policy.records.errors import EstimatorError, SourceError
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
@@ -122,7 +123,7 @@ def _unusable(config: ModelConfig) -> str | None:
     try:
         sources.check_function(config)
         models.estimators.try_out(config)
-    except (sources.SourceError, models.estimators.EstimatorError) as error:
+    except (SourceError, EstimatorError) as error:
         return str(error)
     return None
 

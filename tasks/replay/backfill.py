@@ -10,14 +10,10 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry, reports
 from tasks.policy.decision.retraining import decision_id
 from tasks.policy.records.base import from_json
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import BackfillRefused
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import Scoring
 from tasks.policy.reporting.backfill import Backfill, divide_windows
-
-
-class BackfillRefused(PerennialError):
-    """The range holds no window, or more than was allowed. Nothing was done."""
 
 
 def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windows: int) -> Backfill:

@@ -21,11 +21,12 @@ import pyarrow as pa
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from deployments.config.model import ModelConfig, ModelConfigError
+from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger, models, storage
 from tasks.adapters.storage.atomic_files import whole_file
 from tasks.policy.backtest.simulation import Floats
 from tasks.policy.records.base import Window, digest
+from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.evidence import windows_to_exclude
 from tasks.policy.statistics import metrics
 

@@ -14,14 +14,10 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry, reports, storage
 from tasks.adapters.storage.atomic_files import one_at_a_time, write_whole
 from tasks.policy.records.base import Window, from_json, to_json
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import ReplayRefused
 from tasks.policy.records.evidence import Judgement, ModelVersion, Promotion
 from tasks.policy.records.replay import Replay, ReplayEvent, ReplayWindow
 from tasks.policy.records.reports import DriftReport
-
-
-class ReplayRefused(PerennialError):
-    """The workspace already knows the future of what should be replayed."""
 
 
 def replay_folder(model: str) -> Path:

@@ -14,13 +14,9 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, reports, storage
 from tasks.policy.backtest.baselines import RIVALS
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
-from tasks.policy.backtest.simulation import MatrixError, PerformanceMatrix, PolicyFactory, read_matrix
+from tasks.policy.backtest.simulation import PerformanceMatrix, PolicyFactory, read_matrix
 from tasks.policy.backtest.study import Backtest, gain_interval, lifts, run_backtest, summary
-from tasks.policy.records.errors import PerennialError
-
-
-class UnknownPolicy(PerennialError):
-    """A policy that the back-test does not know by this name."""
+from tasks.policy.records.errors import MatrixError, UnknownPolicy
 
 
 def load_matrix(path: Path) -> PerformanceMatrix:

@@ -15,6 +15,7 @@ from prefect.exceptions import Abort
 
 from deployments.config.model import load_model_config
 from tasks.adapters import orchestration, storage
+from tasks.policy.records.errors import FencedOut, LeaseHeld
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
@@ -41,10 +42,10 @@ def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> B
         try:
             with storage.lease.hold(load_model_config(model).name, body.__name__, outranks, patience_s=PATIENCE_S):
                 return body(*arguments, **named)
-        except storage.lease.LeaseHeld as held:
+        except LeaseHeld as held:
             orchestration.requeue.come_back_later(str(held), COME_BACK_S)
             raise
-        except storage.lease.FencedOut as fenced:
+        except FencedOut as fenced:
             if _goes_on_elsewhere():  # the process that took over reports this run's states
                 raise Abort(str(fenced)) from fenced
             raise

@@ -16,6 +16,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger, models, registry, reports
 from tasks.policy.economics.costs import Amount, Outcome, Usage, measured_cost, net_benefit, score_gains, score_outcome
 from tasks.policy.records.base import Window, from_json
+from tasks.policy.records.errors import VersionGone
 from tasks.policy.records.evidence import USAGE, History, ModelVersion, Promotion, ValidationReport
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.statistics.intervals import Gain, paired_bootstrap
@@ -66,7 +67,7 @@ def judge_outcome(
     """
     try:
         previous = registry.version(config.name, promotion.previous or "")
-    except registry.VersionGone as error:
+    except VersionGone as error:
         get_run_logger().warning("outcome: the promotion of version %s is not judged: %s", champion.version, error)
         return None
     measured = ((_gain(config, previous, champion, window, as_of), window.days) for window in windows)

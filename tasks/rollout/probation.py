@@ -15,6 +15,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, ledger, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.policy.records.base import Window, from_json
+from tasks.policy.records.errors import VersionGone
 from tasks.policy.records.evidence import History, ModelVersion, ValidationReport, windows_to_exclude
 from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.rollout.probation import (
@@ -61,7 +62,7 @@ def _compare(
         return None
     try:
         before = registry.version(config.name, number)
-    except registry.VersionGone as error:
+    except VersionGone as error:
         get_run_logger().warning("probation: there is nothing to go back to: %s", error)
         return None
     excluding = windows_to_exclude(ledger.entries(config.name), as_of)

@@ -18,7 +18,7 @@ from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.policy.economics.costs import Usage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import TrainingRefused
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
@@ -27,10 +27,6 @@ from tasks.policy.records.reports import Snapshot
 def peak_memory_mb() -> float:
     """Of this process so far; the kernel counts in kB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-
-
-class TrainingRefused(PerennialError):
-    """These rows must not be trained on; trying again with the same rows changes nothing."""
 
 
 def _where_rows_are(config: ModelConfig, span: Window) -> str:

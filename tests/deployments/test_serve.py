@@ -24,8 +24,9 @@ from deployments.local.services import Service, Stream
 from deployments.local.webhook import PATH
 from tasks.adapters import ledger
 from tasks.adapters.orchestration.server import free_port, served_url
-from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import utc
+from tasks.policy.records.errors import WorkspaceError
 
 START_S = 180
 PORTS = ("prefect", "mlflow", "reports", "evidently")

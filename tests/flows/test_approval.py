@@ -5,13 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from deployments.config.model import ModelConfigError, load_model_config
+from deployments.config.model import load_model_config
 from flows import promote as promote_module
 from flows.promote import promote
 from flows.retrain import retrain
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
-from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.errors import ModelConfigError, PromotionRefused
 from tests.support.small_model import write_model
 from tests.support.waiting_promotion import FIRST, HIGH, Waiting, answers, write_risky_model
 

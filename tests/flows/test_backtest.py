@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from deployments.config.model import ModelConfigError
 from flows.backtest import backtest, main
 from tasks.adapters import ledger
 from tasks.adapters.reports.backtest import pareto_front
 from tasks.policy.backtest.study import run_backtest
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.records.base import Window, utc
+from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.evidence import LABELS_QUARANTINED, LabelVerdicts
 from tasks.policy.records.reports import LabelReport
 from tasks.replay.candidates import plan_candidates

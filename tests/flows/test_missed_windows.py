@@ -10,7 +10,7 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
 from tasks.policy.records.base import utc
-from tasks.training.train import TrainingRefused
+from tasks.policy.records.errors import TrainingRefused
 from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -13,12 +13,10 @@ from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction, challenger as trial
 from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.models import files as model_files
-from tasks.adapters.models.files import ModelFileError
 from tasks.adapters.registry import version_files
-from tasks.adapters.registry.versions import VersionGone
 from tasks.adapters.reports import fleet as fleet_page
 from tasks.policy.records.base import to_json, utc
-from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.errors import ModelFileError, PromotionRefused, VersionGone
 from tasks.policy.records.evidence import ModelVersion, Promotion
 from tasks.record.audit import main
 from tasks.record.fleet import survey_fleet

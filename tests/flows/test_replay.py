@@ -13,6 +13,7 @@ import pytest
 from flows.replay import replay
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import from_json, utc
+from tasks.policy.records.errors import ReplayRefused
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.replay import Replay, ReplayWindow
 from tasks.replay.baselines import score_rivals
@@ -85,7 +86,7 @@ def test_replaying_again_gives_the_same_records_and_writes_nothing_twice(in_stor
 
 
 def test_a_replay_into_a_workspace_that_knows_the_future_is_refused(in_story):
-    from tasks.replay.records import ReplayRefused, replay_folder
+    from tasks.replay.records import replay_folder
 
     _, model = in_story
     first = min(replay_folder("small").glob("*..*.json"))

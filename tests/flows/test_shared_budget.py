@@ -11,14 +11,14 @@ from prefect.logging import disable_run_logger
 
 from deployments.__main__ import main
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import ModelConfigError, available_models, load_model_config
+from deployments.config.model import available_models, load_model_config
 from flows.fleet import fleet
 from flows.retrain import retrain
 from tasks.adapters import ledger
-from tasks.adapters.storage.object_store import LedgerError
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.economics.budget import Grant
 from tasks.policy.records.base import Window, from_json, utc
+from tasks.policy.records.errors import LedgerError, ModelConfigError
 from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
 from tasks.training.shared_budget import claim_shared_budget
 from tests.support.small_model import write_model

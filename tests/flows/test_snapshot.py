@@ -14,10 +14,10 @@ from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
-from tasks.adapters.lake.schemas import SourceEmpty, SourceError, SourceUnreachable
-from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.adapters.storage.workspace import workspace
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceEmpty, SourceError, SourceUnreachable, WorkspaceError
 from tasks.policy.records.reports import Snapshot
 from tests.support.monitored_model import WINDOW, model, rows
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from deployments.local.services import Stream
 from tasks.adapters.orchestration.server import server_environment
-from tasks.adapters.storage.workspace import RUN_OF_A_WORKER, WorkspaceError, workspace
+from tasks.adapters.storage.workspace import RUN_OF_A_WORKER, workspace
+from tasks.policy.records.errors import WorkspaceError
 from tests.support.small_model import write_model
 
 ROOT = Path(__file__).parents[2]

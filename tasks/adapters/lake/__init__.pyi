@@ -9,7 +9,6 @@ from . import (
     window_scan as window_scan,
 )
 from .tables import (
-    LakeError as LakeError,
     label_lag as label_lag,
     labelled_rows as labelled_rows,
     labelled_snapshot as labelled_snapshot,

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import obstore
 from pydantic import ValidationError
 
-from tasks.adapters.storage.object_store import LedgerError, ledger_store, store_errors
+from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import digest, from_json, newer_format, to_json
+from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.evidence import LedgerEntry
 
 GENESIS = "0" * 64

@@ -4,8 +4,7 @@ from typing import Any
 
 from prefect import State
 
-from tasks.adapters import registry
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import NoChampion, PerennialError, RegistryError, VersionGone
 
 
 def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
@@ -13,6 +12,4 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
     if not isinstance(error, PerennialError):
         return True
-    return isinstance(error, registry.RegistryError) and not isinstance(
-        error, (registry.NoChampion, registry.VersionGone)
-    )
+    return isinstance(error, RegistryError) and not isinstance(error, (NoChampion, VersionGone))

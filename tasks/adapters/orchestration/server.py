@@ -15,7 +15,8 @@ from time import monotonic, sleep
 
 import httpx
 
-from tasks.adapters.storage.workspace import Workspace, WorkspaceError, make_folder
+from tasks.adapters.storage.workspace import Workspace, make_folder
+from tasks.policy.records.errors import WorkspaceError
 
 START_TIMEOUT_S = 180  # migrations of a new database take 10 to 40 s on two busy cores
 SERVED = "served.url"

@@ -19,6 +19,7 @@ from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import from_json
 from tasks.policy.records.binned_rows import CodedRows
+from tasks.policy.records.errors import ModelFileError
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 
@@ -57,7 +58,7 @@ def _download(address: str, folder: Path, uri: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:
-        raise models.files.ModelFileError(
+        raise ModelFileError(
             f"{without_secrets(address)}: cannot be read ({type(error).__name__}); expected the files that were "
             "registered; restore the artifact store, set PERENNIAL_ARTIFACTS to where it was moved, or roll back to another "
             "version"

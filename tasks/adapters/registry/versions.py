@@ -26,7 +26,7 @@ from tasks.adapters.storage import lease
 from tasks.adapters.storage.redaction import told, without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import NoChampion, RegistryError, VersionGone
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.rollout.versions import (
     CHALLENGER as CHALLENGER,
@@ -40,18 +40,6 @@ from tasks.policy.rollout.versions import (
 REMARKS = "training_remarks"
 """Tag of a version with sentences on what was odd about its training, as JSON."""
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-
-
-class RegistryError(PerennialError):
-    """The registry cannot be reached, or holds no such version."""
-
-
-class NoChampion(RegistryError):
-    """No version of the model serves yet."""
-
-
-class VersionGone(RegistryError):
-    """The registry holds no such version, or another one under its number."""
 
 
 def client() -> MlflowClient:

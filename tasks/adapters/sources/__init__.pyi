@@ -9,9 +9,6 @@ from . import (
 from .read import (
     OPTIONS as OPTIONS,
     TIMES as TIMES,
-    SourceEmpty as SourceEmpty,
-    SourceError as SourceError,
-    SourceUnreachable as SourceUnreachable,
     check_function as check_function,
     read_labels as read_labels,
     read_sorted_labels as read_sorted_labels,

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import AwsProfileError
 
 OWN_WAYS = (
     "AWS_ACCESS_KEY_ID",
@@ -20,10 +20,6 @@ OWN_WAYS = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 FILES = (("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config"))
-
-
-class CredentialsError(PerennialError):
-    """The keys of a profile cannot be had."""
 
 
 class Keys(NamedTuple):
@@ -95,9 +91,9 @@ def _session(profile: str | None) -> Any:
     return boto3.Session(profile_name=profile)
 
 
-def _unusable(reason: str) -> CredentialsError:
+def _unusable(reason: str) -> AwsProfileError:
     name = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
-    return CredentialsError(
+    return AwsProfileError(
         f"AWS profile {name!r}: its keys cannot be used ({reason}); expected keys, a role or a session that is logged in, in "
         "~/.aws; log in again (aws sso login), set AWS_PROFILE to another profile, or set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY"

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import WorkspaceError
 
 HOME = ".perennial"
 PARTS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_ARTIFACTS")
@@ -32,10 +32,6 @@ SQLITE = "sqlite:///"
 WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 RUN_OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
 """What Prefect's workers set for the process of a run."""
-
-
-class WorkspaceError(PerennialError, RuntimeError):
-    """The workspace cannot be written to or read from."""
 
 
 @dataclass(frozen=True)

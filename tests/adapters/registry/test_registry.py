@@ -24,10 +24,9 @@ from xgboost import XGBClassifier
 from tasks.adapters import registry
 from tasks.adapters.evaluation import challenger as trial
 from tasks.adapters.models import estimators, files as model_files
-from tasks.adapters.models.files import ModelFileError
 from tasks.adapters.profiling.profile import freeze_reference
 from tasks.adapters.registry import lineage, registration, version_files
-from tasks.adapters.registry.versions import NoChampion, RegistryError
+from tasks.policy.records.errors import ModelFileError, NoChampion, RegistryError
 from tests.support.trained_models import TRAINING, make_config, make_rows, make_snapshot, prepare_registry, register
 
 ROOT = Path(__file__).parents[3]
