@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 
 from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
 from tasks.adapters import evaluation, lake, registry
-from tasks.policy.data_quality.label_quality import LabelFacts, LabelProfile, judge_labels
+from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
 from tasks.policy.monitoring.performance import (
     best_past_level,
     closed_values,
@@ -28,6 +28,7 @@ from tasks.policy.monitoring.performance import (
 from tasks.policy.monitoring.slices import describe_worst, measure_slices
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History, ModelVersion
+from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import NEVER_SCORED, LabelReport, Latency, MetricValue, PerformanceReport
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import metric_intervals

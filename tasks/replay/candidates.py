@@ -24,11 +24,11 @@ from prefect.cache_policies import NO_CACHE
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger, models, storage
 from tasks.adapters.storage.atomic_files import whole_file
-from tasks.policy.backtest.simulation import Floats
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.evidence import windows_to_exclude
 from tasks.policy.statistics import metrics
+from tasks.policy.statistics.metrics import Floats
 
 if TYPE_CHECKING:
     from tasks.adapters.models.files import Scorer

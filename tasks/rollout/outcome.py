@@ -14,10 +14,10 @@ from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger, models, registry, reports
-from tasks.policy.economics.costs import Amount, Outcome, Usage, measured_cost, net_benefit, score_gains, score_outcome
+from tasks.policy.economics.costs import Amount, Outcome, measured_cost, net_benefit, score_gains, score_outcome
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.errors import VersionGone
-from tasks.policy.records.evidence import USAGE, History, ModelVersion, Promotion, ValidationReport
+from tasks.policy.records.evidence import USAGE, History, ModelVersion, Promotion, Usage, ValidationReport
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.statistics.intervals import Gain, paired_bootstrap
 from tasks.policy.statistics.metrics import undefined

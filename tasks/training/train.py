@@ -15,11 +15,10 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, models, profiling, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
-from tasks.policy.economics.costs import Usage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import TrainingRefused
-from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 

@@ -6,9 +6,9 @@ import pytest
 
 from flows.replay import replay
 from tasks.adapters import ledger
-from tasks.policy.economics.costs import Outcome, Usage
+from tasks.policy.economics.costs import Outcome
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import USAGE, Judgement, ModelVersion
+from tasks.policy.records.evidence import USAGE, Judgement, ModelVersion, Usage
 from tasks.policy.records.replay import Replay
 from tests.support.small_model import rows, write_model
 

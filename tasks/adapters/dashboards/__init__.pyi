@@ -3,5 +3,6 @@ from . import (
     evidently_workspace as evidently_workspace,
     local_guard as local_guard,
     mlflow_app as mlflow_app,
+    prefect_app as prefect_app,
     shared_scripts as shared_scripts,
 )

@@ -1,5 +1,4 @@
 from . import (
-    app as app,
     delivery as delivery,
     events as events,
     requeue as requeue,

@@ -8,11 +8,12 @@ from prefect.artifacts import create_markdown_artifact
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.reports.fleet import markdown as fleet_markdown
-from tasks.adapters.reports.markdown import bullets, key, plain, quoted, table
+from tasks.adapters.reports.markdown import bullets, key, quoted, table
 from tasks.adapters.storage.links import version_link
 from tasks.policy.economics.costs import Outcome
 from tasks.policy.governance.access import Approval, ApprovalRequest
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
+from tasks.policy.records.text import plain
 from tasks.policy.reporting.backfill import Backfill
 from tasks.policy.reporting.fleet import Fleet
 from tasks.policy.reporting.preview import Preview

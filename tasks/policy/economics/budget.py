@@ -14,9 +14,9 @@ from functools import lru_cache
 
 from pydantic import Field
 
-from tasks.policy.economics.costs import Budget, Request, Usage, expected_cost_usd, measured_cost, share_budget
+from tasks.policy.economics.costs import Budget, Request, expected_cost_usd, measured_cost, share_budget
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import USAGE, Judgement, LedgerEntry, ModelVersion
+from tasks.policy.records.evidence import USAGE, Judgement, LedgerEntry, ModelVersion, Usage
 from tasks.policy.triggers.conditions import Rule
 
 MONTH = timedelta(days=30)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.backtest.simulation import Floats
+from tasks.policy.statistics.metrics import Floats
 
 Flags = NDArray[np.bool_]
 

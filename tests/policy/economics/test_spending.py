@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from tasks.policy.economics.budget import Grant, Purse, decide_share, open_request, promised_usd, request_of, spent_usd
-from tasks.policy.economics.costs import Budget, Request, Usage, share_budget
+from tasks.policy.economics.costs import Budget, Request, share_budget
 from tasks.policy.records.base import from_json, to_json, utc
-from tasks.policy.records.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion
+from tasks.policy.records.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion, Usage
 from tests.policy.triggers.judged_windows import evidence, window
 
 NOW = utc("2013-06-30")
