@@ -14,8 +14,7 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters import registry
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import NothingToPromote, PromotionRefused
 from tests.support.small_model import rows, write_model

@@ -148,7 +148,7 @@ def test_a_workspace_that_cannot_be_written_says_so_and_holds_nothing(
 
 @pytest.mark.usefixtures("prefect_server")
 def test_in_a_flow_only_an_unreachable_source_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.adapters.sources import read as sources
+    from tasks.adapters import sources
 
     config, asked = source(tmp_path, two_windows()), []
     read_window = sources.read_window
