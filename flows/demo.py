@@ -97,7 +97,7 @@ def _replay_one(model: str) -> None:
     with _log_path(load_model_config(model).name).open("w") as log:
         for stream in (sys.stdout, sys.stderr):  # by number: loggers hold the streams that were there at import
             os.dup2(log.fileno(), stream.fileno())
-    from flows.replay import replay
+    from flows.replay import replay  # in the child only, while the server starts
 
     for adapter in SLOW_TO_LOAD:
         import_module(f"tasks.adapters.{adapter}")

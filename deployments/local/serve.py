@@ -163,6 +163,7 @@ def _is_deployed(api_url: str) -> bool:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    # imports Prefect as well
     from deployments.apply.server_state import TAG
 
     ours = {"deployments": {"tags": {"all_": [TAG]}}}
