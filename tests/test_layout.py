@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from deployments.cli import app
 from deployments.config.model import available_models, load_model_config
 
 ROOT = Path(__file__).parent.parent
@@ -208,7 +210,6 @@ def test_every_entrypoint_of_prefect_yaml_is_a_flow_and_every_flow_is_deployed()
     flows = {f"flows.{path.stem}.{path.stem}" for path in sources("flows")} - {
         "flows.__init__.__init__",
         "flows.parameters.parameters",
-        "flows.demo.demo",
     }
     assert entrypoints == flows
 
@@ -243,14 +244,17 @@ def test_every_make_target_in_readme_exists():
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", readme(), re.M)) <= targets
 
 
-def test_every_module_command_in_readme_runs():
-    modules = set(re.findall(r"python -m ((?:flows|tasks|deployments)[\w.]*)", readme()))
-    assert modules
-    for module in modules:
-        shown = subprocess.run(
-            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert shown.returncode == 0, f"python -m {module} --help: {shown.stderr}"
+COMMAND = re.compile(r"(?:^|`)perennial ((?:run |audit )?[a-z]+)([^`|\n#]*)", re.M)
+
+
+def test_every_command_in_readme_exists_with_its_options():
+    found = set(COMMAND.findall(readme()))
+    assert found
+    for command, rest in found:
+        shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, f"perennial {command}: {shown.output}"
+        absent = [option for option in re.findall(r"--[a-z-]+", rest) if option not in shown.output]
+        assert not absent, f"perennial {command}: README names {absent}"
 
 
 def test_readmes_stage_table_names_every_stage_and_no_other():

@@ -1,4 +1,4 @@
-"""`python -m deployments apply`: make a Prefect server have what `prefect.yaml` and the models' files say.
+"""`perennial apply`: make a Prefect server have what `prefect.yaml` and the models' files say.
 
 Prints a plan first and then has Prefect's own deploy do it, from a generated file. What Prefect's deploy leaves out is
 done here: it makes no work pool, removes nothing, and knows only automations that a deployment owns. Afterwards the

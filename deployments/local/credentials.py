@@ -1,6 +1,6 @@
 """The log-in of `make serve`: one user and password, from a file that only its owner can read, for every service.
 
-The first start makes one and keeps it in the workspace; `python -m deployments serve --credentials FILE` takes another,
+The first start makes one and keeps it in the workspace; `perennial serve --credentials FILE` takes another,
 where FILE holds `user:password`, and `--no-login` goes without. Prefect's server and its clients, MLflow, Evidently and the
 reports ask for it. The password goes on in the environment of the services, never on a command line, where every user of
 the machine could read it, and a password of yours never into the workspace.

@@ -35,7 +35,7 @@ from tasks.policy.records.errors import WorkspaceError
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
 APPLIED, REFUSED = 0, 2
-"""How `python -m deployments apply` ends where a person can mend what is wrong; anything else is a defect."""
+"""How `perennial apply` ends where a person can mend what is wrong; anything else is a defect."""
 
 
 class ServiceEnded(Exception):
@@ -230,7 +230,7 @@ def _say_refused(services: Sequence[Service], stream: Stream) -> None:
     for service in services:
         if service.name == "apply" and service.exit_status == REFUSED:
             text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is mended and"
-            stream.line("serve", f"{text} `python -m deployments apply --keep-switches` or the next start passes:")
+            stream.line("serve", f"{text} `perennial apply --keep-switches` or the next start passes:")
             for line in service.last_lines:
                 stream.line("apply", line)
 

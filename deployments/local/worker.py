@@ -1,7 +1,7 @@
 """The worker of this machine: how it is started, whether it is there, and what becomes of its runs when it stops.
 
 A process worker that is stopped kills its runs and leaves them Running: in Prefect 3.8 only `prefect flow-run execute`,
-which containers run, puts its run back on SIGTERM. `make serve` and `python -m deployments work` do so for a worker: its
+which containers run, puts its run back on SIGTERM. `make serve` and `perennial work` do so for a worker: its
 runs go back to the queue and the next one takes them up, which is safe, because every write is keyed by its decision.
 """
 
@@ -111,7 +111,7 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
         except ObjectNotFound as error:
             raise DeploymentError(
                 f"work pool {pool}: {api_url} has none of that name; mend --pool, or make the pools that deployments use: "
-                "python -m deployments apply"
+                "perennial apply"
             ) from error
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:

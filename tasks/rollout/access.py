@@ -102,7 +102,7 @@ def check_window(config: ModelConfig, window: Window) -> None:
     if window < latest:
         raise AccessRefused(
             f"{config.name}: an event asked about {window.name}, but {latest.name} was judged already; expected until to "
-            f"lie after {latest.start:%Y-%m-%d %H:%M} UTC; fill earlier windows in with: python -m flows.backfill"
+            f"lie after {latest.start:%Y-%m-%d %H:%M} UTC; fill earlier windows in with: perennial run backfill"
         )
 
 

@@ -159,7 +159,7 @@ def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
     """What approves just this, dated as asked: in a replay the present is not today, and other challengers follow."""
     moment = as_of.isoformat().replace("+00:00", "Z")
     return (
-        f"python -m flows.promote --model {shlex.quote(model)} --decision-id {challenger.decision_id} --until {moment} "
+        f"perennial run promote --model {shlex.quote(model)} --decision-id {challenger.decision_id} --until {moment} "
         "--approved-by NAME"
     )
 

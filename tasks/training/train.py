@@ -41,7 +41,7 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
     start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
     return (
         f"; {len(missed)} of {len(due)} windows in it were never landed, as nobody scored or judged them: the backfill form "
-        f"does, or: python -m flows.backfill --model {config.name} --start {start} --end {until} --no-dry-run"
+        f"does, or: perennial run backfill --model {config.name} --start {start} --end {until} --no-dry-run"
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.__main__ import main
 from deployments.apply.definitions import INDEX, Definitions, read_definitions
 from deployments.apply.plan import Definition, plan, summary
+from deployments.cli import main
 from deployments.config.model import DEPLOYMENTS, load_model_config
 from tasks.policy.records.errors import DeploymentError, ModelConfigError
 from tests.support.deployed_models import churn, index_with, models

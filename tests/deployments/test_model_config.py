@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.__main__ import main
+from deployments.cli import main
 from deployments.config.model import DEPLOYMENTS, load_model_config
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import ModelConfigError

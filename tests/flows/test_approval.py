@@ -125,8 +125,8 @@ def test_a_run_that_cannot_wait_says_the_whole_command_that_goes_on_from_there(m
     with pytest.raises(PromotionRefused) as caught:
         promote(model)
     told = str(caught.value)
-    assert "run, as Ada or Grace: python -m flows.promote" in told
-    command = told[told.index("python -m flows.promote") :].partition(", or the deployment")[0]
+    assert "run, as Ada or Grace: perennial run promote" in told
+    command = told[told.index("perennial run promote") :].partition(", or the deployment")[0]
     words = shlex.split(command)[3:]
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert given["--model"] == model

@@ -53,7 +53,16 @@ def fill_in(page: Page, decision: str, name: str, comment: str) -> None:
 def test_a_person_approves_on_the_form_of_the_dashboard_and_the_challenger_serves(dashboard, tmp_path: Path):
     model = write_risky_model(tmp_path)
     said = run_process(
-        dashboard, "flows.retrain", "--model", model, "--until", FIRST.isoformat(), "--requested-by", "Ada"
+        dashboard,
+        "deployments",
+        "run",
+        "retrain",
+        "--model",
+        model,
+        "--until",
+        FIRST.isoformat(),
+        "--requested-by",
+        "Ada",
     )
     assert ledger.entries("small", kind="challenger.validated"), said
     waiting = Waiting(model)

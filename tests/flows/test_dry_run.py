@@ -142,7 +142,7 @@ def test_a_promotion_of_what_did_not_pass_says_which_gate_it_missed(tmp_path):
 
 def test_a_promotion_of_nothing_says_what_to_do_first(tmp_path):
     model = write_model(tmp_path)
-    with pytest.raises(NothingToPromote, match=r"python -m flows\.retrain"):
+    with pytest.raises(NothingToPromote, match=r"perennial run retrain"):
         promote(model, until=FIRST, dry_run=True)
 
 

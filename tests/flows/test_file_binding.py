@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.__main__ import main
+from deployments.cli import main
 from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote

@@ -27,7 +27,7 @@ def test_a_retrain_after_missed_windows_names_the_back_fill_that_lands_them(tmp_
         retrain(model, until=LATER)
     told = re.search(
         r"; 2 of 2 windows in it were never landed, as nobody scored or judged them: the backfill form does, or: "
-        r"python -m flows.backfill --model small --start (\S+) --end (\S+) --no-dry-run$",
+        r"perennial run backfill --model small --start (\S+) --end (\S+) --no-dry-run$",
         str(refused.value),
     )
     assert told, str(refused.value)

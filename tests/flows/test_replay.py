@@ -124,7 +124,7 @@ def test_a_replay_that_is_killed_goes_on_where_it_stopped(in_story, tmp_path, mo
     model = write_model(tmp_path / "model")
     home = tmp_path / "cut"
     environment = {**os.environ, "PERENNIAL_HOME": str(home), "PREFECT_API_URL": PREFECT_API_URL.value()}
-    command = [sys.executable, "-m", "flows.replay", "--model", model]
+    command = [sys.executable, "-m", "deployments", "replay", "--model", model]
     running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     records = home / "replay" / "small"
     deadline = time.monotonic() + 120

@@ -118,7 +118,7 @@ def test_nobody_dies_for_what_cannot_be_printed(tmp_path, reader):
 
 def test_a_locale_without_the_letters_prints_what_it_can(tmp_path):
     code = (
-        "import sys; from deployments.__main__ import main\n"
+        "import sys; from deployments.cli import main\n"
         "try:\n    main(['check', 'nowhere_at_all'])\nfinally:\n    print('\\u03c3 \\u2502')"
     )
     assert seen(code, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0", PERENNIAL_HOME=str(tmp_path)).endswith(
@@ -172,7 +172,9 @@ def test_a_model_is_trained_whatever_home_and_zone_the_shell_has_and_blanks_in_i
     command = [
         sys.executable,
         "-m",
-        "flows.retrain",
+        "deployments",
+        "run",
+        "retrain",
         "--model",
         model,
         "--reason",

@@ -77,7 +77,7 @@ def _newer(text: bytes) -> str | None:
 def damaged(model: str, problem: str, otherwise: str = "") -> LedgerError:
     return LedgerError(
         f"{without_secrets(workspace().ledger)}/{model}: {problem}; expected an unbroken chain; "
-        f"run python -m tasks.record.audit verify {model}, then restore the folder from a backup{otherwise and ', '}{otherwise}"
+        f"run perennial audit verify {model}, then restore the folder from a backup{otherwise and ', '}{otherwise}"
     )
 
 

@@ -90,7 +90,7 @@ def version(model: str, alias_or_number: str) -> ModelVersion:
     if number is None and alias_or_number == CHAMPION:
         raise NoChampion(
             f"{model}: no champion in the registry, expected a version with the alias champion; "
-            f"train the first one with `python -m flows.retrain --model {model}`"
+            f"train the first one with `perennial run retrain --model {model}`"
         )
     if number is None:
         found = ", ".join(f"{alias} → {number}" for alias, number in sorted(known.items())) or "none"
@@ -172,7 +172,7 @@ def as_record(stored: StoredVersion) -> ModelVersion:
     if lacking:
         raise RegistryError(
             f"{stored.name} version {stored.version}: has no tag {', '.join(lacking)}, expected a version that "
-            "Perennial registered; move the alias to one, or train with `python -m flows.retrain`"
+            "Perennial registered; move the alias to one, or train with `perennial run retrain`"
         )
     try:
         trained, rows = Window(utc(tags["trained_from"]), utc(tags["trained_until"])), int(tags["training_rows"])

@@ -132,8 +132,8 @@ def workspace() -> Workspace:
     if RUN_OF_A_WORKER in os.environ and not Path(given).is_absolute():
         raise WorkspaceError(
             f"PERENNIAL_HOME is {os.environ.get('PERENNIAL_HOME') or 'not set'}, expected an absolute path: a worker gives "
-            "each run a folder of its own, which goes with the run, and its model with it; start the worker with python -m "
-            "deployments work, or set PERENNIAL_HOME for it or in its pool's env"
+            "each run a folder of its own, which goes with the run, and its model with it; start the worker with "
+            "perennial work, or set PERENNIAL_HOME for it or in its pool's env"
         )
     home = Path(given).expanduser().resolve()
     if any(mark in str(home) for mark in "?#%"):

@@ -70,7 +70,7 @@ class Purse:
         many = len(self.unknown) > 1
         return (
             f"{self.held_back_usd:,.2f} USD are held back, as the {'ledgers' if many else 'ledger'} of "
-            f"{', '.join(self.unknown)} {'do' if many else 'does'} not verify (python -m tasks.record.audit verify)"
+            f"{', '.join(self.unknown)} {'do' if many else 'does'} not verify (perennial audit verify)"
         )
 
 

@@ -253,7 +253,7 @@ class TestDamageIsFound:
         entry_file(number).unlink()
         ledger._KNOWN.clear()  # as a new process
         for attempt in (lambda: ledger.append(MODEL, "note", "x", AT), lambda: ledger.entries(MODEL)):
-            with pytest.raises(LedgerError, match=r"python -m tasks\.audit verify flight_delay"):
+            with pytest.raises(LedgerError, match=r"perennial audit verify flight_delay"):
                 attempt()
         assert not entry_file(6).exists()
 

@@ -156,7 +156,7 @@ def test_aliases_are_empty_before_anything_was_registered():
 
 
 def test_no_champion_says_what_to_do():
-    with pytest.raises(NoChampion, match=r"train the first one with `python -m flows\.retrain --model binary_model`"):
+    with pytest.raises(NoChampion, match=r"train the first one with `perennial run retrain --model binary_model`"):
         registry.version("binary_model", "champion")
 
 
