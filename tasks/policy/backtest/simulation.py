@@ -143,10 +143,6 @@ class Service:
         """Candidates that exist: from history and trained since."""
         return tuple(self._candidates)
 
-    @property
-    def can_probe(self) -> bool:
-        return self._matrix.probe is not None
-
     def train(self) -> bool:
         """Train a full candidate after the current window, once; False where the record holds none."""
         if self.now in self._candidates:

@@ -46,16 +46,6 @@ class Action:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RuleState:
-    """All that the policy rests on; it is replayed to go on, so what was decided follows from what was seen."""
-
-    alpha: float
-    share: float
-    history: tuple[Observation, ...]
-    service: tuple[Observation, ...]
-
-
 class ProbeRule:
     """One model's policy. `history[i]` is window i before service; its candidates are known by their windows."""
 
@@ -67,16 +57,6 @@ class ProbeRule:
         self.tried, self.last_probe, self.unit, self.level = False, self.begun - 1, 0.0, 0.0
         self.rule = SwitchingRule(alpha, share)
         self._start()
-
-    @classmethod
-    def resume(cls, state: RuleState) -> "ProbeRule":
-        rule = cls(state.alpha, state.share, state.history)
-        for seen in state.service:
-            rule.update(seen.champion, dict(seen.losses), dict(seen.probes))
-        return rule
-
-    def state(self) -> RuleState:
-        return RuleState(self.alpha, self.share, tuple(self.observed[: self.begun]), tuple(self.observed[self.begun :]))
 
     def update(self, champion: int, losses: Mapping[int, float], probes: Mapping[int, float]) -> Action:
         """Take in the next window: the losses on it of every existing candidate and probe, and who served it."""

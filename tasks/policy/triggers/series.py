@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tasks.policy.monitoring.performance import LEVEL_WINDOWS, closed_values, fresh_windows, noise_before_collapse
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.statistics.sequential import AdaptiveWindow, confidence_sequence
+from tasks.policy.statistics.sequential import confidence_sequence
 from tasks.policy.triggers.conditions import Adaptive, MetricDecay, RegretExceedsCost
 from tasks.policy.triggers.metric import silence, speaking_windows
 from tasks.policy.triggers.result import Case, Finding, one_finding
@@ -85,14 +85,18 @@ def judge_adaptive(rule: Adaptive, case: Case) -> Finding:
     if noise is None or not served:
         missing = f"{rule.metric}: {NO_NOISE}" if served else silence(case, rule.metric)
         return one_finding(rule.trigger, False, missing, "")
-    window, dropped, before = AdaptiveWindow(rule.delta), False, 0.0
+    from river.drift import ADWIN  # takes a second to import: only for a model whose file asks for it
+
+    window = ADWIN(rule.delta, clock=1, grace_period=0, min_window_length=1)  # looks after every value
+    dropped, before = False, 0.0
     sign = -1 if served[-1][1].higher_is_better else 1
     scale = sign * (NOISE_RANGE * noise or 1.0)
     for _, value in served:
-        mean_before = window.mean
-        if window.update(value.value / scale):
+        mean_before = window.estimation
+        window.update(value.value / scale)
+        if window.drift_detected:
             dropped, before = True, mean_before * scale
-    now = window.mean * scale
+    now = window.estimation * scale
     worse_now = dropped and sign * now > sign * before
     change = f"changed from {before:.4g} to {now:.4g}" if dropped else f"has not changed, {now:.4g}"
     reason = (

@@ -10,8 +10,7 @@ from tasks.policy.backtest.perennial_policy import PerennialPolicy, history_of
 from tasks.policy.backtest.simulation import PerformanceMatrix, Run, Service, cost, simulate
 from tasks.policy.perennial.forecast import OptionForecast
 from tasks.policy.perennial.loss_matrix import Observation, Surrogate
-from tasks.policy.perennial.policy import Action, ProbeRule, RuleState
-from tasks.policy.records.base import from_json, to_json
+from tasks.policy.perennial.policy import Action, ProbeRule
 from tests.policy.backtest.test_backtest import NAN, matrix_of
 
 CHANGE = 24
@@ -167,16 +166,6 @@ def _start(matrix: PerformanceMatrix) -> tuple[ProbeRule, dict[str, list[int]]]:
     assert matrix.probe is not None
     rule = ProbeRule(0.05, 0.2, history_of(matrix.loss[:begun, :begun], matrix.probe[:begun, :begun]))
     return rule, {"candidates": list(range(begun)), "probes": list(range(begun)), "champion": [begun - 1]}
-
-
-def test_its_state_survives_as_json_and_goes_on_as_if_never_stopped() -> None:
-    matrix = changing()
-    straight, state = _start(matrix)
-    expected = _live(straight, matrix, range(12, 39), state)
-    first, state = _start(matrix)
-    _live(first, matrix, range(12, 23), state)
-    resumed = ProbeRule.resume(from_json(RuleState, to_json(first.state())))
-    assert _live(resumed, matrix, range(23, 39), state) == expected[11:]
 
 
 def test_live_and_simulated_decisions_are_the_same() -> None:
