@@ -9,7 +9,9 @@ import codecs
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from tasks.policy.records.base import Settings
 
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
@@ -47,12 +49,6 @@ ColumnNames = Annotated[tuple[ColumnName, ...], AfterValidator(_each_once)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class Settings(BaseModel):
-    """Strict and frozen: an unknown key is an error, not a surprise later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
 class Source(Settings):
     """Where new production rows come from."""
 
@@ -66,7 +62,7 @@ class Source(Settings):
     """sql: a query with :start and :end, bound as UTC times; returns the rows of one window."""
     function: ImportPath | None = None
     """python: `module:function`, called as function(start, end, **options) and returning a pyarrow.Table."""
-    options: dict[str, str | int | float | bool] = {}
+    options: dict[str, str | int | float | bool] = Field({})
     """Passed to the reader (csv: delimiter, …) or to your function."""
     settle_hours: float = Field(0.0, ge=0, le=24 * 31)
     """Hours that a window's rows may come late: it is read, once and for good, so long after its end."""
@@ -247,7 +243,7 @@ class Training(Settings):
 
     estimator: ImportPath | None = None
     """`module:Class` of a scikit-learn estimator; XGBoost when left out."""
-    parameters: dict[str, str | int | float | bool | None] = {}
+    parameters: dict[str, str | int | float | bool | None] = Field({})
     """Passed to the estimator; for XGBoost n_estimators, max_depth, learning_rate, …"""
     window_days: float | None = Field(None, gt=0)
     """Train on this many trailing days; all history when left out."""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.policy.records.errors import MatrixError
+from tasks.policy.statistics.metrics import Floats
 
-Floats = NDArray[np.float64]
 SQUARE_KEYS = ("loss", "probe", "ks", "ev")
 WINDOW_KEYS = ("secs", "rows")
 
