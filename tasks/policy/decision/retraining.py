@@ -99,6 +99,7 @@ def decide_retraining(
         would_change=would_change,
         go_back_to=finding.go_back_to if block is None and not finding.holds else None,
         unresolved=unresolved,
+        details=finding.details,
     )
 
 

@@ -126,7 +126,9 @@ class Decision:
     go_back_to: str | None = None
     """An earlier version that shall be tried again, where that was decided instead of a retrain."""
     unresolved: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
-    """That earlier retrains have not cleared what the window is past: a person is asked."""
+    """That earlier retrains did not bring the metric back within its limit: a person has to look."""
+    details: tuple[str, ...] = ()
+    """The policy's own figures, in sentences."""
 
     @property
     def words(self) -> str:

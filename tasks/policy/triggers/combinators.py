@@ -25,6 +25,7 @@ def judge_group(group: Group, found: Sequence[Finding]) -> Finding:
         would_change=_what_would_change(group, found, held, needed),
         triggers=tuple(name for finding in found for name in finding.triggers),
         go_back_to=next((each.go_back_to for each in found if each.go_back_to), None) if needed == 1 else None,
+        details=tuple(text for finding in ordered for text in finding.details),
     )
 
 
