@@ -22,12 +22,12 @@ from tasks.record.preview import preview_promotion
 from tasks.record.publication import publish_answer, publish_promotion
 from tasks.rollout.access import admit, check_override, check_trigger, check_verdict_time
 from tasks.rollout.approval import approval_of
-from tasks.rollout.lease import one_at_a_time
+from tasks.rollout.lease import with_lease
 from tasks.rollout.promotion import promote_challenger
 
 
 @flow(name="promote", flow_run_name=run_name("promote"))
-@one_at_a_time()
+@with_lease()
 def promote(
     model: Model,
     decision_id: DecisionId | None = None,

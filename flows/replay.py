@@ -28,7 +28,7 @@ from tasks.policy.records.evidence import Decision, ModelVersion
 from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 from tasks.record.history import recall_degradation
-from tasks.replay.baselines import Comparison, compare_with_rivals, score_rivals
+from tasks.replay.baselines import Comparison, compare_with_baselines, score_baselines
 from tasks.replay.records import (
     first_champion,
     open_replay,
@@ -63,7 +63,7 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
                 update_progress_artifact(progress, 100.0 * number / len(windows), f"{number} of {len(windows)} windows")
     records = recall_windows(folder, windows)
     served = tuple((record.window, record.champion) for record in records if record.rows)
-    comparisons = compare_with_rivals(config, served, windows[-1].end, folder)
+    comparisons = compare_with_baselines(config, served, windows[-1].end, folder)
     known = {window: comparison for (window, _), comparison in zip(served, comparisons, strict=True)}
     outcome = _outcome(config, records, [known.get(record.window, Comparison(0, 0)) for record in records])
     page = report_replay(outcome)
@@ -110,7 +110,7 @@ def _live_through(
     steps.seconds.clear()
     rivals: Future[Path] | None = None
     if steps.run("score", until=config.read_at(window)):  # else it has no rows, as on a holiday
-        rivals = beside.submit(score_rivals, config, window, first, folder)
+        rivals = beside.submit(score_baselines, config, window, first, folder)
     judgement = steps.run("monitor", until=config.read_at(window))
     events = _go_back(config, steps, window, judgement.champion)
     acts = judgement.decision.retrain or judgement.decision.go_back_to

@@ -44,7 +44,7 @@ class ModelConfig(Settings):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$")]
     """Lower case with underscores; names the registered model, tables, schedules and runs."""
     owner: Annotated[str, Field(min_length=1)]
-    """Who is asked when something needs a person."""
+    """Who is contacted when action is required."""
     purpose: Annotated[str, Field(min_length=1)]
     """One sentence: what the prediction is used for."""
     risk: Literal["low", "medium", "high"]

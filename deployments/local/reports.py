@@ -131,7 +131,7 @@ class ReportPages(SimpleHTTPRequestHandler):
         return origin is None or origin.partition("://")[2] == self.headers.get("Host")
 
     def _send_index(self) -> None:
-        items = [(FLEET, "fleet: every model as it is now, what needs a person first")]
+        items = [(FLEET, "fleet: every model as it is now, those that require action first")]
         if (self.folders["replay"] / "index.html").is_file():
             items.append(("/replay/", "what the loop did: the replay page"))
         reports = self.folders["reports"]

@@ -19,6 +19,7 @@ from tasks.policy.economics.placement import decide_placement, forecast_rows
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.evidence import History, Judgement, ModelVersion, WindowEvidence, label_reports
 from tasks.policy.records.reports import PerformanceReport
+from tasks.policy.reporting.decision import headline
 from tasks.policy.triggers.result import Case
 
 
@@ -35,11 +36,11 @@ def decide(
 ) -> Judgement:
     """The judgement of one window; `revised` are earlier windows that later labels changed.
 
-    `registry_changes` are told with it and decide nothing.
+    `registry_changes` are reported beside it and decide nothing.
     """
     from tasks.adapters.orchestration.events import BACKFILLING
 
-    kind, told = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
+    kind, explanations = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
     past, policy, budget = history.revised(revised), config.retraining, config.budget
     cost = expected_cost(budget, past, grows=config.training.window_days is None)
     case = Case(evidence, past, as_of, policy.min_rows, policy.min_labelled_rows, budget, cost.usd if cost else None)
@@ -55,12 +56,12 @@ def decide(
         expected_cost_usd=cost.usd if cost else None,
         expected_value_usd=benefit.value.usd if benefit else None,
         fault=diagnosis.reasons[0] if diagnosis and kind == "upstream_data_fault" else "",
-        explanations=(*([describe(benefit, budget)] if benefit else []), *told, *_on_labels(evidence, revised)),
+        explanations=(*([describe(benefit, budget)] if benefit else []), *_on_labels(evidence, revised)),
     )
     if decision.retrain:
         rows = forecast_rows(history, evidence, config.training.window_days)
         decision = replace(decision, placement=decide_placement(config.placement, rows, config.columns.personal))
-    get_run_logger().info("decision: %s, %s", decision.words, decision.reasons[0])
+    get_run_logger().info("decision: %s", headline(decision, champion.version))
     for change in registry_changes:
         get_run_logger().warning("registry: %s", change)
     return Judgement(
@@ -69,7 +70,7 @@ def decide(
         evidence,
         decision,
         tuple(revised),
-        (*diagnosis.reasons, *told) if diagnosis else (),
+        (*diagnosis.reasons, *explanations) if diagnosis else (),
         diagnosis.estimate if diagnosis else None,
         diagnosis.estimate_error if diagnosis else None,
         BACKFILLING.get(),

@@ -22,8 +22,9 @@ from prefect.logging import get_run_logger
 
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import PerennialError
-from tasks.policy.records.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport
+from tasks.policy.records.evidence import Judgement, LedgerEntry, Promotion, ValidationReport
 from tasks.policy.records.text import printable
+from tasks.policy.reporting.decision import headline
 
 if TYPE_CHECKING:
     from tasks.adapters.ledger.chain import Head
@@ -62,14 +63,14 @@ def describe_entry(entry: LedgerEntry) -> str:
     """One line of a fact, with its first reason where it has one; what somebody typed breaks no line of a terminal."""
     reason = _first_reason(entry)
     decision = f" decision {entry.decision_id}" if entry.decision_id else ""
-    told = f": {reason}" if reason else ""
-    return printable(f"{entry.sequence:>6} {entry.at:%Y-%m-%d %H:%M} {entry.kind} by {entry.actor}{decision}{told}")
+    reason = f": {reason}" if reason else ""
+    return printable(f"{entry.sequence:>6} {entry.at:%Y-%m-%d %H:%M} {entry.kind} by {entry.actor}{decision}{reason}")
 
 
 def _first_reason(entry: LedgerEntry) -> str:
     if entry.kind == "window.judged":
-        decision: Decision = from_json(Judgement, entry.body).decision
-        return f"{decision.words}, {decision.reasons[0]}"
+        judgement = from_json(Judgement, entry.body)
+        return headline(judgement.decision, judgement.champion)
     if entry.kind in ("challenger.validated", "challenger.refused"):
         return from_json(ValidationReport, entry.body).reasons[0]
     if entry.kind in CHAMPION_KINDS:

@@ -23,7 +23,7 @@ from deployments.config.model import (
     model_folders,
     model_path,
 )
-from tasks.policy.economics.budget import Purse, purse, spent_usd
+from tasks.policy.economics.budget import BudgetBalance, budget_balance, spent_usd
 from tasks.policy.governance.binding import BOUND, bound_to, why_not_bound
 from tasks.policy.records.errors import PerennialError
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
@@ -81,7 +81,7 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
         except registry.RegistryError as error:
             broken.append(_broken(config.name, error, "its entry in the registry cannot be used"))
     try:
-        return survey(facts, as_of, _purse(as_of), broken)
+        return survey(facts, as_of, _shared_balance(as_of), broken)
     except ModelConfigError as error:
         shared = _broken(FLEET, error)
         told = shared.sentence in {each.sentence for each in broken}
@@ -92,14 +92,14 @@ def _broken(model: str, error: PerennialError, *found: str) -> BrokenModel:
     return BrokenModel(model, str(error).replace("\n", "; "), *found)
 
 
-def _purse(as_of: datetime) -> Purse | None:
+def _shared_balance(as_of: datetime) -> BudgetBalance | None:
     from tasks.adapters.ledger import shared as shared_ledgers
 
     fleet = load_fleet_config()
     if fleet.shared_budget is None:
         return None
     budgets = {name: load_model_config(name).budget for name in fleet.sharing()}
-    return purse(fleet.shared_budget, budgets, shared_ledgers.entries_of(budgets), as_of)
+    return budget_balance(fleet.shared_budget, budgets, shared_ledgers.entries_of(budgets), as_of)
 
 
 def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
@@ -156,7 +156,7 @@ def publish_fleet(fleet: Fleet) -> Path:
     artifacts.publish_fleet(fleet, str(path))
     get_run_logger().info("fleet: %s", fleet.headline)
     for each in fleet.broken:
-        get_run_logger().warning("fleet: %s: needs a person, %s", each.model, each.sentence)
+        get_run_logger().warning("fleet: %s: action required, %s", each.model, each.sentence)
     for member in fleet.members:
         get_run_logger().info("fleet: %s", describe(member))
     return path

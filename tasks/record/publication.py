@@ -48,7 +48,7 @@ def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
     ledger.append(config.name, "window.scored", scoring, scoring.window.end, scoring_id(config.name, scoring.window))
 
 
-def say_watched(config: ModelConfig, judgement: Judgement) -> None:
+def emit_heartbeat(config: ModelConfig, judgement: Judgement) -> None:
     """Say that a monitor run has ended well, whether or not there was a new window: an automation waits for silence."""
     from tasks.adapters.orchestration import events as announcements
 

@@ -18,7 +18,7 @@ from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import MetricValue
 
 
-def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
+def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
     """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
     import pandas as pd
 
@@ -62,7 +62,7 @@ class Comparison:
 
 
 @task(cache_policy=NO_CACHE)
-def compare_with_rivals(
+def compare_with_baselines(
     config: ModelConfig, served: Sequence[tuple[Window, str]], as_of: datetime, folder: Path
 ) -> tuple[Comparison, ...]:
     """One comparison per window and the version that served it, with the labels known at `as_of`."""

@@ -22,7 +22,7 @@ PATIENCE_S = 60.0  # promotions take seconds; who would wait longer gives its wo
 COME_BACK_S = 60
 
 
-def one_at_a_time(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
+def with_lease(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
     """Run a flow's body under the lease of its `model`; a flow named in `outranks` is fenced out, not waited for.
 
     A dry run takes no lease.

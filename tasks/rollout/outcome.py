@@ -22,7 +22,7 @@ LOOK_BACK = 3
 """Closed windows after a promotion on which it is judged."""
 
 
-def look_back(
+def evaluate_promotion(
     config: ModelConfig, champion: ModelVersion, history: History, as_of: datetime, dry_run: bool = False
 ) -> Outcome | None:
     """The outcome of the latest promotion, when it is due now; None before, and once it is written."""

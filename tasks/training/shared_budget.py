@@ -41,16 +41,16 @@ def claim_shared_budget(
         configs = {name: config if name == config.name else load_model_config(name) for name in fleet.sharing()}
         entries = shared_ledgers.entries_of(configs)
         budgets = {name: each.budget for name, each in configs.items()}
-        purse = budget.purse(fleet.shared_budget, budgets, entries, as_of)
+        balance = budget.budget_balance(fleet.shared_budget, budgets, entries, as_of)
         own_entries = ledger.entries(config.name)
         own = budget.request_of(config.name, decision_id, own_entries, config.budget, next_cost_usd)
         rivals = {name: found for name, found in entries.items() if found is not None and name != config.name}
         asked = [budget.open_request(name, found, budgets[name], as_of) for name, found in rivals.items()]
-        refusal = budget.decide_share(own, [request for request in asked if request], purse)
+        refusal = budget.decide_share(own, [request for request in asked if request], balance)
         if refusal is None and not dry_run:
-            left = purse.left_usd - own.cost_usd
-            grant = budget.Grant(own.cost_usd, left, f"{purse.sentence}; {own.cost_usd:,.2f} USD more are promised")
+            left = balance.left_usd - own.cost_usd
+            grant = budget.Grant(own.cost_usd, left, f"{balance.sentence}; {own.cost_usd:,.2f} USD more are promised")
             alone.check()  # right before the write: whoever was frozen past its lease may not spend what is spent by now
             ledger.append(config.name, "budget.granted", grant, as_of, decision_id)
-    get_run_logger().info("shared budget: %s", refusal or purse.sentence)
+    get_run_logger().info("shared budget: %s", refusal or balance.sentence)
     return refusal

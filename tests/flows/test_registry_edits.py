@@ -297,6 +297,6 @@ def test_a_broken_entry_is_one_row_of_the_fleet_page_and_the_other_models_are_sh
 def test_a_moved_alias_is_a_line_of_the_fleet_page():
     registry.set_aliases(MODEL, {"champion": "1"})
     (member,) = survey_fleet([CONFIG], AT).members
-    assert member.health == "needs a person"
+    assert member.health == "action required"
     assert "alias champion is on version 1, expected version 2" in fleet_page.render(survey_fleet([CONFIG], AT))
     assert [need.kind for need in member.needs].count("registry") == 1

@@ -5,6 +5,7 @@ or show an image from elsewhere above the form that approves a promotion.
 """
 
 import re
+from html import escape
 
 from tasks.policy.records.text import one_line
 
@@ -26,6 +27,12 @@ def quoted(text: str) -> str:
 
 def bullets(sentences: tuple[str, ...]) -> str:
     return "\n".join(f"- {plain(sentence)}" for sentence in sentences)
+
+
+def folded(title: str, sentences: tuple[str, ...]) -> str:
+    """A list that opens with a click. One block of HTML without a blank line: the dashboard cuts it at the first."""
+    items = "".join(f"<li>{escape(one_line(sentence))}</li>" for sentence in sentences)
+    return f"<details><summary>{escape(title)}</summary><ul>{items}</ul></details>"
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

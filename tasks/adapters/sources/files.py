@@ -33,7 +33,7 @@ from tasks.adapters.lake.schemas import SourceError, SourceUnreachable, moment, 
 from tasks.adapters.sources.file_dataset import compares_alike, open_files
 from tasks.adapters.sources.limits import check_file, local_path, opened_response
 from tasks.adapters.storage.aws_profile import keys, storage_options
-from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 
 CONNECT_TIMEOUT_S = 10.0
@@ -112,7 +112,7 @@ def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceErro
 
 def _short(error: Exception) -> str:
     """Type and first line, without the value that a CSV conversion error quotes: it may identify a person."""
-    return told(error).split(": invalid value")[0]
+    return reason_of(error).split(": invalid value")[0]
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from tasks.adapters.lake.schemas import (
 )
 from tasks.adapters.sources.files import read_files, shown
 from tasks.adapters.sources.sql import read_query
-from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 
 __all__ = [
@@ -154,7 +154,7 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
         ends = [called[min(1, len(called) - 1)], called[-1]]  # where in the function, and where in what it called
         places = dict.fromkeys(f"{at.name}, {Path(at.filename).name} line {at.lineno}" for at in ends)
         raise SourceError(
-            f"{where(config)}: the function failed on window {window.name} ({told(error)}; raised in "
+            f"{where(config)}: the function failed on window {window.name} ({reason_of(error)}; raised in "
             f"{', through '.join(reversed(places))}); expected a pyarrow.Table"
         ) from None  # its cause may name an address with log-in and signature, as clients do
     if isinstance(found, pd.DataFrame):

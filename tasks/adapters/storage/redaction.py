@@ -14,7 +14,7 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub("?***", _LOG_IN.sub(r"\1***@", text))
 
 
-def told(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """An error's type and the first line of what it says, without secrets."""
     kind, said = type(error).__name__, str(error).strip()
     return f"{kind}: {without_secrets(said.splitlines()[0])}" if said else kind

@@ -41,7 +41,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
+class BudgetBalance:
     """The shared budget at a moment: the limit, what is spent and promised, and by whom."""
 
     max_usd: float
@@ -100,12 +100,12 @@ def promised_usd(entries: Sequence[LedgerEntry], as_of: datetime) -> float:
     return sum(from_json(Grant, entry.body).cost_usd for entry in granted if entry.decision_id not in made)
 
 
-def purse(
+def budget_balance(
     shared: SharedBudget,
     budgets: Mapping[str, Budget],
     entries: Mapping[str, Sequence[LedgerEntry] | None],
     as_of: datetime,
-) -> Purse:
+) -> BudgetBalance:
     """The shared budget at `as_of`, from the ledgers of the models that share it and the prices in their files.
 
     Of a model without entries (None) its own monthly limit is held back, and all that is shared where it has none.
@@ -116,7 +116,7 @@ def purse(
     promised = sum(promised_usd(found, as_of) for found in known.values())
     limits = [budgets[model].max_usd_per_month for model in unknown]
     held_back = sum(shared.max_usd_per_month if limit is None else limit for limit in limits)
-    return Purse(
+    return BudgetBalance(
         shared.max_usd_per_month, spent, promised, tuple(budgets), min(held_back, shared.max_usd_per_month), unknown
     )
 
@@ -155,17 +155,17 @@ def _judgement(body: str) -> Judgement:
     return from_json(Judgement, body)
 
 
-def decide_share(own: Request, others: Sequence[Request], purse: Purse) -> str | None:
+def decide_share(own: Request, others: Sequence[Request], balance: BudgetBalance) -> str | None:
     """Why the shared budget refuses a retrain, else None; of no known benefit it takes what the others leave."""
     asking = [own, *others]
-    if sum(request.cost_usd for request in asking) <= purse.left_usd:
+    if sum(request.cost_usd for request in asking) <= balance.left_usd:
         return None
     refused = (
-        f"the shared budget refuses: {purse.sentence} and this retrain is expected to cost {own.cost_usd:,.2f} USD"
+        f"the shared budget refuses: {balance.sentence} and this retrain is expected to cost {own.cost_usd:,.2f} USD"
     )
-    if own.cost_usd > purse.left_usd:
+    if own.cost_usd > balance.left_usd:
         return refused
-    answers = share_budget(asking, max(0.0, purse.left_usd))
+    answers = share_budget(asking, max(0.0, balance.left_usd))
     if answers[own.model] is None:
         return None
     ahead = [request for request in others if answers[request.model] is None]

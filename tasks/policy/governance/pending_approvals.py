@@ -13,7 +13,7 @@ from tasks.policy.records.evidence import LedgerEntry, ValidationReport
 
 
 @dataclass(frozen=True, slots=True)
-class OpenApproval:
+class PendingApproval:
     """A challenger that passed and waits for a person; `expired_at` is when the time for an answer ran out, if it has."""
 
     version: str
@@ -32,7 +32,7 @@ class OpenApproval:
         )
 
 
-def open_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[OpenApproval, ...]:
+def pending_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[PendingApproval, ...]:
     """The latest challenger that passed, unless something was said about its decision since, or a later one came.
 
     `now` is wall time, which people's answers are measured by.
@@ -47,7 +47,7 @@ def open_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[OpenA
     asked = [from_json(ApprovalRequest, entry.body) for entry in about if entry.kind == "approval.requested"]
     expired_at = asked[0].expires_at if asked and asked[0].expires_at <= now else None
     report = from_json(ValidationReport, waiting.body)
-    return (OpenApproval(report.challenger, waiting.decision_id or "", waiting.at, report.reasons[0], expired_at),)
+    return (PendingApproval(report.challenger, waiting.decision_id or "", waiting.at, report.reasons[0], expired_at),)
 
 
 def _answers(entry: LedgerEntry) -> bool:

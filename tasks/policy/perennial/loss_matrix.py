@@ -25,7 +25,7 @@ class Observation:
     probes: tuple[tuple[int, float], ...]
 
 
-class Surrogate:
+class LossMatrix:
     """Losses by [candidate, window]: `losses` and `probes` as observed, `filled` as estimated. Service began at `begun`."""
 
     def __init__(self, history: tuple[Observation, ...]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from tasks.policy.backtest.simulation import Floats
 from tasks.policy.perennial.change_tests import PairedNoise, lead_sigmas, order_sigmas, paired_noise
 from tasks.policy.perennial.forecast import OptionForecast
-from tasks.policy.perennial.loss_matrix import Observation, Surrogate
+from tasks.policy.perennial.loss_matrix import LossMatrix, Observation
 from tasks.policy.perennial.switching import Flags, Options, SwitchingRule, patience
 
 ESTABLISHED = 3.5
@@ -89,7 +89,7 @@ class ProbeRule:
     def __init__(self, alpha: float, share: float, history: tuple[Observation, ...]) -> None:
         self.alpha, self.share, self.begun = alpha, share, len(history)
         self.observed: list[Observation] = list(history)
-        self.known = Surrogate(history)
+        self.known = LossMatrix(history)
         self.champion, self.since, self.established = self.begun - 1, self.begun, False
         self.tried, self.last_probe, self.unit, self.level = False, self.begun - 1, 0.0, 0.0
         self.rule = SwitchingRule(alpha, share)

@@ -130,13 +130,6 @@ class Decision:
     details: tuple[str, ...] = ()
     """The policy's own figures, in sentences."""
 
-    @property
-    def words(self) -> str:
-        """What was decided, as people read it."""
-        if self.go_back_to:
-            return f"go back to version {self.go_back_to}"
-        return "retrain" if self.retrain else "keep the champion"
-
 
 @dataclass(frozen=True, slots=True)
 class Judgement:

@@ -9,8 +9,8 @@ from tasks.policy.backtest.baselines import Timer
 from tasks.policy.backtest.perennial_policy import PerennialPolicy, history_of
 from tasks.policy.backtest.simulation import PerformanceMatrix, Run, Service, cost, simulate
 from tasks.policy.perennial.forecast import OptionForecast
-from tasks.policy.perennial.loss_matrix import Observation, Surrogate
-from tasks.policy.perennial.policy import Action, ProbeRule, RuleState
+from tasks.policy.perennial.loss_matrix import LossMatrix, Observation
+from tasks.policy.perennial.policy import ESTABLISHED, Action, ProbeRule, RuleState
 from tasks.policy.records.base import from_json, to_json
 from tests.policy.backtest.test_backtest import NAN, matrix_of
 
@@ -194,18 +194,16 @@ def test_a_refused_retrain_is_noticed_by_the_champion_that_still_serves() -> Non
     assert rule.champion in (11, asked[0])
 
 
-def test_each_action_gives_its_reasons_in_sentences_with_numbers() -> None:
+def test_each_action_carries_the_figures_that_it_rests_on() -> None:
     matrix = changing()
     rule, state = _start(matrix)
     actions = _live(rule, matrix, range(12, 39), state)
     retrain = next(action for action in actions if action.retrain)
-    assert "σ of paired evidence" in retrain.reasons[0]
-    assert retrain.reasons[0].endswith("count as change: yes")
-    assert retrain.reasons[1].startswith("a lead that is forecast counts for ")
-    assert retrain.reasons[2].startswith(
-        f"retrain after window {retrain.window}: a fresh model pays its cost of 0.05 and "
-    )
-    assert actions[0].reasons[2].startswith("keep candidate 11: ")
+    assert retrain.weighed.price == 0.05 and retrain.weighed.saved is not None and retrain.weighed.saved > 0.05
+    assert retrain.weighed.established and retrain.weighed.change_sigmas >= ESTABLISHED
+    assert retrain.weighed.patience >= 1
+    first = actions[0].weighed
+    assert not actions[0].retrain and (not first.may_train or first.saved is None or first.saved <= first.price)
 
 
 def test_the_forecast_learns_that_leads_persist_where_they_do() -> None:
@@ -232,7 +230,7 @@ def test_a_fresh_model_is_estimated_from_how_much_fresh_ones_beat_their_probes_n
     ages = np.arange(30)[None, :] - np.arange(30)[:, None]
     probe = np.where(ages > 0, 0.5, NAN)
     loss = probe - np.where(ages <= 4, 0.10, 0.02)
-    known = Surrogate(history_of(loss[:20, :20], probe[:20, :20]))
+    known = LossMatrix(history_of(loss[:20, :20], probe[:20, :20]))
     for window in range(20, 26):
         seen = Observation(19, ((19, float(loss[19, window])),), tuple((t, 0.5) for t in range(window)))
         known.take_in(window, seen, since=20)
@@ -242,6 +240,6 @@ def test_a_fresh_model_is_estimated_from_how_much_fresh_ones_beat_their_probes_n
 
 
 def test_without_any_pair_of_full_model_and_probe_probes_count_as_they_are() -> None:
-    known = Surrogate((Observation(0, ((0, 0.3),), ()), Observation(0, ((0, 0.3),), ())))
+    known = LossMatrix((Observation(0, ((0, 0.3),), ()), Observation(0, ((0, 0.3),), ())))
     known.take_in(2, Observation(1, (), ((0, 0.4), (1, 0.45))), since=2)
     assert known.filled[:2, 2] == pytest.approx([0.4, 0.45])

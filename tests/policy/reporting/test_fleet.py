@@ -1,4 +1,4 @@
-"""What needs a person is found from facts alone, and the model that needs one most comes first."""
+"""What requires action is found from facts alone, and the most urgent model comes first."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -70,11 +70,11 @@ def test_a_model_that_was_judged_in_time_and_sound_is_healthy():
 @pytest.mark.parametrize(
     ("entries", "changes", "kind", "health"),
     [
-        ((), {"champion": None}, "no champion", "needs a person"),
-        ((judged(quality="fail"),), {}, "quarantined", "needs a person"),
-        ((judged(blocked_by="budget"),), {}, "budget", "needs a person"),
-        ((judged(), entry("retraining.refused", "the budget refuses")), {}, "budget", "needs a person"),
-        ((judged(),), {"as_of": utc("2024-03-08")}, "overdue", "needs a person"),
+        ((), {"champion": None}, "no champion", "action required"),
+        ((judged(quality="fail"),), {}, "quarantined", "action required"),
+        ((judged(blocked_by="budget"),), {}, "budget", "action required"),
+        ((judged(), entry("retraining.refused", "the budget refuses")), {}, "budget", "action required"),
+        ((judged(),), {"as_of": utc("2024-03-08")}, "overdue", "action required"),
         ((judged(value=0.8, p=0.01),), {}, "worse", "watch"),
         ((judged(drift="drifted"),), {}, "drifted", "watch"),
         ((judged(retrain=True),), {}, "retraining", "watch"),
@@ -159,7 +159,7 @@ def test_retrains_count_for_thirty_days():
     assert describe_member(facts(old, new, judged())).retrains == 1
 
 
-def test_what_needs_a_person_most_comes_first_and_names_break_ties():
+def test_the_most_urgent_model_comes_first_and_names_break_ties():
     members = [
         facts(judged(), model="b_healthy"),
         facts(judged(drift="drifted"), model="drifting"),
@@ -175,7 +175,7 @@ def test_what_needs_a_person_most_comes_first_and_names_break_ties():
         "a_healthy",
         "b_healthy",
     ]
-    assert fleet.headline == "2 models need a person, 1 to watch, 2 healthy."
+    assert fleet.headline == "Action required for 2 models, 1 to watch, 2 healthy."
 
 
 def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarantine():
@@ -188,10 +188,10 @@ def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarant
     )
 
 
-def test_a_model_whose_file_is_broken_needs_a_person_beside_the_others():
+def test_a_model_whose_file_is_broken_requires_action_beside_the_others():
     fleet = survey([facts(judged())], NOW, broken=[BrokenModel("odd", "odd.yaml: is not YAML")])
-    assert fleet.headline == "1 model needs a person, 1 healthy."
-    assert survey([], NOW, broken=fleet.broken).headline == "1 model needs a person."
+    assert fleet.headline == "Action required for 1 model, 1 healthy."
+    assert survey([], NOW, broken=fleet.broken).headline == "Action required for 1 model."
 
 
 def test_what_a_back_fill_decided_is_no_request_for_a_retrain():
