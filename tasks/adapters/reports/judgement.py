@@ -116,7 +116,9 @@ def _labels(report: LabelReport) -> str:
     rows = [
         (c.name, c.verdict, c.expected, c.observed) for c in report.checks if c.verdict != "pass" or c.name == WORDS
     ]
-    shown = _checks(table(("check", "verdict", "expected", "observed"), rows)) if rows else "All checks passed."
+    if not rows:
+        return ""
+    shown = _checks(table(("check", "verdict", "expected", "observed"), rows))
     return f"## Labels of {report.window.name}: {report.verdict}\n\n{shown}"
 
 

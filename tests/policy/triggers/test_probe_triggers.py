@@ -224,7 +224,7 @@ def test_going_back_keeps_the_cooldown_and_asks_for_no_training():
     assert headline(settled, "5") == "Return to v3 from champion v5. Better."
     fresh = decided(found, champion_since=window(3).start)
     assert (fresh.go_back_to, fresh.blocked_by) == (None, "cooldown")
-    assert "would go back from 2013-05-26" in fresh.would_change[0]
+    assert "would return to the earlier version from 2013-05-26" in fresh.would_change[0]
     assert decided(replace(found, holds=True), champion_since=window(0).start).go_back_to is None
     assert decided(found, diagnosis="upstream_data_fault", champion_since=window(0).start).go_back_to is None
 
