@@ -36,11 +36,12 @@ NeedKind = Literal[
     "refused",
     "worse",
     "retraining",
+    "record ended",
     "drifted",
 ]
 URGENCY: tuple[NeedKind, ...] = (
     "approval", "no champion", "registry", "quarantined", "labels", "unresolved", "overdue", "budget", "refused", "worse",
-    "retraining", "drifted",
+    "retraining", "record ended", "drifted",
 )  # fmt: skip
 """Most urgent first."""
 ACTION_REQUIRED: frozenset[NeedKind] = frozenset(URGENCY[: URGENCY.index("budget") + 1])
@@ -224,7 +225,11 @@ def _standing_needs(
     quality = latest.evidence.quality if latest else None
     if latest and quality and quality.verdict == "fail":
         reason = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
-        yield Need("quarantined", f"{latest.evidence.window.name} is quarantined: {reason}")
+        found = f"{latest.evidence.window.name} is quarantined: {reason}"
+        if next_check is None:  # recorded data ends here: no later window waits for anybody
+            yield Need("record ended", f"the recorded data ends; its last window {found}")
+        else:
+            yield Need("quarantined", found)
     if latest and latest.decision.unresolved:
         yield Need("unresolved", latest.decision.unresolved)
     labels = [] if latest is None else [one for one in known if one.window <= latest.evidence.window]

@@ -105,6 +105,16 @@ def test_no_check_is_due_after_the_end_of_recorded_data():
     assert needs(member) == []
 
 
+def test_a_record_that_ends_with_a_quarantined_window_is_to_watch_and_a_live_model_is_not():
+    ended = describe_member(facts(judged(quality="fail"), served_until=WINDOW.end, as_of=WINDOW.end))
+    assert (ended.health, needs(ended)) == ("watch", ["record ended"])
+    assert ended.needs[0].sentence.startswith(
+        "the recorded data ends; its last window 2024-02-24..2024-02-29 is quarantined"
+    )
+    before_its_end = facts(judged(quality="fail"), served_until=WINDOW.next().end)
+    assert describe_member(before_its_end).health == "action required"
+
+
 PASSED = entry(
     "challenger.validated", ValidationReport("4", "3", "pass", (), ("gains 0.02",), 500), decision_id="b" * 16
 )
