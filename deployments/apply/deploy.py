@@ -54,7 +54,9 @@ def apply(
             changes = plan(wanted, found)
             print(*changes, summary(wanted, changes), sep="\n")
             if alerts is None:
-                print(f"no notification block is named {ALERTS}, so failures tell nobody; make one, or: --alerts FILE")
+                print(
+                    f"no notification block is named {ALERTS}, so failures notify no one; create one, or: --alerts FILE"
+                )
             if changes and not dry_run:
                 _carry_out(state, definitions, alerts, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))

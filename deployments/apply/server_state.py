@@ -65,7 +65,7 @@ class PrefectState:
         failure = self._client.api_healthcheck()
         if failure is not None:
             raise DeploymentError(
-                f"{self.url}: no Prefect server answers ({failure}); start it, or mend PREFECT_API_URL"
+                f"{self.url}: no Prefect server answers ({failure}); start it, or fix PREFECT_API_URL"
             )
         return self
 

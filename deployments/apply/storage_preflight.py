@@ -31,7 +31,7 @@ def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = 
     if lost:
         raise DeploymentError(
             "\n".join(lost)
-            + "\nnothing was changed; give them to apply, which tells the containers, or name a place of "
+            + "\nnothing was changed; set them for apply, which passes them to the containers, or name a place of "
             "your own hosts in the model's file; infra/README.md, The image"
         )
 
@@ -71,6 +71,6 @@ def _parts_left(told: Mapping[str, str]) -> list[str]:
 def _sentence(parts: Sequence[str]) -> str:
     examples = ", ".join(f"{part}={EXAMPLES[part]}" for part in parts)
     return (
-        f"its containers are told no {' and no '.join(parts)}, so that a run ends Completed and what it wrote there is gone "
+        f"its containers have no {' and no '.join(parts)}, so a run ends Completed and what it wrote is lost "
         f"with its container; expected addresses that every host reaches, such as {examples}"
     )

@@ -1,4 +1,4 @@
-"""Which queues nobody polls: a run that is sent there would be Late for ever, and nothing else would say why."""
+"""Which queues no worker polls: a run sent there stays Late, and Prefect gives no reason."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -41,6 +41,6 @@ def _lately(polled: datetime | None, now: datetime) -> bool:
 def _sentence(pool: str, queue: str, deployments: Collection[str]) -> str:
     only = "" if queue == DEFAULT_QUEUE else f" --work-queue {queue}"
     return (
-        f"nobody polls queue {queue} of work pool {pool}, so runs of {', '.join(deployments)} would wait; start a worker "
+        f"no worker polls queue {queue} of work pool {pool}, so runs of {', '.join(deployments)} would wait; start a worker "
         f"on its host: python -m deployments work --pool {pool}{only}"
     )

@@ -34,7 +34,7 @@ from tasks.adapters.storage.workspace import Workspace, WorkspaceError, located,
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
 APPLIED, REFUSED = 0, 2
-"""How `python -m deployments apply` ends where a person can mend what is wrong; anything else is a defect."""
+"""How `python -m deployments apply` ends where a person can fix what is wrong; anything else is a defect."""
 
 
 class ServiceEnded(Exception):
@@ -226,7 +226,7 @@ def _say_refused(services: Sequence[Service], stream: Stream) -> None:
     """Last of what is said at the start, so that nobody takes an old state for the files'."""
     for service in services:
         if service.name == "apply" and service.exit_status == REFUSED:
-            text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is mended and"
+            text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is fixed and"
             stream.line("serve", f"{text} `python -m deployments apply --keep-switches` or the next start passes:")
             for line in service.last_lines:
                 stream.line("apply", line)

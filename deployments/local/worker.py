@@ -110,13 +110,13 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
             return True
         except ObjectNotFound as error:
             raise DeploymentError(
-                f"work pool {pool}: {api_url} has none of that name; mend --pool, or make the pools that deployments use: "
+                f"work pool {pool}: {api_url} has none of that name; fix --pool, or make the pools that deployments use: "
                 "python -m deployments apply"
             ) from error
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:
                 raise DeploymentError(
-                    f"{api_url}: the server refuses ({error}), expected the one that the worker asks; mend PREFECT_API_URL, "
+                    f"{api_url}: the server refuses ({error}), expected the one that the worker asks; fix PREFECT_API_URL, "
                     "or PREFECT_API_AUTH_STRING where it asks for a log-in"
                 ) from error
             if not told:

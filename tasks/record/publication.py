@@ -89,8 +89,8 @@ def _publish_labels(config: ModelConfig, judgement: Judgement, history: History 
     found = label_reports((*judgement.revised, *own))
     doubted = {report.window for report in (history.performances if history else ()) if not report.has_sound_labels}
     failed = LabelVerdicts(tuple(report for report in found if report.verdict == "fail"))
-    mended = LabelVerdicts(tuple(one for one in found if one.verdict != "fail" and one.window in doubted))
-    for kind, verdicts in ((LABELS_QUARANTINED, failed), (LABELS_SOUND, mended)):
+    fixed = LabelVerdicts(tuple(one for one in found if one.verdict != "fail" and one.window in doubted))
+    for kind, verdicts in ((LABELS_QUARANTINED, failed), (LABELS_SOUND, fixed)):
         if verdicts.reports:
             ledger.append(config.name, kind, verdicts, judgement.as_of, judgement.decision.decision_id)
     if failed.reports:

@@ -143,7 +143,7 @@ def _asked(
     run_id = run_identity.waiting_run()
     if run_id is None:
         raise PromotionRefused(
-            f"{config.name}: version {request.version} needs a person's approval and this run cannot wait for one; run, as "
+            f"{config.name}: version {request.version} requires approval by a person and this run cannot wait for one; run, as "
             f"{' or '.join(config.access.approve) or 'a named person'}: {_command(model, challenger, as_of)}, or the "
             "deployment `promote`"
         )
@@ -191,7 +191,7 @@ def _answer(request: ApprovalRequest, verdict: Literal["approved", "rejected"], 
 
 def _expired(request: ApprovalRequest) -> Approval:
     reason = (
-        f"nobody answered for version {request.version} between {request.asked_at:%Y-%m-%d %H:%M} and "
+        f"no one answered for version {request.version} between {request.asked_at:%Y-%m-%d %H:%M} and "
         f"{request.expires_at:%Y-%m-%d %H:%M} UTC, which is a no; train again to ask again"
     )
     return Approval(request.version, "expired", NOBODY, "", (reason,))

@@ -46,8 +46,8 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
         return ""
     start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
     return (
-        f"; {len(missed)} of {len(due)} windows in it were never landed, as nobody scored or judged them: the backfill form "
-        f"does, or: python -m flows.backfill --model {config.name} --start {start} --end {until} --no-dry-run"
+        f"; {len(missed)} of {len(due)} windows in it were never read in, as they were neither scored nor judged; "
+        f"the backfill form reads them, or: python -m flows.backfill --model {config.name} --start {start} --end {until} --no-dry-run"
     )
 
 
@@ -68,7 +68,7 @@ def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | Non
         return None
     return (
         f"{count:,} of {labels + count:,} labels in {config.columns.label} cannot be used ({kinds}), expected at most "
-        f"{limit:.1%} (quality.labels.max_unusable_share); mend the source"
+        f"{limit:.1%} (quality.labels.max_unusable_share); fix the source"
     )
 
 

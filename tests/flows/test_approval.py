@@ -94,7 +94,7 @@ def test_nobodys_answer_in_time_is_a_no_whoever_looks_next(model, monkeypatch):
     monkeypatch.setattr(promote_module, "wall_clock", lambda: late)
     outcome = promote(model, until=FIRST, approved_by="Grace")
     assert outcome.verdict == "expired"
-    assert "nobody answered for version 1" in outcome.reasons[0]
+    assert "no one answered for version 1" in outcome.reasons[0]
     assert ledger.entries("small")[-1].kind == "challenger.rejected"
     assert registry.CHAMPION not in registry.aliases("small")
 
@@ -150,5 +150,5 @@ def test_nobody_is_asked_about_a_challenger_that_did_not_pass(tmp_path):
 
 def test_a_model_of_high_risk_without_approvers_is_not_accepted(tmp_path):
     path = write_model(tmp_path, **{"risk: low": "risk: high"})
-    with pytest.raises(ModelConfigError, match=r"access\.approve names nobody"):
+    with pytest.raises(ModelConfigError, match=r"access\.approve names no one"):
         load_model_config(path)

@@ -20,7 +20,7 @@ from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
 
-NO_WHOLE_NUMBER = "no whole number, as earlier labels are"
+NO_WHOLE_NUMBER = "not an integer, as earlier labels are"
 CONFLICT = "contradicting"
 """Two different labels of one id, known at the same time."""
 SCHEMA = pa.schema([("fault", pa.string()), ("labels", pa.int64()), ("seen_at", MOMENT)])

@@ -227,7 +227,7 @@ def _label_of_each(
 def _not_told_apart(rows: pa.Table, window: Window, found: Repeats) -> str:
     return (
         f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, as "
-        "labels are joined on it; list the columns that together tell rows apart, such as columns.id: [customer, week], and "
+        "labels are joined on it; list the columns that together identify a row, such as columns.id: [customer, week], and "
         "give the model a new name, as what has landed stays"
     )
 

@@ -92,11 +92,11 @@ def how_to_tell_apart(rows: pa.Table, names: Sequence[str]) -> str:
         return f"{copies:,} rows are copies of others in all columns that are read; remove them from the source"
     with_time = rows.group_by(rows.column_names[:2], use_threads=False).aggregate([]).num_rows
     if time not in names and with_time == rows.num_rows:
-        return f"name the columns that together tell rows apart: columns.id: [{', '.join((*names, time))}] does"
+        return f"name the columns that together identify a row: columns.id: [{', '.join((*names, time))}] does"
     known = f"{', '.join(dict.fromkeys((*names, time)))} together do not"
     said = f" ({copies:,} are copies of others in all columns that are read)" if copies else ""
     return (
-        f"remove the rows that are there twice from the source{said}, or name the columns that together tell rows apart "
+        f"remove duplicate rows from the source{said}, or name the columns that together identify a row "
         f"under columns.id, such as columns.id: [customer, week]; {known}"
     )
 

@@ -2,7 +2,7 @@
 
 Append-only: an entry's number is taken by create-if-absent, which every store grants to one writer only, and each entry
 names the hash of the one before it. So concurrent writers queue up instead of forking the chain, and any entry that is
-changed, removed or slipped in breaks it (Haber & Stornetta 1991, Journal of Cryptology 3:99).
+changed, removed or inserted breaks it (Haber & Stornetta 1991, Journal of Cryptology 3:99).
 
 A chain alone cannot show that its *last* entries are missing. `head.json` remembers the last number and hash, so a lost
 tail is found and never built upon; against someone who rewrites entries and head together only a witness kept elsewhere

@@ -58,7 +58,7 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
             lost = isinstance(error, DBAPIError) and error.connection_invalidated
             kind = SourceUnreachable if lost else SourceError
             raise kind(
-                f"{where}: the query failed ({_said(error, engine.url)}); mend source.query in the YAML"
+                f"{where}: the query failed ({_said(error, engine.url)}); fix source.query in the YAML"
             ) from None
     return _concatenated(chunks, where) if chunks else pa.table({name: pa.nulls(0) for name in columns})
 

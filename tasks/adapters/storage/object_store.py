@@ -50,8 +50,8 @@ def store_errors(where: str) -> Iterator[None]:
         raise
     except (BaseError, OSError) as error:
         remote = "://" in workspace().ledger
-        mend = "renew credentials that are wrong or have expired" if remote else "or free disk space"
+        fix = "renew credentials that are wrong or have expired" if remote else "or free disk space"
         raise LedgerError(
             f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({reason_of(error)}); expected a store "
-            f"that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, {mend}"
+            f"that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, {fix}"
         ) from None  # a store names the whole address, with the signature that some have in it

@@ -106,7 +106,7 @@ def decide_retraining(
 def _data_fault(
     evidence: WindowEvidence, diagnosis: DiagnosisKind, fault: str, labels: LabelReport | None
 ) -> tuple[str, str, str] | None:
-    """(what blocks, why, what would change it) when the data itself is in doubt: mend it, never learn from it."""
+    """(what blocks, why, what would change it) when the data itself is in doubt: fix it, never learn from it."""
     change = "would judge again once the data is repaired"
     quality = evidence.quality
     if quality is None:

@@ -175,5 +175,5 @@ def decide_share(own: Request, others: Sequence[Request], balance: BudgetBalance
 
 def _worth(request: Request) -> str:
     if request.net_usd is None:
-        return f"brings nobody knows what for {request.cost_usd:,.2f} USD"
+        return f"has no known benefit for {request.cost_usd:,.2f} USD"
     return f"is expected to bring {request.net_usd:,.2f} USD net for {request.cost_usd:,.2f} USD"

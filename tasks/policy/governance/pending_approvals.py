@@ -27,7 +27,7 @@ class PendingApproval:
         if self.expired_at is None:
             return f"version {self.version} passed and waits for approval: {self.reason}"
         return (
-            f"version {self.version} passed, but nobody approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, which is a no; "
+            f"version {self.version} passed, but no one approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, which is a no; "
             f"have that recorded: python -m flows.promote --model {model}; to ask again: python -m flows.retrain --model {model}"
         )
 

@@ -52,12 +52,12 @@ def why_not_requested(action: Action, request: Request | None, by_event: bool, a
         return None
     if request is None:
         return (
-            f"an event asked for a {action} that the ledger holds no decision for; expected the decision_id of one "
+            f"an event requested a {action} that the ledger holds no decision for; expected the decision_id of one "
             "that monitor recorded, and the version that it is about"
         )
     if request.at != as_of:
         return (
-            f"an event asked for a {action} as of {as_of:%Y-%m-%d %H:%M} UTC, but it was decided as of "
+            f"an event requested a {action} as of {as_of:%Y-%m-%d %H:%M} UTC, but it was decided as of "
             f"{request.at:%Y-%m-%d %H:%M} UTC"
         )
     return None

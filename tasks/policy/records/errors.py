@@ -1,4 +1,4 @@
-"""What can go wrong that a person can mend.
+"""What can go wrong that a person can fix.
 
     PerennialError
     ├── ModelConfigError     deployments/config/model.py   a model's YAML file

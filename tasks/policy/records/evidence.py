@@ -81,7 +81,7 @@ class History:
     returnable: tuple["Served", ...] = ()
     """Earlier champions that may serve again."""
     asked_at: tuple[datetime, ...] = ()
-    """Ends of windows after which a retrain was asked for, apart from those that a budget refused."""
+    """Ends of windows after which a retrain was requested, apart from those that a budget refused."""
     spent_usd_this_month: float = 0.0
     usages: tuple[Usage, ...] = ()
     """What earlier iterations used, oldest first."""

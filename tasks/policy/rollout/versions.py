@@ -133,8 +133,8 @@ def _moved(
         ]
     if now == wanted:
         return []
-    mend = f"set it back to version {wanted}" if wanted else "remove it"
-    return [f"alias {alias} is on {_named(now)}, expected {_named(wanted)} {since}; {mend} in MLflow"]
+    fix = f"set it back to version {wanted}" if wanted else "remove it"
+    return [f"alias {alias} is on {_named(now)}, expected {_named(wanted)} {since}; {fix} in MLflow"]
 
 
 def _named(number: str | None) -> str:

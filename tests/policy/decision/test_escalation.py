@@ -1,4 +1,4 @@
-"""Retrains that do not bring the metric back: said, and a person is asked; timers and mended breaches are left alone."""
+"""Retrains that do not bring the metric back: said, and a person is asked; timers and fixed breaches are left alone."""
 
 from dataclasses import replace
 

@@ -151,7 +151,7 @@ def test_an_approval_that_nobody_gave_in_time_says_so_and_what_to_run(looked_at)
     waiting = facts(judged(), PASSED, asked, approval=True, looked_at=looked_at)
     (need,) = describe_member(waiting).needs
     assert need.sentence == (
-        f"version 4 passed, but nobody approved it by {expires_at:%Y-%m-%d} 06:00 UTC, which is a no; have that recorded: "
+        f"version 4 passed, but no one approved it by {expires_at:%Y-%m-%d} 06:00 UTC, which is a no; have that recorded: "
         "python -m flows.promote --model churn; to ask again: python -m flows.retrain --model churn"
     )
     (in_time,) = describe_member(replace(waiting, looked_at=expires_at - timedelta(minutes=1))).needs
