@@ -1,8 +1,8 @@
-"""Which retraining policy would have been best on this history? Decisions only: no registry writes.
+"""Back-test retraining policies on recorded history. Only decisions are simulated; the registry is not touched.
 
-Two ways in. `--matrix FILE.npz --out DIR` reads a recorded performance matrix, needs neither server nor registry, and
-writes summary.json and backtest.html. `--model NAME` builds the matrix from the model's own lake, each candidate once.
-Candidates are trained side by side in PERENNIAL_WORKERS processes, or on the Dask cluster at PERENNIAL_DASK_ADDRESS.
+`--matrix FILE.npz --out DIR` reads a recorded performance matrix, needs neither server nor registry, and writes
+summary.json and backtest.html. `--model NAME` builds the matrix from the model's own lake and trains each candidate once,
+in PERENNIAL_WORKERS processes or on the Dask cluster at PERENNIAL_DASK_ADDRESS.
 """
 
 import argparse

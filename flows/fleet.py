@@ -1,4 +1,4 @@
-"""All models at a look, most urgent first: an artifact in the dashboard and a page that works offline.
+"""Show all models, most urgent first: an artifact in the dashboard and a page that works offline.
 
 A model whose file is broken stands first; the others are shown as usual. Reads the ledger and the registry only.
 `make serve` shows the same page, always fresh, at /fleet of its reports.

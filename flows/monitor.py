@@ -1,9 +1,8 @@
-"""Watch one model: is its new data sound, has it moved, does the model still perform, would retraining pay?
+"""Monitor one model: check new data, measure drift and performance, and decide whether a retrain pays.
 
-A failed gate ends the run with a verdict, not an error: the window is quarantined and nothing learns from it. So is a
-window without rows; it is looked at again by each later run, until its rows have come or the next window is complete.
-When retraining pays, the run hands over by the event `perennial.retraining.requested`, which an automation turns into
-a run of `retrain`.
+A failed gate ends the run with a verdict, not an error: the window is quarantined and nothing is trained on it. A window
+without rows is quarantined too, and checked again until its rows arrive or the next window is complete. When a retrain
+pays, the run emits `perennial.retraining.requested`, which an automation turns into a run of `retrain`.
 """
 
 from prefect import flow

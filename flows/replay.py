@@ -1,9 +1,9 @@
-"""Run the whole loop over recorded history, window by window, as if live: for a demo, a back-fill or an audit.
+"""Replay recorded history window by window as if live: for a demo, a back-fill or an audit.
 
-Each window: score with the champion, land the labels that are due, monitor, and when decided retrain, validate and
-promote. The flows are loaded by the entrypoints that deployments use, and are handed what an automation would hand
-them. Nothing later than a window's end is read while it is judged. Each finished window leaves a record, so an
-interrupted replay goes on where it stopped.
+For each window: score with the champion, read labels that have arrived, monitor, and where decided retrain, validate and
+promote. Flows are loaded by the entrypoints that deployments use, with the parameters that an automation would pass.
+Nothing later than a window's end is read while it is judged. Each finished window leaves a record, from which an
+interrupted replay resumes.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
-"""Train a successor: the latest labelled rows, a challenger, and its proof against the champion on rows neither has seen.
+"""Train a challenger on the latest labelled rows and compare it with the champion on rows that neither has seen.
 
-A challenger that passes is handed over by the event `perennial.challenger.validated`; one that does not is refused with
-its reasons, and the champion stays.
+A challenger that passes is announced by `perennial.challenger.validated`. One that fails is refused with its reasons, and
+the champion stays.
 """
 
 from datetime import datetime

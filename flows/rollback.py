@@ -1,4 +1,4 @@
-"""Go back: restore the previous champion, prove that it answers, and quarantine the bad version."""
+"""Roll back: restore the previous champion, check that it answers, and quarantine the bad version."""
 
 from typing import Annotated
 

@@ -1,8 +1,8 @@
-"""`python -m deployments apply`: make a Prefect server have what `prefect.yaml` and the models' files say.
+"""`python -m deployments apply`: bring a Prefect server to the state that `prefect.yaml` and the models' files describe.
 
-Prints a plan first and then has Prefect's own deploy do it, from a generated file. What Prefect's deploy leaves out is
-done here: it makes no work pool, removes nothing, and knows only automations that a deployment owns. Afterwards the
-server is read again, because Prefect calls a deployment that dropped something a success.
+Prints a plan, then runs Prefect's own deploy from a generated file. Prefect's deploy creates no work pool, removes nothing
+and handles only automations that a deployment owns; those steps are done here. Afterwards the server is read again, because
+Prefect reports success for a deployment that it dropped parts of.
 """
 
 import tempfile

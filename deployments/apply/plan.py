@@ -1,7 +1,7 @@
-"""Compares what shall be deployed with what is: created, changed and removed, before anything is touched.
+"""Compare wanted definitions with those on the server: created, changed and removed, before anything is touched.
 
-Both sides are flat lists of named definitions whose fields are plain JSON, so the comparison knows nothing of Prefect,
-and the wanted side can be kept as a snapshot that makes every change of a deployment a reviewed diff.
+Both sides are flat lists of named definitions with plain JSON fields. The comparison therefore knows nothing of Prefect,
+and a snapshot of the wanted side makes every change of a deployment a reviewed diff.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Work pools as `infra/pools/NAME.json` describes them, and the deployment of `retrain` in each place that models name.
 
-A place is a pool and a queue (`definitions.places` in prefect.yaml). What a decision placed there is asked for by an
-event of its own, `perennial.retraining.requested.PLACE`, because a trigger can tell events but not payloads apart.
+A place is a pool and a queue (`definitions.places` in prefect.yaml). A retrain placed there is requested by an event of
+its own, `perennial.retraining.requested.PLACE`, because triggers match events but not payloads.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Definitions in Prefect's own words: what shall be deployed, and what a server says it has, in one plain form.
+"""Definitions in Prefect's terms: what to deploy, and what a server has, in one plain form.
 
-Both sides go through Prefect's models, so that a default which Prefect fills in is no difference. Ids differ from
-server to server; in a definition a deployment or a block stands with its name.
+Both sides go through Prefect's models, so a default that Prefect fills in is no difference. Ids differ between servers, so
+definitions refer to deployments and blocks by name.
 """
 
 import json

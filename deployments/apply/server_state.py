@@ -1,4 +1,4 @@
-"""Reads what a Prefect server has of ours, takes things from it, and has Prefect's own commands deploy to it."""
+"""Read what a Prefect server has of ours, remove definitions, and run Prefect's own deploy commands."""
 
 import os
 import subprocess

@@ -1,8 +1,8 @@
-"""Which pools would lose the work of their runs: a container's folders go with it, and with them what a run wrote there.
+"""Refuse work pools whose containers would write the workspace to their own disk, which is deleted with them.
 
-Such a run ends Completed, and neither the registry nor the ledger that others read has anything of it. So `apply` refuses
-a pool of containers that are not told where the workspace is. A volume that outlives them counts as told, once
-`infra/pools/pools.yaml` gives its folder as PERENNIAL_HOME in the pool's `env`.
+Such a run ends Completed, but its results never reach the registry or the ledger. So `apply` requires that a pool's
+containers get the workspace's addresses. A volume that outlives the containers is accepted when
+`infra/pools/pools.yaml` sets its folder as PERENNIAL_HOME in the pool's `env`.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Serves the reports and replay pages of the workspace to this machine's browser; dashboards may not open file links.
+"""Serve the workspace's reports and replay pages to this machine's browser; dashboards may not open file links.
 
-Also takes the notice that rows have landed (`deployments.local.webhook`). `make serve` starts it:
-`python -m deployments.local.reports PORT`. Only localhost is listened to, and only requests that were made to localhost by
-name are answered, so that no web page elsewhere can read reports through a rebound name.
+Also accepts notices that rows have landed (`deployments.local.webhook`). `make serve` starts it:
+`python -m deployments.local.reports PORT`. It listens on localhost only and answers only requests addressed to localhost by
+name, so that no web page elsewhere can read reports through DNS rebinding.
 """
 
 import sys

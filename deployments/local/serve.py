@@ -1,8 +1,8 @@
 """`make serve`: everything on this machine, on the workspace that `make demo` filled; nothing listens beyond localhost.
 
-Prefect's server, MLflow's, Evidently's, the reports, the deployments applied, and one worker. They live and die
-together: when one ends the others are stopped, because half a system looks healthy and is not. All state is in the
-workspace, so the next start goes on where this one stopped.
+Starts Prefect's server, MLflow's, Evidently's, the reports and one worker, and applies the deployments. When one ends the
+others are stopped, because half a system looks healthy and is not. All state is in the workspace, so the next start
+continues where this one stopped.
 """
 
 import os

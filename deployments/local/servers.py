@@ -1,4 +1,4 @@
-"""The servers of `make serve`: how each is started, and how it shows that it answers; they listen on localhost only."""
+"""The servers of `make serve`: how each is started and checked; they listen on localhost only."""
 
 import socket
 import sys

@@ -1,8 +1,7 @@
-"""Processes of `make serve`: each is started with Popen, its lines join one stream, and it ends with all it started.
+"""Processes of `make serve`: each is started with Popen, logs to one stream, and ends with all its children.
 
-A session of its own shields each from the terminal's Ctrl-C, so that they can be stopped in order. What a process
-started in turn (a worker its flow runs, in sessions of their own) is noted while its parents still live: once orphaned
-it is nobody's child.
+Each runs in a session of its own, away from the terminal's Ctrl-C, so they can be stopped in order. Their children (a
+worker's flow runs, in sessions of their own) are recorded while the parents live, because orphans cannot be traced back.
 """
 
 import os

@@ -1,10 +1,9 @@
-"""`POST /hooks/data-landed` on the address of the reports: whoever lands rows says so here, and `monitor` runs.
+"""Notify Perennial when new rows arrive: `POST /hooks/data-landed` at the reports' address starts `monitor`.
 
     curl -u USER -H 'Content-Type: application/json' -d '{"model": "churn", "until": "2026-06-05T00:00:00Z"}' …
 
-A self-hosted Prefect has no webhooks of its own. What arrives is a stranger's word until it is checked: a small JSON
-object with nothing but the name of a model that is deployed and a time; it becomes the event `perennial.data.landed`.
-The same notice twice is one event.
+A self-hosted Prefect has no webhooks. A notice is untrusted until it is checked: a small JSON object with the name of a
+deployed model and a time. It becomes the event `perennial.data.landed`; the same notice twice is one event.
 """
 
 import os

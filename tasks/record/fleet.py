@@ -1,7 +1,6 @@
-"""All models at a look: what each one's ledger and champion say, and the page and the artifact that people open.
+"""Survey all models: each one's state from its ledger and champion, the fleet page and its artifact.
 
-Nothing is measured here. The ledger and the registry are read, each entry once per process, so that a fleet of fifty
-models costs seconds.
+Nothing is measured here. Ledger and registry are read once per process, so a fleet of fifty models takes seconds.
 """
 
 from collections.abc import Sequence

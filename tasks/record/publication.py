@@ -1,6 +1,6 @@
-"""Tell what happened: first the ledger, then people (artifacts), then the next flow (events).
+"""Publish outcomes: first to the ledger, then to people (artifacts), then to the next flow (events).
 
-In that order, because the ledger is what counts: a run killed after it can be run again and says the same thing once.
+The order matters because the ledger counts: a run killed after it can run again without recording anything twice.
 Reasons are the decision's own sentences everywhere.
 """
 

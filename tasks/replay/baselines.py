@@ -1,7 +1,7 @@
-"""What a replay compares the loop with: the first model never retrained, and a model retrained before every window.
+"""Baselines of a replay: the first model never retrained, and a model retrained before every window.
 
-Both score the same rows at the same time as the champion, and are measured with the same labels. The rivals leave no
-version in the registry and no fact in the ledger; their predictions lie beside the replay's records.
+Both score the same rows at the same time as the champion and are measured with the same labels. Baselines leave no version
+in the registry and no fact in the ledger; their predictions are stored beside the replay's records.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,10 @@
-"""A model's performance matrix from its own lake: one candidate and one probe per window, scored on all later windows.
+"""Build a model's performance matrix from its own lake: one candidate and one probe per window, scored on later windows.
 
-Each candidate is trained once, on the rows and labels that were known when its window ended, and leaves a file; an
-interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.
-Where labels come late, policies learn a window's losses as many windows later (`lag`), as `monitor` would.
-Losses: 1 - metric where higher is better; errors without a bound are divided by five times their history's median, so
-that they lie about 0.2 and costs mean the same for every model. A window without rows, or one that is
-quarantined or whose labels are in doubt, is a column of NaN.
+Each candidate is trained once, on rows and labels known when its window ended, and leaves a file, from which an interrupted
+back-test resumes. Candidates are independent and can be trained in parallel. Where labels come late, policies learn a
+window's losses that many windows later (`lag`), as `monitor` would. Losses are 1 - metric where higher is better; unbounded
+errors are divided by five times their history's median, so that costs are comparable between models. A window without
+rows, quarantined, or with labels in doubt is a column of NaN.
 """
 
 import math

@@ -1,6 +1,6 @@
-"""What a replay leaves behind: one record a window, so that it can go on after an interruption, then the comparison.
+"""Records of a replay: one per window, from which it resumes after an interruption, then the comparison.
 
-Records are JSON files under the workspace's `replay/` folder, written whole or not at all.
+Records are JSON files under the workspace's `replay/` folder, written atomically.
 """
 
 import json

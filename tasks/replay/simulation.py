@@ -1,4 +1,4 @@
-"""Simulate policies on a performance matrix and write what came out: summary.json and a page to look at."""
+"""Simulate policies on a performance matrix; write summary.json and a page."""
 
 import json
 import zipfile

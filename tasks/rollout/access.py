@@ -1,9 +1,8 @@
-"""Who may start this run, by the roles in the model's file; a refusal is a fact in the ledger and an event, then an error.
+"""Check who may start this run, by the roles in the model's file. A refusal is recorded, announced and raised.
 
-The creator is what the server recorded of the run (`tasks.adapters.orchestration.run_identity`);
-`tasks.policy.governance.access` judges. A run that an event started may name models by name only: whoever can emit an
-event must not bring a file of their own. It does only what the ledger says was decided. And a ledger takes facts from the
-file only that it was begun with.
+The creator is what the server recorded of the run (`tasks.adapters.orchestration.run_identity`), and
+`tasks.policy.governance.access` decides. A run started by an event may name models by name only, and does only what the
+ledger holds a decision for. A ledger accepts facts only from the file that it was begun with.
 """
 
 from collections.abc import Sequence

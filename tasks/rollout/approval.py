@@ -1,8 +1,8 @@
-"""A person's yes before a challenger may serve, where the model's risk asks for it.
+"""Ask a person to approve a challenger where the model's risk requires it.
 
-The run suspends with a form that carries the evidence, and runs again from the top once the form is filled in: what was
-asked and until when is read from the ledger, so asking twice is asking once. No answer in time is a no, and a no is
-final for that challenger. No task and no retries: a suspended run must not wait inside a task.
+The run suspends with a form that carries the evidence, and runs again from the top once the form is filled in. The question
+and its deadline are read from the ledger, so asking twice is asking once. No answer in time is a no, and a no is final for
+that challenger. This is no task, because a suspended run must not wait inside one.
 """
 
 import shlex

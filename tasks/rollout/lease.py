@@ -1,7 +1,7 @@
-"""One run at a time may change a model, whatever started it; a process that fell silent is fenced out.
+"""Allow one run at a time to change a model, whatever started it, and fence out a process that stopped responding.
 
-Prefect's concurrency limits bound what its workers run; they know nothing of a command line, of another server on the
-same registry, nor of a process that wakes up after it was given up. The lease does: see `tasks.adapters.storage.lease`.
+Prefect's concurrency limits cover the runs of its workers. They do not cover a command line, another server on the same
+registry, or a process that resumes after it was given up. The lease does: see `tasks.adapters.storage.lease`.
 """
 
 import inspect

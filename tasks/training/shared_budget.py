@@ -1,8 +1,8 @@
-"""May this retrain draw on the budget that several models share? Asked for, and promised, one process at a time.
+"""Decide whether a retrain may draw on the budget that several models share, one process at a time.
 
-The models' ledgers say what was spent and promised. Whoever asks holds the fleet's lease while it reads them and writes
-its promise into its own model's, so that two processes cannot spend the same money; `tasks.policy.economics.budget` judges.
-Another model's ledger that does not verify stops nobody: what that model may have spent is held back.
+The models' ledgers say what was spent and promised. A retrain holds the fleet's lease while it reads them and records its
+own promise, so two processes cannot spend the same money; `tasks.policy.economics.budget` decides. A ledger that does not
+verify blocks no other model: what its model may have spent is held back.
 """
 
 from datetime import datetime

@@ -1,8 +1,8 @@
-"""The hosts of a place hold so many trainings in memory at once: each retrain takes one slot, whatever started it.
+"""Limit how many trainings a place holds in memory at once: each retrain takes one slot, whatever started it.
 
-Prefect's global concurrency limit `perennial-training-PLACE` counts them; `training-slots` in prefect.yaml says how many
-there are, and `python -m deployments apply` makes it. A deployment's own limit keeps its runs back before they cost a
-process, but counts no run that was started by hand. Where the server has no such limit, as on a laptop, nothing waits.
+Prefect's global concurrency limit `perennial-training-PLACE` counts them; `training-slots` in prefect.yaml sets the number
+and `python -m deployments apply` creates the limit. A deployment's own limit holds its runs back before they cost a process,
+but does not count runs started from a command line. On a server without this limit, such as a laptop's, nothing waits.
 """
 
 import inspect

@@ -1,7 +1,7 @@
-"""Trains a challenger on a snapshot of labelled rows and registers it, once per decision.
+"""Train a challenger on a snapshot of labelled rows and register it, once per decision.
 
-Rows that cannot teach anything honest are refused with a reason. What the model was trained on is frozen beside it:
-the reference profile that monitoring compares with, and the manifest that says how to make it again.
+Training is refused, with a reason, where the rows cannot support a sound model. The reference profile that monitoring
+compares with, and the manifest to reproduce the training, are frozen with the version.
 """
 
 import resource
@@ -47,7 +47,8 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
     start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
     return (
         f"; {len(missed)} of {len(due)} windows in it were never read in, as they were neither scored nor judged; "
-        f"the backfill form reads them, or: python -m flows.backfill --model {config.name} --start {start} --end {until} --no-dry-run"
+        f"the backfill form reads them, or: python -m flows.backfill --model {config.name} --start {start} "
+        f"--end {until} --no-dry-run"
     )
 
 
