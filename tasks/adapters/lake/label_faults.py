@@ -1,7 +1,7 @@
-"""What stood where labels were expected and could not be used, by window: counts, kept in the lake beside the labels.
+"""Labels that could not be used, counted by window and stored in the lake beside the labels.
 
-Values never are, as they may identify a person. A search that sees a whole window says what holds of it from then on;
-one that sees a part of it can only add.
+Values are never stored, because they may identify a person. A search that sees a complete window replaces its counts; one
+that sees a part only adds to them.
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
-"""Which row is which: the one place that says how rows, labels and predictions are joined.
+"""How rows, labels and predictions are joined.
 
-A row is known by its id among the rows that landed together: the history, or a window. There each id occurs once; in
-another window it may come again, as another row, and that window's labels and predictions are its own. An id of several
-columns is joined to one text that no other values give. An id that is missing joins nothing.
+A row is identified by its id within the rows that landed together: the history, or a window. There each id occurs once. In
+another window the same id is another row with its own labels and predictions. An id of several columns becomes one
+unambiguous text. A missing id joins nothing.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,8 +1,8 @@
-"""A model's stored history: rows, late labels and predictions, each an append-only Delta table, readable as it was.
+"""A model's stored history: rows, late labels and predictions, each an append-only Delta table with time travel.
 
-Landing is idempotent: rows by window, predictions by window and model version, labels by id and value. What landed
-first stays in force, also when two processes land at once. A snapshot names table, version, window and content hash;
-reading it gives the same rows bit for bit, whatever landed since, or a LakeError. Rows are ordered by time, then id.
+Landing is idempotent: rows by window, predictions by window and model version, labels by id and value. The first landing
+stays in force, also when two processes land at once. A snapshot names table, version, window and content hash; reading it
+gives the same rows bit for bit, or a LakeError. Rows are ordered by time, then id.
 """
 
 import logging

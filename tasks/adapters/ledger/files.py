@@ -1,4 +1,4 @@
-"""A ledger's files: an entry each under its number, the head beside them, and whether an entry is what it must be."""
+"""The files of a ledger: one numbered file per entry, the head beside them, and the check of one entry."""
 
 import json
 import re

@@ -1,7 +1,7 @@
-"""What people read in the Prefect dashboard about what was done: a markdown page each. A judgement has a file of its own.
+"""Markdown artifacts in the Prefect dashboard, one page for each thing done. A judgement has a module of its own.
 
-The sentences are the decision's own, the same as in the ledger and the log. Of category values only those of slices
-appear here, which no personal column can be (`deployments/config/model.py`).
+The sentences are the decision's own, the same as in the ledger and the log. The only category values shown are those of
+slices, which cannot be personal columns (`deployments/config/model.py`).
 """
 
 from prefect.artifacts import create_markdown_artifact

@@ -1,7 +1,7 @@
-"""The back-test as one HTML page that needs nothing but a browser: what each policy costs, and by how much it is surer.
+"""The back-test as one self-contained HTML page: what each policy costs, with intervals.
 
-Plotly's own bundle is inside, once; names are escaped by Plotly's JSON and by Jinja. Plots: the Pareto front of mean
-loss against retrains, regret over the cost of a retrain, and lift over a timer with as many retrains with its interval.
+Plotly's bundle is embedded once; names are escaped by Plotly's JSON and by Jinja. The plots are the Pareto front of mean
+loss against retrains, regret over the cost of a retrain, and lift over a timer with as many retrains, with its interval.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Draws the fleet: one HTML page that needs nothing but a browser, and the table of the dashboard's artifact.
+"""The fleet page, self-contained HTML, and the table in the dashboard's artifact.
 
-The page has no script at all and its content policy forbids every request. Texts come from files, people and data and
-are escaped (Jinja's autoescape); a link leads to a report beside the page, to http(s) or to a file.
+The page has no script, and its content policy forbids every request. Texts come from files, people and data and are
+escaped by Jinja; a link leads to a report beside the page, to http(s) or to a file.
 """
 
 from collections.abc import Sequence

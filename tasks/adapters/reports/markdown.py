@@ -1,7 +1,7 @@
-"""Parts of a markdown page, and the key under which the dashboard keeps its history.
+"""Parts of a markdown page, and the key of its history in the dashboard.
 
-Names, reasons and category values were written by others: as they stand they could forge a heading, break out of a table
-or show an image from elsewhere above the form that approves a promotion.
+Names, reasons and category values are untrusted. Unescaped they could forge a heading, break out of a table, or show an
+image from elsewhere above the form that approves a promotion.
 """
 
 import re

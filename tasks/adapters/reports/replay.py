@@ -1,8 +1,8 @@
-"""Writes what a replay showed as one HTML page that needs nothing but a browser, and as a table for the terminal.
+"""The replay as one self-contained HTML page, and as a table for the terminal.
 
-Everything is inside the one file: style, data and Plotly's own bundle, once. Its content policy forbids every request,
-so that the page shows the same on a plane and in ten years. Names and reasons come from configuration and from data
-and are escaped on every way into the page (Jinja's autoescape, `tojson` inside scripts, tasks.adapters.reports.replay_charts).
+Style, data and Plotly's bundle are embedded, and the content policy forbids every request, so the page works offline.
+Names and reasons come from configuration and data and are escaped on every way into the page (Jinja's autoescape,
+`tojson` inside scripts, tasks.adapters.reports.replay_charts).
 """
 
 from collections.abc import Mapping, Sequence

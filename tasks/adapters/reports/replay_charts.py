@@ -1,9 +1,9 @@
-"""A replay's series as Plotly traces, all on one time axis: the drawing vocabulary of the replay page.
+"""A replay's series as Plotly traces on one time axis: the drawing vocabulary of the replay page.
 
-Charts are Plotly's own JSON (https://plotly.com/javascript/reference/) as plain data, so that the page needs no kernel
-and no network. A colour is the name of a style of the page's style sheet ("loop", "never", …), which the page replaces
-by the colour of the reader's light or dark theme (palette: Okabe and Ito 2008). Shapes, dashes and hatches always
-differ too, so that nothing is told by colour alone. Text is escaped here, because Plotly reads tags in its labels.
+Charts are Plotly's own JSON (https://plotly.com/javascript/reference/) as plain data, so the page needs no kernel and no
+network. A colour is the name of a style in the page's style sheet ("loop", "never", …), which the page replaces by the
+colour of the reader's light or dark theme (palette: Okabe and Ito 2008). Shapes, dashes and hatches differ too, so no
+information is in colour alone. Text is escaped here, because Plotly reads tags in its labels.
 """
 
 import textwrap

@@ -1,7 +1,7 @@
-"""Which charts tell a replay, from the outcome to its causes and its cost.
+"""The charts of a replay, from the outcome to its causes and its cost.
 
-Per panel: a title that names the quantity, one line on how to read it, the keys of its colours and strokes, and a
-sentence that says what the chart shows, for those who cannot see it.
+Each panel has a title that names the quantity, one line on how to read it, a legend, and a sentence that says what the
+chart shows, for readers who cannot see it.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Files and folders that are there whole or not at all, also when several processes write the same one at once.
+"""Atomic writes: write to a temporary file or folder beside the target, then rename.
 
-Each writes under a name of its own beside the target, which then takes the target's place in one step.
+Readers see the old or the new content, never a part, also when several processes write the same file.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""Where the ledger and its leases lie: a local folder, S3 or GCS, all with create-if-absent."""
+"""The store of the ledger and its leases: a local folder, S3 or GCS, all with create-if-absent."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,6 +1,6 @@
-"""What others say, quoted without passwords: libraries name the whole address that they could not reach.
+"""Quote errors of libraries without passwords: libraries name the whole address that they could not reach.
 
-Whoever quotes one raises `from None` too: Prefect logs the chain of causes and keeps it, as they were before the quote.
+Raise `from None` after quoting, because Prefect logs and stores the chain of causes unredacted.
 """
 
 import re

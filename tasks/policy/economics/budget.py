@@ -1,10 +1,9 @@
-"""What retrains have cost by the ledger, and who may spend next where models share a monthly budget.
+"""What retrains have cost by the ledger, and which may spend next where models share a monthly budget.
 
-Spent is what each challenger used. Promised is what was granted to a retrain that has not made its challenger yet; it is
-held for 30 days, so that a hard limit holds whatever becomes of that run. Where the rest does not cover all that ask,
-the affordable requests that bring most together go first (`economics.share_budget`): of those that cost the same, the one
-of the larger net benefit. A model whose ledger does not verify may have spent all that it is allowed to, so that is held
-back: the limit holds and the others go on with the rest.
+Spent is what each challenger used. Promised is what was granted to a retrain that has no challenger yet; it is reserved for
+30 days, so a hard limit holds whatever happens to that run. Where the balance does not cover all requests, the affordable
+ones with the largest total benefit go first (`economics.share_budget`). A model whose ledger does not verify may have spent
+its full allowance, so that amount is held back.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
-"""Who may trigger, approve and override, by the roles in a model's file.
+"""Decide who may trigger, approve and override, by the roles in a model's file.
 
-A name that the server recorded counts; a name that somebody typed is a claim, and never beats a recorded one. A
-self-hosted Prefect records automations and schedules, not people: there the claim is all there is, so its log-in guards
-the door and the ledger keeps who said to be whom. Four eyes: nobody approves what was asked for in the same name.
+A name that the server recorded counts; a typed name is a claim and never overrides a recorded one. A self-hosted Prefect
+records automations and schedules, not people. There the log-in protects the server, and the ledger stores the claimed name.
+Four eyes: nobody approves what was requested in the same name.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
-"""One name, one file: which file a model's ledger was begun with, and what that file said of risk and access.
+"""Bind a model's ledger to the file that it was begun with, and to what that file said of risk and access.
 
-A second file with the same name and a lower risk could otherwise promote what the first one wants approved. So a change
-of path, risk, access or of how promotions are approved counts once somebody with the right to answers for it.
+Otherwise a second file with the same name and a lower risk could promote what the first requires approval for. A change of
+path, risk, access or approval counts once somebody with the right to do so takes responsibility for it.
 """
 
 from collections.abc import Iterable

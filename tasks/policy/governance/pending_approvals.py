@@ -1,6 +1,7 @@
-"""Which challenger passed and has no person's answer yet, by the ledger; and whether the time for one has run out.
+"""Challengers that passed and await approval, by the ledger, and whether the time for it has expired.
 
-Silence is a no, which the next run of `promote` records. One that was cancelled leaves that undone, so a person is told.
+No answer is a no, which the next run of `promote` records. A cancelled run leaves that open, so it is shown as action
+required.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Whether the ledger holds the decision that a run says it carries out: an event is a request, never a proof.
+"""Check that the ledger holds the decision that a run claims to carry out: an event is a request, never a proof.
 
-Whoever can reach the server can emit an event. So a run that an event started does only what the ledger says was
-decided, as of the time of that decision. A run that a person starts needs no decision, but on live data it may not take
-effect before the last change of champion, which it would otherwise rewrite.
+Anyone who can reach the server can emit an event. So a run started by an event does only what the ledger says was decided,
+as of the time of that decision. A run started by a person needs no decision, but on live data it may not take effect before
+the last change of champion, which it would rewrite.
 """
 
 from collections.abc import Iterable

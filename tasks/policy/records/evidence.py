@@ -1,8 +1,8 @@
-"""The records that travel between stages: what was seen, what was concluded, what was done.
+"""Records that travel between stages: evidence, decision and what was done.
 
-Small and frozen, so that a stage can hand one to another process, an event or the ledger and get the same thing
-back: `to_json` and `from_json` round-trip every record here. Frames and clients never travel. What was measured of a
-window stands in `reports.py`, how records are written in `records.py`.
+Small and frozen, so a stage can pass one to another process, an event or the ledger: `to_json` and `from_json` round-trip
+every record here. Frames and clients never travel. Measurements of a window are in `reports.py`, the JSON of records in
+`base.py`.
 """
 
 from collections.abc import Iterable, Sequence

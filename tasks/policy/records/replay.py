@@ -1,4 +1,4 @@
-"""What a replay saw, window by window, and the comparison it ends with: the loop, never retrained, always retrained."""
+"""The record of a replay, window by window, and its comparison: the loop, never retrained, always retrained."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
