@@ -105,18 +105,18 @@ def _live_through(
 ) -> ReplayWindow:
     """One window from its first row to the end of what it led to.
 
-    The rivals, who touch nothing that the loop reads, are trained `beside` it.
+    Baselines touch nothing that the loop reads, so they are trained `beside` it.
     """
     steps.seconds.clear()
-    rivals: Future[Path] | None = None
+    baselines: Future[Path] | None = None
     if steps.run("score", until=config.read_at(window)):  # else it has no rows, as on a holiday
-        rivals = beside.submit(score_baselines, config, window, first, folder)
+        baselines = beside.submit(score_baselines, config, window, first, folder)
     judgement = steps.run("monitor", until=config.read_at(window))
     events = _go_back(config, steps, window, judgement.champion)
     acts = judgement.decision.retrain or judgement.decision.go_back_to
     events += _act(config, steps, window, judgement.decision) if acts else ()
-    if rivals:
-        steps.wait("rivals", rivals)
+    if baselines:
+        steps.wait("baselines", baselines)
     record = summarise(config, judgement, events)
     return replace(record, seconds=tuple(steps.seconds.items()))
 

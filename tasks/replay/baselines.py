@@ -71,7 +71,7 @@ def compare_with_baselines(
     )
 
 
-def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, rivals: Path) -> Comparison:
+def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> Comparison:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
@@ -86,7 +86,7 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     truth = labelled.rename_columns(["id", "label"]).to_pandas()
     logged = lake.read_predictions(config, window).to_pandas()
     served = logged[logged["model_version"] == version]
-    scored = pd.read_parquet(rivals)
+    scored = pd.read_parquet(baselines)
     frame = truth.merge(served, on="id").merge(scored, on="id")
     if frame.empty:
         return Comparison(len(served), 0)

@@ -11,7 +11,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
-from tasks.policy.backtest.baselines import RIVALS
+from tasks.policy.backtest.baselines import BASELINES
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
 from tasks.policy.backtest.simulation import MatrixError, PerformanceMatrix, PolicyFactory, read_matrix
 from tasks.policy.backtest.study import Backtest, gain_interval, lifts, run_backtest, summary
@@ -36,16 +36,16 @@ def load_matrix(path: Path) -> PerformanceMatrix:
 
 
 def all_policies() -> dict[str, PolicyFactory]:
-    """`perennial` and every rival that is installed."""
+    """`perennial` and every baseline that is installed."""
     from tasks.adapters.evaluation.detectors import DETECTORS
     from tests.benchmarks.retrainopt_policies import retrainopt_policies
 
-    return {"perennial": PerennialPolicy, **RIVALS, **DETECTORS, **retrainopt_policies()}
+    return {"perennial": PerennialPolicy, **BASELINES, **DETECTORS, **retrainopt_policies()}
 
 
 def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:
     """The named policies, all when none is named. Raises UnknownPolicy with the names there are."""
-    known = {"perennial": PerennialPolicy, **RIVALS}
+    known = {"perennial": PerennialPolicy, **BASELINES}
     known = known if names and set(names) <= set(known) else all_policies()
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -44,8 +44,8 @@ def claim_shared_budget(
         balance = budget.budget_balance(fleet.shared_budget, budgets, entries, as_of)
         own_entries = ledger.entries(config.name)
         own = budget.request_of(config.name, decision_id, own_entries, config.budget, next_cost_usd)
-        rivals = {name: found for name, found in entries.items() if found is not None and name != config.name}
-        asked = [budget.open_request(name, found, budgets[name], as_of) for name, found in rivals.items()]
+        others = {name: found for name, found in entries.items() if found is not None and name != config.name}
+        asked = [budget.open_request(name, found, budgets[name], as_of) for name, found in others.items()]
         refusal = budget.decide_share(own, [request for request in asked if request], balance)
         if refusal is None and not dry_run:
             left = balance.left_usd - own.cost_usd

@@ -22,13 +22,14 @@ from tasks.adapters.storage.atomic_files import write_whole
 from tasks.adapters.storage.workspace import WorkspaceError, make_folder
 from tasks.policy.records.replay import Replay
 from tasks.policy.reporting import replay_story as story
+from tasks.policy.reporting.decision import as_sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
 LINK_SCHEMES = ("", "http", "https", "file")
 
 
 def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] | None = None) -> Path:
-    """Write the page to `path`, whole or not at all, and return it. `links` are words and addresses for its head.
+    """Write the page atomically to `path` and return it. `links` are words and addresses for its head.
 
     Raises ValueError for a link that is no address of a page, WorkspaceError where the file cannot be written.
     """
@@ -56,7 +57,7 @@ def summary_table(replays: Sequence[Replay]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for replay in replays:
         means, gain = story.comparison(replay), story.gain_over_never(replay)
-        values = [story.shown(means.get(rival), replay) for rival in ("loop", "never", "every")]
+        values = [story.shown(means.get(baseline), replay) for baseline in ("loop", "never", "every")]
         if gain is not None and gain > 0:
             values[0] = f"[bold green]{values[0]}[/]"
         counts = [replay.count("retrained"), replay.count("promoted"), story.refusals(replay)]
@@ -71,7 +72,9 @@ def _page(replays: Sequence[Replay], links: Mapping[str, str]) -> str:
     figures = {f"{panel.name}-{i}": panel.figure for i, group in enumerate(drawn) for panel in group}
     template = _environment().get_template("replay.html.j2")
     bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, nothing put in
-    return template.render(story=story, replays=replays, panels=drawn, figures=figures, links=links, plotly=bundle)
+    return template.render(
+        story=story, as_sentence=as_sentence, replays=replays, panels=drawn, figures=figures, links=links, plotly=bundle
+    )
 
 
 @cache

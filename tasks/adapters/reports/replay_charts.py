@@ -75,7 +75,7 @@ def trace(windows: Sequence[ReplayWindow], y: Iterable[Any], hover: Iterable[str
     }
 
 
-def rival(windows: Sequence[ReplayWindow], y: Sequence[Any], colour: str, dash: str, shape: str = "linear") -> Chart:
+def baseline(windows: Sequence[ReplayWindow], y: Sequence[Any], colour: str, dash: str, shape: str = "linear") -> Chart:
     """The line of a way not taken; the loop's own points tell its values on hover."""
     line = {"color": colour, "width": 1.8, "dash": dash, "shape": shape}
     mode = "lines" if len(windows) > FEW_WINDOWS else "lines+markers"

@@ -19,7 +19,7 @@ class ReplayEvent:
 
 @dataclass(frozen=True, slots=True)
 class ReplayWindow:
-    """One served window. `metric` is the loop's realised value; `never` and `every` the rivals' on the same rows."""
+    """One served window. `metric` is the loop's realised value; `never` and `every` the baselines' on the same rows."""
 
     window: Window
     rows: int
