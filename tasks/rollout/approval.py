@@ -179,13 +179,13 @@ def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
 
 def _question(request: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
     """The notification's own words."""
-    asked = f"version {request.version} waits for a yes until {request.expires_at:%Y-%m-%d %H:%M} UTC, in run {request.run_id}"
+    asked = f"version {request.version} waits for approval until {request.expires_at:%Y-%m-%d %H:%M} UTC, in run {request.run_id}"
     return (asked, *validation.reasons)
 
 
 def _answer(request: ApprovalRequest, verdict: Literal["approved", "rejected"], by: str, comment: str) -> Approval:
     nobody = "a person without a name" if request.anonymous else "automation"
-    asked = f"asked for by {', '.join(request.requesters) or nobody}"
+    asked = f"requested by {', '.join(request.requesters) or nobody}"
     return Approval(request.version, verdict, by, comment, (f"{by} {verdict} version {request.version}, {asked}",))
 
 

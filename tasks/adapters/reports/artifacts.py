@@ -63,7 +63,7 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
     verdict = {"pass": "passed", "warn": "passed with a warning", "fail": "refused"}[report.verdict]
     parts = [
         f"# {config.name}: challenger {report.challenger} {verdict}",
-        f"Asked for because: {plain(reason)}",
+        f"Requested because: {plain(reason)}",
         bullets(report.reasons),
         _differences(report.differences),
         f"Champion: version {report.champion or 'none yet'}; compared on {report.rows:,} rows. "
@@ -100,7 +100,7 @@ def approval_evidence(
         _differences(report.differences),
         f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
         f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
-        f"Asked for by {plain(', '.join(request.requesters)) or 'automation'}; may be answered by {plain(who)}, until "
+        f"Requested by {plain(', '.join(request.requesters)) or 'automation'}; to be answered by {plain(who)}, until "
         f"{request.expires_at:%Y-%m-%d %H:%M} UTC. No answer is a no.",
     ]
     return "\n\n".join(part for part in parts if part)

@@ -133,12 +133,12 @@ def why_not_approve(
     if is_unnamed(approver):
         return f"{approver or 'nobody'} is no person's name, expected who approves"
     if look_alike(approver, set(requesters) - UNNAMED):
-        return f"{approver} asked for this, expected another person to approve it"
+        return f"{approver} requested this, expected another person to approve it"
     if policy.approve and plain(approver) not in {plain(name) for name in policy.approve}:
         return f"{approver} may not approve; access.approve has {', '.join(policy.approve)}"
     if anonymous and risk == "high":
         return (
-            "risk is high and a person who gave no name started this, so nobody can tell whether another one approves; "
+            "risk is high and a person who gave no name started this, so it is unknown whether another person approves; "
             "train again with requested_by"
         )
     return None
