@@ -72,7 +72,7 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
 
 
 class _Steps:
-    """Runs the flows of one model and keeps the wall time of each."""
+    """Run the flows of one model and record the wall time of each."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -153,7 +153,7 @@ def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision)
 
 
 def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], comparisons: Sequence[Comparison]) -> Replay:
-    """The records, completed by what labels said by the end."""
+    """Complete the records with the labels known by the end."""
     last = records[-1].window.end
     completed = tuple(
         replace(

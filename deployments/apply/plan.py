@@ -26,7 +26,7 @@ LONGEST_SHOWN = 60
 
 @dataclass(frozen=True)
 class Definition:
-    """One thing that is or shall be deployed. `identity` is its id on the server, where it has one."""
+    """One definition, deployed or to be deployed. `identity` is its id on the server, where it has one."""
 
     kind: Kind
     name: str
@@ -52,7 +52,7 @@ class Change:
 
 
 def plan(wanted: Iterable[Definition], found: Iterable[Definition]) -> tuple[Change, ...]:
-    """What has to be done so that `found` becomes `wanted`; empty when it already is."""
+    """The changes that turn `found` into `wanted`; empty when they are equal."""
     after = {definition.key: definition for definition in wanted}
     before = {definition.key: definition for definition in found}
     changes = []
@@ -67,7 +67,7 @@ def plan(wanted: Iterable[Definition], found: Iterable[Definition]) -> tuple[Cha
 
 
 def summary(wanted: Sequence[Definition], changes: Sequence[Change]) -> str:
-    """One line: how much is to be done, or what stands as it should."""
+    """One line: how many changes there are, or that everything is up to date."""
     if changes:
         verbs = Counter(change.verb for change in changes)
         return ", ".join(f"{verbs[verb]} {verb}" for verb in ("created", "changed", "removed"))

@@ -54,7 +54,7 @@ def read_pool(name: str, folder: Path = POOLS) -> Pool:
 
 
 def located_pool(name: str, environment: Mapping[str, str] = os.environ) -> Pool:
-    """The pool of that name, whose containers are told where the workspace is. Raises PoolError.
+    """The pool of that name, with the workspace's addresses for its containers. Raises PoolError.
 
     A container has none of its host's settings, and a folder in it is gone with it: what the environment gives as an
     address goes into the template. One that holds a password stays out, as everyone can read a template.

@@ -22,7 +22,7 @@ EXAMPLES = {
 
 
 def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise DeploymentError where containers would keep a part of the workspace to themselves."""
+    """Raise DeploymentError where a part of the workspace would be lost with its container."""
     lost = [
         f"{deployment}: {_sentence(parts)}"
         for deployment, told in _told_to_containers(definitions, environment).items()
@@ -37,7 +37,7 @@ def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = 
 
 
 def withheld(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A sentence for each address that a deployment's containers are not told, as there is a password in it."""
+    """A sentence for each address that is withheld from a deployment's containers because it holds a password."""
     return [
         f"{deployment}: {part} holds a password, and everyone can read a pool's template: give it to the containers from "
         "your platform's store, or their runs lose their work"

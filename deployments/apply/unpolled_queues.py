@@ -12,16 +12,16 @@ DEFAULT_QUEUE = "default"
 
 
 class Polls(Protocol):
-    """What a server knows of those who poll."""
+    """What a server knows of its workers' polls."""
 
     def last_polled(self, pool: str, queue: str) -> datetime | None:
-        """When a worker that is still online asked last for runs of this queue."""
+        """When an online worker last polled this queue."""
 
 
 def unattended(
     state: Polls, definitions: Definitions, followed: Collection[str] = (), now: datetime | None = None
 ) -> list[str]:
-    """A sentence for each queue that deployments use and nobody polls; a worker of a `followed` pool starts right after."""
+    """A sentence for each queue that deployments use and no worker polls, except in `followed` pools, whose worker starts next."""
     used: dict[tuple[str, str], list[str]] = {}
     for item in definitions.deployments:
         pool = item["work_pool"]

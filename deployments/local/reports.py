@@ -54,7 +54,7 @@ class ReportPages(SimpleHTTPRequestHandler):
             super().do_HEAD()
 
     def do_POST(self) -> None:
-        """The one thing that can be sent here: a notice that rows have landed."""
+        """Accept the only request there is: a notice that rows have landed."""
         if not self._is_welcome():
             return
         try:
@@ -77,7 +77,7 @@ class ReportPages(SimpleHTTPRequestHandler):
         self.wfile.write(text.encode())
 
     def _is_welcome(self) -> bool:
-        """Whether the request may be answered; where not, it has been told why."""
+        """Whether the request may be answered; if not, the reason has been sent."""
         if not self._can_be_read():
             self.send_error(HTTPStatus.BAD_REQUEST, "host or address cannot be read")
         elif not self._is_local():

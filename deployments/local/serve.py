@@ -38,7 +38,7 @@ APPLIED, REFUSED = 0, 2
 
 
 class ServiceEnded(Exception):
-    """A service ended although nobody asked it to."""
+    """A service ended unexpectedly."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(service.name)
@@ -193,7 +193,7 @@ def _start(
 
 
 def _watch(services: Sequence[Service], stream: Stream, stop: Event) -> None:
-    """Return when a stop is asked for; say when a service no longer answers, and when it does again."""
+    """Return when a stop is requested; report when a service stops answering and when it answers again."""
     healthy = dict.fromkeys((service.name for service in services), True)
     checked = monotonic()
     while not stop.wait(POLL_S):
@@ -223,7 +223,7 @@ def _explain(service: Service, stream: Stream) -> None:
 
 
 def _say_refused(services: Sequence[Service], stream: Stream) -> None:
-    """Last of what is said at the start, so that nobody takes an old state for the files'."""
+    """Print this last, so that an old state is not mistaken for that of the files."""
     for service in services:
         if service.name == "apply" and service.exit_status == REFUSED:
             text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is fixed and"

@@ -93,7 +93,7 @@ def pass_on(notice: DataLanded) -> None:
 
 
 def _token(client: httpx.Client) -> dict[str, str]:
-    """What Prefect asks for against forged requests; empty where the server has that switched off."""
+    """Prefect's headers against forged requests; empty where the server does not require them."""
     name = str(uuid4())
     asked = client.get("/csrf-token", params={"client": name})
     return {"Prefect-Csrf-Token": asked.json()["token"], "Prefect-Csrf-Client": name} if asked.is_success else {}

@@ -79,7 +79,7 @@ def decide(
 
 
 def _on_labels(evidence: WindowEvidence, revised: Sequence[PerformanceReport]) -> list[str]:
-    """What is amiss with the labels of this window, and what has come to light of those of earlier ones."""
+    """Problems with the labels of this window, and problems found since in those of earlier windows."""
     own = (evidence.performance,) if evidence.performance else ()
     found = label_reports((*(report for report in revised if not report.has_sound_labels), *own))
     return [f"{report.window.name}: {reason}" for report in found for reason in report.reasons]
@@ -87,7 +87,7 @@ def _on_labels(evidence: WindowEvidence, revised: Sequence[PerformanceReport]) -
 
 @task(cache_policy=NO_CACHE)
 def check_budget(config: ModelConfig, spent_usd: float, next_cost_usd: float | None = None) -> str | None:
-    """Why the month's budget refuses a retrain, whoever asks for it; None where it does not."""
+    """Why the month's budget refuses a retrain; None where it does not."""
     refusal = over_budget(config.budget, spent_usd, next_cost_usd)
     if refusal:
         get_run_logger().warning("budget: %s", refusal)

@@ -43,7 +43,7 @@ def record_fact(
     actor: str = "perennial",
     once: bool = True,
 ) -> LedgerEntry:
-    """Append a fact to the model's ledger and return its entry; with `once`, the same decision's fact is told once."""
+    """Append a fact to the model's ledger and return its entry; with `once`, a decision has one such fact."""
     from tasks.adapters.ledger import chain as ledger
 
     entry = ledger.append(model, kind, body, at, decision_id, actor, once)
@@ -60,7 +60,7 @@ def champion_at(model: str, moment: datetime) -> tuple[LedgerEntry, Promotion] |
 
 
 def describe_entry(entry: LedgerEntry) -> str:
-    """One line of a fact, with its first reason where it has one; what somebody typed breaks no line of a terminal."""
+    """Format an entry as one printable line, with its first reason where it has one."""
     reason = _first_reason(entry)
     decision = f" decision {entry.decision_id}" if entry.decision_id else ""
     reason = f": {reason}" if reason else ""

@@ -57,7 +57,7 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
     """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end.
 
     One whose ledger does not verify, or whose entry in the registry is broken, is shown with what is wrong. The shared
-    budget is not told while a file that it depends on is broken.
+    budget is left out while a file that it depends on is broken.
     """
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.registry import versions as registry
@@ -136,7 +136,7 @@ def _has_champion(model: str) -> bool:
 
 
 def fleet_html(fleet: Fleet) -> str:
-    """The page, one file that asks for nothing."""
+    """Render the self-contained fleet page."""
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.reports import fleet as fleet_page
 

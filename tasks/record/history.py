@@ -77,7 +77,7 @@ def recall_latency(config: ModelConfig, window: Window) -> Latency | None:
 
 
 def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) -> History:
-    """Everything the policy may look back on when it judges `window`."""
+    """Read all history that the policy may use when it judges `window`."""
     from tasks.adapters.ledger import chain as ledger
 
     entries = ledger.entries(config.name)

@@ -89,7 +89,7 @@ def preview_promotion(
     override: Override | None,
     now: datetime,
 ) -> Preview:
-    """What the gates say of a validated challenger, whether it answers, and who would be asked."""
+    """The gates' verdict on a validated challenger, whether it answers, and who would have to approve."""
     from tasks.adapters.evaluation import alias_transaction, challenger as trial
     from tasks.adapters.registry import versions as registry
 

@@ -81,7 +81,7 @@ def publish_judgement(
 
 
 def _publish_labels(config: ModelConfig, judgement: Judgement, history: History | None) -> None:
-    """Record windows whose labels cannot be trusted, and those that are sound again; tell people of the former."""
+    """Record windows whose labels cannot be trusted or are sound again; announce the former."""
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.orchestration import events as announcements
 
@@ -98,9 +98,9 @@ def _publish_labels(config: ModelConfig, judgement: Judgement, history: History 
 
 
 def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
-    """Hand over, where that was decided; again by a run that finds the window judged, as the first may have died before.
+    """Request the retrain or return that was decided; again where the window was judged before, as that run may have died.
 
-    Only while nothing has come of the decision, and never what a back-fill decided.
+    Only while the decision has had no effect, and never for a back-fill.
     """
     from tasks.adapters.orchestration import events as announcements
 
@@ -119,7 +119,7 @@ def _has_fact(config: ModelConfig, decision_id: str, kinds: Collection[str]) -> 
 
 
 def _request(placement: Placement | None) -> str:
-    """The event that asks for a retrain; each place but the dedicated hosts has one of its own, which its trigger expects."""
+    """The event that requests a retrain; each place except the dedicated hosts has its own, which its trigger expects."""
     elsewhere = placement and placement.place != DEDICATED
     return f"retraining.requested.{placement.place}" if placement and elsewhere else "retraining.requested"
 
@@ -204,7 +204,7 @@ def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime
 
 @task(**RETRIES)
 def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Approval, as_of: datetime) -> Approval:
-    """Record that a validated challenger will not serve, and tell; one that still waits is only shown."""
+    """Record and announce that a validated challenger will not serve; one that still waits is only shown."""
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.orchestration import events as announcements
     from tasks.adapters.registry import versions as registry
@@ -221,7 +221,7 @@ def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Appr
 
 @task(**RETRIES)
 def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
-    """Record that the budget refused, and tell."""
+    """Record and announce that the budget refused."""
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.orchestration import events as announcements
 

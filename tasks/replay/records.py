@@ -76,7 +76,7 @@ def first_champion(config: ModelConfig) -> ModelVersion | None:
 
 
 def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEvent, ...]) -> ReplayWindow:
-    """A window as it looked when it was judged; `finish_replay` adds what labels said later."""
+    """A window as it looked when it was judged; `finish_replay` adds labels that came later."""
     decision, evidence = judgement.decision, judgement.evidence
     drift, performance = evidence.drift, evidence.performance
     worst = max(drift.features, key=lambda feature: feature.effect_size / feature.threshold) if drift else None

@@ -111,7 +111,7 @@ def policy_yaml(outcome: Backtest, window_days: float) -> str:
 def write_outcome(
     matrix: PerformanceMatrix, outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = ""
 ) -> Path:
-    """summary.json and backtest.html under `out`, each whole or not at all; returns the page's path."""
+    """Write summary.json and backtest.html atomically under `out`; return the page's path."""
     from tasks.adapters.reports.backtest import write_page
     from tasks.adapters.storage.atomic_files import write_whole
 

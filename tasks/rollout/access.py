@@ -68,7 +68,7 @@ def check_request(
     as_of: datetime,
     version: str | None = None,
 ) -> Request | None:
-    """The decision that this run carries out, as the ledger holds it; None where a person asks for it by hand.
+    """The decision in the ledger that this run carries out; None for a manual run.
 
     Raises AccessRefused where an event asks for what was not decided, or a person for a live model's past.
     """
@@ -102,7 +102,7 @@ def _check_moment(
 
 
 def check_window(config: ModelConfig, window: Window) -> None:
-    """Raises AccessRefused where an event asks about a live model's window that is older than one judged already."""
+    """Raise AccessRefused for an event about a live model's window that is older than one judged already."""
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.orchestration import run_identity
 
@@ -118,7 +118,7 @@ def check_window(config: ModelConfig, window: Window) -> None:
 
 
 def actor(principal: Principal, requested_by: str) -> str:
-    """Who stands in the ledger: a recorded person's own name, and `automation` only where the server recorded one."""
+    """The actor to record: a recorded person's own name, and `automation` only where the server recorded one."""
     if principal.recorded and principal.kind == "person":
         return principal.name
     return requested_by if principal.recorded or requested_by not in (AUTOMATION, SCHEDULE) else "unnamed"

@@ -40,7 +40,7 @@ def approval_of(
 ) -> Approval:
     """The answer of a person, or that none is needed; suspends the run where it has to wait. `now` is wall time.
 
-    `model` is how the caller named it, for the command that a person is told.
+    `model` is how the caller named it, for the command that a person can run.
 
     Raises PromotionRefused where a person is needed and this run cannot wait for one.
     """
@@ -80,7 +80,7 @@ def _serves(challenger: ModelVersion) -> bool:
 
 
 def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
-    """Nobody is asked about what could not be promoted anyway. Raises PromotionRefused."""
+    """Ask no one about a challenger that could not be promoted anyway. Raises PromotionRefused."""
     from tasks.adapters.registry import versions as registry
 
     champion = registry.aliases(config.name).get(registry.CHAMPION)
@@ -92,7 +92,7 @@ def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validati
 def _request(
     config: ModelConfig, challenger: ModelVersion, as_of: datetime, now: datetime, requested_by: str | None
 ) -> ApprovalRequest:
-    """What is asked, as the ledger keeps it: the first run's question stands for every later run of the decision."""
+    """The approval request in the ledger; the first run's request holds for every later run of the decision."""
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.orchestration import run_identity
 
@@ -135,7 +135,7 @@ def _asked(
     now: datetime,
     model: str,
 ) -> Approval:
-    """The answer of a form; an answer of somebody who may not give it is told, recorded, and asked for again."""
+    """The answer of a form. An answer without the right to give it is recorded, explained and requested again."""
     from tasks.adapters.ledger import chain as ledger
     from tasks.adapters.orchestration import events as announcements, run_identity
     from tasks.adapters.reports import artifacts

@@ -74,7 +74,7 @@ def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | Non
 
 
 def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
-    """What stands for labels and is read as unknown; empty where nothing does."""
+    """Describe label values that are read as unknown; empty where there are none."""
     from tasks.adapters.lake import tables as lake
     from tasks.adapters.lake.label_faults import sorted_faults
 

@@ -60,7 +60,7 @@ def append(
     actor: str = "perennial",
     once: bool = True,
 ) -> LedgerEntry:
-    """Add a fact, a record or text. With `once`, a decision's fact of one kind is told once: the first is returned.
+    """Append a fact, a record or text. With `once`, a decision has one fact of a kind: the first is returned.
 
     Raises LedgerError where the chain is damaged or the store cannot be written, FencedOut where another run has taken
     the model's lease; then nothing was added. A head that cannot be written after the entry is only a warning.

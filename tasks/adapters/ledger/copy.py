@@ -40,7 +40,7 @@ class _Differs(Exception):
 
 
 def load(model: str) -> list[LedgerEntry]:
-    """The entries that were copied, checked; none where there is no copy or it cannot be believed."""
+    """The copied entries, verified; none where there is no copy or it does not verify."""
     path = _path(model)
     try:
         with path.open("rb") as copied, _no_collection():

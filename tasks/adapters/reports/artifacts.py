@@ -45,7 +45,7 @@ def publish_preview_page(preview: Preview) -> None:
 
 
 def publish_fleet(fleet: Fleet, page: str) -> None:
-    """The state of every model as a table; one artifact for all, so that its history shows how they fared."""
+    """Publish the state of every model as a table; one artifact for all, whose history shows the trend."""
     from tasks.adapters.reports.fleet import markdown
 
     create_markdown_artifact(markdown(fleet, page), key="fleet", description=plain(fleet.headline))

@@ -25,7 +25,7 @@ Lifts = Mapping[str, Mapping[float, Lift | None]]
 
 
 def write_page(backtest: Backtest, lifts: Lifts, path: Path, title: str, recommendation: str, yaml: str = "") -> Path:
-    """Write the page, whole or not at all. Raises OSError where that fails."""
+    """Write the page atomically. Raises OSError."""
     pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     text = pages.get_template("backtest.html.j2").render(
         title=title,

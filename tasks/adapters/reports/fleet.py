@@ -49,7 +49,7 @@ def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
 
 
 def write_page(html: str, path: Path) -> Path:
-    """Write the page whole or not at all. Raises WorkspaceError."""
+    """Write the page atomically. Raises WorkspaceError."""
     make_folder(path.parent)
     try:
         return write_whole(path, html)

@@ -21,7 +21,7 @@ def plain(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """What a person said, as a block of its own; empty where nothing was said."""
+    """A person's comment as a quoted block; empty without one."""
     return f"\n\n> {plain(text)}" if text else ""
 
 

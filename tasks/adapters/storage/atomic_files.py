@@ -41,7 +41,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all; its path. Raises OSError."""
+    """Write a text file atomically and return its path. Raises OSError."""
     with whole_file(path) as own:
         own.write_text(text, encoding="utf-8")
     return path

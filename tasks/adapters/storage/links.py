@@ -15,7 +15,7 @@ MLFLOW_URL = "http://127.0.0.1:5000"
 
 
 def link(uri: str) -> str:
-    """A report's address: at PERENNIAL_REPORTS_URL where it lies among the reports, elsewhere as it stands."""
+    """A report's address: at PERENNIAL_REPORTS_URL if it is among the reports, else unchanged."""
     if "://" in uri:
         return uri
     path, reports = Path(uri).resolve(), workspace().reports.resolve()

@@ -121,7 +121,7 @@ def budget_balance(
 
 
 def open_request(model: str, entries: Sequence[LedgerEntry], budget: Budget, as_of: datetime) -> Request | None:
-    """What a model's latest judgement asks for, where nothing came of it yet; None where it asks for nothing."""
+    """The open request of a model's latest judgement; None without one."""
     known = [entry for entry in entries if as_of - MONTH < entry.at <= as_of]
     judged = [entry for entry in known if entry.kind == "window.judged" and not _judgement(entry.body).backfilled]
     if not judged or not _judgement(judged[-1].body).decision.retrain:

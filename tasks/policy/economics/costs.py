@@ -200,7 +200,7 @@ def score_gains(gains: Sequence[tuple[Gain, float]], metric: str) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A model that asks for a retrain out of a budget shared with others."""
+    """A model's request for a retrain from the shared budget."""
 
     model: str
     cost_usd: float

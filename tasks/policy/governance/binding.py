@@ -33,7 +33,7 @@ def bound_to(entries: Iterable[LedgerEntry]) -> FileBinding | None:
 
 
 def why_not_bound(bound: FileBinding | None, found: FileBinding | None) -> str | None:
-    """Why a file may not speak for this model; None where it is the one that the ledger was begun with."""
+    """Why a file may not be used for this model; None where it is the one that the ledger was begun with."""
     if bound is None or found is None or (bound.file, bound.digest) == (found.file, found.digest):
         return None
     if bound.file != found.file:

@@ -220,7 +220,7 @@ def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, 
 
 
 def doubts(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) -> list[str]:
-    """What a person should look at though no gate was missed."""
+    """What a person should look at although every gate passed."""
     return [
         f"{_where(item)} may lose {-item.gain:.4g} ({_interval(item)}) on {item.rows} rows; not significant"
         for item in differences
