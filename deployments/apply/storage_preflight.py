@@ -25,8 +25,8 @@ def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = 
     """Raise DeploymentError where a part of the workspace would be lost with its container."""
     lost = [
         f"{deployment}: {_sentence(parts)}"
-        for deployment, told in _told_to_containers(definitions, environment).items()
-        if (parts := _parts_left(told))
+        for deployment, given in _container_settings(definitions, environment).items()
+        if (parts := _parts_left(given))
     ]
     if lost:
         raise DeploymentError(
@@ -41,31 +41,31 @@ def withheld(definitions: Definitions, environment: Mapping[str, str] = os.envir
     return [
         f"{deployment}: {part} holds a password, and everyone can read a pool's template: give it to the containers from "
         "your platform's store, or their runs lose their work"
-        for deployment, told in _told_to_containers(definitions, environment).items()
+        for deployment, given in _container_settings(definitions, environment).items()
         for part in LOCATIONS
-        if holds_password(environment.get(part, "")) and told[part] == environment[part]
+        if holds_password(environment.get(part, "")) and given[part] == environment[part]
     ]
 
 
-def _told_to_containers(definitions: Definitions, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _container_settings(definitions: Definitions, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Deployment → its containers' settings, with what is withheld for its password; none for processes of a host."""
     guarded = {part: environment[part] for part in LOCATIONS if holds_password(environment.get(part, ""))}
-    told = {}
+    given = {}
     for deployment in definitions.deployments:
         used = deployment["work_pool"]
         pool = located_pool(used["name"], environment)
         if pool.type != "process":
             template = pool.template["variables"]["properties"]["env"].get("default", {})
-            told[deployment["name"]] = guarded | template | used.get("job_variables", {}).get("env", {})
-    return told
+            given[deployment["name"]] = guarded | template | used.get("job_variables", {}).get("env", {})
+    return given
 
 
-def _parts_left(told: Mapping[str, str]) -> list[str]:
-    if told.get(HOME):
+def _parts_left(given: Mapping[str, str]) -> list[str]:
+    if given.get(HOME):
         return []
-    tracking = told.get(TRACKING, "")
+    tracking = given.get(TRACKING, "")
     keeps_files = not tracking or tracking.startswith(("http://", "https://"))  # an MLflow server has them in its care
-    return [part for part in LOCATIONS if not told.get(part) and not (part == ARTIFACTS and keeps_files)]
+    return [part for part in LOCATIONS if not given.get(part) and not (part == ARTIFACTS and keeps_files)]
 
 
 def _sentence(parts: Sequence[str]) -> str:

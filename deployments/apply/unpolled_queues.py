@@ -21,7 +21,7 @@ class Polls(Protocol):
 def unattended(
     state: Polls, definitions: Definitions, followed: Collection[str] = (), now: datetime | None = None
 ) -> list[str]:
-    """A sentence for each queue that deployments use and no worker polls, except in `followed` pools, whose worker starts next."""
+    """A sentence for each used queue that no worker polls; a worker of a `followed` pool is about to start."""
     used: dict[tuple[str, str], list[str]] = {}
     for item in definitions.deployments:
         pool = item["work_pool"]

@@ -102,7 +102,7 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
 
     Prefect's worker would make a pool that is not there, without our template, and ask it for runs for ever.
     """
-    told = False
+    reported = False
     while not stop.is_set():
         try:
             with _client(api_url) as client:
@@ -119,9 +119,9 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
                     f"{api_url}: the server refuses ({error}), expected the one that the worker asks; fix PREFECT_API_URL, "
                     "or PREFECT_API_AUTH_STRING where it asks for a log-in"
                 ) from error
-            if not told:
+            if not reported:
                 stream.line("work", f"{api_url}: no Prefect server answers yet ({error}); waiting for it")
-            told = True
+            reported = True
             stop.wait(AWAY_S)
     return False
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CHAMPION_KINDS = ("champion.promoted", "champion.rolled_back")
 
 
-# two retries: an object store may be out of reach for a moment; a fact of a decision is told once, however often tried
+# two retries: an object store may be out of reach for a moment; a fact of a decision is recorded once, however often tried
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, timeout_seconds=120)
 def record_fact(
     model: str,

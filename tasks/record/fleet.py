@@ -83,8 +83,8 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
         return survey(facts, as_of, _shared_balance(as_of), broken)
     except ModelConfigError as error:
         shared = _broken(FLEET, error)
-        told = shared.sentence in {each.sentence for each in broken}
-        return survey(facts, as_of, None, broken if told else [*broken, shared])
+        known = shared.sentence in {each.sentence for each in broken}
+        return survey(facts, as_of, None, broken if known else [*broken, shared])
 
 
 def _broken(model: str, error: PerennialError, *found: str) -> BrokenModel:

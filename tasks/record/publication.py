@@ -74,7 +74,7 @@ def publish_judgement(
     if quality and quality.verdict == "fail":
         if judgement.evidence.rows:  # else there is nothing to keep out of training, and what comes late must not be
             ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
-        if judged.body == to_json(judgement):  # an empty window is looked at again; people are told once
+        if judged.body == to_json(judgement):  # an empty window is looked at again; people are notified once
             announcements.announce("window.quarantined", config.name, _handover(judgement))
     _publish_labels(config, judgement, history)
     ask_for_retraining(config, judgement)

@@ -71,9 +71,9 @@ def append(
         if known and head is None:
             _witness(model, known)
         if once and decision_id is not None:
-            told = [entry for entry in known if (entry.kind, entry.decision_id) == (kind, decision_id)]
-            if told:
-                return told[0]
+            recorded = [entry for entry in known if (entry.kind, entry.decision_id) == (kind, decision_id)]
+            if recorded:
+                return recorded[0]
         previous_hash = known[-1].hash if known else GENESIS
         token = lease.check(model)  # after the chain was read: whoever took over since has the next number or the lease
         entry = LedgerEntry(model, len(known) + 1, kind, at, decision_id, actor, text, previous_hash, token)
@@ -86,7 +86,7 @@ def append(
                 # else the store took it, its answer was lost, and the client asked again
         try:
             _remember(model, entry)
-        except LedgerError as error:  # the fact is told: a caller that tried again could tell it twice
+        except LedgerError as error:  # the fact is recorded: a caller that retried could record it twice
             logger.warning(
                 "%s: entry %d is in, but %s lags behind until the next: %s", model, entry.sequence, HEAD, error
             )
