@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(READY) ## replay a year of flights for every model, then show what happened
-	@$(BIN)/python -m flows.demo
+	@$(BIN)/perennial demo
 
 test: $(READY) ## every test that this machine can run
 	@$(BIN)/python -m pytest
@@ -31,7 +31,7 @@ check: $(READY) ## formatting, types, and what each model file will do
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m deployments check
+	@$(BIN)/perennial check
 
 bench: bench-monitor bench-loop bench-policy bench-diagnosis ## every benchmark
 
@@ -69,7 +69,7 @@ image-check: $(READY) ## build the image and let a worker run a retrain in it (m
 	@PERENNIAL_IMAGE=perennial:check $(BIN)/python -m pytest tests/infra/test_image.py
 
 serve: $(READY) ## Prefect and MLflow dashboards on what the demo did
-	@exec $(BIN)/python -m deployments serve
+	@exec $(BIN)/perennial serve
 
 lock: ## resolve the requirements anew
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-emit-index-url --upgrade --quiet --output-file requirements.lock

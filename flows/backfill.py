@@ -12,7 +12,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from pydantic import Field
 
-from flows.parameters import Model, Moment, in_utc, run_from_command_line, run_name, wall_clock
+from flows.parameters import Model, Moment, in_utc, run_name, wall_clock
 from tasks.adapters.orchestration.runs import run_missed
 from tasks.policy.reporting.backfill import Backfill
 from tasks.replay.backfill import plan_backfill, publish_backfill
@@ -52,7 +52,3 @@ def backfill(
     plan = plan.without_rows(empty)
     publish_backfill(config, plan, dry_run)
     return plan
-
-
-if __name__ == "__main__":
-    run_from_command_line(backfill)

@@ -1,16 +1,12 @@
 """Back-test retraining policies on recorded history. Only decisions are simulated; the registry is not touched.
 
-`--matrix FILE.npz --out DIR` reads a recorded performance matrix, needs neither server nor registry, and writes
-summary.json and backtest.html. `--model NAME` builds the matrix from the model's own lake and trains each candidate once,
-in PERENNIAL_WORKERS processes or on the Dask cluster at PERENNIAL_DASK_ADDRESS.
+The performance matrix is built from the model's own lake, each candidate once; `perennial backtest --matrix FILE.npz` reads
+a recorded one instead, and needs neither server nor registry. Candidates are trained side by side in PERENNIAL_WORKERS
+processes, or on the Dask cluster at PERENNIAL_DASK_ADDRESS.
 """
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
@@ -18,18 +14,18 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from pydantic import Field
 
 from deployments.config.model import load_model_config
-from flows.parameters import Model, Moment, in_utc, own_server, present, run_name, wall_clock
+from flows.parameters import Model, Moment, present, run_name, wall_clock
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE
-from tasks.policy.records.errors import PerennialError
 from tasks.replay.candidates import assemble_matrix, plan_candidates, record_candidate, without
-from tasks.replay.simulation import backtest_candidates, backtest_matrix
+from tasks.replay.simulation import backtest_candidates
 
 
 def task_runner() -> TaskRunner[Any]:
     """Where candidates are trained, from the environment: Dask, several processes, or one after another."""
     address = os.environ.get("PERENNIAL_DASK_ADDRESS")
     if address:
+        # Dask takes a second to import, and few installations have a cluster
         from prefect_dask import DaskTaskRunner
 
         return DaskTaskRunner(address=address)
@@ -68,54 +64,7 @@ def backtest(
     return backtest_candidates(config, matrix, alphas, policies, compute_share)
 
 
-def _costs(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers; expected such as 0.05,0.1") from None
+if __name__ == "__main__":  # benchmarks outside this project call `python -m flows.backtest --matrix FILE --out DIR`
+    from deployments.cli import main  # the command imports this module again, by its own name
 
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return in_utc(datetime.fromisoformat(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no date; expected such as 2013-06-05 or 2013-06-05T12:00"
-        ) from None
-
-
-def _options() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="python -m flows.backtest", description=(__doc__ or "").split("\n\n")[0])
-    source = options.add_mutually_exclusive_group(required=True)
-    source.add_argument("--matrix", type=Path, help="a recorded performance matrix, .npz")
-    source.add_argument("--model", help="a model under deployments/, whose matrix is built from its own history")
-    options.add_argument("--out", type=Path, help="with --matrix: folder for summary.json and backtest.html")
-    options.add_argument("--alphas", type=_costs, default=ALPHAS, help="costs of a retrain in window losses, 0.05,0.1")
-    options.add_argument("--policies", type=_names, default=(), help="only these, such as perennial,debt; default all")
-    options.add_argument("--compute-share", type=float, default=COMPUTE_SHARE, help="share of the cost that is compute")
-    options.add_argument("--until", type=_moment, help="with --model: windows complete by then, UTC; default now")
-    return options
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = _options()
-    chosen = options.parse_args(arguments)
-    if chosen.matrix and not chosen.out:
-        options.error("--matrix needs --out, the folder for summary.json and backtest.html")
-    try:
-        if chosen.matrix:
-            print(backtest_matrix(chosen.matrix, chosen.out, chosen.alphas, chosen.policies, chosen.compute_share))
-        else:
-            with own_server():
-                outcome = backtest(chosen.model, chosen.alphas, chosen.policies, chosen.compute_share, chosen.until)
-            print(outcome["recommendation"])
-    except PerennialError as error:
-        sys.exit(f"backtest: {error}")
-
-
-if __name__ == "__main__":
-    main()
+    sys.exit(main(["backtest", *sys.argv[1:]]))

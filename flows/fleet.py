@@ -9,7 +9,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from flows.parameters import Model, Moment, in_utc, run_from_command_line, wall_clock
+from flows.parameters import Model, Moment, in_utc, wall_clock
 from tasks.record.fleet import own_models, publish_fleet, survey_files
 
 
@@ -23,7 +23,3 @@ def fleet(models: Annotated[list[Model], Field(max_length=500)] | None = None, u
     """
     surveyed = survey_files(models or own_models(), in_utc(until) if until else wall_clock())
     return str(publish_fleet(surveyed))
-
-
-if __name__ == "__main__":
-    run_from_command_line(fleet)

@@ -8,7 +8,7 @@ pays, the run emits `perennial.retraining.requested`, which an automation turns 
 from prefect import flow
 from prefect.utilities.annotations import quote
 
-from flows.parameters import Model, Moment, due, run_from_command_line, run_name
+from flows.parameters import Model, Moment, due, run_name
 from tasks.data.profile import profile_window
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.monitoring.decision import decide
@@ -73,7 +73,3 @@ def _reports(judgement: Judgement) -> tuple[PerformanceReport, ...]:
     """What was measured of the model in this run, of its own window and of earlier ones."""
     own = judgement.evidence.performance
     return (*judgement.revised, own) if own else judgement.revised
-
-
-if __name__ == "__main__":
-    run_from_command_line(monitor)

@@ -1,18 +1,13 @@
 """The parameters that flows share, as people meet them in a form, in an event or on the command line."""
 
-import argparse
-import json
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from prefect import Flow
 from prefect.context import FlowRunContext
-from prefect.exceptions import ParameterTypeError
 from prefect.runtime import flow_run
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
@@ -28,7 +23,7 @@ from deployments.config.model import ModelConfig, available_models
 from tasks.adapters.orchestration.server import kept_log_in, served_url
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import CLOCKS_APART, digest
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import PerennialError, TimeAhead
 from tasks.policy.records.text import NO_CONTROLS, OneLine
 
 
@@ -59,10 +54,6 @@ DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
 Actor = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_CONTROLS)]
 EarlierVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 Reason = Annotated[OneLine, Field(min_length=3, max_length=2000)]
-
-
-class TimeAhead(PerennialError):
-    """The requested time of a live model is in the future. Nothing was read."""
 
 
 def present(config: ModelConfig, until: datetime | None) -> datetime:
@@ -159,36 +150,3 @@ def own_server() -> AbstractContextManager[Any]:
     return temporary_settings(
         restore_defaults=elsewhere, set_defaults={**patience, PREFECT_SERVER_DATABASE_CONNECTION_URL: database}
     )
-
-
-def run_from_command_line(flow: Flow[Any, Any], arguments: Sequence[str] | None = None) -> None:
-    """Run a flow with its own parameters as options.
-
-    Ends with one clear message: with status 1 where a model's file or the state of things refuses, with 2 where an option does.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m flows.{flow.name}", description=(flow.description or "").split("Args:")[0]
-    )
-    for name, field in flow.parameters.properties.items():
-        option = "--" + name.replace("_", "-")
-        kinds = {field.get("type"), *(each.get("type") for each in field.get("anyOf", []))}
-        nested = any("$ref" in each for each in (field, *field.get("anyOf", [])))
-        shape: dict[str, Any] = {"nargs": "*"} if "array" in kinds else {}
-        shape |= {"action": argparse.BooleanOptionalAction} if "boolean" in kinds else {}
-        shape |= {"type": json.loads, "metavar": "JSON"} if nested else {}
-        parser.add_argument(
-            option,
-            help=field.get("description", "").replace("%", "%%"),
-            required=name in flow.parameters.required,
-            default=argparse.SUPPRESS,
-            **shape,
-        )
-    chosen = vars(parser.parse_args(arguments))
-    try:
-        with own_server():
-            flow(**chosen)
-    except PerennialError as error:
-        sys.exit(f"{flow.name}: {error}")
-    except ParameterTypeError as error:
-        print(f"{flow.name}: {error}", file=sys.stderr)
-        sys.exit(2)

@@ -11,7 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from deployments.config.model import ModelConfig
-from flows.parameters import Actor, DecisionId, Model, Moment, present, run_from_command_line, run_name, wall_clock
+from flows.parameters import Actor, DecisionId, Model, Moment, present, run_name, wall_clock
 from tasks.policy.governance.access import Approval, Override
 from tasks.policy.records.errors import NothingToPromote
 from tasks.policy.records.evidence import Promotion, ValidationReport
@@ -79,10 +79,6 @@ def _verdict(config: ModelConfig, model: str, decision_id: str | None) -> Valida
     if validation is None:
         raise NothingToPromote(
             f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
-            f"that passed; run: python -m flows.retrain --model {model}"
+            f"that passed; run: perennial run retrain --model {model}"
         )
     return validation
-
-
-if __name__ == "__main__":
-    run_from_command_line(promote)

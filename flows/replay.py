@@ -20,7 +20,7 @@ from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from deployments.config.model import ModelConfig, load_model_config
-from flows.parameters import Model, Moment, run_from_command_line, run_name
+from flows.parameters import Model, Moment, run_name
 from tasks.adapters.orchestration.runs import run_recorded
 from tasks.policy.monitoring.performance import decide_maturity
 from tasks.policy.records.base import Window
@@ -188,7 +188,3 @@ def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], comparisons: 
         tuple(seconds.items()),
         unit=config.columns.label_unit,
     )
-
-
-if __name__ == "__main__":
-    run_from_command_line(replay)

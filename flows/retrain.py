@@ -18,7 +18,6 @@ from flows.parameters import (
     Reason,
     manual_decision_id,
     present,
-    run_from_command_line,
     run_name,
     wall_clock,
 )
@@ -118,7 +117,3 @@ def _over_budget(config: ModelConfig, decision_id: str, as_of: datetime) -> str 
     cost = next_cost_usd(config, as_of)
     refusal = check_budget(config, spent_usd(config, as_of, decision_id), cost)
     return refusal or claim_shared_budget(config, decision_id, cost, as_of)
-
-
-if __name__ == "__main__":
-    run_from_command_line(retrain)

@@ -13,7 +13,6 @@ from flows.parameters import (
     Reason,
     manual_decision_id,
     present,
-    run_from_command_line,
     run_name,
 )
 from tasks.policy.records.evidence import Promotion
@@ -56,7 +55,3 @@ def rollback(
     promotion = restore_previous(config, decision_id, reason, requested_by, champion)
     publish_promotion(config, promotion, as_of, requested_by, reason)
     return promotion
-
-
-if __name__ == "__main__":
-    run_from_command_line(rollback)

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.parameters import Model, Moment, due, run_from_command_line, run_name
+from flows.parameters import Model, Moment, due, run_name
 from tasks.data.snapshot import take_snapshot
 from tasks.policy.records.reports import Scoring
 from tasks.record.history import find_champion, recall_scoring
@@ -35,7 +35,3 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
     scoring = score_window(config, snapshot, champion)
     publish_scoring(config, scoring)
     return scoring
-
-
-if __name__ == "__main__":
-    run_from_command_line(score)

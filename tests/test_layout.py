@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from deployments.cli import app
 from deployments.config.model import available_models, load_model_config
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +117,69 @@ def test_nothing_unpickles(path):
     assert not {name.split(".")[0] for name in imports(path)} & NEVER
 
 
+def packages() -> list[Path]:
+    return [path.parent for folder in ("tasks", "deployments") for path in sources(folder) if path.stem == "__init__"]
+
+
+def modules_of(package: Path) -> list[Path]:
+    return [path for path in package.glob("*.py") if path.stem not in ("__init__", "__main__")]
+
+
+@pytest.mark.parametrize("package", [each for each in packages() if modules_of(each)], ids=named)
+def test_a_package_holds_three_to_nine_modules_and_none_repeats_its_name(package):
+    names = {path.stem for path in modules_of(package)}
+    assert 3 <= len(names) <= 9 or package == ROOT / "deployments"
+    assert package.name not in names
+
+
+def test_packages_import_each_other_one_way():
+    """Imports of a package's modules and of the lazy package itself count alike."""
+    ours = {".".join(path.relative_to(ROOT).parts) for path in packages()}
+    arrows: dict[str, set[str]] = {}
+    for package in packages():
+        own = ".".join(package.relative_to(ROOT).parts)
+        named_there = {name for path in modules_of(package) for name in imports(path)}
+        reached = {
+            max((each for each in ours if f"{name}.".startswith(f"{each}.")), key=len, default="")
+            for name in named_there
+        }
+        arrows[own] = reached - {own, "", "tasks", "tasks.adapters", "tasks.policy", "deployments"}
+    order = TopologicalSorter(arrows)
+    order.prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("path", sources("flows") + sources("tasks") + sources("deployments"), ids=named)
+def test_an_import_inside_a_function_says_why(path):
+    text = path.read_text(encoding="utf-8")
+    lines, inner = text.splitlines(), set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner |= {part for part in ast.walk(node) if isinstance(part, ast.Import | ast.ImportFrom)}
+    explained: set[int] = set()
+    for node in sorted(inner, key=lambda part: part.lineno):
+        above = lines[node.lineno - 2]
+        if "#" in lines[node.lineno - 1] or above.strip().startswith("#") or node.lineno - 1 in explained:
+            explained.add(node.end_lineno or node.lineno)  # one comment speaks for a block of imports
+    assert not [f"{named(path)}:{node.lineno}" for node in inner if node.end_lineno not in explained]
+
+
+def test_every_error_that_a_person_can_mend_stands_in_one_module():
+    tree = "tasks/policy/records/errors.py"
+    known = {
+        node.name
+        for node in ast.parse((ROOT / tree).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+    elsewhere = {
+        f"{named(path)}: {node.name}"
+        for path in sources("flows") + sources("tasks") + sources("deployments")
+        if named(path) != tree
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and {ast.unparse(base) for base in node.bases} & known
+    }
+    assert not elsewhere
+
+
 def test_flow_modules_load_no_heavy_library():
     heavy = ["mlflow", "evidently", "great_expectations", "xgboost", "sklearn", "deltalake"]
     flows = [f"flows.{path.stem}" for path in sources("flows") if path.stem != "__init__"]
@@ -144,7 +210,6 @@ def test_every_entrypoint_of_prefect_yaml_is_a_flow_and_every_flow_is_deployed()
     flows = {f"flows.{path.stem}.{path.stem}" for path in sources("flows")} - {
         "flows.__init__.__init__",
         "flows.parameters.parameters",
-        "flows.demo.demo",
     }
     assert entrypoints == flows
 
@@ -179,14 +244,17 @@ def test_every_make_target_in_readme_exists():
     assert set(re.findall(r"(?:^|`)make ([a-z-]+)", readme(), re.M)) <= targets
 
 
-def test_every_module_command_in_readme_runs():
-    modules = set(re.findall(r"python -m ((?:flows|tasks|deployments)[\w.]*)", readme()))
-    assert modules
-    for module in modules:
-        shown = subprocess.run(
-            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert shown.returncode == 0, f"python -m {module} --help: {shown.stderr}"
+COMMAND = re.compile(r"(?:^|`)perennial ((?:run |audit )?[a-z]+)([^`|\n#]*)", re.M)
+
+
+def test_every_command_in_readme_exists_with_its_options():
+    found = set(COMMAND.findall(readme()))
+    assert found
+    for command, rest in found:
+        shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
+        assert shown.exit_code == 0, f"perennial {command}: {shown.output}"
+        absent = [option for option in re.findall(r"--[a-z-]+", rest) if option not in shown.output]
+        assert not absent, f"perennial {command}: README names {absent}"
 
 
 def test_readmes_stage_table_names_every_stage_and_no_other():

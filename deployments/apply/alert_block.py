@@ -11,7 +11,8 @@ from pathlib import Path
 
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
-from deployments.apply.definitions import ALERTS, DeploymentError
+from deployments.apply.definitions import ALERTS
+from tasks.policy.records.errors import DeploymentError
 
 TYPE = CustomWebhookNotificationBlock.get_block_type_slug()
 

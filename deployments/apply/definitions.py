@@ -17,7 +17,7 @@ import yaml
 from deployments.apply.pools import placed_deployments, training_limits
 from deployments.config.model import DEPLOYMENTS, ModelConfig, available_models
 from deployments.config.names import load_named_model
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import DeploymentError
 
 INDEX = DEPLOYMENTS.parent / "prefect.yaml"
 ALERTS = "perennial-alerts"
@@ -27,10 +27,6 @@ OURS = "perennial: "
 
 VARIABLES = "perennial_model_"
 """How the names of our variables begin."""
-
-
-class DeploymentError(PerennialError, RuntimeError):
-    """The definitions cannot be deployed, or Prefect refused them."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`python -m deployments apply`: bring a Prefect server to the state that `prefect.yaml` and the models' files describe.
+"""`perennial apply`: bring a Prefect server to the state that `prefect.yaml` and the models' files describe.
 
 Prints a plan, then runs Prefect's own deploy from a generated file. Prefect's deploy creates no work pool, removes nothing
 and handles only automations that a deployment owns; those steps are done here. Afterwards the server is read again, because
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from deployments.apply.alert_block import refuse_other_types, save_alert_block
-from deployments.apply.definitions import ALERTS, Definitions, DeploymentError, read_definitions
+from deployments.apply.definitions import ALERTS, Definitions, read_definitions
 from deployments.apply.plan import SWITCHES, Change, Definition, plan, summary
 from deployments.apply.pools import located_pool
 from deployments.apply.prefect_definitions import wanted_automations, wanted_definitions
 from deployments.apply.server_state import CONNECTION_ERRORS, PrefectState, deploy
 from deployments.apply.storage_preflight import refuse_lost_work, withheld
 from deployments.apply.unpolled_queues import unattended
+from tasks.policy.records.errors import DeploymentError
 
 DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
 
@@ -35,7 +36,7 @@ def apply(
 
     Refuses, `dry_run` or not, to send runs into containers that nobody told where the workspace is.
     `alerts_file` holds the address that alerts go to; the notification block is made from it.
-    `followed` names pools whose worker starts right after; of others it is said when nobody polls them.
+    `followed` names pools whose worker starts right after; for others a line says when no worker polls them.
     `keep_switches` leaves on or off what a person switched on or off in the dashboard.
     """
     definitions = definitions or read_definitions()

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from deployments.config.model import DEPLOYMENTS, ModelConfig
 from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import PoolError
 
 LOCATIONS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_ARTIFACTS", "MLFLOW_TRACKING_URI")
 """Settings of the parts of the workspace that can be an address which every host reaches."""
@@ -25,10 +25,6 @@ SECRET_WORDS = ("passw", "pwd", "secret", "token", "key", "signature", "credenti
 POOLS = DEPLOYMENTS.parent / "infra" / "pools"
 PLACED = "retrain"
 REQUESTED = "perennial.retraining.requested"
-
-
-class PoolError(PerennialError, ValueError):
-    """A place or a pool is named that nothing describes."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from prefect.exceptions import MissingFlowError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from deployments.apply.definitions import ALERTS, Definitions, DeploymentError
+from deployments.apply.definitions import ALERTS, Definitions
 from deployments.apply.plan import Definition
 from deployments.apply.pools import located_pool
 from tasks.policy.records.base import digest
+from tasks.policy.records.errors import DeploymentError
 
 NAMESPACE = UUID("7f1f0f1e-6d1c-4f0e-9f57-9c4b1f0c3a11")  # stands in for ids that only a server gives
 

@@ -28,7 +28,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
-from deployments.apply.definitions import ALERTS, OURS, VARIABLES, DeploymentError
+from deployments.apply.definitions import ALERTS, OURS, VARIABLES
 from deployments.apply.plan import Definition
 from deployments.apply.pools import Pool
 from deployments.apply.prefect_definitions import (
@@ -39,6 +39,7 @@ from deployments.apply.prefect_definitions import (
     describe_schedule,
 )
 from tasks.policy.economics.placement import TRAINING_LIMITS
+from tasks.policy.records.errors import DeploymentError
 
 Found = TypeVar("Found")
 TAG = "perennial"

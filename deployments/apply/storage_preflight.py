@@ -8,8 +8,9 @@ containers get the workspace's addresses. A volume that outlives the containers 
 import os
 from collections.abc import Mapping, Sequence
 
-from deployments.apply.definitions import Definitions, DeploymentError
+from deployments.apply.definitions import Definitions
 from deployments.apply.pools import LOCATIONS, holds_password, located_pool
+from tasks.policy.records.errors import DeploymentError
 
 HOME = "PERENNIAL_HOME"
 LAKE, LEDGER, ARTIFACTS, TRACKING = LOCATIONS

@@ -42,5 +42,5 @@ def _sentence(pool: str, queue: str, deployments: Collection[str]) -> str:
     only = "" if queue == DEFAULT_QUEUE else f" --work-queue {queue}"
     return (
         f"no worker polls queue {queue} of work pool {pool}, so runs of {', '.join(deployments)} would wait; start a worker "
-        f"on its host: python -m deployments work --pool {pool}{only}"
+        f"on its host: perennial work --pool {pool}{only}"
     )

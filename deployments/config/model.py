@@ -24,7 +24,7 @@ from tasks.policy.governance.access import AccessPolicy
 from tasks.policy.governance.binding import FileBinding
 from tasks.policy.monitoring.diagnosis import DiagnosisLimits
 from tasks.policy.records.base import Window, digest
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
 
 DEPLOYMENTS = Path(__file__).parent.parent
@@ -32,10 +32,6 @@ FLEET = "fleet"
 """Name of the file that says what models share (`fleet_config.py`)."""
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 REGRESSION_METRICS = ("mae", "rmse", "pinball")
-
-
-class ModelConfigError(PerennialError, ValueError):
-    """A model's YAML file is missing, unreadable or says something that is not accepted."""
 
 
 class ModelConfig(Settings):

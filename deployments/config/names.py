@@ -5,14 +5,8 @@ A file in a models' folder must have its model's name, in one folder only. A fil
 
 from pathlib import Path
 
-from deployments.config.model import (
-    FLEET,
-    ModelConfig,
-    ModelConfigError,
-    load_model_config,
-    model_folders,
-    model_path,
-)
+from deployments.config.model import FLEET, ModelConfig, load_model_config, model_folders, model_path
+from tasks.policy.records.errors import ModelConfigError
 
 
 def load_named_model(name_or_path: str | Path) -> ModelConfig:

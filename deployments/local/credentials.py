@@ -1,6 +1,6 @@
 """The log-in of `make serve`: one user and password, from a file that only its owner can read, for every service.
 
-The first start makes one and keeps it in the workspace; `python -m deployments serve --credentials FILE` takes another,
+The first start makes one and keeps it in the workspace; `perennial serve --credentials FILE` takes another,
 where FILE holds `user:password`, and `--no-login` goes without. Prefect's server and its clients, MLflow, Evidently and the
 reports ask for it. The password goes on in the environment of the services, never on a command line, where every user of
 the machine could read it, and a password of yours never into the workspace.
@@ -17,15 +17,11 @@ from pathlib import Path
 
 from tasks.adapters.orchestration.server import LOG_IN
 from tasks.adapters.storage.workspace import Workspace, make_folder
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import LogInError
 
 SHORTEST_PASSWORD = 12  # as MLflow asks for
 REPORTS_LOG_IN = "PERENNIAL_REPORTS_AUTH_STRING"
 ACCOUNTS = "accounts.db"
-
-
-class CredentialsError(PerennialError, ValueError):
-    """The file with the log-in cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +79,7 @@ def made_credentials(space: Workspace) -> tuple[Credentials, bool]:
     except FileExistsError:
         return read_credentials(path), False
     except OSError as error:
-        raise CredentialsError(
-            f"{path}: cannot be written ({error.strerror}); expected a writable workspace"
-        ) from error
+        raise LogInError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
     return read_credentials(path), True
 
 
@@ -94,18 +88,14 @@ def read_credentials(path: Path) -> Credentials:
     try:
         mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise CredentialsError(f"{path}: cannot be read ({error}); expected a file with user:password") from error
+        raise LogInError(f"{path}: cannot be read ({error}); expected a file with user:password") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise CredentialsError(f"{path}: others may read it, expected only its owner to; run: chmod 600 {path}")
+        raise LogInError(f"{path}: others may read it, expected only its owner to; run: chmod 600 {path}")
     user, colon, password = text.partition(":")
     if not colon or not user.isidentifier() or len(text.splitlines()) != 1:
-        raise CredentialsError(
-            f"{path}: expected one line, user:password, with a user of letters, digits and underscores"
-        )
+        raise LogInError(f"{path}: expected one line, user:password, with a user of letters, digits and underscores")
     if len(password) < SHORTEST_PASSWORD:
-        raise CredentialsError(
-            f"{path}: the password has {len(password)} characters, expected at least {SHORTEST_PASSWORD}"
-        )
+        raise LogInError(f"{path}: the password has {len(password)} characters, expected at least {SHORTEST_PASSWORD}")
     return Credentials(user, password)
 
 

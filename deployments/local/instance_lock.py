@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 
 from deployments.local.services import Service, end
-from tasks.adapters.storage.workspace import Workspace, WorkspaceError
+from tasks.adapters.storage.workspace import Workspace
+from tasks.policy.records.errors import WorkspaceError
 
 PATIENCE_S = 20
 

@@ -150,6 +150,7 @@ class ReportPages(SimpleHTTPRequestHandler):
         self._send(HTTPStatus.OK, page)
 
     def _send_fleet(self) -> None:
+        # imports Prefect and MLflow's client, which the report pages need not wait for
         from tasks.record.fleet import fleet_html, own_models, survey_files
 
         try:

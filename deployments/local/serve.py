@@ -29,12 +29,13 @@ from tasks.adapters.orchestration.server import (
     server_environment,
 )
 from tasks.adapters.sources.limits import SOURCES
-from tasks.adapters.storage.workspace import Workspace, WorkspaceError, located, workspace
+from tasks.adapters.storage.workspace import Workspace, located, workspace
+from tasks.policy.records.errors import WorkspaceError
 
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
 APPLIED, REFUSED = 0, 2
-"""How `python -m deployments apply` ends where a person can fix what is wrong; anything else is a defect."""
+"""How `perennial apply` ends where a person can fix what is wrong; anything else is a defect."""
 
 
 class ServiceEnded(Exception):
@@ -158,9 +159,11 @@ def _apply(services: list[Service], environment: Mapping[str, str], stream: Stre
 
 def _is_deployed(api_url: str) -> bool:
     """Whether the server has deployments of ours."""
+    # Prefect takes seconds to import, and the servers need not wait for it
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    # imports Prefect as well
     from deployments.apply.server_state import TAG
 
     ours = {"deployments": {"tags": {"all_": [TAG]}}}
@@ -227,7 +230,7 @@ def _say_refused(services: Sequence[Service], stream: Stream) -> None:
     for service in services:
         if service.name == "apply" and service.exit_status == REFUSED:
             text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is fixed and"
-            stream.line("serve", f"{text} `python -m deployments apply --keep-switches` or the next start passes:")
+            stream.line("serve", f"{text} `perennial apply --keep-switches` or the next start passes:")
             for line in service.last_lines:
                 stream.line("apply", line)
 
@@ -238,7 +241,7 @@ def _stop_all(services: Sequence[Service], space: Workspace, api_url: str, strea
     for service in reversed(services):
         service.stop(PATIENCE_S)
         if service.name == "worker" and services[0].exit_status is None:
-            from deployments.local.worker import hand_back_runs
+            from deployments.local.worker import hand_back_runs  # imports Prefect
 
             try:
                 _say_handed_back(hand_back_runs(api_url), stream)

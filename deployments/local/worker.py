@@ -1,7 +1,7 @@
 """The worker of this machine: how it is started, whether it is there, and what becomes of its runs when it stops.
 
 A process worker that is stopped kills its runs and leaves them Running: in Prefect 3.8 only `prefect flow-run execute`,
-which containers run, puts its run back on SIGTERM. `make serve` and `python -m deployments work` do so for a worker: its
+which containers run, puts its run back on SIGTERM. `make serve` and `perennial work` do so for a worker: its
 runs go back to the queue and the next one takes them up, which is safe, because every write is keyed by its decision.
 """
 
@@ -31,10 +31,10 @@ from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_se
 from prefect.states import AwaitingRetry
 from rich.console import Console
 
-from deployments.apply.definitions import DeploymentError
 from deployments.local.instance_lock import PATIENCE_S
 from deployments.local.services import Service, Stream, asked_to_stop
 from tasks.adapters.storage.workspace import located
+from tasks.policy.records.errors import DeploymentError
 
 POOL = "perennial"
 OF_PROCESSES = "process"
@@ -111,7 +111,7 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
         except ObjectNotFound as error:
             raise DeploymentError(
                 f"work pool {pool}: {api_url} has none of that name; fix --pool, or make the pools that deployments use: "
-                "python -m deployments apply"
+                "perennial apply"
             ) from error
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:

@@ -6,6 +6,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake, profiling, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.evidence import ModelVersion
@@ -27,9 +28,7 @@ SAMPLE = "sample.parquet"
 )
 def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersion) -> WindowProfile:
     """Count a snapshot into the champion's frozen reference, in one pass; a bounded sample is kept for plots."""
-    from tasks.adapters.registry import version_files
-
-    reference = version_files.reference_profile(champion)
+    reference = registry.version_files.reference_profile(champion)
     profile = profile_snapshot(config, snapshot, reference)
     get_run_logger().info(
         "profile: %s rows, %s features, %s duplicated ids", profile.rows, len(profile.features), profile.duplicate_ids
@@ -39,10 +38,9 @@ def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersi
 
 def profile_snapshot(config: ModelConfig, snapshot: Snapshot, reference: ReferenceProfile) -> WindowProfile:
     """The same, for a reference at hand. Raises LakeError for a lost snapshot, WorkspaceError for a full disk."""
-    from tasks.adapters.lake.tables import read_batches
-    from tasks.adapters.profiling.profile import profile_batches, profile_columns
-
     if not snapshot.rows:  # nothing landed that could be read
-        return profile_batches((), reference, config, snapshot.window)
+        return profiling.profile.profile_batches((), reference, config, snapshot.window)
     path = workspace().report(config.name, snapshot.window.name, SAMPLE)
-    return profile_columns(partial(read_batches, snapshot), reference, config, snapshot.window, path)
+    return profiling.profile.profile_columns(
+        partial(lake.read_batches, snapshot), reference, config, snapshot.window, path
+    )

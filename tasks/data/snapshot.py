@@ -7,20 +7,21 @@ before anything is written.
 
 from datetime import datetime, timedelta
 
+import pyarrow.compute as pc
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake, sources, storage
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceEmpty, SourceUnreachable
 from tasks.policy.records.reports import Snapshot
 
 
 def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
     """Whether trying again may help: only where the source did not answer. Bad data stays bad."""
-    from tasks.adapters.sources.read import SourceUnreachable
-
     return isinstance(state.result(raise_on_failure=False), SourceUnreachable)
 
 
@@ -39,10 +40,6 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
     comes late can still be taken. Raises SourceError (SourceEmpty, SourceUnreachable) and WorkspaceError; then nothing has
     landed.
     """
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.sources import read as sources
-    from tasks.adapters.storage.workspace import workspace
-
     logger = get_run_logger()
     landed = lake.landed_rows(config, window)
     if landed is not None:
@@ -50,11 +47,11 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
         return landed
     try:
         rows = sources.read_window(config, window)
-    except sources.SourceEmpty as nothing:
+    except SourceEmpty as nothing:
         if not may_be_empty:
             raise
         logger.warning("snapshot: %s", nothing)
-        return Snapshot(workspace().table(config.name, "rows"), 0, window, 0, "")
+        return Snapshot(storage.workspace.workspace().table(config.name, "rows"), 0, window, 0, "")
     snapshot = lake.land_rows(config, window, rows)
     logger.info("snapshot: %d rows of %s landed, version %d", snapshot.rows, window.name, snapshot.version)
     return snapshot
@@ -73,11 +70,6 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     Looks at production time whose labels may have come since the last time, up to `columns.label_lookback_days` after
     they were due; at `period` instead where one is given, for labels that came later still.
     """
-    import pyarrow.compute as pc
-
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.sources import read as sources
-
     due = None if period else lake.labels_due(config, as_of, timedelta(days=config.columns.label_lookback_days))
     searched = due.window if due else period
     if searched is None:

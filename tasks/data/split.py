@@ -13,14 +13,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake, ledger
 from tasks.policy.records.base import Window
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import TooEarly
 from tasks.policy.records.evidence import windows_to_exclude
 from tasks.policy.records.reports import Snapshot
-
-
-class TooEarly(PerennialError):
-    """There is nothing yet that a model could learn from."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -29,9 +26,6 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
 
     Raises TooEarly where all recorded data lies in the holdout.
     """
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.ledger import chain as ledger
-
     excluding = windows_to_exclude(ledger.entries(config.name), as_of)
     landed = lake.landed_until(config, as_of, excluding) or as_of
     delay = _label_delay(config, as_of)
@@ -53,8 +47,6 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
 
 def _label_delay(config: ModelConfig, as_of: datetime) -> timedelta:
     """After which time a row's label can be counted on."""
-    from tasks.adapters.lake import tables as lake
-
     least = config.columns.label_delay
     seen = lake.label_lag(config, as_of, config.performance.closed_at) if config.columns.has_label_time else None
     return max(least, seen or least)

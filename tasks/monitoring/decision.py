@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import orchestration
 from tasks.policy.decision.expected_benefit import describe, expected_benefit, expected_cost
 from tasks.policy.decision.retraining import decide_retraining
 from tasks.policy.economics.costs import over_budget
@@ -38,8 +39,6 @@ def decide(
 
     `registry_changes` are reported beside it and decide nothing.
     """
-    from tasks.adapters.orchestration.events import BACKFILLING
-
     kind, explanations = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
     past, policy, budget = history.revised(revised), config.retraining, config.budget
     cost = expected_cost(budget, past, grows=config.training.window_days is None)
@@ -73,7 +72,7 @@ def decide(
         (*diagnosis.reasons, *explanations) if diagnosis else (),
         diagnosis.estimate if diagnosis else None,
         diagnosis.estimate_error if diagnosis else None,
-        BACKFILLING.get(),
+        orchestration.events.BACKFILLING.get(),
         tuple(registry_changes),
     )
 

@@ -9,16 +9,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import evaluation, lake, models, registry
+from tasks.policy.monitoring import attribution as judgement, estimation
 from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
 from tasks.policy.monitoring.estimate_errors import describe_estimate, past_error, widened
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History, ModelVersion, WindowEvidence, newest_labels
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport
+from tasks.policy.statistics import metrics
 
 LEARN_FROM = 3
 """Latest closed windows that the estimate learns from."""
@@ -86,22 +90,14 @@ def explain_loss(
     config: ModelConfig, window: Window, champion: ModelVersion, as_of: datetime, drift: DriftReport
 ) -> str | None:
     """Which drifted features moved the mean loss of the champion's rows with labels, on a bounded sample."""
-    import numpy as np
-
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.models import shap as attribution
-    from tasks.adapters.registry import version_files
-    from tasks.policy.monitoring import attribution as judgement
-    from tasks.policy.statistics import metrics
-
-    frozen = version_files.attribution(champion)
+    frozen = registry.version_files.attribution(champion)
     if frozen is None:
         return None
-    scorer = version_files.load_scorer(champion, config.training.estimator)
+    scorer = registry.version_files.load_scorer(champion, config.training.estimator)
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
-    rows = rows.take(attribution.drawn_places(len(rows), attribution.ROWS))
-    contributed, truth = attribution.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
+    rows = rows.take(models.shap.drawn_places(len(rows), models.shap.ROWS))
+    contributed, truth = models.shap.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
     name = config.performance.metric
     name = name if name in ("mae", "pinball", "brier") else "mae" if config.task == "regression" else "log_loss"
     known = np.isfinite(truth)
@@ -116,12 +112,7 @@ def estimate_performance(
     config: ModelConfig, window: Window, performances: Sequence[PerformanceReport], as_of: datetime
 ) -> MetricValue | None:
     """The primary metric expected of the window without its labels; None before a window has closed."""
-    import numpy as np
-
-    from tasks.adapters.evaluation.prediction_log import read_served
-    from tasks.policy.monitoring import estimation
-
-    served = read_served(config, window, as_of)
+    served = evaluation.prediction_log.read_served(config, window, as_of)
     closed = [
         report.window
         for report in performances
@@ -132,7 +123,9 @@ def estimate_performance(
     ]
     if config.task == "multiclass" or not closed or not len(served.predicted):
         return None
-    learned = [read_served(config, earlier, as_of).answerable for earlier in closed[-LEARN_FROM:]]
+    learned = [
+        evaluation.prediction_log.read_served(config, earlier, as_of).answerable for earlier in closed[-LEARN_FROM:]
+    ]
     truth, predicted = (np.concatenate(parts) for parts in zip(*learned, strict=True))
     if len(truth) < config.retraining.min_labelled_rows:
         return None

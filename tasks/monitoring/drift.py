@@ -4,16 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import pyarrow.parquet as pq
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.adapters import dashboards, gates, models, profiling, registry, storage
+from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import Shift, explain_predictions, prediction_shifts
 from tasks.policy.monitoring.drift import measure
 from tasks.policy.monitoring.drift_reasons import describe
 from tasks.policy.monitoring.joint_drift import describe_joint
 from tasks.policy.records.binned_rows import CodedRows
+from tasks.policy.records.errors import FeatureError, WorkspaceError
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import DriftReport
@@ -31,11 +34,9 @@ PAGE = "drift.html"
 )
 def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVersion) -> DriftReport:
     """Measure a window against the champion's frozen reference, features weighted by their importance to it."""
-    from tasks.adapters.registry import version_files
-
-    reference = version_files.reference_profile(champion)
+    reference = registry.version_files.reference_profile(champion)
     shifts = partial(measure_prediction_shifts, profile, champion)
-    importance, coded = version_files.feature_importance(champion), version_files.coded_rows(champion)
+    importance, coded = registry.version_files.feature_importance(champion), registry.version_files.coded_rows(champion)
     report = report_drift(config, profile, reference, importance, shifts, coded)
     drifted = sum(feature.verdict == "drifted" for feature in report.features)
     worst = describe(report.features[0]) if report.features else "no feature"
@@ -62,11 +63,6 @@ def report_drift(
     With `coded` training rows the reference is matched to the window's phase of the calendar, and features are looked at
     together. Shifts of predictions are measured only where a feature drifted, as they cost more than the rest.
     """
-    from tasks.adapters.dashboards import evidently_workspace
-    from tasks.adapters.dashboards.shared_scripts import share_scripts
-    from tasks.adapters.gates.evidently import draw_report
-    from tasks.adapters.storage.atomic_files import write_whole
-
     sample = None if coded is None else _read_sample(config, profile, reference, importances or {})
     matched = _match(config, profile, reference, coded, sample)
     reference = matched.reference if matched else reference
@@ -75,7 +71,7 @@ def report_drift(
         report = _with_shifts(report, measure_shifts(), config)
     report = _with_rows(config, report, coded, sample, matched, reference.stable_auc)
     title = f"{config.name} {profile.window.name}: {report.verdict}"
-    drawn = draw_report(report, reference, profile.sample_uri, config.drift.plots, title)
+    drawn = gates.evidently.draw_report(report, reference, profile.sample_uri, config.drift.plots, title)
     drifted = {feature.feature for feature in report.features if feature.verdict == "drifted"}
     if drawn.failed != drifted:
         raise RuntimeError(
@@ -83,8 +79,10 @@ def report_drift(
         )
     path = workspace().report(config.name, profile.window.name, PAGE)
     try:
-        write_whole(path, share_scripts(drawn.html, path, workspace().reports))
-        evidently_workspace.keep(drawn.snapshot, config.name, profile.window.name, profile.window.end)
+        storage.atomic_files.write_whole(
+            path, dashboards.shared_scripts.share_scripts(drawn.html, path, workspace().reports)
+        )
+        dashboards.evidently_workspace.keep(drawn.snapshot, config.name, profile.window.name, profile.window.end)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
     return replace(report, report_uri=str(path))
@@ -95,17 +93,13 @@ def measure_prediction_shifts(profile: WindowProfile, champion: ModelVersion) ->
 
     Empty without SHAP values: another estimator, no row, or a personal feature, which no sample holds.
     """
-    import pyarrow.parquet as pq
-
-    from tasks.adapters.models import shap as attribution
-    from tasks.adapters.models.encoding import FeatureError
-    from tasks.adapters.registry import version_files
-
-    frozen = version_files.attribution(champion)
+    frozen = registry.version_files.attribution(champion)
     if frozen is None or profile.sample_uri is None:
         return ()
     try:
-        contributed = attribution.contributions(version_files.load_scorer(champion), pq.read_table(profile.sample_uri))
+        contributed = models.shap.contributions(
+            registry.version_files.load_scorer(champion), pq.read_table(profile.sample_uri)
+        )
     except FeatureError:  # a column of another type: the quality gate has told
         return ()
     return () if contributed is None else prediction_shifts(frozen, contributed)
@@ -126,19 +120,16 @@ def _read_sample(
     config: ModelConfig, profile: WindowProfile, reference: ReferenceProfile, importances: Mapping[str, float]
 ) -> CodedRows | None:
     """The window's sample as codes: its hours, and the features that weigh most as far as they are looked at together."""
-    import pyarrow.parquet as pq
-
-    from tasks.adapters.profiling.binned_rows import code_rows
-    from tasks.adapters.profiling.domain_classifier import COLUMNS
-
     if profile.sample_uri is None:
         return None
     held = set(pq.read_schema(profile.sample_uri).names)
     ordered = sorted(reference.features, key=lambda frozen: -importances.get(frozen.feature, 0.0))
-    features = tuple(frozen for frozen in ordered if frozen.feature in held)[: COLUMNS if config.drift.joint else 0]
+    features = tuple(frozen for frozen in ordered if frozen.feature in held)[
+        : profiling.domain_classifier.COLUMNS if config.drift.joint else 0
+    ]
     columns = [*dict.fromkeys([*(frozen.feature for frozen in features), *({config.columns.time} & held)])]
     table = pq.read_table(profile.sample_uri, columns=columns, use_threads=False)
-    return code_rows(config, replace(reference, features=features), table)
+    return profiling.binned_rows.code_rows(config, replace(reference, features=features), table)
 
 
 def _match(
@@ -166,12 +157,12 @@ def _with_rows(
     stable_auc: float | None,
 ) -> DriftReport:
     """The report with what single rows tell: which part of the reference was compared, and how features moved together."""
-    from tasks.adapters.profiling.domain_classifier import tell_apart
-
     told = [matched.told] if matched else []
     if coded is None or sample is None or not config.drift.joint:
         return replace(report, reasons=(*report.reasons, *told))
     weights, limit = matched.weights if matched else None, max(config.drift.joint_threshold, stable_auc or 0.0)
-    joint = tell_apart(coded, sample, tuple(sample.codes), limit, config.drift.min_rows, weights)
+    joint = profiling.domain_classifier.tell_apart(
+        coded, sample, tuple(sample.codes), limit, config.drift.min_rows, weights
+    )
     told.append(describe_joint(joint, any(feature.verdict == "drifted" for feature in report.features)))
     return replace(report, joint=joint, reasons=(*report.reasons, *told))

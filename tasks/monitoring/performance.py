@@ -14,10 +14,24 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
-from tasks.policy.data_quality.label_quality import LabelProfile
+from tasks.adapters import evaluation, lake, registry
+from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
+from tasks.policy.monitoring.performance import (
+    best_past_level,
+    closed_values,
+    confidence_histogram,
+    decide_maturity,
+    noise_before_collapse,
+    shift_p_value,
+    smallest_shift,
+)
+from tasks.policy.monitoring.slices import describe_worst, measure_slices
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History, ModelVersion
+from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import NEVER_SCORED, LabelReport, Latency, MetricValue, PerformanceReport
+from tasks.policy.statistics import metrics
+from tasks.policy.statistics.intervals import metric_intervals
 from tasks.policy.statistics.metrics import Floats
 
 if TYPE_CHECKING:
@@ -57,8 +71,6 @@ def measure_performance(
 
 def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window, as_of: datetime) -> bool:
     """Whether measuring again may say something else. Labels of old windows are not even looked at: none is sought."""
-    from tasks.adapters.lake import tables as lake
-
     if (
         earlier.maturity != "closed" or not earlier.has_sound_labels
     ):  # doubted by limits that may have been changed since
@@ -75,8 +87,6 @@ def _said(report: PerformanceReport) -> tuple[object, ...]:
 
 def describe(report: PerformanceReport) -> str:
     """Verdict, number, limit in one line."""
-    from tasks.policy.monitoring.slices import describe_worst
-
     if not report.rows:
         return f"{NEVER_SCORED} of {report.window.name}"
     value, labels = report.metric(report.primary), f"{report.labelled_rows} of {report.rows} labels, {report.maturity}"
@@ -98,29 +108,16 @@ def _measure(
     latency: Latency | None,
     champion: ModelVersion | None,
 ) -> PerformanceReport:
-    from tasks.adapters.evaluation.prediction_log import read_served
-    from tasks.policy.monitoring.performance import (
-        best_past_level,
-        closed_values,
-        confidence_histogram,
-        decide_maturity,
-        noise_before_collapse,
-        shift_p_value,
-        smallest_shift,
-    )
-    from tasks.policy.monitoring.slices import measure_slices
-    from tasks.policy.statistics.metrics import undefined
-
-    served = read_served(config, window, as_of)
+    served = evaluation.prediction_log.read_served(config, window, as_of)
     truth, predicted = served.judged
     rows, labelled_rows = len(served.truth), len(truth)
     settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
     classes = max(2, len(served.classes))
-    metrics = _metrics(config, truth, predicted, classes)
+    values = _metrics(config, truth, predicted, classes)
     least, quantile = config.validation.slice_min_rows, settings.quantile
     slices = measure_slices(primary, truth, predicted, served.judged_slices, least, BOOTSTRAP_DRAWS, quantile)
     before = [report for report in history.performances if report.window < window]
-    value = next((metric for metric in metrics if metric.name == primary), None)
+    value = next((metric for metric in values if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
     noise, windows = noise_before_collapse(closed_values(before, primary, floor))
     p_value, smallest = None, None  # the noise is known before labels are: an estimate is judged by it
@@ -140,7 +137,7 @@ def _measure(
             settings.maturing_at,
             settings.closed_at,
         ),
-        metrics=metrics,
+        metrics=values,
         primary=primary,
         confidence_histogram=() if config.task == "regression" else confidence_histogram(served.predicted),
         latency=latency,
@@ -151,7 +148,7 @@ def _measure(
         noise_windows=windows if noise is not None else None,
         smallest_shift=smallest,
         slices=slices,
-        undefined=undefined(primary, truth, classes, each=True) if labelled_rows else None,
+        undefined=metrics.undefined(primary, truth, classes, each=True) if labelled_rows else None,
         labels=_judge_labels(config, window, as_of, history, served, champion),
     )
 
@@ -165,14 +162,10 @@ def _judge_labels(
     champion: ModelVersion | None,
 ) -> LabelReport | None:
     """Whether the labels of the rows served can be trusted; None where none has come and none is overdue."""
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.lake.label_faults import sorted_faults
-    from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
-
     if not len(served.truth):
         return None
     known = np.isfinite(served.truth)
-    faults, words, conflicts = sorted_faults(lake.label_faults(config, window, as_of))
+    faults, words, conflicts = lake.label_faults.sorted_faults(lake.read_label_faults(config, window, as_of))
     reference = _learned_labels(config, served.version, champion)
     due_by = lake.labels_due_by(config, as_of)
     facts = LabelFacts(
@@ -194,12 +187,10 @@ def _judge_labels(
 
 def _learned_labels(config: ModelConfig, version: str, champion: ModelVersion | None) -> LabelProfile | None:
     """The labels that the version learned from; None where that was not kept."""
-    from tasks.adapters.registry import version_files, versions as registry
-
     if champion is None or version == "none":
         return None
     served = champion if champion.version == version else registry.version(config.name, version)
-    return version_files.reference_profile(served).labels
+    return registry.version_files.reference_profile(served).labels
 
 
 def _usual_share(history: History, window: Window, reference: LabelProfile | None) -> float | None:
@@ -213,9 +204,6 @@ def _usual_share(history: History, window: Window, reference: LabelProfile | Non
 
 def _metrics(config: ModelConfig, truth: Floats, predicted: Floats, classes: int) -> tuple[MetricValue, ...]:
     """Every metric of the task that these rows define, with its interval."""
-    from tasks.policy.statistics import metrics
-    from tasks.policy.statistics.intervals import metric_intervals
-
     if not len(truth):
         return ()
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS

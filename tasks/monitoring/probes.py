@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import chain
 from time import process_time
-from typing import TYPE_CHECKING
 
+import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import evaluation, lake
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History, ModelVersion
 from tasks.policy.records.reports import PerformanceReport, ProbeColumn
 from tasks.policy.triggers.conditions import Perennial, Probe, leaves
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 LATEST = 8
 """Probes scored on a window: the latest so many, and those of the age of the champion and of each that may return."""
@@ -70,26 +68,20 @@ def new_columns(
 
 def _before_service(config: ModelConfig, as_of: datetime) -> list[ProbeColumn]:
     """The whole windows of history, cut backwards from where service begins, each scored by the probes before it."""
-    from tasks.adapters.evaluation import probes
-    from tasks.adapters.lake import tables as lake
-
     rows = lake.labelled_rows(config, config.history(), as_of)
     columns = []
     for window in _history_windows(config):
-        inside = probes.within(config, rows, window)
+        inside = evaluation.probes.within(config, rows, window)
         if len(inside):
             columns.append(_column(config, window, inside, ()))
-            probes.keep_sample(config, window, inside)
+            evaluation.probes.keep_sample(config, window, inside)
     return columns
 
 
 def _take_up(config: ModelConfig, window: Window, as_of: datetime, aged: Sequence[datetime]) -> ProbeColumn:
-    from tasks.adapters.evaluation import probes
-    from tasks.adapters.lake import tables as lake
-
     rows = lake.labelled_rows(config, window, as_of)
     column = _column(config, window, rows, aged)
-    probes.keep_sample(config, window, rows)
+    evaluation.probes.keep_sample(config, window, rows)
     return column
 
 
@@ -98,16 +90,16 @@ def _column(config: ModelConfig, window: Window, rows: "pa.Table", aged: Sequenc
 
     `aged`: until when the champion had learned, then those that may serve again; empty before service.
     """
-    from tasks.adapters.evaluation import probes
-
-    taught = [earlier for earlier in _all_windows(config, window) if probes.has_sample(config, earlier)]
+    taught = [earlier for earlier in _all_windows(config, window) if evaluation.probes.has_sample(config, earlier)]
     peers = [[place for place, earlier in enumerate(taught) if earlier.end <= until][-1:] for until in aged]
     places = sorted({*range(max(0, len(taught) - LATEST), len(taught)), *chain.from_iterable(peers)})
     if not aged:
         places = list(range(len(taught)))
-    found = [(taught[place].end, probes.probe(config, _trailing(config, taught[: place + 1]))) for place in places]
+    found = [
+        (taught[place].end, evaluation.probes.probe(config, _trailing(config, taught[: place + 1]))) for place in places
+    ]
     scorers = [(until, scorer) for until, scorer in found if scorer is not None]
-    values = probes.losses(config, [scorer for _, scorer in scorers], rows)
+    values = evaluation.probes.losses(config, [scorer for _, scorer in scorers], rows)
     losses = tuple((until, value) for (until, _), value in zip(scorers, values, strict=True) if math.isfinite(value))
     return ProbeColumn(window, config.performance.metric, len(rows), losses, aged[0] if aged else None)
 

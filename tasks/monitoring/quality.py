@@ -6,9 +6,11 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.adapters import gates, profiling, registry
+from tasks.adapters.storage.workspace import workspace
 from tasks.policy.data_quality.quality import Measurement, Roles, explain, measure_quality
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.evidence import History, ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import QualityCheck, QualityReport, Verdict
@@ -27,9 +29,7 @@ def check_quality(
     config: ModelConfig, profile: WindowProfile, champion: ModelVersion, history: History
 ) -> QualityReport:
     """Judge a window against its reference and the windows before it, and write the page that says why."""
-    from tasks.adapters.registry import version_files
-
-    reference = version_files.reference_profile(champion)
+    reference = registry.version_files.reference_profile(champion)
     report = judge_quality(config, profile, reference, usual_rows(history, profile.window))
     worst = report.reasons[0] if report.reasons else ""
     get_run_logger().info(
@@ -52,13 +52,10 @@ def judge_quality(
 
     `failing_rows` is the largest count of any broken requirement: a row may break several, so it is at least that many.
     """
-    from tasks.adapters.gates.great_expectations import judge, write_page
-    from tasks.adapters.profiling.leakage import leaks_by_name
-
-    leaks = dict.fromkeys((*leaks_by_name(config), *reference.leaking))
+    leaks = dict.fromkeys((*profiling.leakage.leaks_by_name(config), *reference.leaking))
     roles = Roles(config.columns.key, config.columns.time, tuple(leaks))
     measurements = measure_quality(profile, reference, config.quality, recent_rows, roles)
-    judgement = judge(measurements, f"{config.name} {profile.window.name}")
+    judgement = gates.great_expectations.judge(measurements, f"{config.name} {profile.window.name}")
     broken = sorted(judgement.broken, key=lambda one: (one.on_failure != "fail", -one.failing_rows))
     verdict: Verdict = "pass" if not broken else "fail" if broken[0].on_failure == "fail" else "warn"
     reasons = tuple(explain(one) for one in broken) or (
@@ -67,7 +64,9 @@ def judge_quality(
     facts = {"rows": f"{profile.rows:,}", "reference": f"{reference.window.name}, {reference.rows:,} rows"}
     path = workspace().report(config.name, profile.window.name, PAGE)
     try:
-        uri = write_page(path, judgement, f"{config.name} {profile.window.name}: quality", verdict, reasons, facts)
+        uri = gates.great_expectations.write_page(
+            path, judgement, f"{config.name} {profile.window.name}: quality", verdict, reasons, facts
+        )
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
     return QualityReport(

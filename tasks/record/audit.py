@@ -1,17 +1,10 @@
-"""Facts go into the ledger here, and come out again: is it whole, what was done, and what served at a time?
+"""Facts go into the ledger here, and come out again: is it intact, what was done, and what served at a time?
 
-    python -m tasks.record.audit verify [MODEL…] [--expect MODEL:SEQUENCE:HASH]
-    python -m tasks.record.audit show MODEL [--kind champion.promoted] [--last 20]
-    python -m tasks.record.audit state MODEL --at 2013-06-05
-
-`verify` ends with 1 when it finds a problem, also where the registry is not as the ledger's facts left it. Note the head it
-prints somewhere else: given back as `--expect`, it finds even a ledger whose end was cut off by someone who covered it up.
+`perennial audit` prints what is found here.
 """
 
-import argparse
-import os
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +13,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from tasks.policy.records.base import from_json, utc
-from tasks.policy.records.errors import PerennialError
+from tasks.adapters import ledger, registry, storage
+from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import Judgement, LedgerEntry, Promotion, ValidationReport
 from tasks.policy.records.text import printable
 from tasks.policy.reporting.decision import headline
+from tasks.policy.rollout.versions import changed_outside, edited, registered
 
 if TYPE_CHECKING:
     from tasks.adapters.ledger.chain import Head
@@ -44,8 +38,6 @@ def record_fact(
     once: bool = True,
 ) -> LedgerEntry:
     """Append a fact to the model's ledger and return its entry; with `once`, a decision has one such fact."""
-    from tasks.adapters.ledger import chain as ledger
-
     entry = ledger.append(model, kind, body, at, decision_id, actor, once)
     get_run_logger().info("ledger: %s is entry %d of %s, hash %s", kind, entry.sequence, model, entry.hash[:12])
     return entry
@@ -53,8 +45,6 @@ def record_fact(
 
 def champion_at(model: str, moment: datetime) -> tuple[LedgerEntry, Promotion] | None:
     """The move that made the champion of that moment; None when there was none yet."""
-    from tasks.adapters.ledger import chain as ledger
-
     moves = [entry for entry in ledger.entries(model) if entry.kind in CHAMPION_KINDS and entry.at <= moment]
     return (moves[-1], from_json(Promotion, moves[-1].body)) if moves else None
 
@@ -65,6 +55,16 @@ def describe_entry(entry: LedgerEntry) -> str:
     decision = f" decision {entry.decision_id}" if entry.decision_id else ""
     reason = f": {reason}" if reason else ""
     return printable(f"{entry.sequence:>6} {entry.at:%Y-%m-%d %H:%M} {entry.kind} by {entry.actor}{decision}{reason}")
+
+
+def describe_champion(model: str, moment: datetime, entry: LedgerEntry, promotion: Promotion) -> list[str]:
+    """Which version served at the moment, who made it the champion, and the reasons."""
+    said = (
+        f"{model}: version {promotion.champion} served at {moment:%Y-%m-%d %H:%M} UTC, "
+        f"{promotion.action} on {entry.at:%Y-%m-%d %H:%M} by {entry.actor} "
+        f"(entry {entry.sequence}, decision {promotion.decision_id})"
+    )
+    return [printable(said), *(printable(f"  {reason}") for reason in promotion.reasons)]
 
 
 def _first_reason(entry: LedgerEntry) -> str:
@@ -79,28 +79,48 @@ def _first_reason(entry: LedgerEntry) -> str:
     return ""
 
 
-def _verify(arguments: argparse.Namespace) -> int:
-    from tasks.adapters.ledger import chain as ledger
+@dataclass(frozen=True, slots=True)
+class CheckedLedger:
+    """What checking one ledger found: problems of its chain, and what others changed in the registry."""
 
-    noted = [_noted_head(text) for text in arguments.expect]
-    names = sorted({*(arguments.model or ledger.models()), *(model for model, _ in noted)})
-    if not names:
-        print("no ledger here yet")
-    found_problem = False
-    for name in names:
-        checked = ledger.verify(name, *(head for model, head in noted if model == name))
-        # a model that somebody names has a past; one whose ledger is gone must not pass
-        problems = checked.problems or (() if checked.entries else ("there is no ledger of this model here",))
-        found_problem |= bool(problems)
-        head = f"{name}:{checked.head.sequence}:{checked.head.hash}" if checked.head else "none"
-        print(f"{name}: {'DAMAGED' if problems else 'whole'}, {checked.entries} entries, head {head}")
-        for problem in problems:
-            print(printable(f"  {problem}"))
-        changed = () if problems else _changed_in_the_registry(name)
-        found_problem |= bool(changed)
-        for change in changed:
-            print(printable(f"  registry: {change}"))
-    return int(found_problem)
+    model: str
+    entries: int
+    head: str | None
+    """MODEL:SEQUENCE:HASH, to note in another place."""
+    problems: tuple[str, ...] = ()
+    registry: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not (self.problems or self.registry)
+
+    @property
+    def lines(self) -> list[str]:
+        state = f"{'DAMAGED' if self.problems else 'whole'}, {self.entries} entries, head {self.head or 'none'}"
+        found = [*self.problems, *(f"registry: {change}" for change in self.registry)]
+        return [f"{self.model}: {state}", *(printable(f"  {sentence}") for sentence in found)]
+
+
+def noted_head(text: str) -> "tuple[str, Head]":
+    """The model and the head that an earlier check printed. Raises ValueError."""
+    model, sequence, noted = (*text.split(":"), "", "")[:3]
+    if not (sequence.isdigit() and len(noted) == 64):
+        raise ValueError(f"{text!r} is no head, expected MODEL:SEQUENCE:HASH as verify prints it")
+    return model, ledger.Head(int(sequence), noted)
+
+
+def check_ledgers(models: Sequence[str], heads: "Sequence[tuple[str, Head]]" = ()) -> list[CheckedLedger]:
+    """Check these models' ledgers, all where none is named, and every model of which a head was noted."""
+    names = sorted({*(models or ledger.models()), *(model for model, _ in heads)})
+    return [_check(name, [head for model, head in heads if model == name]) for name in names]
+
+
+def _check(name: str, heads: "Sequence[Head]") -> CheckedLedger:
+    found = ledger.verify(name, *heads)
+    # a model that somebody names has a past; one whose ledger is gone must not pass
+    problems = found.problems or (() if found.entries else ("there is no ledger of this model here",))
+    head = f"{name}:{found.head.sequence}:{found.head.hash}" if found.head else None
+    return CheckedLedger(name, found.entries, head, problems, () if problems else _changed_in_the_registry(name))
 
 
 def _changed_in_the_registry(model: str) -> tuple[str, ...]:
@@ -108,15 +128,12 @@ def _changed_in_the_registry(model: str) -> tuple[str, ...]:
 
     The ledger is checked where the registry is not, too: nothing is asked of one whose database is not here.
     """
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.storage.workspace import SQLITE, workspace
-    from tasks.policy.rollout.versions import changed_outside, edited, registered
-
-    address = workspace().mlflow
-    if address.startswith(SQLITE) and not Path(address.removeprefix(SQLITE)).is_file():
+    address = storage.workspace.workspace().mlflow
+    if (
+        address.startswith(storage.workspace.SQLITE)
+        and not Path(address.removeprefix(storage.workspace.SQLITE)).is_file()
+    ):
         return ()
-    from tasks.adapters.registry import versions as registry
-
     entries, now = ledger.entries(model), registry.state(model)
     tags = registry.all_tags(model)
     known = [version for number, version in registered(entries).items() if now.holds(version) and number in tags]
@@ -127,74 +144,3 @@ def _changed_in_the_registry(model: str) -> tuple[str, ...]:
         if names
     ]
     return (*changed_outside(entries, now), *changed)
-
-
-def _noted_head(text: str) -> tuple[str, "Head"]:
-    from tasks.adapters.ledger.chain import Head
-
-    model, sequence, noted = (*text.split(":"), "", "")[:3]
-    if not (sequence.isdigit() and len(noted) == 64):
-        raise SystemExit(f"--expect is {text!r}, expected MODEL:SEQUENCE:HASH as verify prints it")
-    return model, Head(int(sequence), noted)
-
-
-def _show(arguments: argparse.Namespace) -> int:
-    from tasks.adapters.ledger import chain as ledger
-
-    for entry in ledger.entries(arguments.model, kind=arguments.kind, last=arguments.last):
-        print(describe_entry(entry))
-    return 0
-
-
-def _state(arguments: argparse.Namespace) -> int:
-    found = champion_at(arguments.model, arguments.at)
-    if found is None:
-        print(f"{arguments.model}: no champion at {arguments.at:%Y-%m-%d %H:%M} UTC")
-        return 1
-    entry, promotion = found
-    said = (
-        f"{arguments.model}: version {promotion.champion} served at {arguments.at:%Y-%m-%d %H:%M} UTC, "
-        f"{promotion.action} on {entry.at:%Y-%m-%d %H:%M} by {entry.actor} "
-        f"(entry {entry.sequence}, decision {promotion.decision_id})"
-    )
-    print(printable(said), *(printable(f"  {reason}") for reason in promotion.reasons), sep="\n")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tasks.record.audit", description="Read and check the ledger.")
-    commands = parser.add_subparsers(required=True, metavar="verify|show|state")
-    verify = commands.add_parser("verify", help="check the whole chain; ends with 1 when anything is wrong")
-    verify.add_argument("model", nargs="*", help="models to check, all when left out")
-    verify.add_argument(
-        "--expect", action="append", default=[], metavar="MODEL:SEQUENCE:HASH", help="a head noted before"
-    )
-    verify.set_defaults(run=_verify)
-    show = commands.add_parser("show", help="print a model's facts, oldest first")
-    show.add_argument("model")
-    show.add_argument("--kind", help="only facts of this kind, such as champion.promoted")
-    show.add_argument("--last", type=int, help="only the last so many")
-    show.set_defaults(run=_show)
-    state = commands.add_parser("state", help="print which version served at a time, and why")
-    state.add_argument("model")
-    state.add_argument("--at", type=utc, required=True, help="ISO date or time, UTC unless it names a zone")
-    state.set_defaults(run=_state)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    chosen = _parser().parse_args(arguments)
-    try:
-        outcome = int(chosen.run(chosen))
-        sys.stdout.flush()
-        return outcome
-    except BrokenPipeError:  # `| head` has read enough; what Python flushes at its end goes nowhere then
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE, as other commands end; never mistaken for a verdict
-    except PerennialError as error:
-        print(error, file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,15 +16,15 @@ from deployments.config.model import (
     DEPLOYMENTS,
     FLEET,
     ModelConfig,
-    ModelConfigError,
     available_models,
     load_model_config,
     model_folders,
     model_path,
 )
+from tasks.adapters import ledger, registry, reports, storage
 from tasks.policy.economics.budget import BudgetBalance, budget_balance, spent_usd
 from tasks.policy.governance.binding import BOUND, bound_to, why_not_bound
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import LedgerError, ModelConfigError, PerennialError, RegistryError
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
 from tasks.policy.rollout.versions import changed_outside
 
@@ -33,8 +33,6 @@ PAGE = "fleet.html"
 
 def own_models() -> tuple[str, ...]:
     """Names of the models to show: all, but where PERENNIAL_MODELS names a folder of one's own, the demo's only once used."""
-    from tasks.adapters.ledger import chain as ledger
-
     names = available_models()
     if len(model_folders()) == 1:
         return names
@@ -59,10 +57,6 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
     One whose ledger does not verify, or whose entry in the registry is broken, is shown with what is wrong. The shared
     budget is left out while a file that it depends on is broken.
     """
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.registry import versions as registry
-    from tasks.adapters.storage.object_store import LedgerError
-
     facts, broken = [], list(broken)
     if configs:
         registry.client()  # one that cannot be reached at all is no fault of any model
@@ -77,7 +71,7 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
                 facts.append(_facts(config, as_of))
         except LedgerError as error:
             broken.append(_broken(config.name, error, "its ledger does not verify"))
-        except registry.RegistryError as error:
+        except RegistryError as error:
             broken.append(_broken(config.name, error, "its entry in the registry cannot be used"))
     try:
         return survey(facts, as_of, _shared_balance(as_of), broken)
@@ -92,19 +86,14 @@ def _broken(model: str, error: PerennialError, *found: str) -> BrokenModel:
 
 
 def _shared_balance(as_of: datetime) -> BudgetBalance | None:
-    from tasks.adapters.ledger import shared as shared_ledgers
-
     fleet = load_fleet_config()
     if fleet.shared_budget is None:
         return None
     budgets = {name: load_model_config(name).budget for name in fleet.sharing()}
-    return budget_balance(fleet.shared_budget, budgets, shared_ledgers.entries_of(budgets), as_of)
+    return budget_balance(fleet.shared_budget, budgets, ledger.shared.entries_of(budgets), as_of)
 
 
 def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.registry import versions as registry
-
     end = config.period.end
     moment = min(as_of, end + config.settling) if end else as_of
     entries = tuple(entry for entry in ledger.entries(config.name) if entry.at <= moment)
@@ -130,29 +119,21 @@ def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
 
 
 def _has_champion(model: str) -> bool:
-    from tasks.adapters.registry import versions as registry
-
     return registry.CHAMPION in registry.aliases(model)
 
 
 def fleet_html(fleet: Fleet) -> str:
     """Render the self-contained fleet page."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.reports import fleet as fleet_page
-
     known = {member.facts.model for member in fleet.members} | {each.model for each in fleet.broken}
-    return fleet_page.render(fleet, tuple(name for name in ledger.models() if name not in known))
+    return reports.fleet.render(fleet, tuple(name for name in ledger.models() if name not in known))
 
 
 # two retries: the API server may be restarting; the page and the artifact are written anew each time
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, timeout_seconds=600)
 def publish_fleet(fleet: Fleet) -> Path:
     """Write the page among the reports and the artifact into the dashboard."""
-    from tasks.adapters.reports import artifacts, fleet as fleet_page
-    from tasks.adapters.storage.workspace import workspace
-
-    path = fleet_page.write_page(fleet_html(fleet), workspace().reports / PAGE)
-    artifacts.publish_fleet(fleet, str(path))
+    path = reports.fleet.write_page(fleet_html(fleet), storage.workspace.workspace().reports / PAGE)
+    reports.artifacts.publish_fleet(fleet, str(path))
     get_run_logger().info("fleet: %s", fleet.headline)
     for each in fleet.broken:
         get_run_logger().warning("fleet: %s: action required, %s", each.model, each.sentence)

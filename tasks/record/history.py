@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import Literal, overload
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import ledger, registry
+from tasks.policy.decision import retraining
 from tasks.policy.decision.escalation import unresolved
 from tasks.policy.economics import budget
 from tasks.policy.economics.costs import forecast_cost
@@ -36,8 +38,6 @@ def find_champion(config: ModelConfig, required: Literal[True]) -> ModelVersion:
 def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None: ...
 def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None:
     """The version that serves; None where there is none yet, NoChampion where one is required."""
-    from tasks.adapters.registry import versions as registry
-
     if not required and registry.CHAMPION not in registry.aliases(config.name):
         return None
     return registry.version(config.name, registry.CHAMPION)
@@ -45,10 +45,7 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
 
 def recall_judgement(config: ModelConfig, window: Window) -> Judgement | None:
     """The recorded judgement of a window under the present policy, if there is one: a judged window stays judged."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.policy.decision.retraining import decision_id
-
-    wanted = decision_id(config.name, config.retraining, window)
+    wanted = retraining.decision_id(config.name, config.retraining, window)
     for entry in reversed(ledger.entries(config.name, kind="window.judged")):
         if entry.decision_id == wanted:
             return _judgement(entry.body)
@@ -63,8 +60,6 @@ def _judgement(body: str) -> Judgement:
 
 def recall_scoring(config: ModelConfig, window: Window) -> Scoring | None:
     """Which version served a window and how fast, if it was scored."""
-    from tasks.adapters.ledger import chain as ledger
-
     wanted = scoring_id(config.name, window)
     scored = (entry for entry in ledger.entries(config.name, kind="window.scored") if entry.decision_id == wanted)
     return next((from_json(Scoring, entry.body) for entry in scored), None)
@@ -78,8 +73,6 @@ def recall_latency(config: ModelConfig, window: Window) -> Latency | None:
 
 def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) -> History:
     """Read all history that the policy may use when it judges `window`."""
-    from tasks.adapters.ledger import chain as ledger
-
     entries = ledger.entries(config.name)
     judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
     before = [judgement for judgement in judged if judgement.evidence.window < window]
@@ -110,15 +103,11 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
 
 def spent_usd(config: ModelConfig, as_of: datetime, apart_from: str | None = None) -> float:
     """What the retrains of the 30 days before `as_of` cost, apart from one decision's: a run that goes on pays once."""
-    from tasks.adapters.ledger import chain as ledger
-
     return budget.spent_usd(ledger.entries(config.name), config.budget, as_of, apart_from)
 
 
 def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
     """What the next iteration is forecast to cost, on as many rows as the last; None before the first."""
-    from tasks.adapters.ledger import chain as ledger
-
     used = [usage for at, usage in budget.usages(ledger.entries(config.name)) if at <= as_of]
     forecast = forecast_cost(config.budget, used, used[-1].rows) if used else None
     return forecast.usd if forecast else None
@@ -142,8 +131,6 @@ def _champion_since(entries: tuple[LedgerEntry, ...]) -> datetime | None:
 
 def recall_validation(config: ModelConfig, decision_id: str | None) -> ValidationReport | None:
     """The verdict that the ledger holds on the challenger of a decision, or on the latest; None where there is none."""
-    from tasks.adapters.ledger import chain as ledger
-
     verdicts = [
         entry
         for entry in ledger.entries(config.name)
@@ -157,8 +144,6 @@ def find_challenger(config: ModelConfig, validation: ValidationReport, decision_
 
     Raises PromotionRefused where another version has its number by now.
     """
-    from tasks.adapters.ledger import chain as ledger
-
     entries, written = ledger.entries(config.name), to_json(validation)
     alike = (entry.decision_id for entry in entries if entry.body == written and entry.decision_id)
     verdicts = [found for found in alike if decision_id in (None, found)]
@@ -175,8 +160,6 @@ def find_challenger(config: ModelConfig, validation: ValidationReport, decision_
 
 def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVersion:
     """An earlier champion, as the challenger of this decision. Raises PromotionRefused where it may not serve again."""
-    from tasks.adapters.ledger import chain as ledger
-
     known = {served.version for served in returnable(ledger.entries(config.name))}
     if number not in known:
         raise PromotionRefused(
@@ -188,22 +171,15 @@ def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVer
 
 def recall_degradation(config: ModelConfig, champion: str) -> Degradation | None:
     """Why this version had to go back as champion; None where it has not."""
-    from tasks.adapters.ledger import chain as ledger
-
     found = (from_json(Degradation, entry.body) for entry in ledger.entries(config.name, kind="champion.degraded"))
     return next((degraded for degraded in found if degraded.champion == champion), None)
 
 
 def registry_changes(config: ModelConfig) -> tuple[str, ...]:
     """What others than Perennial changed about the model's aliases and versions, a sentence each."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.registry import versions as registry
-
     return changed_outside(ledger.entries(config.name), registry.state(config.name))
 
 
 def find_version(config: ModelConfig, number: str) -> ModelVersion:
     """A registered version. Raises RegistryError where there is no such version."""
-    from tasks.adapters.registry import versions as registry
-
     return registry.version(config.name, number)

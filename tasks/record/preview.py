@@ -11,9 +11,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import evaluation, models, orchestration, registry, reports, sources
 from tasks.policy.economics.costs import over_budget
 from tasks.policy.economics.placement import decide_placement
 from tasks.policy.governance.access import Override, why_not_override, why_not_trigger
+from tasks.policy.records.errors import EstimatorError, SourceError
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
@@ -90,9 +92,6 @@ def preview_promotion(
     now: datetime,
 ) -> Preview:
     """The gates' verdict on a validated challenger, whether it answers, and who would have to approve."""
-    from tasks.adapters.evaluation import alias_transaction, challenger as trial
-    from tasks.adapters.registry import versions as registry
-
     aliases = registry.aliases(config.name)
     serving = aliases.get(registry.CHAMPION)
     status = registry.tags(config.name, challenger.version).get("status")
@@ -102,11 +101,13 @@ def preview_promotion(
     gate = why_not_promote(config.validation, judged.promotion, challenger, serving, validation)
     if serving == challenger.version:
         gate = f"version {serving} serves already"
-    gate = gate or alias_transaction.why_aliases_stay(config.name, aliases)
-    if alias_transaction.was_rolled_back(config.name, challenger.version):
+    gate = gate or evaluation.alias_transaction.why_aliases_stay(config.name, aliases)
+    if evaluation.alias_transaction.was_rolled_back(config.name, challenger.version):
         status = "quarantined"
     barred = f"it is {status}, expected a version that may serve" if status in ("quarantined", "rejected") else None
-    refusals = stopped_by((*access, gate, barred, trial.smoke_test(challenger, config.training.estimator)))
+    refusals = stopped_by(
+        (*access, gate, barred, evaluation.challenger.smoke_test(challenger, config.training.estimator))
+    )
     asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"
     approval = asked if config.needs_approval else "approval: none is needed"
     return _shown(Preview(config.name, "promotion", refusals, (*what_validation_said(validation, serving), approval)))
@@ -114,20 +115,15 @@ def preview_promotion(
 
 def _rows_of_history(config: ModelConfig) -> int:
     """Rows that the source holds of the history, counted without landing them."""
-    from tasks.adapters.sources import read as sources
-
     return len(sources.read_window(config, config.history()))
 
 
 def _unusable(config: ModelConfig) -> str | None:
     """What of the file's estimator or source could not be used."""
-    from tasks.adapters.models import estimators
-    from tasks.adapters.sources import read as sources
-
     try:
         sources.check_function(config)
-        estimators.try_out(config)
-    except (sources.SourceError, estimators.EstimatorError) as error:
+        models.estimators.try_out(config)
+    except (SourceError, EstimatorError) as error:
         return str(error)
     return None
 
@@ -136,9 +132,7 @@ def _not_let_in(
     config: ModelConfig, requested_by: str, exception: str | None, override: Override | None, now: datetime
 ) -> tuple[str | None, ...]:
     """Why whoever starts this may not, and the exception that it would need, unless an override counts for it."""
-    from tasks.adapters.orchestration import run_identity
-
-    principal = run_identity.creator(requested_by)
+    principal = orchestration.run_identity.creator(requested_by)
     outside = why_not_trigger(config.access, principal, requested_by)
     if exception is None or override is None:
         return outside, exception
@@ -147,8 +141,6 @@ def _not_let_in(
 
 
 def _shown(preview: Preview) -> Preview:
-    from tasks.adapters.reports import artifacts
-
-    artifacts.publish_preview_page(preview)
+    reports.artifacts.publish_preview_page(preview)
     get_run_logger().info("dry run: %s", preview.headline)
     return preview

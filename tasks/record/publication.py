@@ -11,6 +11,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import ledger, orchestration, registry, reports
 from tasks.policy.economics.placement import DEDICATED
 from tasks.policy.governance.access import Approval
 from tasks.policy.records.base import digest, to_json
@@ -43,16 +44,12 @@ ENDS = ("champion.promoted", "challenger.rejected")
 
 def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
     """Record which version served a window, and how fast it answered."""
-    from tasks.adapters.ledger import chain as ledger
-
     ledger.append(config.name, "window.scored", scoring, scoring.window.end, scoring_id(config.name, scoring.window))
 
 
 def emit_heartbeat(config: ModelConfig, judgement: Judgement) -> None:
     """Say that a monitor run has ended well, whether or not there was a new window: an automation waits for silence."""
-    from tasks.adapters.orchestration import events as announcements
-
-    announcements.announce("model.watched", config.name, _handover(judgement))
+    orchestration.events.announce("model.watched", config.name, _handover(judgement))
 
 
 @task(**RETRIES)
@@ -60,13 +57,9 @@ def publish_judgement(
     config: ModelConfig, judgement: Judgement, dry_run: bool = False, history: History | None = None
 ) -> None:
     """Record what a window showed and what was decided; ask for a retrain where that was the decision."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import events as announcements
-    from tasks.adapters.reports import judgement as judgement_page
-
     decision = judgement.decision
-    judgement_page.publish_judgement_page(config, judgement)
-    judgement_page.publish_plots(config, judgement, history.performances[-PLOTTED_WINDOWS:] if history else ())
+    reports.judgement.publish_judgement_page(config, judgement)
+    reports.judgement.publish_plots(config, judgement, history.performances[-PLOTTED_WINDOWS:] if history else ())
     if dry_run:
         return
     quality = judgement.evidence.quality
@@ -74,17 +67,14 @@ def publish_judgement(
     if quality and quality.verdict == "fail":
         if judgement.evidence.rows:  # else there is nothing to keep out of training, and what comes late must not be
             ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
-        if judged.body == to_json(judgement):  # an empty window is looked at again; people are notified once
-            announcements.announce("window.quarantined", config.name, _handover(judgement))
+        if judged.body == to_json(judgement):  # an empty window is looked at again; people are told once
+            orchestration.events.announce("window.quarantined", config.name, _handover(judgement))
     _publish_labels(config, judgement, history)
     ask_for_retraining(config, judgement)
 
 
 def _publish_labels(config: ModelConfig, judgement: Judgement, history: History | None) -> None:
     """Record windows whose labels cannot be trusted or are sound again; announce the former."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import events as announcements
-
     own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
     found = label_reports((*judgement.revised, *own))
     doubted = {report.window for report in (history.performances if history else ()) if not report.has_sound_labels}
@@ -94,7 +84,7 @@ def _publish_labels(config: ModelConfig, judgement: Judgement, history: History 
         if verdicts.reports:
             ledger.append(config.name, kind, verdicts, judgement.as_of, judgement.decision.decision_id)
     if failed.reports:
-        announcements.announce("labels.quarantined", config.name, _handover(judgement))
+        orchestration.events.announce("labels.quarantined", config.name, _handover(judgement))
 
 
 def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
@@ -102,19 +92,15 @@ def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
 
     Only while the decision has had no effect, and never for a back-fill.
     """
-    from tasks.adapters.orchestration import events as announcements
-
     if judgement.backfilled or _has_fact(config, judgement.decision.decision_id, ANSWERS):
         return
     if judgement.decision.retrain:
-        announcements.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
+        orchestration.events.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
     if judgement.decision.go_back_to:
-        announcements.announce("return.requested", config.name, _handover(judgement))
+        orchestration.events.announce("return.requested", config.name, _handover(judgement))
 
 
 def _has_fact(config: ModelConfig, decision_id: str, kinds: Collection[str]) -> bool:
-    from tasks.adapters.ledger import chain as ledger
-
     return any(entry.decision_id == decision_id and entry.kind in kinds for entry in ledger.entries(config.name))
 
 
@@ -133,13 +119,10 @@ def _handover(judgement: Judgement) -> dict[str, object]:
 @task(**RETRIES)
 def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
     """Record that a fresh champion has to go back, once for each, and hand it over to rollback."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import events as announcements
-
     decision_id = digest(config.name, "degraded", degraded.champion)
     ledger.append(config.name, "champion.degraded", degraded, degraded.at, decision_id)
     handover = Handover(config.name, decision_id, degraded.reasons, degraded.at, degraded.champion)
-    announcements.announce("champion.degraded", config.name, handover.payload())
+    orchestration.events.announce("champion.degraded", config.name, handover.payload())
 
 
 @task(**RETRIES)
@@ -155,32 +138,25 @@ def publish_validation(
 
     One that another decision had made is an earlier champion on trial again: nothing was trained, nothing is charged.
     """
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.reports import artifacts
-
     decision_id = challenger.decision_id
     recalled = decision_id != dict(challenger.tags).get("decision_id", decision_id)
     made = "challenger.recalled" if recalled else "challenger.registered"
     ledger.append(config.name, made, challenger, as_of, decision_id, requested_by)
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     ledger.append(config.name, kind, validation, as_of, decision_id, requested_by)
-    artifacts.publish_validation_page(config, validation, challenger.run_id, reason)
+    reports.artifacts.publish_validation_page(config, validation, challenger.run_id, reason)
     hand_over(config, validation, decision_id, as_of)
 
 
 def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
     """Say what became of a challenger."""
-    from tasks.adapters.orchestration import events as announcements
-
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     handover = Handover(config.name, decision_id, validation.reasons, as_of)
-    announcements.announce(kind, config.name, handover.payload())
+    orchestration.events.announce(kind, config.name, handover.payload())
 
 
 def hand_over_again(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
     """The same by a run that finds it recorded, as the first may have died before; not once its trial has ended."""
-    from tasks.adapters.registry import versions as registry
-
     status = registry.tags(config.name, validation.challenger).get("status")
     if status not in ("quarantined", "rejected") and not _has_fact(config, decision_id, ENDS):
         hand_over(config, validation, decision_id, as_of)
@@ -189,43 +165,31 @@ def hand_over_again(config: ModelConfig, validation: ValidationReport, decision_
 @task(**RETRIES)
 def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime, actor: str, comment: str) -> None:
     """Record who serves now, once for each decision; say nothing where nothing changed."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import events as announcements
-    from tasks.adapters.reports import artifacts
-
     if promotion.action == "unchanged":
         return
     kind = "champion.rolled_back" if promotion.action == "rolled_back" else "champion.promoted"
     ledger.append(config.name, kind, promotion, as_of, promotion.decision_id, actor)
-    artifacts.publish_promotion_page(config, promotion, actor, comment)
+    reports.artifacts.publish_promotion_page(config, promotion, actor, comment)
     handover = Handover(config.name, promotion.decision_id, promotion.reasons, as_of, promotion.champion)
-    announcements.announce(kind, config.name, handover.payload())
+    orchestration.events.announce(kind, config.name, handover.payload())
 
 
 @task(**RETRIES)
 def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Approval, as_of: datetime) -> Approval:
     """Record and announce that a validated challenger will not serve; one that still waits is only shown."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import events as announcements
-    from tasks.adapters.registry import versions as registry
-    from tasks.adapters.reports import artifacts
-
-    artifacts.publish_answer_page(config, approval)
+    reports.artifacts.publish_answer_page(config, approval)
     if approval.verdict in ("rejected", "expired"):
         registry.tag(config.name, challenger.version, status="rejected")
         ledger.append(config.name, "challenger.rejected", approval, as_of, challenger.decision_id, approval.by)
         handover = Handover(config.name, challenger.decision_id, approval.reasons, as_of)
-        announcements.announce("challenger.rejected", config.name, handover.payload())
+        orchestration.events.announce("challenger.rejected", config.name, handover.payload())
     return approval
 
 
 @task(**RETRIES)
 def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
     """Record and announce that the budget refused."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import events as announcements
-
     ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)
-    announcements.announce(
+    orchestration.events.announce(
         "budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload()
     )

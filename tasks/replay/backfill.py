@@ -7,23 +7,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import ledger, registry, reports
 from tasks.policy.decision.retraining import decision_id
 from tasks.policy.records.base import from_json
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import BackfillRefused
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import Scoring
 from tasks.policy.reporting.backfill import Backfill, divide_windows
 
 
-class BackfillRefused(PerennialError):
-    """The range holds no window, or more than was allowed. Nothing was done."""
-
-
 def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windows: int) -> Backfill:
     """Divide the windows of [start, end). Raises BackfillRefused, and NoChampion where none serves yet."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.registry import versions as registry
-
     end = min(end, config.period.end) if config.period.end else end
     windows = tuple(window for window in config.windows(end=end) if window.start >= start)
     if not windows:
@@ -54,7 +48,5 @@ def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windo
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
 def publish_backfill(config: ModelConfig, plan: Backfill, dry_run: bool) -> None:
     """Say which windows were, or would be, filled in."""
-    from tasks.adapters.reports import artifacts
-
-    artifacts.publish_backfill_page(config.name, plan, dry_run)
+    reports.artifacts.publish_backfill_page(config.name, plan, dry_run)
     get_run_logger().info("backfill: %s%s", plan.headline, ", only shown" if dry_run else "")

@@ -9,24 +9,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake, models, registry, storage
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import MetricValue
+from tasks.policy.statistics import intervals, metrics
 
 
 def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
     """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
-    import pandas as pd
-
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.models import estimators
-    from tasks.adapters.registry import version_files
-    from tasks.adapters.storage.atomic_files import whole_file
-
     path = folder / f"{window.name}.parquet"
     if path.exists():
         return path
@@ -36,16 +34,16 @@ def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, fo
         start = max(start, as_of - timedelta(days=config.training.window_days))
     columns = config.columns
     needed = [columns.key, columns.time, *columns.features.names, columns.label]
-    every = estimators.fit(config, lake.labelled_rows(config, Window(start, as_of), as_of, needed)).scorer
+    every = models.estimators.fit(config, lake.labelled_rows(config, Window(start, as_of), as_of, needed)).scorer
     landed = lake.landed_rows(config, window)
     if landed is None:
         raise AssertionError(f"{config.name}: {window.name} was scored, yet its rows are not in the lake")
     rows = lake.read_rows(landed)
-    scorers = {"never": version_files.load_scorer(first, config.training.estimator), "every": every}
+    scorers = {"never": registry.version_files.load_scorer(first, config.training.estimator), "every": every}
     frame = pd.DataFrame({name: list(scorer.predict(rows)) for name, scorer in scorers.items()})
     frame.attrs = {name: scorer.classes for name, scorer in scorers.items()}
     frame.insert(0, "id", rows[config.columns.key].to_pandas())
-    with whole_file(path) as own:
+    with storage.atomic_files.whole_file(path) as own:
         frame.to_parquet(own)
     return path
 
@@ -72,15 +70,6 @@ def compare_with_baselines(
 
 
 def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> Comparison:
-    import numpy as np
-    import pandas as pd
-    import pyarrow as pa
-
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.models.label_alignment import encode_truth
-    from tasks.adapters.registry import versions as registry
-    from tasks.policy.statistics import intervals, metrics
-
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
     labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
     truth = labelled.rename_columns(["id", "label"]).to_pandas()
@@ -93,7 +82,7 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}
     own |= {name: tuple(scored.attrs[name]) for name in ("never", "every")}
     answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
-    label, aligned = encode_truth(pa.chunked_array([frame["label"]]), answers)
+    label, aligned = models.label_alignment.encode_truth(pa.chunked_array([frame["label"]]), answers)
     predicted = dict(zip(own, aligned, strict=True))
     if metrics.undefined(name, label, max(2, len(own["prediction"])), each=True):
         return Comparison(len(served), len(frame))

@@ -8,6 +8,7 @@ rows, quarantined, or with labels in doubt is a column of NaN.
 """
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,18 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from deployments.config.model import ModelConfig, ModelConfigError
+from deployments.config.model import ModelConfig
+from tasks.adapters import lake, ledger, models, storage
 from tasks.adapters.storage.atomic_files import whole_file
-from tasks.policy.backtest.simulation import Floats
 from tasks.policy.records.base import Window, digest
+from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.evidence import windows_to_exclude
+from tasks.policy.statistics import metrics
+from tasks.policy.statistics.metrics import Floats
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from tasks.adapters.models.files import Scorer
 
 PROBE_ROWS, PROBE_ROUNDS, PROBE_ETA = 4, 0.2, 2.0
@@ -50,8 +53,6 @@ class Plan:
 
 def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
     """All windows of the model's data until `end`; history is cut backwards from where service begins."""
-    from tasks.adapters.storage.workspace import make_folder, workspace
-
     step = timedelta(days=config.window_days)
     history = int((config.period.history_until - config.period.start) / step)
     served = config.windows(end=end)
@@ -69,7 +70,9 @@ def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
         )
     start = config.period.history_until - history * step
     before = tuple(Window(start, config.period.history_until).split(config.window_days))
-    folder = make_folder(workspace().home / "backtest" / f"{config.name}-{config.fingerprint[:8]}{_until(config, end)}")
+    folder = storage.workspace.make_folder(
+        storage.workspace.workspace().home / "backtest" / f"{config.name}-{config.fingerprint[:8]}{_until(config, end)}"
+    )
     return Plan(before + served, history, folder, lag)
 
 
@@ -83,14 +86,13 @@ def _until(config: ModelConfig, end: datetime) -> str:
 
 def without(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: datetime) -> Plan:
     """The same windows, of which some have no rows and others are not to be used; their candidates lie apart from others."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.storage.workspace import make_folder
-
     excluding = windows_to_exclude(ledger.entries(config.name), as_of)
     names = (*(window.name for window in empty), *excluding)
     if not names:
         return plan
-    folder = make_folder(plan.folder.with_name(f"{plan.folder.name}-without-{digest(*names, length=8)}"))
+    folder = storage.workspace.make_folder(
+        plan.folder.with_name(f"{plan.folder.name}-without-{digest(*names, length=8)}")
+    )
     return replace(plan, folder=folder, excluding=excluding)
 
 
@@ -117,29 +119,24 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
 
 def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats, int, float]:
     """(losses of the candidate, losses of its probe, training rows, CPU seconds); NaN where rows teach nothing."""
-    import time
-
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.models import eligibility, estimators
-
     end, last = plan.windows[place].end, plan.windows[-1].end
     start = config.period.start
     if config.training.window_days:
         start = max(start, end - timedelta(days=config.training.window_days))
     training = lake.labelled_rows(config, Window(start, end), end, excluding=plan.excluding)
     empty = np.full(len(plan.windows), np.nan)
-    if eligibility.why_not_train(config, training):
+    if models.eligibility.why_not_train(config, training):
         return empty, empty, len(training), 0.0
     began = time.process_time()
-    candidate = estimators.fit(config, training).scorer
+    candidate = models.estimators.fit(config, training).scorer
     seconds = time.process_time() - began
     later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay, excluding=plan.excluding)
     cheap = _probe_config(config)
     known = end + config.columns.label_delay
     complete = lake.labelled_rows(config, Window(start, end), known, excluding=plan.excluding)
     quarter = complete.take(list(range(0, len(complete), PROBE_ROWS)))
-    refused = eligibility.why_not_train(cheap, quarter)
-    probe = empty if refused else _by_window(config, plan, estimators.fit(cheap, quarter).scorer, later)
+    refused = models.eligibility.why_not_train(cheap, quarter)
+    probe = empty if refused else _by_window(config, plan, models.estimators.fit(cheap, quarter).scorer, later)
     return _by_window(config, plan, candidate, later), probe, len(training), seconds
 
 
@@ -156,14 +153,13 @@ def _probe_config(config: ModelConfig) -> ModelConfig:
 
 def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
     """[W] the metric of each window as a loss; NaN where it has no labelled row or the metric is undefined."""
-    from tasks.adapters.models.label_alignment import encode_truth
-    from tasks.policy.statistics import metrics
-
     name = config.performance.metric
     losses = np.full(len(plan.windows), np.nan)
     if not len(rows):
         return losses
-    labels, (predicted,) = encode_truth(rows.column(config.columns.label), [(scorer.classes, scorer.predict(rows))])
+    labels, (predicted,) = models.label_alignment.encode_truth(
+        rows.column(config.columns.label), [(scorer.classes, scorer.predict(rows))]
+    )
     moments = rows.column(config.columns.time).to_numpy()
     known = np.isfinite(labels)
     for place, window in enumerate(plan.windows):
@@ -178,8 +174,6 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
 @task(cache_policy=NO_CACHE)
 def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
     """Candidates' files as one matrix.npz that `--matrix` reads too; returns its path."""
-    from tasks.policy.statistics import metrics
-
     count = len(plan.windows)
     parts = {"loss": np.full((count, count), np.nan), "probe": np.full((count, count), np.nan)}
     parts |= {"rows": np.zeros(count), "secs": np.zeros(count)}

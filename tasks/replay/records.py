@@ -11,28 +11,21 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import ledger, registry, reports, storage
 from tasks.adapters.storage.atomic_files import one_at_a_time, write_whole
 from tasks.policy.records.base import Window, from_json, to_json
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import ReplayRefused
 from tasks.policy.records.evidence import Judgement, ModelVersion, Promotion
 from tasks.policy.records.replay import Replay, ReplayEvent, ReplayWindow
 from tasks.policy.records.reports import DriftReport
 
 
-class ReplayRefused(PerennialError):
-    """The workspace already knows the future of what should be replayed."""
-
-
 def replay_folder(model: str) -> Path:
-    from tasks.adapters.storage.workspace import make_folder, workspace
-
-    return make_folder(workspace().home / "replay" / model)
+    return storage.workspace.make_folder(storage.workspace.workspace().home / "replay" / model)
 
 
 def open_replay(config: ModelConfig, windows: Sequence[Window]) -> Path:
     """The folder of the replay's records. Raises ReplayRefused where the champion has seen what would be replayed."""
-    from tasks.adapters.registry import versions as registry
-
     if not windows:
         raise ReplayRefused(
             f"{config.name}: no complete window of {config.window_days:g} days to replay; expected start and end further apart"
@@ -66,9 +59,6 @@ def record_window(folder: Path, record: ReplayWindow) -> None:
 
 def first_champion(config: ModelConfig) -> ModelVersion | None:
     """The first version that ever served: what a model that is never retrained would still be."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.registry import versions as registry
-
     for entry in ledger.entries(config.name):
         if entry.kind == "champion.promoted":
             return registry.version(config.name, from_json(Promotion, entry.body).champion)
@@ -114,19 +104,15 @@ def _share_past_limit(drift: DriftReport) -> float:
 @task(cache_policy=NO_CACHE)
 def report_replay(replay: Replay) -> Path:
     """Keep the finished replay, then write the page and summary.json of every replay in this workspace."""
-    from tasks.adapters.reports.replay import write_page
-
     folder = replay_folder(replay.model)
     write_whole(folder / "replay.json", to_json(replay))
     with one_at_a_time(folder.parent / ".report.lock"):  # of two that end at once the later one reads both
         replays = finished_replays()
         summary = {finished.model: finished.summary() for finished in replays}
         write_whole(folder.parent / "summary.json", json.dumps(summary, indent=2))
-        return write_page(replays, folder.parent / "index.html")
+        return reports.replay.write_page(replays, folder.parent / "index.html")
 
 
 def finished_replays() -> tuple[Replay, ...]:
-    from tasks.adapters.storage.workspace import workspace
-
-    paths = sorted((workspace().home / "replay").glob("*/replay.json"))
+    paths = sorted((storage.workspace.workspace().home / "replay").glob("*/replay.json"))
     return tuple(from_json(Replay, path.read_bytes()) for path in paths)

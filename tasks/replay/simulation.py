@@ -11,15 +11,12 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import evaluation, reports, storage
 from tasks.policy.backtest.baselines import BASELINES
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
-from tasks.policy.backtest.simulation import MatrixError, PerformanceMatrix, PolicyFactory, read_matrix
+from tasks.policy.backtest.simulation import PerformanceMatrix, PolicyFactory, read_matrix
 from tasks.policy.backtest.study import Backtest, gain_interval, lifts, run_backtest, summary
-from tasks.policy.records.errors import PerennialError
-
-
-class UnknownPolicy(PerennialError):
-    """A policy that the back-test does not know by this name."""
+from tasks.policy.records.errors import MatrixError, UnknownPolicy
 
 
 def load_matrix(path: Path) -> PerformanceMatrix:
@@ -37,10 +34,9 @@ def load_matrix(path: Path) -> PerformanceMatrix:
 
 def all_policies() -> dict[str, PolicyFactory]:
     """`perennial` and every baseline that is installed."""
-    from tasks.adapters.evaluation.detectors import DETECTORS
     from tests.benchmarks.retrainopt_policies import retrainopt_policies
 
-    return {"perennial": PerennialPolicy, **BASELINES, **DETECTORS, **retrainopt_policies()}
+    return {"perennial": PerennialPolicy, **BASELINES, **evaluation.detectors.DETECTORS, **retrainopt_policies()}
 
 
 def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:
@@ -112,13 +108,12 @@ def write_outcome(
     matrix: PerformanceMatrix, outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = ""
 ) -> Path:
     """Write summary.json and backtest.html atomically under `out`; return the page's path."""
-    from tasks.adapters.reports.backtest import write_page
-    from tasks.adapters.storage.atomic_files import write_whole
-
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
-        return write_page(outcome, lifts(matrix, outcome), out / "backtest.html", title, sentence, yaml)
+        storage.atomic_files.write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
+        return reports.backtest.write_page(
+            outcome, lifts(matrix, outcome), out / "backtest.html", title, sentence, yaml
+        )
     except OSError as error:
         raise MatrixError(f"{out}: cannot be written ({error.strerror}); expected a folder you may write to") from error
 
@@ -128,15 +123,12 @@ def backtest_candidates(
     config: ModelConfig, path: Path, alphas: Sequence[float], names: Sequence[str], share: float
 ) -> dict[str, Any]:
     """Back-test a model's own matrix; writes summary.json and the page beside its reports, and publishes an artifact."""
-    from tasks.adapters.reports import artifacts, backtest as backtest_page
-    from tasks.adapters.storage.workspace import make_folder, workspace
-
     matrix = load_matrix(path)
     outcome = run_backtest(matrix, choose_policies(names), alphas, share)
     sentence = recommend(matrix, outcome) + about_delay(config, matrix.lag)
     yaml = policy_yaml(outcome, config.window_days)
-    folder = make_folder(workspace().reports / config.name / "backtest")
+    folder = storage.workspace.make_folder(storage.workspace.workspace().reports / config.name / "backtest")
     page = write_outcome(matrix, outcome, folder, f"Back-test of {config.name}", sentence, yaml)
-    artifacts.publish_backtest(config.name, sentence, yaml, backtest_page.table(outcome), str(page))
+    reports.artifacts.publish_backtest(config.name, sentence, yaml, reports.backtest.table(outcome), str(page))
     get_run_logger().info("backtest: %s Page: %s", sentence, page)
     return {"recommendation": sentence, "yaml": yaml, "page": str(page), "summary": str(folder / "summary.json")}

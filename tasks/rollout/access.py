@@ -11,6 +11,7 @@ from datetime import datetime
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig, load_model_config
+from tasks.adapters import ledger, orchestration
 from tasks.policy.governance.access import Override, Principal, why_not_override, why_not_trigger
 from tasks.policy.governance.binding import BOUND, FileBinding, bound_to, why_not_accept, why_not_bound
 from tasks.policy.governance.people import AUTOMATION, SCHEDULE
@@ -29,10 +30,7 @@ def admit(model: str) -> ModelConfig:
     Raises AccessRefused where an automation names a file instead of a model, and where the model's ledger was begun with
     another file, or with other words on risk and access.
     """
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import run_identity
-
-    if run_identity.creator().kind == "automation" and not model.replace("_", "").isalnum():
+    if orchestration.run_identity.creator().kind == "automation" and not model.replace("_", "").isalnum():
         raise AccessRefused(
             f"{model[:80]!r}: an event may name a model that is deployed, expected a name without a path"
         )
@@ -48,10 +46,7 @@ def check_trigger(config: ModelConfig, action: str, requested_by: str, as_of: da
 
     The first run that may binds the model's ledger to its file.
     """
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import run_identity
-
-    principal: Principal = run_identity.creator(requested_by)
+    principal: Principal = orchestration.run_identity.creator(requested_by)
     refusal = why_not_trigger(config.access, principal, requested_by)
     if refusal:
         _refuse(config, action, refusal, as_of, principal)
@@ -72,8 +67,6 @@ def check_request(
 
     Raises AccessRefused where an event asks for what was not decided, or a person for a live model's past.
     """
-    from tasks.adapters.ledger import chain as ledger
-
     entries = ledger.entries(config.name)
     request = decided(entries, action, decision_id, version)
     refusal = why_not_requested(action, request, principal.kind == "automation", as_of)
@@ -86,8 +79,6 @@ def check_request(
 
 def check_verdict_time(config: ModelConfig, principal: Principal, decision_id: str, as_of: datetime) -> None:
     """Raises AccessRefused where a live model's challenger would serve from a time before its verdict on."""
-    from tasks.adapters.ledger import chain as ledger
-
     verdicts = [entry for entry in ledger.entries(config.name, kind=VALIDATED) if entry.decision_id == decision_id]
     _check_moment(config, "promotion", principal, verdicts, as_of)
 
@@ -103,17 +94,14 @@ def _check_moment(
 
 def check_window(config: ModelConfig, window: Window) -> None:
     """Raise AccessRefused for an event about a live model's window that is older than one judged already."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import run_identity
-
-    if config.period.end or run_identity.creator().kind != "automation":
+    if config.period.end or orchestration.run_identity.creator().kind != "automation":
         return
     judged = ledger.entries(config.name, kind="window.judged", last=1)
     latest = from_json(Judgement, judged[0].body).evidence.window if judged else window
     if window < latest:
         raise AccessRefused(
             f"{config.name}: an event asked about {window.name}, but {latest.name} was judged already; expected until to "
-            f"lie after {latest.start:%Y-%m-%d %H:%M} UTC; fill earlier windows in with: python -m flows.backfill"
+            f"lie after {latest.start:%Y-%m-%d %H:%M} UTC; fill earlier windows in with: perennial run backfill"
         )
 
 
@@ -126,8 +114,6 @@ def actor(principal: Principal, requested_by: str) -> str:
 
 def accept_file(model: str, by: str, reason: str, now: datetime) -> FileBinding:
     """Bind the model's ledger to this file from now on, as a named person answers for the change. Raises AccessRefused."""
-    from tasks.adapters.ledger import chain as ledger
-
     config = load_model_config(model)
     bindings = ledger.entries(config.name, kind=BOUND)
     bound, found = bound_to(bindings), config.binding
@@ -146,8 +132,6 @@ def check_override(
     config: ModelConfig, action: str, override: Override, principal: Principal, as_of: datetime, now: datetime
 ) -> Override:
     """The override, recorded with its reason and its end. Raises AccessRefused where it does not count."""
-    from tasks.adapters.ledger import chain as ledger
-
     refusal = why_not_override(config.access, override, principal, now)
     if refusal:
         _refuse(config, action, refusal, as_of, principal)
@@ -158,13 +142,10 @@ def check_override(
 
 
 def _refuse(config: ModelConfig, action: str, refusal: str, as_of: datetime, principal: Principal) -> None:
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import events as announcements
-
     reason = f"{action} was refused: {refusal}"
     decision_id = digest(config.name, action, refusal, as_of.isoformat())
     ledger.append(config.name, "access.refused", reason, as_of, decision_id, principal.name)
-    announcements.announce(
+    orchestration.events.announce(
         "access.refused", config.name, Handover(config.name, decision_id, (reason,), as_of).payload()
     )
     raise AccessRefused(f"{config.name}: {reason}")

@@ -13,6 +13,7 @@ from typing import Literal
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import ledger, orchestration, registry, reports
 from tasks.policy.governance.access import Approval, ApprovalRequest, why_not_approve
 from tasks.policy.governance.people import ANYONE, UNNAMED
 from tasks.policy.records.base import digest, from_json
@@ -44,9 +45,6 @@ def approval_of(
 
     Raises PromotionRefused where a person is needed and this run cannot wait for one.
     """
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import run_identity
-
     decision_id, version = challenger.decision_id, challenger.version
     for entry in ledger.entries(config.name, kind="approval.answered"):
         if entry.decision_id == decision_id:
@@ -55,7 +53,7 @@ def approval_of(
         return Approval(version, "not_needed", approved_by or NOBODY, comment, ())
     _refuse_the_hopeless(config, challenger, validation)
     request = _request(config, challenger, as_of, now, requested_by)
-    if now >= request.expires_at and not run_identity.was_answered():
+    if now >= request.expires_at and not orchestration.run_identity.was_answered():
         approval = _expired(request)
     elif approved_by is not None:
         approval = _typed(config, request, approved_by, comment)
@@ -71,9 +69,6 @@ def approval_of(
 
 def _serves(challenger: ModelVersion) -> bool:
     """Whether this version is the champion already, by this decision's promotion, which the ledger holds."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.registry import versions as registry
-
     champion = registry.aliases(challenger.model).get(registry.CHAMPION)
     promoted = {entry.decision_id for entry in ledger.entries(challenger.model, kind="champion.promoted")}
     return champion == challenger.version and challenger.decision_id in promoted
@@ -81,8 +76,6 @@ def _serves(challenger: ModelVersion) -> bool:
 
 def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
     """Ask no one about a challenger that could not be promoted anyway. Raises PromotionRefused."""
-    from tasks.adapters.registry import versions as registry
-
     champion = registry.aliases(config.name).get(registry.CHAMPION)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
     if refusal:
@@ -93,19 +86,19 @@ def _request(
     config: ModelConfig, challenger: ModelVersion, as_of: datetime, now: datetime, requested_by: str | None
 ) -> ApprovalRequest:
     """The approval request in the ledger; the first run's request holds for every later run of the decision."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import run_identity
-
     trained = [
         entry for entry in _entries(config, "challenger.registered") if entry.decision_id == challenger.decision_id
     ]
-    asked = {entry.actor for entry in trained} | {run_identity.creator(requested_by).name, requested_by or ""}
+    asked = {entry.actor for entry in trained} | {
+        orchestration.run_identity.creator(requested_by).name,
+        requested_by or "",
+    }
     request = ApprovalRequest(
         version=challenger.version,
         requesters=tuple(sorted(asked - UNNAMED)),
         asked_at=now,
         expires_at=now + timedelta(hours=config.access.approval_hours),
-        run_id=run_identity.waiting_run(),
+        run_id=orchestration.run_identity.waiting_run(),
         anonymous=bool({entry.actor for entry in trained} & ANONYMOUS),
     )
     entry = ledger.append(config.name, "approval.requested", request, as_of, challenger.decision_id)
@@ -113,8 +106,6 @@ def _request(
 
 
 def _entries(config: ModelConfig, kind: str) -> tuple[LedgerEntry, ...]:
-    from tasks.adapters.ledger import chain as ledger
-
     return ledger.entries(config.name, kind=kind)
 
 
@@ -136,26 +127,22 @@ def _asked(
     model: str,
 ) -> Approval:
     """The answer of a form. An answer without the right to give it is recorded, explained and requested again."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.orchestration import events as announcements, run_identity
-    from tasks.adapters.reports import artifacts
-
-    run_id = run_identity.waiting_run()
+    run_id = orchestration.run_identity.waiting_run()
     if run_id is None:
         raise PromotionRefused(
             f"{config.name}: version {request.version} requires approval by a person and this run cannot wait for one; run, as "
             f"{' or '.join(config.access.approve) or 'a named person'}: {_command(model, challenger, as_of)}, or the "
             "deployment `promote`"
         )
-    if request.run_id != run_id and run_identity.is_waiting(request.run_id):
+    if request.run_id != run_id and orchestration.run_identity.is_waiting(request.run_id):
         return Approval(request.version, "waiting", NOBODY, "", (f"run {request.run_id} waits for the answer already",))
-    if not run_identity.was_answered():
+    if not orchestration.run_identity.was_answered():
         handover = Handover(config.name, challenger.decision_id, _question(request, validation), as_of, request.version)
-        announcements.announce("approval.requested", config.name, handover.payload())
+        orchestration.events.announce("approval.requested", config.name, handover.payload())
     refusal = None
     for question in count(1):
-        evidence = artifacts.approval_evidence(config, validation, challenger, request, refusal)
-        form = run_identity.ask(evidence, int((request.expires_at - now).total_seconds()), question)
+        evidence = reports.artifacts.approval_evidence(config, validation, challenger, request, refusal)
+        form = orchestration.run_identity.ask(evidence, int((request.expires_at - now).total_seconds()), question)
         name = one_line(form.name)
         verdict = "approved" if form.decision == "approve" else "rejected"
         approving = verdict == "approved"
@@ -172,7 +159,7 @@ def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
     """What approves just this, dated as asked: in a replay the present is not today, and other challengers follow."""
     moment = as_of.isoformat().replace("+00:00", "Z")
     return (
-        f"python -m flows.promote --model {shlex.quote(model)} --decision-id {challenger.decision_id} --until {moment} "
+        f"perennial run promote --model {shlex.quote(model)} --decision-id {challenger.decision_id} --until {moment} "
         "--approved-by NAME"
     )
 

@@ -14,6 +14,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Abort
 
 from deployments.config.model import load_model_config
+from tasks.adapters import orchestration, storage
+from tasks.policy.records.errors import FencedOut, LeaseHeld
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
@@ -33,20 +35,17 @@ def with_lease(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Para
 def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> Body[Parameters, Answer]:
     @wraps(body)
     def alone(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
-        from tasks.adapters.orchestration import requeue
-        from tasks.adapters.storage import lease
-
         given = inspect.signature(body).bind(*arguments, **named).arguments
         if given.get("dry_run"):
             return body(*arguments, **named)  # it only reads, and must neither wait for a writer nor fence one out
         model = given["model"]
         try:
-            with lease.hold(load_model_config(model).name, body.__name__, outranks, patience_s=PATIENCE_S):
+            with storage.lease.hold(load_model_config(model).name, body.__name__, outranks, patience_s=PATIENCE_S):
                 return body(*arguments, **named)
-        except lease.LeaseHeld as held:
-            requeue.come_back_later(str(held), COME_BACK_S)
+        except LeaseHeld as held:
+            orchestration.requeue.come_back_later(str(held), COME_BACK_S)
             raise
-        except lease.FencedOut as fenced:
+        except FencedOut as fenced:
             if _goes_on_elsewhere():  # the process that took over reports this run's states
                 raise Abort(str(fenced)) from fenced
             raise

@@ -8,14 +8,18 @@ import math
 from datetime import datetime
 from itertools import islice
 
+import numpy as np
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake, ledger, models, registry, reports
 from tasks.policy.economics.costs import Amount, Outcome, measured_cost, net_benefit, score_gains, score_outcome
 from tasks.policy.records.base import Window, from_json
-from tasks.policy.records.evidence import USAGE, History, ModelVersion, Promotion, ValidationReport
+from tasks.policy.records.errors import VersionGone
+from tasks.policy.records.evidence import USAGE, History, ModelVersion, Promotion, Usage, ValidationReport
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.statistics.intervals import Gain
+from tasks.policy.statistics.intervals import Gain, paired_bootstrap
+from tasks.policy.statistics.metrics import undefined
 
 LOOK_BACK = 3
 """Closed windows after a promotion on which it is judged."""
@@ -25,9 +29,6 @@ def evaluate_promotion(
     config: ModelConfig, champion: ModelVersion, history: History, as_of: datetime, dry_run: bool = False
 ) -> Outcome | None:
     """The outcome of the latest promotion, when it is due now; None before, and once it is written."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.reports import artifacts
-
     promotions = ledger.entries(config.name, kind="champion.promoted")
     latest = from_json(Promotion, promotions[-1].body) if promotions else None
     if latest is None or latest.previous is None or latest.champion != champion.version or dry_run:
@@ -40,7 +41,7 @@ def evaluate_promotion(
     if outcome is None:
         return None
     ledger.append(config.name, "promotion.scored", outcome, as_of, latest.decision_id)
-    artifacts.publish_outcome(config.name, champion.version, outcome)
+    reports.artifacts.publish_outcome(config.name, champion.version, outcome)
     get_run_logger().info("outcome: version %s: %s", champion.version, outcome.reason)
     return outcome
 
@@ -63,11 +64,9 @@ def judge_outcome(
     The first windows count in which the metric is defined, such as an AUC where both classes occur; None before there
     are enough.
     """
-    from tasks.adapters.registry import versions as registry
-
     try:
         previous = registry.version(config.name, promotion.previous or "")
-    except registry.VersionGone as error:
+    except VersionGone as error:
         get_run_logger().warning("outcome: the promotion of version %s is not judged: %s", champion.version, error)
         return None
     measured = ((_gain(config, previous, champion, window, as_of), window.days) for window in windows)
@@ -84,19 +83,11 @@ def judge_outcome(
 
 
 def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Window, as_of: datetime) -> Gain:
-    import numpy as np
-
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.models.label_alignment import encode_truth
-    from tasks.adapters.registry import version_files
-    from tasks.policy.statistics.intervals import paired_bootstrap
-    from tasks.policy.statistics.metrics import undefined
-
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
-    scorers = [version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
+    scorers = [registry.version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
     answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
-    truth, predicted = encode_truth(rows.column(config.columns.label), answers)
+    truth, predicted = models.label_alignment.encode_truth(rows.column(config.columns.label), answers)
     known = np.isfinite(truth)
     before, after = (values[known] for values in predicted)
     metric, quantile = config.performance.metric, config.performance.quantile
@@ -107,9 +98,6 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
 
 def _cost(config: ModelConfig, version: ModelVersion, decision_id: str) -> float:
     """Of the training that this decision led to; an earlier version that returned was paid before."""
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.policy.economics.costs import Usage
-
     recalled = ledger.entries(config.name, kind="challenger.recalled")
     if any(entry.decision_id == decision_id for entry in recalled):
         return 0.0
@@ -120,8 +108,6 @@ def _cost(config: ModelConfig, version: ModelVersion, decision_id: str) -> float
 
 def _promised(config: ModelConfig, decision_id: str) -> Gain | None:
     """The gain that validation measured on its holdout."""
-    from tasks.adapters.ledger import chain as ledger
-
     verdicts = [entry for entry in ledger.entries(config.name) if entry.kind == "challenger.validated"]
     own = [from_json(ValidationReport, entry.body) for entry in verdicts if entry.decision_id == decision_id]
     whole = [found for report in own for found in report.differences if found.slice_name is None]

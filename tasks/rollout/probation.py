@@ -12,8 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import evaluation, lake, ledger, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.policy.records.base import Window, from_json
+from tasks.policy.records.errors import VersionGone
 from tasks.policy.records.evidence import History, ModelVersion, ValidationReport, windows_to_exclude
 from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.rollout.probation import (
@@ -55,17 +57,12 @@ def watch_fresh_champion(
 def _compare(
     config: ModelConfig, champion: ModelVersion, served: Window, as_of: datetime, realised: MetricValue, forecast: float
 ) -> Degradation | None:
-    from tasks.adapters.evaluation import challenger as trial
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.ledger import chain as ledger
-    from tasks.adapters.registry import versions as registry
-
     number = registry.aliases(config.name).get(registry.PREVIOUS)
     if number is None:
         return None
     try:
         before = registry.version(config.name, number)
-    except registry.VersionGone as error:
+    except VersionGone as error:
         get_run_logger().warning("probation: there is nothing to go back to: %s", error)
         return None
     excluding = windows_to_exclude(ledger.entries(config.name), as_of)
@@ -74,7 +71,7 @@ def _compare(
     parts = {"validation": config.validation.model_copy(update=level)}
     parts["columns"] = config.columns.model_copy(update={"protected": ()})  # judged as a whole
     watched = config.model_copy(update=parts)
-    compared = trial.compare(watched, champion, before, served, rows)
+    compared = evaluation.challenger.compare(watched, champion, before, served, rows)
     return decide_degradation(config.validation, compared, realised, forecast, as_of)
 
 
@@ -88,8 +85,6 @@ def _realised(champion: ModelVersion, reports: Sequence[PerformanceReport]) -> M
 
 def _forecast(config: ModelConfig, champion: ModelVersion) -> float | None:
     """What validation had found of this version on the primary metric."""
-    from tasks.adapters.ledger import chain as ledger
-
     for entry in reversed(ledger.entries(config.name, kind="challenger.validated")):
         report = from_json(ValidationReport, entry.body)
         if report.challenger == champion.version:  # the latest, as one that returned was validated anew

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import evaluation, registry
 from tasks.policy.records.errors import PromotionRefused
 from tasks.policy.records.evidence import ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.validation import why_not_promote
@@ -22,27 +23,26 @@ def promote_challenger(
     config: ModelConfig, challenger: ModelVersion, validation: ValidationReport, decision_id: str
 ) -> Promotion:
     """Make the challenger champion, and the champion previous. Raises PromotionRefused, or MoveFailed once undone."""
-    from tasks.adapters.evaluation import alias_transaction, challenger as trial
-    from tasks.adapters.registry import versions as registry
-
     model, number = config.name, challenger.version
     now, tags = registry.aliases(model), registry.tags(model, number)
     if now.get(registry.CHAMPION) == number and tags.get("promoted_by") == decision_id:
         get_run_logger().info("promotion: version %s is champion already, by the same decision", number)
         return _promoted_before(model, decision_id, number, tags, validation)
-    before = alias_transaction.remembered(model, number, decision_id)
+    before = evaluation.alias_transaction.remembered(model, number, decision_id)
     champion, waiting = before.get(registry.CHAMPION), before.get(registry.CHALLENGER)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
-    refusal = refusal or alias_transaction.why_aliases_stay(model, before)
-    if refusal is None and (tags.get("status") == "quarantined" or alias_transaction.was_rolled_back(model, number)):
+    refusal = refusal or evaluation.alias_transaction.why_aliases_stay(model, before)
+    if refusal is None and (
+        tags.get("status") == "quarantined" or evaluation.alias_transaction.was_rolled_back(model, number)
+    ):
         refusal = "it is quarantined, expected a version that was never rolled back"
-    refusal = refusal or trial.smoke_test(challenger, config.training.estimator)
+    refusal = refusal or evaluation.challenger.smoke_test(challenger, config.training.estimator)
     if refusal:
         raise PromotionRefused(f"{model}: version {number} is not promoted: {refusal}")
     # previous first: cut off at any step, the champion that serves stays known
     wanted = {registry.PREVIOUS: champion, registry.CHAMPION: number}
     wanted[registry.CHALLENGER] = None if waiting == number else waiting
-    alias_transaction.move(model, decision_id, number, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, number, before, wanted, config.training.estimator)
     if champion is not None:
         registry.tag(model, champion, status="stale", replaced_by=number)
     registry.tag(model, number, status="champion", promoted_by=decision_id)
@@ -58,9 +58,6 @@ def restore_previous(
 
     `expected` is the version that has to go, where the request names one: late or repeated, it must not hit another.
     """
-    from tasks.adapters.evaluation import alias_transaction
-    from tasks.adapters.registry import versions as registry
-
     model = config.name
     now = registry.aliases(model)
     serving = now.get(registry.CHAMPION)
@@ -68,14 +65,14 @@ def restore_previous(
     if serving and tags.get("restored_by") == decision_id:
         get_run_logger().info("rollback: version %s serves again already, by the same decision", serving)
         return _restored_before(model, decision_id, serving, tags)
-    before = alias_transaction.remembered(model, serving, decision_id) if serving else now
-    begun = alias_transaction.begun(model, before)
+    before = evaluation.alias_transaction.remembered(model, serving, decision_id) if serving else now
+    begun = evaluation.alias_transaction.begun(model, before)
     before = _as_before(before, begun)
     bad, target = _rollback_target(config, before, expected)
     if begun:
-        alias_transaction.take_back(model, *begun)
+        evaluation.alias_transaction.take_back(model, *begun)
     wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
-    alias_transaction.move(model, decision_id, target, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, target, before, wanted, config.training.estimator)
     registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
     registry.tag(model, target, status="champion", restored_by=decision_id)
     get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)
@@ -85,11 +82,8 @@ def restore_previous(
 @task(cache_policy=NO_CACHE)
 def preview_rollback(config: ModelConfig) -> Promotion:
     """What a rollback would do now, tried as far as it changes nothing. Raises PromotionRefused where it would."""
-    from tasks.adapters.evaluation import alias_transaction
-    from tasks.adapters.registry import versions as registry
-
     now = registry.aliases(config.name)
-    bad, target = _rollback_target(config, _as_before(now, alias_transaction.begun(config.name, now)))
+    bad, target = _rollback_target(config, _as_before(now, evaluation.alias_transaction.begun(config.name, now)))
     said = f"version {target} answers and would serve again; version {bad} would be quarantined"
     get_run_logger().info("rollback (dry run): %s", said)
     return Promotion(config.name, "dry run", bad, target, "unchanged", (said,))
@@ -99,10 +93,7 @@ def _promoted_before(
     model: str, decision_id: str, number: str, tags: Mapping[str, str], validation: ValidationReport
 ) -> Promotion:
     """What the promotion returned that this decision made; unchanged where a later move brought the version back."""
-    from tasks.adapters.evaluation import alias_transaction
-    from tasks.adapters.registry import versions as registry
-
-    before = alias_transaction.noted(tags, decision_id)
+    before = evaluation.alias_transaction.noted(tags, decision_id)
     if before is None:
         return Promotion(model, decision_id, number, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
     return Promotion(model, decision_id, number, before.get(registry.CHAMPION), "promoted", validation.reasons)
@@ -110,10 +101,7 @@ def _promoted_before(
 
 def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[str, str]) -> Promotion:
     """The same of a rollback; who asked for it and why stands on the version that went."""
-    from tasks.adapters.evaluation import alias_transaction
-    from tasks.adapters.registry import versions as registry
-
-    before = alias_transaction.noted(tags, decision_id)
+    before = evaluation.alias_transaction.noted(tags, decision_id)
     if before is None:
         return Promotion(model, decision_id, serving, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
     bad = registry.tags(model, before[registry.CHAMPION])
@@ -123,8 +111,6 @@ def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[s
 
 def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | None) -> Mapping[str, str]:
     """The aliases as a promotion that was cut off after its first one found them: `previous` is where it was."""
-    from tasks.adapters.registry import versions as registry
-
     if begun is None:
         return now
     put_back = {**now, registry.PREVIOUS: begun[1].get(registry.PREVIOUS)}
@@ -133,9 +119,6 @@ def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | No
 
 def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:
     """(the champion that goes, the version that would serve again). Raises PromotionRefused."""
-    from tasks.adapters.evaluation import alias_transaction, challenger as trial
-    from tasks.adapters.registry import versions as registry
-
     model = config.name
     bad, target = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
     if bad is None or target is None or bad == target:
@@ -145,13 +128,15 @@ def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: 
         )
     if expected not in (None, bad):
         raise PromotionRefused(f"{model}: version {bad} serves by now, not {expected}; nothing is rolled back")
-    if changed := alias_transaction.why_aliases_stay(model, aliases, needs_previous=True):
+    if changed := evaluation.alias_transaction.why_aliases_stay(model, aliases, needs_previous=True):
         raise PromotionRefused(f"{model}: nothing is rolled back: {changed}")
     version = registry.version(model, target)
-    is_quarantined = dict(version.tags).get("status") == "quarantined" or alias_transaction.was_rolled_back(
+    is_quarantined = dict(version.tags).get("status") == "quarantined" or evaluation.alias_transaction.was_rolled_back(
         model, target
     )
-    refusal = "it is quarantined" if is_quarantined else trial.smoke_test(version, config.training.estimator)
+    refusal = (
+        "it is quarantined" if is_quarantined else evaluation.challenger.smoke_test(version, config.training.estimator)
+    )
     if refusal:
         raise PromotionRefused(f"{model}: previous version {target} cannot serve: {refusal}; {bad} keeps serving")
     return bad, target

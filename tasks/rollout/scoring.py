@@ -7,11 +7,14 @@ import resource
 import sys
 import time
 
+import numpy as np
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Latency, Scoring, Snapshot
@@ -30,13 +33,7 @@ BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 )
 def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion) -> Scoring:
     """Predictions of the version for every row of the snapshot, with seconds per batch and peak memory."""
-    import numpy as np
-    import pyarrow as pa
-
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.registry import version_files
-
-    scorer = version_files.load_scorer(version, config.training.estimator)
+    scorer = registry.version_files.load_scorer(version, config.training.estimator)
     rows = lake.read_rows(snapshot)
     parts, seconds = [], []
     for start in range(0, len(rows), BATCH_ROWS):
@@ -60,8 +57,6 @@ def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion)
 
 def _latency(seconds: list[float]) -> Latency:
     """Quantiles of the batches' seconds, 0 where nothing was scored, and the process's peak memory so far."""
-    import numpy as np
-
     p50, p95, p99 = np.quantile(seconds or [0.0], [0.5, 0.95, 0.99])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_RSS_UNIT / 1e6
     return Latency(float(p50), float(p95), float(p99), float(peak))

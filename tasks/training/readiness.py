@@ -2,30 +2,25 @@
 
 from datetime import timedelta
 
+import pyarrow.compute as pc
+
 from deployments.config.model import ModelConfig
+from tasks.adapters import models, profiling, sources
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import FeatureError
 
 
 def check_training(config: ModelConfig) -> None:
     """Raises SourceError where a source's function cannot be imported, EstimatorError where an estimator cannot be used,
     FeatureError where a feature has the name of the label, so that no run would train on it."""
-    from tasks.adapters.models import estimators
-    from tasks.adapters.models.encoding import FeatureError
-    from tasks.adapters.profiling.leakage import leaks_by_name
-    from tasks.adapters.sources import read as sources
-
-    if leaks := leaks_by_name(config):
+    if leaks := profiling.leakage.leaks_by_name(config):
         raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
     sources.check_function(config)
-    estimators.try_out(config)
+    models.estimators.try_out(config)
 
 
 def look_at_data(config: ModelConfig) -> tuple[str, ...]:
     """What the last window of the history holds, in sentences. Raises SourceError where it cannot be read as the file says."""
-    import pyarrow.compute as pc
-
-    from tasks.adapters.sources import read as sources
-
     end = config.period.history_until
     window = Window(max(config.period.start, end - timedelta(days=config.window_days)), end)
     rows, labels = sources.read_window(config, window), sources.read_labels(config, window)

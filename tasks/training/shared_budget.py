@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 
 from deployments.config.fleet import load_fleet_config
 from deployments.config.model import ModelConfig, load_model_config
+from tasks.adapters import ledger, storage
 from tasks.policy.economics import budget
 
 LEASE = "_fleet"
@@ -29,17 +30,14 @@ def claim_shared_budget(
     What is granted is promised to the decision in the ledger, once, and stays so until its challenger is registered; with
     `dry_run` nothing is promised.
     """
-    from tasks.adapters.ledger import chain as ledger, shared as shared_ledgers
-    from tasks.adapters.storage import lease
-
     fleet = load_fleet_config()
     if fleet.shared_budget is None or config.name not in fleet.sharing():
         return None
-    with lease.hold(LEASE, "budget", patience_s=PATIENCE_S) as alone:
+    with storage.lease.hold(LEASE, "budget", patience_s=PATIENCE_S) as alone:
         if any(entry.decision_id == decision_id for entry in ledger.entries(config.name, kind="budget.granted")):
             return None
         configs = {name: config if name == config.name else load_model_config(name) for name in fleet.sharing()}
-        entries = shared_ledgers.entries_of(configs)
+        entries = ledger.shared.entries_of(configs)
         budgets = {name: each.budget for name, each in configs.items()}
         balance = budget.budget_balance(fleet.shared_budget, budgets, entries, as_of)
         own_entries = ledger.entries(config.name)

@@ -1,8 +1,8 @@
 """Limit how many trainings a place holds in memory at once: each retrain takes one slot, whatever started it.
 
-Prefect's global concurrency limit `perennial-training-PLACE` counts them; `training-slots` in prefect.yaml sets the number
-and `python -m deployments apply` creates the limit. A deployment's own limit holds its runs back before they cost a process,
-but does not count runs started from a command line. On a server without this limit, such as a laptop's, nothing waits.
+Prefect's global concurrency limit `perennial-training-PLACE` counts them; `training-slots` in prefect.yaml says how many
+there are, and `perennial apply` makes it. A deployment's own limit keeps its runs back before they cost a
+process, but counts no run that was started by hand. Where the server has no such limit, as on a laptop, nothing waits.
 """
 
 import inspect
@@ -20,6 +20,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
+from tasks.adapters import orchestration
 from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
 
 Parameters = ParamSpec("Parameters")
@@ -35,10 +36,8 @@ def in_a_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameter
 
     @wraps(body)
     def counted(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
-        from tasks.adapters.orchestration.events import REPLAYING
-
         given = inspect.signature(body).bind(*arguments, **named).arguments
-        if given.get("dry_run") or REPLAYING.get():
+        if given.get("dry_run") or orchestration.events.REPLAYING.get():
             return body(*arguments, **named)
         with _slot(training_limit(os.environ.get(PLACE_SETTING, DEDICATED))):
             return body(*arguments, **named)
@@ -49,8 +48,6 @@ def in_a_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameter
 @contextmanager
 def _slot(name: str) -> Iterator[None]:
     """One slot of this limit, where the server has it. A deployed run that gets none in time goes back into the queue."""
-    from tasks.adapters.orchestration import requeue
-
     _give_back_what_an_earlier_process_held()
     taken = _taken(name)
     if taken is None:
@@ -58,12 +55,12 @@ def _slot(name: str) -> Iterator[None]:
         return
     if taken[0] >= taken[1]:
         get_run_logger().info("training: all %d slots of %s are taken; waiting for one", taken[1], name)
-    patience_s = PATIENCE_S if requeue.is_deployed() else None  # by hand: until there is one
+    patience_s = PATIENCE_S if orchestration.requeue.is_deployed() else None  # by hand: until there is one
     with ExitStack() as slot:
         try:
             slot.enter_context(concurrency(name, timeout_seconds=patience_s, lease_duration=LEASE_S))
         except TimeoutError:
-            requeue.come_back_later(f"all {taken[1]} slots of {name} are taken", COME_BACK_S)
+            orchestration.requeue.come_back_later(f"all {taken[1]} slots of {name} are taken", COME_BACK_S)
             raise
         _note_held_slot()
         yield

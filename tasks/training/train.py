@@ -13,11 +13,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake, models, profiling, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
-from tasks.policy.economics.costs import Usage
+from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
-from tasks.policy.records.errors import PerennialError
-from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.errors import TrainingRefused
+from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 
@@ -27,15 +28,8 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
-class TrainingRefused(PerennialError):
-    """These rows must not be trained on; trying again with the same rows changes nothing."""
-
-
 def _where_rows_are(config: ModelConfig, span: Window) -> str:
     """What lands more rows of this stretch, where windows of it were missed that a back-fill would take; else nothing."""
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.registry import versions as registry
-
     if registry.CHAMPION not in registry.aliases(config.name):
         return ""
     learned_until = registry.version(config.name, registry.CHAMPION).trained.end
@@ -47,20 +41,17 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
     start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
     return (
         f"; {len(missed)} of {len(due)} windows in it were never read in, as they were neither scored nor judged; "
-        f"the backfill form reads them, or: python -m flows.backfill --model {config.name} --start {start} "
+        f"the backfill form reads them, or: perennial run backfill --model {config.name} --start {start} "
         f"--end {until} --no-dry-run"
     )
 
 
 def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | None:
     """Why labels that cannot be used, in the windows that these rows are of, are too many to learn from the others."""
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.lake.label_faults import CONFLICT, sorted_faults
-
     as_of = training.as_of or training.window.end
-    found = lake.label_faults(config, training.window, as_of, training.excluding)
-    unusable, _, conflicts = sorted_faults(found)
-    faults = dict(unusable) | ({CONFLICT: conflicts} if conflicts else {})
+    found = lake.read_label_faults(config, training.window, as_of, training.excluding)
+    unusable, _, conflicts = lake.label_faults.sorted_faults(found)
+    faults = dict(unusable) | ({lake.label_faults.CONFLICT: conflicts} if conflicts else {})
     count, limit = sum(faults.values()), config.quality.labels.max_unusable_share
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in faults.items())
     if count <= limit * (labels + count):
@@ -75,11 +66,8 @@ def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | Non
 
 def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
     """Describe label values that are read as unknown; empty where there are none."""
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.lake.label_faults import sorted_faults
-
-    found = lake.label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
-    words = ", ".join(f"{word!r} {count:,} times" for word, count in sorted_faults(found)[1])
+    found = lake.read_label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
+    words = ", ".join(f"{word!r} {count:,} times" for word, count in lake.label_faults.sorted_faults(found)[1])
     return f"{words} read as unknown; where one is a class, list the classes in columns.classes" if words else ""
 
 
@@ -100,22 +88,11 @@ def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> Refer
 )
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
     """The version of this decision, with the alias challenger. Raises TrainingRefused, saying why."""
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.models import eligibility, estimators, shap as attribution
-    from tasks.adapters.profiling import (
-        baseline_drift,
-        binned_rows as coded_rows,
-        domain_classifier,
-        profile as arrow_profile,
-    )
-    from tasks.adapters.registry import registration, versions as registry
-    from tasks.policy.monitoring.attribution import freeze
-
     version = registry.find(config.name, decision_id)
     if version is None:
         began = perf_counter(), process_time()
         rows = lake.read_labelled(training)
-        refusal = eligibility.why_not_train(config, rows) or _unusable(config, training, len(rows))
+        refusal = models.eligibility.why_not_train(config, rows) or _unusable(config, training, len(rows))
         words = _unknown_words(config, training)
         if words:
             get_run_logger().warning("labels: %s", words)
@@ -124,18 +101,18 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
             raise TrainingRefused(
                 f"{config.name}: {training.window.name}: {refusal}{_where_rows_are(config, training.window)}"
             )
-        profile = arrow_profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
+        profile = profiling.profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
         if profile.leaking:
             raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
         profile = _with_labelled_share(profile, training)
-        fitted = estimators.fit(config, rows)
-        profile = baseline_drift.with_stable_effects(config, profile, rows)
-        coded = coded_rows.draw_rows(config, profile, rows)
-        profile = domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
-        contributed = attribution.contributions(fitted.scorer, rows, attribution.FROZEN_ROWS)
+        fitted = models.estimators.fit(config, rows)
+        profile = profiling.baseline_drift.with_stable_effects(config, profile, rows)
+        coded = profiling.binned_rows.draw_rows(config, profile, rows)
+        profile = profiling.domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
+        contributed = models.shap.contributions(fitted.scorer, rows, models.shap.FROZEN_ROWS)
         frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
         used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb())
-        version = registration.register(config, fitted, training, decision_id, profile, frozen, coded, used)
+        version = registry.registration.register(config, fitted, training, decision_id, profile, frozen, coded, used)
         reached = fitted.metrics.get(config.performance.metric)
         get_run_logger().info(
             "training: version %s on %d rows in %.1f CPU s and %s rounds; held-back %s %s",

@@ -5,41 +5,33 @@ cannot be served is worth nothing. What cannot be measured is a reason to fail, 
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.retry_conditions import may_pass
-from tasks.policy.data_quality.label_quality import WORDS
+from tasks.policy.data_quality.label_quality import WORDS, LabelFacts, judge_labels
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import LabelReport, Snapshot
 from tasks.policy.rollout.validation import decide_validation
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def _judge_labels(
     config: ModelConfig, challenger: ModelVersion, holdout: Snapshot, rows: "pa.Table"
 ) -> LabelReport | None:
     """Whether the holdout's labels can be trusted, held against those that the challenger learned from."""
-    import numpy as np
-
-    from tasks.adapters.evaluation import challenger as trial
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.lake.label_faults import sorted_faults
-    from tasks.adapters.models.encoding import encode_labels
-    from tasks.adapters.registry import version_files
-    from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
-
-    answered = trial.answer(challenger, rows, config.training.estimator) if len(rows) else ""
+    answered = evaluation.challenger.answer(challenger, rows, config.training.estimator) if len(rows) else ""
     if isinstance(answered, str):
         return None
     scorer, predicted = answered
-    truth = encode_labels(rows.column(config.columns.label), scorer.classes, unknown=len(scorer.classes))
+    truth = models.encoding.encode_labels(
+        rows.column(config.columns.label), scorer.classes, unknown=len(scorer.classes)
+    )
     known = np.isfinite(truth)
     facts = LabelFacts(
         window=holdout.window,
@@ -49,8 +41,10 @@ def _judge_labels(
         truth=truth[known],
         predicted=predicted[known],
         classes=scorer.classes,
-        words=sorted_faults(lake.label_faults(config, challenger.trained, holdout.as_of or holdout.window.end))[1],
-        reference=version_files.reference_profile(challenger).labels,
+        words=lake.label_faults.sorted_faults(
+            lake.read_label_faults(config, challenger.trained, holdout.as_of or holdout.window.end)
+        )[1],
+        reference=registry.version_files.reference_profile(challenger).labels,
     )
     return judge_labels(facts, config.quality.labels)
 
@@ -77,12 +71,10 @@ def validate_challenger(
     config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, holdout: Snapshot
 ) -> ValidationReport:
     """Compare both on the holdout's labelled rows and decide. The first model has `champion=None`."""
-    from tasks.adapters.evaluation import challenger as trial
-    from tasks.adapters.lake import tables as lake
-    from tasks.adapters.registry import versions as registry
-
     rows = lake.read_labelled(holdout)
-    report = decide_validation(config.validation, trial.compare(config, challenger, champion, holdout.window, rows))
+    report = decide_validation(
+        config.validation, evaluation.challenger.compare(config, challenger, champion, holdout.window, rows)
+    )
     report = _with_labels(report, _judge_labels(config, challenger, holdout, rows))
     registry.tag(challenger.model, challenger.version, validation=report.verdict)
     get_run_logger().info("validation: version %s: %s; %s", challenger.version, report.verdict, report.reasons[0])

@@ -39,7 +39,7 @@ def free_ports() -> dict[str, int]:
 
 @contextmanager
 def served(home: Path, models: Path, log: Path, ports: Mapping[str, int] | None = None) -> Iterator[str]:
-    """`python -m deployments serve` with these models on a workspace of its own. Yields the API's address."""
+    """`perennial serve` with these models on a workspace of its own. Yields the API's address."""
     os.environ.update({"PERENNIAL_HOME": str(home), "PERENNIAL_MODELS": str(models)})
     options = [part for name, port in (ports or free_ports()).items() for part in (f"--{name}-port", str(port))]
     with log.open("wb") as output:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.ledger.files import GENESIS, HEAD, Head, key
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import digest, to_json, utc

@@ -90,7 +90,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "PERENNIAL_HOME": folder}
         started, used = perf_counter(), _cpu_s()
-        subprocess.run([sys.executable, "-m", "flows.demo"], env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "deployments", "demo"], env=environment, check=True)
         loop_s, loop_cpu_s = perf_counter() - started, _cpu_s() - used
         summary = json.loads((Path(folder) / "replay" / "summary.json").read_text())
         os.environ["PERENNIAL_HOME"] = folder  # the bare script reads the same cached year

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.config.model import ModelConfig, available_models, load_model_config
+from tasks.adapters import sources
 from tasks.adapters.models import estimators
 from tasks.adapters.models.encoding import encode_labels
-from tasks.adapters.sources import read as sources
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.statistics import metrics
 

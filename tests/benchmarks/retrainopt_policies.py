@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import Floats, PolicyFactory, Service
+from tasks.policy.backtest.simulation import PolicyFactory, Service
+from tasks.policy.statistics.metrics import Floats
 
 
 class PlannedPolicy:

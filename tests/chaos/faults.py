@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.storage import lease
 from tests.chaos.matrix import Row, inconsistencies, wait_until_complete
 from tests.chaos.stack import Stack, wait_for

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.adapters.storage import lease
 from tests.chaos.stack import Stack, wait_for
 

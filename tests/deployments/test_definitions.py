@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.__main__ import main
-from deployments.apply.definitions import INDEX, Definitions, DeploymentError, read_definitions
+from deployments.apply.definitions import INDEX, Definitions, read_definitions
 from deployments.apply.plan import Definition, plan, summary
-from deployments.config.model import DEPLOYMENTS, ModelConfigError, load_model_config
+from deployments.cli import main
+from deployments.config.model import DEPLOYMENTS, load_model_config
+from tasks.policy.records.errors import DeploymentError, ModelConfigError
 from tests.support.deployed_models import churn, index_with, models
 from tests.support.deployment_snapshot import SNAPSHOT, current
 from tests.support.small_model import write_model

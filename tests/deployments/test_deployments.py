@@ -13,8 +13,9 @@ from uuid import UUID
 
 import pytest
 
-from deployments.apply.definitions import INDEX, DeploymentError, read_definitions
+from deployments.apply.definitions import INDEX, read_definitions
 from deployments.apply.pools import read_pool
+from tasks.policy.records.errors import DeploymentError
 from tasks.policy.records.events import about
 from tests.support.deployed_models import churn, index_with, models
 from tests.support.deployed_runs import deployed_runs

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from deployments.local.credentials import REPORTS_LOG_IN, CredentialsError, read_credentials
+from deployments.local.credentials import REPORTS_LOG_IN, read_credentials
 from deployments.local.reports import ReportPages
 from deployments.local.webhook import MOST_BYTES, PATH
 from tasks.adapters.storage.workspace import workspace as described
+from tasks.policy.records.errors import LogInError
 
 PAIR = "keeper:correct horse battery"
 
@@ -57,9 +58,9 @@ def test_a_changed_log_in_is_the_only_account_that_mlflow_starts_with(tmp_path, 
     ],
 )
 def test_a_log_in_that_others_can_read_or_guess_is_refused(tmp_path, text, mode, words):
-    with pytest.raises(CredentialsError, match=words):
+    with pytest.raises(LogInError, match=words):
         read_credentials(log_in(tmp_path, text, mode))
-    with pytest.raises(CredentialsError, match="cannot be read"):
+    with pytest.raises(LogInError, match="cannot be read"):
         read_credentials(tmp_path / "nowhere")
 
 

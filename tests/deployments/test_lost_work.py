@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from deployments.apply.definitions import Definitions, DeploymentError, read_definitions
+from deployments.apply.definitions import Definitions, read_definitions
 from deployments.apply.storage_preflight import refuse_lost_work, withheld
+from tasks.policy.records.errors import DeploymentError
 from tests.infra.test_pools import sent_to
 from tests.support.deployed_models import models
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.__main__ import main
-from deployments.config.model import DEPLOYMENTS, ModelConfigError, load_model_config
+from deployments.cli import main
+from deployments.config.model import DEPLOYMENTS, load_model_config
 from tasks.policy.records.base import Window, utc
+from tasks.policy.records.errors import ModelConfigError
 
 AIR_TIME = (DEPLOYMENTS / "air_time.yaml").read_text(encoding="utf-8")
 

@@ -22,10 +22,11 @@ from deployments.local.instance_lock import hold_workspace
 from deployments.local.reports import ReportPages
 from deployments.local.services import Service, Stream
 from deployments.local.webhook import PATH
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.orchestration.server import free_port, served_url
-from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import utc
+from tasks.policy.records.errors import WorkspaceError
 
 START_S = 180
 PORTS = ("prefect", "mlflow", "reports", "evidently")
@@ -38,7 +39,7 @@ def csrf(prefect: str, auth: tuple[str, str] | None = None) -> dict[str, str]:
 
 
 class Serving:
-    """A `python -m deployments serve` on ports of its own, its output in a file."""
+    """A `perennial serve` on ports of its own, its output in a file."""
 
     def __init__(self, home: Path, log: Path, *more: str, log_in: bool = False) -> None:
         self.urls = {name: f"http://127.0.0.1:{free_port()}" for name in PORTS}
@@ -344,7 +345,7 @@ def test_a_ledger_that_does_not_verify_is_said_on_the_page_beside_the_other_mode
     assert answer.status_code == 200
     first, second = answer.text.split('data-model="')[1:]
     assert first.startswith("air_time") and "its ledger does not verify" in first
-    assert "action required" in first and "python -m tasks.record.audit verify air_time" in first
+    assert "action required" in first and "perennial audit verify air_time" in first
     assert second.startswith("flight_delay") and "train and promote the first one" in second
 
 

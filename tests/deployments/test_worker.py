@@ -1,4 +1,4 @@
-"""`python -m deployments work`: a worker that is told to stop gives its runs back, and the next one completes them."""
+"""`perennial work`: a worker that is told to stop gives its runs back, and the next one completes them."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 class Worker:
-    """A `python -m deployments work` with its output in a file."""
+    """A `perennial work` with its output in a file."""
 
     def __init__(self, environment: dict[str, str], log: Path, *options: str, folder: Path = ROOT) -> None:
         self.log = log
@@ -82,7 +82,7 @@ class Worker:
 
 
 def work(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    """A `python -m deployments work` that ends by itself."""
+    """A `perennial work` that ends by itself."""
     return subprocess.run(
         [sys.executable, "-m", "deployments", "work", *options],
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
@@ -170,12 +170,12 @@ def test_apply_says_which_queue_nobody_polls_until_a_worker_does(environment, tm
         apply(definitions=definitions, **options)
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("no worker polls")]
 
-    gpu = "python -m deployments work --pool perennial --work-queue gpu"
+    gpu = "perennial work --pool perennial --work-queue gpu"
     default, of_gpu = said(dry_run=True)
     assert default.startswith(
         "no worker polls queue default of work pool perennial, so runs of monitor, score, retrain,"
     )
-    assert default.endswith("python -m deployments work --pool perennial")
+    assert default.endswith("perennial work --pool perennial")
     assert of_gpu == (
         "no worker polls queue gpu of work pool perennial, so runs of retrain-gpu would wait; start a worker on its host: "
         + gpu
@@ -223,7 +223,7 @@ def test_a_pool_that_the_server_does_not_have_is_refused_and_not_made(environmen
     assert ended.returncode == 2
     assert ended.stderr == (
         f"work pool nope: {environment['PREFECT_API_URL']} has none of that name; fix --pool, or make the pools that "
-        "deployments use: python -m deployments apply\n"
+        "deployments use: perennial apply\n"
     )
     with get_client(sync_client=True) as client:
         assert "nope" not in [pool.name for pool in client.read_work_pools()]

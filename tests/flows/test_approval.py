@@ -5,14 +5,13 @@ from datetime import timedelta
 
 import pytest
 
-from deployments.config.model import ModelConfigError, load_model_config
+from deployments.config.model import load_model_config
 from flows import promote as promote_module
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
-from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.errors import ModelConfigError, PromotionRefused
 from tests.support.small_model import write_model
 from tests.support.waiting_promotion import FIRST, HIGH, Waiting, answers, write_risky_model
 
@@ -126,8 +125,8 @@ def test_a_run_that_cannot_wait_says_the_whole_command_that_goes_on_from_there(m
     with pytest.raises(PromotionRefused) as caught:
         promote(model)
     told = str(caught.value)
-    assert "run, as Ada or Grace: python -m flows.promote" in told
-    command = told[told.index("python -m flows.promote") :].partition(", or the deployment")[0]
+    assert "run, as Ada or Grace: perennial run promote" in told
+    command = told[told.index("perennial run promote") :].partition(", or the deployment")[0]
     words = shlex.split(command)[3:]
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert given["--model"] == model

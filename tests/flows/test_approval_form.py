@@ -10,9 +10,8 @@ import pytest
 from playwright.sync_api import Page
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger, registry
 from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
-from tasks.adapters.registry import versions as registry
 from tasks.adapters.storage.workspace import workspace
 from tests.support.browser import needs_chromium, opened_browser
 from tests.support.waiting_promotion import FIRST, Waiting, answers, write_risky_model
@@ -54,7 +53,16 @@ def fill_in(page: Page, decision: str, name: str, comment: str) -> None:
 def test_a_person_approves_on_the_form_of_the_dashboard_and_the_challenger_serves(dashboard, tmp_path: Path):
     model = write_risky_model(tmp_path)
     said = run_process(
-        dashboard, "flows.retrain", "--model", model, "--until", FIRST.isoformat(), "--requested-by", "Ada"
+        dashboard,
+        "deployments",
+        "run",
+        "retrain",
+        "--model",
+        model,
+        "--until",
+        FIRST.isoformat(),
+        "--requested-by",
+        "Ada",
     )
     assert ledger.entries("small", kind="challenger.validated"), said
     waiting = Waiting(model)

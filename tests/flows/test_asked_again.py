@@ -11,7 +11,7 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.orchestration import events as announcements
 from tasks.policy.records.base import utc
 from tests.support.small_model import write_model

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks.adapters.ledger import chain as ledger
+from deployments.cli import main
+from tasks.adapters import ledger
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.records.base import to_json, utc
 from tasks.policy.records.evidence import Judgement, LedgerEntry, Promotion, WindowEvidence
 from tasks.record import audit
-from tasks.record.audit import champion_at, main, record_fact
+from tasks.record.audit import champion_at, record_fact
 from tests.policy.triggers.judged_windows import drift, evidence, history, window
 
 MODEL = "flight_delay"
@@ -53,18 +54,18 @@ def test_a_fact_is_recorded_once_however_often_the_task_runs(told):
     [("2013-05-01", "1"), ("2013-05-31T23:59", "1"), ("2013-06-01", "2"), ("2013-06-20", "1"), ("2014-01-01", "1")],
 )
 def test_state_tells_what_served_at_a_time(told, capsys, day, version):
-    assert main(["state", MODEL, "--at", day]) == 0
+    assert main(["audit", "state", MODEL, "--at", day]) == 0
     assert f"flight_delay: version {version} served at" in capsys.readouterr().out
 
 
 def test_before_the_first_promotion_nothing_served(told, capsys):
     assert champion_at(MODEL, utc("2013-04-30")) is None
-    assert main(["state", MODEL, "--at", "2013-04-30"]) == 1
+    assert main(["audit", "state", MODEL, "--at", "2013-04-30"]) == 1
     assert "no champion at 2013-04-30" in capsys.readouterr().out
 
 
 def test_state_names_who_did_it_and_why(told, capsys):
-    main(["state", MODEL, "--at", "2013-07-01T02:00+02:00"])
+    main(["audit", "state", MODEL, "--at", "2013-07-01T02:00+02:00"])
     printed = capsys.readouterr().out
     assert "version 1 served at 2013-07-01 00:00 UTC, rolled_back on 2013-06-20 00:00 by Grace (entry 3" in printed
     assert "because of 1" in printed
@@ -76,23 +77,23 @@ def test_show_tells_decisions_with_their_first_reason(told, capsys):
     decision = decide_retraining(MODEL, rule, seen, history(), window(0).end)
     judgement = Judgement(window(0).end, "1", seen, decision)
     record_fact.fn(MODEL, "window.judged", judgement, window(0).end, decision.decision_id)
-    assert main(["show", MODEL, "--last", "1"]) == 0
+    assert main(["audit", "show", MODEL, "--last", "1"]) == 0
     line = capsys.readouterr().out
     assert f"4 2013-05-06 00:00 window.judged by perennial decision {decision.decision_id}" in line
     assert "retrain, the mean of pressure lies 4.00 reference σ" in line
-    assert main(["show", MODEL, "--kind", "champion.rolled_back"]) == 0
+    assert main(["audit", "show", MODEL, "--kind", "champion.rolled_back"]) == 0
     assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_verify_passes_a_whole_ledger_and_prints_the_head_to_note_elsewhere(told, capsys):
-    assert main(["verify"]) == 0
+    assert main(["audit", "verify"]) == 0
     assert capsys.readouterr().out == f"flight_delay: whole, 3 entries, head flight_delay:3:{told[2].hash}\n"
 
 
 def test_verify_ends_with_one_and_says_what_is_damaged(told, workspace, capsys):
     path = workspace / "ledger" / MODEL / "00000002.json"
     path.write_text(path.read_text().replace("Ada", "Eve"))
-    assert main(["verify", MODEL]) == 1
+    assert main(["audit", "verify", MODEL]) == 1
     printed = capsys.readouterr().out
     assert printed.startswith("flight_delay: DAMAGED, 3 entries")
     assert "entry 3 does not follow entry 2" in printed
@@ -102,13 +103,13 @@ def test_verify_with_a_noted_head_finds_a_tail_that_was_cut_off_and_covered_up(t
     folder = workspace / "ledger" / MODEL
     (folder / "00000003.json").unlink()
     (folder / "head.json").write_text(to_json(ledger.Head(2, told[1].hash)))
-    assert main(["verify"]) == 0
-    assert main(["verify", "--expect", f"{MODEL}:3:{told[2].hash}"]) == 1
+    assert main(["audit", "verify"]) == 0
+    assert main(["audit", "verify", "--expect", f"{MODEL}:3:{told[2].hash}"]) == 1
     assert "the head noted elsewhere names entry 3" in capsys.readouterr().out
 
 
 def test_a_reader_that_has_read_enough_ends_the_command_without_a_traceback(told):
-    command = [sys.executable, "-m", "tasks.record.audit", "show", MODEL]
+    command = [sys.executable, "-m", "deployments", "audit", "show", MODEL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
         assert shown.stdout and shown.stderr
         shown.stdout.close()  # as `| head` does
@@ -117,18 +118,18 @@ def test_a_reader_that_has_read_enough_ends_the_command_without_a_traceback(told
 
 
 @pytest.mark.parametrize("noted", ["flight_delay:3:abc", "flight_delay", "flight_delay:x:" + "0" * 64])
-def test_a_noted_head_in_another_form_is_refused(noted):
-    with pytest.raises(SystemExit, match="expected MODEL:SEQUENCE:HASH"):
-        main(["verify", "--expect", noted])
+def test_a_noted_head_in_another_form_is_refused(noted, capsys):
+    assert main(["audit", "verify", "--expect", noted]) == 2
+    assert "expected MODEL:SEQUENCE:HASH" in capsys.readouterr().err
 
 
 def test_a_noted_head_of_a_ledger_that_is_gone_is_a_problem(capsys):
-    assert main(["verify", "--expect", "air_time:3:" + "0" * 64]) == 1
+    assert main(["audit", "verify", "--expect", "air_time:3:" + "0" * 64]) == 1
     assert "air_time: DAMAGED, 0 entries" in capsys.readouterr().out
 
 
 def test_a_named_model_without_a_ledger_is_a_problem(told, capsys):
-    assert main(["verify", MODEL, "no_such_model"]) == 1
+    assert main(["audit", "verify", MODEL, "no_such_model"]) == 1
     printed = capsys.readouterr().out
     assert "flight_delay: whole, 3 entries" in printed
     assert "no_such_model: DAMAGED, 0 entries, head none\n  there is no ledger of this model here" in printed
@@ -136,9 +137,9 @@ def test_a_named_model_without_a_ledger_is_a_problem(told, capsys):
 
 def test_every_noted_head_is_checked_whichever_models_are_named(told, capsys):
     good, bad = f"{MODEL}:3:{told[2].hash}", f"{MODEL}:2:" + "0" * 64
-    assert main(["verify", MODEL, "--expect", good]) == 0
-    assert main(["verify", MODEL, "--expect", "air_time:3:" + "0" * 64]) == 1
-    assert main(["verify", "--expect", bad, "--expect", good]) == 1
+    assert main(["audit", "verify", MODEL, "--expect", good]) == 0
+    assert main(["audit", "verify", MODEL, "--expect", "air_time:3:" + "0" * 64]) == 1
+    assert main(["audit", "verify", "--expect", bad, "--expect", good]) == 1
     printed = capsys.readouterr().out
     assert "air_time: DAMAGED" in printed
     assert "the head noted elsewhere names entry 2 with hash 000000000000…, which is another one" in printed
@@ -147,14 +148,14 @@ def test_every_noted_head_is_checked_whichever_models_are_named(told, capsys):
 def test_the_command_runs_by_itself_and_a_damaged_ledger_is_one_clear_line(told, workspace):
     folder = workspace / "ledger" / MODEL
     (folder / "00000001.json").unlink()
-    command = [sys.executable, "-m", "tasks.record.audit"]
+    command = [sys.executable, "-m", "deployments", "audit"]
     root = Path(audit.__file__).parents[2]
     verified = subprocess.run([*command, "verify"], capture_output=True, text=True, cwd=root, check=False)
     assert (verified.returncode, "entry 1 is missing" in verified.stdout) == (1, True)
     shown = subprocess.run([*command, "show", MODEL], capture_output=True, text=True, cwd=root, check=False)
     assert shown.returncode == 2
     assert "Traceback" not in shown.stderr
-    assert "run python -m tasks.record.audit verify flight_delay" in shown.stderr
+    assert "run perennial audit verify flight_delay" in shown.stderr
 
 
 def test_the_entry_on_disk_is_plain_json_that_any_tool_reads(told, workspace):
@@ -167,7 +168,7 @@ def test_the_entry_on_disk_is_plain_json_that_any_tool_reads(told, workspace):
 def test_what_somebody_typed_prints_no_line_of_its_own_and_no_escape(capsys):
     promote("1", None, "2013-05-01", actor="Ada\n     2 2013-05-02 00:00 champion.promoted by Grace\x1b[2J")
     for command in (["show", MODEL], ["state", MODEL, "--at", "2013-06-01"]):
-        assert main(command) == 0
+        assert main(["audit", *command]) == 0
         printed = capsys.readouterr().out
         assert "\x1b" not in printed
         assert not [line for line in printed.splitlines() if line.startswith("     2")]

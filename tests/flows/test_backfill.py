@@ -9,10 +9,9 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
-from tasks.replay.backfill import BackfillRefused
+from tasks.policy.records.errors import BackfillRefused
 from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

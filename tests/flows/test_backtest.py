@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from deployments.config.model import ModelConfigError
-from flows.backtest import backtest, main
-from tasks.adapters.ledger import chain as ledger
+from deployments.cli import main
+from flows.backtest import backtest
+from tasks.adapters import ledger
 from tasks.adapters.reports.backtest import pareto_front
 from tasks.policy.backtest.study import run_backtest
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.records.base import Window, utc
+from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.evidence import LABELS_QUARANTINED, LabelVerdicts
 from tasks.policy.records.reports import LabelReport
 from tasks.replay.candidates import plan_candidates
@@ -39,7 +42,7 @@ def matrix_file(tmp_path: Path) -> Path:
 
 
 def test_a_matrix_gives_a_summary_of_every_policy_at_every_cost_and_a_page(matrix_file: Path, tmp_path: Path) -> None:
-    main(["--matrix", str(matrix_file), "--out", str(tmp_path / "out")])
+    assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path / "out")]) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     expected = {"perennial", "never", "every", "timer_2", "timer_4", "timer_8", "timer_16", "threshold_3_of_3"}
     expected |= {"adwin", "page_hinkley", "drift_share_ks", "drift_share_ev", "debt"}
@@ -57,7 +60,7 @@ def test_a_matrix_gives_a_summary_of_every_policy_at_every_cost_and_a_page(matri
 def test_the_page_draws_lift_over_a_timer_with_intervals_and_lists_the_numbers(
     matrix_file: Path, tmp_path: Path
 ) -> None:
-    main(["--matrix", str(matrix_file), "--out", str(tmp_path / "out")])
+    assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path / "out")]) == 0
     page = render(tmp_path / "out" / "backtest.html", tmp_path, height=3600, ready="#lift .plotly .errorbar")
     assert not page.console, page.console
     assert len(page.requests) == 1, "the page asks nobody for anything"
@@ -74,11 +77,14 @@ def test_costs_and_policies_can_be_chosen(
     matrix_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = ["--alphas", "0.05,0.1", "--policies", "perennial"]
-    main(["--matrix", str(matrix_file), "--out", str(tmp_path), *chosen])
+    assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path), *chosen]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["policies"]) == ["perennial"]
     assert list(summary["policies"]["perennial"]) == list(summary["optimum"]) == ["0.05", "0.1"]
     assert capsys.readouterr().out.startswith("Use perennial: over 16 served windows")
+    assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path), *chosen, "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["recommendation"].startswith("Use perennial") and Path(outcome["page"]).is_file()
 
 
 @pytest.mark.parametrize(
@@ -91,17 +97,29 @@ def test_costs_and_policies_can_be_chosen(
     ],
 )
 def test_what_cannot_be_back_tested_ends_with_one_clear_message(
-    arguments: list[str], message: str, matrix_file: Path, tmp_path: Path
+    arguments: list[str], message: str, matrix_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "text.npz"
     text.write_text("no zip")
-    with pytest.raises(SystemExit, match=message):
-        main([part.format(file=matrix_file, text=text) for part in arguments])
+    assert main(["backtest", *(part.format(file=matrix_file, text=text) for part in arguments)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("backtest: ") and message in said and "Traceback" not in said
+
+
+def test_benchmarks_outside_call_the_module_with_a_matrix_and_a_folder(matrix_file: Path, tmp_path: Path) -> None:
+    """An interface that others rely on: the sentence on stdout, both files, and 1 with one line where it is refused."""
+    command = [sys.executable, "-m", "flows.backtest", "--out", str(tmp_path / "out"), "--matrix"]
+    done = subprocess.run([*command, str(matrix_file)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Use ") and done.stdout.count("\n") == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["backtest.html", "summary.json"]
+    refused = subprocess.run([*command, "absent.npz"], capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("backtest: absent.npz: there is no such file")
 
 
 def test_a_matrix_without_a_folder_for_the_outcome_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--matrix", "history.npz"])
+    assert main(["backtest", "--matrix", "history.npz"]) == 2
     assert "--matrix needs --out" in capsys.readouterr().err
 
 
@@ -217,9 +235,8 @@ def test_no_candidate_learns_from_or_is_judged_on_labels_in_doubt(tmp_path: Path
 
 
 def test_an_end_that_is_no_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--model", "air_time", "--until", "soon"])
-    assert "'soon' is no date; expected such as 2013-06-05" in capsys.readouterr().err
+    assert main(["backtest", "--model", "air_time", "--until", "soon"]) == 2
+    assert "'soon' is no date" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -7,8 +7,7 @@ from prefect.runtime import flow_run
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.evidence import LedgerEntry, Promotion
 from tasks.policy.rollout.restorable import returnable

@@ -10,7 +10,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig, load_model_config
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.monitoring.diagnosis import diagnose_window, estimate_performance
 from tasks.monitoring.performance import measure_performance

@@ -11,8 +11,7 @@ from prefect.client.orchestration import get_client
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.adapters.storage.lease import check, hold
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import utc
@@ -143,7 +142,7 @@ def test_a_promotion_of_what_did_not_pass_says_which_gate_it_missed(tmp_path):
 
 def test_a_promotion_of_nothing_says_what_to_do_first(tmp_path):
     model = write_model(tmp_path)
-    with pytest.raises(NothingToPromote, match=r"python -m flows\.retrain"):
+    with pytest.raises(NothingToPromote, match=r"perennial run retrain"):
         promote(model, until=FIRST, dry_run=True)
 
 

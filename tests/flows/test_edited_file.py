@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from deployments.config.model import ModelConfigError
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
+from tasks.policy.records.errors import ModelConfigError
 from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -11,8 +11,7 @@ from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import lake, ledger
 from tasks.policy.records.base import Window, utc
 from tests.support.small_model import rows, write_model
 

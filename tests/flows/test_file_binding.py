@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from deployments.__main__ import main
+from deployments.cli import main
 from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.governance.binding import FileBinding, bound_to, why_not_accept, why_not_bound
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import AccessRefused, PromotionRefused

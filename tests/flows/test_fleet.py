@@ -10,7 +10,7 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.policy.records.base import utc
 from tasks.record.fleet import survey_fleet
 from tests.support.small_model import write_model

@@ -10,9 +10,8 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger, registry
 from tasks.adapters.orchestration import run_identity
-from tasks.adapters.registry import versions as registry
 from tasks.policy.governance.access import Principal
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused

@@ -16,8 +16,8 @@ from prefect.settings import (
 )
 
 from deployments.apply.definitions import INDEX
+from deployments.cli.running import run_flow
 from deployments.config.model import available_models
-from flows.parameters import run_from_command_line
 
 FLOWS = {
     item["name"]: load_flow_from_entrypoint(item["entrypoint"]).parameters
@@ -35,9 +35,9 @@ def test_a_command_waits_two_minutes_for_a_server_of_its_own_unless_told_otherwi
     def look() -> None:
         seen.append(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
 
-    run_from_command_line(look, [])
+    run_flow(look, {})
     with temporary_settings({PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 300}):
-        run_from_command_line(look, [])
+        run_flow(look, {})
     assert seen == [120, 300]
 
 

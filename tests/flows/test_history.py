@@ -1,6 +1,6 @@
 """What earlier judgements count for."""
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.policy.decision.retraining import decide_retraining
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.evidence import Judgement, ModelVersion, WindowEvidence

@@ -9,8 +9,7 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import lake, ledger
 from tasks.data.split import split_labelled_rows
 from tasks.policy.records.base import utc
 from tasks.policy.records.evidence import Judgement

@@ -12,7 +12,7 @@ from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.policy.records.base import Window, utc
 from tasks.record.history import find_champion, recall_history
 from tests.support.small_model import rows, write_model

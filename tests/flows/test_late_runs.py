@@ -17,7 +17,7 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import Scoring

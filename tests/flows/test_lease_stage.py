@@ -7,10 +7,10 @@ import pytest
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
-from tasks.adapters.storage.lease import FencedOut, LeaseHeld, check, hold
+from tasks.adapters import ledger, registry
+from tasks.adapters.storage.lease import check, hold
 from tasks.policy.records.base import utc
+from tasks.policy.records.errors import FencedOut, LeaseHeld
 from tasks.rollout import lease as stage
 from tests.support.small_model import write_model
 

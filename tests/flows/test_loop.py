@@ -14,8 +14,7 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import NothingToPromote, PromotionRefused
 from tests.support.small_model import rows, write_model
@@ -138,7 +137,7 @@ def test_a_retrain_by_hand_where_nothing_has_landed_since_is_judged_on_the_lates
 
 
 def test_promoting_where_nothing_was_judged_says_what_to_run(tmp_path):
-    with pytest.raises(NothingToPromote, match=r"python -m flows\.retrain"):
+    with pytest.raises(NothingToPromote, match=r"perennial run retrain"):
         promote(write_model(tmp_path))
 
 
@@ -193,13 +192,13 @@ def test_a_retrain_that_was_cut_off_after_its_first_fact_goes_on_within_its_own_
     assert kinds() == ["model.bound", "challenger.registered", "challenger.validated"]
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def monitor_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     from prefect.settings import PREFECT_API_URL, get_current_settings
 
     environment = {**get_current_settings().to_environment_variables(), "PREFECT_API_URL": PREFECT_API_URL.value()}
 
     return subprocess.run(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, "-m", "deployments", "run", "monitor", *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -208,7 +207,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_command_without_a_champion_ends_with_one_clear_line(tmp_path):
-    ended = command("flows.monitor", "--model", write_model(tmp_path), "--until", "2024-01-25")
+    ended = monitor_command("--model", write_model(tmp_path), "--until", "2024-01-25")
     assert ended.returncode != 0
     assert ended.stderr.strip().splitlines()[-1].startswith("monitor: small")
     assert "champion" in ended.stderr.strip().splitlines()[-1]
@@ -223,6 +222,6 @@ def test_a_command_without_a_champion_ends_with_one_clear_line(tmp_path):
     ],
 )
 def test_a_wrong_argument_is_named(arguments, words):
-    ended = command("flows.monitor", *arguments)
+    ended = monitor_command(*arguments)
     assert ended.returncode != 0
     assert words in ended.stderr

@@ -10,7 +10,7 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
 from tasks.policy.records.base import utc
-from tasks.training.train import TrainingRefused
+from tasks.policy.records.errors import TrainingRefused
 from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -27,7 +27,7 @@ def test_a_retrain_after_missed_windows_names_the_back_fill_that_lands_them(tmp_
         retrain(model, until=LATER)
     told = re.search(
         r"; 2 of 2 windows in it were never read in, as they were neither scored nor judged; the backfill form reads them, or: "
-        r"python -m flows.backfill --model small --start (\S+) --end (\S+) --no-dry-run$",
+        r"perennial run backfill --model small --start (\S+) --end (\S+) --no-dry-run$",
         str(refused.value),
     )
     assert told, str(refused.value)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from flows.replay import replay
-from tasks.adapters.ledger import chain as ledger
-from tasks.policy.economics.costs import Outcome, Usage
+from tasks.adapters import ledger
+from tasks.policy.economics.costs import Outcome
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import USAGE, Judgement, ModelVersion
+from tasks.policy.records.evidence import USAGE, Judgement, ModelVersion, Usage
 from tasks.policy.records.replay import Replay
 from tests.support.small_model import rows, write_model
 

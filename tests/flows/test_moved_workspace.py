@@ -10,7 +10,8 @@ from flows.promote import promote
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters.registry import version_files, versions as registry
+from tasks.adapters import registry
+from tasks.adapters.registry import version_files
 from tasks.policy.records.base import utc
 from tests.support.small_model import write_model
 

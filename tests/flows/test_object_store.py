@@ -7,8 +7,7 @@ from flows.monitor import monitor
 from flows.promote import promote
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import lake, ledger
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import utc
 from tests.support.object_store import object_store, on_each_store

@@ -8,8 +8,8 @@ import pytest
 from deployments.config.model import load_model_config
 from flows.monitor import monitor
 from flows.score import score
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import version_files, versions as registry
+from tasks.adapters import ledger, registry
+from tasks.adapters.registry import version_files
 from tasks.policy.records.base import utc
 from tasks.record.fleet import survey_fleet
 from tasks.record.history import find_champion, recall_judgement, registry_changes

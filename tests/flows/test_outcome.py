@@ -6,8 +6,7 @@ import pyarrow as pa
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.evidence import History, Promotion
 from tasks.policy.records.reports import PerformanceReport

@@ -12,8 +12,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig, load_model_config
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import lake, registry
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.monitoring.performance import describe, measure_performance
 from tasks.policy.records.base import Window, from_json, to_json

@@ -5,8 +5,7 @@ from datetime import timedelta
 import pytest
 from prefect.logging import disable_run_logger
 
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.evidence import LABELS_QUARANTINED, History, LabelVerdicts, MetricDifference, ValidationReport
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
 from tasks.record.history import recall_degradation

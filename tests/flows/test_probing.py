@@ -7,8 +7,8 @@ import pytest
 
 from deployments.config.model import load_model_config
 from flows.replay import replay
+from tasks.adapters import ledger
 from tasks.adapters.evaluation import probes
-from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.storage.workspace import workspace
 from tasks.monitoring.probes import new_columns
 from tasks.policy.records.base import from_json

@@ -13,10 +13,10 @@ from prefect import flow
 from prefect.logging import disable_run_logger
 from prefect.transactions import transaction
 
+from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction
-from tasks.adapters.evaluation.alias_transaction import MoveFailed
-from tasks.adapters.registry import version_files, versions as registry
-from tasks.policy.records.errors import PromotionRefused
+from tasks.adapters.registry import version_files
+from tasks.policy.records.errors import MoveFailed, PromotionRefused, RegistryError
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
 from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous
 from tests.support.trained_models import make_config, prepare_registry, register
@@ -161,7 +161,7 @@ def test_a_registry_that_fails_between_two_aliases_gets_them_put_back(three_vers
     wanted = {"previous": "2", "champion": "99", "challenger": None}
     with (
         disable_run_logger(),
-        pytest.raises(registry.RegistryError, match="alias champion cannot be moved to version 99"),
+        pytest.raises(RegistryError, match="alias champion cannot be moved to version 99"),
     ):
         alias_transaction.move(MODEL, "d3", "3", before, wanted)
     assert registry.aliases(MODEL) == before

@@ -8,18 +8,17 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
+from deployments.cli import main
 from deployments.config.model import load_model_config
+from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction, challenger as trial
 from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.models import files as model_files
-from tasks.adapters.models.files import ModelFileError
-from tasks.adapters.registry import version_files, versions as registry
-from tasks.adapters.registry.versions import VersionGone
+from tasks.adapters.registry import version_files
 from tasks.adapters.reports import fleet as fleet_page
 from tasks.policy.records.base import to_json, utc
-from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.errors import ModelFileError, PromotionRefused, VersionGone
 from tasks.policy.records.evidence import ModelVersion, Promotion
-from tasks.record.audit import main
 from tasks.record.fleet import survey_fleet
 from tasks.record.history import find_challenger, find_champion, recall_validation, registry_changes
 from tasks.rollout.outcome import judge_outcome
@@ -94,7 +93,7 @@ def files_of(number: str) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
-    main(["verify", MODEL])
+    main(["audit", "verify", MODEL])
     return capsys.readouterr().out
 
 
@@ -106,7 +105,7 @@ def test_what_perennial_leaves_behind_is_as_expected_at_every_step(capsys):
     assert registry_changes(CONFIG) == ()
     on_trial("d4", "2")
     promote("d4")
-    assert (registry_changes(CONFIG), main(["verify", MODEL])) == ((), 0)
+    assert (registry_changes(CONFIG), main(["audit", "verify", MODEL])) == ((), 0)
 
 
 def test_a_promotion_that_died_before_the_ledger_held_it_is_finished_and_may_be_rolled_back():
@@ -131,7 +130,7 @@ def test_a_model_deleted_and_made_again_gives_its_new_version_no_earlier_verdict
     with pytest.raises(PromotionRefused, match="nothing is rolled back: version 1, which is previous"):
         roll_back()
     assert registry.aliases(MODEL) == {"champion": "1", "previous": "2"}
-    assert "registry: version 2, which is champion" in said(capsys) and main(["verify", MODEL]) == 1
+    assert "registry: version 2, which is champion" in said(capsys) and main(["audit", "verify", MODEL]) == 1
 
 
 def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earlier_version():
@@ -154,7 +153,7 @@ def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earli
 )
 def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back_on_it(alias, number, fix, capsys):
     registry.set_aliases(MODEL, {alias: number})
-    assert fix in said(capsys) and main(["verify", MODEL]) == 1
+    assert fix in said(capsys) and main(["audit", "verify", MODEL]) == 1
     (change,) = registry_changes(CONFIG)
     assert change.startswith(fix) and "set it back to version 2 in MLflow" in change
     on_trial("d4", number)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from flows.replay import replay
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import from_json, utc
+from tasks.policy.records.errors import ReplayRefused
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.replay import Replay, ReplayWindow
 from tasks.replay.baselines import score_baselines
@@ -86,7 +86,7 @@ def test_replaying_again_gives_the_same_records_and_writes_nothing_twice(in_stor
 
 
 def test_a_replay_into_a_workspace_that_knows_the_future_is_refused(in_story):
-    from tasks.replay.records import ReplayRefused, replay_folder
+    from tasks.replay.records import replay_folder
 
     _, model = in_story
     first = min(replay_folder("small").glob("*..*.json"))
@@ -124,7 +124,7 @@ def test_a_replay_that_is_killed_goes_on_where_it_stopped(in_story, tmp_path, mo
     model = write_model(tmp_path / "model")
     home = tmp_path / "cut"
     environment = {**os.environ, "PERENNIAL_HOME": str(home), "PREFECT_API_URL": PREFECT_API_URL.value()}
-    command = [sys.executable, "-m", "flows.replay", "--model", model]
+    command = [sys.executable, "-m", "deployments", "replay", "--model", model]
     running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     records = home / "replay" / "small"
     deadline = time.monotonic() + 120

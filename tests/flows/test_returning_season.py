@@ -12,8 +12,7 @@ from flows.replay import replay
 from flows.retrain import retrain
 from flows.rollback import rollback
 from flows.score import score
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import ledger, registry
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import PromotionRefused
 from tasks.policy.records.evidence import Judgement, ModelVersion

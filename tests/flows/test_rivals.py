@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score
 
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.replay.baselines import compare_with_baselines
 from tests.support.trained_models import HOLDOUT, land, make_config, make_rows, prepare_registry, register
 

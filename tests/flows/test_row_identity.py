@@ -10,8 +10,8 @@ from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain
 from flows.score import score
-from tasks.adapters.sources.read import SourceError
 from tasks.policy.records.base import utc
+from tasks.policy.records.errors import SourceError
 from tasks.policy.records.reports import PerformanceReport
 from tests.support.small_model import ROWS_PER_DAY, rows, write_model
 

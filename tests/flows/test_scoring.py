@@ -8,7 +8,7 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.adapters.registry import version_files
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import ModelVersion

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from deployments.__main__ import main
+from deployments.cli import main
 from deployments.config.fleet import load_fleet_config
-from deployments.config.model import ModelConfigError, available_models, load_model_config
+from deployments.config.model import available_models, load_model_config
 from flows.fleet import fleet
 from flows.retrain import retrain
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.storage.object_store import LedgerError
+from tasks.adapters import ledger
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.economics.budget import Grant
 from tasks.policy.records.base import Window, from_json, utc
+from tasks.policy.records.errors import LedgerError, ModelConfigError
 from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
 from tasks.training.shared_budget import claim_shared_budget
 from tests.support.small_model import write_model
@@ -110,10 +110,7 @@ def test_a_damaged_ledger_holds_back_what_its_model_may_have_spent_and_the_other
     assert claim("alpha", ask("alpha", 50.0)) is None
     assert from_json(Grant, ledger.entries("alpha", kind="budget.granted")[0].body).left_usd == 5
     refusal = claim("gamma", ask("gamma", 50.0))
-    assert (
-        "45.00 USD are held back, as the ledger of beta does not verify (python -m tasks.record.audit verify)"
-        in refusal
-    )
+    assert "45.00 USD are held back, as the ledger of beta does not verify (perennial audit verify)" in refusal
 
 
 def test_a_damaged_ledger_of_a_model_without_a_limit_refuses_in_a_sentence_as_it_may_have_spent_all(models):

@@ -3,7 +3,7 @@
 import pytest
 
 from flows.replay import replay
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import Judgement
 from tests.support.small_model import write_model

@@ -14,9 +14,9 @@ from prefect.exceptions import Abort, ObjectNotFound
 from prefect.flow_engine import run_flow
 
 from flows.retrain import retrain
+from tasks.adapters import registry
 from tasks.adapters.orchestration.events import REPLAYING
 from tasks.adapters.orchestration.server import free_port, running_server, wait_until_healthy
-from tasks.adapters.registry import versions as registry
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
 from tasks.policy.records.base import utc

@@ -13,11 +13,11 @@ from prefect import flow
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.lake.schemas import SourceEmpty, SourceError, SourceUnreachable
-from tasks.adapters.storage.workspace import WorkspaceError, workspace
+from tasks.adapters import lake
+from tasks.adapters.storage.workspace import workspace
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceEmpty, SourceError, SourceUnreachable, WorkspaceError
 from tasks.policy.records.reports import Snapshot
 from tests.support.monitored_model import WINDOW, model, rows
 
@@ -148,7 +148,7 @@ def test_a_workspace_that_cannot_be_written_says_so_and_holds_nothing(
 
 @pytest.mark.usefixtures("prefect_server")
 def test_in_a_flow_only_an_unreachable_source_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.adapters.sources import read as sources
+    from tasks.adapters import sources
 
     config, asked = source(tmp_path, two_windows()), []
     read_window = sources.read_window

@@ -9,12 +9,11 @@ from pydantic import ValidationError
 
 from flows.promote import promote
 from flows.retrain import retrain
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake, ledger, registry
 from tasks.adapters.lake.schemas import conform_labels
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
-from tasks.data.split import TooEarly, split_labelled_rows
+from tasks.data.split import split_labelled_rows
 from tasks.policy.records.base import Window, utc
+from tasks.policy.records.errors import TooEarly
 from tasks.policy.records.reports import QualityReport
 from tests.support.small_model import write_model
 from tests.support.trained_models import START, TRAINING, land, make_config, make_rows

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from flows.parameters import TimeAhead, present, wall_clock
+from flows.parameters import present, wall_clock
+from tasks.policy.records.errors import TimeAhead
 from tests.support.monitored_model import HISTORY, model
 
 DAY = timedelta(days=1)

@@ -9,13 +9,14 @@ from prefect import flow, task
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake, registry
 from tasks.adapters.lake.schemas import sort_labels
 from tasks.adapters.orchestration.retry_conditions import may_pass
-from tasks.adapters.registry import version_files, versions as registry
+from tasks.adapters.registry import version_files
+from tasks.policy.records.errors import NoChampion, RegistryError, TrainingRefused
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Snapshot
-from tasks.training.train import TrainingRefused, train_challenger
+from tasks.training.train import train_challenger
 from tests.support.trained_models import TRAINING, land, make_config, make_rows, prepare_registry
 
 
@@ -183,8 +184,8 @@ def test_a_refusal_is_not_tried_again_and_an_outage_is():
 
     assert not may_pass(None, None, state_of(TrainingRefused("too few rows")))
     assert may_pass(None, None, state_of(ConnectionError("reset")))
-    assert may_pass(None, None, state_of(registry.RegistryError("gone for a moment")))
-    assert not may_pass(None, None, state_of(registry.NoChampion("never there")))
+    assert may_pass(None, None, state_of(RegistryError("gone for a moment")))
+    assert not may_pass(None, None, state_of(NoChampion("never there")))
 
 
 def test_the_snapshot_of_another_moment_trains_on_the_labels_of_that_moment():

@@ -9,8 +9,8 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
+from tasks.adapters import registry
 from tasks.adapters.evaluation import challenger as trial
-from tasks.adapters.registry import versions as registry
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from deployments.local.services import Stream
 from tasks.adapters.orchestration.server import server_environment
-from tasks.adapters.storage.workspace import RUN_OF_A_WORKER, WorkspaceError, workspace
+from tasks.adapters.storage.workspace import RUN_OF_A_WORKER, workspace
+from tasks.policy.records.errors import WorkspaceError
 from tests.support.small_model import write_model
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +118,7 @@ def test_nobody_dies_for_what_cannot_be_printed(tmp_path, reader):
 
 def test_a_locale_without_the_letters_prints_what_it_can(tmp_path):
     code = (
-        "import sys; from deployments.__main__ import main\n"
+        "import sys; from deployments.cli import main\n"
         "try:\n    main(['check', 'nowhere_at_all'])\nfinally:\n    print('\\u03c3 \\u2502')"
     )
     assert seen(code, LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0", PERENNIAL_HOME=str(tmp_path)).endswith(
@@ -171,7 +172,9 @@ def test_a_model_is_trained_whatever_home_and_zone_the_shell_has_and_blanks_in_i
     command = [
         sys.executable,
         "-m",
-        "flows.retrain",
+        "deployments",
+        "run",
+        "retrain",
         "--model",
         model,
         "--reason",

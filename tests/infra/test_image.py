@@ -138,7 +138,7 @@ def _is_healthy(address: str) -> bool:
 
 @contextmanager
 def own_worker(log: Path) -> Iterator[None]:
-    """`python -m deployments work` on the pool that runs containers, and on nothing else."""
+    """`perennial work` on the pool that runs containers, and on nothing else."""
     from prefect.settings import PREFECT_API_URL
 
     environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), "PREFECT_WORKER_QUERY_SECONDS": "2"}

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from deployments.apply.definitions import Definitions, read_definitions
-from deployments.apply.pools import POOLS, PoolError, located_pool, read_pool
-from deployments.config.model import ModelConfig, ModelConfigError, available_models, load_model_config
+from deployments.apply.pools import POOLS, located_pool, read_pool
+from deployments.config.model import ModelConfig, available_models, load_model_config
 from tasks.policy.economics.placement import Place, PlacementPolicy
+from tasks.policy.records.errors import ModelConfigError, PoolError
 from tests.support.deployed_runs import deployed_runs
 from tests.support.pool_templates import WORKERS, wanted, worker_of
 from tests.support.small_model import write_model

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
 from tests.support.monitored_model import WINDOW, model

@@ -12,7 +12,7 @@ import pyarrow as pa
 from mlflow.tracking import MlflowClient
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.adapters.lake.schemas import conform_labels
 from tasks.adapters.models import estimators
 from tasks.adapters.profiling.profile import freeze_reference

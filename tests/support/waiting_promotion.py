@@ -8,7 +8,7 @@ from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 
 from flows.promote import promote
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.policy.governance.access import Approval
 from tasks.policy.records.base import from_json, utc
 from tests.support.small_model import write_model

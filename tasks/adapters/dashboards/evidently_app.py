@@ -2,14 +2,14 @@
 
 import os
 
+from evidently.cli import app
+
 from tasks.adapters.dashboards.local_guard import guard_uvicorn
 
 LOG_IN = "PERENNIAL_REPORTS_AUTH_STRING"
 
 
 def main() -> None:
-    from evidently.cli import app
-
     guard_uvicorn(os.environ.get(LOG_IN))
     app()
 

@@ -16,16 +16,12 @@ import pyarrow.parquet as pq
 from tasks.adapters.delta.content_hash import ContentHash, column_hashes, combined
 from tasks.adapters.storage.redaction import reason_of
 from tasks.adapters.storage.table_cache import KeptTables
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import LakeError
 
 FOOTER = b"perennial"
 ROWS_PER_BATCH = 65_536  # what a streaming reader holds at once; 64k rows × 35 floats are 18 MB
 KEPT_BYTES = 256 * 2**20  # of all that was read lately; a larger file is read each time
 _kept = KeptTables(KEPT_BYTES)
-
-
-class LakeError(PerennialError, RuntimeError):
-    """Stored rows are missing, are not what was stored, or cannot be stored as asked."""
 
 
 def write_parquet(

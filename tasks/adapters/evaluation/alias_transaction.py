@@ -11,15 +11,10 @@ from dataclasses import replace
 
 from prefect.transactions import Transaction, transaction
 
+from tasks.adapters import ledger, registry
 from tasks.adapters.evaluation import challenger as trial
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import MoveFailed
 from tasks.policy.rollout.versions import quarantined, why_not_move
-
-
-class MoveFailed(PerennialError):
-    """The aliases were not moved, or moved and put back because what then served did not answer."""
 
 
 def why_aliases_stay(model: str, aliases: Mapping[str, str], needs_previous: bool = False) -> str | None:

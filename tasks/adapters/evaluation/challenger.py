@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.models.encoding import FeatureError
-from tasks.adapters.models.files import ModelFileError, Scorer
+from tasks.adapters import registry
+from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.label_alignment import all_classes, encode_truth
 from tasks.adapters.models.slice_values import groups_of
-from tasks.adapters.registry import version_files, versions as registry
+from tasks.adapters.registry import version_files
 from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.monitoring.slices import largest_groups
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import FeatureError, ModelFileError
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.rollout import comparison
 from tasks.policy.rollout.comparison import Floats, prediction_fault

@@ -12,14 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.delta.parquet_file import LakeError
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake, registry
 from tasks.adapters.lake.row_identity import first_match
 from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.models.label_alignment import with_misses
 from tasks.adapters.models.slice_values import groups_of
-from tasks.adapters.registry import versions as registry
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import LakeError
 from tasks.policy.statistics.metrics import Floats
 
 

@@ -21,8 +21,9 @@ from tasks.adapters.models import eligibility, estimators, files as model_files
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.storage.atomic_files import whole_file, whole_folder
 from tasks.adapters.storage.table_cache import KeptTables
-from tasks.adapters.storage.workspace import WorkspaceError, make_folder, workspace
+from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import Window, digest
+from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.statistics import metrics
 
 EVERY_NTH, ROUNDS_SHARE, RATE_FACTOR = 4, 0.2, 2.0

@@ -53,7 +53,9 @@ def land_label_faults(
     until_first(attempt, _uri(config, "label_faults"))
 
 
-def label_faults(config: ModelConfig, span: Window, as_of: datetime, excluding: Collection[str] = ()) -> dict[str, int]:
+def read_label_faults(
+    config: ModelConfig, span: Window, as_of: datetime, excluding: Collection[str] = ()
+) -> dict[str, int]:
     """Labels that could not be used, by what was wrong with them, in the landed windows that `span` meets."""
     table, total = LandedTable.open(_uri(config, "label_faults")), Counter[str]()
     names = dict.fromkeys(file.window for file in table.files()) if table else {}

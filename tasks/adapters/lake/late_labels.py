@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes
-from tasks.adapters.delta.parquet_file import LakeError
 from tasks.adapters.delta.table import LandedFile, LandedTable, until_first
 from tasks.adapters.lake.label_times import labels_due_by
 from tasks.adapters.lake.row_identity import Repeats, by_place, first_match, landed_places, matches, repeats, taken
@@ -26,6 +25,7 @@ from tasks.adapters.lake.window_scan import overlap, read_span, window_named
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window, digest
+from tasks.policy.records.errors import LakeError
 from tasks.policy.records.reports import Snapshot
 
 # Transaction keys: the latest as_of (seconds since 1970) and version of the rows for which all labels were looked for.

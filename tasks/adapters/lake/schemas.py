@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters.lake.label_spellings import places_of, read_numbers, spelled_column, unknown_words
 from tasks.adapters.lake.row_identity import joined_key
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import SourceError
 
 MOMENT = pa.timestamp("us", "UTC")
 TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -32,18 +32,6 @@ UUID_BYTES = 16
 INFINITE, NO_NUMBER, NOT_LISTED = "infinite", "no number", "not in columns.classes"
 """What makes a label unusable. A word such as NA makes it unknown, and stands for itself."""
 NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
-
-
-class SourceError(PerennialError, ValueError):
-    """A source of rows is missing, cannot be read, or holds something else than the model's YAML says."""
-
-
-class SourceUnreachable(SourceError):
-    """A host, bucket or database did not answer; trying again may help."""
-
-
-class SourceEmpty(SourceError):
-    """No row of the window is there (yet)."""
 
 
 def row_columns(config: ModelConfig) -> tuple[str, ...]:

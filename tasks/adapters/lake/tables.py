@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes, combined
-from tasks.adapters.delta.parquet_file import LakeError, LandedParquet
+from tasks.adapters.delta.parquet_file import LandedParquet
 from tasks.adapters.delta.table import LandedFile, LandedTable, stored_names, until_first
-from tasks.adapters.lake.label_faults import label_faults, land_label_faults, stored_alike
+from tasks.adapters.lake.label_faults import land_label_faults, read_label_faults, stored_alike
 from tasks.adapters.lake.label_times import label_lag, labels_came, labels_due_by
 from tasks.adapters.lake.late_labels import (
     labelled_rows,
@@ -30,12 +30,13 @@ from tasks.adapters.lake.window_scan import window_named
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import LakeError
 from tasks.policy.records.reports import Snapshot
 
 __all__ = [
-    "LakeError", "label_faults", "label_lag", "labelled_rows", "labelled_snapshot", "labels_came", "labels_due",
+    "label_lag", "labelled_rows", "labelled_snapshot", "labels_came", "labels_due",
     "labels_due_by", "land_label_faults", "land_labels", "land_predictions", "land_rows", "landed_rows", "landed_until",
-    "read_batches", "read_labelled", "read_predictions", "read_rows", "stored_alike",
+    "read_batches", "read_label_faults", "read_labelled", "read_predictions", "read_rows", "stored_alike",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

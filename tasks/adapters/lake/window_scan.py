@@ -11,10 +11,11 @@ from itertools import pairwise
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tasks.adapters.delta.parquet_file import LakeError, LandedParquet
+from tasks.adapters.delta.parquet_file import LandedParquet
 from tasks.adapters.delta.table import LandedFile, LandedTable
 from tasks.adapters.lake.schemas import moment
 from tasks.policy.records.base import Window, utc
+from tasks.policy.records.errors import LakeError
 
 
 @lru_cache(maxsize=4096)

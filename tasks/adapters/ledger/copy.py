@@ -23,9 +23,10 @@ import orjson
 
 from tasks.adapters.ledger.files import GENESIS, key, read
 from tasks.adapters.storage.atomic_files import one_at_a_time, whole_file
-from tasks.adapters.storage.object_store import LedgerError, ledger_store, store_errors
+from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.workspace import OWNER_ONLY, workspace
 from tasks.policy.records.base import digest, to_json
+from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.evidence import LedgerEntry
 
 logger = logging.getLogger(__name__)

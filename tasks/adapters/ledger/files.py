@@ -9,10 +9,11 @@ from typing import NamedTuple
 import obstore
 from pydantic import ValidationError
 
-from tasks.adapters.storage.object_store import LedgerError, ledger_store, store_errors
+from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import digest, from_json, newer_format, to_json
+from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.evidence import LedgerEntry
 
 GENESIS = "0" * 64
@@ -76,7 +77,7 @@ def _newer(text: bytes) -> str | None:
 def damaged(model: str, problem: str, otherwise: str = "") -> LedgerError:
     return LedgerError(
         f"{without_secrets(workspace().ledger)}/{model}: {problem}; expected an unbroken chain; "
-        f"run python -m tasks.record.audit verify {model}, then restore the folder from a backup{otherwise and ', '}{otherwise}"
+        f"run perennial audit verify {model}, then restore the folder from a backup{otherwise and ', '}{otherwise}"
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.storage.object_store import LedgerError
+from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.evidence import LedgerEntry
 
 

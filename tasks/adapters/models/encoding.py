@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from deployments.config.settings import Features
 from tasks.adapters.lake import label_spellings
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import FeatureError
 from tasks.policy.records.reports import FeatureKind
 
 Matrix = NDArray[np.float32]
@@ -30,10 +30,6 @@ EXPECTED: dict[FeatureKind, str] = {
     "categorical": "text, a dictionary of text, an integer or a boolean",
     "boolean": "a boolean",
 }
-
-
-class FeatureError(PerennialError):
-    """Rows lack a column that the model reads, or hold it in a type it cannot read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,8 @@ from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelCon
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, Matrix, encode_labels
 from tasks.adapters.models.files import Floats, Scorer, booster_estimator, threads
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import EstimatorError
 from tasks.policy.statistics import metrics
-
-
-class EstimatorError(PerennialError):
-    """The YAML names an estimator or a parameter that cannot be used."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from xgboost import XGBClassifier, XGBModel, XGBRegressor
 from tasks.adapters.models.encoding import Encoding, Rows, encode_labels, fitted_encoder
 from tasks.adapters.models.label_alignment import encode_truth
 from tasks.policy.records.base import newer_format
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import ModelFileError
 
 Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
@@ -31,10 +31,6 @@ Floats = NDArray[np.float64]
 DESCRIPTION, BOOSTER, ESTIMATOR = "scorer.json", "model.ubj", "model.skops"
 VOUCHED = ("sklearn", "numpy", "scipy")
 """Packages whose types every estimator may hold."""
-
-
-class ModelFileError(PerennialError):
-    """A model's files are missing, altered, or of types that nobody vouched for."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +145,7 @@ def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
     """
     if isinstance(estimator, XGBModel):
         return ()
-    import skops.io
+    import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
 
     needed = tuple(sorted(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))))
     if foreign := _foreign(needed, packages):
@@ -179,7 +175,7 @@ def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tu
 
 
 def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, ...]) -> Any:
-    import skops.io
+    import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
 
     needed = sorted(skops.io.get_untrusted_types(data=content))
     unknown = sorted(set(needed) - set(trusted_types))

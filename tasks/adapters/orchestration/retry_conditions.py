@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import State
 
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import NoChampion, PerennialError, RegistryError, VersionGone
 
 
 def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
@@ -12,6 +12,4 @@ def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
     if not isinstance(error, PerennialError):
         return True
-    from tasks.adapters.registry.versions import NoChampion, RegistryError, VersionGone
-
     return isinstance(error, RegistryError) and not isinstance(error, (NoChampion, VersionGone))

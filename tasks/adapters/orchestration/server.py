@@ -15,7 +15,8 @@ from time import monotonic, sleep
 
 import httpx
 
-from tasks.adapters.storage.workspace import Workspace, WorkspaceError, make_folder
+from tasks.adapters.storage.workspace import Workspace, make_folder
+from tasks.policy.records.errors import WorkspaceError
 
 START_TIMEOUT_S = 180  # migrations of a new database take 10 to 40 s on two busy cores
 SERVED = "served.url"
@@ -23,7 +24,7 @@ OF_ANOTHER_SERVER = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PAT
 """Settings of a shell that was set up for Prefect Cloud or another server: its key is for nobody here."""
 LOG_IN = "log-in"
 """File of the workspace with the log-in that `make serve` made."""
-PREFECT_APP = "tasks.adapters.orchestration.app"
+PREFECT_APP = "tasks.adapters.dashboards.prefect_app"
 """Prefect's command line as `python -m` finds it, with SQLite made fit for several processes."""
 IDLE_SERVICES = (
     "SCHEDULER",

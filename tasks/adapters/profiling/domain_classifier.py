@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from xgboost import DMatrix, train
 
 from deployments.config.model import ModelConfig
-from tasks.policy.monitoring.joint_drift import JointDrift, judge_joint
+from tasks.policy.monitoring.joint_drift import judge_joint
 from tasks.policy.records.binned_rows import CodedRows
 from tasks.policy.records.profile import Floats, ReferenceProfile
+from tasks.policy.records.reports import JointDrift
 
 ROWS, COLUMNS = 1500, 60
 ROUNDS, DEPTH = 12, 3

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.storage.atomic_files import whole_file
-from tasks.adapters.storage.workspace import WorkspaceError
 from tasks.policy.records.base import Window, digest
+from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.profile import Floats
 
 

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from mlflow.store.db.utils import _get_latest_schema_revision, _initialize_tables, create_sqlalchemy_engine_with_retry
 from sqlalchemy.engine import make_url
 
 from tasks.adapters.storage.atomic_files import one_at_a_time
@@ -66,14 +67,10 @@ def _is_made(path: Path) -> bool:
 
 
 def _latest_revision() -> str:
-    from mlflow.store.db.utils import _get_latest_schema_revision
-
     return str(_get_latest_schema_revision())
 
 
 def _make_tables(path: Path) -> None:
-    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
-
     engine = create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")
     try:
         _initialize_tables(engine)

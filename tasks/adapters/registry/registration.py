@@ -19,16 +19,15 @@ from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.profiling.binned_rows import to_parquet
 from tasks.adapters.registry import lineage, relocation, version_files, versions as registry
-from tasks.adapters.reports.markdown import plain
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import keep_private, workspace
-from tasks.policy.economics.costs import Usage
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import to_json
 from tasks.policy.records.binned_rows import CodedRows
-from tasks.policy.records.evidence import USAGE, ModelVersion
+from tasks.policy.records.evidence import USAGE, ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
+from tasks.policy.records.text import plain
 
 _EXISTS = ErrorCode.Name(RESOURCE_ALREADY_EXISTS)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)

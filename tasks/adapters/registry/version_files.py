@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
+from tasks.adapters import models, profiling
 from tasks.adapters.registry import relocation, versions as registry
 from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import AttributionProfile
 from tasks.policy.records.base import from_json
 from tasks.policy.records.binned_rows import CodedRows
+from tasks.policy.records.errors import ModelFileError
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 
@@ -45,22 +47,18 @@ def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool
 
 @lru_cache(maxsize=8)
 def _scorer(uri: str, model: str, number: str, sha256: str, estimator: str | None, trusted: str) -> "Scorer":
-    from tasks.adapters.models import files as model_files
-
     stored = registry.stored_version(model, number)
     with tempfile.TemporaryDirectory() as folder:
         files = _download(f"{relocation.present_place(stored.source)}/data/files", Path(folder), uri)
-        packages = model_files.vouched_packages(estimator)
-        return model_files.load(model_files.read(files), sha256, tuple(json.loads(trusted)), packages)
+        packages = models.files.vouched_packages(estimator)
+        return models.files.load(models.files.read(files), sha256, tuple(json.loads(trusted)), packages)
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:
-    from tasks.adapters.models import files as model_files
-
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder), tracking_uri=uri))
     except (MlflowException, OSError) as error:
-        raise model_files.ModelFileError(
+        raise ModelFileError(
             f"{without_secrets(address)}: cannot be read ({type(error).__name__}); expected the files that were "
             "registered; restore the artifact store, set PERENNIAL_ARTIFACTS to where it was moved, or roll back to another "
             "version"
@@ -123,9 +121,11 @@ def coded_rows(version: ModelVersion) -> CodedRows | None:
 
 @lru_cache(maxsize=4)
 def _coded_rows(uri: str, run_id: str) -> CodedRows | None:
-    from tasks.adapters.profiling.binned_rows import from_parquet
-
-    return from_parquet(_read_artifact(uri, run_id, CODED_ROWS)) if _holds(uri, run_id, CODED_ROWS) else None
+    return (
+        profiling.binned_rows.from_parquet(_read_artifact(uri, run_id, CODED_ROWS))
+        if _holds(uri, run_id, CODED_ROWS)
+        else None
+    )
 
 
 def manifest(version: ModelVersion) -> str:

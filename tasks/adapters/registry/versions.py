@@ -20,13 +20,13 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.registry.database import make_database
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import NoChampion, RegistryError, VersionGone
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.rollout.versions import (
     CHALLENGER as CHALLENGER,
@@ -40,18 +40,6 @@ from tasks.policy.rollout.versions import (
 REMARKS = "training_remarks"
 """Tag of a version with sentences on what was odd about its training, as JSON."""
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-
-
-class RegistryError(PerennialError):
-    """The registry cannot be reached, or holds no such version."""
-
-
-class NoChampion(RegistryError):
-    """No version of the model serves yet."""
-
-
-class VersionGone(RegistryError):
-    """The registry holds no such version, or another one under its number."""
 
 
 def client() -> MlflowClient:
@@ -102,7 +90,7 @@ def version(model: str, alias_or_number: str) -> ModelVersion:
     if number is None and alias_or_number == CHAMPION:
         raise NoChampion(
             f"{model}: no champion in the registry, expected a version with the alias champion; "
-            f"train the first one with `python -m flows.retrain --model {model}`"
+            f"train the first one with `perennial run retrain --model {model}`"
         )
     if number is None:
         found = ", ".join(f"{alias} → {number}" for alias, number in sorted(known.items())) or "none"
@@ -184,7 +172,7 @@ def as_record(stored: StoredVersion) -> ModelVersion:
     if lacking:
         raise RegistryError(
             f"{stored.name} version {stored.version}: has no tag {', '.join(lacking)}, expected a version that "
-            "Perennial registered; move the alias to one, or train with `python -m flows.retrain`"
+            "Perennial registered; move the alias to one, or train with `perennial run retrain`"
         )
     try:
         trained, rows = Window(utc(tags["trained_from"]), utc(tags["trained_until"])), int(tags["training_rows"])

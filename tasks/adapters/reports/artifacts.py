@@ -7,11 +7,13 @@ slices, which cannot be personal columns (`deployments/config/model.py`).
 from prefect.artifacts import create_markdown_artifact
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.reports.markdown import bullets, key, plain, quoted, table
+from tasks.adapters.reports.fleet import markdown as fleet_markdown
+from tasks.adapters.reports.markdown import bullets, key, quoted, table
 from tasks.adapters.storage.links import version_link
 from tasks.policy.economics.costs import Outcome
 from tasks.policy.governance.access import Approval, ApprovalRequest
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
+from tasks.policy.records.text import plain
 from tasks.policy.reporting.backfill import Backfill
 from tasks.policy.reporting.fleet import Fleet
 from tasks.policy.reporting.preview import Preview
@@ -46,9 +48,7 @@ def publish_preview_page(preview: Preview) -> None:
 
 def publish_fleet(fleet: Fleet, page: str) -> None:
     """Publish the state of every model as a table; one artifact for all, whose history shows the trend."""
-    from tasks.adapters.reports.fleet import markdown
-
-    create_markdown_artifact(markdown(fleet, page), key="fleet", description=plain(fleet.headline))
+    create_markdown_artifact(fleet_markdown(fleet, page), key="fleet", description=plain(fleet.headline))
 
 
 def publish_backtest(model: str, sentence: str, yaml: str, rows: list[dict[str, str]], page: str) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tasks.adapters.reports.markdown import plain
 from tasks.adapters.storage.atomic_files import write_whole
 from tasks.adapters.storage.links import link, relative_link, version_link
-from tasks.adapters.storage.workspace import WorkspaceError, make_folder
+from tasks.adapters.storage.workspace import make_folder
+from tasks.policy.records.errors import WorkspaceError
+from tasks.policy.records.text import plain
 from tasks.policy.reporting.decision import action_words, as_sentence, headline
 from tasks.policy.reporting.fleet import Fleet, FleetMember
 

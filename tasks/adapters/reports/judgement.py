@@ -10,7 +10,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.orchestration.events import REPLAYING
-from tasks.adapters.reports.markdown import bullets, folded, key, number, plain, table
+from tasks.adapters.reports.markdown import bullets, folded, key, number, table
 from tasks.adapters.reports.plots import drift_plot, metric_plot
 from tasks.adapters.storage.links import link, version_link
 from tasks.policy.data_quality.label_quality import WORDS
@@ -19,6 +19,7 @@ from tasks.policy.monitoring.joint_drift import describe_joint
 from tasks.policy.monitoring.slices import describe_worst
 from tasks.policy.records.evidence import Judgement, Placement, WindowEvidence, label_reports
 from tasks.policy.records.reports import DriftReport, LabelReport, MetricValue, PerformanceReport, QualityReport
+from tasks.policy.records.text import plain
 from tasks.policy.reporting.decision import as_sentence, headline
 
 

@@ -4,20 +4,14 @@ Names, reasons and category values are untrusted. Unescaped they could forge a h
 image from elsewhere above the form that approves a promotion.
 """
 
-import re
 from html import escape
 
-from tasks.policy.records.text import one_line
+from tasks.policy.records.text import one_line, plain
 
 
 def key(kind: str, model: str) -> str:
     """An artifact key as Prefect accepts it: lower case, digits and dashes. One key is one history in the dashboard."""
     return f"{kind}-{model}".replace("_", "-")
-
-
-def plain(text: str) -> str:
-    """The text in one line that begins no heading, quote or list and holds no link, image, tag or column."""
-    return re.sub(r"[\\\[!|]|^[#>]|^[-+*](?= )|^~~~|^```", r"\\\g<0>", one_line(text)).replace("<", "&lt;")
 
 
 def quoted(text: str) -> str:

@@ -19,7 +19,8 @@ from rich.text import Text
 
 from tasks.adapters.reports.replay_panels import panels
 from tasks.adapters.storage.atomic_files import write_whole
-from tasks.adapters.storage.workspace import WorkspaceError, make_folder
+from tasks.adapters.storage.workspace import make_folder
+from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.replay import Replay
 from tasks.policy.reporting import replay_story as story
 from tasks.policy.reporting.decision import as_sentence

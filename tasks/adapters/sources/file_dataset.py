@@ -18,7 +18,7 @@ import pyarrow.dataset as pa_dataset
 import pyarrow.fs as pa_fs
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake.schemas import SourceError
+from tasks.policy.records.errors import SourceError
 
 IGNORED = (".", "_")  # beginnings of names that Arrow passes over
 FOOTERS_AT_ONCE = 16  # waiting for an object store, not computing

@@ -29,12 +29,13 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake.schemas import SourceError, SourceUnreachable, moment, require_columns, to_utc
+from tasks.adapters.lake.schemas import moment, require_columns, to_utc
 from tasks.adapters.sources.file_dataset import compares_alike, open_files
 from tasks.adapters.sources.limits import check_file, local_path, opened_response
 from tasks.adapters.storage.aws_profile import keys, storage_options
 from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceError, SourceUnreachable
 
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import httpx
 
-from tasks.adapters.lake.schemas import SourceError
+from tasks.policy.records.errors import SourceError
 
 SOURCES = "PERENNIAL_SOURCES"
 MOST_REDIRECTS = 5

@@ -19,26 +19,14 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.lake.row_identity import how_to_tell_apart, repeats
-from tasks.adapters.lake.schemas import (
-    SourceEmpty,
-    SourceError,
-    SourceUnreachable,
-    TimeForm,
-    conform_rows,
-    label_columns,
-    moment,
-    row_columns,
-    sort_labels,
-)
+from tasks.adapters.lake.schemas import TimeForm, conform_rows, label_columns, moment, row_columns, sort_labels
 from tasks.adapters.sources.files import read_files, shown
 from tasks.adapters.sources.sql import read_query
 from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceEmpty, SourceError
 
 __all__ = [
-    "SourceEmpty",
-    "SourceError",
-    "SourceUnreachable",
     "check_function",
     "read_labels",
     "read_sorted_labels",

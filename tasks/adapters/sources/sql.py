@@ -21,10 +21,11 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from sqlalchemy.pool import NullPool
 
 from deployments.config.settings import Source
-from tasks.adapters.lake.schemas import SourceError, SourceUnreachable, require_columns
+from tasks.adapters.lake.schemas import require_columns
 from tasks.adapters.sources.limits import check_file
 from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceError, SourceUnreachable
 
 ROWS_PER_FETCH = 50_000
 

@@ -6,11 +6,12 @@ all clients get boto3's answer, anew whenever a store is opened.
 """
 
 import os
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import AwsProfileError
 
 OWN_WAYS = (
     "AWS_ACCESS_KEY_ID",
@@ -19,10 +20,6 @@ OWN_WAYS = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
 )
 FILES = (("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config"))
-
-
-class CredentialsError(PerennialError):
-    """The keys of a profile cannot be had."""
 
 
 class Keys(NamedTuple):
@@ -57,7 +54,7 @@ def keys(address: str) -> Keys | None:
     """The profile's keys, None where another way leads to the store. Raises CredentialsError."""
     if not is_in_use(address):
         return None
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError  # with boto3, only where a profile is in use
 
     try:
         session = _session(os.environ.get("AWS_PROFILE"))
@@ -81,8 +78,7 @@ def provider(address: str) -> Any:
     """What gives obstore the profile's keys, renewed as they expire; None where it finds its own."""
     if keys(address) is None:
         return None
-    from datetime import timedelta
-
+    # imports boto3, half a second that only a profile needs
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     return Boto3CredentialProvider(_session(os.environ.get("AWS_PROFILE")), ttl=timedelta(minutes=1))
@@ -90,14 +86,14 @@ def provider(address: str) -> Any:
 
 @cache
 def _session(profile: str | None) -> Any:
-    import boto3
+    import boto3  # half a second that only a profile needs
 
     return boto3.Session(profile_name=profile)
 
 
-def _unusable(reason: str) -> CredentialsError:
+def _unusable(reason: str) -> AwsProfileError:
     name = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
-    return CredentialsError(
+    return AwsProfileError(
         f"AWS profile {name!r}: its keys cannot be used ({reason}); expected keys, a role or a session that is logged in, in "
         "~/.aws; log in again (aws sso login), set AWS_PROFILE to another profile, or set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY"

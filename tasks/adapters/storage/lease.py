@@ -30,7 +30,7 @@ from pydantic import ValidationError
 
 from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import FencedOut, LeaseHeld, PerennialError
 
 logger = logging.getLogger(__name__)
 FOLDER = "_leases"
@@ -40,14 +40,6 @@ PATIENCE_S = 600.0  # a promotion takes seconds; who waits longer waits for a tr
 LONGEST_TTL_S = 3600.0  # a record that claims more is none of ours
 _POLL_S = 0.5
 _NUMBERED = re.compile(r"([0-9]{8,12})\.json")
-
-
-class LeaseHeld(PerennialError):
-    """Another run of this model writes, and went on renewing its lease. Nothing was written."""
-
-
-class FencedOut(PerennialError):
-    """This process fell silent past its lease and another one took over. It has written nothing since."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from tasks.adapters.storage.aws_profile import provider
 from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import make_folder, workspace
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import LedgerError
 
 # Google lets one object change about once a second and answers 429 to more (cloud.google.com/storage/quotas). Writers
 # that change the ledger's head together take turns then; obstore's default gives up after two or three.
@@ -21,10 +21,6 @@ PATIENCE = {
     "max_retries": 60,
     "retry_timeout": timedelta(seconds=30),
 }
-
-
-class LedgerError(PerennialError):
-    """The chain cannot be read or extended."""
 
 
 def ledger_store() -> ObjectStore:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import WorkspaceError
 
 HOME = ".perennial"
 PARTS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_ARTIFACTS")
@@ -32,10 +32,6 @@ SQLITE = "sqlite:///"
 WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 RUN_OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
 """What Prefect's workers set for the process of a run."""
-
-
-class WorkspaceError(PerennialError, RuntimeError):
-    """The workspace cannot be written to or read from."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +132,8 @@ def workspace() -> Workspace:
     if RUN_OF_A_WORKER in os.environ and not Path(given).is_absolute():
         raise WorkspaceError(
             f"PERENNIAL_HOME is {os.environ.get('PERENNIAL_HOME') or 'not set'}, expected an absolute path: a worker gives "
-            "each run a folder of its own, which goes with the run, and its model with it; start the worker with python -m "
-            "deployments work, or set PERENNIAL_HOME for it or in its pool's env"
+            "each run a folder of its own, which goes with the run, and its model with it; start the worker with "
+            "perennial work, or set PERENNIAL_HOME for it or in its pool's env"
         )
     home = Path(given).expanduser().resolve()
     if any(mark in str(home) for mark in "?#%"):

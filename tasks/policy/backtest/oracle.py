@@ -11,7 +11,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from tasks.policy.backtest.simulation import Floats, PerformanceMatrix, Run, cost, mean_loss
+from tasks.policy.backtest.simulation import PerformanceMatrix, Run, cost, mean_loss
+from tasks.policy.statistics.metrics import Floats
 
 
 def _served_losses(matrix: PerformanceMatrix) -> Floats:

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import Floats, Service
+from tasks.policy.backtest.simulation import Service
 from tasks.policy.perennial.loss_matrix import Observation
 from tasks.policy.perennial.policy import ProbeRule
+from tasks.policy.statistics.metrics import Floats
 
 
 class PerennialPolicy:

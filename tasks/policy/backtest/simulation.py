@@ -12,15 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import MatrixError
 
 Floats = NDArray[np.float64]
 SQUARE_KEYS = ("loss", "probe", "ks", "ev")
 WINDOW_KEYS = ("secs", "rows")
-
-
-class MatrixError(PerennialError, ValueError):
-    """A performance matrix that cannot be simulated; says what was found and what is expected."""
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,9 @@ import numpy as np
 
 from tasks.policy.backtest.baselines import Timer
 from tasks.policy.backtest.oracle import as_run, best_mean_loss, best_run, evenly_spaced
-from tasks.policy.backtest.simulation import (
-    Floats,
-    MatrixError,
-    PerformanceMatrix,
-    Policy,
-    PolicyFactory,
-    Run,
-    cost,
-    mean_loss,
-    simulate,
-)
+from tasks.policy.backtest.simulation import PerformanceMatrix, Policy, PolicyFactory, Run, cost, mean_loss, simulate
+from tasks.policy.records.errors import MatrixError
+from tasks.policy.statistics.metrics import Floats
 from tasks.policy.statistics.resampling import moving_block_interval
 
 ALPHAS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)

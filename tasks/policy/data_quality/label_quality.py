@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.records.base import Window
+from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import LabelReport, QualityCheck, Verdict
 from tasks.policy.statistics.metrics import confusion, predicted_codes
 
@@ -65,21 +66,6 @@ class LabelRules(BaseModel):
     """What a label past these two does: fail keeps it from training and triggers; warn accepts that it changed."""
     on_constant: Literal["warn", "fail"] = "warn"
     """What one label in all rows of a window does, where the reference had several: a stuck feed, or a quiet week."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelProfile:
-    """The labels that a model learned from: percentiles 5, 25, 50, 75, 95 of numbers, or shares of classes."""
-
-    rows: int
-    levels: tuple[float, ...] = ()
-    """And last, the mean distance from the middle: percentiles of labels that are mostly 0 jump without a cause."""
-    span: tuple[float, float] | None = None
-    """The least and the greatest number."""
-    shares: tuple[tuple[str, float], ...] = ()
-    """The largest 50 classes."""
-    labelled_share: float | None = None
-    """Rows of that time that had a label."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from functools import lru_cache
 
 from pydantic import Field
 
-from tasks.policy.economics.costs import Budget, Request, Usage, expected_cost_usd, measured_cost, share_budget
+from tasks.policy.economics.costs import Budget, Request, expected_cost_usd, measured_cost, share_budget
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import USAGE, Judgement, LedgerEntry, ModelVersion
+from tasks.policy.records.evidence import USAGE, Judgement, LedgerEntry, ModelVersion, Usage
 from tasks.policy.triggers.conditions import Rule
 
 MONTH = timedelta(days=30)
@@ -69,7 +69,7 @@ class BudgetBalance:
         many = len(self.unknown) > 1
         return (
             f"{self.held_back_usd:,.2f} USD are held back, as the {'ledgers' if many else 'ledger'} of "
-            f"{', '.join(self.unknown)} {'do' if many else 'does'} not verify (python -m tasks.record.audit verify)"
+            f"{', '.join(self.unknown)} {'do' if many else 'does'} not verify (perennial audit verify)"
         )
 
 

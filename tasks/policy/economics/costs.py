@@ -13,6 +13,7 @@ import numpy as np
 import scipy  # its parts load on first use, so that reading a model's file does not wait for them
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.records.evidence import Usage
 from tasks.policy.statistics.intervals import Gain
 
 HOUR_S = 3600
@@ -45,17 +46,6 @@ class Budget(BaseModel):
     """Days over which an improvement is expected to last."""
     max_usd_per_month: float | None = Field(None, ge=0)
     """A retrain that would exceed this is refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What one iteration used, from trigger to live."""
-
-    rows: int
-    wall_s: float
-    cpu_s: float = 0.0
-    peak_memory_mb: float = 0.0
-    inferences: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def why_not_bound(bound: FileBinding | None, found: FileBinding | None) -> str |
         changed = f"access or promotion in {found.file} differ from what its ledger was begun with"
     return (
         f"{changed}; go on with the file of then, or let {_who(bound)} answer for the change: "
-        "python -m deployments accept --model FILE --by NAME --reason '…'"
+        "perennial accept --model FILE --by NAME --reason '…'"
     )
 
 

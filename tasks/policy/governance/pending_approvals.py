@@ -29,7 +29,7 @@ class PendingApproval:
             return f"version {self.version} passed and waits for approval: {self.reason}"
         return (
             f"version {self.version} passed, but no one approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, which is a no; "
-            f"have that recorded: python -m flows.promote --model {model}; to ask again: python -m flows.retrain --model {model}"
+            f"have that recorded: perennial run promote --model {model}; to ask again: perennial run retrain --model {model}"
         )
 
 

@@ -5,34 +5,17 @@ shows. A classifier that beats chance on rows it has not seen shows it (Rabanser
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from tasks.policy.records.reports import JointDrift, JointVerdict
 from tasks.policy.statistics.intervals import delong
 
-JointVerdict = Literal["drifted", "stable", "insufficient", "error"]
 MISTAKEN = 0.45
 """What the whole interval must lie below for an error: up to one in 200 stable windows lies below 0.5 by chance, and would
 be told that its rows are wrong. Rows of 6 features that all stand on both sides have areas of 0.22 (210) to 0.35 (1500)."""
-
-
-@dataclass(frozen=True, slots=True)
-class JointDrift:
-    """Area under the curve with its interval, 0.5 when the classifier cannot tell; None with too few rows."""
-
-    verdict: JointVerdict
-    threshold: float
-    rows: int
-    """Of the smaller side; a bounded sample."""
-    auc: float | None = None
-    low: float | None = None
-    high: float | None = None
-    features: tuple[str, ...] = ()
-    """What the classifier went by, most used first."""
 
 
 def judge_joint(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import Floats
+from tasks.policy.statistics.metrics import Floats
 
 NEARBY_WINDOWS = 3.0
 """How far apart windows may lie to count as neighbours: the weight falls by e with every so many."""

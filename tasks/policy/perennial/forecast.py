@@ -8,7 +8,7 @@ being fresh (Hoerl and Kennard 1970). It is fitted only on windows that have pas
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import Floats
+from tasks.policy.statistics.metrics import Floats
 
 AHEAD = 2
 SPANS = (3, 8, 16)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import Floats
 from tasks.policy.perennial.change_tests import PairedNoise, paired_noise
+from tasks.policy.statistics.metrics import Floats
 
 AGE_FOCUS, GAP_MEMORY = 2.0, 0.95
 """How fast a gap loses weight with each doubling of the age and with each window passed."""

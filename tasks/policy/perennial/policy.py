@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import Floats
 from tasks.policy.perennial.change_tests import PairedNoise, lead_sigmas, order_sigmas, paired_noise
 from tasks.policy.perennial.forecast import OptionForecast
 from tasks.policy.perennial.loss_matrix import LossMatrix, Observation
 from tasks.policy.perennial.switching import Flags, Options, SwitchingRule, patience
+from tasks.policy.statistics.metrics import Floats
 
 ESTABLISHED = 3.5
 """σ of order and lead together from which the stream counts as one that changes."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.backtest.simulation import Floats
+from tasks.policy.statistics.metrics import Floats
 
 Flags = NDArray[np.bool_]
 

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tasks.policy.economics.costs import Usage
 from tasks.policy.records.base import Window, digest, from_json, to_json
 from tasks.policy.records.reports import (
     DriftReport,
@@ -24,6 +23,18 @@ from tasks.policy.records.reports import (
     QualityReport,
     Verdict,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one iteration used, from trigger to live."""
+
+    rows: int
+    wall_s: float
+    cpu_s: float = 0.0
+    peak_memory_mb: float = 0.0
+    inferences: int = 0
+
 
 USAGE = "usage"
 """Tag of a version that holds what making it used, as JSON."""

@@ -19,9 +19,24 @@ from operator import add
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.data_quality.label_quality import LabelProfile
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import FeatureKind
+
+
+@dataclass(frozen=True, slots=True)
+class LabelProfile:
+    """The labels that a model learned from: percentiles 5, 25, 50, 75, 95 of numbers, or shares of classes."""
+
+    rows: int
+    levels: tuple[float, ...] = ()
+    """And last, the mean distance from the middle: percentiles of labels that are mostly 0 jump without a cause."""
+    span: tuple[float, float] | None = None
+    """The least and the greatest number."""
+    shares: tuple[tuple[str, float], ...] = ()
+    """The largest 50 classes."""
+    labelled_share: float | None = None
+    """Rows of that time that had a label."""
+
 
 MAX_EDGES = 255
 MAX_CATEGORIES = 1000

@@ -4,8 +4,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from tasks.policy.monitoring.joint_drift import JointDrift
 from tasks.policy.records.base import Window
+
+JointVerdict = Literal["drifted", "stable", "insufficient", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class JointDrift:
+    """Area under the curve with its interval, 0.5 when the classifier cannot tell; None with too few rows."""
+
+    verdict: JointVerdict
+    threshold: float
+    rows: int
+    """Of the smaller side; a bounded sample."""
+    auc: float | None = None
+    low: float | None = None
+    high: float | None = None
+    features: tuple[str, ...] = ()
+    """What the classifier went by, most used first."""
+
 
 Verdict = Literal["pass", "warn", "fail"]
 DriftVerdict = Literal["drifted", "stable", "insufficient"]

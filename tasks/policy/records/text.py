@@ -4,6 +4,7 @@ A line break in a name or a reason would print a line of its own in a page or a 
 control character can change a terminal.
 """
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -20,6 +21,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """The printable text with single spaces."""
     return " ".join(printable(text).split())
+
+
+def plain(text: str) -> str:
+    """The text in one line that begins no heading, quote or list and holds no link, image, tag or column."""
+    return re.sub(r"[\\\[!|]|^[#>]|^[-+*](?= )|^~~~|^```", r"\\\g<0>", one_line(text)).replace("<", "&lt;")
 
 
 def _in_one_line(typed: Any) -> Any:

@@ -40,6 +40,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> In
     """Score interval of a proportion: Wilson (1927), JASA 22:209; keeps its level near 0 and 1 (Brown et al. 2001)."""
     if trials == 0:
         return Interval(float("nan"), float("nan"))
+    # statsmodels takes a second to load, and few runs need it
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(successes, trials, alpha=1 - confidence, method="wilson")
@@ -185,6 +186,7 @@ def mcnemar_exact(y_true: ArrayLike, champion_pred: ArrayLike, challenger_pred: 
     truth = np.asarray(y_true)
     old, new = (predicted_codes(predicted) == truth for predicted in (champion_pred, challenger_pred))
     table = [[int((old & new).sum()), int((old & ~new).sum())], [int((~old & new).sum()), int((~old & ~new).sum())]]
+    # statsmodels takes a second to load, and few runs need it
     from statsmodels.stats.contingency_tables import mcnemar
 
     return float(mcnemar(table, exact=True).pvalue)
@@ -197,6 +199,7 @@ def two_proportion_test(successes: int, trials: int, reference_successes: int, r
     counts, sizes = np.array([successes, reference_successes]), np.array([trials, reference_trials])
     if counts.sum() in (0, sizes.sum()):
         return 1.0
+    # statsmodels takes a second to load, and few runs need it
     from statsmodels.stats.proportion import proportions_ztest
 
     return float(proportions_ztest(counts, sizes, alternative="smaller")[1])

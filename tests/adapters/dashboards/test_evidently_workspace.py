@@ -18,7 +18,8 @@ from watchdog.observers import Observer
 from tasks.adapters.dashboards import evidently_workspace
 from tasks.adapters.dashboards.evidently_workspace import folder, keep, project_id
 from tasks.adapters.dashboards.shared_scripts import share_scripts
-from tasks.adapters.storage.workspace import WorkspaceError, make_folder, workspace
+from tasks.adapters.storage.workspace import make_folder, workspace
+from tasks.policy.records.errors import WorkspaceError
 from tests.support.browser import needs_chromium, render
 from tests.support.monitored_model import WINDOW, judge
 

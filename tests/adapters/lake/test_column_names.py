@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from deployments.config.description import describe
 from deployments.config.messages import explain_all
 from deployments.config.model import ModelConfig
+from tasks.adapters import lake
 from tasks.adapters.delta.table import stored_names
-from tasks.adapters.lake import tables as lake
 from tasks.adapters.models import estimators, files as model_files, shap as attribution
 from tasks.adapters.profiling.leakage import leaks_by_name
-from tasks.adapters.sources.read import SourceError, read_labels, read_window
+from tasks.adapters.sources.read import read_labels, read_window
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.records.errors import SourceError
 from tests.support.landed_model import DAY, SECOND
 from tests.support.monitored_model import WINDOW, model, rows
 

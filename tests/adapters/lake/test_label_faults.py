@@ -3,8 +3,14 @@
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.lake.label_faults import CONFLICT, NO_WHOLE_NUMBER, label_faults, land_label_faults, stored_alike
+from tasks.adapters import lake
+from tasks.adapters.lake.label_faults import (
+    CONFLICT,
+    NO_WHOLE_NUMBER,
+    land_label_faults,
+    read_label_faults,
+    stored_alike,
+)
 from tasks.policy.records.base import Window
 from tests.support.landed_model import CONFIG, DAY, HOUR, SECOND, SPAN, label_of, labels
 from tests.support.monitored_model import WINDOW, rows
@@ -28,30 +34,30 @@ def _landed() -> None:
 def test_faults_are_counted_by_window_as_they_were_known_at_a_time():
     found = faulty(["0-0", "0-1", "0-2"], ["infinite", "infinite", "NA"])
     search(SPAN, SECOND.end, pa.concat_tables([found, faulty(["1-0"], ["infinite"], SECOND.start)]))
-    assert label_faults(CONFIG, WINDOW, SECOND.end) == {"infinite": 2, "NA": 1}
-    assert label_faults(CONFIG, SPAN, SECOND.end) == {"infinite": 3, "NA": 1}
-    assert label_faults(CONFIG, SPAN, SECOND.end, excluding=(WINDOW.name,)) == {"infinite": 1}
-    assert label_faults(CONFIG, SPAN, SECOND.end - HOUR) == {}
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end) == {"infinite": 2, "NA": 1}
+    assert read_label_faults(CONFIG, SPAN, SECOND.end) == {"infinite": 3, "NA": 1}
+    assert read_label_faults(CONFIG, SPAN, SECOND.end, excluding=(WINDOW.name,)) == {"infinite": 1}
+    assert read_label_faults(CONFIG, SPAN, SECOND.end - HOUR) == {}
 
 
 def test_a_source_that_was_mended_is_believed_where_all_of_the_window_was_looked_at():
     search(SPAN, SECOND.end, faulty(["0-0"], ["infinite"]))
     search(Window(WINDOW.start + HOUR, SECOND.end), SECOND.end + DAY, faulty([], []))
-    assert label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "only a part was looked at"
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "only a part was looked at"
     search(SPAN, SECOND.end + 2 * DAY, faulty([], []))
-    assert label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "as it was known then"
-    assert label_faults(CONFIG, WINDOW, SECOND.end + 2 * DAY) == {}
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "as it was known then"
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end + 2 * DAY) == {}
 
 
 def test_what_could_not_be_read_yet_is_not_counted():
     search(SPAN, WINDOW.start + HOUR, faulty(["0-0"], ["infinite"]))
-    assert label_faults(CONFIG, WINDOW, SECOND.end) == {}
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end) == {}
 
 
 def test_two_labels_of_one_row_at_one_time_contradict_each_other_and_a_correction_does_not():
     at = [WINDOW.end, WINDOW.end, WINDOW.end, WINDOW.end + DAY]
     search(SPAN, SECOND.end, faulty([], []), labels(["0-0", "0-0", "0-1", "0-1"], [0, 1, 0, 1], at))
-    assert label_faults(CONFIG, WINDOW, SECOND.end) == {CONFLICT: 1}
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end) == {CONFLICT: 1}
 
 
 def test_classes_that_come_as_text_later_are_stored_as_the_numbers_that_they_are():

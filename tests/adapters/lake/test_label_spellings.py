@@ -9,10 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.adapters.lake.label_spellings import seen_classes, spelled, spelled_column
-from tasks.adapters.lake.schemas import SourceError, as_label, read_label
+from tasks.adapters.lake.schemas import as_label, read_label
 from tasks.adapters.models.eligibility import why_not_train
 from tasks.adapters.models.encoding import encode_labels, label_classes
 from tasks.adapters.sources.read import read_labels, read_sorted_labels
+from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW, model
 from tests.support.source_tables import source
 from tests.support.trained_models import make_config, make_rows

@@ -15,12 +15,11 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
+from tasks.adapters import lake
 from tasks.adapters.delta.content_hash import column_hashes
 from tasks.adapters.delta.table import LandedTable, Outrun
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.lake.schemas import SourceError
-from tasks.adapters.storage.workspace import WorkspaceError
 from tasks.policy.records.base import from_json, to_json
+from tasks.policy.records.errors import LakeError, SourceError, WorkspaceError
 from tasks.policy.records.reports import Snapshot
 from tests.support.landed_model import CONFIG, SECOND, SPAN, labels, parquet_files, row_folder
 from tests.support.monitored_model import WINDOW, model, rows
@@ -142,17 +141,17 @@ def test_a_changed_a_lost_and_a_swapped_file_are_each_noticed() -> None:
     whole = file.read_bytes()
 
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(lake.LakeError, match="changed or lost after it landed"):
+    with pytest.raises(LakeError, match="changed or lost after it landed"):
         lake.read_rows(snapshot)
 
     other = lake.land_rows(CONFIG, SECOND, rows(2000, seed=1, window=SECOND))
     (swapped,) = (path for path in parquet_files(row_folder()) if SECOND.name in str(path))
     file.write_bytes(swapped.read_bytes())
-    with pytest.raises(lake.LakeError, match=r"has content hash .* expected"):
+    with pytest.raises(LakeError, match=r"has content hash .* expected"):
         lake.read_rows(snapshot)
 
     file.unlink()
-    with pytest.raises(lake.LakeError, match="cannot be read"):
+    with pytest.raises(LakeError, match="cannot be read"):
         list(lake.read_batches(snapshot))
     assert lake.read_rows(other).num_rows == 2000
 
@@ -168,16 +167,16 @@ def test_values_changed_under_an_intact_footer_are_noticed_also_when_streamed_or
     pq.write_table(forged.replace_schema_metadata(stored.schema.metadata), file)
 
     for read in (lake.read_rows, lambda *args: list(lake.read_batches(*args))):
-        with pytest.raises(lake.LakeError, match="column 'amount' has hash"):
+        with pytest.raises(LakeError, match="column 'amount' has hash"):
             read(snapshot, ["id", "amount"])
     assert lake.read_rows(snapshot, ["country"]).num_rows == 1000, "columns that were left alone can still be proven"
 
 
 def test_a_snapshot_of_a_table_that_was_replaced_does_not_read_the_new_one() -> None:
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(100))
-    with pytest.raises(lake.LakeError, match=r"did not land window .* expected the table"):
+    with pytest.raises(LakeError, match=r"did not land window .* expected the table"):
         lake.read_rows(replace(snapshot, content_hash="0" * 64))
-    with pytest.raises(lake.LakeError, match="version 9"):
+    with pytest.raises(LakeError, match="version 9"):
         lake.read_rows(replace(snapshot, version=9))
 
 
@@ -205,7 +204,7 @@ def test_versions_stay_readable_because_the_log_never_expires() -> None:
 
 
 def test_rows_outside_their_window_are_refused_and_nothing_lands() -> None:
-    with pytest.raises(lake.LakeError, match="10 of 10 rows lie outside window"):
+    with pytest.raises(LakeError, match="10 of 10 rows lie outside window"):
         lake.land_rows(CONFIG, SECOND, rows(10, window=WINDOW))
     assert not row_folder().exists()
 
@@ -239,7 +238,7 @@ def test_a_feature_that_the_yaml_gains_joins_the_table_and_is_null_before() -> N
 
 def test_a_column_that_changes_its_type_is_refused() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
-    with pytest.raises(lake.LakeError, match="'id' is stored as string, found int64"):
+    with pytest.raises(LakeError, match="'id' is stored as string, found int64"):
         lake.land_rows(CONFIG, SECOND, rows(3, window=SECOND, id=[1, 2, 3]))
 
 
@@ -267,7 +266,7 @@ def test_predictions_land_once_per_window_and_version_and_are_read_together() ->
 def test_class_probabilities_land_as_lists() -> None:
     snapshot = lake.land_predictions(CONFIG, WINDOW, "1", predictions([[0.2, 0.8], [0.5, 0.5]]))
     assert lake.read_rows(snapshot)["prediction"].to_pylist() == [[0.2, 0.8], [0.5, 0.5]]
-    with pytest.raises(lake.LakeError, match="'prediction' is stored as list<element: double>, found double"):
+    with pytest.raises(LakeError, match="'prediction' is stored as list<element: double>, found double"):
         lake.land_predictions(CONFIG, SECOND, "1", predictions([0.5]).set_column(1, "time", rows(1, 0, SECOND)["at"]))
 
 
@@ -313,7 +312,7 @@ def test_files_stay_where_nobody_can_tell_whether_they_were_committed(monkeypatc
         raise OSError("operation timed out")
 
     def unreadable(*arguments: object, **named: object) -> None:
-        raise lake.LakeError("the store is away")
+        raise LakeError("the store is away")
 
     with monkeypatch.context() as patch:
         patch.setattr(DeltaTable, "create_write_transaction", store_goes_away)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, TableFeatures, write_deltalake
 
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.storage.workspace import WorkspaceError
+from tasks.adapters import lake
+from tasks.policy.records.errors import LakeError, WorkspaceError
 from tasks.policy.records.reports import Snapshot
 from tests.support.landed_model import CONFIG, SECOND, label_of, labels
 from tests.support.monitored_model import WINDOW, rows
@@ -82,9 +82,7 @@ def test_after_optimise_and_vacuum_it_is_said_which_file_is_lost(landed):
     optimise(landed[0].uri)
     vacuum(landed[0].uri)
     assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
-    with pytest.raises(
-        lake.LakeError, match=r"window=2024-02-01\.\.2024-02-06/.* changed or lost after it landed; restore"
-    ):
+    with pytest.raises(LakeError, match=r"window=2024-02-01\.\.2024-02-06/.* changed or lost after it landed; restore"):
         lake.read_rows(landed[0])
 
 
@@ -104,7 +102,7 @@ def test_rows_that_another_tool_deleted_are_not_landed_a_second_time_and_come_ba
         lambda: lake.land_rows(CONFIG, THIRD, rows(9, 2, THIRD)),
         lambda: lake.landed_until(CONFIG, THIRD.end),
     ):
-        with pytest.raises(lake.LakeError, match=said):
+        with pytest.raises(LakeError, match=said):
             attempt()
     assert lake.read_rows(first).num_rows == 10, "a snapshot is read at its own version"
     DeltaTable(first.uri).restore(before)
@@ -123,7 +121,7 @@ def newer_protocol(uri: str, reader: int, features: list[str]) -> None:
 
 def test_a_protocol_that_cannot_be_read_is_said_and_earlier_snapshots_are_read(landed):
     newer_protocol(landed[0].uri, 3, ["featureOfTomorrow"])
-    with pytest.raises(lake.LakeError, match="another tool upgraded the table's protocol"):
+    with pytest.raises(LakeError, match="another tool upgraded the table's protocol"):
         lake.landed_rows(CONFIG, WINDOW)
     assert [lake.read_rows(snapshot).num_rows for snapshot in landed] == [10, 10]
 
@@ -141,5 +139,5 @@ def test_a_log_that_was_cleaned_up_names_the_snapshot_that_is_lost(landed):
         (Path(landed[0].uri) / "_delta_log" / f"{version:020d}.json").unlink()
     assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
     assert lake.read_rows(landed[1]).num_rows == 10
-    with pytest.raises(lake.LakeError, match="version 1"):
+    with pytest.raises(LakeError, match="version 1"):
         lake.read_rows(landed[0])

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
+from tasks.adapters import lake
 from tasks.adapters.delta.table import LandedTable, Outrun
-from tasks.adapters.lake import tables as lake
 from tasks.adapters.storage.object_store import store_at
-from tasks.adapters.storage.workspace import WorkspaceError
 from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.errors import LakeError, WorkspaceError
 from tasks.policy.records.reports import Snapshot
 from tests.support.landed_model import CONFIG, SECOND, label_of, labels, parquet_files, row_folder
 from tests.support.monitored_model import WINDOW, rows
@@ -175,5 +175,5 @@ def test_processes_landing_different_windows_in_an_object_store_all_get_in(bucke
 
 def test_a_window_that_is_not_in_whole_seconds_has_no_name_of_its_own_and_is_refused() -> None:
     odd = Window(utc("2024-01-01"), utc("2024-01-01") + timedelta(seconds=1, microseconds=5))
-    with pytest.raises(lake.LakeError, match="fractions of seconds"):
+    with pytest.raises(LakeError, match="fractions of seconds"):
         lake.land_rows(CONFIG, odd, rows(1, window=odd))

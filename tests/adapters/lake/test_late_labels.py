@@ -3,8 +3,9 @@
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.policy.records.base import Window, from_json, to_json
+from tasks.policy.records.errors import LakeError
 from tasks.policy.records.reports import Snapshot
 from tests.support.landed_model import CONFIG, DAY, HOUR, SECOND, SPAN, label_of, labels
 from tests.support.monitored_model import WINDOW, rows
@@ -129,7 +130,7 @@ def test_overlapping_windows_give_each_row_once_as_it_landed_first() -> None:
 
 
 def test_without_any_label_or_any_row_in_the_span_a_labelled_snapshot_is_empty() -> None:
-    with pytest.raises(lake.LakeError, match="no rows have landed"):
+    with pytest.raises(LakeError, match="no rows have landed"):
         lake.labelled_snapshot(CONFIG, WINDOW, WINDOW.end)
     lake.land_rows(CONFIG, WINDOW, rows(3))
 
@@ -143,9 +144,9 @@ def test_without_any_label_or_any_row_in_the_span_a_labelled_snapshot_is_empty()
 
 def test_an_unknown_column_is_named() -> None:
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(3))
-    with pytest.raises(lake.LakeError, match="no column 'amont', expected one of id, at, amount"):
+    with pytest.raises(LakeError, match="no column 'amont', expected one of id, at, amount"):
         lake.read_rows(snapshot, ["amont"])
-    with pytest.raises(lake.LakeError, match="no column 'amont'"):
+    with pytest.raises(LakeError, match="no column 'amont'"):
         lake.read_labelled(lake.labelled_snapshot(CONFIG, WINDOW, WINDOW.end), ["amont"])
 
 

@@ -14,10 +14,11 @@ from deltalake import write_deltalake
 from hypothesis import given, settings, strategies as st
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake import tables as lake
+from tasks.adapters import lake
 from tasks.adapters.lake.row_identity import how_to_tell_apart, joined_key, landed_places, matches, repeats
-from tasks.adapters.sources.read import SourceError, read_labels, read_window
+from tasks.adapters.sources.read import read_labels, read_window
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import LakeError, SourceError
 from tests.support.landed_model import CONFIG, DAY, SECOND, SPAN, label_of, labels
 from tests.support.monitored_model import HISTORY, WINDOW, model, rows
 
@@ -117,7 +118,7 @@ def test_a_window_is_left_to_the_quality_gate(tmp_path: Path) -> None:
 def test_a_history_that_an_earlier_version_landed_is_not_trained_on_with_labels_of_other_rows() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(4, id=["a", "b", "a", "c"]))
     lake.land_labels(CONFIG, labels(["a", "b", "c"], [1, 0, 1], [WINDOW.end] * 3), WINDOW.end)
-    with pytest.raises(lake.LakeError, match="2 of 4 rows have an id that another row has"):
+    with pytest.raises(LakeError, match="2 of 4 rows have an id that another row has"):
         lake.labelled_snapshot(CONFIG, WINDOW, WINDOW.end)
     measured = lake.labelled_rows(CONFIG, WINDOW, WINDOW.end, ["id", "churned"])
     assert measured.to_pydict() == {"id": ["b", "c"], "churned": [0, 1]}, "whose label is a's, nobody can tell"
@@ -262,5 +263,5 @@ def test_a_part_that_cannot_identify_or_is_not_there_is_named(tmp_path: Path) ->
 def test_another_id_for_rows_that_have_landed_is_refused() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     other = model(columns={"id": ["id", "at"]})
-    with pytest.raises(lake.LakeError, match=r"identified by 'id', found columns.id 'id\+at'; .* a new name"):
+    with pytest.raises(LakeError, match=r"told apart by 'id', found columns.id 'id\+at'; .* a new name"):
         lake.land_rows(other, SECOND, rows(3, 1, SECOND))

@@ -15,6 +15,7 @@ from tasks.adapters.ledger import chain as ledger, verification as ledger_verifi
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import from_json, to_json, utc
+from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.evidence import LedgerEntry, Promotion
 from tests.support.object_store import object_store
 
@@ -68,7 +69,7 @@ def test_models_have_chains_of_their_own():
 
 @pytest.mark.parametrize("model", ["../other", "a/b", "", "Flight", "x" * 64])
 def test_a_model_name_never_becomes_a_path(model):
-    with pytest.raises(ledger.LedgerError, match="expected a name"):
+    with pytest.raises(LedgerError, match="expected a name"):
         ledger.append(model, "note", "x", AT)
 
 
@@ -252,7 +253,7 @@ class TestDamageIsFound:
         entry_file(number).unlink()
         ledger._KNOWN.clear()  # as a new process
         for attempt in (lambda: ledger.append(MODEL, "note", "x", AT), lambda: ledger.entries(MODEL)):
-            with pytest.raises(ledger.LedgerError, match=r"python -m tasks\.audit verify flight_delay"):
+            with pytest.raises(LedgerError, match=r"perennial audit verify flight_delay"):
                 attempt()
         assert not entry_file(6).exists()
 
@@ -263,7 +264,7 @@ class TestDamageIsFound:
         head_file().unlink()
         if not known:
             ledger._KNOWN.clear()  # as a new process
-        with pytest.raises(ledger.LedgerError, match="nothing shows that entry 3 is the last one") as damaged:
+        with pytest.raises(LedgerError, match="nothing shows that entry 3 is the last one") as damaged:
             ledger.append(MODEL, "note", "x", AT)
         assert not entry_file(4).exists() and not head_file().exists()
         assert len(ledger.entries(MODEL)) == 3, "what is there can be read"
@@ -275,18 +276,18 @@ class TestDamageIsFound:
         for lost in (entry_file(1), entry_file(2), head_file()):
             lost.unlink()
         ledger._KNOWN.clear()
-        with pytest.raises(ledger.LedgerError, match=r"entry 1 is missing, though .*00000003\.json is there"):
+        with pytest.raises(LedgerError, match=r"entry 1 is missing, though .*00000003\.json is there"):
             ledger.append(MODEL, "note", "x", AT)
         assert not entry_file(1).exists()
 
     def test_an_unreadable_head_is_not_built_upon(self):
         head_file().write_text("{torn")
-        with pytest.raises(ledger.LedgerError, match=r"head\.json is missing or cannot be read"):
+        with pytest.raises(LedgerError, match=r"head\.json is missing or cannot be read"):
             ledger.append(MODEL, "note", "x", AT)
 
     def test_the_same_process_sees_a_lost_tail_too(self):
         entry_file(5).unlink()
-        with pytest.raises(ledger.LedgerError, match="entry 5 is missing"):
+        with pytest.raises(LedgerError, match="entry 5 is missing"):
             ledger.entries(MODEL)
 
 
@@ -357,7 +358,7 @@ def test_a_bucket_that_is_not_there_is_no_empty_history(remote, monkeypatch):
         lambda: lease.hold(MODEL, "retrain").__enter__(),
         lambda: lease._create(MODEL, lease.Record(1, "retrain", "me", None, 30)),
     ):
-        with pytest.raises(ledger.LedgerError, match="set PERENNIAL_LEDGER to a bucket or folder that is there"):
+        with pytest.raises(LedgerError, match="set PERENNIAL_LEDGER to a bucket or folder that is there"):
             attempt()
 
 

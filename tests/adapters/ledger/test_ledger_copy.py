@@ -12,8 +12,9 @@ import obstore
 import pytest
 
 from tasks.adapters.ledger import chain as ledger, copy as ledger_copy
-from tasks.adapters.storage.object_store import LedgerError, store_at
+from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import digest, to_json, utc
+from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.evidence import LedgerEntry
 from tests.support.object_store import object_store, on_each_store
 

@@ -11,9 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.adapters.models import eligibility, estimators, files as model_files, shap as attribution
-from tasks.adapters.models.encoding import Encoding, FeatureEncoder, FeatureError, label_classes
-from tasks.adapters.models.estimators import EstimatorError
-from tasks.adapters.models.files import ModelFileError
+from tasks.adapters.models.encoding import Encoding, FeatureEncoder, label_classes
+from tasks.policy.records.errors import EstimatorError, FeatureError, ModelFileError
 from tasks.policy.statistics import metrics
 from tests.support.trained_models import make_config, make_rows
 

@@ -21,12 +21,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from xgboost import XGBClassifier
 
+from tasks.adapters import registry
 from tasks.adapters.evaluation import challenger as trial
 from tasks.adapters.models import estimators, files as model_files
-from tasks.adapters.models.files import ModelFileError
 from tasks.adapters.profiling.profile import freeze_reference
-from tasks.adapters.registry import lineage, registration, version_files, versions as registry
-from tasks.adapters.registry.versions import NoChampion, RegistryError
+from tasks.adapters.registry import lineage, registration, version_files
+from tasks.policy.records.errors import ModelFileError, NoChampion, RegistryError
 from tests.support.trained_models import TRAINING, make_config, make_rows, make_snapshot, prepare_registry, register
 
 ROOT = Path(__file__).parents[3]
@@ -156,7 +156,7 @@ def test_aliases_are_empty_before_anything_was_registered():
 
 
 def test_no_champion_says_what_to_do():
-    with pytest.raises(NoChampion, match=r"train the first one with `python -m flows\.retrain --model binary_model`"):
+    with pytest.raises(NoChampion, match=r"train the first one with `perennial run retrain --model binary_model`"):
         registry.version("binary_model", "champion")
 
 

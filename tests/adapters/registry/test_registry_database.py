@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.registry import database as registry_database, versions as registry
+from tasks.adapters import registry
+from tasks.adapters.registry import database as registry_database
 from tasks.adapters.registry.database import make_database
 
 FIRST_START = "from tasks.adapters.registry.database import make_database; import sys; make_database(sys.argv[1])"

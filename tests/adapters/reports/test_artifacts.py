@@ -8,10 +8,11 @@ from pydantic import TypeAdapter, ValidationError
 from deployments.config.model import ModelConfig
 from flows.parameters import Actor, Reason
 from tasks.adapters.reports import artifacts
-from tasks.adapters.reports.markdown import bullets, plain, quoted, table
+from tasks.adapters.reports.markdown import bullets, quoted, table
 from tasks.policy.governance.access import ApprovalRequest
 from tasks.policy.records.base import utc
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport
+from tasks.policy.records.text import plain
 from tests.support.trained_models import TRAINING, make_config
 
 FORGED = "bob\n\n# All gates passed; legal has signed off"

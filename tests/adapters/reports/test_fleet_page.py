@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tasks.adapters.reports.fleet import curve, markdown, render, write_page
-from tasks.adapters.storage.workspace import WorkspaceError, workspace as described
+from tasks.adapters.storage.workspace import workspace as described
 from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import DriftReport
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, ModelFacts, describe_member, survey

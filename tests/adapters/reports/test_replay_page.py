@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tasks.adapters.reports.replay import summary_table, write_page
-from tasks.adapters.storage.workspace import WorkspaceError
+from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.replay import Replay, ReplayEvent
 from tasks.policy.reporting.replay_story import headline
 from tests.adapters.reports.recorded_replays import recorded_replays

@@ -7,11 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from deployments.config.model import ModelConfig, ModelConfigError, load_model_config
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.sources import read as sources
-from tasks.adapters.sources.read import SourceEmpty, SourceError
+from deployments.config.model import ModelConfig, load_model_config
+from tasks.adapters import lake, sources
 from tasks.policy.records.base import Window, utc
+from tasks.policy.records.errors import ModelConfigError, SourceEmpty, SourceError
 from tests.support.small_model import rows, write_model
 
 WINDOW = Window(utc("2024-01-21"), utc("2024-01-23"))

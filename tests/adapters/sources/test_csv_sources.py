@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.sources.read import SourceError, read_labels, read_window
+from tasks.adapters.sources.read import read_labels, read_window
+from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW, model
 from tests.support.source_tables import source
 

@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
+from tasks.adapters import lake, ledger
 from tasks.adapters.delta.table import NOTED_FORMAT
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.ledger.files import HEAD, Head
 from tasks.adapters.models import files as model_files
-from tasks.adapters.models.files import ModelFileError
-from tasks.adapters.storage.object_store import LedgerError
 from tasks.policy.records.base import FORMAT, digest, newer_format, to_json, utc
+from tasks.policy.records.errors import LakeError, LedgerError, ModelFileError
 from tests.support.landed_model import CONFIG
 from tests.support.monitored_model import WINDOW, rows
 
@@ -55,9 +53,9 @@ def test_a_table_of_a_newer_perennial_is_said_to_be_one():
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(5))
     assert DeltaTable(snapshot.uri).metadata().description == f"{NOTED_FORMAT}{FORMAT}"
     DeltaTable(snapshot.uri).alter.set_table_description(f"{NOTED_FORMAT}2")
-    with pytest.raises(lake.LakeError, match=r"the table is of format '2'.*upgrade Perennial"):
+    with pytest.raises(LakeError, match=r"the table is of format '2'.*upgrade Perennial"):
         lake.landed_rows(CONFIG, WINDOW)
-    with pytest.raises(lake.LakeError, match="upgrade Perennial"):
+    with pytest.raises(LakeError, match="upgrade Perennial"):
         lake.land_rows(CONFIG, WINDOW.next(), rows(5, 1, WINDOW.next()))
 
 

@@ -14,7 +14,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.sources import file_dataset
-from tasks.adapters.sources.read import SourceError, read_labels, read_window
+from tasks.adapters.sources.read import read_labels, read_window
+from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW
 from tests.support.source_tables import TABLE, assert_is_the_window, clock, replaced, source
 

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from tasks.adapters.orchestration.server import free_port
-from tasks.adapters.sources.read import SourceEmpty, SourceError, SourceUnreachable, read_labels, read_window
+from tasks.adapters.sources.read import read_labels, read_window
 from tasks.adapters.sources.sql import _chunk
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceEmpty, SourceError, SourceUnreachable
 from tests.support.monitored_model import WINDOW
 from tests.support.source_tables import (
     QUERY,

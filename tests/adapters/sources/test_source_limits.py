@@ -11,7 +11,8 @@ import pytest
 from deltalake import write_deltalake
 
 from tasks.adapters.sources.limits import SOURCES
-from tasks.adapters.sources.read import SourceError, SourceUnreachable, read_window
+from tasks.adapters.sources.read import read_window
+from tasks.policy.records.errors import SourceError, SourceUnreachable
 from tests.support.monitored_model import WINDOW, model
 from tests.support.source_tables import TABLE, parquet
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tasks.adapters.sources.read import SourceError, read_labels, read_window
+from tasks.adapters.sources.read import read_labels, read_window
+from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.source_tables import parquet
 

@@ -17,9 +17,10 @@ import pytest
 import sqlalchemy
 from deltalake import write_deltalake
 
-from tasks.adapters.sources.read import SourceError, read_labels, read_window
+from tasks.adapters.sources.read import read_labels, read_window
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.object_store import object_store, on_each_store
 from tests.support.source_tables import (

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import ledger
 from tasks.adapters.storage import lease
-from tasks.adapters.storage.lease import FencedOut, LeaseHeld, hold
+from tasks.adapters.storage.lease import hold
 from tasks.policy.records.base import utc
+from tasks.policy.records.errors import FencedOut, LeaseHeld
 from tests.support.object_store import object_store, on_each_store
 
 MODEL = "flight_delay"

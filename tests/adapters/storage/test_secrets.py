@@ -14,17 +14,15 @@ import requests
 from deltalake.exceptions import DeltaError
 
 from tasks.adapters.delta import table as delta_table
-from tasks.adapters.delta.parquet_file import LakeError
-from tasks.adapters.models.encoding import FeatureError, as_table
+from tasks.adapters.models.encoding import as_table
 from tasks.adapters.orchestration.server import free_port
 from tasks.adapters.registry import version_files, versions as registry
-from tasks.adapters.registry.versions import RegistryError
-from tasks.adapters.sources.read import SourceError, read_window
+from tasks.adapters.sources.read import read_window
 from tasks.adapters.sources.sql import _chunk
 from tasks.adapters.storage import object_store
-from tasks.adapters.storage.object_store import LedgerError, store_errors
+from tasks.adapters.storage.object_store import store_errors
 from tasks.adapters.storage.redaction import reason_of, without_secrets
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import FeatureError, LakeError, LedgerError, PerennialError, RegistryError, SourceError
 from tests.support.source_tables import QUERY, WINDOW, database, source
 from tests.support.trained_models import make_config, prepare_registry, register
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.delta.parquet_file import LakeError
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.ledger import chain as ledger
+from tasks.adapters import lake, ledger
 from tasks.adapters.sources.files import _file_system
 from tasks.adapters.storage import aws_profile
-from tasks.adapters.storage.object_store import LedgerError, store_at
+from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import utc
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import LakeError, LedgerError, PerennialError
 from tests.support.landed_model import CONFIG, SECOND, SPAN, labels
 from tests.support.monitored_model import WINDOW, rows
 from tests.support.object_store import object_store

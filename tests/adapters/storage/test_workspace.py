@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.lake import tables as lake
-from tasks.adapters.ledger import chain as ledger
-from tasks.adapters.registry import versions as registry
+from tasks.adapters import lake, ledger, registry
 from tasks.adapters.storage.workspace import workspace as described
 from tasks.policy.records.base import utc
 from tests.support.monitored_model import WINDOW, model, rows

@@ -10,15 +10,9 @@ from hypothesis import example, given, settings, strategies as st
 from tasks.policy.backtest.baselines import BASELINES, Debt, PlainProbe, Threshold, Timer
 from tasks.policy.backtest.oracle import as_run, best_mean_loss, best_run, best_schedule, evenly_spaced
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
-from tasks.policy.backtest.simulation import (
-    MatrixError,
-    PerformanceMatrix,
-    Service,
-    cost,
-    read_matrix,
-    simulate,
-)
+from tasks.policy.backtest.simulation import PerformanceMatrix, Service, cost, read_matrix, simulate
 from tasks.policy.backtest.study import gain_interval, lifts, run_backtest, served_losses, summary
+from tasks.policy.records.errors import MatrixError
 
 NAN = float("nan")
 

@@ -6,14 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from tasks.policy.data_quality.label_quality import (
-    LabelFacts,
-    LabelProfile,
-    LabelRules,
-    find_jump,
-    judge_labels,
-    label_levels,
-)
+from tasks.policy.data_quality.label_quality import LabelFacts, LabelRules, find_jump, judge_labels, label_levels
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.monitoring.diagnosis import decide_diagnosis
 from tasks.policy.records.base import Window, from_json, to_json, utc
@@ -27,6 +20,7 @@ from tasks.policy.records.evidence import (
     newest_labels,
     windows_in_doubt,
 )
+from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport, QualityReport
 
 WINDOW = Window(utc("2024-03-04"), utc("2024-03-11"))

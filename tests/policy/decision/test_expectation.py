@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from tasks.policy.decision.expected_benefit import describe, expected_benefit, expected_cost, expected_gain
-from tasks.policy.economics.costs import Amount, Budget, Usage
-from tasks.policy.records.evidence import History
+from tasks.policy.economics.costs import Amount, Budget
+from tasks.policy.records.evidence import History, Usage
 from tasks.policy.statistics.intervals import Gain
 from tasks.policy.triggers.result import Case
 from tests.policy.triggers.judged_windows import evidence, history, report, window

@@ -11,7 +11,6 @@ from tasks.policy.economics.costs import (
     Budget,
     NetBenefit,
     Request,
-    Usage,
     forecast_cost,
     measured_cost,
     net_benefit,
@@ -20,6 +19,7 @@ from tasks.policy.economics.costs import (
     score_outcome,
     share_budget,
 )
+from tasks.policy.records.evidence import Usage
 from tasks.policy.statistics.intervals import Gain
 
 

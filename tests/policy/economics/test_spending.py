@@ -14,9 +14,9 @@ from tasks.policy.economics.budget import (
     request_of,
     spent_usd,
 )
-from tasks.policy.economics.costs import Budget, Request, Usage, share_budget
+from tasks.policy.economics.costs import Budget, Request, share_budget
 from tasks.policy.records.base import from_json, to_json, utc
-from tasks.policy.records.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion
+from tasks.policy.records.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion, Usage
 from tests.policy.triggers.judged_windows import evidence, window
 
 NOW = utc("2013-06-30")

@@ -152,7 +152,7 @@ def test_an_approval_that_nobody_gave_in_time_says_so_and_what_to_run(looked_at)
     (need,) = describe_member(waiting).needs
     assert need.sentence == (
         f"version 4 passed, but no one approved it by {expires_at:%Y-%m-%d} 06:00 UTC, which is a no; have that recorded: "
-        "python -m flows.promote --model churn; to ask again: python -m flows.retrain --model churn"
+        "perennial run promote --model churn; to ask again: perennial run retrain --model churn"
     )
     (in_time,) = describe_member(replace(waiting, looked_at=expires_at - timedelta(minutes=1))).needs
     assert in_time.sentence == "version 4 passed and waits for approval: gains 0.02"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
-from tasks.policy.economics.costs import Budget, Usage, forecast_cost
+from tasks.policy.economics.costs import Budget, forecast_cost
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import Decision, History, Served, WindowEvidence
+from tasks.policy.records.evidence import Decision, History, Served, Usage, WindowEvidence
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.reporting.decision import headline
 from tasks.policy.triggers.conditions import Perennial, Probe

@@ -1,56 +1,50 @@
-"""`make demo`: replay every model side by side on a Prefect server of its own, then show what happened.
+"""`perennial demo`: replay every model side by side on a Prefect server of its own, then show what happened.
 
 One process per model, because the two cores are there; progress is read from the records that each replay leaves. A live
 model, whose file sets no `period.end`, has no end of recorded history to replay to and is left out.
 """
 
-import argparse
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from threading import Event, Thread
 from time import perf_counter, sleep
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from deployments.cli.output import logs_above
 from deployments.config.model import ModelConfig, available_models, load_model_config
+from tasks.adapters import reports
 from tasks.adapters.orchestration.server import prefect_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import from_json
-from tasks.policy.records.errors import PerennialError
+from tasks.policy.records.errors import NothingToReplay
 from tasks.policy.records.replay import ReplayWindow
 from tasks.policy.reporting.replay_story import next_steps
 from tasks.replay.records import finished_replays, replay_folder
 
 POLL_S = 0.3
-SLOW_TO_LOAD = ("lake", "registry", "estimators")
+SLOW_TO_LOAD = ("lake.tables", "registry.versions", "models.estimators")
 """What the first training needs; to load more would keep the cores from the server that is starting."""
 
 
-class NothingToReplay(PerennialError):
-    """No model was chosen whose recorded history has an end."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m flows.demo", description=__doc__)
-    parser.add_argument("models", nargs="*", help="names or YAML paths; every model under deployments/ when left out")
-    chosen = parser.parse_args(arguments).models or list(available_models())
+def show_demo(models: Sequence[str]) -> int:
+    """Replay what was not replayed yet and show all. Returns 1 where a replay failed, 130 after Ctrl-C."""
     console = Console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped as on Ctrl-C
     try:
-        configs = _recorded({model: load_model_config(model) for model in chosen}, console)
+        configs = _recorded({model: load_model_config(model) for model in models or available_models()}, console)
         done = {replay.model for replay in finished_replays()}
         waiting = {model: config for model, config in configs.items() if config.name not in done}
         failed = _replay(waiting, console) if waiting else []
-    except PerennialError as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
-        return 2
     except KeyboardInterrupt:
-        console.print("interrupted; the next `make demo` goes on where this one stopped")
+        console.print("interrupted; the next `perennial demo` continues where this one stopped")
         return 130
     _show(console, repeated=not waiting)
     return 1 if failed else 0
@@ -78,15 +72,11 @@ def _replay(configs: dict[str, ModelConfig], console: Console) -> list[str]:
         for child in children.values():
             child.start()
         with _progress(console) as progress:
-            rows = {
-                model: progress.add_task(config.name, total=len(config.windows()), now="starting")
-                for model, config in configs.items()
-            }
-            seen: dict[str, int] = dict.fromkeys(configs, 0)
+            rows = [ReplayRow(progress, config.name, len(config.windows())) for config in configs.values()]
             while any(child.is_alive() for child in children.values()):
                 sleep(POLL_S)
-                for model, config in configs.items():
-                    seen[model] += _advance(progress, rows[model], config, seen[model])
+                for row in rows:
+                    row.advance()
     failed = [model for model, child in children.items() if child.exitcode]
     for model in failed:
         log = _log_path(configs[model].name)
@@ -101,7 +91,7 @@ def _replay_one(model: str) -> None:
     with _log_path(load_model_config(model).name).open("w") as log:
         for stream in (sys.stdout, sys.stderr):  # by number: loggers hold the streams that were there at import
             os.dup2(log.fileno(), stream.fileno())
-    from flows.replay import replay
+    from flows.replay import replay  # in the child only, while the server starts
 
     for adapter in SLOW_TO_LOAD:
         import_module(f"tasks.adapters.{adapter}")
@@ -110,7 +100,7 @@ def _replay_one(model: str) -> None:
 
 
 def _log_path(name: str) -> Path:
-    return replay_folder(name) / "replay.log"
+    return Path(replay_folder(name)) / "replay.log"
 
 
 def _progress(console: Console) -> Progress:
@@ -118,33 +108,56 @@ def _progress(console: Console) -> Progress:
     return Progress(*(TextColumn(part) if isinstance(part, str) else part for part in columns), console=console)
 
 
-def _advance(progress: Progress, row: int, config: ModelConfig, seen: int) -> int:
-    """Show the records that appeared since; returns how many."""
-    paths = sorted(path for path in replay_folder(config.name).glob("*..*.json"))[seen:]
-    for path in paths:
-        record = from_json(ReplayWindow, path.read_bytes())
-        metric = f"{record.metric.name} {record.metric.value:.3g}" if record.metric else "no labels yet"
-        now = f"{record.window.start:%Y-%m-%d}  {metric}  drift {record.drifted_share:.0%}  champion v{record.champion}"
-        progress.update(row, advance=1, now=now)
-        for event in record.events:
-            progress.console.print(f"  {config.name} {record.window.name} {event.kind}: {event.text}", markup=False)
-    return len(paths)
+class ReplayRow:
+    """A bar that advances with the records that a replay leaves."""
+
+    def __init__(self, progress: Progress, name: str, total: int | None) -> None:
+        self.progress, self.name, self.seen = progress, name, 0
+        self.row = progress.add_task(name, total=total, now="starting")
+
+    def advance(self) -> None:
+        """Show the records that appeared since the last call, with their events."""
+        paths = sorted(replay_folder(self.name).glob("*..*.json"))[self.seen :]
+        self.seen += len(paths)
+        for path in paths:
+            record = from_json(ReplayWindow, path.read_bytes())
+            metric = f"{record.metric.name} {record.metric.value:.3g}" if record.metric else "no labels yet"
+            now = f"{record.window.start:%Y-%m-%d}  {metric}  drift {record.drifted_share:.0%}  champion v{record.champion}"
+            self.progress.update(self.row, advance=1, now=now)
+            for event in record.events:
+                self.progress.console.print(
+                    f"  {self.name} {record.window.name} {event.kind}: {event.text}", markup=False
+                )
+
+
+@contextmanager
+def replay_progress(name: str, total: int | None) -> Iterator[None]:
+    """A bar while a replay runs in this process, whose main thread it keeps busy."""
+    finished = Event()
+    with _progress(Console(stderr=True)) as progress, logs_above():
+        row = ReplayRow(progress, name, total)
+
+        def watch() -> None:
+            while not finished.wait(POLL_S):
+                row.advance()
+
+        watcher = Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            watcher.join()
 
 
 def _show(console: Console, repeated: bool) -> None:
-    from tasks.adapters.reports.replay import summary_table
-
     replays = finished_replays()
     if not replays:
         return
-    console.print(summary_table(replays))
+    console.print(reports.replay.summary_table(replays))
     if repeated:
         console.print("replayed before; `make clean-demo` forgets it, so that the next `make demo` starts anew")
     page = (workspace().home / "replay" / "index.html").as_uri()
     console.print("look next at:")
     for number, step in enumerate(next_steps(replays, page), 1):
         console.print(f"  {number}. {step}", markup=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

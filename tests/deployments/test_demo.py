@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import demo
+from deployments.cli import demo, main
 from tests.support.small_model import write_model
 
 LIVE = {", end: 2024-02-06T00:00:00Z": ""}
@@ -23,7 +23,7 @@ def test_a_live_model_is_left_out_with_one_line_and_the_others_are_replayed(
 ) -> None:
     live = write_model(tmp_path / "live", **LIVE, **{"name: small": "name: live_model"})
     names = replayed(monkeypatch)
-    assert demo.main([live, write_model(tmp_path / "recorded")]) == 0
+    assert main(["demo", live, write_model(tmp_path / "recorded")]) == 0
     assert names == ["small"]
     assert capsys.readouterr().out.splitlines() == ["live_model: left out, it is a live model: period.end is not set"]
 
@@ -32,6 +32,6 @@ def test_nothing_but_live_models_is_one_clear_line_and_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = replayed(monkeypatch)
-    assert demo.main([write_model(tmp_path, **LIVE)]) == 2
+    assert main(["demo", write_model(tmp_path, **LIVE)]) == 2
     assert names == []
-    assert "expected one whose file sets period.end" in capsys.readouterr().out
+    assert "expected one whose file sets period.end" in capsys.readouterr().err

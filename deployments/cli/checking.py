@@ -1,0 +1,70 @@
+"""What `perennial check` finds: what each model will do, or what is wrong with its file."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from deployments.config.description import describe
+from deployments.config.fleet import load_fleet_config
+from deployments.config.model import available_models
+from deployments.config.names import load_named_model
+from tasks.policy.records.errors import PerennialError
+from tasks.training.readiness import check_training, look_at_data
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """A model's file: what it will make Perennial do and what its data shows, or the error."""
+
+    model: str
+    purpose: str = ""
+    behaviour: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFleet:
+    """What models share, in a sentence, or the error of fleet.yaml."""
+
+    sentence: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Every file that was checked."""
+
+    models: tuple[CheckedFile, ...]
+    fleet: CheckedFleet
+
+    @property
+    def ok(self) -> bool:
+        return not (self.fleet.error or any(each.error for each in self.models))
+
+
+def check_files(paths: Sequence[str], data: bool) -> Iterator[CheckedFile]:
+    """Check files one by one, all models when none is named.
+
+    A source that is a function is imported, and the estimator is fitted on a few made-up rows; with `data` the latest rows
+    of the history are read as well.
+    """
+    for path in paths or available_models():
+        try:
+            config = load_named_model(path)
+            check_training(config)
+            found = tuple(look_at_data(config)) if data else ()
+        except PerennialError as error:
+            yield CheckedFile(path, error=str(error))
+        else:
+            yield CheckedFile(config.name, config.purpose, tuple(describe(config)), found)
+
+
+def check_fleet() -> CheckedFleet:
+    try:
+        fleet = load_fleet_config()
+    except PerennialError as error:
+        return CheckedFleet(error=str(error))
+    if not fleet.shared_budget:
+        return CheckedFleet()
+    limit = fleet.shared_budget.max_usd_per_month
+    return CheckedFleet(f"together: {', '.join(fleet.sharing())} retrain for at most {limit:,.2f} $ in 30 days.")

@@ -1,0 +1,82 @@
+"""What the commands of flows do: run one on the right server, with progress, and turn refusals into exit codes."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow
+from prefect.exceptions import ParameterTypeError
+
+from deployments.cli.demo import replay_progress
+from deployments.cli.output import progress, refuse
+from deployments.config.model import load_model_config
+from flows.parameters import own_server, wall_clock
+from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE
+from tasks.policy.records.errors import PerennialError
+from tasks.policy.reporting.fleet import Fleet, FleetMember
+from tasks.record.fleet import own_models, survey_files
+from tasks.replay.simulation import backtest_matrix
+
+
+def run_flow(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:
+    """The flow's outcome. Ends with 1 where a model's file or the state of things refuses, with 2 where a parameter is wrong."""
+    try:
+        with own_server(), _shown_progress(flow.name, parameters):
+            return flow(**parameters)
+    except PerennialError as error:
+        refuse(f"{flow.name}: {error}", 1)
+    except ParameterTypeError as error:
+        refuse(f"{flow.name}: {error}", 2)
+
+
+def _shown_progress(flow: str, parameters: Mapping[str, Any]) -> AbstractContextManager[None]:
+    model = parameters.get("model", "")
+    if flow != "replay" or not sys.stderr.isatty():
+        return progress(f"{flow} {model}".rstrip())
+    config = load_model_config(model)
+    whole = not {"start", "end"} & parameters.keys()
+    return replay_progress(config.name, len(config.windows()) if whole else None)
+
+
+def backtest_matrix_file(path: Path, out: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Back-test a recorded matrix: the recommendation, what was written where, and the summary itself."""
+    alphas, share = chosen.get("alphas", ALPHAS), chosen.get("compute_share", COMPUTE_SHARE)
+    try:
+        with progress(f"backtest {path.name}"):
+            sentence = backtest_matrix(path, out, alphas, chosen.get("policies", ()), share)
+    except PerennialError as error:
+        refuse(f"backtest: {error}", 1)
+    written = {"page": str(out / "backtest.html"), "summary": str(out / "summary.json")}
+    return {"recommendation": sentence, **written}
+
+
+def fleet_summary(models: Sequence[str], until: datetime | None) -> dict[str, Any]:
+    """The fleet page's contents for a program, most urgent first, without the ledgers' entries."""
+    fleet: Fleet = survey_files(models or own_models(), until or wall_clock())
+    broken = [{"model": each.model, "found": each.found, "error": each.sentence} for each in fleet.broken]
+    return {
+        "as_of": fleet.as_of,
+        "headline": fleet.headline,
+        "broken": broken,
+        "models": [_member(each) for each in fleet.members],
+    }
+
+
+def _member(member: FleetMember) -> dict[str, Any]:
+    facts = member.facts
+    return {
+        "model": facts.model,
+        "health": member.health,
+        "needs": member.needs,
+        "champion": facts.champion.version if facts.champion else None,
+        "champion_since": member.champion_since,
+        "metric": member.metric,
+        "last_decision": member.latest.decision if member.latest else None,
+        "next_check": member.next_check,
+        "retrains_in_30_days": member.retrains,
+        "spent_usd_in_30_days": facts.spent_usd,
+        "approvals": member.approvals,
+    }

@@ -1,0 +1,7 @@
+from . import (
+    alias_transaction as alias_transaction,
+    challenger as challenger,
+    detectors as detectors,
+    prediction_log as prediction_log,
+    probes as probes,
+)

@@ -1,0 +1,9 @@
+from . import (
+    delivery as delivery,
+    events as events,
+    requeue as requeue,
+    retry_conditions as retry_conditions,
+    run_identity as run_identity,
+    runs as runs,
+    server as server,
+)

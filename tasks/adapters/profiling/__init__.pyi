@@ -1,0 +1,10 @@
+from . import (
+    baseline_drift as baseline_drift,
+    binned_rows as binned_rows,
+    columns as columns,
+    domain_classifier as domain_classifier,
+    feature_counter as feature_counter,
+    leakage as leakage,
+    profile as profile,
+    sample as sample,
+)

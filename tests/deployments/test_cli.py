@@ -1,0 +1,209 @@
+"""`perennial` as people and programs use it: help to learn from, JSON, exit codes, one clear message."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from deployments.apply.definitions import INDEX
+from deployments.cli import app, main
+from deployments.cli.flows import FLOWS
+from flows.promote import promote
+from flows.retrain import retrain
+from tasks.adapters import ledger
+from tasks.policy.records.base import utc
+from tests.support.small_model import write_model
+
+FIRST = utc("2024-01-21")
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command and group, as the words that name it."""
+    command = command or get_command(app)
+    yield path
+    for name, nested in getattr(command, "commands", {}).items():
+        yield from commands(nested, (*path, name))
+
+
+def help_of(*path: str) -> str:
+    shown = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200"}, prog_name="perennial")
+    assert shown.exit_code == 0, shown.output
+    return shown.output
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_help_says_what_each_command_does_and_its_examples_use_options_that_exist(path):
+    shown = help_of(*path)
+    group = path in ((), ("run",), ("audit",))
+    assert group or "Examples:" in shown
+    for words, options in re.findall(r"\$ perennial ((?:run |audit )?[a-z]+)(.*)", shown):
+        known = shown if words.split() == list(path) else help_of(*words.split())
+        assert not [option for option in re.findall(r"--[a-z-]+", options) if option not in known]
+
+
+@pytest.mark.parametrize("path", [path for path in commands() if path], ids=" ".join)
+def test_each_option_says_what_it_is_for(path):
+    rows = [line for line in help_of(*path).splitlines() if re.match(r"│[ *]*--", line)]
+    assert rows
+    for row in rows:
+        assert len(re.split(r" {2,}", row.strip("│* ")[2:])) > 1, f"{' '.join(path)}: {row}"
+
+
+def test_every_deployed_flow_can_be_run_with_its_own_parameters_as_options():
+    deployed = {item["entrypoint"].rsplit(".", 1)[1] for item in yaml.safe_load(INDEX.read_text())["deployments"]}
+    assert set(FLOWS) == deployed
+    shown = help_of("run", "retrain")
+    for parameter in retrain.parameters.properties:
+        assert f"--{parameter.replace('_', '-')}" in shown
+
+
+@pytest.mark.parametrize(
+    ("flow", "given", "parsed"),
+    [
+        ("backfill", "--start 2024-01-01 --end 2024-01-09", {"dry_run": True, "max_windows": "60"}),
+        ("backfill", "--start 2024-01-01 --end 2024-01-09 --no-dry-run", {"dry_run": False, "start": "2024-01-01"}),
+        ("monitor", "", {"dry_run": None, "until": None}),
+        ("monitor", "--dry-run", {"dry_run": True}),
+        ("retrain", """--override '{"by": "Ada"}'""", {"override": {"by": "Ada"}, "reason": "asked for by hand"}),
+        ("backtest", "--alphas 0.05 --alphas 0.1", {"alphas": ("0.05", "0.1")}),
+    ],
+)
+def test_options_become_the_flows_parameters_and_what_is_left_out_stays_the_flows_default(flow, given, parsed):
+    command = get_command(app).commands["run"].commands[flow]
+    context = command.make_context(flow, ["--model", "churn", *shlex.split(given)])
+    assert {name: context.params[name] for name in parsed} == parsed
+
+
+def test_help_loads_neither_prefect_nor_a_library_of_the_models():
+    heavy = ["prefect", "pydantic", "numpy", "scipy", "mlflow", "xgboost"]
+    code = (
+        "import sys; from deployments.cli import main; "
+        f"main(['run', '--help']); print([name for name in {heavy} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_shell_completes_commands_and_names_of_models(monkeypatch, capsys):
+    for words, expected in (("perennial ch", "check"), ("perennial check a", "air_time")):
+        monkeypatch.setenv("_PERENNIAL_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        assert main([]) == 0
+        assert capsys.readouterr().out.split() == [expected]
+
+
+def test_the_version_is_the_projects(capsys):
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"perennial \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["chekc"], ["check", "--dta"], ["run", "monitor"], ["audit", "show", "m", "--last", "x"]]
+)
+def test_a_wrong_request_ends_with_two(arguments, capsys):
+    assert main(arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> str:
+    return write_model(tmp_path / "wrong", **{"risk: low": "risk: huge"})
+
+
+def test_check_prints_one_line_for_a_wrong_file_and_ends_with_one(wrong, capsys):
+    assert main(["check", wrong]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "small.yaml: risk is 'huge', expected 'low', 'medium' or 'high'\n"
+
+
+def test_check_as_json_holds_each_file_and_the_error_of_a_wrong_one(wrong, tmp_path, capsys):
+    assert main(["check", write_model(tmp_path / "right"), "--json"]) == 0
+    (right,) = printed(capsys)["models"]
+    assert (right["model"], right["error"]) == ("small", "") and len(right["behaviour"]) > 5
+    assert main(["check", wrong, "--json"]) == 1
+    said = capsys.readouterr()
+    assert "risk" in json.loads(said.out)["models"][0]["error"] and said.err == ""
+
+
+def test_a_wrong_file_stops_a_run_with_one_line_and_a_wrong_parameter_with_two(wrong, capsys, prefect_server):
+    assert main(["run", "monitor", "--model", wrong]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "monitor: small.yaml: risk is 'huge', expected 'low', 'medium' or 'high'"
+    assert main(["run", "monitor", "--model", wrong, "--until", "soon"]) == 2
+    assert "until: Input should be a valid datetime" in capsys.readouterr().err
+    assert main(["run", "retrain", "--model", wrong, "--override", "{by"]) == 2
+    assert "is not JSON" in capsys.readouterr().err
+
+
+def test_a_worker_without_a_server_is_refused_with_one_line(capsys):
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        assert main(["work"]) == 2
+    assert capsys.readouterr().err.startswith("PREFECT_API_URL is not set, expected the address")
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("deployments.cli.checking.check_files", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["check"])
+
+
+def test_a_model_is_monitored_from_the_command_line_and_its_state_is_read_as_json(tmp_path, capsys, prefect_server):
+    model = write_model(tmp_path)
+    assert main(["run", "retrain", "--model", model, "--until", "2024-01-21", "--json"]) == 0
+    assert printed(capsys)["verdict"] == "pass"
+    promote(model, until=FIRST)
+    assert main(["run", "score", "--model", model, "--until", "2024-01-23"]) == 0
+    capsys.readouterr()
+
+    assert main(["run", "monitor", "--model", model, "--until", "2024-01-23", "--json"]) == 0
+    judgement = printed(capsys)
+    (entry,) = ledger.entries("small", kind="window.judged")
+    assert judgement["decision"]["decision_id"] == entry.decision_id
+    assert judgement["evidence"]["rows"] == 300
+    assert main(["run", "monitor", "--model", model, "--until", "2024-01-23", "--dry-run"]) == 0
+    assert capsys.readouterr().out == ""
+
+    assert main(["fleet", model, "--until", "2024-01-24", "--json"]) == 0
+    (member,) = printed(capsys)["models"]
+    assert (member["model"], member["champion"]) == ("small", "1")
+    assert member["last_decision"]["decision_id"] == entry.decision_id
+    assert main(["fleet", model, "--until", "2024-01-24"]) == 0
+    assert Path(capsys.readouterr().out.strip()).is_file()
+
+    assert main(["audit", "verify", "small", "--json"]) == 0
+    (checked,) = printed(capsys)
+    assert checked["problems"] == checked["registry"] == [] and checked["head"].startswith("small:")
+    assert main(["audit", "show", "small", "--kind", "window.judged", "--json"]) == 0
+    assert [each["decision_id"] for each in printed(capsys)] == [entry.decision_id]
+    assert main(["audit", "state", "small", "--at", "2024-01-24", "--json"]) == 0
+    assert printed(capsys)["promotion"]["champion"] == "1"
+    assert main(["audit", "state", "small", "--at", "2024-01-01", "--json"]) == 1
+    assert printed(capsys)["entry"] is None
+
+
+def test_a_plan_is_read_as_json_and_changes_nothing(capsys, prefect_server):
+    assert main(["apply", "--plan", "--json"]) == 0
+    plan = printed(capsys)
+    assert plan["applied"] is False
+    assert {"verb", "kind", "name", "details"} == set(plan["changes"][0])
+    assert main(["apply", "--plan", "--json"]) == 0
+    assert printed(capsys) == plan
