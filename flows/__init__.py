@@ -1,3 +1,3 @@
-"""The verbs: each flow composes stages and reads as prose."""
+"""The flows: each composes stages and reads as prose."""
 
 import tasks  # noqa: F401  (telemetry off before Prefect loads)

@@ -1,10 +1,8 @@
-"""Score and judge the windows of a date range that were missed, as schedules would have done in time.
+"""Score and judge windows of a date range that were missed.
 
-Every write is keyed by its window and decision, so that windows which were scored or judged already stay as they are and
-a second run changes nothing. Windows that the champion learned from are left out: judged on them it would look better
-than it is. A window without rows is judged to be empty, listed and passed over; a later run tries it again. Nothing is
-handed over, then or by a later run of `monitor`: what to do now is the next live window's decision, which sees all that
-was filled in.
+Every write is keyed by its window and decision, so a second run changes nothing. Windows that the champion was trained on
+are left out, because it would look better on them than it is. A window without rows is recorded as empty and tried again
+by a later run. A back-fill starts no retrain: the next live window decides, with everything that was filled in.
 """
 
 from typing import Annotated

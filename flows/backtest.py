@@ -1,4 +1,4 @@
-"""Which retraining policy would have been best on this history? Decisions only: no registry writes.
+"""Back-test retraining policies on recorded history. Only decisions are simulated; the registry is not touched.
 
 The performance matrix is built from the model's own lake, each candidate once; `perennial backtest --matrix FILE.npz` reads
 a recorded one instead, and needs neither server nor registry. Candidates are trained side by side in PERENNIAL_WORKERS

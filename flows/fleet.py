@@ -1,6 +1,6 @@
-"""All models at a look, sorted by what needs a person: an artifact in the dashboard and a page that works offline.
+"""Show all models, most urgent first: an artifact in the dashboard and a page that works offline.
 
-A model whose file is broken needs one too; the others are shown as usual. Reads the ledger and the registry only.
+A model whose file is broken stands first; the others are shown as usual. Reads the ledger and the registry only.
 `make serve` shows the same page, always fresh, at /fleet of its reports.
 """
 

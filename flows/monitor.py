@@ -1,9 +1,8 @@
-"""Watch one model: is its new data sound, has it moved, does the model still perform, would retraining pay?
+"""Monitor one model: check new data, measure drift and performance, and decide whether a retrain pays.
 
-A failed gate ends the run with a verdict, not an error: the window is quarantined and nothing learns from it. So is a
-window without rows; it is looked at again by each later run, until its rows have come or the next window is complete.
-When retraining pays, the run hands over by the event `perennial.retraining.requested`, which an automation turns into
-a run of `retrain`.
+A failed gate ends the run with a verdict, not an error: the window is quarantined and nothing is trained on it. A window
+without rows is quarantined too, and checked again until its rows arrive or the next window is complete. When a retrain
+pays, the run emits `perennial.retraining.requested`, which an automation turns into a run of `retrain`.
 """
 
 from prefect import flow
@@ -21,9 +20,9 @@ from tasks.monitoring.quality import check_quality
 from tasks.policy.records.evidence import Judgement, WindowEvidence
 from tasks.policy.records.reports import PerformanceReport
 from tasks.record.history import find_champion, recall_history, recall_judgement, recall_latency, registry_changes
-from tasks.record.publication import ask_for_retraining, publish_degradation, publish_judgement, say_watched
+from tasks.record.publication import ask_for_retraining, emit_heartbeat, publish_degradation, publish_judgement
 from tasks.rollout.access import admit, check_window
-from tasks.rollout.outcome import look_back
+from tasks.rollout.outcome import evaluate_promotion
 from tasks.rollout.probation import watch_fresh_champion
 
 
@@ -43,7 +42,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     recorded = recall_judgement(config, window)
     if recorded and not dry_run:
         ask_for_retraining(config, recorded)
-        say_watched(config, recorded)
+        emit_heartbeat(config, recorded)
         return recorded
     check_window(config, window)
     champion = find_champion(config, required=True)
@@ -61,12 +60,12 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
     diagnosis = diagnose_window(config, champion, evidence, history, as_of, revised)
     judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis, registry_changes(config))
-    look_back(config, champion, history.unwrap().revised(revised), as_of, dry_run)
+    evaluate_promotion(config, champion, history.unwrap().revised(revised), as_of, dry_run)
     publish_judgement(config, judgement, dry_run, history)
     degraded = watch_fresh_champion(config, champion, history, _reports(judgement), as_of)
     if degraded and not dry_run:
         publish_degradation(config, degraded)
-    say_watched(config, judgement)
+    emit_heartbeat(config, judgement)
     return judgement
 
 

@@ -35,7 +35,7 @@ def in_utc(moment: datetime) -> datetime:
 
 @dataclass(frozen=True)
 class OfferedModels:
-    """Shows a model parameter as a choice of the names under deployments/, or else the path of a file anywhere.
+    """Show a model parameter as a choice of names under deployments/, or any path.
 
     The choice is made of what lies there when a deployment is applied; what is accepted stays any name or path.
     """
@@ -117,7 +117,7 @@ def run_name(verb: str) -> Callable[[], str]:
 
 
 def _without_refusals_traceback(record: logging.LogRecord) -> bool:
-    """A refusal is told in one sentence at the end, which its traceback would only push out of sight."""
+    """Leave refusals without a traceback: their one sentence at the end would be pushed out of sight."""
     if record.exc_info and isinstance(record.exc_info[1], PerennialError):
         record.exc_info = None
     return True

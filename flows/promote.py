@@ -1,8 +1,8 @@
-"""Put a validated challenger in the champion's place, and prove that it is the one that answers.
+"""Promote a validated challenger to champion, and check that it answers.
 
-The verdict comes from the ledger, never from the caller: a promotion of what did not pass is refused, whoever asks.
-Where the model is of high risk, or its file says `promotion.mode: approval`, the run suspends until a named person has
-said yes on the form that it shows; a no, or nobody's answer in time, refuses the challenger.
+The verdict comes from the ledger, never from the caller: a challenger that did not pass is refused, whoever asks. For a
+model of high risk, or with `promotion.mode: approval`, the run suspends until a named person approves on its form.
+A rejection, or no answer in time, refuses the challenger.
 """
 
 from typing import Annotated
@@ -22,12 +22,12 @@ from tasks.record.preview import preview_promotion
 from tasks.record.publication import publish_answer, publish_promotion
 from tasks.rollout.access import admit, check_override, check_trigger, check_verdict_time
 from tasks.rollout.approval import approval_of
-from tasks.rollout.lease import one_at_a_time
+from tasks.rollout.lease import with_lease
 from tasks.rollout.promotion import promote_challenger
 
 
 @flow(name="promote", flow_run_name=run_name("promote"))
-@one_at_a_time()
+@with_lease()
 def promote(
     model: Model,
     decision_id: DecisionId | None = None,

@@ -1,9 +1,9 @@
-"""Run the whole loop over recorded history, window by window, as if live: for a demo, a back-fill or an audit.
+"""Replay recorded history window by window as if live: for a demo, a back-fill or an audit.
 
-Each window: score with the champion, land the labels that are due, monitor, and when decided retrain, validate and
-promote. The flows are loaded by the entrypoints that deployments use, and are handed what an automation would hand
-them. Nothing later than a window's end is read while it is judged. Each finished window leaves a record, so an
-interrupted replay goes on where it stopped.
+For each window: score with the champion, read labels that have arrived, monitor, and where decided retrain, validate and
+promote. Flows are loaded by the entrypoints that deployments use, with the parameters that an automation would pass.
+Nothing later than a window's end is read while it is judged. Each finished window leaves a record, from which an
+interrupted replay resumes.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from tasks.policy.records.evidence import Decision, ModelVersion
 from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 from tasks.record.history import recall_degradation
-from tasks.replay.baselines import Comparison, compare_with_rivals, score_rivals
+from tasks.replay.baselines import Comparison, compare_with_baselines, score_baselines
 from tasks.replay.records import (
     first_champion,
     open_replay,
@@ -63,7 +63,7 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
                 update_progress_artifact(progress, 100.0 * number / len(windows), f"{number} of {len(windows)} windows")
     records = recall_windows(folder, windows)
     served = tuple((record.window, record.champion) for record in records if record.rows)
-    comparisons = compare_with_rivals(config, served, windows[-1].end, folder)
+    comparisons = compare_with_baselines(config, served, windows[-1].end, folder)
     known = {window: comparison for (window, _), comparison in zip(served, comparisons, strict=True)}
     outcome = _outcome(config, records, [known.get(record.window, Comparison(0, 0)) for record in records])
     page = report_replay(outcome)
@@ -72,7 +72,7 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
 
 
 class _Steps:
-    """Runs the flows of one model and keeps the wall time of each."""
+    """Run the flows of one model and record the wall time of each."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -105,18 +105,18 @@ def _live_through(
 ) -> ReplayWindow:
     """One window from its first row to the end of what it led to.
 
-    The rivals, who touch nothing that the loop reads, are trained `beside` it.
+    Baselines touch nothing that the loop reads, so they are trained `beside` it.
     """
     steps.seconds.clear()
-    rivals: Future[Path] | None = None
+    baselines: Future[Path] | None = None
     if steps.run("score", until=config.read_at(window)):  # else it has no rows, as on a holiday
-        rivals = beside.submit(score_rivals, config, window, first, folder)
+        baselines = beside.submit(score_baselines, config, window, first, folder)
     judgement = steps.run("monitor", until=config.read_at(window))
     events = _go_back(config, steps, window, judgement.champion)
     acts = judgement.decision.retrain or judgement.decision.go_back_to
     events += _act(config, steps, window, judgement.decision) if acts else ()
-    if rivals:
-        steps.wait("rivals", rivals)
+    if baselines:
+        steps.wait("baselines", baselines)
     record = summarise(config, judgement, events)
     return replace(record, seconds=tuple(steps.seconds.items()))
 
@@ -153,7 +153,7 @@ def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision)
 
 
 def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], comparisons: Sequence[Comparison]) -> Replay:
-    """The records, completed by what labels said by the end."""
+    """Complete the records with the labels known by the end."""
     last = records[-1].window.end
     completed = tuple(
         replace(

@@ -1,7 +1,7 @@
-"""Train a successor: the latest labelled rows, a challenger, and its proof against the champion on rows neither has seen.
+"""Train a challenger on the latest labelled rows and compare it with the champion on rows that neither has seen.
 
-A challenger that passes is handed over by the event `perennial.challenger.validated`; one that does not is refused with
-its reasons, and the champion stays.
+A challenger that passes is announced by `perennial.challenger.validated`. One that fails is refused with its reasons, and
+the champion stays.
 """
 
 from datetime import datetime
@@ -31,7 +31,7 @@ from tasks.record.history import find_champion, find_earlier, next_cost_usd, rec
 from tasks.record.preview import preview_retraining, preview_trial
 from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
 from tasks.rollout.access import actor, admit, check_override, check_request, check_trigger
-from tasks.rollout.lease import one_at_a_time
+from tasks.rollout.lease import with_lease
 from tasks.training.shared_budget import claim_shared_budget
 from tasks.training.slots import in_a_training_slot
 from tasks.training.train import train_challenger
@@ -40,7 +40,7 @@ from tasks.training.validation import validate_challenger
 
 @flow(name="retrain", flow_run_name=run_name("retrain"))
 @in_a_training_slot
-@one_at_a_time()
+@with_lease()
 def retrain(
     model: Model,
     until: Moment | None = None,

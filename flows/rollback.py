@@ -1,4 +1,4 @@
-"""Go back: restore the previous champion, prove that it answers, and quarantine the bad version."""
+"""Roll back: restore the previous champion, check that it answers, and quarantine the bad version."""
 
 from typing import Annotated
 
@@ -18,12 +18,12 @@ from flows.parameters import (
 from tasks.policy.records.evidence import Promotion
 from tasks.record.publication import publish_promotion
 from tasks.rollout.access import actor, admit, check_request, check_trigger
-from tasks.rollout.lease import one_at_a_time
+from tasks.rollout.lease import with_lease
 from tasks.rollout.promotion import preview_rollback, restore_previous
 
 
 @flow(name="rollback", flow_run_name=run_name("rollback"))
-@one_at_a_time("retrain")  # a bad champion is not left serving while a successor is trained
+@with_lease("retrain")  # a bad champion is not left serving while a successor is trained
 def rollback(
     model: Model,
     reason: Reason,

@@ -1,4 +1,4 @@
-"""Score one window with the champion and log every prediction: the log is what `monitor` later compares with labels."""
+"""Score one window with the champion and log every prediction, for `monitor` to compare with labels."""
 
 from prefect import flow
 

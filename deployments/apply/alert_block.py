@@ -1,8 +1,8 @@
-"""The notification block that alerts go through, made from a file with its address: `apply --alerts FILE`.
+"""The notification block for alerts, created from a file with its address: `apply --alerts FILE`.
 
-The address of a chat's webhook is a secret, so it comes from a file that only its owner can read and is kept in the
-block's secrets, which Prefect encrypts and never shows. Any other notification block of the same name does as well, but
-not beside it: Prefect holds one of each type, and which of them alerts went through would be chance.
+A chat webhook's address is a secret. It comes from a file that only its owner can read and is stored in the block's
+secrets, which Prefect encrypts. Another notification block of the same name serves as well, but only one may exist:
+Prefect allows one per type, and which of them alerts used would be chance.
 """
 
 import stat

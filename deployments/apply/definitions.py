@@ -1,7 +1,7 @@
-"""What shall be deployed: `prefect.yaml`, with a schedule for every model that has a file under `deployments/`.
+"""What to deploy: `prefect.yaml`, with a schedule for every model that has a file under `deployments/`.
 
 `prefect.yaml` stays the index that Prefect itself reads. A model without a schedule there gets the one under
-`definitions`, so that adding a YAML is all it takes; a schedule whose model is gone is dropped.
+`definitions`, so adding a YAML file is enough; a schedule whose model is gone is dropped.
 """
 
 import os

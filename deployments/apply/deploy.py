@@ -1,8 +1,8 @@
-"""`perennial apply`: make a Prefect server have what `prefect.yaml` and the models' files say.
+"""`perennial apply`: bring a Prefect server to the state that `prefect.yaml` and the models' files describe.
 
-Prints a plan first and then has Prefect's own deploy do it, from a generated file. What Prefect's deploy leaves out is
-done here: it makes no work pool, removes nothing, and knows only automations that a deployment owns. Afterwards the
-server is read again, because Prefect calls a deployment that dropped something a success.
+Prints a plan, then runs Prefect's own deploy from a generated file. Prefect's deploy creates no work pool, removes nothing
+and handles only automations that a deployment owns; those steps are done here. Afterwards the server is read again, because
+Prefect reports success for a deployment that it dropped parts of.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ def apply(
 
     Refuses, `dry_run` or not, to send runs into containers that nobody told where the workspace is.
     `alerts_file` holds the address that alerts go to; the notification block is made from it.
-    `followed` names pools whose worker starts right after; of others it is said when nobody polls them.
+    `followed` names pools whose worker starts right after; for others a line says when no worker polls them.
     `keep_switches` leaves on or off what a person switched on or off in the dashboard.
     """
     definitions = definitions or read_definitions()
@@ -55,7 +55,9 @@ def apply(
             changes = plan(wanted, found)
             print(*changes, summary(wanted, changes), sep="\n")
             if alerts is None:
-                print(f"no notification block is named {ALERTS}, so failures tell nobody; make one, or: --alerts FILE")
+                print(
+                    f"no notification block is named {ALERTS}, so failures notify no one; create one, or: --alerts FILE"
+                )
             if changes and not dry_run:
                 _carry_out(state, definitions, alerts, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))

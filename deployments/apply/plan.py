@@ -1,7 +1,7 @@
-"""Compares what shall be deployed with what is: created, changed and removed, before anything is touched.
+"""Compare wanted definitions with those on the server: created, changed and removed, before anything is touched.
 
-Both sides are flat lists of named definitions whose fields are plain JSON, so the comparison knows nothing of Prefect,
-and the wanted side can be kept as a snapshot that makes every change of a deployment a reviewed diff.
+Both sides are flat lists of named definitions with plain JSON fields. The comparison therefore knows nothing of Prefect,
+and a snapshot of the wanted side makes every change of a deployment a reviewed diff.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ LONGEST_SHOWN = 60
 
 @dataclass(frozen=True)
 class Definition:
-    """One thing that is or shall be deployed. `identity` is its id on the server, where it has one."""
+    """One definition, deployed or to be deployed. `identity` is its id on the server, where it has one."""
 
     kind: Kind
     name: str
@@ -52,7 +52,7 @@ class Change:
 
 
 def plan(wanted: Iterable[Definition], found: Iterable[Definition]) -> tuple[Change, ...]:
-    """What has to be done so that `found` becomes `wanted`; empty when it already is."""
+    """The changes that turn `found` into `wanted`; empty when they are equal."""
     after = {definition.key: definition for definition in wanted}
     before = {definition.key: definition for definition in found}
     changes = []
@@ -67,7 +67,7 @@ def plan(wanted: Iterable[Definition], found: Iterable[Definition]) -> tuple[Cha
 
 
 def summary(wanted: Sequence[Definition], changes: Sequence[Change]) -> str:
-    """One line: how much is to be done, or what stands as it should."""
+    """One line: how many changes there are, or that everything is up to date."""
     if changes:
         verbs = Counter(change.verb for change in changes)
         return ", ".join(f"{verbs[verb]} {verb}" for verb in ("created", "changed", "removed"))

@@ -1,7 +1,7 @@
 """Work pools as `infra/pools/NAME.json` describes them, and the deployment of `retrain` in each place that models name.
 
-A place is a pool and a queue (`definitions.places` in prefect.yaml). What a decision placed there is asked for by an
-event of its own, `perennial.retraining.requested.PLACE`, because a trigger can tell events but not payloads apart.
+A place is a pool and a queue (`definitions.places` in prefect.yaml). A retrain placed there is requested by an event of
+its own, `perennial.retraining.requested.PLACE`, because triggers match events but not payloads.
 """
 
 import json
@@ -50,7 +50,7 @@ def read_pool(name: str, folder: Path = POOLS) -> Pool:
 
 
 def located_pool(name: str, environment: Mapping[str, str] = os.environ) -> Pool:
-    """The pool of that name, whose containers are told where the workspace is. Raises PoolError.
+    """The pool of that name, with the workspace's addresses for its containers. Raises PoolError.
 
     A container has none of its host's settings, and a folder in it is gone with it: what the environment gives as an
     address goes into the template. One that holds a password stays out, as everyone can read a template.

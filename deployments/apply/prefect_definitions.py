@@ -1,7 +1,7 @@
-"""Definitions in Prefect's own words: what shall be deployed, and what a server says it has, in one plain form.
+"""Definitions in Prefect's terms: what to deploy, and what a server has, in one plain form.
 
-Both sides go through Prefect's models, so that a default which Prefect fills in is no difference. Ids differ from
-server to server; in a definition a deployment or a block stands with its name.
+Both sides go through Prefect's models, so a default that Prefect fills in is no difference. Ids differ between servers, so
+definitions refer to deployments and blocks by name.
 """
 
 import json
@@ -32,7 +32,7 @@ def _placeholder(name: str) -> str:
 
 
 def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definition, ...]:
-    """What shall be deployed; automations that tell people only where there is a block to tell them through."""
+    """What to deploy; automations that notify people only where a notification block exists."""
     wanted = [_wanted_pool(pool) for pool in definitions.pools]
     wanted += [_limit(item) for item in definitions.limits]
     wanted += [Definition("variable", name, _plain(value)) for name, value in definitions.variables.items()]
@@ -127,7 +127,7 @@ def _trigger(deployment: str, spec: dict[str, Any]) -> Definition:
 def describe_automation(
     kind: Literal["trigger", "automation"], automation: AutomationCore, names: Mapping[str, str], identity: str = ""
 ) -> Definition:
-    """`names`: what stands for the ids of deployments and blocks."""
+    """`names` replace the ids of deployments and blocks."""
     fields = automation.model_dump(mode="json", exclude={"id", "name", "owner_resource", "tags"})
     for action in fields["actions"]:
         for field in ("deployment_id", "block_document_id"):

@@ -1,4 +1,4 @@
-"""Reads what a Prefect server has of ours, takes things from it, and has Prefect's own commands deploy to it."""
+"""Read what a Prefect server has of ours, remove definitions, and run Prefect's own deploy commands."""
 
 import os
 import subprocess
@@ -66,7 +66,7 @@ class PrefectState:
         failure = self._client.api_healthcheck()
         if failure is not None:
             raise DeploymentError(
-                f"{self.url}: no Prefect server answers ({failure}); start it, or mend PREFECT_API_URL"
+                f"{self.url}: no Prefect server answers ({failure}); start it, or fix PREFECT_API_URL"
             )
         return self
 
@@ -92,7 +92,7 @@ class PrefectState:
         return tuple(definition for definition in found if definition)
 
     def alerts(self) -> str | None:
-        """Id of the block that tells people, where someone has made one."""
+        """Id of the notification block, where there is one."""
         return next((str(block["id"]) for block in self._alert_blocks()), None)
 
     def alert_types(self) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ class PrefectState:
             )
 
     def save_limit(self, name: str, limit: int, active: bool, exists: bool) -> None:
-        """Make a global concurrency limit, or give the one that is there this size; who holds a slot keeps it."""
+        """Create a global concurrency limit or resize it; held slots stay held."""
         if exists:
             change = GlobalConcurrencyLimitUpdate(limit=limit, active=active)
             self._client.update_global_concurrency_limit(name, change)
@@ -171,7 +171,7 @@ class PrefectState:
             self._client.create_automation(automation)
 
     def last_polled(self, pool: str, queue: str) -> datetime | None:
-        """When a worker that is still online asked last for runs of this queue; None where none is, or none did."""
+        """When an online worker last polled this queue; None where no worker did."""
         try:
             ask = self._client.read_workers_for_work_pool
             workers = _paged(lambda offset: ask(pool, offset=offset, limit=PAGE))
@@ -211,7 +211,7 @@ def _paged(ask: Callable[[int], Sequence[Found]]) -> Iterator[Found]:
 
 
 def deploy(file: Path) -> None:
-    """Have Prefect deploy everything in a prefect.yaml. Raises DeploymentError with what it said."""
+    """Have Prefect deploy everything in a prefect.yaml. Raises DeploymentError with its output."""
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)

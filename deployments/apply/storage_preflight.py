@@ -1,8 +1,8 @@
-"""Which pools would lose the work of their runs: a container's folders go with it, and with them what a run wrote there.
+"""Refuse work pools whose containers would write the workspace to their own disk, which is deleted with them.
 
-Such a run ends Completed, and neither the registry nor the ledger that others read has anything of it. So `apply` refuses
-a pool of containers that are not told where the workspace is. A volume that outlives them counts as told, once
-`infra/pools/pools.yaml` gives its folder as PERENNIAL_HOME in the pool's `env`.
+Such a run ends Completed, but its results never reach the registry or the ledger. So `apply` requires that a pool's
+containers get the workspace's addresses. A volume that outlives the containers is accepted when
+`infra/pools/pools.yaml` sets its folder as PERENNIAL_HOME in the pool's `env`.
 """
 
 import os
@@ -23,55 +23,55 @@ EXAMPLES = {
 
 
 def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise DeploymentError where containers would keep a part of the workspace to themselves."""
+    """Raise DeploymentError where a part of the workspace would be lost with its container."""
     lost = [
         f"{deployment}: {_sentence(parts)}"
-        for deployment, told in _told_to_containers(definitions, environment).items()
-        if (parts := _parts_left(told))
+        for deployment, given in _container_settings(definitions, environment).items()
+        if (parts := _parts_left(given))
     ]
     if lost:
         raise DeploymentError(
             "\n".join(lost)
-            + "\nnothing was changed; give them to apply, which tells the containers, or name a place of "
+            + "\nnothing was changed; set them for apply, which passes them to the containers, or name a place of "
             "your own hosts in the model's file; infra/README.md, The image"
         )
 
 
 def withheld(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A sentence for each address that a deployment's containers are not told, as there is a password in it."""
+    """A sentence for each address that is withheld from a deployment's containers because it holds a password."""
     return [
         f"{deployment}: {part} holds a password, and everyone can read a pool's template: give it to the containers from "
         "your platform's store, or their runs lose their work"
-        for deployment, told in _told_to_containers(definitions, environment).items()
+        for deployment, given in _container_settings(definitions, environment).items()
         for part in LOCATIONS
-        if holds_password(environment.get(part, "")) and told[part] == environment[part]
+        if holds_password(environment.get(part, "")) and given[part] == environment[part]
     ]
 
 
-def _told_to_containers(definitions: Definitions, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _container_settings(definitions: Definitions, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Deployment → its containers' settings, with what is withheld for its password; none for processes of a host."""
     guarded = {part: environment[part] for part in LOCATIONS if holds_password(environment.get(part, ""))}
-    told = {}
+    given = {}
     for deployment in definitions.deployments:
         used = deployment["work_pool"]
         pool = located_pool(used["name"], environment)
         if pool.type != "process":
             template = pool.template["variables"]["properties"]["env"].get("default", {})
-            told[deployment["name"]] = guarded | template | used.get("job_variables", {}).get("env", {})
-    return told
+            given[deployment["name"]] = guarded | template | used.get("job_variables", {}).get("env", {})
+    return given
 
 
-def _parts_left(told: Mapping[str, str]) -> list[str]:
-    if told.get(HOME):
+def _parts_left(given: Mapping[str, str]) -> list[str]:
+    if given.get(HOME):
         return []
-    tracking = told.get(TRACKING, "")
+    tracking = given.get(TRACKING, "")
     keeps_files = not tracking or tracking.startswith(("http://", "https://"))  # an MLflow server has them in its care
-    return [part for part in LOCATIONS if not told.get(part) and not (part == ARTIFACTS and keeps_files)]
+    return [part for part in LOCATIONS if not given.get(part) and not (part == ARTIFACTS and keeps_files)]
 
 
 def _sentence(parts: Sequence[str]) -> str:
     examples = ", ".join(f"{part}={EXAMPLES[part]}" for part in parts)
     return (
-        f"its containers are told no {' and no '.join(parts)}, so that a run ends Completed and what it wrote there is gone "
+        f"its containers have no {' and no '.join(parts)}, so a run ends Completed and what it wrote is lost "
         f"with its container; expected addresses that every host reaches, such as {examples}"
     )

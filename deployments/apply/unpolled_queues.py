@@ -1,4 +1,4 @@
-"""Which queues nobody polls: a run that is sent there would be Late for ever, and nothing else would say why."""
+"""Which queues no worker polls: a run sent there stays Late, and Prefect gives no reason."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -12,16 +12,16 @@ DEFAULT_QUEUE = "default"
 
 
 class Polls(Protocol):
-    """What a server knows of those who poll."""
+    """What a server knows of its workers' polls."""
 
     def last_polled(self, pool: str, queue: str) -> datetime | None:
-        """When a worker that is still online asked last for runs of this queue."""
+        """When an online worker last polled this queue."""
 
 
 def unattended(
     state: Polls, definitions: Definitions, followed: Collection[str] = (), now: datetime | None = None
 ) -> list[str]:
-    """A sentence for each queue that deployments use and nobody polls; a worker of a `followed` pool starts right after."""
+    """A sentence for each used queue that no worker polls; a worker of a `followed` pool is about to start."""
     used: dict[tuple[str, str], list[str]] = {}
     for item in definitions.deployments:
         pool = item["work_pool"]
@@ -41,6 +41,6 @@ def _lately(polled: datetime | None, now: datetime) -> bool:
 def _sentence(pool: str, queue: str, deployments: Collection[str]) -> str:
     only = "" if queue == DEFAULT_QUEUE else f" --work-queue {queue}"
     return (
-        f"nobody polls queue {queue} of work pool {pool}, so runs of {', '.join(deployments)} would wait; start a worker "
+        f"no worker polls queue {queue} of work pool {pool}, so runs of {', '.join(deployments)} would wait; start a worker "
         f"on its host: perennial work --pool {pool}{only}"
     )

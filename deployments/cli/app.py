@@ -2,7 +2,7 @@
 
 Exit codes are part of the interface. 0: done. 1: the answer is no (a wrong file, a damaged ledger, a refused run).
 2: the request itself cannot be met (a wrong option, a file or a server that is not there). An error that a person can
-mend is printed as one message on stderr; anything else is a defect and keeps its traceback.
+fix is printed as one message on stderr; anything else is a defect and keeps its traceback.
 
 `--help` and completion answer at once, so no module of this package loads Prefect or a library of the models at its top.
 """
@@ -26,7 +26,7 @@ CLOSED_PIPE = 141
 
 
 class Perennial(TyperGroup):
-    """Runs a command and turns what a person can mend into one message."""
+    """Runs a command and turns what a person can fix into one message."""
 
     def invoke(self, ctx: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):

@@ -26,6 +26,7 @@ from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import NothingToReplay
 from tasks.policy.records.replay import ReplayWindow
+from tasks.policy.reporting.replay_story import next_steps
 from tasks.replay.records import finished_replays, replay_folder
 
 POLL_S = 0.3
@@ -156,5 +157,7 @@ def _show(console: Console, repeated: bool) -> None:
     console.print(reports.replay.summary_table(replays))
     if repeated:
         console.print("replayed before; `make clean-demo` forgets it, so that the next `make demo` starts anew")
-    console.print(f"page: {(workspace().home / 'replay' / 'index.html').as_uri()}", soft_wrap=True)
-    console.print("dashboards on what happened: make serve")
+    page = (workspace().home / "replay" / "index.html").as_uri()
+    console.print("look next at:")
+    for number, step in enumerate(next_steps(replays, page), 1):
+        console.print(f"  {number}. {step}", markup=False, soft_wrap=True)

@@ -81,7 +81,7 @@ def apply(
     worker_follows: Annotated[
         list[str] | None,
         typer.Option(
-            help="A pool whose worker starts right after this, so do not warn that nobody polls it. May be repeated.",
+            help="A pool whose worker starts right after this, so do not warn that no worker polls it. May be repeated.",
             metavar="POOL",
             show_default=False,
         ),

@@ -1,4 +1,4 @@
-"""What a model's file will make Perennial do, in plain sentences, so that its author can check what was meant."""
+"""Describe in plain sentences what a model's file makes Perennial do, for its author to check."""
 
 from collections.abc import Iterator
 

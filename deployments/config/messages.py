@@ -1,4 +1,4 @@
-"""A mistake in a YAML file in one line: the field, the value found and what is accepted, with the nearest known key."""
+"""Report an error in a YAML file in one line: field, value found, what is accepted, and the nearest known key."""
 
 import difflib
 from collections.abc import Iterator, Sequence

@@ -40,7 +40,7 @@ class ModelConfig(Settings):
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$")]
     """Lower case with underscores; names the registered model, tables, schedules and runs."""
     owner: Annotated[str, Field(min_length=1)]
-    """Who is asked when something needs a person."""
+    """Who is contacted when action is required."""
     purpose: Annotated[str, Field(min_length=1)]
     """One sentence: what the prediction is used for."""
     risk: Literal["low", "medium", "high"]
@@ -91,7 +91,7 @@ class ModelConfig(Settings):
             if personal:
                 raise ValueError(
                     f"{section}.slices has {', '.join(personal)}, which columns.personal lists: reports, ledger and logs "
-                    "name a slice by its value; expected features that identify nobody"
+                    "name a slice by its value; expected features that identify no one"
                 )
         unknown = [name for name in self.quality.columns if name not in self.columns.features.names]
         if unknown:
@@ -120,7 +120,7 @@ class ModelConfig(Settings):
     @model_validator(mode="after")
     def _names_who_answers_for_high_risk(self) -> Self:
         if self.risk == "high" and not self.access.approve:
-            raise ValueError("risk is high and access.approve names nobody, expected who may approve a promotion")
+            raise ValueError("risk is high and access.approve names no one, expected who may approve a promotion")
         return self
 
     @model_validator(mode="after")
@@ -259,7 +259,7 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
             absolute = str((path.parent / config.source.path).resolve())
         except (OSError, RuntimeError):  # Python 3.13 leaves a loop of links to whoever opens the path
             raise ModelConfigError(
-                f"{path.name}: source.path is {config.source.path}, a loop of links, expected a file or folder; mend the link"
+                f"{path.name}: source.path is {config.source.path}, a loop of links, expected a file or folder; fix the link"
             ) from None
         config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})
     config._file = path

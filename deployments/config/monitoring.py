@@ -25,7 +25,7 @@ class Range(Settings):
 
 
 class ColumnQuality(Settings):
-    """What one column must keep to; what is left out is learned from the reference."""
+    """Limits of one column; those left out are learned from the reference."""
 
     max_null_share: float | None = Field(None, ge=0, le=1)
     range: Range | None = None
@@ -100,7 +100,7 @@ class Drift(Settings):
 
 
 class Performance(Settings):
-    """Which metric speaks for the model, and when its labels are complete enough."""
+    """The metric that decides, and when a window's labels are complete enough."""
 
     metric: MetricName
     """The primary metric."""

@@ -1,7 +1,6 @@
-"""Whether a model's name leads to its file: a scheduled run knows a model by its name alone.
+"""Check that a model's name leads to its file, because a scheduled run knows only the name.
 
-So a file in a models' folder is called as its model is, and stands in one of the folders only. One that is named by its
-path, from anywhere else, may be called as one likes.
+A file in a models' folder must have its model's name, in one folder only. A file passed by path may have any name.
 """
 
 from pathlib import Path

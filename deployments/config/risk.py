@@ -1,7 +1,7 @@
-"""What a model's risk asks for where its file says nothing: policy, approval and evidence. What the file says goes first.
+"""Defaults that follow from a model's risk: policy, approval and evidence. Settings in the file take precedence.
 
-A wrong model of low risk is put right by the next one; of high risk it has done harm by then, so a person approves
-it, the interval is wider, and more rows have to speak.
+A wrong model of low risk is corrected by the next one; at high risk it has done harm by then. So high risk requires
+approval by a person, a wider interval and more rows.
 """
 
 from collections.abc import Mapping

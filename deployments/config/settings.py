@@ -183,12 +183,12 @@ class Columns(Settings):
 
     @property
     def id_columns(self) -> tuple[str, ...]:
-        """The columns that together tell a row from all others."""
+        """The columns that together identify a row."""
         return (self.id,) if isinstance(self.id, str) else self.id
 
     @property
     def key(self) -> str:
-        """The column of the lake that tells a row from all others; made of several where the id is."""
+        """The column of the lake that identifies a row; joined from several where the id has several."""
         return "+".join(self.id_columns)
 
     @property

@@ -1,6 +1,6 @@
-"""Reads a YAML file that somebody else may have written: bounded in size, depth and references, each key once.
+"""Read a YAML file from an untrusted author: bounded in size, depth and references, each key once.
 
-An error names line and column and what is wrong there, and quotes nothing of the file: it may be no YAML, and no file of ours.
+An error names line, column and cause, and quotes nothing of the file, which may be no file of ours.
 """
 
 from collections.abc import Hashable

@@ -1,7 +1,7 @@
-"""One `serve` per workspace: two would write one database, so a second one is refused while the first lives.
+"""Allow one `serve` per workspace, because two would write one database; the second is refused while the first runs.
 
-What a `serve` that was killed left running is ended at the next start. A process id may have been given to a stranger
-since; only one that started at the remembered moment is ours.
+The next start ends processes that a killed `serve` left running. A process id may have been reused since, so only a
+process that started at the recorded time counts as ours.
 """
 
 import fcntl

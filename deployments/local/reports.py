@@ -1,4 +1,4 @@
-"""Serves the workspace's reports and replay pages to this machine's browser, since dashboards may not open file links.
+"""Serve the workspace's reports and replay pages to this machine's browser, since dashboards may not open file links.
 
 `make serve` starts it: `python -m deployments.local.reports PORT`. It listens on localhost only, and `local_guard` asks for
 the log-in and refuses what web pages elsewhere send.
@@ -78,7 +78,7 @@ def _listing(folder: Path, address: str) -> Response:
 
 
 def _index(space: Workspace, _request: Request) -> Response:
-    items = [(FLEET, "fleet: every model as it is now, what needs a person first")]
+    items = [(FLEET, "fleet: every model as it is now, those that require action first")]
     if (space.home / "replay" / "index.html").is_file():
         items.append(("/replay/", "what the loop did: the replay page"))
     folders = space.reports.iterdir() if space.reports.is_dir() else ()

@@ -1,8 +1,8 @@
 """`make serve`: everything on this machine, on the workspace that `make demo` filled; nothing listens beyond localhost.
 
-Prefect's server, MLflow's, Evidently's, the reports, the deployments applied, and one worker. They live and die
-together: when one ends the others are stopped, because half a system looks healthy and is not. All state is in the
-workspace, so the next start goes on where this one stopped.
+Starts Prefect's server, MLflow's, Evidently's, the reports and one worker, and applies the deployments. When one ends the
+others are stopped, because half a system looks healthy and is not. All state is in the workspace, so the next start
+continues where this one stopped.
 """
 
 import os
@@ -36,11 +36,11 @@ from tasks.policy.records.errors import WorkspaceError
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
 APPLIED, REFUSED = 0, 2
-"""How `perennial apply` ends where a person can mend what is wrong; anything else is a defect."""
+"""How `perennial apply` ends where a person can fix what is wrong; anything else is a defect."""
 
 
 class ServiceEnded(Exception):
-    """A service ended although nobody asked it to."""
+    """A service ended unexpectedly."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(service.name)
@@ -196,7 +196,7 @@ def _start(
 
 
 def _watch(services: Sequence[Service], stream: Stream, stop: Event) -> None:
-    """Return when a stop is asked for; say when a service no longer answers, and when it does again."""
+    """Return when a stop is requested; report when a service stops answering and when it answers again."""
     healthy = dict.fromkeys((service.name for service in services), True)
     checked = monotonic()
     while not stop.wait(POLL_S):
@@ -226,10 +226,10 @@ def _explain(service: Service, stream: Stream) -> None:
 
 
 def _say_refused(services: Sequence[Service], stream: Stream) -> None:
-    """Last of what is said at the start, so that nobody takes an old state for the files'."""
+    """Print this last, so that an old state is not mistaken for that of the files."""
     for service in services:
         if service.name == "apply" and service.exit_status == REFUSED:
-            text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is mended and"
+            text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is fixed and"
             stream.line("serve", f"{text} `perennial apply --keep-switches` or the next start passes:")
             for line in service.last_lines:
                 stream.line("apply", line)

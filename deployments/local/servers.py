@@ -1,4 +1,4 @@
-"""The servers of `make serve`: how each is started, and how it shows that it answers; they listen on localhost only."""
+"""The servers of `make serve`: how each is started and checked; they listen on localhost only."""
 
 import socket
 import sys
@@ -19,7 +19,7 @@ ASKS_WHO = ("/api/admin/version", "/api/2.0/mlflow/users/current")
 
 
 def servers_of(space: Workspace, environment: Mapping[str, str], addresses: Mapping[str, str]) -> list[Service]:
-    """Those that have an address, Prefect's first; MLflow's only where nobody else serves the registry."""
+    """Services with an address, Prefect's first; MLflow's only where no other server has the registry."""
     keeper = log_in(environment)
 
     def served(name: str, health: str, *arguments: str) -> Service:

@@ -1,8 +1,7 @@
-"""Processes of `make serve`: each is started with Popen, its lines join one stream, and it ends with all it started.
+"""Processes of `make serve`: each is started with Popen, logs to one stream, and ends with all its children.
 
-A session of its own shields each from the terminal's Ctrl-C, so that they can be stopped in order. What a process
-started in turn (a worker its flow runs, in sessions of their own) is noted while its parents still live: once orphaned
-it is nobody's child.
+Each runs in a session of its own, away from the terminal's Ctrl-C, so they can be stopped in order. Their children (a
+worker's flow runs, in sessions of their own) are recorded while the parents live, because orphans cannot be traced back.
 """
 
 import os
@@ -41,7 +40,7 @@ class Stream:
         self.show(Text(f"{name:<{self.width}} │ ", style=colour) + Text.from_ansi(text.rstrip()))
 
     def show(self, what: Text | Table) -> None:
-        """Print; where nobody reads any more (a closed pipe, a full disk) the services go on without being heard."""
+        """Print; where output is lost (a closed pipe, a full disk) the services continue without it."""
         with self._lock:
             if self.is_closed:
                 return
@@ -67,7 +66,7 @@ def discard_output() -> None:
 
 @dataclass
 class Service:
-    """One process: how to start it, where it answers, and how to tell that it does."""
+    """One process: how to start it, where it answers, and how to check it."""
 
     name: str
     command: Sequence[str]
@@ -109,7 +108,7 @@ class Service:
             self._family_noted = monotonic()
 
     def stop(self, patience_s: float) -> None:
-        """End the process and everything that it started: asked first, killed after `patience_s`."""
+        """End the process and everything that it started: terminate first, kill after `patience_s`."""
         if self.process is None:
             return
         if self.process.poll() is None:

@@ -73,7 +73,7 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
 
     Prefect's worker would make a pool that is not there, without our template, and ask it for runs for ever.
     """
-    told = False
+    reported = False
     while not stop.is_set():
         try:
             with client_of(api_url) as client:
@@ -81,18 +81,18 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
             return True
         except ObjectNotFound as error:
             raise DeploymentError(
-                f"work pool {pool}: {api_url} has none of that name; mend --pool, or make the pools that deployments use: "
+                f"work pool {pool}: {api_url} has none of that name; fix --pool, or make the pools that deployments use: "
                 "perennial apply"
             ) from error
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:
                 raise DeploymentError(
-                    f"{api_url}: the server refuses ({error}), expected the one that the worker asks; mend PREFECT_API_URL, "
+                    f"{api_url}: the server refuses ({error}), expected the one that the worker asks; fix PREFECT_API_URL, "
                     "or PREFECT_API_AUTH_STRING where it asks for a log-in"
                 ) from error
-            if not told:
+            if not reported:
                 stream.line("work", f"{api_url}: no Prefect server answers yet ({error}); waiting for it")
-            told = True
+            reported = True
             stop.wait(AWAY_S)
     return False
 

@@ -20,6 +20,7 @@ from tasks.policy.economics.placement import decide_placement, forecast_rows
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.evidence import History, Judgement, ModelVersion, WindowEvidence, label_reports
 from tasks.policy.records.reports import PerformanceReport
+from tasks.policy.reporting.decision import headline
 from tasks.policy.triggers.base import Case
 
 
@@ -36,9 +37,9 @@ def decide(
 ) -> Judgement:
     """The judgement of one window; `revised` are earlier windows that later labels changed.
 
-    `registry_changes` are told with it and decide nothing.
+    `registry_changes` are reported beside it and decide nothing.
     """
-    kind, told = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
+    kind, explanations = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
     past, policy, budget = history.revised(revised), config.retraining, config.budget
     cost = expected_cost(budget, past, grows=config.training.window_days is None)
     case = Case(evidence, past, as_of, policy.min_rows, policy.min_labelled_rows, budget, cost.usd if cost else None)
@@ -54,12 +55,12 @@ def decide(
         expected_cost_usd=cost.usd if cost else None,
         expected_value_usd=benefit.value.usd if benefit else None,
         fault=diagnosis.reasons[0] if diagnosis and kind == "upstream_data_fault" else "",
-        explanations=(*([describe(benefit, budget)] if benefit else []), *told, *_on_labels(evidence, revised)),
+        explanations=(*([describe(benefit, budget)] if benefit else []), *_on_labels(evidence, revised)),
     )
     if decision.retrain:
         rows = forecast_rows(history, evidence, config.training.window_days)
         decision = replace(decision, placement=decide_placement(config.placement, rows, config.columns.personal))
-    get_run_logger().info("decision: %s, %s", decision.words, decision.reasons[0])
+    get_run_logger().info("decision: %s", headline(decision, champion.version))
     for change in registry_changes:
         get_run_logger().warning("registry: %s", change)
     return Judgement(
@@ -68,7 +69,7 @@ def decide(
         evidence,
         decision,
         tuple(revised),
-        (*diagnosis.reasons, *told) if diagnosis else (),
+        (*diagnosis.reasons, *explanations) if diagnosis else (),
         diagnosis.estimate if diagnosis else None,
         diagnosis.estimate_error if diagnosis else None,
         orchestration.events.BACKFILLING.get(),
@@ -77,7 +78,7 @@ def decide(
 
 
 def _on_labels(evidence: WindowEvidence, revised: Sequence[PerformanceReport]) -> list[str]:
-    """What is amiss with the labels of this window, and what has come to light of those of earlier ones."""
+    """Problems with the labels of this window, and problems found since in those of earlier windows."""
     own = (evidence.performance,) if evidence.performance else ()
     found = label_reports((*(report for report in revised if not report.has_sound_labels), *own))
     return [f"{report.window.name}: {reason}" for report in found for reason in report.reasons]
@@ -85,7 +86,7 @@ def _on_labels(evidence: WindowEvidence, revised: Sequence[PerformanceReport]) -
 
 @task(cache_policy=NO_CACHE)
 def check_budget(config: ModelConfig, spent_usd: float, next_cost_usd: float | None = None) -> str | None:
-    """Why the month's budget refuses a retrain, whoever asks for it; None where it does not."""
+    """Why the month's budget refuses a retrain; None where it does not."""
     refusal = over_budget(config.budget, spent_usd, next_cost_usd)
     if refusal:
         get_run_logger().warning("budget: %s", refusal)

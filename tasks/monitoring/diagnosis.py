@@ -54,10 +54,10 @@ def diagnose_window(
         labels=newest_labels(evidence, history, revised),
     )
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
-    told = explain_change(config, evidence, champion, as_of)
+    explanations = explain_change(config, evidence, champion, as_of)
     if estimate and _stands_in(evidence.performance):
-        told = (describe_estimate(estimate, error), *told)
-    return replace(found, estimate=estimate, estimate_error=error if estimate else None, explanations=told)
+        explanations = (describe_estimate(estimate, error), *explanations)
+    return replace(found, estimate=estimate, estimate_error=error if estimate else None, explanations=explanations)
 
 
 def _stands_in(performance: PerformanceReport | None) -> bool:
@@ -69,11 +69,11 @@ def explain_change(
     config: ModelConfig, evidence: WindowEvidence, champion: ModelVersion, as_of: datetime
 ) -> tuple[str, ...]:
     """Which features' drift moved the predictions, and which the loss; empty where nothing drifted."""
-    drift, told = evidence.drift, []
+    drift, explanations = evidence.drift, []
     if drift is None or not any(feature.verdict == "drifted" for feature in drift.features):
         return ()
     if drift.explanation:
-        told.append(drift.explanation)
+        explanations.append(drift.explanation)
     report = evidence.performance
     if (
         report
@@ -82,8 +82,8 @@ def explain_change(
         and report.labelled_rows >= config.retraining.min_labelled_rows
     ):
         loss = explain_loss(config, evidence.window, champion, as_of, drift)
-        told += [loss] if loss else []
-    return tuple(told)
+        explanations += [loss] if loss else []
+    return tuple(explanations)
 
 
 def explain_loss(

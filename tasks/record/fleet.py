@@ -1,7 +1,6 @@
-"""All models at a look: what each one's ledger and champion say, and the page and the artifact that people open.
+"""Survey all models: each one's state from its ledger and champion, the fleet page and its artifact.
 
-Nothing is measured here. The ledger and the registry are read, each entry once per process, so that a fleet of fifty
-models costs seconds.
+Nothing is measured here. Ledger and registry are read once per process, so a fleet of fifty models takes seconds.
 """
 
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from deployments.config.model import (
     model_path,
 )
 from tasks.adapters import ledger, registry, reports, storage
-from tasks.policy.economics.budget import Purse, purse, spent_usd
+from tasks.policy.economics.budget import BudgetBalance, budget_balance, spent_usd
 from tasks.policy.governance.binding import BOUND, bound_to, why_not_bound
 from tasks.policy.records.errors import LedgerError, ModelConfigError, PerennialError, RegistryError
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, FleetMember, ModelFacts, survey
@@ -56,7 +55,7 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
     """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end.
 
     One whose ledger does not verify, or whose entry in the registry is broken, is shown with what is wrong. The shared
-    budget is not told while a file that it depends on is broken.
+    budget is left out while a file that it depends on is broken.
     """
     facts, broken = [], list(broken)
     if configs:
@@ -75,23 +74,23 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
         except RegistryError as error:
             broken.append(_broken(config.name, error, "its entry in the registry cannot be used"))
     try:
-        return survey(facts, as_of, _purse(as_of), broken)
+        return survey(facts, as_of, _shared_balance(as_of), broken)
     except ModelConfigError as error:
         shared = _broken(FLEET, error)
-        told = shared.sentence in {each.sentence for each in broken}
-        return survey(facts, as_of, None, broken if told else [*broken, shared])
+        known = shared.sentence in {each.sentence for each in broken}
+        return survey(facts, as_of, None, broken if known else [*broken, shared])
 
 
 def _broken(model: str, error: PerennialError, *found: str) -> BrokenModel:
     return BrokenModel(model, str(error).replace("\n", "; "), *found)
 
 
-def _purse(as_of: datetime) -> Purse | None:
+def _shared_balance(as_of: datetime) -> BudgetBalance | None:
     fleet = load_fleet_config()
     if fleet.shared_budget is None:
         return None
     budgets = {name: load_model_config(name).budget for name in fleet.sharing()}
-    return purse(fleet.shared_budget, budgets, ledger.shared.entries_of(budgets), as_of)
+    return budget_balance(fleet.shared_budget, budgets, ledger.shared.entries_of(budgets), as_of)
 
 
 def _facts(config: ModelConfig, as_of: datetime) -> ModelFacts:
@@ -124,7 +123,7 @@ def _has_champion(model: str) -> bool:
 
 
 def fleet_html(fleet: Fleet) -> str:
-    """The page, one file that asks for nothing."""
+    """Render the self-contained fleet page."""
     known = {member.facts.model for member in fleet.members} | {each.model for each in fleet.broken}
     return reports.fleet.render(fleet, tuple(name for name in ledger.models() if name not in known))
 
@@ -137,7 +136,7 @@ def publish_fleet(fleet: Fleet) -> Path:
     reports.artifacts.publish_fleet(fleet, str(path))
     get_run_logger().info("fleet: %s", fleet.headline)
     for each in fleet.broken:
-        get_run_logger().warning("fleet: %s: needs a person, %s", each.model, each.sentence)
+        get_run_logger().warning("fleet: %s: action required, %s", each.model, each.sentence)
     for member in fleet.members:
         get_run_logger().info("fleet: %s", describe(member))
     return path

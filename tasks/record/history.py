@@ -1,7 +1,7 @@
-"""What was done and known before: the champion, the ledger's judgements, the challenger that waits for promotion.
+"""Read a model's past: the champion, recorded judgements, and the challenger that awaits promotion.
 
-The ledger is the only memory. Nothing here reads an entry that is later than the moment asked for, so a replay sees
-what the live system would have seen. These are plain functions, no tasks: a look-up has no state worth a row in the dashboard.
+The ledger is the only memory. No entry later than the given time is read, so a replay sees what the live system would
+have seen. These are plain functions, not tasks, because a look-up has no outcome worth a row in the dashboard.
 """
 
 from dataclasses import replace
@@ -72,7 +72,7 @@ def recall_latency(config: ModelConfig, window: Window) -> Latency | None:
 
 
 def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) -> History:
-    """Everything the policy may look back on when it judges `window`."""
+    """Read all history that the policy may use when it judges `window`."""
     entries = ledger.entries(config.name)
     judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
     before = [judgement for judgement in judged if judgement.evidence.window < window]

@@ -1,7 +1,7 @@
-"""The dry run of `retrain` and `promote`: what would happen now, said without doing it.
+"""Preview `retrain` and `promote` (dry run): what would happen now, without doing it.
 
-Only reads: no lease is taken, and nothing lands, is trained, recorded, asked for or handed over. An artifact of the run
-shows it. That somebody may not do it is a sentence here, not a refusal in the ledger, because nothing was attempted.
+A dry run only reads: it takes no lease, trains nothing and writes no fact. An artifact of the run shows the result. Missing
+rights are shown here as a sentence and are not recorded as a refusal, because nothing was attempted.
 """
 
 from datetime import datetime
@@ -91,7 +91,7 @@ def preview_promotion(
     override: Override | None,
     now: datetime,
 ) -> Preview:
-    """What the gates say of a validated challenger, whether it answers, and who would be asked."""
+    """The gates' verdict on a validated challenger, whether it answers, and who would have to approve."""
     aliases = registry.aliases(config.name)
     serving = aliases.get(registry.CHAMPION)
     status = registry.tags(config.name, challenger.version).get("status")

@@ -1,6 +1,6 @@
-"""Tell what happened: first the ledger, then people (artifacts), then the next flow (events).
+"""Publish outcomes: first to the ledger, then to people (artifacts), then to the next flow (events).
 
-In that order, because the ledger is what counts: a run killed after it can be run again and says the same thing once.
+The order matters because the ledger counts: a run killed after it can run again without recording anything twice.
 Reasons are the decision's own sentences everywhere.
 """
 
@@ -47,7 +47,7 @@ def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
     ledger.append(config.name, "window.scored", scoring, scoring.window.end, scoring_id(config.name, scoring.window))
 
 
-def say_watched(config: ModelConfig, judgement: Judgement) -> None:
+def emit_heartbeat(config: ModelConfig, judgement: Judgement) -> None:
     """Say that a monitor run has ended well, whether or not there was a new window: an automation waits for silence."""
     orchestration.events.announce("model.watched", config.name, _handover(judgement))
 
@@ -74,13 +74,13 @@ def publish_judgement(
 
 
 def _publish_labels(config: ModelConfig, judgement: Judgement, history: History | None) -> None:
-    """Record windows whose labels cannot be trusted, and those that are sound again; tell people of the former."""
+    """Record windows whose labels cannot be trusted or are sound again; announce the former."""
     own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
     found = label_reports((*judgement.revised, *own))
     doubted = {report.window for report in (history.performances if history else ()) if not report.has_sound_labels}
     failed = LabelVerdicts(tuple(report for report in found if report.verdict == "fail"))
-    mended = LabelVerdicts(tuple(one for one in found if one.verdict != "fail" and one.window in doubted))
-    for kind, verdicts in ((LABELS_QUARANTINED, failed), (LABELS_SOUND, mended)):
+    fixed = LabelVerdicts(tuple(one for one in found if one.verdict != "fail" and one.window in doubted))
+    for kind, verdicts in ((LABELS_QUARANTINED, failed), (LABELS_SOUND, fixed)):
         if verdicts.reports:
             ledger.append(config.name, kind, verdicts, judgement.as_of, judgement.decision.decision_id)
     if failed.reports:
@@ -88,9 +88,9 @@ def _publish_labels(config: ModelConfig, judgement: Judgement, history: History 
 
 
 def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
-    """Hand over, where that was decided; again by a run that finds the window judged, as the first may have died before.
+    """Request the retrain or return that was decided; again where the window was judged before, as that run may have died.
 
-    Only while nothing has come of the decision, and never what a back-fill decided.
+    Only while the decision has had no effect, and never for a back-fill.
     """
     if judgement.backfilled or _has_fact(config, judgement.decision.decision_id, ANSWERS):
         return
@@ -105,7 +105,7 @@ def _has_fact(config: ModelConfig, decision_id: str, kinds: Collection[str]) -> 
 
 
 def _request(placement: Placement | None) -> str:
-    """The event that asks for a retrain; each place but the dedicated hosts has one of its own, which its trigger expects."""
+    """The event that requests a retrain; each place except the dedicated hosts has its own, which its trigger expects."""
     elsewhere = placement and placement.place != DEDICATED
     return f"retraining.requested.{placement.place}" if placement and elsewhere else "retraining.requested"
 
@@ -176,7 +176,7 @@ def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime
 
 @task(**RETRIES)
 def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Approval, as_of: datetime) -> Approval:
-    """Record that a validated challenger will not serve, and tell; one that still waits is only shown."""
+    """Record and announce that a validated challenger will not serve; one that still waits is only shown."""
     reports.artifacts.publish_answer_page(config, approval)
     if approval.verdict in ("rejected", "expired"):
         registry.tag(config.name, challenger.version, status="rejected")
@@ -188,7 +188,7 @@ def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Appr
 
 @task(**RETRIES)
 def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
-    """Record that the budget refused, and tell."""
+    """Record and announce that the budget refused."""
     ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)
     orchestration.events.announce(
         "budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload()

@@ -1,4 +1,4 @@
-"""What a back-fill would do, read from the ledger, and what people see of it."""
+"""Plan a back-fill from the ledger, and show it."""
 
 from datetime import datetime
 

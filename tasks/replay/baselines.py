@@ -1,7 +1,7 @@
-"""What a replay compares the loop with: the first model never retrained, and a model retrained before every window.
+"""Baselines of a replay: the first model never retrained, and a model retrained before every window.
 
-Both score the same rows at the same time as the champion, and are measured with the same labels. The rivals leave no
-version in the registry and no fact in the ledger; their predictions lie beside the replay's records.
+Both score the same rows at the same time as the champion and are measured with the same labels. Baselines leave no version
+in the registry and no fact in the ledger; their predictions are stored beside the replay's records.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics import intervals, metrics
 
 
-def score_rivals(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
+def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
     """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
     path = folder / f"{window.name}.parquet"
     if path.exists():
@@ -60,7 +60,7 @@ class Comparison:
 
 
 @task(cache_policy=NO_CACHE)
-def compare_with_rivals(
+def compare_with_baselines(
     config: ModelConfig, served: Sequence[tuple[Window, str]], as_of: datetime, folder: Path
 ) -> tuple[Comparison, ...]:
     """One comparison per window and the version that served it, with the labels known at `as_of`."""
@@ -69,13 +69,13 @@ def compare_with_rivals(
     )
 
 
-def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, rivals: Path) -> Comparison:
+def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> Comparison:
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
     labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
     truth = labelled.rename_columns(["id", "label"]).to_pandas()
     logged = lake.read_predictions(config, window).to_pandas()
     served = logged[logged["model_version"] == version]
-    scored = pd.read_parquet(rivals)
+    scored = pd.read_parquet(baselines)
     frame = truth.merge(served, on="id").merge(scored, on="id")
     if frame.empty:
         return Comparison(len(served), 0)

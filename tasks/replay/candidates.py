@@ -1,4 +1,4 @@
-"""A model's performance matrix from its own lake: one candidate and one probe per window, scored on all later windows.
+"""Build a model's performance matrix from its own lake: one candidate and one probe per window, scored on later windows.
 
 Each candidate is trained once, on the rows and labels that were known when its window ended, and leaves a file; an
 interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.

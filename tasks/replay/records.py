@@ -1,6 +1,6 @@
-"""What a replay leaves behind: one record a window, so that it can go on after an interruption, then the comparison.
+"""Records of a replay: one per window, from which it resumes after an interruption, then the comparison.
 
-Records are JSON files under the workspace's `replay/` folder, written whole or not at all.
+Records are JSON files under the workspace's `replay/` folder, written atomically.
 """
 
 import json
@@ -66,7 +66,7 @@ def first_champion(config: ModelConfig) -> ModelVersion | None:
 
 
 def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEvent, ...]) -> ReplayWindow:
-    """A window as it looked when it was judged; `finish_replay` adds what labels said later."""
+    """A window as it looked when it was judged; `finish_replay` adds labels that came later."""
     decision, evidence = judgement.decision, judgement.evidence
     drift, performance = evidence.drift, evidence.performance
     worst = max(drift.features, key=lambda feature: feature.effect_size / feature.threshold) if drift else None

@@ -1,4 +1,4 @@
-"""Simulate policies on a performance matrix and write what came out: summary.json and a page to look at."""
+"""Simulate policies on a performance matrix; write summary.json and a page."""
 
 import json
 import zipfile
@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, reports, storage
-from tasks.policy.backtest.baselines import RIVALS
+from tasks.policy.backtest.baselines import BASELINES
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
 from tasks.policy.backtest.simulation import PerformanceMatrix, PolicyFactory, read_matrix
 from tasks.policy.backtest.study import Backtest, gain_interval, lifts, run_backtest, summary
@@ -33,13 +33,13 @@ def load_matrix(path: Path) -> PerformanceMatrix:
 
 
 def all_policies() -> dict[str, PolicyFactory]:
-    """`perennial`, every rival and the detectors."""
-    return {"perennial": PerennialPolicy, **RIVALS, **evaluation.detectors.DETECTORS}
+    """`perennial`, every baseline and the detectors."""
+    return {"perennial": PerennialPolicy, **BASELINES, **evaluation.detectors.DETECTORS}
 
 
 def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:
     """The named policies, all when none is named. Raises UnknownPolicy with the names there are."""
-    known = {"perennial": PerennialPolicy, **RIVALS}
+    known = {"perennial": PerennialPolicy, **BASELINES}
     known = known if names and set(names) <= set(known) else all_policies()
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -105,7 +105,7 @@ def policy_yaml(outcome: Backtest, window_days: float) -> str:
 def write_outcome(
     matrix: PerformanceMatrix, outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = ""
 ) -> Path:
-    """summary.json and backtest.html under `out`, each whole or not at all; returns the page's path."""
+    """Write summary.json and backtest.html atomically under `out`; return the page's path."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         storage.atomic_files.write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))

@@ -1,9 +1,8 @@
-"""Who may start this run, by the roles in the model's file; a refusal is a fact in the ledger and an event, then an error.
+"""Check who may start this run, by the roles in the model's file. A refusal is recorded, announced and raised.
 
-The creator is what the server recorded of the run (`tasks.adapters.orchestration.run_identity`);
-`tasks.policy.governance.access` judges. A run that an event started may name models by name only: whoever can emit an
-event must not bring a file of their own. It does only what the ledger says was decided. And a ledger takes facts from the
-file only that it was begun with.
+The creator is what the server recorded of the run (`tasks.adapters.orchestration.run_identity`), and
+`tasks.policy.governance.access` decides. A run started by an event may name models by name only, and does only what the
+ledger holds a decision for. A ledger accepts facts only from the file that it was begun with.
 """
 
 from collections.abc import Sequence
@@ -64,7 +63,7 @@ def check_request(
     as_of: datetime,
     version: str | None = None,
 ) -> Request | None:
-    """The decision that this run carries out, as the ledger holds it; None where a person asks for it by hand.
+    """The decision in the ledger that this run carries out; None for a manual run.
 
     Raises AccessRefused where an event asks for what was not decided, or a person for a live model's past.
     """
@@ -94,7 +93,7 @@ def _check_moment(
 
 
 def check_window(config: ModelConfig, window: Window) -> None:
-    """Raises AccessRefused where an event asks about a live model's window that is older than one judged already."""
+    """Raise AccessRefused for an event about a live model's window that is older than one judged already."""
     if config.period.end or orchestration.run_identity.creator().kind != "automation":
         return
     judged = ledger.entries(config.name, kind="window.judged", last=1)
@@ -107,7 +106,7 @@ def check_window(config: ModelConfig, window: Window) -> None:
 
 
 def actor(principal: Principal, requested_by: str) -> str:
-    """Who stands in the ledger: a recorded person's own name, and `automation` only where the server recorded one."""
+    """The actor to record: a recorded person's own name, and `automation` only where the server recorded one."""
     if principal.recorded and principal.kind == "person":
         return principal.name
     return requested_by if principal.recorded or requested_by not in (AUTOMATION, SCHEDULE) else "unnamed"

@@ -1,8 +1,8 @@
-"""A person's yes before a challenger may serve, where the model's risk asks for it.
+"""Ask a person to approve a challenger where the model's risk requires it.
 
-The run suspends with a form that carries the evidence, and runs again from the top once the form is filled in: what was
-asked and until when is read from the ledger, so asking twice is asking once. No answer in time is a no, and a no is
-final for that challenger. No task and no retries: a suspended run must not wait inside a task.
+The run suspends with a form that carries the evidence, and runs again from the top once the form is filled in. The question
+and its deadline are read from the ledger, so asking twice is asking once. No answer in time is a no, and a no is final for
+that challenger. This is no task, because a suspended run must not wait inside one.
 """
 
 import shlex
@@ -41,7 +41,7 @@ def approval_of(
 ) -> Approval:
     """The answer of a person, or that none is needed; suspends the run where it has to wait. `now` is wall time.
 
-    `model` is how the caller named it, for the command that a person is told.
+    `model` is how the caller named it, for the command that a person can run.
 
     Raises PromotionRefused where a person is needed and this run cannot wait for one.
     """
@@ -75,7 +75,7 @@ def _serves(challenger: ModelVersion) -> bool:
 
 
 def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
-    """Nobody is asked about what could not be promoted anyway. Raises PromotionRefused."""
+    """Ask no one about a challenger that could not be promoted anyway. Raises PromotionRefused."""
     champion = registry.aliases(config.name).get(registry.CHAMPION)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
     if refusal:
@@ -85,7 +85,7 @@ def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validati
 def _request(
     config: ModelConfig, challenger: ModelVersion, as_of: datetime, now: datetime, requested_by: str | None
 ) -> ApprovalRequest:
-    """What is asked, as the ledger keeps it: the first run's question stands for every later run of the decision."""
+    """The approval request in the ledger; the first run's request holds for every later run of the decision."""
     trained = [
         entry for entry in _entries(config, "challenger.registered") if entry.decision_id == challenger.decision_id
     ]
@@ -126,11 +126,11 @@ def _asked(
     now: datetime,
     model: str,
 ) -> Approval:
-    """The answer of a form; an answer of somebody who may not give it is told, recorded, and asked for again."""
+    """The answer of a form. An answer without the right to give it is recorded, explained and requested again."""
     run_id = orchestration.run_identity.waiting_run()
     if run_id is None:
         raise PromotionRefused(
-            f"{config.name}: version {request.version} needs a person's approval and this run cannot wait for one; run, as "
+            f"{config.name}: version {request.version} requires approval by a person and this run cannot wait for one; run, as "
             f"{' or '.join(config.access.approve) or 'a named person'}: {_command(model, challenger, as_of)}, or the "
             "deployment `promote`"
         )
@@ -166,19 +166,19 @@ def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
 
 def _question(request: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
     """The notification's own words."""
-    asked = f"version {request.version} waits for a yes until {request.expires_at:%Y-%m-%d %H:%M} UTC, in run {request.run_id}"
+    asked = f"version {request.version} waits for approval until {request.expires_at:%Y-%m-%d %H:%M} UTC, in run {request.run_id}"
     return (asked, *validation.reasons)
 
 
 def _answer(request: ApprovalRequest, verdict: Literal["approved", "rejected"], by: str, comment: str) -> Approval:
     nobody = "a person without a name" if request.anonymous else "automation"
-    asked = f"asked for by {', '.join(request.requesters) or nobody}"
+    asked = f"requested by {', '.join(request.requesters) or nobody}"
     return Approval(request.version, verdict, by, comment, (f"{by} {verdict} version {request.version}, {asked}",))
 
 
 def _expired(request: ApprovalRequest) -> Approval:
     reason = (
-        f"nobody answered for version {request.version} between {request.asked_at:%Y-%m-%d %H:%M} and "
+        f"no one answered for version {request.version} between {request.asked_at:%Y-%m-%d %H:%M} and "
         f"{request.expires_at:%Y-%m-%d %H:%M} UTC, which is a no; train again to ask again"
     )
     return Approval(request.version, "expired", NOBODY, "", (reason,))

@@ -1,7 +1,7 @@
-"""One run at a time may change a model, whatever started it; a process that fell silent is fenced out.
+"""Allow one run at a time to change a model, whatever started it, and fence out a process that stopped responding.
 
-Prefect's concurrency limits bound what its workers run; they know nothing of a command line, of another server on the
-same registry, nor of a process that wakes up after it was given up. The lease does: see `tasks.adapters.storage.lease`.
+Prefect's concurrency limits cover the runs of its workers. They do not cover a command line, another server on the same
+registry, or a process that resumes after it was given up. The lease does: see `tasks.adapters.storage.lease`.
 """
 
 import inspect
@@ -24,7 +24,7 @@ PATIENCE_S = 60.0  # promotions take seconds; who would wait longer gives its wo
 COME_BACK_S = 60
 
 
-def one_at_a_time(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
+def with_lease(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
     """Run a flow's body under the lease of its `model`; a flow named in `outranks` is fenced out, not waited for.
 
     A dry run takes no lease.

@@ -1,8 +1,7 @@
-"""Did it pay? A promotion looked back on, once labels of the windows that followed have closed.
+"""Evaluate a past promotion once labels of the windows after it have closed: did it pay?
 
-The replaced champion answers the same rows once more, so what the new one brought is a paired difference; the forecast
-is what its validation promised. Written once per promotion, into the ledger and as an artifact. No task: it
-mostly finds nothing to do.
+The replaced champion scores the same rows again, so the gain is a paired difference; the forecast is what validation
+promised. The result is written once per promotion, to the ledger and an artifact. No task, as it mostly has nothing to do.
 """
 
 import math
@@ -26,7 +25,7 @@ LOOK_BACK = 3
 """Closed windows after a promotion on which it is judged."""
 
 
-def look_back(
+def evaluate_promotion(
     config: ModelConfig, champion: ModelVersion, history: History, as_of: datetime, dry_run: bool = False
 ) -> Outcome | None:
     """The outcome of the latest promotion, when it is due now; None before, and once it is written."""

@@ -1,7 +1,7 @@
-"""Watches a fresh champion for its first windows: has it turned out worse than the one that it replaced?
+"""Watch a new champion for its first windows: is it worse than the version that it replaced?
 
-Scores the previous champion on rows that the present one served, but only where service falls short of what validation
-had found, so that it costs nothing while all is well. `tasks.policy.rollout.probation` judges.
+The previous champion scores the same rows only where service falls short of validation, so this costs nothing while all is
+well. `tasks.policy.rollout.probation` decides.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
-"""Who serves: moves champion, challenger and previous, together or not at all, and proves what serves afterwards.
+"""Move the aliases champion, challenger and previous in one transaction, and check which version serves afterwards.
 
-There are no task retries in here, as they would roll back siblings of the transaction. Both moves end in the same
-place and return the same record however often they are run or cut off, as a run that died before the ledger had the
-fact must tell it when it runs again. A version that was quarantined never serves again.
+Tasks here have no retries, because a retry would roll back siblings of the transaction. Both moves are idempotent: run
+again after an interruption, they end in the same state, return the same record and complete the ledger. A quarantined
+version never serves again.
 """
 
 from collections.abc import Mapping

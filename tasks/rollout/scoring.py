@@ -1,6 +1,6 @@
-"""Scores a window with one version and lands the predictions in the lake, where monitoring will read them.
+"""Score a window with one version and write the predictions to the lake, where monitoring reads them.
 
-Rows are answered in batches of the size a service would get, so that the latency is one that can be compared.
+Rows are scored in batches of the size that a service would get, which makes latencies comparable.
 """
 
 import resource

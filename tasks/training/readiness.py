@@ -1,4 +1,4 @@
-"""Whether what a model's file names can be used at all, before a run finds out: its estimator, its function, its data."""
+"""Check before a run that what a model's file names can be used: its estimator, its function, its data."""
 
 from datetime import timedelta
 

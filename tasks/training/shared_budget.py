@@ -1,8 +1,8 @@
-"""May this retrain draw on the budget that several models share? Asked for, and promised, one process at a time.
+"""Decide whether a retrain may draw on the budget that several models share, one process at a time.
 
-The models' ledgers say what was spent and promised. Whoever asks holds the fleet's lease while it reads them and writes
-its promise into its own model's, so that two processes cannot spend the same money; `tasks.policy.economics.budget` judges.
-Another model's ledger that does not verify stops nobody: what that model may have spent is held back.
+The models' ledgers say what was spent and promised. A retrain holds the fleet's lease while it reads them and records its
+own promise, so two processes cannot spend the same money; `tasks.policy.economics.budget` decides. A ledger that does not
+verify blocks no other model: what its model may have spent is held back.
 """
 
 from datetime import datetime
@@ -39,16 +39,16 @@ def claim_shared_budget(
         configs = {name: config if name == config.name else load_model_config(name) for name in fleet.sharing()}
         entries = ledger.shared.entries_of(configs)
         budgets = {name: each.budget for name, each in configs.items()}
-        purse = budget.purse(fleet.shared_budget, budgets, entries, as_of)
+        balance = budget.budget_balance(fleet.shared_budget, budgets, entries, as_of)
         own_entries = ledger.entries(config.name)
         own = budget.request_of(config.name, decision_id, own_entries, config.budget, next_cost_usd)
-        rivals = {name: found for name, found in entries.items() if found is not None and name != config.name}
-        asked = [budget.open_request(name, found, budgets[name], as_of) for name, found in rivals.items()]
-        refusal = budget.decide_share(own, [request for request in asked if request], purse)
+        others = {name: found for name, found in entries.items() if found is not None and name != config.name}
+        asked = [budget.open_request(name, found, budgets[name], as_of) for name, found in others.items()]
+        refusal = budget.decide_share(own, [request for request in asked if request], balance)
         if refusal is None and not dry_run:
-            left = purse.left_usd - own.cost_usd
-            grant = budget.Grant(own.cost_usd, left, f"{purse.sentence}; {own.cost_usd:,.2f} USD more are promised")
+            left = balance.left_usd - own.cost_usd
+            grant = budget.Grant(own.cost_usd, left, f"{balance.sentence}; {own.cost_usd:,.2f} USD more are promised")
             alone.check()  # right before the write: whoever was frozen past its lease may not spend what is spent by now
             ledger.append(config.name, "budget.granted", grant, as_of, decision_id)
-    get_run_logger().info("shared budget: %s", refusal or purse.sentence)
+    get_run_logger().info("shared budget: %s", refusal or balance.sentence)
     return refusal

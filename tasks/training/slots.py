@@ -1,4 +1,4 @@
-"""The hosts of a place hold so many trainings in memory at once: each retrain takes one slot, whatever started it.
+"""Limit how many trainings a place holds in memory at once: each retrain takes one slot, whatever started it.
 
 Prefect's global concurrency limit `perennial-training-PLACE` counts them; `training-slots` in prefect.yaml says how many
 there are, and `perennial apply` makes it. A deployment's own limit keeps its runs back before they cost a
@@ -67,7 +67,7 @@ def _slot(name: str) -> Iterator[None]:
 
 
 def _give_back_what_an_earlier_process_held() -> None:
-    """Free the slot of this run's killed process, which would be kept for LEASE_S more and let the run wait for itself."""
+    """Free the slot of this run's killed process; otherwise the run would wait for itself for LEASE_S."""
     run = FlowRunContext.get()
     lease = run.flow_run.labels.get(HELD) if run and run.flow_run else None
     if lease:
@@ -76,7 +76,7 @@ def _give_back_what_an_earlier_process_held() -> None:
 
 
 def _note_held_slot() -> None:
-    """Leave word of the slot on the run, where the process that goes on with it will look."""
+    """Note the slot on the run, where the process that resumes it reads it."""
     run, held = FlowRunContext.get(), ConcurrencyContext.get()
     if run and run.flow_run and held and held.cleanup_lease_ids:
         with get_client(sync_client=True) as client:

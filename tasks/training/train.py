@@ -1,7 +1,7 @@
-"""Trains a challenger on a snapshot of labelled rows and registers it, once per decision.
+"""Train a challenger on a snapshot of labelled rows and register it, once per decision.
 
-Rows that cannot teach anything honest are refused with a reason. What the model was trained on is frozen beside it:
-the reference profile that monitoring compares with, and the manifest that says how to make it again.
+Training is refused, with a reason, where the rows cannot support a sound model. The reference profile that monitoring
+compares with, and the manifest to reproduce the training, are frozen with the version.
 """
 
 import resource
@@ -40,8 +40,9 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
         return ""
     start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
     return (
-        f"; {len(missed)} of {len(due)} windows in it were never landed, as nobody scored or judged them: the backfill form "
-        f"does, or: perennial run backfill --model {config.name} --start {start} --end {until} --no-dry-run"
+        f"; {len(missed)} of {len(due)} windows in it were never read in, as they were neither scored nor judged; "
+        f"the backfill form reads them, or: perennial run backfill --model {config.name} --start {start} "
+        f"--end {until} --no-dry-run"
     )
 
 
@@ -59,12 +60,12 @@ def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | Non
         return None
     return (
         f"{count:,} of {labels + count:,} labels in {config.columns.label} cannot be used ({kinds}), expected at most "
-        f"{limit:.1%} (quality.labels.max_unusable_share); mend the source"
+        f"{limit:.1%} (quality.labels.max_unusable_share); fix the source"
     )
 
 
 def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
-    """What stands for labels and is read as unknown; empty where nothing does."""
+    """Describe label values that are read as unknown; empty where there are none."""
     found = lake.read_label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
     words = ", ".join(f"{word!r} {count:,} times" for word, count in lake.label_faults.sorted_faults(found)[1])
     return f"{words} read as unknown; where one is a class, list the classes in columns.classes" if words else ""

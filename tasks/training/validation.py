@@ -1,7 +1,7 @@
-"""Whether the challenger is no worse than the champion, on rows that neither has seen; `tasks.policy.rollout.validation` judges.
+"""Compare the challenger with the champion on rows that neither has seen; `tasks.policy.rollout.validation` decides.
 
-The challenger is loaded from the registry and answers the rows before it may pass: a good metric of a model that
-cannot be served is worth nothing. What cannot be measured becomes a reason to fail, not an exception.
+The challenger is loaded from the registry and scores the rows before it may pass, because a good metric of a model that
+cannot be served is worth nothing. What cannot be measured is a reason to fail, not an exception.
 """
 
 from dataclasses import replace

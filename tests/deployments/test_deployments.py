@@ -231,7 +231,7 @@ def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_s
     from prefect.states import Failed, Running
 
     out_of_time = "The flow was paused and never resumed."
-    assert out_of_time in inspect.getsource(pause_expirations), "Prefect says it in other words: mend the trigger"
+    assert out_of_time in inspect.getsource(pause_expirations), "Prefect says it in other words: fix the trigger"
 
     deployment = client.read_deployment_by_name("promote/promote")
     parameters = {"model": "unheard", "decision_id": "0123456789abcdef", "until": "2013-06-05T00:00:00Z"}
@@ -383,7 +383,7 @@ def test_a_dry_run_on_a_server_that_has_nothing_yet_shows_the_plan_and_who_is_mi
         with temporary_settings({PREFECT_API_URL: server["PREFECT_API_URL"]}):
             changes = apply(dry_run=True)
     assert {change.verb for change in changes} == {"created"}
-    assert "nobody polls queue default of work pool perennial" in capsys.readouterr().out
+    assert "no worker polls queue default of work pool perennial" in capsys.readouterr().out
 
 
 def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_machine_has_taken(

@@ -38,7 +38,7 @@ def test_containers_that_nobody_told_where_the_workspace_is_are_refused_and_told
     with pytest.raises(DeploymentError) as refusal:
         refuse_lost_work(definitions, {})
     assert str(refusal.value).startswith(
-        f"retrain-{place}: its containers are told no PERENNIAL_LAKE and no PERENNIAL_LEDGER and no MLFLOW_TRACKING_URI, "
+        f"retrain-{place}: its containers have no PERENNIAL_LAKE and no PERENNIAL_LEDGER and no MLFLOW_TRACKING_URI, "
         "so that a run ends Completed and what it wrote there is gone with its container; expected addresses that every "
         "host reaches, such as PERENNIAL_LAKE=s3://bucket/lake, PERENNIAL_LEDGER=s3://bucket/ledger, "
         "MLFLOW_TRACKING_URI=http://mlflow.internal:5000\nnothing was changed; "
@@ -62,15 +62,13 @@ def test_runs_on_hosts_of_ones_own_need_no_address(place):
     ],
 )
 def test_a_folder_or_a_file_of_the_host_is_no_address_that_a_container_reaches(part, value):
-    with pytest.raises(DeploymentError, match=f"^retrain-docker: its containers are told no {part}, so that"):
+    with pytest.raises(DeploymentError, match=f"^retrain-docker: its containers have no {part}, so"):
         refuse_lost_work(placed_on("docker"), {**ADDRESSES, part: value})
 
 
 def test_model_files_need_an_address_only_where_no_mlflow_server_keeps_them():
     registry = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://database.internal/mlflow"}
-    with pytest.raises(
-        DeploymentError, match=r"^retrain-docker: its containers are told no PERENNIAL_ARTIFACTS, so that"
-    ):
+    with pytest.raises(DeploymentError, match=r"^retrain-docker: its containers have no PERENNIAL_ARTIFACTS, so"):
         refuse_lost_work(placed_on("docker"), registry)
     refuse_lost_work(placed_on("docker"), {**registry, "PERENNIAL_ARTIFACTS": "s3://bucket/models"})
 
@@ -117,7 +115,7 @@ def test_apply_changes_nothing_until_the_containers_are_told_and_then_their_pool
     try:
         with get_client(sync_client=True) as client:
             for dry_run in (True, False):
-                with pytest.raises(DeploymentError, match="retrain-docker: its containers are told no PERENNIAL_LAKE"):
+                with pytest.raises(DeploymentError, match="retrain-docker: its containers have no PERENNIAL_LAKE"):
                     apply(dry_run=dry_run, definitions=definitions)
             assert "perennial-docker" not in [pool.name for pool in client.read_work_pools()]
             for part, address in ADDRESSES.items():

@@ -33,7 +33,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("metric: mae\n", "metric: accuracy\n", ("'accuracy' does not fit task regression", "mae, rmse, pinball")),
         ("metric: mae\n", "metric: made\n", ("performance.metric is 'made'", "'mae'")),
         ("slices: [origin]", "slices: [colour]", ("performance.slices has colour", "features")),
-        ("  features:\n", "  personal: [origin]\n  features:\n", ("performance.slices has origin", "identify nobody")),
+        ("  features:\n", "  personal: [origin]\n  features:\n", ("performance.slices has origin", "identify no one")),
         ("trigger: perennial", "trigger: never", ("never", "'every'")),
         (
             "trigger: perennial",
@@ -268,6 +268,6 @@ def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> N
     text = path.read_text(encoding="utf-8").replace("  features:\n", "  personal: [origin]\n  features:\n")
     path.write_text(text, encoding="utf-8")
     with pytest.raises(
-        ModelConfigError, match=r"validation\.slices has origin, .* expected features that identify nobody"
+        ModelConfigError, match=r"validation\.slices has origin, .* expected features that identify no one"
     ):
         load_model_config(path)

@@ -94,7 +94,7 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     assert "<h1>Reports</h1>" in httpx.get(first.urls["reports"]).text
     assert "Evidently" in httpx.get(first.urls["evidently"]).text
     fleet = httpx.get(f"{first.urls['reports']}/reports/fleet.html", timeout=60).text
-    assert "2 models need a person." in fleet and "train and promote the first one" in fleet
+    assert "Action required for 2 models." in fleet and "train and promote the first one" in fleet
     assert re.search(r"│ worker\s+│ healthy │", first.said())
     assert served_url(workspace()) == f"{first.urls['prefect']}/api"
     assert first.has_scheduled_runs(), "no run was planned ahead, though the fleet has a schedule"
@@ -340,7 +340,7 @@ def test_a_ledger_that_does_not_verify_is_said_on_the_page_beside_the_other_mode
     assert answer.status_code == 200
     first, second = answer.text.split('data-model="')[1:]
     assert first.startswith("air_time") and "its ledger does not verify" in first
-    assert "needs a person" in first and "perennial audit verify air_time" in first
+    assert "action required" in first and "perennial audit verify air_time" in first
     assert second.startswith("flight_delay") and "train and promote the first one" in second
 
 

@@ -168,14 +168,16 @@ def test_apply_says_which_queue_nobody_polls_until_a_worker_does(environment, tm
 
     def said(**options: Any) -> list[str]:
         apply(definitions=definitions, **options)
-        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("nobody polls")]
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("no worker polls")]
 
     gpu = "perennial work --pool perennial --work-queue gpu"
     default, of_gpu = said(dry_run=True)
-    assert default.startswith("nobody polls queue default of work pool perennial, so runs of monitor, score, retrain,")
+    assert default.startswith(
+        "no worker polls queue default of work pool perennial, so runs of monitor, score, retrain,"
+    )
     assert default.endswith("perennial work --pool perennial")
     assert of_gpu == (
-        "nobody polls queue gpu of work pool perennial, so runs of retrain-gpu would wait; start a worker on its host: "
+        "no worker polls queue gpu of work pool perennial, so runs of retrain-gpu would wait; start a worker on its host: "
         + gpu
     )
     assert said(followed=["perennial"]) == []
@@ -220,7 +222,7 @@ def test_a_pool_that_the_server_does_not_have_is_refused_and_not_made(environmen
     ended = work(environment, "--pool", "nope")
     assert ended.returncode == 2
     assert ended.stderr == (
-        f"work pool nope: {environment['PREFECT_API_URL']} has none of that name; mend --pool, or make the pools that "
+        f"work pool nope: {environment['PREFECT_API_URL']} has none of that name; fix --pool, or make the pools that "
         "deployments use: perennial apply\n"
     )
     with get_client(sync_client=True) as client:

@@ -33,7 +33,7 @@ def test_a_promotion_of_high_risk_suspends_with_the_evidence_and_goes_on_once_so
     evidence = waiting.asked()
     assert "# May version 1 of small serve?" in evidence
     assert "first model: mae" in evidence
-    assert "Asked for by Ada; may be answered by Ada, Grace" in evidence
+    assert "Requested by Ada; to be answered by Ada, Grace" in evidence
     assert waiting.answer(decision="approve", name="Grace", comment="read the report").status.value == "ACCEPT"
     assert waiting.run().is_completed()
     assert registry.aliases("small")[registry.CHAMPION] == "1"
@@ -49,7 +49,7 @@ def test_who_asked_cannot_approve_and_is_asked_again_with_the_reason(model):
     waiting.run()
     waiting.answer(decision="approve", name=" ada ")
     assert waiting.run().name == "Suspended"
-    assert "ada asked for this, expected another person" in waiting.asked()
+    assert "ada requested this, expected another person" in waiting.asked()
     assert registry.CHAMPION not in registry.aliases("small")
     waiting.answer(decision="approve", name="Grace")
     assert waiting.run().is_completed()
@@ -93,7 +93,7 @@ def test_nobodys_answer_in_time_is_a_no_whoever_looks_next(model, monkeypatch):
     monkeypatch.setattr(promote_module, "wall_clock", lambda: late)
     outcome = promote(model, until=FIRST, approved_by="Grace")
     assert outcome.verdict == "expired"
-    assert "nobody answered for version 1" in outcome.reasons[0]
+    assert "no one answered for version 1" in outcome.reasons[0]
     assert ledger.entries("small")[-1].kind == "challenger.rejected"
     assert registry.CHAMPION not in registry.aliases("small")
 
@@ -112,7 +112,7 @@ def test_the_same_decision_asks_once_however_often_it_is_handed_over(model):
 def test_an_approval_on_the_command_line_ends_the_waiting_and_the_suspended_run_changes_nothing_more(model):
     waiting = Waiting(model)
     waiting.run()
-    with pytest.raises(PromotionRefused, match="Ada asked for this"):
+    with pytest.raises(PromotionRefused, match="Ada requested this"):
         promote(model, until=FIRST, approved_by="Ada")
     assert promote(model, until=FIRST, approved_by="Grace").action == "promoted"
     waiting.answer(decision="reject", name="Ada")
@@ -149,5 +149,5 @@ def test_nobody_is_asked_about_a_challenger_that_did_not_pass(tmp_path):
 
 def test_a_model_of_high_risk_without_approvers_is_not_accepted(tmp_path):
     path = write_model(tmp_path, **{"risk: low": "risk: high"})
-    with pytest.raises(ModelConfigError, match=r"access\.approve names nobody"):
+    with pytest.raises(ModelConfigError, match=r"access\.approve names no one"):
         load_model_config(path)

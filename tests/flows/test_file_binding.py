@@ -31,7 +31,7 @@ def test_a_second_file_of_the_same_name_promotes_nothing(tmp_path):
         ):
             flow(second, until=FIRST)
     assert registry.CHAMPION not in registry.aliases("small")
-    with pytest.raises(PromotionRefused, match="Ada asked for this"):
+    with pytest.raises(PromotionRefused, match="Ada requested this"):
         promote(real, until=FIRST, approved_by="Ada")
     assert promote(real, until=FIRST, approved_by="Grace").action == "promoted"
 

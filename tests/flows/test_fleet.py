@@ -39,7 +39,7 @@ def test_a_served_model_shows_its_champion_metric_and_decision_and_a_new_one_ask
     assert ">2024-01-27<" in second and '<polyline points="' in second
     assert len(ledger.entries("small")) == facts, "looking changed something"
     artifact = Artifact.get("fleet")
-    assert artifact.description == "1 model needs a person, 1 healthy."
+    assert artifact.description == "Action required for 1 model, 1 healthy."
     assert "| small |" in artifact.data
 
 
@@ -61,10 +61,10 @@ def test_a_broken_file_is_a_row_with_its_error_and_the_others_are_shown_as_usual
     (tmp_path / "fleet.yaml").write_text("shared_budget: {max_usd_per_month: 100}")
     page = fleet(["small", "odd"], until=FIRST)
     odd, small = Path(page).read_text(encoding="utf-8").split('data-model="')[1:]
-    assert odd.startswith("odd") and "needs a person" in odd and "odd.yaml: is not YAML" in odd
+    assert odd.startswith("odd") and "action required" in odd and "odd.yaml: is not YAML" in odd
     assert small.startswith("small") and "no version serves" in small
     artifact = Artifact.get("fleet")
-    assert artifact.description == "2 models need a person."
+    assert artifact.description == "Action required for 2 models."
     assert "- **odd**: odd.yaml: is not YAML" in artifact.data
 
 

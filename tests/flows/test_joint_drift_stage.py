@@ -27,8 +27,8 @@ def test_a_relation_that_turns_is_told_though_no_feature_moved(tmp_path, sign, v
     report = report_drift(config, profiled, frozen, coded=kept)
     assert report.joint.verdict == verdict
     assert report.verdict == "stable" and report.drifted_share == 0
-    assert f"features together: {verdict}" in report.reasons[-1]
-    assert ("no feature moved past its limit by itself" in report.reasons[-1]) == (verdict == "drifted")
+    assert f"joint drift: {verdict}" in report.reasons[-1]
+    assert ("no single feature moved past its limit" in report.reasons[-1]) == (verdict == "drifted")
     assert f"Features together: {verdict}" in Path(report.report_uri).read_text(encoding="utf-8")
 
 

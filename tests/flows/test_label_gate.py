@@ -71,7 +71,7 @@ def test_labels_that_stop_coming_are_overdue_once_they_are_due_and_a_person_is_a
     assert (late.decision.blocked_by, late.decision.diagnosis) == ("labels", "upstream_data_fault")
     assert "0 of 300 rows of 2024-01-23..2024-01-25 have a label though all are due" in late.decision.reasons[0]
     fleet = survey_files([model], utc("2024-01-27"))
-    assert (fleet.members[0].health, fleet.members[0].needs[0].kind) == ("needs a person", "labels")
+    assert (fleet.members[0].health, fleet.members[0].needs[0].kind) == ("action required", "labels")
     assert "0 of 300 rows" in fleet.members[0].needs[0].sentence
 
 

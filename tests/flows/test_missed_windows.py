@@ -26,7 +26,7 @@ def test_a_retrain_after_missed_windows_names_the_back_fill_that_lands_them(tmp_
     with pytest.raises(TrainingRefused, match="no row has a label in y") as refused:
         retrain(model, until=LATER)
     told = re.search(
-        r"; 2 of 2 windows in it were never landed, as nobody scored or judged them: the backfill form does, or: "
+        r"; 2 of 2 windows in it were never read in, as they were neither scored nor judged; the backfill form reads them, or: "
         r"perennial run backfill --model small --start (\S+) --end (\S+) --no-dry-run$",
         str(refused.value),
     )

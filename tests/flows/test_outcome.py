@@ -43,6 +43,6 @@ def test_a_window_in_which_the_metric_is_undefined_is_left_out_and_stops_nothing
     ledger.append(CONFIG.name, "champion.promoted", promotion, utc("2024-03-01"), "d2")
     history = served(windows, without_positives=1)
     with disable_run_logger():
-        found = outcome.look_back(CONFIG, registry.version(CONFIG.name, "2"), history, AS_OF)
+        found = outcome.evaluate_promotion(CONFIG, registry.version(CONFIG.name, "2"), history, AS_OF)
     assert (found is not None) == told
     assert len(ledger.entries(CONFIG.name, kind="promotion.scored")) == told

@@ -144,23 +144,23 @@ def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earli
 
 
 @pytest.mark.parametrize(
-    ("alias", "number", "mend"),
+    ("alias", "number", "fix"),
     [
         ("champion", "3", "alias champion is on version 3, expected version 2"),
         ("champion", "1", "alias champion is on version 1, expected version 2"),
         ("champion", None, "alias champion is on none, expected version 2"),
     ],
 )
-def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back_on_it(alias, number, mend, capsys):
+def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back_on_it(alias, number, fix, capsys):
     registry.set_aliases(MODEL, {alias: number})
-    assert mend in said(capsys) and main(["audit", "verify", MODEL]) == 1
+    assert fix in said(capsys) and main(["audit", "verify", MODEL]) == 1
     (change,) = registry_changes(CONFIG)
-    assert change.startswith(mend) and "set it back to version 2 in MLflow" in change
+    assert change.startswith(fix) and "set it back to version 2 in MLflow" in change
     on_trial("d4", number)
     before = registry.aliases(MODEL)
-    with pytest.raises(PromotionRefused, match=mend):
+    with pytest.raises(PromotionRefused, match=fix):
         promote("d4")
-    assert mend in str(alias_transaction.why_aliases_stay(MODEL, before))
+    assert fix in str(alias_transaction.why_aliases_stay(MODEL, before))
     with pytest.raises(PromotionRefused):
         roll_back()
     assert registry.aliases(MODEL) == before
@@ -296,6 +296,6 @@ def test_a_broken_entry_is_one_row_of_the_fleet_page_and_the_other_models_are_sh
 def test_a_moved_alias_is_a_line_of_the_fleet_page():
     registry.set_aliases(MODEL, {"champion": "1"})
     (member,) = survey_fleet([CONFIG], AT).members
-    assert member.health == "needs a person"
+    assert member.health == "action required"
     assert "alias champion is on version 1, expected version 2" in fleet_page.render(survey_fleet([CONFIG], AT))
     assert [need.kind for need in member.needs].count("registry") == 1

@@ -16,7 +16,7 @@ from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.errors import ReplayRefused
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.replay import Replay, ReplayWindow
-from tasks.replay.baselines import score_rivals
+from tasks.replay.baselines import score_baselines
 from tasks.replay.records import recall_window, replay_folder
 from tests.support.small_model import CHANGE, rows, write_model
 
@@ -161,10 +161,10 @@ def test_rivals_that_fail_beside_the_loop_end_the_replay_before_the_windows_reco
     def without_room(config, window, *rest):
         if window == second:
             raise OSError(28, "No space left on device")
-        return score_rivals(config, window, *rest)
+        return score_baselines(config, window, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.replay.score_rivals", without_room)
+        patch.setattr("flows.replay.score_baselines", without_room)
         with pytest.raises(OSError, match="No space left"):
             replay(model, end=second.end)
     folder = replay_folder("small")

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from tasks.adapters import lake
-from tasks.replay.baselines import compare_with_rivals
+from tasks.replay.baselines import compare_with_baselines
 from tests.support.trained_models import HOLDOUT, land, make_config, make_rows, prepare_registry, register
 
 
@@ -29,7 +29,7 @@ def test_a_class_that_no_compared_model_knows_is_a_miss_of_each(tmp_path, worksp
     rivals.attrs = {"never": known, "every": known[::-1]}
     rivals.to_parquet(tmp_path / f"{HOLDOUT.name}.parquet")
     as_of = HOLDOUT.end + timedelta(days=1)
-    (found,) = compare_with_rivals.fn(config, [(HOLDOUT, version.version)], as_of, tmp_path)
+    (found,) = compare_with_baselines.fn(config, [(HOLDOUT, version.version)], as_of, tmp_path)
     right = f1_score(texts, np.array(known)[sure.argmax(axis=1)], average="macro")
     assert [found.loop.value, found.never, found.every] == pytest.approx([right] * 3)
     assert found.labelled_rows == 400

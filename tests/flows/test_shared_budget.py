@@ -149,7 +149,7 @@ def test_a_refused_retrain_trains_nothing_says_so_by_an_event_and_stands_on_the_
     assert "of 50.00 USD shared by alpha, beta are spent in 30 days" in refusal
     assert told("perennial.budget.refused", "beta") == [[refusal]]
     html = Path(fleet(["alpha", "beta"], until=FIRST)).read_text(encoding="utf-8")
-    assert "data-purse" in html and "of 50.00 USD shared by alpha, beta are spent in 30 days; " in html
+    assert "data-balance" in html and "of 50.00 USD shared by alpha, beta are spent in 30 days; " in html
     assert refusal in html
 
 

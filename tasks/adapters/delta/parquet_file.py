@@ -14,7 +14,7 @@ import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
 
 from tasks.adapters.delta.content_hash import ContentHash, column_hashes, combined
-from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.redaction import reason_of
 from tasks.adapters.storage.table_cache import KeptTables
 from tasks.policy.records.errors import LakeError
 
@@ -67,7 +67,7 @@ class LandedParquet:
             # pre_buffer would hold the whole file's bytes while batches are read
             self._file = pq.ParquetFile(files.open_input_file(path), pre_buffer=False)
         except (OSError, pa.ArrowInvalid) as error:
-            raise self._broken(f"cannot be read ({told(error)})") from None
+            raise self._broken(f"cannot be read ({reason_of(error)})") from None
         schema = self._file.schema_arrow
         footer = json.loads((schema.metadata or {}).get(FOOTER, b"{}"))
         self.notes: dict[str, str] = footer.get("notes", {})
@@ -106,7 +106,7 @@ class LandedParquet:
                 read.update(aligned)
                 yield aligned
         except (OSError, pa.ArrowInvalid) as error:
-            raise self._broken(f"cannot be read ({told(error)})") from None
+            raise self._broken(f"cannot be read ({reason_of(error)})") from None
         self._compare(read.columns())
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -120,7 +120,7 @@ class LandedParquet:
             stored = [self._stored[name] for name in wanted.names]
             rows = self._file.read(columns=stored, use_threads=False).select(stored).rename_columns(wanted.names)
         except (OSError, pa.ArrowInvalid) as error:
-            raise self._broken(f"cannot be read ({told(error)})") from None
+            raise self._broken(f"cannot be read ({reason_of(error)})") from None
         rows = rows.replace_schema_metadata(None)
         self._compare(column_hashes(rows))
         return rows

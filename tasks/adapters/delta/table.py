@@ -31,7 +31,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from tasks.adapters.delta.content_hash import column_hashes, combined
 from tasks.adapters.delta.parquet_file import LandedParquet, discard, write_parquet
 from tasks.adapters.storage.aws_profile import storage_options
-from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.redaction import reason_of
 from tasks.adapters.storage.workspace import keep_private
 from tasks.policy.records.base import FORMAT, digest, newer_format
 from tasks.policy.records.errors import LakeError, WorkspaceError
@@ -96,7 +96,7 @@ class LandedTable:
         except (DeltaError, OSError) as error:
             at = "" if version is None else f" at version {version}"
             raise LakeError(
-                f"{uri}: cannot be read{at} ({told(error)}); expected a Delta table that landed here; "
+                f"{uri}: cannot be read{at} ({reason_of(error)}); expected a Delta table that landed here; "
                 "check PERENNIAL_LAKE, that its store can be reached and that its credentials have not expired; where another "
                 "tool upgraded the table's protocol or cleaned up its log, restore the folder _delta_log from a backup"
             ) from None  # a store names the whole address, with the signature that some have in it
@@ -282,7 +282,7 @@ class LandedTable:
             latest = LandedTable.open(self.uri)
         except LakeError:
             raise WorkspaceError(
-                f"{self.uri}: cannot be written to ({told(error)}), nor read to tell whether the rows have landed; "
+                f"{self.uri}: cannot be written to ({reason_of(error)}), nor read to tell whether the rows have landed; "
                 "expected a store that can be reached; run this again, which lands nothing twice"
             ) from None
         return (
@@ -343,7 +343,7 @@ def _partitioned(schema: pa.Schema, names: Mapping[str, str]) -> pa.Schema:
 
 def _unwritable(uri: str, error: Exception) -> WorkspaceError:
     return WorkspaceError(
-        f"{uri}: cannot be written to ({told(error)}); nothing was landed; expected a writable store with free "
+        f"{uri}: cannot be written to ({reason_of(error)}); nothing was landed; expected a writable store with free "
         "space; set PERENNIAL_HOME or PERENNIAL_LAKE to one, free disk space, or renew credentials that have expired; "
         "where another tool upgraded the table's protocol, restore its folder _delta_log from a backup"
     )

@@ -15,7 +15,7 @@ from tasks.adapters.models.files import Scorer
 from tasks.adapters.models.label_alignment import all_classes, encode_truth
 from tasks.adapters.models.slice_values import groups_of
 from tasks.adapters.registry import version_files
-from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.monitoring.slices import largest_groups
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, ModelFileError
@@ -68,7 +68,7 @@ def answer(
         return f"version {version.version} does not serve: {error}"
     except REFUSALS as error:
         kind = type(scorer.estimator).__name__
-        return f"version {version.version} does not serve: its {kind} cannot predict these rows ({told(error)})"
+        return f"version {version.version} does not serve: its {kind} cannot predict these rows ({reason_of(error)})"
     fault = prediction_fault(predicted, len(rows), scorer.task)
     if fault is None and not np.allclose(alone, predicted[:1], rtol=1e-5):
         fault = "a row is answered differently alone than among others"

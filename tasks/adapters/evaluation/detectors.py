@@ -1,4 +1,4 @@
-"""River's change detectors as rivals in the back-test: ADWIN and Page-Hinkley on the loss of each window.
+"""River's change detectors as baselines in the back-test: ADWIN and Page-Hinkley on the loss of each window.
 
 They were made for streams of rows; on windows, which are few, the waiting times of their defaults are cut short. The
 losses lie in [0, 2] and alarms count only when the loss rises: an improvement is no reason to retrain.

@@ -1,7 +1,7 @@
-"""What stood where labels were expected and could not be used, by window: counts, kept in the lake beside the labels.
+"""Labels that could not be used, counted by window and stored in the lake beside the labels.
 
-Values never are, as they may identify a person. A search that sees a whole window says what holds of it from then on;
-one that sees a part of it can only add.
+Values are never stored, because they may identify a person. A search that sees a complete window replaces its counts; one
+that sees a part only adds to them.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
 
-NO_WHOLE_NUMBER = "no whole number, as earlier labels are"
+NO_WHOLE_NUMBER = "not an integer, as earlier labels are"
 CONFLICT = "contradicting"
 """Two different labels of one id, known at the same time."""
 SCHEMA = pa.schema([("fault", pa.string()), ("labels", pa.int64()), ("seen_at", MOMENT)])

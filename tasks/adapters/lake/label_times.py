@@ -1,4 +1,4 @@
-"""When labels came: how long they take, and whether a window that was measured has got some since."""
+"""When labels arrived: how long they take, and whether a measured window has received some since."""
 
 from datetime import datetime, timedelta
 from functools import lru_cache

@@ -1,10 +1,10 @@
-"""Labels come late, come again corrected, and some never come: what was known, and when.
+"""Labels arrive late, are corrected, or never arrive: what was known, and when.
 
 A label has `label_at`, the time it could first be read. Reading takes `as_of` and never shows a label with a later
-`label_at`, so that a decision replayed a year later sees what it saw; of several, the latest known wins. A correction
-that a source makes without a new time is dated to the moment we saw it. A label that the source takes back, null where
-there was a value, is unknown from then on; a row that the source no longer has keeps its label. Labels lie beside the
-landed window of their row, which says whose label it is where ids come again (`row_identity`).
+`label_at`, so a decision replayed a year later sees what it saw; of several, the latest known wins. A correction without a
+new time is dated to the moment it was read. A label that the source withdraws, null where there was a value, is unknown from
+then on; a row that the source no longer has keeps its label. Labels are stored with the window of their row, which
+identifies the row where ids repeat (`row_identity`).
 """
 
 from collections.abc import Collection, Sequence
@@ -227,7 +227,7 @@ def _label_of_each(
 def _not_told_apart(rows: pa.Table, window: Window, found: Repeats) -> str:
     return (
         f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, as "
-        "labels are joined on it; list the columns that together tell rows apart, such as columns.id: [customer, week], and "
+        "labels are joined on it; list the columns that together identify a row, such as columns.id: [customer, week], and "
         "give the model a new name, as what has landed stays"
     )
 

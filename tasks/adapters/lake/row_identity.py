@@ -1,8 +1,8 @@
-"""Which row is which: the one place that says how rows, labels and predictions are joined.
+"""How rows, labels and predictions are joined.
 
-A row is known by its id among the rows that landed together: the history, or a window. There each id occurs once; in
-another window it may come again, as another row, and that window's labels and predictions are its own. An id of several
-columns is joined to one text that no other values give. An id that is missing joins nothing.
+A row is identified by its id within the rows that landed together: the history, or a window. There each id occurs once. In
+another window the same id is another row with its own labels and predictions. An id of several columns becomes one
+unambiguous text. A missing id joins nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -92,11 +92,11 @@ def how_to_tell_apart(rows: pa.Table, names: Sequence[str]) -> str:
         return f"{copies:,} rows are copies of others in all columns that are read; remove them from the source"
     with_time = rows.group_by(rows.column_names[:2], use_threads=False).aggregate([]).num_rows
     if time not in names and with_time == rows.num_rows:
-        return f"name the columns that together tell rows apart: columns.id: [{', '.join((*names, time))}] does"
+        return f"name the columns that together identify a row: columns.id: [{', '.join((*names, time))}] does"
     known = f"{', '.join(dict.fromkeys((*names, time)))} together do not"
     said = f" ({copies:,} are copies of others in all columns that are read)" if copies else ""
     return (
-        f"remove the rows that are there twice from the source{said}, or name the columns that together tell rows apart "
+        f"remove duplicate rows from the source{said}, or name the columns that together identify a row "
         f"under columns.id, such as columns.id: [customer, week]; {known}"
     )
 

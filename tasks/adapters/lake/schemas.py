@@ -72,7 +72,7 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
         listed = ", ".join(sorted(found)[:12]) if known else f"{len(found)} columns, none of those wanted"
         meant = f"did you mean {near[0]!r}{_other_letters(name, near[0])}?" if near else ""
         hint = meant or f"it has {listed if found else 'no columns'}."
-        raise SourceError(f"{where}: column {name!r} is missing; {hint} Mend the source or the YAML's columns.")
+        raise SourceError(f"{where}: column {name!r} is missing; {hint} Fix the source or the YAML's columns.")
 
 
 def _other_letters(name: str, near: str) -> str:
@@ -288,7 +288,7 @@ def _parsed(column: pa.ChunkedArray, at: str, form: str | None = None) -> pa.Chu
             except pa.ArrowInvalid:
                 continue
     raise SourceError(
-        f"{at} is text that is not all ISO 8601, expected 2013-05-01T10:15:00Z, all with a zone or all without; mend the "
+        f"{at} is text that is not all ISO 8601, expected 2013-05-01T10:15:00Z, all with a zone or all without; fix the "
         'source, or say how it is written: source.options: {time_format: "%d.%m.%Y %H:%M", time_zone: UTC}'
     )
 
@@ -309,7 +309,7 @@ def _by_format(column: pa.ChunkedArray, at: str, form: str) -> pa.ChunkedArray:
     if unread:
         raise SourceError(
             f"{at}: {unread:,} of {len(texts):,} values are not written as source.options.time_format {form!r} says, "
-            "expected all of them to be; mend the format or the source"
+            "expected all of them to be; fix the format or the source"
         )
     return pa.chunked_array([pa.Array.from_pandas(times)])
 
@@ -345,7 +345,7 @@ def _is_text(kind: pa.DataType) -> bool:
 def _as_number(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     kind = column.type
     if not any(check(kind) for check in NUMERIC):
-        hint = "text that looks like numbers is not converted; mend the source" if _is_text(kind) else "mend the source"
+        hint = "text that looks like numbers is not converted; fix the source" if _is_text(kind) else "fix the source"
         hint = "list it under features.boolean" if pa.types.is_boolean(kind) else hint
         raise SourceError(f"{at} is {kind}, expected numbers; {hint}, or list it under another kind in the YAML")
     number = column.cast(pa.float64(), safe=False)
@@ -369,7 +369,7 @@ def _as_boolean(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
             return pc.if_else(pc.is_null(text), pa.scalar(None, pa.bool_()), is_true)
     raise SourceError(
         f"{at} is {kind} and holds other values than true and false, expected true or false, yes or no, t or f, or 1 and 0; "
-        "mend the source, or list it under another kind in the YAML"
+        "fix the source, or list it under another kind in the YAML"
     )
 
 

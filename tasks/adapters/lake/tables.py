@@ -1,8 +1,8 @@
-"""A model's stored history: rows, late labels and predictions, each an append-only Delta table, readable as it was.
+"""A model's stored history: rows, late labels and predictions, each an append-only Delta table with time travel.
 
-Landing is idempotent: rows by window, predictions by window and model version, labels by id and value. What landed
-first stays in force, also when two processes land at once. A snapshot names table, version, window and content hash;
-reading it gives the same rows bit for bit, whatever landed since, or a LakeError. Rows are ordered by time, then id.
+Landing is idempotent: rows by window, predictions by window and model version, labels by id and value. The first landing
+stays in force, also when two processes land at once. A snapshot names table, version, window and content hash; reading it
+gives the same rows bit for bit, or a LakeError. Rows are ordered by time, then id.
 """
 
 import logging
@@ -53,7 +53,7 @@ def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
     landed = LandedTable.open(workspace().table(config.name, "rows"))
     if landed and landed.key not in stored_names([config.columns.key]).values():
         raise LakeError(
-            f"{landed.uri}: rows are told apart by {landed.key!r}, found columns.id {config.columns.key!r}; expected one id "
+            f"{landed.uri}: rows are identified by {landed.key!r}, found columns.id {config.columns.key!r}; expected one id "
             "for good, as labels and predictions were joined on it; give the model a new name"
         )
     notes = {"label": config.columns.label}
@@ -183,7 +183,9 @@ def _ordered(rows: pa.Table, by: Sequence[str]) -> pa.Table:
 
 def _require_inside(window: Window, rows: pa.Table, where: str) -> None:
     if window.start.microsecond or window.end.microsecond:
-        raise LakeError(f"{where}: window {window.start}..{window.end} has fractions of seconds, expected whole ones")
+        raise LakeError(
+            f"{where}: window {window.start}..{window.end} has fractions of seconds, expected whole seconds"
+        )
     time = rows.column(1)
     inside = pc.and_(pc.greater_equal(time, moment(window.start)), pc.less(time, moment(window.end)))
     outside = rows.num_rows - (pc.sum(inside).as_py() or 0)

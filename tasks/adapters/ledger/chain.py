@@ -2,7 +2,7 @@
 
 Append-only: an entry's number is taken by create-if-absent, which every store grants to one writer only, and each entry
 names the hash of the one before it. So concurrent writers queue up instead of forking the chain, and any entry that is
-changed, removed or slipped in breaks it (Haber & Stornetta 1991, Journal of Cryptology 3:99).
+changed, removed or inserted breaks it (Haber & Stornetta 1991, Journal of Cryptology 3:99).
 
 A chain alone cannot show that its *last* entries are missing. `head.json` remembers the last number and hash, so a lost
 tail is found and never built upon; against someone who rewrites entries and head together only a witness kept elsewhere
@@ -61,7 +61,7 @@ def append(
     actor: str = "perennial",
     once: bool = True,
 ) -> LedgerEntry:
-    """Add a fact, a record or text. With `once`, a decision's fact of one kind is told once: the first is returned.
+    """Append a fact, a record or text. With `once`, a decision has one fact of a kind: the first is returned.
 
     Raises LedgerError where the chain is damaged or the store cannot be written, FencedOut where another run has taken
     the model's lease; then nothing was added. A head that cannot be written after the entry is only a warning.
@@ -72,9 +72,9 @@ def append(
         if known and head is None:
             _witness(model, known)
         if once and decision_id is not None:
-            told = [entry for entry in known if (entry.kind, entry.decision_id) == (kind, decision_id)]
-            if told:
-                return told[0]
+            recorded = [entry for entry in known if (entry.kind, entry.decision_id) == (kind, decision_id)]
+            if recorded:
+                return recorded[0]
         previous_hash = known[-1].hash if known else GENESIS
         token = lease.check(model)  # after the chain was read: whoever took over since has the next number or the lease
         entry = LedgerEntry(model, len(known) + 1, kind, at, decision_id, actor, text, previous_hash, token)
@@ -87,7 +87,7 @@ def append(
                 # else the store took it, its answer was lost, and the client asked again
         try:
             _remember(model, entry)
-        except LedgerError as error:  # the fact is told: a caller that tried again could tell it twice
+        except LedgerError as error:  # the fact is recorded: a caller that retried could record it twice
             logger.warning(
                 "%s: entry %d is in, but %s lags behind until the next: %s", model, entry.sequence, HEAD, error
             )

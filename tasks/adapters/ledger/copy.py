@@ -1,11 +1,10 @@
-"""A copy of a ledger's beginning on this machine, so that a new process reads only what came since.
+"""A local copy of the beginning of a ledger, so that a new process reads only newer entries.
 
-Two years of hourly windows are 35,000 entries, which each run would read and check anew. The copy is believed only where
-its own chain holds from the first entry on and its last entry is the one in the store: every entry names the hash of the
-one before it, so nothing in between can differ (`ledger_files.check` made sure of it when it was copied). The files in the
-store may have been changed since; as many as can be looked at cheaply are compared by their size, time or tag with what
-was copied, the others by chance. Where anything differs the copy is thrown away and the store is read entry by entry, which
-says what is wrong. `audit verify` never looks at the copy.
+Two years of hourly windows are 35,000 entries, which each run would otherwise read and check. The copy is trusted only if
+its own chain verifies from the first entry and its last entry equals the one in the store: each entry names the hash of
+the one before it, so nothing in between can differ. Files in the store may have changed since; as many as are cheap to
+check are compared by size, time or tag, the others by chance. On any difference the copy is discarded and the store is
+read entry by entry, which says what is wrong. `audit verify` never reads the copy.
 """
 
 import gc
@@ -42,7 +41,7 @@ class _Differs(Exception):
 
 
 def load(model: str) -> list[LedgerEntry]:
-    """The entries that were copied, checked; none where there is no copy or it cannot be believed."""
+    """The copied entries, verified; none where there is no copy or it does not verify."""
     path = _path(model)
     try:
         with path.open("rb") as copied, _no_collection():

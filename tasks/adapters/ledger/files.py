@@ -1,4 +1,4 @@
-"""A ledger's files: an entry each under its number, the head beside them, and whether an entry is what it must be."""
+"""The files of a ledger: one numbered file per entry, the head beside them, and the check of one entry."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def check(model: str, sequence: int, text: bytes | None, previous_hash: str | No
     elif (entry.model, entry.sequence) != (model, sequence):
         problem = f"says that it is entry {entry.sequence} of {entry.model}"
     elif previous_hash is not None and entry.previous_hash != previous_hash:
-        problem = f"does not follow entry {sequence - 1}: one of the two was changed or slipped in"
+        problem = f"does not follow entry {sequence - 1}: one of the two was changed or inserted"
     return Checked(problem, entry, digest(written, length=64))
 
 

@@ -1,4 +1,4 @@
-"""The ledgers of several models at once, where one that is damaged must not take the others away."""
+"""Read the ledgers of several models; a damaged one does not make the others unreadable."""
 
 from collections.abc import Iterable
 

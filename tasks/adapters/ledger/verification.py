@@ -1,4 +1,4 @@
-"""Whether a ledger is whole: every entry read anew, the chain, its head, and heads that were noted elsewhere."""
+"""Verify a ledger: read every entry anew, check the chain, its head, and heads noted elsewhere."""
 
 from dataclasses import dataclass
 

@@ -49,7 +49,7 @@ def _jump(config: ModelConfig, rows: pa.Table, values: Floats) -> str | None:
     return (
         f"label {config.columns.label} jumped about {at:%Y-%m-%d %H:%M}, as if in another unit from then on: {jump[1]}; "
         f"expected one unit in all rows (quality.labels.max_scale_ratio: {rules.max_scale_ratio:g}, max_shift: "
-        f"{rules.max_shift:g}); mend the source, train on the rows of one unit (training.window_days), or accept it with "
+        f"{rules.max_shift:g}); fix the source, train on the rows of one unit (training.window_days), or accept it with "
         "quality.labels.on_unit_change: warn"
     )
 
@@ -77,6 +77,6 @@ def _class_fault(config: ModelConfig, labels: pa.ChunkedArray) -> str | None:
     if alike:
         return (
             f"label {name} has classes that may be one spelled twice ({', '.join(alike[:SHOWN])}), expected one spelling of "
-            "each; mend the source, or list the classes in columns.classes"
+            "each; fix the source, or list the classes in columns.classes"
         )
     return None

@@ -26,8 +26,8 @@ Codes = NDArray[np.int64]
 Rows = pa.Table | pd.DataFrame
 
 EXPECTED: dict[FeatureKind, str] = {
-    "numeric": "a whole or decimal number",
-    "categorical": "text, a dictionary of text, a whole number or a boolean",
+    "numeric": "an integer or decimal number",
+    "categorical": "text, a dictionary of text, an integer or a boolean",
     "boolean": "a boolean",
 }
 

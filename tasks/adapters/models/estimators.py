@@ -192,7 +192,7 @@ def estimator_class(config: ModelConfig) -> Any:
     except ImportError as error:
         raise EstimatorError(
             f"{config.name}: training.estimator is {path}, but {module_name} cannot be imported ({error}); "
-            "install it or mend the path"
+            "install it or fix the path"
         ) from error
     kind = getattr(module, name, None)
     needed = ("fit", "predict", "get_params") + (() if config.task == "regression" else ("predict_proba",))

@@ -181,7 +181,7 @@ def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, 
     unknown = sorted(set(needed) - set(trusted_types))
     if unknown:
         raise ModelFileError(
-            f"{ESTIMATOR} holds types that nobody vouched for when it was trained: {', '.join(unknown)}; expected "
+            f"{ESTIMATOR} holds types that were not trusted when it was trained: {', '.join(unknown)}; expected "
             f"at most {', '.join(trusted_types) or 'what skops trusts itself'}; roll back or train again"
         )
     if foreign := _foreign(needed, packages):

@@ -1,4 +1,4 @@
-"""The events by which flows hand over to each other and people are told; automations in prefect.yaml act on them."""
+"""Events that connect flows and notify people; automations in prefect.yaml act on them."""
 
 from contextvars import ContextVar
 from typing import Any

@@ -8,7 +8,7 @@ from tasks.policy.records.errors import NoChampion, PerennialError, RegistryErro
 
 
 def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
-    """For `retry_condition_fn`: an unreachable registry or store may come back; what a person must mend will not."""
+    """For `retry_condition_fn`: an unreachable registry or store may come back; what a person must fix will not."""
     error = state.result(raise_on_failure=False)
     if not isinstance(error, PerennialError):
         return True

@@ -63,7 +63,7 @@ def freeze_reference(
         raise ValueError(
             f"reference of {config.name}: column {', '.join(missing)} is missing, "
             f"found {', '.join(table.column_names)}; "
-            "expected every feature of the model; mend the source or columns.features"
+            "expected every feature of the model; fix the source or columns.features"
         )
     return ReferenceProfile(
         model=config.name,

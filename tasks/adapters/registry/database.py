@@ -1,7 +1,7 @@
-"""MLflow's SQLite database, made in one piece: MLflow can neither open nor finish one whose tables were made half.
+"""Create MLflow's SQLite database atomically, because MLflow can neither open nor complete one with only some tables.
 
-The tables are made in a file beside it, which then takes its name. A half-made database that an earlier start left behind
-holds nothing; it is set aside and made anew.
+The tables are created in a temporary file, which is then renamed. An incomplete database of an earlier start holds nothing;
+it is set aside and created anew.
 """
 
 import logging

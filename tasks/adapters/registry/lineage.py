@@ -1,7 +1,7 @@
-"""What a trained version can be traced by: rows, code, libraries, configuration. Built as MLflow wants to store it.
+"""Lineage of a trained version: rows, code, libraries and configuration, in the form that MLflow stores.
 
-A version that cannot be made again cannot be explained. Nothing here asks a network or starts an interpreter:
-requirements are the installed versions (which the lock fixed), since MLflow's own inference takes ten seconds.
+A version that cannot be reproduced cannot be explained. Nothing here uses the network or starts an interpreter:
+requirements are the installed versions, which the lock fixed, because MLflow's own inference takes ten seconds.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Turns a fitted model into a version: run, lineage, files, and last the version itself.
+"""Register a fitted model: run, lineage, files, and last the version itself.
 
-A registration that dies half-way leaves a failed run and no version. MLflow has no unique tags, so two processes may
-register for one decision at once: both then see both versions, the lower number stays and the other is taken back.
+A registration that stops half-way leaves a failed run and no version. MLflow has no unique tags, so two processes may
+register for one decision at once; both then see both versions, the lower number stays and the other is removed.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Where a version's files lie after a workspace was moved.
+"""Find a version's files after a workspace was moved.
 
-MLflow notes absolute folders: of an experiment when it is made, and so of every run and model in it. A moved workspace
-would look for its files where it was, and write the next version there. The names below an artifacts root are MLflow's
-own random ones, so that a folder of the same name under the present root is the same one.
+MLflow stores absolute folders: of an experiment when it is created, and so of all its runs and models. A moved workspace
+would read and write at its old place. Names below an artifacts root are MLflow's own random ones, so a folder of the same
+name under the present root is the same one.
 """
 
 import re

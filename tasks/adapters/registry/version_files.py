@@ -1,6 +1,6 @@
-"""What a registered version carries: the model's files, checked by their hash, and what was frozen when it was trained.
+"""The files of a registered version: the model, checked by its hash, and what was frozen at training.
 
-Versions never change, so what was read is kept.
+Versions never change, so what was read is cached.
 """
 
 import json

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tasks.adapters import ledger
 from tasks.adapters.registry.database import make_database
 from tasks.adapters.storage import lease
-from tasks.adapters.storage.redaction import told, without_secrets
+from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import NoChampion, RegistryError, VersionGone
@@ -65,7 +65,7 @@ def answers(what: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         code = f" ({error.error_code})" if isinstance(error, MlflowException) else ""
         raise RegistryError(
-            f"{what}: {told(error)[:200]}{code}, from {without_secrets(workspace().mlflow)}; "
+            f"{what}: {reason_of(error)[:200]}{code}, from {without_secrets(workspace().mlflow)}; "
             "check MLFLOW_TRACKING_URI, and that the registry runs and has room and rights to write"
         ) from None  # MLflow's own words name the address with its password
 

@@ -1,7 +1,7 @@
-"""What people read in the Prefect dashboard about what was done: a markdown page each. A judgement has a file of its own.
+"""Markdown artifacts in the Prefect dashboard, one page for each thing done. A judgement has a module of its own.
 
-The sentences are the decision's own, the same as in the ledger and the log. Of category values only those of slices
-appear here, which no personal column can be (`deployments/config/model.py`).
+The sentences are the decision's own, the same as in the ledger and the log. The only category values shown are those of
+slices, which cannot be personal columns (`deployments/config/model.py`).
 """
 
 from prefect.artifacts import create_markdown_artifact
@@ -47,7 +47,7 @@ def publish_preview_page(preview: Preview) -> None:
 
 
 def publish_fleet(fleet: Fleet, page: str) -> None:
-    """The state of every model as a table; one artifact for all, so that its history shows how they fared."""
+    """Publish the state of every model as a table; one artifact for all, whose history shows the trend."""
     create_markdown_artifact(fleet_markdown(fleet, page), key="fleet", description=plain(fleet.headline))
 
 
@@ -63,7 +63,7 @@ def publish_validation_page(config: ModelConfig, report: ValidationReport, run_i
     verdict = {"pass": "passed", "warn": "passed with a warning", "fail": "refused"}[report.verdict]
     parts = [
         f"# {config.name}: challenger {report.challenger} {verdict}",
-        f"Asked for because: {plain(reason)}",
+        f"Requested because: {plain(reason)}",
         bullets(report.reasons),
         _differences(report.differences),
         f"Champion: version {report.champion or 'none yet'}; compared on {report.rows:,} rows. "
@@ -100,7 +100,7 @@ def approval_evidence(
         _differences(report.differences),
         f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
         f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
-        f"Asked for by {plain(', '.join(request.requesters)) or 'automation'}; may be answered by {plain(who)}, until "
+        f"Requested by {plain(', '.join(request.requesters)) or 'automation'}; to be answered by {plain(who)}, until "
         f"{request.expires_at:%Y-%m-%d %H:%M} UTC. No answer is a no.",
     ]
     return "\n\n".join(part for part in parts if part)

@@ -1,7 +1,7 @@
-"""The back-test as one HTML page that needs nothing but a browser: what each policy costs, and by how much it is surer.
+"""The back-test as one self-contained HTML page: what each policy costs, with intervals.
 
-Plotly's own bundle is inside, once; names are escaped by Plotly's JSON and by Jinja. Plots: the Pareto front of mean
-loss against retrains, regret over the cost of a retrain, and lift over a timer with as many retrains with its interval.
+Plotly's bundle is embedded once; names are escaped by Plotly's JSON and by Jinja. The plots are the Pareto front of mean
+loss against retrains, regret over the cost of a retrain, and lift over a timer with as many retrains, with its interval.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ Lifts = Mapping[str, Mapping[float, Lift | None]]
 
 
 def write_page(backtest: Backtest, lifts: Lifts, path: Path, title: str, recommendation: str, yaml: str = "") -> Path:
-    """Write the page, whole or not at all. Raises OSError where that fails."""
+    """Write the page atomically. Raises OSError."""
     pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     text = pages.get_template("backtest.html.j2").render(
         title=title,

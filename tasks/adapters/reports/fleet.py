@@ -1,7 +1,7 @@
-"""Draws the fleet: one HTML page that needs nothing but a browser, and the table of the dashboard's artifact.
+"""The fleet page, self-contained HTML, and the table in the dashboard's artifact.
 
-The page has no script at all and its content policy forbids every request. Texts come from files, people and data and
-are escaped (Jinja's autoescape); a link leads to a report beside the page, to http(s) or to a file.
+The page has no script, and its content policy forbids every request. Texts come from files, people and data and are
+escaped by Jinja; a link leads to a report beside the page, to http(s) or to a file.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from tasks.adapters.storage.links import link, relative_link, version_link
 from tasks.adapters.storage.workspace import make_folder
 from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.text import plain
+from tasks.policy.reporting.decision import action_words, as_sentence, headline
 from tasks.policy.reporting.fleet import Fleet, FleetMember
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,6 +41,8 @@ def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
         without_file=without_file,
         curve=curve,
         limits=limits,
+        action_words=action_words,
+        as_sentence=as_sentence,
         reports=report_links,
         version_link=version_link,
         size=(WIDTH, HEIGHT),
@@ -47,7 +50,7 @@ def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
 
 
 def write_page(html: str, path: Path) -> Path:
-    """Write the page whole or not at all. Raises WorkspaceError."""
+    """Write the page atomically. Raises WorkspaceError."""
     make_folder(path.parent)
     try:
         return write_whole(path, html)
@@ -104,10 +107,10 @@ def _is_page(address: str) -> bool:
 
 
 def markdown(fleet: Fleet, page: str) -> str:
-    """The dashboard's artifact: the same lines as a table, and what needs a person as a list."""
-    lines = [f"# Fleet: {fleet.headline}", f"[The whole page]({link(page)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
-    if fleet.purse:
-        lines.append(plain(f"{fleet.purse.sentence}; {max(0.0, fleet.purse.left_usd):,.2f} USD are left."))
+    """The dashboard's artifact: what to look at as a list, then every model as a table."""
+    lines = [f"# Fleet: {fleet.headline}", f"[Full page]({link(page)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
+    if fleet.balance:
+        lines.append(plain(f"{fleet.balance.sentence}; {max(0.0, fleet.balance.left_usd):,.2f} USD are left."))
     urgent = [f"- **{plain(each.model)}**: {plain(each.sentence)}" for each in fleet.broken]
     urgent += [
         f"- **{plain(member.facts.model)}**: {plain(need.sentence)}"
@@ -117,7 +120,7 @@ def markdown(fleet: Fleet, page: str) -> str:
     if urgent:
         lines += ["## What to look at, most urgent first", "\n".join(urgent)]
     header = ("model", "health", "champion", "metric", "drift", "next check", "retrains", "spent", "last decision")
-    unknown = ("needs a person", *["not known"] * (len(header) - 2))
+    unknown = ("action required", *["not known"] * (len(header) - 2))
     rows = [header, tuple("---" for _ in header), *((plain(each.model), *unknown) for each in fleet.broken)]
     rows += map(_row, fleet.members)
     lines += ["## All models", "\n".join("| " + " | ".join(row) + " |" for row in rows)]
@@ -127,7 +130,6 @@ def markdown(fleet: Fleet, page: str) -> str:
 def _row(member: FleetMember) -> tuple[str, ...]:
     facts, latest, champion = member.facts, member.latest, member.facts.champion
     drift = latest.evidence.drift if latest else None
-    decision = latest.decision if latest else None
     retrains, spent = limits(member)
     cells = (
         f"{member.metric.name} {member.metric.value:.4g}" if member.metric else "no labels yet",
@@ -135,7 +137,7 @@ def _row(member: FleetMember) -> tuple[str, ...]:
         f"{member.next_check:%Y-%m-%d %H:%M}" if member.next_check else "none",
         retrains,
         spent,
-        f"{decision.words}: {decision.reasons[0]}" if decision else "none yet",
+        headline(latest.decision, latest.champion) if latest else "none yet",
     )
     serving = f"[version {champion.version}]({version_link(facts.model, champion.version)})" if champion else "none"
     return plain(facts.model), member.health, serving, *map(plain, cells)

@@ -1,7 +1,7 @@
-"""What people read in the Prefect dashboard about one judged window: the decision with its reasons and evidence, and plots.
+"""The page of a judged window in the Prefect dashboard: the decision, what would change it, the evidence, and plots.
 
-The sentences are the decision's own, the same as in the ledger and the log. Category values never appear here, but those
-of `performance.slices`.
+Its first reader is the model's owner. The sentences are the decision's own, the same as in the ledger and the log.
+The only category values shown are those of `performance.slices`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.orchestration.events import REPLAYING
-from tasks.adapters.reports.markdown import bullets, key, number, table
+from tasks.adapters.reports.markdown import bullets, folded, key, number, table
 from tasks.adapters.reports.plots import drift_plot, metric_plot
 from tasks.adapters.storage.links import link, version_link
 from tasks.policy.data_quality.label_quality import WORDS
@@ -20,34 +20,47 @@ from tasks.policy.monitoring.slices import describe_worst
 from tasks.policy.records.evidence import Judgement, Placement, WindowEvidence, label_reports
 from tasks.policy.records.reports import DriftReport, LabelReport, MetricValue, PerformanceReport, QualityReport
 from tasks.policy.records.text import plain
+from tasks.policy.reporting.decision import as_sentence, headline
 
 
 def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
-    decision, evidence = judgement.decision, judgement.evidence
-    parts = [
-        f"# {config.name}, {decision.window.name}: {decision.words}",
-        bullets(decision.reasons),
-        *(
-            ["## Changed in the registry by others", bullets(judgement.registry_changes)]
-            if judgement.registry_changes
-            else []
-        ),
-        f"## Diagnosis: {decision.diagnosis.replace('_', ' ')}",
-        bullets(judgement.diagnosis_reasons),
-        *(["## What would change it", bullets(decision.would_change)] if decision.would_change else []),
-        *([_placement(decision.placement)] if decision.placement else []),
-        *([_performance(evidence.performance, judgement)] if evidence.performance else []),
-        *(_labels(report) for report in label_reports((*judgement.revised, *_own(evidence)))),
-        *([_drift(evidence.drift)] if evidence.drift else []),
-        *([_quality(evidence.quality)] if evidence.quality else []),
-        _links(("drift report", evidence.drift), ("data checks", evidence.quality)),
-        f"Champion: [version {judgement.champion}]({version_link(config.name, judgement.champion)}). "
-        f"Decision `{decision.decision_id}`, "
-        f"judged as of {judgement.as_of:%Y-%m-%d %H:%M} UTC.",
-    ]
+    first = headline(judgement.decision, judgement.champion)
     create_markdown_artifact(
-        "\n\n".join(parts), key=key("decision", config.name), description=plain(decision.reasons[0])
+        judgement_page(config, judgement, first), key=key("decision", config.name), description=plain(first)
     )
+
+
+def judgement_page(config: ModelConfig, judgement: Judgement, first: str) -> str:
+    """Markdown: what was decided and why, what would change it, then the evidence, and the policy's figures folded."""
+    decision, evidence = judgement.decision, judgement.evidence
+    parts = (
+        f"# {config.name}, {decision.window.name}",
+        f"**{plain(first)}**",
+        _section("What would change it", decision.would_change),
+        _section("More reasons", decision.reasons[1:]),
+        _section("Changed in the registry by others", judgement.registry_changes),
+        _placement(decision.placement) if decision.placement else "",
+        _section(f"Diagnosis: {decision.diagnosis.replace('_', ' ')}", _diagnosis(judgement)),
+        _performance(evidence.performance, judgement) if evidence.performance else "",
+        *(_labels(report) for report in label_reports((*judgement.revised, *_own(evidence)))),
+        _drift(evidence.drift) if evidence.drift else "",
+        _quality(evidence.quality) if evidence.quality else "",
+        _links(("drift report", evidence.drift), ("data checks", evidence.quality)),
+        folded("Details of the policy", tuple(map(as_sentence, decision.details))) if decision.details else "",
+        f"Champion: [version {judgement.champion}]({version_link(config.name, judgement.champion)}). "
+        f"Decision `{decision.decision_id}`, judged as of {judgement.as_of:%Y-%m-%d %H:%M} UTC.",
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _section(title: str, sentences: Sequence[str]) -> str:
+    return f"## {title}\n\n{bullets(tuple(map(as_sentence, sentences)))}" if sentences else ""
+
+
+def _diagnosis(judgement: Judgement) -> list[str]:
+    """The diagnosis's reasons, without those that the decision's own reasons quote."""
+    said = " ".join(judgement.decision.reasons)
+    return [reason for reason in judgement.diagnosis_reasons if reason not in said]
 
 
 def publish_plots(config: ModelConfig, judgement: Judgement, earlier: Sequence[PerformanceReport]) -> None:
@@ -70,7 +83,7 @@ def _links(*reports: tuple[str, DriftReport | QualityReport | None]) -> str:
 
 def _placement(placement: Placement) -> str:
     hours = f", about {placement.hours:.2g} h" if placement.hours is not None else ""
-    return f"## Runs on {placement.place}: {placement.rows:,} rows{hours}\n\n{bullets(placement.reasons)}"
+    return _section(f"Runs on {placement.place}: {placement.rows:,} rows{hours}", placement.reasons)
 
 
 def _performance(report: PerformanceReport, judgement: Judgement) -> str:
@@ -79,13 +92,21 @@ def _performance(report: PerformanceReport, judgement: Judgement) -> str:
     if judgement.estimate:
         error = describe_error(judgement.estimate_error)
         rows.append(_metric_row(possible(judgement.estimate), f"estimated without labels; {error}"))
-    shown = report.smallest_shift
-    power = f", shows a worsening of the {report.primary} from {shown:.2g} on" if shown is not None else ""
+    reading = [f"Each row is one metric with the interval that its true value lies in; {_better(report)}."]
+    if report.smallest_shift is not None:
+        reading.append(f"This window can show a worsening of {report.primary} by {report.smallest_shift:.2g} or more.")
     worst = describe_worst(report.slices)
-    told = f"{plain(worst[0].upper() + worst[1:])}.\n\n" if worst else ""
-    return f"## Performance: {report.maturity}, {report.completeness:.0%} of labels in{power}\n\n{told}" + table(
-        ("metric", "value", "interval", "rows", "kind"), rows
-    )
+    reading += [as_sentence(worst)] if worst else []
+    shown = table(("metric", "value", "interval", "rows", "kind"), rows)
+    heading = f"## Performance: {report.completeness:.0%} of labels are in ({report.maturity})"
+    return f"{heading}\n\n{plain(' '.join(reading))}\n\n{shown}"
+
+
+def _better(report: PerformanceReport) -> str:
+    value = report.metric(report.primary)
+    if value is None:
+        return f"{report.primary} is the metric that decides"
+    return f"{report.primary} decides, and {'higher' if value.higher_is_better else 'lower'} is better"
 
 
 def _own(evidence: WindowEvidence) -> tuple[PerformanceReport, ...]:
@@ -96,7 +117,9 @@ def _labels(report: LabelReport) -> str:
     rows = [
         (c.name, c.verdict, c.expected, c.observed) for c in report.checks if c.verdict != "pass" or c.name == WORDS
     ]
-    shown = table(("check", "verdict", "expected", "observed"), rows) if rows else "All checks passed."
+    if not rows:
+        return ""
+    shown = _checks(table(("check", "verdict", "expected", "observed"), rows))
     return f"## Labels of {report.window.name}: {report.verdict}\n\n{shown}"
 
 
@@ -120,14 +143,20 @@ def _drift(report: DriftReport) -> str:
         for f in worst
     ]
     past = sum(feature.verdict == "drifted" for feature in report.features)
-    heading = f"{past} of {len(report.features)} features past their limit, {report.drifted_share:.0%} by importance"
-    together = f"{plain(describe_joint(report.joint, past > 0))}\n\n" if report.joint else ""
-    return f"## Drift: {report.verdict}, {heading}\n\n{together}" + table(
-        ("feature", "verdict", "effect", "limit", "q", "mean shift in σ", "moved prediction by"), rows
-    )
+    heading = f"## Drift: {report.verdict}, {past} of {len(report.features)} features ({report.drifted_share:.0%} by importance)"
+    reading = "Each row compares a feature with the training data; it has drifted where the effect reaches the limit."
+    together = f" {as_sentence(describe_joint(report.joint, past > 0))}" if report.joint else ""
+    shown = table(("feature", "verdict", "effect", "limit", "q", "mean shift in σ", "moved prediction by"), rows)
+    return f"{heading}\n\n{plain(reading + together)}\n\n{shown}"
 
 
 def _quality(report: QualityReport) -> str:
     rows = [(c.name, c.column or "", c.verdict, c.expected, c.observed) for c in report.checks if c.verdict != "pass"]
-    shown = table(("check", "column", "verdict", "expected", "observed"), rows) if rows else "All checks passed."
+    shown = (
+        _checks(table(("check", "column", "verdict", "expected", "observed"), rows)) if rows else "All checks passed."
+    )
     return f"## Data checks: {report.verdict}, {report.failing_rows:,} of {report.rows:,} rows failing\n\n{shown}"
+
+
+def _checks(shown: str) -> str:
+    return f"Each row is a check that did not pass, with what it expected and what it found.\n\n{shown}"

@@ -1,10 +1,12 @@
-"""Parts of a markdown page, and the key under which the dashboard keeps its history.
+"""Parts of a markdown page, and the key of its history in the dashboard.
 
-Names, reasons and category values were written by others: as they stand they could forge a heading, break out of a table
-or show an image from elsewhere above the form that approves a promotion.
+Names, reasons and category values are untrusted. Unescaped they could forge a heading, break out of a table, or show an
+image from elsewhere above the form that approves a promotion.
 """
 
-from tasks.policy.records.text import plain
+from html import escape
+
+from tasks.policy.records.text import one_line, plain
 
 
 def key(kind: str, model: str) -> str:
@@ -13,12 +15,18 @@ def key(kind: str, model: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """What a person said, as a block of its own; empty where nothing was said."""
+    """A person's comment as a quoted block; empty without one."""
     return f"\n\n> {plain(text)}" if text else ""
 
 
 def bullets(sentences: tuple[str, ...]) -> str:
     return "\n".join(f"- {plain(sentence)}" for sentence in sentences)
+
+
+def folded(title: str, sentences: tuple[str, ...]) -> str:
+    """A list that opens with a click. One block of HTML without a blank line: the dashboard cuts it at the first."""
+    items = "".join(f"<li>{escape(one_line(sentence))}</li>" for sentence in sentences)
+    return f"<details><summary>{escape(title)}</summary><ul>{items}</ul></details>"
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

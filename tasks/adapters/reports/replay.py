@@ -1,8 +1,8 @@
-"""Writes what a replay showed as one HTML page that needs nothing but a browser, and as a table for the terminal.
+"""The replay as one self-contained HTML page, and as a table for the terminal.
 
-Everything is inside the one file: style, data and Plotly's own bundle, once. Its content policy forbids every request,
-so that the page shows the same on a plane and in ten years. Names and reasons come from configuration and from data
-and are escaped on every way into the page (Jinja's autoescape, `tojson` inside scripts, tasks.adapters.reports.replay_charts).
+Style, data and Plotly's bundle are embedded, and the content policy forbids every request, so the page works offline.
+Names and reasons come from configuration and data and are escaped on every way into the page (Jinja's autoescape,
+`tojson` inside scripts, tasks.adapters.reports.replay_charts).
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,14 @@ from tasks.adapters.storage.workspace import make_folder
 from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.replay import Replay
 from tasks.policy.reporting import replay_story as story
+from tasks.policy.reporting.decision import as_sentence
 
 TEMPLATES = Path(__file__).parent / "templates"
 LINK_SCHEMES = ("", "http", "https", "file")
 
 
 def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] | None = None) -> Path:
-    """Write the page to `path`, whole or not at all, and return it. `links` are words and addresses for its head.
+    """Write the page atomically to `path` and return it. `links` are words and addresses for its head.
 
     Raises ValueError for a link that is no address of a page, WorkspaceError where the file cannot be written.
     """
@@ -57,7 +58,7 @@ def summary_table(replays: Sequence[Replay]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for replay in replays:
         means, gain = story.comparison(replay), story.gain_over_never(replay)
-        values = [story.shown(means.get(rival), replay) for rival in ("loop", "never", "every")]
+        values = [story.shown(means.get(baseline), replay) for baseline in ("loop", "never", "every")]
         if gain is not None and gain > 0:
             values[0] = f"[bold green]{values[0]}[/]"
         counts = [replay.count("retrained"), replay.count("promoted"), story.refusals(replay)]
@@ -72,7 +73,9 @@ def _page(replays: Sequence[Replay], links: Mapping[str, str]) -> str:
     figures = {f"{panel.name}-{i}": panel.figure for i, group in enumerate(drawn) for panel in group}
     template = _environment().get_template("replay.html.j2")
     bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, nothing put in
-    return template.render(story=story, replays=replays, panels=drawn, figures=figures, links=links, plotly=bundle)
+    return template.render(
+        story=story, as_sentence=as_sentence, replays=replays, panels=drawn, figures=figures, links=links, plotly=bundle
+    )
 
 
 @cache

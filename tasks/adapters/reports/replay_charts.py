@@ -1,9 +1,9 @@
-"""A replay's series as Plotly traces, all on one time axis: the drawing vocabulary of the replay page.
+"""A replay's series as Plotly traces on one time axis: the drawing vocabulary of the replay page.
 
-Charts are Plotly's own JSON (https://plotly.com/javascript/reference/) as plain data, so that the page needs no kernel
-and no network. A colour is the name of a style of the page's style sheet ("loop", "never", …), which the page replaces
-by the colour of the reader's light or dark theme (palette: Okabe and Ito 2008). Shapes, dashes and hatches always
-differ too, so that nothing is told by colour alone. Text is escaped here, because Plotly reads tags in its labels.
+Charts are Plotly's own JSON (https://plotly.com/javascript/reference/) as plain data, so the page needs no kernel and no
+network. A colour is the name of a style in the page's style sheet ("loop", "never", …), which the page replaces by the
+colour of the reader's light or dark theme (palette: Okabe and Ito 2008). Shapes, dashes and hatches differ too, so no
+information is in colour alone. Text is escaped here, because Plotly reads tags in its labels.
 """
 
 import textwrap
@@ -49,7 +49,7 @@ Reign = tuple[str, Window, int]
 def figure(
     replay: Replay, traces: Sequence[Chart], shapes: Sequence[Chart] = (), title: str = "", **yaxis: Any
 ) -> Chart:
-    """A figure over the replay's whole time, with a thin line wherever the champion changed."""
+    """A figure over the replay's full time, with a thin line wherever the champion changed."""
     span = [replay.windows[0].window.start.isoformat(), replay.windows[-1].window.end.isoformat()]
     handovers = [
         _shape(reign.start, reign.start, type="line", line={"color": "rule", "width": 1, "dash": "dot"})
@@ -75,8 +75,8 @@ def trace(windows: Sequence[ReplayWindow], y: Iterable[Any], hover: Iterable[str
     }
 
 
-def rival(windows: Sequence[ReplayWindow], y: Sequence[Any], colour: str, dash: str, shape: str = "linear") -> Chart:
-    """The line of a way not taken; the loop's own points tell its values on hover."""
+def baseline(windows: Sequence[ReplayWindow], y: Sequence[Any], colour: str, dash: str, shape: str = "linear") -> Chart:
+    """The line of a baseline; hovering the loop's points shows its values."""
     line = {"color": colour, "width": 1.8, "dash": dash, "shape": shape}
     mode = "lines" if len(windows) > FEW_WINDOWS else "lines+markers"
     return trace(windows, y, [], type="scatter", mode=mode, line=line) | {"hoverinfo": "skip"}
@@ -128,7 +128,7 @@ def reign_bars(replay: Replay) -> Chart:
 
 
 def lane(replay: Replay, kind: EventKind) -> Chart:
-    """The marks of one kind of event; hovering one tells its sentence."""
+    """The marks of one kind of event; hovering one shows its sentence."""
     windows = [window for window in replay.windows if any(event.kind == kind for event in window.events)]
     texts = [[event.text for event in window.events if event.kind == kind] for window in windows]
     hover = [label(window, *sentences) for window, sentences in zip(windows, texts, strict=True)]
@@ -204,7 +204,7 @@ def _edge(run: Sequence[tuple[Window, MetricValue]], upper: bool, replay: Replay
 
 
 def _shape(start: datetime, end: datetime, **style: Any) -> Chart:
-    """A Plotly shape over the whole height between two moments."""
+    """A Plotly shape over the full height between two moments."""
     where = {"xref": "x", "x0": start.isoformat(), "x1": end.isoformat(), "yref": "paper", "y0": 0, "y1": 1}
     return {**where, **style}
 

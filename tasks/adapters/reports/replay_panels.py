@@ -1,7 +1,7 @@
-"""Which charts tell a replay, from the outcome to its causes and its cost.
+"""The charts of a replay, from the outcome to its causes and its cost.
 
-Per panel: a title that names the quantity, one line on how to read it, the keys of its colours and strokes, and a
-sentence that says what the chart shows, for those who cannot see it.
+Each panel has a title that names the quantity, one line on how to read it, a legend, and a sentence that says what the
+chart shows, for readers who cannot see it.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from tasks.policy.reporting.replay_story import (
 NAMED_PEAKS = 6
 """So many worst features are named in the chart itself where there is room; the rest on hover."""
 
-RIVAL_KEYS = (("line never", "never retrained"), ("line every", "retrained every window"))
+BASELINE_KEYS = (("line never", "never retrained"), ("line every", "retrained every window"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +63,14 @@ def _metric(replay: Replay) -> Panel:
     hover = [_metric_label(window, replay) for window in windows]
     line = {"color": "loop", "width": 2.5}
     loop = charts.trace(windows, values, hover, type="scatter", mode="lines+markers", line=line, marker=marker)
-    rivals = [charts.rival(windows, every, "every", "dot"), charts.rival(windows, never, "never", "dash")]
+    baselines = [charts.baseline(windows, every, "every", "dot"), charts.baseline(windows, never, "never", "dash")]
     shades = charts.quarantine_shades(replay)
-    keys = [("line loop", "the loop"), ("band loop", confidence_text(replay)), *RIVAL_KEYS]
+    keys = [("line loop", "the loop"), ("band loop", confidence_text(replay)), *BASELINE_KEYS]
     keys += [("ring loop", "estimate until labels arrive")] * any(estimated)
     keys += [("shade", "quarantined")] * bool(shades)
     note = "Per window, higher is better." if replay.higher_is_better else "Per window, lower is better."
     axis_title = unit_of(replay) or metric_name(replay).short
-    figure = charts.figure(replay, [charts.band(replay), *rivals, loop], shades, title=axis_title)
+    figure = charts.figure(replay, [charts.band(replay), *baselines, loop], shades, title=axis_title)
     known = sum(value is not None for value in values)
     note = note if known else "No window has a value yet: its labels are open or its data was quarantined."
     summary = f"{metric_name(replay).title}: {known} of {counted(len(windows), 'window')} have a value."
@@ -85,8 +85,8 @@ def _metric_label(window: ReplayWindow, replay: Replay) -> str:
         return charts.label(window, served, f"no value: {why}")
     interval = f"({shown(metric.low, replay)} to {shown(metric.high, replay)})"
     loop = f"loop {shown(metric.value, replay, unit=True)} {interval}{', estimated' if metric.estimated else ''}"
-    rivals = f"never retrained {shown(window.never, replay)}, every window {shown(window.every, replay)}"
-    return charts.label(window, served, loop, rivals)
+    baselines = f"never retrained {shown(window.never, replay)}, every window {shown(window.every, replay)}"
+    return charts.label(window, served, loop, baselines)
 
 
 def _events(replay: Replay) -> Panel:
@@ -166,13 +166,16 @@ def _cost(replay: Replay) -> Panel:
     ]
     line = charts.trace(windows, loop, hover, type="scatter", mode="lines", line={"color": "loop", "width": 2.5})
     line["line"]["shape"] = "hvh"
-    rivals = [charts.rival(windows, every, "every", "dot"), charts.rival(windows, [0] * len(windows), "never", "dash")]
-    figure = charts.figure(replay, [*rivals, line], title="retrains", range=[0, len(windows) * 1.25], nticks=4)
+    baselines = [
+        charts.baseline(windows, every, "every", "dot"),
+        charts.baseline(windows, [0] * len(windows), "never", "dash"),
+    ]
+    figure = charts.figure(replay, [*baselines, line], title="retrains", range=[0, len(windows) * 1.25], nticks=4)
     last = len(windows) - 1
     ends = ((loop[-1], f"the loop {loop[-1]}"), (every[-1], f"every window {every[-1]}"))
     figure["layout"]["annotations"] = [charts.name_tag(windows, last, count, words) for count, words in ends]
     summary = f"{counted(loop[-1], 'retrain')} by the loop, {every[-1]} had it retrained every window."
-    keys = (("line loop", "the loop"), *RIVAL_KEYS)
+    keys = (("line loop", "the loop"), *BASELINE_KEYS)
     return Panel("cost", "Cost: retrains so far", "Each one is a fit and a validation.", keys, summary, 182, figure)
 
 

@@ -138,7 +138,7 @@ def _common(config: ModelConfig, name: str, found: Mapping[pa.DataType, str], wh
     one, other = kinds[0], next((kind for kind in kinds if _family(kind) != _family(kinds[0])), kinds[1])
     raise SourceError(
         f"{where}: column {name!r} is {one} in {found[one]} and {other} in {found[other]}, expected one kind of value in "
-        "all files, as none is converted in silence; mend the file that differs"
+        "all files, as none is converted in silence; fix the file that differs"
     )
 
 

@@ -33,7 +33,7 @@ from tasks.adapters.lake.schemas import moment, require_columns, to_utc
 from tasks.adapters.sources.file_dataset import compares_alike, open_files
 from tasks.adapters.sources.limits import check_file, local_path, opened_response
 from tasks.adapters.storage.aws_profile import keys, storage_options
-from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceError, SourceUnreachable
 
@@ -61,16 +61,16 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
             return _empty_is_missing(config, rows) if config.source.kind == "csv" else rows
     except (FileNotFoundError, TableNotFoundError):
         raise SourceError(
-            f"{where}: nothing is there, expected a {config.source.kind} source; mend source.path"
+            f"{where}: nothing is there, expected a {config.source.kind} source; fix source.path"
         ) from None
     except PermissionError:
         raise SourceError(
-            f"{where}: access is denied, expected read access; mend its permissions or credentials"
+            f"{where}: access is denied, expected read access; fix its permissions or credentials"
         ) from None
     except httpx.HTTPStatusError as error:
         if error.response.status_code == HTTPStatus.NOT_FOUND:
             raise SourceError(
-                f"{where}: nothing is there, expected a {config.source.kind} source; mend source.path"
+                f"{where}: nothing is there, expected a {config.source.kind} source; fix source.path"
             ) from None
         raise SourceUnreachable(
             f"{where}: cannot be fetched (status {error.response.status_code}); check the address and try again"
@@ -101,19 +101,19 @@ def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceErro
     if unfit and unfit["kind"] != "string":  # text of no kind can only be in another encoding
         return SourceError(
             f"{where}: column {int(unfit['place']) + 1} of the file holds values that are no {unfit['kind']}, as "
-            "columns.features says it does; list it under another kind, name what stands for a missing value "
-            "(source.options: {null_values: '-'}) or mend the source"
+            "columns.features says it does; list it under another kind, name the text that means a missing value "
+            "(source.options: {null_values: '-'}) or fix the source"
         )
     written = " in UTF-8 or the encoding that source.options.encoding names" if kind == "csv" else ""
     return SourceError(
-        f"{where}: cannot be read as {kind} ({_short(error)}); expected whole {kind} files of one schema{written}; "
-        "the file may be truncated or still being written; write it elsewhere and rename it when it is whole"
+        f"{where}: cannot be read as {kind} ({_short(error)}); expected complete {kind} files of one schema{written}; "
+        "the file may be truncated or still being written; write it elsewhere and rename it once it is complete"
     )
 
 
 def _short(error: Exception) -> str:
     """Type and first line, without the value that a CSV conversion error quotes: it may identify a person."""
-    return told(error).split(": invalid value")[0]
+    return reason_of(error).split(": invalid value")[0]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tasks.adapters.lake.row_identity import how_to_tell_apart, repeats
 from tasks.adapters.lake.schemas import TimeForm, conform_rows, label_columns, moment, row_columns, sort_labels
 from tasks.adapters.sources.files import read_files, shown
 from tasks.adapters.sources.sql import read_query
-from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceEmpty, SourceError
 
@@ -65,7 +65,7 @@ def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
     found = repeats(rows.column(0))
     if found:
         names = config.columns.id_columns
-        told_apart = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; mend the source"
+        told_apart = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; fix the source"
         raise SourceError(
             f"{where(config)}: columns.id is {', '.join(names)}: {found} in the history {config.history().name}; expected "
             f"each id once there, as labels and predictions are joined on it{told_apart}. "
@@ -142,7 +142,7 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
         ends = [called[min(1, len(called) - 1)], called[-1]]  # where in the function, and where in what it called
         places = dict.fromkeys(f"{at.name}, {Path(at.filename).name} line {at.lineno}" for at in ends)
         raise SourceError(
-            f"{where(config)}: the function failed on window {window.name} ({told(error)}; raised in "
+            f"{where(config)}: the function failed on window {window.name} ({reason_of(error)}; raised in "
             f"{', through '.join(reversed(places))}); expected a pyarrow.Table"
         ) from None  # its cause may name an address with log-in and signature, as clients do
     if isinstance(found, pd.DataFrame):

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from deployments.config.settings import Source
 from tasks.adapters.lake.schemas import require_columns
 from tasks.adapters.sources.limits import check_file
-from tasks.adapters.storage.redaction import told
+from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceError, SourceUnreachable
 
@@ -59,7 +59,7 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
             lost = isinstance(error, DBAPIError) and error.connection_invalidated
             kind = SourceUnreachable if lost else SourceError
             raise kind(
-                f"{where}: the query failed ({_said(error, engine.url)}); mend source.query in the YAML"
+                f"{where}: the query failed ({_said(error, engine.url)}); fix source.query in the YAML"
             ) from None
     return _concatenated(chunks, where) if chunks else pa.table({name: pa.nulls(0) for name in columns})
 
@@ -69,7 +69,7 @@ def _concatenated(chunks: list[pa.Table], where: str) -> pa.Table:
         return pa.concat_tables(chunks, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise SourceError(
-            f"{where}: a column changes its type between rows ({told(error)}); cast it in the query"
+            f"{where}: a column changes its type between rows ({reason_of(error)}); cast it in the query"
         ) from None
 
 
@@ -132,7 +132,7 @@ def _said(error: SQLAlchemyError, url: URL) -> str:
     if original is None:
         return type(error).__name__
     values = [text for value in url.query.values() for text in ((value,) if isinstance(value, str) else value)]
-    said = told(original)
+    said = reason_of(original)
     for secret in sorted({str(url.password or ""), *url.query, *values} - {""}, key=len, reverse=True):
         said = said.replace(secret, "***")
     return re.split(r""": ["']""", said)[0]  # `invalid input syntax for type integer: "…"`

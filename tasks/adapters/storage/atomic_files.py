@@ -1,6 +1,6 @@
-"""Files and folders that are there whole or not at all, also when several processes write the same one at once.
+"""Atomic writes: write to a temporary file or folder beside the target, then rename.
 
-Each writes under a name of its own beside the target, which then takes the target's place in one step.
+Readers see the old or the new content, never a part, also when several processes write the same file.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write a text file whole or not at all; its path. Raises OSError."""
+    """Write a text file atomically and return its path. Raises OSError."""
     with whole_file(path) as own:
         own.write_text(text, encoding="utf-8")
     return path

@@ -1,8 +1,8 @@
-"""Keys of S3 that are in a profile only (`aws configure`, AWS_PROFILE): asked of boto3's chain, which knows every kind.
+"""S3 keys from an AWS profile (`aws configure`, AWS_PROFILE), resolved by boto3, which supports every kind.
 
-The clients in Rust know keys in the environment and of machines (instance, container, web identity), no profile; Arrow's
-knows profiles with keys, none that takes a role. So where the environment has no keys and there is a profile, all of
-them are given what boto3 finds, anew whenever a store is opened.
+The Rust clients read keys from the environment and the machine (instance, container, web identity) but no profile;
+Arrow's reads profiles with keys but none that assumes a role. Where the environment has no keys and there is a profile,
+all clients get boto3's answer, anew whenever a store is opened.
 """
 
 import os

@@ -77,7 +77,7 @@ class Lease:
             return self.record.token
 
     def _take_next(self, after: int) -> None:
-        """Past the lease only a new number tells whether nobody came in between."""
+        """After the lease has expired, only creating a new number shows that no other run took over."""
         following = replace(self.record, token=after + 1, beats=0)
         found = _create(self.model, following)
         if found != following:

@@ -1,7 +1,7 @@
-"""Where a browser finds what a run wrote: reports at the address that `make serve` shows them at, versions in MLflow.
+"""Addresses at which a browser finds what a run wrote: reports where `make serve` shows them, versions in MLflow.
 
-Dashboards may not open files, so a link to a report is an http address even while nothing serves it: what a demo linked
-opens later. The settings are PERENNIAL_REPORTS_URL and PERENNIAL_MLFLOW_URL, which `make serve` sets to its own.
+Dashboards may not open files, so a link to a report is an http address even while nothing serves it; links from a demo
+work later. PERENNIAL_REPORTS_URL and PERENNIAL_MLFLOW_URL set the addresses; `make serve` sets its own.
 """
 
 import os
@@ -15,7 +15,7 @@ MLFLOW_URL = "http://127.0.0.1:5000"
 
 
 def link(uri: str) -> str:
-    """A report's address: at PERENNIAL_REPORTS_URL where it lies among the reports, elsewhere as it stands."""
+    """A report's address: at PERENNIAL_REPORTS_URL if it is among the reports, else unchanged."""
     if "://" in uri:
         return uri
     path, reports = Path(uri).resolve(), workspace().reports.resolve()

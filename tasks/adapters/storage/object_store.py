@@ -1,4 +1,4 @@
-"""Where the ledger and its leases lie: a local folder, S3 or GCS, all with create-if-absent."""
+"""The store of the ledger and its leases: a local folder, S3 or GCS, all with create-if-absent."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from tasks.adapters.storage.aws_profile import provider
-from tasks.adapters.storage.redaction import told, without_secrets
+from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.errors import LedgerError
 
@@ -46,8 +46,8 @@ def store_errors(where: str) -> Iterator[None]:
         raise
     except (BaseError, OSError) as error:
         remote = "://" in workspace().ledger
-        mend = "renew credentials that are wrong or have expired" if remote else "or free disk space"
+        fix = "renew credentials that are wrong or have expired" if remote else "or free disk space"
         raise LedgerError(
-            f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({told(error)}); expected a store "
-            f"that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, {mend}"
+            f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({reason_of(error)}); expected a store "
+            f"that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, {fix}"
         ) from None  # a store names the whole address, with the signature that some have in it

@@ -1,6 +1,6 @@
-"""What others say, quoted without passwords: libraries name the whole address that they could not reach.
+"""Quote errors of libraries without passwords: libraries name the whole address that they could not reach.
 
-Whoever quotes one raises `from None` too: Prefect logs the chain of causes and keeps it, as they were before the quote.
+Raise `from None` after quoting, because Prefect logs and stores the chain of causes unredacted.
 """
 
 import re
@@ -14,7 +14,7 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub("?***", _LOG_IN.sub(r"\1***@", text))
 
 
-def told(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """An error's type and the first line of what it says, without secrets."""
     kind, said = type(error).__name__, str(error).strip()
     return f"{kind}: {without_secrets(said.splitlines()[0])}" if said else kind

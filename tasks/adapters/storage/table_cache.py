@@ -1,4 +1,4 @@
-"""Tables that were read lately, as many as fit into so many bytes: a count would bound no memory, as tables may be wide."""
+"""A cache of recently read tables, bounded in bytes; a bound on their number would not bound memory."""
 
 from collections.abc import Callable
 from threading import Lock

@@ -64,7 +64,7 @@ class Workspace:
 def keep_private(address: str | Path) -> None:
     """Make the local part of the workspace that an address lies in for its owner only; one that is there stays as it is.
 
-    What refuses here refuses the write that follows too, and is told there.
+    An error here recurs at the write that follows and is reported there.
     """
     place = Path(str(address).removeprefix("file://"))
     for part in PARTS:

@@ -1,6 +1,6 @@
 """What others do: the policies that `perennial` is measured against, implemented as their authors describe them.
 
-Every retrain of a rival is one training and one deployment. Limits are the customary ones, not fitted to any stream.
+Every retrain of a baseline is one training and one deployment. Limits are the customary ones, not fitted to any stream.
 """
 
 import math
@@ -123,7 +123,7 @@ def _drift(key: str) -> PolicyFactory:
     return lambda alpha, share: DriftShare(key)
 
 
-RIVALS: dict[str, PolicyFactory] = {
+BASELINES: dict[str, PolicyFactory] = {
     "never": _timer(None),
     "every": _timer(1),
     "timer_2": _timer(2),

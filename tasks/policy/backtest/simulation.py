@@ -168,7 +168,7 @@ class Service:
         self.champion = candidate
 
     def retrain(self) -> bool:
-        """What every rival does: train and deploy at once."""
+        """What every baseline does: train and deploy at once."""
         if self.train():
             self.deploy(self.now)
             return True

@@ -112,14 +112,14 @@ def served_losses(matrix: PerformanceMatrix, run: Run) -> Floats:
 
 
 def gain_interval(
-    matrix: PerformanceMatrix, backtest: Backtest, policy: str, rival: str, alpha: float, seed: int = 7
+    matrix: PerformanceMatrix, backtest: Backtest, policy: str, baseline: str, alpha: float, seed: int = 7
 ) -> tuple[float, float, float]:
-    """(gain, low, high): cost saved per window against `rival`, with a 95 % interval.
+    """(gain, low, high): cost saved per window against `baseline`, with a 95 % interval.
 
     Moving-block bootstrap over the served windows, since neighbours correlate.
     The spending of each run is a known number and is not resampled.
     """
-    ours, theirs = backtest.policies[policy][alpha], backtest.policies[rival][alpha]
+    ours, theirs = backtest.policies[policy][alpha], backtest.policies[baseline][alpha]
     difference = served_losses(matrix, theirs.run) - served_losses(matrix, ours.run)
     difference = difference[np.isfinite(difference)]
     spending = (theirs.cost - mean_loss(matrix, theirs.run.serving)) - (ours.cost - mean_loss(matrix, ours.run.serving))

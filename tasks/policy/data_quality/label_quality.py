@@ -187,7 +187,7 @@ def _known_classes(facts: LabelFacts, rules: LabelRules) -> QualityCheck:
     renamed = _renamed(facts) if count else None
     if renamed is not None:
         expected = (
-            f"{facts.classes[renamed]}, which no label is any more; mend the source, or list both in columns.classes"
+            f"{facts.classes[renamed]}, which no label is any more; fix the source, or list both in columns.classes"
         )
         observed = (
             f"{count:,} of {labels:,} labels are in a class that the model has never seen, where it mostly predicts "

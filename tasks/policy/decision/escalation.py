@@ -1,4 +1,4 @@
-"""Whether retraining has answered what it was asked for; where it has not, a person is asked instead of training on.
+"""Whether retraining has solved the problem that triggered it; where it has not, a person has to look.
 
 A metric that stays past its limit through several retrains has another cause than an old model: labels or rows that changed
 their meaning, a feature that is gone, a limit that cannot be reached.
@@ -24,8 +24,8 @@ class Unresolved(NamedTuple):
     @property
     def sentence(self) -> str:
         return (
-            f"{self.retrains} retrains since {self.since:%Y-%m-%d} have not cleared this: look at labels, features and the "
-            "limit itself, another retrain is not likely to help"
+            f"{self.retrains} retrains since {self.since:%Y-%m-%d} have not solved this: check labels, features and the "
+            "limit itself; another retrain is unlikely to help"
         )
 
 

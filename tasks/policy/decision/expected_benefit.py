@@ -1,4 +1,4 @@
-"""What a retrain is expected to cost and to bring, before it: from what earlier ones used, and how far a fresh model is ahead.
+"""The expected cost and gain of a retrain: from what earlier retrains used, and how far a fresh model is ahead.
 
 The gain is the mean lead of fresh probes over the champion's on the latest windows where there are probes, else how far
 the champion's latest windows lie above what models lost when they were fresh; both per day of service until it is
@@ -65,7 +65,7 @@ def describe(benefit: NetBenefit, budget: Budget) -> str:
     value, cost, net = benefit.value, benefit.cost, benefit.net
     back = "it never pays back" if benefit.payback_days is None else f"it pays back in {benefit.payback_days:.1f} days"
     return (
-        f"a retrain now is expected to bring {value.usd:,.2f} USD ({value.low:,.2f} to {value.high:,.2f}) in "
+        f"a retrain now is expected to gain {value.usd:,.2f} USD ({value.low:,.2f} to {value.high:,.2f}) in "
         f"{budget.horizon_days:g} days and to cost {cost.usd:,.2f} USD: net {net.usd:,.2f} USD "
         f"({net.low:,.2f} to {net.high:,.2f}); {back}"
     )

@@ -97,26 +97,31 @@ def decide_retraining(
         would_change=would_change,
         go_back_to=finding.go_back_to if block is None and not finding.holds else None,
         unresolved=unresolved,
+        details=finding.details,
     )
 
 
 def _data_fault(
     evidence: WindowEvidence, diagnosis: DiagnosisKind, fault: str, labels: LabelReport | None
 ) -> tuple[str, str, str] | None:
-    """(what blocks, why, what would change it) when the data itself is in doubt: mend it, never learn from it."""
-    change = "would judge again once the data is mended"
+    """(what blocks, why, what would change it) when the data itself is in doubt: fix it, never learn from it."""
+    change = "would judge again once the data is repaired"
     quality = evidence.quality
     if quality is None:
-        return "quality", f"{evidence.window.name} was not checked for quality, so nothing is decided from it", change
+        return "quality", f"the data of {evidence.window.name} was not checked, so nothing is decided from it", change
     if quality.verdict == "fail":
         first = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
-        return "quality", f"{evidence.window.name} failed its quality checks ({first}); it triggers nothing", change
+        return (
+            "quality",
+            f"the data of {evidence.window.name} failed its quality checks ({first}), so nothing is decided from it",
+            change,
+        )
     if labels is not None and labels.verdict == "fail":
         first = labels.reasons[0] if labels.reasons else "they failed their checks"
-        text = f"the labels of {labels.window.name} cannot be trusted ({first}); nothing is decided or learned by them"
-        return "labels", text, "would judge again once the labels are mended, or with another quality.labels"
+        text = f"the labels of {labels.window.name} cannot be trusted ({first}), so nothing is decided or learned from them"
+        return "labels", text, "would judge again once the labels are repaired, or with another quality.labels"
     if diagnosis == "upstream_data_fault":
-        why = "the change is diagnosed as an upstream data fault, which retraining cannot mend"
+        why = "the change is an upstream data fault, which retraining cannot repair"
         return "diagnosis", f"{why}: {fault}" if fault else why, change
     return None
 
@@ -127,18 +132,18 @@ def _block(
     """(what blocks, why, what would change it) when the condition holds but must wait."""
     last = max(history.retrained_at, default=None)
     if last is not None and not is_reached(free := last + timedelta(days=policy.cooldown_days), as_of, window):
-        text = f"the last retraining was on {last:%Y-%m-%d}, the cooldown of {policy.cooldown_days:g} days is not over"
+        text = f"the last retrain was on {last:%Y-%m-%d}, and the cooldown of {policy.cooldown_days:g} days is not over"
         return "cooldown", text, f"would retrain from {day(free)}, if the condition still holds"
     recent = sorted(moment for moment in history.retrained_at if not is_reached(moment + MONTH, as_of, window))
     cap = policy.max_retrains_per_month
     if cap is not None and len(recent) >= cap:
-        text = f"{len(recent)} retrainings in the last 30 days, {cap} are allowed"
+        text = f"{len(recent)} retrains in the last 30 days, {cap} are allowed"
         free_again = f"from {day(recent[-cap] + MONTH)}" if cap else "with a higher max_retrains_per_month"
         return "max_retrains_per_month", text, f"would retrain {free_again}, if the condition still holds"
     refusal = over_budget(budget, history.spent_usd_this_month, cost_usd)
     if refusal:
         alone = over_budget(budget, 0.0, cost_usd)
-        later = "" if alone else ", or once enough of what was spent lies 30 days back"
+        later = "" if alone else ", or once enough of the spending is 30 days old"
         return "budget", refusal, f"would retrain with a larger budget{later}"
     return None
 
@@ -149,5 +154,5 @@ def _too_soon(
     """The same where an earlier version shall serve again: the cooldown counts from the last change of champions."""
     if since is None or is_reached(free := since + timedelta(days=policy.cooldown_days), as_of, window):
         return None
-    text = f"the champion changed on {since:%Y-%m-%d}, the cooldown of {policy.cooldown_days:g} days is not over"
-    return "cooldown", text, f"would go back from {day(free)}, if that still pays"
+    text = f"the champion changed on {since:%Y-%m-%d}, and the cooldown of {policy.cooldown_days:g} days is not over"
+    return "cooldown", text, f"would return to the earlier version from {day(free)}, if that still pays"

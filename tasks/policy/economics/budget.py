@@ -1,10 +1,9 @@
-"""What retrains have cost by the ledger, and who may spend next where models share a monthly budget.
+"""What retrains have cost by the ledger, and which may spend next where models share a monthly budget.
 
-Spent is what each challenger used. Promised is what was granted to a retrain that has not made its challenger yet; it is
-held for 30 days, so that a hard limit holds whatever becomes of that run. Where the rest does not cover all that ask,
-the affordable requests that bring most together go first (`economics.share_budget`): of those that cost the same, the one
-of the larger net benefit. A model whose ledger does not verify may have spent all that it is allowed to, so that is held
-back: the limit holds and the others go on with the rest.
+Spent is what each challenger used. Promised is what was granted to a retrain that has no challenger yet; it is reserved for
+30 days, so a hard limit holds whatever happens to that run. Where the balance does not cover all requests, the affordable
+ones with the largest total benefit go first (`economics.share_budget`). A model whose ledger does not verify may have spent
+its full allowance, so that amount is held back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +39,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
+class BudgetBalance:
     """The shared budget at a moment: the limit, what is spent and promised, and by whom."""
 
     max_usd: float
@@ -99,12 +98,12 @@ def promised_usd(entries: Sequence[LedgerEntry], as_of: datetime) -> float:
     return sum(from_json(Grant, entry.body).cost_usd for entry in granted if entry.decision_id not in made)
 
 
-def purse(
+def budget_balance(
     shared: SharedBudget,
     budgets: Mapping[str, Budget],
     entries: Mapping[str, Sequence[LedgerEntry] | None],
     as_of: datetime,
-) -> Purse:
+) -> BudgetBalance:
     """The shared budget at `as_of`, from the ledgers of the models that share it and the prices in their files.
 
     Of a model without entries (None) its own monthly limit is held back, and all that is shared where it has none.
@@ -115,13 +114,13 @@ def purse(
     promised = sum(promised_usd(found, as_of) for found in known.values())
     limits = [budgets[model].max_usd_per_month for model in unknown]
     held_back = sum(shared.max_usd_per_month if limit is None else limit for limit in limits)
-    return Purse(
+    return BudgetBalance(
         shared.max_usd_per_month, spent, promised, tuple(budgets), min(held_back, shared.max_usd_per_month), unknown
     )
 
 
 def open_request(model: str, entries: Sequence[LedgerEntry], budget: Budget, as_of: datetime) -> Request | None:
-    """What a model's latest judgement asks for, where nothing came of it yet; None where it asks for nothing."""
+    """The open request of a model's latest judgement; None without one."""
     known = [entry for entry in entries if as_of - MONTH < entry.at <= as_of]
     judged = [entry for entry in known if entry.kind == "window.judged" and not _judgement(entry.body).backfilled]
     if not judged or not _judgement(judged[-1].body).decision.retrain:
@@ -154,17 +153,17 @@ def _judgement(body: str) -> Judgement:
     return from_json(Judgement, body)
 
 
-def decide_share(own: Request, others: Sequence[Request], purse: Purse) -> str | None:
+def decide_share(own: Request, others: Sequence[Request], balance: BudgetBalance) -> str | None:
     """Why the shared budget refuses a retrain, else None; of no known benefit it takes what the others leave."""
     asking = [own, *others]
-    if sum(request.cost_usd for request in asking) <= purse.left_usd:
+    if sum(request.cost_usd for request in asking) <= balance.left_usd:
         return None
     refused = (
-        f"the shared budget refuses: {purse.sentence} and this retrain is expected to cost {own.cost_usd:,.2f} USD"
+        f"the shared budget refuses: {balance.sentence} and this retrain is expected to cost {own.cost_usd:,.2f} USD"
     )
-    if own.cost_usd > purse.left_usd:
+    if own.cost_usd > balance.left_usd:
         return refused
-    answers = share_budget(asking, max(0.0, purse.left_usd))
+    answers = share_budget(asking, max(0.0, balance.left_usd))
     if answers[own.model] is None:
         return None
     ahead = [request for request in others if answers[request.model] is None]
@@ -174,5 +173,5 @@ def decide_share(own: Request, others: Sequence[Request], purse: Purse) -> str |
 
 def _worth(request: Request) -> str:
     if request.net_usd is None:
-        return f"brings nobody knows what for {request.cost_usd:,.2f} USD"
+        return f"has no known benefit for {request.cost_usd:,.2f} USD"
     return f"is expected to bring {request.net_usd:,.2f} USD net for {request.cost_usd:,.2f} USD"

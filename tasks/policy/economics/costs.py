@@ -1,8 +1,8 @@
-"""What an iteration costs, what an improvement is worth, and whether the one exceeds the other.
+"""What an iteration costs, what an improvement is worth, and whether it pays.
 
-Costs are forecast before, from the rows of earlier iterations, and measured after. Values are money per unit of the
-primary metric and day. A monthly limit is hard: it refuses with a reason, whatever the expected value. After a
-promotion the outcome is scored against its forecast: did it pay?
+Costs are forecast from earlier iterations and measured afterwards. Values are money per unit of the primary metric and
+day. A monthly limit is hard: it refuses whatever the expected value. After a promotion the outcome is compared with its
+forecast.
 """
 
 import math
@@ -190,7 +190,7 @@ def score_gains(gains: Sequence[tuple[Gain, float]], metric: str) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A model that asks for a retrain out of a budget shared with others."""
+    """A model's request for a retrain from the shared budget."""
 
     model: str
     cost_usd: float

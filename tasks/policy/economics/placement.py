@@ -1,7 +1,7 @@
-"""Where a run goes, to dedicated hosts or to a serverless pool, and why: from its forecast size, its data and its deadline.
+"""Decide where a run goes, dedicated hosts or a serverless pool, from its forecast size, its data and its deadline.
 
-The preferred place is taken where nothing speaks against it, else the other one. Where something speaks against both,
-the run stays on the dedicated hosts: late is better than sensitive data that leaves them.
+The preferred place is taken unless something rules it out, then the other one. If both are ruled out, the run stays on the
+dedicated hosts: late is better than sensitive data that leaves them.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,8 @@
-"""Who may trigger, approve and override, by the roles in a model's file.
+"""Decide who may trigger, approve and override, by the roles in a model's file.
 
-A name that the server recorded counts; a name that somebody typed is a claim, and never beats a recorded one. A
-self-hosted Prefect records automations and schedules, not people: there the claim is all there is, so its log-in guards
-the door and the ledger keeps who said to be whom. Four eyes: nobody approves what was asked for in the same name.
+A name that the server recorded counts; a typed name is a claim and never overrides a recorded one. A self-hosted Prefect
+records automations and schedules, not people. There the log-in protects the server, and the ledger stores the claimed name.
+Four eyes: nobody approves what was requested in the same name.
 """
 
 from collections.abc import Iterable
@@ -132,12 +132,12 @@ def why_not_approve(
     if is_unnamed(approver):
         return f"{approver or 'nobody'} is no person's name, expected who approves"
     if look_alike(approver, set(requesters) - UNNAMED):
-        return f"{approver} asked for this, expected another person to approve it"
+        return f"{approver} requested this, expected another person to approve it"
     if policy.approve and plain(approver) not in {plain(name) for name in policy.approve}:
         return f"{approver} may not approve; access.approve has {', '.join(policy.approve)}"
     if anonymous and risk == "high":
         return (
-            "risk is high and a person who gave no name started this, so nobody can tell whether another one approves; "
+            "risk is high and a person who gave no name started this, so it is unknown whether another person approves; "
             "train again with requested_by"
         )
     return None

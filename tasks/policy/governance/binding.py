@@ -1,7 +1,7 @@
-"""One name, one file: which file a model's ledger was begun with, and what that file said of risk and access.
+"""Bind a model's ledger to the file that it was begun with, and to what that file said of risk and access.
 
-A second file with the same name and a lower risk could otherwise promote what the first one wants approved. So a change
-of path, risk, access or of how promotions are approved counts once somebody with the right to answers for it.
+Otherwise a second file with the same name and a lower risk could promote what the first requires approval for. A change of
+path, risk, access or approval counts once somebody with the right to do so takes responsibility for it.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ def bound_to(entries: Iterable[LedgerEntry]) -> FileBinding | None:
 
 
 def why_not_bound(bound: FileBinding | None, found: FileBinding | None) -> str | None:
-    """Why a file may not speak for this model; None where it is the one that the ledger was begun with."""
+    """Why a file may not be used for this model; None where it is the one that the ledger was begun with."""
     if bound is None or found is None or (bound.file, bound.digest) == (found.file, found.digest):
         return None
     if bound.file != found.file:

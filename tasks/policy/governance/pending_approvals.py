@@ -1,6 +1,7 @@
-"""Which challenger passed and has no person's answer yet, by the ledger; and whether the time for one has run out.
+"""Challengers that passed and await approval, by the ledger, and whether the time for it has expired.
 
-Silence is a no, which the next run of `promote` records. One that was cancelled leaves that undone, so a person is told.
+No answer is a no, which the next run of `promote` records. A cancelled run leaves that open, so it is shown as action
+required.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from tasks.policy.records.evidence import LedgerEntry, ValidationReport
 
 
 @dataclass(frozen=True, slots=True)
-class OpenApproval:
+class PendingApproval:
     """A challenger that passed and waits for a person; `expired_at` is when the time for an answer ran out, if it has."""
 
     version: str
@@ -27,12 +28,12 @@ class OpenApproval:
         if self.expired_at is None:
             return f"version {self.version} passed and waits for approval: {self.reason}"
         return (
-            f"version {self.version} passed, but nobody approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, which is a no; "
+            f"version {self.version} passed, but no one approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, which is a no; "
             f"have that recorded: perennial run promote --model {model}; to ask again: perennial run retrain --model {model}"
         )
 
 
-def open_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[OpenApproval, ...]:
+def pending_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[PendingApproval, ...]:
     """The latest challenger that passed, unless something was said about its decision since, or a later one came.
 
     `now` is wall time, which people's answers are measured by.
@@ -47,7 +48,7 @@ def open_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[OpenA
     asked = [from_json(ApprovalRequest, entry.body) for entry in about if entry.kind == "approval.requested"]
     expired_at = asked[0].expires_at if asked and asked[0].expires_at <= now else None
     report = from_json(ValidationReport, waiting.body)
-    return (OpenApproval(report.challenger, waiting.decision_id or "", waiting.at, report.reasons[0], expired_at),)
+    return (PendingApproval(report.challenger, waiting.decision_id or "", waiting.at, report.reasons[0], expired_at),)
 
 
 def _answers(entry: LedgerEntry) -> bool:

@@ -1,8 +1,8 @@
-"""Whether the ledger holds the decision that a run says it carries out: an event is a request, never a proof.
+"""Check that the ledger holds the decision that a run claims to carry out: an event is a request, never a proof.
 
-Whoever can reach the server can emit an event. So a run that an event started does only what the ledger says was
-decided, as of the time of that decision. A run that a person starts needs no decision, but on live data it may not take
-effect before the last change of champion, which it would otherwise rewrite.
+Anyone who can reach the server can emit an event. So a run started by an event does only what the ledger says was decided,
+as of the time of that decision. A run started by a person needs no decision, but on live data it may not take effect before
+the last change of champion, which it would rewrite.
 """
 
 from collections.abc import Iterable
@@ -52,12 +52,12 @@ def why_not_requested(action: Action, request: Request | None, by_event: bool, a
         return None
     if request is None:
         return (
-            f"an event asked for a {action} that the ledger holds no decision for; expected the decision_id of one "
+            f"an event requested a {action} that the ledger holds no decision for; expected the decision_id of one "
             "that monitor recorded, and the version that it is about"
         )
     if request.at != as_of:
         return (
-            f"an event asked for a {action} as of {as_of:%Y-%m-%d %H:%M} UTC, but it was decided as of "
+            f"an event requested a {action} as of {as_of:%Y-%m-%d %H:%M} UTC, but it was decided as of "
             f"{request.at:%Y-%m-%d %H:%M} UTC"
         )
     return None

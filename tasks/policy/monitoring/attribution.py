@@ -104,7 +104,7 @@ def explain_predictions(shifts: Sequence[Shift], drifted: Sequence[str], unit: s
 def explain_loss(shifts: Sequence[Shift], drifted: Sequence[str], name: str) -> str | None:
     """Which drifted features moved the mean loss, each by itself, in a sentence; None where none did beyond chance."""
     parts = _sure(shifts, drifted)
-    return f"the drift of single features moved the {name} by, going by their SHAP values, {parts}" if parts else None
+    return f"drift of single features moved the {name}, by SHAP values: {parts}" if parts else None
 
 
 def _sure(shifts: Sequence[Shift], drifted: Sequence[str]) -> str:

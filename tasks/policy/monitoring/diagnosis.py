@@ -1,8 +1,8 @@
-"""What kind of change a window shows, so that the right thing is done: mend the feed, leave alone, or retrain.
+"""What kind of change a window shows, and so what to do: repair the feed, leave the model alone, or retrain.
 
 | kind | what the evidence looks like | what helps |
 |---|---|---|
-| upstream_data_fault | failed quality, labels in doubt, a feature moved as only broken feeds do | mend the feed; never retrain |
+| upstream_data_fault | failed quality, labels in doubt, a feature moved as only broken feeds do | repair the feed |
 | harmless_covariate_shift | inputs moved, performance did not | nothing |
 | harmful_covariate_shift | inputs moved, and the estimate from inputs alone sees the loss | retrain on the new inputs |
 | concept_drift | performance fell below what the inputs explain | retrain on recent labels |
@@ -97,7 +97,7 @@ def decide_diagnosis(
     """The kind of change. `estimate` is the primary metric expected from the inputs alone (`estimation.py`).
 
     `allowed` is `quality.columns` of the model's file: what it accepts is no fault.
-    Its interval is what it is judged by; `estimate_error` is told beside it. `labels` is the verdict on the labels of the
+    Its interval is what it is judged by; `estimate_error` is reported beside it. `labels` is the verdict on the labels of the
     latest window that has one.
 
     `importances` are shares of what the model relies on; without them those in the drift report, else all alike.
@@ -223,16 +223,16 @@ def _explain_fall(
     """Inputs moved and performance fell: harmful shift where the estimate from inputs sees the fall, else concept."""
     value = performance.metric(performance.primary) if performance else None
     if performance is None or value is None or estimate is None or estimate.name != value.name:
-        told = "how much of it the inputs explain is not known: no estimate stands beside it"
-        return Diagnosis("harmful_covariate_shift", (*reasons, told), names)
+        unknown = "how much of it the inputs explain is not known, as there is no estimate to compare with"
+        return Diagnosis("harmful_covariate_shift", (*reasons, unknown), names)
     sign = -1 if value.higher_is_better else 1
     gap = sign * (value.value - estimate.value)
     error = max(math.hypot(standard_error(value), standard_error(estimate)), performance.noise or 0.0)
     p_value = float(scipy.stats.norm.sf(gap / error)) if error else float(gap <= 0)
     expected = f"from the inputs alone {estimate.value:.4g} was expected"
-    told = f"{expected}, the realised value is {gap:+.4g} worse than that (p={p_value:.2g})"
+    compared = f"{expected}, the realised value is {gap:+.4g} worse than that (p={p_value:.2g})"
     kind: DiagnosisKind = "concept_drift" if p_value <= limits.alpha else "harmful_covariate_shift"
-    return Diagnosis(kind, (*reasons, told), names)
+    return Diagnosis(kind, (*reasons, compared), names)
 
 
 def _without_labels(
@@ -252,16 +252,18 @@ def _without_labels(
     if drift is None or not drift.says_something:
         return Diagnosis("insufficient_evidence", (inputs, "performance is not known yet"))
     if not names:
-        return Diagnosis("none", (inputs, "performance is not known yet; a changed concept would show with the labels"))
+        return Diagnosis("none", (inputs, "performance is not known yet; concept drift would show once labels arrive"))
     level = performance.baseline if performance else None
     if performance is None or estimate is None or level is None or estimate.name != level.name:
         return Diagnosis(
-            "insufficient_evidence", (inputs, "neither labels nor an estimate tell whether it harms"), names
+            "insufficient_evidence",
+            (inputs, "there are neither labels nor an estimate to show whether it harms"),
+            names,
         )
     p_value = shift_p_value(estimate, level, performance.noise, performance.noise_windows)
     harmful = p_value <= limits.alpha
-    told = f"{describe_estimate(estimate, estimate_error)}, best past level {level.value:.4g} (p={p_value:.2g})"
-    return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, told), names)
+    estimated = f"{describe_estimate(estimate, estimate_error)}, best past level {level.value:.4g} (p={p_value:.2g})"
+    return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, estimated), names)
 
 
 def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> str:
@@ -272,4 +274,4 @@ def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> st
     if not moved:
         return "no feature that the model uses drifted"
     worst = ", ".join(f"{feature.feature} {feature.effect_size:.3g} {feature.method}" for feature in moved[:3])
-    return f"{len(moved)} features that the model uses drifted, most weighty: {worst}"
+    return f"{len(moved)} features that the model uses drifted, most important first: {worst}"

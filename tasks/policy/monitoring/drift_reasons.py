@@ -1,4 +1,4 @@
-"""What drift was found, or could not be, in words: sentences for the decision, the ledger, the log and the report."""
+"""Drift in sentences, for the decision, the ledger, the log and the report: what drifted and what could not be judged."""
 
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import DriftVerdict, FeatureDrift
@@ -16,7 +16,7 @@ def describe(drift: FeatureDrift) -> str:
     if drift.unseen_share > 0:
         parts.append(f", {drift.unseen_share:.1%} in categories never seen before")
     if drift.suspicion and drift.suspicion_possible:
-        parts.append(f"; a possibility, no more: {drift.suspicion}")
+        parts.append(f"; possibly: {drift.suspicion}")
     return "".join(parts)
 
 
@@ -47,7 +47,7 @@ def explain(
 
 
 def _explain_power(features: list[FeatureDrift], rows: int) -> tuple[str, ...]:
-    """What the window is too small to show, told by the feature that would need the most rows."""
+    """What the window is too small to show, by the feature that would need the most rows."""
     blind = [drift for drift in features if drift.is_underpowered]
     if not blind:
         return ()
@@ -55,7 +55,7 @@ def _explain_power(features: list[FeatureDrift], rows: int) -> tuple[str, ...]:
     least = beside(worst.smallest_effect or 0.0, worst.threshold, 2)
     needed = f"about {worst.rows_needed:,} rows" if worst.rows_needed else "a larger reference"
     return (
-        f"{rows:,} rows cannot show that {len(blind)} of {len(features)} features stand still: the smallest effect seen "
-        f"in {worst.feature} would be {worst.method} {least}, the limit is {worst.threshold:g}; "
+        f"{rows:,} rows are too few to rule out drift of {len(blind)} of {len(features)} features: the smallest effect "
+        f"that would show in {worst.feature} is {worst.method} {least}, the limit is {worst.threshold:g}; "
         f"{needed} would do",
     )

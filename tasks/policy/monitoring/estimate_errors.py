@@ -57,8 +57,8 @@ def describe_error(error: EstimateError | None) -> str:
     if error is None:
         return "error not measured yet: no estimated window has closed"
     windows = f"{error.windows} closed window{'s' if error.windows > 1 else ''}"
-    told = f"mean absolute error {error.mean_absolute:.3g} over {windows}, {error.within} within the interval"
-    return f"{told}: wrong more often than that allows" if is_poor(error) else told
+    text = f"mean absolute error {error.mean_absolute:.3g} over {windows}, {error.within} within the interval"
+    return f"{text}: wrong more often than that allows" if is_poor(error) else text
 
 
 def possible(estimate: MetricValue) -> MetricValue:

@@ -29,8 +29,8 @@ class Calibration:
     """Labelled rows that it was learned on."""
 
     def apply(self, probabilities: ArrayLike) -> Floats:
-        mended: Floats = np.interp(np.asarray(probabilities, float), self.predicted, self.true)
-        return mended
+        fixed: Floats = np.interp(np.asarray(probabilities, float), self.predicted, self.true)
+        return fixed
 
 
 def calibrate(y_true: ArrayLike, y_pred: ArrayLike, bins: int = 50) -> Calibration:

@@ -1,7 +1,7 @@
-"""Whether features moved together: how well a classifier tells rows of the window from rows of the reference.
+"""Whether features drifted jointly: how well a classifier separates rows of the window from rows of the reference.
 
-Each feature may stand still by itself while their relations change; no distance of a single feature sees that. A
-classifier that does better than chance on rows it has not seen does (Rabanser et al. 2019, "Failing loudly").
+Relations between features can change while each feature keeps its distribution, which no distance of a single feature
+shows. A classifier that beats chance on rows it has not seen shows it (Rabanser et al. 2019, "Failing loudly").
 """
 
 import math
@@ -56,15 +56,15 @@ def judge_joint(
 def describe_joint(found: JointDrift, any_drifted: bool) -> str:
     """What the classifier saw, in words; `any_drifted` says whether single features moved as well."""
     if found.auc is None:
-        return f"features together: insufficient, {found.rows} rows"
-    told = (
-        f"features together: {found.verdict}, a classifier tells the window from the reference with an AUC of "
-        f"{found.auc:.3f} (99% interval {found.low:.3f} to {found.high:.3f}, limit {found.threshold:.3g}, "
+        return f"joint drift: insufficient, {found.rows} rows"
+    text = (
+        f"joint drift: {found.verdict}, a classifier separates the window from the training data with an AUC of "
+        f"{found.auc:.3f} (limit {found.threshold:.3g}, 99% interval {found.low:.3f} to {found.high:.3f}, "
         f"{found.rows:,} sampled rows each)"
     )
     if found.verdict == "error":
-        return f"{told}: well below chance, as where rows stand on both sides"
+        return f"{text}: well below chance, as happens when the same rows are on both sides"
     if found.verdict == "drifted":
-        told += f", by {', '.join(found.features)}" if found.features else ""
-        told += "" if any_drifted else "; no feature moved past its limit by itself"
-    return told
+        text += f", by {', '.join(found.features)}" if found.features else ""
+        text += "" if any_drifted else "; no single feature moved past its limit"
+    return text

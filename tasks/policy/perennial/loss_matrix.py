@@ -1,8 +1,7 @@
-"""What is known of a model's candidates and probes, and from it an estimate of what any candidate would have lost.
+"""The known losses of a model's candidates and probes, and an estimate of every missing one.
 
-The matrix is filled with the best that is known of each cell: a candidate's own losses, else its probe's corrected for
-what probes lack, else those of the newest probe before it. Paired differences on the same windows say how sure a
-difference is.
+An entry is the candidate's own loss, else its probe's corrected for the probes' weakness, else that of the newest probe
+before it. Paired differences on the same windows give the uncertainty of a difference.
 """
 
 import math

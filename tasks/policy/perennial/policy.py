@@ -1,13 +1,14 @@
-"""`perennial`, the recommended retraining policy, as an online object: window in, action out, with its reasons.
+"""`perennial`, the recommended retraining policy, as an online object: window in, action out.
 
-After each window it may train a cheap probe. Probes and candidates, corrected for the probes' own weakness, fill the loss
-matrix as far as it is known. From it the next losses of every option are forecast, and one
-rule weighs lead against price: keep, go back to an earlier candidate, or retrain. Until the stream has shown that it
-changes, beyond chance, one retrain at most is made. Its only setting is α, what a retrain costs in window losses.
+After each window it may train a probe, a small and cheap model. Losses of probes and candidates make up an estimate of
+the performance matrix, corrected for the probes' weakness. From it the policy forecasts the next loss of every option
+and weighs lead against price: keep the champion, return to an earlier candidate, or retrain. It makes at most one
+retrain until there is significant evidence that the relationship changes. Its only setting is α, the cost of a retrain
+in losses of one window.
 
-To live with it: `ProbeRule(α, share, history)` once, `update(champion, losses, probes)` after each window, do what the
-`Action` says, keep `state()`. Losses and probes are those of every existing candidate and probe on that window, by the
-window after which each was trained; nothing else is read. An action that was refused is seen in the next `champion`.
+Use: call `ProbeRule(α, share, history)` once and `update(champion, losses, probes)` after each window, carry out the
+`Action`, store `state()`. Losses and probes cover every candidate and probe that exists, keyed by the window after which
+each was trained. The next call's `champion` shows whether the action was carried out.
 """
 
 import math
@@ -45,6 +46,32 @@ RECENT_WINDOWS = 12
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed:
+    """What the policy weighed: the saving of the option at hand against its price, and whether models can age here."""
+
+    saved: float | None
+    """Losses of one window that the option is expected to save; None without a forecast."""
+    price: float
+    patience: float
+    """Windows for which a forecast lead is counted."""
+    lead_sigmas: float
+    """Evidence that fresher models lead the champion, since window `since`."""
+    order_sigmas: float
+    """Evidence that neighbouring windows are more alike than distant ones."""
+    since: int
+    established: bool
+    """Whether the evidence has ever passed `ESTABLISHED`; an earlier retrain or `may_train` may go ahead without it."""
+    tried: bool
+    """Whether the one retrain that is allowed without established change was made."""
+    may_train: bool
+
+    @property
+    def change_sigmas(self) -> float:
+        """Both kinds of evidence together."""
+        return math.hypot(max(0.0, self.order_sigmas), max(0.0, self.lead_sigmas))
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """What to do after a window. `deploy` serves from the next window on; it is `window` itself for a retrain."""
 
@@ -52,7 +79,7 @@ class Action:
     retrain: bool
     deploy: int | None
     probe: bool
-    reasons: tuple[str, ...]
+    weighed: Weighed
 
 
 class ProbeRule:
@@ -93,14 +120,12 @@ class ProbeRule:
         self.tried = self.tried or max([champion, *losses]) >= self.begun
         may_train = self.established or (lead >= TRIAL and not self.tried)
         options, horizon = self._options(now, losses, may_train), patience(self.alpha, self.unit, self.level)
-        chosen, gain = self.rule.choose(options, champion, horizon)
-        probe = self._decide_probe(now)
-        reasons = (
-            self._about_change(order, lead),
-            f"a lead that is forecast counts for {horizon:.1f} windows",
-            self._about(chosen, gain, now),
+        choice = self.rule.choose(options, champion, horizon)
+        weighed = Weighed(
+            choice.saved, choice.price, horizon, lead, order, self.since, self.established, self.tried, may_train
         )
-        return Action(now, chosen == now, None if chosen == champion else chosen, probe, reasons)
+        deploy = None if choice.option == champion else choice.option
+        return Action(now, choice.option == now, deploy, self._decide_probe(now), weighed)
 
     def _start(self) -> None:
         """Let the forecast learn from the history block, in which every candidate is known."""
@@ -186,23 +211,6 @@ class ProbeRule:
         before = self.known.losses[self.champion, max(0, now - RECENT_WINDOWS) : now]
         before = before[np.isfinite(before)]
         return len(before) > 3 and bool(self.known.losses[self.champion, now] > before.mean() + 3 * before.std())
-
-    def _about_change(self, order: float, lead: float) -> str:
-        passed = math.hypot(max(0.0, order), max(0.0, lead)) >= ESTABLISHED
-        verdict = "yes" if passed else "yes, passed before" if self.established else "no"
-        return (
-            f"fresher models lead the champion by {lead:.1f} σ of paired evidence since window {self.since}, neighbouring "
-            f"windows are alike by {order:.1f} σ; {ESTABLISHED:g} σ together count as change: {verdict}"
-        )
-
-    def _about(self, chosen: int, gain: float, now: int) -> str:
-        if chosen == self.champion:
-            why = "no switch pays its cost" if self.established else "no change is established that would pay the cost"
-            return f"keep candidate {chosen}: {why} of {self.alpha:g}"
-        if chosen == now:
-            return f"retrain after window {now}: a fresh model pays its cost of {self.alpha:g} and {gain:.2g} more"
-        price = (1 - self.share) * self.alpha
-        return f"go back to candidate {chosen}: the return pays its cost of {price:g} and {gain:.2g} more"
 
 
 def _pairs(losses: Mapping[int, float]) -> tuple[tuple[int, float], ...]:

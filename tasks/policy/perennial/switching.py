@@ -9,6 +9,7 @@ patience is α / lead = √(α/2b). Estimates of b from one stream were worse th
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +43,20 @@ class Options:
     exists: Flags
 
 
+class Choice(NamedTuple):
+    """An option and what it gains by the rule, 0 for the champion; `saved` is the option's side of the scales.
+
+    For the champion, `saved` is what a fresh model would save, before its price; None without a forecast.
+    """
+
+    option: int
+    gain: float
+    saved: float | None
+    price: float
+
+
 class SwitchingRule:
-    """Holds the debts since the last switch."""
+    """Hold the debts since the last switch."""
 
     def __init__(self, alpha: float, share: float) -> None:
         self.alpha, self.share = alpha, share
@@ -52,17 +65,20 @@ class SwitchingRule:
     def forget(self) -> None:
         self.debts, self.fresh_debt = np.zeros(0), 0.0
 
-    def choose(self, options: Options, champion: int, patience: float) -> tuple[int, float]:
-        """(candidate, gain): the champion, an earlier candidate or `now`, which is trained; what it gains by the rule."""
+    def choose(self, options: Options, champion: int, patience: float) -> Choice:
+        """The champion, an earlier candidate, or `now`, which is to be trained."""
         self._add(options, champion)
         debt = np.append(self.debts / RETURN_CAUTION, self.fresh_debt)
         price = np.full(options.now + 1, (1 - self.share) * self.alpha)
         price[options.now] = self.alpha
-        gain = patience * _leads(options.forecast, champion) + DEBT_WEIGHT * debt - price
+        saved = patience * _leads(options.forecast, champion) + DEBT_WEIGHT * debt
+        gain = saved - price
         gain = np.where(options.exists, gain, -np.inf)
         gain[champion] = 0.0
         best = int(gain.argmax())
-        return best, float(gain[best])
+        weighed = options.now if best == champion else best
+        known = float(saved[weighed]) if math.isfinite(saved[weighed]) else None
+        return Choice(best, float(gain[best]), known, float(price[weighed]))
 
     def _add(self, options: Options, champion: int) -> None:
         own = options.losses[champion]

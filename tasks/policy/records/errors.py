@@ -1,4 +1,4 @@
-"""The errors that a person can mend, all in one tree.
+"""The errors that a person can fix, all in one tree.
 
 Every message says where, what was found, what was expected and what to do. Any other exception is a defect of ours.
 """
@@ -24,7 +24,7 @@ class UnknownPolicy(PerennialError):
 
 
 class TimeAhead(PerennialError):
-    """A live model is asked about a time that has not come. Nothing was read."""
+    """The requested time of a live model is in the future. Nothing was read."""
 
 
 # data

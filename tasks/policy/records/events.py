@@ -1,7 +1,7 @@
-"""What an event carries from one flow to the next: the model, the decision that keys every write, and the sentences.
+"""The payload of an event from one flow to the next: the model, the decision that keys every write, and the reasons.
 
-Bounded here where events are made, and again by the types of the flows' parameters where they arrive: whoever can reach
-the server's API can emit an event, so nothing in one is believed. Verdicts are read from the ledger.
+Sizes are bounded here where events are made, and again by the types of the flows' parameters. Anyone who can reach the
+server's API can emit an event, so verdicts are read from the ledger, never from an event.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
-"""The records that travel between stages: what was seen, what was concluded, what was done.
+"""Records that travel between stages: evidence, decision and what was done.
 
-Small and frozen, so that a stage can hand one to another process, an event or the ledger and get the same thing
-back: `to_json` and `from_json` round-trip every record here. Frames and clients never travel. What was measured of a
-window stands in `reports.py`, how records are written in `records.py`.
+Small and frozen, so a stage can pass one to another process, an event or the ledger: `to_json` and `from_json` round-trip
+every record here. Frames and clients never travel. Measurements of a window are in `reports.py`, the JSON of records in
+`base.py`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -92,7 +92,7 @@ class History:
     returnable: tuple["Served", ...] = ()
     """Earlier champions that may serve again."""
     asked_at: tuple[datetime, ...] = ()
-    """Ends of windows after which a retrain was asked for, apart from those that a budget refused."""
+    """Ends of windows after which a retrain was requested, apart from those that a budget refused."""
     spent_usd_this_month: float = 0.0
     usages: tuple[Usage, ...] = ()
     """What earlier iterations used, oldest first."""
@@ -137,14 +137,9 @@ class Decision:
     go_back_to: str | None = None
     """An earlier version that shall be tried again, where that was decided instead of a retrain."""
     unresolved: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
-    """That earlier retrains have not cleared what the window is past: a person is asked."""
-
-    @property
-    def words(self) -> str:
-        """What was decided, as people read it."""
-        if self.go_back_to:
-            return f"go back to version {self.go_back_to}"
-        return "retrain" if self.retrain else "keep the champion"
+    """That earlier retrains did not bring the metric back within its limit: a person has to look."""
+    details: tuple[str, ...] = ()
+    """The policy's own figures, in sentences."""
 
 
 @dataclass(frozen=True, slots=True)

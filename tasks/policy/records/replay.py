@@ -1,4 +1,4 @@
-"""What a replay saw, window by window, and the comparison it ends with: the loop, never retrained, always retrained."""
+"""The record of a replay, window by window, and its comparison: the loop, never retrained, always retrained."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +19,7 @@ class ReplayEvent:
 
 @dataclass(frozen=True, slots=True)
 class ReplayWindow:
-    """One served window. `metric` is the loop's realised value; `never` and `every` the rivals' on the same rows."""
+    """One served window. `metric` is the loop's realised value; `never` and `every` the baselines' on the same rows."""
 
     window: Window
     rows: int

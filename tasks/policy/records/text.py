@@ -1,7 +1,7 @@
-"""What people type, as it is kept and shown: one line of what can be printed.
+"""Sanitise what people type: one line of printable text.
 
-A line break in a name or a reason would print a line of its own in a page or a terminal, as if we had said it; a control
-character can do anything to a terminal.
+A line break in a name or a reason would print a line of its own in a page or a terminal, as if Perennial had written it; a
+control character can change a terminal.
 """
 
 import re

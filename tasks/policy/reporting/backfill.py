@@ -1,4 +1,4 @@
-"""Which windows of a range were missed, and which must not be filled in."""
+"""Windows of a range that were missed, and those that must not be filled in."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace

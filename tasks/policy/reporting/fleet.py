@@ -1,9 +1,8 @@
-"""Which model needs a person first, and why: every model's state in one record, from its ledger and its champion.
+"""Which models require action, and why: every model's state in one record, from its ledger and its champion.
 
-A model's needs come from facts alone, most urgent first: a promotion that waits for approval, no champion, a quarantined
-window, labels that cannot be trusted or are overdue, a check that is overdue, a refusal, a loss of performance, a drift.
-Models are sorted by their most urgent need; those whose file or ledger cannot be read come before, as nothing at all
-runs for them.
+What to look at comes from facts alone, most urgent first: a pending approval, no champion, a quarantined window, labels
+that cannot be trusted or are overdue, an overdue check, a refusal, a loss of performance, a drift. Models are sorted by
+their most urgent entry. Models whose file or ledger cannot be read come first, because nothing runs for them.
 """
 
 from collections import Counter
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from tasks.policy.economics.budget import Purse
-from tasks.policy.governance.pending_approvals import OpenApproval, open_approvals
+from tasks.policy.economics.budget import BudgetBalance
+from tasks.policy.governance.pending_approvals import PendingApproval, pending_approvals
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.evidence import (
     Judgement,
@@ -37,16 +36,17 @@ NeedKind = Literal[
     "refused",
     "worse",
     "retraining",
+    "record ended",
     "drifted",
 ]
 URGENCY: tuple[NeedKind, ...] = (
     "approval", "no champion", "registry", "quarantined", "labels", "unresolved", "overdue", "budget", "refused", "worse",
-    "retraining", "drifted",
+    "retraining", "record ended", "drifted",
 )  # fmt: skip
 """Most urgent first."""
-FOR_A_PERSON: frozenset[NeedKind] = frozenset(URGENCY[: URGENCY.index("budget") + 1])
-"""The loop does not come out of these by itself."""
-Health = Literal["needs a person", "watch", "healthy"]
+ACTION_REQUIRED: frozenset[NeedKind] = frozenset(URGENCY[: URGENCY.index("budget") + 1])
+"""The flows do not resolve these by themselves."""
+Health = Literal["action required", "watch", "healthy"]
 MONTH = timedelta(days=30)
 GRACE_WINDOWS = 0.5
 """A check may be late by this share of a window, and by a day at least."""
@@ -73,9 +73,9 @@ class ModelFacts:
     champion: ModelVersion | None
     entries: tuple[LedgerEntry, ...]
     looked_at: datetime | None = None
-    """By the clock on the wall, which people's answers are measured by; `as_of` where it is left out."""
+    """Wall-clock time, by which people's answers expire; `as_of` when left out."""
     registry_changes: tuple[str, ...] = ()
-    """What others than Perennial changed in the registry, a sentence each."""
+    """Changes in the registry that Perennial did not make, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class FleetMember:
     series: tuple[tuple[Window, float], ...]
     next_check: datetime | None
     retrains: int
-    approvals: tuple[OpenApproval, ...]
+    approvals: tuple[PendingApproval, ...]
 
     @property
     def urgency(self) -> int:
@@ -109,7 +109,7 @@ class FleetMember:
 
 @dataclass(frozen=True, slots=True)
 class BrokenModel:
-    """A model whose file, ledger or registry entry cannot be read, and the error's sentence; more is not known of it."""
+    """A model whose file, ledger or registry entry cannot be read, with the error."""
 
     model: str
     sentence: str
@@ -118,11 +118,11 @@ class BrokenModel:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """All models, those that need a person first."""
+    """All models, those that require action first."""
 
     as_of: datetime
     members: tuple[FleetMember, ...]
-    purse: Purse | None = None
+    balance: BudgetBalance | None = None
     """The budget that models share, where they do."""
     broken: tuple[BrokenModel, ...] = ()
 
@@ -131,12 +131,9 @@ class Fleet:
         if not self.members and not self.broken:
             return "No model has a file under deployments/ yet."
         counts: Counter[str] = Counter(member.health for member in self.members)
-        waiting = counts["needs a person"] + len(self.broken)
-        first = (
-            f"{waiting} {'model needs' if waiting == 1 else 'models need'} a person"
-            if waiting
-            else "Nothing needs a person"
-        )
+        waiting = counts["action required"] + len(self.broken)
+        models = f"{waiting} model{'' if waiting == 1 else 's'}"
+        first = f"Action required for {models}" if waiting else "No action required"
         rest = [
             f"{counts[health]} {words}"
             for health, words in (("watch", "to watch"), ("healthy", "healthy"))
@@ -146,11 +143,14 @@ class Fleet:
 
 
 def survey(
-    facts: Iterable[ModelFacts], as_of: datetime, purse: Purse | None = None, broken: Iterable[BrokenModel] = ()
+    facts: Iterable[ModelFacts],
+    as_of: datetime,
+    balance: BudgetBalance | None = None,
+    broken: Iterable[BrokenModel] = (),
 ) -> Fleet:
-    """Every model's state at `as_of`, sorted by what needs a person."""
+    """Every model's state at `as_of`, most urgent first."""
     members = sorted(map(describe_member, facts), key=lambda member: (member.urgency, member.facts.model))
-    return Fleet(as_of, tuple(members), purse, tuple(broken))
+    return Fleet(as_of, tuple(members), balance, tuple(broken))
 
 
 def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
@@ -168,7 +168,7 @@ def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
     report, metric = measured[-1] if measured else (None, None)
     moves = [entry.at for entry in facts.entries if entry.kind in ("champion.promoted", "champion.rolled_back")]
     next_check = _next_check(facts, latest)
-    approvals = open_approvals(facts.entries, facts.looked_at or facts.as_of) if facts.approval else ()
+    approvals = pending_approvals(facts.entries, facts.looked_at or facts.as_of) if facts.approval else ()
     found = [
         *_standing_needs(facts, latest, next_check, approvals, label_reports(performances)),
         *_recent_needs(facts, latest, report),
@@ -192,8 +192,8 @@ def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
 
 
 def _health(needs: tuple[Need, ...]) -> Health:
-    if any(need.kind in FOR_A_PERSON for need in needs):
-        return "needs a person"
+    if any(need.kind in ACTION_REQUIRED for need in needs):
+        return "action required"
     return "watch" if needs else "healthy"
 
 
@@ -209,14 +209,14 @@ def _standing_needs(
     facts: ModelFacts,
     latest: Judgement | None,
     next_check: datetime | None,
-    approvals: tuple[OpenApproval, ...],
+    approvals: tuple[PendingApproval, ...],
     known: tuple[LabelReport, ...],
 ) -> Iterator[Need]:
-    """What stays so until someone acts."""
+    """What stays as it is until someone acts."""
     for approval in approvals:
         yield Need("approval", approval.sentence(facts.model))
     if facts.champion is None:
-        yield Need("no champion", "no version serves; train and promote the first one")
+        yield Need("no champion", "no version serves yet; train and promote the first one")
     for change in facts.registry_changes:
         yield Need("registry", change)
     grace = facts.settling + timedelta(days=max(1.0, GRACE_WINDOWS * facts.window_days))
@@ -225,7 +225,11 @@ def _standing_needs(
     quality = latest.evidence.quality if latest else None
     if latest and quality and quality.verdict == "fail":
         reason = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
-        yield Need("quarantined", f"{latest.evidence.window.name} is quarantined: {reason}")
+        found = f"{latest.evidence.window.name} is quarantined: {reason}"
+        if next_check is None:  # recorded data ends here: no later window waits for anybody
+            yield Need("record ended", f"the recorded data ends; its last window {found}")
+        else:
+            yield Need("quarantined", found)
     if latest and latest.decision.unresolved:
         yield Need("unresolved", latest.decision.unresolved)
     labels = [] if latest is None else [one for one in known if one.window <= latest.evidence.window]
@@ -236,7 +240,7 @@ def _standing_needs(
 
 
 def _recent_needs(facts: ModelFacts, latest: Judgement | None, report: PerformanceReport | None) -> Iterator[Need]:
-    """What the loop deals with by itself, but is worth a look."""
+    """What the flows resolve by themselves, but is worth a look."""
     since = latest.evidence.window.start if latest else facts.as_of - MONTH
     last = facts.entries[-1] if facts.entries else None
     for entry in facts.entries:
@@ -246,7 +250,7 @@ def _recent_needs(facts: ModelFacts, latest: Judgement | None, report: Performan
         if entry.kind == "retraining.refused" and entry.at >= since:
             yield Need("budget", entry.body)
     if latest and latest.decision.retrain and not latest.backfilled and last and last.kind == "window.judged":
-        yield Need("retraining", f"a retrain was asked for: {latest.decision.reasons[0]}")
+        yield Need("retraining", f"a retrain was requested: {latest.decision.reasons[0]}")
     if report and report.shift_p_value is not None and report.baseline and report.shift_p_value <= LOSS_P:
         value = report.metric(report.primary)
         if value and (value.value < report.baseline.value) == value.higher_is_better:

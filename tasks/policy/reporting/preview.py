@@ -1,7 +1,6 @@
-"""What a retrain or a promotion would do now, in sentences, before anybody lets it.
+"""What a retrain or a promotion would do now, in sentences.
 
-The form's dry run shows them. They come from the same judgements that the run itself obeys, so that a preview that says
-yes and a run that says no can only differ by what happened in between.
+The sentences come from the same judgements that the run obeys, so preview and run differ only by what happened between.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,6 @@
-"""What a replay amounts to, in words and readable numbers.
+"""A replay in words and readable numbers, for the page and for the table in the terminal.
 
-The page and the terminal table say the same thing because both take it from here. A number gets as many decimals as
-it takes to tell the loop from its rivals, and no more; whoever wins, the sentence says so.
+A number gets just enough decimals to separate the loop from its baselines. The sentence names the winner, whichever it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -173,7 +172,7 @@ def decision_words(window: ReplayWindow) -> str:
     if window.quality == "fail":
         return "No decision: data quarantined"
     if any(event.kind == "recalled" for event in window.events):
-        return "Go back to an earlier version"
+        return "Return to an earlier version"
     return "Retrain" if window.retrain else "Keep the champion"
 
 
@@ -188,20 +187,20 @@ def headline(replay: Replay) -> str:
         return f"{served} served with {counted(retrains, 'retrain')}; no labels to compare by yet."
     metric, loop = metric_name(replay).short, shown(means["loop"], replay, unit=True)
     never, every = shown(means["never"], replay), shown(means["every"], replay)
-    rival = f"retraining every window {every}, with {counted(len(replay.windows), 'retrain')} instead of {retrains}."
+    baseline = f"retraining every window {every}, with {counted(len(replay.windows), 'retrain')} instead of {retrains}."
     if retrains == 0:
-        return f"The loop did not retrain: {metric} {loop}, never retraining {never}; {rival}"
+        return f"The loop did not retrain: {metric} {loop}, never retraining {never}; {baseline}"
     if never == shown(means["loop"], replay):
-        return f"The loop's {metric} was {loop}, the same as never retraining; {rival}"
+        return f"The loop's {metric} was {loop}, the same as never retraining; {baseline}"
     if (gain_over_never(replay) or 0.0) < 0:
-        return f"The loop's {metric} of {loop} was worse than never retraining, {never}; {rival}"
-    return f"The loop kept {metric} at {loop}; never retraining would have been {never}; {rival}"
+        return f"The loop's {metric} of {loop} was worse than never retraining, {never}; {baseline}"
+    return f"The loop kept {metric} at {loop}; never retraining would have been {never}; {baseline}"
 
 
 def bargain(replay: Replay) -> str | None:
     """What share of the gain of retraining every window the loop had, and at what share of its retrains.
 
-    None where that comparison says nothing: no labels, or neither the loop nor its rival gained.
+    None where that comparison says nothing: no labels, or neither the loop nor the baseline gained.
     """
     means, retrains, windows = comparison(replay), replay.count("retrained"), len(replay.windows)
     gain = gain_over_never(replay)
@@ -216,11 +215,30 @@ def bargain(replay: Replay) -> str | None:
     return f"That is {share_text(gain / possible)} of what retraining every window gains, for {cost}."
 
 
+def next_steps(replays: Sequence[Replay], page: str) -> tuple[str, ...]:
+    """What to look at after a replay, in the order in which it explains itself."""
+    steps = [f"the replay page, every window of every model: {page}"]
+    for replay in replays:
+        if window := _telling(replay):
+            events = "; ".join(event.text for event in window.events)
+            steps.append(f"one decision of {replay.model}, {window.window.name} on that page: {events}")
+    steps.append(
+        "`make serve`, then Artifacts in the Prefect dashboard: each decision with its evidence, and the fleet page"
+    )
+    return tuple(steps)
+
+
+def _telling(replay: Replay) -> ReplayWindow | None:
+    """The first window whose retrain was promoted, else the first in which anything happened."""
+    promoted = (window for window in replay.windows if any(event.kind == "promoted" for event in window.events))
+    return next(promoted, None) or next((window for window in replay.windows if window.events), None)
+
+
 def compared(replay: Replay) -> str:
     """Which windows the means are over."""
     known = sum(w.metric is not None and w.never is not None and w.every is not None for w in replay.windows)
-    whole = counted(len(replay.windows), "window")
-    return f"Means over {known} of {whole}: those where all three are known."
+    windows = counted(len(replay.windows), "window")
+    return f"Means over {known} of {windows}: those where all three are known."
 
 
 def title(replays: Sequence[Replay]) -> str:

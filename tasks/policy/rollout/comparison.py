@@ -1,7 +1,7 @@
-"""Champion and challenger on the same rows: the difference of the primary metric, overall and per slice.
+"""Champion against challenger on the same rows: the difference of the primary metric, overall and per slice.
 
-Both models' predictions are made now, on rows given here; no stored metric is ever read. Positive gain is better,
-whatever the metric's direction.
+Predictions are made now, on the rows given; no stored metric is read. A positive gain is better, whatever the metric's
+direction.
 """
 
 from collections.abc import Mapping

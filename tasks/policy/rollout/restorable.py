@@ -1,6 +1,6 @@
-"""Which earlier champions may serve again: a season that returns needs no training, only a trial on today's rows.
+"""Earlier champions that may serve again: when a season returns, a trial on today's rows can replace a retrain.
 
-A version that was rolled back is quarantined and never returns; the champion has nothing to return to.
+A version that was rolled back is quarantined and never returns.
 """
 
 from collections.abc import Sequence

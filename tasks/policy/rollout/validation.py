@@ -1,8 +1,8 @@
-"""Whether a challenger may take the champion's place, from both models' results on the same untouched rows.
+"""Decide whether a challenger may replace the champion, from both models' results on the same unseen rows.
 
-`decide_validation` gives the verdict, `why_not_promote` reads it again before anything moves: a report that says
-`pass` while its own numbers say otherwise moves nothing. Unknown fails. Non-inferiority as in Piaggio et al. (2012),
-JAMA 308:2594: the whole interval of the gain must lie above minus the margin.
+`decide_validation` gives the verdict; `why_not_promote` checks it again before anything moves, because a report may say
+`pass` while its numbers say otherwise. Unknown fails. Non-inferiority as in Piaggio et al. (2012), JAMA 308:2594: the whole
+interval of the gain must lie above minus the margin.
 """
 
 import math
@@ -220,7 +220,7 @@ def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, 
 
 
 def doubts(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) -> list[str]:
-    """What a person should look at though no gate was missed."""
+    """What a person should look at although every gate passed."""
     return [
         f"{_where(item)} may lose {-item.gain:.4g} ({_interval(item)}) on {item.rows} rows; not significant"
         for item in differences

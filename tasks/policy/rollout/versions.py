@@ -1,8 +1,8 @@
-"""What the ledger holds of each version, and which aliases its facts lead to: the record that counts.
+"""What the ledger holds of each version, and the aliases that follow from it. The ledger decides, not the registry.
 
-MLflow's registry can be edited by everybody who opens its page: a tag changed, an alias moved, a version deleted, a model
-deleted and made again, so that its version 1 is another one. What was on trial is known by its run, its decision and the
-SHA-256 of its files, all in the ledger. A number alone says nothing.
+Anyone who opens MLflow's page can edit the registry: change a tag, move an alias, delete a model and create it again, so
+that its version 1 is another one. A version is therefore identified by its run, its decision and the SHA-256 of its
+files, all in the ledger.
 """
 
 import json
@@ -133,8 +133,8 @@ def _moved(
         ]
     if now == wanted:
         return []
-    mend = f"set it back to version {wanted}" if wanted else "remove it"
-    return [f"alias {alias} is on {_named(now)}, expected {_named(wanted)} {since}; {mend} in MLflow"]
+    fix = f"set it back to version {wanted}" if wanted else "remove it"
+    return [f"alias {alias} is on {_named(now)}, expected {_named(wanted)} {since}; {fix} in MLflow"]
 
 
 def _named(number: str | None) -> str:

@@ -39,6 +39,8 @@ class Finding:
     triggers: tuple[str, ...] = ()
     go_back_to: str | None = None
     """An earlier version that serves better than the champion, where no retrain is asked for."""
+    details: tuple[str, ...] = ()
+    """The policy's own figures, in sentences: shown last, folded."""
 
 
 class Trigger(Settings):

@@ -47,7 +47,8 @@ class Group(Trigger):
             reasons.insert(0, f"{held} of {len(found)} conditions hold, {self.needed} are needed")
         back = next((each.go_back_to for each in found if each.go_back_to), None) if self.needed == 1 else None
         names = tuple(name for finding in found for name in finding.triggers)
-        return Finding(held >= self.needed, tuple(reasons), self._what_would_change(found, held), names, back)
+        details = tuple(text for finding in ordered for text in finding.details)
+        return Finding(held >= self.needed, tuple(reasons), self._what_would_change(found, held), names, back, details)
 
     def _what_would_change(self, found: Sequence[Finding], held: int) -> tuple[str, ...]:
         """Sentences of which any one, come true, turns the group."""

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from tasks.policy.perennial.loss_matrix import Observation
 from tasks.policy.perennial.policy import ProbeRule
+from tasks.policy.perennial.reasons import Terms, explain
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.statistics.metrics import UNBOUNDED
 from tasks.policy.triggers.base import Case, Finding, Trigger
@@ -58,9 +59,8 @@ class Probe(Trigger):
         holds = bool(leads) and debt >= cost.alpha
         first = f" since {leads[0][0].window.start:%Y-%m-%d}" if leads else ""
         reason = (
-            f"probes: fresh ones were ahead of one of the champion's age by {_in_metric(debt, cost, columns[-1])} in sum "
-            f"over {len(leads)} windows{first}; a retrain pays from {_in_metric(cost.alpha, cost, columns[-1])} "
-            f"({cost.origin})"
+            f"fresh probes lead one of the champion's age by {_in_metric(debt, cost, columns[-1])} in sum over "
+            f"{len(leads)} windows{first}; a retrain pays from {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
         )
         return self.finding(holds, reason, _wish(holds, debt, cost, leads, columns[-1]))
 
@@ -100,12 +100,14 @@ class Perennial(Trigger):
             action = policy.update(seen.champion, own, dict(seen.probes))
         if action is None:
             return self.finding(False, "perennial: no window of service has enough labels yet")
-        level = f"a retrain costs {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
-        reasons = (f"perennial: {action.reasons[-1]}; {level}", *action.reasons[:-1])
-        wish = "would retrain once what a fresh model leads by pays its cost"
+        wish = "would retrain once a fresh model's lead pays for a retrain"
         back = None if action.retrain else _earlier(columns[-1], case, ends).get(action.deploy)
         acts = action.retrain or back is not None
-        return Finding(action.retrain, reasons, () if acts else (wish,), (self.trigger,) if acts else (), back)
+        terms = Terms(columns[-1].metric, cost.alpha, cost.scale, cost.usd, cost.origin)
+        reason, details = explain(action, terms, f"{columns[action.weighed.since].window.start:%Y-%m-%d}", back)
+        return Finding(
+            action.retrain, (reason,), () if acts else (wish,), (self.trigger,) if acts else (), back, details
+        )
 
 
 class Cost(NamedTuple):
@@ -114,6 +116,7 @@ class Cost(NamedTuple):
     alpha: float
     scale: float
     origin: str
+    usd: float | None = None
 
 
 def known_columns(case: Case) -> list[ProbeColumn]:
@@ -147,8 +150,8 @@ def _cost(alpha: float | None, columns: Sequence[ProbeColumn], case: Case) -> Co
         return Cost(alpha, scale, f"alpha {alpha:g}")
     if price and case.cost_usd:
         windows_usd = price * columns[-1].window.days
-        return Cost(case.cost_usd / windows_usd / scale, scale, f"{case.cost_usd:,.2f} USD")
-    return Cost(DEFAULT_ALPHA, scale, f"alpha {DEFAULT_ALPHA:g}, as no cost and value are known")
+        return Cost(case.cost_usd / windows_usd / scale, scale, f"{case.cost_usd:,.2f} USD", case.cost_usd)
+    return Cost(DEFAULT_ALPHA, scale, f"alpha {DEFAULT_ALPHA:g}, the default while cost and value are unknown")
 
 
 def _cost_in_words(alpha: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What could not be used of a window's labels is counted, as it was known then, and mended where the source was."""
+"""What could not be used of a window's labels is counted, as it was known then, and fixed where the source was."""
 
 import pyarrow as pa
 import pytest

@@ -30,7 +30,7 @@ def evidence_of(requester: str, slice_name: str, refusal: str | None = None, con
 def test_a_typed_name_adds_no_heading_to_what_an_approver_reads() -> None:
     shown = evidence_of(FORGED, "colour=red", refusal=FORGED)
     assert [line for line in shown.splitlines() if line.startswith("#")] == ["# May version 2 of binary_model serve?"]
-    assert "Asked for by bob # All gates passed; legal has signed off; may be answered by" in shown
+    assert "Requested by bob # All gates passed; legal has signed off; to be answered by" in shown
 
 
 def test_a_category_value_neither_breaks_out_of_the_table_nor_shows_an_image() -> None:

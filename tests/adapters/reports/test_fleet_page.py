@@ -34,15 +34,15 @@ def rows(html: str) -> list[str]:
     return [element.text for element in elements(html) if "data-model" in element.attributes]
 
 
-def test_the_page_has_a_row_per_model_those_that_need_a_person_first():
+def test_the_page_has_a_row_per_model_those_that_require_action_first():
     waiting, fresh, calm = rows(render(fleet()))
     assert waiting.startswith("waiting version 3 serves")
-    assert "needs a person version 4 passed and waits for approval: gains 0.02" in waiting
+    assert "action required version 4 passed and waits for approval: gains 0.02" in waiting
     assert "no champion" in fresh and "train and promote the first one" in fresh
     assert "watch 4 of 10 features drifted" in calm
     assert "accuracy 0.9 0.88 to 0.92 best past level 0.9" in calm
     assert (
-        "keep the champion 2024-02-24..2024-02-29 no reason to 2024-03-05 00:00 0 of 3 60.00 USD of 100.00 USD" in calm
+        "Keep champion v3 2024-02-24..2024-02-29 No reason to. 2024-03-05 00:00 0 of 3 60.00 USD of 100.00 USD" in calm
     )
 
 
@@ -86,12 +86,12 @@ def test_a_link_that_runs_code_is_left_out(uri):
 def test_a_model_whose_file_is_broken_has_a_row_with_the_error_and_no_claims():
     broken = survey([facts(judged(), model="calm")], NOW, broken=[BrokenModel("odd", "odd.yaml: owner is missing | x")])
     odd, calm = rows(render(broken))
-    assert odd.startswith("odd its file cannot be read needs a person odd.yaml: owner is missing | x")
+    assert odd.startswith("odd its file cannot be read action required odd.yaml: owner is missing | x")
     assert "no champion" not in odd and "USD" not in odd
     assert calm.startswith("calm version 3 serves")
     text = markdown(broken, "fleet.html")
     assert text.index("- **odd**: odd.yaml: owner is missing \\| x") < text.index(
-        "| odd | needs a person | not known |"
+        "| odd | action required | not known |"
     )
 
 
@@ -108,10 +108,10 @@ def test_hostile_texts_are_shown_as_text():
     assert "<script" not in markdown(hostile(), "fleet.html")
 
 
-def test_the_artifact_is_a_table_with_what_needs_a_person_above_it():
+def test_the_artifact_lists_what_to_look_at_above_the_table():
     text = markdown(fleet(), str(described().reports / "fleet.html"))
-    assert text.startswith("# Fleet: 2 models need a person, 1 to watch.")
-    assert "[The whole page](http://127.0.0.1:4280/reports/fleet.html)" in text
+    assert text.startswith("# Fleet: Action required for 2 models, 1 to watch.")
+    assert "[Full page](http://127.0.0.1:4280/reports/fleet.html)" in text
     assert "- **waiting**: version 4 passed and waits for approval: gains 0.02" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| calm |")]
     assert line.count(" | ") == 8

@@ -7,7 +7,7 @@ import pytest
 from tasks.adapters.reports import judgement as judgement_page
 from tasks.policy.records.evidence import Decision, Judgement
 from tasks.policy.records.reports import EstimateError, SliceValue
-from tests.policy.triggers.judged_windows import evidence, report, valued, window
+from tests.policy.triggers.judged_windows import drift, evidence, report, valued, window
 from tests.support.monitored_model import model
 
 CONFIG = model()
@@ -46,3 +46,44 @@ def test_slices_stand_below_the_metrics_and_the_worst_is_told(page):
     assert "| accuracy | 0.88 | 0.87 to 0.89 | 1,000 | realised, origin=JFK |" in shown
     assert "Worst of 2 slices is origin=JFK: accuracy 0.88 (0.87 to 0.89) on 1,000 rows." in shown
     assert "slices" not in page(Judgement(window(3).end, "1", evidence(3, performance=report(3)), DECISION))
+
+
+class TestTheOrderOfThePage:
+    """The owner's sentence first, then what would change it, the evidence, and the policy's figures last and folded."""
+
+    decision = replace(
+        DECISION,
+        reasons=("log_loss is not ahead by enough", "the labels of 3 rows are unknown"),
+        would_change=("would retrain once a fresh model's lead pays for a retrain",),
+        details=("no sign yet that <b>x</b> changes (evidence 1.1 σ, needed 3.5 σ)",),
+    )
+    seen = evidence(3, performance=report(3, accuracy=0.91), drift=drift(3, wind=2.0))
+    judgement = Judgement(
+        window(3).end, "17", seen, decision, diagnosis_reasons=("the labels of 3 rows are unknown", "wind drifted")
+    )
+
+    def test_the_first_sentence_names_the_version_and_the_reason(self, page):
+        title, first, *_ = page(self.judgement).split("\n\n")
+        assert title == "# churn, 2013-05-16..2013-05-21"
+        assert first == "**Keep champion v17. Log loss is not ahead by enough.**"
+
+    def test_the_parts_come_in_the_readers_order(self, page):
+        parts = ("What would change it", "More reasons", "Diagnosis", "Performance", "Drift", "Details of the policy")
+        places = [page(self.judgement).index(part) for part in parts]
+        assert places == sorted(places)
+
+    def test_the_policys_figures_are_one_folded_block_of_escaped_html(self, page):
+        (block,) = (part for part in page(self.judgement).split("\n\n") if part.startswith("<details>"))
+        assert block == (
+            "<details><summary>Details of the policy</summary><ul><li>No sign yet that &lt;b&gt;x&lt;/b&gt; changes "
+            "(evidence 1.1 σ, needed 3.5 σ).</li></ul></details>"
+        )
+        assert "<details>" not in page(replace(self.judgement, decision=replace(self.decision, details=())))
+
+    def test_a_reason_is_given_once(self, page):
+        assert page(self.judgement).count("he labels of 3 rows are unknown") == 1
+
+    def test_each_table_says_how_it_is_read(self, page):
+        shown = page(self.judgement)
+        assert "accuracy decides, and higher is better." in shown
+        assert "it has drifted where the effect reaches the limit." in shown

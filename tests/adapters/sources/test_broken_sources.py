@@ -1,4 +1,4 @@
-"""Files that cannot be read as they are: nothing lands, a sentence says why, and once mended the same window is read."""
+"""Files that cannot be read as they are: nothing lands, a sentence says why, and once fixed the same window is read."""
 
 from pathlib import Path
 

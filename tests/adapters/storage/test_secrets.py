@@ -21,7 +21,7 @@ from tasks.adapters.sources.read import read_window
 from tasks.adapters.sources.sql import _chunk
 from tasks.adapters.storage import object_store
 from tasks.adapters.storage.object_store import store_errors
-from tasks.adapters.storage.redaction import told, without_secrets
+from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.policy.records.errors import FeatureError, LakeError, LedgerError, PerennialError, RegistryError, SourceError
 from tests.support.source_tables import QUERY, WINDOW, database, source
 from tests.support.trained_models import make_config, prepare_registry, register
@@ -75,8 +75,8 @@ def test_a_quoted_address_loses_log_in_and_query(quoted: str, shown: str) -> Non
 
 
 def test_an_error_is_quoted_with_its_kind_in_one_line() -> None:
-    assert told(ValueError("first\nsecond")) == "ValueError: first"
-    assert told(OSError()) == "OSError"
+    assert reason_of(ValueError("first\nsecond")) == "ValueError: first"
+    assert reason_of(OSError()) == "OSError"
 
 
 def test_the_registrys_password_stays_out_of_what_mlflow_says(monkeypatch: pytest.MonkeyPatch) -> None:

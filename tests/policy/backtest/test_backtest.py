@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from tasks.policy.backtest.baselines import RIVALS, Debt, PlainProbe, Threshold, Timer
+from tasks.policy.backtest.baselines import BASELINES, Debt, PlainProbe, Threshold, Timer
 from tasks.policy.backtest.oracle import as_run, best_mean_loss, best_run, best_schedule, evenly_spaced
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
 from tasks.policy.backtest.simulation import PerformanceMatrix, Service, cost, read_matrix, simulate
@@ -110,7 +110,7 @@ def test_no_policy_beats_hindsight_where_every_other_window_is_empty() -> None:
     """Candidates age by 0.02 a window; a retrain that pays over ten windows need not pay over the five with losses."""
     loss = 0.2 + 0.02 * np.maximum(0, np.arange(12)[None] - np.arange(12)[:, None] - 1.0)
     loss[:, [3, 5, 7, 9, 11]] = NAN
-    policies = {name: RIVALS[name] for name in ("never", "every", "timer_2", "timer_4")}
+    policies = {name: BASELINES[name] for name in ("never", "every", "timer_2", "timer_4")}
     for scores in run_backtest(PerformanceMatrix(loss, 2), policies, (0.05, 0.1)).policies.values():
         for score in scores.values():
             assert score.regret >= -1e-12
@@ -121,12 +121,12 @@ def test_no_policy_beats_hindsight_where_every_other_window_is_empty() -> None:
 def test_no_policy_beats_hindsight(lag: int) -> None:
     for kind, seed in (("drift", 1), ("none", 2)):
         matrix = replace(matrix_of(kind, seed=seed), lag=lag)
-        outcome = run_backtest(matrix, {"perennial": PerennialPolicy, **RIVALS})
+        outcome = run_backtest(matrix, {"perennial": PerennialPolicy, **BASELINES})
         assert min(score.regret for scores in outcome.policies.values() for score in scores.values()) >= -1e-12
 
 
 def test_skill_is_zero_for_the_better_trivial_policy_and_one_for_the_optimum() -> None:
-    outcome = run_backtest(matrix_of(), {name: RIVALS[name] for name in ("never", "every")}, alphas=(0.05,))
+    outcome = run_backtest(matrix_of(), {name: BASELINES[name] for name in ("never", "every")}, alphas=(0.05,))
     skills = [outcome.policies[name][0.05].skill for name in ("never", "every")]
     assert max(skill for skill in skills if skill is not None) == pytest.approx(0.0)
     assert outcome.optimum[0.05].skill == pytest.approx(1.0)
@@ -134,7 +134,7 @@ def test_skill_is_zero_for_the_better_trivial_policy_and_one_for_the_optimum() -
 
 def test_lift_is_one_for_the_best_schedule_and_null_without_a_retrain() -> None:
     matrix = matrix_of(seed=3)
-    outcome = run_backtest(matrix, {"never": RIVALS["never"], "timer_4": RIVALS["timer_4"]}, alphas=(0.05,))
+    outcome = run_backtest(matrix, {"never": BASELINES["never"], "timer_4": BASELINES["timer_4"]}, alphas=(0.05,))
     assert outcome.policies["never"][0.05].lift is None
     run = outcome.policies["timer_4"][0.05].run
     even = as_run(matrix, evenly_spaced(matrix, len(run.trainings))).mean_loss
@@ -281,7 +281,7 @@ def test_a_window_without_labels_counts_for_nobody() -> None:
     matrix = matrix_of()
     loss = matrix.loss.copy()
     loss[:, 12] = NAN
-    outcome = run_backtest(replace(matrix, loss=loss), RIVALS, alphas=(0.02,))
+    outcome = run_backtest(replace(matrix, loss=loss), BASELINES, alphas=(0.02,))
     assert all(
         np.isfinite(score.cost) and score.regret >= -1e-12 for s in outcome.policies.values() for score in s.values()
     )
@@ -312,13 +312,13 @@ def test_cells_up_to_the_training_window_are_never_read() -> None:
 
 def test_costs_out_of_range_are_refused() -> None:
     with pytest.raises(MatrixError, match="expected costs above 0"):
-        run_backtest(matrix_of(), RIVALS, alphas=(0.0,))
+        run_backtest(matrix_of(), BASELINES, alphas=(0.0,))
     with pytest.raises(MatrixError, match="expected 0 to 1"):
-        run_backtest(matrix_of(), RIVALS, share=1.5)
+        run_backtest(matrix_of(), BASELINES, share=1.5)
 
 
 def test_the_summary_has_the_fixed_layout() -> None:
-    outcome = run_backtest(matrix_of(), {"never": RIVALS["never"]})
+    outcome = run_backtest(matrix_of(), {"never": BASELINES["never"]})
     content = summary(outcome)
     assert list(content["policies"]["never"]) == ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2"]
     entry = content["policies"]["never"]["0.05"]
@@ -332,7 +332,7 @@ def test_the_interval_of_a_constant_gain_is_that_gain() -> None:
     loss = np.where(np.tri(12, 12, 0, dtype=bool), NAN, 0.4)
     loss[5, 6:] = 0.1
     outcome = run_backtest(
-        PerformanceMatrix(loss, 5), {"never": RIVALS["never"], "timer_16": RIVALS["timer_16"]}, alphas=(0.05,)
+        PerformanceMatrix(loss, 5), {"never": BASELINES["never"], "timer_16": BASELINES["timer_16"]}, alphas=(0.05,)
     )
     assert gain_interval(PerformanceMatrix(loss, 5), outcome, "never", "timer_16", 0.05) == pytest.approx((0, 0, 0))
 

@@ -10,7 +10,7 @@ from tasks.policy.backtest.perennial_policy import PerennialPolicy, history_of
 from tasks.policy.backtest.simulation import PerformanceMatrix, Run, Service, cost, simulate
 from tasks.policy.perennial.forecast import OptionForecast
 from tasks.policy.perennial.loss_matrix import LossMatrix, Observation
-from tasks.policy.perennial.policy import Action, ProbeRule
+from tasks.policy.perennial.policy import ESTABLISHED, Action, ProbeRule
 from tests.policy.backtest.test_backtest import NAN, matrix_of
 
 CHANGE = 24
@@ -183,18 +183,16 @@ def test_a_refused_retrain_is_noticed_by_the_champion_that_still_serves() -> Non
     assert rule.champion in (11, asked[0])
 
 
-def test_each_action_gives_its_reasons_in_sentences_with_numbers() -> None:
+def test_each_action_carries_the_figures_that_it_rests_on() -> None:
     matrix = changing()
     rule, state = _start(matrix)
     actions = _live(rule, matrix, range(12, 39), state)
     retrain = next(action for action in actions if action.retrain)
-    assert "σ of paired evidence" in retrain.reasons[0]
-    assert retrain.reasons[0].endswith("count as change: yes")
-    assert retrain.reasons[1].startswith("a lead that is forecast counts for ")
-    assert retrain.reasons[2].startswith(
-        f"retrain after window {retrain.window}: a fresh model pays its cost of 0.05 and "
-    )
-    assert actions[0].reasons[2].startswith("keep candidate 11: ")
+    assert retrain.weighed.price == 0.05 and retrain.weighed.saved is not None and retrain.weighed.saved > 0.05
+    assert retrain.weighed.established and retrain.weighed.change_sigmas >= ESTABLISHED
+    assert retrain.weighed.patience >= 1
+    first = actions[0].weighed
+    assert not actions[0].retrain and (not first.may_train or first.saved is None or first.saved <= first.price)
 
 
 def test_the_forecast_learns_that_leads_persist_where_they_do() -> None:

@@ -1,4 +1,4 @@
-"""Retrains that do not bring the metric back: said, and a person is asked; timers and mended breaches are left alone."""
+"""Retrains that do not bring the metric back: said, and a person is asked; timers and fixed breaches are left alone."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def retrains(*numbers: int) -> list:
 def test_three_retrains_without_effect_are_said_with_their_number_and_since_when():
     found = unresolved(past(5, 5, 6, 6, 6, 6), retrains(2, 3, 4), after=3)
     assert found is not None and found.retrains == 3
-    assert f"3 retrains since {window(2).start:%Y-%m-%d} have not cleared this" in found.sentence
+    assert f"3 retrains since {window(2).start:%Y-%m-%d} have not solved this" in found.sentence
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ class TestWhatBlocks:
         assert decision.expected_cost_usd == 40.0
         if blocked:
             assert "60.01 USD are spent" in decision.reasons[0]
-            later = "or once enough of what was spent lies 30 days back"
+            later = "or once enough of the spending is 30 days old"
             assert decision.would_change == (f"would retrain with a larger budget, {later}",)
 
     def test_a_retrain_dearer_than_the_whole_budget_is_promised_nothing_by_waiting(self):

@@ -5,7 +5,15 @@ from datetime import timedelta
 
 import pytest
 
-from tasks.policy.economics.budget import Grant, Purse, decide_share, open_request, promised_usd, request_of, spent_usd
+from tasks.policy.economics.budget import (
+    BudgetBalance,
+    Grant,
+    decide_share,
+    open_request,
+    promised_usd,
+    request_of,
+    spent_usd,
+)
 from tasks.policy.economics.costs import Budget, Request, share_budget
 from tasks.policy.records.base import from_json, to_json, utc
 from tasks.policy.records.evidence import USAGE, Decision, Judgement, LedgerEntry, ModelVersion, Usage
@@ -81,20 +89,20 @@ def test_what_nobody_judged_brings_nobody_knows_what():
     assert request_of("small", "a", (judged(1, "a", value=None),), BUDGET) == Request("small", 50.0, None)
 
 
-def purse(left: float) -> Purse:
-    return Purse(100.0, 100.0 - left, 0.0, ("a", "b"))
+def budget_balance(left: float) -> BudgetBalance:
+    return BudgetBalance(100.0, 100.0 - left, 0.0, ("a", "b"))
 
 
 def test_where_the_budget_covers_all_everybody_is_granted():
     asking = [Request("a", 50, -1), Request("b", 50, None)]
-    assert decide_share(asking[0], asking[1:], purse(100)) is None
-    assert decide_share(asking[1], asking[:1], purse(100)) is None
+    assert decide_share(asking[0], asking[1:], budget_balance(100)) is None
+    assert decide_share(asking[1], asking[:1], budget_balance(100)) is None
 
 
 def test_where_it_does_not_the_larger_benefit_for_the_cost_goes_first_and_the_other_is_told_why():
     better, worse = Request("a", 50, 90), Request("b", 50, 30)
-    assert decide_share(better, [worse], purse(99)) is None
-    refusal = decide_share(worse, [better], purse(99))
+    assert decide_share(better, [worse], budget_balance(99)) is None
+    refusal = decide_share(worse, [better], budget_balance(99))
     assert "the shared budget refuses: 1.00 of 100.00 USD shared by a, b are spent in 30 days" in refusal
     assert "it is expected to bring 30.00 USD net for 50.00 USD" in refusal
     assert "others that ask go first: a is expected to bring 90.00 USD net for 50.00 USD" in refusal
@@ -102,13 +110,13 @@ def test_where_it_does_not_the_larger_benefit_for_the_cost_goes_first_and_the_ot
 
 def test_what_is_not_known_to_pay_waits_for_what_is():
     known, unknown, losing = Request("a", 50, 5), Request("b", 50, None), Request("c", 50, -5)
-    assert decide_share(known, [unknown, losing], purse(60)) is None
-    assert decide_share(unknown, [known], purse(60)) is not None
-    assert decide_share(losing, [unknown], purse(60)) is not None
-    assert decide_share(unknown, [losing], purse(60)) is None
+    assert decide_share(known, [unknown, losing], budget_balance(60)) is None
+    assert decide_share(unknown, [known], budget_balance(60)) is not None
+    assert decide_share(losing, [unknown], budget_balance(60)) is not None
+    assert decide_share(unknown, [losing], budget_balance(60)) is None
     assert share_budget([unknown, Request("d", 20, None)], 60)["d"] is not None
 
 
 def test_what_does_not_fit_alone_is_refused_whatever_it_brings():
-    assert decide_share(Request("a", 50, 1e6), [], purse(50)) is None
-    assert "expected to cost 50.00 USD" in decide_share(Request("a", 50, 1e6), [], purse(49.99))
+    assert decide_share(Request("a", 50, 1e6), [], budget_balance(50)) is None
+    assert "expected to cost 50.00 USD" in decide_share(Request("a", 50, 1e6), [], budget_balance(49.99))

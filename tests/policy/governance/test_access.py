@@ -59,7 +59,7 @@ def test_nobody_starts_a_run_in_anothers_name_where_the_server_knows_better():
 
 def test_an_approver_is_another_person_of_the_role():
     assert why_not_approve(CLOSED, "grace", ["Ada"]) is None
-    assert "Grace asked for this" in why_not_approve(CLOSED, "Grace", ["grace"])
+    assert "Grace requested this" in why_not_approve(CLOSED, "Grace", ["grace"])
     assert "Ada may not approve" in why_not_approve(CLOSED, "Ada", [])
     assert why_not_approve(AccessPolicy(), "Ada", ["Grace"]) is None
     for nobody in ("automation", "unnamed", "", "Perennial"):

@@ -51,7 +51,7 @@ def test_every_name_looks_like_itself_or_is_nobodys(name):
 @pytest.mark.attack("whoever asks and approves")
 def test_an_approver_who_looks_like_the_requester_is_refused_and_a_look_alike_holds_no_right():
     anybody = AccessPolicy()
-    assert "asked for this" in why_not_approve(anybody, CYRILLIC_ADA, ["Ada"])
+    assert "requested this" in why_not_approve(anybody, CYRILLIC_ADA, ["Ada"])
     assert why_not_approve(anybody, "Grace", ["Ada"]) is None
     closed = AccessPolicy(approve=("Ada",))
     assert "may not approve" in why_not_approve(closed, CYRILLIC_ADA, ["Grace"])

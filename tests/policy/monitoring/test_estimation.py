@@ -47,9 +47,9 @@ def test_calibration_mends_probabilities_that_promise_too_much():
     boastful = chance**3 / (chance**3 + (1 - chance) ** 3)
     realised = metrics.compute("accuracy", truth, boastful)
     plain = estimation.estimate_classes(boastful)[0].value
-    mended = estimation.estimate_classes(boastful, estimation.calibrate(truth, boastful))[0].value
+    fixed = estimation.estimate_classes(boastful, estimation.calibrate(truth, boastful))[0].value
     assert plain > realised + 0.05
-    assert mended == pytest.approx(realised, abs=0.005)
+    assert fixed == pytest.approx(realised, abs=0.005)
 
 
 def test_calibration_agrees_with_scikit_learns_isotonic_regression():

@@ -50,9 +50,9 @@ def test_only_an_interval_well_below_chance_is_an_error():
 def test_what_it_saw_is_told():
     is_current, scores = np.repeat([0, 1], 2000), np.random.default_rng(4).normal(0, 1, 4000)
     moved = judge_joint(is_current, scores + is_current)
-    assert "features together: drifted" in describe_joint(moved, any_drifted=False)
-    assert "past its limit by itself" in describe_joint(moved, any_drifted=False)
-    assert "by itself" not in describe_joint(moved, any_drifted=True)
+    assert "joint drift: drifted" in describe_joint(moved, any_drifted=False)
+    assert "no single feature moved past its limit" in describe_joint(moved, any_drifted=False)
+    assert "no single feature" not in describe_joint(moved, any_drifted=True)
     assert "stable" in describe_joint(judge_joint(is_current, scores), any_drifted=False)
     assert "below chance" in describe_joint(judge_joint(is_current, scores - is_current), any_drifted=False)
-    assert describe_joint(judge_joint([0, 1], [0, 1]), False) == "features together: insufficient, 1 rows"
+    assert describe_joint(judge_joint([0, 1], [0, 1]), False) == "joint drift: insufficient, 1 rows"

@@ -88,14 +88,14 @@ def _options(forecast: list[float], losses: list[float], fresh: float, may_train
 def test_a_switch_is_made_when_forecast_and_debt_pay_its_price_by_hand() -> None:
     """Fresh leads by 0.02 for 4 windows and has a debt of 0.03: 0.08 + 0.015 - 0.09 = 0.005."""
     options = _options([0.30, 0.30, 0.28], losses=[0.30, 0.30], fresh=0.27)
-    assert SwitchingRule(0.09, 0.2).choose(options, 0, 4.0) == (2, pytest.approx(0.005))
-    assert SwitchingRule(0.096, 0.2).choose(options, 0, 4.0) == (0, 0.0)
+    assert SwitchingRule(0.09, 0.2).choose(options, 0, 4.0) == (2, pytest.approx(0.005), pytest.approx(0.095), 0.09)
+    assert SwitchingRule(0.096, 0.2).choose(options, 0, 4.0) == (0, 0.0, pytest.approx(0.095), 0.096)
 
 
 def test_a_return_is_cheaper_but_its_debt_is_believed_less() -> None:
     """Candidate 1 leads by 0.02 for 4 windows and has a debt of 0.03 / 1.5: 0.08 + 0.01 - 0.8 · 0.1 = 0.01."""
     options = _options([0.30, 0.28, 0.29], losses=[0.30, 0.27], fresh=0.30)
-    assert SwitchingRule(0.1, 0.2).choose(options, 0, 4.0) == (1, pytest.approx(0.01))
+    assert SwitchingRule(0.1, 0.2).choose(options, 0, 4.0) == (1, *map(pytest.approx, (0.01, 0.09, 0.08)))
 
 
 def test_nothing_is_trained_where_it_may_not_be() -> None:

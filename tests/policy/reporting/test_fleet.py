@@ -1,4 +1,4 @@
-"""What needs a person is found from facts alone, and the model that needs one most comes first."""
+"""What requires action is found from facts alone, and the most urgent model comes first."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -70,11 +70,11 @@ def test_a_model_that_was_judged_in_time_and_sound_is_healthy():
 @pytest.mark.parametrize(
     ("entries", "changes", "kind", "health"),
     [
-        ((), {"champion": None}, "no champion", "needs a person"),
-        ((judged(quality="fail"),), {}, "quarantined", "needs a person"),
-        ((judged(blocked_by="budget"),), {}, "budget", "needs a person"),
-        ((judged(), entry("retraining.refused", "the budget refuses")), {}, "budget", "needs a person"),
-        ((judged(),), {"as_of": utc("2024-03-08")}, "overdue", "needs a person"),
+        ((), {"champion": None}, "no champion", "action required"),
+        ((judged(quality="fail"),), {}, "quarantined", "action required"),
+        ((judged(blocked_by="budget"),), {}, "budget", "action required"),
+        ((judged(), entry("retraining.refused", "the budget refuses")), {}, "budget", "action required"),
+        ((judged(),), {"as_of": utc("2024-03-08")}, "overdue", "action required"),
         ((judged(value=0.8, p=0.01),), {}, "worse", "watch"),
         ((judged(drift="drifted"),), {}, "drifted", "watch"),
         ((judged(retrain=True),), {}, "retraining", "watch"),
@@ -103,6 +103,16 @@ def test_no_check_is_due_after_the_end_of_recorded_data():
     member = describe_member(facts(judged(), served_until=utc("2024-03-01"), as_of=utc("2024-03-01")))
     assert member.next_check is None
     assert needs(member) == []
+
+
+def test_a_record_that_ends_with_a_quarantined_window_is_to_watch_and_a_live_model_is_not():
+    ended = describe_member(facts(judged(quality="fail"), served_until=WINDOW.end, as_of=WINDOW.end))
+    assert (ended.health, needs(ended)) == ("watch", ["record ended"])
+    assert ended.needs[0].sentence.startswith(
+        "the recorded data ends; its last window 2024-02-24..2024-02-29 is quarantined"
+    )
+    before_its_end = facts(judged(quality="fail"), served_until=WINDOW.next().end)
+    assert describe_member(before_its_end).health == "action required"
 
 
 PASSED = entry(
@@ -141,7 +151,7 @@ def test_an_approval_that_nobody_gave_in_time_says_so_and_what_to_run(looked_at)
     waiting = facts(judged(), PASSED, asked, approval=True, looked_at=looked_at)
     (need,) = describe_member(waiting).needs
     assert need.sentence == (
-        f"version 4 passed, but nobody approved it by {expires_at:%Y-%m-%d} 06:00 UTC, which is a no; have that recorded: "
+        f"version 4 passed, but no one approved it by {expires_at:%Y-%m-%d} 06:00 UTC, which is a no; have that recorded: "
         "perennial run promote --model churn; to ask again: perennial run retrain --model churn"
     )
     (in_time,) = describe_member(replace(waiting, looked_at=expires_at - timedelta(minutes=1))).needs
@@ -159,7 +169,7 @@ def test_retrains_count_for_thirty_days():
     assert describe_member(facts(old, new, judged())).retrains == 1
 
 
-def test_what_needs_a_person_most_comes_first_and_names_break_ties():
+def test_the_most_urgent_model_comes_first_and_names_break_ties():
     members = [
         facts(judged(), model="b_healthy"),
         facts(judged(drift="drifted"), model="drifting"),
@@ -175,7 +185,7 @@ def test_what_needs_a_person_most_comes_first_and_names_break_ties():
         "a_healthy",
         "b_healthy",
     ]
-    assert fleet.headline == "2 models need a person, 1 to watch, 2 healthy."
+    assert fleet.headline == "Action required for 2 models, 1 to watch, 2 healthy."
 
 
 def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarantine():
@@ -188,10 +198,10 @@ def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarant
     )
 
 
-def test_a_model_whose_file_is_broken_needs_a_person_beside_the_others():
+def test_a_model_whose_file_is_broken_requires_action_beside_the_others():
     fleet = survey([facts(judged())], NOW, broken=[BrokenModel("odd", "odd.yaml: is not YAML")])
-    assert fleet.headline == "1 model needs a person, 1 healthy."
-    assert survey([], NOW, broken=fleet.broken).headline == "1 model needs a person."
+    assert fleet.headline == "Action required for 1 model, 1 healthy."
+    assert survey([], NOW, broken=fleet.broken).headline == "Action required for 1 model."
 
 
 def test_what_a_back_fill_decided_is_no_request_for_a_retrain():

@@ -15,6 +15,7 @@ from tasks.policy.reporting.replay_story import (
     duration_text,
     eventful,
     headline,
+    next_steps,
     period,
     refusals,
     share_text,
@@ -157,3 +158,17 @@ def test_small_words_are_right() -> None:
     assert [share_text(share) for share in (0.0, 0.004, 0.333, 1.0)] == ["0 %", "0.4 %", "33 %", "100 %"]
     assert [duration_text(seconds) for seconds in (0.42, 12.4, 185.0)] == ["0.4 s", "12 s", "3 min 5 s"]
     assert [version_name(name) for name in ("3", "canary", "")] == ["v3", "canary", "–"]
+
+
+def test_a_newcomer_is_led_from_the_page_to_one_decision_and_the_dashboards() -> None:
+    replay = replayed(8.1, 9.4, 8.0, "refused")
+    promoted = replace(replay.windows[3], events=(ReplayEvent("promoted", "version 2 in place of 1"),))
+    told = replace(replay, windows=(*replay.windows[:3], promoted, *replay.windows[4:]))
+    page, decision, served = next_steps([told], "file:///page.html")
+    assert page.endswith("file:///page.html")
+    assert f"{replay.model}, {promoted.window.name} on that page: version 2 in place of 1" in decision
+    assert served.startswith("`make serve`")
+    assert replay.windows[0].window.name in next_steps([replay], "page")[1], (
+        "where nothing was promoted, the first event"
+    )
+    assert len(next_steps([replayed(8.1, 9.4, 8.0)], "page")) == 2, "where nothing happened, no decision"

@@ -12,6 +12,7 @@ from tasks.policy.economics.costs import Budget, forecast_cost
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import Decision, History, Served, Usage, WindowEvidence
 from tasks.policy.records.reports import ProbeColumn
+from tasks.policy.reporting.decision import headline
 from tasks.policy.triggers.base import Case, Finding
 from tasks.policy.triggers.probe import Perennial, Probe
 from tests.policy.triggers.judged_windows import evidence, history, report, window
@@ -218,10 +219,11 @@ class TestAReturningSeason:
 def test_going_back_keeps_the_cooldown_and_asks_for_no_training():
     found = Finding(False, ("better",), (), ("perennial",), go_back_to="3")
     settled = decided(found, champion_since=window(0).start)
-    assert (settled.retrain, settled.go_back_to, settled.words) == (False, "3", "go back to version 3")
+    assert (settled.retrain, settled.go_back_to) == (False, "3")
+    assert headline(settled, "5") == "Return to v3 from champion v5. Better."
     fresh = decided(found, champion_since=window(3).start)
     assert (fresh.go_back_to, fresh.blocked_by) == (None, "cooldown")
-    assert "would go back from 2013-05-26" in fresh.would_change[0]
+    assert "would return to the earlier version from 2013-05-26" in fresh.would_change[0]
     assert decided(replace(found, holds=True), champion_since=window(0).start).go_back_to is None
     assert decided(found, diagnosis="upstream_data_fault", champion_since=window(0).start).go_back_to is None
 
