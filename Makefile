@@ -4,10 +4,13 @@ SHELL := /bin/sh
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+# One test process a core. With the Prefect server that it starts once a test needs one, it takes 1.1 GB. WORKERS=0 runs all in one.
+WORKERS ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 export PERENNIAL_HOME ?= .perennial
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-ledger chaos attack e2e image-check serve lock clean clean-demo
+.PHONY: help demo test test-fast test-slow test-all check bench bench-monitor bench-loop bench-policy bench-settings bench-diagnosis bench-ledger chaos attack e2e image-check serve lock clean clean-demo
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -24,8 +27,17 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## replay a year of flights for every model, then show what happened
 	@$(BIN)/perennial demo
 
-test: $(READY) ## every test that this machine can run
-	@$(BIN)/python -m pytest
+test: $(READY) ## every test but the slow ones
+	@$(PYTEST) -m "not slow"
+
+test-fast: $(READY) ## the tests of policy
+	@$(PYTEST) -m "not slow" tests/policy
+
+test-slow: $(READY) ## long simulations, servers and workers as real processes, killed processes, a browser
+	@$(PYTEST) -m slow --ignore tests/chaos
+	@$(BIN)/python -m pytest -m slow tests/chaos  # by itself: its cells use every core already
+
+test-all: test test-slow ## every test that this machine can run
 
 check: $(READY) ## formatting, types, and what each model file will do
 	@$(BIN)/ruff check .

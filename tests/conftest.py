@@ -6,6 +6,23 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deploy to the server of the tests only after the flows, which would take its slots and set off its automations.
+
+    A test that is left out of `make test` says why: `@pytest.mark.slow("starts a server and a worker")`.
+    """
+    for item in items:
+        mark = item.get_closest_marker("slow")
+        if mark and not (len(mark.args) == 1 and isinstance(mark.args[0], str)):
+            raise pytest.UsageError(f'{item.nodeid}: slow without a reason, expected @pytest.mark.slow("why it is")')
+    items.sort(key=_room)
+
+
+def _room(item: pytest.Item) -> str:
+    room = item.path.relative_to(Path(__file__).parent).parts[0]
+    return "flows, deployed" if room == "deployments" else room
+
+
 @pytest.fixture(autouse=True)
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace for each test; nothing is ever written beside the code."""

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from deployments.cli import app
 from deployments.config.model import available_models, load_model_config
+from tests.conftest import pytest_collection_modifyitems
 
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {"pyproject.toml", "README.md", "flows", "tasks", "deployments", "tests", "prefect.yaml", "infra"}
@@ -260,3 +261,11 @@ def test_every_command_in_readme_exists_with_its_options():
 def test_readmes_stage_table_names_every_stage_and_no_other():
     listed = set(re.findall(r"^\| `tasks/(\w+/\w+)\.py`", readme(), re.M))
     assert {f"tasks.{name}".replace("/", ".") for name in listed} == stage_names()
+
+
+def test_a_test_that_make_test_leaves_out_says_why(request):
+    request.node.add_marker(pytest.mark.slow)
+    with pytest.raises(pytest.UsageError, match="slow without a reason"):
+        pytest_collection_modifyitems([request.node])
+    request.node.add_marker(pytest.mark.slow("it waits for a clock"), append=False)
+    pytest_collection_modifyitems([request.node])

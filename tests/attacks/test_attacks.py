@@ -10,7 +10,10 @@ from tests.attacks.browser_page import answers_rebound_name, attack_by_page, sto
 from tests.deployments.test_serve import Serving, csrf
 from tests.support.browser import needs_chromium, opened_browser
 
-pytestmark = pytest.mark.attack("a web page in the user's browser")
+pytestmark = [
+    pytest.mark.attack("a web page in the user's browser"),
+    pytest.mark.slow("starts all that `make serve` starts, and a browser"),
+]
 
 
 @pytest.fixture(scope="module")

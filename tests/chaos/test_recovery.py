@@ -9,7 +9,10 @@ from tests.chaos.faults import FAULTS, lacking, run_fault
 from tests.chaos.matrix import BOUNDARIES, run_batch
 from tests.chaos.stack import Stack, stack, wait_for
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [
+    pytest.mark.timeout(1800),
+    pytest.mark.slow("kills a server, a worker and its runs, and waits until the loop has recovered by itself"),
+]
 
 
 @pytest.fixture(scope="module")

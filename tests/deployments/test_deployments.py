@@ -368,6 +368,7 @@ def test_what_a_server_has_is_read_to_the_end_however_much_others_keep_there(dep
             client.delete_block_document(block)
 
 
+@pytest.mark.slow("starts a server of its own")
 def test_a_dry_run_on_a_server_that_has_nothing_yet_shows_the_plan_and_who_is_missing(
     tmp_path_factory, monkeypatch, capsys
 ):

@@ -83,6 +83,7 @@ def serving(tmp_path: Path) -> Iterator[list[Serving]]:
             each.process.wait(timeout=60)
 
 
+@pytest.mark.slow("starts all that `make serve` starts, twice")
 @pytest.mark.timeout(500)
 def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_it_stopped(tmp_path, serving):
     home = tmp_path / "home"
@@ -169,6 +170,7 @@ def log_in(folder: Path, password: str) -> Path:
     return file
 
 
+@pytest.mark.slow("starts all that `make serve` starts, twice")
 @pytest.mark.timeout(900)
 def test_with_a_log_in_no_service_answers_who_has_none_and_a_changed_one_is_the_only_one(tmp_path, serving):
     passwords = ("correct horse battery", "another staple entirely")

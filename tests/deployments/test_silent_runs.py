@@ -13,7 +13,7 @@ from deployments.apply.definitions import INDEX
 from tasks.adapters.orchestration.server import running_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow("waits for silence; Prefect waits 10 s at the least")]
 SILENT_S = 10  # the least that Prefect accepts for a trigger that waits for silence; prefect.yaml has 90
 ENDS = ("Completed", "Failed", "Cancelled", "AwaitingRetry", "Suspended")
 

@@ -22,7 +22,10 @@ from tasks.adapters.orchestration.server import free_port, running_server, wait_
 from tasks.adapters.storage.workspace import workspace
 from tests.chaos.stack import wait_for
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.slow("each test has a server and workers as processes of their own"),
+]
 ROOT = Path(__file__).parents[2]
 FLOW = """\
 import json

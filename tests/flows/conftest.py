@@ -1,12 +1,15 @@
-"""What stories share: a registry that has its tables as soon as it is opened."""
+"""What stories share: a registry that has its tables as soon as it is opened, and workspaces to start from."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from tasks.adapters.registry import database as registry_database
+from tests.support.prepared_workspaces import Preparation, PreparedWorkspaces, first_champion
+from tests.support.small_model import write_model
 from tests.support.trained_models import empty_registry
 
 
@@ -20,3 +23,26 @@ def _registries_start_with_their_tables() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry_database, "_make_tables", copy_tables)
         yield
+
+
+@pytest.fixture(scope="session")
+def _prepared(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> PreparedWorkspaces:
+    return PreparedWorkspaces(tmp_path_factory.mktemp("prepared"))
+
+
+@pytest.fixture
+def begin(_prepared: PreparedWorkspaces, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes the small model to a folder and gives the workspace its first champion, or another start; the YAML's path.
+
+    To be called before a test replaces any part of the product, as later tests start from the same workspace.
+    """
+
+    def begin_in(
+        folder: Path, table: pd.DataFrame | None = None, prepare: Preparation = first_champion, **replacements: str
+    ) -> str:
+        model = write_model(folder, table, **replacements)
+        monkeypatch.setenv("PERENNIAL_MODELS", str(folder))  # a ledger names a file there without its folder
+        _prepared.copy(prepare, model)
+        return model
+
+    return begin_in

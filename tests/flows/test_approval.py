@@ -13,17 +13,19 @@ from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import ModelConfigError, PromotionRefused
 from tests.support.small_model import write_model
-from tests.support.waiting_promotion import FIRST, HIGH, Waiting, answers, write_risky_model
+from tests.support.waiting_promotion import FIRST, HIGH, Waiting, answers
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
+def asked_for_by_ada(model: str) -> None:
+    retrain(model, until=FIRST, requested_by="Ada")
+
+
 @pytest.fixture
-def model(tmp_path) -> str:
+def model(tmp_path, begin) -> str:
     """A model of high risk whose first challenger Ada asked for and validation passed."""
-    path = write_risky_model(tmp_path)
-    retrain(path, until=FIRST, requested_by="Ada")
-    return path
+    return begin(tmp_path, prepare=asked_for_by_ada, **HIGH)
 
 
 def test_a_promotion_of_high_risk_suspends_with_the_evidence_and_goes_on_once_somebody_else_approves(model):

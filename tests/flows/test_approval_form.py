@@ -16,7 +16,11 @@ from tasks.adapters.storage.workspace import workspace
 from tests.support.browser import needs_chromium, opened_browser
 from tests.support.waiting_promotion import FIRST, Waiting, answers, write_risky_model
 
-pytestmark = [needs_chromium, pytest.mark.timeout(900)]
+pytestmark = [
+    needs_chromium,
+    pytest.mark.timeout(900),
+    pytest.mark.slow("a server with its dashboard, runs in processes of their own, and a browser"),
+]
 PATIENCE_MS = 120_000
 
 

@@ -1,6 +1,8 @@
 """A decision is handed over until something has come of it: a lost event is said again, an answered one never."""
 
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,10 @@ from flows.score import score
 from tasks.adapters import ledger
 from tasks.adapters.orchestration import events as announcements
 from tasks.policy.records.base import utc
-from tests.support.small_model import write_model
+from tests.support.prepared_workspaces import FIRST
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-FIRST, SECOND, THIRD = utc("2024-01-21"), utc("2024-01-25"), utc("2024-01-27")
+SECOND, THIRD = utc("2024-01-25"), utc("2024-01-27")
 EVERY = {
     "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}": "{trigger: every, days: 1}",
     "cooldown_days: 4": "cooldown_days: 0",
@@ -38,12 +40,10 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
     return counted
 
 
-def begin(folder, **replaced: str) -> str:
+@pytest.fixture
+def model(tmp_path: Path, begin: Callable[..., str]) -> str:
     """A model that wants a retrain after each window, with a champion."""
-    model = write_model(folder, **EVERY, **replaced)
-    retrain(model, until=FIRST)
-    promote(model, until=FIRST)
-    return model
+    return begin(tmp_path, **EVERY)
 
 
 def ask(model: str) -> str:
@@ -55,8 +55,7 @@ def ask(model: str) -> str:
     return decision.decision_id
 
 
-def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verdict(tmp_path, said):
-    model = begin(tmp_path)
+def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verdict(model, said):
     wanted = ask(model)
     monitor(model, until=SECOND)
     assert said["retraining.requested", wanted] == 2
@@ -65,16 +64,14 @@ def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verd
     assert said["retraining.requested", wanted] == 2
 
 
-def test_a_request_that_was_refused_is_not_said_again(tmp_path, said):
-    model = begin(tmp_path)
+def test_a_request_that_was_refused_is_not_said_again(model, said):
     wanted = ask(model)
     ledger.append("small", "retraining.refused", "the budget refuses", SECOND, wanted)
     monitor(model, until=SECOND)
     assert said["retraining.requested", wanted] == 1
 
 
-def test_a_challenger_that_passed_is_handed_over_again_until_it_was_promoted(tmp_path, said):
-    model = begin(tmp_path)
+def test_a_challenger_that_passed_is_handed_over_again_until_it_was_promoted(model, said):
     wanted = ask(model)
     for _ in range(2):
         retrain(model, until=SECOND, decision_id=wanted)
@@ -84,8 +81,7 @@ def test_a_challenger_that_passed_is_handed_over_again_until_it_was_promoted(tmp
     assert said["challenger.validated", wanted] == 2
 
 
-def test_after_a_rollback_nothing_asks_for_the_quarantined_version_again(tmp_path, said):
-    model = begin(tmp_path)
+def test_after_a_rollback_nothing_asks_for_the_quarantined_version_again(model, said):
     wanted = ask(model)
     retrain(model, until=SECOND, decision_id=wanted)
     promote(model, decision_id=wanted, until=SECOND)
@@ -97,8 +93,7 @@ def test_after_a_rollback_nothing_asks_for_the_quarantined_version_again(tmp_pat
     assert {event for (event, _), times in said.items() if times} == {"model.watched"}
 
 
-def test_what_a_back_fill_decided_is_never_handed_over_and_the_next_live_window_decides(tmp_path, said):
-    model = begin(tmp_path)
+def test_what_a_back_fill_decided_is_never_handed_over_and_the_next_live_window_decides(model, said):
     backfill(model, start=FIRST, end=SECOND, dry_run=False)
     filled = monitor(model, until=SECOND)
     assert filled.decision.retrain and filled.backfilled

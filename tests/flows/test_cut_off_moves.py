@@ -12,21 +12,25 @@ from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.evidence import LedgerEntry, Promotion
 from tasks.policy.rollout.restorable import returnable
 from tasks.record.publication import publish_promotion
+from tests.support.prepared_workspaces import FIRST, first_champion
 from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-FIRST, SECOND, THIRD = utc("2024-01-21"), utc("2024-01-25"), utc("2024-01-27")
+SECOND, THIRD = utc("2024-01-25"), utc("2024-01-27")
 NAME = "small"
 
 
+def two_champions(model: str) -> None:
+    first_champion(model)
+    retrain(model, until=SECOND)
+    promote(model, until=SECOND)
+
+
 @pytest.fixture
-def model(tmp_path) -> str:
+def model(tmp_path, begin) -> str:
     """Version 2 serves, 1 is previous."""
-    path = write_model(tmp_path, **{", end: 2024-02-06T00:00:00Z": ""})  # its time goes on, as the clock does
-    for until in (FIRST, SECOND):
-        retrain(path, until=until)
-        promote(path, until=until)
-    return path
+    # without an end its time goes on, as the clock does
+    return begin(tmp_path, prepare=two_champions, **{", end: 2024-02-06T00:00:00Z": ""})
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ import pytest
 from deployments.config.model import load_model_config
 from flows.backfill import backfill
 from flows.monitor import monitor
-from flows.promote import promote
 from flows.replay import replay
 from flows.retrain import retrain
 from flows.score import score
 from tasks.adapters import lake, ledger
 from tasks.policy.records.base import Window, utc
+from tests.support.prepared_workspaces import FIRST
 from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-FIRST, END = utc("2024-01-21"), utc("2024-01-27")
+END = utc("2024-01-27")
 HOLIDAY = Window(utc("2024-01-23"), utc("2024-01-25"))
 EVERY = {"{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}": "{trigger: every, days: 1}"}
 
@@ -29,19 +29,12 @@ def closed_on(*holidays: Window) -> pd.DataFrame:
     return table
 
 
-def begin(folder, **replaced: str) -> str:
-    model = write_model(folder, closed_on(HOLIDAY), **replaced)
-    retrain(model, until=FIRST)
-    promote(model, until=FIRST)
-    return model
-
-
 def kinds() -> list[str]:
     return [entry.kind for entry in ledger.entries("small")]
 
 
-def test_it_fails_its_quality_checks_and_triggers_nothing_even_where_a_retrain_is_due(tmp_path):
-    model = begin(tmp_path, **EVERY)
+def test_it_fails_its_quality_checks_and_triggers_nothing_even_where_a_retrain_is_due(tmp_path, begin):
+    model = begin(tmp_path, closed_on(HOLIDAY), **EVERY)
     assert score(model, until=HOLIDAY.end) is None
     judgement = monitor(model, until=HOLIDAY.end)
     assert judgement.evidence.quality.verdict == "fail"
@@ -52,16 +45,16 @@ def test_it_fails_its_quality_checks_and_triggers_nothing_even_where_a_retrain_i
     assert lake.landed_rows(load_model_config(model), HOLIDAY) is None
 
 
-def test_looked_at_again_it_is_told_once(tmp_path):
-    model = begin(tmp_path)
+def test_looked_at_again_it_is_told_once(tmp_path, begin):
+    model = begin(tmp_path, closed_on(HOLIDAY))
     first = monitor(model, until=HOLIDAY.end)
     again = monitor(model, until=utc("2024-01-25T12:00"))
     assert again.decision.decision_id == first.decision.decision_id
     assert kinds()[4:] == ["window.judged"]
 
 
-def test_rows_that_come_late_are_scored_judged_and_learned_from(tmp_path):
-    model = begin(tmp_path)
+def test_rows_that_come_late_are_scored_judged_and_learned_from(tmp_path, begin):
+    model = begin(tmp_path, closed_on(HOLIDAY))
     empty = monitor(model, until=HOLIDAY.end)
     rows().to_parquet(tmp_path / "rows.parquet")
     assert score(model, until=HOLIDAY.end).rows == 300
@@ -84,8 +77,8 @@ def from_ledger(kind: str):
     return from_json(ModelVersion, ledger.entries("small", kind=kind)[-1].body)
 
 
-def test_a_backfill_goes_on_over_it_lists_it_and_fills_it_in_once_its_rows_are_there(tmp_path):
-    model = begin(tmp_path)
+def test_a_backfill_goes_on_over_it_lists_it_and_fills_it_in_once_its_rows_are_there(tmp_path, begin):
+    model = begin(tmp_path, closed_on(HOLIDAY))
     filled = backfill(model, start=FIRST, end=END, dry_run=False)
     assert [window.name for window in filled.missing] == ["2024-01-21..2024-01-23", "2024-01-25..2024-01-27"]
     assert filled.empty == (HOLIDAY,)

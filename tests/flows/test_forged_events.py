@@ -1,5 +1,6 @@
 """An event is a request, never a proof: what the ledger did not decide is not done, whoever emits what."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,24 +18,26 @@ from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused
 from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
 from tasks.policy.rollout.probation import Degradation
-from tests.support.small_model import write_model
+from tests.support.prepared_workspaces import first_champion
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.attack("whoever can emit an event")]
-FIRST, LATER = utc("2024-01-21"), utc("2024-01-25")
+LATER = utc("2024-01-25")
 WINDOW = Window(utc("2024-01-23"), LATER)
 DECISION = "0123456789abcdef"
 AUTOMATION = Principal("automation", "perennial: retrain when monitor asks", True)
 LIVE = {", end: 2024-02-06T00:00:00Z": ""}
 
 
+def two_champions(model: str) -> None:
+    first_champion(model)
+    retrain(model, until=LATER)
+    promote(model, until=LATER)
+
+
 @pytest.fixture
-def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def live(tmp_path: Path, begin: Callable[..., str]) -> str:
     """A live model with a champion and a predecessor, known by name, as events know models."""
-    write_model(tmp_path / "models", **LIVE)
-    monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path / "models"))
-    for until in (FIRST, LATER):
-        retrain("small", until=until)
-        promote("small", until=until)
+    begin(tmp_path / "models", prepare=two_champions, **LIVE)
     assert registry.aliases("small")[registry.CHAMPION] == "2"
     return "small"
 

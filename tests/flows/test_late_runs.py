@@ -14,14 +14,11 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 
 from flows.monitor import monitor
-from flows.promote import promote
-from flows.retrain import retrain
 from flows.score import score
 from tasks.adapters import ledger
 from tasks.policy.records.base import from_json, utc
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import Scoring
-from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 LIVE = {", end: 2024-02-06T00:00:00Z}": "}"}
@@ -43,10 +40,8 @@ def run_late(of: Flow[Any, Any], model: str, was_due: datetime, scheduled: bool 
     return run_flow(of, flow_run=run, parameters={"model": model, "until": None})
 
 
-def test_a_day_without_a_worker_is_caught_up_with_window_by_window(tmp_path):
-    model = write_model(tmp_path, **LIVE)
-    retrain(model, until=utc("2024-01-21"))
-    promote(model, until=utc("2024-01-21"))
+def test_a_day_without_a_worker_is_caught_up_with_window_by_window(tmp_path, begin):
+    model = begin(tmp_path, **LIVE)
     for moment in DUE:
         run_late(score, model, utc(moment))
         run_late(monitor, model, utc(moment))
@@ -58,17 +53,13 @@ def test_a_day_without_a_worker_is_caught_up_with_window_by_window(tmp_path):
     assert all(each.evidence.performance or each.revised for each in judged[1:])
 
 
-def test_a_run_by_hand_judges_from_now_whenever_it_was_asked_for(tmp_path):
-    model = write_model(tmp_path, **LIVE)
-    retrain(model, until=utc("2024-01-21"))
-    promote(model, until=utc("2024-01-21"))
+def test_a_run_by_hand_judges_from_now_whenever_it_was_asked_for(tmp_path, begin):
+    model = begin(tmp_path, **LIVE)
     judgement = run_late(monitor, model, utc(DUE[0]), scheduled=False)
     assert isinstance(judgement, Judgement)
     assert judgement.evidence.window.start > utc("2026-01-01")
 
 
-def test_no_clock_of_a_server_leads_ahead_of_ones_own(tmp_path):
-    model = write_model(tmp_path, **LIVE)
-    retrain(model, until=utc("2024-01-21"))
-    promote(model, until=utc("2024-01-21"))
+def test_no_clock_of_a_server_leads_ahead_of_ones_own(tmp_path, begin):
+    model = begin(tmp_path, **LIVE)
     assert isinstance(run_late(monitor, model, utc("2100-01-01")), Judgement)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from datetime import timedelta
 
-import pandas as pd
 import pytest
 
 from deployments.config.model import load_model_config
@@ -17,18 +16,10 @@ from flows.score import score
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import NothingToPromote, PromotionRefused
+from tests.support.prepared_workspaces import FIRST
 from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-FIRST = utc("2024-01-21")
-
-
-def begin(folder, table: pd.DataFrame | None = None, **replacements: str) -> str:
-    """A workspace with a first champion, ready to serve."""
-    model = write_model(folder, table, **replacements)
-    retrain(model, until=FIRST)
-    promote(model, until=FIRST)
-    return model
 
 
 def serve(model: str, until: str) -> None:
@@ -42,7 +33,7 @@ def kinds() -> list[str]:
     return [entry.kind for entry in ledger.entries("small")]
 
 
-def test_the_first_model_is_trained_validated_promoted_and_serves(tmp_path):
+def test_the_first_model_is_trained_validated_promoted_and_serves(tmp_path, begin):
     model = begin(tmp_path)
     scoring = score(model, until=utc("2024-01-23"))
     assert scoring.rows == 300
@@ -56,7 +47,7 @@ def test_the_first_model_is_trained_validated_promoted_and_serves(tmp_path):
     ]
 
 
-def test_monitoring_a_window_twice_is_monitoring_it_once(tmp_path):
+def test_monitoring_a_window_twice_is_monitoring_it_once(tmp_path, begin):
     model = begin(tmp_path)
     score(model, until=utc("2024-01-23"))
     first = monitor(model, until=utc("2024-01-23"))
@@ -65,7 +56,7 @@ def test_monitoring_a_window_twice_is_monitoring_it_once(tmp_path):
     assert kinds() == facts
 
 
-def test_a_dry_run_explains_and_leaves_no_fact(tmp_path):
+def test_a_dry_run_explains_and_leaves_no_fact(tmp_path, begin):
     model = begin(tmp_path)
     before = kinds()
     judgement = monitor(model, until=utc("2024-01-23"), dry_run=True)
@@ -73,7 +64,7 @@ def test_a_dry_run_explains_and_leaves_no_fact(tmp_path):
     assert kinds() == before
 
 
-def test_a_window_whose_data_broke_is_quarantined_and_triggers_and_teaches_nothing(tmp_path):
+def test_a_window_whose_data_broke_is_quarantined_and_triggers_and_teaches_nothing(tmp_path, begin):
     table = rows()
     broken = (table["at"] >= utc("2024-01-23")) & (table["at"] < utc("2024-01-25"))
     table.loc[broken, "x"] = float("nan")
@@ -89,13 +80,13 @@ def test_a_window_whose_data_broke_is_quarantined_and_triggers_and_teaches_nothi
     assert challenger.training_rows == clean.sum()
 
 
-def test_a_sound_window_is_not_quarantined(tmp_path):
+def test_a_sound_window_is_not_quarantined(tmp_path, begin):
     model = begin(tmp_path)
     assert monitor(model, until=utc("2024-01-25")).evidence.quality.verdict == "pass"
     assert "window.quarantined" not in kinds()
 
 
-def test_a_challenger_that_lost_is_refused_and_cannot_be_promoted(tmp_path):
+def test_a_challenger_that_lost_is_refused_and_cannot_be_promoted(tmp_path, begin):
     model = begin(tmp_path)
     serve(model, "2024-01-25")
     impossible = write_model(tmp_path, **{"non_inferiority_margin: 0.1": "non_inferiority_margin: 0.1, min_gain: 50"})
@@ -128,7 +119,7 @@ def test_a_challenger_without_rows_to_be_judged_on_fails_with_the_reason(tmp_pat
     assert any("0 labelled rows to validate on" in reason for reason in report.reasons)
 
 
-def test_a_retrain_by_hand_where_nothing_has_landed_since_is_judged_on_the_latest_rows_there_are(tmp_path):
+def test_a_retrain_by_hand_where_nothing_has_landed_since_is_judged_on_the_latest_rows_there_are(tmp_path, begin):
     model = begin(tmp_path)
     report = retrain(model, until=utc("2024-01-25"), reason="to see what it makes of the same rows")
     assert (report.verdict, report.champion, report.challenger) == ("pass", "1", "2")
@@ -152,7 +143,7 @@ def test_a_model_that_needs_approval_waits_for_a_named_person(tmp_path):
     assert ledger.entries("small")[-1].actor == "Ada"
 
 
-def test_rolling_back_restores_the_previous_champion_and_quarantines_the_bad_one(tmp_path):
+def test_rolling_back_restores_the_previous_champion_and_quarantines_the_bad_one(tmp_path, begin):
     model = begin(tmp_path)
     serve(model, "2024-01-25")
     retrain(model, until=utc("2024-01-25"), reason="a second model")
@@ -163,7 +154,7 @@ def test_rolling_back_restores_the_previous_champion_and_quarantines_the_bad_one
     assert kinds()[-1] == "champion.rolled_back"
 
 
-def test_the_budget_refuses_by_hand_too(tmp_path):
+def test_the_budget_refuses_by_hand_too(tmp_path, begin):
     model = begin(
         tmp_path, **{"window_days: 2": "budget: {fixed_usd_per_retrain: 60, max_usd_per_month: 100}\nwindow_days: 2"}
     )

@@ -117,6 +117,7 @@ def test_a_poisoned_future_changes_no_earlier_decision(in_story, tmp_path, monke
         assert (seen.events, seen.champion, seen.drifted_share) == (clean.events, clean.champion, clean.drifted_share)
 
 
+@pytest.mark.slow("a replay in a process of its own is killed, and its rest is replayed")
 def test_a_replay_that_is_killed_goes_on_where_it_stopped(in_story, tmp_path, monkeypatch):
     from prefect.settings import PREFECT_API_URL
 

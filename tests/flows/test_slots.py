@@ -159,6 +159,7 @@ def test_a_run_that_goes_on_takes_over_the_slot_of_its_killed_process_and_does_n
     assert slots_taken() == 0
 
 
+@pytest.mark.slow("starts a server twice and waits until a lease has run out")
 @pytest.mark.timeout(900)
 def test_a_slot_whose_holder_is_gone_is_free_again_though_the_server_was_restarted_meanwhile():
     import httpx

@@ -160,6 +160,7 @@ def test_a_file_system_without_hard_links_is_refused_before_anything_is_written(
     assert not [*tmp_path.rglob(".links-*")]
 
 
+@pytest.mark.slow("each training is a command with a Prefect server of its own")
 @pytest.mark.parametrize(
     "user",
     [{"TZ": "Asia/Kathmandu"}, {"HOME": "/proc/nowhere", "TZ": ":America/New_York"}],

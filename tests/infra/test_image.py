@@ -28,9 +28,12 @@ IMAGE = os.environ.get("PERENNIAL_IMAGE", "")
 POOL = "perennial-docker"
 RETRAIN_S = 300
 
-pytestmark = pytest.mark.skipif(
-    not IMAGE, reason="PERENNIAL_IMAGE names no image; apt-get install docker.io, then: make image-check"
-)
+pytestmark = [
+    pytest.mark.slow("starts containers, and a worker that has one train a model"),
+    pytest.mark.skipif(
+        not IMAGE, reason="PERENNIAL_IMAGE names no image; apt-get install docker.io, then: make image-check"
+    ),
+]
 
 
 def in_container(command: Sequence[str], *options: str) -> str:

@@ -187,6 +187,7 @@ def poll_once(queue: str) -> str:
     return ended.stdout + ended.stderr
 
 
+@pytest.mark.slow("starts the worker of each place as a process")
 @pytest.mark.timeout(900)
 def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_and_by_no_other(
     prefect_server, tmp_path

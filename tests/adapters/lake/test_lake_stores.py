@@ -38,7 +38,7 @@ def test_a_lake_that_cannot_be_written_is_a_clear_error(tmp_path: Path, monkeypa
 FULL_DISK = textwrap.dedent(
     """
     import resource, signal, sys
-    from tasks.adapters import lake
+    from tasks.adapters.lake import tables as lake
     from tasks.adapters.storage.workspace import WorkspaceError
     from tests.support.landed_model import CONFIG, SECOND
     from tests.support.monitored_model import rows

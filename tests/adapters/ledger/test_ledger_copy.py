@@ -161,7 +161,7 @@ def test_where_nothing_can_be_copied_the_ledger_is_read_and_written_as_ever():
 def test_processes_that_copy_at_once_leave_one_sound_copy():
     told = fill()
     copy().unlink()
-    script = f"from tasks.adapters import ledger; print(len(ledger.entries({MODEL!r})))"
+    script = f"from tasks.adapters.ledger import chain as ledger; print(len(ledger.entries({MODEL!r})))"
     running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate(timeout=120)[0].strip() for process in running] == [str(LENGTH)] * 3
     assert ledger_copy.load(MODEL) == list(told)

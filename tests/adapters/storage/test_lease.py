@@ -26,7 +26,8 @@ AT = utc("2013-05-01")
 HOLDER = """
 import sys, time
 from pathlib import Path
-from tasks.adapters import ledger, lease
+from tasks.adapters.ledger import chain as ledger
+from tasks.adapters.storage import lease
 from tasks.policy.records.base import utc
 place, ttl_s = Path(sys.argv[1]), float(sys.argv[2])
 with lease.hold("flight_delay", "retrain", ttl_s=ttl_s) as held:

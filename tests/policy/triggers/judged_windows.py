@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from tasks.policy.records.base import Window, utc
@@ -22,6 +23,7 @@ START = utc("2013-05-01")
 DAYS = 5
 
 
+@cache
 def window(number: int) -> Window:
     """The numbered window of five days; number 0 starts on 2013-05-01."""
     start = START + timedelta(days=DAYS * number)
@@ -32,6 +34,7 @@ def valued(name: str, value: float, half: float = 0.01, rows: int = 1000) -> Met
     return MetricValue(name, value, value - half, value + half, rows, HIGHER_IS_BETTER[name])
 
 
+@cache
 def report(number: int, maturity: Maturity = "closed", labels: int = 1000, half: float = 0.01, **values: float):
     """A window's performance: `report(3, accuracy=0.91)`."""
     metrics = tuple(valued(name, value, half, labels) for name, value in values.items())

@@ -19,6 +19,7 @@ def first_alarm(rule: str, values: list[float], champion_from: int = 0) -> int |
     return next((n - 1 for n in looks if judged(rule, values[:n], champion_from=champion_from).retrain), None)
 
 
+@pytest.mark.slow("200 series, looked at 45 times each, as only so many show a level of 5 %")
 def test_over_a_year_of_looks_a_stable_model_alarms_at_its_level_where_a_test_of_each_window_does_not():
     """200 stable series, each looked at after each of 50 windows."""
     random = np.random.default_rng(0)

@@ -1,6 +1,7 @@
 """Triggers that weigh the champion's whole series: decay, adaptive change, regret in money, hysteresis."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tests.policy.triggers.judged_windows import evidence, history, report, wind
 PRICED = Budget(value_usd_per_metric_unit_per_day=10.0)
 
 
+@cache  # simulations ask for the same one thousands of times
 def policy(text: str, **settings: object) -> RetrainingPolicy:
     return RetrainingPolicy.model_validate({"when": yaml.safe_load(text), **settings})
 
