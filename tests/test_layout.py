@@ -18,7 +18,7 @@ from deployments.config.model import available_models, load_model_config
 ROOT = Path(__file__).parent.parent
 TOP_LEVEL = {"pyproject.toml", "README.md", "flows", "tasks", "deployments", "tests", "prefect.yaml", "infra"}
 BESIDE = {"Makefile", "requirements.lock", "LICENSE", "CHANGELOG.md"}
-PURE = {"numpy", "scipy", "statsmodels", "pydantic", "dateutil", "cronsim", "confusable_homoglyphs", "tasks"}
+PURE = {"numpy", "scipy", "statsmodels", "pydantic", "river", "dateutil", "cronsim", "confusable_homoglyphs", "tasks"}
 NEVER = {"pickle", "cloudpickle", "joblib", "dill"}
 
 

@@ -3,25 +3,6 @@
 from collections.abc import Iterator
 
 from deployments.config.model import ModelConfig
-from tasks.policy.triggers.conditions import (
-    Adaptive,
-    AllOf,
-    AnyOf,
-    Arrival,
-    AtLeast,
-    Calendar,
-    Condition,
-    DriftedShare,
-    Every,
-    MeanShift,
-    MetricBreach,
-    MetricDecay,
-    MetricShift,
-    NewRows,
-    Perennial,
-    Probe,
-    RegretExceedsCost,
-)
 
 
 def describe(config: ModelConfig) -> tuple[str, ...]:
@@ -71,7 +52,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         + (f"; compared with the same {_phases(config)} where history holds it." if config.drift.calendar else ".")
     )
     policy = config.retraining
-    yield f"retrains when {describe_condition(policy.when)}."
+    yield f"retrains when {policy.when.describe()}."
     limits = [f"no sooner than {policy.cooldown_days:g} days after the last time"] if policy.cooldown_days else []
     if policy.max_retrains_per_month is not None:
         limits.append(f"at most {policy.max_retrains_per_month} times in 30 days")
@@ -143,61 +124,8 @@ def _stays(config: ModelConfig) -> bool:
     return residency == "on_premises" or (residency is None and bool(config.columns.personal))
 
 
-def describe_condition(condition: Condition) -> str:
-    """A retraining condition as a clause."""
-    match condition:
-        case MetricBreach():
-            return f"{condition.metric} is past {condition.limit:g} in {_windows(condition.k, condition.m)}"
-        case MetricShift():
-            return (
-                f"{condition.metric} is worse than its best level by {condition.margin:g} or more "
-                f"({'at every look at once, alpha' if condition.always_valid else 'p ≤'} {condition.alpha:g}) "
-                f"in {_windows(condition.k, condition.m)}"
-            )
-        case MetricDecay():
-            return f"the mean {condition.metric} of its windows is surely worse than its best level by {condition.margin:g}"
-        case Adaptive():
-            return f"an adaptive window sees {condition.metric} change for the worse"
-        case RegretExceedsCost():
-            return f"the regret of not retraining reaches {condition.factor:g} times its cost"
-        case Probe():
-            return f"small fresh models are ahead of one of the champion's age by {_cost(condition.alpha)}"
-        case Perennial():
-            return f"the perennial policy finds that a fresh model pays {_cost(condition.alpha)}"
-        case Calendar():
-            return f"a date of {condition.text} has come since the last training"
-        case MeanShift():
-            return f"the mean of a feature shifts by more than {condition.sigma:g} σ"
-        case DriftedShare():
-            return f"{condition.share:.0%} of the features drift"
-        case NewRows():
-            return f"new rows reach {condition.fraction:.0%} of the training rows"
-        case Arrival():
-            if condition.labelled_rows is not None:
-                return f"{condition.labelled_rows:,} new rows with labels have come since the last training"
-            return f"new rows with labels reach {condition.share:.0%} of the training rows"
-        case Every():
-            return f"{condition.days:g} days have passed"
-        case AnyOf():
-            return " or ".join(map(describe_condition, condition.conditions))
-        case AllOf():
-            return "(" + " and ".join(map(describe_condition, condition.conditions)) + ")"
-        case AtLeast():
-            return f"at least {condition.n} of: " + "; ".join(map(describe_condition, condition.conditions))
-
-
-def _cost(alpha: float | None) -> str:
-    return "what a retrain costs" if alpha is None else f"a retrain's cost of {alpha:g} window losses"
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _windows(k: int, m: int) -> str:
-    if m == 1:
-        return "the latest window"
-    return f"{k} of the last {m} windows and the latest" if k < m else f"the last {m} windows"
 
 
 def _phases(config: ModelConfig) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from deployments.config.model import FLEET, available_models, model_folders
-from deployments.config.settings import Settings
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
 from tasks.policy.economics.budget import SharedBudget
+from tasks.policy.records.base import Settings
 from tasks.policy.records.errors import ModelConfigError
 
 

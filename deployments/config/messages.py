@@ -6,7 +6,8 @@ from datetime import date
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from deployments.config.settings import IMPORT_PATH, Settings
+from deployments.config.settings import IMPORT_PATH
+from tasks.policy.records.base import Settings
 
 SCALARS = {"str": "string_type", "int": "int_type", "float": "float_type", "bool": "bool_type"}
 """What pydantic says of a value that is none of str | int | float | bool: one error for each."""

@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from deployments.config.messages import explain_all
 from deployments.config.monitoring import Drift, Performance, Quality
 from deployments.config.risk import with_risk_defaults
-from deployments.config.settings import Columns, Period, Settings, Source, Training
+from deployments.config.settings import Columns, Period, Source, Training
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.economics.costs import Budget
@@ -23,7 +23,7 @@ from tasks.policy.economics.placement import PlacementPolicy
 from tasks.policy.governance.access import AccessPolicy
 from tasks.policy.governance.binding import FileBinding
 from tasks.policy.monitoring.diagnosis import DiagnosisLimits
-from tasks.policy.records.base import Window, digest
+from tasks.policy.records.base import Settings, Window, digest
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
 
@@ -183,6 +183,12 @@ class ModelConfig(Settings):
     def history(self) -> Window:
         """What the first model may learn from."""
         return Window(self.period.start, self.period.history_until)
+
+    def history_windows(self) -> tuple[Window, ...]:
+        """The complete windows of history, cut backwards from where service begins."""
+        until, step = self.period.history_until, timedelta(days=self.window_days)
+        count = int((until - self.period.start) / step)
+        return tuple(Window(until - count * step, until).split(self.window_days)) if count else ()
 
     def window_until(self, moment: datetime) -> Window:
         """The latest service window that may be read at `moment`. Raises ModelConfigError where none is complete yet."""

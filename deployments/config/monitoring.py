@@ -4,8 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from deployments.config.settings import ColumnName, Settings, Share
+from deployments.config.settings import ColumnName, Share
 from tasks.policy.data_quality.label_quality import LabelRules
+from tasks.policy.records.base import Settings
 
 MetricName = Literal["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier", "mae", "rmse", "pinball"]
 

@@ -8,7 +8,9 @@ import codecs
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from tasks.policy.records.base import Settings
 
 IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
@@ -44,12 +46,6 @@ def _one_name_or_several(value: Any) -> str | tuple[str, ...]:
 ColumnName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_not_reserved)]
 ColumnNames = Annotated[tuple[ColumnName, ...], AfterValidator(_each_once)]
 Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class Settings(BaseModel):
-    """Strict and frozen: an unknown key is an error, not a surprise later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Source(Settings):

@@ -6,8 +6,6 @@ reports ask for it. The password goes on in the environment of the services, nev
 the machine could read it, and a password of yours never into the workspace.
 """
 
-import base64
-import hmac
 import os
 import secrets
 import stat
@@ -103,12 +101,3 @@ def log_in(environment: Mapping[str, str]) -> tuple[str, str] | None:
     """(user, password) that the services of an environment ask for, where `serve` was given them."""
     user, colon, password = environment.get(REPORTS_LOG_IN, "").partition(":")
     return (user, password) if colon else None
-
-
-def may_enter(header: str | None) -> bool:
-    """Whether an Authorization header holds the log-in that the environment asks for; True where it asks for none."""
-    wanted = os.environ.get(REPORTS_LOG_IN)
-    if wanted is None:
-        return True
-    expected = "Basic " + base64.b64encode(wanted.encode()).decode()
-    return hmac.compare_digest(expected.encode(), (header or "").encode())

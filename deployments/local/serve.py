@@ -20,6 +20,7 @@ from deployments.local.credentials import Credentials, made_credentials, read_cr
 from deployments.local.instance_lock import PATIENCE_S, Hold, hold_workspace
 from deployments.local.servers import module, servers_of
 from deployments.local.services import Service, Stream, asked_to_stop
+from tasks.adapters import orchestration
 from tasks.adapters.orchestration.server import (
     LOG_IN,
     OF_ANOTHER_SERVER,
@@ -137,9 +138,10 @@ def _start_all(
     _apply(services, environment, stream, stop, hold)
     if stop.is_set():
         return
-    from deployments.local.worker import hand_back_runs, worker  # imports Prefect, which the servers need not wait for
+    # both import Prefect, which the servers need not wait for
+    from deployments.local.worker import worker
 
-    _say_handed_back(hand_back_runs(api_url), stream)  # of a `serve` that was killed
+    _say_handed_back(orchestration.requeue.hand_back_runs(api_url), stream)  # of a `serve` that was killed
     last = worker(environment)
     _start([last], [*servers, last], services, stream, stop, hold)
 
@@ -159,11 +161,9 @@ def _apply(services: list[Service], environment: Mapping[str, str], stream: Stre
 
 def _is_deployed(api_url: str) -> bool:
     """Whether the server has deployments of ours."""
-    # Prefect takes seconds to import, and the servers need not wait for it
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    # imports Prefect as well
     from deployments.apply.server_state import TAG
 
     ours = {"deployments": {"tags": {"all_": [TAG]}}}
@@ -241,10 +241,8 @@ def _stop_all(services: Sequence[Service], space: Workspace, api_url: str, strea
     for service in reversed(services):
         service.stop(PATIENCE_S)
         if service.name == "worker" and services[0].exit_status is None:
-            from deployments.local.worker import hand_back_runs  # imports Prefect
-
             try:
-                _say_handed_back(hand_back_runs(api_url), stream)
+                _say_handed_back(orchestration.requeue.hand_back_runs(api_url), stream)
             except httpx.HTTPError as error:
                 stream.line("serve", f"runs under way stay Running, the server did not take them back: {error}")
     record_served(space, None)

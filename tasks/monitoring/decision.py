@@ -20,7 +20,7 @@ from tasks.policy.economics.placement import decide_placement, forecast_rows
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.evidence import History, Judgement, ModelVersion, WindowEvidence, label_reports
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.triggers.result import Case
+from tasks.policy.triggers.base import Case
 
 
 @task(cache_policy=NO_CACHE)

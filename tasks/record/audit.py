@@ -9,10 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
-
 from tasks.adapters import ledger, registry, storage
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport
@@ -23,23 +19,6 @@ if TYPE_CHECKING:
     from tasks.adapters.ledger.chain import Head
 
 CHAMPION_KINDS = ("champion.promoted", "champion.rolled_back")
-
-
-# two retries: an object store may be out of reach for a moment; a fact of a decision is told once, however often tried
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, timeout_seconds=120)
-def record_fact(
-    model: str,
-    kind: str,
-    body: object,
-    at: datetime,
-    decision_id: str | None = None,
-    actor: str = "perennial",
-    once: bool = True,
-) -> LedgerEntry:
-    """Append a fact to the model's ledger and return its entry; with `once`, the same decision's fact is told once."""
-    entry = ledger.append(model, kind, body, at, decision_id, actor, once)
-    get_run_logger().info("ledger: %s is entry %d of %s, hash %s", kind, entry.sequence, model, entry.hash[:12])
-    return entry
 
 
 def champion_at(model: str, moment: datetime) -> tuple[LedgerEntry, Promotion] | None:

@@ -2,6 +2,7 @@
 
 Each candidate is trained once, on the rows and labels that were known when its window ended, and leaves a file; an
 interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.
+Probes are those of `monitor` (`adapters/evaluation/probes.py`), taken up run by run with the labels known at each run.
 Where labels come late, policies learn a window's losses as many windows later (`lag`), as `monitor` would.
 Losses: 1 - metric where higher is better; errors without a bound are divided by five times their history's median, so
 that they lie about 0.2 and costs mean the same for every model. A window without rows, or one that is
@@ -10,7 +11,7 @@ quarantined or whose labels are in doubt, is a column of NaN.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,19 +23,18 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake, ledger, models, storage
+from tasks.adapters import evaluation, lake, ledger, models, storage
 from tasks.adapters.storage.atomic_files import whole_file
+from tasks.policy.monitoring.performance import decide_maturity
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.evidence import windows_to_exclude
+from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
 
 if TYPE_CHECKING:
     from tasks.adapters.models.files import Scorer
-
-PROBE_ROWS, PROBE_ROUNDS, PROBE_ETA = 4, 0.2, 2.0
-"""A probe sees every 4th row and, with XGBoost, has a fifth of the rounds at twice the rate (README of the streams)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Plan:
 def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
     """All windows of the model's data until `end`; history is cut backwards from where service begins."""
     step = timedelta(days=config.window_days)
-    history = int((config.period.history_until - config.period.start) / step)
+    before = config.history_windows()
+    history = len(before)
     served = config.windows(end=end)
     if history < 1 or len(served) < 2:
         raise ModelConfigError(
@@ -69,8 +70,6 @@ def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
             f"{config.columns.label_delay_hours:g}), expected fewer than the {history} windows of history and the {len(served)} "
             "served ones to back-test on; make the period longer"
         )
-    start = config.period.history_until - history * step
-    before = tuple(Window(start, config.period.history_until).split(config.window_days))
     folder = storage.workspace.make_folder(
         storage.workspace.workspace().home / "backtest" / f"{config.name}-{config.fingerprint[:8]}{_until(config, end)}"
     )
@@ -99,12 +98,12 @@ def without(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: dat
 
 @task(cache_policy=NO_CACHE, tags=["training"], task_run_name="candidate after {place}")
 def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
-    """Train the candidate and the probe after window `place` and write their losses; what was written stays."""
+    """Train the candidate after window `place` and write its losses; what was written stays."""
     path = plan.folder / f"{place:04}.npz"
     if not path.exists():
-        full, probe, rows, seconds = _losses(config, plan, place)
+        full, rows, seconds = _losses(config, plan, place)
         with whole_file(path) as own, own.open("wb") as file:
-            np.savez(file, loss=full, probe=probe, rows=rows, secs=seconds)
+            np.savez(file, loss=full, rows=rows, secs=seconds)
         known = np.isfinite(full)
         get_run_logger().info(
             "backtest: candidate after %s on %d rows in %.1f CPU s; mean %s loss %s on %d later windows",
@@ -118,8 +117,8 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
     return path
 
 
-def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats, int, float]:
-    """(losses of the candidate, losses of its probe, training rows, CPU seconds); NaN where rows teach nothing."""
+def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, float]:
+    """(losses of the candidate, training rows, CPU seconds); NaN where rows teach nothing."""
     end, last = plan.windows[place].end, plan.windows[-1].end
     start = config.period.start
     if config.training.window_days:
@@ -127,29 +126,12 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, Floats
     training = lake.labelled_rows(config, Window(start, end), end, excluding=plan.excluding)
     empty = np.full(len(plan.windows), np.nan)
     if models.eligibility.why_not_train(config, training):
-        return empty, empty, len(training), 0.0
+        return empty, len(training), 0.0
     began = time.process_time()
     candidate = models.estimators.fit(config, training).scorer
     seconds = time.process_time() - began
     later = lake.labelled_rows(config, Window(end, last), last + config.columns.label_delay, excluding=plan.excluding)
-    cheap = _probe_config(config)
-    known = end + config.columns.label_delay
-    complete = lake.labelled_rows(config, Window(start, end), known, excluding=plan.excluding)
-    quarter = complete.take(list(range(0, len(complete), PROBE_ROWS)))
-    refused = models.eligibility.why_not_train(cheap, quarter)
-    probe = empty if refused else _by_window(config, plan, models.estimators.fit(cheap, quarter).scorer, later)
-    return _by_window(config, plan, candidate, later), probe, len(training), seconds
-
-
-def _probe_config(config: ModelConfig) -> ModelConfig:
-    training = config.training
-    parameters = dict(training.parameters)
-    if training.estimator is None:
-        parameters["n_estimators"] = max(10, round(float(parameters.get("n_estimators") or 100) * PROBE_ROUNDS))
-        parameters["learning_rate"] = min(1.0, float(parameters.get("learning_rate") or 0.3) * PROBE_ETA)
-    floor = max(10, training.min_rows // PROBE_ROWS)
-    cheaper = training.model_copy(update={"parameters": parameters, "min_rows": floor})
-    return config.model_copy(update={"training": cheaper})
+    return _by_window(config, plan, candidate, later), len(training), seconds
 
 
 def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
@@ -172,16 +154,66 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
     return losses
 
 
+@task(cache_policy=NO_CACHE, tags=["training"])
+def record_probes(config: ModelConfig, plan: Plan) -> Path:
+    """Train and score the probes that `monitor` would have had, and write their losses; what was written stays."""
+    path = plan.folder / "probes.npz"
+    if not path.exists():
+        began = time.process_time()
+        losses = np.full((len(plan.windows), len(plan.windows)), np.nan)
+        places = {window.end: place for place, window in enumerate(plan.windows)}
+        for column in _probe_columns(config, plan):
+            for until, loss in column.losses:
+                losses[places[until], places[column.window.end]] = loss
+        with whole_file(path) as own, own.open("wb") as file:
+            np.savez(file, probe=losses)
+        spent, scored = time.process_time() - began, np.isfinite(losses).sum()
+        get_run_logger().info("backtest: probes scored %d times in %.1f CPU s", scored, spent)
+    return path
+
+
+def _probe_columns(config: ModelConfig, plan: Plan) -> Iterator[ProbeColumn]:
+    """What `monitor` writes of every window, run after each that has rows and is not excluded, until labels are there."""
+    waiting = [window for window in plan.windows[plan.history :] if _is_judged(config, plan, window)]
+    runs = [config.read_at(window) for window in waiting]
+    step = timedelta(days=config.window_days)
+    runs += [runs[-1] + number * step for number in range(1, plan.lag + 1)] if runs else []
+    folder = storage.workspace.make_folder(plan.folder / "probes")
+    if runs:
+        yield from evaluation.probes.before_service(config, runs[0], folder)
+    for as_of in runs:
+        landed = [window for window in waiting if config.read_at(window) <= as_of]
+        for window in [window for window in landed if _has_enough_labels(config, window, as_of)]:
+            waiting.remove(window)
+            yield evaluation.probes.take_up(config, window, as_of, folder)
+
+
+def _is_judged(config: ModelConfig, plan: Plan, window: Window) -> bool:
+    landed = lake.landed_rows(config, window)
+    return landed is not None and landed.rows > 0 and window.name not in plan.excluding
+
+
+def _has_enough_labels(config: ModelConfig, window: Window, as_of: datetime) -> bool:
+    """Whether `monitor` takes up the window in its run at `as_of`."""
+    landed = lake.landed_rows(config, window)
+    labelled = len(lake.labelled_rows(config, window, as_of, [config.columns.key]))
+    complete = as_of >= window.end + config.columns.all_labels_within
+    limits = config.performance.maturing_at, config.performance.closed_at
+    maturity = decide_maturity(landed.rows if landed else 0, labelled, complete, *limits)
+    return maturity != "open" and labelled >= config.retraining.min_labelled_rows
+
+
 @task(cache_policy=NO_CACHE)
-def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path]) -> Path:
-    """Candidates' files as one matrix.npz that `--matrix` reads too; returns its path."""
+def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path], probes: Path) -> Path:
+    """The files of candidates and probes as one matrix.npz that `--matrix` reads too; returns its path."""
     count = len(plan.windows)
-    parts = {"loss": np.full((count, count), np.nan), "probe": np.full((count, count), np.nan)}
-    parts |= {"rows": np.zeros(count), "secs": np.zeros(count)}
+    parts = {"loss": np.full((count, count), np.nan), "rows": np.zeros(count), "secs": np.zeros(count)}
     for path in paths:
         with np.load(path) as stored:
             for key, part in parts.items():
                 part[int(path.stem)] = stored[key]
+    with np.load(probes) as stored:
+        parts["probe"] = stored["probe"]
     scale = 1.0
     if config.performance.metric in metrics.UNBOUNDED:
         known = parts["loss"][: plan.history, : plan.history]

@@ -33,10 +33,8 @@ def load_matrix(path: Path) -> PerformanceMatrix:
 
 
 def all_policies() -> dict[str, PolicyFactory]:
-    """`perennial` and every rival that is installed."""
-    from tests.benchmarks.retrainopt_policies import retrainopt_policies
-
-    return {"perennial": PerennialPolicy, **RIVALS, **evaluation.detectors.DETECTORS, **retrainopt_policies()}
+    """`perennial`, every rival and the detectors."""
+    return {"perennial": PerennialPolicy, **RIVALS, **evaluation.detectors.DETECTORS}
 
 
 def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:

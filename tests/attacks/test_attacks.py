@@ -58,7 +58,7 @@ def test_another_origin_changes_nothing_even_with_the_log_in(served):
     tries = {
         "prefect": ("/api/flows/", {"name": "stolen"}),
         "mlflow": ("/api/2.0/mlflow/registered-models/create", {"name": "stolen"}),
-        "reports": ("/hooks/data-landed", {"model": "air_time"}),
+        "reports": ("/reports/fleet.html", {"model": "air_time"}),
         "evidently": ("/api/projects", {"name": "stolen"}),
     }
     for service, (page, body) in tries.items():

@@ -31,7 +31,6 @@ def bare(model: str, retrains: int) -> None:
 
     from tasks.adapters.evaluation import probes
     from tasks.adapters.models import estimators
-    from tasks.monitoring.probes import LATEST
 
     config, cheap = load_model_config(model), probes.probe_config(load_model_config(model))
     time, windows = config.columns.time, config.windows()
@@ -52,7 +51,7 @@ def bare(model: str, retrains: int) -> None:
         small.append(estimators.fit(cheap, training.take(list(range(0, len(training), step)))).scorer)
         current = _read(config, window)
         _measure(config, window, current, champion, [first, every])
-        probes.losses(config, small[-LATEST:], current.filter(pc.is_valid(current[config.columns.label])))
+        probes.losses(config, small[-probes.LATEST :], current.filter(pc.is_valid(current[config.columns.label])))
         rows = pa.concat_tables([rows, current])
 
 

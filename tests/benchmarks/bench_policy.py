@@ -23,6 +23,7 @@ from tasks.policy.backtest.study import Backtest, run_backtest
 from tasks.replay.simulation import all_policies
 from tests.benchmarks import streams
 from tests.benchmarks.matrices import build_or_load
+from tests.benchmarks.retrainopt_policies import retrainopt_policies
 
 Results = dict[str, Backtest]
 CONTROLS = "without drift (rows shuffled in time)"
@@ -54,7 +55,7 @@ def _backtest(console: Console, name: str, shuffled: bool) -> tuple[Backtest, fl
     """The back-test, and by how much going back lowers the optimum's cost, averaged over α."""
     with console.status(f"{name}{' shuffled' if shuffled else ''}: matrix (built once, then cached) and simulations"):
         matrix = read_matrix(build_or_load(name, shuffled), name)
-        backtest = run_backtest(matrix, all_policies())
+        backtest = run_backtest(matrix, {**all_policies(), **retrainopt_policies()})
     share, served = backtest.compute_share, backtest.served
     gaps = [
         cost(best_schedule(matrix, alpha), alpha, share, served) - backtest.optimum[alpha].cost

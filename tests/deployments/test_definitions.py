@@ -1,12 +1,12 @@
 """What the files say is to be deployed, and the plan that brings a server there."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from syrupy.extensions.json import JSONSnapshotExtension
 
 from deployments.apply.definitions import INDEX, Definitions, read_definitions
 from deployments.apply.plan import Definition, plan, summary
@@ -14,10 +14,7 @@ from deployments.cli import main
 from deployments.config.model import DEPLOYMENTS, load_model_config
 from tasks.policy.records.errors import DeploymentError, ModelConfigError
 from tests.support.deployed_models import churn, index_with, models
-from tests.support.deployment_snapshot import SNAPSHOT, current
 from tests.support.small_model import write_model
-
-REGENERATE = "if the change is meant, write the snapshot anew: python -m tests.support.deployment_snapshot"
 
 
 def schedules(definitions: Definitions, deployment: str) -> dict[str, dict[str, Any]]:
@@ -140,10 +137,13 @@ def test_an_entrypoint_that_is_no_flow_is_named(tmp_path):
         wanted_definitions(read_definitions(models(), path), alerts=False)
 
 
-def test_the_definitions_are_those_of_the_committed_snapshot():
-    snapshot = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(current()))
-    assert now == snapshot, REGENERATE
+def test_the_definitions_are_those_of_the_committed_snapshot(snapshot):
+    """A change of a deployment, form or automation is a reviewed diff: `pytest --snapshot-update` writes it."""
+    from deployments.apply.prefect_definitions import wanted_definitions
+
+    definitions = wanted_definitions(read_definitions(), alerts=True)
+    now = {f"{each.kind} {each.name}": dict(each.fields) for each in definitions}
+    assert now == snapshot(extension_class=JSONSnapshotExtension)
 
 
 # plan ----------------------------------------------------------------------------------------------------------------

@@ -392,9 +392,9 @@ def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_m
     from prefect.settings import get_current_settings
     from prefect.states import Running
 
-    from deployments.local.worker import POOL, TAKEN_BY, hand_back_runs, worker_name
+    from tasks.adapters.orchestration.requeue import POOL, TAKEN_BY, hand_back_runs, worker_name
 
-    monkeypatch.setattr("deployments.local.worker.PAGE", 1)  # each run comes in an answer of its own
+    monkeypatch.setattr("tasks.adapters.orchestration.requeue.PAGE", 1)  # each run comes in an answer of its own
     deployment = client.read_deployment_by_name("score/score")
     own = worker_name(POOL, ())
     taken_by = {"gone": own, "lives": own, "elsewhere": f"{POOL}-other-host", "gone as well": own}
@@ -424,7 +424,7 @@ def test_only_a_process_of_this_host_is_ever_taken_for_gone_and_a_container_neve
     from prefect.states import Running
 
     from deployments.apply.server_state import PrefectState
-    from deployments.local.worker import TAKEN_BY, hand_back_runs, worker_name
+    from tasks.adapters.orchestration.requeue import TAKEN_BY, hand_back_runs, worker_name
 
     if pool != "perennial":
         with PrefectState() as state:
@@ -452,7 +452,7 @@ def test_a_run_that_nobody_put_a_name_to_goes_back_only_where_no_other_worker_co
     from prefect.settings import get_current_settings
     from prefect.states import Pending
 
-    from deployments.local.worker import POOL, hand_back_runs
+    from tasks.adapters.orchestration.requeue import POOL, hand_back_runs
 
     api_url = str(get_current_settings().api.url)
     deployment = client.read_deployment_by_name("score/score")

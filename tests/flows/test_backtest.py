@@ -161,6 +161,7 @@ def write_model(folder: Path, live: bool = False, closed: Window | None = None, 
         columns=make_config().columns.model_dump() | {"label_delay_hours": label_delay_hours},
         window_days=10,
         performance={"metric": "accuracy"},
+        retraining={"when": {"trigger": "perennial"}, "min_labelled_rows": 90},
         training={"parameters": {"n_estimators": 20, "max_depth": 3}, "min_rows": 100, "window_days": 30},
     )
     path = folder / "turning_model.yaml"

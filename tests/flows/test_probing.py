@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from deployments.config.model import load_model_config
+from deployments.config.model import ModelConfig, load_model_config
+from flows.backtest import backtest
 from flows.replay import replay
 from tasks.adapters import ledger
 from tasks.adapters.evaluation import probes
@@ -14,6 +16,7 @@ from tasks.monitoring.probes import new_columns
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import Judgement
 from tasks.record.history import find_champion, recall_history
+from tasks.replay.candidates import Plan, plan_candidates
 from tests.support.small_model import CHANGE, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -72,3 +75,36 @@ def test_probes_stay_when_labels_are_sought_for_longer_and_not_when_features_cha
     assert probes.probe_folder(load_model_config(longer)) == own
     fewer = write_model(tmp_path / "fewer", **{features: "numeric: [x]"})
     assert probes.probe_folder(load_model_config(fewer)) != own
+
+
+def test_a_back_test_judges_by_the_very_probes_that_monitor_had(
+    probed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    _, judged, config, home = probed
+    shutil.copytree(home, tmp_path / "copy")
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "copy"))
+    check_probes_of_back_test(config, judged)
+
+
+def test_so_it_does_where_labels_come_windows_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    late = {BREACH: "{trigger: perennial, alpha: 0.2}", "label_delay_hours: 12": "label_delay_hours: 60"}
+    model = write_model(tmp_path / "model", **late)
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
+    replay(model)
+    judged = [from_json(Judgement, entry.body) for entry in ledger.entries("small", kind="window.judged")]
+    assert check_probes_of_back_test(load_model_config(model), judged).lag == 1
+
+
+def check_probes_of_back_test(config: ModelConfig, judged: list[Judgement]) -> Plan:
+    """Every loss that `monitor` wrote is the back-test's, to the last bit; the back-test scores older probes too."""
+    columns = [column for judgement in judged for column in judgement.evidence.probes]
+    assert sum(len(column.losses) for column in columns) > 80
+    backtest(str(config._file), (0.05,), ("never",))
+    plan = plan_candidates(config, config.period.end)
+    places = {window.end: place for place, window in enumerate(plan.windows)}
+    with np.load(plan.folder / "probes.npz") as stored:
+        found = stored["probe"]
+    for column in columns:
+        for until, loss in column.losses:
+            assert found[places[until], places[column.window.end]] == loss
+    return plan

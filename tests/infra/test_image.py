@@ -209,7 +209,7 @@ def test_a_retrain_whose_container_is_stopped_once_leaves_its_work_where_everybo
             apply()
         assert run.run_count == 2, "stopped once, it was taken up again"
         assert run.infrastructure_pid and ":" in run.infrastructure_pid, "a worker of Docker notes host:container"
-        assert ledger.verify("air_time").ok
+        assert not ledger.verify("air_time").problems
         assert {"challenger.registered", "challenger.validated"} <= {entry.kind for entry in ledger.entries("air_time")}
         challenger = registry.version("air_time", "challenger")
         assert challenger.version == "1"

@@ -30,7 +30,9 @@ from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import Decision, History, WindowEvidence
 from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.statistics import intervals, metrics
-from tasks.policy.triggers.conditions import AnyOf, DriftedShare, MeanShift, MetricShift
+from tasks.policy.triggers.combinators import AnyOf
+from tasks.policy.triggers.drift import DriftedShare, MeanShift
+from tasks.policy.triggers.metric_shift import MetricShift
 
 Change = Callable[["Bed", pa.Table, np.random.Generator], pa.Table]
 CLEAN_BEFORE, LEARN_FROM = 10, 3

@@ -1,11 +1,9 @@
-"""Prefect's command line, its server behind the guard of `local_guard` and fit for several processes on SQLite.
+"""Prefect's command line, with its server behind `local_guard` and fit for several processes on SQLite. `python -m` this.
 
-`python -m` this.
-
-Prefect begins most of its transactions deferred. One that has read, and then wants to write while another one wrote in
-between, is refused at once (503, database is locked), whatever the busy timeout, and Prefect's client asks again two
+Prefect begins most of its transactions deferred. One that reads, and writes after another one wrote
+in between, is refused at once (503, database is locked) whatever the busy timeout, and Prefect's client asks again two
 seconds later: two replays at once each spent two fifths of their time so. Begun immediate, a transaction waits its turn.
-PostgreSQL has no such trouble and is left alone.
+Prefect mends this one query at a time (PrefectHQ/prefect#23051); #10188 is open. PostgreSQL has no such trouble.
 """
 
 from collections.abc import AsyncGenerator

@@ -172,11 +172,6 @@ def sort_labels(
     return labels.filter(pc.and_(kept, pc.or_(pc.is_valid(labels[columns.label]), pc.is_null(faults)))), broken
 
 
-def as_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
-    """Regression: float64. Classes: text in one spelling each, or int64 (false and true become 0 and 1)."""
-    return read_label(config, column, at)[0]
-
-
 def read_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """(labels, what is unusable about each in words or null); a label that is unusable is null, or infinite as it came.
 

@@ -14,10 +14,6 @@ class Verification:
     head: Head | None
     problems: tuple[str, ...]
 
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
 
 def verify(model: str, *expected: Head) -> Verification:
     """Read every entry anew and check the whole chain, its head, and heads that were noted elsewhere (`expected`)."""

@@ -1,5 +1,6 @@
 from . import (
     delivery as delivery,
+    event_ordering as event_ordering,
     events as events,
     requeue as requeue,
     retry_conditions as retry_conditions,

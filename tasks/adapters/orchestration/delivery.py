@@ -1,5 +1,7 @@
 """Whether the Prefect server has an event that was emitted: emitting only puts it into this process's queue.
 
+Prefect 3.9 has no call that waits until an event is stored, and we found no issue upstream that asks for one.
+
 A run that ends, or a server that restarts, within seconds of a hand-over could lose the event and with it the next
 flow. So a deployed run ends only once the server has stored what it said.
 """

@@ -1,12 +1,42 @@
-"""Gives a deployed run's place back to its worker: the run goes into the queue again, and says why."""
+"""Puts a run into the queue again: one that cannot go on yet, and those of a worker that was stopped.
 
+A process worker that is stopped kills its runs and leaves them Running, which holds their concurrency slots for good
+(PrefectHQ/prefect#16746; #22528 asks for a worker that waits for its runs). `make serve` and `perennial work` put them
+back, and the next worker takes them up, which is safe, because every write is keyed by its decision.
+"""
+
+import socket
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
-from prefect.client.orchestration import get_client
+import psutil
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
-from prefect.exceptions import Abort
+from prefect.exceptions import Abort, ObjectNotFound
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry
+
+POOL = "perennial"
+OF_PROCESSES = "process"
+"""The type of a pool whose worker starts processes of its own host."""
+UNDER_WAY = [StateType.RUNNING, StateType.PENDING]
+TAKEN_BY = "prefect.worker.name"
+"""The label by which Prefect notes who took a run, before its process starts."""
+STOPPED = "its worker was stopped; the next one takes it up"
+PAGE = 200
+"""Runs in one answer of the server, at most."""
 
 
 def is_deployed() -> bool:
@@ -25,3 +55,73 @@ def come_back_later(why: str, seconds: float) -> None:
         client.set_flow_run_state(run.flow_run.id, state, force=True)
     get_run_logger().warning("%s; put back into the queue for %g s", why, seconds)
     raise Abort(why)
+
+
+def worker_name(pool: str, queues: Sequence[str]) -> str:
+    """Of the worker of this machine, which keeps its name, so that starts do not pile up in the dashboard."""
+    return "-".join((pool, *queues, socket.gethostname()))
+
+
+def hand_back(api_url: str, runs: Collection[UUID]) -> int:
+    """Put those of the runs back into the queue that their own process did not end. Returns how many."""
+    back = 0
+    with client_of(api_url) as client:
+        for run in runs:
+            with suppress(ObjectNotFound):  # somebody removed it meanwhile
+                state = client.read_flow_run(run).state
+                if state is not None and state.type in (*UNDER_WAY, StateType.CRASHED):
+                    client.set_flow_run_state(run, AwaitingRetry(message=STOPPED), force=True)
+                    back += 1
+    return back
+
+
+def hand_back_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -> int:
+    """Put every run back into the queue that this machine's worker took and whose process is gone. Returns how many.
+
+    One that no worker has put its name to yet was taken a moment ago; it is ours where no other worker is there. A
+    container goes on without the worker that started it, so of a pool of containers nothing is put back.
+    """
+    own = worker_name(pool, queues)
+    with client_of(api_url) as client:
+        if not _runs_processes(client, pool):
+            return 0
+        runs = _under_way(client, pool)
+        present = [each.name for each in client.read_workers_for_work_pool(pool) if each.status == WorkerStatus.ONLINE]
+        owners = {own} if any(name != own for name in present) else {own, None}
+        gone = [run for run in runs if run.labels.get(TAKEN_BY) in owners and _is_gone(run)]
+        for run in gone:
+            client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
+    return len(gone)
+
+
+def _under_way(client: SyncPrefectClient, pool: str) -> list[FlowRun]:
+    state = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY)))
+    of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(
+        flow_run_filter=state, work_pool_filter=of_pool, sort=FlowRunSort.ID_DESC, limit=PAGE, offset=len(found)
+    ):
+        found += page
+    return found
+
+
+def _runs_processes(client: SyncPrefectClient, pool: str) -> bool:
+    with suppress(ObjectNotFound):  # somebody removed it, and its runs with it
+        return bool(client.read_work_pool(pool).type == OF_PROCESSES)
+    return False
+
+
+def _is_gone(run: FlowRun) -> bool:
+    """Whether the run has no process, or had one on this host. Prefect notes `PID`, earlier versions `HOST:PID`.
+
+    What a container or another host is known by says nothing that could be looked up here.
+    """
+    pid = (run.infrastructure_pid or "").removeprefix(f"{socket.gethostname()}:")
+    return not pid or (pid.isdigit() and not psutil.pid_exists(int(pid)))
+
+
+@contextmanager
+def client_of(api_url: str) -> Iterator[SyncPrefectClient]:
+    """A client of the Prefect server at this address, whatever this process's own settings say."""
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        yield client

@@ -75,7 +75,7 @@ def server_environment(space: Workspace, port: int) -> dict[str, str]:
         "PREFECT_UI_API_URL": url,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "deployments.local.event_ordering",  # that module says why
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.adapters.orchestration.event_ordering",  # that module says why
         # in memory, as by default, a restart would forget who holds a concurrency slot, and nobody would give it back
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "DO_NOT_TRACK": "1",

@@ -137,4 +137,4 @@ RIVALS: dict[str, PolicyFactory] = {
     "debt": lambda alpha, share: Debt(alpha),
     "plain_probe": lambda alpha, share: PlainProbe(alpha),
 }
-"""By name as they stand in the table. Detectors (river) and the planner (retrainopt) join from their adapters."""
+"""By name as they stand in the table. Detectors (river) join from their adapter."""

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.policy.records.errors import MatrixError
+from tasks.policy.statistics.metrics import Floats
 
-Floats = NDArray[np.float64]
 SQUARE_KEYS = ("loss", "probe", "ks", "ev")
 WINDOW_KEYS = ("secs", "rows")
 
@@ -142,10 +142,6 @@ class Service:
     def candidates(self) -> tuple[int, ...]:
         """Candidates that exist: from history and trained since."""
         return tuple(self._candidates)
-
-    @property
-    def can_probe(self) -> bool:
-        return self._matrix.probe is not None
 
     def train(self) -> bool:
         """Train a full candidate after the current window, once; False where the record holds none."""

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tasks.policy.records.evidence import Judgement
+from tasks.policy.triggers.combinators import kinds
 
-OF_THE_METRIC = frozenset({"metric_breach", "metric_shift", "metric_decay", "adaptive", "regret_exceeds_cost"})
+OF_THE_METRIC = frozenset(each.kind() for each in kinds() if each.judges_performance)
 """Triggers that say that the model performs badly; a timer says nothing of that."""
 
 

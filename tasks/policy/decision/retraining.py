@@ -12,18 +12,17 @@ from pydantic import Field
 
 from tasks.policy.decision.escalation import OF_THE_METRIC
 from tasks.policy.economics.costs import Budget, over_budget
-from tasks.policy.records.base import Window, digest
+from tasks.policy.records.base import Settings, Window, digest
 from tasks.policy.records.evidence import Decision, DiagnosisKind, History, WindowEvidence, newest_labels
 from tasks.policy.records.reports import LabelReport
-from tasks.policy.triggers.conditions import Adaptive, Condition, MetricBreach, MetricDecay, MetricShift, Rule, leaves
-from tasks.policy.triggers.evaluate import judge
-from tasks.policy.triggers.result import Case
+from tasks.policy.triggers.base import Case
+from tasks.policy.triggers.combinators import Condition
 from tasks.policy.triggers.schedule import day, is_reached
 
 MONTH = timedelta(days=30)
 
 
-class RetrainingPolicy(Rule):
+class RetrainingPolicy(Settings):
     """When to retrain, and the limits that keep it from happening too often or on too little data."""
 
     when: Condition = Field(examples=[{"trigger": "perennial"}])
@@ -43,8 +42,7 @@ class RetrainingPolicy(Rule):
 
     def metrics(self) -> tuple[str, ...]:
         """Every metric that a condition names."""
-        named = (MetricBreach, MetricShift, MetricDecay, Adaptive)
-        return tuple(rule.metric for rule in leaves(self.when) if isinstance(rule, named))
+        return self.when.metrics()
 
 
 def decision_id(model: str, policy: RetrainingPolicy, window: Window, empty: bool = False) -> str:
@@ -77,7 +75,7 @@ def decide_retraining(
     history = replace(history, retrained_at=tuple(moment for moment in history.retrained_at if moment < as_of))
     budget = budget or Budget()
     floors = policy.min_rows, policy.min_labelled_rows
-    finding = judge(policy.when, Case(evidence, history, as_of, *floors, budget, expected_cost_usd))
+    finding = policy.when.judge(Case(evidence, history, as_of, *floors, budget, expected_cost_usd))
     block = _data_fault(evidence, diagnosis, fault, newest_labels(evidence, history))
     would_change = finding.would_change
     if finding.holds and block is None:

@@ -15,14 +15,13 @@ from functools import lru_cache
 from pydantic import Field
 
 from tasks.policy.economics.costs import Budget, Request, expected_cost_usd, measured_cost, share_budget
-from tasks.policy.records.base import from_json
+from tasks.policy.records.base import Settings, from_json
 from tasks.policy.records.evidence import USAGE, Judgement, LedgerEntry, ModelVersion, Usage
-from tasks.policy.triggers.conditions import Rule
 
 MONTH = timedelta(days=30)
 
 
-class SharedBudget(Rule):
+class SharedBudget(Settings):
     """One budget for the retrains of several models."""
 
     max_usd_per_month: float = Field(ge=0, examples=[500])

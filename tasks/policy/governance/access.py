@@ -15,7 +15,6 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from tasks.policy.governance.people import ANYONE, AUTOMATION, SCHEDULE, UNNAMED, is_unnamed, look_alike, plain
 from tasks.policy.records.text import NO_CONTROLS, OneLine
 
-Role = Literal["trigger", "approve", "override"]
 Name = Annotated[str, Field(min_length=2, max_length=200, pattern=NO_CONTROLS)]
 
 

@@ -16,7 +16,6 @@ from scipy import optimize, stats
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, Floats, from_confusion, row_losses
 
-CLASS_ESTIMATES = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 LOSS_ESTIMATES = ("mae", "rmse", "pinball")
 
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from tasks.policy.statistics.metrics import Floats
 
+# Chosen, as in policy.py, on generated streams.
 NEARBY_WINDOWS = 3.0
 """How far apart windows may lie to count as neighbours: the weight falls by e with every so many."""
-MIN_WINDOWS, MIN_MODELS = 5, 3
+MIN_WINDOWS = 5
+MIN_MODELS = 3
 MEDIAN_SQUARE = 0.455
 """Median of the square of a standard normal variable (χ² with one degree of freedom)."""
 

@@ -10,13 +10,19 @@ import numpy as np
 
 from tasks.policy.statistics.metrics import Floats
 
+# Chosen, as in policy.py, on generated streams.
 AHEAD = 2
+"""Windows after which a forecast is compared with what came."""
 SPANS = (3, 8, 16)
+"""Latest windows whose mean lead is a feature."""
 PRIOR = np.array([0.15, 0.25, 0.2, 0.1, 0.0, 0.0])
+"""Weights before anything is learned: of the last window, the three means, the age and being fresh."""
 PRIOR_WEIGHT = 0.008
 """Precision of the prior, where losses are scaled to a window noise of 0.01."""
 MEMORY = 0.97
-AGE_SCALE, FRESH_SCALE = 0.05, 0.02
+"""What of a window's weight is left after each further one."""
+AGE_SCALE = 0.05
+FRESH_SCALE = 0.02
 
 
 def row_means(values: Floats) -> Floats:

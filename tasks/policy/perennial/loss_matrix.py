@@ -1,7 +1,8 @@
 """What is known of a model's candidates and probes, and from it an estimate of what any candidate would have lost.
 
-The surrogate fills the performance matrix: a candidate's own losses, else its probe's corrected for what probes lack,
-else those of the newest probe before it. Paired differences on the same windows say how sure a difference is.
+The matrix is filled with the best that is known of each cell: a candidate's own losses, else its probe's corrected for
+what probes lack, else those of the newest probe before it. Paired differences on the same windows say how sure a
+difference is.
 """
 
 import math
@@ -12,8 +13,11 @@ import numpy as np
 from tasks.policy.perennial.change_tests import PairedNoise, paired_noise
 from tasks.policy.statistics.metrics import Floats
 
-AGE_FOCUS, GAP_MEMORY = 2.0, 0.95
-"""How fast a gap loses weight with each doubling of the age and with each window passed."""
+# Chosen on the generated streams of tests/benchmarks/synthetic_streams.py
+AGE_FOCUS = 2.0
+"""How fast a gap loses weight with each doubling of the age, in powers of e."""
+GAP_MEMORY = 0.95
+"""What of a gap's weight is left after each window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,7 @@ class Observation:
     probes: tuple[tuple[int, float], ...]
 
 
-class Surrogate:
+class LossMatrix:
     """Losses by [candidate, window]: `losses` and `probes` as observed, `filled` as estimated. Service began at `begun`."""
 
     def __init__(self, history: tuple[Observation, ...]) -> None:

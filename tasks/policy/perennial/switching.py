@@ -17,9 +17,12 @@ from tasks.policy.statistics.metrics import Floats
 
 Flags = NDArray[np.bool_]
 
+# Chosen, as in policy.py, on generated streams.
 AGEING = 0.26
 """b by √(noise × level) of the losses: the best over generated streams, where half or twice as much costs 1 to 4 %."""
-DEBT_WEIGHT, DEBT_MEMORY = 0.5, 0.85
+DEBT_WEIGHT = 0.5
+DEBT_MEMORY = 0.85
+"""What of a debt is left after each window."""
 RETURN_CAUTION = 1.5
 """A return is chosen as the best of many, which flatters it: its debt counts by so much less."""
 

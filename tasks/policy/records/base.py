@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 Record = TypeVar("Record")
 
@@ -21,6 +21,12 @@ newer one writes; what carries none is of the first. New fields with defaults ne
 
 CLOCKS_APART = timedelta(minutes=5)
 """What the clocks of two machines may differ by, as Kerberos allows (RFC 4120, 8.2); a time further ahead is a mistake."""
+
+
+class Settings(BaseModel):
+    """What a person writes. Strict and frozen: an unknown key is an error, not a surprise later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 @cache

@@ -5,7 +5,6 @@ days because the rows of a day move together, and compared with history of the s
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -18,30 +17,6 @@ from tasks.policy.statistics.metrics import Floats
 
 YEAR_DAYS = 365.2425
 WEEK_HOURS = 168
-
-
-def stable_effects(
-    effect: Callable[[Floats, Floats], float],
-    values: ArrayLike,
-    days: ArrayLike,
-    window_days: int,
-    draws: int = 200,
-    seed: int = 0,
-) -> Floats:
-    """Effects (draws,) between the reference and windows made of its own days: what stable data shows by chance.
-
-    `values` (n,) with the day of each (n,). A window is a run of consecutive days from a random start, so that days
-    that resemble each other stay together (moving blocks: Künsch 1989); it is compared with all other days.
-    """
-    rows, (names, where) = np.asarray(values, float), np.unique(np.asarray(days), return_inverse=True)
-    if len(names) <= window_days:
-        raise ValueError(f"the reference has {len(names)} days, expected more than the {window_days} of one window")
-    starts = np.random.default_rng(seed).integers(0, len(names) - window_days + 1, draws)
-    by_start: dict[int, float] = {}
-    for start in np.unique(starts):
-        inside = (where >= start) & (where < start + window_days)
-        by_start[int(start)] = effect(rows[~inside], rows[inside])
-    return np.array([by_start[int(start)] for start in starts])
 
 
 def stable_distances(

@@ -203,20 +203,3 @@ def two_proportion_test(successes: int, trials: int, reference_successes: int, r
     from statsmodels.stats.proportion import proportions_ztest
 
     return float(proportions_ztest(counts, sizes, alternative="smaller")[1])
-
-
-def welch_test(rows: ArrayLike, reference_rows: ArrayLike) -> float:
-    """Two-sided p-value that the means agree, variances free: Welch (1947), Biometrika 34:28."""
-    return float(
-        scipy.stats.ttest_ind(np.asarray(rows, float), np.asarray(reference_rows, float), equal_var=False).pvalue
-    )
-
-
-def benjamini_hochberg(p_values: ArrayLike) -> Floats:
-    """q-values in the order given: Benjamini & Hochberg (1995), JRSS B 57:289. NaN stays NaN and is not counted."""
-    values = np.asarray(p_values, float)
-    q_values = np.full(values.shape, np.nan)
-    known = ~np.isnan(values)
-    if known.any():
-        q_values[known] = scipy.stats.false_discovery_control(values[known])
-    return q_values

@@ -81,28 +81,6 @@ def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-def bootstrap_interval(rows: ArrayLike, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> Interval:
-    """Percentile bootstrap interval of the mean of independent rows (n,)."""
-    if not np.size(rows):
-        return Interval(float("nan"), float("nan"))
-    return percentile_interval(bootstrap_means(rows, draws, seed), confidence)
-
-
-def block_bootstrap_interval(
-    rows: ArrayLike, blocks: ArrayLike, confidence: float = 0.95, draws: int = 1000, seed: int = 0
-) -> Interval:
-    """Interval of the mean when rows of one block (a day) go together: whole blocks are resampled.
-
-    Künsch (1989), Annals of Statistics 17:1217; Davison & Hinkley (1997), 3.8. `blocks` (n,) names each row's block.
-    """
-    values, (_, where) = np.asarray(rows, float), np.unique(np.asarray(blocks), return_inverse=True)
-    if not len(values):
-        return Interval(float("nan"), float("nan"))
-    sums, counts = np.bincount(where, weights=values), np.bincount(where)
-    chosen = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
-    return percentile_interval(sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1), confidence)
-
-
 def moving_block_interval(series: ArrayLike, confidence: float = 0.95, draws: int = 2000, seed: int = 7) -> Interval:
     """Interval of the mean of a series whose neighbours correlate: overlapping blocks of about 2n^(1/3) are resampled.
 

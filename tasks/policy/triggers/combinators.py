@@ -1,48 +1,129 @@
-"""Whether a group of conditions holds, and what would change that, from what was found of each condition.
+"""Groups of conditions, and the union of all kinds that a model's file can name.
 
-Only conditions that stand on the group's present side can turn it: those that hold while it holds, those that are missing
+Only conditions that stand on a group's present side can turn it: those that hold while it holds, those that are missing
 while it does not. Where one of them is enough, each has a sentence of its own; where more must turn, one sentence names
 them together.
 """
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from importlib import import_module
+from operator import or_
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from tasks.policy.triggers.conditions import Condition, Group, leaves
-from tasks.policy.triggers.result import Finding
+from pydantic import Field, model_validator
+
+from tasks.policy import triggers
+from tasks.policy.triggers.base import Case, Finding, Trigger
 
 
-def judge_group(group: Group, found: Sequence[Finding]) -> Finding:
-    """`found` are the findings of the group's conditions, in their order. What holds stands first among the reasons."""
-    needed = {"any_of": 1, "all_of": len(found)}.get(group.trigger, getattr(group, "n", 1))
-    held = sum(finding.holds for finding in found)
-    ordered = sorted(found, key=lambda finding: not finding.holds)
-    reasons = [reason for finding in ordered for reason in finding.reasons]
-    if needed > 1:
-        reasons.insert(0, f"{held} of {len(found)} conditions hold, {needed} are needed")
-    return Finding(
-        holds=held >= needed,
-        reasons=tuple(reasons),
-        would_change=_what_would_change(group, found, held, needed),
-        triggers=tuple(name for finding in found for name in finding.triggers),
-        go_back_to=next((each.go_back_to for each in found if each.go_back_to), None) if needed == 1 else None,
+class Group(Trigger):
+    """Several conditions that are judged together."""
+
+    if TYPE_CHECKING:
+        conditions: tuple["Condition", ...]  # no field for Pydantic, as `trigger` in the base
+
+    @property
+    @abstractmethod
+    def needed(self) -> int:
+        """How many of the conditions must hold."""
+
+    def leaves(self) -> Iterator[Trigger]:
+        for condition in self.conditions:
+            yield from condition.leaves()
+
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(metric for leaf in self.leaves() for metric in leaf.metrics())
+
+    def judge(self, case: Case) -> Finding:
+        """What holds stands first among the reasons."""
+        found = [condition.judge(case) for condition in self.conditions]
+        held = sum(finding.holds for finding in found)
+        ordered = sorted(found, key=lambda finding: not finding.holds)
+        reasons = [reason for finding in ordered for reason in finding.reasons]
+        if self.needed > 1:
+            reasons.insert(0, f"{held} of {len(found)} conditions hold, {self.needed} are needed")
+        back = next((each.go_back_to for each in found if each.go_back_to), None) if self.needed == 1 else None
+        names = tuple(name for finding in found for name in finding.triggers)
+        return Finding(held >= self.needed, tuple(reasons), self._what_would_change(found, held), names, back)
+
+    def _what_would_change(self, found: Sequence[Finding], held: int) -> tuple[str, ...]:
+        """Sentences of which any one, come true, turns the group."""
+        holds = held >= self.needed
+        turning = [each for each in zip(self.conditions, found, strict=True) if each[1].holds == holds]
+        count = held - self.needed + 1 if holds else self.needed - held
+        if count == 1:
+            return tuple(text for _, finding in turning for text in finding.would_change)
+        opening = f"would {'not ' if holds else ''}retrain "
+        parts = [_part(condition, finding, opening) for condition, finding in turning]
+        if count == len(parts):
+            return (f"{opening}{' and '.join(parts)}, {'both' if count == 2 else 'all'} at once",)
+        return (f"{opening}with {count} of these {len(parts)}: {'; '.join(parts)}",)
+
+
+class AnyOf(Group):
+    """At least one of the conditions holds."""
+
+    example: ClassVar[str] = "{trigger: any_of, conditions: [{trigger: every, days: 30}, {trigger: drifted_share}]}"
+    trigger: Literal["any_of"]
+    conditions: tuple["Condition", ...] = Field(min_length=1)
+    """The conditions that are combined."""
+
+    @property
+    def needed(self) -> int:
+        return 1
+
+    def describe(self) -> str:
+        return " or ".join(condition.describe() for condition in self.conditions)
+
+
+class AllOf(Group):
+    """All of the conditions hold."""
+
+    example: ClassVar[str] = "{trigger: all_of, conditions: [{trigger: every, days: 7}, {trigger: drifted_share}]}"
+    trigger: Literal["all_of"]
+    conditions: tuple["Condition", ...] = Field(min_length=1)
+    """The conditions that are combined."""
+
+    @property
+    def needed(self) -> int:
+        return len(self.conditions)
+
+    def describe(self) -> str:
+        return "(" + " and ".join(condition.describe() for condition in self.conditions) + ")"
+
+
+class AtLeast(Group):
+    """At least `n` of the conditions hold."""
+
+    example: ClassVar[str] = (
+        "{trigger: at_least, n: 2, conditions: [{trigger: every}, {trigger: drifted_share}, {trigger: new_rows}]}"
     )
+    trigger: Literal["at_least"]
+    n: int = Field(ge=1)
+    """Conditions that must hold."""
+    conditions: tuple["Condition", ...] = Field(min_length=1)
+    """The conditions that are combined."""
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> "AtLeast":
+        if self.n > len(self.conditions):
+            raise ValueError(
+                f"n is {self.n} with {len(self.conditions)} conditions, expected n <= {len(self.conditions)}"
+            )
+        return self
+
+    @property
+    def needed(self) -> int:
+        return self.n
+
+    def describe(self) -> str:
+        return f"at least {self.n} of: " + "; ".join(condition.describe() for condition in self.conditions)
 
 
-def _what_would_change(group: Group, found: Sequence[Finding], held: int, needed: int) -> tuple[str, ...]:
-    """Sentences of which any one, come true, turns the group."""
-    holds = held >= needed
-    turning = [each for each in zip(group.conditions, found, strict=True) if each[1].holds == holds]
-    count = held - needed + 1 if holds else needed - held
-    if count == 1:
-        return tuple(text for _, finding in turning for text in finding.would_change)
-    opening = f"would {'not ' if holds else ''}retrain "
-    parts = [_part(condition, finding, opening) for condition, finding in turning]
-    if count == len(parts):
-        return (f"{opening}{' and '.join(parts)}, {'both' if count == 2 else 'all'} at once",)
-    return (f"{opening}with {count} of these {len(parts)}: {'; '.join(parts)}",)
-
-
-def _part(condition: Condition, finding: Finding, opening: str) -> str:
+def _part(condition: Trigger, finding: Finding, opening: str) -> str:
     """What turns one condition of several, to be read after the opening; by its name where it says nothing itself."""
     if not finding.would_change:
         return f"once {_named(condition)} {'no longer holds' if finding.holds else 'holds'}"
@@ -51,9 +132,25 @@ def _part(condition: Condition, finding: Finding, opening: str) -> str:
     return f"({ways})" if several else ways
 
 
-def _named(condition: Condition) -> str:
-    names = [
-        f"{leaf.trigger} of {metric}" if (metric := getattr(leaf, "metric", None)) else leaf.trigger
-        for leaf in leaves(condition)
-    ]
+def _named(condition: Trigger) -> str:
+    names = [" of ".join((leaf.trigger, *leaf.metrics())) for leaf in condition.leaves()]
     return f"{condition.trigger} ({', '.join(names)})" if isinstance(condition, Group) else names[0]
+
+
+def kinds(of: type[Trigger] = Trigger) -> tuple[type[Trigger], ...]:
+    """Every kind of condition by name, whichever module was imported first; groups last."""
+    found = [
+        kind for each in of.__subclasses__() for kind in ((each,) if "trigger" in each.model_fields else kinds(each))
+    ]
+    return tuple(sorted(found, key=lambda kind: (issubclass(kind, Group), kind.kind())))
+
+
+for _module in iter_modules(triggers.__path__, f"{triggers.__name__}."):
+    import_module(_module.name)  # defines its kinds, so that a new one touches no other module than its own
+
+if TYPE_CHECKING:
+    Condition = Trigger
+else:
+    Condition: Any = Annotated[reduce(or_, kinds()), Field(discriminator="trigger")]
+    for _group in kinds(Group):
+        _group.model_rebuild()

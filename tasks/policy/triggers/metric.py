@@ -1,4 +1,4 @@
-"""Whether a metric's condition holds.
+"""The trigger `metric_breach`, and which windows speak for a metric.
 
 Which windows speak: the latest m that the present champion served from their first row and whose labels are maturing
 or closed, with enough of them. Open windows, estimates, quarantined windows and labels that cannot be trusted never
@@ -7,24 +7,121 @@ trigger; nor do windows of an earlier champion, because retraining has answered 
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from tasks.policy.monitoring.performance import (
-    best_past_level,
-    closed_values,
-    is_worse,
-    labels_needed,
-    noise_before_collapse,
-    shift_p_value,
-    significant_shift,
-    smallest_shift,
-)
+from pydantic import Field, model_validator
+
+from tasks.policy.monitoring.performance import is_worse
 from tasks.policy.records.reports import NEVER_SCORED, MetricValue, PerformanceReport
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
-from tasks.policy.statistics.numbers import beside, rounded
-from tasks.policy.triggers.conditions import MetricBreach, MetricShift, Persistent
-from tasks.policy.triggers.result import Case, Finding, one_finding
-from tasks.policy.triggers.sequential_shift import judge_lasting_shift
+from tasks.policy.statistics.numbers import beside
+from tasks.policy.triggers.base import Case, Finding, Trigger
+
+Speaking = Sequence[tuple[PerformanceReport, MetricValue]]
+"""The windows that may speak for a metric, oldest first, with its value there."""
+
+
+class MetricTrigger(Trigger):
+    """A trigger on one metric of the champion."""
+
+    if TYPE_CHECKING:
+        metric: str  # no field for Pydantic, as `trigger` in the base
+
+    judges_performance = True
+
+    def metrics(self) -> tuple[str, ...]:
+        return (self.metric,)
+
+
+class Persistent(MetricTrigger):
+    """Holds in at least k of the last m windows, the latest among them (mlops-stacks' breach rule)."""
+
+    k: int = Field(1, ge=1, le=100)
+    """Windows in breach that are needed."""
+    m: int = Field(1, ge=1, le=100)
+    """Latest windows among which they are counted."""
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> "Persistent":
+        if self.k > self.m:
+            raise ValueError(f"k is {self.k} and m is {self.m}, expected k <= m: k breaches among the last m windows")
+        return self
+
+    @property
+    def persistence(self) -> str:
+        """How often it must hold, as the end of a sentence; nothing where one window is enough."""
+        return "" if self.m == 1 else f" in {self.k} of the last {self.m} windows and the latest"
+
+    @property
+    def windows_in_words(self) -> str:
+        if self.m == 1:
+            return "the latest window"
+        return (
+            f"{self.k} of the last {self.m} windows and the latest" if self.k < self.m else f"the last {self.m} windows"
+        )
+
+    def persists(self, past: Sequence[bool]) -> bool:
+        """Whether enough of the last m windows are past the limit, the latest among them."""
+        return past[-1] and sum(past) >= self.k
+
+    def count(self, past: Sequence[bool], what: str) -> str:
+        return f"{sum(past)} of the last {len(past)} windows {what}, {self.k} of {self.m} and the latest are needed"
+
+
+class MetricBreach(Persistent):
+    """The metric lies past a limit in at least k of the last m windows, the latest among them."""
+
+    example: ClassVar[str] = "{trigger: metric_breach, metric: accuracy, limit: 0.85, k: 2, m: 3}"
+    trigger: Literal["metric_breach"]
+    metric: str
+    """The metric. Whether higher or lower is better follows from it."""
+    limit: float
+    """Limit that the metric must keep."""
+    release: float | None = None
+    """Hysteresis: a breach lasts until the metric is back past this level. Default: the limit."""
+
+    @model_validator(mode="after")
+    def _releases_on_the_good_side(self) -> "MetricBreach":
+        higher = HIGHER_IS_BETTER.get(self.metric, False)
+        if self.release is not None and (self.release < self.limit if higher else self.release > self.limit):
+            side = ">=" if higher else "<="
+            raise ValueError(
+                f"release is {self.release:g}, expected {side} the limit {self.limit:g}, the good side of it"
+            )
+        return self
+
+    def describe(self) -> str:
+        return f"{self.metric} is past {self.limit:g} in {self.windows_in_words}"
+
+    def judge(self, case: Case) -> Finding:
+        speaking = speaking_windows(case, self.metric)
+        higher = HIGHER_IS_BETTER[self.metric]
+        found, level = self._breaches([value.value for _, value in speaking])
+        side, bad = ("below", "<") if higher else ("above", ">")
+        wish = f"would retrain at {self.metric} {bad} {level:g}{self.persistence}"
+        if not speaking:
+            return self.finding(False, silence(case, self.metric), wish)
+        past = found[-self.m :]
+        holds = self.persists(past)
+        report, value = speaking[-1]
+        position = f"is {side}" if past[-1] else f"is not {side}"
+        limit = f"the limit {self.limit:g}"
+        held_against = limit if level == self.limit else f"{level:g}, which releases a breach of {limit}"
+        reason = (
+            f"{self.metric} {describe_value(value, level)} in {describe_window(report, case)} {position} {held_against}; "
+            f"{self.count(past, 'past it')}"
+        )
+        keep = f"would not retrain at {self.metric} {'≥' if higher else '≤'} {level:g}"
+        return self.finding(holds, reason, keep if holds else wish)
+
+    def _breaches(self, values: Sequence[float]) -> tuple[list[bool], float]:
+        """Which windows are in breach, past the limit or not yet back past its release, and the latest one's level."""
+        higher, level, breached, found = HIGHER_IS_BETTER[self.metric], self.limit, False, []
+        for value in values:
+            level = self.limit if self.release is None or not breached else self.release
+            breached = is_worse(value, level, higher)
+            found.append(breached)
+        return found, level
 
 
 def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, MetricValue]]:
@@ -42,7 +139,14 @@ def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, M
     return found
 
 
+def closed_windows(case: Case) -> list[PerformanceReport]:
+    """Of all champions, before the window at hand."""
+    earlier = (report for report in case.history.performances if report.window < case.evidence.window)
+    return [report for report in earlier if report.maturity == "closed"]
+
+
 def silence(case: Case, metric: str) -> str:
+    """Why no window speaks for the metric."""
     report = case.evidence.performance
     if report is None:
         return f"{metric}: not measured in this window"
@@ -64,7 +168,7 @@ def silence(case: Case, metric: str) -> str:
     )
 
 
-def _named(report: PerformanceReport, case: Case) -> str:
+def describe_window(report: PerformanceReport, case: Case) -> str:
     """The window that speaks; where it is an earlier one, why the present window does not."""
     name, present = report.window.name, case.evidence.performance
     if report.window == case.evidence.window:
@@ -79,121 +183,7 @@ def _named(report: PerformanceReport, case: Case) -> str:
     )
 
 
-def judge_breach(rule: MetricBreach, case: Case) -> Finding:
-    speaking = speaking_windows(case, rule.metric)
-    higher = HIGHER_IS_BETTER[rule.metric]
-    found, level = _breaches(rule, [value.value for _, value in speaking])
-    side, bad = ("below", "<") if higher else ("above", ">")
-    wish = f"would retrain at {rule.metric} {bad} {level:g}{rule.persistence}"
-    if not speaking:
-        return one_finding(rule.trigger, False, silence(case, rule.metric), wish)
-    past = found[-rule.m :]
-    holds = past[-1] and sum(past) >= rule.k
-    report, value = speaking[-1]
-    position = f"is {side}" if past[-1] else f"is not {side}"
-    limit = f"the limit {rule.limit:g}"
-    held_against = limit if level == rule.limit else f"{level:g}, which releases a breach of {limit}"
-    reason = (
-        f"{rule.metric} {_valued(value, level)} in {_named(report, case)} {position} {held_against}; "
-        f"{_counted(past, rule, 'past it')}"
-    )
-    keep = f"would not retrain at {rule.metric} {'≥' if higher else '≤'} {level:g}"
-    return one_finding(rule.trigger, holds, reason, keep if holds else wish)
-
-
-def _breaches(rule: MetricBreach, values: Sequence[float]) -> tuple[list[bool], float]:
-    """Which windows are in breach, past the limit or not yet back past its release, and what the latest is held against."""
-    higher, level, breached, found = HIGHER_IS_BETTER[rule.metric], rule.limit, False, []
-    for value in values:
-        level = rule.limit if rule.release is None or not breached else rule.release
-        breached = is_worse(value, level, higher)
-        found.append(breached)
-    return found, level
-
-
-def judge_shift(rule: MetricShift, case: Case) -> Finding:
-    speaking = speaking_windows(case, rule.metric)
-    if rule.always_valid and speaking:
-        return judge_lasting_shift(rule, case, speaking)
-    judged = [_shift(rule, case, report, value) for report, value in speaking[-rule.m :]]
-    known = [shift for shift in judged if shift is not None]
-    if not speaking:
-        return one_finding(rule.trigger, False, silence(case, rule.metric), "")
-    if not known or judged[-1] is None:
-        reason = f"{rule.metric}: no past level to compare with yet, three closed windows make one"
-        return one_finding(rule.trigger, False, reason, "")
-    past = [shift.worse >= rule.margin and shift.worse > 0 and shift.p_value <= rule.alpha for shift in known]
-    holds = past[-1] and sum(past) >= rule.k
-    (report, value), (level, worse, p_value) = speaking[-1], known[-1][:3]
-    direction = "worse" if worse >= 0 else "better"
-    reason = (
-        f"{rule.metric} {_valued(value, level.value)} in {_named(report, case)} is {beside(abs(worse), rule.margin)} "
-        f"{direction} than its best past level {level.value:.4g} "
-        f"(p={beside(p_value, rule.alpha, 2)}; margin {rule.margin:g}, alpha {rule.alpha:g}); "
-        f"{_counted(past, rule, 'shifted')}{'' if past[-1] else _blindness(rule, value, known[-1])}"
-    )
-    return one_finding(rule.trigger, holds, reason, _beyond(rule, known[-1], holds))
-
-
-def _beyond(rule: MetricShift, shift: "_Shift", holds: bool) -> str:
-    """From where on the latest window counts as shifted, by margin and significance; nothing where it never would."""
-    if not math.isfinite(shift.significant):
-        return ""
-    needed, higher = max(0.0, rule.margin, shift.significant), shift.level.higher_is_better
-    limit = shift.level.value - needed if higher else shift.level.value + needed
-    words = f"would {'not ' if holds else ''}retrain at {rule.metric} "
-    bad = ("≤" if higher else "≥") if needed else ("<" if higher else ">")
-    sign = {"≤": ">", "≥": "<", "<": "≥", ">": "≤"}[bad] if holds else bad
-    words += f"{sign} {rounded(limit, up=higher == holds)}"
-    if shift.significant > rule.margin:
-        words += f" (p {'>' if holds else '≤'} {rule.alpha:g} at this window's precision)"
-    return words if holds else words + rule.persistence
-
-
-class _Shift(NamedTuple):
-    """One window against the windows before it, and what it could have shown."""
-
-    level: MetricValue
-    worse: float
-    p_value: float
-    smallest: float
-    significant: float
-    noise: float | None
-    windows: int
-
-
-def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: MetricValue) -> _Shift | None:
-    """None while there is no level."""
-    before = [earlier for earlier in case.history.performances if earlier.window < report.window]
-    best = best_past_level(before, rule.metric, case.min_labelled_rows)
-    if best is None:
-        return None
-    level = best[0]
-    noise, windows = noise_before_collapse(closed_values(before, rule.metric, case.min_labelled_rows))
-    worse = level.value - value.value if value.higher_is_better else value.value - level.value
-    against = (value, level, noise, windows)
-    smallest, significant = (least(*against, alpha=rule.alpha) for least in (smallest_shift, significant_shift))
-    return _Shift(level, worse, shift_p_value(*against), smallest, significant, noise, windows)
-
-
-def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
-    """What the window is too small to show, where a worsening as large as the margin is."""
-    if rule.margin <= 0 or shift.smallest <= rule.margin:
-        return ""
-    needed = labels_needed(rule.margin, value, shift.level, shift.noise, shift.windows, rule.alpha)
-    none = "no number of labels would do, as windows or their level vary by too much"
-    remedy = f"about {needed:,} labels would do" if needed else none
-    return (
-        f"; insufficient: {value.rows:,} labels would show a worsening from {beside(shift.smallest, rule.margin, 2)} on, "
-        f"{rule.margin:g} is asked for; {remedy}"
-    )
-
-
-def _valued(value: MetricValue, level: float) -> str:
+def describe_value(value: MetricValue, level: float) -> str:
     """The metric as it stands to what it is held against."""
     interval = f"{value.confidence:.0%} interval {value.low:.4g} to {value.high:.4g}"
     return f"{beside(value.value, level)} ({interval}, {value.rows} labels)"
-
-
-def _counted(past: Sequence[bool], rule: Persistent, what: str) -> str:
-    return f"{sum(past)} of the last {len(past)} windows {what}, {rule.k} of {rule.m} and the latest are needed"

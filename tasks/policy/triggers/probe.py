@@ -1,4 +1,4 @@
-"""Whether small models trained after each window show that a fresh model would pay: the triggers `probe` and `perennial`.
+"""Triggers on small models trained after each window, which show whether a fresh model would pay: `probe`, `perennial`.
 
 Everything is judged in probes: the champion is stood in for by the probe that had learned until the same time, so that
 the weakness of a small model cancels. α is what a retrain costs in losses of one window; losses without a bound
@@ -9,22 +9,103 @@ cost of a retrain / (value of a unit of the metric per day × days of a window).
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from tasks.policy.perennial.loss_matrix import Observation
 from tasks.policy.perennial.policy import ProbeRule
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.statistics.metrics import UNBOUNDED
-from tasks.policy.triggers.conditions import Perennial, Probe
-from tasks.policy.triggers.result import Case, Finding, one_finding
+from tasks.policy.triggers.base import Case, Finding, Trigger
 
 DEFAULT_ALPHA = 0.05
 TYPICAL_LOSS = 0.2
 MIN_HISTORY = 4
 """Windows before service from which `perennial` can learn how losses go on; with fewer it judges as `probe` does."""
+
+
+class Probe(Trigger):
+    """Small models trained after each window have beaten one as old as the champion by more than a retrain costs."""
+
+    example: ClassVar[str] = "{trigger: probe, alpha: 0.05}"
+    needs_probes = True
+    trigger: Literal["probe"]
+    alpha: float | None = Field(None, gt=0)
+    """Cost of a retrain in losses of one window, as in the back-test. Default: derived from the money in `budget`."""
+
+    def describe(self) -> str:
+        return f"small fresh models are ahead of one of the champion's age by {_cost_in_words(self.alpha)}"
+
+    def judge(self, case: Case) -> Finding:
+        """The paired advantage of the freshest probe over the champion's, added up and floored at 0, against α."""
+        columns = known_columns(case)
+        silence = _silence(columns, case)
+        if silence:
+            return self.finding(False, f"probes: {silence}")
+        cost = _cost(self.alpha, columns, case)
+        since = max(filter(None, (case.history.champion_since, *case.history.retrained_at)), default=None)
+        own = [
+            column for column in columns if column.champion_until and (since is None or column.window.start >= since)
+        ]
+        leads = [(column, lead) for column in own if (lead := lead_of(column)) is not None]
+        debt = 0.0
+        for _, lead in leads:
+            debt = max(0.0, debt + lead / cost.scale)
+        holds = bool(leads) and debt >= cost.alpha
+        first = f" since {leads[0][0].window.start:%Y-%m-%d}" if leads else ""
+        reason = (
+            f"probes: fresh ones were ahead of one of the champion's age by {_in_metric(debt, cost, columns[-1])} in sum "
+            f"over {len(leads)} windows{first}; a retrain pays from {_in_metric(cost.alpha, cost, columns[-1])} "
+            f"({cost.origin})"
+        )
+        return self.finding(holds, reason, _wish(holds, debt, cost, leads, columns[-1]))
+
+
+class Perennial(Trigger):
+    """Recommended. The past and forecast lead of a fresh model, measured on the same small models, pays for a retrain."""
+
+    example: ClassVar[str] = "{trigger: perennial, alpha: 0.05, compute_share: 0.2}"
+    needs_probes = True
+    trigger: Literal["perennial"]
+    alpha: float | None = Field(None, gt=0)
+    """Cost of a retrain in losses of one window, as in the back-test. Default: derived from the money in `budget`."""
+    compute_share: float = Field(0.2, ge=0, le=1)
+    """Share of that cost that is compute; the rest is deployment."""
+
+    def describe(self) -> str:
+        return f"the perennial policy finds that a fresh model pays {_cost_in_words(self.alpha)}"
+
+    def judge(self, case: Case) -> Finding:
+        """The online policy, replayed over every window that probes have seen, asked about the latest."""
+        columns = known_columns(case)
+        silence = _silence(columns, case)
+        if silence:
+            return self.finding(False, f"perennial: {silence}")
+        before = [column for column in columns if column.champion_until is None]
+        if len(before) < MIN_HISTORY:
+            plain = Probe(trigger="probe", alpha=self.alpha).judge(case)
+            return replace(plain, triggers=(self.trigger,) if plain.holds else ())
+        cost, ends = _cost(self.alpha, columns, case), [column.window.end for column in columns]
+        past = tuple(_observed(column, place - 1, ends, cost) for place, column in enumerate(before))
+        policy = ProbeRule(cost.alpha, self.compute_share, past)
+        action = None
+        for column in columns[len(before) :]:
+            seen = _observed(column, _place(ends, column.champion_until or column.window.start), ends, cost)
+            there = {seen.champion, *_earlier(column, case, ends)}
+            own = {place: loss for place, loss in seen.probes if place in there}
+            action = policy.update(seen.champion, own, dict(seen.probes))
+        if action is None:
+            return self.finding(False, "perennial: no window of service has enough labels yet")
+        level = f"a retrain costs {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
+        reasons = (f"perennial: {action.reasons[-1]}; {level}", *action.reasons[:-1])
+        wish = "would retrain once what a fresh model leads by pays its cost"
+        back = None if action.retrain else _earlier(columns[-1], case, ends).get(action.deploy)
+        acts = action.retrain or back is not None
+        return Finding(action.retrain, reasons, () if acts else (wish,), (self.trigger,) if acts else (), back)
 
 
 class Cost(NamedTuple):
@@ -40,58 +121,6 @@ def known_columns(case: Case) -> list[ProbeColumn]:
     seen = [*case.history.evidence, case.evidence]
     latest = {column.window: column for evidence in seen for column in evidence.probes}
     return [latest[window] for window in sorted(latest) if window <= case.evidence.window]
-
-
-def judge_probe(rule: Probe, case: Case) -> Finding:
-    """The paired advantage of the freshest probe over the champion's, added up and floored at 0, against α."""
-    columns = known_columns(case)
-    silence = _silence(columns, case)
-    if silence:
-        return one_finding(rule.trigger, False, f"probes: {silence}", "")
-    cost = _cost(rule.alpha, columns, case)
-    since = max(filter(None, (case.history.champion_since, *case.history.retrained_at)), default=None)
-    own = [column for column in columns if column.champion_until and (since is None or column.window.start >= since)]
-    leads = [(column, lead) for column in own if (lead := lead_of(column)) is not None]
-    debt = 0.0
-    for _, lead in leads:
-        debt = max(0.0, debt + lead / cost.scale)
-    holds = bool(leads) and debt >= cost.alpha
-    first = f" since {leads[0][0].window.start:%Y-%m-%d}" if leads else ""
-    reason = (
-        f"probes: fresh ones were ahead of one of the champion's age by {_in_metric(debt, cost, columns[-1])} in sum "
-        f"over {len(leads)} windows{first}; a retrain pays from {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
-    )
-    return one_finding(rule.trigger, holds, reason, _wish(holds, debt, cost, leads, columns[-1]))
-
-
-def judge_perennial(rule: Perennial, case: Case) -> Finding:
-    """The online policy, replayed over every window that probes have seen, asked about the latest."""
-    columns = known_columns(case)
-    silence = _silence(columns, case)
-    if silence:
-        return one_finding(rule.trigger, False, f"perennial: {silence}", "")
-    before = [column for column in columns if column.champion_until is None]
-    if len(before) < MIN_HISTORY:
-        plain = judge_probe(Probe(trigger="probe", alpha=rule.alpha), case)
-        return Finding(plain.holds, plain.reasons, plain.would_change, (rule.trigger,) if plain.holds else ())
-    cost = _cost(rule.alpha, columns, case)
-    ends = [column.window.end for column in columns]
-    past = tuple(_observed(column, place - 1, ends, cost) for place, column in enumerate(before))
-    policy = ProbeRule(cost.alpha, rule.compute_share, past)
-    action = None
-    for column in columns[len(before) :]:
-        seen = _observed(column, _place(ends, column.champion_until or column.window.start), ends, cost)
-        there = {seen.champion, *_earlier(column, case, ends)}
-        own = {place: loss for place, loss in seen.probes if place in there}
-        action = policy.update(seen.champion, own, dict(seen.probes))
-    if action is None:
-        return one_finding(rule.trigger, False, "perennial: no window of service has enough labels yet", "")
-    level = f"a retrain costs {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
-    reasons = (f"perennial: {action.reasons[-1]}; {level}", *action.reasons[:-1])
-    wish = "would retrain once what a fresh model leads by pays its cost"
-    back = None if action.retrain else _earlier(columns[-1], case, ends).get(action.deploy)
-    acts = action.retrain or back is not None
-    return Finding(action.retrain, reasons, () if acts else (wish,), (rule.trigger,) if acts else (), back)
 
 
 def _earlier(column: ProbeColumn, case: Case, ends: Sequence[datetime]) -> dict[int | None, str]:
@@ -120,6 +149,10 @@ def _cost(alpha: float | None, columns: Sequence[ProbeColumn], case: Case) -> Co
         windows_usd = price * columns[-1].window.days
         return Cost(case.cost_usd / windows_usd / scale, scale, f"{case.cost_usd:,.2f} USD")
     return Cost(DEFAULT_ALPHA, scale, f"alpha {DEFAULT_ALPHA:g}, as no cost and value are known")
+
+
+def _cost_in_words(alpha: float | None) -> str:
+    return "what a retrain costs" if alpha is None else f"a retrain's cost of {alpha:g} window losses"
 
 
 def lead_of(column: ProbeColumn) -> float | None:

@@ -1,7 +1,5 @@
-"""Whether conditions hold that count time or rows since the last training: timer, calendar, new rows, arrived labels.
+"""Triggers that count time or rows since the last training: a timer, rows that landed, labels that arrived.
 
-A calendar's date is answered by one retrain: by any training after it, or by a request after it that is under way. It is
-held against the window's end, so that a monitor run that comes late neither skips a date nor counts one twice.
 Days since a training are counted by the clock of the runs, which start some seconds or minutes late, so a limit counts
 as reached a little earlier: else a run that starts two seconds sooner after its window than the last one would miss a
 limit of whole windows, and with it a window.
@@ -9,17 +7,107 @@ limit of whole windows, and with it a window.
 
 import math
 from datetime import datetime, timedelta
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
 
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.triggers.conditions import Arrival, Calendar, Every, NewRows
-from tasks.policy.triggers.result import Case, Finding, one_finding
+from tasks.policy.triggers.base import Case, Finding, Trigger
 
 LATE = 0.1
 """Share of a window by which runs may start late, each by another time, before limits are missed."""
 ROUNDING = 1e-9
 """0.07 · 100 is 7.000000000000001 to a computer; 7 rows are enough."""
+
+
+class Every(Trigger):
+    """A number of days has passed since the last training."""
+
+    example: ClassVar[str] = "{trigger: every, days: 30}"
+    trigger: Literal["every"]
+    days: float = Field(30, gt=0)
+    """Days since the last training."""
+
+    def describe(self) -> str:
+        return f"{self.days:g} days have passed"
+
+    def judge(self, case: Case) -> Finding:
+        last = last_training(case.history)
+        if last is None:
+            return self.finding(False, "timer: when the model was last trained is not known")
+        due = last + timedelta(days=self.days)
+        elapsed = (case.as_of - last) / timedelta(days=1)
+        reason = f"{elapsed:.1f} days since the last training on {last:%Y-%m-%d}, {self.days:g} are asked for"
+        holds = is_reached(due, case.as_of, case.evidence.window)
+        return self.finding(holds, reason, "" if holds else f"would retrain from {day(due)}")
+
+
+class NewRows(Trigger):
+    """Rows that arrived since the champion's training reach a fraction of its training rows."""
+
+    example: ClassVar[str] = "{trigger: new_rows, fraction: 0.05}"
+    trigger: Literal["new_rows"]
+    fraction: float = Field(0.05, gt=0)
+    """New rows as a fraction of the champion's training rows."""
+
+    def describe(self) -> str:
+        return f"new rows reach {self.fraction:.0%} of the training rows"
+
+    def judge(self, case: Case) -> Finding:
+        history = case.history
+        if history.training_rows <= 0:
+            return self.finding(False, "new rows: how many rows the champion was trained on is not known")
+        counted = history.trained_until is None or case.evidence.window.start >= history.trained_until
+        rows = history.rows_since_training + (case.evidence.rows if counted else 0)
+        needed = math.ceil(self.fraction * history.training_rows - ROUNDING)
+        holds = rows >= needed
+        reason = (
+            f"{rows:,} rows landed since training on {history.training_rows:,} ({rows / history.training_rows:.1%}), "
+            f"{self.fraction:.1%} are asked for"
+        )
+        return self.finding(holds, reason, "" if holds else f"would retrain from {needed:,} new rows")
+
+
+class Arrival(Trigger):
+    """Enough rows with labels have arrived since the last training, by number or as a share of the training rows."""
+
+    example: ClassVar[str] = "{trigger: arrival, labelled_rows: 50000}"
+    trigger: Literal["arrival"]
+    labelled_rows: int | None = Field(None, ge=1)
+    """New rows with labels that are needed. Set this or `share`."""
+    share: float | None = Field(None, gt=0)
+    """The same as a share of the champion's training rows."""
+
+    @model_validator(mode="after")
+    def _asks_for_one(self) -> "Arrival":
+        if (self.labelled_rows is None) == (self.share is None):
+            given = "neither" if self.share is None else "both"
+            raise ValueError(f"labelled_rows and share: {given} given, expected one, such as labelled_rows: 50000")
+        return self
+
+    def describe(self) -> str:
+        if self.labelled_rows is not None:
+            return f"{self.labelled_rows:,} new rows with labels have come since the last training"
+        return f"new rows with labels reach {self.share:.0%} of the training rows"
+
+    def judge(self, case: Case) -> Finding:
+        """Labels known by now of rows later than what the latest challenger learned from; quarantined windows have none."""
+        since, trained_on = _learned_until(case), case.history.training_rows
+        if since is None:
+            return self.finding(False, "arrival: until when the model has learned is not known")
+        if self.share is not None and trained_on <= 0:
+            return self.finding(False, "arrival: how many rows the champion was trained on is not known")
+        needed = self.labelled_rows or math.ceil((self.share or 0) * trained_on - ROUNDING)
+        rows = round(sum(_labelled_after(since, report) for report in _latest_reports(case)))
+        of = f" of {trained_on:,} training rows" if self.share is not None else ""
+        reason = (
+            f"{rows:,} rows with labels arrived since the rows of the latest training, which end {day(since)}; "
+            f"{needed:,} are asked for" + (f", {self.share:.0%}{of}" if self.share is not None else "")
+        )
+        wish = f"would retrain from {needed:,} new rows with labels, {needed - rows:,} more"
+        return self.finding(rows >= needed, reason, "" if rows >= needed else wish)
 
 
 def last_training(history: History) -> datetime | None:
@@ -32,67 +120,9 @@ def is_reached(due: datetime, as_of: datetime, window: Window) -> bool:
     return as_of + LATE * (window.end - window.start) >= due
 
 
-def judge_every(rule: Every, case: Case) -> Finding:
-    last = last_training(case.history)
-    if last is None:
-        return one_finding(rule.trigger, False, "timer: when the model was last trained is not known", "")
-    due = last + timedelta(days=rule.days)
-    elapsed = (case.as_of - last) / timedelta(days=1)
-    reason = f"{elapsed:.1f} days since the last training on {last:%Y-%m-%d}, {rule.days:g} are asked for"
-    holds = is_reached(due, case.as_of, case.evidence.window)
-    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {day(due)}")
-
-
-def judge_calendar(rule: Calendar, case: Case) -> Finding:
-    last, end = last_training(case.history), case.evidence.window.end
-    if last is None:
-        return one_finding(rule.trigger, False, "calendar: when the model was last trained is not known", "")
-    asked = max((moment for moment in case.history.asked_at if moment < end), default=last)
-    following = rule.next_date(max(last, asked))
-    since = f"the retrain asked for on {day(asked)}" if asked > last else f"training on {day(last)}"
-    if following is None:
-        return one_finding(rule.trigger, False, f"calendar: {rule.text} has no date after {day(max(last, asked))}", "")
-    holds = following <= end
-    reason = f"{day(following)} of {rule.text} {'has come' if holds else 'is next'} since {since}"
-    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {day(following)}")
-
-
 def day(moment: datetime) -> str:
     """The day, with the time where it is not its start: a limit that falls due at noon has not come in the morning."""
     return f"{moment:%Y-%m-%d}" if moment.time() == datetime.min.time() else f"{moment:%Y-%m-%d %H:%M} UTC"
-
-
-def judge_new_rows(rule: NewRows, case: Case) -> Finding:
-    history = case.history
-    if history.training_rows <= 0:
-        return one_finding(rule.trigger, False, "new rows: how many rows the champion was trained on is not known", "")
-    counted = history.trained_until is None or case.evidence.window.start >= history.trained_until
-    rows = history.rows_since_training + (case.evidence.rows if counted else 0)
-    needed = math.ceil(rule.fraction * history.training_rows - ROUNDING)
-    holds = rows >= needed
-    reason = (
-        f"{rows:,} rows landed since training on {history.training_rows:,} ({rows / history.training_rows:.1%}), "
-        f"{rule.fraction:.1%} are asked for"
-    )
-    return one_finding(rule.trigger, holds, reason, "" if holds else f"would retrain from {needed:,} new rows")
-
-
-def judge_arrival(rule: Arrival, case: Case) -> Finding:
-    """Labels known by now of rows later than what the latest challenger learned from; quarantined windows have none."""
-    since, trained_on = _learned_until(case), case.history.training_rows
-    if since is None:
-        return one_finding(rule.trigger, False, "arrival: until when the model has learned is not known", "")
-    if rule.share is not None and trained_on <= 0:
-        return one_finding(rule.trigger, False, "arrival: how many rows the champion was trained on is not known", "")
-    needed = rule.labelled_rows or math.ceil((rule.share or 0) * trained_on - ROUNDING)
-    rows = round(sum(_labelled_after(since, report) for report in _latest_reports(case)))
-    of = f" of {trained_on:,} training rows" if rule.share is not None else ""
-    reason = (
-        f"{rows:,} rows with labels arrived since the rows of the latest training, which end {day(since)}; "
-        f"{needed:,} are asked for" + (f", {rule.share:.0%}{of}" if rule.share is not None else "")
-    )
-    wish = f"would retrain from {needed:,} new rows with labels, {needed - rows:,} more"
-    return one_finding(rule.trigger, rows >= needed, reason, "" if rows >= needed else wish)
 
 
 def _learned_until(case: Case) -> datetime | None:

@@ -1,25 +1,108 @@
-"""Whether conditions hold that weigh the champion's whole series of windows: decay, adaptive change, regret in money.
+"""Triggers that weigh the champion's whole series of windows: a change that an adaptive window sees, and regret in money.
 
-The series are the windows that may speak for a metric (`metric_triggers.py`). What is summed up in money is held against
+The series are the windows that may speak for a metric (`metric.py`). What is summed up in money is held against
 what models did when they were fresh, before the champion began, so that a champion that started badly is not its own
 measure. That level is a mean over windows chosen by time: the best of past levels is partly luck, and a model as good
 as ever would seem to lose money to it window after window.
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import Field
 
 from tasks.policy.monitoring.performance import LEVEL_WINDOWS, closed_values, fresh_windows, noise_before_collapse
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.statistics.sequential import AdaptiveWindow, confidence_sequence
-from tasks.policy.triggers.conditions import Adaptive, MetricDecay, RegretExceedsCost
-from tasks.policy.triggers.metric import silence, speaking_windows
-from tasks.policy.triggers.result import Case, Finding, one_finding
-from tasks.policy.triggers.sequential_shift import NO_NOISE, describe_sure, sure_level
+from tasks.policy.triggers.base import Case, Finding, Trigger
+from tasks.policy.triggers.metric import MetricTrigger, closed_windows, silence, speaking_windows
+from tasks.policy.triggers.metric_shift import NO_LEVEL, NO_NOISE
 
 NOISE_RANGE = 6
 """An adaptive window expects values within a range of 1: six standard deviations of one window's noise."""
-NO_LEVEL = "no past level to compare with yet, three closed windows make one"
+
+
+class Adaptive(MetricTrigger):
+    """ADWIN, an adaptive window, finds that the champion's metric has changed for the worse."""
+
+    example: ClassVar[str] = "{trigger: adaptive, metric: roc_auc, delta: 0.05}"
+    trigger: Literal["adaptive"]
+    metric: str
+    """The metric."""
+    delta: float = Field(0.05, gt=0, lt=1)
+    """Probability of a false alarm."""
+
+    def describe(self) -> str:
+        return f"an adaptive window sees {self.metric} change for the worse"
+
+    def judge(self, case: Case) -> Finding:
+        """ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
+        speaking, noise = speaking_windows(case, self.metric), _noise(case, self.metric)
+        if noise is None or not speaking:
+            return self.finding(False, f"{self.metric}: {NO_NOISE}" if speaking else silence(case, self.metric))
+        # river takes a second to import: only for a model whose file asks for it
+        from river.drift import ADWIN
+
+        window = ADWIN(self.delta, clock=1, grace_period=0, min_window_length=1)  # looks after every value
+        dropped, before = False, 0.0
+        sign = -1 if speaking[-1][1].higher_is_better else 1
+        scale = sign * (NOISE_RANGE * noise or 1.0)
+        for _, value in speaking:
+            mean_before = window.estimation
+            window.update(value.value / scale)
+            if window.drift_detected:
+                dropped, before = True, mean_before * scale
+        now = window.estimation * scale
+        worse_now = dropped and sign * now > sign * before
+        change = f"changed from {before:.4g} to {now:.4g}" if dropped else f"has not changed, {now:.4g}"
+        reason = (
+            f"{self.metric} {change} over {len(speaking)} windows of the champion "
+            f"(adaptive window of {window.width}, delta {self.delta:g})"
+        )
+        return self.finding(worse_now, reason)
+
+
+class RegretExceedsCost(Trigger):
+    """The champion's accumulated loss above that of fresh models is worth more than a retrain costs."""
+
+    example: ClassVar[str] = "{trigger: regret_exceeds_cost, factor: 1}"
+    judges_performance = True
+    trigger: Literal["regret_exceeds_cost"]
+    factor: float = Field(1.0, gt=0)
+    """Multiple of a retrain's cost that the regret must reach."""
+
+    def describe(self) -> str:
+        return f"the regret of not retraining reaches {self.factor:g} times its cost"
+
+    def judge(self, case: Case) -> Finding:
+        """Loss above what models had when fresh in money, accumulated since the champion began and never below zero."""
+        report, price = case.evidence.performance, case.budget.value_usd_per_metric_unit_per_day
+        if report is None or price is None or case.cost_usd is None:
+            lacking = {
+                "the window's performance": report,
+                "budget.value_usd_per_metric_unit_per_day": price,
+                "the cost of a retrain": case.cost_usd,
+            }
+            names = ", ".join(name for name, value in lacking.items() if value is None)
+            return self.finding(False, f"regret: not known without {names}")
+        found = excess_losses(case, report.primary)
+        if found is None:
+            return self.finding(False, f"regret: {NO_LEVEL}")
+        regret_usd = 0.0
+        for seen, worse in found.series:
+            regret_usd = max(0.0, regret_usd + worse * price * seen.window.days)
+        needed_usd = self.factor * case.cost_usd
+        holds = regret_usd >= needed_usd and regret_usd > 0
+        reason = (
+            f"regret of {regret_usd:,.2f} USD since the champion began ({len(found.series)} windows against "
+            f"{report.primary} {found.level:.4g} of fresh models), a retrain is expected to cost {case.cost_usd:,.2f} USD; "
+            f"{needed_usd:,.2f} USD are needed"
+        )
+        latest = found.series[-1][1] if found.series else 0.0
+        wish = f"would retrain from a regret of {needed_usd:,.2f} USD"
+        if latest > 0:
+            days = math.ceil((needed_usd - regret_usd) / (latest * price)) if price else 0
+            wish += f", in {days} days if the latest window's loss stays" if days > 0 else ""
+        return self.finding(holds, reason, "" if holds else wish)
 
 
 class Excess(NamedTuple):
@@ -34,7 +117,7 @@ class Excess(NamedTuple):
 
 def excess_losses(case: Case, metric: str) -> Excess | None:
     """The champion against fresh models before it, else against its own first windows; None before three are closed."""
-    speaking, closed, floor = speaking_windows(case, metric), _closed(case), case.min_labelled_rows
+    speaking, closed, floor = speaking_windows(case, metric), closed_windows(case), case.min_labelled_rows
     started = speaking[0][0].window if speaking and case.history.champion_since else None
     fresh = fresh_windows([report for report in closed if started and report.window < started], metric, floor)
     fresh = fresh if len(fresh) >= LEVEL_WINDOWS else fresh_windows(closed, metric, floor)
@@ -49,86 +132,6 @@ def excess_losses(case: Case, metric: str) -> Excess | None:
     )
 
 
-def judge_decay(rule: MetricDecay, case: Case) -> Finding:
-    """A confidence sequence over all windows of the champion against the best that windows before it surely had."""
-    served, closed = speaking_windows(case, rule.metric), _closed(case)
-    if not served:
-        return one_finding(rule.trigger, False, silence(case, rule.metric), "")
-    known = closed_values(closed, rule.metric, case.min_labelled_rows)
-    before = [report for report in closed if report.window < served[0][0].window]
-    past = closed_values(before, rule.metric, case.min_labelled_rows)
-    level = sure_level(past if len(past) >= LEVEL_WINDOWS else known, known, rule.alpha)
-    if level is None:
-        return one_finding(rule.trigger, False, f"{rule.metric}: {NO_NOISE}", "")
-    higher = served[-1][1].higher_is_better
-    losses = [-value.value if higher else value.value for _, value in served]
-    present = confidence_sequence(losses, rule.alpha, level.sigma, tuned_for=10)[-1]
-    holds = present.low > level.loss + rule.margin
-    reason, wish = describe_sure(rule, f"{len(served)} windows", present, level.loss, higher)
-    return one_finding(rule.trigger, holds, reason, "" if holds else wish)
-
-
-def _closed(case: Case) -> list[PerformanceReport]:
-    """Of all champions, before the window at hand."""
-    found = [report for report in case.history.performances if report.window < case.evidence.window]
-    return [report for report in found if report.maturity == "closed"]
-
-
 def _noise(case: Case, metric: str) -> float | None:
     """Of one window, from all closed windows before the one at hand; None while too few are known."""
-    return noise_before_collapse(closed_values(_closed(case), metric, case.min_labelled_rows))[0]
-
-
-def judge_adaptive(rule: Adaptive, case: Case) -> Finding:
-    """ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
-    served, noise = speaking_windows(case, rule.metric), _noise(case, rule.metric)
-    if noise is None or not served:
-        missing = f"{rule.metric}: {NO_NOISE}" if served else silence(case, rule.metric)
-        return one_finding(rule.trigger, False, missing, "")
-    window, dropped, before = AdaptiveWindow(rule.delta), False, 0.0
-    sign = -1 if served[-1][1].higher_is_better else 1
-    scale = sign * (NOISE_RANGE * noise or 1.0)
-    for _, value in served:
-        mean_before = window.mean
-        if window.update(value.value / scale):
-            dropped, before = True, mean_before * scale
-    now = window.mean * scale
-    worse_now = dropped and sign * now > sign * before
-    change = f"changed from {before:.4g} to {now:.4g}" if dropped else f"has not changed, {now:.4g}"
-    reason = (
-        f"{rule.metric} {change} over {len(served)} windows of the champion "
-        f"(adaptive window of {window.width}, delta {rule.delta:g})"
-    )
-    return one_finding(rule.trigger, worse_now, reason, "")
-
-
-def judge_regret(rule: RegretExceedsCost, case: Case) -> Finding:
-    """Loss above what models had when fresh in money, accumulated since the champion began and never below zero."""
-    report, price = case.evidence.performance, case.budget.value_usd_per_metric_unit_per_day
-    if report is None or price is None or case.cost_usd is None:
-        lacking = {
-            "the window's performance": report,
-            "budget.value_usd_per_metric_unit_per_day": price,
-            "the cost of a retrain": case.cost_usd,
-        }
-        names = ", ".join(name for name, value in lacking.items() if value is None)
-        return one_finding(rule.trigger, False, f"regret: not known without {names}", "")
-    found = excess_losses(case, report.primary)
-    if found is None:
-        return one_finding(rule.trigger, False, f"regret: {NO_LEVEL}", "")
-    regret_usd = 0.0
-    for seen, worse in found.series:
-        regret_usd = max(0.0, regret_usd + worse * price * seen.window.days)
-    needed_usd = rule.factor * case.cost_usd
-    holds = regret_usd >= needed_usd and regret_usd > 0
-    reason = (
-        f"regret of {regret_usd:,.2f} USD since the champion began ({len(found.series)} windows against {report.primary} "
-        f"{found.level:.4g} of fresh models), a retrain is expected to cost {case.cost_usd:,.2f} USD; "
-        f"{needed_usd:,.2f} USD are needed"
-    )
-    latest = found.series[-1][1] if found.series else 0.0
-    wish = f"would retrain from a regret of {needed_usd:,.2f} USD"
-    if latest > 0:
-        days = math.ceil((needed_usd - regret_usd) / (latest * price)) if price else 0
-        wish += f", in {days} days if the latest window's loss stays" if days > 0 else ""
-    return one_finding(rule.trigger, holds, reason, "" if holds else wish)
+    return noise_before_collapse(closed_values(closed_windows(case), metric, case.min_labelled_rows))[0]

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.adapters.lake.label_spellings import seen_classes, spelled, spelled_column
-from tasks.adapters.lake.schemas import as_label, read_label
+from tasks.adapters.lake.schemas import read_label
 from tasks.adapters.models.eligibility import why_not_train
 from tasks.adapters.models.encoding import encode_labels, label_classes
 from tasks.adapters.sources.read import read_labels, read_sorted_labels
@@ -58,7 +58,7 @@ def test_a_word_for_unknown_is_no_class_unless_the_models_file_lists_it(word):
     ids=lambda labels: str(labels.type),
 )
 def test_however_a_class_is_stored_it_is_the_same_to_a_model_that_learned_another_way(labels):
-    landed = as_label(model(), labels, "here")
+    landed, _ = read_label(model(), labels, "here")
     for known in (("0", "1"), ("0.0", "1.0"), ("false", "true"), ("False", "True")):
         codes = encode_labels(landed, known, unknown=2)
         assert codes[:2].tolist() == [1, 0] and np.isnan(codes[2])
@@ -128,7 +128,7 @@ def test_infinite_classes_are_counted_and_fractions_refused():
     labels, faults = read_label(model(), column(1.0, float("inf"), 0.0), "here")
     assert (labels.to_pylist(), faults.to_pylist()) == ([1, None, 0], [None, "infinite", None])
     with pytest.raises(SourceError, match="holds fractions"):
-        as_label(model(), column(1.0, 0.5), "here")
+        read_label(model(), column(1.0, 0.5), "here")
 
 
 @pytest.mark.parametrize(("positive", "last"), [("True", "1"), ("1.0", "1"), ("0", "0"), ("FALSE", "0")])

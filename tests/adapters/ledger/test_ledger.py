@@ -170,7 +170,7 @@ class TestDamageIsFound:
     @pytest.fixture(autouse=True)
     def _five_entries(self) -> Iterator[None]:
         self.told = fill(5)
-        assert ledger.verify(MODEL).ok
+        assert not ledger.verify(MODEL).problems
         yield
 
     def rewrite(self, number: int, **changes: object) -> None:
@@ -209,7 +209,7 @@ class TestDamageIsFound:
         noted = ledger.verify(MODEL).head
         entry_file(5).unlink()
         head_file().write_text(to_json(ledger.Head(4, self.told[3].hash)))
-        assert ledger.verify(MODEL).ok  # no chain can show this by itself
+        assert not ledger.verify(MODEL).problems  # no chain can show this by itself
         assert "the head noted elsewhere names entry 5" in " ".join(ledger.verify(MODEL, noted).problems)
 
     def test_a_chain_forged_from_one_entry_on_needs_it_too(self):
@@ -218,8 +218,8 @@ class TestDamageIsFound:
             self.rewrite(number, actor="nobody", previous_hash=previous)
             previous = from_json(LedgerEntry, entry_file(number).read_bytes()).hash
         head_file().write_text(to_json(ledger.Head(5, previous)))
-        assert ledger.verify(MODEL).ok
-        assert not ledger.verify(MODEL, noted).ok
+        assert not ledger.verify(MODEL).problems
+        assert ledger.verify(MODEL, noted).problems
 
     def test_a_stray_number_far_off_is_one_problem_not_millions(self):
         entry_file(3_000_000).write_text("{}")
@@ -270,7 +270,7 @@ class TestDamageIsFound:
         assert len(ledger.entries(MODEL)) == 3, "what is there can be read"
         head_file().write_text(str(damaged.value).split(" write ")[1].removesuffix(" to head.json"))
         assert ledger.append(MODEL, "note", "x", AT).sequence == 4
-        assert ledger.verify(MODEL).ok
+        assert not ledger.verify(MODEL).problems
 
     def test_a_lost_beginning_is_not_begun_again(self):
         for lost in (entry_file(1), entry_file(2), head_file()):
@@ -297,7 +297,7 @@ def test_a_lagging_head_is_caught_up_with():
     head_file().write_text(to_json(ledger.Head(2, told[1].hash)))
     ledger._KNOWN.clear()
     assert ledger.append(MODEL, "note", "x", AT).sequence == 4
-    assert ledger.verify(MODEL).ok
+    assert not ledger.verify(MODEL).problems
 
 
 def test_a_writer_killed_between_the_first_entry_and_its_head_is_made_up_for():
@@ -305,7 +305,7 @@ def test_a_writer_killed_between_the_first_entry_and_its_head_is_made_up_for():
     head_file().unlink()
     ledger._KNOWN.clear()
     assert ledger.append(MODEL, "note", "x", AT).sequence == 2
-    assert ledger.verify(MODEL).ok
+    assert not ledger.verify(MODEL).problems
 
 
 def test_a_writer_that_read_the_head_before_there_was_one_is_no_damage(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from tasks.adapters.evaluation import probes
 from tasks.adapters.storage.table_cache import KeptTables
 from tests.support.landed_model import DAY
-from tests.support.monitored_model import WINDOW, model, rows
+from tests.support.monitored_model import WINDOW, rows
 
 
 def test_what_was_used_longest_ago_makes_room_and_what_is_too_large_is_never_kept():
@@ -27,23 +27,22 @@ def test_what_was_used_longest_ago_makes_room_and_what_is_too_large_is_never_kep
 
 
 @pytest.fixture
-def windows():
+def windows(tmp_path):
     """Five windows of 500 wide rows, each kept for probes."""
-    config = model(training={"min_rows": 50})
     table = rows(500, churned=[number % 2 for number in range(500)])
     found = [type(WINDOW)(WINDOW.start + place * DAY, WINDOW.start + (place + 1) * DAY) for place in range(5)]
     for window in found:
-        probes.keep_sample(config, window, table)
-    return config, found
+        probes.keep_sample(window, table, tmp_path)
+    return found, tmp_path
 
 
 def test_rows_for_a_probe_are_every_nth_of_all_windows_and_samples_keep_within_their_bytes(windows, monkeypatch):
-    config, found = windows
-    one = probes._drawn(config, found[:1])
+    found, folder = windows
+    one = probes._drawn(found[:1], folder)
     assert len(one) == 125
     kept = KeptTables(2 * one.nbytes)
     monkeypatch.setattr(probes, "_samples", kept)
     monkeypatch.setattr(probes, "PROBE_ROWS", 210)  # of 625: every third
-    drawn = probes._drawn(config, found)
+    drawn = probes._drawn(found, folder)
     assert drawn.equals(pa.concat_tables([one] * 5).take(list(range(0, 625, 3))))
     assert kept._kept.currsize <= 2 * one.nbytes

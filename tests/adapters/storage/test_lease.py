@@ -84,7 +84,7 @@ def test_what_is_written_under_a_lease_bears_its_token_and_what_is_not_bears_non
         inside = ledger.append(MODEL, "challenger.registered", "one", AT, "d1")
     outside = ledger.append(MODEL, "window.judged", "two", AT, "d2")
     assert (inside.lease, outside.lease) == (1, None)
-    assert ledger.verify(MODEL).ok
+    assert not ledger.verify(MODEL).problems
     text = (Path(os.environ["PERENNIAL_HOME"]) / "ledger" / MODEL / "00000002.json").read_text()
     assert "lease" not in text, "an entry from before there were leases has this form, and must stay valid"
 

@@ -9,9 +9,8 @@ from tasks.policy.backtest.baselines import Timer
 from tasks.policy.backtest.perennial_policy import PerennialPolicy, history_of
 from tasks.policy.backtest.simulation import PerformanceMatrix, Run, Service, cost, simulate
 from tasks.policy.perennial.forecast import OptionForecast
-from tasks.policy.perennial.loss_matrix import Observation, Surrogate
-from tasks.policy.perennial.policy import Action, ProbeRule, RuleState
-from tasks.policy.records.base import from_json, to_json
+from tasks.policy.perennial.loss_matrix import LossMatrix, Observation
+from tasks.policy.perennial.policy import Action, ProbeRule
 from tests.policy.backtest.test_backtest import NAN, matrix_of
 
 CHANGE = 24
@@ -169,16 +168,6 @@ def _start(matrix: PerformanceMatrix) -> tuple[ProbeRule, dict[str, list[int]]]:
     return rule, {"candidates": list(range(begun)), "probes": list(range(begun)), "champion": [begun - 1]}
 
 
-def test_its_state_survives_as_json_and_goes_on_as_if_never_stopped() -> None:
-    matrix = changing()
-    straight, state = _start(matrix)
-    expected = _live(straight, matrix, range(12, 39), state)
-    first, state = _start(matrix)
-    _live(first, matrix, range(12, 23), state)
-    resumed = ProbeRule.resume(from_json(RuleState, to_json(first.state())))
-    assert _live(resumed, matrix, range(23, 39), state) == expected[11:]
-
-
 def test_live_and_simulated_decisions_are_the_same() -> None:
     matrix = changing()
     rule, state = _start(matrix)
@@ -232,7 +221,7 @@ def test_a_fresh_model_is_estimated_from_how_much_fresh_ones_beat_their_probes_n
     ages = np.arange(30)[None, :] - np.arange(30)[:, None]
     probe = np.where(ages > 0, 0.5, NAN)
     loss = probe - np.where(ages <= 4, 0.10, 0.02)
-    known = Surrogate(history_of(loss[:20, :20], probe[:20, :20]))
+    known = LossMatrix(history_of(loss[:20, :20], probe[:20, :20]))
     for window in range(20, 26):
         seen = Observation(19, ((19, float(loss[19, window])),), tuple((t, 0.5) for t in range(window)))
         known.take_in(window, seen, since=20)
@@ -242,6 +231,6 @@ def test_a_fresh_model_is_estimated_from_how_much_fresh_ones_beat_their_probes_n
 
 
 def test_without_any_pair_of_full_model_and_probe_probes_count_as_they_are() -> None:
-    known = Surrogate((Observation(0, ((0, 0.3),), ()), Observation(0, ((0, 0.3),), ())))
+    known = LossMatrix((Observation(0, ((0, 0.3),), ()), Observation(0, ((0, 0.3),), ())))
     known.take_in(2, Observation(1, (), ((0, 0.4), (1, 0.45))), since=2)
     assert known.filled[:2, 2] == pytest.approx([0.4, 0.45])

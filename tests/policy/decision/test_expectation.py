@@ -11,7 +11,7 @@ from tasks.policy.decision.expected_benefit import describe, expected_benefit, e
 from tasks.policy.economics.costs import Amount, Budget
 from tasks.policy.records.evidence import History, Usage
 from tasks.policy.statistics.intervals import Gain
-from tasks.policy.triggers.result import Case
+from tasks.policy.triggers.base import Case
 from tests.policy.triggers.judged_windows import evidence, history, report, window
 from tests.policy.triggers.test_probe_triggers import case
 

@@ -16,7 +16,7 @@ def calibrated(rows: int, shift: float = 0.0, seed: int = 0) -> tuple[np.ndarray
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
-@pytest.mark.parametrize("name", estimation.CLASS_ESTIMATES)
+@pytest.mark.parametrize("name", metrics.CLASS_METRICS)
 def test_estimates_meet_the_realised_value_also_when_inputs_move(name, shift):
     truth, chance = calibrated(50_000, shift)
     estimate = next(value for value in estimation.estimate_classes(chance) if value.name == name)

@@ -8,6 +8,10 @@ from sklearn.metrics import roc_auc_score
 from tasks.policy.statistics import intervals, metrics, resampling
 
 
+def mean_interval(rows: np.ndarray, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> resampling.Interval:
+    return resampling.percentile_interval(resampling.bootstrap_means(rows, draws, seed), confidence)
+
+
 def test_wilson_equals_its_formula_and_stays_inside_the_unit_interval():
     z, hits, n = 1.959963984540054, 8, 10
     share = hits / n
@@ -23,15 +27,15 @@ def test_wilson_equals_its_formula_and_stays_inside_the_unit_interval():
 def test_bootstrap_of_a_mean_agrees_with_scipys():
     rows = np.random.default_rng(0).exponential(size=400)
     independent = stats.bootstrap((rows,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(5))
-    low, high = resampling.bootstrap_interval(rows, draws=4000, seed=3)
+    low, high = mean_interval(rows, draws=4000, seed=3)
     assert low == pytest.approx(independent.confidence_interval.low, abs=0.01)
     assert high == pytest.approx(independent.confidence_interval.high, abs=0.01)
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     rows = np.random.default_rng(0).normal(size=200)
-    assert resampling.bootstrap_interval(rows, seed=1) == resampling.bootstrap_interval(rows, seed=1)
-    assert resampling.bootstrap_interval(rows, seed=1) != resampling.bootstrap_interval(rows, seed=2)
+    assert mean_interval(rows, seed=1) == mean_interval(rows, seed=1)
+    assert mean_interval(rows, seed=1) != mean_interval(rows, seed=2)
 
 
 @pytest.mark.parametrize("count", [100, 5000])
@@ -47,8 +51,8 @@ def test_bootstrap_draws_have_the_standard_error_of_the_mean_and_stay_paired(cou
 
 def test_both_ways_to_resample_give_the_same_interval():
     rows = np.random.default_rng(1).exponential(size=500)
-    fewer = resampling.bootstrap_interval(rows[:499], draws=20_000)
-    assert resampling.bootstrap_interval(rows, draws=20_000) == pytest.approx(fewer, abs=0.01)
+    fewer = mean_interval(rows[:499], draws=20_000)
+    assert mean_interval(rows, draws=20_000) == pytest.approx(fewer, abs=0.01)
 
 
 @pytest.mark.parametrize("rows", [4096, 4097])
@@ -56,7 +60,7 @@ def test_weights_that_are_kept_for_windows_of_like_size_cover_as_those_drawn_for
     """1,000 draws of 4,096 rows are kept, of 4,097 not; 150 windows of mean 1: 10 % ± 3.5 binomial σ miss."""
     random = np.random.default_rng(4)
     windows = (random.exponential(size=rows) for _ in range(150))
-    missed = sum(not low <= 1 <= high for low, high in (resampling.bootstrap_interval(one, 0.9) for one in windows))
+    missed = sum(not low <= 1 <= high for low, high in (mean_interval(one, 0.9) for one in windows))
     assert 0.02 <= missed / 150 <= 0.18
 
 
@@ -65,24 +69,9 @@ def test_intervals_cover_at_their_nominal_level():
     random = np.random.default_rng(4)
     missed = 0
     for seed in range(300):
-        low, high = resampling.bootstrap_interval(random.exponential(size=200), 0.9, draws=400, seed=seed)
+        low, high = mean_interval(random.exponential(size=200), 0.9, draws=400, seed=seed)
         missed += not low <= 1 <= high
     assert 0.04 <= missed / 300 <= 0.16
-
-
-def test_block_bootstrap_keeps_its_level_where_rows_of_a_day_move_together():
-    """40 days of 30 rows with a common shock: resampling rows misses far too often, resampling days does not."""
-    random = np.random.default_rng(5)
-    days = np.repeat(np.arange(40), 30)
-    missed_rows = missed_days = 0
-    for seed in range(150):
-        rows = random.normal(size=40)[days] + random.normal(size=len(days))
-        low, high = resampling.bootstrap_interval(rows, 0.9, draws=300, seed=seed)
-        missed_rows += not low <= 0 <= high
-        low, high = resampling.block_bootstrap_interval(rows, days, 0.9, draws=300, seed=seed)
-        missed_days += not low <= 0 <= high
-    assert missed_rows / 150 > 0.4
-    assert missed_days / 150 < 0.2
 
 
 def test_delong_equals_the_auc_and_its_published_variance_form():
@@ -164,31 +153,6 @@ def test_two_proportions_by_hand_and_one_sided():
     assert np.isnan(intervals.two_proportion_test(0, 0, 1, 2))
 
 
-def test_welch_by_hand():
-    first, second = np.array([1.0, 2, 3, 4]), np.array([2.0, 4, 6, 8, 10])
-    variances = first.var(ddof=1) / 4, second.var(ddof=1) / 5
-    t = (first.mean() - second.mean()) / np.sqrt(sum(variances))
-    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 3 + variances[1] ** 2 / 4)
-    assert intervals.welch_test(first, second) == pytest.approx(2 * stats.t.sf(abs(t), freedom))
-
-
-def test_benjamini_hochberg_by_hand_and_unmeasured_features_do_not_count():
-    q = intervals.benjamini_hochberg([0.01, 0.04, 0.03, np.nan])
-    assert q[:3] == pytest.approx([0.03, 0.04, 0.04])  # 3·0.01/1, 3·0.04/3, min(3·0.03/2, 0.04)
-    assert np.isnan(q[3])
-    assert intervals.benjamini_hochberg([]).shape == (0,)
-
-
-def test_benjamini_hochberg_holds_the_share_of_false_discoveries():
-    random = np.random.default_rng(11)
-    shares = []
-    for _ in range(200):
-        nulls, real = random.random(80), stats.norm.sf(random.normal(3, 1, 20))
-        found = intervals.benjamini_hochberg([*nulls, *real]) <= 0.1
-        shares.append(found[:80].sum() / max(1, found.sum()))
-    assert np.mean(shares) < 0.11
-
-
 def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_correlate():
     """The mean of n independent values has error σ/√n; of an AR(1) with ρ = 0.8 it is 3 times as large."""
     random = np.random.default_rng(11)
@@ -197,7 +161,7 @@ def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_cor
     assert (high - low) / 2 == pytest.approx(1.96 * noise.std() / 20, rel=0.2)
     series = signal.lfilter([1], [1, -0.8], random.normal(size=4000))
     low, high = resampling.moving_block_interval(series)
-    independent = resampling.bootstrap_interval(series)
+    independent = mean_interval(series)
     assert (high - low) > 1.8 * (independent.high - independent.low)
     assert resampling.moving_block_interval([3.0, np.nan, 3.0]) == (3.0, 3.0)
     assert np.isnan(resampling.moving_block_interval([3.0, np.nan])).all()

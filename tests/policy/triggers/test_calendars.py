@@ -7,7 +7,7 @@ import pytest
 from prefect.server.schemas.schedules import CronSchedule, RRuleSchedule
 
 from tasks.policy.records.base import utc
-from tasks.policy.triggers.calendars import next_date
+from tasks.policy.triggers.calendar import next_date
 
 
 async def _dates_of_prefect(kind: str, rule: str, timezone: str, start: datetime, count: int) -> list[datetime]:

@@ -12,9 +12,8 @@ from tasks.policy.economics.costs import Budget, forecast_cost
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import Decision, History, Served, Usage, WindowEvidence
 from tasks.policy.records.reports import ProbeColumn
-from tasks.policy.triggers.conditions import Perennial, Probe
-from tasks.policy.triggers.evaluate import judge
-from tasks.policy.triggers.result import Case, Finding
+from tasks.policy.triggers.base import Case, Finding
+from tasks.policy.triggers.probe import Perennial, Probe
 from tests.policy.triggers.judged_windows import evidence, history, report, window
 
 HISTORY = 6
@@ -45,7 +44,7 @@ def test_advantages_add_up_and_a_setback_never_counts_below_zero():
     """0.02, then -0.05 (floored at 0), then 0.03 + 0.0201: the limit of 0.05 is reached in the fourth window, not before."""
     rule = Probe(trigger="probe", alpha=0.05)
     leads = (0.02, -0.05, 0.03, 0.0201)
-    assert [judge(rule, case(*leads[:count])).holds for count in range(1, 5)] == [False, False, False, True]
+    assert [rule.judge(case(*leads[:count])).holds for count in range(1, 5)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(("fixed_usd", "pays"), [(90.0, True), (90_000.0, False)])
@@ -64,7 +63,7 @@ def test_a_decision_that_rests_on_a_forecast_cost_can_be_written_down(trigger: s
 
 
 def test_what_is_lacking_is_told_with_the_windows_it_would_take():
-    finding = judge(Probe(trigger="probe", alpha=0.05), case(0.02))
+    finding = Probe(trigger="probe", alpha=0.05).judge(case(0.02))
     assert "0.02 accuracy in sum over 1 windows" in finding.reasons[0]
     assert finding.would_change == (
         "would retrain once fresh probes are ahead by 0.05 accuracy in sum, in 2 windows if the latest lead of "
@@ -74,8 +73,8 @@ def test_what_is_lacking_is_told_with_the_windows_it_would_take():
 
 def test_windows_before_the_last_training_were_answered_by_it():
     rule, leads = Probe(trigger="probe", alpha=0.05), (0.04, 0.04)
-    assert judge(rule, case(*leads)).holds
-    assert not judge(rule, case(*leads, retrained_at=(window(HISTORY + 1).start,))).holds
+    assert rule.judge(case(*leads)).holds
+    assert not rule.judge(case(*leads, retrained_at=(window(HISTORY + 1).start,))).holds
 
 
 def test_a_window_without_new_labels_is_silent_although_the_sum_is_high():
@@ -84,12 +83,12 @@ def test_a_window_without_new_labels_is_silent_although_the_sum_is_high():
     history = replace(known.history, evidence=(*known.history.evidence, known.evidence))
     later = replace(known, evidence=waiting, history=history)
     for rule in (Probe(trigger="probe", alpha=0.01), Perennial(trigger="perennial", alpha=0.01)):
-        assert not judge(rule, later).holds
-    assert "no window has got enough labels" in judge(rule, later).reasons[0]
+        assert not rule.judge(later).holds
+    assert "no window has got enough labels" in rule.judge(later).reasons[0]
 
 
 def test_before_any_service_window_has_labels_nothing_triggers():
-    silent = judge(Perennial(trigger="perennial"), case())
+    silent = Perennial(trigger="perennial").judge(case())
     assert not silent.holds and "no window of service" in silent.reasons[0]
 
 
@@ -97,7 +96,7 @@ def test_the_limit_comes_from_money():
     """120 USD a retrain against 1000 USD per unit and day over windows of 5 days: 0.024 of the metric."""
     budget = Budget(value_usd_per_metric_unit_per_day=1000)
     for lead, holds in ((0.0239, False), (0.0241, True)):
-        finding = judge(Probe(trigger="probe"), case(lead, budget=budget, cost_usd=120.0))
+        finding = Probe(trigger="probe").judge(case(lead, budget=budget, cost_usd=120.0))
         assert finding.holds is holds
         assert "a retrain pays from 0.024 accuracy (120.00 USD)" in finding.reasons[0]
 
@@ -108,7 +107,7 @@ def test_losses_without_a_bound_are_measured_against_their_own_level():
     for lead, holds in ((2.4, False), (2.6, True)):
         own = column(HISTORY, 10 + lead, 10, metric="mae")
         latest = replace(evidence(HISTORY), probes=(*before, own))
-        finding = judge(Probe(trigger="probe", alpha=0.05), Case(latest, History(), latest.window.end, 200, 200))
+        finding = Probe(trigger="probe", alpha=0.05).judge(Case(latest, History(), latest.window.end, 200, 200))
         assert finding.holds is holds
 
 
@@ -132,7 +131,7 @@ def test_perennial_retrains_a_model_that_ages_and_leaves_one_that_does_not(gap, 
         latest = replace(evidence(columns[last].window.start.day), probes=tuple(columns[: last + 1]))
         latest = replace(latest, window=columns[last].window)
         known = Case(latest, History(), columns[last].window.end, 200, 200)
-        held.append(judge(Perennial(trigger="perennial", alpha=0.05), known).holds)
+        held.append(Perennial(trigger="perennial", alpha=0.05).judge(known).holds)
     assert any(held) is retrains
 
 
@@ -142,15 +141,15 @@ def test_what_comes_later_is_not_read():
     latest = replace(evidence(0), window=columns[now].window, probes=tuple(columns[: now + 1]))
     poisoned = tuple(replace(one, losses=((one.losses[0][0], 1e6),)) for one in columns[now + 1 :])
     for rule in (Probe(trigger="probe", alpha=0.05), Perennial(trigger="perennial", alpha=0.05)):
-        plain = judge(rule, Case(latest, History(), latest.window.end, 200, 200))
+        plain = rule.judge(Case(latest, History(), latest.window.end, 200, 200))
         future = replace(latest, probes=latest.probes + poisoned)
-        assert judge(rule, Case(future, History(), latest.window.end, 200, 200)) == plain
+        assert rule.judge(Case(future, History(), latest.window.end, 200, 200)) == plain
 
 
 def test_with_little_history_perennial_judges_as_the_plain_rule_does():
     latest = replace(evidence(HISTORY), probes=(column(HISTORY, 0.3, 0.2),))
     known = Case(latest, History(), latest.window.end, 200, 200)
-    finding = judge(Perennial(trigger="perennial", alpha=0.05), known)
+    finding = Perennial(trigger="perennial", alpha=0.05).judge(known)
     assert finding.holds and finding.triggers == ("perennial",)
 
 
@@ -190,7 +189,7 @@ class TestAReturningSeason:
             known = History(
                 evidence=tuple(past), champion_since=since, returnable=tuple(versions) if may_return else ()
             )
-            finding = judge(rule, Case(evidence_now, known, window(number).end, 200, 200))
+            finding = rule.judge(Case(evidence_now, known, window(number).end, 200, 200))
             past.append(evidence_now)
             if finding.holds or finding.go_back_to:
                 before, champion = champion, finding.go_back_to or str(len(learned) + 1)
@@ -231,6 +230,6 @@ def decided(finding: Finding, diagnosis: str = "none", **known: Any) -> Decision
     """The decision where the policy's condition found this, after window 3, with a cooldown of ten days."""
     policy = RetrainingPolicy(when=Perennial(trigger="perennial"), cooldown_days=10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.policy.decision.retraining.judge", lambda *_: finding)
+        patch.setattr(Perennial, "judge", lambda *_: finding)
         seen = evidence(3)
         return decide_retraining("m", policy, seen, History(**known), seen.window.end, diagnosis=diagnosis)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.evidence import Decision
-from tasks.policy.triggers.calendars import next_date
+from tasks.policy.triggers.calendar import next_date
 from tests.policy.triggers.judged_windows import evidence, history, report, window
 
 MONTHLY = "{trigger: calendar, rrule: 'FREQ=MONTHLY;BYMONTHDAY=1'}"

@@ -10,7 +10,7 @@ import pytest
 from prefect.server.events.ordering import EventArrivedEarly
 from prefect.server.events.schemas.events import ReceivedEvent
 
-from deployments.local import event_ordering
+from tasks.adapters.orchestration import event_ordering
 
 
 def made_at(moment: float) -> UUID:

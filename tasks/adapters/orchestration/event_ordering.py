@@ -1,16 +1,15 @@
-"""How a single Prefect server orders events: as its own in-memory ordering does, with two gaps closed.
+"""The event ordering of a single Prefect server: Prefect's own in-memory ordering, with two gaps closed.
 
-Prefect holds an event back until it has seen the one it follows, for 15 minutes at most. In memory, a server that was
-restarted never sees what its predecessor saw: a crash that it is told of in the first minutes would wake no automation
-for a quarter of an hour. Here, nothing waits for what was made before this start. Such an event itself is still acted
-on: it was said again by a client that is not sure of it, or its host's clock is behind. Several servers share Prefect's
-Redis ordering instead, which has no such gap.
+*After a restart.* Prefect holds an event back until it has seen the one it follows, for 15 minutes at most. In memory, a
+restarted server never sees what its predecessor saw, so a crash in its first minutes wakes no automation for a quarter of
+an hour. Here no event waits for one made before this start. Prefect's Redis ordering, for several servers, has no such
+gap. Prefect 3.9.1 has it; we found no issue upstream.
 
-A heartbeat travels another way than the changes of a run's state and follows none of them, so the last one may come
-after the run's end. An automation that waits for the next would find the run silent: it would ask to crash what has
-completed, and crash what waits for its next try or for a person. Such a heartbeat is left out.
+*After a run's end.* A process may emit a heartbeat after its run has ended (PrefectHQ/prefect#18653, #21932). Prefect 3.9
+counts an end that occurred after the last heartbeat, in whatever order they arrive, but not one that occurred before it:
+the automation for silent runs would ask to crash what has completed or waits for a person. Such a heartbeat is left out.
 
-Set by `PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=deployments.local.event_ordering`, which `make serve` does.
+Set by `PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=tasks.adapters.orchestration.event_ordering`, which `make serve` does.
 """
 
 import time

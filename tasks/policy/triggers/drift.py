@@ -1,0 +1,89 @@
+"""Triggers on how far the features moved from the reference: the largest shift of a mean, and the share that drifted.
+
+A report on too few rows to say anything never triggers.
+"""
+
+import math
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tasks.policy.records.reports import DriftReport
+from tasks.policy.statistics.numbers import beside
+from tasks.policy.triggers.base import Case, Finding, Trigger
+
+
+class MeanShift(Trigger):
+    """The mean of a feature has moved by more than `sigma` standard deviations of the reference."""
+
+    example: ClassVar[str] = "{trigger: mean_shift, sigma: 3}"
+    trigger: Literal["mean_shift"]
+    sigma: float = Field(3.0, gt=0)
+    """Limit of the shift, in standard deviations of the reference."""
+
+    def describe(self) -> str:
+        return f"the mean of a feature shifts by more than {self.sigma:g} σ"
+
+    def judge(self, case: Case) -> Finding:
+        drift, silence = _drift(case)
+        wish = f"would retrain at a mean shift > {self.sigma:g} σ in any feature"
+        if drift is None:
+            return self.finding(False, f"mean shift: {silence}", wish)
+        shifts = [
+            (abs(feature.mean_shift_sigma), feature.feature)
+            for feature in drift.features
+            if (feature.verdict != "insufficient" or feature.is_underpowered)
+            and feature.mean_shift_sigma is not None
+            and not math.isnan(feature.mean_shift_sigma)
+        ]
+        if not shifts:
+            return self.finding(False, "mean shift: no feature has a mean that could be compared", wish)
+        worst, name = max(shifts)
+        holds = worst > self.sigma
+        count = sum(shift > self.sigma for shift, _ in shifts)
+        reason = (
+            f"the mean of {name} lies {beside(worst, self.sigma, 2, 'f')} reference σ from the reference's, the largest "
+            f"of {len(shifts)} features; {count} past the limit of {self.sigma:g} σ"
+        )
+        keep = f"would not retrain at a mean shift ≤ {self.sigma:g} σ in every feature"
+        return self.finding(holds, reason, keep if holds else wish)
+
+
+class DriftedShare(Trigger):
+    """At least this share of the features drifted."""
+
+    example: ClassVar[str] = "{trigger: drifted_share, share: 0.3}"
+    trigger: Literal["drifted_share"]
+    share: float = Field(0.3, gt=0, le=1)
+    """Share of drifted features that is needed."""
+
+    def describe(self) -> str:
+        return f"{self.share:.0%} of the features drift"
+
+    def judge(self, case: Case) -> Finding:
+        drift, silence = _drift(case)
+        limit = f"{100 * self.share:g}%"
+        wish = f"would retrain at a share of drifted features ≥ {limit}"
+        if drift is None:
+            return self.finding(False, f"drift: {silence}", wish)
+        count = sum(feature.verdict == "drifted" for feature in drift.features)
+        holds = drift.drifted_share >= self.share
+        weighed = " by importance" if any(feature.importance for feature in drift.features) else ""
+        reason = (
+            f"{count} of {len(drift.features)} features drifted, a share of "
+            f"{beside(drift.drifted_share, self.share, 0, '%')}{weighed}; the limit is {limit}"
+        )
+        keep = f"would not retrain at a share of drifted features < {limit}"
+        return self.finding(holds, reason, keep if holds else wish)
+
+
+def _drift(case: Case) -> tuple[DriftReport | None, str]:
+    """The drift report where it may trigger, else None and why."""
+    drift = case.evidence.drift
+    if drift is None:
+        return None, "not measured in this window"
+    if drift.rows < case.min_rows:
+        return None, f"insufficient, {drift.rows} rows in {drift.window.name}, at least {case.min_rows} are needed"
+    if not drift.says_something:
+        return None, f"insufficient, {'; '.join(drift.reasons[:2]) or f'{drift.rows} rows in {drift.window.name}'}"
+    return drift, ""

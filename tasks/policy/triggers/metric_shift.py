@@ -1,0 +1,284 @@
+"""Triggers on a metric that is worse than its best past level: `metric_shift` and `metric_decay`.
+
+A test at level alpha after each window is sure to alarm on a stable model sooner or later, the more so against the best
+of many past levels, which is partly luck. Here both sides are confidence sequences (`statistics/sequential.py`) over blocks of
+ten windows: the level is the best that some block surely had, the present the block in which the champion is. Half of
+alpha goes to the latest window alone, spent over the looks as 1/t(t + 1), so that a jump is not averaged away. A champion
+that is as good as ever alarms with a chance of at most alpha, however long one looks on. `metric_decay` holds all windows
+of the champion against the same level; `always_valid: false` tests each window by itself.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+from scipy import stats
+
+from tasks.policy.monitoring.performance import (
+    LEVEL_WINDOWS,
+    best_past_level,
+    closed_values,
+    labels_needed,
+    noise_before_collapse,
+    shift_p_value,
+    significant_shift,
+    smallest_shift,
+    standard_error,
+    window_noise,
+)
+from tasks.policy.records.reports import MetricValue, PerformanceReport
+from tasks.policy.statistics.numbers import beside, rounded
+from tasks.policy.statistics.resampling import Interval
+from tasks.policy.statistics.sequential import BLOCK, block_sequences, confidence_sequence
+from tasks.policy.triggers.base import Case, Finding
+from tasks.policy.triggers.metric import (
+    MetricTrigger,
+    Persistent,
+    Speaking,
+    closed_windows,
+    describe_value,
+    describe_window,
+    silence,
+    speaking_windows,
+)
+
+NO_LEVEL = "no past level to compare with yet, three closed windows make one"
+NO_NOISE = "windows vary by an amount not known before four closed"
+
+
+class MetricShift(Persistent):
+    """The metric is significantly worse than its best past level, by at least a margin, in k of the last m windows."""
+
+    example: ClassVar[str] = "{trigger: metric_shift, metric: log_loss, margin: 0.01, k: 2, m: 3}"
+    trigger: Literal["metric_shift"]
+    metric: str
+    """The metric."""
+    margin: float = Field(0.0, ge=0)
+    """Smallest loss against the best past level that counts, in units of the metric."""
+    alpha: float = Field(0.01, gt=0, lt=1)
+    """Probability of ever triggering on a stable champion. Without `always_valid`, the largest p-value of one window."""
+    always_valid: bool = Field(True, exclude_if=lambda on: bool(on))  # left out of ids, so that decisions keep theirs
+    """Use anytime-valid intervals over blocks of windows. `false` tests each window by itself, which sees a fall sooner and
+    sooner or later triggers on a stable model (7 of 10 within 50 windows at `alpha: 0.01`)."""
+
+    def describe(self) -> str:
+        return (
+            f"{self.metric} is worse than its best level by {self.margin:g} or more "
+            f"({'at every look at once, alpha' if self.always_valid else 'p ≤'} {self.alpha:g}) "
+            f"in {self.windows_in_words}"
+        )
+
+    def judge(self, case: Case) -> Finding:
+        speaking = speaking_windows(case, self.metric)
+        if not speaking:
+            return self.finding(False, silence(case, self.metric))
+        return self._judge_blocks(case, speaking) if self.always_valid else self._judge_windows(case, speaking)
+
+    def _judge_blocks(self, case: Case, speaking: Speaking) -> Finding:
+        latest = range(max(1, len(speaking) - self.m + 1), len(speaking) + 1)
+        looks = [look for look in (_look(self, case, speaking[:until]) for until in latest) if look is not None]
+        if not looks:
+            return self.finding(False, f"{self.metric}: {NO_NOISE}")
+        past = [look.worse >= self.margin and look.worse > 0 for look in looks]
+        holds, look, higher = self.persists(past), looks[-1], speaking[-1][1].higher_is_better
+        windows = "latest window" if look.jumped or look.windows == 1 else f"latest {look.windows} windows"
+        present = look.latest if look.jumped else look.present
+        reason, wish = _describe_sure(self, windows, present, look.level, higher)
+        reason = f"{reason}; {self.count(past, 'shifted')}"
+        return self.finding(holds, reason, "" if holds else f"{wish}{self.persistence}")
+
+    def _judge_windows(self, case: Case, speaking: Speaking) -> Finding:
+        judged = [_shift(self, case, report, value) for report, value in speaking[-self.m :]]
+        known = [shift for shift in judged if shift is not None]
+        if not known or judged[-1] is None:
+            return self.finding(False, f"{self.metric}: {NO_LEVEL}")
+        past = [shift.worse >= self.margin and shift.worse > 0 and shift.p_value <= self.alpha for shift in known]
+        holds = self.persists(past)
+        (report, value), (level, worse, p_value) = speaking[-1], known[-1][:3]
+        direction = "worse" if worse >= 0 else "better"
+        reason = (
+            f"{self.metric} {describe_value(value, level.value)} in {describe_window(report, case)} is "
+            f"{beside(abs(worse), self.margin)} {direction} than its best past level {level.value:.4g} "
+            f"(p={beside(p_value, self.alpha, 2)}; margin {self.margin:g}, alpha {self.alpha:g}); "
+            f"{self.count(past, 'shifted')}{'' if past[-1] else _blindness(self, value, known[-1])}"
+        )
+        return self.finding(holds, reason, _beyond(self, known[-1], holds))
+
+
+class MetricDecay(MetricTrigger):
+    """The mean over the champion's windows is worse than the best past level, by anytime-valid intervals of both."""
+
+    example: ClassVar[str] = "{trigger: metric_decay, metric: rmse, margin: 0.1}"
+    trigger: Literal["metric_decay"]
+    metric: str
+    """The metric."""
+    margin: float = Field(0.0, ge=0)
+    """Smallest loss against the best past level that counts, in units of the metric."""
+    alpha: float = Field(0.05, gt=0, lt=1)
+    """Probability of ever triggering on a champion that has not decayed."""
+
+    def describe(self) -> str:
+        return f"the mean {self.metric} of its windows is surely worse than its best level by {self.margin:g}"
+
+    def judge(self, case: Case) -> Finding:
+        """A confidence sequence over all windows of the champion against the best that windows before it surely had."""
+        speaking, closed = speaking_windows(case, self.metric), closed_windows(case)
+        if not speaking:
+            return self.finding(False, silence(case, self.metric))
+        known = closed_values(closed, self.metric, case.min_labelled_rows)
+        before = [report for report in closed if report.window < speaking[0][0].window]
+        past = closed_values(before, self.metric, case.min_labelled_rows)
+        level = _sure_level(past if len(past) >= LEVEL_WINDOWS else known, known, self.alpha)
+        if level is None:
+            return self.finding(False, f"{self.metric}: {NO_NOISE}")
+        higher = speaking[-1][1].higher_is_better
+        losses = [-value.value if higher else value.value for _, value in speaking]
+        present = confidence_sequence(losses, self.alpha, level.sigma, tuned_for=10)[-1]
+        holds = present.low > level.loss + self.margin
+        reason, wish = _describe_sure(self, f"{len(speaking)} windows", present, level.loss, higher)
+        return self.finding(holds, reason, "" if holds else wish)
+
+
+class _SureLevel(NamedTuple):
+    """Losses: what the best past block surely was at most, and what one window varies by, stretched for few windows."""
+
+    loss: float
+    sigma: float
+    noise: float
+    """What one window was seen to vary by, not stretched."""
+    windows: int
+    """From how many windows that is known."""
+
+
+class _Look(NamedTuple):
+    """Losses: what the best past block surely was at most, the champion's present block of so many windows, and the latest."""
+
+    level: float
+    present: Interval
+    windows: int
+    latest: Interval
+
+    @property
+    def jumped(self) -> bool:
+        """Whether the latest window alone says more than the block that it is in."""
+        return self.latest.low > self.present.low
+
+    @property
+    def worse(self) -> float:
+        """At least so much worse, surely."""
+        return max(self.present.low, self.latest.low) - self.level
+
+
+def _describe_sure(
+    rule: MetricShift | MetricDecay, windows: str, present: Interval, level: float, higher_is_better: bool
+) -> tuple[str, str]:
+    """(what is sure of the champion's windows and of the level, given as losses; what would change it)."""
+    sign, better = (-1, "at least") if higher_is_better else (1, "at most")
+    limit = sign * (level + rule.margin)
+    low, high = (beside(bound, limit) for bound in sorted((sign * present.low, sign * present.high)))
+    reason = (
+        f"{rule.metric} of the champion's {windows} is on average {low} to {high}, its best past level surely "
+        f"{better} {sign * level:.4g}, both at every look at once (alpha {rule.alpha:g}, margin {rule.margin:g})"
+    )
+    return reason, f"would retrain once that average surely lies past {rounded(limit, up=sign > 0)}"
+
+
+def _look(rule: MetricShift, case: Case, speaking: Speaking) -> _Look | None:
+    """What was known at the last of these windows; None while the noise of windows is not known."""
+    last, sign = speaking[-1][0].window, -1 if speaking[-1][1].higher_is_better else 1
+    before = [report for report in case.history.performances if report.window < last]
+    closed = closed_values(before, rule.metric, case.min_labelled_rows)
+    level = _sure_level(closed, closed, rule.alpha)
+    if level is None:
+        return None
+    present = block_sequences([sign * value.value for _, value in speaking], rule.alpha / 2, level.sigma)[-1]
+    latest = speaking[-1][1]
+    share = rule.alpha / 2 / (len(speaking) * (len(speaking) + 1))
+    half = max(
+        level.noise * float(stats.t.isf(share / 2, max(1.0, (level.windows - 1) * 2 / 3))),
+        standard_error(latest) * float(stats.norm.isf(share / 2)),
+    )
+    alone = Interval(sign * latest.value - half, sign * latest.value + half)
+    return _Look(level.loss, present, (len(speaking) - 1) % BLOCK + 1, alone)
+
+
+def _sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alpha: float) -> _SureLevel | None:
+    """The best of the `past` windows, and the noise of all `closed` ones, oldest first; None below four closed.
+
+    A window varies by its rows' sampling error at least. `past` must hold a window.
+    """
+    noise, windows = noise_before_collapse(closed)
+    if noise is None:
+        noise, windows = window_noise([value.value for value in closed]), len(closed)
+    if noise is None:
+        return None
+    sampling = float(np.median([standard_error(one) for one in closed]))
+    sigma = max(noise * _caution(alpha, windows), sampling)
+    sign = -1 if past[0].higher_is_better else 1
+    blocks = block_sequences([sign * value.value for value in past], alpha, sigma)
+    return _SureLevel(min(interval.high for interval in blocks), sigma, max(noise, sampling), windows)
+
+
+def _caution(alpha: float, windows: int) -> float:
+    """By how much noise known from few windows must be stretched: Student's t against the normal, in the tail used.
+
+    Degrees of freedom are those of successive differences, two thirds of theirs.
+    """
+    tail = alpha / 4
+    return float(stats.t.isf(tail, max(1.0, (windows - 1) * 2 / 3)) / stats.norm.isf(tail))
+
+
+class _Shift(NamedTuple):
+    """One window against the windows before it, and what it could have shown."""
+
+    level: MetricValue
+    worse: float
+    p_value: float
+    smallest: float
+    significant: float
+    noise: float | None
+    windows: int
+
+
+def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: MetricValue) -> _Shift | None:
+    """None while there is no level."""
+    before = [earlier for earlier in case.history.performances if earlier.window < report.window]
+    best = best_past_level(before, rule.metric, case.min_labelled_rows)
+    if best is None:
+        return None
+    level = best[0]
+    noise, windows = noise_before_collapse(closed_values(before, rule.metric, case.min_labelled_rows))
+    worse = level.value - value.value if value.higher_is_better else value.value - level.value
+    against = (value, level, noise, windows)
+    smallest, significant = (least(*against, alpha=rule.alpha) for least in (smallest_shift, significant_shift))
+    return _Shift(level, worse, shift_p_value(*against), smallest, significant, noise, windows)
+
+
+def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
+    """What the window is too small to show, where a worsening as large as the margin is."""
+    if rule.margin <= 0 or shift.smallest <= rule.margin:
+        return ""
+    needed = labels_needed(rule.margin, value, shift.level, shift.noise, shift.windows, rule.alpha)
+    none = "no number of labels would do, as windows or their level vary by too much"
+    remedy = f"about {needed:,} labels would do" if needed else none
+    return (
+        f"; insufficient: {value.rows:,} labels would show a worsening from {beside(shift.smallest, rule.margin, 2)} on, "
+        f"{rule.margin:g} is asked for; {remedy}"
+    )
+
+
+def _beyond(rule: MetricShift, shift: _Shift, holds: bool) -> str:
+    """From where on the latest window counts as shifted, by margin and significance; nothing where it never would."""
+    if not math.isfinite(shift.significant):
+        return ""
+    needed, higher = max(0.0, rule.margin, shift.significant), shift.level.higher_is_better
+    limit = shift.level.value - needed if higher else shift.level.value + needed
+    words = f"would {'not ' if holds else ''}retrain at {rule.metric} "
+    bad = ("≤" if higher else "≥") if needed else ("<" if higher else ">")
+    sign = {"≤": ">", "≥": "<", "<": "≥", ">": "≤"}[bad] if holds else bad
+    words += f"{sign} {rounded(limit, up=higher == holds)}"
+    if shift.significant > rule.margin:
+        words += f" (p {'>' if holds else '≤'} {rule.alpha:g} at this window's precision)"
+    return words if holds else words + rule.persistence

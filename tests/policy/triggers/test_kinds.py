@@ -1,0 +1,119 @@
+"""Every kind of condition is one class: found by itself, documented, described, and named wherever kinds are listed."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tasks.policy.decision.escalation import OF_THE_METRIC
+from tasks.policy.decision.retraining import RetrainingPolicy
+from tasks.policy.triggers.base import Trigger
+from tasks.policy.triggers.combinators import kinds
+from tasks.policy.triggers.metric import MetricBreach
+
+DESCRIBED = [
+    ("{trigger: metric_breach, metric: accuracy, limit: 0.85}", "accuracy is past 0.85 in the latest window"),
+    (
+        "{trigger: metric_breach, metric: log_loss, limit: 0.4, k: 2, m: 3}",
+        "log_loss is past 0.4 in 2 of the last 3 windows and the latest",
+    ),
+    (
+        "{trigger: metric_shift, metric: mae, margin: 0.5, k: 2, m: 2}",
+        "mae is worse than its best level by 0.5 or more (at every look at once, alpha 0.01) in the last 2 windows",
+    ),
+    (
+        "{trigger: metric_shift, metric: mae, alpha: 0.05, always_valid: false}",
+        "mae is worse than its best level by 0 or more (p ≤ 0.05) in the latest window",
+    ),
+    (
+        "{trigger: metric_decay, metric: rmse, margin: 0.1}",
+        "the mean rmse of its windows is surely worse than its best level by 0.1",
+    ),
+    ("{trigger: adaptive, metric: roc_auc}", "an adaptive window sees roc_auc change for the worse"),
+    ("{trigger: regret_exceeds_cost, factor: 2}", "the regret of not retraining reaches 2 times its cost"),
+    (
+        "{trigger: probe}",
+        "small fresh models are ahead of one of the champion's age by what a retrain costs",
+    ),
+    (
+        "{trigger: perennial, alpha: 0.05}",
+        "the perennial policy finds that a fresh model pays a retrain's cost of 0.05 window losses",
+    ),
+    ("{trigger: mean_shift, sigma: 2}", "the mean of a feature shifts by more than 2 σ"),
+    ("{trigger: drifted_share}", "30% of the features drift"),
+    ("{trigger: new_rows, fraction: 0.1}", "new rows reach 10% of the training rows"),
+    (
+        "{trigger: arrival, labelled_rows: 50000}",
+        "50,000 new rows with labels have come since the last training",
+    ),
+    ("{trigger: arrival, share: 0.2}", "new rows with labels reach 20% of the training rows"),
+    ("{trigger: calendar, cron: 0 3 1 * *}", "a date of cron 0 3 1 * * has come since the last training"),
+    ("{trigger: any_of, conditions: [{trigger: every}, {trigger: probe, alpha: 0.1}]}", None),
+    (
+        "{trigger: all_of, conditions: [{trigger: every, days: 7}, {trigger: drifted_share}]}",
+        "(7 days have passed and 30% of the features drift)",
+    ),
+    (
+        "{trigger: at_least, n: 1, conditions: [{trigger: every, days: 7}, {trigger: drifted_share}]}",
+        "at least 1 of: 7 days have passed; 30% of the features drift",
+    ),
+]
+
+
+def condition(text: str) -> Trigger:
+    return RetrainingPolicy.model_validate({"when": yaml.safe_load(text)}).when
+
+
+@pytest.mark.parametrize(("text", "clause"), DESCRIBED)
+def test_a_condition_is_described_as_a_clause(text: str, clause: str | None) -> None:
+    expected = clause or (
+        "30 days have passed or small fresh models are ahead of one of the champion's age by a retrain's cost of 0.1 "
+        "window losses"
+    )
+    assert condition(text).describe() == expected
+
+
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.kind())
+def test_every_kind_documents_itself_with_an_example_that_loads(kind: type[Trigger]) -> None:
+    name, meaning, example = kind.documentation()
+    assert meaning.endswith(".")
+    assert "\n" not in meaning
+    found = condition(example)
+    assert type(found) is kind
+    assert found.trigger == name
+    assert found.describe()
+
+
+def test_a_groups_leaves_and_metrics_are_those_of_its_whole_tree() -> None:
+    inner = "{trigger: any_of, conditions: [{trigger: adaptive, metric: mae}, {trigger: every}]}"
+    group = condition(f"{{trigger: all_of, conditions: [{inner}, {{trigger: metric_decay, metric: rmse}}]}}")
+    assert [leaf.trigger for leaf in group.leaves()] == ["adaptive", "every", "metric_decay"]
+    assert group.metrics() == ("mae", "rmse")
+
+
+def test_retrains_in_vain_are_counted_for_what_judges_the_model_and_not_for_timers_and_drift() -> None:
+    assert set(OF_THE_METRIC) == {"metric_breach", "metric_shift", "metric_decay", "adaptive", "regret_exceeds_cost"}
+
+
+def test_probes_are_trained_for_the_kinds_that_are_judged_by_them() -> None:
+    assert {kind.kind() for kind in kinds() if kind.needs_probes} == {"probe", "perennial"}
+
+
+def test_the_base_brings_no_field_into_the_json_that_ids_are_made_of() -> None:
+    assert not Trigger.model_fields
+    assert next(iter(MetricBreach.model_fields)) == "k"
+
+
+def test_the_kinds_are_the_same_whichever_module_comes_first() -> None:
+    code = "import tasks.policy.triggers.series; from tasks.policy.triggers.combinators import kinds; print([k.kind() for k in kinds()])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == str([kind.kind() for kind in kinds()])
+
+
+def test_a_kind_that_judges_nothing_cannot_be_made() -> None:
+    class Idle(Trigger):
+        """Waits."""
+
+    with pytest.raises(TypeError, match="abstract"):
+        Idle()
