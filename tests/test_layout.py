@@ -236,30 +236,54 @@ def test_clean_demo_removes_the_workspace_and_nothing_that_its_name_could_be_tak
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("of")] == ["of"]
 
 
-def readme() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted(
+    path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+)
 
 
-def test_every_make_target_in_readme_exists():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", readme(), re.M)) <= targets
+def readmes() -> str:
+    """Every page but the changelog, which names what is gone."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in PAGES if path.name != "CHANGELOG.md")
 
 
-COMMAND = re.compile(r"(?:^|`)perennial ((?:run |audit )?[a-z]+)([^`|\n#]*)", re.M)
+def test_every_make_target_in_a_readme_exists():
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", readmes(), re.M)) <= targets
 
 
-def test_every_command_in_readme_exists_with_its_options():
-    found = set(COMMAND.findall(readme()))
-    assert found
-    for command, rest in found:
-        shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
-        assert shown.exit_code == 0, f"perennial {command}: {shown.output}"
-        absent = [option for option in re.findall(r"--[a-z-]+", rest) if option not in shown.output]
-        assert not absent, f"perennial {command}: README names {absent}"
+def test_every_module_command_in_a_readme_is_a_command():
+    modules = set(re.findall(r"python -m ((?:flows|tasks|deployments|tests)[\w.]*)", readmes()))
+    assert modules
+    for module in modules:
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        assert 'if __name__ == "__main__":' in source, module
 
 
-def test_readmes_stage_table_names_every_stage_and_no_other():
-    listed = set(re.findall(r"^\| `tasks/(\w+/\w+)\.py`", readme(), re.M))
+def test_every_perennial_command_in_a_readme_has_its_options():
+    lines = re.findall(r"(?:^|`)perennial ((?:run +|audit +)?[a-z]+\b[^`\n#]*)", readmes(), re.M)
+    assert len(lines) > 20
+    for line in lines:
+        words = line.split()
+        command = words[: 2 if words[0] in ("run", "audit") else 1]
+        shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+        assert shown.exit_code == 0, f"perennial {line}: {shown.output}"
+        missing = [word for word in re.findall(r"--[a-z][a-z-]+", line) if word not in shown.output]
+        assert not missing, f"perennial {line}: no option {missing}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
+def test_every_link_in_a_readme_leads_somewhere(path):
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", path.read_text(encoding="utf-8")):
+        file = path.parent / target if target else path
+        assert file.exists(), f"{named(path)} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_stage_table_names_every_stage_and_no_other():
+    table = (ROOT / "tasks" / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `tasks/(\w+/\w+)\.py`", table, re.M))
     assert {f"tasks.{name}".replace("/", ".") for name in listed} == stage_names()
 
 
@@ -269,3 +293,21 @@ def test_a_test_that_make_test_leaves_out_says_why(request):
         pytest_collection_modifyitems([request.node])
     request.node.add_marker(pytest.mark.slow("it waits for a clock"), append=False)
     pytest_collection_modifyitems([request.node])
+
+
+@pytest.mark.parametrize(("heading", "folder"), [("Adapters", "tasks/adapters"), ("Policy", "tasks/policy")])
+def test_the_package_tables_name_every_package_and_no_other(heading, folder):
+    table = (ROOT / "tasks" / "README.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    packages = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == packages
+
+
+def test_the_flows_table_names_every_flow():
+    table = (ROOT / "flows" / "README.md").read_text(encoding="utf-8")
+    deployed = {str(deployment["entrypoint"]).rsplit(".", 1)[1] for deployment in deployments()}
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == deployed
+
+
+def test_readme_is_read_in_five_minutes():
+    words = (ROOT / "README.md").read_text(encoding="utf-8").split()
+    assert len(words) <= 900, "what is about one folder stands in that folder's README"

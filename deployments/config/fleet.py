@@ -1,4 +1,4 @@
-"""What models share: `fleet.yaml` beside the models' files, optional. `load_fleet_config` reads it.
+"""Settings that models share: the optional `fleet.yaml` beside the models' files. `load_fleet_config` reads it.
 
 shared_budget:
   max_usd_per_month: 500
@@ -17,9 +17,10 @@ from tasks.policy.records.errors import ModelConfigError
 
 
 class FleetConfig(Settings):
-    """What holds for several models together."""
+    """Settings that several models share."""
 
     shared_budget: SharedBudget | None = None
+    """One monthly budget for the retrains of several models."""
 
     def sharing(self) -> tuple[str, ...]:
         """Names of the models that draw on the shared budget, sorted; none where there is no such budget."""

@@ -29,7 +29,7 @@ from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
 
 DEPLOYMENTS = Path(__file__).parent.parent
 FLEET = "fleet"
-"""Name of the file that says what models share (`fleet_config.py`)."""
+"""Name of the file that says what models share (`fleet.py`)."""
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 REGRESSION_METRICS = ("mae", "rmse", "pinball")
 
@@ -37,20 +37,20 @@ REGRESSION_METRICS = ("mae", "rmse", "pinball")
 class ModelConfig(Settings):
     """Everything Perennial needs to know about one model."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$")]
-    """Lower case with underscores; names the registered model, tables, schedules and runs."""
-    owner: Annotated[str, Field(min_length=1)]
-    """Who is contacted when action is required."""
-    purpose: Annotated[str, Field(min_length=1)]
-    """One sentence: what the prediction is used for."""
-    risk: Literal["low", "medium", "high"]
-    """What a wrong model costs; sets policy, approval and evidence where the file says nothing (`deployments/config/risk.py`)."""
-    task: Literal["binary", "multiclass", "regression"]
-    """What is predicted."""
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,62}$", examples=["churn"])]
+    """Lower case with underscores. It names the registered model, tables, schedules and runs."""
+    owner: Annotated[str, Field(min_length=1, examples=["crm@example.com"])]
+    """Who is asked when a decision or an incident requires a person."""
+    purpose: Annotated[str, Field(min_length=1, examples=["Choose the customers who get a call next week."])]
+    """What the prediction is used for, in one sentence."""
+    risk: Literal["low", "medium", "high"] = Field(examples=["low"])
+    """What a wrong model costs. It sets defaults for retraining, approval and evidence."""
+    task: Literal["binary", "multiclass", "regression"] = Field(examples=["binary"])
+    """What the model predicts."""
     source: Source
     columns: Columns
-    window_days: float = Field(ge=0.01, le=366)
-    """Production time is judged in windows of this many days, a hundredth of one at least."""
+    window_days: float = Field(ge=0.01, le=366, examples=[7.0])
+    """Length of a window of production time, in days. Each window is judged once."""
     period: Period
     quality: Quality = Quality()
     drift: Drift = Drift()

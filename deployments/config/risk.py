@@ -1,7 +1,7 @@
-"""Defaults that follow from a model's risk: policy, approval and evidence. Settings in the file take precedence.
+"""Defaults that follow from a model's risk: retraining policy, approval and evidence. Settings in the file come first.
 
-A wrong model of low risk is corrected by the next one; at high risk it has done harm by then. So high risk requires
-approval by a person, a wider interval and more rows.
+A wrong model of low risk is corrected by the next one. A wrong model of high risk has done harm by then: a person
+approves it, intervals are wider and more rows are needed.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def with_risk_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a model's file, completed by what its risk asks for; an unknown risk is left to validation.
+    """Complete the content of a model's file with the defaults of its risk; an unknown risk is left to validation.
 
-    A `retraining` section of one's own is taken as it stands: limits belong to the condition they were chosen with.
+    A `retraining` block in the file is taken as it is: limits belong to the condition they were chosen with.
     """
     completed = dict(content)
     for section, defaults in DEFAULTS.get(str(content.get("risk")), {}).items():

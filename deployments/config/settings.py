@@ -1,8 +1,7 @@
-"""The parts of a model's YAML file that say where its data is and how a model is made of it.
+"""The blocks of a model's YAML file that describe its data and its training.
 
-Each policy owns its own settings (`tasks.policy`); what no policy owns stands here and in `watching.py`.
-Every field has bounds, a description and a safe default, because these models are also what people see when they make a
-mistake.
+Each policy owns its own settings (`tasks.policy`); the others are here and in `monitoring.py`. Every field has bounds, a
+description, an example and a safe default: error messages and `deployments/README.md` are made from them.
 """
 
 import codecs
@@ -50,22 +49,22 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Source(Settings):
-    """Where new production rows come from."""
+    """Where production rows come from."""
 
-    kind: Literal["parquet", "csv", "delta", "sql", "python"]
-    """What reads it: files or a folder (parquet, csv), a Delta table, a SQL query, or a function of yours (python)."""
-    path: str | None = Field(None, min_length=1)
-    """File, folder or table: a path relative to the YAML file, or s3://, gs://, http(s)://."""
-    url_env: str | None = Field(None, pattern=r"^[A-Z][A-Z0-9_]*$")
-    """sql: the environment variable that holds the SQLAlchemy URL, so that no secret stands in the file."""
-    query: str | None = None
-    """sql: a query with :start and :end, bound as UTC times; returns the rows of one window."""
-    function: ImportPath | None = None
-    """python: `module:function`, called as function(start, end, **options) and returning a pyarrow.Table."""
-    options: dict[str, str | int | float | bool] = Field({})
-    """Passed to the reader (csv: delimiter, …) or to your function."""
-    settle_hours: float = Field(0.0, ge=0, le=24 * 31)
-    """Hours that a window's rows may come late: it is read, once and for good, so long after its end."""
+    kind: Literal["parquet", "csv", "delta", "sql", "python"] = Field(examples=["parquet"])
+    """How the source is read: files or a folder (`parquet`, `csv`), a Delta table, a SQL query, or a Python function."""
+    path: str | None = Field(None, min_length=1, examples=["s3://warehouse/churn/"])
+    """parquet, csv, delta: file, folder or table. A path relative to the YAML file, or s3://, gs://, http(s)://."""
+    url_env: str | None = Field(None, pattern=r"^[A-Z][A-Z0-9_]*$", examples=["WAREHOUSE_URL"])
+    """sql: the environment variable that holds the SQLAlchemy URL. The file itself never holds a password."""
+    query: str | None = Field(None, examples=["SELECT * FROM churn WHERE week >= :start AND week < :end"])
+    """sql: a query that returns the rows of one window; :start and :end are bound as UTC times."""
+    function: ImportPath | None = Field(None, examples=["mycompany.churn:read_rows"])
+    """python: `module:function`, called as function(start, end, **options). Returns a pyarrow.Table."""
+    options: dict[str, str | int | float | bool] = Field({}, examples=[{"delimiter": ";"}])
+    """Passed to the reader (csv: `delimiter`, `encoding`, `time_format`, …) or to the Python function."""
+    settle_hours: float = Field(0.0, ge=0, le=24 * 31, examples=[6.0])
+    """Hours to wait after a window's end before it is read. A window is read once, so rows that come later are missed."""
 
     @model_validator(mode="after")
     def _can_be_parsed_so(self) -> Self:
@@ -91,11 +90,14 @@ class Source(Settings):
 
 
 class Features(Settings):
-    """The model's inputs by kind; order is kept."""
+    """The model's inputs by kind, in the order that the model sees. At least one feature is needed."""
 
-    numeric: tuple[ColumnName, ...] = ()
-    categorical: tuple[ColumnName, ...] = ()
-    boolean: tuple[ColumnName, ...] = ()
+    numeric: tuple[ColumnName, ...] = Field((), examples=[["tenure_days", "spend_usd"]])
+    """Columns of numbers."""
+    categorical: tuple[ColumnName, ...] = Field((), examples=[["plan", "region"]])
+    """Columns of categories: text, or codes without an order."""
+    boolean: tuple[ColumnName, ...] = Field((), examples=[["has_discount"]])
+    """Columns of true and false."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,40 +114,40 @@ class Features(Settings):
 
 
 class Columns(Settings):
-    """The roles that columns play. Labels may come in the same source; they land apart and when they are due."""
+    """What each column is for. Labels may be in the same source; they are stored separately, once they are due."""
 
-    id: Annotated[str | tuple[str, ...], BeforeValidator(_one_name_or_several)]
-    """What tells a row from all others: a column, or several together such as [customer, week], `time` among them if need be.
+    id: Annotated[str | tuple[str, ...], BeforeValidator(_one_name_or_several)] = Field(
+        examples=[["customer", "week"], "customer_week"]
+    )
+    """The column, or list of columns, that identifies a row. Labels and predictions are joined on it.
 
-    Labels and predictions are joined on it. Each occurs once in the history and once in a window; in later windows it
-    may come again, as another row."""
-    time: ColumnName
-    """When the prediction was due (UTC, or with a zone); decides a row's window."""
-    label: ColumnName
-    """What came true; null while unknown, and for good where there is none."""
-    label_unit: str = Field("", max_length=40)
-    """Regression: what the label is counted in (minutes, USD), for the reports that people read."""
-    positive_label: str | None = Field(None, min_length=1)
-    """Binary: the class that F1 and predicted probabilities are of (fraud, churned); else the last by size or alphabet."""
-    classes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Classes: those that the label may have; any other label cannot be used. Left out, those of the training rows, and
-    words such as NA, None and null mean that the label is unknown. `quality.labels` says what else labels must keep to."""
-    label_time: ColumnName | None = None
-    """When the label became known, if the source says so; label_delay_hours is added to it, else to `time`.
+    An id occurs once in the history and once in a window; a later window may hold it again, as another row."""
+    time: ColumnName = Field(examples=["week"])
+    """When the prediction was due, in UTC or with a zone. It decides which window a row belongs to."""
+    label: ColumnName = Field(examples=["left"])
+    """The outcome that the model predicts; null while it is unknown."""
+    label_unit: str = Field("", max_length=40, examples=["minutes"])
+    """Regression: the label's unit (minutes, USD), shown in reports."""
+    positive_label: str | None = Field(None, min_length=1, examples=["churned"])
+    """Binary: the class that F1 and the predicted probabilities refer to. Default: the last by size or alphabet."""
+    classes: tuple[Annotated[str, Field(min_length=1)], ...] = Field((), examples=[["basic", "plus", "pro"]])
+    """Classification: the classes that a label may have; any other label is unusable. Default: those of the training
+    rows, where words such as NA, None and null mean an unknown label."""
+    label_time: ColumnName | None = Field(None, examples=["left_at"])
+    """The column that says when a label became known; `label_delay_hours` is added to it, else to `time`.
 
-    A window is then closed once `performance.closed_at` of its labels have come, or none is sought any more."""
-    label_delay_hours: float = Field(0.0, ge=0, le=24 * 365)
+    A window then closes once `performance.closed_at` of its labels have arrived, or the look-back has passed."""
+    label_delay_hours: float = Field(0.0, ge=0, le=24 * 365, examples=[336.0])
     """Hours until a label can be read."""
-    label_lookback_days: float = Field(30.0, ge=0, le=366 * 10)
-    """Days after that for which a label, or its correction, is still looked for; what comes later is not found.
-
-    A closed window that gets some in this time is measured again."""
+    label_lookback_days: float = Field(30.0, ge=0, le=366 * 10, examples=[60.0])
+    """Days after the label delay in which late or corrected labels are still read. A closed window that gets some is
+    measured again; labels that come later are missed."""
     features: Features
-    protected: ColumnNames = ()
-    """Columns whose groups are compared at validation: none may lose more than `validation.slice_margin` to a challenger.
-    Of each the 20 largest groups; never features unless listed as such."""
-    personal: ColumnNames = ()
-    """Columns that identify people; reports and logs never show their values."""
+    protected: ColumnNames = Field((), examples=[["age_band"]])
+    """Columns whose groups are compared at validation, the 20 largest of each. A challenger may not lose more than
+    `validation.slice_margin` in any of them. These columns are not features unless they are listed as such."""
+    personal: ColumnNames = Field((), examples=[["email"]])
+    """Columns that identify people. Reports and logs never show their values."""
 
     @model_validator(mode="after")
     def _keep_roles_apart(self) -> Self:
@@ -218,14 +220,14 @@ class Columns(Settings):
 
 
 class Period(Settings):
-    """Recorded data that the first model may learn from, and how far a replay may go."""
+    """The history that the first model learns from, and how far a replay goes."""
 
-    start: datetime
-    """First moment of recorded data (UTC)."""
-    history_until: datetime
-    """The first model is trained on [start, history_until); replay serves from there."""
-    end: datetime | None = None
-    """Where recorded data ends, which is complete up to then; none while it keeps coming."""
+    start: datetime = Field(examples=["2026-01-01T00:00:00Z"])
+    """Start of the recorded data (UTC)."""
+    history_until: datetime = Field(examples=["2026-06-01T00:00:00Z"])
+    """The first model is trained on [start, history_until). Windows are served from here on."""
+    end: datetime | None = Field(None, examples=["2027-01-01T00:00:00Z"])
+    """End of the recorded data, for a replay. Leave it out for a live model."""
 
     @model_validator(mode="after")
     def _is_in_order(self) -> Self:
@@ -239,19 +241,19 @@ class Period(Settings):
 
 
 class Training(Settings):
-    """How a challenger is made."""
+    """How a challenger is trained."""
 
-    estimator: ImportPath | None = None
-    """`module:Class` of a scikit-learn estimator; XGBoost when left out."""
-    parameters: dict[str, str | int | float | bool | None] = Field({})
-    """Passed to the estimator; for XGBoost n_estimators, max_depth, learning_rate, …"""
-    window_days: float | None = Field(None, gt=0)
-    """Train on this many trailing days; all history when left out."""
-    validation_share: float = Field(0.15, gt=0, lt=0.5)
-    """The latest share of the training rows, held back for early stopping."""
-    early_stopping_rounds: int | None = Field(20, ge=1)
-    """Stop when the validation slice has not improved for so many rounds."""
-    min_rows: int = Field(1000, ge=10)
-    """Fewer labelled rows than this and training refuses."""
-    seed: int = Field(7, ge=0)
-    """Same seed and rows, same model."""
+    estimator: ImportPath | None = Field(None, examples=["sklearn.linear_model:LogisticRegression"])
+    """`module:Class` of a scikit-learn estimator. Default: XGBoost."""
+    parameters: dict[str, str | int | float | bool | None] = Field({}, examples=[{"n_estimators": 200, "max_depth": 6}])
+    """Passed to the estimator; for XGBoost `n_estimators`, `max_depth`, `learning_rate`, …"""
+    window_days: float | None = Field(None, gt=0, examples=[180.0])
+    """Train on this many trailing days. Default: all history."""
+    validation_share: float = Field(0.15, gt=0, lt=0.5, examples=[0.2])
+    """Share of the training rows, the latest ones, held back for early stopping."""
+    early_stopping_rounds: int | None = Field(20, ge=1, examples=[50])
+    """Stop when the held-back rows have not improved for this many rounds; `null` turns early stopping off."""
+    min_rows: int = Field(1000, ge=10, examples=[5000])
+    """Training is refused with fewer labelled rows than this."""
+    seed: int = Field(7, ge=0, examples=[7])
+    """Random seed: the same seed and rows give the same model."""

@@ -48,24 +48,24 @@ CHANCE = 1e-9
 
 
 class LabelRules(BaseModel):
-    """What labels must keep to; what breaks a rule makes a window's labels a fault, by which nothing is decided."""
+    """The label gate. Labels that break a rule are a fault: nothing is trained on them or decided from them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    min_usual_share: float = Field(0.2, ge=0, le=1)
-    """Labels that have come once all are due, as a share of those that usually do: fewer are overdue. 0: none are expected."""
-    max_unusable_share: float = Field(0.05, ge=0, le=1)
-    """Share of a window's labels that may be unusable: infinite, no number, contradicting, a third class of two."""
-    max_unknown_class_share: float = Field(0.5, ge=0, le=1)
-    """Several classes: share of a window's labels that may be of classes that the model has never seen (each is a miss)."""
-    max_scale_ratio: float = Field(8.0, gt=1)
-    """Regression: how many times wider or narrower labels may spread than those learned from, where predictions do not."""
-    max_shift: float = Field(3.0, gt=0)
-    """Regression: how far the middle of the labels may move, in widths of those learned from (5th to 95th percentile)."""
-    on_unit_change: Literal["warn", "fail"] = "fail"
-    """What a label past these two does: fail keeps it from training and triggers; warn accepts that it changed."""
-    on_constant: Literal["warn", "fail"] = "warn"
-    """What one label in all rows of a window does, where the reference had several: a stuck feed, or a quiet week."""
+    min_usual_share: float = Field(0.2, ge=0, le=1, examples=[0.5])
+    """Labels that must have arrived once all are due, as a share of the usual number. 0 expects none."""
+    max_unusable_share: float = Field(0.05, ge=0, le=1, examples=[0.01])
+    """Share of labels that may be unusable: infinite, not a number, contradictory, or a third class of two."""
+    max_unknown_class_share: float = Field(0.5, ge=0, le=1, examples=[0.2])
+    """Multiclass: share of labels that may be of classes the model has never seen. Each counts as an error of the model."""
+    max_scale_ratio: float = Field(8.0, gt=1, examples=[4])
+    """Regression: how many times wider or narrower than the training labels the labels may spread."""
+    max_shift: float = Field(3.0, gt=0, examples=[2])
+    """Regression: how far the median label may move, in widths of the training labels (5th to 95th percentile)."""
+    on_unit_change: Literal["warn", "fail"] = Field("fail", examples=["warn"])
+    """What labels past `max_scale_ratio` or `max_shift` do: `fail` keeps them out of training and triggers."""
+    on_constant: Literal["warn", "fail"] = Field("warn", examples=["fail"])
+    """What a window with one label in all rows does, where the reference has several."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,19 +23,22 @@ MONTH = timedelta(days=30)
 
 
 class RetrainingPolicy(Settings):
-    """When to retrain, and what keeps it from happening too often or on too little."""
+    """When to retrain, and the limits that keep it from happening too often or on too little data."""
 
-    when: Condition
-    cooldown_days: float = Field(0, ge=0)
-    """No retraining within so many days of the last one."""
-    max_retrains_per_month: int | None = Field(None, ge=0)
-    """Refuse, with a reason, past so many retrains in 30 days."""
-    min_rows: int = Field(200, ge=1)
-    """Below so many rows in the window nothing is triggered from its data."""
-    min_labelled_rows: int = Field(200, ge=1)
-    """Below so many labels in a window nothing is triggered from its performance."""
-    escalate_after: int = Field(3, ge=1, exclude_if=lambda count: bool(count == 3))  # left out of ids, as always_valid
-    """A person is asked where so many retrains have not brought the metric back within its limit."""
+    when: Condition = Field(examples=[{"trigger": "perennial"}])
+    """The condition that asks for a retrain."""
+    cooldown_days: float = Field(0, ge=0, examples=[14])
+    """Refuse a retrain within this many days of the last one."""
+    max_retrains_per_month: int | None = Field(None, ge=0, examples=[2])
+    """Refuse more than this many retrains in 30 days."""
+    min_rows: int = Field(200, ge=1, examples=[1000])
+    """With fewer rows in the window, its data triggers nothing."""
+    min_labelled_rows: int = Field(200, ge=1, examples=[500])
+    """With fewer labels in a window, its performance triggers nothing."""
+    escalate_after: int = Field(
+        3, ge=1, examples=[2], exclude_if=lambda count: bool(count == 3)
+    )  # left out of ids, as always_valid
+    """Ask a person once this many retrains have not brought the metric back within its limit."""
 
     def metrics(self) -> tuple[str, ...]:
         """Every metric that a condition names."""

@@ -21,12 +21,12 @@ MONTH = timedelta(days=30)
 
 
 class SharedBudget(Settings):
-    """Money that several models draw their retrains from."""
+    """One budget for the retrains of several models."""
 
-    max_usd_per_month: float = Field(ge=0)
-    """Retrains of all these models together that would exceed this in 30 days are refused."""
-    models: tuple[str, ...] | None = Field(None, min_length=1)
-    """Names of the models that share it; every model under deployments/ when left out."""
+    max_usd_per_month: float = Field(ge=0, examples=[500])
+    """Refuse a retrain that would bring the cost of all these models above this sum in 30 days."""
+    models: tuple[str, ...] | None = Field(None, min_length=1, examples=[["air_time", "flight_delay"]])
+    """The models that share it. Default: every model in the models' folder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,30 +22,30 @@ FIT_FROM = 3
 
 
 class Budget(BaseModel):
-    """Money: prices, value per unit of metric, and the hard limit per month."""
+    """Money: what a retrain costs, what a better metric is worth, and the limit per month."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    compute_usd_per_hour: float = Field(0.1, ge=0)
-    """Price of one hour of the work pool that trains."""
-    cpu_usd_per_hour: float = Field(0.0, ge=0)
-    """Price of one hour of one CPU, where the pool bills what is used."""
-    memory_usd_per_gb_hour: float = Field(0.0, ge=0)
-    """Price of one GB of peak memory for one hour, where the pool bills it apart."""
-    usd_per_inference: float = Field(0.0, ge=0)
+    compute_usd_per_hour: float = Field(0.1, ge=0, examples=[2.5])
+    """Price of one hour in the work pool that trains."""
+    cpu_usd_per_hour: float = Field(0.0, ge=0, examples=[0.05])
+    """Price of one CPU hour, for pools that bill by use."""
+    memory_usd_per_gb_hour: float = Field(0.0, ge=0, examples=[0.005])
+    """Price of one GB of peak memory for one hour, for pools that bill memory separately."""
+    usd_per_inference: float = Field(0.0, ge=0, examples=[0.0001])
     """Price of one prediction."""
-    fixed_usd_per_retrain: float = Field(0.0, ge=0)
-    """Oversight and rollout, per retrain."""
-    oversight_usd_per_day: float = Field(0.0, ge=0)
-    """A person who watches a rollout, per day."""
-    oversight_days_per_retrain: float = Field(0.0, ge=0)
-    """Days that a rollout is watched."""
-    value_usd_per_metric_unit_per_day: float | None = Field(None, ge=0)
-    """What one unit of the primary metric is worth per day of service; none when unknown."""
-    horizon_days: float = Field(30.0, gt=0)
-    """Days over which an improvement is expected to last."""
-    max_usd_per_month: float | None = Field(None, ge=0)
-    """A retrain that would exceed this is refused."""
+    fixed_usd_per_retrain: float = Field(0.0, ge=0, examples=[30])
+    """Fixed cost of a retrain, such as review and rollout."""
+    oversight_usd_per_day: float = Field(0.0, ge=0, examples=[400])
+    """Cost of a person who watches a rollout, per day."""
+    oversight_days_per_retrain: float = Field(0.0, ge=0, examples=[0.5])
+    """Days for which a rollout is watched."""
+    value_usd_per_metric_unit_per_day: float | None = Field(None, ge=0, examples=[9.2])
+    """Value of one unit of the primary metric per day of service. Default: unknown."""
+    horizon_days: float = Field(30.0, gt=0, examples=[60])
+    """Days for which an improvement is expected to last."""
+    max_usd_per_month: float | None = Field(None, ge=0, examples=[200])
+    """Refuse a retrain that would exceed this sum in 30 days. Default: no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,33 +20,33 @@ TRAINING_LIMITS = "perennial-training-"
 
 
 class Place(BaseModel):
-    """A place that `prefect.yaml` names under definitions.places, and what it can do."""
+    """A place that `prefect.yaml` lists under definitions.places, and its capacity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    place: PlaceName = DEDICATED
+    place: PlaceName = Field(DEDICATED, examples=["ecs"])
     """Its name under definitions.places in prefect.yaml: dedicated, gpu, docker, ecs, kubernetes."""
-    max_rows: int | None = Field(None, ge=1)
-    """Its memory holds at most so many training rows; no limit when left out."""
-    rows_per_hour: float | None = Field(None, gt=0)
-    """Training rows it gets through in an hour, start-up included; unknown when left out."""
+    max_rows: int | None = Field(None, ge=1, examples=[20_000_000])
+    """Training rows that fit into its memory. Default: no limit."""
+    rows_per_hour: float | None = Field(None, gt=0, examples=[5_000_000])
+    """Training rows per hour, start-up included. Default: unknown."""
 
 
 class PlacementPolicy(BaseModel):
-    """Which place a retrain runs in, chosen anew for each."""
+    """Where a retrain runs, decided for each retrain."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     dedicated: Place = Place()
-    """Hosts of one's own, always there; the only place for data that must not leave them."""
+    """Your own hosts; the only place for data that must stay on premises."""
     serverless: Place | None = None
-    """A pool that is paid by use; none when every run stays on the dedicated hosts."""
-    prefer: Literal["dedicated", "serverless"] = "dedicated"
-    """Which of the two is taken where nothing speaks against it."""
-    residency: Literal["on_premises", "anywhere"] | None = None
-    """Where the data may go. When left out: on_premises where a column is personal, else anywhere."""
-    deadline_hours: float | None = Field(None, gt=0)
-    """A retrain is to be done within so many hours of its decision."""
+    """A pool that is paid by use. Default: every retrain runs on the dedicated hosts."""
+    prefer: Literal["dedicated", "serverless"] = Field("dedicated", examples=["serverless"])
+    """Which of the two to use when both can take the retrain."""
+    residency: Literal["on_premises", "anywhere"] | None = Field(None, examples=["on_premises"])
+    """Where the data may go. Default: `on_premises` if a column is personal, else `anywhere`."""
+    deadline_hours: float | None = Field(None, gt=0, examples=[4])
+    """Hours from the decision by which a retrain must be done."""
 
 
 def training_limit(place: str) -> str:

@@ -19,18 +19,18 @@ Name = Annotated[str, Field(min_length=2, max_length=200, pattern=NO_CONTROLS)]
 
 
 class AccessPolicy(BaseModel):
-    """Which principals hold which role. `automation`, `schedule` and `anyone` stand for what their names say."""
+    """Who holds which role. `automation`, `schedule` and `anyone` may be named beside people."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    trigger: tuple[Name, ...] = (AUTOMATION, SCHEDULE, ANYONE)
-    """Who may start retrain, promote and rollback."""
-    approve: tuple[Name, ...] = ()
-    """People who may approve a promotion; any named person but the requester when empty."""
-    override: tuple[Name, ...] = ()
-    """People who may override a budget or a warning for a time; nobody when empty. A failed gate nobody can."""
-    approval_hours: float = Field(72, gt=0, le=24 * 60)
-    """An approval that was not given by then is a no."""
+    trigger: tuple[Name, ...] = Field((AUTOMATION, SCHEDULE, ANYONE), examples=[[AUTOMATION, "ada@example.com"]])
+    """Who may start `retrain`, `promote` and `rollback`."""
+    approve: tuple[Name, ...] = Field((), examples=[["grace@example.com"]])
+    """Who may approve a promotion. Default: any named person except the requester."""
+    override: tuple[Name, ...] = Field((), examples=[["ada@example.com"]])
+    """Who may override a budget or a warning for a time. Default: nobody. No one can override a failed gate."""
+    approval_hours: float = Field(72, gt=0, le=24 * 60, examples=[24])
+    """Hours after which a promotion that nobody approved is rejected."""
 
     @model_validator(mode="after")
     def _names_people_where_people_answer(self) -> Self:

@@ -47,25 +47,25 @@ class ColumnRule(Protocol):
 
 
 class DiagnosisLimits(BaseModel):
-    """From where on a change counts, and what marks a broken feed. What `quality.columns` allows of a column is no fault."""
+    """Limits of the diagnosis: when a change counts, and what marks a broken feed. `quality.columns` makes exceptions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    alpha: float = Field(0.01, gt=0, lt=1)
-    """Largest p-value of a fall in performance, and of a gap between estimate and realised value."""
-    null_share_increase: float = Field(0.2, gt=0, le=1)
-    """A feature that loses so many more of its values is a fault."""
-    unseen_share: float = Field(0.5, gt=0, le=1)
-    """A feature with so many values in categories never seen before was recoded."""
-    fault_sigma: float = Field(6.0, gt=0)
-    """A mean that moved by so many reference σ while the other features stood still changed its unit."""
-    stands_out: float = Field(2.5, gt=1)
-    """A mean that moved by so many times the next largest shift of all features moved alone."""
-    fault_features_share: float = Field(0.34, gt=0, le=1)
-    """When more features than this move, it is the world that changed and not one feed."""
-    unit_faults: bool = True
-    """Whether a feature that looks as if its unit, its sign or its categories' names had changed, or as if stuck, is a
-    fault. Off, it is only named."""
+    alpha: float = Field(0.01, gt=0, lt=1, examples=[0.05])
+    """Largest p-value of a fall in performance, and of a gap between the estimated and the measured metric."""
+    null_share_increase: float = Field(0.2, gt=0, le=1, examples=[0.3])
+    """Increase of a feature's null share from which the feature counts as broken."""
+    unseen_share: float = Field(0.5, gt=0, le=1, examples=[0.3])
+    """Share of values in unseen categories from which a feature counts as recoded."""
+    fault_sigma: float = Field(6.0, gt=0, examples=[8])
+    """Shift of a mean, in reference σ, from which a feature that moved alone counts as broken."""
+    stands_out: float = Field(2.5, gt=1, examples=[3])
+    """Ratio of a feature's shift to the next largest from which it counts as having moved alone."""
+    fault_features_share: float = Field(0.34, gt=0, le=1, examples=[0.5])
+    """Share of moved features above which the world has changed, and not one feed."""
+    unit_faults: bool = Field(True, examples=[False])
+    """Treat a feature whose unit, sign or category names seem to have changed, or that is stuck, as broken. `false` only
+    reports it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,35 +19,35 @@ from tasks.policy.statistics.metrics import UNBOUNDED as UNBOUNDED_METRICS
 
 
 class ValidationPolicy(BaseModel):
-    """What a challenger must show against the champion, on rows neither has seen."""
+    """What a challenger must show against the champion, on rows that neither has seen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    holdout_days: float = Field(5, gt=0)
-    """The latest days whose labels are due, kept from both models' training, on which they are compared."""
-    min_rows: int = Field(300, ge=10)
-    """Fewer rows than this cannot validate anything: the challenger fails."""
-    non_inferiority_margin: float | None = Field(None, ge=0)
-    """The challenger's interval may reach this far below the champion, in units of the metric (minutes, dollars); left out,
+    holdout_days: float = Field(5, gt=0, examples=[14])
+    """Days of the holdout: the latest rows whose labels are due. Neither model is trained on them."""
+    min_rows: int = Field(300, ge=10, examples=[1000])
+    """With fewer labelled rows in the holdout the challenger fails."""
+    non_inferiority_margin: float | None = Field(None, ge=0, examples=[0.5])
+    """How far below the champion the challenger's interval may reach, in units of the metric. Default:
     `non_inferiority_share` of the champion's metric."""
-    non_inferiority_share: float = Field(0.02, ge=0, le=1)
-    """The same as a share of the champion's metric, and at least 0.01 of a metric between 0 and 1."""
-    min_gain: float | None = None
-    """Gain the challenger must show on average; none when no worse is enough."""
-    confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Level of the paired intervals."""
-    slices: tuple[str, ...] = ()
-    """Categorical features by whose values the floor applies."""
-    slice_margin: float | None = Field(None, ge=0)
-    """No slice may lose significantly more than this, in units of the metric; left out, `slice_share` of the champion's."""
-    slice_share: float = Field(0.05, ge=0, le=1)
-    """The same as a share of the champion's metric in the slice, and at least 0.05 of a metric between 0 and 1."""
-    slice_min_rows: int = Field(100, ge=10)
-    """Slices with fewer rows are shown, not judged."""
-    first_model_floor: float | None = None
-    """What the very first model must reach on the primary metric; there is no champion to compare with."""
-    beats_constant: bool = True
-    """Whether a challenger is refused that is surely worse than the best answer which is the same for every row."""
+    non_inferiority_share: float = Field(0.02, ge=0, le=1, examples=[0.01])
+    """The same margin as a share of the champion's metric, and at least 0.01 for metrics between 0 and 1."""
+    min_gain: float | None = Field(None, examples=[0.1])
+    """Mean gain that the challenger must show, in units of the metric. Default: it need only be no worse."""
+    confidence: float = Field(0.95, gt=0.5, lt=1, examples=[0.99])
+    """Confidence level of the paired intervals."""
+    slices: tuple[str, ...] = Field((), examples=[["region"]])
+    """Features in whose groups the challenger may not lose more than `slice_margin`."""
+    slice_margin: float | None = Field(None, ge=0, examples=[1.0])
+    """Largest significant loss in a slice, in units of the metric. Default: `slice_share` of the champion's metric."""
+    slice_share: float = Field(0.05, ge=0, le=1, examples=[0.1])
+    """The same as a share of the champion's metric in the slice, and at least 0.05 for metrics between 0 and 1."""
+    slice_min_rows: int = Field(100, ge=10, examples=[300])
+    """Slices with fewer rows are shown and not judged."""
+    first_model_floor: float | None = Field(None, examples=[0.7])
+    """Value of the primary metric that the first model must reach; it has no champion to compare with."""
+    beats_constant: bool = Field(True, examples=[False])
+    """Refuse a challenger that is significantly worse than the best constant prediction."""
 
     def margin(self, metric: str, champion: float) -> float:
         """How far below a champion with this value a challenger's interval may reach, in units of the metric."""
@@ -81,12 +81,12 @@ class PromotionPolicy(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    mode: Literal["automatic", "approval"] = "automatic"
-    """automatic promotes at once; approval waits for a named person."""
-    accept_warnings: bool = False
-    """Whether a challenger that passed with a warning may be promoted."""
-    probation_windows: int = Field(3, ge=0, le=20)
-    """For so many windows a fresh champion that falls short is compared with the one it replaced; 0 never."""
+    mode: Literal["automatic", "approval"] = Field("automatic", examples=["approval"])
+    """`automatic` promotes at once; `approval` waits for a named person."""
+    accept_warnings: bool = Field(False, examples=[True])
+    """Promote a challenger whose validation ended with a warning."""
+    probation_windows: int = Field(3, ge=0, le=20, examples=[5])
+    """Windows in which a new champion that falls short is compared with the one it replaced; 0 turns probation off."""
 
     def accepts(self, verdict: Verdict) -> bool:
         """Whether a challenger with this verdict may be promoted."""

@@ -29,16 +29,16 @@ _TOO_OFTEN = re.compile(r"FREQ=(SECONDLY|MINUTELY)|INTERVAL=0*(?!\d)", re.IGNORE
 
 
 class Calendar(Trigger):
-    """A date of a calendar rule has come since the last training."""
+    """A date of a calendar rule has passed since the last training."""
 
     example: ClassVar[str] = "{trigger: calendar, cron: 0 3 1 * *, timezone: America/New_York}"
     trigger: Literal["calendar"]
     cron: str | None = Field(None, max_length=200)
-    """Five fields, such as 0 3 1 * *: at 03:00 on the first of each month."""
+    """Cron rule of five fields; 0 3 1 * * is 03:00 on the first of each month. Set this or `rrule`."""
     rrule: str | None = Field(None, max_length=500)
-    """RFC 5545, such as FREQ=MONTHLY;BYMONTHDAY=1; counted from 2000-01-01 unless DTSTART is given."""
+    """Rule of RFC 5545, such as FREQ=MONTHLY;BYMONTHDAY=1; it counts from 2000-01-01 unless DTSTART is given."""
     timezone: str = Field("UTC", max_length=100)
-    """Whose wall clock the rule means, by its IANA name."""
+    """IANA name of the time zone of the rule."""
 
     @model_validator(mode="after")
     def _has_dates(self) -> "Calendar":

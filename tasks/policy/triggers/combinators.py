@@ -70,6 +70,7 @@ class AnyOf(Group):
     example: ClassVar[str] = "{trigger: any_of, conditions: [{trigger: every, days: 30}, {trigger: drifted_share}]}"
     trigger: Literal["any_of"]
     conditions: tuple["Condition", ...] = Field(min_length=1)
+    """The conditions that are combined."""
 
     @property
     def needed(self) -> int:
@@ -85,6 +86,7 @@ class AllOf(Group):
     example: ClassVar[str] = "{trigger: all_of, conditions: [{trigger: every, days: 7}, {trigger: drifted_share}]}"
     trigger: Literal["all_of"]
     conditions: tuple["Condition", ...] = Field(min_length=1)
+    """The conditions that are combined."""
 
     @property
     def needed(self) -> int:
@@ -95,14 +97,16 @@ class AllOf(Group):
 
 
 class AtLeast(Group):
-    """At least n of the conditions hold."""
+    """At least `n` of the conditions hold."""
 
     example: ClassVar[str] = (
         "{trigger: at_least, n: 2, conditions: [{trigger: every}, {trigger: drifted_share}, {trigger: new_rows}]}"
     )
     trigger: Literal["at_least"]
     n: int = Field(ge=1)
+    """Conditions that must hold."""
     conditions: tuple["Condition", ...] = Field(min_length=1)
+    """The conditions that are combined."""
 
     @model_validator(mode="after")
     def _can_hold(self) -> "AtLeast":

@@ -14,11 +14,12 @@ from tasks.policy.triggers.base import Case, Finding, Trigger
 
 
 class MeanShift(Trigger):
-    """Any feature's mean lies further than `sigma` reference standard deviations from the reference's."""
+    """The mean of a feature has moved by more than `sigma` standard deviations of the reference."""
 
     example: ClassVar[str] = "{trigger: mean_shift, sigma: 3}"
     trigger: Literal["mean_shift"]
     sigma: float = Field(3.0, gt=0)
+    """Limit of the shift, in standard deviations of the reference."""
 
     def describe(self) -> str:
         return f"the mean of a feature shifts by more than {self.sigma:g} σ"
@@ -54,6 +55,7 @@ class DriftedShare(Trigger):
     example: ClassVar[str] = "{trigger: drifted_share, share: 0.3}"
     trigger: Literal["drifted_share"]
     share: float = Field(0.3, gt=0, le=1)
+    """Share of drifted features that is needed."""
 
     def describe(self) -> str:
         return f"{self.share:.0%} of the features drift"

@@ -37,9 +37,9 @@ class Persistent(MetricTrigger):
     """Holds in at least k of the last m windows, the latest among them (mlops-stacks' breach rule)."""
 
     k: int = Field(1, ge=1, le=100)
-    """Breaches needed."""
+    """Windows in breach that are needed."""
     m: int = Field(1, ge=1, le=100)
-    """Among so many latest windows."""
+    """Latest windows among which they are counted."""
 
     @model_validator(mode="after")
     def _can_hold(self) -> "Persistent":
@@ -74,11 +74,11 @@ class MetricBreach(Persistent):
     example: ClassVar[str] = "{trigger: metric_breach, metric: accuracy, limit: 0.85, k: 2, m: 3}"
     trigger: Literal["metric_breach"]
     metric: str
-    """Which metric; its own direction says which side of the limit is bad."""
+    """The metric. Whether higher or lower is better follows from it."""
     limit: float
-    """Level that the metric must keep."""
+    """Limit that the metric must keep."""
     release: float | None = None
-    """Hysteresis: a breach lasts until the metric is back past this level; the limit itself when left out."""
+    """Hysteresis: a breach lasts until the metric is back past this level. Default: the limit."""
 
     @model_validator(mode="after")
     def _releases_on_the_good_side(self) -> "MetricBreach":

@@ -54,13 +54,14 @@ class MetricShift(Persistent):
     example: ClassVar[str] = "{trigger: metric_shift, metric: log_loss, margin: 0.01, k: 2, m: 3}"
     trigger: Literal["metric_shift"]
     metric: str
+    """The metric."""
     margin: float = Field(0.0, ge=0)
-    """How much worse than the baseline counts, in units of the metric."""
+    """Smallest loss against the best past level that counts, in units of the metric."""
     alpha: float = Field(0.01, gt=0, lt=1)
-    """Chance of ever alarming on a champion as good as ever; without always_valid, largest p-value of one window."""
+    """Probability of ever triggering on a stable champion. Without `always_valid`, the largest p-value of one window."""
     always_valid: bool = Field(True, exclude_if=lambda on: bool(on))  # left out of ids, so that decisions keep theirs
-    """Judge blocks of windows by intervals that hold at every look at once. False: test each window by itself, which
-    sees a fall sooner and alarms on a stable model sooner or later (in 50 windows at alpha 0.01, on 7 of 10)."""
+    """Use anytime-valid intervals over blocks of windows. `false` tests each window by itself, which sees a fall sooner and
+    sooner or later triggers on a stable model (7 of 10 within 50 windows at `alpha: 0.01`)."""
 
     def describe(self) -> str:
         return (
@@ -107,15 +108,16 @@ class MetricShift(Persistent):
 
 
 class MetricDecay(MetricTrigger):
-    """The mean of the champion's windows is worse than the best past level, both surely, however often one looked."""
+    """The mean over the champion's windows is worse than the best past level, by anytime-valid intervals of both."""
 
     example: ClassVar[str] = "{trigger: metric_decay, metric: rmse, margin: 0.1}"
     trigger: Literal["metric_decay"]
     metric: str
+    """The metric."""
     margin: float = Field(0.0, ge=0)
-    """How much worse than the best past level counts, in units of the metric."""
+    """Smallest loss against the best past level that counts, in units of the metric."""
     alpha: float = Field(0.05, gt=0, lt=1)
-    """Chance of ever alarming on a champion that has not decayed."""
+    """Probability of ever triggering on a champion that has not decayed."""
 
     def describe(self) -> str:
         return f"the mean {self.metric} of its windows is surely worse than its best level by {self.margin:g}"

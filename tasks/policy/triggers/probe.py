@@ -30,13 +30,13 @@ MIN_HISTORY = 4
 
 
 class Probe(Trigger):
-    """Small models trained after each window have beaten one of the champion's age by more than a retrain costs."""
+    """Small models trained after each window have beaten one as old as the champion by more than a retrain costs."""
 
     example: ClassVar[str] = "{trigger: probe, alpha: 0.05}"
     needs_probes = True
     trigger: Literal["probe"]
     alpha: float | None = Field(None, gt=0)
-    """What a retrain costs, in losses of one window, as in the back-test; from the budget's money when left out."""
+    """Cost of a retrain in losses of one window, as in the back-test. Default: derived from the money in `budget`."""
 
     def describe(self) -> str:
         return f"small fresh models are ahead of one of the champion's age by {_cost_in_words(self.alpha)}"
@@ -66,15 +66,15 @@ class Probe(Trigger):
 
 
 class Perennial(Trigger):
-    """The recommended policy on the same small models: what a fresh one will lead by and has led by pays the retrain."""
+    """Recommended. The past and forecast lead of a fresh model, measured on the same small models, pays for a retrain."""
 
     example: ClassVar[str] = "{trigger: perennial, alpha: 0.05, compute_share: 0.2}"
     needs_probes = True
     trigger: Literal["perennial"]
     alpha: float | None = Field(None, gt=0)
-    """What a retrain costs, in losses of one window, as in the back-test; from the budget's money when left out."""
+    """Cost of a retrain in losses of one window, as in the back-test. Default: derived from the money in `budget`."""
     compute_share: float = Field(0.2, ge=0, le=1)
-    """Share of that cost that is compute; the rest is rollout."""
+    """Share of that cost that is compute; the rest is deployment."""
 
     def describe(self) -> str:
         return f"the perennial policy finds that a fresh model pays {_cost_in_words(self.alpha)}"

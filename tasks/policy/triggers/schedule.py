@@ -23,11 +23,12 @@ ROUNDING = 1e-9
 
 
 class Every(Trigger):
-    """So many days have passed since the last training."""
+    """A number of days has passed since the last training."""
 
     example: ClassVar[str] = "{trigger: every, days: 30}"
     trigger: Literal["every"]
     days: float = Field(30, gt=0)
+    """Days since the last training."""
 
     def describe(self) -> str:
         return f"{self.days:g} days have passed"
@@ -44,11 +45,12 @@ class Every(Trigger):
 
 
 class NewRows(Trigger):
-    """Rows landed since the champion's training reach this fraction of its training rows."""
+    """Rows that arrived since the champion's training reach a fraction of its training rows."""
 
     example: ClassVar[str] = "{trigger: new_rows, fraction: 0.05}"
     trigger: Literal["new_rows"]
     fraction: float = Field(0.05, gt=0)
+    """New rows as a fraction of the champion's training rows."""
 
     def describe(self) -> str:
         return f"new rows reach {self.fraction:.0%} of the training rows"
@@ -69,14 +71,14 @@ class NewRows(Trigger):
 
 
 class Arrival(Trigger):
-    """New rows with labels have come since the latest training: so many, or so large a share of the training rows."""
+    """Enough rows with labels have arrived since the last training, by number or as a share of the training rows."""
 
     example: ClassVar[str] = "{trigger: arrival, labelled_rows: 50000}"
     trigger: Literal["arrival"]
     labelled_rows: int | None = Field(None, ge=1)
-    """So many new rows with labels."""
+    """New rows with labels that are needed. Set this or `share`."""
     share: float | None = Field(None, gt=0)
-    """So large a share of the rows that the champion was trained on."""
+    """The same as a share of the champion's training rows."""
 
     @model_validator(mode="after")
     def _asks_for_one(self) -> "Arrival":

@@ -22,13 +22,14 @@ NOISE_RANGE = 6
 
 
 class Adaptive(MetricTrigger):
-    """The champion's losses have changed for the worse: an adaptive window over them dropped its past (ADWIN)."""
+    """ADWIN, an adaptive window, finds that the champion's metric has changed for the worse."""
 
     example: ClassVar[str] = "{trigger: adaptive, metric: roc_auc, delta: 0.05}"
     trigger: Literal["adaptive"]
     metric: str
+    """The metric."""
     delta: float = Field(0.05, gt=0, lt=1)
-    """Chance of a false alarm."""
+    """Probability of a false alarm."""
 
     def describe(self) -> str:
         return f"an adaptive window sees {self.metric} change for the worse"
@@ -61,13 +62,13 @@ class Adaptive(MetricTrigger):
 
 
 class RegretExceedsCost(Trigger):
-    """What the champion lost since it began, above what models did when fresh, exceeds what a retrain costs."""
+    """The champion's accumulated loss above that of fresh models is worth more than a retrain costs."""
 
     example: ClassVar[str] = "{trigger: regret_exceeds_cost, factor: 1}"
     judges_performance = True
     trigger: Literal["regret_exceeds_cost"]
     factor: float = Field(1.0, gt=0)
-    """Regret must reach so many times the cost."""
+    """Multiple of a retrain's cost that the regret must reach."""
 
     def describe(self) -> str:
         return f"the regret of not retraining reaches {self.factor:g} times its cost"

@@ -1,0 +1,247 @@
+"""Render deployments/README.md: every setting of a model's file and of fleet.yaml, read from the classes that check them.
+
+    python -m deployments.reference > deployments/README.md
+
+Type, bounds, default, meaning and example come from the classes' JSON schema (JSON Schema 2020-12, as pydantic writes
+it), the prose around them from `reference.md.j2`. A new setting needs a description and is in the page with the next
+run; `tests/deployments/test_reference.py` compares the page with what this module renders.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel
+
+from deployments.config.fleet import FleetConfig
+from deployments.config.model import ModelConfig
+from deployments.config.risk import DEFAULTS
+from tasks.policy.decision.retraining import RetrainingPolicy
+
+HERE = Path(__file__).parent
+Schema = Mapping[str, Any]
+LOWER = {"minimum": "≥", "exclusiveMinimum": ">"}
+UPPER = {"maximum": "≤", "exclusiveMaximum": "<"}
+PLAIN = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of a table: what may be written, what holds when it is left out, and what it does."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The settings of one class, with each place in the file where it may stand."""
+
+    paths: tuple[str, ...]
+    meaning: str
+    settings: tuple[Setting, ...]
+    example: str = ""
+    """Of a condition: how it is written in one line."""
+
+    @property
+    def title(self) -> str:
+        return _title(self.paths)
+
+
+def render() -> str:
+    """The whole page."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 (Markdown of our own settings, no HTML and no text of users)
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    page = Page(ModelConfig.model_json_schema())
+    fleet = Page(FleetConfig.model_json_schema())
+    return environment.get_template("reference.md.j2").render(
+        blocks=page.blocks(), conditions=page.conditions(), fleet=fleet.blocks(), risks=_risks()
+    )
+
+
+class Page:
+    """Reads one JSON schema into blocks; nested classes become blocks of their own that the tables link to."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.root = schema
+        self.classes: Mapping[str, Schema] = schema.get("$defs", {})
+        self.paths: dict[str, list[str]] = {}
+        for path, name in self._places("", schema):
+            self.paths.setdefault(name, []).append(path)
+
+    def blocks(self) -> list[Block]:
+        """The file's own settings first, then the blocks in the order of the file."""
+        nested = [self._block(tuple(paths), self.classes[name]) for name, paths in self.paths.items()]
+        return [self._block(("",), self.root), *nested]
+
+    def conditions(self) -> list[Block]:
+        """What `retraining.when` may name, in the order of the union."""
+        return [
+            replace(self._block((name,), self.classes[kind.__name__]), example=getattr(kind, "example", ""))
+            for name, kind in _kinds(RetrainingPolicy.model_fields["when"].annotation)
+        ]
+
+    def link(self, path: str) -> str:
+        """A Markdown link to the block at a path, by the anchor that its heading gets."""
+        places = next(paths for paths in self.paths.values() if path in paths)  # a class has one heading for all places
+        return f"[`{path}`](#{_anchor(_title(places))})"
+
+    def _places(self, path: str, schema: Schema) -> Iterator[tuple[str, str]]:
+        """Each class that a setting below `schema` holds, with its place in the file."""
+        for name, node in schema.get("properties", {}).items():
+            for inner, held in self._held(node):
+                place = ".".join(filter(None, (path, name, inner)))
+                yield place, held
+                yield from self._places(place, self.classes[held])
+
+    def _held(self, node: Schema) -> Iterator[tuple[str, str]]:
+        """The classes that a setting holds, with what stands between its name and theirs; conditions are shown apart."""
+        for part in () if "discriminator" in node else node.get("anyOf", [node]):
+            values = part.get("additionalProperties", {})
+            holders = (("", part), ("", part.get("items", {})), ("NAME", values if isinstance(values, Mapping) else {}))
+            for inner, holder in holders:
+                name = holder.get("$ref", "").rsplit("/", 1)[-1]
+                if "properties" in self.classes.get(name, {}):
+                    yield inner, name
+
+    def _block(self, paths: tuple[str, ...], schema: Schema) -> Block:
+        needed = schema.get("required", ())
+        settings = tuple(
+            Setting(
+                f"`{name}`",
+                self._type(node, ".".join(filter(None, (paths[0], name)))),
+                _default(paths[0], name, node, name in needed),
+                _cell(node.get("description") or self._meaning_of_class(node)),
+                "" if any(self._held(node)) else _example(name, node),
+            )
+            for name, node in schema.get("properties", {}).items()
+            if "const" not in node  # `trigger: NAME`, which is the heading
+        )
+        return Block(paths, _sentence(schema.get("description", "")), settings)
+
+    def _meaning_of_class(self, node: Schema) -> str:
+        return next((str(self.classes[held].get("description", "")) for _, held in self._held(node)), "")
+
+    def _type(self, node: Schema, path: str) -> str:
+        """What may be written, in words."""
+        if "discriminator" in node:
+            return "[condition](#conditions)"
+        if "$ref" in node:
+            return f"settings of {self.link(path)}" if any(self._held(node)) else "any value"
+        if "enum" in node:
+            return _cell(", ".join(f"`{value}`" for value in node["enum"]))
+        if "anyOf" in node:
+            offered = [part for part in node["anyOf"] if part.get("type") != "null"]
+            null = ["`null`"] if len(offered) < len(node["anyOf"]) and node.get("default") is not None else []
+            offered_types = [self._type(part, path) for part in offered]
+            if "number" in offered_types:
+                offered_types = [kind for kind in offered_types if kind != PLAIN["integer"]]
+            return " or ".join([*offered_types, *null])
+        return self._plain_type(node, path)
+
+    def _plain_type(self, node: Schema, path: str) -> str:
+        kind = node.get("type", "")
+        if kind == "array":
+            if "prefixItems" in node:
+                return f"list of {len(node['prefixItems'])}: {self._type(node['prefixItems'][0], path)}"
+            return f"list of {self._type(node['items'], path)}"
+        if kind == "object":
+            return f"mapping of names to {self._type(node['additionalProperties'], f'{path}.NAME')}"
+        if node.get("format") == "date-time":
+            return "time (UTC)"
+        if "pattern" in node:
+            return _cell(f"text matching `{node['pattern']}`")
+        return _bounded(PLAIN[kind], node)
+
+
+def _bounded(words: str, node: Schema) -> str:
+    low = next((f"{sign} {node[key]:,}" for key, sign in LOWER.items() if key in node), "")
+    high = next((f"{sign} {node[key]:,}" for key, sign in UPPER.items() if key in node), "")
+    return ", ".join(filter(None, (f"{words} {low}".strip(), high))) if low else f"{words} {high}".strip()
+
+
+def _default(block: str, name: str, node: Schema, required: bool) -> str:
+    """What holds when the setting is left out; some follow from the model's risk."""
+    usual = node.get("default")
+    by_risk = {risk: blocks.get(block, {}).get(name, usual) for risk, blocks in DEFAULTS.items()}
+    if block != "retraining" and len(set(map(repr, by_risk.values()))) > 1:  # a retraining block is taken as it is
+        return ", ".join(f"{risk}: {_inline(value)}" for risk, value in by_risk.items())
+    if not block and all(name in blocks for blocks in DEFAULTS.values()):
+        return "by risk"
+    if required:
+        return "**required**"
+    if isinstance(usual, dict) and usual and "additionalProperties" not in node:
+        return "its defaults"
+    return "" if usual in (None, "", [], {}) else f"`{_inline(usual)}`"
+
+
+def _example(name: str, node: Schema) -> str:
+    """The first example of the setting, else its default, as it is written in the file."""
+    given = [*node.get("examples", ()), *(part for each in node.get("anyOf", ()) for part in each.get("examples", ()))]
+    value = given[0] if given else node.get("default")
+    return "" if value in (None, "", [], {}) else _cell(f"`{name}: {_inline(value)}`")
+
+
+def _kinds(union: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The classes that `trigger` chooses from, with the name of each."""
+    for kind in get_args(union):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield str(get_args(kind.model_fields["trigger"].annotation)[0]), kind
+        else:
+            yield from _kinds(kind)
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML in one line; whole floats and times as people write them."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+Z", value):
+        return value
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False)
+    return text.strip().removesuffix("\n...")
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    """Text in a cell of a Markdown table."""
+    return _sentence(text).replace("|", "\\|")
+
+
+def _title(paths: Sequence[str]) -> str:
+    return " and ".join(f"`{path}`" for path in paths)
+
+
+def _anchor(title: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def _risks() -> list[tuple[str, str, list[str]]]:
+    """Block, setting and value at each risk, of what a model's risk sets."""
+    named = dict.fromkeys(
+        (block, name) for blocks in DEFAULTS.values() for block, settings in blocks.items() for name in settings
+    )
+    return [
+        (block, name, [_inline(blocks[block][name]) if name in blocks[block] else "" for blocks in DEFAULTS.values()])
+        for block, name in named
+    ]
+
+
+if __name__ == "__main__":
+    print(render(), end="")

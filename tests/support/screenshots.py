@@ -1,0 +1,48 @@
+"""Retake the pictures of README.md from the workspace that `make demo` filled: `python -m tests.support.screenshots`.
+
+Prefect's server is started without a log-in for the picture of a decision, and stopped afterwards.
+"""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+from PIL import Image
+
+from tasks.adapters.orchestration.server import running_server, wait_until_healthy
+from tasks.adapters.storage.workspace import workspace
+from tests.support.browser import render
+
+FOLDER = Path(__file__).parents[2] / "infra" / "screenshots"
+DECISION = "decision-air-time"
+COLOURS = 256  # a page has few; the file is half the size
+
+
+def retake() -> None:
+    """Write replay.png and decision.png."""
+    with TemporaryDirectory() as folder:
+        replay = render(workspace().home / "replay" / "index.html", Path(folder), width=1200, height=1290)
+        _keep(replay.screenshot, "replay.png")
+        with running_server(workspace()) as environment:
+            api = environment["PREFECT_API_URL"]
+            wait_until_healthy(api)
+            page = f"{api.removesuffix('/api')}/artifacts/artifact/{_retraining(api)}"
+            decision = render(page, Path(folder), width=1280, height=900, ready="h1", settle_ms=4000)
+        _keep(decision.screenshot, "decision.png")
+
+
+def _retraining(api: str) -> str:
+    """The latest decision that asked for a retrain."""
+    asked = {"artifacts": {"key": {"any_": [DECISION]}}, "sort": "CREATED_DESC", "limit": 200}
+    decisions = httpx.post(f"{api}/artifacts/filter", json=asked, timeout=60).raise_for_status().json()
+    heads = {str(found["id"]): " ".join(found["data"].lower().split("\n\n")[:2]) for found in decisions}
+    return next(decision for decision, head in heads.items() if "retrain" in head and "keep" not in head)
+
+
+def _keep(screenshot: Path, name: str) -> None:
+    with Image.open(screenshot) as taken:
+        taken.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(FOLDER / name, optimize=True)
+
+
+if __name__ == "__main__":
+    retake()
