@@ -96,7 +96,17 @@ class ModelConfig(Settings):
         unknown = [name for name in self.quality.columns if name not in self.columns.features.names]
         if unknown:
             raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")
+        self._evidently_reads_sampled_columns()
         return self
+
+    def _evidently_reads_sampled_columns(self) -> None:
+        sampled = set(self.columns.features.names) - set(self.columns.personal)
+        for number, item in enumerate(self.drift.evidently):
+            for name in item.columns:
+                if name not in sampled:
+                    raise ValueError(
+                        f"drift.evidently.{number} reads {name!r}, expected a feature that columns.personal does not list"
+                    )
 
     def _classes_fit(self) -> None:
         listed, positive = self.columns.classes, self.columns.positive_label

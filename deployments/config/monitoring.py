@@ -1,12 +1,94 @@
 """The blocks of a model's YAML file that describe its monitoring: data quality, drift and performance."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from deployments.config.settings import ColumnName, Share
+from deployments.config.settings import ColumnName, ImportPath, Share
 from tasks.policy.data_quality.label_quality import LabelRules
 from tasks.policy.records.base import Settings
+
+EvidentlyName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$", max_length=100)]
+COMPARED, LISTED = ("eq", "not_eq", "gt", "gte", "lt", "lte"), ("is_in", "not_in")
+
+
+def _check_tests(tests: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for name, limit in tests.items():
+        if name not in COMPARED + LISTED:
+            raise ValueError(f"{name} is no test, expected one of {', '.join(COMPARED + LISTED)}")
+        if name in LISTED and not isinstance(limit, list):
+            raise ValueError(f"{name} is {limit!r}, expected a list of values")
+        if name in COMPARED and not _is_limit(limit, text=name in ("eq", "not_eq")):
+            raise ValueError(
+                f"{name} is {limit!r}, expected a number, or {{relative: 0.1}} or {{absolute: 5}}: how far from the reference's"
+            )
+    return tests
+
+
+def _is_limit(limit: JsonValue, text: bool) -> bool:
+    if isinstance(limit, dict):
+        return bool(limit) and set(limit) <= {"relative", "absolute"} and all(map(_is_number, limit.values()))
+    return _is_number(limit) or (text and isinstance(limit, str))
+
+
+def _is_number(value: JsonValue) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+Tests = Annotated[dict[str, JsonValue], AfterValidator(_check_tests)]
+
+
+class EvidentlyItem(Settings):
+    """One metric, preset or report that Evidently computes on the samples of the window and of the reference."""
+
+    metric: EvidentlyName | None = None
+    """A class of evidently.metrics, such as MeanValue."""
+    preset: EvidentlyName | None = None
+    """A class of evidently.presets, such as DataSummaryPreset."""
+    report: ImportPath | None = None
+    """`module:function`, called with `parameters` and returning an evidently.Report, which Perennial runs."""
+    parameters: dict[str, JsonValue] = Field({})
+    """Passed to the metric, the preset or the function, such as {column: amount}."""
+    tests: Tests = Field({})
+    """Metric: tests of its value by Evidently's names, such as {gt: 25} or {lte: {relative: 0.1}}."""
+    share_tests: Tests = Field({})
+    """The same for metrics that count: tests of the share instead of the count."""
+    default_tests: bool = False
+    """Whether Evidently adds its default tests against the reference to what has none; they are two-sided and strict."""
+    fails_as: Literal["warn", "drifted"] = "warn"
+    """What a failed test does: warn tells, drifted makes the window drifted."""
+
+    @model_validator(mode="after")
+    def _names_one_thing(self) -> Self:
+        named = [kind for kind in ("metric", "preset", "report") if getattr(self, kind) is not None]
+        if len(named) != 1:
+            raise ValueError(
+                f"names {' and '.join(named) or 'nothing to compute'}, expected one of metric, preset and report"
+            )
+        if (self.tests or self.share_tests) and self.metric is None:
+            raise ValueError(
+                f"tests belong to a metric, found a {named[0]}; expected default_tests, or tests in the function"
+            )
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that its parameters name; a function names its own."""
+        if self.report is not None:
+            return ()
+        own, several = self.parameters.get("column"), self.parameters.get("columns")
+        keyed = [keys for name, keys in self.parameters.items() if name.startswith("per_column_")]
+        parts: list[JsonValue] = [own] if own is not None else []
+        parts += several if isinstance(several, list) else []
+        parts += [key for keys in keyed if isinstance(keys, dict) for key in keys]
+        return tuple(map(str, parts))
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        column = self.parameters.get("column")
+        return f"{self.metric or self.preset or self.report}{f' of {column}' if column else ''}"
+
 
 MetricName = Literal["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier", "mae", "rmse", "pinball"]
 
@@ -99,9 +181,15 @@ class Drift(Settings):
     joint_threshold: float = Field(0.55, gt=0.5, lt=1, examples=[0.6])
     """AUC of that classifier from which the features have drifted together; 0.5 is chance."""
     sample_rows: int = Field(5000, ge=100, le=100_000, examples=[10_000])
-    """Rows sampled for the report's plots. The numbers come from all rows."""
+    """Rows sampled of each side for what looks at single rows: Evidently, the joint classifier, plots."""
     plots: int = Field(4, ge=0, le=50, examples=[10])
     """Features plotted in the report, worst first."""
+    evidently: tuple[EvidentlyItem, ...] = Field(
+        (),
+        max_length=50,
+        examples=[[{"metric": "MissingValueCount", "parameters": {"column": "age"}, "tests": [{"lte": 0}]}]],
+    )
+    """Metrics, presets and reports of your own, computed by Evidently on the samples. Personal columns are not in them."""
 
 
 class Performance(Settings):

@@ -1,29 +1,52 @@
-"""Has the data moved from what the model learned? Every feature measured on all rows, and a page to look at."""
+"""Has the data moved from what the model learned? Every feature is measured on all rows; Evidently measures a sample.
+
+The verdict of record is that of all rows. What Evidently finds, and the user's own tests, stand beside it.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import dashboards, gates, models, profiling, registry, storage
+from tasks.adapters import dashboards, gates, models, profiling, registry
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import Shift, explain_predictions, prediction_shifts
-from tasks.policy.monitoring.drift import measure
-from tasks.policy.monitoring.drift_reasons import describe
+from tasks.policy.monitoring.drift import describe, measure
 from tasks.policy.monitoring.joint_drift import describe_joint
+from tasks.policy.monitoring.second_opinion import with_own_tests, with_second_opinion
+from tasks.policy.records.base import digest
 from tasks.policy.records.binned_rows import CodedRows
 from tasks.policy.records.errors import FeatureError, WorkspaceError
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
-from tasks.policy.records.reports import DriftReport
+from tasks.policy.records.reports import DriftReport, SecondOpinion
 from tasks.policy.reference.calendar_match import Matched, match_calendar
 from tasks.policy.statistics.power import rows_needed
 
+if TYPE_CHECKING:  # loaded where a window is measured
+    from tasks.adapters.gates.evidently_columns import Samples
+    from tasks.adapters.profiling.reference_sample import ReferenceSample
+
 PAGE = "drift.html"
+NO_SAMPLE = "this version was registered before a sample of its training rows was stored; the next retrain stores one"
+NO_ROW = "no row of the window was sampled"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a version learned from, as stored with it: its profile, how it relies on features, and training rows."""
+
+    profile: ReferenceProfile
+    importances: Mapping[str, float] = field(default_factory=dict)
+    coded: CodedRows | None = None
+    """Rows as codes of the profile's bins."""
+    sample: "ReferenceSample | None" = None
+    """Some of these rows with their values."""
 
 
 @task(
@@ -34,10 +57,13 @@ PAGE = "drift.html"
 )
 def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVersion) -> DriftReport:
     """Measure a window against the champion's frozen reference, features weighted by their importance to it."""
-    reference = registry.version_files.reference_profile(champion)
-    shifts = partial(measure_prediction_shifts, profile, champion)
-    importance, coded = registry.version_files.feature_importance(champion), registry.version_files.coded_rows(champion)
-    report = report_drift(config, profile, reference, importance, shifts, coded)
+    baseline = Baseline(
+        registry.version_files.reference_profile(champion),
+        registry.version_files.feature_importance(champion),
+        registry.version_files.coded_rows(champion),
+        registry.version_files.reference_sample(champion),
+    )
+    report = report_drift(config, profile, baseline, partial(measure_prediction_shifts, profile, champion))
     drifted = sum(feature.verdict == "drifted" for feature in report.features)
     worst = describe(report.features[0]) if report.features else "no feature"
     get_run_logger().info(
@@ -47,42 +73,74 @@ def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVe
         len(report.features),
         worst,
     )
+    for warning in report.warnings:
+        get_run_logger().warning("drift: %s", warning)
     return report
 
 
 def report_drift(
     config: ModelConfig,
     profile: WindowProfile,
-    reference: ReferenceProfile,
-    importances: Mapping[str, float] | None = None,
+    baseline: Baseline,
     measure_shifts: Callable[[], Sequence[Shift]] = tuple,
-    coded: CodedRows | None = None,
 ) -> DriftReport:
-    """The same, for a reference at hand. RuntimeError where Evidently's gate does not agree with every verdict.
+    """The same, for a reference at hand.
 
-    With `coded` training rows the reference is matched to the window's phase of the calendar, and features are looked at
+    With coded training rows the reference is matched to the window's phase of the calendar, and features are looked at
     together. Shifts of predictions are measured only where a feature drifted, as they cost more than the rest.
     """
-    sample = None if coded is None else _read_sample(config, profile, reference, importances or {})
-    matched = _match(config, profile, reference, coded, sample)
-    reference = matched.reference if matched else reference
+    coded, importances = baseline.coded, baseline.importances
+    sample = None if coded is None else _read_sample(config, profile, baseline.profile, importances)
+    matched = _match(config, profile, baseline.profile, coded, sample)
+    reference = matched.reference if matched else baseline.profile
     report = measure(profile, reference, config.drift, importances)
     if any(feature.verdict == "drifted" for feature in report.features):
         report = _with_shifts(report, measure_shifts(), config)
     report = _with_rows(config, report, coded, sample, matched, reference.stable_auc)
-    title = f"{config.name} {profile.window.name}: {report.verdict}"
-    drawn = gates.evidently.draw_report(report, reference, profile.sample_uri, config.drift.plots, title)
-    drifted = {feature.feature for feature in report.features if feature.verdict == "drifted"}
-    if drawn.failed != drifted:
-        raise RuntimeError(
-            f"{title}: Evidently fails {sorted(drawn.failed)}, measured as drifted were {sorted(drifted)}"
-        )
-    path = workspace().report(config.name, profile.window.name, PAGE)
+    samples = _draw_samples(config, profile, replace(baseline, profile=reference), matched)
+    return _with_evidently(config, report, samples, NO_SAMPLE if baseline.sample is None else NO_ROW)
+
+
+def _draw_samples(
+    config: ModelConfig, profile: WindowProfile, baseline: Baseline, matched: Matched | None
+) -> "Samples | None":
+    """Both sides for Evidently, the reference's at the window's phase; None where either has no row stored."""
+    if baseline.sample is None or profile.sample_uri is None:
+        return None
+    seed = int(digest(config.name, profile.window.name, length=8), 16)
+    drawn = baseline.sample.draw(config.drift.sample_rows, seed, matched.weights if matched else None)
+    frozen = {feature.feature: feature for feature in baseline.profile.features}
+    held = set(pq.read_schema(profile.sample_uri).names)
+    names = [name for name in drawn.rows.column_names if name in held]
+    current = pq.read_table(profile.sample_uri, columns=names, use_threads=False)
+    return gates.evidently_columns.Samples(current, drawn.rows, drawn.days, frozen)
+
+
+def _with_evidently(config: ModelConfig, report: DriftReport, samples: "Samples | None", why_none: str) -> DriftReport:
+    """The report with Evidently's opinion and the user's own tests; `why_none` says why there are no samples.
+
+    Its page and snapshots are written.
+    """
+    measured = gates.evidently.measure_samples(report, samples, config.drift) if samples else None
+    opinion = measured.opinion if measured else SecondOpinion("insufficient", 0, 0, unavailable=why_none)
+    report = with_second_opinion(report, opinion, config.drift.max_share)
+    items, moment = config.drift.evidently, report.window.end
+    own = (
+        gates.evidently_metrics.compute_items(items, samples, moment)
+        if samples and items
+        else gates.evidently_metrics.OwnResults()
+    )
+    skipped = () if samples else tuple(f"Evidently's {item.name} was not computed: {why_none}" for item in items)
+    report = with_own_tests(report, own.tests, (*own.not_computed, *skipped))
+    drawn = gates.evidently.draw_report(report, measured, config.drift.plots)
+    name, window = config.name, report.window.name
+    path = workspace().report(name, window, PAGE)
     try:
-        storage.atomic_files.write_whole(
-            path, dashboards.shared_scripts.share_scripts(drawn.html, path, workspace().reports)
+        gates.evidently_page.write_page(
+            path, workspace().reports, f"{name} {window}: {report.verdict}", report, drawn, own.snapshots
         )
-        dashboards.evidently_workspace.keep(drawn.snapshot, config.name, profile.window.name, profile.window.end)
+        for kept, snapshot in (("", drawn), *own.snapshots.items()):
+            dashboards.evidently_workspace.keep(snapshot, name, f"{window} {kept}".strip(), moment)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
     return replace(report, report_uri=str(path))

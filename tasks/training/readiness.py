@@ -5,18 +5,21 @@ from datetime import timedelta
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import models, profiling, sources
+from tasks.adapters import gates, models, profiling, sources
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError
 
 
 def check_training(config: ModelConfig) -> None:
     """Raises SourceError where a source's function cannot be imported, EstimatorError where an estimator cannot be used,
-    FeatureError where a feature has the name of the label, so that no run would train on it."""
+    FeatureError where a feature has the name of the label, so that no run would train on it, ModelConfigError where
+    `drift.evidently` names what Evidently does not have."""
     if leaks := profiling.leakage.leaks_by_name(config):
         raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
     sources.check_function(config)
     models.estimators.try_out(config)
+    if config.drift.evidently:
+        gates.evidently_metrics.check_items(config)
 
 
 def look_at_data(config: ModelConfig) -> tuple[str, ...]:

@@ -112,7 +112,10 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         contributed = models.shap.contributions(fitted.scorer, rows, models.shap.FROZEN_ROWS)
         frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
         used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb())
-        version = registry.registration.register(config, fitted, training, decision_id, profile, frozen, coded, used)
+        sample = profiling.reference_sample.draw_sample(config, profile, rows)
+        version = registry.registration.register(
+            config, fitted, training, decision_id, profile, frozen, coded, used, sample
+        )
         reached = fitted.metrics.get(config.performance.metric)
         get_run_logger().info(
             "training: version %s on %d rows in %.1f CPU s and %s rounds; held-back %s %s",

@@ -12,7 +12,7 @@ import pytest
 from tasks.adapters.lake.tables import land_rows
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches
 from tasks.data.profile import profile_snapshot
-from tasks.monitoring.drift import report_drift
+from tasks.monitoring.drift import Baseline, report_drift
 from tasks.monitoring.quality import judge_quality, usual_rows
 from tasks.policy.monitoring.attribution import Shift
 from tasks.policy.records.base import Window, to_json
@@ -66,7 +66,7 @@ def test_two_columns_of_one_name_fail(judged, in_a_workspace):
     table = rows().append_column("amount", pa.array(amounts()))
     profiled = profile(config, reference(config), table, sample_path=in_a_workspace / "sample")
     assert ("column present once", "amount") in broken(judge_quality(config, profiled, reference(config)))
-    report_drift(config, profiled, reference(config))
+    report_drift(config, profiled, Baseline(reference(config)))
 
 
 def test_columns_named_by_numbers_are_monitored(judged):
@@ -205,7 +205,7 @@ def test_the_stages_read_a_landed_snapshot_and_agree_with_its_batches(in_a_works
     assert (profiled.rows, profiled.duplicate_ids, profiled.newest) == (COUNT, 0, again.newest)
     assert Path(profiled.sample_uri).parent.name == WINDOW.name.replace("..", "_")
     assert judge_quality(config, profiled, frozen).verdict == "pass"
-    assert report_drift(config, profiled, frozen).verdict == "stable"
+    assert report_drift(config, profiled, Baseline(frozen)).verdict == "stable"
 
 
 def test_a_rule_for_a_column_that_is_no_feature_is_refused():
@@ -224,7 +224,7 @@ def test_shifts_of_predictions_are_measured_where_a_feature_drifted_and_only_the
 
     replaced = {"country": [country] * COUNT} if country else {}
     profiled = profile(config, reference(config), rows(**replaced), sample_path=in_a_workspace / "sample")
-    report = report_drift(config, profiled, reference(config), measure_shifts=shifts)
+    report = report_drift(config, profiled, Baseline(reference(config)), shifts)
     assert len(measured) == asked
     assert (drift_of(report, "country").prediction_shift, "country +0.5" in (report.explanation or "")) == (
         (0.5, True) if asked else (None, False)

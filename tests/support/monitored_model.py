@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches
-from tasks.monitoring.drift import report_drift
+from tasks.adapters.profiling.reference_sample import draw_sample
+from tasks.monitoring.drift import Baseline, report_drift
 from tasks.monitoring.quality import judge_quality
 from tasks.policy.records.base import Window
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
@@ -64,8 +65,20 @@ def rows(count: int = 2000, seed: int = 0, window: Window = WINDOW, **replaced: 
     )
 
 
+_LEARNED: dict[int, tuple[ReferenceProfile, pa.Table]] = {}
+"""The rows of each reference made here, by its identity; the reference is held so that no other one gets it."""
+
+
 def reference(config: ModelConfig, count: int = 10_000, **replaced: Any) -> ReferenceProfile:
-    return freeze_reference(rows(count, 99, HISTORY, **replaced).to_batches(), config, HISTORY, "hash")
+    learned = rows(count, 99, HISTORY, **replaced)
+    frozen = freeze_reference(learned.to_batches(), config, HISTORY, "hash")
+    _LEARNED[id(frozen)] = frozen, learned
+    return frozen
+
+
+def baseline(config: ModelConfig, frozen: ReferenceProfile) -> Baseline:
+    """The profile with a sample of the rows that it was made of here; no coded rows, so nothing is matched or joint."""
+    return Baseline(frozen, sample=draw_sample(config, frozen, _LEARNED[id(frozen)][1]))
 
 
 def profile(config: ModelConfig, frozen: ReferenceProfile, table: pa.Table, **options: Any) -> WindowProfile:
@@ -108,7 +121,7 @@ class Judged:
 
     @property
     def drift(self) -> DriftReport:
-        return report_drift(self.config, self.profiled, self.frozen)
+        return report_drift(self.config, self.profiled, baseline(self.config, self.frozen))
 
     def __iter__(self) -> Iterator[QualityReport | DriftReport]:
         return iter((self.quality, self.drift))

@@ -4,5 +4,4 @@ from . import (
     local_guard as local_guard,
     mlflow_app as mlflow_app,
     prefect_app as prefect_app,
-    shared_scripts as shared_scripts,
 )

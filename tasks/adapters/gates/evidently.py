@@ -1,61 +1,126 @@
-"""Evidently as the gate's second voice and as the page people look at; the numbers are ours, counted on all rows.
+"""Evidently as a second opinion: it measures bounded samples of both sides by itself, with its own methods.
 
-Evidently would compute each statistic three times on all rows, drop nulls and infinities first, and draw every
-column. Here a registered `StatTest` hands it the score and verdict that the profiles gave, it draws the worst columns
-from a bounded sample, and its test statuses must agree with our verdicts. The reference is drawn from its frozen
-profile, since no reference row is stored. Names and values are escaped in the page, which Evidently does not do.
+Evidently's preset computes each statistic three times on all rows and draws every column. Here its tests run once, on
+samples, at the limits calibrated for the model (`tasks.policy.monitoring.second_opinion`), and the worst columns are drawn.
+Where Evidently disagrees with the verdict on all rows, resampling says whether the size of the sample explains it.
 """
 
 import gc
-import re
 from collections.abc import Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from evidently import DataDefinition, Dataset, Report
 from evidently.core.container import MetricContainer
 from evidently.core.metric_types import Metric, MetricTestResult, SingleValueCalculation
 from evidently.core.report import Context, Snapshot
-from evidently.legacy.calculations.stattests.registry import StatTest, get_registered_stattest, register_stattest
+from evidently.legacy.calculations.stattests.registry import get_registered_stattest
 from evidently.legacy.core import ColumnType
 from evidently.legacy.model.widget import BaseWidgetInfo
-from evidently.legacy.renderers.html_widgets import CounterData, counter, table_data
+from evidently.legacy.renderers.html_widgets import table_data
 from evidently.legacy.tests.base_test import TestStatus
 from evidently.metrics.column_statistics import ValueDrift, ValueDriftBoundTest, ValueDriftTest
 
-from tasks.adapters.gates.report_sample import drawable
-from tasks.policy.monitoring.joint_drift import describe_joint
-from tasks.policy.records.profile import FeatureReference, ReferenceProfile
-from tasks.policy.records.reports import DriftReport, FeatureDrift
+from tasks.adapters.gates.evidently_columns import Compared, Samples, compare, escape
+from tasks.policy.monitoring.drift import Limits
+from tasks.policy.monitoring.second_opinion import QUANTILE, weigh
+from tasks.policy.records.reports import DriftReport, FeatureDrift, FeatureOpinion, SecondOpinion
 
 LISTED = 100  # rows of the table at the top
+DRAWS, RESAMPLED = 50, 40  # resamples of a disagreement, and disagreements that are resampled
 gc.freeze()  # Evidently's modules hold a million objects; searching them again costs 0.3 s of the first report
-_measured: ContextVar[dict[str, FeatureDrift]] = ContextVar("measured")
 
 
-class CountedDrift(ValueDrift):
-    """Evidently's `ValueDrift` of a column that is judged and listed but not drawn."""
+@dataclass(frozen=True)
+class Found:
+    """One of Evidently's tests with its result."""
+
+    test: Compared
+    score: float
+    is_drifted: bool
+
+    @property
+    def effect(self) -> float:
+        return self.test.scale.effect(self.score)
 
 
-class CountedDriftCalculation(SingleValueCalculation[CountedDrift]):
+@dataclass(frozen=True)
+class Measured:
+    """Evidently's opinion, and the tests that it rests on by feature."""
+
+    opinion: SecondOpinion
+    found: dict[str, list[Found]]
+
+
+def measure_samples(report: DriftReport, samples: Samples, limits: Limits, seed: int = 0) -> Measured:
+    """Every sampled feature as Evidently sees it. A feature with fewer than `min_rows` values on a side is left out."""
+    found: dict[str, list[Found]] = {}
+    for feature in samples.features:
+        tests = [_run(test) for test in compare(samples.frozen[feature], *samples.sides(feature), limits)]
+        if tests:
+            found[feature] = tests
+    known = {drift.feature: drift for drift in report.features}
+    opinions = [_opinion(known[feature], tests) for feature, tests in found.items()]
+    apart = sorted((one for one in opinions if one.disagrees), key=lambda one: -abs(one.effect / one.limit - 1))
+    bounded = {one.feature: _with_interval(one, found[one.feature], seed) for one in apart[:RESAMPLED]}
+    opinions = [bounded.get(one.feature, one) for one in opinions]
+    opinion = weigh(report, opinions, len(samples.current), len(samples.reference), limits.max_share)
+    return Measured(opinion, found)
+
+
+def _run(test: Compared) -> Found:
+    kind = ColumnType.Numerical if test.is_numeric else ColumnType.Categorical
+    result = get_registered_stattest(test.stattest, kind)(test.reference, test.current, kind, test.threshold)
+    return Found(test, float(result.drift_score), bool(result.drifted))
+
+
+def _opinion(drift: FeatureDrift, found: Sequence[Found]) -> FeatureOpinion:
+    """The test that decides: the one furthest past its limit, else the one that decided on all rows, else the first."""
+    past = max((one for one in found if one.is_drifted), key=lambda one: one.effect / one.test.limit, default=None)
+    deciding = past or next((one for one in found if one.test.method == drift.method), found[0])
+    verdict: Any = "drifted" if past else "stable"
+    return FeatureOpinion(
+        drift.feature,
+        verdict,
+        deciding.test.method,
+        deciding.effect,
+        deciding.test.limit,
+        disagrees={verdict, drift.verdict} == {"drifted", "stable"},
+    )
+
+
+def _with_interval(opinion: FeatureOpinion, found: Sequence[Found], seed: int) -> FeatureOpinion:
+    """A bootstrap interval of the effect, widened by the bootstrap's bias: distances of resamples lie too high."""
+    deciding = next(one for one in found if one.test.method == opinion.method)
+    random = np.random.default_rng(seed)
+    effects = np.array([_run(deciding.test.resampled(random)).effect for _ in range(DRAWS)])
+    bias, half = float(effects.mean()) - opinion.effect, QUANTILE * float(effects.std(ddof=1))
+    ends = sorted((opinion.effect, opinion.effect - bias))
+    return replace(opinion, low=max(0.0, ends[0] - half), high=ends[1] + half)
+
+
+class SampledDrift(ValueDrift):
+    """Evidently's `ValueDrift` of a column that was measured before and is listed but not drawn."""
+
+    score: float
+    drifted: bool
+
+
+class SampledDriftCalculation(SingleValueCalculation[SampledDrift]):
     def calculate(self, context: Context, current_data: Dataset, reference_data: Dataset | None) -> Any:
         metric = self.metric
-        test = get_registered_stattest(metric.method, ColumnType.Numerical)
-        found = test(pd.Series(name=metric.column), pd.Series(name=metric.column), "num", metric.threshold)
-        result = self.result(found.drift_score)
+        result = self.result(metric.score)
         result.widget = []
-        status = TestStatus.FAIL if found.drifted else TestStatus.SUCCESS
         result.set_tests(
             [
                 MetricTestResult(
                     id="drift",
                     name=f"Value Drift for column {metric.column}",
-                    description=f"Drift score is {found.drift_score:0.2f}. The drift detection method is "
-                    f"{test.display_name}. The drift threshold is {found.actual_threshold:0.2f}.",
-                    status=status,
+                    description=f"Drift score is {metric.score:0.2f}. The drift detection method is {metric.method}. "
+                    f"The drift threshold is {metric.threshold:0.2f}.",
+                    status=TestStatus.FAIL if metric.drifted else TestStatus.SUCCESS,
                     metric_config=self.to_metric_config(),
                     test_config={},
                     bound_test=ValueDriftBoundTest(test=ValueDriftTest(), metric_fingerprint=metric.metric_id),
@@ -68,135 +133,103 @@ class CountedDriftCalculation(SingleValueCalculation[CountedDrift]):
         return f"Value drift for {self.metric.column}"
 
 
-class MeasuredDrift(MetricContainer):
-    """All columns of a drift report, worst first: a table of them, then the drawn ones."""
+class BothVerdicts(MetricContainer):
+    """A table of both verdicts, worst column first, then the drawn columns."""
 
-    drawn: list[str]
-    note: str
+    measured: list[ValueDrift]
+    rows: list[tuple[str, ...]]
 
     def generate_metrics(self, context: Context) -> Sequence[Metric]:
-        return [
-            (ValueDrift if name in self.drawn else CountedDrift)(
-                column=name, method=_stat_test(drift.method), threshold=drift.threshold
-            )
-            for name, drift in _measured.get().items()
-        ]
+        return self.measured
 
     def render(self, context: Context, child_widgets: Any = None) -> list[BaseWidgetInfo]:
-        drifts = list(_measured.get().values())
-        moved = sum(drift.verdict == "drifted" for drift in drifts)
-        summary = counter(counters=[CounterData(self.note, f"{moved} of {len(drifts)} columns drifted")], title="")
-        return [summary, _table(drifts[:LISTED]), *super().render(context, child_widgets)]
+        table = table_data(title="Columns, worst first", column_names=HEADER, data=self.rows)
+        return [table, *super().render(context, child_widgets)]
 
 
-def _table(drifts: Sequence[FeatureDrift]) -> BaseWidgetInfo:
-    def number(value: float | None) -> str:
-        return "" if value is None else f"{value:.3g}"
-
-    return table_data(
-        title="Columns, worst first (numbers from all rows)",
-        column_names=[
-            "column",
-            "verdict",
-            "score",
-            "limit",
-            "q",
-            "mean σ",
-            "moved prediction",
-            "nulls",
-            "before",
-            "unseen",
-        ],
-        data=[
-            (
-                drift.feature,
-                drift.verdict,
-                f"{drift.method} {drift.effect_size:.3g}",
-                number(drift.threshold),
-                number(drift.q_value),
-                number(drift.mean_shift_sigma),
-                number(drift.prediction_shift),
-                *(f"{share:.1%}" for share in (drift.null_share, drift.reference_null_share, drift.unseen_share)),
-            )
-            for drift in drifts
-        ],
-    )
+def draw_report(report: DriftReport, measured: Measured | None, plots: int) -> Snapshot:
+    """Evidently's snapshot of the window: both verdicts by column, its tests, and the worst `plots` columns drawn."""
+    found = measured.found if measured else {}
+    order = [drift.feature for drift in report.features if drift.feature in found]
+    shown = dict(zip(order, escape(order), strict=True))
+    drawn: dict[str, Compared] = {}
+    metrics: list[ValueDrift] = []
+    for feature in order:
+        for one in found[feature]:
+            values = one is found[feature][0] and one.test.has_values
+            name = shown[feature] if values else f"{shown[feature]}, {one.test.method}"
+            settings = {"column": name, "method": one.test.stattest, "threshold": one.test.threshold}
+            if values and len(drawn) < plots:
+                drawn[name] = one.test
+                metrics.append(ValueDrift(**settings))
+            else:
+                metrics.append(SampledDrift(**settings, score=one.score, drifted=one.is_drifted))
+    sides = [_dataset(drawn, side) for side in ("current", "reference")]
+    container = BothVerdicts(measured=metrics, rows=_rows(report))
+    return Report([container], include_tests=True).run(*sides, timestamp=report.window.end)
 
 
-@cache
-def _stat_test(method: str) -> str:
-    """Name under which Evidently's registry, one per process, hands over the measured score of `method`."""
-    name = f"perennial_{method.replace(' ', '_')}"
-    kinds = [ColumnType.Numerical, ColumnType.Categorical]
-
-    def hand_over(reference: pd.Series, *_: Any) -> tuple[float, bool]:
-        drift = _measured.get()[str(reference.name)]
-        return drift.effect_size, drift.verdict == "drifted"
-
-    register_stattest(StatTest(name, f"{method}, all rows", kinds), default_impl=hand_over)
-    return name
+def _dataset(drawn: dict[str, Compared], side: str) -> Dataset:
+    frame = pd.DataFrame({name: getattr(test, side) for name, test in drawn.items()})
+    return as_dataset(frame, [name for name, test in drawn.items() if test.is_numeric])
 
 
-@dataclass(frozen=True)
-class DrawnReport:
-    """Evidently's page, the columns whose tests failed there, and what its own UI can keep."""
-
-    html: str
-    failed: frozenset[str]
-    snapshot: Snapshot
-
-
-def draw_report(
-    report: DriftReport, reference: ReferenceProfile, sample_uri: str | None, plots: int, title: str
-) -> DrawnReport:
-    """Evidently's report on measured drift, with the worst `plots` columns drawn. Raises OSError for a lost sample."""
-    frozen = {feature.feature: feature for feature in reference.features}
-    columns = drawable(report, frozen, sample_uri, plots)
-    sampled = max((len(current) for current, _ in columns.values()), default=0)
-    note = (
-        f"{title}. Numbers come from all {report.rows:,} rows and {report.reference_rows:,} of the reference; "
-        f"plots show {sampled:,} rows drawn at random, and the reference as drawn from its profile."
-    )
-    if report.joint:
-        together = describe_joint(report.joint, any(drift.verdict == "drifted" for drift in report.features))
-        note += f" {together[0].upper()}{together[1:]}."
-    if report.explanation:
-        note += f" {report.explanation[0].upper()}{report.explanation[1:]}."
-    token = _measured.set({drift.feature: drift for drift in report.features})
-    try:
-        snapshot = _run(columns, frozen, note, report)
-        html = without_markup(snapshot.get_html_str(as_iframe=False))
-    finally:
-        _measured.reset(token)
-    failed = frozenset(
-        result.metric_config.params["column"] for result in snapshot.tests_results if result.status == TestStatus.FAIL
-    )
-    return DrawnReport(html, failed, snapshot)
-
-
-def _run(
-    columns: dict[str, tuple[pd.Series, pd.Series]], frozen: dict[str, FeatureReference], note: str, report: DriftReport
-) -> Snapshot:
-    kinds = {name: frozen[name].kind == "numeric" for name in columns}
+def as_dataset(frame: pd.DataFrame, numeric: Sequence[str]) -> Dataset:
+    """A frame whose columns Evidently does not have to guess the kinds of."""
     definition = DataDefinition(
-        numerical_columns=[name for name, numeric in kinds.items() if numeric],
-        categorical_columns=[name for name, numeric in kinds.items() if not numeric],
+        numerical_columns=list(numeric),
+        categorical_columns=[name for name in frame.columns if name not in set(numeric)],
         datetime_columns=[], text_columns=[], unknown_columns=[], list_columns=[],
     )  # fmt: skip
-    current, before = (
-        Dataset.from_pandas(
-            pd.DataFrame({name: pair[side] for name, pair in columns.items()}), data_definition=definition
+    return Dataset.from_pandas(frame, data_definition=definition)
+
+
+HEADER = [
+    "column",
+    "all rows",
+    "effect",
+    "limit",
+    "Evidently",
+    "effect on its sample",
+    "they",
+    "q",
+    "mean σ",
+    "moved prediction",
+    "nulls",
+    "before",
+    "unseen",
+]
+
+
+def _rows(report: DriftReport) -> list[tuple[str, ...]]:
+    opinions = {one.feature: one for one in report.second_opinion.features} if report.second_opinion else {}
+    listed = report.features[:LISTED]
+    names = escape([drift.feature for drift in listed])
+    return [
+        (
+            name,
+            drift.verdict,
+            f"{drift.method} {drift.effect_size:.3g}",
+            _number(drift.threshold),
+            *_second(opinions.get(drift.feature)),
+            _number(drift.q_value),
+            _number(drift.mean_shift_sigma),
+            _number(drift.prediction_shift),
+            *(f"{share:.1%}" for share in (drift.null_share, drift.reference_null_share, drift.unseen_share)),
         )
-        for side in (0, 1)
-    )
-    container = MeasuredDrift(drawn=list(columns), note=note)
-    return Report([container], include_tests=True).run(current, before, timestamp=report.window.end)
+        for name, drift in zip(names, listed, strict=True)
+    ]
 
 
-def without_markup(page: str) -> str:
-    """The page with every `<` in its data written as an escape, so that no column name or category ends the script."""
-    start = re.search(r"var (metric_[0-9a-f]{32}) = ", page)
-    if start is None:
-        raise RuntimeError("Evidently's page has no data block where 0.7.23 has one; its names would not be escaped")
-    end = page.rindex("</script>", start.end(), page.index(f'<div id="root_{start[1]}">', start.end()))
-    return page[: start.end()] + page[start.end() : end].replace("<", "\\u003c") + page[end:]
+def _second(opinion: FeatureOpinion | None) -> tuple[str, str, str]:
+    if opinion is None:
+        return "not measured", "", ""
+    effect = f"{opinion.method} {opinion.effect:.3g}"
+    if opinion.low is not None:
+        effect += f" ({opinion.low:.3g} to {opinion.high:.3g})"
+    apart = "disagree beyond sampling error" if opinion.is_beyond_sampling_error else "disagree"
+    return opinion.verdict, effect, apart if opinion.disagrees else "agree"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

@@ -6,5 +6,6 @@ from . import (
     feature_counter as feature_counter,
     leakage as leakage,
     profile as profile,
+    reference_sample as reference_sample,
     sample as sample,
 )

@@ -20,9 +20,17 @@ HOUR_US = 3_600_000_000
 
 def draw_rows(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> CodedRows:
     """Training rows spread evenly over the rows given, coded; nothing of personal features."""
-    most = min(ROWS, max(1, CELLS // max(1, len(reference.features))))
-    drawn = rows.take(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)))
-    return code_rows(config, reference, drawn)
+    return code_rows(config, reference, rows.take(drawn_places(reference, len(rows))))
+
+
+def drawn_places(reference: ReferenceProfile, count: int) -> NDArray[np.int64]:
+    """Which of so many training rows are kept."""
+    return spread(count, min(ROWS, max(1, CELLS // max(1, len(reference.features)))))
+
+
+def spread(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many places, evenly spread over `count`."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def code_rows(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> CodedRows:
@@ -32,14 +40,19 @@ def code_rows(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) 
         for frozen in reference.features
         if frozen.feature not in config.columns.personal and rows.column_names.count(frozen.feature) == 1
     }
-    held = config.columns.time in rows.column_names
-    hours = _hours(_array(rows, config.columns.time)) if held else np.full(len(rows), -1, np.int64)
-    return CodedRows(hours, codes)
+    return CodedRows(hours_of(config, rows), codes)
 
 
 def _array(rows: pa.Table, name: str) -> pa.Array:
     column = rows.column(name).combine_chunks()
     return column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+
+
+def hours_of(config: ModelConfig, rows: pa.Table) -> NDArray[np.int64]:
+    """The hour of each row since 1970, UTC; -1 where there is no time."""
+    if config.columns.time not in rows.column_names:
+        return np.full(len(rows), -1, np.int64)
+    return _hours(_array(rows, config.columns.time))
 
 
 def _hours(column: pa.Array) -> NDArray[np.int64]:

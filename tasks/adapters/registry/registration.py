@@ -17,7 +17,8 @@ from mlflow.tracking import MlflowClient
 from deployments.config.model import ModelConfig
 from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
-from tasks.adapters.profiling.binned_rows import to_parquet
+from tasks.adapters.profiling import binned_rows, reference_sample
+from tasks.adapters.profiling.reference_sample import ReferenceSample
 from tasks.adapters.registry import lineage, relocation, version_files, versions as registry
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import keep_private, workspace
@@ -43,6 +44,7 @@ def register(
     attribution: AttributionProfile | None = None,
     coded: CodedRows | None = None,
     usage: Usage | None = None,
+    sample: ReferenceSample | None = None,
 ) -> ModelVersion:
     """The version of this decision: an earlier one if there is one, else a new one.
 
@@ -59,7 +61,9 @@ def register(
         if attribution:
             (folder / "notes" / version_files.ATTRIBUTION).write_text(to_json(attribution), encoding="utf-8")
         if coded is not None:
-            (folder / "notes" / version_files.CODED_ROWS).write_bytes(to_parquet(coded))
+            (folder / "notes" / version_files.CODED_ROWS).write_bytes(binned_rows.to_parquet(coded))
+        if sample is not None:
+            (folder / "notes" / version_files.REFERENCE_SAMPLE).write_bytes(reference_sample.to_parquet(sample))
         tags = _tags(config, fitted, manifest) | ({USAGE: to_json(usage)} if usage else {})
         experiment = _ensure_model(client, config)
         lease.check(config.name)

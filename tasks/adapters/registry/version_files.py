@@ -25,10 +25,11 @@ from tasks.policy.records.profile import ReferenceProfile
 
 if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; what it was trained on needs neither
     from tasks.adapters.models.files import Scorer
+    from tasks.adapters.profiling.reference_sample import ReferenceSample
 
 PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
 ATTRIBUTION = "feature_attribution.json"
-CODED_ROWS = "coded_rows.parquet"
+CODED_ROWS, REFERENCE_SAMPLE = "coded_rows.parquet", "reference_sample.parquet"
 
 
 def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool = False) -> "Scorer":
@@ -126,6 +127,18 @@ def _coded_rows(uri: str, run_id: str) -> CodedRows | None:
         if _holds(uri, run_id, CODED_ROWS)
         else None
     )
+
+
+def reference_sample(version: ModelVersion) -> "ReferenceSample | None":
+    """Training rows with their values; None for versions from before they were kept."""
+    return _reference_sample(workspace().mlflow, version.run_id)
+
+
+@lru_cache(maxsize=2)
+def _reference_sample(uri: str, run_id: str) -> "ReferenceSample | None":
+    if not _holds(uri, run_id, REFERENCE_SAMPLE):
+        return None
+    return profiling.reference_sample.from_parquet(_read_artifact(uri, run_id, REFERENCE_SAMPLE))
 
 
 def manifest(version: ModelVersion) -> str:

@@ -147,7 +147,18 @@ def _drift(report: DriftReport) -> str:
     reading = "Each row compares a feature with the training data; it has drifted where the effect reaches the limit."
     together = f" {as_sentence(describe_joint(report.joint, past > 0))}" if report.joint else ""
     shown = table(("feature", "verdict", "effect", "limit", "q", "mean shift in σ", "moved prediction by"), rows)
-    return f"{heading}\n\n{plain(reading + together)}\n\n{shown}"
+    warned = f"Warnings:\n\n{bullets(report.warnings)}\n\n" if report.warnings else ""
+    return f"{heading}\n\n{plain(reading + together)}\n\n{_evidently(report)}{warned}{shown}"
+
+
+def _evidently(report: DriftReport) -> str:
+    """What Evidently finds on its sample; empty in judgements from before it measured by itself."""
+    opinion = report.second_opinion
+    if opinion is None:
+        return ""
+    failed = sum(not test.passed for test in report.own_tests)
+    own = [f"{failed} of {len(report.own_tests)} tests of drift.evidently failed"] if report.own_tests else []
+    return f"{bullets((opinion.summary, *own))}\n\n"
 
 
 def _quality(report: QualityReport) -> str:

@@ -17,11 +17,11 @@ from typing import Protocol
 from scipy import stats
 
 from tasks.policy.data_quality.unit_faults import suspect
-from tasks.policy.monitoring.drift_reasons import explain
 from tasks.policy.records.profile import FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile, bounded
 from tasks.policy.records.reports import DriftReport, DriftVerdict, FeatureDrift
 from tasks.policy.statistics import distances
 from tasks.policy.statistics.distances import Table
+from tasks.policy.statistics.numbers import beside
 from tasks.policy.statistics.power import Method, rows_needed, smallest_effect
 
 SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
@@ -127,11 +127,8 @@ def _measure_feature(
     wasserstein = distances.wasserstein(reference, current) if numeric else None
     has_spread = numeric and before.std > 0 and current.values > 0
     effects = {"ks": ks, "psi": psi, "wasserstein": wasserstein, "kl": kl}
-    method = limits.method if numeric else "psi"
-    if effects[method] is None:
-        method = "ks"  # the reference was constant: there is no σ to measure a distance in
+    method, threshold = value_limit(reference, limits)
     p_value = distances.ks_p_value(table) if method in ("ks", "wasserstein") else chi2_p
-    threshold = max(limits.threshold if numeric else limits.categorical_threshold, reference.stable_effect or 0.0)
     suspicion = suspect(reference, current, limits.min_rows)
     values = _Side(method, effects[method] or 0.0, threshold, p_value, enough)
     size = (method, current.values, before.values, alpha, limits.power, distances.compared_bins(coarse))
@@ -162,6 +159,15 @@ def _measure_feature(
         rows_needed=rows_needed(threshold, method, *size[2:]) if enough and smallest > threshold else None,
     )
     return drift, [values, *_missing_sides(before, current, limits.categorical_threshold)]
+
+
+def value_limit(reference: FeatureReference, limits: Limits) -> tuple[Method, float]:
+    """The distance that decides on a feature's values, and its calibrated limit."""
+    numeric = reference.kind == "numeric"
+    method: Method = limits.method if numeric else "psi"
+    if method == "wasserstein" and reference.counts.std <= 0:
+        method = "ks"  # the reference was constant: there is no σ to measure a distance in
+    return method, max(limits.threshold if numeric else limits.categorical_threshold, reference.stable_effect or 0.0)
 
 
 def _missing_sides(before: FeatureCounts, current: FeatureCounts, threshold: float) -> list[_Side]:
@@ -209,4 +215,60 @@ def _judge(drift: FeatureDrift, sides: list[_Side], q_values: list[float], alpha
         threshold=side.threshold,
         p_value=side.p_value,
         q_value=q_value,
+    )
+
+
+def describe(drift: FeatureDrift) -> str:
+    """One feature in words and numbers."""
+    parts = [f"{drift.feature}: {drift.method} {drift.effect_size:.3g} (limit {drift.threshold:g}"]
+    parts.append(f", q={drift.q_value:.1g})" if drift.q_value is not None else ")")
+    if drift.mean_shift_sigma is not None and abs(drift.mean_shift_sigma) >= 0.05:
+        parts.append(f", mean {drift.mean_shift_sigma:+.2f} σ")
+    if abs(drift.null_share - drift.reference_null_share) >= 0.005:
+        parts.append(f", nulls {drift.null_share:.1%} after {drift.reference_null_share:.1%}")
+    if drift.unseen_share > 0:
+        parts.append(f", {drift.unseen_share:.1%} in categories never seen before")
+    if drift.suspicion and drift.suspicion_possible:
+        parts.append(f"; possibly: {drift.suspicion}")
+    return "".join(parts)
+
+
+def explain(
+    features: list[FeatureDrift],
+    share: float,
+    verdict: DriftVerdict,
+    profile: WindowProfile,
+    reference: ReferenceProfile,
+    min_rows: int,
+    max_share: float,
+) -> tuple[str, ...]:
+    """What the window shows, in sentences: the summary, what it is too small to show, and the worst features."""
+    if min(profile.rows, reference.rows) < min_rows:
+        found = f"{profile.rows:,} rows against a reference of {reference.rows:,}"
+        return (f"{found}: at least {min_rows:,} on both sides are needed to judge drift",)
+    drifted = [drift for drift in features if drift.verdict == "drifted"]
+    unjudged = sum(drift.verdict == "insufficient" and not drift.is_underpowered for drift in features)
+    weighted = any(drift.importance for drift in features)
+    side = "at or above" if verdict == "drifted" else "below"
+    summary = f"{len(drifted)} of {len(features)} features drifted: a share of {beside(share, max_share, 2, 'f')}"
+    summary += f"{' by importance' if weighted else ''}, {side} the limit of {max_share:g}"
+    if unjudged:
+        summary += f"; {unjudged} hold too few values to judge"
+    remarks = [remark for frozen in reference.features for remark in frozen.remarks]
+    worst = [describe(drift) for drift in drifted[:5]]
+    return (summary, *_explain_power(features, profile.rows), *worst, *remarks[:5])
+
+
+def _explain_power(features: list[FeatureDrift], rows: int) -> tuple[str, ...]:
+    """What the window is too small to show, by the feature that would need the most rows."""
+    blind = [drift for drift in features if drift.is_underpowered]
+    if not blind:
+        return ()
+    worst = max(blind, key=lambda drift: (drift.rows_needed is None, drift.rows_needed or 0))
+    least = beside(worst.smallest_effect or 0.0, worst.threshold, 2)
+    needed = f"about {worst.rows_needed:,} rows" if worst.rows_needed else "a larger reference"
+    return (
+        f"{rows:,} rows are too few to rule out drift of {len(blind)} of {len(features)} features: the smallest effect "
+        f"that would show in {worst.feature} is {worst.method} {least}, the limit is {worst.threshold:g}; "
+        f"{needed} would do",
     )

@@ -131,6 +131,60 @@ class FeatureDrift:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureOpinion:
+    """What Evidently finds of one feature on the sample.
+
+    `effect` is its score on the scale of `limit`. `low` and `high` bound it at 99 % under resampling; they are computed for
+    the largest disagreements only.
+    """
+
+    feature: str
+    verdict: DriftVerdict
+    method: str
+    effect: float
+    limit: float
+    disagrees: bool = False
+    """With the verdict on all rows, where both found drift or its absence."""
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_beyond_sampling_error(self) -> bool:
+        """Whether the disagreement is more than the size of the sample explains."""
+        if self.low is None or self.high is None:
+            return False
+        return self.low > self.limit if self.verdict == "drifted" else self.high < self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class SecondOpinion:
+    """Evidently's own measurement of a bounded sample of the window against one of the reference."""
+
+    verdict: DriftVerdict
+    rows: int
+    reference_rows: int
+    drifted_share: float = 0.0
+    features: tuple[FeatureOpinion, ...] = ()
+    unavailable: str | None = None
+    """Why Evidently measured nothing; None where it did."""
+    summary: str = ""
+    """Both verdicts on the window side by side, in one sentence."""
+
+
+FailsAs = Literal["warn", "drifted"]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTest:
+    """A test of `drift.evidently` in the model's file, and how the window did."""
+
+    metric: str
+    passed: bool
+    description: str
+    fails_as: FailsAs = "warn"
+
+
+@dataclass(frozen=True, slots=True)
 class DriftReport:
     window: Window
     verdict: DriftVerdict
@@ -144,11 +198,21 @@ class DriftReport:
     """Which drifted features moved the predictions, ranked; None where none did or SHAP values are not to be had."""
     joint: JointDrift | None = None
     """Whether the features moved together, by a classifier on a bounded sample; None where that was not looked at."""
+    second_opinion: SecondOpinion | None = None
+    """None in reports from before Evidently measured by itself."""
+    own_tests: tuple[OwnTest, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Sentences that change no verdict: disagreements of Evidently, failed tests that warn, metrics not computed."""
 
     @property
     def says_something(self) -> bool:
         """Whether drift was judged, or seen in spite of too few rows to say of the others that they stand still."""
         return self.verdict != "insufficient" or any(feature.verdict == "drifted" for feature in self.features)
+
+    @property
+    def failed_as_drifted(self) -> tuple[OwnTest, ...]:
+        """The user's failed tests that count as drift."""
+        return tuple(test for test in self.own_tests if not test.passed and test.fails_as == "drifted")
 
 
 @dataclass(frozen=True, slots=True)

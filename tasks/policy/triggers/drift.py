@@ -67,12 +67,15 @@ class DriftedShare(Trigger):
         if drift is None:
             return self.finding(False, f"drift: {silence}", wish)
         count = sum(feature.verdict == "drifted" for feature in drift.features)
-        holds = drift.drifted_share >= self.share
+        failed = drift.failed_as_drifted
+        holds = drift.drifted_share >= self.share or bool(failed)
         weighed = " by importance" if any(feature.importance for feature in drift.features) else ""
         reason = (
             f"{count} of {len(drift.features)} features drifted, a share of "
             f"{beside(drift.drifted_share, self.share, 0, '%')}{weighed}; the limit is {limit}"
         )
+        if failed:
+            reason += f"; failed tests of drift.evidently that count as drift: {len(failed)}"
         keep = f"would not retrain at a share of drifted features < {limit}"
         return self.finding(holds, reason, keep if holds else wish)
 

@@ -17,7 +17,6 @@ from watchdog.observers import Observer
 
 from tasks.adapters.dashboards import evidently_workspace
 from tasks.adapters.dashboards.evidently_workspace import folder, keep, project_id
-from tasks.adapters.dashboards.shared_scripts import share_scripts
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.errors import WorkspaceError
 from tests.support.browser import needs_chromium, render
@@ -112,11 +111,6 @@ def test_pages_share_script_and_style_by_an_address_that_works_offline(page, tmp
     assert sum((page.parent / address).stat().st_size for address in addresses) > 3_000_000
     judge(tmp_path, amount=np.ones(2000)).drift  # noqa: B018  another page of the same version
     assert len(list((workspace().reports / "assets").iterdir())) == 2
-
-
-def test_a_page_of_another_layout_is_refused_rather_than_cut_wrong(tmp_path):
-    with pytest.raises(ValueError, match="substring not found"):
-        share_scripts("<html><script>other</script></html>", tmp_path / "a" / "b" / "drift.html", tmp_path)
 
 
 @needs_chromium

@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 
 from deployments.config.monitoring import Drift
-from tasks.policy.monitoring.drift import drifted_share, measure
-from tasks.policy.monitoring.drift_reasons import describe
+from tasks.policy.monitoring.drift import describe, drifted_share, measure
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.profile import (
     FeatureCounts,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tasks.policy.decision.retraining import decide_retraining
-from tasks.policy.monitoring.drift_reasons import explain
+from tasks.policy.monitoring.drift import explain
 from tasks.policy.records.evidence import Decision
 from tasks.policy.statistics.numbers import beside, rounded
 from tests.policy.triggers.judged_windows import drift, evidence, history

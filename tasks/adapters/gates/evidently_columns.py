@@ -1,0 +1,217 @@
+"""Both samples as Evidently measures them without being misled: finite float64 and text columns, each test its own column.
+
+Evidently drops nulls and infinities before it tests, leaves out types it does not know, and cuts numbers into bins of equal
+width, which one extreme value widens. So the shares of nulls, infinite and unreadable values are columns of their own,
+numbers are limited to what the reference spans, PSI and KL of numbers see ranks within the reference, and rare categories
+are pooled. Names are escaped: Evidently writes them into scripts and into Plotly labels, which make live links of `<a>`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tasks.adapters.profiling.columns import category_name, decode, is_number
+from tasks.policy.monitoring.drift import SIDES, Limits, value_limit
+from tasks.policy.monitoring.second_opinion import Scale
+from tasks.policy.records.profile import ROUNDING, FeatureReference, Floats
+from tasks.policy.statistics.distances import MIN_EXPECTED
+from tasks.policy.statistics.power import Method
+
+METHODS = {"wasserstein": "wasserstein", "ks": "ks", "psi": "psi", "kl": "kl_div"}
+"""Ours and Evidently's name of each distance."""
+SMALLEST_STD = 0.001  # what Evidently divides a Wasserstein distance by at least
+FEW_VALUES = 20  # up to so many different values Evidently compares each by itself
+RARE, UNSEEN, OTHER = "(rare)", "(unseen)", "(other)"
+VALUE, PRESENT = "", "value"
+KINDS = ("null", "infinite", "unreadable")  # as SIDES
+Labels = NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One feature in one sample, a row each: floats with NaN or names with None, and why a row holds no value."""
+
+    values: Floats | Labels
+    missing: Labels
+
+    @property
+    def known(self) -> Floats | Labels:
+        return self.values[self.missing == VALUE]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Bounded samples of the window and of the reference, and the day of each of the reference's rows."""
+
+    current: pa.Table
+    reference: pa.Table
+    days: Labels
+    frozen: Mapping[str, FeatureReference]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        held = set(self.current.column_names) & set(self.reference.column_names)
+        return tuple(name for name in self.frozen if name in held)
+
+    def sides(self, feature: str, whole: bool = False) -> tuple[Side, Side]:
+        """The feature in the window and in the reference; `whole` keeps all names, and the days that the reference leaves out."""
+        frozen = self.frozen[feature]
+        now, before = (_read_side(side.column(feature), frozen, whole) for side in (self.current, self.reference))
+        if frozen.left_out and not whole:
+            counted = ~np.isin(self.days, frozen.left_out)
+            before = Side(before.values[counted], before.missing[counted])
+        return now, before
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One test of Evidently's: what it is given of both samples, and the limit, on our scale and on Evidently's."""
+
+    feature: str
+    method: str
+    is_numeric: bool
+    current: pd.Series
+    reference: pd.Series
+    limit: float
+    scale: Scale
+
+    @property
+    def has_values(self) -> bool:
+        """Whether it compares the feature's values, rather than how many are missing."""
+        return self.method not in SIDES
+
+    @property
+    def stattest(self) -> str:
+        return METHODS[self.scale.method]
+
+    @property
+    def threshold(self) -> float:
+        return self.scale.threshold(self.limit)
+
+    def resampled(self, random: np.random.Generator) -> "Compared":
+        """The same with as many rows of each side, drawn from it with replacement."""
+        current, reference = (
+            side.take(random.integers(0, len(side), len(side))).reset_index(drop=True)
+            for side in (self.current, self.reference)
+        )
+        return replace(self, current=current, reference=reference)
+
+
+def _read_side(column: pa.ChunkedArray, frozen: FeatureReference, all_names: bool) -> Side:
+    """A sampled column by the rules by which all rows are counted."""
+    plain = decode(column.combine_chunks() if column.num_chunks != 1 else column.chunk(0))
+    return _numbers(plain, frozen.sentinel) if frozen.kind == "numeric" else _names(plain, frozen, all_names)
+
+
+def _numbers(column: pa.Array, sentinel: float | None) -> Side:
+    missing = np.full(len(column), VALUE, object)
+    nulls = ~column.is_valid().to_numpy(zero_copy_only=False)
+    if not (is_number(column.type) or pa.types.is_boolean(column.type)):
+        missing[:] = KINDS[2]
+        missing[nulls] = KINDS[0]
+        return Side(np.full(len(column), np.nan), missing)
+    floats = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    values = np.where(nulls, np.nan, floats).astype(np.float64)
+    if sentinel is not None:
+        values[np.isclose(values, sentinel, rtol=ROUNDING, atol=0.0)] = np.nan
+    missing[np.isinf(values)] = KINDS[1]
+    missing[np.isnan(values)] = KINDS[0]
+    return Side(np.where(missing == VALUE, values, np.nan), missing)
+
+
+def _names(column: pa.Array, frozen: FeatureReference, all_names: bool) -> Side:
+    known, other = set(frozen.categories), OTHER if frozen.more_categories else UNSEEN
+    missing = np.full(len(column), VALUE, object)
+    nulls = ~column.is_valid().to_numpy(zero_copy_only=False)
+    missing[nulls] = KINDS[0]
+    if pa.types.is_nested(column.type) or pa.types.is_null(column.type):
+        missing[~nulls] = KINDS[2]
+        return Side(np.full(len(column), None, object), missing)
+    encoded = column.dictionary_encode()
+    names = [
+        None if value is None or value != value else category_name(value, frozen.kind == "boolean")
+        for value in encoded.dictionary.to_pylist()
+    ]
+    keep = [name is None or all_names or name in known for name in names]
+    listed = np.array([*(name if kept else other for name, kept in zip(names, keep, strict=True)), None], object)
+    places = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    values = listed[places]
+    missing[values == None] = KINDS[0]  # noqa: E711  element by element
+    return Side(values, missing)
+
+
+def compare(frozen: FeatureReference, current: Side, reference: Side, limits: Limits) -> Iterator[Compared]:
+    """The tests of one feature: its values, and each way in which values are missing on either side."""
+    method, limit = value_limit(frozen, limits)
+    if min(len(current.known), len(reference.known)) >= limits.min_rows:
+        compared = _compare_numbers if frozen.kind == "numeric" else _compare_names
+        yield compared(frozen, current.known, reference.known, method, limit)
+    for kind, side in zip(KINDS, SIDES, strict=True):
+        now, before = current.missing == kind, reference.missing == kind
+        if min(len(now), len(before)) >= limits.min_rows and (now.any() or before.any()):
+            names = np.array([PRESENT, kind], object)
+            pair = [pd.Series(names[one.astype(int)], dtype=object) for one in (now, before)]
+            scale = Scale("psi", len(now), len(before), bins=2)
+            yield Compared(frozen.feature, side, False, *pair, limits.categorical_threshold, scale)
+
+
+def _compare_numbers(
+    frozen: FeatureReference, current: Floats, reference: Floats, method: Method, limit: float
+) -> Compared:
+    bins, ratio = 1, 1.0
+    if method in ("psi", "kl"):
+        ordered = np.sort(reference)
+        current, reference = (np.searchsorted(ordered, one, "right") / len(ordered) for one in (current, reference))
+        both = np.concatenate([current, reference])
+        few = len(np.unique(reference)) <= FEW_VALUES
+        bins = len(np.unique(both)) if few else len(np.histogram_bin_edges(both, "sturges")) - 1
+    else:
+        low, high = frozen.edges[0], frozen.edges[-1]
+        span = max(high - low, frozen.sigma)
+        current, reference = (np.clip(one, low - span, high + span) for one in (current, reference))
+        ratio = (frozen.sigma or 1.0) / max(float(np.std(reference)), SMALLEST_STD)
+    scale = Scale(method, len(current), len(reference), bins, ratio if method == "wasserstein" else 1.0)
+    return Compared(frozen.feature, method, True, pd.Series(current), pd.Series(reference), limit, scale)
+
+
+def _compare_names(
+    frozen: FeatureReference, current: Labels, reference: Labels, method: Method, limit: float
+) -> Compared:
+    pair = pool_rare(pd.Series(current, dtype=object), pd.Series(reference, dtype=object))
+    names = sorted(set(pair[0].unique()) | set(pair[1].unique()))
+    shown_names = dict(zip(names, escape(names), strict=True))
+    now, before = (side.map(shown_names).astype(object) for side in pair)
+    return Compared(
+        frozen.feature, method, False, now, before, limit, Scale(method, len(now), len(before), bins=len(names))
+    )
+
+
+def pool_rare(current: pd.Series, reference: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Categories of which either side would hold fewer than five rows, put together (Cochran's rule)."""
+    counts = current.value_counts().add(reference.value_counts(), fill_value=0)
+    least = min(len(current), len(reference)) / (len(current) + len(reference))
+    rare = set(counts.index[counts * least < MIN_EXPECTED]) - {UNSEEN}
+    if len(rare) < 2:
+        return current, reference
+    return current.where(~current.isin(rare), RARE), reference.where(~reference.isin(rare), RARE)
+
+
+def escape(names: Sequence[str]) -> list[str]:
+    """The names without the characters that begin markup, still different from each other."""
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        plain = shown = without_markup(name)
+        while shown in taken:
+            shown = f"{plain} ({len(taken)})"
+        taken.add(shown)
+        found.append(shown)
+    return found
+
+
+def without_markup(text: str) -> str:
+    return text.replace("<", "‹").replace(">", "›").replace("&", "＆")

@@ -1,0 +1,204 @@
+"""The metrics, presets and reports that a model's file adds under `drift.evidently`.
+
+Names are looked up in Evidently's public modules only. Evidently takes misspelt parameters without a word, so they are
+checked against the class first. Each item is a report of its own: one that cannot be computed becomes a warning that names it.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import ModuleType
+from typing import Any
+
+import evidently.metrics
+import evidently.presets
+import evidently.tests
+import pandas as pd
+from evidently import Dataset, Report
+from evidently.core.metric_types import CountValue, MetricResult, MetricTestResult, SingleValue
+from evidently.core.report import Snapshot
+from evidently.legacy.tests.base_test import TestStatus
+
+from deployments.config.model import ModelConfig
+from deployments.config.monitoring import EvidentlyItem
+from tasks.adapters.gates.evidently import as_dataset
+from tasks.adapters.gates.evidently_columns import Samples, escape, without_markup
+from tasks.policy.records.errors import ModelConfigError
+from tasks.policy.records.reports import OwnTest
+
+LONGEST = 300  # characters of what Evidently says of a test
+SHARED = ("tests", "share_tests")  # settings of an item, not among its parameters
+PASSED = (TestStatus.SUCCESS, TestStatus.SKIPPED)
+
+
+@dataclass(frozen=True)
+class OwnResults:
+    """What the user's items came to: tests, sentences on what was not computed, and a snapshot by item."""
+
+    tests: tuple[OwnTest, ...] = ()
+    not_computed: tuple[str, ...] = ()
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+
+
+def check_items(config: ModelConfig) -> None:
+    """Raises ModelConfigError where a name, a parameter or a function of `drift.evidently` does not exist."""
+    names = {name: name for name in config.columns.features.names}
+    for number, item in enumerate(config.drift.evidently):
+        place = f"{config.name}: drift.evidently.{number}"
+        _function(item, place) if item.report else _build(item, place, names)
+
+
+def compute_items(items: Sequence[EvidentlyItem], samples: Samples, moment: datetime) -> OwnResults:
+    """Run every item on the samples. What an item or a function raises is told in `not_computed`."""
+    shown = dict(zip(samples.features, escape(samples.features), strict=True))
+    current, reference = _datasets(samples, shown)
+    tests: list[OwnTest] = []
+    failures: list[str] = []
+    snapshots: dict[str, Snapshot] = {}
+    for number, item in enumerate(items):
+        place = f"drift.evidently.{number}"
+        try:
+            snapshot = _report(item, place, shown).run(current, reference, timestamp=moment, name=item.name)
+            tests += _tests_of(snapshot, item)
+        except Exception as error:  # noqa: BLE001 – a stranger's code may raise anything; it is told as a warning
+            failures.append(f"Evidently's {item.name} was not computed ({place}): {_describe(error)}")
+        else:
+            snapshots[item.name if item.name not in snapshots else f"{item.name} ({number})"] = snapshot
+    return OwnResults(tuple(tests), tuple(failures), snapshots)
+
+
+def _report(item: EvidentlyItem, place: str, shown: Mapping[str, str]) -> Report:
+    if not item.report:
+        return Report([_build(item, place, shown)], include_tests=item.default_tests)
+    found = _function(item, place)(**item.parameters)
+    if not isinstance(found, Report):
+        raise TypeError(f"the function returned {type(found).__name__}, expected an evidently.Report")
+    return found
+
+
+def _function(item: EvidentlyItem, place: str) -> Any:
+    module_name, _, name = str(item.report).partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ModelConfigError(
+            f"{place}.report is {item.report}, which cannot be imported ({error}); "
+            "expected module:function, installed or on PYTHONPATH"
+        ) from error
+
+
+def _build(item: EvidentlyItem, place: str, shown: Mapping[str, str]) -> Any:
+    """The metric or preset, with columns by the names that Evidently sees."""
+    kind = "metric" if item.metric else "preset"
+    module = evidently.metrics if item.metric else evidently.presets
+    name = str(item.metric or item.preset)
+    made = _public(module, name, f"{place}.{kind}")
+    accepted = [one for one in made.__fields__ if one not in (*SHARED, "type", "include_tests")]
+    for parameter in item.parameters:
+        if parameter not in accepted:
+            hint = _nearest(parameter, accepted)
+            raise ModelConfigError(f"{place}.parameters.{parameter} is not known to {name}; {hint}")
+    settings = {one: _translate(one, value, shown) for one, value in item.parameters.items()}
+    for one in SHARED:
+        tests = [_test(*test) for test in getattr(item, one).items()]
+        if tests and one not in made.__fields__:
+            raise ModelConfigError(f"{place}.{one} does not fit {name}, which has none")
+        settings |= {one: tests} if tests else {}
+    try:
+        return made(**settings)
+    except (TypeError, ValueError) as error:
+        raise ModelConfigError(
+            f"{place}.parameters do not fit {name} ({_describe(error)}); expected its parameters: {', '.join(accepted)}"
+        ) from error
+
+
+def _public(module: ModuleType, name: str, place: str) -> Any:
+    public = [one for one in module.__all__ if inspect.isclass(getattr(module, one))]
+    if name not in public:
+        raise ModelConfigError(f"{place} is {name}, which is not in {module.__name__}; {_nearest(name, public)}")
+    return getattr(module, name)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
+
+
+def _translate(parameter: str, value: Any, shown: Mapping[str, str]) -> Any:
+    if parameter == "column":
+        return shown.get(value, value)
+    if parameter == "columns" and isinstance(value, list):
+        return [shown.get(one, one) for one in value]
+    if parameter.startswith("per_column_") and isinstance(value, dict):
+        return {shown.get(one, one): setting for one, setting in value.items()}
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value as the samples spell it."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return without_markup(value) if isinstance(value, str) else value
+
+
+def _test(name: str, limit: Any) -> Any:
+    expected = evidently.tests.Reference(**limit) if isinstance(limit, dict) else _plain(limit)
+    return getattr(evidently.tests, name)(expected)
+
+
+def _datasets(samples: Samples, shown: Mapping[str, str]) -> tuple[Dataset, Dataset]:
+    """Every sampled feature with its own values; rows without a value hold none."""
+    frames: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    numeric = []
+    for feature in samples.features:
+        is_numeric = samples.frozen[feature].kind == "numeric"
+        numeric += [shown[feature]] if is_numeric else []
+        for frame, side in zip(frames, samples.sides(feature, whole=True), strict=True):
+            frame[shown[feature]] = side.values if is_numeric else _escaped(side.values)
+    current, reference = (as_dataset(pd.DataFrame(frame), numeric) for frame in frames)
+    return current, reference
+
+
+def _escaped(names: Any) -> pd.Series:
+    column = pd.Series(names, dtype=object)
+    known = sorted(column.dropna().unique())
+    return column.map(dict(zip(known, escape(known), strict=True))).astype(object)
+
+
+def _tests_of(snapshot: Snapshot, item: EvidentlyItem) -> Iterator[OwnTest]:
+    """Raises ValueError where a tested value is not a number: its test says nothing."""
+    for metric in snapshot.metric_results.values():
+        for result in metric.tests:
+            if _is_nan(metric):
+                raise ValueError(f"{result.name}: the value is not a number")
+            critical = result.status != TestStatus.WARNING
+            yield OwnTest(
+                metric=item.name,
+                passed=result.status in PASSED,
+                description=_shortened(_in_words(result)),
+                fails_as=item.fails_as if critical else "warn",
+            )
+
+
+def _in_words(result: MetricTestResult) -> str:
+    """What a test found, with the column that some descriptions leave out."""
+    named = result.name.split(":")[0] in result.description
+    return result.description if named else f"{result.name}: {result.description}"
+
+
+def _is_nan(metric: MetricResult) -> bool:
+    parts = (metric.count, metric.share) if isinstance(metric, CountValue) else (metric,)
+    return any(isinstance(part, SingleValue) and part.value != part.value for part in parts)
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ModelConfigError):
+        return str(error)
+    return f"{type(error).__name__}: {_shortened(' '.join(str(error).split()))}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

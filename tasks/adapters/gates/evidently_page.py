@@ -1,0 +1,114 @@
+"""The page of a window's drift: what was decided in words, then Evidently's widgets, in a page of our own.
+
+Evidently's own page writes names and values raw into a `<script>`, and repeats 3.6 MB of script and style. Here the data is
+JSON in which `<` is an escape, and script and style are files that all pages of a workspace share. They are named by their
+content and addressed relative to the page, so that reports open offline and a new version never changes an old page.
+"""
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from evidently.core.report import Snapshot
+from evidently.legacy.model.dashboard import DashboardInfo
+from evidently.legacy.model.widget import AdditionalGraphInfo, BaseWidgetInfo
+from evidently.legacy.renderers.html_widgets import group_widget
+from evidently.legacy.utils import NumpyEncoder
+from evidently.legacy.utils.dashboard import STATIC_PATH, dashboard_info_to_json
+
+from tasks.adapters.storage.atomic_files import write_whole
+from tasks.policy.records.reports import DriftReport
+
+SHARED = "assets"
+STYLE = """
+@font-face { font-family: 'Material Icons'; src: url(data:font/woff2;base64,%s) format('woff2'); }
+.material-icons { font: 24px/1 'Material Icons'; display: inline-block; white-space: nowrap; direction: ltr; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 0; color: #1d2733; }
+header { max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+.warning { border-left: .3rem solid #9a6700; padding-left: .8rem; }
+"""
+
+
+def write_page(
+    path: Path, reports: Path, title: str, report: DriftReport, drawn: Snapshot, own: Mapping[str, Snapshot]
+) -> None:
+    """Write the page to `path`, under `reports`. Raises OSError."""
+    up = "../" * len(path.parent.relative_to(reports).parts) + SHARED
+    script, style = write_assets(reports)
+    snapshots = [("", drawn), *own.items()]
+    write_whole(
+        path,
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<link rel="stylesheet" href="{up}/{style}"></head><body>{_header(title, report)}<div id="drift"></div>'
+        f'<script>var global = globalThis</script><script src="{up}/{script}"></script>'
+        f"<script>{_drawing(snapshots)}</script></body></html>",
+    )
+
+
+def _header(title: str, report: DriftReport) -> str:
+    sentences = [*report.reasons, *_how_to_read(report)]
+    warnings = (
+        f"<section class='warning'><h2>Warnings</h2>{_list(report.warnings)}</section>" if report.warnings else ""
+    )
+    return f"<header><h1>{html.escape(title)}</h1>{_list(sentences)}{warnings}</header>"
+
+
+def _how_to_read(report: DriftReport) -> list[str]:
+    opinion = report.second_opinion
+    if opinion is None or opinion.unavailable:
+        return [f"All numbers below come from all {report.rows:,} rows and {report.reference_rows:,} of the reference"]
+    return [
+        f"The verdict is that of all {report.rows:,} rows against {report.reference_rows:,} of the reference; Evidently "
+        f"measured {opinion.rows:,} of them against {opinion.reference_rows:,}, drawn at random, by methods of its own, and "
+        "plots show these. Its effects are on the scale of the limits; its own scores stand at its tests"
+    ]
+
+
+def _list(sentences: Sequence[str]) -> str:
+    items = "".join(f"<li>{html.escape(one)}</li>" for one in sentences)
+    return f"<ul>{items}</ul>"
+
+
+def _drawing(snapshots: Sequence[tuple[str, Snapshot]]) -> str:
+    """The call that draws all snapshots in one dashboard, a group each."""
+    widgets: list[BaseWidgetInfo] = []
+    for name, snapshot in snapshots:
+        stored = snapshot.to_snapshot_model()
+        widgets += [group_widget(title=name, widgets=stored.widgets), *stored.tests_widgets]
+    graphs = {
+        graph.id: graph.params if isinstance(graph, AdditionalGraphInfo) else graph.dict()
+        for widget in widgets
+        for graph in widget.get_additional_graphs()
+    }
+    dashboard = dashboard_info_to_json(DashboardInfo(name="Report", widgets=widgets))
+    details = json.dumps(graphs, cls=NumpyEncoder)
+    return f'drawDashboard({_in_script(dashboard)}, new Map(Object.entries({_in_script(details)})), "drift")'
+
+
+def _in_script(data: str) -> str:
+    """JSON that no text in it can end the script of: `<` occurs within its strings only."""
+    return data.replace("<", "\\u003c")
+
+
+def write_assets(reports: Path) -> tuple[str, str]:
+    """The names of Evidently's script and style under `reports`; each written whole, unless it is there."""
+    names = []
+    for kind, content in zip(("js", "css"), _assets(), strict=True):
+        name = f"evidently-{hashlib.sha256(content.encode()).hexdigest()[:16]}.{kind}"
+        path = reports / SHARED / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+        names.append(name)
+    return names[0], names[1]
+
+
+@cache
+def _assets() -> tuple[str, str]:
+    static = Path(STATIC_PATH)
+    font = base64.b64encode((static / "material-ui-icons.woff2").read_bytes()).decode()
+    return (static / "index.js").read_text(encoding="utf-8"), STYLE % font

@@ -1,0 +1,163 @@
+"""The user's own metrics, presets and reports: found by name, computed on the samples, their tests counted as asked."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evidently import Report
+from evidently.metrics import MaxValue
+from evidently.tests import lt
+
+from tasks.adapters.gates.evidently_metrics import check_items
+from tasks.monitoring.drift import Baseline, report_drift
+from tasks.policy.records.errors import ModelConfigError
+from tests.support.monitored_model import COUNT, amounts, judge, model
+
+MEAN = {"metric": "MeanValue", "parameters": {"column": "amount"}, "tests": {"lt": 150}}
+
+
+@pytest.fixture(autouse=True)
+def in_a_workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path))
+
+
+def own(*items: dict):
+    return model(drift={"plots": 0, "threshold": 0.15, "evidently": list(items)})
+
+
+def report(folder: Path, *items: dict, **replaced):
+    return judge(folder, own(*items), **replaced).drift
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"metric": "MeanValu"}, "metric is MeanValu, which is not in evidently.metrics; did you mean MeanValue?"),
+        ({"metric": "DataDriftPreset"}, "which is not in evidently.metrics"),
+        (
+            {"preset": "DataDrift"},
+            "preset is DataDrift, which is not in evidently.presets; did you mean DataDriftPreset?",
+        ),
+        (
+            {"metric": "QuantileValue", "parameters": {"column": "amount", "quantil": 0.9}},
+            "parameters.quantil is not known to QuantileValue; did you mean quantile?",
+        ),
+        ({"metric": "MeanValue"}, "parameters do not fit MeanValue"),
+        (
+            {"metric": "MeanValue", "parameters": {"column": "amount"}, "share_tests": {"lt": 1}},
+            "share_tests does not fit",
+        ),
+        ({"report": "no_such_module:made"}, "report is no_such_module:made, which cannot be imported"),
+        ({"report": "json:made"}, "report is json:made, which cannot be imported"),
+    ],
+)
+def test_what_evidently_does_not_have_is_refused_by_check(item, message):
+    """Evidently itself takes a misspelt parameter without a word."""
+    with pytest.raises(ModelConfigError, match=r"churn: drift\.evidently\.0") as raised:
+        check_items(own(item))
+    assert message in str(raised.value)
+
+
+def test_known_metrics_presets_and_functions_pass_the_check():
+    check_items(own(MEAN, {"preset": "DataSummaryPreset"}, {"report": "json:dumps"}))
+
+
+def test_a_test_that_passes_changes_nothing(tmp_path):
+    found = report(tmp_path, MEAN | {"fails_as": "drifted"})
+    assert (found.verdict, found.warnings) == ("stable", ())
+    assert [(test.metric, test.passed) for test in found.own_tests] == [("MeanValue of amount", True)]
+
+
+@pytest.mark.parametrize(("fails_as", "verdict"), [("warn", "stable"), ("drifted", "drifted")])
+def test_a_failed_test_warns_or_makes_the_window_drifted_as_the_file_says(tmp_path, fails_as, verdict):
+    found = report(tmp_path, MEAN | {"tests": {"lt": 50}, "fails_as": fails_as})
+    assert found.verdict == verdict
+    told = found.reasons[0] if fails_as == "drifted" else found.warnings[0]
+    assert told.startswith("Evidently's MeanValue of amount fails its test: Mean value of 'amount': Actual value 100.")
+    assert "Evidently's MeanValue of amount fails" in page_of(found)
+
+
+def page_of(found) -> str:
+    return Path(found.report_uri).read_text(encoding="utf-8").replace("&#x27;", "'")
+
+
+def test_a_limit_may_be_relative_to_the_reference(tmp_path):
+    near = MEAN | {"tests": {"eq": {"relative": 0.2}}}
+    assert report(tmp_path, near).warnings == ()
+    assert len(report(tmp_path, near, amount=[1.3 * value for value in amounts()]).warnings) == 1
+
+
+def test_counts_may_be_tested_as_shares_and_see_nulls(tmp_path):
+    item = {"metric": "MissingValueCount", "parameters": {"column": "amount"}, "share_tests": {"lte": 0.1}}
+    assert report(tmp_path, item).warnings == ()
+    nulls = [None if number < 600 else value for number, value in enumerate(amounts())]
+    assert "missing values" in report(tmp_path, item, amount=nulls).warnings[0]
+
+
+def test_what_cannot_be_computed_is_a_warning_that_names_it(tmp_path):
+    found = report(
+        tmp_path,
+        {"metric": "MeanValue", "parameters": {"column": "country"}, "tests": {"lt": 1}, "fails_as": "drifted"},
+        {"preset": "ClassificationPreset"},
+        MEAN,
+    )
+    assert found.verdict == "stable" and len(found.own_tests) == 1
+    assert [warning.split(":")[0] for warning in found.warnings] == [
+        "Evidently's MeanValue of country was not computed (drift.evidently.0)",
+        "Evidently's ClassificationPreset was not computed (drift.evidently.1)",
+    ]
+
+
+def test_a_value_that_is_not_a_number_is_not_computed_rather_than_failed(tmp_path):
+    found = report(tmp_path, MEAN | {"fails_as": "drifted"}, amount=[None] * COUNT)
+    assert "MeanValue of amount was not computed" in found.warnings[0] and found.own_tests == ()
+
+
+def made(limit: float) -> Report:
+    return Report([MaxValue(column="amount", tests=[lt(limit)])])
+
+
+def broken() -> Report:
+    raise RuntimeError("no such table")
+
+
+def test_a_function_of_the_user_makes_a_report(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_reports", sys.modules[__name__])
+    item = {"report": "own_reports:made", "parameters": {"limit": 10}, "fails_as": "drifted"}
+    assert report(tmp_path, item).verdict == "drifted"
+    assert report(tmp_path, item | {"parameters": {"limit": 1e9}}).verdict == "stable"
+    for name, said in (
+        ("broken", "RuntimeError: no such table"),
+        ("own", "TypeError: the function returned ModelConfig"),
+    ):
+        (warning,) = report(tmp_path, {"report": f"own_reports:{name}"}).warnings
+        assert warning.startswith(f"Evidently's own_reports:{name} was not computed (drift.evidently.0): {said}")
+
+
+def test_a_preset_has_tests_only_where_they_are_asked_for(tmp_path):
+    shift = {"amount": np.random.default_rng(0).gamma(2, 150, COUNT)}
+    assert report(tmp_path, {"preset": "DataDriftPreset"}, **shift).own_tests == ()
+    tested = report(tmp_path, {"preset": "DataDriftPreset", "default_tests": True}, **shift)
+    failed = [test.description for test in tested.own_tests if not test.passed]
+    assert any(told.startswith("Value Drift for column amount: Drift score is") for told in failed)
+
+
+def test_the_samples_hold_the_values_and_names_that_came(tmp_path):
+    """Not the ranks and pooled names that Evidently's drift tests are given."""
+    largest = {"metric": "MaxValue", "parameters": {"column": "amount"}, "tests": {"eq": 1e6}}
+    listed = {
+        "metric": "InListValueCount",
+        "parameters": {"column": "country", "values": ["<new>"]},
+        "share_tests": {"eq": 1.0},
+    }
+    found = report(tmp_path, largest, listed, amount=[1e6, *amounts()[1:]], country=["<new>"] * COUNT)
+    assert [test.passed for test in found.own_tests] == [True, True]
+
+
+def test_a_version_without_a_sample_computes_none_and_says_so(tmp_path):
+    judged = judge(tmp_path, own(MEAN))
+    found = report_drift(judged.config, judged.profiled, Baseline(judged.frozen))
+    assert found.second_opinion.unavailable and found.verdict == "stable"
+    assert "was registered before a sample of its training rows was stored" in found.warnings[0]
+    assert "Evidently did not measure this window" in page_of(found)
