@@ -50,7 +50,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     snapshot = take_snapshot(config, window, may_be_empty=True)
     land_labels(config, as_of)
     profile = quote(profile_window(config, snapshot, champion))
-    quality = check_quality(config, profile, champion, history)
+    quality = check_quality(config, snapshot, profile, champion, history)
     evidence, revised = WindowEvidence(window, snapshot.rows, quality), ()
     if quality.verdict != "fail":
         drift = measure_drift(config, profile, champion)

@@ -4,7 +4,9 @@ Mistakes are the main thing people meet here, so every error names file, field, 
 """
 
 import difflib
+import json
 import os
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -272,5 +274,40 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
                 f"{path.name}: source.path is {config.source.path}, a loop of links, expected a file or folder; fix the link"
             ) from None
         config = config.model_copy(update={"source": config.source.model_copy(update={"path": absolute})})
+    if config.quality.suite and config.quality.suite.endswith(".json"):
+        suite = (path.parent / config.quality.suite).resolve()
+        _check_suite(path.name, config, suite)
+        config = config.model_copy(update={"quality": config.quality.model_copy(update={"suite": str(suite)})})
     config._file = path
     return config
+
+
+def _check_suite(file: str, config: ModelConfig, suite: Path) -> None:
+    """Raises ModelConfigError where no suite lies there, or where it expects something of a column that does not land."""
+    at = f"{file}: quality.suite is {config.quality.suite}"
+    try:
+        listed = json.loads(suite.read_text(encoding="utf-8"))["expectations"]
+        named = {name for one in listed for name in _columns_of(one["kwargs"])}
+    except OSError as error:
+        raise ModelConfigError(
+            f"{at}, which cannot be read ({error.strerror}); expected a file beside {file}"
+        ) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelConfigError(
+            f"{at}, which holds no suite; expected what json.dumps(suite.to_json_dict()) of Great Expectations gives"
+        ) from None
+    columns = config.columns
+    landed = {columns.key, columns.time, *columns.features.names, *columns.protected, *columns.extra}
+    if strange := sorted(named - landed):
+        label = strange[0] in (columns.label, columns.label_time)
+        remedy = "quality.labels judges labels, which come later" if label else "list it under columns.extra"
+        raise ModelConfigError(
+            f"{at}, which names column {strange[0]!r}; expected columns that are stored with the rows: "
+            f"{', '.join(sorted(landed))}; {remedy}"
+        )
+
+
+def _columns_of(arguments: dict[str, Any]) -> Iterator[str]:
+    """The columns that an expectation of Great Expectations names."""
+    yield from (arguments[name] for name in ("column", "column_A", "column_B") if name in arguments)
+    yield from arguments.get("column_list", ())

@@ -1,10 +1,11 @@
 """The blocks of a model's YAML file that describe its monitoring: data quality, drift and performance."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
-from deployments.config.settings import ColumnName, ImportPath, Share
+from deployments.config.settings import IMPORT_PATH, ColumnName, ImportPath, Share
 from tasks.policy.data_quality.label_quality import LabelRules
 from tasks.policy.records.base import Settings
 
@@ -121,6 +122,12 @@ class ColumnQuality(Settings):
     """What a violation does: `fail` quarantines the window, `warn` only reports it."""
 
 
+def _file_or_function(value: str) -> str:
+    if not value.endswith(".json") and not re.match(IMPORT_PATH, value):
+        raise ValueError("expected the path of a suite, such as expectations.json, or module:function")
+    return value
+
+
 class Quality(Settings):
     """The data gate. A window that fails is quarantined: no metric, training or decision uses it."""
 
@@ -141,6 +148,14 @@ class Quality(Settings):
     reference's rows, which is 24 h for daily rows and 168 h for a weekly batch."""
     columns: dict[str, ColumnQuality] = Field({})
     """Limits per feature; they override the limits above."""
+    suite: Annotated[str, AfterValidator(_file_or_function)] | None = Field(None, examples=["churn_suite.json"])
+    """Your own expectations besides those that are learned from the reference: a suite of Great Expectations as JSON, by a
+    path relative to the YAML file, or `module:function` that returns one. Severity critical fails the window, warning and
+    info warn. They see id, time, features, protected and extra columns, as they landed."""
+    rows_in_memory: int = Field(1_000_000, ge=1000, examples=[200_000])
+    """Up to this many rows Great Expectations judges a window in one piece, which takes about 8 bytes a value, 8 columns
+    at a time and for `suite` all that it names. Above it a window is judged in parts, and what does not add up over parts,
+    such as a mean, on a random sample of a tenth as many rows."""
     labels: LabelRules = LabelRules()
     """Limits for labels, which arrive later than their rows and pass a gate of their own."""
 

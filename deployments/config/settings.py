@@ -146,6 +146,8 @@ class Columns(Settings):
     protected: ColumnNames = Field((), examples=[["age_band"]])
     """Columns whose groups are compared at validation, the 20 largest of each. A challenger may not lose more than
     `validation.slice_margin` in any of them. These columns are not features unless they are listed as such."""
+    extra: ColumnNames = Field((), examples=[["branch"]])
+    """Further columns that are stored with the rows, for expectations of `quality.suite`. Models do not read them."""
     personal: ColumnNames = Field((), examples=[["email"]])
     """Columns that identify people. Reports and logs never show their values."""
 
@@ -168,9 +170,12 @@ class Columns(Settings):
         if self.label_time == self.label:
             raise ValueError(f"label_time is {self.label!r}, the label itself, expected when the label became known")
         apart = {self.label, self.label_time} - {self.time}
-        mixed = [name for name in self.protected if name in apart]
-        if mixed:
-            raise ValueError(f"protected has {mixed[0]!r}, which comes with the label, expected columns that rows have")
+        for role in ("protected", "extra"):
+            mixed = [name for name in getattr(self, role) if name in apart]
+            if mixed:
+                raise ValueError(
+                    f"{role} has {mixed[0]!r}, which comes with the label, expected columns that rows have"
+                )
         roles = [self.id, self.time, self.label]
         if len(set(roles)) < len(roles):
             raise ValueError(f"id, time and label are {roles}, expected three different columns")
@@ -196,7 +201,15 @@ class Columns(Settings):
     @property
     def used(self) -> frozenset[str]:
         """Every column of the source that plays a role."""
-        roles = (self.time, self.label, self.label_time, *self.id_columns, *self.features.names, *self.protected)
+        roles = (
+            self.time,
+            self.label,
+            self.label_time,
+            *self.id_columns,
+            *self.features.names,
+            *self.protected,
+            *self.extra,
+        )
         return frozenset(name for name in roles if name is not None)
 
     @property

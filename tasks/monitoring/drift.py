@@ -38,7 +38,7 @@ NO_ROW = "no row of the window was sampled"
 
 
 @dataclass(frozen=True)
-class Baseline:
+class DriftReference:
     """What a version learned from, as stored with it: its profile, how it relies on features, and training rows."""
 
     profile: ReferenceProfile
@@ -57,7 +57,7 @@ class Baseline:
 )
 def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVersion) -> DriftReport:
     """Measure a window against the champion's frozen reference, features weighted by their importance to it."""
-    baseline = Baseline(
+    baseline = DriftReference(
         registry.version_files.reference_profile(champion),
         registry.version_files.feature_importance(champion),
         registry.version_files.coded_rows(champion),
@@ -81,7 +81,7 @@ def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVe
 def report_drift(
     config: ModelConfig,
     profile: WindowProfile,
-    baseline: Baseline,
+    baseline: DriftReference,
     measure_shifts: Callable[[], Sequence[Shift]] = tuple,
 ) -> DriftReport:
     """The same, for a reference at hand.
@@ -102,7 +102,7 @@ def report_drift(
 
 
 def _draw_samples(
-    config: ModelConfig, profile: WindowProfile, baseline: Baseline, matched: Matched | None
+    config: ModelConfig, profile: WindowProfile, baseline: DriftReference, matched: Matched | None
 ) -> "Samples | None":
     """Both sides for Evidently, the reference's at the window's phase; None where either has no row stored."""
     if baseline.sample is None or profile.sample_uri is None:

@@ -1,36 +1,59 @@
 """Is this window sound? A failed one is quarantined: nothing measures, trains on or decides from it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import gates, profiling, registry
+from tasks.adapters import gates, lake, profiling, registry
+from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.adapters.storage.workspace import workspace
-from tasks.policy.data_quality.quality import Measurement, Roles, explain, measure_quality
+from tasks.policy.data_quality.expectations import window_parameters
+from tasks.policy.data_quality.quality import Finding, check_columns, worst_first
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.evidence import History, ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
-from tasks.policy.records.reports import QualityCheck, QualityReport, Verdict
+from tasks.policy.records.reports import QualityCheck, QualityReport, Snapshot, Verdict
+
+if TYPE_CHECKING:  # Great Expectations and pandas load where a window is judged
+    from tasks.adapters.gates.window_rows import Reader
 
 RECENT_WINDOWS = 6
 PAGE = "quality.html"
 
 
+@dataclass(frozen=True)
+class QualityReference:
+    """What a version was trained on, and the suite that was learned from it; None of versions from before there was one."""
+
+    reference: ReferenceProfile
+    suite: str | None = None
+
+
+# Retries are for a registry or an object store that does not answer for a moment.
 @task(
     name="check quality",
-    task_run_name="check quality {profile.window.name}",
+    task_run_name="check quality {snapshot.window.name}",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
-    timeout_seconds=300,
+    timeout_seconds=3600,
 )
 def check_quality(
-    config: ModelConfig, profile: WindowProfile, champion: ModelVersion, history: History
+    config: ModelConfig, snapshot: Snapshot, profile: WindowProfile, champion: ModelVersion, history: History
 ) -> QualityReport:
-    """Judge a window against its reference and the windows before it, and write the page that says why."""
-    reference = registry.version_files.reference_profile(champion)
-    report = judge_quality(config, profile, reference, usual_rows(history, profile.window))
+    """Judge a window's rows by the suite of the champion and that of its owner, and write the page that says why."""
+    baseline = QualityReference(
+        registry.version_files.reference_profile(champion), registry.version_files.expectation_suite(champion)
+    )
+    read = partial(lake.read_batches, snapshot) if snapshot.rows else lambda _: ()
+    report = judge_quality(config, profile, baseline, read, usual_rows(history, profile.window))
     worst = report.reasons[0] if report.reasons else ""
     get_run_logger().info(
         "quality: %s, %s rows, %s failing: %s", report.verdict, report.rows, report.failing_rows, worst
@@ -46,48 +69,67 @@ def usual_rows(history: History, window: Window) -> tuple[int, ...]:
 
 
 def judge_quality(
-    config: ModelConfig, profile: WindowProfile, reference: ReferenceProfile, recent_rows: Sequence[int] = ()
+    config: ModelConfig,
+    profile: WindowProfile,
+    baseline: QualityReference,
+    read: "Reader",
+    recent_rows: Sequence[int] = (),
 ) -> QualityReport:
-    """The verdict on one window: fail where any requirement that must hold is broken, warn for the others.
+    """The verdict on one window: fail where any expectation that must hold is broken, warn for the others.
 
-    `failing_rows` is the largest count of any broken requirement: a row may break several, so it is at least that many.
+    `failing_rows` is the largest count of any broken one: a row may break several, so it is at least that many.
     """
-    leaks = dict.fromkeys((*profiling.leakage.leaks_by_name(config), *reference.leaking))
-    roles = Roles(config.columns.key, config.columns.time, tuple(leaks))
-    measurements = measure_quality(profile, reference, config.quality, recent_rows, roles)
-    judgement = gates.great_expectations.judge(measurements, f"{config.name} {profile.window.name}")
-    broken = sorted(judgement.broken, key=lambda one: (one.on_failure != "fail", -one.failing_rows))
-    verdict: Verdict = "pass" if not broken else "fail" if broken[0].on_failure == "fail" else "warn"
-    reasons = tuple(explain(one) for one in broken) or (
-        f"all {len(measurements):,} measurements of {len(profile.features)} features keep to their limits",
-    )
-    facts = {"rows": f"{profile.rows:,}", "reference": f"{reference.window.name}, {reference.rows:,} rows"}
-    path = workspace().report(config.name, profile.window.name, PAGE)
-    try:
-        uri = gates.great_expectations.write_page(
-            path, judgement, f"{config.name} {profile.window.name}: quality", verdict, reasons, facts
-        )
-    except OSError as error:
-        raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
-    return QualityReport(
+    findings = _findings(config, profile, baseline, read, recent_rows)
+    broken = worst_first(findings)
+    verdict: Verdict = broken[0].on_failure if broken else "pass"
+    kept = f"all {len(findings):,} expectations on {len(profile.features)} features hold"
+    report = QualityReport(
         window=profile.window,
         verdict=verdict,
         rows=profile.rows,
-        checks=_checks(measurements, broken),
+        checks=_checks(findings, broken),
         failing_rows=max((one.failing_rows for one in broken), default=0),
-        reasons=reasons,
-        report_uri=uri,
+        reasons=tuple(one.sentence for one in broken) or (kept,),
+        report_uri=str(workspace().report(config.name, profile.window.name, PAGE)),
+    )
+    path, reference = workspace().report(config.name, profile.window.name, PAGE), baseline.reference
+    facts = {"rows": f"{profile.rows:,}", "reference": f"{reference.window.name}, {reference.rows:,} rows"}
+    if config.quality.suite:
+        facts["own suite"] = config.quality.suite
+    try:
+        gates.quality_page.write_page(path, f"{config.name} {profile.window.name}: quality", report, findings, facts)
+    except OSError as error:
+        raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
+    return report
+
+
+def _findings(
+    config: ModelConfig, profile: WindowProfile, baseline: QualityReference, read: "Reader", recent_rows: Sequence[int]
+) -> tuple[Finding, ...]:
+    """What the schema, the suite that the reference taught and the owner's suite say."""
+    reference, columns = baseline.reference, config.columns
+    roles = gates.expectation_suite.roles_of(
+        config, dict.fromkeys((*profiling.leakage.leaks_by_name(config), *reference.leaking))
+    )
+    parameters = window_parameters(profile.window, reference, config.quality, recent_rows)
+    shown = gates.great_expectations.Shown(parameters, frozenset((*columns.personal, *columns.protected, columns.key)))
+    rows = gates.great_expectations.WindowRows(read, profile, config.quality.rows_in_memory)
+    learned = gates.expectation_suite.read_suite(
+        gates.expectation_suite.present_suite(config, reference, baseline.suite)
+    )
+    own = gates.expectation_suite.own_suite(config.quality.suite) if config.quality.suite else ()
+    return (
+        *check_columns(profile, reference, config.quality, roles),
+        *gates.great_expectations.judge_learned(learned, rows, reference, roles, shown),
+        *gates.great_expectations.judge_own(own, rows, shown),
     )
 
 
-def _checks(measurements: Sequence[Measurement], broken: Sequence[Measurement]) -> tuple[QualityCheck, ...]:
-    """Every broken requirement by column; the others once each, however many columns keep to them."""
-    failed = [one.as_check(one.on_failure) for one in broken]
+def _checks(findings: Sequence[Finding], broken: Sequence[Finding]) -> tuple[QualityCheck, ...]:
+    """Every broken expectation by column; the others once each, however many columns keep to them."""
     kept: dict[str, int] = {}
-    for one in measurements:
-        if one.excess <= 0:
+    for one in findings:
+        if one.met:
             kept[one.check] = kept.get(one.check, 0) + 1
-    passed = [
-        QualityCheck(name, None, "pass", "within the limit", f"in {count} measurements") for name, count in kept.items()
-    ]
-    return (*failed, *passed)
+    passed = [QualityCheck(name, None, "pass", "as expected", f"in {count} cases") for name, count in kept.items()]
+    return (*(one.as_check() for one in broken), *passed)

@@ -12,14 +12,17 @@ from tasks.policy.records.errors import FeatureError
 
 def check_training(config: ModelConfig) -> None:
     """Raises SourceError where a source's function cannot be imported, EstimatorError where an estimator cannot be used,
-    FeatureError where a feature has the name of the label, so that no run would train on it, ModelConfigError where
-    `drift.evidently` names what Evidently does not have."""
+    FeatureError where a feature has the name of the label, so that no run would train on it, SuiteError where an
+    expectation of `quality.suite` cannot be used, ModelConfigError where `drift.evidently` names what Evidently does not
+    have."""
     if leaks := profiling.leakage.leaks_by_name(config):
         raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
     sources.check_function(config)
     models.estimators.try_out(config)
     if config.drift.evidently:
         gates.evidently_metrics.check_items(config)
+    if config.quality.suite:
+        gates.expectation_suite.own_suite(config.quality.suite)
 
 
 def look_at_data(config: ModelConfig) -> tuple[str, ...]:

@@ -97,7 +97,8 @@ def run_scan(shape: Shape, before: Path, now: Path) -> dict[str, float]:
 
 
 def run_freeze(shape: Shape, before: Path, now: Path) -> dict[str, float]:
-    """Not part of a window's cost: once per trained model. Leaves the profile and the samples that `ours` starts from."""
+    """Not part of a window's cost: once per trained model. Leaves the profile, suite and samples that `ours` starts from."""
+    from tasks.adapters.gates.expectation_suite import learned_suite
     from tasks.adapters.profiling import reference_sample
     from tasks.adapters.profiling.binned_rows import draw_rows, to_parquet
     from tasks.adapters.profiling.profile import freeze_reference
@@ -109,6 +110,7 @@ def run_freeze(shape: Shape, before: Path, now: Path) -> dict[str, float]:
         batches = list(batches_of(before))
         profile = freeze_reference(batches, config, HISTORY, shape.name)
         path.write_text(to_json(profile), encoding="utf-8")
+        before.with_suffix(".suite.json").write_text(learned_suite(config, profile), encoding="utf-8")
         rows = pa.Table.from_batches(batches)
         before.with_suffix(".coded").write_bytes(to_parquet(draw_rows(config, profile, rows)))
         sample = reference_sample.draw_sample(config, profile, rows)
@@ -126,8 +128,8 @@ def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
     from tasks.adapters.profiling import reference_sample
     from tasks.adapters.profiling.binned_rows import from_parquet
     from tasks.adapters.profiling.profile import profile_columns
-    from tasks.monitoring.drift import Baseline, report_drift
-    from tasks.monitoring.quality import judge_quality
+    from tasks.monitoring.drift import DriftReference, report_drift
+    from tasks.monitoring.quality import QualityReference, judge_quality
     from tasks.policy.records.base import from_json
     from tasks.policy.records.profile import ReferenceProfile
 
@@ -136,11 +138,13 @@ def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
     def gather_evidence() -> None:
         reference = from_json(ReferenceProfile, before.with_suffix(".json").read_text(encoding="utf-8"))
         sample = workspace().report(config.name, WINDOW.name, "sample.parquet")
-        profile = profile_columns(partial(batches_of, now), reference, config, WINDOW, sample)
-        quality = judge_quality(config, profile, reference)
+        read = partial(batches_of, now)
+        profile = profile_columns(read, reference, config, WINDOW, sample)
+        suite = before.with_suffix(".suite.json").read_text(encoding="utf-8")
+        quality = judge_quality(config, profile, QualityReference(reference, suite), read)
         coded = from_parquet(before.with_suffix(".coded").read_bytes())
         learned = reference_sample.from_parquet(before.with_suffix(".sample").read_bytes())
-        drift = report_drift(config, profile, Baseline(reference, coded=coded, sample=learned))
+        drift = report_drift(config, profile, DriftReference(reference, coded=coded, sample=learned))
         assert profile.rows == shape.rows and quality.report_uri and drift.report_uri
         assert drift.joint and drift.joint.verdict == "drifted", "the features were not looked at together"
         assert drift.drifted_share > 0.05, "the moved tenth of the features was not seen"

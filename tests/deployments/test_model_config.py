@@ -59,6 +59,10 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("function: tasks.adapters.sources.nycflights:read_flights", "function: os.system('x')", ("source.function",)),
         ("[distance,", "[distance, distance,", ("distance is listed more than once",)),
         ("name: air_time", "name: ../../etc", ("name is '../../etc'",)),
+        ("quality:\n", "quality:\n  suite: suite.yaml\n", ("quality.suite is 'suite.yaml'", "expectations.json")),
+        ("quality:\n", "quality:\n  suite: none.json\n", ("quality.suite is none.json", "cannot be read")),
+        ("quality:\n", "quality:\n  rows_in_memory: 10\n", ("rows_in_memory is 10", "greater than or equal to 1000")),
+        ("  features:\n", "  extra: [air_time]\n  features:\n", ("extra has 'air_time'", "comes with the label")),
         ("quality:\n", "quality:\n  row_count_ratio: [2.5, 0.4]\n", ("row_count_ratio is [2.5, 0.4]", "[0.4, 2.5]")),
         (
             "{min: -60, max: 130}",
@@ -271,3 +275,26 @@ def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> N
         ModelConfigError, match=r"validation\.slices has origin, .* expected features that identify no one"
     ):
         load_model_config(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "which holds no suite; expected what json.dumps"),
+        ('{"expectations": [{"kwargs": {"column": "wind"}}]}', "names column 'wind'; expected columns that are stored"),
+        ('{"expectations": [{"kwargs": {"column_list": ["air_time"]}}]}', "quality.labels judges labels"),
+    ],
+)
+def test_a_suite_that_cannot_be_used_is_named_when_the_file_is_read(tmp_path, content, words):
+    (tmp_path / "own.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ModelConfigError, match=r"mine\.yaml: quality\.suite is own\.json, which") as caught:
+        load_model_config(edited(tmp_path, "quality:\n", "quality:\n  suite: own.json\n"))
+    assert words in str(caught.value)
+
+
+def test_a_suite_lies_beside_the_file_and_may_name_kept_columns(tmp_path):
+    (tmp_path / "own.json").write_text('{"expectations": [{"kwargs": {"column": "tail_number"}}]}', encoding="utf-8")
+    path = edited(tmp_path, "quality:\n", "quality:\n  suite: own.json\n")
+    path.write_text(path.read_text().replace("  features:\n", "  extra: [tail_number]\n  features:\n", 1))
+    config = load_model_config(path)
+    assert config.quality.suite == str(tmp_path / "own.json") and "tail_number" in config.columns.used

@@ -10,7 +10,7 @@ from tasks.adapters.profiling.baseline_drift import with_stable_effects
 from tasks.adapters.profiling.binned_rows import draw_rows
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches
 from tasks.adapters.profiling.reference_sample import draw_sample
-from tasks.monitoring.drift import Baseline, report_drift
+from tasks.monitoring.drift import DriftReference, report_drift
 from tasks.policy.records.base import Window
 from tests.support.monitored_model import drift_of, model
 
@@ -49,7 +49,7 @@ def reported(folder, calendar, keep_rows=True, calibrated=False, **changes):
     window = stream(JULY, 4000, 2, **changes)
     profiled = profile_batches(window.to_batches(), frozen, config, JULY, folder / "sample.parquet")
     sample = draw_sample(config, frozen, history) if keep_rows else None
-    return report_drift(config, profiled, Baseline(frozen, coded=kept, sample=sample))
+    return report_drift(config, profiled, DriftReference(frozen, coded=kept, sample=sample))
 
 
 def verdicts(report):
@@ -100,7 +100,7 @@ def test_a_season_of_which_history_holds_too_little_is_not_matched(tmp_path, day
     history = stream(span, rows, 1)
     frozen = freeze_reference(history.to_batches(), config, span, "h")
     profiled = profile_batches(stream(JULY, 4000, 2).to_batches(), frozen, config, JULY, tmp_path / "sample.parquet")
-    report = report_drift(config, profiled, Baseline(frozen, coded=draw_rows(config, frozen, history)))
+    report = report_drift(config, profiled, DriftReference(frozen, coded=draw_rows(config, frozen, history)))
     assert report.reference_rows == rows
     assert not any("earlier years" in reason for reason in report.reasons)
 

@@ -38,7 +38,7 @@ def test_it_fails_its_quality_checks_and_triggers_nothing_even_where_a_retrain_i
     assert score(model, until=HOLIDAY.end) is None
     judgement = monitor(model, until=HOLIDAY.end)
     assert judgement.evidence.quality.verdict == "fail"
-    assert judgement.evidence.quality.reasons[0] == "0 rows, expected at least 50 rows (enough rows)"
+    assert judgement.evidence.quality.reasons[0] == "Must have greater than or equal to 50 rows; found 0 (enough rows)"
     assert (judgement.decision.diagnosis, judgement.decision.retrain) == ("upstream_data_fault", False)
     assert (judgement.decision.blocked_by, judgement.evidence.rows) == ("quality", 0)
     assert kinds()[4:] == ["window.judged"]

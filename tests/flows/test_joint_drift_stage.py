@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.adapters.profiling.binned_rows import draw_rows
-from tasks.monitoring.drift import Baseline, report_drift
+from tasks.monitoring.drift import DriftReference, report_drift
 from tests.support.monitored_model import HISTORY, model, profile, reference, rows
 
 
@@ -24,7 +24,7 @@ def test_a_relation_that_turns_is_told_though_no_feature_moved(tmp_path, sign, v
     kept = draw_rows(config, frozen, rows(10_000, 99, HISTORY, **related(10_000, 1.0, 1)))
     table = rows(4000, 0, **related(4000, sign, 2))
     profiled = profile(config, frozen, table, sample_path=tmp_path / "sample.parquet")
-    report = report_drift(config, profiled, Baseline(frozen, coded=kept))
+    report = report_drift(config, profiled, DriftReference(frozen, coded=kept))
     assert report.joint.verdict == verdict
     assert report.verdict == "stable" and report.drifted_share == 0
     (together,) = [reason for reason in report.reasons if reason.startswith(f"joint drift: {verdict}")]
@@ -37,6 +37,6 @@ def test_it_is_left_out_where_the_file_says_so_and_where_no_rows_were_kept(tmp_p
         frozen = reference(config)
         coded = draw_rows(config, frozen, rows(10_000, 99, HISTORY)) if kept else None
         profiled = profile(config, frozen, rows(2000), sample_path=tmp_path / "sample.parquet")
-        report = report_drift(config, profiled, Baseline(frozen, coded=coded))
+        report = report_drift(config, profiled, DriftReference(frozen, coded=coded))
         assert report.joint is None
         assert not any("together" in reason for reason in report.reasons)

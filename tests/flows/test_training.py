@@ -1,8 +1,10 @@
 """Training a challenger from the lake: once per decision, and not at all on rows that teach nothing honest."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
+import great_expectations as gx
 import pyarrow as pa
 import pytest
 from prefect import flow, task
@@ -10,6 +12,7 @@ from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
+from tasks.adapters.gates.expectation_suite import learned_suite
 from tasks.adapters.lake.schemas import sort_labels
 from tasks.adapters.orchestration.retry_conditions import may_pass
 from tasks.adapters.registry import version_files
@@ -44,6 +47,15 @@ def test_a_challenger_of_each_task_is_trained_and_waits_under_its_alias(task):
     assert version_files.reference_profile(version).content_hash == snapshot.content_hash
     kept = version_files.coded_rows(version)
     assert set(kept.codes) == {one.feature for one in version_files.reference_profile(version).features} and len(kept)
+
+
+def test_a_version_carries_the_suite_that_its_reference_teaches():
+    config = make_config()
+    version = train(config, land(config, TRAINING, make_rows()))
+    stored = version_files.expectation_suite(version)
+    assert stored == learned_suite(config, version_files.reference_profile(version))
+    suite = gx.ExpectationSuite(**json.loads(stored))
+    assert {one.column for one in suite.expectations if hasattr(one, "column")} >= {*config.columns.features.names}
 
 
 def test_training_again_for_the_same_decision_gives_the_same_version():

@@ -20,7 +20,7 @@ from tasks.adapters.models import estimators, shap as attribution
 from tasks.adapters.profiling import baseline_drift
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches
 from tasks.adapters.sources.nycflights import read_flights
-from tasks.monitoring.quality import judge_quality
+from tasks.monitoring.quality import QualityReference, judge_quality
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.monitoring import estimation, performance as levels
 from tasks.policy.monitoring.attribution import freeze
@@ -33,6 +33,7 @@ from tasks.policy.statistics import intervals, metrics
 from tasks.policy.triggers.combinators import AnyOf
 from tasks.policy.triggers.drift import DriftedShare, MeanShift
 from tasks.policy.triggers.metric_shift import MetricShift
+from tests.support.monitored_model import reader
 
 Change = Callable[["Bed", pa.Table, np.random.Generator], pa.Table]
 CLEAN_BEFORE, LEARN_FROM = 10, 3
@@ -103,7 +104,8 @@ class Bed:
         for start, table in zip(starts, earlier, strict=True):
             reports.append(self._performance(Window(start, start + step), table, reports))
         profile = profile_batches(rows.to_batches(), self.reference, config, window)
-        quality = judge_quality(config, profile, self.reference, [len(table) for table in earlier])
+        before = [len(table) for table in earlier]
+        quality = judge_quality(config, profile, QualityReference(self.reference), reader(rows), before)
         drift = report = estimate = None
         if quality.verdict != "fail":
             drift = measure(profile, self.reference, config.drift, self.importance)

@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.gates.window_rows import Reader
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches
 from tasks.adapters.profiling.reference_sample import draw_sample
-from tasks.monitoring.drift import Baseline, report_drift
-from tasks.monitoring.quality import judge_quality
+from tasks.monitoring.drift import DriftReference, report_drift
+from tasks.monitoring.quality import QualityReference, judge_quality
 from tasks.policy.records.base import Window
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import DriftReport, FeatureDrift, QualityReport
@@ -76,13 +77,28 @@ def reference(config: ModelConfig, count: int = 10_000, **replaced: Any) -> Refe
     return frozen
 
 
-def baseline(config: ModelConfig, frozen: ReferenceProfile) -> Baseline:
+def baseline(config: ModelConfig, frozen: ReferenceProfile) -> DriftReference:
     """The profile with a sample of the rows that it was made of here; no coded rows, so nothing is matched or joint."""
-    return Baseline(frozen, sample=draw_sample(config, frozen, _LEARNED[id(frozen)][1]))
+    return DriftReference(frozen, sample=draw_sample(config, frozen, _LEARNED[id(frozen)][1]))
 
 
 def profile(config: ModelConfig, frozen: ReferenceProfile, table: pa.Table, **options: Any) -> WindowProfile:
     return profile_batches(table.to_batches(max_chunksize=700), frozen, config, WINDOW, **options)
+
+
+def reader(table: pa.Table, batch_rows: int = 700) -> Reader:
+    """Reads a table as the lake reads a landed window."""
+
+    def read(columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        places = [place for place, name in enumerate(table.column_names) if columns is None or name in columns]
+        yield from table.select(places).to_batches(max_chunksize=batch_rows)
+
+    return read
+
+
+def quality_of(config: ModelConfig, frozen: ReferenceProfile, table: pa.Table, **options: Any) -> QualityReport:
+    """The verdict on a table of rows, profiled into a reference."""
+    return judge_quality(config, profile(config, frozen, table), QualityReference(frozen), reader(table), **options)
 
 
 def broken(report: QualityReport) -> set[tuple[str, str | None]]:
@@ -113,11 +129,14 @@ class Judged:
     config: ModelConfig
     frozen: ReferenceProfile
     profiled: WindowProfile
+    table: pa.Table
     recent_rows: Sequence[int]
 
     @property
     def quality(self) -> QualityReport:
-        return judge_quality(self.config, self.profiled, self.frozen, self.recent_rows)
+        return judge_quality(
+            self.config, self.profiled, QualityReference(self.frozen), reader(self.table), self.recent_rows
+        )
 
     @property
     def drift(self) -> DriftReport:
@@ -131,5 +150,6 @@ def judge(folder: Path, config=None, frozen=None, count: int = COUNT, recent_row
     """A window of rows with an optional change, profiled into its reference; sample and pages lie in the folder."""
     config = config or model()
     frozen = frozen or reference(config)
-    profiled = profile(config, frozen, rows(count, **replaced), sample_path=folder / "sample.parquet")
-    return Judged(config, frozen, profiled, recent_rows)
+    table = rows(count, **replaced)
+    profiled = profile(config, frozen, table, sample_path=folder / "sample.parquet")
+    return Judged(config, frozen, profiled, table, recent_rows)

@@ -1,129 +1,227 @@
-"""Great Expectations judges the measurements of a window; its page tells people.
+"""Great Expectations judges the rows of a window, each expectation by its own severity.
 
-The measurements stand in a frame of one row per column and one column per requirement, each cell how far that column
-lies past its limit, so an expectation per requirement judges any number of columns: `max ≤ 0`. No value of a row is in
-the frame, hence none can reach a result or a page. The page is one file that needs no network: what Great Expectations
-would load from elsewhere is left out, and names are escaped, which its templates do not do.
+A window of at most `rows_in_memory` rows is one frame, and every verdict is that of Great Expectations. A larger one is
+shown in parts: counts of rows that break an expectation add up, as do numbers of rows, least and largest values. What
+does not add up, such as a mean, is judged on a random sample; ids are compared by the profile's sketch of all of them.
+An expectation that cannot be evaluated is broken. Results hold counts only, never values.
 """
 
-import html
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import great_expectations as gx
-import great_expectations.expectations as gxe
 import pandas as pd
-from great_expectations.core import ExpectationSuiteValidationResult
-from great_expectations.render.renderer import ValidationResultsPageRenderer
-from great_expectations.render.view import DefaultJinjaPageView
+from great_expectations.core import ExpectationValidationResult
+from great_expectations.execution_engine import pandas_execution_engine
 
-from tasks.adapters.storage.atomic_files import write_whole
-from tasks.policy.data_quality.quality import Measurement
+from tasks.adapters.gates.expectation_suite import Expected
+from tasks.adapters.gates.sentences import found, sentence
+from tasks.adapters.gates.window_rows import Reader, as_landed, as_read, parts, sampled
+from tasks.policy.data_quality.expectations import COLUMN_MAX, ROW_COUNT, UNIQUE, Parameters, Roles
+from tasks.policy.data_quality.quality import COUNTS, Finding
+from tasks.policy.records.profile import ReferenceProfile, WindowProfile
+from tasks.policy.records.reports import Verdict
 
-WINDOW = "(window)"
-FARTHEST = 1e9  # stands for an infinite distance, which neither JSON nor the page can show
-ELSEWHERE = re.compile(
-    r"<script\b.*?</script>|<footer\b.*?</footer>|<link\b[^>]*>|<img\b[^>]*>|"
-    r"<nav class=\"navbar navbar-expand.*?</nav>\s*</div>\s*</nav>",
-    re.DOTALL,
-)
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #1d2733; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #d7dee6; vertical-align: top; }
-.verdict { padding: .4rem .8rem; border-radius: .3rem; color: #fff; display: inline-block; font-weight: 600; }
-.pass { background: #1a7f4b; } .warn { background: #9a6700; } .fail { background: #b42318; }
-.text-success { color: #1a7f4b; } .text-danger { color: #b42318; }
-.text-success::before { content: "✓"; } .text-danger::before { content: "✗"; }
-.sticky, .ge-navigation-sidebar-container, .card { display: none; } a { color: inherit; text-decoration: none; }
-"""
+COLUMNS_AT_ONCE = 8
+SAMPLE_SHARE = 0.1
+ALL_ROWS, IN_PARTS = "all rows", "all rows, in parts"
+COUNT_ONLY = {"result_format": "BASIC", "partial_unexpected_count": 0}
+ADDED: Mapping[str, Callable[[Iterable[Any]], Any]] = {
+    ROW_COUNT: sum,
+    COLUMN_MAX: max,
+    "expect_column_min_to_be_between": min,
+    "expect_table_row_count_to_equal": sum,
+}
+ROW_BY_ROW = {
+    *(f"expect_column_values_to_{what}" for what in (
+        "be_between", "be_in_set", "not_be_in_set", "be_null", "not_be_null", "match_regex", "not_match_regex",
+        "match_regex_list", "not_match_regex_list", "match_strftime_format", "be_dateutil_parseable",
+        "be_json_parseable", "match_json_schema",
+    )),
+    "expect_column_value_lengths_to_be_between", "expect_column_value_lengths_to_equal",
+    "expect_column_pair_values_to_be_equal", "expect_column_pair_values_to_be_in_set",
+    "expect_column_pair_values_a_to_be_greater_than_b", "expect_multicolumn_sum_to_equal",
+    "expect_multicolumn_values_to_be_equal", "expect_multicolumn_values_to_be_unique",
+    "expect_select_column_values_to_be_unique_within_record",
+}  # fmt: skip
+"""Expectations that judge each row by itself, whose counts therefore add up over parts of a window."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """The measurements that Great Expectations found past their limit, and the result its page is drawn from."""
+class WindowRows:
+    """The rows of a window: how to read them, and how many may be held at once."""
 
-    broken: tuple[Measurement, ...]
-    result: ExpectationSuiteValidationResult
+    read: Reader
+    profile: WindowProfile
+    most_rows: int
+
+    @property
+    def in_parts(self) -> bool:
+        return self.profile.rows > self.most_rows
 
 
-def judge(measurements: Sequence[Measurement], suite_name: str) -> Judgement:
-    """Run one expectation per requirement. Raises ValueError for a measurement that is no number."""
-    frame = measurement_frame(measurements)
-    batch = _context().data_sources.get("measurements").get_asset("window").get_batch_definition("whole")
-    checks = list(frame.columns)
-    suite = gx.ExpectationSuite(
-        name=suite_name, expectations=[gxe.ExpectColumnMaxToBeBetween(column=name, max_value=0) for name in checks]
+@dataclass(frozen=True)
+class Shown:
+    """How findings are put: the bounds that depend on the window, and the columns whose values and bounds stay hidden."""
+
+    parameters: Parameters
+    hidden: frozenset[str]
+
+
+@dataclass
+class Seen:
+    """The results of one expectation on every part that it was shown, and what these were parts of."""
+
+    looked_at: str
+    results: list[ExpectationValidationResult] = field(default_factory=list)
+    missing: frozenset[str] = frozenset()
+
+
+def judge_learned(
+    suite: Sequence[Expected], rows: WindowRows, reference: ReferenceProfile, roles: Roles, shown: Shown
+) -> tuple[Finding, ...]:
+    """The findings of the suite that the reference taught, a few columns at a time.
+
+    A column that is missing or unreadable is a finding of `check_columns`, and so is not one here; nor is a number of
+    rows usual where no window came before.
+    """
+    asked = [one for one in suite if set(one.parameters) <= set(shown.parameters)]
+    seen = {place: Seen(IN_PARTS if rows.in_parts else ALL_ROWS) for place in range(len(asked))}
+    held = [name for name, _ in rows.profile.columns]
+    wanted = dict.fromkeys((roles.id, roles.time, *(feature.feature for feature in reference.features)))
+    names = [name for name in wanted if held.count(name) == 1]
+    readable: set[str] = set()
+    for first in range(0, max(len(names), 1), COLUMNS_AT_ONCE):
+        some = names[first : first + COLUMNS_AT_ONCE]
+        for table in parts(rows.read(some) if some else (), rows.most_rows):
+            frame = as_read(table, reference.features, roles)
+            readable.update(frame.columns)
+            about = {
+                place: one
+                for place, one in enumerate(asked)
+                if (set(one.columns) <= set(frame.columns) if one.columns else not first)
+                and not (one.type == UNIQUE and rows.in_parts)
+            }
+            for columns in _apart(frame):
+                on = {place: one for place, one in about.items() if not one.columns or {*one.columns} <= {*columns}}
+                _validate(frame[columns], on, shown.parameters, seen)
+                about = {place: one for place, one in about.items() if place not in on}
+    return tuple(
+        _finding(one, seen[place], rows.profile, shown)
+        for place, one in enumerate(asked)
+        if set(one.columns) <= readable or one.type == COLUMN_MAX  # that rows are fresh has to be seen
     )
-    result = batch.get_batch({"dataframe": frame}).validate(suite, result_format="BASIC")
-    failed = {one.expectation_config.kwargs["column"] for one in result.results if not one.success}
-    judged = {one.expectation_config.kwargs["column"] for one in result.results if "observed_value" in one.result}
-    if judged != set(checks):
-        raise RuntimeError(
-            f"{suite_name}: {', '.join(sorted(set(checks) - judged))} was not judged, expected every check"
-        )
-    broken = tuple(one for one in measurements if one.excess > 0)
-    if {one.check for one in broken} != failed:
-        raise RuntimeError(f"{suite_name}: Great Expectations fails {sorted(failed)}, the measurements say otherwise")
-    return Judgement(broken, result)
 
 
-def measurement_frame(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row per column and one column per requirement; empty cells where a requirement does not concern a column."""
-    rows: dict[str, dict[str, float]] = {}
-    for one in measurements:
-        if math.isnan(one.excess):
-            raise ValueError(
-                f"{one.check} of {one.column or 'the window'} is not a number, expected how far past the limit"
-            )
-        cells = rows.setdefault(one.column or WINDOW, {})
-        cells[one.check] = max(cells.get(one.check, -FARTHEST), min(one.excess, FARTHEST))
-    return pd.DataFrame.from_dict(rows, orient="index")
+def _apart(frame: pd.DataFrame) -> list[list[str]]:
+    """Columns without nulls together, the others one by one: for each of these Great Expectations copies the whole frame."""
+    with_nulls = [name for name in frame if frame[name].hasnans]
+    return [[name for name in frame if name not in with_nulls], *([name] for name in with_nulls)]
+
+
+def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tuple[Finding, ...]:
+    """The findings of a model owner's own suite, on the rows as they landed. No row, no finding: that has failed already."""
+    if not rows.profile.rows or not suite:
+        return ()
+    present = list(next(iter(rows.read(None))).schema.names)
+    named = {name for one in suite for name in one.columns}
+    names = [name for name in present if name in named or not all(one.columns for one in suite)]
+    seen = {
+        place: Seen(IN_PARTS if rows.in_parts else ALL_ROWS, missing=frozenset(one.columns) - {*present})
+        for place, one in enumerate(suite)
+    }
+    known = {place: one for place, one in enumerate(suite) if set(one.parameters) <= set(shown.parameters)}
+    adding = {place: one for place, one in known.items() if not rows.in_parts or one.type in {*ROW_BY_ROW, *ADDED}}
+    for table in parts(rows.read(names), rows.most_rows):
+        _validate(as_landed(table), adding, shown.parameters, seen)
+    others = {place: one for place, one in known.items() if place not in adding}
+    if others:
+        frame = sampled(rows.read(names), names, math.ceil(SAMPLE_SHARE * rows.most_rows))
+        _validate(frame, others, shown.parameters, seen)
+        for place in others:
+            seen[place].looked_at = f"a sample of {len(frame):,} rows"
+    return tuple(_finding(one, seen[place], rows.profile, shown) for place, one in enumerate(suite))
 
 
 @cache
-def _context() -> gx.data_context.EphemeralDataContext:
+def _batch_definition() -> Any:
     """One context per process, in memory, with nothing shown and nothing sent."""
+    pandas_execution_engine.HASH_THRESHOLD = 0  # else every value is hashed, twice, for a fingerprint that nobody reads
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-    source = context.data_sources.add_pandas("measurements")
-    source.add_dataframe_asset("window").add_batch_definition_whole_dataframe("whole")
-    return context
+    asset = context.data_sources.add_pandas("window").add_dataframe_asset("rows")
+    return asset.add_batch_definition_whole_dataframe("all")
 
 
-@cache
-def _view() -> DefaultJinjaPageView:
-    """One view per process: it keeps its compiled templates."""
-    return DefaultJinjaPageView()
+def _validate(
+    frame: pd.DataFrame, expectations: Mapping[int, Expected], parameters: Parameters, seen: Mapping[int, Seen]
+) -> None:
+    """Add the results on one frame. Great Expectations returns them in an order of its own, so each carries its number."""
+    if not expectations:
+        return
+    numbered = [one.numbered(place) for place, one in expectations.items()]
+    batch = _batch_definition().get_batch({"dataframe": frame})
+    suite = gx.ExpectationSuite(name="window", expectations=numbered)
+    bounds = {name: pd.Timestamp(one) if isinstance(one, datetime) else one for name, one in parameters.items()}
+    for result in batch.validate(suite, result_format=COUNT_ONLY, expectation_parameters=bounds).results:
+        seen[result.expectation_config.meta["place"]].results.append(result)
 
 
-def write_page(
-    path: Path, judgement: Judgement, title: str, verdict: str, reasons: Sequence[str], rows: Mapping[str, str]
-) -> str:
-    """Write the page of one window and return its path. `rows` are facts shown above the table. Raises OSError."""
-    for one in judgement.result.results:
-        one.result["observed_value"] = round(float(one.result["observed_value"]), 6)  # the page knows no numpy numbers
-    page = _view().render(ValidationResultsPageRenderer().render(judgement.result))
-    body = ELSEWHERE.sub("", page[page.index("<body") : page.rindex("</body>")]).split(">", 1)[1]
-    facts = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(fact)}</td></tr>" for name, fact in rows.items())
-    listed = "".join(f"<li>{html.escape(reason)}</li>" for reason in reasons)
-    broken = "".join(
-        f"<tr><td>{html.escape(one.check)}</td><td>{html.escape(one.column or WINDOW)}</td>"
-        f"<td>{html.escape(one.observed)}</td><td>{html.escape(one.expected)}</td><td>{one.failing_rows:,}</td></tr>"
-        for one in judgement.broken
-    )
-    header = "<tr><th>requirement</th><th>column</th><th>found</th><th>expected</th><th>rows</th></tr>"
-    write_whole(
-        path,
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p class='verdict {verdict}'>{verdict}</p>"
-        f"<ul>{listed}</ul><table>{facts}</table>"
-        f"{f'<h2>Broken</h2><table>{header}{broken}</table>' if broken else ''}"
-        f"<h2>All requirements</h2><p>Each number is how far the worst column lies past its limit.</p>{body}"
-        "</body></html>",
-    )
-    return str(path)
+def _finding(one: Expected, seen: Seen, profile: WindowProfile, shown: Shown) -> Finding:
+    """What the results say of one expectation. What cannot be evaluated, or was never looked at, is broken."""
+    hidden = bool(shown.hidden & {*one.columns})
+    words = sentence(one, shown.parameters, hidden)
+    column = one.columns[0] if len(one.columns) == 1 else None
+
+    def finding(met: bool, observed: str, failing: int, verdict: Verdict = one.on_failure) -> Finding:
+        return Finding(one.check, column, met, words, observed, 0 if met else failing, verdict, seen.looked_at)
+
+    if one.learned and one.type == UNIQUE and not seen.results:
+        about = "" if profile.duplicates_exact else "about "
+        observed = f"{about}{profile.duplicate_ids:,} rows with an id that another row has"
+        return replace(finding(not profile.duplicate_ids, observed, profile.duplicate_ids), looked_at=COUNTS)
+    if seen.missing:
+        return finding(False, f"no column {', '.join(sorted(seen.missing))}", profile.rows)
+    if not seen.results or any(map(_raised, seen.results)):
+        return finding(False, "values on which it cannot be evaluated", profile.rows)
+    total = _total(one, seen.results)
+    met = bool(seen.results[0].success) if len(seen.results) == 1 else _holds(one, seen.results[0], total)
+    rows = total.get("element_count")
+    if met and not one.learned and rows and total.get("missing_count") == rows:  # it passes for lack of values
+        return finding(False, "no value at all, so nothing was judged", profile.rows, "warn")
+    return finding(met, found(total, hidden), total.get("unexpected_count", profile.rows))
+
+
+def _raised(result: ExpectationValidationResult) -> bool:
+    """Whether it could not be evaluated; then the exceptions stand there by metric."""
+    told = result.exception_info or {}
+    return bool(told.get("raised_exception", told))
+
+
+def _total(one: Expected, results: Sequence[ExpectationValidationResult]) -> dict[str, Any]:
+    """What was found in all parts together."""
+    if len(results) == 1:
+        return dict(results[0].result)
+    if one.type in ADDED:
+        values = [part.result["observed_value"] for part in results]
+        known = [value for value in values if value is not None and value == value]
+        return {"observed_value": ADDED[one.type](known) if known else None}
+    names = ("element_count", "unexpected_count", "missing_count")
+    return {name: sum(part.result.get(name) or 0 for part in results) for name in names}
+
+
+def _holds(one: Expected, result: ExpectationValidationResult, total: Mapping[str, Any]) -> bool:
+    """Whether an expectation holds on all parts together, by the rule that Great Expectations has for one."""
+    arguments = result.expectation_config.kwargs if result.expectation_config else {}
+    if one.type not in ADDED:
+        values = total["element_count"] - total["missing_count"]
+        return not values or (values - total["unexpected_count"]) / values >= arguments.get("mostly", 1.0)
+    value = total["observed_value"]
+    least, most = (arguments.get(name, arguments.get("value")) for name in ("min_value", "max_value"))
+    above = least is None or (value is not None and (value > least if arguments.get("strict_min") else value >= least))
+    below = most is None or (value is not None and (value < most if arguments.get("strict_max") else value <= most))
+    return above and below

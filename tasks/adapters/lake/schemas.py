@@ -35,7 +35,7 @@ NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.ty
 
 
 def row_columns(config: ModelConfig) -> tuple[str, ...]:
-    """What a source has to have of a row: id and time first, then features and protected columns. Never the label."""
+    """What a source has to have of a row: id and time first, then features, protected and extra columns. Never the label."""
     return tuple(dict.fromkeys((*config.columns.id_columns, *_landed_columns(config)[1:])))
 
 
@@ -43,7 +43,7 @@ def _landed_columns(config: ModelConfig) -> tuple[str, ...]:
     """What lands with a row: the same, with one column for the id."""
     columns = config.columns
     own = {columns.label, columns.label_time} - {columns.time}
-    named = (columns.key, columns.time, *columns.features.names, *columns.protected)
+    named = (columns.key, columns.time, *columns.features.names, *columns.protected, *columns.extra)
     return tuple(dict.fromkeys(name for name in named if name not in own))
 
 

@@ -15,6 +15,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.gates.expectation_suite import learned_suite
 from tasks.adapters.models import files as model_files
 from tasks.adapters.models.estimators import Fitted
 from tasks.adapters.profiling import binned_rows, reference_sample
@@ -48,7 +49,8 @@ def register(
 ) -> ModelVersion:
     """The version of this decision: an earlier one if there is one, else a new one.
 
-    The reference profile is stored beside the model, and how the features contributed where that is known. Raises
+    The reference profile and the suite that it teaches are stored beside the model, and how the features contributed where
+    that is known. Raises
     RegistryError, and ModelFileError for an estimator that holds types of foreign packages.
     """
     known = registry.find(config.name, decision_id)
@@ -104,6 +106,7 @@ def _lay_out(
     manifest = lineage.manifest(config, fitted, training, decision_id, sha256)
     lineage.save_for_mlflow(config, fitted.scorer, files, folder / "model")
     (notes / version_files.PROFILE).write_text(to_json(reference_profile), encoding="utf-8")
+    (notes / version_files.SUITE).write_text(learned_suite(config, reference_profile), encoding="utf-8")
     (notes / version_files.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
     (notes / version_files.IMPORTANCE).write_text(json.dumps(fitted.importance), encoding="utf-8")
     return manifest

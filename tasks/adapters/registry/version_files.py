@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; what i
 PROFILE, MANIFEST, IMPORTANCE = "reference_profile.json", "training_manifest.json", "feature_importance.json"
 ATTRIBUTION = "feature_attribution.json"
 CODED_ROWS, REFERENCE_SAMPLE = "coded_rows.parquet", "reference_sample.parquet"
+SUITE = "expectation_suite.json"
 
 
 def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool = False) -> "Scorer":
@@ -139,6 +140,17 @@ def _reference_sample(uri: str, run_id: str) -> "ReferenceSample | None":
     if not _holds(uri, run_id, REFERENCE_SAMPLE):
         return None
     return profiling.reference_sample.from_parquet(_read_artifact(uri, run_id, REFERENCE_SAMPLE))
+
+
+def expectation_suite(version: ModelVersion) -> str | None:
+    """JSON of the suite that was learned with the version; None for versions from before there was one."""
+    uri = workspace().mlflow
+    return _artifact(uri, version.run_id, SUITE) if _holds_suite(uri, version.run_id) else None
+
+
+@lru_cache(maxsize=32)
+def _holds_suite(uri: str, run_id: str) -> bool:
+    return _holds(uri, run_id, SUITE)
 
 
 def manifest(version: ModelVersion) -> str:

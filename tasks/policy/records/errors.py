@@ -23,6 +23,10 @@ class UnknownPolicy(PerennialError):
     """A policy that the back-test does not know by this name."""
 
 
+class SuiteError(PerennialError, ValueError):
+    """A suite cannot be read, or holds an expectation that Great Expectations does not know."""
+
+
 class TimeAhead(PerennialError):
     """The requested time of a live model is in the future. Nothing was read."""
 

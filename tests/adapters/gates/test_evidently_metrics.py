@@ -10,7 +10,7 @@ from evidently.metrics import MaxValue
 from evidently.tests import lt
 
 from tasks.adapters.gates.evidently_metrics import check_items
-from tasks.monitoring.drift import Baseline, report_drift
+from tasks.monitoring.drift import DriftReference, report_drift
 from tasks.policy.records.errors import ModelConfigError
 from tests.support.monitored_model import COUNT, amounts, judge, model
 
@@ -157,7 +157,7 @@ def test_the_samples_hold_the_values_and_names_that_came(tmp_path):
 
 def test_a_version_without_a_sample_computes_none_and_says_so(tmp_path):
     judged = judge(tmp_path, own(MEAN))
-    found = report_drift(judged.config, judged.profiled, Baseline(judged.frozen))
+    found = report_drift(judged.config, judged.profiled, DriftReference(judged.frozen))
     assert found.second_opinion.unavailable and found.verdict == "stable"
     assert "was registered before a sample of its training rows was stored" in found.warnings[0]
     assert "Evidently did not measure this window" in page_of(found)

@@ -1,51 +1,269 @@
-"""Great Expectations over measurements: it judges them all, tells nothing private, and its page needs no network."""
+"""Great Expectations as a gate: it judges rows, a stranger's suite works unchanged, and nothing passes for want of a look."""
 
+import json
 import re
+import sys
+from datetime import timedelta
+from pathlib import Path
 
+import great_expectations as gx
+import great_expectations.expectations as gxe
+import pyarrow as pa
 import pytest
 
-from tasks.adapters.gates.great_expectations import judge, measurement_frame, write_page
-from tasks.policy.data_quality.quality import Measurement
+from tasks.adapters.gates.expectation_suite import learned_suite, own_suite, read_suite
+from tasks.adapters.gates.great_expectations import ADDED, ROW_BY_ROW
+from tasks.adapters.profiling.profile import profile_batches
+from tasks.monitoring.quality import QualityReference, judge_quality
+from tasks.policy.records.errors import SuiteError
+from tests.support.monitored_model import (
+    COUNT,
+    WINDOW,
+    amounts,
+    broken,
+    model,
+    profile,
+    quality_of,
+    reader,
+    reference,
+    rows,
+    with_share,
+)  # fmt: skip
 
-EVIL = "<img src=x onerror=alert(1)></script><script>alert(2)</script>\"'"
+EVIL = "</script><img src=x onerror=alert(1)>\"'"
 
 
-def measurement(check: str, column: str | None, excess: float, failing: int = 0) -> Measurement:
-    return Measurement(check, column, excess, "at most 1", f"found {excess:g}", failing)
+@pytest.fixture(autouse=True)
+def in_a_workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path))
+    return tmp_path
 
 
-def test_each_requirement_is_judged_from_both_sides_of_its_limit():
-    kept, met, past = (
-        measurement("nulls", "a", -0.1),
-        measurement("nulls", "b", 0.0),
-        measurement("nulls", "c", 1e-9, 5),
+@pytest.fixture(scope="module")
+def frozen():
+    return reference(model())
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Writes a suite as its maker would, with Great Expectations alone; returns the model that uses it."""
+
+    def write(*expectations: gxe.Expectation, **quality):
+        path = tmp_path / "own.json"
+        suite = gx.ExpectationSuite(name="theirs", expectations=list(expectations))
+        path.write_text(json.dumps(suite.to_json_dict()), encoding="utf-8")
+        return model(quality={"suite": str(path), **quality})
+
+    return write
+
+
+def page(report) -> str:
+    return Path(report.report_uri).read_text(encoding="utf-8")
+
+
+def test_the_learned_suite_is_one_that_great_expectations_reads_and_validates_by_itself(frozen):
+    """By its plain API on a plain frame, without Perennial: an ordinary window passes, a broken one does not."""
+    suite = gx.ExpectationSuite(**json.loads(learned_suite(model(), frozen)))
+    assert len(suite.expectations) == 16
+    asset = gx.get_context(mode="ephemeral").data_sources.add_pandas("any").add_dataframe_asset("rows")
+    batches = asset.add_batch_definition_whole_dataframe("all")
+    bounds = {
+        "window_start": WINDOW.start,
+        "window_end": WINDOW.end,
+        "fresh_from": WINDOW.end - timedelta(days=1),
+        "usual_rows_min": 1,
+        "usual_rows_max": 9999,
+    }
+
+    def failing(table: pa.Table) -> set[str]:
+        batch = batches.get_batch({"dataframe": table.to_pandas()})
+        results = batch.validate(suite, expectation_parameters=bounds).results
+        return {one.expectation_config.meta["check"] for one in results if not one.success}
+
+    assert failing(rows()) == set()
+    assert failing(rows(age=[500.0] * COUNT, country=["XX"] * COUNT)) == {"accepted range", "known categories"}
+
+
+def test_each_learned_expectation_is_judged_from_both_sides_of_its_bound(frozen):
+    config = model()
+    ages = [40.0] * 1000 + [50.0] * 1000
+    for share, outcome in ((0.01, set()), (0.0105, {("accepted range", "age")})):
+        assert broken(quality_of(config, frozen, rows(age=with_share(ages, share, 500.0)))) == outcome
+    names = rows()["country"].to_pylist()
+    for share, outcome in ((0.1, set()), (0.1005, {("known categories", "country")})):
+        assert broken(quality_of(config, frozen, rows(country=with_share(names, share, "XX")))) == outcome
+
+
+def test_the_page_speaks_in_the_words_of_great_expectations(frozen):
+    config = model(quality={"columns": {"amount": {"range": {"min": -60, "max": 130000}}}})
+    text = page(quality_of(config, frozen, rows()))
+    for words in (
+        "amount values must be greater than or equal to -60 and less than or equal to 130000, at least 99 % of the time.",
+        "amount values must not be null, at least 90 % of the time.",
+        "amount values must be finite.",
+        "country values must belong to this set: DE FR IT, at least 90 % of the time.",
+        "Must have greater than or equal to 50 rows.",
+        "id values must be unique.",
+        "amount values must be of type double.",
+    ):
+        assert words in text, words
+
+
+def test_the_page_is_one_file_without_network_and_without_markup_from_names(frozen, own):
+    config = own(gxe.ExpectColumnValuesToBeInSet(column="country", value_set=[EVIL], description=EVIL))
+    text = page(quality_of(config, frozen, rows(country=[EVIL] * COUNT)))
+    assert not re.search(r"(?:src|href)\s*=", text.replace("&lt;img src=x", ""))
+    assert "<script" not in text and "<img" not in text and "@import" not in text and "url(" not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text and len(text) < 50_000
+
+
+@pytest.mark.parametrize("severity", ["critical", "warning", "info"])
+def test_a_suite_made_with_great_expectations_alone_gates_by_its_severity(frozen, own, severity):
+    """Severity warning still makes Great Expectations' own success false."""
+    config = own(
+        gxe.ExpectColumnValuesToMatchRegex(column="country", regex="^[A-Z]{2}$", severity=severity),
+        gxe.ExpectColumnMeanToBeBetween(column="age", min_value=40, max_value=70),
     )
-    alone = measurement("rows", None, -3)
-    assert judge([kept, met, past, alone], "suite").broken == (past,)
-    assert judge([kept, met, alone], "suite").broken == ()
+    assert quality_of(config, frozen, rows()).verdict == "pass"
+    names = rows()["country"].to_pylist()
+    report = quality_of(config, frozen, rows(country=with_share(names, 0.01, "D")))
+    assert report.verdict == ("fail" if severity == "critical" else "warn")
+    assert broken(report) == {("expect_column_values_to_match_regex", "country")} and report.failing_rows == 20
+    assert "country values must match this regular expression" in report.reasons[0]
 
 
-def test_an_infinite_distance_is_past_the_limit():
-    late = measurement("fresh rows", None, float("inf"))
-    assert judge([late, measurement("nulls", "a", -1)], "suite").broken == (late,)
+def test_expectations_on_the_whole_table_and_on_several_columns_work(frozen, own):
+    config = own(
+        gxe.ExpectTableColumnCountToEqual(value=6),
+        gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="age", column_B="amount", mostly=0.01),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["id", "at"]),
+    )
+    assert quality_of(config, frozen, rows()).verdict == "pass"
+    assert broken(quality_of(config, frozen, rows(further=[1] * COUNT))) == {
+        ("expect_table_column_count_to_equal", None)
+    }
 
 
-def test_a_measurement_that_is_no_number_is_refused_because_it_would_pass():
-    with pytest.raises(ValueError, match="nulls of a is not a number"):
-        judge([measurement("nulls", "a", float("nan"))], "suite")
+@pytest.mark.parametrize(
+    "expectation",
+    [
+        gxe.ExpectColumnValuesToBeBetween(column="nowhere", min_value=0),
+        gxe.ExpectColumnValuesToBeBetween(column="country", min_value=0),
+        gxe.ExpectColumnValuesToBeBetween(column="age", min_value={"$PARAMETER": "unknown"}),
+    ],
+    ids=["missing column", "text compared with a number", "unknown parameter"],
+)
+def test_what_cannot_be_evaluated_is_broken(frozen, own, expectation):
+    config = own(expectation, gxe.ExpectColumnValuesToNotBeNull(column="age"))
+    report = quality_of(config, frozen, rows())
+    assert report.verdict == "fail" and len(broken(report)) == 1 and report.failing_rows == COUNT
 
 
-def test_a_requirement_that_does_not_concern_a_column_leaves_its_cell_empty():
-    frame = measurement_frame([measurement("nulls", "a", -1), measurement("range", "b", -1)])
-    assert frame.shape == (2, 2) and int(frame.isna().sum().sum()) == 2
+def test_an_owners_expectation_on_a_column_of_nulls_does_not_pass_for_lack_of_values(frozen, own):
+    config = own(gxe.ExpectColumnValuesToBeInSet(column="note", value_set=["a"]))
+    assert quality_of(config, frozen, rows(note=["a", None] * (COUNT // 2))).verdict == "pass"
+    report = quality_of(config, frozen, rows(note=pa.nulls(COUNT, pa.string())))
+    assert report.verdict == "warn" and "no value at all" in report.reasons[0]
 
 
-def test_the_page_is_one_file_without_network_and_without_markup_from_names(tmp_path):
-    judgement = judge([measurement("nulls", EVIL, 1.0, 7), measurement("rows", None, -1)], f"suite {EVIL}")
-    path = write_page(tmp_path / "quality.html", judgement, f"title {EVIL}", "fail", [f"reason {EVIL}"], {EVIL: EVIL})
-    page = (tmp_path / "quality.html").read_text(encoding="utf-8")
-    assert path == str(tmp_path / "quality.html")
-    assert not re.search(r"(?:src|href)\s*=\s*[\"']?(?:https?:)?//", page)
-    assert "<script" not in page and "<img" not in page and "@import" not in page and "url(" not in page
-    assert "&lt;img src=x onerror=alert(1)&gt;" in page
-    assert "Expectations" in page and len(page) < 200_000
+def test_a_window_above_the_limit_is_judged_in_parts_with_the_same_outcome(frozen, own):
+    """Counts add up; what does not is judged on a sample, and the page says which was looked at how."""
+    expectations = (
+        gxe.ExpectColumnValuesToMatchRegex(column="country", regex="^[A-Z]{2}$", mostly=0.9),
+        gxe.ExpectColumnMaxToBeBetween(column="age", max_value=100),
+        gxe.ExpectColumnMeanToBeBetween(column="age", min_value=40, max_value=70),
+    )
+    names, ages = rows()["country"].to_pylist(), rows()["age"].to_pylist()
+    for table in (
+        rows(),
+        rows(id=["x"] * COUNT),
+        rows(count=49),
+        rows(at=[WINDOW.end, *rows()["at"].to_pylist()[1:]]),
+        rows(amount=with_share(amounts(), 0.11, None), country=with_share(names, 0.11, "d")),
+        rows(amount=with_share(amounts(), 0.09, None), country=with_share(names, 0.09, "d")),
+        rows(age=[101.0, *ages[1:]]),
+        rows(age=[age / 3 for age in ages]),
+    ):
+        whole, parted = (quality_of(own(*expectations, rows_in_memory=most), frozen, table) for most in (10_000, 1000))
+        assert broken(parted) == broken(whole)
+        assert parted.failing_rows == pytest.approx(whole.failing_rows, abs=1)
+    text = page(quality_of(own(*expectations, rows_in_memory=1000), frozen, rows()))
+    assert text.count("all rows, in parts") > 10 and text.count("a sample of 100 rows") == 1
+    assert "counts of all rows" in text
+
+
+def test_every_type_that_is_added_up_over_parts_exists():
+    spelled = {re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() for name in dir(gxe) if name.startswith("Expect")}
+    assert ROW_BY_ROW | set(ADDED) <= spelled
+
+
+def test_an_expectation_that_great_expectations_does_not_know_is_an_error(tmp_path):
+    """It would be left out of the suite in silence."""
+    path = tmp_path / "own.json"
+    for wrong in ({"type": "expect_magic", "kwargs": {}}, {"type": "expect_column_to_exist", "kwargs": {"colum": "a"}}):
+        path.write_text(json.dumps({"name": "own", "expectations": [wrong]}), encoding="utf-8")
+        with pytest.raises(SuiteError, match=r"own\.json: expectation 1 cannot be used"):
+            own_suite(str(path))
+
+
+def test_a_function_may_return_a_suite_or_a_list(frozen, tmp_path, monkeypatch):
+    (tmp_path / "our_suite.py").write_text(
+        "import great_expectations.expectations as gxe\n"
+        "def listed():\n    return [gxe.ExpectColumnMaxToBeBetween(column='age', max_value=60)]\n"
+        "def wrong():\n    return ['age']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    report = quality_of(model(quality={"suite": "our_suite:listed"}), frozen, rows())
+    assert broken(report) == {("expect_column_max_to_be_between", "age")} and "found 89" in report.reasons[0]
+    for name, words in (("our_suite:wrong", "returned str"), ("our_suite:nothing", "cannot be imported")):
+        with pytest.raises(SuiteError, match=words):
+            own_suite(name)
+    sys.modules.pop("our_suite")
+
+
+def test_neither_values_nor_bounds_of_personal_and_protected_columns_are_shown(own):
+    features = {"numeric": ["amount", "age"], "categorical": ["country", "email"], "boolean": []}
+    roles = {"personal": ["email", "amount"], "protected": ["age"]}
+    settings = own(
+        gxe.ExpectColumnMaxToBeBetween(column="age", max_value=61),
+        gxe.ExpectColumnValuesToBeInSet(column="email", value_set=["a@example.org"]),
+        gxe.ExpectColumnMostCommonValueToBeInSet(column="email", value_set=["b@example.org"]),
+    ).quality
+    config = model(features, columns=roles, quality=settings.model_dump())
+    emails = ["c@example.org", "d@example.org"]
+    frozen = reference(config, email=emails * 5000, amount=[12345.0, 67890.0] * 5000)
+    report = quality_of(config, frozen, rows(email=emails * (COUNT // 2), amount=[12345.5, 67890.5] * (COUNT // 2)))
+    text = page(report) + str(report)
+    assert report.verdict == "fail" and "(not shown)" in text
+    assert not re.search(r"@example|12345|67890|95662|\b61\b|\b89\b", text)
+
+
+def test_the_stored_suite_is_used_until_the_settings_change(frozen):
+    config, table = model(), rows(age=[95.0] * 1000 + [30.0] * 1000)
+    stored = learned_suite(config, frozen)
+    tight = stored.replace(json.dumps(next(
+        one.arguments["max_value"] for one in read_suite(stored) if one.check == "accepted range" and one.columns == ("age",)
+    )), "90.0")  # fmt: skip
+    profiled = profile(config, frozen, table)
+    assert judge_quality(config, profiled, QualityReference(frozen, stored), reader(table)).verdict == "pass"
+    assert broken(judge_quality(config, profiled, QualityReference(frozen, tight), reader(table))) == {
+        ("accepted range", "age")
+    }
+    other = model(quality={"min_rows": 51})
+    assert judge_quality(other, profiled, QualityReference(frozen, tight), reader(table)).verdict == "pass"
+
+
+def test_a_code_for_missing_counts_as_null_and_not_as_out_of_range():
+    config = model()
+    coded = with_share(amounts(10_000), 0.05, -99_999.0)
+    frozen = reference(config, amount=coded)
+    assert frozen.features[0].sentinel == -99_999.0
+    few, many = (rows(amount=with_share(amounts(), share, -99_999.0)) for share in (0.14, 0.16))
+    assert quality_of(config, frozen, few).verdict == "pass"
+    assert broken(quality_of(config, frozen, many)) == {("null share", "amount")}
+
+
+def test_a_window_without_columns_fails_for_its_rows(frozen):
+    profiled = profile_batches((), frozen, model(), WINDOW)
+    report = judge_quality(model(), profiled, QualityReference(frozen), lambda _: ())
+    assert broken(report) == {("enough rows", None), ("fresh rows", "at")}

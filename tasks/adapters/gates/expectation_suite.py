@@ -1,0 +1,172 @@
+"""Expectation suites as Great Expectations' own JSON: the one a reference teaches, and those of a model's owner.
+
+Great Expectations drops an expectation that it does not know from a suite, with a line in its log; a gate must not lose
+any, so each is built on its own here and one that cannot be built is an error.
+"""
+
+import importlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import great_expectations as gx
+import great_expectations.expectations as gxe
+from great_expectations.exceptions import GreatExpectationsError
+from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+from great_expectations.expectations.metadata_types import FailureSeverity
+
+from deployments.config.model import ModelConfig
+from tasks.policy.data_quality.expectations import Expectation, Roles, learn_expectations
+from tasks.policy.records.base import digest
+from tasks.policy.records.errors import SuiteError
+from tasks.policy.records.profile import ReferenceProfile
+from tasks.policy.records.reports import Verdict
+
+COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
+EXAMPLE = "json.dumps(suite.to_json_dict())"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One expectation of Great Expectations, and what its suite says of it."""
+
+    type: str
+    arguments: dict[str, Any]
+    check: str
+    learned: bool
+    severity: FailureSeverity
+    description: str | None = None
+    own: gxe.Expectation | None = None
+    """The object that a function of the model's owner made, which may be of a class of its own."""
+
+    @property
+    def on_failure(self) -> Verdict:
+        return "fail" if self.severity == FailureSeverity.CRITICAL else "warn"
+
+    def numbered(self, place: int) -> gxe.Expectation:
+        """A copy for one suite, since an expectation belongs to one; its results carry the number."""
+        if self.own is not None:
+            return self.own.copy(update={"meta": {"place": place}, "id": None}, deep=True)
+        return ExpectationConfiguration(self.type, self.arguments, meta={"place": place}).to_domain_obj()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that it names; none where it is about the table as a whole."""
+        named = [self.arguments[name] for name in COLUMN_ARGUMENTS if self.arguments.get(name) is not None]
+        return (*named, *(self.arguments.get("column_list") or ()))
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the bounds that are filled in per window."""
+        found = [value for value in self.arguments.values() if isinstance(value, dict) and "$PARAMETER" in value]
+        return tuple(value["$PARAMETER"] for value in found)
+
+
+def roles_of(config: ModelConfig, leaks: Iterable[str] = ()) -> Roles:
+    return Roles(config.columns.key, config.columns.time, tuple(leaks), frozenset(config.columns.personal))
+
+
+def learned_suite(config: ModelConfig, reference: ReferenceProfile) -> str:
+    """JSON of the suite that this reference teaches under the model's present settings."""
+    roles = roles_of(config)
+    expectations = learn_expectations(reference, config.quality, roles)
+    suite = gx.ExpectationSuite(
+        name=f"{config.name} {reference.window.name}",
+        expectations=[_to_gx(one) for one in expectations],
+        meta={
+            "reference": reference.content_hash,
+            "settings": _settings(config),
+            "arrow_types": {one.feature: one.counts.arrow_type for one in reference.features},
+        },
+    )
+    return json.dumps(suite.to_json_dict(), indent=1)
+
+
+def present_suite(config: ModelConfig, reference: ReferenceProfile, stored: str | None) -> str:
+    """The stored suite where it was learned under the present settings, else the same learned again under these."""
+    if stored is not None and json.loads(stored)["meta"].get("settings") == _settings(config):
+        return stored
+    return learned_suite(config, reference)
+
+
+def _settings(config: ModelConfig) -> str:
+    """Changes with every setting that the learned bounds depend on."""
+    limits = config.quality.model_dump_json(exclude={"labels", "suite", "rows_in_memory"})
+    return digest(limits, config.columns.key, config.columns.time, *sorted(config.columns.personal))
+
+
+def _to_gx(one: Expectation) -> gxe.Expectation:
+    column = {} if one.column is None else {"column": one.column}
+    severity = FailureSeverity.WARNING if one.warns else FailureSeverity.CRITICAL
+    return ExpectationConfiguration(
+        type=one.type,
+        kwargs={**column, **one.arguments},
+        meta={"check": one.check},
+        severity=severity,
+        description=one.description,
+    ).to_domain_obj()
+
+
+def read_suite(text: str) -> tuple[Expected, ...]:
+    """The expectations of a suite that `learned_suite` wrote."""
+    return tuple(
+        Expected(
+            one["type"],
+            one["kwargs"],
+            one["meta"]["check"],
+            learned=True,
+            severity=FailureSeverity(one["severity"]),
+            description=one.get("description"),
+        )
+        for one in json.loads(text)["expectations"]
+    )
+
+
+def own_suite(setting: str) -> tuple[Expected, ...]:
+    """The expectations of `quality.suite`: the path of a suite as JSON, or `module:function`. Raises SuiteError."""
+    found = _from_file(Path(setting)) if setting.endswith(".json") else _from_function(setting)
+    return tuple(_expected(one) for one in found)
+
+
+def _expected(one: gxe.Expectation) -> Expected:
+    kind, arguments = str(one.configuration.type), dict(one.configuration.kwargs)
+    return Expected(kind, arguments, kind, False, FailureSeverity(one.severity), one.description, one)
+
+
+def _from_file(path: Path) -> list[gxe.Expectation]:
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["expectations"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SuiteError(
+            f"quality.suite: {path}: cannot be read as a suite ({type(error).__name__}); expected what {EXAMPLE} gives"
+        ) from error
+    found = []
+    for number, one in enumerate(listed, start=1):
+        try:
+            found.append(ExpectationConfiguration(**one).to_domain_obj())
+        except (GreatExpectationsError, ValueError, TypeError) as error:
+            raise SuiteError(
+                f"quality.suite: {path}: expectation {number} cannot be used ({error}); expected a type of Great "
+                f"Expectations {gx.__version__} with its arguments, as {EXAMPLE} gives"
+            ) from error
+    return found
+
+
+def _from_function(name: str) -> list[gxe.Expectation]:
+    module, _, function = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise SuiteError(
+            f"quality.suite: {name}: cannot be imported ({error}); expected module:function, installed or on PYTHONPATH"
+        ) from error
+    made = make()
+    found = list(made.expectations if isinstance(made, gx.ExpectationSuite) else made)
+    strange = [type(one).__name__ for one in found if not isinstance(one, gxe.Expectation)]
+    if strange:
+        raise SuiteError(
+            f"quality.suite: {name}: returned {strange[0]}, expected an ExpectationSuite or a list of expectations"
+        )
+    return found

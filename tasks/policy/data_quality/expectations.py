@@ -1,0 +1,151 @@
+"""What a window's rows are expected to be, learned from the rows that a model was trained on.
+
+Each expectation is one of Great Expectations' own, with bounds from the reference where the settings name none of their
+own; the adapter writes them as its JSON (`tasks.adapters.gates.expectation_suite`). A bound that depends on the window
+(its times, the rows that are usual) is a parameter, filled in when the window is judged. Great Expectations counts a
+share among the values that are not null, the settings among all rows, so shares are converted. An empty column passes
+any expectation on its values, so each column's share of nulls, and the number of rows, is expected too.
+"""
+
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from tasks.policy.data_quality.acceptance import ColumnRule, Limits, accepted_categories, accepted_range
+from tasks.policy.records.base import Window, digest
+from tasks.policy.records.profile import FeatureCounts, FeatureReference, ReferenceProfile
+
+ROW_COUNT = "expect_table_row_count_to_be_between"
+COLUMN_MAX = "expect_column_max_to_be_between"
+BETWEEN = "expect_column_values_to_be_between"
+NOT_NULL = "expect_column_values_to_not_be_null"
+IN_SET = "expect_column_values_to_be_in_set"
+UNIQUE = "expect_column_values_to_be_unique"
+STEPS = 1_000_000
+"""A share is rounded down to a whole number of these, so that no rounding error breaks an expectation."""
+Parameters = Mapping[str, float | datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """One expectation by its type in Great Expectations; `check` is the name under which reports and the ledger know it."""
+
+    check: str
+    type: str
+    column: str | None
+    arguments: Mapping[str, object]
+    warns: bool = False
+    description: str | None = None
+    """The sentence to show where that of Great Expectations would be unreadable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Names of the columns that are no features, of those that identify people, and sentences on leaking features."""
+
+    id: str
+    time: str
+    leaks: tuple[str, ...] = ()
+    personal: frozenset[str] = field(default_factory=frozenset)
+
+
+def learn_expectations(reference: ReferenceProfile, limits: Limits, roles: Roles) -> tuple[Expectation, ...]:
+    """Everything that is expected of the rows of any later window."""
+    found = [*_window(limits, roles)]
+    for feature in reference.features:
+        found += _feature(feature, limits, feature.feature in roles.personal)
+    return tuple(found)
+
+
+def window_parameters(
+    window: Window, reference: ReferenceProfile, limits: Limits, recent_rows: Sequence[int]
+) -> Parameters:
+    """The bounds that depend on the window. `recent_rows`: rows of the windows before it; without any, no count is usual."""
+    max_age_hours = limits.max_age_hours or 24.0 * reference.usual_gap_days
+    usual, (low, high) = statistics.median(recent_rows) if recent_rows else 0, limits.row_count_ratio
+    return {
+        "window_start": window.start,
+        "window_end": window.end,
+        "fresh_from": window.end - timedelta(hours=max_age_hours),
+        **({"usual_rows_min": math.ceil(low * usual), "usual_rows_max": math.floor(high * usual)} if usual else {}),
+    }
+
+
+def _parameter(name: str) -> dict[str, str]:
+    return {"$PARAMETER": name}
+
+
+def _window(limits: Limits, roles: Roles) -> Iterator[Expectation]:
+    yield Expectation("enough rows", ROW_COUNT, None, {"min_value": limits.min_rows})
+    usual = {"min_value": _parameter("usual_rows_min"), "max_value": _parameter("usual_rows_max")}
+    yield Expectation("usual number of rows", ROW_COUNT, None, usual)
+    yield Expectation("fresh rows", COLUMN_MAX, roles.time, {"min_value": _parameter("fresh_from")})
+    inside = {
+        "min_value": _parameter("window_start"),
+        "max_value": _parameter("window_end"),
+        "strict_max": True,
+    }
+    yield Expectation("times inside the window", BETWEEN, roles.time, inside)
+    yield Expectation("id present", NOT_NULL, roles.id, {})
+    yield Expectation("id unique", UNIQUE, roles.id, {})
+
+
+def _feature(reference: FeatureReference, limits: Limits, personal: bool) -> Iterator[Expectation]:
+    before, rule = reference.counts, limits.columns.get(reference.feature)
+    warns = rule is not None and rule.on_failure == "warn"
+
+    def expected(check: str, type_: str, arguments: Mapping[str, object], share: float) -> Expectation:
+        return Expectation(check, type_, reference.feature, {**arguments, **_mostly(share)}, warns)
+
+    own = rule.max_null_share if rule else None
+    nulls = before.null_share + limits.max_null_share_increase if own is None else own
+    if before.values:  # however many nulls are accepted, a column without any value is broken
+        nulls = min(nulls, 1 - 1 / STEPS)
+    if nulls < 1:
+        yield expected("null share", NOT_NULL, {}, nulls)
+    if reference.kind == "numeric":
+        yield from _numeric(reference, limits, rule, warns)
+        return
+    listed = rule.categories if rule else None
+    hidden = tuple(map(digest, listed)) if listed is not None and personal else listed
+    categories = accepted_categories(reference, hidden)
+    if categories is not None:
+        spelled = {"true": True, "false": False} if reference.kind == "boolean" else {}
+        values = [spelled.get(name, name) for name in sorted(categories)]
+        share = _among_values(limits.max_unseen_category_share, before)
+        yield expected("known categories", IN_SET, {"value_set": values}, share)
+
+
+def _numeric(
+    reference: FeatureReference, limits: Limits, rule: ColumnRule | None, warns: bool
+) -> Iterator[Expectation]:
+    """A range that is open at one side accepts infinite values, so that values are finite is expected on its own."""
+    before, name = reference.counts, reference.feature
+    infinite = _among_values(before.non_finite / max(before.rows, 1), before)
+    mostly = _mostly(infinite)
+    often = f", at least {100 * mostly['mostly']:g} % of the time" if mostly else ""
+    bounds = {"min_value": -sys.float_info.max, "max_value": sys.float_info.max}
+    finite = f"{name} values must be finite{often}."
+    yield Expectation("finite values", BETWEEN, name, {**bounds, **mostly}, warns, finite)
+    own = (rule.range.min, rule.range.max) if rule and rule.range else (None, None)
+    low, high = accepted_range(reference, limits.range_slack, own)
+    named = {"min_value": low, "max_value": high}
+    given = {side: bound for side, bound in named.items() if math.isfinite(bound)}
+    if given:
+        share = infinite + _among_values(limits.max_out_of_range_share, before)
+        yield Expectation("accepted range", BETWEEN, name, {**given, **_mostly(share)}, warns)
+
+
+def _among_values(share: float, before: FeatureCounts) -> float:
+    """A share of all rows as a share of those that are not null, as the reference had them."""
+    known = before.rows - before.nulls
+    return min(1.0, share * before.rows / known) if known else 1.0
+
+
+def _mostly(failing_share: float) -> dict[str, float]:
+    """The argument that accepts this share of failing values; none where no value may fail."""
+    share = math.floor(round(max(0.0, 1 - failing_share) * STEPS, 3)) / STEPS
+    return {"mostly": share} if share < 1 else {}

@@ -1,0 +1,114 @@
+"""What a reference teaches: which expectations, with which bounds."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from tasks.policy.data_quality.expectations import Roles, learn_expectations, window_parameters
+from tasks.policy.records.base import Window, utc
+from tasks.policy.records.profile import FeatureCounts, FeatureReference, ReferenceProfile
+
+WINDOW = Window(utc("2024-02-01"), utc("2024-02-06"))
+ROLES = Roles("id", "at")
+
+
+def limits(**changed):
+    own = {
+        "max_null_share_increase": 0.1,
+        "range_slack": 0.5,
+        "max_out_of_range_share": 0.01,
+        "max_unseen_category_share": 0.1,
+        "min_rows": 50,
+        "row_count_ratio": (0.4, 2.5),
+        "max_age_hours": None,
+        "columns": {},
+    }
+    return SimpleNamespace(**own | changed)
+
+
+def rule(**changed):
+    own = {"max_null_share": None, "range": None, "categories": None, "on_failure": "fail"}
+    return SimpleNamespace(**own | changed)
+
+
+def numeric(nulls: int = 0, non_finite: int = 0, low: float | None = 0.0, high: float | None = 10.0):
+    values = 1000 - nulls - non_finite
+    counts = FeatureCounts("x", "double", 1000, (values, 0), nulls, non_finite, minimum=low, maximum=high)
+    return FeatureReference("x", "numeric", counts, edges=(10.0,))
+
+
+def learned(feature: FeatureReference, roles: Roles = ROLES, **changed):
+    profile = ReferenceProfile("m", WINDOW, 1000, "hash", (feature,), ())
+    return {one.check: one for one in learn_expectations(profile, limits(**changed), roles) if one.column == "x"}
+
+
+def test_a_range_is_the_references_and_half_its_width_more_at_least_99_percent_of_the_time():
+    arguments = learned(numeric())["accepted range"].arguments
+    assert arguments == pytest.approx({"min_value": -5.0, "max_value": 15.0, "mostly": 0.99}, rel=1e-5)
+
+
+def test_a_share_of_all_rows_becomes_one_of_the_values_that_are_not_null():
+    """Of 1,000 rows 800 are null: 1 % of the rows is 5 % of the values."""
+    assert learned(numeric(nulls=800))["accepted range"].arguments["mostly"] == 0.95
+
+
+def test_nulls_may_be_as_many_as_before_and_a_tenth_more():
+    assert learned(numeric(nulls=150))["null share"].arguments == {"mostly": 0.75}
+    own = {"x": rule(max_null_share=0.02, on_failure="warn")}
+    found = learned(numeric(nulls=150), columns=own)["null share"]
+    assert (found.arguments, found.warns) == ({"mostly": 0.98}, True)
+
+
+def test_a_column_that_had_values_needs_some_however_many_nulls_are_accepted():
+    """Great Expectations passes a column of nulls on every expectation about its values."""
+    any_nulls = {"x": rule(max_null_share=1.0)}
+    assert learned(numeric(), columns=any_nulls)["null share"].arguments == {"mostly": 1e-6}
+    empty = numeric(nulls=1000, low=None, high=None)
+    assert "null share" not in learned(empty, columns=any_nulls)
+
+
+def test_infinite_values_are_expected_as_often_as_the_reference_had_them():
+    assert "mostly" not in learned(numeric())["finite values"].arguments
+    found = learned(numeric(non_finite=20))
+    assert found["finite values"].arguments["mostly"] == 0.98
+    assert found["finite values"].description == "x values must be finite, at least 98 % of the time."
+    assert found["accepted range"].arguments["mostly"] == 0.97
+
+
+def test_a_range_open_at_both_sides_is_no_expectation_and_finite_values_still_are():
+    """A half-open range of Great Expectations accepts infinite values."""
+    found = learned(numeric(low=3.0, high=3.0))
+    assert "accepted range" not in found and math.isfinite(found["finite values"].arguments["max_value"])
+    half = learned(numeric(low=3.0, high=3.0), columns={"x": rule(range=SimpleNamespace(min=0, max=None))})
+    assert set(half["accepted range"].arguments) == {"min_value", "mostly"}
+
+
+def category(kind="categorical", names=("a", "b"), more=False):
+    counts = FeatureCounts("x", "string", 1000, (500, 500, 0))
+    return FeatureReference("x", kind, counts, categories=names, more_categories=more)
+
+
+def test_categories_are_those_of_the_reference_or_of_the_settings():
+    assert learned(category())["known categories"].arguments == {"value_set": ["a", "b"], "mostly": 0.9}
+    assert "known categories" not in learned(category(more=True))
+    own = {"x": rule(categories=("c",))}
+    assert learned(category(more=True), columns=own)["known categories"].arguments["value_set"] == ["c"]
+    assert learned(category("boolean", ("true", "false")))["known categories"].arguments["value_set"] == [False, True]
+
+
+def test_categories_of_a_personal_column_are_expected_by_digest():
+    roles = Roles("id", "at", personal=frozenset({"x"}))
+    (name,) = learned(category(), roles, columns={"x": rule(categories=("Ann",))})["known categories"].arguments[
+        "value_set"
+    ]
+    assert name != "Ann" and len(name) == 16
+
+
+def test_bounds_of_a_window_follow_from_its_times_and_the_windows_before():
+    profile = ReferenceProfile("m", WINDOW, 1000, "hash", (), (), usual_gap_days=7)
+    found = window_parameters(WINDOW, profile, limits(), (5000, 4990, 100))
+    assert found["fresh_from"] == utc("2024-01-30") and found["window_start"] == WINDOW.start
+    assert (found["usual_rows_min"], found["usual_rows_max"]) == (1996, 12475)
+    assert "usual_rows_min" not in window_parameters(WINDOW, profile, limits(), ())
+    assert window_parameters(WINDOW, profile, limits(max_age_hours=24), ())["fresh_from"] == utc("2024-02-05")
