@@ -64,7 +64,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print a model's facts, oldest first."""
-    from tasks.record.audit import describe_entry
+    from tasks.record.audit import describe_entry  # imports Prefect, which help need not wait for
 
     found = ledger.entries(model, kind=kind, last=last)
     if as_json:

@@ -84,8 +84,9 @@ def progress(text: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
+    # only where somebody watches
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # only where somebody watches
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
@@ -97,7 +98,7 @@ def progress(text: str) -> Iterator[None]:
 @contextmanager
 def logs_above() -> Iterator[None]:
     """Prefect's log lines go through the stderr that `rich` has put in place, which prints them above the progress."""
-    from prefect.logging.handlers import PrefectConsoleHandler
+    from prefect.logging.handlers import PrefectConsoleHandler  # Prefect is loaded by then, or has nothing to log
 
     names = ("prefect", "prefect.flow_runs", "prefect.task_runs")
     found = [each for name in names for each in logging.getLogger(name).handlers]

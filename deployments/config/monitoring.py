@@ -42,17 +42,17 @@ Tests = Annotated[dict[str, JsonValue], AfterValidator(_check_tests)]
 class EvidentlyItem(Settings):
     """One metric, preset or report that Evidently computes on the samples of the window and of the reference."""
 
-    metric: EvidentlyName | None = None
+    metric: EvidentlyName | None = Field(None, examples=["MeanValue"])
     """A class of evidently.metrics, such as MeanValue."""
-    preset: EvidentlyName | None = None
+    preset: EvidentlyName | None = Field(None, examples=["DataSummaryPreset"])
     """A class of evidently.presets, such as DataSummaryPreset."""
-    report: ImportPath | None = None
+    report: ImportPath | None = Field(None, examples=["churn.reports:weekly"])
     """`module:function`, called with `parameters` and returning an evidently.Report, which Perennial runs."""
-    parameters: dict[str, JsonValue] = Field({})
+    parameters: dict[str, JsonValue] = Field({}, examples=[{"column": "amount"}])
     """Passed to the metric, the preset or the function, such as {column: amount}."""
-    tests: Tests = Field({})
+    tests: Tests = Field({}, examples=[{"lte": {"relative": 0.1}}])
     """Metric: tests of its value by Evidently's names, such as {gt: 25} or {lte: {relative: 0.1}}."""
-    share_tests: Tests = Field({})
+    share_tests: Tests = Field({}, examples=[{"lte": 0.01}])
     """The same for metrics that count: tests of the share instead of the count."""
     default_tests: bool = False
     """Whether Evidently adds its default tests against the reference to what has none; they are two-sided and strict."""
@@ -202,7 +202,7 @@ class Drift(Settings):
     evidently: tuple[EvidentlyItem, ...] = Field(
         (),
         max_length=50,
-        examples=[[{"metric": "MissingValueCount", "parameters": {"column": "age"}, "tests": [{"lte": 0}]}]],
+        examples=[[{"metric": "MissingValueCount", "parameters": {"column": "age"}, "tests": {"lte": 0}}]],
     )
     """Metrics, presets and reports of your own, computed by Evidently on the samples. Personal columns are not in them."""
 

@@ -161,9 +161,11 @@ def _apply(services: list[Service], environment: Mapping[str, str], stream: Stre
 
 def _is_deployed(api_url: str) -> bool:
     """Whether the server has deployments of ours."""
+    # Prefect takes seconds to import, and the servers need not wait for it
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    # this too imports Prefect
     from deployments.apply.server_state import TAG
 
     ours = {"deployments": {"tags": {"all_": [TAG]}}}
