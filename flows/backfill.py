@@ -13,7 +13,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from pydantic import Field
 
 from flows.parameters import Model, Moment, in_utc, run_name, wall_clock
-from tasks.adapters.orchestration.runs import run_missed
+from tasks.adapters.orchestration.runs import run_as
+from tasks.policy.records.events import RunMode
 from tasks.policy.reporting.backfill import Backfill
 from tasks.replay.backfill import plan_backfill, publish_backfill
 from tasks.rollout.access import admit
@@ -45,8 +46,8 @@ def backfill(
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # each run's own would cost it a second
             progress = create_progress_artifact(0.0, f"backfill-{config.name}".replace("_", "-"), plan.headline)
             for number, window in enumerate(plan.missing, start=1):
-                run_missed("score", model=model, until=config.read_at(window))
-                judgement = run_missed("monitor", model=model, until=config.read_at(window))
+                run_as(RunMode.BACKFILL, "score", model=model, until=config.read_at(window))
+                judgement = run_as(RunMode.BACKFILL, "monitor", model=model, until=config.read_at(window))
                 empty += [] if judgement.evidence.rows else [window]
                 update_progress_artifact(progress, 100.0 * number / len(plan.missing), f"{window.name} is done")
     plan = plan.without_rows(empty)

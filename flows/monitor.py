@@ -6,9 +6,9 @@ pays, the run emits `perennial.retraining.requested`, which an automation turns 
 """
 
 from prefect import flow
-from prefect.utilities.annotations import quote
 
 from flows.parameters import Model, Moment, due, run_name
+from tasks.adapters.orchestration.runs import run_mode
 from tasks.data.profile import profile_window
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.monitoring.decision import decide
@@ -19,7 +19,7 @@ from tasks.monitoring.probes import score_probes
 from tasks.monitoring.quality import check_quality
 from tasks.policy.records.evidence import Judgement, WindowEvidence
 from tasks.policy.records.reports import PerformanceReport
-from tasks.record.history import find_champion, recall_history, recall_judgement, recall_latency, registry_changes
+from tasks.record.history import prepare_run, recall_judgement, recall_latency, recall_past
 from tasks.record.publication import ask_for_retraining, emit_heartbeat, publish_degradation, publish_judgement
 from tasks.rollout.access import admit, check_window
 from tasks.rollout.outcome import evaluate_promotion
@@ -39,30 +39,29 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     config = admit(model)
     as_of = due(config, until)
     window = config.window_until(as_of)
-    recorded = recall_judgement(config, window)
+    past = recall_past(config)
+    recorded = recall_judgement(config, past, window)
     if recorded and not dry_run:
-        ask_for_retraining(config, recorded)
+        ask_for_retraining(config, recorded, past)
         emit_heartbeat(config, recorded)
         return recorded
-    check_window(config, window)
-    champion = find_champion(config, required=True)
-    history = quote(recall_history(config, champion, window))  # Prefect would visit every field of it, at every task
+    check_window(config, past, window)
+    run = prepare_run(config, past, window, as_of, run_mode(dry_run))
     snapshot = take_snapshot(config, window, may_be_empty=True)
     land_labels(config, as_of)
-    profile = quote(profile_window(config, snapshot, champion))
-    quality = check_quality(config, snapshot, profile, champion, history)
+    profile = profile_window(config, snapshot, run.champion)
+    quality = check_quality(config, snapshot, profile, run.champion, run.history)
     evidence, revised = WindowEvidence(window, snapshot.rows, quality), ()
     if quality.verdict != "fail":
-        drift = measure_drift(config, profile, champion)
-        latency = recall_latency(config, window)
-        performance, *revised = measure_performance(config, window, as_of, history, latency, champion)
-        probes = score_probes(config, window, as_of, history.unwrap(), champion, (performance, *revised))
+        drift = measure_drift(config, profile, run.champion)
+        performance, *revised = measure_performance(config, run, recall_latency(config, past, window))
+        probes = score_probes(config, run, (performance, *revised))
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
-    diagnosis = diagnose_window(config, champion, evidence, history, as_of, revised)
-    judgement = decide(config, champion, evidence, history, as_of, revised, diagnosis, registry_changes(config))
-    evaluate_promotion(config, champion, history.unwrap().revised(revised), as_of, dry_run)
-    publish_judgement(config, judgement, dry_run, history)
-    degraded = watch_fresh_champion(config, champion, history, _reports(judgement), as_of)
+    diagnosis = diagnose_window(config, run, evidence, revised)
+    judgement = decide(config, run, evidence, revised, diagnosis)
+    evaluate_promotion(config, run.with_labels(revised))
+    recorded_now = publish_judgement(config, run, judgement)
+    degraded = watch_fresh_champion(config, run.extended(recorded_now), _reports(judgement))
     if degraded and not dry_run:
         publish_degradation(config, degraded)
     emit_heartbeat(config, judgement)

@@ -21,9 +21,10 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 
 from deployments.config.model import ModelConfig, load_model_config
 from flows.parameters import Model, Moment, run_name
-from tasks.adapters.orchestration.runs import run_recorded
+from tasks.adapters.orchestration.runs import run_as
 from tasks.policy.monitoring.performance import decide_maturity
 from tasks.policy.records.base import Window
+from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Decision, ModelVersion
 from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
@@ -80,7 +81,7 @@ class _Steps:
 
     def run(self, name: str, **parameters: Any) -> Any:
         started = perf_counter()
-        outcome = run_recorded(name, model=self.model, **parameters)
+        outcome = run_as(RunMode.REPLAY, name, model=self.model, **parameters)
         self.seconds[name] += perf_counter() - started
         return outcome
 

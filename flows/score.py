@@ -5,7 +5,7 @@ from prefect import flow
 from flows.parameters import Model, Moment, due, run_name
 from tasks.data.snapshot import take_snapshot
 from tasks.policy.records.reports import Scoring
-from tasks.record.history import find_champion, recall_scoring
+from tasks.record.history import find_champion, recall_past, recall_scoring
 from tasks.record.publication import publish_scoring
 from tasks.rollout.access import admit, check_window
 from tasks.rollout.scoring import score_window
@@ -24,10 +24,11 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
     """
     config = admit(model)
     window = config.window_until(due(config, until))
-    recorded = recall_scoring(config, window)
+    past = recall_past(config)
+    recorded = recall_scoring(config, past, window)
     if recorded:
         return recorded
-    check_window(config, window)
+    check_window(config, past, window)
     champion = find_champion(config, required=True)
     snapshot = take_snapshot(config, window, may_be_empty=True)
     if not snapshot.rows:

@@ -2,12 +2,11 @@
 
 from functools import partial
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, profiling, registry
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
@@ -17,14 +16,11 @@ SAMPLE = "sample.parquet"
 
 
 # Retries are for a registry or an object store that does not answer for a moment.
-@task(
+@stage(
     name="profile window",
     task_run_name="profile {snapshot.window.name}",
     retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_condition_fn=may_pass,
     timeout_seconds=3600,
-    cache_policy=NO_CACHE,
 )
 def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersion) -> WindowProfile:
     """Count a snapshot into the champion's frozen reference, in one pass; a bounded sample is kept for plots."""

@@ -8,13 +8,13 @@ before anything is written.
 from datetime import datetime, timedelta
 
 import pyarrow.compute as pc
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, sources, storage
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import SourceEmpty, SourceUnreachable
 from tasks.policy.records.reports import Snapshot
@@ -26,12 +26,10 @@ def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
 
 
 # Retries are for a host, bucket or database that does not answer for a moment.
-@task(
+@stage(
     retries=3,
-    retry_delay_seconds=[2, 10, 30],
     retry_condition_fn=_may_pass,
     timeout_seconds=1800,
-    cache_policy=NO_CACHE,
 )
 def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = False) -> Snapshot:
     """The window's rows as they landed, landing them first where they have not.
@@ -57,12 +55,10 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
     return snapshot
 
 
-@task(
+@stage(
     retries=3,
-    retry_delay_seconds=[2, 10, 30],
     retry_condition_fn=_may_pass,
     timeout_seconds=1800,
-    cache_policy=NO_CACHE,
 )
 def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = None) -> int:
     """Store the labels that were known by `as_of`, new, corrected or taken back; how many.

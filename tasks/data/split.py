@@ -9,18 +9,16 @@ window or months after the history, is judged on as many days as one that a wind
 
 from datetime import datetime, timedelta
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, ledger
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import TooEarly
 from tasks.policy.records.evidence import windows_to_exclude
 from tasks.policy.records.reports import Snapshot
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot, Snapshot]:
     """(training, holdout): consecutive windows of labelled rows, as labels were known at `as_of`.
 

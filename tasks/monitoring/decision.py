@@ -5,40 +5,36 @@ The judgement itself is pure (`tasks.policy.decision.retraining`); this stage gi
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import orchestration
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.decision.expected_benefit import describe, expected_benefit, expected_cost
 from tasks.policy.decision.retraining import decide_retraining
 from tasks.policy.economics.costs import over_budget
 from tasks.policy.economics.placement import decide_placement, forecast_rows
 from tasks.policy.monitoring.diagnosis import Diagnosis
-from tasks.policy.records.evidence import History, Judgement, ModelVersion, WindowEvidence, label_reports
+from tasks.policy.records.events import RunMode
+from tasks.policy.records.evidence import Judgement, MonitorRun, WindowEvidence, label_reports
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.reporting.decision import headline
 from tasks.policy.triggers.base import Case
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def decide(
     config: ModelConfig,
-    champion: ModelVersion,
+    run: MonitorRun,
     evidence: WindowEvidence,
-    history: History,
-    as_of: datetime,
     revised: Sequence[PerformanceReport] = (),
     diagnosis: Diagnosis | None = None,
-    registry_changes: Sequence[str] = (),
 ) -> Judgement:
     """The judgement of one window; `revised` are earlier windows that later labels changed.
 
-    `registry_changes` are reported beside it and decide nothing.
+    What others changed in the registry is reported beside it and decides nothing.
     """
+    history, as_of = run.history, run.as_of
     kind, explanations = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
     past, policy, budget = history.revised(revised), config.retraining, config.budget
     cost = expected_cost(budget, past, grows=config.training.window_days is None)
@@ -60,20 +56,20 @@ def decide(
     if decision.retrain:
         rows = forecast_rows(history, evidence, config.training.window_days)
         decision = replace(decision, placement=decide_placement(config.placement, rows, config.columns.personal))
-    get_run_logger().info("decision: %s", headline(decision, champion.version))
-    for change in registry_changes:
+    get_run_logger().info("decision: %s", headline(decision, run.champion.version))
+    for change in run.registry_changes:
         get_run_logger().warning("registry: %s", change)
     return Judgement(
-        as_of,
-        champion.version,
-        evidence,
-        decision,
-        tuple(revised),
-        (*diagnosis.reasons, *explanations) if diagnosis else (),
-        diagnosis.estimate if diagnosis else None,
-        diagnosis.estimate_error if diagnosis else None,
-        orchestration.events.BACKFILLING.get(),
-        tuple(registry_changes),
+        as_of=as_of,
+        champion=run.champion.version,
+        evidence=evidence,
+        decision=decision,
+        revised=tuple(revised),
+        diagnosis_reasons=(*diagnosis.reasons, *explanations) if diagnosis else (),
+        estimate=diagnosis.estimate if diagnosis else None,
+        estimate_error=diagnosis.estimate_error if diagnosis else None,
+        backfilled=run.mode is RunMode.BACKFILL,
+        registry_changes=run.registry_changes,
     )
 
 
@@ -84,7 +80,7 @@ def _on_labels(evidence: WindowEvidence, revised: Sequence[PerformanceReport]) -
     return [f"{report.window.name}: {reason}" for report in found for reason in report.reasons]
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def check_budget(config: ModelConfig, spent_usd: float, next_cost_usd: float | None = None) -> str | None:
     """Why the month's budget refuses a retrain; None where it does not."""
     refusal = over_budget(config.budget, spent_usd, next_cost_usd)

@@ -10,17 +10,16 @@ from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring import attribution as judgement, estimation
 from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
 from tasks.policy.monitoring.estimate_errors import describe_estimate, past_error, widened
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import History, ModelVersion, WindowEvidence, newest_labels
+from tasks.policy.records.evidence import ModelVersion, MonitorRun, WindowEvidence, newest_labels
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport
 from tasks.policy.statistics import metrics
 
@@ -29,16 +28,12 @@ LEARN_FROM = 3
 
 
 # one retry: the lake may be out of reach for a moment; diagnosing writes nothing
-@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, timeout_seconds=1800)
+@stage(retries=1, timeout_seconds=1800)
 def diagnose_window(
-    config: ModelConfig,
-    champion: ModelVersion,
-    evidence: WindowEvidence,
-    history: History,
-    as_of: datetime,
-    revised: Sequence[PerformanceReport] = (),
+    config: ModelConfig, run: MonitorRun, evidence: WindowEvidence, revised: Sequence[PerformanceReport] = ()
 ) -> Diagnosis:
     """The kind of change in a judged window, its reasons, the features that explain it, and the estimate."""
+    history, as_of = run.history, run.as_of
     estimate, error = None, past_error(history, config.performance.metric)
     if evidence.quality is not None and evidence.quality.verdict != "fail":
         estimate = estimate_performance(config, evidence.window, history.performances, as_of)
@@ -54,7 +49,7 @@ def diagnose_window(
         labels=newest_labels(evidence, history, revised),
     )
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
-    explanations = explain_change(config, evidence, champion, as_of)
+    explanations = explain_change(config, evidence, run.champion, as_of)
     if estimate and _stands_in(evidence.performance):
         explanations = (describe_estimate(estimate, error), *explanations)
     return replace(found, estimate=estimate, estimate_error=error if estimate else None, explanations=explanations)

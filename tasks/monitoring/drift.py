@@ -9,11 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import dashboards, gates, models, profiling, registry
+from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.monitoring.attribution import Shift, explain_predictions, prediction_shifts
 from tasks.policy.monitoring.drift import describe, measure
@@ -49,10 +49,9 @@ class DriftReference:
     """Some of these rows with their values."""
 
 
-@task(
+@stage(
     name="measure drift",
     task_run_name="measure drift {profile.window.name}",
-    cache_policy=NO_CACHE,
     timeout_seconds=600,
 )
 def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVersion) -> DriftReport:

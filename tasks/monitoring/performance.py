@@ -9,12 +9,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
 from tasks.adapters import evaluation, lake, registry
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
 from tasks.policy.monitoring.performance import (
     best_past_level,
@@ -27,7 +26,7 @@ from tasks.policy.monitoring.performance import (
 )
 from tasks.policy.monitoring.slices import describe_worst, measure_slices
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import History, ModelVersion
+from tasks.policy.records.evidence import History, ModelVersion, MonitorRun
 from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import NEVER_SCORED, LabelReport, Latency, MetricValue, PerformanceReport
 from tasks.policy.statistics import metrics
@@ -43,16 +42,12 @@ USUAL_WINDOWS, USUAL_FROM = 6, 3
 
 
 # two retries: the lake may be out of reach for a moment; measuring writes nothing
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=10, timeout_seconds=1800)
+@stage(retries=2, timeout_seconds=1800)
 def measure_performance(
-    config: ModelConfig,
-    window: Window,
-    as_of: datetime,
-    history: History,
-    latency: Latency | None = None,
-    champion: ModelVersion | None = None,
+    config: ModelConfig, run: MonitorRun, latency: Latency | None = None
 ) -> tuple[PerformanceReport, ...]:
-    """The window's report with the labels known at `as_of`, then those of earlier windows that have matured since."""
+    """The window's report with the labels known by then, followed by those of earlier windows that have matured since."""
+    window, as_of, history, champion = run.window, run.as_of, run.history, run.champion
     revised = []
     for earlier in history.performances:
         if earlier.window < window and _may_differ(config, earlier, window, as_of):

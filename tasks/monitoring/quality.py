@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import gates, lake, profiling, registry
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.data_quality.expectations import window_parameters
 from tasks.policy.data_quality.quality import Finding, check_columns, worst_first
@@ -36,13 +35,10 @@ class QualityReference:
 
 
 # Retries are for a registry or an object store that does not answer for a moment.
-@task(
+@stage(
     name="check quality",
     task_run_name="check quality {snapshot.window.name}",
     retries=2,
-    retry_delay_seconds=[2, 10],
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
     timeout_seconds=3600,
 )
 def check_quality(

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.fleet import load_fleet_config
@@ -22,6 +20,7 @@ from deployments.config.model import (
     model_path,
 )
 from tasks.adapters import ledger, registry, reports, storage
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.budget import BudgetBalance, budget_balance, spent_usd
 from tasks.policy.governance.binding import BOUND, bound_to, why_not_bound
 from tasks.policy.records.errors import LedgerError, ModelConfigError, PerennialError, RegistryError
@@ -129,7 +128,7 @@ def fleet_html(fleet: Fleet) -> str:
 
 
 # two retries: the API server may be restarting; the page and the artifact are written anew each time
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2, timeout_seconds=600)
+@stage(retries=2, timeout_seconds=600)
 def publish_fleet(fleet: Fleet) -> Path:
     """Write the page among the reports and the artifact into the dashboard."""
     path = reports.fleet.write_page(fleet_html(fleet), storage.workspace.workspace().reports / PAGE)

@@ -17,11 +17,14 @@ from tasks.policy.economics import budget
 from tasks.policy.economics.costs import forecast_cost
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.errors import PromotionRefused
+from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import (
     History,
     Judgement,
     LedgerEntry,
     ModelVersion,
+    MonitorRun,
+    Past,
     ValidationReport,
     latest_performances,
     scoring_id,
@@ -43,10 +46,15 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
     return registry.version(config.name, registry.CHAMPION)
 
 
-def recall_judgement(config: ModelConfig, window: Window) -> Judgement | None:
+def recall_past(config: ModelConfig) -> Past:
+    """Everything that the model's ledger holds now. Raises LedgerError where its chain is damaged."""
+    return Past(ledger.entries(config.name))
+
+
+def recall_judgement(config: ModelConfig, past: Past, window: Window) -> Judgement | None:
     """The recorded judgement of a window under the present policy, if there is one: a judged window stays judged."""
     wanted = retraining.decision_id(config.name, config.retraining, window)
-    for entry in reversed(ledger.entries(config.name, kind="window.judged")):
+    for entry in reversed(past.of("window.judged")):
         if entry.decision_id == wanted:
             return _judgement(entry.body)
     return None
@@ -58,22 +66,29 @@ def _judgement(body: str) -> Judgement:
     return from_json(Judgement, body)
 
 
-def recall_scoring(config: ModelConfig, window: Window) -> Scoring | None:
+def recall_scoring(config: ModelConfig, past: Past, window: Window) -> Scoring | None:
     """Which version served a window and how fast, if it was scored."""
     wanted = scoring_id(config.name, window)
-    scored = (entry for entry in ledger.entries(config.name, kind="window.scored") if entry.decision_id == wanted)
+    scored = (entry for entry in past.of("window.scored") if entry.decision_id == wanted)
     return next((from_json(Scoring, entry.body) for entry in scored), None)
 
 
-def recall_latency(config: ModelConfig, window: Window) -> Latency | None:
+def recall_latency(config: ModelConfig, past: Past, window: Window) -> Latency | None:
     """How fast the version that served a window answered."""
-    scoring = recall_scoring(config, window)
+    scoring = recall_scoring(config, past, window)
     return scoring.latency if scoring else None
 
 
-def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) -> History:
+def prepare_run(config: ModelConfig, past: Past, window: Window, as_of: datetime, mode: RunMode) -> MonitorRun:
+    """What a run of `monitor` starts from. Raises NoChampion where none serves yet."""
+    champion = find_champion(config, required=True)
+    history = recall_history(config, past, champion, window)
+    return MonitorRun(window, as_of, champion, history, past, mode, registry_changes(config, past))
+
+
+def recall_history(config: ModelConfig, past: Past, champion: ModelVersion, window: Window) -> History:
     """Read all history that the policy may use when it judges `window`."""
-    entries = ledger.entries(config.name)
+    entries = past.entries
     judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
     before = [judgement for judgement in judged if judgement.evidence.window < window]
     earlier = _latest_of_each(before)
@@ -91,7 +106,7 @@ def recall_history(config: ModelConfig, champion: ModelVersion, window: Window) 
         trained_until=since,
         training_rows=champion.training_rows,
         rows_since_training=sum(j.evidence.rows for j in earlier if j.evidence.window.start >= since),
-        spent_usd_this_month=spent_usd(config, config.read_at(window)),
+        spent_usd_this_month=budget.spent_usd(entries, config.budget, config.read_at(window)),
         returnable=returnable(entries),
         learned=tuple((entry.at, _version(entry.body).trained.end) for entry in made),
         asked_at=tuple(judgement.evidence.window.end for judgement in asked),
@@ -175,9 +190,9 @@ def recall_degradation(config: ModelConfig, champion: str) -> Degradation | None
     return next((degraded for degraded in found if degraded.champion == champion), None)
 
 
-def registry_changes(config: ModelConfig) -> tuple[str, ...]:
+def registry_changes(config: ModelConfig, past: Past) -> tuple[str, ...]:
     """What others than Perennial changed about the model's aliases and versions, a sentence each."""
-    return changed_outside(ledger.entries(config.name), registry.state(config.name))
+    return changed_outside(past.entries, registry.state(config.name))
 
 
 def find_version(config: ModelConfig, number: str) -> ModelVersion:

@@ -6,12 +6,11 @@ rights are shown here as a sentence and are not recorded as a refusal, because n
 
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, models, orchestration, registry, reports, sources
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.costs import over_budget
 from tasks.policy.economics.placement import decide_placement
 from tasks.policy.governance.access import Override, why_not_override, why_not_trigger
@@ -31,7 +30,7 @@ from tasks.policy.reporting.preview import (
 from tasks.policy.rollout.validation import why_not_promote
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def preview_retraining(
     config: ModelConfig,
     champion: ModelVersion | None,
@@ -62,7 +61,7 @@ def preview_retraining(
     return _shown(Preview(config.name, "retraining", refusals, said))
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def preview_trial(
     config: ModelConfig,
     earlier: ModelVersion,
@@ -82,7 +81,7 @@ def preview_trial(
     return _shown(Preview(config.name, "trial", refusals, (said,)))
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def preview_promotion(
     config: ModelConfig,
     challenger: ModelVersion,

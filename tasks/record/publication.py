@@ -4,25 +4,26 @@ The order matters because the ledger counts: a run killed after it can run again
 Reasons are the decision's own sentences everywhere.
 """
 
-from collections.abc import Collection
 from datetime import datetime
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
+from functools import partial
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration, registry, reports
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.placement import DEDICATED
 from tasks.policy.governance.access import Approval
 from tasks.policy.records.base import digest, to_json
-from tasks.policy.records.events import Handover
+from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import (
     LABELS_QUARANTINED,
     LABELS_SOUND,
     History,
     Judgement,
     LabelVerdicts,
+    LedgerEntry,
     ModelVersion,
+    MonitorRun,
+    Past,
     Placement,
     Promotion,
     ValidationReport,
@@ -33,7 +34,7 @@ from tasks.policy.records.reports import Scoring
 from tasks.policy.rollout.probation import Degradation
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
-RETRIES = {"retries": 2, "retry_delay_seconds": 2, "cache_policy": NO_CACHE}
+RETRIES = {"retries": 2, "retry_condition_fn": None}
 
 PLOTTED_WINDOWS = 30
 ANSWERS = ("challenger.validated", "challenger.refused", "retraining.refused")
@@ -52,56 +53,59 @@ def emit_heartbeat(config: ModelConfig, judgement: Judgement) -> None:
     orchestration.events.announce("model.watched", config.name, _handover(judgement))
 
 
-@task(**RETRIES)
-def publish_judgement(
-    config: ModelConfig, judgement: Judgement, dry_run: bool = False, history: History | None = None
-) -> None:
-    """Record what a window showed and what was decided; ask for a retrain where that was the decision."""
+@stage(**RETRIES)
+def publish_judgement(config: ModelConfig, run: MonitorRun, judgement: Judgement) -> tuple[LedgerEntry, ...]:
+    """Record what a window showed and what was decided; ask for a retrain where that was the decision.
+
+    Returns the facts that it recorded: none in a dry run.
+    """
     decision = judgement.decision
     reports.judgement.publish_judgement_page(config, judgement)
-    reports.judgement.publish_plots(config, judgement, history.performances[-PLOTTED_WINDOWS:] if history else ())
-    if dry_run:
-        return
-    quality = judgement.evidence.quality
-    judged = ledger.append(config.name, "window.judged", judgement, judgement.as_of, decision.decision_id)
+    if run.mode is not RunMode.REPLAY:  # a replay has a page of its own
+        reports.judgement.publish_plots(config, judgement, run.history.performances[-PLOTTED_WINDOWS:])
+    if run.mode is RunMode.DRY_RUN:
+        return ()
+    quality, record = judgement.evidence.quality, partial(ledger.append, config.name)
+    judged = record("window.judged", judgement, judgement.as_of, decision.decision_id)
+    recorded = [judged]
     if quality and quality.verdict == "fail":
         if judgement.evidence.rows:  # else there is nothing to keep out of training, and what comes late must not be
-            ledger.append(config.name, "window.quarantined", quality, judgement.as_of, decision.decision_id)
+            recorded.append(record("window.quarantined", quality, judgement.as_of, decision.decision_id))
         if judged.body == to_json(judgement):  # an empty window is looked at again; people are told once
             orchestration.events.announce("window.quarantined", config.name, _handover(judgement))
-    _publish_labels(config, judgement, history)
-    ask_for_retraining(config, judgement)
+    recorded += _publish_labels(config, judgement, run.history)
+    ask_for_retraining(config, judgement, run.past.extended(recorded))
+    return tuple(recorded)
 
 
-def _publish_labels(config: ModelConfig, judgement: Judgement, history: History | None) -> None:
+def _publish_labels(config: ModelConfig, judgement: Judgement, history: History) -> list[LedgerEntry]:
     """Record windows whose labels cannot be trusted or are sound again; announce the former."""
     own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
     found = label_reports((*judgement.revised, *own))
-    doubted = {report.window for report in (history.performances if history else ()) if not report.has_sound_labels}
+    doubted = {report.window for report in history.performances if not report.has_sound_labels}
     failed = LabelVerdicts(tuple(report for report in found if report.verdict == "fail"))
     fixed = LabelVerdicts(tuple(one for one in found if one.verdict != "fail" and one.window in doubted))
-    for kind, verdicts in ((LABELS_QUARANTINED, failed), (LABELS_SOUND, fixed)):
-        if verdicts.reports:
-            ledger.append(config.name, kind, verdicts, judgement.as_of, judgement.decision.decision_id)
+    recorded = [
+        ledger.append(config.name, kind, verdicts, judgement.as_of, judgement.decision.decision_id)
+        for kind, verdicts in ((LABELS_QUARANTINED, failed), (LABELS_SOUND, fixed))
+        if verdicts.reports
+    ]
     if failed.reports:
         orchestration.events.announce("labels.quarantined", config.name, _handover(judgement))
+    return recorded
 
 
-def ask_for_retraining(config: ModelConfig, judgement: Judgement) -> None:
+def ask_for_retraining(config: ModelConfig, judgement: Judgement, past: Past) -> None:
     """Request the retrain or return that was decided; again where the window was judged before, as that run may have died.
 
     Only while the decision has had no effect, and never for a back-fill.
     """
-    if judgement.backfilled or _has_fact(config, judgement.decision.decision_id, ANSWERS):
+    if judgement.backfilled or past.holds(judgement.decision.decision_id, ANSWERS):
         return
     if judgement.decision.retrain:
         orchestration.events.announce(_request(judgement.decision.placement), config.name, _handover(judgement))
     if judgement.decision.go_back_to:
         orchestration.events.announce("return.requested", config.name, _handover(judgement))
-
-
-def _has_fact(config: ModelConfig, decision_id: str, kinds: Collection[str]) -> bool:
-    return any(entry.decision_id == decision_id and entry.kind in kinds for entry in ledger.entries(config.name))
 
 
 def _request(placement: Placement | None) -> str:
@@ -116,7 +120,7 @@ def _handover(judgement: Judgement) -> dict[str, object]:
     return Handover(decision.model, decision.decision_id, reasons, judgement.as_of, earlier).payload()
 
 
-@task(**RETRIES)
+@stage(**RETRIES)
 def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
     """Record that a fresh champion has to go back, once for each, and hand it over to rollback."""
     decision_id = digest(config.name, "degraded", degraded.champion)
@@ -125,7 +129,7 @@ def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
     orchestration.events.announce("champion.degraded", config.name, handover.payload())
 
 
-@task(**RETRIES)
+@stage(**RETRIES)
 def publish_validation(
     config: ModelConfig,
     challenger: ModelVersion,
@@ -158,11 +162,11 @@ def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: st
 def hand_over_again(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
     """The same by a run that finds it recorded, as the first may have died before; not once its trial has ended."""
     status = registry.tags(config.name, validation.challenger).get("status")
-    if status not in ("quarantined", "rejected") and not _has_fact(config, decision_id, ENDS):
+    if status not in ("quarantined", "rejected") and not Past(ledger.entries(config.name)).holds(decision_id, ENDS):
         hand_over(config, validation, decision_id, as_of)
 
 
-@task(**RETRIES)
+@stage(**RETRIES)
 def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime, actor: str, comment: str) -> None:
     """Record who serves now, once for each decision; say nothing where nothing changed."""
     if promotion.action == "unchanged":
@@ -174,7 +178,7 @@ def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime
     orchestration.events.announce(kind, config.name, handover.payload())
 
 
-@task(**RETRIES)
+@stage(**RETRIES)
 def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Approval, as_of: datetime) -> Approval:
     """Record and announce that a validated challenger will not serve; one that still waits is only shown."""
     reports.artifacts.publish_answer_page(config, approval)
@@ -186,7 +190,7 @@ def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Appr
     return approval
 
 
-@task(**RETRIES)
+@stage(**RETRIES)
 def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
     """Record and announce that the budget refused."""
     ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)

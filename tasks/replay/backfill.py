@@ -2,12 +2,11 @@
 
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry, reports
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.decision.retraining import decision_id
 from tasks.policy.records.base import from_json
 from tasks.policy.records.errors import BackfillRefused
@@ -45,7 +44,7 @@ def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windo
 
 
 # two retries: the API server may be restarting; the artifact is all that is written
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=2)
+@stage(retries=2)
 def publish_backfill(config: ModelConfig, plan: Backfill, dry_run: bool) -> None:
     """Say which windows were, or would be, filled in."""
     reports.artifacts.publish_backfill_page(config.name, plan, dry_run)

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, models, registry, storage
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import MetricValue
@@ -59,7 +58,7 @@ class Comparison:
     every: float | None = None
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def compare_with_baselines(
     config: ModelConfig, served: Sequence[tuple[Window, str]], as_of: datetime, folder: Path
 ) -> tuple[Comparison, ...]:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, ledger, models, storage
+from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.atomic_files import whole_file
 from tasks.policy.monitoring.performance import decide_maturity
 from tasks.policy.records.base import Window, digest
@@ -96,7 +96,7 @@ def without(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: dat
     return replace(plan, folder=folder, excluding=excluding)
 
 
-@task(cache_policy=NO_CACHE, tags=["training"], task_run_name="candidate after {place}")
+@stage(tags=["training"], task_run_name="candidate after {place}")
 def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
     """Train the candidate after window `place` and write its losses; what was written stays."""
     path = plan.folder / f"{place:04}.npz"
@@ -154,7 +154,7 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
     return losses
 
 
-@task(cache_policy=NO_CACHE, tags=["training"])
+@stage(tags=["training"])
 def record_probes(config: ModelConfig, plan: Plan) -> Path:
     """Train and score the probes that `monitor` would have had, and write their losses; what was written stays."""
     path = plan.folder / "probes.npz"
@@ -203,7 +203,7 @@ def _has_enough_labels(config: ModelConfig, window: Window, as_of: datetime) -> 
     return maturity != "open" and labelled >= config.retraining.min_labelled_rows
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path], probes: Path) -> Path:
     """The files of candidates and probes as one matrix.npz that `--matrix` reads too; returns its path."""
     count = len(plan.windows)

@@ -7,11 +7,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry, reports, storage
+from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.atomic_files import one_at_a_time, write_whole
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.errors import ReplayRefused
@@ -101,7 +99,7 @@ def _share_past_limit(drift: DriftReport) -> float:
     return len(past) / len(drift.features) if drift.features else 0.0
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def report_replay(replay: Replay) -> Path:
     """Keep the finished replay, then write the page and summary.json of every replay in this workspace."""
     folder = replay_folder(replay.model)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, reports, storage
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.backtest.baselines import BASELINES
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
 from tasks.policy.backtest.simulation import PerformanceMatrix, PolicyFactory, read_matrix
@@ -116,7 +116,7 @@ def write_outcome(
         raise MatrixError(f"{out}: cannot be written ({error.strerror}); expected a folder you may write to") from error
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def backtest_candidates(
     config: ModelConfig, path: Path, alphas: Sequence[float], names: Sequence[str], share: float
 ) -> dict[str, Any]:

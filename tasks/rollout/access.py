@@ -19,7 +19,7 @@ from tasks.policy.governance.requests import MOVES, Action, Request, decided, wh
 from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.errors import AccessRefused
 from tasks.policy.records.events import Handover
-from tasks.policy.records.evidence import Judgement, LedgerEntry
+from tasks.policy.records.evidence import Judgement, LedgerEntry, Past
 
 VALIDATED = "challenger.validated"
 
@@ -92,12 +92,12 @@ def _check_moment(
         _refuse(config, action, refusal, as_of, principal)
 
 
-def check_window(config: ModelConfig, window: Window) -> None:
+def check_window(config: ModelConfig, past: Past, window: Window) -> None:
     """Raise AccessRefused for an event about a live model's window that is older than one judged already."""
     if config.period.end or orchestration.run_identity.creator().kind != "automation":
         return
-    judged = ledger.entries(config.name, kind="window.judged", last=1)
-    latest = from_json(Judgement, judged[0].body).evidence.window if judged else window
+    judged = past.of("window.judged")
+    latest = from_json(Judgement, judged[-1].body).evidence.window if judged else window
     if window < latest:
         raise AccessRefused(
             f"{config.name}: an event asked about {window.name}, but {latest.name} was judged already; expected until to "

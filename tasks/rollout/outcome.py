@@ -16,7 +16,8 @@ from tasks.adapters import lake, ledger, models, registry, reports
 from tasks.policy.economics.costs import Amount, Outcome, measured_cost, net_benefit, score_gains, score_outcome
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.errors import VersionGone
-from tasks.policy.records.evidence import USAGE, History, ModelVersion, Promotion, Usage, ValidationReport
+from tasks.policy.records.events import RunMode
+from tasks.policy.records.evidence import USAGE, ModelVersion, MonitorRun, Past, Promotion, Usage, ValidationReport
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.statistics.intervals import Gain, paired_bootstrap
 from tasks.policy.statistics.metrics import undefined
@@ -25,19 +26,18 @@ LOOK_BACK = 3
 """Closed windows after a promotion on which it is judged."""
 
 
-def evaluate_promotion(
-    config: ModelConfig, champion: ModelVersion, history: History, as_of: datetime, dry_run: bool = False
-) -> Outcome | None:
+def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
     """The outcome of the latest promotion, when it is due now; None before, and once it is written."""
-    promotions = ledger.entries(config.name, kind="champion.promoted")
+    champion, past, as_of = run.champion, run.past, run.as_of
+    promotions = past.of("champion.promoted")
     latest = from_json(Promotion, promotions[-1].body) if promotions else None
-    if latest is None or latest.previous is None or latest.champion != champion.version or dry_run:
+    if latest is None or latest.previous is None or latest.champion != champion.version or run.mode is RunMode.DRY_RUN:
         return None
-    scored = {entry.decision_id for entry in ledger.entries(config.name, kind="promotion.scored")}
-    windows = [report.window for report in history.performances if _speaks(report, champion, promotions[-1].at)]
+    scored = {entry.decision_id for entry in past.of("promotion.scored")}
+    windows = [report.window for report in run.history.performances if _speaks(report, champion, promotions[-1].at)]
     if latest.decision_id in scored or len(windows) < LOOK_BACK:
         return None
-    outcome = judge_outcome(config, champion, latest, windows, as_of)
+    outcome = judge_outcome(config, run, latest, windows)
     if outcome is None:
         return None
     ledger.append(config.name, "promotion.scored", outcome, as_of, latest.decision_id)
@@ -56,14 +56,13 @@ def _speaks(report: PerformanceReport, champion: ModelVersion, promoted: datetim
     )
 
 
-def judge_outcome(
-    config: ModelConfig, champion: ModelVersion, promotion: Promotion, windows: list[Window], as_of: datetime
-) -> Outcome | None:
+def judge_outcome(config: ModelConfig, run: MonitorRun, promotion: Promotion, windows: list[Window]) -> Outcome | None:
     """Realised gains over the replaced champion, against cost and what validation promised.
 
     The first windows count in which the metric is defined, such as an AUC where both classes occur; None before there
     are enough.
     """
+    champion, past, as_of = run.champion, run.past, run.as_of
     try:
         previous = registry.version(config.name, promotion.previous or "")
     except VersionGone as error:
@@ -76,8 +75,8 @@ def judge_outcome(
         return None
     if config.budget.value_usd_per_metric_unit_per_day is None:
         return score_gains(gains, config.performance.metric)
-    cost = _cost(config, champion, promotion.decision_id)
-    promised = _promised(config, promotion.decision_id)
+    cost = _cost(config, champion, past, promotion.decision_id)
+    promised = _promised(past, promotion.decision_id)
     forecast = net_benefit(config.budget, promised, Amount(cost, cost, cost)) if promised else None
     return score_outcome(config.budget, forecast, gains, cost)
 
@@ -96,19 +95,18 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     return paired_bootstrap(before, after, truth[known], metric, draws=500, quantile=quantile)
 
 
-def _cost(config: ModelConfig, version: ModelVersion, decision_id: str) -> float:
+def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: str) -> float:
     """Of the training that this decision led to; an earlier version that returned was paid before."""
-    recalled = ledger.entries(config.name, kind="challenger.recalled")
-    if any(entry.decision_id == decision_id for entry in recalled):
+    if past.holds(decision_id, ("challenger.recalled",)):
         return 0.0
     noted = dict(version.tags).get(USAGE)
     usage = from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
     return measured_cost(config.budget, usage)
 
 
-def _promised(config: ModelConfig, decision_id: str) -> Gain | None:
+def _promised(past: Past, decision_id: str) -> Gain | None:
     """The gain that validation measured on its holdout."""
-    verdicts = [entry for entry in ledger.entries(config.name) if entry.kind == "challenger.validated"]
+    verdicts = past.of("challenger.validated")
     own = [from_json(ValidationReport, entry.body) for entry in verdicts if entry.decision_id == decision_id]
     whole = [found for report in own for found in report.differences if found.slice_name is None]
     return Gain(whole[0].gain, whole[0].low, whole[0].high) if whole else None

@@ -5,18 +5,15 @@ well. `tasks.policy.rollout.probation` decides.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import evaluation, lake, ledger, registry
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters import evaluation, lake, registry
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.errors import VersionGone
-from tasks.policy.records.evidence import History, ModelVersion, ValidationReport, windows_to_exclude
+from tasks.policy.records.evidence import ModelVersion, MonitorRun, Past, ValidationReport, windows_to_exclude
 from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.rollout.probation import (
     Degradation,
@@ -28,22 +25,21 @@ from tasks.policy.rollout.probation import (
 
 
 # one retry: the registry or the lake may be out of reach for a moment; comparing writes nothing
-@task(cache_policy=NO_CACHE, retries=1, retry_delay_seconds=10, retry_condition_fn=may_pass, timeout_seconds=1800)
+@stage(retries=1, timeout_seconds=1800)
 def watch_fresh_champion(
-    config: ModelConfig,
-    champion: ModelVersion,
-    history: History,
-    reports: Sequence[PerformanceReport],
-    as_of: datetime,
+    config: ModelConfig, run: MonitorRun, reports: Sequence[PerformanceReport]
 ) -> Degradation | None:
     """Why the champion has to go back; None where it stays, or is no longer on probation."""
-    served = probation(config.promotion, history.champion_since, as_of, config.window_days, config.columns.label_delay)
-    realised, forecast = _realised(champion, reports), _forecast(config, champion)
+    champion, as_of = run.champion, run.as_of
+    served = probation(
+        config.promotion, run.history.champion_since, as_of, config.window_days, config.columns.label_delay
+    )
+    realised, forecast = _realised(champion, reports), _forecast(run.past, champion)
     if served is None or realised is None or forecast is None:
         return None
     if not is_below_forecast(realised, forecast, config.validation.margin(realised.name, forecast)):
         return None
-    found = _compare(config, champion, served, as_of, realised, forecast)
+    found = _compare(config, run, served, realised, forecast)
     if found:
         get_run_logger().warning("probation: %s", found.reasons[0])
     else:
@@ -55,7 +51,7 @@ def watch_fresh_champion(
 
 
 def _compare(
-    config: ModelConfig, champion: ModelVersion, served: Window, as_of: datetime, realised: MetricValue, forecast: float
+    config: ModelConfig, run: MonitorRun, served: Window, realised: MetricValue, forecast: float
 ) -> Degradation | None:
     number = registry.aliases(config.name).get(registry.PREVIOUS)
     if number is None:
@@ -65,14 +61,14 @@ def _compare(
     except VersionGone as error:
         get_run_logger().warning("probation: there is nothing to go back to: %s", error)
         return None
-    excluding = windows_to_exclude(ledger.entries(config.name), as_of)
-    rows = lake.labelled_rows(config, served, as_of, excluding=excluding)
+    excluding = windows_to_exclude(run.past.entries, run.as_of)
+    rows = lake.labelled_rows(config, served, run.as_of, excluding=excluding)
     level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
     parts = {"validation": config.validation.model_copy(update=level)}
     parts["columns"] = config.columns.model_copy(update={"protected": ()})  # judged as a whole
     watched = config.model_copy(update=parts)
-    compared = evaluation.challenger.compare(watched, champion, before, served, rows)
-    return decide_degradation(config.validation, compared, realised, forecast, as_of)
+    compared = evaluation.challenger.compare(watched, run.champion, before, served, rows)
+    return decide_degradation(config.validation, compared, realised, forecast, run.as_of)
 
 
 def _realised(champion: ModelVersion, reports: Sequence[PerformanceReport]) -> MetricValue | None:
@@ -83,9 +79,9 @@ def _realised(champion: ModelVersion, reports: Sequence[PerformanceReport]) -> M
     return latest.metric(latest.primary) if latest else None
 
 
-def _forecast(config: ModelConfig, champion: ModelVersion) -> float | None:
+def _forecast(past: Past, champion: ModelVersion) -> float | None:
     """What validation had found of this version on the primary metric."""
-    for entry in reversed(ledger.entries(config.name, kind="challenger.validated")):
+    for entry in reversed(past.of("challenger.validated")):
         report = from_json(ValidationReport, entry.body)
         if report.challenger == champion.version:  # the latest, as one that returned was validated anew
             return next((item.challenger for item in report.differences if item.slice_name is None), None)

@@ -7,18 +7,17 @@ version never serves again.
 
 from collections.abc import Mapping
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, registry
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.errors import PromotionRefused
 from tasks.policy.records.evidence import ModelVersion, Promotion, ValidationReport
 from tasks.policy.rollout.validation import why_not_promote
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def promote_challenger(
     config: ModelConfig, challenger: ModelVersion, validation: ValidationReport, decision_id: str
 ) -> Promotion:
@@ -50,7 +49,7 @@ def promote_challenger(
     return Promotion(model, decision_id, number, champion, "promoted", validation.reasons)
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def restore_previous(
     config: ModelConfig, decision_id: str, reason: str, actor: str, expected: str | None = None
 ) -> Promotion:
@@ -79,7 +78,7 @@ def restore_previous(
     return Promotion(model, decision_id, target, None, "rolled_back", (f"{actor}: {reason}",))
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def preview_rollback(config: ModelConfig) -> Promotion:
     """What a rollback would do now, tried as far as it changes nothing. Raises PromotionRefused where it would."""
     now = registry.aliases(config.name)

@@ -9,13 +9,11 @@ import time
 
 import numpy as np
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Latency, Scoring, Snapshot
 
@@ -24,11 +22,8 @@ BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 # two retries: the lake or the registry may be out of reach for a moment; landing a window twice changes nothing
-@task(
-    cache_policy=NO_CACHE,
+@stage(
     retries=2,
-    retry_delay_seconds=10,
-    retry_condition_fn=may_pass,
     timeout_seconds=3600,
 )
 def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion) -> Scoring:

@@ -7,13 +7,12 @@ verify blocks no other model: what its model may have spent is held back.
 
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.fleet import load_fleet_config
 from deployments.config.model import ModelConfig, load_model_config
 from tasks.adapters import ledger, storage
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics import budget
 
 LEASE = "_fleet"
@@ -21,7 +20,7 @@ LEASE = "_fleet"
 PATIENCE_S = 300.0  # who holds it reads and writes for a second; a dead one is fenced out after half a minute
 
 
-@task(cache_policy=NO_CACHE)
+@stage
 def claim_shared_budget(
     config: ModelConfig, decision_id: str, next_cost_usd: float | None, as_of: datetime, dry_run: bool = False
 ) -> str | None:

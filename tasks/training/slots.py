@@ -22,6 +22,7 @@ from prefect.logging import get_run_logger
 
 from tasks.adapters import orchestration
 from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
+from tasks.policy.records.events import RunMode
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
@@ -37,7 +38,7 @@ def in_a_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameter
     @wraps(body)
     def counted(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
         given = inspect.signature(body).bind(*arguments, **named).arguments
-        if given.get("dry_run") or orchestration.events.REPLAYING.get():
+        if orchestration.runs.run_mode(bool(given.get("dry_run"))) != RunMode.LIVE:
             return body(*arguments, **named)
         with _slot(training_limit(os.environ.get(PLACE_SETTING, DEDICATED))):
             return body(*arguments, **named)

@@ -8,13 +8,11 @@ import resource
 from dataclasses import replace
 from time import perf_counter, process_time
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake, models, profiling, registry
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import TrainingRefused
@@ -79,11 +77,8 @@ def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> Refer
 
 
 # one retry: the registry or the lake may be out of reach for a moment; a version that exists is not trained again
-@task(
-    cache_policy=NO_CACHE,
+@stage(
     retries=1,
-    retry_delay_seconds=10,
-    retry_condition_fn=may_pass,
     timeout_seconds=6 * 3600,
 )
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:

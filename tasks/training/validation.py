@@ -8,13 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.orchestration.stage import stage
 from tasks.policy.data_quality.label_quality import WORDS, LabelFacts, judge_labels
 from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import LabelReport, Snapshot
@@ -60,11 +58,8 @@ def _with_labels(report: ValidationReport, labels: LabelReport | None) -> Valida
 
 
 # one retry: the registry or the lake may be out of reach for a moment; a verdict is never retried
-@task(
-    cache_policy=NO_CACHE,
+@stage(
     retries=1,
-    retry_delay_seconds=10,
-    retry_condition_fn=may_pass,
     timeout_seconds=3600,
 )
 def validate_challenger(

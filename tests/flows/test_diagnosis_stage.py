@@ -17,6 +17,7 @@ from tasks.monitoring.performance import measure_performance
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.evidence import History, ModelVersion, WindowEvidence
 from tasks.policy.records.reports import QualityReport
+from tests.support.monitor_runs import run_of
 from tests.support.small_model import rows, write_model
 
 CHAMPION = ModelVersion("small", "1", "", "d1", Window(utc("2024-01-01"), utc("2024-01-19")), 2700, "")
@@ -48,7 +49,7 @@ def judged(config: ModelConfig, errors: list[float]) -> tuple[WindowEvidence, Hi
     for window, error in zip(windows, errors, strict=True):
         serve(config, window, error)
         land_labels.fn(config, window.end)
-        report, *revised = measure_performance.fn(config, window, window.end, history)
+        report, *revised = measure_performance.fn(config, run_of(window, window.end, history))
         history = History(performances=(*history.revised(revised).performances, report))
     last = windows[-1]
     passed = QualityReport(last, "pass", report.rows, (), 0, ())
@@ -71,20 +72,22 @@ def test_before_a_window_has_closed_there_is_no_estimate(config):
 
 def test_a_loss_that_the_inputs_do_not_explain_is_concept_drift_and_the_estimate_stands_beside_it(config):
     evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 3.0])
-    found = diagnose_window.fn(config, CHAMPION, evidence, history, window.end)
+    found = diagnose_window.fn(config, run_of(window, window.end, history, CHAMPION), evidence)
     assert found.kind == "concept_drift"
     assert found.estimate.value < 1
 
 
 def test_a_model_that_stands_where_it_stood_has_no_diagnosis(config):
     evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 0.51])
-    assert diagnose_window.fn(config, CHAMPION, evidence, history, window.end).kind == "none"
+    assert diagnose_window.fn(config, run_of(window, window.end, history, CHAMPION), evidence).kind == "none"
 
 
 def test_a_failed_window_is_a_fault_and_is_not_measured(config):
     window = config.windows()[0]
     failed = QualityReport(window, "fail", 300, (), 300, ("x is all null",))
-    found = diagnose_window.fn(config, CHAMPION, WindowEvidence(window, 300, failed), History(), window.end)
+    found = diagnose_window.fn(
+        config, run_of(window, window.end, History(), CHAMPION), WindowEvidence(window, 300, failed)
+    )
     assert (found.kind, found.reasons, found.estimate) == ("upstream_data_fault", ("x is all null",), None)
 
 
@@ -97,11 +100,15 @@ def test_the_estimates_own_error_stands_beside_it_once_labels_have_come(config):
         for place, one in enumerate(before)
     )
     waiting = replace(evidence, performance=replace(evidence.performance, maturity="open", metrics=()))
-    found = diagnose_window.fn(config, CHAMPION, waiting, replace(history, estimates=estimates), window.end)
+    found = diagnose_window.fn(
+        config, run_of(window, window.end, replace(history, estimates=estimates), CHAMPION), waiting
+    )
     closed = [report for report in history.performances[1:] if report.maturity == "closed"]
     assert found.estimate_error.windows == len(closed) > 0
     assert found.estimate.estimated
     assert found.explanations[0].startswith("mae is estimated without labels at")
     assert "mean absolute error" in found.explanations[0]
-    told = diagnose_window.fn(config, CHAMPION, evidence, replace(history, estimates=estimates), window.end)
+    told = diagnose_window.fn(
+        config, run_of(window, window.end, replace(history, estimates=estimates), CHAMPION), evidence
+    )
     assert told.estimate_error == found.estimate_error

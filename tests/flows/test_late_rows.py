@@ -14,7 +14,7 @@ from flows.retrain import retrain
 from flows.score import score
 from tasks.adapters import lake
 from tasks.policy.records.base import Window, utc
-from tasks.record.history import find_champion, recall_history
+from tasks.record.history import find_champion, recall_history, recall_past
 from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -80,7 +80,7 @@ def test_a_retrain_that_came_while_a_window_waited_counts_in_its_budget(tmp_path
     config, second = load_model_config(model), WINDOW.next()
     retrain(model, until=config.read_at(WINDOW), reason="asked for while the second window waits")
     assert config.read_at(WINDOW) > second.end
-    history = recall_history(config, find_champion(config, required=True), second)
+    history = recall_history(config, recall_past(config), find_champion(config, required=True), second)
     assert len(history.usages) == 2
 
 

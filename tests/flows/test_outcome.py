@@ -11,6 +11,7 @@ from tasks.policy.records.base import Window, utc
 from tasks.policy.records.evidence import History, Promotion
 from tasks.policy.records.reports import PerformanceReport
 from tasks.rollout import outcome
+from tests.support.monitor_runs import recorded_run
 from tests.support.trained_models import land, make_config, make_rows, prepare_registry, register
 
 CONFIG = make_config(performance={"metric": "roc_auc"}, budget={"value_usd_per_metric_unit_per_day": 100})
@@ -43,6 +44,8 @@ def test_a_window_in_which_the_metric_is_undefined_is_left_out_and_stops_nothing
     ledger.append(CONFIG.name, "champion.promoted", promotion, utc("2024-03-01"), "d2")
     history = served(windows, without_positives=1)
     with disable_run_logger():
-        found = outcome.evaluate_promotion(CONFIG, registry.version(CONFIG.name, "2"), history, AS_OF)
+        found = outcome.evaluate_promotion(
+            CONFIG, recorded_run(CONFIG, registry.version(CONFIG.name, "2"), history, AS_OF)
+        )
     assert (found is not None) == told
     assert len(ledger.entries(CONFIG.name, kind="promotion.scored")) == told

@@ -18,6 +18,7 @@ from tasks.monitoring.performance import describe, measure_performance
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.evidence import History
 from tasks.policy.records.reports import Latency, PerformanceReport
+from tests.support.monitor_runs import run_of
 from tests.support.small_model import rows, write_model
 from tests.support.trained_models import prepare_registry
 
@@ -47,9 +48,9 @@ def serve(
     lake.land_predictions(config, window, version, served)
 
 
-def measure(config: ModelConfig, window: Window, as_of: datetime, history: History | None = None, **known: object):
+def measure(config: ModelConfig, window: Window, as_of: datetime, history=None, latency=None, champion=None):
     land_labels.fn(config, as_of)
-    return measure_performance.fn(config, window, as_of, history or History(), **known)
+    return measure_performance.fn(config, run_of(window, as_of, history, champion), latency)
 
 
 def test_a_window_is_measured_on_the_labels_known_and_closed_when_none_is_due_any_more(config):
@@ -102,7 +103,7 @@ def test_without_labels_or_predictions_nothing_is_claimed(config):
     (unserved,) = measure(config, window, window.end + 24 * HOURS)
     assert (unserved.rows, unserved.maturity, unserved.metrics, unserved.model_version) == (0, "open", (), "none")
     serve(config, window, off_by=0.5)
-    (unlabelled,) = measure_performance.fn(config, window, window.start + HOURS, History())
+    (unlabelled,) = measure_performance.fn(config, run_of(window, window.start + HOURS))
     assert (unlabelled.rows, unlabelled.labelled_rows, unlabelled.maturity) == (300, 0, "open")
     assert describe(unlabelled) == "mae is not known yet (0 of 300 labels, open)"
 
@@ -155,7 +156,7 @@ def test_the_shift_is_measured_from_the_best_level_of_closed_windows(config):
     assert history.performances[4].shift_p_value > 0.05
     assert "best past level 0.5" in describe(report)
     (waiting,) = measure_performance.fn(
-        config, windows[5], windows[5].start + HOURS, History(performances=history.performances[:5])
+        config, run_of(windows[5], windows[5].start + HOURS, History(performances=history.performances[:5]))
     )
     assert waiting.metrics == ()  # what windows vary by is known before labels, for an estimate to be judged by
     assert (waiting.noise, waiting.noise_windows) == (report.noise, 5)
@@ -229,7 +230,7 @@ def test_what_becomes_known_later_changes_nothing(config):
     serve(config, window, off_by=0.5)
     before = measure(config, window, window.end)
     land_labels.fn(config, window.end + 24 * HOURS)
-    assert measure_performance.fn(config, window, window.end, History()) == before
+    assert measure_performance.fn(config, run_of(window, window.end)) == before
 
 
 @pytest.mark.parametrize(

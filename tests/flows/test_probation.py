@@ -11,6 +11,7 @@ from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceRe
 from tasks.record.history import recall_degradation
 from tasks.record.publication import publish_degradation
 from tasks.rollout.probation import watch_fresh_champion
+from tests.support.monitor_runs import recorded_run
 from tests.support.trained_models import HOLDOUT, TRAINING, land, make_config, make_rows, prepare_registry, register
 
 CONFIG = make_config("regression", columns={
@@ -45,7 +46,7 @@ def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0, 
         HOLDOUT, NOW, fresh.version, 600, 600, "closed", (MetricValue("mae", realised, realised, realised, 600, False),), "mae"
     )  # fmt: skip
     history = History(champion_since=HOLDOUT.start)
-    return fresh, watch_fresh_champion.fn(CONFIG, fresh, history, (measured,), NOW)
+    return fresh, watch_fresh_champion.fn(CONFIG, recorded_run(CONFIG, fresh, history, NOW), (measured,))
 
 
 def test_a_champion_that_learned_the_wrong_concept_goes_back():
@@ -71,7 +72,7 @@ def test_after_its_first_windows_a_champion_is_no_longer_on_probation():
     late = History(champion_since=HOLDOUT.start - timedelta(days=CONFIG.window_days * 4))
     measured = PerformanceReport(HOLDOUT, NOW, fresh.version, 600, 600, "closed", (), "mae")
     assert degraded
-    assert watch_fresh_champion.fn(CONFIG, fresh, late, (measured,), NOW) is None
+    assert watch_fresh_champion.fn(CONFIG, recorded_run(CONFIG, fresh, late, NOW), (measured,)) is None
 
 
 def test_a_degradation_is_told_once_and_recalled(monkeypatch):

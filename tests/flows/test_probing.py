@@ -14,8 +14,8 @@ from tasks.adapters.evaluation import probes
 from tasks.adapters.storage.workspace import workspace
 from tasks.monitoring.probes import new_columns
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Judgement
-from tasks.record.history import find_champion, recall_history
+from tasks.policy.records.evidence import Judgement, MonitorRun
+from tasks.record.history import find_champion, recall_history, recall_past
 from tasks.replay.candidates import Plan, plan_candidates
 from tests.support.small_model import CHANGE, write_model
 
@@ -63,8 +63,9 @@ def test_lost_probes_are_made_again_and_score_the_same(probed, monkeypatch: pyte
     probes._samples.clear()
     first = judged[0]
     champion, window = find_champion(config, required=True), first.evidence.window
-    history = recall_history(config, champion, window)
-    columns = new_columns(config, window, first.as_of, history, champion, (first.evidence.performance,))
+    past = recall_past(config)
+    run = MonitorRun(window, first.as_of, champion, recall_history(config, past, champion, window), past)
+    columns = new_columns(config, run, (first.evidence.performance,))
     assert [column.losses for column in columns] == [column.losses for column in first.evidence.probes]
 
 

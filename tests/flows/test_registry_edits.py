@@ -20,7 +20,7 @@ from tasks.policy.records.base import to_json, utc
 from tasks.policy.records.errors import ModelFileError, PromotionRefused, VersionGone
 from tasks.policy.records.evidence import ModelVersion, Promotion
 from tasks.record.fleet import survey_fleet
-from tasks.record.history import find_challenger, find_champion, recall_validation, registry_changes
+from tasks.record.history import find_challenger, find_champion, recall_past, recall_validation, registry_changes
 from tasks.rollout.outcome import judge_outcome
 from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous
 from tests.flows.test_promotion_stage import passed, put
@@ -98,21 +98,21 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_what_perennial_leaves_behind_is_as_expected_at_every_step(capsys):
-    assert registry_changes(CONFIG) == ()
+    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
     promote("d3")
-    assert registry_changes(CONFIG) == ()
+    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
     roll_back()
-    assert registry_changes(CONFIG) == ()
+    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
     on_trial("d4", "2")
     promote("d4")
-    assert (registry_changes(CONFIG), main(["audit", "verify", MODEL])) == ((), 0)
+    assert (registry_changes(CONFIG, recall_past(CONFIG)), main(["audit", "verify", MODEL])) == ((), 0)
 
 
 def test_a_promotion_that_died_before_the_ledger_held_it_is_finished_and_may_be_rolled_back():
     validation = recall_validation(CONFIG, "d3")
     assert validation is not None
     promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation), validation, "d3")
-    assert registry_changes(CONFIG) == ()
+    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
     assert roll_back().champion == "2"
 
 
@@ -140,7 +140,7 @@ def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earli
         promote("d1")
     assert promote("e1").champion == "1"
     assert find_champion(CONFIG, required=True).decision_id == "e1"
-    assert registry_changes(CONFIG) == ()
+    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earli
 def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back_on_it(alias, number, fix, capsys):
     registry.set_aliases(MODEL, {alias: number})
     assert fix in said(capsys) and main(["audit", "verify", MODEL]) == 1
-    (change,) = registry_changes(CONFIG)
+    (change,) = registry_changes(CONFIG, recall_past(CONFIG))
     assert change.startswith(fix) and "set it back to version 2 in MLflow" in change
     on_trial("d4", number)
     before = registry.aliases(MODEL)
@@ -194,7 +194,10 @@ def test_a_version_that_nobody_tried_does_not_serve_though_it_carries_our_tags()
 
 def test_a_deleted_version_that_the_ledger_names_is_said_and_its_classes_stay_known(capsys):
     registry.client().delete_model_version(MODEL, "1")
-    assert "version 1, which is previous" in said(capsys) and "was deleted" in registry_changes(CONFIG)[0]
+    assert (
+        "version 1, which is previous" in said(capsys)
+        and "was deleted" in registry_changes(CONFIG, recall_past(CONFIG))[0]
+    )
     assert registry.classes(MODEL, "1") == ("0", "1")
     promotion = Promotion(MODEL, "d2", "2", "1", "promoted")
     assert judge_outcome(CONFIG, registry.version(MODEL, "2"), promotion, [], AT) is None
@@ -204,10 +207,10 @@ def test_a_deleted_version_that_the_ledger_names_is_said_and_its_classes_stay_kn
 
 def test_where_the_champion_was_deleted_another_one_may_follow():
     registry.client().delete_model_version(MODEL, "2")
-    assert "version 2, which is champion" in registry_changes(CONFIG)[0]
+    assert "version 2, which is champion" in registry_changes(CONFIG, recall_past(CONFIG))[0]
     on_trial("d4", None)
     assert promote("d4").champion == "4"
-    assert registry_changes(CONFIG) == ()
+    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from threading import Event, Lock
 from typing import Any
 
 import pytest
+from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
@@ -15,11 +16,11 @@ from prefect.flow_engine import run_flow
 
 from flows.retrain import retrain
 from tasks.adapters import registry
-from tasks.adapters.orchestration.events import REPLAYING
 from tasks.adapters.orchestration.server import free_port, running_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_limit
 from tasks.policy.records.base import utc
+from tasks.policy.records.events import RunMode
 from tasks.training import slots
 from tests.support.small_model import write_model
 
@@ -115,11 +116,8 @@ def test_a_run_elsewhere_a_dry_run_and_a_replay_take_no_slot_of_the_dedicated_ho
         monkeypatch.setenv(PLACE_SETTING, "ecs")
         assert retrain(model, until=FIRST).verdict == "pass"
         monkeypatch.delenv(PLACE_SETTING)
-        replaying = REPLAYING.set(True)
-        try:
+        with tags(RunMode.REPLAY.tag):
             assert retrain(model, until=FIRST, reason="as recorded") is not None
-        finally:
-            REPLAYING.reset(replaying)
 
 
 def deployed_run(client, model):

@@ -7,4 +7,5 @@ from . import (
     run_identity as run_identity,
     runs as runs,
     server as server,
+    stage as stage,
 )

@@ -1,29 +1,35 @@
 """Runs a flow in this process as a run of its own, loaded by the entrypoint that its deployment uses.
 
-Such runs are no sub-flows: for the tracking task of each sub-flow Prefect makes a client anew, which costs 0.4 s
-every time (measured on 3.8). REPLAYING tells `announce` that no automation may act on what they say.
+Such runs are no sub-flows: for the tracking task of each sub-flow Prefect makes a client anew, which costs 0.4 s every time
+(measured on 3.8). A tag of the run holds its mode.
 """
 
 from contextvars import copy_context
 from functools import partial
 from typing import Any
 
+from prefect import tags
 from prefect.context import FlowRunContext
 from prefect.flows import load_flow_from_entrypoint
 
-from tasks.adapters.orchestration.events import BACKFILLING, REPLAYING
+from tasks.policy.records.events import RunMode
 
 
-def run_missed(name: str, **parameters: Any) -> Any:
-    """Run a flow on a window that was missed; what it decides is for the record."""
-    apart = copy_context()
-    apart.run(BACKFILLING.set, True)
-    return apart.run(partial(run_recorded, name, **parameters))
-
-
-def run_recorded(name: str, **parameters: Any) -> Any:
-    """Run a flow on recorded history and return what it returns; its events start nothing."""
+def run_as(mode: RunMode, name: str, **parameters: Any) -> Any:
+    """Run a flow in this mode and return what it returns."""
     alone = copy_context()
     alone.run(FlowRunContext.__var__.set, None)
-    alone.run(REPLAYING.set, True)
-    return alone.run(partial(load_flow_from_entrypoint(f"flows.{name}.{name}"), **parameters))
+    return alone.run(partial(_tagged, mode, name, **parameters))
+
+
+def _tagged(mode: RunMode, name: str, **parameters: Any) -> Any:
+    with tags(mode.tag):
+        return load_flow_from_entrypoint(f"flows.{name}.{name}")(**parameters)
+
+
+def run_mode(dry_run: bool = False) -> RunMode:
+    """The mode of the present flow run, from its tags; LIVE outside of one."""
+    run = FlowRunContext.get()
+    noted = run.flow_run.tags if run and run.flow_run else []
+    kept = next((mode for mode in (RunMode.BACKFILL, RunMode.REPLAY) if mode.tag in noted), RunMode.LIVE)
+    return RunMode.DRY_RUN if dry_run else kept

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.orchestration.events import REPLAYING
 from tasks.adapters.reports.markdown import bullets, folded, key, number, table
 from tasks.adapters.reports.plots import drift_plot, metric_plot
 from tasks.adapters.storage.links import link, version_link
@@ -65,8 +64,6 @@ def _diagnosis(judgement: Judgement) -> list[str]:
 
 def publish_plots(config: ModelConfig, judgement: Judgement, earlier: Sequence[PerformanceReport]) -> None:
     """The metric over the latest windows and the drift of this one, as images. A replay's are on its own page."""
-    if REPLAYING.get():
-        return
     window, evidence = judgement.decision.window.name, judgement.evidence
     reports = [*earlier, *([evidence.performance] if evidence.performance else [])]
     metric = metric_plot(reports, f"{config.name}: {config.performance.metric} until {window.split('..')[1]}")

@@ -7,10 +7,25 @@ server's API can emit an event, so verdicts are read from the ledger, never from
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 LONGEST_REASON, MOST_REASONS = 2000, 20
 REQUEST = "perennial.request.id"
 """Label of an event's resource by which triggers tell repetitions from another request about the same model."""
+
+
+class RunMode(StrEnum):
+    """What a run may set off: only a live run's events start other runs, and nobody acts on what a back-fill decides."""
+
+    LIVE = "live"
+    REPLAY = "replay"
+    BACKFILL = "backfill"
+    DRY_RUN = "dry-run"
+
+    @property
+    def tag(self) -> str:
+        """The tag by which a flow run shows its mode in the dashboard, and by which it knows it after a restart."""
+        return f"perennial-{self}"
 
 
 def about(resource: str, model: str, payload: Mapping[str, object]) -> dict[str, str]:

@@ -5,7 +5,7 @@ every record here. Frames and clients never travel. Measurements of a window are
 `base.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Literal
@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tasks.policy.records.base import Window, digest, from_json, to_json
+from tasks.policy.records.events import RunMode
 from tasks.policy.records.reports import (
     DriftReport,
     EstimateError,
@@ -289,3 +290,46 @@ class LedgerEntry:
     @property
     def hash(self) -> str:
         return digest(to_json(self), length=64)
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The facts of a model's ledger as one read found them, oldest first: a run loads it once and hands it on."""
+
+    entries: tuple[LedgerEntry, ...] = ()
+
+    def of(self, *kinds: str) -> tuple[LedgerEntry, ...]:
+        """The facts of these kinds."""
+        return tuple(entry for entry in self.entries if entry.kind in kinds)
+
+    def holds(self, decision_id: str, kinds: Collection[str]) -> bool:
+        """Whether a fact of one of these kinds is recorded of the decision."""
+        return any(entry.decision_id == decision_id and entry.kind in kinds for entry in self.entries)
+
+    def extended(self, added: Sequence[LedgerEntry]) -> "Past":
+        """With the facts that the run has recorded since."""
+        known = {entry.sequence for entry in self.entries}
+        return Past((*self.entries, *(entry for entry in added if entry.sequence not in known)))
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorRun:
+    """What one run of `monitor` knows before it measures: loaded once, handed to every stage."""
+
+    window: Window
+    as_of: datetime
+    """Nothing that became known later is read."""
+    champion: ModelVersion
+    history: History
+    past: Past
+    mode: RunMode = RunMode.LIVE
+    registry_changes: tuple[str, ...] = ()
+    """What others than Perennial changed about the model's aliases and versions, a sentence each."""
+
+    def with_labels(self, revised: Sequence[PerformanceReport]) -> "MonitorRun":
+        """With the reports of earlier windows that later labels have changed."""
+        return replace(self, history=self.history.revised(revised))
+
+    def extended(self, recorded: Sequence[LedgerEntry]) -> "MonitorRun":
+        """With the facts that the run has recorded itself."""
+        return replace(self, past=self.past.extended(recorded))

@@ -1,0 +1,58 @@
+"""The decorator of every stage: a Prefect task with the retries, the cache policy and the hand-over that stages share.
+
+A stage is never cached: its writes are idempotent by decision, and its inputs are references to tables that may have grown.
+It is retried only after failures that can pass by themselves. Prefect visits every field of an argument to look for
+futures; records that hold a model's whole past are handed over whole.
+"""
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, overload
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.utilities.annotations import quote
+
+from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.policy.records.evidence import History, MonitorRun, Past
+from tasks.policy.records.profile import WindowProfile
+
+Parameters = ParamSpec("Parameters")
+Answer = TypeVar("Answer")
+DELAYS_S = {1: [10], 2: [2, 10], 3: [2, 10, 30]}
+"""Before each attempt, by how many there are: a store that is out of reach comes back in seconds or not soon."""
+LARGE = (History, MonitorRun, Past, WindowProfile)
+
+
+class Stage(Task[Parameters, Answer]):
+    """A task whose large records Prefect does not visit field by field, at every task of every run."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return super().__call__(
+            *(_handed_over(value) for value in arguments),
+            **{name: _handed_over(value) for name, value in named.items()},
+        )
+
+
+def _handed_over(value: object) -> object:
+    return quote(value) if isinstance(value, LARGE) else value
+
+
+@overload
+def stage(body: Callable[Parameters, Answer], /) -> Stage[Parameters, Answer]: ...
+@overload
+def stage(
+    *, retries: int = 0, **options: Any
+) -> Callable[[Callable[Parameters, Answer]], Stage[Parameters, Answer]]: ...
+def stage(body: Callable[..., Any] | None = None, /, *, retries: int = 0, **options: Any) -> Any:
+    """Make a stage of a function; `options` are those of `prefect.task` and override what stages share.
+
+    Args:
+        body: The function, where the decorator is used without parentheses.
+        retries: How often a failure that can pass by itself is tried again, at most three times (`DELAYS_S`). A comment names
+            the failure.
+    """
+    shared: dict[str, Any] = {"cache_policy": NO_CACHE, "retry_condition_fn": may_pass}
+    if retries:
+        shared |= {"retries": retries, "retry_delay_seconds": DELAYS_S[retries]}
+    settings = shared | options
+    return Stage(body, **settings) if body else lambda function: Stage(function, **settings)
