@@ -1,6 +1,6 @@
 """Atomic writes: write to a temporary file or folder beside the target, then rename.
 
-Readers see the old or the new content, never a part, also when several processes write the same file.
+Readers see either the old or the new content, never a partial file, even when several processes write the same file.
 """
 
 import fcntl
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Where to write what becomes `path` at the end of the block; nothing is left of it if that fails. Raises OSError."""
+    """Yield a temporary path; it replaces `path` if the block succeeds and is deleted if it fails. Raises OSError."""
     own = _beside(path)
     try:
         yield own
@@ -26,7 +26,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder that is written once: where another process was first, its folder stays. Raises OSError."""
+    """Yield a temporary folder that becomes `path` at the end of the block. Raises OSError.
+
+    The folder is written once: if another process creates `path` first, its folder is used and this one is deleted.
+    """
     own = _beside(path)
     own.mkdir(parents=True)
     try:
@@ -49,7 +52,7 @@ def write_whole(path: Path, text: str) -> Path:
 
 @contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait until no other process of this machine is inside with the same lock file. Raises OSError."""
+    """Wait for an exclusive lock on a file among the processes of this machine and hold it. Raises OSError."""
     with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield

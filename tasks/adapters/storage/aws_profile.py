@@ -1,8 +1,9 @@
-"""S3 keys from an AWS profile (`aws configure`, AWS_PROFILE), resolved by boto3, which supports every kind.
+"""S3 credentials from an AWS profile (`aws configure`, AWS_PROFILE), resolved by boto3, which supports every kind.
 
-The Rust clients read keys from the environment and the machine (instance, container, web identity) but no profile;
-Arrow's reads profiles with keys but none that assumes a role. Where the environment has no keys and there is a profile,
-all clients get boto3's answer, anew whenever a store is opened.
+The Rust clients (delta-rs, obstore) read credentials from the environment and the machine (instance, container, web
+identity) but not from a profile. Arrow's client reads profiles with static keys, but not profiles that assume a role.
+If the environment has no credentials and a profile exists, all clients use boto3's. They are resolved again each time a
+store is opened.
 """
 
 import os
@@ -23,7 +24,7 @@ FILES = (("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FIL
 
 
 class Keys(NamedTuple):
-    """What a profile gives; `token` where its keys are temporary."""
+    """Credentials of a profile; `token` is set for temporary credentials."""
 
     access_key: str
     secret_key: str
@@ -31,7 +32,7 @@ class Keys(NamedTuple):
     region: str | None
 
     def storage_options(self) -> dict[str, str]:
-        """As Delta's store takes them."""
+        """Return the credentials as storage options of the Delta client."""
         named = {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -42,7 +43,7 @@ class Keys(NamedTuple):
 
 
 def is_in_use(address: str) -> bool:
-    """Whether keys for this address come from a profile."""
+    """Return whether the credentials for this address come from a profile."""
     if not address.startswith(("s3://", "s3a://")) or any(os.environ.get(name) for name in OWN_WAYS):
         return False
     if os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE"):
@@ -51,17 +52,17 @@ def is_in_use(address: str) -> bool:
 
 
 def keys(address: str) -> Keys | None:
-    """The profile's keys, None where another way leads to the store. Raises CredentialsError."""
+    """Return the profile's credentials, or None if the address uses another source. Raises AwsProfileError."""
     if not is_in_use(address):
         return None
-    from botocore.exceptions import BotoCoreError  # with boto3, only where a profile is in use
+    from botocore.exceptions import BotoCoreError  # installed with boto3; imported only if a profile is in use
 
     try:
         session = _session(os.environ.get("AWS_PROFILE"))
         found = session.get_credentials()
         frozen = found.get_frozen_credentials() if found else None
     except BotoCoreError as error:
-        raise _unusable(type(error).__name__) from None  # it may quote what the profile holds
+        raise _unusable(type(error).__name__) from None  # the message may quote the profile's secrets
     if frozen is None:
         raise _unusable("it holds no keys")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or session.region_name
@@ -69,16 +70,16 @@ def keys(address: str) -> Keys | None:
 
 
 def storage_options(address: str) -> dict[str, str] | None:
-    """What Delta's store needs beside the environment."""
+    """Return the Delta client's storage options in addition to the environment, or None if it needs none."""
     found = keys(address)
     return found.storage_options() if found else None
 
 
 def provider(address: str) -> Any:
-    """What gives obstore the profile's keys, renewed as they expire; None where it finds its own."""
+    """Return a credential provider that refreshes the profile's credentials, or None if obstore finds its own."""
     if keys(address) is None:
         return None
-    # imports boto3, half a second that only a profile needs
+    # imports boto3, which takes half a second; only profiles need it
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     return Boto3CredentialProvider(_session(os.environ.get("AWS_PROFILE")), ttl=timedelta(minutes=1))
@@ -86,7 +87,7 @@ def provider(address: str) -> Any:
 
 @cache
 def _session(profile: str | None) -> Any:
-    import boto3  # half a second that only a profile needs
+    import boto3  # takes half a second; only profiles need it
 
     return boto3.Session(profile_name=profile)
 

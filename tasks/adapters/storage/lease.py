@@ -1,14 +1,14 @@
 """One writer per model: a lease with a fencing token, `<ledger>/_leases/<model>/00000007.json`.
 
-Whoever creates the next number holds the model until it releases it, or until it has not renewed it for a lease's
-time; the number is the fencing token (Kleppmann 2016, "How to do distributed locking"; Burrows 2006, "The Chubby lock
-service"). A number is created once by every store, so nothing but create-if-absent is needed, as for the ledger beside
-it: local disk, S3 and GCS alike. Each write asks first whether a later number exists.
+The process that creates the next number holds the lease until it releases it, or until it fails to renew it within the
+TTL. The number is the fencing token (Kleppmann 2016, "How to do distributed locking"; Burrows 2006, "The Chubby lock
+service"). The lease needs only create-if-absent, as the ledger beside it does; local disk, S3 and GCS all provide it.
+Before each write, the holder checks that no later number exists.
 
-No clock is compared with another one: whoever waits sees for a lease's time, by its own steady clock, that the record
-does not change. A holder that was frozen past its lease may go on only after it has created the next number itself,
-which is refused once somebody else has. A record for the same Prefect run is taken over at once: Prefect has started
-that run anew, and what the fence then stops is the process it gave up.
+Clocks of two machines are never compared. A waiting process takes over if the record does not change for one TTL by its
+own monotonic clock. A holder that was suspended past its TTL may continue only after it has created the next number,
+which fails if another process created it first. A record of the same Prefect run is taken over at once: Prefect has
+restarted that run, and the fence then stops the abandoned process.
 """
 
 import logging
@@ -34,17 +34,17 @@ from tasks.policy.records.errors import FencedOut, LeaseHeld, PerennialError
 
 logger = logging.getLogger(__name__)
 FOLDER = "_leases"
-TTL_S = 30.0  # a dead holder is fenced out this long after somebody else has begun to wait
-RENEWALS = 3  # in each lease's time, so that one may be late
-PATIENCE_S = 600.0  # a promotion takes seconds; who waits longer waits for a training, and gives its place back
-LONGEST_TTL_S = 3600.0  # a record that claims more is none of ours
+TTL_S = 30.0  # a dead holder is fenced out this long after another process starts to wait
+RENEWALS = 3  # renewals per TTL, so one may be late
+PATIENCE_S = 600.0  # a promotion takes seconds; a longer wait means a training holds the lease, so the waiter gives up
+LONGEST_TTL_S = 3600.0  # records with a longer TTL are not ours and are ignored
 _POLL_S = 0.5
 _NUMBERED = re.compile(r"([0-9]{8,12})\.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a holder says about itself; `beats` grows with each renewal."""
+    """The stored record of a lease holder. `beats` counts renewals; `ttl_s` is in seconds."""
 
     token: int
     purpose: str
@@ -65,19 +65,19 @@ class Lease:
     _alone: threading.RLock = field(default_factory=threading.RLock)
 
     def check(self) -> int:
-        """The fencing token, if this process may write at this moment. Raises FencedOut otherwise."""
+        """Return the fencing token if this process may still write. Raises FencedOut otherwise."""
         with self._alone:
             later = [found for found in _tokens(self.model) if found[0] > self.record.token]
             for token, path in reversed(later):
                 record = _read(self.model, token, path)
-                if record is not None:  # who takes over creates a complete record, so nothing else fences
+                if record is not None:  # a takeover creates a complete record; only that fences
                     raise self._fenced(record)
             if _steady() - self.renewed > self.record.ttl_s:
                 self._take_next(after=later[-1][0] if later else self.record.token)
             return self.record.token
 
     def _take_next(self, after: int) -> None:
-        """After the lease has expired, only creating a new number shows that no other run took over."""
+        """Renew an expired lease by creating the next number, which proves that no other run took over."""
         following = replace(self.record, token=after + 1, beats=0)
         found = _create(self.model, following)
         if found != following:
@@ -92,7 +92,7 @@ class Lease:
         )
 
     def renew(self) -> None:
-        """Say that the holder lives; says nothing once the lease has run out, which `check` then settles."""
+        """Record a heartbeat. An expired lease is not renewed here; `check` handles it."""
         with self._alone:
             if _steady() - self.renewed <= self.record.ttl_s:
                 beaten = replace(self.record, beats=self.record.beats + 1)
@@ -101,7 +101,7 @@ class Lease:
                 self.record, self.renewed = beaten, moment
 
     def release(self) -> None:
-        """Give the model back; where the store fails, the lease runs out by itself."""
+        """Release the lease. If the store fails, the lease expires by itself."""
         with self._alone:
             try:
                 _write(self.model, replace(self.record, released=True))
@@ -109,13 +109,13 @@ class Lease:
                 logger.warning("%s: lease not released, it runs out in %g s: %s", self.model, self.record.ttl_s, error)
 
 
-_HELD: ContextVar[dict[str, Lease]] = ContextVar("held", default={})  # noqa: B039  never changed in place
+_HELD: ContextVar[dict[str, Lease]] = ContextVar("held", default={})  # noqa: B039  never mutated in place
 
 
 def check(model: str) -> int | None:
-    """The fencing token of the lease that this run holds on the model, None for a run that holds none.
+    """Return the fencing token of this run's lease on the model, or None if the run holds no lease.
 
-    To be asked right before each write. Raises FencedOut where another run has taken over.
+    Call it right before each write. Raises FencedOut if another run has taken over.
     """
     lease = _HELD.get().get(model)
     return lease.check() if lease else None
@@ -125,9 +125,10 @@ def check(model: str) -> int | None:
 def hold(
     model: str, purpose: str, outranks: tuple[str, ...] = (), ttl_s: float = TTL_S, patience_s: float = PATIENCE_S
 ) -> Iterator[Lease]:
-    """Hold the model's lease, renewed in the background, released at the end. Raises LeaseHeld after `patience_s`.
+    """Hold the model's lease, renew it in the background and release it at the end. `ttl_s`, `patience_s`: seconds.
 
-    A purpose in `outranks` is not waited for: that holder is fenced out. Inside a run that holds it, it is held once.
+    A holder whose purpose is in `outranks` is fenced out at once. The lease is reentrant within a run.
+    Raises LeaseHeld if another run still holds the lease after `patience_s`.
     """
     already = _HELD.get().get(model)
     if already:
@@ -180,7 +181,7 @@ def _acquire(model: str, purpose: str, outranks: tuple[str, ...], ttl_s: float, 
 
 
 def _keep(lease: Lease, ended: threading.Event) -> None:
-    """Renew until the end. A store that fails now may answer at the next beat; `check` decides, not this thread."""
+    """Renew until `ended`. A failed renewal is retried at the next one; only `check` decides if the lease is lost."""
     while not ended.wait(lease.record.ttl_s / RENEWALS):
         try:
             lease.renew()
@@ -189,7 +190,7 @@ def _keep(lease: Lease, ended: threading.Event) -> None:
 
 
 def _steady() -> float:
-    """Seconds that nobody can set, counted also while the machine sleeps where the system can tell."""
+    """Return monotonic seconds, including time asleep on systems that have CLOCK_BOOTTIME."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -198,15 +199,15 @@ def _key(model: str, token: int) -> str:
 
 
 def _name() -> str:
-    """A holder's name, like no other's: processes in containers share host and number, threads a process."""
+    """Return a unique holder name. The random part is needed because containers share host names and process ids."""
     return f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
 
 def _create(model: str, record: Record) -> Record:
-    """Create the number; the latest record then: this one where it holds the model.
+    """Create the record if its number is free and return the latest record; equal to `record` if the lease is acquired.
 
-    The store's answer alone does not tell. A number that was taken, released and forgotten meanwhile can be created
-    again below a later one; and a create whose answer was lost is refused when the client tries again, by itself.
+    The store's response alone is not enough. A number that another run took, released and deleted can be created again
+    below a later number. A create whose response was lost fails when the client retries, because its record exists.
     """
     with store_errors(f"lease of {model}"), suppress(AlreadyExistsError):
         obstore.put(ledger_store(), _key(model, record.token), to_json(record).encode(), mode="create")
@@ -219,7 +220,7 @@ def _write(model: str, record: Record) -> None:
 
 
 def _tokens(model: str) -> list[tuple[int, str]]:
-    """(number, path) of each record, lowest first. Any other file in the folder is nobody's lease."""
+    """Return (number, path) of each record, lowest first. Other files in the folder are ignored."""
     with store_errors(f"lease of {model}"):
         listed = obstore.list(ledger_store(), f"{FOLDER}/{model}").collect()
     named = ((_NUMBERED.fullmatch(meta["path"].removeprefix(f"{FOLDER}/{model}/")), meta["path"]) for meta in listed)
@@ -227,14 +228,14 @@ def _tokens(model: str) -> list[tuple[int, str]]:
 
 
 def _latest(model: str) -> Record | None:
-    """The record with the highest number; one that cannot be read counts as a dead holder's."""
+    """Return the record with the highest number, or None. An unreadable record counts as a dead holder's."""
     for token, path in _tokens(model)[-1:]:
         return _read(model, token, path) or Record(token, "unknown", "unknown", None, TTL_S)
     return None
 
 
 def _read(model: str, token: int, path: str) -> Record | None:
-    """The record of this number; None where the file is gone, torn, or none of a holder's."""
+    """Return the record of this number, or None if the file is missing, truncated or not a valid record."""
     with store_errors(f"lease of {model}"):
         try:
             record = from_json(Record, bytes(obstore.get(ledger_store(), path).bytes()))
@@ -244,7 +245,7 @@ def _read(model: str, token: int, path: str) -> Record | None:
 
 
 def _forget(model: str, before: int) -> None:
-    """Numbers below the present one say nothing that it does not say."""
+    """Delete the records below number `before`; only the latest record matters."""
     for token, path in _tokens(model):
         if token < before:
             with store_errors(f"lease of {model}"):

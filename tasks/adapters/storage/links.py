@@ -1,7 +1,8 @@
-"""Addresses at which a browser finds what a run wrote: reports where `make serve` shows them, versions in MLflow.
+"""Links to a run's results: reports as served by `make serve`, model versions in MLflow.
 
-Dashboards may not open files, so a link to a report is an http address even while nothing serves it; links from a demo
-work later. PERENNIAL_REPORTS_URL and PERENNIAL_MLFLOW_URL set the addresses; `make serve` sets its own.
+Dashboards may not open local files, so a link to a report is an http URL even if no server runs yet. Links from a demo
+work later, once `make serve` runs. PERENNIAL_REPORTS_URL and PERENNIAL_MLFLOW_URL set the base URLs; `make serve` sets
+its own.
 """
 
 import os
@@ -15,7 +16,10 @@ MLFLOW_URL = "http://127.0.0.1:5000"
 
 
 def link(uri: str) -> str:
-    """A report's address: at PERENNIAL_REPORTS_URL if it is among the reports, else unchanged."""
+    """Return a report's URL: below PERENNIAL_REPORTS_URL for a file in the reports folder, else a file:// URL.
+
+    URLs are returned unchanged.
+    """
     if "://" in uri:
         return uri
     path, reports = Path(uri).resolve(), workspace().reports.resolve()
@@ -26,7 +30,10 @@ def link(uri: str) -> str:
 
 
 def relative_link(uri: str) -> str:
-    """A report's address as seen from a page that lies at the top of the reports, so that it opens offline too."""
+    """Return a report's URL relative to the top of the reports folder, so the link works offline.
+
+    URLs are returned unchanged; files outside the reports folder become file:// URLs.
+    """
     if "://" in uri:
         return uri
     path, reports = Path(uri).resolve(), workspace().reports.resolve()
@@ -34,7 +41,7 @@ def relative_link(uri: str) -> str:
 
 
 def version_link(model: str, version: str) -> str:
-    """The page of a registered version in MLflow, from which its run is one click away."""
+    """Return the URL of a registered version's page in MLflow, which links to its run."""
     tracking = workspace().mlflow
     base = tracking if tracking.startswith("http") else os.environ.get("PERENNIAL_MLFLOW_URL", MLFLOW_URL)
     return f"{_without_password(base).rstrip('/')}/#/models/{quote(model)}/versions/{quote(version)}"

@@ -1,4 +1,4 @@
-"""The store of the ledger and its leases: a local folder, S3 or GCS, all with create-if-absent."""
+"""Object store of the ledger and the leases: a local folder, S3 or GCS, all with create-if-absent."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ from tasks.adapters.storage.redaction import reason_of, without_secrets
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.errors import LedgerError
 
-# Google lets one object change about once a second and answers 429 to more (cloud.google.com/storage/quotas). Writers
-# that change the ledger's head together take turns then; obstore's default gives up after two or three.
+# GCS limits writes to one object to about one per second and returns 429 above it (cloud.google.com/storage/quotas).
+# With these retries, concurrent writers of the ledger's head take turns; obstore's default fails after two or three.
 PATIENCE = {
     "backoff": {"init_backoff": timedelta(seconds=0.25), "max_backoff": timedelta(seconds=2), "base": 2},
     "max_retries": 60,
@@ -36,9 +36,10 @@ def store_at(uri: str) -> ObjectStore:
 
 @contextmanager
 def store_errors(where: str) -> Iterator[None]:
-    """Say what failed where; the store's own first line says why.
+    """Raise errors of the store as LedgerError with `where`, the first line of the store's message and a remedy.
 
-    What may be missing is caught where it is read; here a file that is not found is a folder or a bucket that is not there.
+    Readers of optional files catch FileNotFoundError themselves, so here it means that a folder or bucket is missing.
+    AlreadyExistsError passes through.
     """
     try:
         yield
@@ -50,4 +51,4 @@ def store_errors(where: str) -> Iterator[None]:
         raise LedgerError(
             f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({reason_of(error)}); expected a store "
             f"that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, {fix}"
-        ) from None  # a store names the whole address, with the signature that some have in it
+        ) from None  # the store quotes the complete URL, which may contain a signature

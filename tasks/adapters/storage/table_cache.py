@@ -1,4 +1,4 @@
-"""A cache of recently read tables, bounded in bytes; a bound on their number would not bound memory."""
+"""Cache of recently read tables, bounded in bytes because a bound on the number of tables would not bound memory."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -8,14 +8,14 @@ from cachetools import LRUCache
 
 
 class KeptTables:
-    """Least recently used first out; safe for threads. What was read under a key must never change."""
+    """Thread-safe LRU cache of tables. The table under a key must be immutable."""
 
     def __init__(self, most_bytes: int) -> None:
         self._kept: LRUCache[object, pa.Table] = LRUCache(most_bytes, getsizeof=lambda table: table.nbytes)
         self._alone = Lock()
 
     def get(self, key: object, read: Callable[[], pa.Table]) -> pa.Table:
-        """The table from memory, else as read now; one that is larger than all that may be kept is read each time."""
+        """Return the cached table, or read and cache it. A table larger than the cache is read each time."""
         with self._alone:
             kept = self._kept.get(key)
         if kept is None:

@@ -1,17 +1,17 @@
-"""Where state lives: one workspace, local by default, each part movable by an environment variable.
+"""Workspace: locations of all stored state, local by default; an environment variable moves each part.
 
-| setting | default | holds |
+| setting | default | content |
 |---|---|---|
 | PERENNIAL_HOME | .perennial | everything below, unless moved |
 | PERENNIAL_LAKE | $PERENNIAL_HOME/lake | Delta tables; s3://… and gs://… work too |
 | PERENNIAL_LEDGER | $PERENNIAL_HOME/ledger | the ledger; s3://… and gs://… work too |
 | PERENNIAL_REPORTS | $PERENNIAL_HOME/reports | HTML reports and data checks, a local folder |
-| PERENNIAL_ARTIFACTS | $PERENNIAL_HOME/artifacts | model files and run artifacts, unless an MLflow server keeps them |
+| PERENNIAL_ARTIFACTS | $PERENNIAL_HOME/artifacts | model files and run artifacts, unless an MLflow server stores them |
 | MLFLOW_TRACKING_URI | sqlite:///$PERENNIAL_HOME/mlflow.db | runs and the model registry |
-| PERENNIAL_MODELS | none | a folder of model files beside those under deployments/ (`model_config.model_folders`) |
-| PERENNIAL_SOURCES | none | the only folders that sources may lie in (`source_limits`); `serve` sets it |
+| PERENNIAL_MODELS | none | a folder of model files in addition to deployments/ (`model_config.model_folders`) |
+| PERENNIAL_SOURCES | none | the only folders that sources may be read from (`source_limits`); `serve` sets it |
 
-Tested on moto's S3 and on an emulator of Google's storage (tests/support/gcs_emulator.py), not against Amazon or Google.
+Tested on moto's S3 and an emulator of Google Cloud Storage (tests/support/gcs_emulator.py), not against AWS or Google.
 """
 
 import errno
@@ -27,16 +27,16 @@ from tasks.policy.records.errors import WorkspaceError
 
 HOME = ".perennial"
 PARTS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_ARTIFACTS")
-OWNER_ONLY = 0o700  # rows, models and the databases of `serve` are for nobody else on the machine
+OWNER_ONLY = 0o700  # other users of the machine may not read rows, models and the databases of `serve`
 SQLITE = "sqlite:///"
 WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 RUN_OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
-"""What Prefect's workers set for the process of a run."""
+"""Environment variable that Prefect's workers set in the process of a run."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Addresses of every part of the workspace; URIs without a trailing slash."""
+    """Location of each part of the workspace; URIs have no trailing slash."""
 
     home: Path
     lake: str
@@ -47,24 +47,24 @@ class Workspace:
 
     @property
     def is_served(self) -> bool:
-        """Whether an MLflow server keeps the registry, and says where artifacts lie."""
+        """Whether an MLflow server holds the registry and decides where artifacts are stored."""
         return self.mlflow.startswith(("http://", "https://"))
 
     def table(self, model: str, table: str) -> str:
-        """URI of one of a model's Delta tables: rows, labels or predictions."""
+        """Return the URI of a model's Delta table, such as rows, labels or predictions."""
         return f"{self.lake}/{model}/{table}"
 
     def report(self, model: str, window: str, name: str) -> Path:
-        """Path of one report of one window; its folder is made. Raises WorkspaceError where that fails."""
+        """Return the path of a window's report and create its folder. Raises WorkspaceError if that fails."""
         path = self.reports / model / window.replace("..", "_") / name
         make_folder(path.parent)
         return path
 
 
 def keep_private(address: str | Path) -> None:
-    """Make the local part of the workspace that an address lies in for its owner only; one that is there stays as it is.
+    """Create the local workspace part that contains `address` with mode 700; an existing folder keeps its mode.
 
-    An error here recurs at the write that follows and is reported there.
+    Errors are ignored because the write that follows reports them.
     """
     place = Path(str(address).removeprefix("file://"))
     for part in PARTS:
@@ -75,7 +75,7 @@ def keep_private(address: str | Path) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> Path:
-    """The folder, made where it is not there; `mode` is for one that is made. Raises WorkspaceError."""
+    """Create the folder if it does not exist, with `mode`, and return it. Raises WorkspaceError."""
     keep_private(folder)
     try:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
@@ -89,9 +89,9 @@ def make_folder(folder: Path, mode: int = 0o777) -> Path:
 
 @cache
 def _check_links(setting: str, address: str) -> None:
-    """Raises WorkspaceError for a folder on a file system without hard links, as on exFAT and some network shares.
+    """Raise WorkspaceError if the folder is on a file system without hard links, such as exFAT and some network shares.
 
-    Delta tables, the ledger and leases are written by them: it is how a name is taken once, by one of several writers.
+    Delta tables, the ledger and leases use hard links to create a name exactly once among concurrent writers.
     """
     place = Path(address.removeprefix("file://")).absolute()
     there = next(folder for folder in (place, *place.parents) if folder.is_dir())
@@ -105,13 +105,13 @@ def _check_links(setting: str, address: str) -> None:
                 f"{place}: lies on a file system without hard links ({error.strerror}), by which tables and ledger make sure "
                 f"that nothing is written twice; set {setting} to a folder on another one (ext4, XFS, APFS, NTFS, NFS) or to a "
                 "bucket"
-            ) from None  # whatever else it is, such as a folder that may only be read, is told by what is done there
+            ) from None  # later writes report other errors, such as a read-only folder
 
 
 def located(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with every part of the workspace where it is seen from here, for processes in other folders.
+    """Return the environment with absolute workspace paths, for processes with another working directory.
 
-    A worker gives each run a folder of its own, where `.perennial` would be another, empty workspace. URIs stay.
+    A worker gives each run its own folder, where `.perennial` would be a separate, empty workspace. URIs are unchanged.
     """
     settings = dict(environment)
     settings["PERENNIAL_HOME"] = str(Path(settings.get("PERENNIAL_HOME") or HOME).expanduser().resolve())
@@ -127,7 +127,10 @@ def located(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def workspace() -> Workspace:
-    """The workspace that the environment describes, read anew at each call. Makes the home folder."""
+    """Return the workspace that the environment describes, read at each call, and create its home folder.
+
+    Raises WorkspaceError for a relative home in a worker's run, `?`, `#` or `%` in its path, or no hard links.
+    """
     given = os.environ.get("PERENNIAL_HOME") or HOME
     if RUN_OF_A_WORKER in os.environ and not Path(given).is_absolute():
         raise WorkspaceError(
