@@ -1,8 +1,8 @@
-"""Parquet files that carry a hash per column in their footer, and are compared with it whenever they are read.
+"""Parquet files with a content hash per column in the footer, verified at every read.
 
-Rows keep the order they were written in. Reading can go batch by batch, so that a window larger than memory can be
-measured; what was read is then compared after the last batch. Whole files that were read and compared are kept for a
-while: a window is joined with its labels several times while it is judged, and files never change once they landed.
+Rows keep their written order. Reads by batch allow windows larger than memory; the hash is then verified after the last
+batch. Complete reads are cached after verification, because a window is joined with its labels several times in one
+evaluation and landed files never change.
 """
 
 import json
@@ -19,8 +19,8 @@ from tasks.adapters.storage.table_cache import KeptTables
 from tasks.policy.records.errors import LakeError
 
 FOOTER = b"perennial"
-ROWS_PER_BATCH = 65_536  # what a streaming reader holds at once; 64k rows × 35 floats are 18 MB
-KEPT_BYTES = 256 * 2**20  # of all that was read lately; a larger file is read each time
+ROWS_PER_BATCH = 65_536  # rows in memory of a streaming reader; 64k rows × 35 floats are 18 MB
+KEPT_BYTES = 256 * 2**20  # size of the read cache; a larger file is read each time
 _kept = KeptTables(KEPT_BYTES)
 
 
@@ -32,9 +32,9 @@ def write_parquet(
     notes: Mapping[str, str],
     stored_names: Mapping[str, str],
 ) -> int:
-    """Write rows, their columns' hashes and notes; the size in bytes. Raises OSError and then leaves no half file.
+    """Write rows, column hashes and notes and return the size in bytes. Raises OSError, after removing a partial file.
 
-    `stored_names`: what each column is called in the file, which reading takes back.
+    `stored_names` maps each column to its name in the file; readers map it back.
     """
     content = {"columns": dict(hashes), "notes": dict(notes)}
     renamed = {stored: name for name, stored in stored_names.items() if stored != name}
@@ -52,19 +52,19 @@ def write_parquet(
 
 
 def discard(files: pa_fs.FileSystem, path: str) -> None:
-    with suppress(OSError):  # what is left of a write that failed is no part of any table, it only takes space
+    with suppress(OSError):  # the rest of a failed write belongs to no table and only takes space
         files.delete_file(path)
 
 
 class LandedParquet:
-    """One file opened for reading. Raises LakeError where it is missing, truncated or not what `expected_hash` says."""
+    """A file opened for reading. Raises LakeError if it is missing, truncated or does not match `expected_hash`."""
 
     def __init__(self, files: pa_fs.FileSystem, path: str, where: str, expected_hash: str) -> None:
         self._where = where
         try:
             written = files.get_file_info(path)
             self._identity = (where, expected_hash, written.mtime_ns, written.size)
-            # pre_buffer would hold the whole file's bytes while batches are read
+            # pre_buffer would hold the complete file in memory while batches are read
             self._file = pq.ParquetFile(files.open_input_file(path), pre_buffer=False)
         except (OSError, pa.ArrowInvalid) as error:
             raise self._broken(f"cannot be read ({reason_of(error)})") from None
@@ -85,7 +85,7 @@ class LandedParquet:
         )
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:
-        """The columns asked for (default: all), in stored order."""
+        """Return the schema of `columns` (default: all) in stored order. Raises LakeError if one is missing."""
         if columns is None:
             return self._schema
         missing = [name for name in columns if name not in self._schema.names]
@@ -97,7 +97,10 @@ class LandedParquet:
         return pa.schema([self._schema.field(name) for name in self._schema.names if name in set(columns)])
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """Rows in stored order, at most `ROWS_PER_BATCH` at once."""
+        """Yield batches in stored order, at most `ROWS_PER_BATCH` rows each.
+
+        Raises LakeError if the file cannot be read or, after the last batch, if a column's hash differs.
+        """
         wanted, read = self.schema(columns), ContentHash()
         try:
             stored = [self._stored[name] for name in wanted.names]
@@ -110,7 +113,7 @@ class LandedParquet:
         self._compare(read.columns())
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows at once; from memory where they were read lately and the file is still the same."""
+        """Return all rows, from the cache if the file is unchanged. Raises LakeError if a column's hash differs."""
         wanted = self.schema(columns)
         key = (*self._identity, *wanted.names)
         return _kept.get(key, lambda: self._read(wanted))

@@ -1,12 +1,12 @@
-"""An append-only Delta table whose files are known by window, landing version and content hash.
+"""An append-only Delta table whose files are identified by window, landing version and content hash.
 
-Three guarantees that the lake stands on, and how they are had:
-- *Once.* A commit is tried at exactly the version after the one that was looked at (`max_commit_retries=0`). Whoever
-  loses that race looks again, so "not landed yet" and "landed" cannot both be true, across processes and machines.
-- *As written.* Files are written by us in row order (deltalake's writer may reorder), named by version and hash, and
-  carry a hash per column; every read compares.
-- *For good.* The table is append-only and keeps its whole log, so each version can be read again years later.
-A file that was written but not committed (crash, full disk) is no part of the table.
+It gives the lake three guarantees:
+- *Exactly once.* A commit is attempted only at the version after the one that was read (`max_commit_retries=0`). A
+  writer that loses the race reads the table again. The guarantee holds across processes and machines.
+- *Unchanged.* We write files ourselves in row order (deltalake's writer may reorder). File names contain version and
+  hash, files contain a hash per column, and every read verifies it.
+- *Permanent.* The table is append-only and keeps its complete log, so each version can be read years later.
+A file that was written but not committed (crash, full disk) does not belong to the table.
 Reference: Delta transaction protocol, https://github.com/delta-io/delta/blob/master/PROTOCOL.md
 """
 
@@ -39,22 +39,22 @@ from tasks.policy.records.errors import LakeError, WorkspaceError
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 PARTITION = "window"
-ATTEMPTS = 100  # lost races in a row before giving up; each means that another writer got its commit in
-NOTED_FORMAT = "Landed by Perennial, format "  # in the table's description: the kernel refuses properties of others
+ATTEMPTS = 100  # consecutive lost races before an error; each means that another writer committed
+NOTED_FORMAT = "Landed by Perennial, format "  # in the table's description; the kernel rejects unknown table properties
 CONFIGURATION = {
     "delta.appendOnly": "true",
-    "delta.enableExpiredLogCleanup": "false",  # the default forgets versions after 30 days, and time travel with them
-    "delta.checkpointInterval": "10",  # opening reads at most 10 small files, however many windows have landed
+    "delta.enableExpiredLogCleanup": "false",  # the default deletes versions after 30 days, which breaks time travel
+    "delta.checkpointInterval": "10",  # opening reads at most 10 small files, regardless of the number of windows
 }
 FILE_NAME = re.compile(PARTITION + r"=(?P<window>[^/]+)/(?P<version>\d{8})-(?P<hash>[0-9a-f]{64})-[0-9a-f]{8}\.parquet")
 
 
 _latest: dict[str, "LandedTable"] = {}
-"""Tables as this process opened them last; reading a log of many windows anew costs more than what is read for."""
+"""Tables that this process opened last; reading the log of many windows again costs more than reading their rows."""
 
 
 class Outrun(Exception):
-    """Another writer committed first; look again. A signal between writers, which never leaves the adapters."""
+    """Another writer committed first; read the table again and retry. Internal to the adapters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class LandedFile:
 
 
 class LandedTable:
-    """A Delta table at one version. Open it anew to see what landed since: where nothing did, that costs a look."""
+    """A Delta table at one version. Open it again to see later commits; this is cheap if there are none."""
 
     def __init__(self, table: DeltaTable, uri: str) -> None:
         self._table = table
@@ -79,7 +79,10 @@ class LandedTable:
 
     @classmethod
     def open(cls, uri: str, version: int | None = None) -> "LandedTable | None":
-        """The table at `version` (default: the latest), or None where there is none. Raises LakeError, unreadable."""
+        """Open the table at `version` (default: latest), or return None if it does not exist.
+
+        Raises LakeError if it cannot be read or has a newer format.
+        """
         try:
             known = _latest.get(uri)
             if known and version in (None, known.version) and known._is_latest():
@@ -99,11 +102,11 @@ class LandedTable:
                 f"{uri}: cannot be read{at} ({reason_of(error)}); expected a Delta table that landed here; "
                 "check PERENNIAL_LAKE, that its store can be reached and that its credentials have not expired; where another "
                 "tool upgraded the table's protocol or cleaned up its log, restore the folder _delta_log from a backup"
-            ) from None  # a store names the whole address, with the signature that some have in it
+            ) from None  # the store quotes the complete URL, which may contain a signature
 
     @classmethod
     def open_or_create(cls, uri: str, schema: pa.Schema) -> "LandedTable":
-        """The latest version, made empty where there is none. Raises WorkspaceError where that fails."""
+        """Open the latest version; create an empty table if none exists. Raises WorkspaceError if that fails."""
         found = cls.open(uri)
         if found is not None:
             return found
@@ -115,20 +118,21 @@ class LandedTable:
                 partition_by=[PARTITION],
                 description=f"{NOTED_FORMAT}{FORMAT}",
                 configuration=CONFIGURATION,
-                commit_properties=CommitProperties(max_commit_retries=0),  # else a second maker writes its schema over
+                # a retry would overwrite another creator's schema
+                commit_properties=CommitProperties(max_commit_retries=0),
                 storage_options=storage_options(uri),
             )
         except (DeltaError, OSError) as error:
-            if cls.open(uri) is None:  # else another process made it first
+            if cls.open(uri) is None:  # otherwise another process created it first
                 raise _unwritable(uri, error) from None
         return cls.open_or_create(uri, schema)
 
     def _last_commits(self) -> list[tuple[int, int | None]]:
-        """Size and time of this version's commit and of the next one, if there are any."""
+        """Return size and time of this version's commit and of the next one; None in place of a missing file's."""
         return [(found.size, found.mtime_ns) for found in self._files.get_file_info(self._commits)]
 
     def _is_latest(self) -> bool:
-        """Whether nothing was committed since, and no other table took this one's place."""
+        """Return whether nothing was committed since and the table was not replaced by another one."""
         here, later = self._last_commits()
         return here == self._committed[0] and later[0] is None
 
@@ -138,24 +142,24 @@ class LandedTable:
 
     @property
     def key(self) -> str:
-        """The column that tells rows apart, which is always the first."""
+        """The column that identifies rows: always the first."""
         names: list[str] = pa.schema(self._table.schema()).names
         return names[0]
 
     def number(self, key: str) -> int | None:
-        """What was last committed under `key`."""
+        """Return the number last committed under transaction key `key`, or None."""
         return self._table.transaction_version(key)
 
     def kind_of(self, column: str) -> pa.DataType | None:
-        """The type in which a column is stored; None where there is none of that name."""
+        """Return the stored type of a column, or None if it does not exist."""
         stored = pa.schema(self._table.schema())
         return stored.field(column).type if column in stored.names else None
 
     def files(self) -> tuple[LandedFile, ...]:
-        """All files that landed up to this version, oldest landing first. Raises LakeError where others took some away.
+        """Return all files landed up to this version, oldest first. Raises LakeError if another tool removed rows.
 
-        Rows that another tool appended were never landed and are passed over, which a warning says. What another tool
-        only laid out anew (OPTIMIZE) is read from the files that landed, as long as they are there.
+        Rows that another tool appended are skipped with a warning. Files that another tool only rewrote (OPTIMIZE) are
+        read from the original files as long as those exist.
         """
         listed = pa.table(self._table.get_add_actions())
         paths, rows = listed["path"].to_pylist(), listed["num_records"].to_pylist()
@@ -171,7 +175,7 @@ class LandedTable:
         return tuple(sorted(landed, key=lambda file: (file.version, file.window)))
 
     def _laid_out_anew(self, present: Set[str]) -> list[LandedFile]:
-        """Landed files that a commit of another tool replaced by others with the same rows. Raises LakeError for removed rows."""
+        """Return landed files that another tool rewrote with the same rows. Raises LakeError for removed rows."""
         landings = {int(name["version"]) for path in present if (name := FILE_NAME.fullmatch(path))}
         replaced: dict[str, LandedFile] = {}
         for version in sorted({*range(1, self.version + 1)} - landings):
@@ -200,7 +204,7 @@ class LandedTable:
         )
 
     def _commit(self, version: int) -> list[dict[str, Any]]:
-        """The actions of one version; none where its log was cleaned up, as a checkpoint then stands for it."""
+        """Return the actions of one version; empty if log cleanup replaced its file by a checkpoint."""
         try:
             with self._files.open_input_stream(f"_delta_log/{version:020d}.json") as stream:
                 return [json.loads(line) for line in stream.read().splitlines() if line.strip()]
@@ -208,7 +212,7 @@ class LandedTable:
             return []
 
     def _rows_of(self, path: str) -> int:
-        """As its own landing wrote them down; its name says at which version that was."""
+        """Return a file's row count from the commit that landed it; the file name contains that version."""
         name = FILE_NAME.fullmatch(path)
         adds = [action["add"] for action in self._commit(int(name["version"]) if name else 0) if "add" in action]
         noted = [json.loads(add.get("stats") or "{}") for add in adds if unquote(add["path"]) == path]
@@ -220,13 +224,14 @@ class LandedTable:
     def append(
         self, parts: Mapping[str, pa.Table], numbers: Mapping[str, int | None], notes: Mapping[str, str]
     ) -> dict[str, LandedFile]:
-        """Commit one file per window at the next version, and `numbers` with it; None stands for that version.
+        """Commit one file per window at the next version and return the files by window.
 
-        Gives the files by window. Raises Outrun when another writer was first, WorkspaceError when nothing can be
-        written.
+        `numbers` are committed as transaction numbers by key; None means the new version. `notes` go into the footers.
+        Raises Outrun if another writer committed first, WorkspaceError if nothing can be written, LakeError if a column
+        changed its type.
         """
         adds: list[AddAction | RemoveAction] = []
-        _latest.pop(self.uri, None)  # a commit moves the table on
+        _latest.pop(self.uri, None)  # the commit makes the cached version outdated
         try:
             schema = next(iter(parts.values())).schema
             names = stored_names(schema.names, pa.schema(self._table.schema()).names)
@@ -249,7 +254,7 @@ class LandedTable:
         return {file.window: file for file in files}
 
     def _let_in(self, schema: pa.Schema, names: Mapping[str, str]) -> None:
-        """Add columns that the YAML gained, then look again. Raises LakeError where a column changed its type."""
+        """Add columns that are new in the YAML, then raise Outrun. Raises LakeError if a column changed its type."""
         stored = pa.schema(self._table.schema())
         new = [field.with_name(names[field.name]) for field in schema if names[field.name] not in stored.names]
         for field in schema:
@@ -261,7 +266,7 @@ class LandedTable:
                 )
         if new:
             self._table.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
-            raise Outrun  # that was a commit of its own, and others may have come in before it
+            raise Outrun  # adding columns is a separate commit, and other writers may have committed before it
 
     def _write(
         self, window: str, version: int, rows: pa.Table, notes: Mapping[str, str], names: Mapping[str, str]
@@ -273,9 +278,9 @@ class LandedTable:
         return AddAction(path, size, {PARTITION: window}, int(time.time() * 1000), True, statistics)
 
     def _was_committed(self, adds: Sequence[AddAction | RemoveAction], error: Exception) -> bool:
-        """Whether a commit reached the store though its answer did not: then its files are the table's, never to be deleted.
+        """Return whether a failed commit reached the store. Its files then belong to the table and must stay.
 
-        Raises WorkspaceError where the table cannot be read to tell; what was written is left as it is.
+        Raises WorkspaceError if the table cannot be read to find out; the written files are left in place.
         """
         _latest.pop(self.uri, None)
         try:
@@ -302,14 +307,14 @@ def _landed(path: str, rows: int) -> LandedFile:
 
 
 def _file_system(table_uri: str) -> pa_fs.FileSystem:
-    """Files under a table. Arrow's own on a local disk, where it reads in half the CPU time of Delta's."""
+    """Return the file system of a table: on a local disk Arrow's, which reads in half the CPU time of Delta's."""
     if not table_uri.startswith("file://"):
         return pa_fs.PyFileSystem(DeltaStorageHandler(table_uri, storage_options(table_uri)))
     return pa_fs.SubTreeFileSystem(url2pathname(urlparse(table_uri).path), pa_fs.LocalFileSystem())
 
 
 def until_first(attempt: Callable[[], Answer], uri: str) -> Answer:
-    """Repeat an attempt to land something until no other writer comes in between."""
+    """Repeat a landing attempt until no other writer commits first, at most `ATTEMPTS` times. Raises WorkspaceError."""
     for _ in range(ATTEMPTS):
         try:
             return attempt()
@@ -319,9 +324,10 @@ def until_first(attempt: Callable[[], Answer], uri: str) -> Answer:
 
 
 def stored_names(names: Sequence[str], present: Sequence[str] = ()) -> dict[str, str]:
-    """What each column is called in a table that has the columns `present`: its own name, wherever Delta can tell it apart.
+    """Map each column to its stored name in a table that has the columns `present`.
 
-    Delta takes names that differ by case alone for one, and the partition has a name as well.
+    A column keeps its name unless Delta would confuse it with another: Delta column names are case-insensitive, and the
+    partition column has a name too. Then a digest of the name is appended.
     """
     held = set(present) - {PARTITION}
     taken = {name.casefold() for name in (*held, PARTITION)}
