@@ -1,7 +1,7 @@
-"""Labels that could not be used, counted by window and stored in the lake beside the labels.
+"""Counts of unusable labels by window, stored in the lake beside the labels.
 
-Values are never stored, because they may identify a person. A search that sees a complete window replaces its counts; one
-that sees a part only adds to them.
+Label values are never stored, because they may identify a person. A search over a complete window replaces its counts;
+a search over a part of a window can only increase them.
 """
 
 from collections import Counter
@@ -22,14 +22,17 @@ from tasks.policy.records.base import Window
 
 NO_WHOLE_NUMBER = "not an integer, as earlier labels are"
 CONFLICT = "contradicting"
-"""Two different labels of one id, known at the same time."""
+"""Two different labels of one id with the same label time."""
 SCHEMA = pa.schema([("fault", pa.string()), ("labels", pa.int64()), ("seen_at", MOMENT)])
 
 
 def land_label_faults(
     config: ModelConfig, searched: Window, labels: pa.Table, broken: pa.Table, as_of: datetime
 ) -> None:
-    """Keep what a search for labels found amiss in each landed window. `labels`, `broken` as of `schemas.sort_labels`."""
+    """Store the unusable labels that a search found in each landed window, as counts by fault.
+
+    `labels` and `broken` are the results of `schemas.sort_labels`; `searched` is the time range of the search.
+    """
     rows = LandedTable.open(_uri(config, "rows"))
     names = dict.fromkeys(file.window for file in rows.files()) if rows else {}
     windows = [window for window in map(window_named, names) if overlap(window, searched)]
@@ -56,7 +59,10 @@ def land_label_faults(
 def read_label_faults(
     config: ModelConfig, span: Window, as_of: datetime, excluding: Collection[str] = ()
 ) -> dict[str, int]:
-    """Labels that could not be used, by what was wrong with them, in the landed windows that `span` meets."""
+    """Return the number of unusable labels by fault, as known at `as_of`, in landed windows that overlap `span`.
+
+    Windows named in `excluding` are left out.
+    """
     table, total = LandedTable.open(_uri(config, "label_faults")), Counter[str]()
     names = dict.fromkeys(file.window for file in table.files()) if table else {}
     for window in map(window_named, names):
@@ -69,16 +75,17 @@ Counts = tuple[tuple[str, int], ...]
 
 
 def sorted_faults(found: dict[str, int]) -> tuple[Counts, Counts, int]:
-    """(unusable labels by what is wrong, words for a missing value, contradicting labels)."""
+    """Split counts by fault into (unusable labels by fault, missing-value words, number of contradicting labels)."""
     unusable = tuple((kind, count) for kind, count in found.items() if kind != CONFLICT and kind not in UNKNOWN)
     words = tuple((kind, count) for kind, count in found.items() if kind in UNKNOWN)
     return unusable, words, found.get(CONFLICT, 0)
 
 
 def stored_alike(config: ModelConfig, labels: pa.Table, broken: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Both with classes in the type in which the model's labels are stored: 1 and "1" are one class, a table has one type.
+    """Cast the classes of `labels` to the type in which the model's labels are stored; return (labels, broken).
 
-    Where whole numbers are stored, text that is none cannot be used.
+    1 and "1" are the same class, and a table column has one type. If integers are stored, text that is not an integer
+    is unusable and moves to `broken`.
     """
     table, name = LandedTable.open(_uri(config, "labels")), config.columns.label
     stored = table.kind_of(name) if table else None
@@ -98,10 +105,10 @@ def stored_alike(config: ModelConfig, labels: pa.Table, broken: pa.Table) -> tup
 
 
 def _amiss(config: ModelConfig, labels: pa.Table, broken: pa.Table, as_of: datetime) -> pa.Table:
-    """time and fault of each label that is amiss and could be read by now."""
+    """Return time, fault and label time of each unusable label that was known at `as_of`."""
     (key, label, known), time = stored_label_columns(config), config.columns.time
     if not labels.num_rows or pc.count_distinct(labels[key]).as_py() == labels.num_rows:
-        labels = labels.slice(0, 0)  # each id once, as nearly always: none contradicts another
+        labels = labels.slice(0, 0)  # common case: ids are unique, so no labels contradict each other
     grouped = labels.group_by([key, known]).aggregate([(label, "count_distinct"), (time, "min")])
     several = grouped.filter(pc.greater(grouped[f"{label}_count_distinct"], 1))
     faults = pa.table(
@@ -119,7 +126,7 @@ def _counts(amiss: pa.Table, window: Window) -> Counter[str]:
 
 
 def _latest(table: LandedTable | None, window: Window, as_of: datetime) -> Counter[str]:
-    """What was found of the window the last time that it changed, until `as_of`."""
+    """Return the window's latest counts by fault that were stored up to `as_of`."""
     if table is None:
         return Counter()
     files = [file for file in table.files() if file.window == window.name]

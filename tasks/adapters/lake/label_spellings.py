@@ -1,10 +1,10 @@
-"""One spelling for each class, however a file or a tool writes it, and no class where there is only a word for unknown.
+"""Canonical spelling of class labels across file formats and tools; words for missing values become null.
 
-The same class is 1 in Parquet, 1.0 after pandas met a missing value, " 1" or "1.000e+00" in CSV, true in JSON. Whole
-numbers become plain integers, true and false lower case, blanks around are cut off. Text that only looks like a number
-(`01`, `1e5`, `1.5`) stays as it is. Words that pandas and databases write where nothing is known are no class, unless
-the model's file lists them in `columns.classes`. Other spellings (Yes and yes, true and 1) are one class where one class
-alone can be meant.
+The same class is 1 in Parquet, 1.0 after pandas reads a missing value, " 1" or "1.000e+00" in CSV, and true in JSON.
+Whole numbers become plain integers, true and false become lower case, and surrounding blanks are removed. Text that
+only looks like a number (`01`, `1e5`, `1.5`) is unchanged. Words that pandas and databases write for missing values are
+not classes, unless the model's file lists them in `columns.classes`. Other spellings (Yes and yes, true and 1) are
+matched to one class if the match is unambiguous.
 """
 
 import re
@@ -34,7 +34,7 @@ UNKNOWN = frozenset(
     }
     | {"NaN", "NAN", "NaT", "None", "n/a", "nan", "null", "Null", "\\N", "?"}
 )
-"""What pandas reads as missing, and what databases and ARFF files write there."""
+"""Missing values as read by pandas and as written by databases and ARFF files."""
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 _SCIENTIFIC = re.compile(r"[+-]?\d\.\d+[eE][+-]?\d{1,3}")
 LARGEST = 2.0**53
@@ -42,7 +42,7 @@ BOOLEANS = {"false": "0", "true": "1"}
 
 
 def spelled(text: str, decimal_point: str = ".") -> str:
-    """The class that `text` stands for, in its one spelling."""
+    """Return the canonical spelling of a class."""
     text = text.strip()
     number = text if decimal_point == "." else text.replace(decimal_point, ".")
     if _WHOLE.fullmatch(number):
@@ -53,28 +53,28 @@ def spelled(text: str, decimal_point: str = ".") -> str:
 
 
 def meant(text: str) -> str:
-    """What two spellings of one class have in common where nothing else can be meant: case, and true for 1."""
+    """Return a key that is equal for spellings that differ only in case or in true for 1 and false for 0."""
     one = spelled(text).casefold()
     return BOOLEANS.get(one, one)
 
 
 def is_unknown(text: str, named: Sequence[str] = ()) -> bool:
-    """Whether the text is a word for a missing value, and not a class that the model's file lists."""
+    """Return whether the text is a word for a missing value and not a class that the model's file lists."""
     return text.strip() in UNKNOWN and text.strip() not in named
 
 
 def spelled_column(column: pa.ChunkedArray, named: Sequence[str] = (), decimal_point: str = ".") -> pa.ChunkedArray:
-    """Labels as text, each class in its one spelling, unknown ones null."""
+    """Return labels as text in canonical spelling; missing values are null."""
     return _by_value(column, lambda text: None if is_unknown(text, named) else spelled(text, decimal_point))
 
 
 def unknown_words(column: pa.ChunkedArray, named: Sequence[str] = ()) -> pa.ChunkedArray:
-    """The word for a missing value, where one stands for a label; null for labels, and where nothing stands at all."""
+    """Return each missing-value word found in place of a label; null for labels and for empty values."""
     return _by_value(column, lambda text: text.strip() or None if is_unknown(text, named) else None)
 
 
 def places_of(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArray:
-    """Each label's place among the classes; null where it is unknown, -1 where it is none of them."""
+    """Return each label's index in `classes`; null for a missing label, -1 for a label that is not a class."""
     known = {name: place for place, name in enumerate(classes)}
     once = [spelled(name) for name in classes]
     if len(set(once)) == len(once):
@@ -93,9 +93,10 @@ def places_of(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArra
 
 
 def seen_classes(labels: pa.ChunkedArray, named: Sequence[str] = (), binary: bool = False) -> tuple[str, ...]:
-    """The classes in these labels, sorted. Where two are all that can be meant, spellings in another case are one class.
+    """Return the classes in these labels, sorted.
 
-    Among several classes such a pair may be two classes (a and A), so both are given.
+    If `binary` and only two classes remain after spellings in different case are merged, the merged classes are
+    returned. Otherwise such a pair may be two classes (a and A), and both are returned.
     """
     counted = pc.value_counts(spelled_column(labels, named))
     seen = dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
@@ -108,7 +109,7 @@ def seen_classes(labels: pa.ChunkedArray, named: Sequence[str] = (), binary: boo
 
 
 def read_numbers(column: pa.ChunkedArray, decimal_point: str = ".") -> pa.ChunkedArray:
-    """Text of a CSV file as numbers: null where it is unknown, NaN where it is no number."""
+    """Convert CSV text to floats: null for a missing value, NaN for text that is not a number."""
 
     plain = pc.utf8_trim_whitespace(column)
     plain = plain if decimal_point == "." else pc.replace_substring(plain, decimal_point, ".")
@@ -120,20 +121,20 @@ def read_numbers(column: pa.ChunkedArray, decimal_point: str = ".") -> pa.Chunke
             return float("nan")
 
     try:
-        numbers = plain.cast(pa.float64())  # all of it at once, as it nearly always is
+        numbers = plain.cast(pa.float64())  # common case: one vectorized cast
     except pa.ArrowInvalid:
         return _by_value(plain, number, pa.float64())
     return pc.if_else(pc.is_nan(numbers), None, numbers)
 
 
 def class_meant(text: str, classes: Sequence[str]) -> str | None:
-    """The one among these classes that the text means; None where it is none of them."""
+    """Return the class that the text means, or None if it is not one of `classes`."""
     place = places_of(pa.chunked_array([[text]]), classes)[0].as_py()
     return classes[place] if place is not None and place >= 0 else None
 
 
 def whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Classes as whole numbers, where other labels of the model are such; null where the text is none."""
+    """Convert classes to integers, to match stored integer labels; null for text that is not an integer."""
 
     def number(text: str) -> int | None:
         found = BOOLEANS.get(text, text)
@@ -143,7 +144,7 @@ def whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def maybe_alike(classes: Sequence[str], named: Sequence[str] = ()) -> tuple[str, ...]:
-    """Classes that may be another spelling of one among them, and that the model's file does not list."""
+    """Return classes that may be another spelling of a class in `classes` and that the model's file does not list."""
     folded, listed = Counter(map(meant, classes)), {spelled(name) for name in named}
     return tuple(name for name in classes if folded[meant(name)] > 1 and name not in listed)
 
@@ -151,7 +152,7 @@ def maybe_alike(classes: Sequence[str], named: Sequence[str] = ()) -> tuple[str,
 def _by_value(
     column: pa.ChunkedArray, rule: Callable[[str], object], kind: pa.DataType | None = None
 ) -> pa.ChunkedArray:
-    """The rule applied once to each distinct text."""
+    """Apply the rule once to each distinct text."""
     kind = kind or pa.string()
     coded = pa.chunked_array(column, pa.string()).combine_chunks().dictionary_encode()
     coded = coded if isinstance(coded, pa.DictionaryArray) else pa.concat_arrays(coded.chunks)
@@ -160,6 +161,6 @@ def _by_value(
 
 
 def as_codes(places: pa.ChunkedArray, unknown: float) -> np.ndarray:
-    """Places as floats: NaN for an unknown label, `unknown` for a label that is none of the classes."""
+    """Convert indices of `places_of` to floats: NaN for a missing label, `unknown` for a label that is not a class."""
     codes = pc.fill_null(places.cast(pa.float64()), np.nan).to_numpy()
     return np.where(codes < 0, unknown, codes)

@@ -1,4 +1,4 @@
-"""When labels arrived: how long they take, and whether a measured window has received some since."""
+"""Label arrival times: the delay of labels, and whether a measured window has received labels since."""
 
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -16,20 +16,25 @@ from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
 
 LABELS_OF_A_CLASS = 30
-"""Labels of a class from which it is known how long they take."""
+"""Minimum number of labels of a class for an estimate of its delay."""
 
 
 def label_lag(config: ModelConfig, as_of: datetime, share: float) -> timedelta | None:
-    """How long after its row this share of the labels known at `as_of` first came; None where none is known.
+    """Return the delay after the row within which this share of the labels known at `as_of` first arrived, or None.
 
-    Of the class whose labels take longest: chargebacks are few and come after a month, while all else is known in a day.
+    The delay is that of the slowest class with at least `LABELS_OF_A_CLASS` labels: chargebacks are few and arrive
+    after a month, while all other labels arrive within a day. None means that no label is known.
     """
     rows, labels = (LandedTable.open(workspace().table(config.name, name)) for name in ("rows", "labels"))
     return _lag(rows, labels, as_of, share, config.task != "regression") if rows and labels else None
 
 
 def labels_due_by(config: ModelConfig, as_of: datetime) -> datetime | None:
-    """Time up to which rows have had as long as all but a few labels take; None where labels have no times of their own."""
+    """Return the time before which nearly all labels are due; None if labels have no times of their own.
+
+    It is `as_of` less the delay within which the share `performance.closed_at` of labels arrived, bounded below by
+    `label_delay` and above by `all_labels_within`; without known labels it is `as_of` less `all_labels_within`.
+    """
     if not config.columns.has_label_time:
         return None
     lag = label_lag(config, as_of, config.performance.closed_at)
@@ -37,7 +42,7 @@ def labels_due_by(config: ModelConfig, as_of: datetime) -> datetime | None:
     return as_of - (longest if lag is None else min(max(lag, config.columns.label_delay), longest))
 
 
-@lru_cache(maxsize=64)  # tables at a version are alike for good; a run asks for each of its windows
+@lru_cache(maxsize=64)  # a table at a version never changes; a run asks once per window
 def _lag(rows: LandedTable, labels: LandedTable, as_of: datetime, share: float, by_class: bool) -> timedelta | None:
     lags = [pa.table({"label": pa.array([], pa.string()), "lag": pa.array([], pa.int64())})]
     for file in rows.files():
@@ -59,7 +64,7 @@ def _lag(rows: LandedTable, labels: LandedTable, as_of: datetime, share: float, 
 
 
 def labels_came(config: ModelConfig, window: Window, after: datetime, until: datetime) -> bool:
-    """Whether a label of the window's rows, or its correction, became known later than `after` and by `until`."""
+    """Return whether a label or a correction for the window's rows became known after `after` and up to `until`."""
     labels = LandedTable.open(workspace().table(config.name, "labels"))
     for file in labels.files() if labels else ():
         if overlap(window_named(file.window), window):

@@ -1,10 +1,10 @@
-"""Labels arrive late, are corrected, or never arrive: what was known, and when.
+"""Late labels: which labels were known at which time. Labels arrive late, are corrected, or never arrive.
 
-A label has `label_at`, the time it could first be read. Reading takes `as_of` and never shows a label with a later
-`label_at`, so a decision replayed a year later sees what it saw; of several, the latest known wins. A correction without a
-new time is dated to the moment it was read. A label that the source withdraws, null where there was a value, is unknown from
-then on; a row that the source no longer has keeps its label. Labels are stored with the window of their row, which
-identifies the row where ids repeat (`row_identity`).
+`label_at` is the time at which a label could first be read. Reads take `as_of` and ignore labels with a later
+`label_at`, so a decision replayed a year later sees the same labels. Of several labels of a row, the latest known one
+counts. A correction without a new time is dated to the moment it was read. A label that the source withdraws (null in
+place of a value) is unknown from then on; a row that is missing from the source keeps its label. Labels are stored with
+the window of their row, because an id identifies a row only within its window (`row_identity`).
 """
 
 from collections.abc import Collection, Sequence
@@ -28,22 +28,22 @@ from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import LakeError
 from tasks.policy.records.reports import Snapshot
 
-# Transaction keys: the latest as_of (seconds since 1970) and version of the rows for which all labels were looked for.
+# Transaction keys: the latest as_of (seconds since 1970) and rows version for which the search for labels is complete.
 SEARCHED_UNTIL, SEARCHED_ROWS = "searched_until", "searched_rows"
 
 
 @dataclass(frozen=True, slots=True)
 class LabelsDue:
-    """Production time to look for labels in, and the version of the landed rows that this was said of."""
+    """Production time in which to search for labels, and the version of the landed rows it was computed from."""
 
     window: Window
     rows_version: int
 
 
 def labels_due(config: ModelConfig, as_of: datetime, lookback: timedelta) -> LabelsDue | None:
-    """The production time whose labels may have become known since they were last looked for; None where there is none.
+    """Return the production time whose labels may have become known since the last search, or None if there is none.
 
-    Labels are expected `label_delay` after their time and looked for until `lookback` later.
+    Labels are expected `label_delay` after the time of their row, and searched for until `lookback` after that.
     """
     rows, labels = _tables(config)
     files = [file for file in rows.files() if window_named(file.window).start < as_of] if rows else []
@@ -60,12 +60,12 @@ def labels_due(config: ModelConfig, as_of: datetime, lookback: timedelta) -> Lab
 
 
 def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: LabelsDue | None = None) -> int:
-    """Store labels that are new, corrected or taken back; how many. `labels` is as `schemas.conform_labels` gives it, or has
-    id, time, label and label time as in the source.
+    """Store labels that are new, corrected or withdrawn and return their number.
 
-    Left out: labels that were not known at `as_of`, those stored already, and those of rows that never landed.
-    With `due` these are all labels that a search for it found, so that the next one may begin where it ended. A search
-    as of an earlier time than the latest one (a back-fill) did not see what came since, so it moves nothing on.
+    `labels` is the result of `schemas.conform_labels`, or has id, time, label and label time as in the source. Labels
+    not known at `as_of`, labels already stored and labels of rows that never landed are left out. With `due`, `labels`
+    are all labels that the search for `due` found, and the next search starts where it ended. A search as of an earlier
+    time than the latest one (a backfill) does not change that start, as it misses later labels.
     """
     names = stored_label_columns(config)
     if labels.column_names != [names[0], config.columns.time, *names[1:]]:
@@ -96,7 +96,10 @@ def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: Lab
 
 
 def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetime) -> list[tuple[int, pa.Table]]:
-    """id, label and label_at of what was known at `as_of`, by landed window. A null label without a time is seen now."""
+    """Return (window index, table of id, label, label_at) for labels known at `as_of`, by landed window.
+
+    A null label without a time is dated `as_of`.
+    """
     ids, time, label, label_at = labels.columns
     seen_now = pc.and_(pc.is_null(label), pc.is_null(label_at))
     found = pa.table({"id": ids, "label": label, "label_at": pc.if_else(seen_now, moment(as_of), label_at)})
@@ -107,11 +110,11 @@ def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetim
 
 
 def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excluding: Sequence[str] = ()) -> Snapshot:
-    """All landed rows of `window` with their labels as known at `as_of`, pinned. It may span many landed windows.
+    """Return a snapshot of all landed rows of `window` with their labels as known at `as_of`.
 
-    `excluding` names windows (quarantined) that are left out. `rows` counts all rows, `labelled_rows` those with
-    a label.
-    Raises LakeError where no rows have ever landed, or where an id occurs twice among those that landed together.
+    `window` may span many landed windows. `excluding` names windows to leave out, such as quarantined ones. The
+    snapshot counts all rows (`rows`) and the rows with a label (`labelled_rows`).
+    Raises LakeError if no rows have ever landed, or if an id occurs twice among rows that landed together.
     """
     rows, labels = _tables(config)
     if rows is None:
@@ -139,13 +142,12 @@ def labelled_rows(
     columns: Sequence[str] | None = None,
     excluding: Collection[str] = (),
 ) -> pa.Table:
-    """What `read_labelled` would give of these rows now, without pinning them: for measuring, not for training.
+    """Return the labelled rows of `window` as known at `as_of`, without a snapshot: for measurement, not for training.
 
-    `excluding` names windows that are left out.
-    Rows whose id another row of their window has are left out, as nobody can tell whose label it is.
-    Where each label has a time of its own, only of rows whose labels are due: labels that come first, as those of one
-    class often do, do not speak for all.
-    Raises LakeError where no rows have ever landed.
+    Columns are those of `read_labelled`. `excluding` names windows to leave out. Rows that share their id with another
+    row of their window are left out, because their labels are ambiguous. If labels have their own times, only rows
+    whose labels are due are returned: early labels often belong to one class and would bias the sample. Raises
+    LakeError if no rows have ever landed.
     """
     rows, labels = _tables(config)
     if rows is None:
@@ -162,9 +164,9 @@ def labelled_rows(
 
 
 def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:
-    """Rows whose label was known at `snapshot.as_of`: id, time, features, protected columns and, last, the label.
+    """Read rows whose label was known at `snapshot.as_of`: id, time, features, protected columns and, last, the label.
 
-    `columns` asks for some of these, in that order. Raises LakeError when rows or labels are not what they were.
+    `columns` selects some of these, in the given order. Raises LakeError if rows or labels differ from the snapshot.
     """
     rows = LandedTable.open(snapshot.uri, snapshot.version)
     labels = LandedTable.open(snapshot.labels_uri, snapshot.labels_version) if snapshot.labels_uri else None
@@ -186,7 +188,7 @@ def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> p
 def _joined(
     snapshot: Snapshot, rows: LandedTable, labels: LandedTable | None, columns: Sequence[str] | None
 ) -> tuple[pa.Table, str]:
-    """All rows, ordered, with the label or null in the last column; and the hash of all that was pinned."""
+    """Return all rows, ordered, with the label or null in the last column, and the content hash of the snapshot."""
     assert snapshot.as_of is not None  # noqa: S101, both callers set or check it
     near = (file for file in rows.files() if overlap(window_named(file.window), snapshot.window))
     used = [file for file in near if file.window not in snapshot.excluding]
@@ -200,9 +202,9 @@ def _joined(
 def _label_of_each(
     rows: pa.Table, windows: Sequence[Window], labels: LandedTable | None, as_of: datetime, allow_repeats: bool = False
 ) -> pa.ChunkedArray:
-    """The label of each row as known at `as_of`, or null, looked up in the window that the row landed with.
+    """Return each row's label as known at `as_of`, or null, looked up in the window that the row landed with.
 
-    Raises LakeError where an id does not tell its row from others of that window; such rows have none if `allow_repeats`.
+    Raises LakeError if an id occurs twice in its window; with `allow_repeats`, such rows get null instead.
     """
     files = _files_by_window(labels)
     parts: list[pa.ChunkedArray] = []
@@ -240,9 +242,9 @@ def _files_by_window(table: LandedTable | None) -> dict[Window, list[LandedFile]
 
 
 def _stored(table: LandedTable | None, files: Sequence[LandedFile]) -> pa.Table | None:
-    """id, label and label_at of all labels in these files of a window; of one id the latest known comes first.
+    """Return id, label and label_at of all labels in a window's files; for each id, the latest known label comes first.
 
-    The label is null where it was taken back.
+    A withdrawn label is null.
     """
     if table is None or not files:
         return None
@@ -251,14 +253,15 @@ def _stored(table: LandedTable | None, files: Sequence[LandedFile]) -> pa.Table 
 
 
 def _fresh(candidates: pa.Table, stored: pa.Table | None, as_of: datetime) -> pa.Table:
-    """Of one window's labels those that are not stored with this value, or are null where a value is stored.
+    """Return one window's labels that differ from the stored ones: new, changed, or null in place of a stored value.
 
-    What changed without a later time of its own is dated `as_of`.
+    A change without a later label time than the stored one is dated `as_of`, or 1 µs after the stored time if that is
+    later.
     """
     latest = _one_of_each(candidates)
     if stored is None:
         return latest.filter(pc.is_valid(latest["label"]))
-    if pc.all(pc.is_null(latest["label"]), min_count=0).as_py():  # then their type says nothing
+    if pc.all(pc.is_null(latest["label"]), min_count=0).as_py():  # then the column has no meaningful type
         latest = latest.set_column(1, "label", pa.nulls(latest.num_rows, stored["label"].type))
     match = first_match(latest["id"], stored["id"])
     before, before_at = stored["label"].take(match), stored["label_at"].take(match)
@@ -274,7 +277,7 @@ def _fresh(candidates: pa.Table, stored: pa.Table | None, as_of: datetime) -> pa
 
 
 def _one_of_each(labels: pa.Table) -> pa.Table:
-    """Labels with distinct ids; where a source repeats one, the label known latest."""
+    """Return one label per id; of repeated ids, the label with the latest time that is not null, if there is one."""
     if pc.count_distinct(labels["id"], mode="all").as_py() == labels.num_rows:
         return labels
     unknown = labels.append_column("unknown", pc.is_null(labels["label"]))
@@ -283,7 +286,7 @@ def _one_of_each(labels: pa.Table) -> pa.Table:
 
 
 def _windows(rows: LandedTable) -> tuple[Window, ...]:
-    """What has landed, the first one first."""
+    """Return the landed windows in landing order."""
     return tuple(dict.fromkeys(window_named(file.window) for file in rows.files()))
 
 

@@ -1,8 +1,8 @@
-"""How rows, labels and predictions are joined.
+"""Join of rows, labels and predictions.
 
-A row is identified by its id within the rows that landed together: the history, or a window. There each id occurs once. In
-another window the same id is another row with its own labels and predictions. An id of several columns becomes one
-unambiguous text. A missing id joins nothing.
+A row is identified by its id among the rows that landed together: the history, or a window. Each id occurs once there.
+In another window, the same id is another row with its own labels and predictions. An id of several columns becomes one
+unambiguous text. A missing id matches nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ SEPARATOR, ESCAPE = "|", "\\"
 
 
 def joined_key(parts: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
-    """Texts of several columns as one; null where one of them is. ("a", "b|c") and ("a|b", "c") stay apart."""
+    """Join the text of several columns with escaping; null if one is null. ("a", "b|c") and ("a|b", "c") differ."""
     escaped = [_escaped(part) for part in parts]
     return pc.binary_join_element_wise(*escaped, SEPARATOR, null_handling="emit_null")
 
@@ -32,35 +32,35 @@ def _escaped(part: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def first_match(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Of each id its first place among the known ones of the same window; null where it is missing or not among them."""
-    if ids.type != known.type:  # whole numbers became text, or text whole numbers, when the source changed
+    """Return each id's first index in `known`, ids of the same window; null for a missing or an unknown id."""
+    if ids.type != known.type:  # the source changed its ids from integers to text, or from text to integers
         ids, known = ids.cast(pa.string()), known.cast(pa.string())
     return pc.index_in(ids, value_set=known, skip_nulls=True)
 
 
 def matches(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(first place of each id among the known ones, -1 where there is none; whether another row has the same place)."""
+    """Return (first index of each id in `known` or -1, whether another row has the same index), both of shape (n,)."""
     places: NDArray[np.int64] = first_match(ids, known).cast(pa.int64()).fill_null(-1).to_numpy()
     shared = np.bincount(places + 1, minlength=1)[places + 1] > 1
     return places, shared & (places >= 0)
 
 
 def taken(rows: Rows, places: NDArray[np.int64]) -> Rows:
-    """The rows at these ascending places; without a copy where they follow each other."""
+    """Return the rows at these ascending indices; a contiguous range is sliced without a copy."""
     if len(places) and places[-1] - places[0] + 1 == len(places):
         return rows.slice(places[0], len(places))
     return rows.take(places)
 
 
 class Repeats(NamedTuple):
-    """Rows of one stretch that their id does not tell from all others."""
+    """Counts of rows that landed together and are not identified by their id. `distinct` counts different ids."""
 
     rows: int
     repeated: int
-    """Rows whose id another row has as well."""
+    """Number of rows that share their id with another row."""
     distinct: int
     missing: int
-    """Rows without an id."""
+    """Number of rows without an id."""
 
     def __bool__(self) -> bool:
         return self.repeated + self.missing > 0
@@ -76,7 +76,7 @@ class Repeats(NamedTuple):
 
 
 def repeats(ids: pa.ChunkedArray) -> Repeats:
-    """How many of the rows that landed together share their id or have none."""
+    """Count rows that share their id with another row or have none, among rows that landed together."""
     distinct = pc.count_distinct(ids, mode="only_valid").as_py()
     repeated = 0
     if distinct + ids.null_count < len(ids):
@@ -85,7 +85,10 @@ def repeats(ids: pa.ChunkedArray) -> Repeats:
 
 
 def how_to_tell_apart(rows: pa.Table, names: Sequence[str]) -> str:
-    """What the owner of repeated ids can do. `rows`: id and time first, as they land; `names`: the id's columns."""
+    """Return a remedy for repeated ids, for an error message.
+
+    `rows` have id and time as the first two columns, as they land; `names` are the id's columns.
+    """
     time = rows.column_names[1]
     copies = rows.num_rows - rows.group_by(rows.column_names, use_threads=False).aggregate([]).num_rows
     if copies and pc.count_distinct(rows.column(0)).as_py() == rows.num_rows - copies:
@@ -102,11 +105,11 @@ def how_to_tell_apart(rows: pa.Table, names: Sequence[str]) -> str:
 
 
 def landed_places(time: pa.ChunkedArray, windows: Sequence[Window]) -> Places:
-    """Index of the first landed window that each time lies in, -1 where there is none."""
+    """Return the index of the first window that contains each time, or -1, of shape (n,)."""
     moments = time.cast(pa.int64()).fill_null(np.iinfo(np.int64).min).to_numpy()
     order = np.argsort(moments, kind="stable")
     ordered, found = moments[order], np.full(len(moments), -1, np.int32)
-    for index, window in reversed(list(enumerate(windows))):  # the earlier one goes over the later one
+    for index, window in reversed(list(enumerate(windows))):  # earlier windows overwrite later ones
         bounds = [int(bound.timestamp()) * 1_000_000 for bound in (window.start, window.end)]
         first, end = np.searchsorted(ordered, bounds)
         found[first:end] = index
@@ -116,7 +119,7 @@ def landed_places(time: pa.ChunkedArray, windows: Sequence[Window]) -> Places:
 
 
 def by_place(places: Places) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Each window's index with the rows that lie in it, in their order; those of no window are left out."""
+    """Yield (window index, indices of its rows in row order); rows of no window (-1) are left out."""
     order = np.argsort(places, kind="stable")
     starts = np.flatnonzero(np.diff(places[order], prepend=-2))
     for rows in np.split(order, starts[1:]) if len(order) else ():

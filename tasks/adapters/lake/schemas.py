@@ -1,9 +1,9 @@
-"""Which columns and types rows, labels and predictions have here, and how a source's types become them or are refused.
+"""Columns and types of rows, labels and predictions in the lake, and the conversion of a source's types.
 
-A wrong type that is cast in silence turns up months later as a model that got worse, so only casts that lose nothing
-are made: integers to floats, whole floats to integers where integers are meant, yes and no to booleans, dictionaries and UUIDs
-to text, any zone to UTC, NaN to null (one kind of missing). Text that looks like numbers, booleans among numbers and clocks
-without a zone are refused, with the change that makes them right.
+A wrong type that is cast silently shows months later as a worse model, so only lossless casts are made: integers to
+floats, whole floats to integers where integers are expected, yes and no to booleans, dictionaries and UUIDs to text,
+any time zone to UTC, NaN to null (one kind of missing value). Numeric text, booleans in numeric columns and times
+without a zone are rejected, with a remedy.
 """
 
 import difflib
@@ -25,22 +25,22 @@ from tasks.policy.records.errors import SourceError
 MOMENT = pa.timestamp("us", "UTC")
 TIME_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 LATEST_SECOND = 1e11
-"""A count of seconds since 1970 past this is of another unit: it lies in the year 5138."""
+"""A larger number of seconds since 1970 must have another unit, because it is past the year 5138."""
 TRUE, FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 EXACT = 2**53
 UUID_BYTES = 16
 INFINITE, NO_NUMBER, NOT_LISTED = "infinite", "no number", "not in columns.classes"
-"""What makes a label unusable. A word such as NA makes it unknown, and stands for itself."""
+"""Faults that make a label unusable. For a missing-value word such as NA, the fault is the word itself."""
 NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
 
 
 def row_columns(config: ModelConfig) -> tuple[str, ...]:
-    """What a source has to have of a row: id and time first, then features, protected and extra columns. Never the label."""
+    """Return a source's required row columns: id, time, features, protected and extra columns, but never the label."""
     return tuple(dict.fromkeys((*config.columns.id_columns, *_landed_columns(config)[1:])))
 
 
 def _landed_columns(config: ModelConfig) -> tuple[str, ...]:
-    """What lands with a row: the same, with one column for the id."""
+    """Return the columns that land with a row: those of `row_columns`, with a single column for the id."""
     columns = config.columns
     own = {columns.label, columns.label_time} - {columns.time}
     named = (columns.key, columns.time, *columns.features.names, *columns.protected, *columns.extra)
@@ -53,7 +53,7 @@ def label_columns(config: ModelConfig) -> tuple[str, ...]:
 
 
 def stored_label_columns(config: ModelConfig) -> tuple[str, str, str]:
-    """Names of the id, the label and the time from which it was known, in the lake. The last gives way to the model's own."""
+    """Return the stored names of id, label and label time; the last gets a prefix `_` if the model uses its name."""
     columns, label_at = config.columns, "label_at"
     while label_at in (columns.key, columns.time, columns.label):
         label_at = f"_{label_at}"
@@ -61,14 +61,14 @@ def stored_label_columns(config: ModelConfig) -> tuple[str, str, str]:
 
 
 def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> None:
-    """Raise SourceError naming the first column that is missing or there twice, and what may have been meant."""
+    """Raise SourceError for the first missing or duplicated column, with a similar column name if one exists."""
     for name in wanted:
         if name in found and list(found).count(name) == 1:
             continue
         if name in found:
             raise SourceError(f"{where}: column {name!r} is there {list(found).count(name)} times, expected it once")
         near = difflib.get_close_matches(name, list(found), n=1)
-        known = set(found) & set(wanted)  # what has none of the columns is another file, of which nothing is quoted
+        known = set(found) & set(wanted)  # a table with none of the columns is another file; its names are not quoted
         listed = ", ".join(sorted(found)[:12]) if known else f"{len(found)} columns, none of those wanted"
         meant = f"did you mean {near[0]!r}{_other_letters(name, near[0])}?" if near else ""
         hint = meant or f"it has {listed if found else 'no columns'}."
@@ -76,14 +76,17 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
 
 
 def _other_letters(name: str, near: str) -> str:
-    """What tells two names apart that look the same."""
+    """Explain the difference between two names that look the same; empty for other names."""
     if unicodedata.normalize("NFKC", name) != unicodedata.normalize("NFKC", near):
         return ""
     return f", which looks the same but is written with other characters ({near.encode('unicode_escape').decode()})"
 
 
 def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None) -> pa.Table:
-    """The columns that land with a row, in their order and types. Raises SourceError on what would lose something."""
+    """Return the columns that land with a row, in stored order and types. Raises SourceError for a lossy conversion.
+
+    `where` names the source in messages; `form` describes times without a zone (`TimeForm` or an IANA zone).
+    """
     columns, wanted = config.columns, _landed_columns(config)
     require_columns(table.column_names, row_columns(config) if _in_parts(config, table) else wanted, where)
     require_text(
@@ -108,7 +111,7 @@ def conform_rows(config: ModelConfig, table: pa.Table, where: str, form: "TimeFo
 
 
 def require_text(table: pa.Table, where: str) -> None:
-    """Raises SourceError where bytes in a column of text are no text, before anything that cannot be read again lands."""
+    """Raise SourceError if a text column holds invalid UTF-8, so unreadable data never lands."""
     texts = [
         (name, column) for name, column in zip(table.column_names, table.columns, strict=True) if _may_be_text(column)
     ]
@@ -129,16 +132,16 @@ def _may_be_text(column: pa.ChunkedArray) -> bool:
 
 
 def _starts(column: pa.ChunkedArray) -> list[int]:
-    """The number of each chunk's first row."""
+    """Return the row number of each chunk's first row."""
     return [0, *accumulate(len(chunk) for chunk in column.chunks)][: column.num_chunks]
 
 
 def conform_labels(
     config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None, with_unknown: bool = False
 ) -> pa.Table:
-    """id, time, label and `label_at` (when the label could be known); rows without a label or its time are left out.
+    """Return id, time, label and `label_at` (when the label could be known). Rows lacking label or time are left out.
 
-    `with_unknown`: rows without a label are there too, as it may have been taken back.
+    `with_unknown` includes rows without a label, because the source may have withdrawn it.
     """
     return sort_labels(config, table, where, form, with_unknown)[0]
 
@@ -146,7 +149,7 @@ def conform_labels(
 def sort_labels(
     config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None" = None, with_unknown: bool = False
 ) -> tuple[pa.Table, pa.Table]:
-    """(labels as `conform_labels` gives them, the rows whose label cannot be used, with what is wrong with it in `fault`)."""
+    """Return (labels as in `conform_labels`, rows with an unusable label and its `fault`)."""
     columns = config.columns
     require_columns(table.column_names, label_columns(config), where)
     require_text(table.select(label_columns(config)), where)
@@ -173,9 +176,9 @@ def sort_labels(
 
 
 def read_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """(labels, what is unusable about each in words or null); a label that is unusable is null, or infinite as it came.
+    """Return (labels, fault of each label or null). Unusable labels are null; in a regression, infinite ones stay.
 
-    Raises SourceError on a column that is of another kind than the task as a whole.
+    Raises SourceError if the column's type does not fit the task.
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -198,7 +201,7 @@ def read_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[p
 
 
 def _as_amount(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Numbers; those of a CSV file come as text, of which some may be none."""
+    """Return numeric labels and faults. In CSV files, labels are read as text and may not be numbers."""
     if config.source.kind != "csv" or not _is_text(column.type):
         number = _as_number(column, at)
         return number, _finite(number)[1]
@@ -216,7 +219,7 @@ def _as_class(config: ModelConfig, column: pa.ChunkedArray) -> tuple[pa.ChunkedA
 
 
 def _listed(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
-    """Labels of the classes that the model's file lists; all of them where it lists none."""
+    """Return labels and faults; if the model's file lists classes, other labels are null with fault `NOT_LISTED`."""
     none = pa.chunked_array([pa.nulls(len(labels), pa.string())])
     if not config.columns.classes:
         return labels, none
@@ -233,7 +236,7 @@ def _finite(number: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
 
 @dataclass(frozen=True, slots=True)
 class TimeForm:
-    """How a source writes times: its zone where they have none, the format of text, the unit of numbers."""
+    """Time format of a source: zone of times without one (IANA name), format of text (strptime), unit of numbers."""
 
     zone: str | None = None
     format: str | None = None
@@ -246,7 +249,7 @@ class TimeForm:
 
 
 def to_utc(column: pa.ChunkedArray, at: str, form: "TimeForm | str | None" = None) -> pa.ChunkedArray:
-    """Times in UTC with microseconds. A time with a zone is converted; one without needs `form.zone`, an IANA name."""
+    """Convert times to UTC in microseconds. Times without a zone need `form.zone`, an IANA name. Raises SourceError."""
     form = form if isinstance(form, TimeForm) else TimeForm(form)
     time_zone = form.zone
     if _is_text(column.type):
@@ -267,7 +270,7 @@ def to_utc(column: pa.ChunkedArray, at: str, form: "TimeForm | str | None" = Non
         )
     if time_zone == "UTC":
         return micros.cast(MOMENT)
-    try:  # an hour that a clock change repeats or skips is read as the earlier one, since nothing tells them apart
+    try:  # an ambiguous or nonexistent hour at a clock change is read as the earlier one
         return pc.assume_timezone(micros, time_zone, ambiguous="earliest", nonexistent="earliest").cast(MOMENT)
     except pa.ArrowInvalid as error:
         raise SourceError(f"{at}: time_zone is {time_zone!r}, expected an IANA name such as Europe/Berlin") from error
@@ -282,7 +285,7 @@ def _parsed(column: pa.ChunkedArray, at: str, form: str | None = None) -> pa.Chu
             pa.timestamp("us"),
             pa.timestamp("ns", "UTC"),
             pa.timestamp("ns"),
-        ):  # finer ones are cut later
+        ):  # nanoseconds are truncated later
             try:
                 return text.cast(kind)
             except pa.ArrowInvalid:
@@ -294,7 +297,7 @@ def _parsed(column: pa.ChunkedArray, at: str, form: str | None = None) -> pa.Chu
 
 
 def _as_iso(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """BigQuery's ` UTC` and PostgreSQL's `+00` as ISO 8601 writes them."""
+    """Rewrite BigQuery's ` UTC` and PostgreSQL's `+00` as ISO 8601."""
     text = pc.replace_substring_regex(text, r"\s*(UTC|GMT)$", "Z")
     text = pc.replace_substring_regex(text, r"(:\d\d(?:\.\d+)?)\s*([+-]\d\d)$", r"\1\2:00")
     return pc.replace_substring_regex(text, r"(:\d\d(?:\.\d+)?)\s*([+-]\d\d)(\d\d)$", r"\1\2:\3")
@@ -315,7 +318,7 @@ def _by_format(column: pa.ChunkedArray, at: str, form: str) -> pa.ChunkedArray:
 
 
 def _since_1970(column: pa.ChunkedArray, at: str, unit: str | None) -> pa.ChunkedArray:
-    """Numbers as times since 1970, UTC. The unit has to be said: seconds taken for milliseconds are times of 1970."""
+    """Convert numbers since 1970 to UTC times. The unit is required: seconds read as milliseconds are times in 1970."""
     if unit not in TIME_UNITS:
         most = pc.max(pc.abs(column.cast(pa.float64(), safe=False))).as_py() or 0.0
         guess = next((name for name, factor in TIME_UNITS.items() if most / factor < LATEST_SECOND), "ns")
@@ -325,7 +328,7 @@ def _since_1970(column: pa.ChunkedArray, at: str, unit: str | None) -> pa.Chunke
             "else store timestamps, or ISO 8601 text with a zone"
         )
     micros = pc.multiply(column.cast(pa.float64(), safe=False), 1e6 / TIME_UNITS[unit])
-    if pa.types.is_integer(column.type):  # as floats, microseconds of today are exact, nanoseconds are not
+    if pa.types.is_integer(column.type):  # current times in microseconds are exact as floats, nanoseconds are not
         factor = int(1_000_000 // TIME_UNITS[unit]) if TIME_UNITS[unit] <= 1_000_000 else None
         whole = column.cast(pa.int64())
         micros = pc.multiply(whole, factor) if factor else pc.divide(whole, TIME_UNITS[unit] // 1_000_000)
@@ -356,7 +359,7 @@ def _as_boolean(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return column.cast(pa.bool_())
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):  # SQLite has no booleans, pandas none with nulls
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):  # SQLite has no booleans; pandas has none with nulls
         number = column.cast(pa.float64(), safe=False)
         number = pc.if_else(pc.is_nan(number), pa.scalar(None, pa.float64()), number)
         if pc.all(pc.is_in(number, value_set=pa.array([0.0, 1.0, None])), min_count=0).as_py():
@@ -376,7 +379,7 @@ def _as_boolean(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
 def _as_category(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     if pa.types.is_floating(column.type) or pa.types.is_decimal(
         column.type
-    ):  # pandas makes floats of integers with nulls
+    ):  # pandas converts integers with nulls to floats
         column = _whole(column, f"{at} is {column.type}", "text or integers for a category", "store it as text")
     if _is_text(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type):
         return column.cast(pa.string())
@@ -385,7 +388,7 @@ def _as_category(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
 
 
 def _whole(column: pa.ChunkedArray, found: str, expected: str, cure: str) -> pa.ChunkedArray:
-    """Whole numbers that are stored as floats, as integers; NaN is null. Raises SourceError on a fraction."""
+    """Convert whole floats to integers; NaN becomes null. Raises SourceError for fractions and numbers past 2^53."""
     number = column.cast(pa.float64(), safe=False)
     number = pc.if_else(pc.is_nan(number), pa.scalar(None, pa.float64()), number)
     whole = pc.and_(pc.equal(number, pc.round(number)), pc.less(pc.abs(number), float(EXACT)))
@@ -413,12 +416,12 @@ def _as_key(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
 
 
 def _in_parts(config: ModelConfig, table: pa.Table) -> bool:
-    """Whether the id is still of several columns here: a source's rows, not those that were read and made to fit."""
+    """Return whether the id still has several columns, as in a source's rows before they are conformed."""
     return len(config.columns.id_columns) > 1 and config.columns.key not in table.column_names
 
 
 def _key(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str | None") -> pa.ChunkedArray:
-    """The id of each row; of several columns one text."""
+    """Return the id of each row; several columns become one text."""
     columns = config.columns
     if not _in_parts(config, table):
         return _as_key(table[columns.key], f"{where}: column {columns.key!r}")
@@ -427,7 +430,7 @@ def _key(config: ModelConfig, table: pa.Table, where: str, form: "TimeForm | str
 
 
 def _key_part(column: pa.ChunkedArray, at: str, form: "TimeForm | str | None", is_time: bool) -> pa.ChunkedArray:
-    """One of an id's columns as text, the same for the same value in rows and in labels."""
+    """Convert one id column to text that is equal for equal values in rows and labels."""
     kind = column.type
     if is_time or pa.types.is_timestamp(kind):
         return to_utc(column, at, form).cast(pa.string())
@@ -447,7 +450,7 @@ def _as_int64(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
 
 
 def _as_stored(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
-    """A column that is no feature (protected): kept as it is, in one of the types that the lake has."""
+    """Convert a column that is not a feature, such as a protected one, to a type of the lake without loss."""
     if pa.types.is_boolean(column.type):
         return column
     if _is_text(column.type) or pa.types.is_null(column.type):

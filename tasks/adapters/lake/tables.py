@@ -1,8 +1,8 @@
 """A model's stored history: rows, late labels and predictions, each an append-only Delta table with time travel.
 
-Landing is idempotent: rows by window, predictions by window and model version, labels by id and value. The first landing
-stays in force, also when two processes land at once. A snapshot names table, version, window and content hash; reading it
-gives the same rows bit for bit, or a LakeError. Rows are ordered by time, then id.
+Landing is idempotent: rows by window, predictions by window and model version, labels by id and value. The first
+landing wins, also when two processes land concurrently. A snapshot names table, version, window and content hash;
+reading it returns the same rows bit for bit or raises LakeError. Rows are ordered by time, then id.
 """
 
 import logging
@@ -43,10 +43,11 @@ logger = logging.getLogger(__name__)
 
 
 def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
-    """Store a window's rows once. Columns as `schemas.row_columns`; others are left out, the label among them.
+    """Store a window's rows once. Columns are those of `schemas.row_columns`; others, such as the label, are dropped.
 
-    A window that has landed keeps its first rows; a warning tells when `table` holds others. Raises SourceError on a
-    missing column or a wrong type, LakeError on times outside the window, WorkspaceError where nothing can be written.
+    A window that has landed keeps its first rows; different rows in `table` cause a warning. Raises SourceError for a
+    missing column or a wrong type, LakeError for times outside the window or another id column than before,
+    WorkspaceError if nothing can be written.
     """
     where = f"{config.name}, window {window.name}"
     rows = conform_rows(config, table, where)
@@ -61,23 +62,24 @@ def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
 
 
 def landed_rows(config: ModelConfig, window: Window) -> Snapshot | None:
-    """The snapshot of a window that has landed, or None."""
+    """Return the snapshot of a landed window, or None."""
     table = LandedTable.open(workspace().table(config.name, "rows"))
     return _landed(table, window, window.name) if table else None
 
 
 def landed_until(config: ModelConfig, as_of: datetime, excluding: Sequence[str] = ()) -> datetime | None:
-    """Where landed rows end, as far as they lie before `as_of`, windows named in `excluding` apart; None where there are none."""
+    """Return the end of the landed rows, at most `as_of`, without windows named in `excluding`; None without rows."""
     table = LandedTable.open(workspace().table(config.name, "rows"))
     names = {file.window for file in table.files()} - {*excluding} if table else ()
     return max((min(window.end, as_of) for window in map(window_named, names) if window.start < as_of), default=None)
 
 
 def land_predictions(config: ModelConfig, window: Window, model_version: str, table: pa.Table) -> Snapshot:
-    """Store what one model version predicted for a window, once.
+    """Store a model version's predictions for a window, once.
 
     `table` has `id`, `time` and `prediction` (float64: a value or the probability of class 1; list<float64>: one
-    probability per class); further columns are kept. `model_version` is added. The prediction's type is for good.
+    probability per class); further columns are stored too. `model_version` is added. The type of the prediction cannot
+    change later.
     """
     where = f"{config.name}, predictions of version {model_version} for window {window.name}"
     require_columns(table.column_names, ("id", "time", "prediction"), where)
@@ -96,9 +98,9 @@ def land_predictions(config: ModelConfig, window: Window, model_version: str, ta
 
 
 def read_predictions(config: ModelConfig, window: Window) -> pa.Table:
-    """All predictions for a window, of every model version: id, time, prediction, model_version and what else landed.
+    """Read a window's predictions of all model versions: id, time, prediction, model_version and further columns.
 
-    An empty table with these columns where none has landed.
+    Returns an empty table with these columns if none have landed.
     """
     table = LandedTable.open(workspace().table(config.name, "predictions"))
     files = [file for file in table.files() if file.window == window.name] if table else []
@@ -109,12 +111,12 @@ def read_predictions(config: ModelConfig, window: Window) -> pa.Table:
 
 
 def read_rows(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:
-    """A snapshot's rows, in stored column order. Raises LakeError when they are gone or are not what was landed."""
+    """Read a snapshot's rows, in stored column order. Raises LakeError if they are missing or differ from it."""
     return _opened(snapshot).table(columns)
 
 
 def read_batches(snapshot: Snapshot, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most 64k, holding one at a time; compared with the hash after the last."""
+    """Yield a snapshot's rows in batches of at most 64k rows; hashes are verified after the last batch."""
     return _opened(snapshot).batches(columns)
 
 
@@ -133,7 +135,7 @@ def _opened(snapshot: Snapshot) -> LandedParquet:
 
 
 def _land_once(model: str, name: str, window: Window, key: str, rows: pa.Table, notes: dict[str, str]) -> Snapshot:
-    """Commit under `key` unless something has been; the snapshot of whichever came first."""
+    """Commit rows under `key` unless rows were committed under it before; return the snapshot of the first commit."""
     uri = workspace().table(model, name)
     ordered = _ordered(rows, rows.column_names[1::-1])
     _require_inside(window, ordered, uri)
@@ -141,7 +143,7 @@ def _land_once(model: str, name: str, window: Window, key: str, rows: pa.Table, 
     def attempt() -> Snapshot:
         table = LandedTable.open_or_create(uri, ordered.schema)
         landed = _landed(table, window, key)
-        table.files()  # where another tool took rows away, nothing lands on top of that
+        table.files()  # raises if another tool removed rows, so nothing lands on a damaged table
         lease.check(model)
         return landed or _snapshot(uri, window, table.append({window.name: ordered}, {key: None}, notes)[window.name])
 

@@ -1,7 +1,7 @@
-"""Rows of a stretch of time that many landed windows make up, each row once.
+"""Rows of a time span across landed windows, without duplicates.
 
-Windows follow each other, unless a model's `window_days` was changed: then a new window may hold rows that an older one
-has too, and the one that landed first counts.
+Windows do not overlap unless a model's `window_days` was changed. A new window may then hold rows of an older one; the
+row that landed first counts.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from tasks.policy.records.errors import LakeError
 
 @lru_cache(maxsize=4096)
 def window_named(name: str) -> Window:
-    """The window that `Window.name` wrote."""
+    """Parse a window from its `Window.name`."""
     start, end = name.split("..")
     return Window(utc(start), utc(end))
 
@@ -32,10 +32,12 @@ def overlap(one: Window, other: Window) -> bool:
 def read_span(
     table: LandedTable, files: Sequence[LandedFile], span: Window, columns: Sequence[str] | None
 ) -> tuple[pa.Table, str]:
-    """Rows of these files that lie in `span`, ordered by time and id, with those of `columns` that they have; and the
-    label's name. id and time are always read, as the first two columns. A column that older files lack is null there.
+    """Return the rows of these files in `span`, ordered by time and id, and the name of the label.
+
+    id and time are always the first two columns. A column that only some files have is null for the others. Raises
+    LakeError if no rows have landed or no file has a column other than the label.
     """
-    chosen = files or table.files()[:1]  # of no windows the columns are still known
+    chosen = files or table.files()[:1]  # without files, the first landed file still gives the columns
     if not chosen:
         raise LakeError(f"{table.uri}: no rows have landed, expected some; take a snapshot of a window first")
     by_time = sorted(chosen, key=lambda file: window_named(file.window).start)
@@ -49,7 +51,7 @@ def read_span(
             f"{table.uri}: no column {min(missing)!r} in {span.name}, expected one that landed with its rows"
         )
     rows = pa.concat_tables([file.table(_wanted(file, columns)) for file in opened], promote_options="default")
-    if not files:  # where all are excluded, the first may lie in the span
+    if not files:  # `chosen` is then the first landed file, which may lie in the span
         rows = rows.slice(0, 0)
     elif windows[0].start < span.start or max(window.end for window in windows) > span.end:
         time = rows.column(1)
@@ -63,7 +65,7 @@ def _wanted(file: LandedParquet, columns: Sequence[str] | None) -> list[str]:
 
 
 def _each_once(rows: pa.Table) -> pa.Table:
-    """Order by time and id, keeping of equal keys the one that stands first."""
+    """Order by time and id and keep the first row of equal keys."""
     time, key = rows.column_names[:2]
     ordered = rows.take(pc.sort_indices(rows, [(time, "ascending"), (key, "ascending")]))  # a stable sort
     if ordered.num_rows < 2:
