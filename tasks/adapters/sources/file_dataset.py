@@ -1,11 +1,11 @@
-"""Many files as one dataset whose schema holds for all of them; a file that holds another kind of value is named.
+"""Open many files as one dataset with a common schema; an error names the file whose column has another kind of value.
 
-Arrow takes the schema of the first file for all. Then a column that happens to be all null there cannot be read at all,
-and text in a later file is parsed in silence: "007" becomes 7, the id of another row. So each Parquet footer is looked
-at first, several at a time; the scan, which needs them to pass over files outside the window, does not read them again.
+Arrow applies the schema of the first file to all files. A column that is all null in the first file then cannot be
+read, and text in a later file is parsed silently: "007" becomes 7, the id of another row. All Parquet footers are
+therefore read first, concurrently. The scan needs them to skip files outside the window and does not read them again.
 
-A value that names folders (`country=01`) has no type but the one that is guessed from all of them: text where the YAML
-wants text.
+The type of a partition value in a folder name (`country=01`) is inferred from all folders, but it is text if the YAML
+expects text.
 """
 
 import os
@@ -20,8 +20,8 @@ import pyarrow.fs as pa_fs
 from deployments.config.model import ModelConfig
 from tasks.policy.records.errors import SourceError
 
-IGNORED = (".", "_")  # beginnings of names that Arrow passes over
-FOOTERS_AT_ONCE = 16  # waiting for an object store, not computing
+IGNORED = (".", "_")  # prefixes of file names that Arrow ignores
+FOOTERS_AT_ONCE = 16  # threads mostly wait for the object store
 FAMILIES = {
     "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     "integers": (pa.types.is_integer,),
@@ -38,7 +38,10 @@ def open_files(
     columns: Sequence[str],
     where: str,
 ) -> pa_dataset.Dataset:
-    """A file, or a folder's files, with one type for each of `columns` that any has. Raises SourceError where none fits."""
+    """Open a file or a folder's files with one type per column of `columns`.
+
+    Raises FileNotFoundError, or SourceError if a column has no common type or a link leads nowhere or to a read file.
+    """
     found = files.get_file_info(path)
     if found.type == pa_fs.FileType.NotFound:
         raise FileNotFoundError(path)
@@ -60,9 +63,9 @@ def open_files(
 
 
 def _refuse_links(folder: Path, where: str) -> None:
-    """Arrow follows every link: a loop would give the same rows forty times, and a link to nothing none at all.
+    """Raise SourceError for a folder or file that is reached twice and for a dangling link.
 
-    Raises SourceError for a folder or file that is reached twice, and for a link to nothing.
+    Arrow follows every link: a loop would return the same rows forty times, and a dangling link would return none.
     """
     reached: dict[tuple[int, int], Path] = {}
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -85,7 +88,7 @@ def _refuse_links(folder: Path, where: str) -> None:
 
 
 def compares_alike(dataset: pa_dataset.Dataset, name: str) -> bool:
-    """Whether a filter on these times can be held against every file's statistics: not where they differ in zone or kind."""
+    """Return whether a filter on this time column fits the statistics of all files: equal type and time zone."""
     if not isinstance(dataset, pa_dataset.FileSystemDataset) or len(dataset.files) == 1:
         return True
     schemas = (fragment.physical_schema for fragment in dataset.get_fragments())
@@ -127,7 +130,7 @@ def _unified(
 
 
 def _common(config: ModelConfig, name: str, found: Mapping[pa.DataType, str], where: str) -> pa.DataType:
-    """The type that all of a column's types become without loss. Raises SourceError naming two files where none is."""
+    """Return a type to which all of a column's types convert without loss. Raises SourceError, naming two files."""
     kinds = [kind for kind in found if not pa.types.is_null(kind)] or [pa.null()]
     if len(kinds) == 1:
         return kinds[0]
@@ -143,14 +146,14 @@ def _common(config: ModelConfig, name: str, found: Mapping[pa.DataType, str], wh
 
 
 def _of_several(config: ModelConfig, name: str, families: set[str], kinds: Sequence[pa.DataType]) -> pa.DataType | None:
-    """The type where a column holds values of several kinds, but of such as `schemas` takes for the same thing."""
+    """Return the common type of several kinds of values that `schemas` treats as equivalent, or None."""
     columns = config.columns
     if families == {"integers", "fractions"} and name not in (*columns.id_columns, *columns.features.categorical):
         return _of_one_family(kinds)
     if families == {"integers", "text"} and name in columns.features.categorical:
         return pa.string()
     if name == columns.label and config.task != "regression" and families <= {"integers", "fractions", "booleans"}:
-        return pa.float64() if "fractions" in families else pa.int64()  # `schemas` takes whole numbers for classes
+        return pa.float64() if "fractions" in families else pa.int64()  # `schemas` reads whole numbers as classes
     if families == {"integers", "booleans"} and name in (columns.label, *columns.features.boolean):
         return pa.int64()
     if families in ({"text", "times"}, {"text", "clocks"}) and name in (columns.time, columns.label_time):

@@ -1,10 +1,10 @@
-"""Rows of Parquet and CSV files or folders and of Delta tables: local, S3, GCS, and files over HTTP.
+"""Read rows from Parquet and CSV files or folders and from Delta tables: local, S3, GCS, and files over HTTP.
 
-Arrow's own file systems reach S3 and GCS (credentials from the environment, AWS_ENDPOINT_URL for another S3 store);
-the window is pushed down as a filter on the time column, and only named columns are read. A file over HTTP is fetched
-whole. In CSV, types follow the kinds in the YAML instead of being guessed from the first block, so that "007" stays text
-and a later value is never of the wrong type; an empty field is missing. A column that a file of a folder lacks is null
-there, for the quality gate to judge; a folder of CSV has the columns of its first file.
+Arrow's file systems access S3 and GCS (credentials from the environment, AWS_ENDPOINT_URL for another S3 store). The
+window is pushed down as a filter on the time column, and only named columns are read. A file over HTTP is downloaded
+completely. CSV types follow the kinds in the YAML and are not inferred from the first block: "007" stays text, and a
+later value never has the wrong type. An empty field is a missing value. A column that one file of a folder lacks is
+null for that file, and the quality gate evaluates it; a folder of CSV files has the columns of its first file.
 """
 
 import os
@@ -45,9 +45,10 @@ NO_TIME = pa.array(pa_csv.ConvertOptions().null_values)
 
 
 def read_files(config: ModelConfig, window: Window, columns: Sequence[str], where: str) -> pa.Table:
-    """The window's rows in `columns`; a little more where times have no zone. Raises SourceError, SourceUnreachable.
+    """Read the window's rows in `columns`; may include rows just outside the window if times have no zone.
 
-    Neither has a cause: libraries name the whole address, with log-in and signature, and the value that fits no type.
+    Raises SourceError, or SourceUnreachable if a retry may help. Both are raised without a cause, because libraries
+    quote the complete URL with credentials and signature, and the value that cannot be converted.
     """
     path = str(config.source.path)
     remote = local_path(path, where) is None
@@ -90,7 +91,7 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
 
 
 def shown(path: str) -> str:
-    """A path as messages may show it: without login and without a signed query."""
+    """Return a path for messages, without credentials and query string."""
     parts = urlsplit(path)
     return path if not parts.scheme else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
@@ -98,7 +99,7 @@ def shown(path: str) -> str:
 def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceError:
     kind = config.source.kind
     unfit = CONVERSION.search(str(error))
-    if unfit and unfit["kind"] != "string":  # text of no kind can only be in another encoding
+    if unfit and unfit["kind"] != "string":  # a failed conversion to text means another encoding
         return SourceError(
             f"{where}: column {int(unfit['place']) + 1} of the file holds values that are no {unfit['kind']}, as "
             "columns.features says it does; list it under another kind, name the text that means a missing value "
@@ -112,7 +113,7 @@ def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceErro
 
 
 def _short(error: Exception) -> str:
-    """Type and first line, without the value that a CSV conversion error quotes: it may identify a person."""
+    """Return the error's type and first line, without the possibly personal value that CSV conversion errors quote."""
     return reason_of(error).split(": invalid value")[0]
 
 
@@ -161,7 +162,7 @@ def _file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
         )
         return files, inner
     if scheme in ("gs", "gcs"):
-        emulated = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # Google's own name for it; it has no log-in
+        emulated = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # Google's variable; the emulator has no login
         return pa_fs.GcsFileSystem(anonymous=emulated, retry_time_limit=timedelta(seconds=REQUEST_TIMEOUT_S)), inner
     raise SourceError(
         f"{where}: Parquet and CSV are not read from {scheme}://; expected a path, or an address with https://, s3:// or gs://"
@@ -170,19 +171,19 @@ def _file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
 
 def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
     options, columns = config.source.options, config.columns
-    # times as text: of one precision if guessed, and a label's may be empty at first; `to_utc` reads them
+    # times as text: inference would fix one precision, and label times may be empty in the first block; `to_utc` parses
     types = {name: pa.string() for name in (*columns.protected, *columns.id_columns, *_times(config))}
     types |= {name: pa.float64() for name in columns.features.numeric}
     types |= {name: pa.string() for name in columns.features.categorical}
-    types |= {name: pa.string() for name in columns.features.boolean}  # yes and no, t and f: `conform_rows` reads them
-    # labels as text: guessed from the first block, one that is unknown there would be of no type at all; and one that is
-    # no number must not keep the others from being read
+    types |= {name: pa.string() for name in columns.features.boolean}  # yes and no, t and f: `conform_rows` parses them
+    # labels as text: inference would give no type if the first block has no label, and one label that is not a number
+    # must not prevent reading the others
     types[columns.label] = pa.string()
     return pa_dataset.CsvFileFormat(
         parse_options=pa_csv.ParseOptions(
             delimiter=str(options.get("delimiter", ",")),
             quote_char=str(options.get("quote_char", '"')),
-            newlines_in_values=True,  # else a quoted line break is an error once the file is of more than one block
+            newlines_in_values=True,  # otherwise a quoted line break fails in files of more than one block
         ),
         convert_options=pa_csv.ConvertOptions(
             column_types=types,
@@ -204,7 +205,7 @@ def _times(config: ModelConfig) -> tuple[str, ...]:
 
 
 def _empty_is_missing(config: ModelConfig, rows: pa.Table) -> pa.Table:
-    """Empty text as null, and no time where there stands NA or the like: a category may be called so, a time cannot."""
+    """Replace empty text by null, and also NA and the like in times and booleans; as a category NA may be a value."""
     for place, field in enumerate(rows.schema):
         if pa.types.is_string(field.type):
             text = rows.column(place)
@@ -217,7 +218,7 @@ def _empty_is_missing(config: ModelConfig, rows: pa.Table) -> pa.Table:
 
 
 def _pushed_down(config: ModelConfig, schema: pa.Schema, window: Window, where: str) -> pc.Expression | None:
-    """The window as a filter on the time column as stored; None where that is neither times nor plain text."""
+    """Return the window as a filter on the stored time column; None if that is neither a timestamp nor ISO text."""
     name = config.columns.time
     kind = schema.field(name).type
     if "time_format" in config.source.options:
@@ -236,14 +237,14 @@ def _pushed_down(config: ModelConfig, schema: pa.Schema, window: Window, where: 
 
 
 def _near(text: pc.Expression, window: Window) -> pc.Expression:
-    """ISO dates are in order as text: those of the window, two days wider for any zone, and what is none, to be refused."""
+    """Filter ISO dates as text, two days wider than the window for any zone; non-dates pass and are rejected later."""
     low, high = (f"{bound:%Y-%m-%d}" for bound in (window.start - timedelta(days=2), window.end + timedelta(days=2)))
     is_date = pc.match_substring_regex(text, r"^\d{4}-\d\d-\d\d")
     return ((text >= low) & (text < high)) | ~is_date
 
 
 def _local(bound: datetime, zone: str, hours: int, where: str) -> pa.Scalar:
-    """A bound as local time, moved outwards by more than a clock change; the exact cut is made after conversion."""
+    """Return a bound as local time, shifted by `hours`, more than a clock change; the exact cut follows conversion."""
     try:
         local = bound.astimezone(ZoneInfo(zone)).replace(tzinfo=None) + timedelta(hours=hours)
     except (ZoneInfoNotFoundError, ValueError) as error:

@@ -1,8 +1,8 @@
-"""Where sources may lie, on a machine whose model files are not all written by its owner.
+"""Allowed locations of sources, for machines that run model files from other people.
 
-With PERENNIAL_SOURCES set (folders, separated as in PATH), files are read from these folders only, links followed, and no
-address is asked that means this machine or its link: 169.254.169.254 hands out the credentials of a cloud machine. A redirect
-is an address like any other. `serve` and the images set it; without it nothing is refused.
+If PERENNIAL_SOURCES is set (folders, separated as in PATH), files are read only from these folders, after resolving
+links. Hosts that are loopback or link-local addresses are rejected: 169.254.169.254 returns the credentials of a cloud
+machine. Redirects are checked too. `serve` and the container images set the variable; without it nothing is rejected.
 """
 
 import ipaddress
@@ -23,9 +23,9 @@ REMOTE = ("http", "https", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl
 
 
 def local_path(path: str, where: str) -> str | None:
-    """The path of a file or folder of this machine, `file://` taken off; None for an address elsewhere.
+    """Return the path of a local file or folder without `file://`, or None for a remote URL.
 
-    Raises SourceError for an address of no kind that sources have.
+    Raises SourceError for a URL scheme that sources do not support.
     """
     parts = urlsplit(path) if "://" in path else None
     if parts is None:
@@ -40,14 +40,14 @@ def local_path(path: str, where: str) -> str | None:
 
 
 def check_file(path: str, where: str) -> None:
-    """Raises SourceError for a file or folder outside the folders that the setting names, or one that links out of them."""
+    """Raise SourceError for a file or folder outside the allowed folders, or with a link that leads out of them."""
     folders = _folders()
     if not folders:
         return
     place = Path(path)
     reached = (place, *_links(place)) if place.is_dir() else (place,)
     for each in reached:
-        found = Path(os.path.realpath(each))  # a loop is said by whoever reads it
+        found = Path(os.path.realpath(each))  # the reader reports a loop
         if not any(found.is_relative_to(folder) for folder in folders):
             link = f"{each.relative_to(place)} in it " if each != place else ""
             raise SourceError(
@@ -62,7 +62,7 @@ def _folders() -> list[Path]:
 
 
 def _links(folder: Path) -> Iterator[Path]:
-    """Every link below a folder and below what those lead to, each before it is followed and none twice."""
+    """Yield every link below a folder, and below linked folders, before it is followed; each folder is visited once."""
     waiting, walked = [folder], set()
     while waiting:
         start = waiting.pop()
@@ -78,14 +78,14 @@ def _links(folder: Path) -> Iterator[Path]:
 
 
 def check_address(url: str, where: str) -> None:
-    """Raises SourceError for a host that is, or resolves to, this machine, its link or no address of anybody's."""
+    """Raise SourceError for a host that resolves to a loopback, link-local, unspecified or multicast address."""
     if not os.environ.get(SOURCES):
         return
     host = urlsplit(url).hostname or ""
     try:
         found = {entry[4][0] for entry in socket.getaddrinfo(host, None)}
     except OSError:
-        return  # it cannot be reached; whoever asks it says so
+        return  # the host cannot be resolved; the request reports it
     for address in found:
         number = ipaddress.ip_address(str(address).partition("%")[0])
         number = getattr(number, "ipv4_mapped", None) or number
@@ -98,7 +98,10 @@ def check_address(url: str, where: str) -> None:
 
 @contextmanager
 def opened_response(url: str, where: str, timeout: httpx.Timeout) -> Iterator[httpx.Response]:
-    """The answer of an address, its redirects followed once each was looked at. Raises SourceError, httpx.HTTPError."""
+    """Yield the streamed response of a URL; each redirect is checked before it is followed, at most `MOST_REDIRECTS`.
+
+    Raises SourceError, httpx.HTTPError.
+    """
     with httpx.Client(timeout=timeout, follow_redirects=False) as client:
         for _ in range(MOST_REDIRECTS + 1):
             check_address(url, where)

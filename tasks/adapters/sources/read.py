@@ -1,10 +1,9 @@
-"""Where new production rows come from: files, Delta tables, SQL queries and functions, read one window at a time.
+"""Read production rows from files, Delta tables, SQL queries and functions, one window at a time.
 
-Only the columns that the YAML names and only the rows of the window are asked for. Whatever is wrong with a source is
-told as a SourceError that says where, what was found, what was expected and what to do; none shows a password. A window
-without rows is an error too (SourceEmpty), which a stage may expect: landing nothing would settle it for good. Rows
-without a time belong to no window and are not read. A clock without a zone is not taken for UTC:
-`source.options.time_zone` says it.
+Only the columns that the YAML names and the rows of the window are requested. Problems of a source raise a SourceError
+that names the place, what was found, what was expected and a remedy, without passwords. A window without rows raises
+SourceEmpty, which a stage may handle: landing an empty window would be final. Rows without a time belong to no window
+and are dropped. Times without a zone are not assumed to be UTC; `source.options.time_zone` sets their zone.
 """
 
 import importlib
@@ -43,10 +42,10 @@ OPTIONS = {
 
 
 def read_window(config: ModelConfig, window: Window) -> pa.Table:
-    """The rows of one window, without labels, in the columns and types of `schemas.conform_rows`.
+    """Read the rows of one window, without labels, in the columns and types of `schemas.conform_rows`.
 
-    Raises SourceEmpty, SourceUnreachable (trying again may help) or SourceError, also where ids of the history do not tell
-    its rows apart; of a later window the quality gate says so.
+    Raises SourceEmpty, SourceUnreachable (a retry may help) or SourceError. Repeated or missing ids in the history are
+    a SourceError; in later windows the quality gate reports them.
     """
     found = _read(config, window, row_columns(config))
     rows = _inside(conform_rows(config, found, where(config), _time_form(config)), window)
@@ -61,7 +60,10 @@ def read_window(config: ModelConfig, window: Window) -> pa.Table:
 
 
 def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
-    """No gate judges the history, and whatever is learned and judged later rests on whose label is whose."""
+    """Raise SourceError for repeated or missing ids in the history, which no quality gate checks.
+
+    Training and evaluation depend on the join of rows and labels.
+    """
     found = repeats(rows.column(0))
     if found:
         names = config.columns.id_columns
@@ -74,22 +76,22 @@ def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
 
 
 def read_labels(config: ModelConfig, window: Window, with_unknown: bool = False) -> pa.Table:
-    """id, time, label and `label_at` of the window's rows that have a label by now; may be empty.
+    """Read id, time, label and `label_at` of the window's rows that have a label; may be empty.
 
-    `with_unknown`: of the others as well, with a null label, as it may have been taken back.
+    `with_unknown` includes rows without a label, as null, because the source may have withdrawn it.
     """
     return read_sorted_labels(config, window, with_unknown)[0]
 
 
 def read_sorted_labels(config: ModelConfig, window: Window, with_unknown: bool = False) -> tuple[pa.Table, pa.Table]:
-    """The same, and the window's rows whose label cannot be used, with what is wrong with it in `fault`."""
+    """Return the labels as `read_labels` does, and the window's rows with an unusable label and its `fault`."""
     found = _read(config, window, label_columns(config))
     labels, broken = sort_labels(config, found, where(config), _time_form(config), with_unknown)
     return _inside(labels, window), _inside(broken, window)
 
 
 def where(config: ModelConfig) -> str:
-    """How messages name the model's source; never with a password."""
+    """Return the name of the model's source for messages, without a password."""
     source = config.source
     return f"{config.name}: source {source.function or source.url_env or shown(source.path or '')}"
 
@@ -110,12 +112,12 @@ def _read(config: ModelConfig, window: Window, columns: Sequence[str]) -> pa.Tab
 
 
 def _time_form(config: ModelConfig) -> TimeForm:
-    """How times are written that are stored without a zone. A function has to return times with theirs."""
+    """Return the format of the source's times. A function must return times with a zone."""
     return TimeForm() if config.source.kind == "python" else TimeForm.of(config.source.options)
 
 
 def check_function(config: ModelConfig) -> None:
-    """Raises SourceError where the source is a function that cannot be imported."""
+    """Raise SourceError if the source is a function that cannot be imported."""
     if config.source.kind == "python":
         _function(config)
 
@@ -137,14 +139,14 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
         found = function(window.start, window.end, **config.source.options)
     except SourceError:
         raise
-    except Exception as error:  # noqa: BLE001 – a stranger's code may raise anything; told again as what it is, never swallowed
+    except Exception as error:  # noqa: BLE001 – user code may raise anything; re-raised as SourceError
         called = traceback.extract_tb(error.__traceback__)
-        ends = [called[min(1, len(called) - 1)], called[-1]]  # where in the function, and where in what it called
+        ends = [called[min(1, len(called) - 1)], called[-1]]  # the line in the function, and the line that raised
         places = dict.fromkeys(f"{at.name}, {Path(at.filename).name} line {at.lineno}" for at in ends)
         raise SourceError(
             f"{where(config)}: the function failed on window {window.name} ({reason_of(error)}; raised in "
             f"{', through '.join(reversed(places))}); expected a pyarrow.Table"
-        ) from None  # its cause may name an address with log-in and signature, as clients do
+        ) from None  # the cause may quote a URL with credentials and signature, as clients do
     if isinstance(found, pd.DataFrame):
         try:
             return pa.Table.from_pandas(found, preserve_index=False)

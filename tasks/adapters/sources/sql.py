@@ -1,9 +1,9 @@
-"""Rows of a SQL query, through SQLAlchemy: any database that it has a dialect for.
+"""Read rows of a SQL query through SQLAlchemy, from any database with a SQLAlchemy dialect.
 
-The query stands in the YAML and :start and :end are bound to it, so nothing is ever put together from input. The URL
-stands in an environment variable; what drivers say is shown with its password and parameters blotted out. SQLite keeps
-times as text and compares them as text, in which midnight may sort before itself (`00:00:00+00:00`, `00:00:00.000000`): its
-bounds are a day wider, and the exact cut is made after conversion.
+The query is in the YAML with bound parameters :start and :end, so no SQL is built from input. The URL is in an
+environment variable; driver messages are shown with its password and parameters redacted. SQLite stores and compares
+times as text, and two spellings of midnight sort differently (`00:00:00+00:00`, `00:00:00.000000`): its bounds are one
+day wider, and the exact cut follows conversion.
 """
 
 import os
@@ -31,7 +31,7 @@ ROWS_PER_FETCH = 50_000
 
 
 def read_query(source: Source, window: Window, columns: Sequence[str], where: str) -> pa.Table:
-    """The query's rows for one window, in `columns`. Raises SourceError, SourceUnreachable."""
+    """Read the query's rows for one window, in `columns`. Raises SourceError, SourceUnreachable."""
     statement = text(str(source.query))
     missing = {"start", "end"} - set(statement.compile().params)
     if missing:
@@ -45,7 +45,7 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
     except SQLAlchemyError as error:
         raise SourceUnreachable(
             f"{where}: cannot be connected to ({_said(error, engine.url)}); check host and login"
-        ) from None  # drivers name what the address holds
+        ) from None  # drivers quote parts of the URL
     with connection:
         try:
             found = connection.execution_options(stream_results=True).execute(
@@ -92,10 +92,10 @@ def _engine(source: Source, where: str) -> Engine:
 
 
 def _bounds(source: Source, window: Window, where: str, engine: Engine) -> dict[str, Any]:
-    """Both bounds as UTC times; as local times without a zone where the YAML says that the database stores such.
+    """Return both bounds as UTC times, or as local times without a zone if the YAML sets `time_zone`.
 
-    Those are moved outwards by more than a clock change: in the hour that is there twice a local time does not say which
-    is meant. The exact cut is made after conversion.
+    Local bounds are two hours wider, more than a clock change, because a local time in a repeated hour is ambiguous.
+    For SQLite, all bounds are one day wider. The exact cut follows conversion.
     """
     name, wider = source.options.get("time_zone"), 24 if engine.dialect.name == "sqlite" else 0
     if name is None:
@@ -124,9 +124,9 @@ def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequen
 
 
 def _said(error: SQLAlchemyError, url: URL) -> str:
-    """What the driver said, in one line, without the URL's password and parameters and without a row's value.
+    """Return the driver's message as one line, without the URL's password and parameters and without row values.
 
-    A password whose & was not escaped goes on as the name of a parameter.
+    Names of URL parameters are redacted too, because a password with an unescaped & continues as a parameter name.
     """
     original = getattr(error, "orig", None)
     if original is None:
