@@ -1,8 +1,8 @@
-"""How far windows of the training rows drift from the rest by themselves: limits that a model's own history sets.
+"""Drift limits calibrated on the model's own history: drift of windows of training rows against the remaining rows.
 
-Windows are runs of consecutive days, so that days that resemble each other stay together (moving blocks: Künsch 1989), each
-compared with all other days, on a bounded sample counted into the reference's frozen bins. A season that history has
-seen then is no alarm.
+Windows are runs of consecutive days, which preserves the dependence between days (moving blocks: Künsch 1989). Each
+window is compared with all other days, on a bounded sample counted into the reference's frozen bins. Seasons that the
+history contains then cause no alarm.
 """
 
 from dataclasses import replace
@@ -19,13 +19,16 @@ from tasks.policy.reference.calibration import calibrated_threshold, stable_dist
 
 ROWS, BINS = 40_000, 64
 DAYS_PER_WINDOW = 4
-"""History must hold so many windows, else it says nothing about stable ones."""
+"""Minimum length of the history in windows; a shorter history gives no estimate for stable windows."""
 
 
 def with_stable_effects(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> ReferenceProfile:
-    """The profile with, for each feature, the effect that stable windows exceed once in a hundred times.
+    """Return the profile with each feature's effect size that 1% of stable windows exceed.
 
-    As it was where calibration is off, history is short, or a feature is personal, whose values are not read again.
+    Windows are compared with all other days (`stable_effect`) and with days of the same season (`seasonal_effect`).
+    The profile is unchanged if calibration is off or the history is shorter than `DAYS_PER_WINDOW` windows.
+    Personal features are unchanged, because their values are not read again. Features with fewer known values than
+    `drift.min_rows` or with too few days are unchanged too.
     """
     if not config.drift.calibrated or not len(rows):
         return reference

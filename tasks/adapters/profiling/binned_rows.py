@@ -1,4 +1,4 @@
-"""Arrow rows → codes of a reference's bins, and the Parquet file in which those of training are kept with a version."""
+"""Convert Arrow rows to codes of a reference's bins, and store those of training as Parquet with a model version."""
 
 import io
 
@@ -14,27 +14,27 @@ from tasks.policy.records.binned_rows import CodedRows, Codes
 from tasks.policy.records.profile import FeatureReference, ReferenceProfile
 
 ROWS, CELLS = 80_000, 4_000_000
-"""Training rows kept, and values at most: a wide table keeps fewer."""
+"""Maximum number of stored training rows and of values; a wide table stores fewer rows."""
 HOUR_US = 3_600_000_000
 
 
 def draw_rows(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> CodedRows:
-    """Training rows spread evenly over the rows given, coded; nothing of personal features."""
+    """Sample training rows at even intervals and code them, without personal features."""
     return code_rows(config, reference, rows.take(drawn_places(reference, len(rows))))
 
 
 def drawn_places(reference: ReferenceProfile, count: int) -> NDArray[np.int64]:
-    """Which of so many training rows are kept."""
+    """Return the indices of the sampled rows among `count` training rows."""
     return spread(count, min(ROWS, max(1, CELLS // max(1, len(reference.features)))))
 
 
 def spread(count: int, most: int) -> NDArray[np.int64]:
-    """At most so many places, evenly spread over `count`."""
+    """Return at most `most` indices, evenly spread over `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.int64))
 
 
 def code_rows(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> CodedRows:
-    """Rows of a table as codes; features that it lacks, and personal ones, are left out."""
+    """Code the rows of a table; missing and personal features are left out."""
     codes = {
         frozen.feature: code_feature(_array(rows, frozen.feature), frozen)
         for frozen in reference.features
@@ -49,7 +49,7 @@ def _array(rows: pa.Table, name: str) -> pa.Array:
 
 
 def hours_of(config: ModelConfig, rows: pa.Table) -> NDArray[np.int64]:
-    """The hour of each row since 1970, UTC; -1 where there is no time."""
+    """Return each row's hour since 1970 (UTC), shape (n,); -1 for rows without a time."""
     if config.columns.time not in rows.column_names:
         return np.full(len(rows), -1, np.int64)
     return _hours(_array(rows, config.columns.time))
@@ -64,7 +64,10 @@ def _hours(column: pa.Array) -> NDArray[np.int64]:
 
 
 def code_feature(column: pa.Array, frozen: FeatureReference) -> Codes:
-    """Where each value lies in the feature's counts, by the rules by which they were counted."""
+    """Return each value's bin index in the feature's counts, by the same rules as counting, shape (n,).
+
+    If the feature has k counts, a missing value has code k and an infinite number has code k + 1.
+    """
     missing, plain = len(frozen.counts.counts), decode(column)
     codes = np.full(len(plain), missing, np.uint16)
     if frozen.kind == "numeric":
@@ -90,7 +93,7 @@ def code_feature(column: pa.Array, frozen: FeatureReference) -> Codes:
 
 
 def to_parquet(rows: CodedRows) -> bytes:
-    """The hours first, then the features in their order."""
+    """Serialize coded rows as Parquet: the hours first, then the features in order."""
     columns = [pa.array(rows.hours), *(pa.array(codes) for codes in rows.codes.values())]
     target = io.BytesIO()
     pq.write_table(

@@ -1,7 +1,7 @@
-"""Arrow columns of any type → what can be counted: numbers, category names, id hashes, times.
+"""Convert Arrow columns of any type to countable values: numbers, category names, id hashes, times.
 
-A type that does not fit the feature's kind is counted as unreadable, never an error: what a column should hold is the
-quality gate's to judge. NaN is a missing value here as in pandas.
+Values whose type does not fit the feature's kind are counted as unreadable and never raise, because the quality gate
+checks column types. NaN is a missing value, as in pandas.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from tasks.policy.records.profile import ROUNDING, Floats
 
-LONGEST_HASHED = 512  # bytes of an id that tell it from others
+LONGEST_HASHED = 512  # bytes with distinct hash multipliers; longer ids reuse them
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """The finite values of a numeric column, and how many rows hold none."""
+    """Finite values of a numeric column, and counts of null, infinite and unreadable rows."""
 
     values: Floats
     nulls: int
@@ -29,7 +29,7 @@ class Numbers:
     unreadable: int
 
     def without(self, sentinel: float | None) -> "Numbers":
-        """The same where a value that stands for a missing one counts as null."""
+        """Return a copy in which the sentinel value counts as null; `self` if there is no sentinel."""
         if sentinel is None:
             return self
         known = ~np.isclose(self.values, sentinel, rtol=ROUNDING, atol=0.0)
@@ -37,12 +37,12 @@ class Numbers:
 
 
 def type_name(kind: pa.DataType) -> str:
-    """An Arrow type in words that stay the same whether or not a column is dictionary-encoded."""
+    """Return an Arrow type's name, equal for plain and dictionary-encoded columns."""
     return str(kind.value_type) if pa.types.is_dictionary(kind) else str(kind)
 
 
 def read_numbers(column: pa.Array) -> Numbers:
-    """The column's finite values, in its order."""
+    """Return the column's finite values in row order, and the counts of other rows."""
     column = decode(column)
     kind, nulls = column.type, column.null_count
     if pa.types.is_null(kind):
@@ -58,7 +58,7 @@ def read_numbers(column: pa.Array) -> Numbers:
 
 
 def to_floats(column: pa.Array) -> Floats:
-    """A column without nulls as floats; it may be the column's own memory, so it is not to be written to."""
+    """Convert a column without nulls to floats. The result may share the column's memory; do not modify it."""
     if not pa.types.is_floating(column.type):
         column = column.cast(pa.float64(), safe=False)
     return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
@@ -73,13 +73,13 @@ def decode(column: pa.Array) -> pa.Array:
 
 
 def count_categories(column: pa.Array, boolean: bool = False) -> tuple[dict[str, int], int, int]:
-    """Rows per category name, nulls, and rows whose value is no category (a list, a struct)."""
+    """Return (rows per category name, nulls, rows whose value is not a category, such as a list or a struct)."""
     if pa.types.is_null(column.type):
         return {}, len(column), 0
     if pa.types.is_nested(column.type):
         return {}, column.null_count, len(column) - column.null_count
     if pa.types.is_string_view(column.type):
-        column = column.cast(pa.string())  # its value counts take null for empty text (pyarrow 25)
+        column = column.cast(pa.string())  # value counts of string views count null as empty text (pyarrow 25)
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     indices = column.indices.drop_null() if column.indices.null_count else column.indices
@@ -93,7 +93,7 @@ def count_categories(column: pa.Array, boolean: bool = False) -> tuple[dict[str,
 
 
 def category_name(value: object, boolean: bool = False) -> str:
-    """The same category has the same name in every type it may come in: 3 and 3.0, true and 1 in a boolean feature."""
+    """Return a category's name, equal across types: 3 and 3.0, or true and 1 in a boolean feature."""
     if boolean and value in (0, 1):
         return "true" if value else "false"
     if isinstance(value, bool):
@@ -106,7 +106,7 @@ def category_name(value: object, boolean: bool = False) -> str:
 
 
 def hash_ids(column: pa.Array) -> NDArray[np.uint64]:
-    """64-bit hashes of the ids that are not null; equal ids have equal hashes, in every batch and process."""
+    """Return 64-bit hashes of the non-null ids; equal ids have equal hashes in all batches and processes."""
     column = decode(column)
     column = column.drop_null() if column.null_count else column
     if pa.types.is_integer(column.type):
@@ -118,7 +118,7 @@ def hash_ids(column: pa.Array) -> NDArray[np.uint64]:
 
 
 def _hash_bytes(column: pa.LargeBinaryArray) -> NDArray[np.uint64]:
-    """Multilinear hash of each value: every byte times a random odd number that belongs to its position."""
+    """Return the multilinear hash of each value: the sum of each byte times a random odd number for its position."""
     _, offsets_buffer, bytes_buffer = column.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int64)[column.offset : column.offset + len(column) + 1]
     if not len(column) or bytes_buffer is None:
@@ -126,7 +126,7 @@ def _hash_bytes(column: pa.LargeBinaryArray) -> NDArray[np.uint64]:
     content = np.frombuffer(bytes_buffer, np.uint8)[offsets[0] : offsets[-1]]
     starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
     width = int(lengths[0])
-    if 0 < width <= LONGEST_HASHED and (lengths == width).all():  # the same sums, four times as fast
+    if 0 < width <= LONGEST_HASHED and (lengths == width).all():  # same sums, four times faster
         square = content.reshape(-1, width).astype(np.uint64) + np.uint64(1)
         return square @ _multipliers()[:width] + np.uint64(width)
     position = np.arange(len(content)) - np.repeat(starts, lengths)
@@ -145,7 +145,7 @@ def _multipliers() -> NDArray[np.uint64]:
 
 
 def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread over all 64 bits, one to one (splitmix64, Steele, Lea and Flood 2014)."""
+    """Mix values over all 64 bits, bijectively (splitmix64, Steele, Lea and Flood 2014)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -153,7 +153,7 @@ def _scramble(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def time_bounds(column: pa.Array) -> Iterator[datetime]:
-    """The oldest and the newest time, UTC; nothing where the column holds no times. Times without a zone are UTC."""
+    """Yield the oldest and the newest time in UTC, or nothing without times. Times without a zone are read as UTC."""
     if not pa.types.is_timestamp(column.type) and not pa.types.is_date(column.type):
         return
     zone = column.type.tz if pa.types.is_timestamp(column.type) else None

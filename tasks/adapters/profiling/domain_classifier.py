@@ -1,6 +1,6 @@
-"""A small boosted classifier, cross-fitted, that tries to tell rows of a window from rows of the reference.
+"""Domain classifier: a small cross-fitted boosted model that separates rows of a window from rows of the reference.
 
-Both as codes of the reference's bins, on bounded numbers of rows and columns, so the cost does not grow with the data.
+Both sides are codes of the reference's bins. Rows and columns are bounded, so the cost does not grow with the data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,12 @@ from tasks.policy.records.reports import JointDrift
 ROWS, COLUMNS = 1500, 60
 ROUNDS, DEPTH = 12, 3
 NAMED = 3
-"""Features named of those that the classifier went by."""
+"""Number of features reported, by total gain in the classifier."""
 TRIMMED = 0.01
-"""Share of the weight whose rows, the heaviest, count as the next lighter: a lone row of a rare hour would else have all
-others rejected, and a hundredth of the rows moves no AUC by more than 0.01."""
+"""Share of total weight, of the heaviest rows, whose weights are capped. Without the cap, one row of a rare hour would
+cause the rejection of all others. One percent of the rows changes no AUC by more than 0.01."""
 BLOCKS = 8
-"""Windows of history that say how well stable ones are told apart."""
+"""Number of windows of history for calibration of the AUC of stable windows."""
 
 
 def tell_apart(
@@ -36,7 +36,11 @@ def tell_apart(
     weights: Floats | None = None,
     seed: int = 0,
 ) -> JointDrift:
-    """Joint drift of the first `COLUMNS` of the columns that both sides hold; `weights` are those of reference rows."""
+    """Measure joint drift on the first `COLUMNS` of `columns` that both sides have, with at most `ROWS` rows per side.
+
+    `threshold` is the AUC from which drift is reported, `weights` (n,) are those of the reference rows. With fewer than
+    `min_rows` rows per side, the verdict is "insufficient".
+    """
     names = [name for name in columns if name in reference.codes and name in window.codes][:COLUMNS]
     random = np.random.default_rng(seed)
     before, now = (_draw(len(reference), random, weights), _draw(len(window), random, None)) if names else ([], [])
@@ -55,10 +59,10 @@ def tell_apart(
 def with_stable_auc(
     config: ModelConfig, reference: ReferenceProfile, rows: CodedRows, importances: Mapping[str, float]
 ) -> ReferenceProfile:
-    """The profile with the AUC at which windows of its own days are told from the rest: rows of a day go together.
+    """Return the profile with the AUC that the classifier reaches on stable windows, from runs of days of its own rows.
 
-    The largest of `BLOCKS` windows spread over history, which a stable window exceeds once in nine times. As it was where
-    calibration is off or history is too short.
+    The AUC is the largest of `BLOCKS` windows spread over the history; a stable window exceeds it with probability 1/9.
+    The profile is unchanged if joint drift or calibration is off, or if the history is shorter than `BLOCKS` windows.
     """
     days, known = rows.hours // 24, rows.hours >= 0
     length = max(1, round(config.window_days))
@@ -75,9 +79,10 @@ def with_stable_auc(
 
 
 def _draw(rows: int, random: np.random.Generator, weights: Floats | None) -> NDArray[np.int64]:
-    """At most `ROWS` distinct rows, in random order, each as likely as its weight says; few where a few weigh most.
+    """Draw at most `ROWS` distinct rows in random order, with probability proportional to weight.
 
-    By rejection (von Neumann 1951): drawing a fixed number without replacement takes all rows where there are no more.
+    Uses rejection sampling (von Neumann 1951), because a draw of a fixed size without replacement ignores the weights
+    if there are no more rows. If few rows hold most of the weight, few rows are drawn.
     """
     order: NDArray[np.int64] = random.permutation(rows)
     if weights is None or not rows:
@@ -96,7 +101,10 @@ def _matrix(rows: CodedRows, names: Sequence[str]) -> NDArray[np.float32]:
 def _cross_fit(
     table: NDArray[np.float32], is_current: Floats, half: NDArray[np.bool_], names: Sequence[str], seed: int
 ) -> tuple[Floats, dict[str, float]]:
-    """Scores of each half by the classifier of the other, halves holding both sides alike; gains by feature."""
+    """Return (scores of each half by the classifier of the other half, total gain by feature).
+
+    Each half contains rows of both sides.
+    """
     scores, gains = np.zeros(len(table)), dict.fromkeys(names, 0.0)
     settings = {
         "objective": "binary:logistic",

@@ -1,4 +1,4 @@
-"""Counts batches of one feature into its frozen reference, by the rules that the model's YAML sets for it."""
+"""Count batches of one feature into its frozen reference, with the feature's rules from the model's YAML."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,13 +21,13 @@ from tasks.policy.statistics.binning import BinGuide, count_values
 
 
 def hide(rows: Mapping[str, int]) -> dict[str, int]:
-    """Rows per category of a personal column: named by digest, since profiles are stored and shown."""
+    """Replace category names of a personal column by digests, because profiles are stored and displayed."""
     return {digest(name): count for name, count in rows.items()}
 
 
 @dataclass
 class FeatureCounter:
-    """Counts batches of one feature into its reference; keeps one set of counts, whatever the number of batches."""
+    """Counter of one feature against its reference; its memory does not grow with the number of batches."""
 
     reference: FeatureReference
     range: tuple[float, float]
@@ -49,7 +49,7 @@ class FeatureCounter:
         self.counts = replace(merge_counts((self.counts, part)), arrow_type=part.arrow_type)
 
     def add_absent(self, rows: int) -> None:
-        """Rows of a batch that lacks the column: as good as null."""
+        """Count the rows of a batch without the column as null."""
         self.counts = replace(self.counts, rows=self.counts.rows + rows, nulls=self.counts.nulls + rows)
 
     def _count_numbers(self, column: pa.Array) -> FeatureCounts:

@@ -1,7 +1,7 @@
-"""Features that give the label away: the same column under another name, or a value that settles the label.
+"""Label leakage: features that are the label under another name, or whose value determines the label.
 
-Names are compared always, values where the rows hold labels. A model that learns from such a feature looks perfect
-until the day it serves, when the label is not there yet.
+Names are always compared; values are compared if the rows have labels. A model trained on such a feature looks perfect
+until it serves, when the label does not exist yet.
 """
 
 import re
@@ -14,19 +14,19 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.profiling.columns import decode, is_number, to_floats
 from tasks.policy.records.profile import Floats
 
-MIN_ROWS = 50  # fewer labelled rows settle nothing
+MIN_ROWS = 50  # fewer labelled rows give no evidence
 MIN_ROWS_PER_GROUP = 10  # a category with fewer rows may be pure by chance
 SETTLED_CORRELATION = 0.99999
 FIRST_ROWS = 2000
 
 
 def alike(name: str) -> str:
-    """A column name without case and punctuation; one of punctuation alone as it is."""
+    """Return a column name without case and punctuation; a name of only punctuation is unchanged."""
     return re.sub(r"[\W_]+", "", name).casefold() or name
 
 
 def leaks_by_name(config: ModelConfig) -> tuple[str, ...]:
-    """Sentences on features whose name is the label's but for case and punctuation."""
+    """Return messages for features whose name equals the label's except for case and punctuation."""
     label = config.columns.label
     return tuple(
         f"{feature} has the name of the label {label}: expected no label among the features"
@@ -36,7 +36,7 @@ def leaks_by_name(config: ModelConfig) -> tuple[str, ...]:
 
 
 def find_leaks(table: pa.Table, config: ModelConfig) -> tuple[str, ...]:
-    """Sentences on features that leak the label, by name and, where the table holds labels, by value."""
+    """Return messages for features that leak the label, by name and, if the table has labels, by value."""
     by_name, label_name = leaks_by_name(config), config.columns.label
     if label_name not in table.column_names:
         return by_name
@@ -53,7 +53,12 @@ def find_leaks(table: pa.Table, config: ModelConfig) -> tuple[str, ...]:
 
 
 def settles(feature: pa.ChunkedArray, label: pa.Array, regression: bool) -> bool:
-    """Whether the label can be read off the feature: perfectly correlated, or every value range or category is pure."""
+    """Return whether the feature determines the label.
+
+    In a regression, the absolute correlation reaches `SETTLED_CORRELATION`. In a classification, each class is one
+    range of a numeric feature, or each category has one class. False with fewer than `MIN_ROWS` known values or
+    a single label value.
+    """
     column = decode(pa.concat_arrays(feature.chunks) if feature.num_chunks != 1 else feature.chunk(0))
     known = column.is_valid()
     column, label = (
@@ -77,9 +82,9 @@ def _correlated(values: Floats, labels: Floats) -> bool:
 
 
 def _separates(values: Floats, classes: np.ndarray) -> bool:
-    """Sorted by the feature, each class is one run, no value lies in two, and no class is too small to tell."""
+    """Return whether, sorted by the feature, each class is one run, runs share no value and no class is too small."""
     return (
-        _runs(values[:FIRST_ROWS], classes[:FIRST_ROWS])  # most features fail here, and cost no sort of all rows
+        _runs(values[:FIRST_ROWS], classes[:FIRST_ROWS])  # most features fail here, without a sort of all rows
         and _runs(values, classes)
         and int(np.bincount(classes)[np.unique(classes)].min()) >= MIN_ROWS_PER_GROUP
     )

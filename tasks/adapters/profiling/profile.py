@@ -1,6 +1,6 @@
-"""One pass over Arrow batches → a profile. Memory does not grow with the rows of the window.
+"""Compute profiles in one pass over Arrow batches. Memory does not grow with the rows of the window.
 
-A reference is frozen from rows that training holds already; one column at a time is added.
+A reference profile is computed one column at a time, from rows that training already holds in memory.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ from tasks.policy.statistics.binning import BinGuide, count_values
 
 DAY_US, USUAL, GAPS_NEEDED = 86_400_000_000, 0.9, 3
 LARGEST_CLASSES = 50
-COLUMNS_AT_ONCE = 16  # a reader of Parquet holds a page of each column it reads
+COLUMNS_AT_ONCE = 16  # a Parquet reader holds a page of each column in memory
 
 
 def kind_of(config: ModelConfig, feature: str) -> FeatureKind:
@@ -52,10 +52,10 @@ def kind_of(config: ModelConfig, feature: str) -> FeatureKind:
 def freeze_reference(
     batches: Iterable[pa.RecordBatch], config: ModelConfig, window: Window, content_hash: str
 ) -> ReferenceProfile:
-    """The profile of the rows that a model learns from, to be stored with its version.
+    """Return the profile of a model's training rows, to be stored with its version.
 
-    `batches` hold the features, and the label where leaks are to be found. Raises ValueError where a feature is missing
-    or where there is no batch at all.
+    `batches` have the features, and the label if leakage is to be checked. Raises ValueError if a feature is missing or
+    there is no batch.
     """
     table = pa.Table.from_batches(batches)
     missing = [name for name in config.columns.features.names if name not in table.column_names]
@@ -94,7 +94,10 @@ def _freeze_labels(table: pa.Table, config: ModelConfig) -> LabelProfile | None:
 
 
 def _usual_gap_days(table: pa.Table, name: str) -> int:
-    """A quantile, so that weekends count and an outage or a quarantined window does not; 1 where too few days tell."""
+    """Return the 90% quantile of the gaps between days with rows, in days; 1 with fewer than `GAPS_NEEDED` gaps.
+
+    The quantile includes weekends and excludes outages and quarantined windows.
+    """
     if not _has_times(table, name):
         return 1
     moments = table[name].drop_null().cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).to_numpy()
@@ -164,9 +167,9 @@ def profile_batches(
     window: Window,
     sample_path: Path | None = None,
 ) -> WindowProfile:
-    """Count a window into its reference in one pass; with `sample_path`, write rows drawn at random there (Parquet).
+    """Count a window into its reference in one pass; with `sample_path`, write a random sample of rows there (Parquet).
 
-    No column, type or value makes this fail; what is amiss is in the profile for the quality gate to judge.
+    No column, type or value raises an error. The profile records problems, and the quality gate evaluates them.
     """
     sample = WindowSample.of(config, window, reference.content_hash) if sample_path else None
     profile = _count(batches, reference, config, window, sample)
@@ -181,9 +184,10 @@ def profile_columns(
     window: Window,
     sample_path: Path | None = None,
 ) -> WindowProfile:
-    """The same for wide tables: `read` is called with some columns at a time, so wide tables take little memory too.
+    """Count a window as `profile_batches` does, with bounded memory for wide tables.
 
-    Each column is read once. Every call of `read` must give the same rows in the same order.
+    `read` is called with at most `COLUMNS_AT_ONCE` features (plus id and time once) and reads each column once. Every
+    call must return the same rows in the same order.
     """
     ids = (config.columns.key, config.columns.time)
     parts, samples = [], []
@@ -238,7 +242,7 @@ def _count(
 
 
 def _take_ids(batch: pa.RecordBatch, name: str, ids: IdSketch) -> int:
-    """Rows without an id; the others go into the sketch."""
+    """Add the batch's ids to the sketch and return the number of rows without an id."""
     if name not in batch.schema.names:
         return batch.num_rows
     column = batch.column(batch.schema.names.index(name))

@@ -1,7 +1,7 @@
-"""A bounded sample of the rows a version learned from, with their values, stored with the version.
+"""Bounded sample of a version's training rows with their values, stored with the version.
 
-Evidently measures it beside the window's sample. Its rows are some of the binned rows, so that both can be weighted to the
-same phase of the calendar. Personal features are left out.
+Evidently compares it with the window's sample. Its rows are a subset of the binned rows, so the same calendar weights
+apply to both. Personal features are left out.
 """
 
 import io
@@ -18,13 +18,13 @@ from tasks.policy.records.profile import Floats, ReferenceProfile
 from tasks.policy.reference.calibration import effective_rows
 
 ROWS, CELLS = 20_000, 2_000_000
-"""Rows stored, and values at most: a wide table stores fewer."""
+"""Maximum number of stored rows and of values; a wide table stores fewer rows."""
 PLACE, HOUR = "place among the binned rows", "hour"
 
 
 @dataclass(frozen=True)
 class ReferenceSample:
-    """Rows with their values; the place of each among the version's binned rows, and its hour since 1970 (UTC) or -1."""
+    """Rows with values; `places` (n,) index the version's binned rows; `hours` (n,) since 1970 (UTC), -1 if unknown."""
 
     rows: pa.Table
     places: NDArray[np.int64]
@@ -32,14 +32,17 @@ class ReferenceSample:
 
     @property
     def days(self) -> NDArray[np.object_]:
-        """The day of each row, as `FeatureReference.left_out` names it."""
+        """The day of each row, in the format of `FeatureReference.left_out`, shape (n,)."""
         return self.hours.astype("datetime64[h]").astype("datetime64[D]").astype(str).astype(object)
 
     def take(self, chosen: NDArray[np.int64]) -> "ReferenceSample":
         return ReferenceSample(self.rows.take(pa.array(chosen)), self.places[chosen], self.hours[chosen])
 
     def draw(self, most: int, seed: int, weights: Floats | None = None) -> "ReferenceSample":
-        """At most `most` rows at random; with `weights` (of all binned rows) as many as those are worth, by weight."""
+        """Draw at most `most` rows at random; with `weights` of all binned rows, at most the effective number of rows.
+
+        The effective number is (Σw)² / Σw² of this sample's weights. Draws are with replacement if the weights differ.
+        """
         random, own = np.random.default_rng(seed), np.ones(len(self.places))
         if weights is not None:
             own = weights[self.places]
@@ -50,7 +53,7 @@ class ReferenceSample:
 
 
 def draw_sample(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> ReferenceSample:
-    """Of the training rows that `draw_rows` bins, some spread evenly over them."""
+    """Sample, at even intervals, the training rows that `draw_rows` bins."""
     binned = drawn_places(reference, len(rows))
     names = [
         frozen.feature
@@ -63,7 +66,7 @@ def draw_sample(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table
 
 
 def to_parquet(sample: ReferenceSample) -> bytes:
-    """The places and hours first, then the features in their order."""
+    """Serialize a sample as Parquet: places and hours first, then the features in order."""
     target = io.BytesIO()
     names = [PLACE, HOUR, *(f"value {name}" for name in sample.rows.column_names)]
     columns = [pa.array(sample.places), pa.array(sample.hours), *sample.rows.columns]

@@ -1,8 +1,8 @@
-"""A bounded random sample of a window's rows, for plots and for what needs whole rows: every other number comes from all rows.
+"""Bounded random sample of a window's rows, for plots and for methods that need rows. Other numbers use all rows.
 
-Each row draws a random key and the rows with the smallest keys are kept (Efraimidis and Spirakis 2006, with equal
-weights), so memory is bounded by the sample, not the window. Only features are kept, the time where
-hours are to be matched, and nothing that is personal.
+Each row draws a random key, and the rows with the smallest keys are retained (Efraimidis and Spirakis 2006, with equal
+weights), so memory is bounded by the sample and not by the window. The sample contains features, and the time if hours
+are to be matched, but no personal columns.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from tasks.policy.records.profile import Floats
 
 @dataclass
 class WindowSample:
-    """At most `rows` rows, each of the window's rows equally likely; the same seed and batches give the same rows."""
+    """Uniform sample of at most `rows` rows of a window; equal seeds and batches give equal rows."""
 
     columns: tuple[str, ...]
     rows: int
@@ -52,14 +52,14 @@ class WindowSample:
         names = [name for name in self.columns if batch.schema.names.count(name) == 1]
         part = batch.select(names).take(pa.array(chosen))
         if self._parts and part.schema != self._parts[0].schema:
-            return  # a plot can do without rows of another schema; the counts have them
+            return  # plots can omit rows of another schema; the counts include them
         self._parts.append(part)
         self._keys = np.concatenate([self._keys, keys[chosen]])
         if len(self._keys) > 2 * self.rows:
             self._compact()
 
     def table(self) -> pa.Table | None:
-        """The sample; None where no row was seen."""
+        """Return the sample, or None if there were no rows."""
         self._compact()
         return pa.Table.from_batches(self._parts) if self._parts else None
 
@@ -73,13 +73,16 @@ class WindowSample:
 
 
 def write_sample(samples: Sequence[WindowSample], path: Path) -> str | None:
-    """Write the same rows of several groups of columns as one Parquet file, return its path. Raises WorkspaceError."""
+    """Write samples of the same rows with different columns as one Parquet file and return its path.
+
+    Returns None without rows. Raises WorkspaceError.
+    """
     tables = [table for table in (sample.table() for sample in samples) if table is not None]
     if not tables:
         return None
     columns = {name: table.column(name) for table in tables for name in table.column_names}
     try:
-        with whole_file(path) as own:  # a run by hand may read it while a scheduled one writes it
+        with whole_file(path) as own:  # a manual run may read it while a scheduled run writes it
             pq.write_table(pa.table(columns), own, compression="none", use_dictionary=False, write_statistics=False)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
