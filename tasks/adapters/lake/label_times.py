@@ -22,8 +22,9 @@ LABELS_OF_A_CLASS = 30
 def label_lag(config: ModelConfig, as_of: datetime, share: float) -> timedelta | None:
     """Return the delay after the row within which this share of the labels known at `as_of` first arrived, or None.
 
-    The delay is that of the slowest class with at least `LABELS_OF_A_CLASS` labels: chargebacks are few and arrive
-    after a month, while all other labels arrive within a day. None means that no label is known.
+    `share` is a fraction from 0 to 1. The delay is that of the slowest class with at least `LABELS_OF_A_CLASS` labels:
+    chargebacks are few and arrive after a month, while all other labels arrive within a day. None means that no label
+    is known.
     """
     rows, labels = (LandedTable.open(workspace().table(config.name, name)) for name in ("rows", "labels"))
     return _lag(rows, labels, as_of, share, config.task != "regression") if rows and labels else None

@@ -35,7 +35,7 @@ def read_span(
     """Return the rows of these files in `span`, ordered by time and id, and the name of the label.
 
     id and time are always the first two columns. A column that only some files have is null for the others. Raises
-    LakeError if no rows have landed or no file has a column other than the label.
+    LakeError if no rows have landed, or if a requested column other than the label is in none of the files.
     """
     chosen = files or table.files()[:1]  # without files, the first landed file still gives the columns
     if not chosen:

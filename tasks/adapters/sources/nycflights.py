@@ -109,7 +109,7 @@ def _package_data() -> Path:
 
 
 def _parse(source: Path) -> pa.Table:
-    import pandas as pd  # half a second, only where the cache is built
+    import pandas as pd  # takes half a second; only needed to build the cache
 
     recorded = pd.read_csv(source / "flights.csv.zip").rename(columns={"dest": "destination"})
     weather = pd.read_csv(source / "weather.csv").rename(columns=WEATHER_NAMES)
@@ -139,7 +139,7 @@ def _block_minutes(flights: "pd.DataFrame", source: Path) -> "pd.Series[float]":
 
     Both are clock times without a date. No flight takes a day, so the difference is taken modulo 24 hours.
     """
-    import pandas as pd  # half a second, only where the cache is built
+    import pandas as pd  # takes half a second; only needed to build the cache
 
     zones = pd.read_csv(source / "airports.csv").set_index("faa")["tzone"].to_dict() | UNLISTED_ZONES
     departure = pd.Series(0.0, index=flights.index)
