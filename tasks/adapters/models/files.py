@@ -43,7 +43,7 @@ class Scorer:
     classes: tuple[str, ...]
 
     def predict(self, rows: Rows) -> Floats:
-        """Predict P(last class) of shape (n,) for binary, (n, k) for multiclass, (n,) in the label's unit for regression.
+        """Predict rows: P(last class) (n,) for binary, (n, k) for multiclass, (n,) in the label's unit for regression.
 
         Raises FeatureError on a missing column or a type other than in training.
         """

@@ -14,7 +14,7 @@ from tasks.adapters.models.files import Floats, Scorer, threads
 
 ROWS = 500
 FROZEN_ROWS = 1000
-"""Sampled training rows: a mean's shift then has an error of 5.5 % of a contribution's σ; unlimited rows give 4.5 %."""
+"""Sampled training rows: a mean's shift then has an error of 5.5 % of a contribution's σ; unlimited rows: 4.5 %."""
 EXACT_TREES = 400
 
 

@@ -112,7 +112,7 @@ def _lay_out(
 
 
 def _ensure_model(client: MlflowClient, config: ModelConfig) -> str:
-    """Ensure that the registered model and its experiment, both of the model's name, exist; return the experiment's id."""
+    """Create the registered model and its experiment, named after the model, if absent; return the experiment's id."""
     try:
         client.create_registered_model(config.name, tags={"owner": config.owner}, description=plain(config.purpose))
     except MlflowException as error:
