@@ -76,9 +76,7 @@ def append(
             if recorded:
                 return recorded[0]
         previous_hash = known[-1].hash if known else GENESIS
-        token = lease.check(
-            model
-        )  # after reading the chain: a takeover since then shows in the lease or the next number
+        token = lease.check(model)  # after reading the chain: a takeover since then shows in the lease or next number
         entry = LedgerEntry(model, len(known) + 1, kind, at, decision_id, actor, text, previous_hash, token)
         with store_errors(f"{model}/{entry.sequence}"):
             try:
