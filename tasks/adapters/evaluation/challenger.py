@@ -76,7 +76,7 @@ def answer(
 
 
 def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | None:
-    """Return why a version cannot serve; None if, read anew, it predicts synthetic rows of its own schema."""
+    """Reload a version and predict synthetic rows of its own schema; return why it cannot serve, None if it can."""
     try:
         encoding = version_files.load_scorer(version, estimator, fresh=True).encoding
     except ModelFileError as error:

@@ -11,7 +11,7 @@ from tasks.policy.statistics.metrics import Floats
 
 MAX_CLASSES = 1000
 SHOWN = 5
-"""Number of classes that a message names where there are too many."""
+"""Maximum number of classes that a message names."""
 
 
 def why_not_train(config: ModelConfig, rows: pa.Table) -> str | None:

@@ -202,5 +202,5 @@ def booster_estimator(ubj: bytes | bytearray, task: Task) -> XGBModel:
 
 
 def _load_pyfunc(folder: str) -> Scorer:
-    """Load a booster for `mlflow.pyfunc` and `mlflow models serve`; no skops types, as no registry vouches for them."""
+    """Load a booster for `mlflow.pyfunc` and `mlflow models serve`; without a registry, no skops types are trusted."""
     return _parse(read(Path(folder)), ())

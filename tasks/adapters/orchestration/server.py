@@ -57,7 +57,7 @@ def free_port(preferred: int | None = None) -> int:
 
 
 def kept_log_in(space: Workspace) -> str | None:
-    """Return the log-in `user:password` of `make serve` on this workspace, or None; only its owner can read the file."""
+    """Return the log-in `user:password` of this workspace's `make serve`, or None. Only its owner can read the file."""
     try:
         return (space.home / LOG_IN).read_text(encoding="utf-8").strip() or None
     except OSError:

@@ -37,7 +37,7 @@ def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool
     """Load a version's scorer and check its SHA-256; `fresh` bypasses the cache.
 
     The hash and the trusted types are the ledger's, as `registry.version` returns them. `estimator` is the import path
-    in the model's file, whose package vouches for types; boosters need none. Raises ModelFileError on missing or
+    in the model's file; types of its package are allowed. Boosters need none. Raises ModelFileError on missing or
     altered files and on types of other packages.
     """
     load = _scorer.__wrapped__ if fresh else _scorer

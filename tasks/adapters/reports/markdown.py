@@ -10,7 +10,7 @@ from tasks.policy.records.text import one_line, plain
 
 
 def key(kind: str, model: str) -> str:
-    """Return an artifact key as Prefect requires: lower case, digits, dashes. The dashboard keeps one history per key."""
+    """Return an artifact key as Prefect requires (lower case, digits, dashes); the dashboard has a history per key."""
     return f"{kind}-{model}".replace("_", "-")
 
 
