@@ -15,7 +15,7 @@ from prefect.exceptions import PrefectException
 WAIT_S = 90  # a server takes 10 to 40 s to restart, and stores events every 5 s
 POLL_S = 0.5
 AT_ANY_TIME = {"since": "1970-01-01T00:00:00Z", "until": "2999-12-31T00:00:00Z"}
-"""Time filter without bounds. The server's default ends now and would miss events of a host whose clock is ahead."""
+"""All times. The server's default, the half year up to now, would miss events of a host whose clock is ahead."""
 
 
 class NotDelivered(PrefectException):
