@@ -2,9 +2,9 @@
 
 Evidently drops nulls and infinities before it tests, ignores types it does not know, and bins numbers at equal width,
 which a single extreme value distorts. The shares of null, infinite and unreadable values therefore become columns of
-their own. Numbers are clipped to the range of the reference, PSI and KL of numbers are computed on ranks within the
-reference, and rare categories are pooled. Names are escaped, because Evidently writes them into scripts and into Plotly
-labels, which turn `<a>` into live links.
+their own. PSI and KL of numbers are computed on ranks within the reference; for other distances, numbers are clipped to
+the reference's range plus its width on either side. Rare categories are pooled. Names are escaped, because Evidently
+writes them into scripts and into Plotly labels, which turn `<a>` into live links.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
