@@ -1,4 +1,4 @@
-"""Evidently's UI behind the guard and the log-in that it has no notion of: `python -m` this, with `evidently`'s arguments."""
+"""Evidently's UI behind `local_guard` and a log-in, neither of which Evidently has. Takes `evidently`'s arguments."""
 
 import os
 

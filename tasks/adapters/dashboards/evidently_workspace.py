@@ -1,6 +1,6 @@
-"""What monitoring hands to Evidently's own UI: one project per model, one snapshot per window.
+"""Write monitoring results for Evidently's own UI: one project per model, one snapshot per window.
 
-Ids come from the model and the window, so that measuring a window again replaces its snapshot instead of adding one.
+Ids derive from the model and the window: measuring a window again replaces its snapshot instead of adding one.
 """
 
 from datetime import datetime
@@ -19,7 +19,7 @@ FOLDER = "evidently"
 
 
 def folder() -> Path:
-    """Evidently's workspace inside ours."""
+    """Return the folder of Evidently's workspace inside Perennial's workspace."""
     return workspace().home / FOLDER
 
 
@@ -30,8 +30,8 @@ def project_id(model: str) -> UUID:
 def keep(snapshot: Snapshot, model: str, window: str, moment: datetime) -> None:
     """Write a window's snapshot into the model's project. Raises OSError where the disk refuses.
 
-    One file that breaks off ends the whole UI, so files are moved in whole. They are written outside the folder, because a
-    running UI takes a file from elsewhere for a new one, but does not see one that only changes its name.
+    A truncated file makes the whole UI fail, so files are written elsewhere and moved in atomically. The temporary
+    folder lies outside, because a running UI detects a file moved in from outside, but not a rename inside.
     """
     identity, shown = project_id(model), make_folder(folder())
     written = snapshot.to_snapshot_model()
@@ -41,14 +41,14 @@ def keep(snapshot: Snapshot, model: str, window: str, moment: datetime) -> None:
         if not _has_project(shown, identity):
             state.write_project(_project(model))
         state.write_snapshot(identity, uuid5(identity, window), written)
-        for file in sorted(Path(own).rglob("*.json")):  # the project's metadata.json comes before its snapshots
+        for file in sorted(Path(own).rglob("*.json")):  # the project's metadata.json sorts before its snapshots
             target = shown / file.relative_to(own)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.replace(target)
 
 
 def _has_project(shown: Path, identity: UUID) -> bool:
-    """Whether the project is there and can be read; a process that was killed may have left half a file of it."""
+    """Whether the project exists and is readable; a killed process may have left an incomplete file."""
     try:
         WorkspaceLocalState(str(shown)).read_project(identity)
     except (FileNotFoundError, ValueError):

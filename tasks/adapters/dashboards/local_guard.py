@@ -1,8 +1,8 @@
-"""In front of a server on this machine: it answers requests made to it by name, from its own pages, and by who has the log-in.
+"""ASGI guard for a server on this machine: it checks the Host and the Origin of a request, and the log-in.
 
-A web page in the user's browser can send requests to localhost, and can have a name of its own point there (DNS rebinding).
-So a request's Host has to be a name of this machine, and an Origin, which browsers send with all that changes something,
-the server's own. Prefect and Evidently have no such check; `guard_uvicorn` puts one in front of what they start.
+A web page in the user's browser can send requests to localhost, and can point a host name of its own at it (DNS
+rebinding). So the Host header must name this machine, and the Origin header, which browsers send with every request
+that changes something, must match the server's own. `guard_uvicorn` adds this check to Prefect and Evidently.
 """
 
 import base64
@@ -16,7 +16,7 @@ import uvicorn
 
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 ALLOWED = "PERENNIAL_ALLOWED_HOSTS"
-"""Further names, with commas, under which a server is reached that does not listen on this machine alone."""
+"""Environment variable with further host names, comma-separated, for a server that listens beyond this machine."""
 MISDIRECTED, FORBIDDEN, UNAUTHORIZED = 421, 403, 401
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -30,7 +30,7 @@ def allowed_names() -> frozenset[str]:
 
 
 class LocalGuard:
-    """An ASGI application in front of another one. `log_in` is `user:password`, asked for where it is given."""
+    """An ASGI application that guards another one. `log_in` is `user:password`; None asks for no log-in."""
 
     def __init__(self, guarded: Application, log_in: str | None = None) -> None:
         self.guarded, self.names = guarded, allowed_names()
@@ -71,7 +71,7 @@ def _name(host: str) -> str | None:
 
 
 def guard_uvicorn(log_in: str | None = None) -> None:
-    """From here on, every application that this process serves by uvicorn is guarded."""
+    """Guard every application that this process serves with uvicorn from now on."""
     run = uvicorn.run
 
     def guarded_run(app: Any, *arguments: Any, **named: Any) -> None:

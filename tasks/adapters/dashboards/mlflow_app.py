@@ -1,6 +1,7 @@
-"""MLflow's command line, with its SQLite database made in one piece first: `python -m` this.
+"""MLflow's command line, which creates its SQLite database atomically first. Run with `python -m`.
 
-A server that is killed while it makes its tables leaves a database that no MLflow opens again (`registry_database`).
+A server that is killed while it creates its tables leaves a database that MLflow cannot open again
+(`tasks.adapters.registry.database`).
 """
 
 import sys

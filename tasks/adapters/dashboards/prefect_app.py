@@ -1,9 +1,9 @@
-"""Prefect's command line, with its server behind `local_guard` and fit for several processes on SQLite. `python -m` this.
+"""Prefect's command line, its server behind `local_guard`, SQLite safe for several processes. Run with `python -m`.
 
-Prefect begins most of its transactions deferred. One that reads, and writes after another one wrote
-in between, is refused at once (503, database is locked) whatever the busy timeout, and Prefect's client asks again two
-seconds later: two replays at once each spent two fifths of their time so. Begun immediate, a transaction waits its turn.
-Prefect mends this one query at a time (PrefectHQ/prefect#23051); #10188 is open. PostgreSQL has no such trouble.
+Prefect begins most of its transactions deferred. SQLite rejects a deferred transaction at once (503, database is
+locked), whatever the busy timeout, if another one wrote between its read and its write. Prefect's client then retries
+two seconds later: two concurrent replays each spent two fifths of their time this way. An immediate transaction waits
+for its turn. Prefect fixes this query by query (PrefectHQ/prefect#23051); #10188 is open. PostgreSQL is unaffected.
 """
 
 from collections.abc import AsyncGenerator
@@ -19,7 +19,7 @@ from tasks.adapters.dashboards.local_guard import guard_uvicorn
 
 
 class ImmediateSqlite(AioSqliteConfiguration):
-    """Prefect's, but every transaction that is begun may write."""
+    """Prefect's SQLite configuration, with every transaction begun immediate, as for writing."""
 
     @asynccontextmanager
     async def begin_transaction(

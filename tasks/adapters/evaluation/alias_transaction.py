@@ -1,8 +1,8 @@
-"""Moves the aliases of a model together or not at all, verified by loading through them.
+"""Move a model's aliases as one transaction, verified by loading the champion through its alias.
 
-What the aliases were is written down on the version that shall serve before anything moves, and read back from there:
-a move that is killed half-way and run again would otherwise take its own half-done work for the state to return to.
-The aliases are set in an order that leaves a serving champion at every step.
+The previous aliases are recorded as tags of the new champion before anything moves, and read back from there. Otherwise
+a move that is killed and run again would restore its own half-finished state. The order in which aliases are set leaves
+a serving champion at every step.
 """
 
 import json
@@ -18,23 +18,23 @@ from tasks.policy.rollout.versions import quarantined, why_not_move
 
 
 def why_aliases_stay(model: str, aliases: Mapping[str, str], needs_previous: bool = False) -> str | None:
-    """What must be set right before these aliases move, where others than Perennial moved them; None where nothing must."""
+    """Return what must be fixed before these aliases move, if someone else moved them; None if nothing must."""
     return why_not_move(ledger.entries(model), replace(registry.state(model), aliases=aliases), needs_previous)
 
 
 def was_rolled_back(model: str, number: str) -> bool:
-    """Whether the ledger holds a rollback of this version, whatever its tags say."""
+    """Whether the ledger holds a rollback of this version, whatever its tags are."""
     return number in quarantined(ledger.entries(model))
 
 
 def remembered(model: str, number: str, decision_id: str) -> dict[str, str]:
-    """The aliases as they were before this decision's move to this version began, whether or not it was cut off."""
+    """Return the aliases before this decision's move to this version began, whether or not it was interrupted."""
     before = noted(registry.tags(model, number), decision_id)
     return registry.aliases(model) if before is None else before
 
 
 def noted(tags: Mapping[str, str], decision_id: str) -> dict[str, str] | None:
-    """The aliases before this decision's move to the version with these tags; None where its last move was another one."""
+    """Return the aliases before this decision's move, from the version's tags; None if its last move was another."""
     if tags.get("move_by") != decision_id:
         return None
     before: dict[str, str] = json.loads(tags["move_from"])
@@ -42,10 +42,10 @@ def noted(tags: Mapping[str, str], decision_id: str) -> dict[str, str] | None:
 
 
 def begun(model: str, now: Mapping[str, str]) -> tuple[str, dict[str, str]] | None:
-    """(the version, the aliases before) of a promotion that was cut off after its first alias; None where there is none.
+    """Find a promotion interrupted after its first alias: (new version, aliases before); None if there is none.
 
-    `previous` then names the champion itself, and the version it named is known only from what was written down. Where
-    several moves were cut off and tell different versions, nobody knows which one it was.
+    In this state `previous` points to the champion itself, and only the recorded tags name the version before. The
+    result is None as well if several interrupted moves recorded different ones.
     """
     champion = now.get(registry.CHAMPION)
     if champion is None or now.get(registry.PREVIOUS) != champion:
@@ -60,7 +60,7 @@ def begun(model: str, now: Mapping[str, str]) -> tuple[str, dict[str, str]] | No
 
 
 def take_back(model: str, number: str, before: Mapping[str, str]) -> None:
-    """Put back the one alias that a promotion had moved when it was cut off; run again, it begins anew."""
+    """Restore the one alias that an interrupted promotion had moved; the promotion can then be run again."""
     registry.set_aliases(model, {registry.PREVIOUS: before.get(registry.PREVIOUS)})
     registry.tag(model, number, move_by="")
 
@@ -73,10 +73,10 @@ def move(
     wanted: Mapping[str, str | None],
     estimator: str | None = None,
 ) -> None:
-    """Set `wanted`, load the champion through its alias; any failure puts the aliases back to `before`.
+    """Set the aliases `wanted` and load the champion through its alias; on any failure restore `before`.
 
-    `before` is passed in and never read in here; `estimator` is the configured one (`version_files.load_scorer`).
-    Raises MoveFailed, or what the registry raised, after putting back.
+    `before` is passed in, never read here. `estimator` is the configured one (`version_files.load_scorer`). Raises
+    MoveFailed, or the registry's error, after restoring.
     """
     registry.tag(model, champion, move_from=json.dumps(dict(before)))
     registry.tag(model, champion, move_by=decision_id)
@@ -97,7 +97,7 @@ def move(
 
 
 def _still_ours(model: str, before: Mapping[str, str], wanted: Mapping[str, str | None]) -> None:
-    """Each alias is where it was, or already where this move puts it; else somebody else has moved it."""
+    """Check that each alias is at its value before or after this move. Raises MoveFailed if someone else moved it."""
     now = registry.aliases(model)
     moved = [alias for alias in wanted if now.get(alias) not in (before.get(alias), wanted[alias])]
     if moved:

@@ -1,7 +1,7 @@
-"""Puts versions on trial: loaded from the registry as serving would load them, they answer real rows.
+"""Evaluate versions on real rows, loaded from the registry as for serving.
 
-Whatever goes wrong on the way is a sentence, because a model that cannot be loaded or answers nonsense has failed its
-trial; the judge (`tasks.policy.rollout.validation`) fails it for that, not for an exception.
+Failures are returned as sentences, not raised: a model that cannot be loaded or returns invalid predictions has failed
+its evaluation, and `tasks.policy.rollout.validation` fails it with that reason.
 """
 
 import json
@@ -27,13 +27,13 @@ from tasks.policy.statistics import metrics
 
 SMOKE_ROWS = 32
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What an estimator raises that cannot answer. Not what the machine lacks (memory, disk), which says nothing of it."""
+"""Exceptions of an estimator that cannot predict. Shortages of the machine (memory, disk) are not the model's fault."""
 
 
 def compare(
     config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, holdout: Window, rows: pa.Table
 ) -> Comparison:
-    """Both versions' predictions of these labelled rows, made now, and the differences between them."""
+    """Predict these labelled rows with both versions now, and measure the differences."""
     contenders = [version for version in (challenger, champion) if version is not None]
     answered = [answer(version, rows, config.training.estimator) for version in contenders]
     faults = tuple(found for found in answered if isinstance(found, str))
@@ -56,7 +56,7 @@ def compare(
 def answer(
     version: ModelVersion, rows: pa.Table, estimator: str | None = None, fresh: bool = False
 ) -> tuple[Scorer, Floats] | str:
-    """The version's scorer and its predictions, or what kept it from answering; one row and many must agree."""
+    """Return the version's scorer and predictions, or why it cannot serve; one row alone and in a batch must agree."""
     try:
         scorer = version_files.load_scorer(version, estimator, fresh)
     except ModelFileError as error:
@@ -76,7 +76,7 @@ def answer(
 
 
 def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | None:
-    """What keeps a version from serving, its files read anew; None when it answers rows made of what it knows."""
+    """Reload a version and predict synthetic rows of its own schema; return why it cannot serve, None if it can."""
     try:
         encoding = version_files.load_scorer(version, estimator, fresh=True).encoding
     except ModelFileError as error:
@@ -95,7 +95,7 @@ def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | Non
 
 
 def _prior(challenger: ModelVersion, classes: tuple[str, ...]) -> Floats | None:
-    """The classes' shares in the rows that the challenger learned from; None where they were not kept or are too many."""
+    """Return the class shares in the challenger's training rows; None if unknown for any of the classes."""
     learned = version_files.reference_profile(challenger).labels if classes else None
     shares = dict(learned.shares) if learned else {}
     return np.array([shares[name] for name in classes]) if set(classes) <= set(shares) else None
@@ -126,7 +126,9 @@ def _measured(
     slices = {name: groups_of(config, name, rows.column(name)) for name in policy.slices}
     found = comparison.slice_differences(metric, truth, old, new, slices, policy.confidence, seed, quantile)
     for name in config.columns.protected:
-        if name not in slices and name in rows.column_names:  # else it is compared, or landed with none of these rows
+        if (
+            name not in slices and name in rows.column_names
+        ):  # otherwise it is compared above, or absent from these rows
             groups = groups_of(config, name, rows.column(name))
             large = np.isin(groups, largest_groups(groups))
             found += comparison.slice_differences(

@@ -1,7 +1,7 @@
-"""River's change detectors as baselines in the back-test: ADWIN and Page-Hinkley on the loss of each window.
+"""River's change detectors as baselines in the backtest: ADWIN and Page-Hinkley on the loss of each window.
 
-They were made for streams of rows; on windows, which are few, the waiting times of their defaults are cut short. The
-losses lie in [0, 2] and alarms count only when the loss rises: an improvement is no reason to retrain.
+The detectors are designed for streams of rows. Windows are few, so their default warm-up periods are shortened. The
+losses lie in [0, 2], and only a rise of the loss counts as an alarm: an improvement is no reason to retrain.
 Sources: Bifet and Gavaldà 2007 (ADWIN), Page 1954 (the cumulative test).
 """
 

@@ -1,6 +1,6 @@
-"""What a window's rows were predicted to be and what came true: the prediction log joined with the labels known.
+"""Join a window's logged predictions with the labels known so far.
 
-Where two versions served a window (a canary), the one with most rows speaks, with its rows alone.
+If two versions served a window (a canary), only the rows of the version with most rows are used.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from tasks.policy.statistics.metrics import Floats
 class Served(NamedTuple):
     """Predictions of one version and the labels of the same rows, as codes into the version's classes or as numbers.
 
-    NaN where no label is known; one past the last class where it is one that this version never saw.
+    A label is NaN where unknown, and one past the last class where its class is unknown to this version.
     """
 
     version: str
@@ -33,30 +33,30 @@ class Served(NamedTuple):
     truth: Floats
     classes: tuple[str, ...] = ()
     slices: Mapping[str, NDArray[np.str_]] = {}
-    """Of each column of `performance.slices` the rows' values; of rows without a label they are empty."""
+    """The rows' values of each column of `performance.slices`; empty for rows without a label."""
 
     @property
     def judged(self) -> tuple[Floats, Floats]:
-        """(truth, predictions) of the rows whose label is known, as metrics read them: a class never seen is a miss."""
+        """(labels, predictions) of the labelled rows, encoded for metrics: a class unknown to the version is a miss."""
         labelled = ~np.isnan(self.truth)
         truth, (predicted,) = with_misses(self.truth[labelled], [self.predicted[labelled]], len(self.classes))
         return truth, predicted
 
     @property
     def judged_slices(self) -> dict[str, NDArray[np.str_]]:
-        """The slices of the rows that `judged` gives."""
+        """The slices of the rows in `judged`."""
         labelled = ~np.isnan(self.truth)
         return {name: groups[labelled] for name, groups in self.slices.items()}
 
     @property
     def answerable(self) -> tuple[Floats, Floats]:
-        """(truth, predictions) of the rows whose label the version could have answered, which show what it promises."""
+        """(labels, predictions) of the labelled rows whose class the version knows, which show its calibration."""
         known = self.truth < len(self.classes) if self.classes else ~np.isnan(self.truth)
         return self.truth[known], self.predicted[known]
 
 
 def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
-    """The window's served rows with the labels known at `as_of`; version "none" and no rows where none was served."""
+    """Read the window's served rows with the labels known at `as_of`; version "none" and no rows if none was served."""
     columns = config.columns
     log = lake.read_predictions(config, window).select(["id", "prediction", "model_version"]).to_pandas()
     if log.empty:
@@ -82,5 +82,5 @@ def _labelled(config: ModelConfig, window: Window, as_of: datetime) -> pa.Table:
     wanted = [config.columns.key, config.columns.label]
     try:
         return lake.labelled_rows(config, window, as_of, [*wanted, *config.performance.slices])
-    except LakeError:  # the window may have landed before the model had these columns; what else is wrong is raised now
+    except LakeError:  # the window may predate the slice columns; any other fault is raised by the next read
         return lake.labelled_rows(config, window, as_of, wanted)

@@ -1,9 +1,10 @@
-"""Probes: small models trained after each window on a quarter of its rows, only to tell what a fresh model would gain.
+"""Probes: small models trained on a quarter of each window's rows, only to estimate what a fresh model would gain.
 
-They never serve and are in no registry. Rows and models are files in a folder, `monitor`'s or a back-test's, named by
-window and made whole or not at all; a file that is gone is made again from the lake. A probe has a fifth of the rounds
-at twice the rate, so it costs a twentieth of a full model or less (README of the streams: 6 to 16 % with a fifth of the
-rounds and a quarter of the rows of one window length; the drawn rows are bounded here).
+A probe is trained after each window. Probes never serve and are not in the registry. Rows and models are files in a
+folder, `monitor`'s or a backtest's, named by window and written atomically; a missing file is created again from the
+lake. A probe has a fifth of the rounds at twice the learning rate, so it costs a twentieth of a full model or less
+(README of the streams: 6 to 16 % with a fifth of the rounds and a quarter of the rows of one window length; the drawn
+rows are bounded here).
 """
 
 import math
@@ -33,27 +34,27 @@ from tasks.policy.statistics import metrics
 
 EVERY_NTH, ROUNDS_SHARE, RATE_FACTOR = 4, 0.2, 2.0
 WINDOW_ROWS, PROBE_ROWS, SCORED_ROWS = 5_000, 40_000, 20_000
-"""At most so many rows drawn from a window, learned from by a probe, and scored in a window."""
+"""Maximum rows sampled from a window, used to train a probe, and scored in a window."""
 LATEST = 8
-"""Probes scored on a window of service: the latest so many, and those of the age of each version that may serve."""
+"""Probes scored on a window of service: the latest ones, and those as old as each version that may serve."""
 DEFAULT_ROUNDS, DEFAULT_RATE = 100, 0.3
 NO_PROBE = "untaught"
 _samples = KeptTables(128 * 2**20)
-"""Read by each probe that learns from the window again; 128 MiB are 500 windows of 5,000 rows × 6 floats."""
+"""Cache of samples, which several probes read; 128 MiB hold 500 windows of 5,000 rows × 6 floats."""
 
 
 def probe_folder(config: ModelConfig) -> Path:
-    """Where `monitor` keeps this model's probes; another folder when what makes a probe changes."""
+    """Return the folder of this model's probes in `monitor`; it changes with every setting that affects a probe."""
     columns = config.columns.model_dump_json(
         exclude={"label_lookback_days"}
-    )  # how long labels are sought teaches nothing
+    )  # the label look-back does not affect training
     parts = (columns, config.training.model_dump_json(), config.period.model_dump_json())
     name = digest(config.task, str(config.window_days), *parts, length=8)
     return make_folder(workspace().home / "probes" / f"{config.name}-{name}")
 
 
 def before_service(config: ModelConfig, as_of: datetime, folder: Path) -> list[ProbeColumn]:
-    """Every window of history with the labels known at `as_of`, scored by all probes before it; each teaches the next."""
+    """Score each window of history, with the labels known at `as_of`, by all earlier probes, then keep its sample."""
     rows = lake.labelled_rows(config, config.history(), as_of)
     columns = []
     for window in config.history_windows():
@@ -67,9 +68,10 @@ def before_service(config: ModelConfig, as_of: datetime, folder: Path) -> list[P
 def take_up(
     config: ModelConfig, window: Window, as_of: datetime, folder: Path, aged: Sequence[datetime] | None = None
 ) -> ProbeColumn:
-    """A window of service with the labels known at `as_of`, scored by probes before it; then it teaches the next.
+    """Score a window of service, with the labels known at `as_of`, by earlier probes, then keep its sample.
 
-    `aged`: until when the champion had learned, then those that may serve again. All probes are scored when left out.
+    `aged`: end of the champion's training range, then those of the versions that may serve again. None scores all
+    probes.
     """
     rows = lake.labelled_rows(config, window, as_of)
     column = _score(config, window, rows, folder, aged)
@@ -80,7 +82,7 @@ def take_up(
 def _score(
     config: ModelConfig, window: Window, rows: pa.Table, folder: Path, aged: Sequence[datetime] | None = None
 ) -> ProbeColumn:
-    """Every probe that had learned before the window and counts, scored on its labelled rows."""
+    """Score the selected probes that were trained before the window on its labelled rows."""
     earlier = (*config.history_windows(), *config.windows(end=max(window.start, config.period.history_until)))
     taught = [other for other in earlier if other < window and _sample_path(other, folder).exists()]
     places = range(len(taught))
@@ -95,7 +97,7 @@ def _score(
 
 
 def _trailing(config: ModelConfig, windows: Sequence[Window]) -> list[Window]:
-    """Those that a model trained after the last of them would learn from."""
+    """Return the windows that a model trained after the last of them would learn from."""
     if not config.training.window_days:
         return list(windows)
     start = windows[-1].end - timedelta(days=config.training.window_days)
@@ -103,7 +105,7 @@ def _trailing(config: ModelConfig, windows: Sequence[Window]) -> list[Window]:
 
 
 def keep_sample(window: Window, rows: pa.Table, folder: Path) -> None:
-    """Write every 4th of the labelled rows, at most 5,000, for later probes; what was written stays."""
+    """Write every 4th labelled row, at most 5,000 rows, for later probes; an existing sample is not replaced."""
     path = _sample_path(window, folder)
     if not path.exists():
         step = max(EVERY_NTH, -(-len(rows) // WINDOW_ROWS))
@@ -118,13 +120,13 @@ def keep_sample(window: Window, rows: pa.Table, folder: Path) -> None:
 
 
 def _within(config: ModelConfig, rows: pa.Table, window: Window) -> pa.Table:
-    """The rows whose time lies in the window."""
+    """Return the rows with a time in the window."""
     time = rows.column(config.columns.time)
     return rows.filter(pc.and_(pc.greater_equal(time, moment(window.start)), pc.less(time, moment(window.end))))
 
 
 def _probe(config: ModelConfig, windows: Sequence[Window], folder: Path) -> Scorer | None:
-    """The probe that learned from these windows' samples; trained once. None where they cannot teach."""
+    """Train the probe on these windows' samples, once; None if the rows cannot train a model."""
     own_folder = folder / f"{windows[-1].end:%Y-%m-%dT%H%M%S}"
     if not own_folder.exists():
         cheap = probe_config(config)
@@ -138,7 +140,7 @@ def _probe(config: ModelConfig, windows: Sequence[Window], folder: Path) -> Scor
 
 
 def probe_config(config: ModelConfig) -> ModelConfig:
-    """The model's configuration with a probe's rounds and floors; an estimator of one's own keeps its parameters."""
+    """Return the configuration with fewer rounds and a lower row minimum; a custom estimator keeps its parameters."""
     training = config.training
     parameters = dict(training.parameters)
     if training.estimator is None:
@@ -151,7 +153,7 @@ def probe_config(config: ModelConfig) -> ModelConfig:
 
 
 def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> list[float]:
-    """The primary metric of each scorer on labelled rows, as a loss; NaN where the rows do not define it."""
+    """Return each scorer's primary metric on labelled rows, as a loss; NaN if the metric is undefined on these rows."""
     step = max(1, -(-len(rows) // SCORED_ROWS))
     scored = rows.take(np.arange(0, len(rows), step)) if step > 1 else rows
     label, name = scored.column(config.columns.label), config.performance.metric
@@ -169,7 +171,7 @@ def _sample_path(window: Window, folder: Path) -> Path:
 
 
 def _drawn(windows: Sequence[Window], folder: Path) -> pa.Table:
-    """Every nth of all rows that these windows' samples hold, drawn sample by sample: all at once may be gigabytes."""
+    """Draw every nth row of these windows' samples, one sample at a time: together they may take gigabytes."""
     paths = [_sample_path(window, folder) for window in windows]
     counts = [pq.read_metadata(path).num_rows for path in paths]
     step, before, drawn = max(1, -(-sum(counts) // PROBE_ROWS)), 0, []
@@ -180,7 +182,7 @@ def _drawn(windows: Sequence[Window], folder: Path) -> pa.Table:
     return pa.concat_tables(drawn)
 
 
-@lru_cache(maxsize=256)  # a back-test scores every probe on every window
+@lru_cache(maxsize=256)  # a backtest scores every probe on every window
 def _loaded(folder: Path) -> Scorer | None:
     if (folder / NO_PROBE).exists():
         return None

@@ -1,8 +1,8 @@
-"""Evidently as a second opinion: it measures bounded samples of both sides by itself, with its own methods.
+"""Evidently as an independent second opinion: it measures bounded samples of both sides with its own methods.
 
 Evidently's preset computes each statistic three times on all rows and draws every column. Here its tests run once, on
-samples, at the limits calibrated for the model (`tasks.policy.monitoring.second_opinion`), and the worst columns are drawn.
-Where Evidently disagrees with the verdict on all rows, resampling says whether the size of the sample explains it.
+samples, at the limits calibrated for the model (`tasks.policy.monitoring.second_opinion`), and only the worst columns
+are drawn. Where Evidently disagrees with the verdict on all rows, a bootstrap shows whether sampling error explains it.
 """
 
 import gc
@@ -28,14 +28,14 @@ from tasks.policy.monitoring.drift import Limits
 from tasks.policy.monitoring.second_opinion import QUANTILE, weigh
 from tasks.policy.records.reports import DriftReport, FeatureDrift, FeatureOpinion, SecondOpinion
 
-LISTED = 100  # rows of the table at the top
-DRAWS, RESAMPLED = 50, 40  # resamples of a disagreement, and disagreements that are resampled
-gc.freeze()  # Evidently's modules hold a million objects; searching them again costs 0.3 s of the first report
+LISTED = 100  # rows of the table at the top of the page
+DRAWS, RESAMPLED = 50, 40  # bootstrap draws per disagreement, and the most disagreements that are resampled
+gc.freeze()  # Evidently's modules hold a million objects; collecting over them costs 0.3 s of the first report
 
 
 @dataclass(frozen=True)
 class Found:
-    """One of Evidently's tests with its result."""
+    """One Evidently test and its result."""
 
     test: Compared
     score: float
@@ -48,14 +48,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Measured:
-    """Evidently's opinion, and the tests that it rests on by feature."""
+    """Evidently's opinion, and the test results behind it by feature."""
 
     opinion: SecondOpinion
     found: dict[str, list[Found]]
 
 
 def measure_samples(report: DriftReport, samples: Samples, limits: Limits, seed: int = 0) -> Measured:
-    """Every sampled feature as Evidently sees it. A feature with fewer than `min_rows` values on a side is left out."""
+    """Measure every sampled feature with Evidently. Skip a test with too few rows on a side (`limits.min_rows`)."""
     found: dict[str, list[Found]] = {}
     for feature in samples.features:
         tests = [_run(test) for test in compare(samples.frozen[feature], *samples.sides(feature), limits)]
@@ -77,7 +77,7 @@ def _run(test: Compared) -> Found:
 
 
 def _opinion(drift: FeatureDrift, found: Sequence[Found]) -> FeatureOpinion:
-    """The test that decides: the one furthest past its limit, else the one that decided on all rows, else the first."""
+    """Pick the deciding test: the one furthest past its limit, else the method used on all rows, else the first."""
     past = max((one for one in found if one.is_drifted), key=lambda one: one.effect / one.test.limit, default=None)
     deciding = past or next((one for one in found if one.test.method == drift.method), found[0])
     verdict: Any = "drifted" if past else "stable"
@@ -92,7 +92,7 @@ def _opinion(drift: FeatureDrift, found: Sequence[Found]) -> FeatureOpinion:
 
 
 def _with_interval(opinion: FeatureOpinion, found: Sequence[Found], seed: int) -> FeatureOpinion:
-    """A bootstrap interval of the effect, widened by the bootstrap's bias: distances of resamples lie too high."""
+    """Add a bootstrap interval of the effect, widened by the bootstrap bias: resampled distances are biased upwards."""
     deciding = next(one for one in found if one.test.method == opinion.method)
     random = np.random.default_rng(seed)
     effects = np.array([_run(deciding.test.resampled(random)).effect for _ in range(DRAWS)])
@@ -102,7 +102,7 @@ def _with_interval(opinion: FeatureOpinion, found: Sequence[Found], seed: int) -
 
 
 class SampledDrift(ValueDrift):
-    """Evidently's `ValueDrift` of a column that was measured before and is listed but not drawn."""
+    """Evidently's `ValueDrift` of a column that is already measured; the column is listed but not drawn."""
 
     score: float
     drifted: bool
@@ -134,7 +134,7 @@ class SampledDriftCalculation(SingleValueCalculation[SampledDrift]):
 
 
 class BothVerdicts(MetricContainer):
-    """A table of both verdicts, worst column first, then the drawn columns."""
+    """A table of both verdicts, worst column first, followed by the drawn columns."""
 
     measured: list[ValueDrift]
     rows: list[tuple[str, ...]]
@@ -148,7 +148,7 @@ class BothVerdicts(MetricContainer):
 
 
 def draw_report(report: DriftReport, measured: Measured | None, plots: int) -> Snapshot:
-    """Evidently's snapshot of the window: both verdicts by column, its tests, and the worst `plots` columns drawn."""
+    """Build Evidently's snapshot: both verdicts by column, its tests, and plots of the worst `plots` columns."""
     found = measured.found if measured else {}
     order = [drift.feature for drift in report.features if drift.feature in found]
     shown = dict(zip(order, escape(order), strict=True))
@@ -175,7 +175,7 @@ def _dataset(drawn: dict[str, Compared], side: str) -> Dataset:
 
 
 def as_dataset(frame: pd.DataFrame, numeric: Sequence[str]) -> Dataset:
-    """A frame whose columns Evidently does not have to guess the kinds of."""
+    """Wrap a frame with explicit column types, to bypass Evidently's type inference."""
     definition = DataDefinition(
         numerical_columns=list(numeric),
         categorical_columns=[name for name in frame.columns if name not in set(numeric)],

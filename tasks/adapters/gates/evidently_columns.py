@@ -1,9 +1,10 @@
-"""Both samples as Evidently measures them without being misled: finite float64 and text columns, each test its own column.
+"""Prepare both samples for Evidently: finite float64 and text columns, one column per test.
 
-Evidently drops nulls and infinities before it tests, leaves out types it does not know, and cuts numbers into bins of equal
-width, which one extreme value widens. So the shares of nulls, infinite and unreadable values are columns of their own,
-numbers are limited to what the reference spans, PSI and KL of numbers see ranks within the reference, and rare categories
-are pooled. Names are escaped: Evidently writes them into scripts and into Plotly labels, which make live links of `<a>`.
+Evidently drops nulls and infinities before it tests, ignores types it does not know, and bins numbers at equal width,
+which a single extreme value distorts. The shares of null, infinite and unreadable values therefore become columns of
+their own. PSI and KL of numbers are computed on ranks within the reference; for other distances, numbers are clipped to
+the reference's range plus its width on either side. Rare categories are pooled. Names are escaped, because Evidently
+writes them into scripts and into Plotly labels, which turn `<a>` into live links.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,18 +23,18 @@ from tasks.policy.statistics.distances import MIN_EXPECTED
 from tasks.policy.statistics.power import Method
 
 METHODS = {"wasserstein": "wasserstein", "ks": "ks", "psi": "psi", "kl": "kl_div"}
-"""Ours and Evidently's name of each distance."""
-SMALLEST_STD = 0.001  # what Evidently divides a Wasserstein distance by at least
-FEW_VALUES = 20  # up to so many different values Evidently compares each by itself
+"""Our name of each distance, and Evidently's."""
+SMALLEST_STD = 0.001  # Evidently's lower bound of the divisor of a Wasserstein distance
+FEW_VALUES = 20  # up to this many distinct values, Evidently compares each value instead of bins
 RARE, UNSEEN, OTHER = "(rare)", "(unseen)", "(other)"
 VALUE, PRESENT = "", "value"
-KINDS = ("null", "infinite", "unreadable")  # as SIDES
+KINDS = ("null", "infinite", "unreadable")  # in the order of SIDES
 Labels = NDArray[np.object_]
 
 
 @dataclass(frozen=True)
 class Side:
-    """One feature in one sample, a row each: floats with NaN or names with None, and why a row holds no value."""
+    """One feature in one sample, one entry per row: floats with NaN or names with None, and why a value is missing."""
 
     values: Floats | Labels
     missing: Labels
@@ -45,7 +46,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Samples:
-    """Bounded samples of the window and of the reference, and the day of each of the reference's rows."""
+    """Bounded samples of the window and of the reference, and the day of each reference row."""
 
     current: pa.Table
     reference: pa.Table
@@ -58,7 +59,7 @@ class Samples:
         return tuple(name for name in self.frozen if name in held)
 
     def sides(self, feature: str, whole: bool = False) -> tuple[Side, Side]:
-        """The feature in the window and in the reference; `whole` keeps all names, and the days that the reference leaves out."""
+        """Return the feature's window and reference side; `whole` keeps all names and the reference's excluded days."""
         frozen = self.frozen[feature]
         now, before = (_read_side(side.column(feature), frozen, whole) for side in (self.current, self.reference))
         if frozen.left_out and not whole:
@@ -69,7 +70,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Compared:
-    """One test of Evidently's: what it is given of both samples, and the limit, on our scale and on Evidently's."""
+    """One Evidently test: its input from both samples, the limit on our scale, and the scale that converts it."""
 
     feature: str
     method: str
@@ -81,7 +82,7 @@ class Compared:
 
     @property
     def has_values(self) -> bool:
-        """Whether it compares the feature's values, rather than how many are missing."""
+        """Whether the test compares the feature's values, rather than its share of missing values."""
         return self.method not in SIDES
 
     @property
@@ -93,7 +94,7 @@ class Compared:
         return self.scale.threshold(self.limit)
 
     def resampled(self, random: np.random.Generator) -> "Compared":
-        """The same with as many rows of each side, drawn from it with replacement."""
+        """Bootstrap: return the test with as many rows per side, drawn with replacement."""
         current, reference = (
             side.take(random.integers(0, len(side), len(side))).reset_index(drop=True)
             for side in (self.current, self.reference)
@@ -102,7 +103,7 @@ class Compared:
 
 
 def _read_side(column: pa.ChunkedArray, frozen: FeatureReference, all_names: bool) -> Side:
-    """A sampled column by the rules by which all rows are counted."""
+    """Read a sampled column by the same rules as the profile of all rows."""
     plain = decode(column.combine_chunks() if column.num_chunks != 1 else column.chunk(0))
     return _numbers(plain, frozen.sentinel) if frozen.kind == "numeric" else _names(plain, frozen, all_names)
 
@@ -145,7 +146,7 @@ def _names(column: pa.Array, frozen: FeatureReference, all_names: bool) -> Side:
 
 
 def compare(frozen: FeatureReference, current: Side, reference: Side, limits: Limits) -> Iterator[Compared]:
-    """The tests of one feature: its values, and each way in which values are missing on either side."""
+    """Yield the tests of one feature: one of its values, and one per kind of missing value found on either side."""
     method, limit = value_limit(frozen, limits)
     if min(len(current.known), len(reference.known)) >= limits.min_rows:
         compared = _compare_numbers if frozen.kind == "numeric" else _compare_names
@@ -191,7 +192,7 @@ def _compare_names(
 
 
 def pool_rare(current: pd.Series, reference: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Categories of which either side would hold fewer than five rows, put together (Cochran's rule)."""
+    """Pool categories with an expected count below five rows on either side (Cochran's rule)."""
     counts = current.value_counts().add(reference.value_counts(), fill_value=0)
     least = min(len(current), len(reference)) / (len(current) + len(reference))
     rare = set(counts.index[counts * least < MIN_EXPECTED]) - {UNSEEN}
@@ -201,7 +202,7 @@ def pool_rare(current: pd.Series, reference: pd.Series) -> tuple[pd.Series, pd.S
 
 
 def escape(names: Sequence[str]) -> list[str]:
-    """The names without the characters that begin markup, still different from each other."""
+    """Remove the characters that begin markup; the names stay unique."""
     taken: set[str] = set()
     found = []
     for name in names:

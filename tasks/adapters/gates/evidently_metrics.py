@@ -1,7 +1,7 @@
-"""The metrics, presets and reports that a model's file adds under `drift.evidently`.
+"""Compute the metrics, presets and reports that a model's file adds under `drift.evidently`.
 
-Names are looked up in Evidently's public modules only. Evidently takes misspelt parameters without a word, so they are
-checked against the class first. Each item is a report of its own: one that cannot be computed becomes a warning that names it.
+Names are looked up in Evidently's public modules only. Evidently silently accepts misspelt parameters, so parameters
+are checked against the class first. Each item runs as its own report; a failed item becomes a warning that names it.
 """
 
 import difflib
@@ -29,14 +29,14 @@ from tasks.adapters.gates.evidently_columns import Samples, escape, without_mark
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.reports import OwnTest
 
-LONGEST = 300  # characters of what Evidently says of a test
-SHARED = ("tests", "share_tests")  # settings of an item, not among its parameters
+LONGEST = 300  # maximum length in characters of a test's description
+SHARED = ("tests", "share_tests")  # settings of an item that are not parameters of its class
 PASSED = (TestStatus.SUCCESS, TestStatus.SKIPPED)
 
 
 @dataclass(frozen=True)
 class OwnResults:
-    """What the user's items came to: tests, sentences on what was not computed, and a snapshot by item."""
+    """Results of the user's items: tests, one sentence per item that failed to compute, and one snapshot per item."""
 
     tests: tuple[OwnTest, ...] = ()
     not_computed: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class OwnResults:
 
 
 def check_items(config: ModelConfig) -> None:
-    """Raises ModelConfigError where a name, a parameter or a function of `drift.evidently` does not exist."""
+    """Check that every name, parameter and function of `drift.evidently` exists. Raises ModelConfigError."""
     names = {name: name for name in config.columns.features.names}
     for number, item in enumerate(config.drift.evidently):
         place = f"{config.name}: drift.evidently.{number}"
@@ -52,7 +52,7 @@ def check_items(config: ModelConfig) -> None:
 
 
 def compute_items(items: Sequence[EvidentlyItem], samples: Samples, moment: datetime) -> OwnResults:
-    """Run every item on the samples. What an item or a function raises is told in `not_computed`."""
+    """Run every item on the samples. An exception of an item or a function is reported in `not_computed`."""
     shown = dict(zip(samples.features, escape(samples.features), strict=True))
     current, reference = _datasets(samples, shown)
     tests: list[OwnTest] = []
@@ -91,7 +91,7 @@ def _function(item: EvidentlyItem, place: str) -> Any:
 
 
 def _build(item: EvidentlyItem, place: str, shown: Mapping[str, str]) -> Any:
-    """The metric or preset, with columns by the names that Evidently sees."""
+    """Build the metric or preset, with column names as Evidently sees them."""
     kind = "metric" if item.metric else "preset"
     module = evidently.metrics if item.metric else evidently.presets
     name = str(item.metric or item.preset)
@@ -138,7 +138,7 @@ def _translate(parameter: str, value: Any, shown: Mapping[str, str]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as the samples spell it."""
+    """Convert a value to its spelling in the samples."""
     if isinstance(value, list):
         return [_plain(one) for one in value]
     return without_markup(value) if isinstance(value, str) else value
@@ -150,7 +150,7 @@ def _test(name: str, limit: Any) -> Any:
 
 
 def _datasets(samples: Samples, shown: Mapping[str, str]) -> tuple[Dataset, Dataset]:
-    """Every sampled feature with its own values; rows without a value hold none."""
+    """Build both datasets from every sampled feature, each with its own values; missing values are null."""
     frames: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     numeric = []
     for feature in samples.features:
@@ -169,7 +169,7 @@ def _escaped(names: Any) -> pd.Series:
 
 
 def _tests_of(snapshot: Snapshot, item: EvidentlyItem) -> Iterator[OwnTest]:
-    """Raises ValueError where a tested value is not a number: its test says nothing."""
+    """Yield the results of an item's tests. Raises ValueError for a NaN value, whose test result is meaningless."""
     for metric in snapshot.metric_results.values():
         for result in metric.tests:
             if _is_nan(metric):
@@ -184,7 +184,7 @@ def _tests_of(snapshot: Snapshot, item: EvidentlyItem) -> Iterator[OwnTest]:
 
 
 def _in_words(result: MetricTestResult) -> str:
-    """What a test found, with the column that some descriptions leave out."""
+    """Describe a test's result, with the column name that some descriptions omit."""
     named = result.name.split(":")[0] in result.description
     return result.description if named else f"{result.name}: {result.description}"
 

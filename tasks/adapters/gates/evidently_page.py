@@ -1,8 +1,8 @@
-"""The page of a window's drift: what was decided in words, then Evidently's widgets, in a page of our own.
+"""The drift page of a window: the decision in words, then Evidently's widgets, in our own HTML.
 
-Evidently's own page writes names and values raw into a `<script>`, and repeats 3.6 MB of script and style. Here the data is
-JSON in which `<` is an escape, and script and style are files that all pages of a workspace share. They are named by their
-content and addressed relative to the page, so that reports open offline and a new version never changes an old page.
+Evidently's own page writes names and values unescaped into a `<script>`, and repeats 3.6 MB of script and style. Here
+the data is JSON with `<` escaped, and all pages of a workspace share the script and style files. Their names derive
+from their content and their addresses are relative: reports open offline, and a new version never changes an old page.
 """
 
 import base64
@@ -74,7 +74,7 @@ def _list(sentences: Sequence[str]) -> str:
 
 
 def _drawing(snapshots: Sequence[tuple[str, Snapshot]]) -> str:
-    """The call that draws all snapshots in one dashboard, a group each."""
+    """Return the script call that draws all snapshots in one dashboard, one group each."""
     widgets: list[BaseWidgetInfo] = []
     for name, snapshot in snapshots:
         stored = snapshot.to_snapshot_model()
@@ -90,12 +90,12 @@ def _drawing(snapshots: Sequence[tuple[str, Snapshot]]) -> str:
 
 
 def _in_script(data: str) -> str:
-    """JSON that no text in it can end the script of: `<` occurs within its strings only."""
+    """Escape `<` in JSON: it occurs only inside strings, and unescaped it could close the script element."""
     return data.replace("<", "\\u003c")
 
 
 def write_assets(reports: Path) -> tuple[str, str]:
-    """The names of Evidently's script and style under `reports`; each written whole, unless it is there."""
+    """Write Evidently's script and style under `reports`, atomically and unless present; return their names."""
     names = []
     for kind, content in zip(("js", "css"), _assets(), strict=True):
         name = f"evidently-{hashlib.sha256(content.encode()).hexdigest()[:16]}.{kind}"

@@ -1,7 +1,7 @@
-"""Expectation suites as Great Expectations' own JSON: the one a reference teaches, and those of a model's owner.
+"""Expectation suites as Great Expectations' own JSON: the suite learned from a reference, and the model owner's suite.
 
-Great Expectations drops an expectation that it does not know from a suite, with a line in its log; a gate must not lose
-any, so each is built on its own here and one that cannot be built is an error.
+Great Expectations logs and drops an expectation type that it does not know. A gate must not lose any, so each
+expectation is built individually here, and one that cannot be built is an error.
 """
 
 import importlib
@@ -30,7 +30,7 @@ EXAMPLE = "json.dumps(suite.to_json_dict())"
 
 @dataclass(frozen=True)
 class Expected:
-    """One expectation of Great Expectations, and what its suite says of it."""
+    """One expectation of Great Expectations and its settings in the suite."""
 
     type: str
     arguments: dict[str, Any]
@@ -39,21 +39,21 @@ class Expected:
     severity: FailureSeverity
     description: str | None = None
     own: gxe.Expectation | None = None
-    """The object that a function of the model's owner made, which may be of a class of its own."""
+    """The object that the model owner's function returned; may be of a custom class."""
 
     @property
     def on_failure(self) -> Verdict:
         return "fail" if self.severity == FailureSeverity.CRITICAL else "warn"
 
     def numbered(self, place: int) -> gxe.Expectation:
-        """A copy for one suite, since an expectation belongs to one; its results carry the number."""
+        """Copy the expectation, as an expectation belongs to one suite; its results carry the number."""
         if self.own is not None:
             return self.own.copy(update={"meta": {"place": place}, "id": None}, deep=True)
         return ExpectationConfiguration(self.type, self.arguments, meta={"place": place}).to_domain_obj()
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that it names; none where it is about the table as a whole."""
+        """Every column that the expectation names; empty for an expectation on the whole table."""
         named = [self.arguments[name] for name in COLUMN_ARGUMENTS if self.arguments.get(name) is not None]
         return (*named, *(self.arguments.get("column_list") or ()))
 
@@ -69,7 +69,7 @@ def roles_of(config: ModelConfig, leaks: Iterable[str] = ()) -> Roles:
 
 
 def learned_suite(config: ModelConfig, reference: ReferenceProfile) -> str:
-    """JSON of the suite that this reference teaches under the model's present settings."""
+    """Return the JSON of the suite learned from this reference under the model's current settings."""
     roles = roles_of(config)
     expectations = learn_expectations(reference, config.quality, roles)
     suite = gx.ExpectationSuite(
@@ -85,14 +85,14 @@ def learned_suite(config: ModelConfig, reference: ReferenceProfile) -> str:
 
 
 def present_suite(config: ModelConfig, reference: ReferenceProfile, stored: str | None) -> str:
-    """The stored suite where it was learned under the present settings, else the same learned again under these."""
+    """Return the stored suite if it was learned under the current settings, else learn it again."""
     if stored is not None and json.loads(stored)["meta"].get("settings") == _settings(config):
         return stored
     return learned_suite(config, reference)
 
 
 def _settings(config: ModelConfig) -> str:
-    """Changes with every setting that the learned bounds depend on."""
+    """Return a digest of every setting that the learned bounds depend on."""
     limits = config.quality.model_dump_json(exclude={"labels", "suite", "rows_in_memory"})
     return digest(limits, config.columns.key, config.columns.time, *sorted(config.columns.personal))
 
@@ -110,7 +110,7 @@ def _to_gx(one: Expectation) -> gxe.Expectation:
 
 
 def read_suite(text: str) -> tuple[Expected, ...]:
-    """The expectations of a suite that `learned_suite` wrote."""
+    """Parse the expectations of a suite that `learned_suite` wrote."""
     return tuple(
         Expected(
             one["type"],
@@ -125,7 +125,7 @@ def read_suite(text: str) -> tuple[Expected, ...]:
 
 
 def own_suite(setting: str) -> tuple[Expected, ...]:
-    """The expectations of `quality.suite`: the path of a suite as JSON, or `module:function`. Raises SuiteError."""
+    """Load the expectations of `quality.suite`: the path of a JSON suite, or `module:function`. Raises SuiteError."""
     found = _from_file(Path(setting)) if setting.endswith(".json") else _from_function(setting)
     return tuple(_expected(one) for one in found)
 

@@ -1,9 +1,9 @@
-"""Great Expectations judges the rows of a window, each expectation by its own severity.
+"""Great Expectations validates the rows of a window; each expectation has its own severity.
 
-A window of at most `rows_in_memory` rows is one frame, and every verdict is that of Great Expectations. A larger one is
-shown in parts: counts of rows that break an expectation add up, as do numbers of rows, least and largest values. What
-does not add up, such as a mean, is judged on a random sample; ids are compared by the profile's sketch of all of them.
-An expectation that cannot be evaluated is broken. Results hold counts only, never values.
+A window of at most `rows_in_memory` rows is validated as one frame, and every verdict is that of Great Expectations. A
+larger window is validated in parts, whose counts of failing rows, row counts, minima and maxima are combined.
+Statistics that cannot be combined, such as a mean, are validated on a random sample; uniqueness of ids comes from the
+profile's sketch of all ids. An expectation that cannot be evaluated counts as broken. Results hold counts, not values.
 """
 
 import math
@@ -48,12 +48,12 @@ ROW_BY_ROW = {
     "expect_multicolumn_values_to_be_equal", "expect_multicolumn_values_to_be_unique",
     "expect_select_column_values_to_be_unique_within_record",
 }  # fmt: skip
-"""Expectations that judge each row by itself, whose counts therefore add up over parts of a window."""
+"""Expectations evaluated row by row; their counts add up over the parts of a window."""
 
 
 @dataclass(frozen=True)
 class WindowRows:
-    """The rows of a window: how to read them, and how many may be held at once."""
+    """The rows of a window: how to read them, and the maximum number held in memory at once."""
 
     read: Reader
     profile: WindowProfile
@@ -66,7 +66,7 @@ class WindowRows:
 
 @dataclass(frozen=True)
 class Shown:
-    """How findings are put: the bounds that depend on the window, and the columns whose values and bounds stay hidden."""
+    """How findings are presented: bounds that depend on the window, and columns whose values and bounds are hidden."""
 
     parameters: Parameters
     hidden: frozenset[str]
@@ -74,7 +74,7 @@ class Shown:
 
 @dataclass
 class Seen:
-    """The results of one expectation on every part that it was shown, and what these were parts of."""
+    """The results of one expectation, one per validated part, and a description of what was validated."""
 
     looked_at: str
     results: list[ExpectationValidationResult] = field(default_factory=list)
@@ -84,10 +84,10 @@ class Seen:
 def judge_learned(
     suite: Sequence[Expected], rows: WindowRows, reference: ReferenceProfile, roles: Roles, shown: Shown
 ) -> tuple[Finding, ...]:
-    """The findings of the suite that the reference taught, a few columns at a time.
+    """Validate the suite learned from the reference, a few columns at a time.
 
-    A column that is missing or unreadable is a finding of `check_columns`, and so is not one here; nor is a number of
-    rows usual where no window came before.
+    A missing or unreadable column is a finding of `check_columns` and is not repeated here. The usual number of rows is
+    not checked for the first window, which has no predecessor.
     """
     asked = [one for one in suite if set(one.parameters) <= set(shown.parameters)]
     seen = {place: Seen(IN_PARTS if rows.in_parts else ALL_ROWS) for place in range(len(asked))}
@@ -113,18 +113,18 @@ def judge_learned(
     return tuple(
         _finding(one, seen[place], rows.profile, shown)
         for place, one in enumerate(asked)
-        if set(one.columns) <= readable or one.type == COLUMN_MAX  # that rows are fresh has to be seen
+        if set(one.columns) <= readable or one.type == COLUMN_MAX  # freshness is always reported
     )
 
 
 def _apart(frame: pd.DataFrame) -> list[list[str]]:
-    """Columns without nulls together, the others one by one: for each of these Great Expectations copies the whole frame."""
+    """Group columns without nulls, and put each other column alone: Great Expectations copies the frame for it."""
     with_nulls = [name for name in frame if frame[name].hasnans]
     return [[name for name in frame if name not in with_nulls], *([name] for name in with_nulls)]
 
 
 def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tuple[Finding, ...]:
-    """The findings of a model owner's own suite, on the rows as they landed. No row, no finding: that has failed already."""
+    """Validate the model owner's suite on the rows as landed. An empty window, already failed, has no findings."""
     if not rows.profile.rows or not suite:
         return ()
     present = list(next(iter(rows.read(None))).schema.names)
@@ -149,8 +149,8 @@ def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tupl
 
 @cache
 def _batch_definition() -> Any:
-    """One context per process, in memory, with nothing shown and nothing sent."""
-    pandas_execution_engine.HASH_THRESHOLD = 0  # else every value is hashed, twice, for a fingerprint that nobody reads
+    """Return the batch definition of one in-memory context per process, without progress bars or telemetry."""
+    pandas_execution_engine.HASH_THRESHOLD = 0  # avoids hashing every value twice for an unused fingerprint
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
     asset = context.data_sources.add_pandas("window").add_dataframe_asset("rows")
@@ -160,7 +160,7 @@ def _batch_definition() -> Any:
 def _validate(
     frame: pd.DataFrame, expectations: Mapping[int, Expected], parameters: Parameters, seen: Mapping[int, Seen]
 ) -> None:
-    """Add the results on one frame. Great Expectations returns them in an order of its own, so each carries its number."""
+    """Append the results on one frame. Great Expectations returns them in its own order, so each carries its number."""
     if not expectations:
         return
     numbered = [one.numbered(place) for place, one in expectations.items()]
@@ -172,7 +172,7 @@ def _validate(
 
 
 def _finding(one: Expected, seen: Seen, profile: WindowProfile, shown: Shown) -> Finding:
-    """What the results say of one expectation. What cannot be evaluated, or was never looked at, is broken."""
+    """Summarise the results of one expectation. One that cannot be evaluated, or never was, counts as broken."""
     hidden = bool(shown.hidden & {*one.columns})
     words = sentence(one, shown.parameters, hidden)
     column = one.columns[0] if len(one.columns) == 1 else None
@@ -191,19 +191,19 @@ def _finding(one: Expected, seen: Seen, profile: WindowProfile, shown: Shown) ->
     total = _total(one, seen.results)
     met = bool(seen.results[0].success) if len(seen.results) == 1 else _holds(one, seen.results[0], total)
     rows = total.get("element_count")
-    if met and not one.learned and rows and total.get("missing_count") == rows:  # it passes for lack of values
+    if met and not one.learned and rows and total.get("missing_count") == rows:  # passes only for lack of values
         return finding(False, "no value at all, so nothing was judged", profile.rows, "warn")
     return finding(met, found(total, hidden), total.get("unexpected_count", profile.rows))
 
 
 def _raised(result: ExpectationValidationResult) -> bool:
-    """Whether it could not be evaluated; then the exceptions stand there by metric."""
+    """Whether evaluation raised; then `exception_info` holds the exceptions by metric."""
     told = result.exception_info or {}
     return bool(told.get("raised_exception", told))
 
 
 def _total(one: Expected, results: Sequence[ExpectationValidationResult]) -> dict[str, Any]:
-    """What was found in all parts together."""
+    """Combine the results of all parts."""
     if len(results) == 1:
         return dict(results[0].result)
     if one.type in ADDED:
@@ -215,7 +215,7 @@ def _total(one: Expected, results: Sequence[ExpectationValidationResult]) -> dic
 
 
 def _holds(one: Expected, result: ExpectationValidationResult, total: Mapping[str, Any]) -> bool:
-    """Whether an expectation holds on all parts together, by the rule that Great Expectations has for one."""
+    """Whether an expectation holds on all parts together, by the rule that Great Expectations applies to one batch."""
     arguments = result.expectation_config.kwargs if result.expectation_config else {}
     if one.type not in ADDED:
         values = total["element_count"] - total["missing_count"]

@@ -1,6 +1,6 @@
-"""The page of one window's quality: what was expected in the words of Great Expectations, and what was found.
+"""The quality page of one window: each expectation in Great Expectations' words, and what was found.
 
-One file that needs no network and runs no script; every name is escaped. It holds counts, and no value of a row.
+One self-contained file without network access or scripts; every name is escaped. It shows counts, never a row's values.
 """
 
 import html

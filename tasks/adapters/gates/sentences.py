@@ -1,4 +1,4 @@
-"""Expectations and what was found of them, in the words of Great Expectations, with no value of a hidden column."""
+"""Describe expectations and their results in Great Expectations' words, without values of hidden columns."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,11 +16,11 @@ from tasks.policy.data_quality.expectations import Parameters
 HIDDEN = "(not shown)"
 SHOWN_VALUES = 20
 PLAIN = {"column", "column_A", "column_B", "mostly_pct", "strict_min", "strict_max"}
-"""What a sentence names of a hidden column too."""
+"""Arguments that a sentence may show for a hidden column too."""
 
 
 def sentence(one: Expected, parameters: Parameters, hidden: bool) -> str:
-    """What is expected, such as "age values must be greater than or equal to 18, at least 99 % of the time."."""
+    """Describe an expectation: "age values must be greater than or equal to 18, at least 99 % of the time."."""
     arguments = {name: _filled(value, parameters) for name, value in one.arguments.items()}
     if one.description:
         return one.description
@@ -33,7 +33,7 @@ def sentence(one: Expected, parameters: Parameters, hidden: bool) -> str:
 
 
 def found(total: Mapping[str, Any], hidden: bool) -> str:
-    """What was found, in counts; a value only where it is a number or a time of a column that may be shown."""
+    """Describe a result in counts; show a value only if it is a number or a time of a column that is not hidden."""
     if "unexpected_count" in total:
         values = total["element_count"] - (total.get("missing_count") or 0)
         share = total["unexpected_count"] / values if values else 0.0
@@ -50,9 +50,9 @@ def _filled(value: object, parameters: Parameters) -> object:
 
 @cache
 def _template(kind: str, arguments: tuple[str, ...]) -> str:
-    """The sentence of a learned expectation, which depends on which arguments are given, and not on their values.
+    """Return the sentence template of a learned expectation, which depends on the names of its arguments only.
 
-    Rendering one takes Great Expectations 10 ms, and a model has a hundred of these expectations.
+    Great Expectations takes 10 ms to render one template, and a model has about a hundred of these expectations.
     """
     stand_ins = {"column": "column", "mostly": 0.5, "strict_min": True, "strict_max": True, "value_set": ["a"]}
     given = {name: stand_ins.get(name, 1.0 if name.startswith("min") else 2.0) for name in arguments}
@@ -71,7 +71,7 @@ def _values(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _rendered(configuration: ExpectationConfiguration) -> tuple[str, dict[str, str]]:
-    """The template and its values, from Great Expectations' own renderer."""
+    """Return the template and its values from Great Expectations' own renderer."""
     content = InlineRenderer(render_object=configuration).get_rendered_content()[0].value
     values = {name: getattr(param, "value", param) for name, param in (content.params or {}).items()}
     plain = {name: value["value"] if isinstance(value, dict) else value for name, value in values.items()}
@@ -79,7 +79,7 @@ def _rendered(configuration: ExpectationConfiguration) -> tuple[str, dict[str, s
 
 
 def _shortened(values: Mapping[str, str], hidden: bool) -> dict[str, str]:
-    """Long sets cut short; of a hidden one nothing, not even how many there are."""
+    """Truncate long sets; of a hidden set show neither its values nor its size."""
     listed = [name for name in values if name.startswith("v__")]
     kept = 1 if hidden else SHOWN_VALUES
     cut = dict.fromkeys(listed[kept:], "")

@@ -1,8 +1,8 @@
-"""The rows of a window as the frames that Great Expectations is shown.
+"""Read the rows of a window as frames for Great Expectations.
 
-What is learned from the reference is expected of values as the profile reads them: numbers as floats, the code for
-missing as null, categories by name, personal ones and ids as digests. A model owner's suite gets the columns as they
-landed, as `pyarrow` converts them. Either way at most so many rows are held at once.
+Learned expectations see values as the profile reads them: numbers as floats, the sentinel as null, categories by name,
+personal categories and ids as digests. A model owner's suite sees the columns as landed, as `pyarrow` converts them.
+Both bound the number of rows in memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,12 +20,12 @@ from tasks.policy.records.base import digest
 from tasks.policy.records.profile import ROUNDING, FeatureReference
 
 Reader = Callable[[Sequence[str] | None], Iterable[pa.RecordBatch]]
-"""Reads some columns of a window's rows, or all of them, in batches; each call gives the same rows in the same order."""
+"""Read some or all columns of a window's rows in batches; each call gives the same rows in the same order."""
 BOOLEANS = {"true": True, "false": False}
 
 
 def parts(batches: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.Table]:
-    """The batches joined to tables of at most so many rows, or of one batch where that has more; at least one table."""
+    """Join batches to tables of at most `most_rows` rows, or of one larger batch; yield at least one table."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -38,7 +38,7 @@ def parts(batches: Iterable[pa.RecordBatch], most_rows: int) -> Iterator[pa.Tabl
 
 
 def sampled(batches: Iterable[pa.RecordBatch], columns: Sequence[str], rows: int) -> pd.DataFrame:
-    """At most so many rows, each equally likely, as they landed."""
+    """Draw a uniform random sample of at most `rows` rows, as landed."""
     sample = WindowSample(tuple(columns), rows, seed=rows)
     for batch in batches:
         sample.add(batch)
@@ -53,7 +53,7 @@ def as_landed(table: pa.Table) -> pd.DataFrame:
 
 
 def as_read(table: pa.Table, features: Sequence[FeatureReference], roles: Roles) -> pd.DataFrame:
-    """Columns that hold nothing that can be read as their kind are left out: that is a finding of its own."""
+    """Convert the columns as the profile reads them. Leave out unreadable columns: they are a separate finding."""
     known = {feature.feature: feature for feature in features}
     columns: dict[str, Any] = {}
     for name in dict.fromkeys(table.column_names):
@@ -67,7 +67,7 @@ def as_read(table: pa.Table, features: Sequence[FeatureReference], roles: Roles)
 
 
 def _values(name: str, column: pa.Array, feature: FeatureReference | None, roles: Roles) -> Any:
-    """The column as pandas or NumPy hold it; None where nothing of it can be read as what it should be."""
+    """Convert one column for pandas or NumPy; None if none of it can be read as the expected type."""
     if feature is None:
         return _ids(column) if name == roles.id else _times(column)
     if feature.kind == "numeric":
@@ -114,7 +114,7 @@ def _categories(column: pa.Array, boolean: bool, personal: bool) -> Any:
 
 
 def _ids(column: pa.Array) -> pd.arrays.IntegerArray | None:
-    """Hashes in place of the ids: equal where these are equal, and telling nothing of them."""
+    """Replace ids by hashes: equal for equal ids, without revealing them."""
     if kinds.is_nested(column.type):
         return None
     unknown = np.asarray(column.is_null())

@@ -1,12 +1,12 @@
-"""The ledger: one chain of facts per model, `<ledger>/<model>/00000001.json`, on a local disk, S3 or GCS alike.
+"""The ledger: one hash chain of facts per model, `<ledger>/<model>/00000001.json`, on a local disk, S3 or GCS.
 
-Append-only: an entry's number is taken by create-if-absent, which every store grants to one writer only, and each entry
-names the hash of the one before it. So concurrent writers queue up instead of forking the chain, and any entry that is
-changed, removed or inserted breaks it (Haber & Stornetta 1991, Journal of Cryptology 3:99).
+Append-only: an entry is created only if its number is free, which every store grants to a single writer, and each entry
+holds the hash of the previous one. Concurrent writers therefore queue instead of forking the chain, and a changed,
+removed or inserted entry breaks it (Haber & Stornetta 1991, Journal of Cryptology 3:99).
 
-A chain alone cannot show that its *last* entries are missing. `head.json` remembers the last number and hash, so a lost
-tail is found and never built upon; against someone who rewrites entries and head together only a witness kept elsewhere
-helps: note the head that `verify` prints, and give it back as `expected`.
+A chain alone cannot show that its *last* entries are missing. `head.json` holds the last number and hash: a truncated
+chain is detected and never extended. Against an attacker who rewrites entries and head together, only a head stored
+elsewhere helps: record the head that `verify` prints and pass it back as `expected`.
 """
 
 import logging
@@ -48,7 +48,7 @@ __all__ = ["HEAD", "Head", "Verification", "append", "entries", "models", "verif
 logger = logging.getLogger(__name__)
 _MODEL = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
-"""What this process has read or found copied, by ledger and model; `_ALONE` lets one thread at a time add to it."""
+"""Entries that this process has read or loaded from a copy, by ledger and model; guarded by the lock `_ALONE`."""
 _ALONE = Lock()
 
 
@@ -61,10 +61,10 @@ def append(
     actor: str = "perennial",
     once: bool = True,
 ) -> LedgerEntry:
-    """Append a fact, a record or text. With `once`, a decision has one fact of a kind: the first is returned.
+    """Append a fact, given as a record or text. With `once`, return a decision's existing fact of this kind instead.
 
-    Raises LedgerError where the chain is damaged or the store cannot be written, FencedOut where another run has taken
-    the model's lease; then nothing was added. A head that cannot be written after the entry is only a warning.
+    Raises LedgerError if the chain is damaged or the store cannot be written, FencedOut if another run has taken the
+    model's lease; in both cases nothing is appended. A failure to write the head after the entry is only a warning.
     """
     text = body if isinstance(body, str) else to_json(body)
     while True:
@@ -76,18 +76,18 @@ def append(
             if recorded:
                 return recorded[0]
         previous_hash = known[-1].hash if known else GENESIS
-        token = lease.check(model)  # after the chain was read: whoever took over since has the next number or the lease
+        token = lease.check(model)  # after reading the chain: a takeover since then shows in the lease or next number
         entry = LedgerEntry(model, len(known) + 1, kind, at, decision_id, actor, text, previous_hash, token)
         with store_errors(f"{model}/{entry.sequence}"):
             try:
                 obstore.put(ledger_store(), key(model, entry.sequence), to_json(entry).encode(), mode="create")
             except AlreadyExistsError:
                 if read(key(model, entry.sequence)) != to_json(entry).encode():
-                    continue  # another writer was faster; what it wrote comes before
-                # else the store took it, its answer was lost, and the client asked again
+                    continue  # another writer was faster; its entry comes first
+                # otherwise the store accepted this entry, the response was lost, and the client retried
         try:
             _remember(model, entry)
-        except LedgerError as error:  # the fact is recorded: a caller that retried could record it twice
+        except LedgerError as error:  # the fact is recorded; raising could make the caller record it twice
             logger.warning(
                 "%s: entry %d is in, but %s lags behind until the next: %s", model, entry.sequence, HEAD, error
             )
@@ -95,13 +95,14 @@ def append(
 
 
 def _witness(model: str, known: Sequence[LedgerEntry]) -> None:
-    """Make up for the head of a writer that was killed after the first entry. Raises LedgerError for any later one.
+    """Write the head for a writer that was killed after the first entry. Raises LedgerError if more entries exist.
 
-    A second entry is written only once there is a head, so that a head missing then was lost, and maybe entries with it.
+    A second entry is written only after a head exists, so a head missing later was lost, and entries may be lost with
+    it.
     """
     if len(known) == 1:
         _remember(model, known[0])
-    elif read_head(model) is None:  # read again: the head of before may be older than the entries
+    elif read_head(model) is None:  # read again: the earlier read may predate the entries
         last = to_json(Head(known[-1].sequence, known[-1].hash))
         raise damaged(
             model,
@@ -111,7 +112,7 @@ def _witness(model: str, known: Sequence[LedgerEntry]) -> None:
 
 
 def _remember(model: str, entry: LedgerEntry) -> None:
-    """Make this entry the head, then each that came meanwhile: a slower writer must not leave an older one as the last."""
+    """Set the head to this entry, then to each later one: a slow writer must not leave an outdated head."""
     latest: LedgerEntry | None = entry
     while latest:
         head, following = Head(latest.sequence, latest.hash), key(model, latest.sequence + 1)
@@ -121,13 +122,13 @@ def _remember(model: str, entry: LedgerEntry) -> None:
         try:
             latest = from_json(LedgerEntry, text) if text else None
         except ValidationError:
-            return  # damaged; this entry stands before it, and whoever reads on is told
+            return  # damaged; the next read of the chain raises
 
 
 def entries(model: str, kind: str | None = None, last: int | None = None) -> tuple[LedgerEntry, ...]:
-    """The model's facts, oldest first; of one kind, and only the last so many, where asked for.
+    """Return the model's facts, oldest first; optionally of one kind, and only the `last` ones.
 
-    Entries never change, so a process reads each of them once. Raises LedgerError where the chain is damaged.
+    Entries are immutable, so a process reads each of them once. Raises LedgerError if the chain is damaged.
     """
     known, _ = _chain(model)
     found = tuple(entry for entry in known if kind in (None, entry.kind))
@@ -135,7 +136,7 @@ def entries(model: str, kind: str | None = None, last: int | None = None) -> tup
 
 
 def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
-    """(every entry, the head as it was before they were read)."""
+    """Return (all entries, the head as read before them)."""
     if not _MODEL.match(model):
         raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores")
     with _ALONE:
@@ -143,7 +144,7 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
         if not known:
             known.extend(ledger_copy.load(model))
         if known and (head is None or read(key(model, len(known))) != to_json(known[-1]).encode()):
-            known.clear()  # another ledger lies here now, or this one was damaged: look again
+            known.clear()  # another ledger at this address, or a damaged one: read again
         known.extend(_newer(model, known[-1] if known else None, head))
         if head and head.sequence <= len(known) and known[head.sequence - 1].hash != head.hash:
             known.clear()
@@ -155,29 +156,29 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
 
 
 def _check_empty(model: str) -> None:
-    """A bucket that is not there, and a chain without its beginning, read like a ledger without entries; a list differs."""
+    """Tell an empty ledger from a missing bucket or a missing first entry, by listing files. Raises LedgerError."""
     names = listed(model)
     later = sorted(name for name in names if NUMBERED.match(name))
-    if later and file_name(1) not in names:  # else another writer has begun meanwhile
+    if later and file_name(1) not in names:  # otherwise another writer has just started
         raise damaged(model, f"entry 1 is missing, though {model}/{later[0]} is there")
 
 
 def models() -> tuple[str, ...]:
-    """Every model that has a ledger here."""
+    """Return every model that has a ledger."""
     with store_errors("ledger"):
         folders = obstore.list_with_delimiter(ledger_store())["common_prefixes"]
     return tuple(sorted(name for name in (folder.strip("/") for folder in folders) if _MODEL.match(name)))
 
 
 def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[LedgerEntry]:
-    """Entries after `last`, checked; up to the head they are read side by side, past it until one is missing."""
+    """Yield and check the entries after `last`: up to the head in parallel, then one by one until one is missing."""
     first = last.sequence + 1 if last else 1
     sure = range(first, max(first, head.sequence + 1 if head else 0))
     texts = read_all([key(model, sequence) for sequence in sure])
     sequence, previous_hash = first, last.hash if last else GENESIS
     while text := texts[sequence - first] if sequence in sure else read(key(model, sequence)):
         checked = check(model, sequence, text, previous_hash)
-        if checked.entry is None and checked.hash:  # whole, and of a newer format
+        if checked.entry is None and checked.hash:  # intact, but of a newer format
             raise LedgerError(f"{without_secrets(workspace().ledger)}/{model}: entry {sequence} {checked.problem}")
         if checked.problem or checked.entry is None:
             raise damaged(model, f"entry {sequence} {checked.problem}")

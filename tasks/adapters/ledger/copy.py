@@ -1,10 +1,10 @@
-"""A local copy of the beginning of a ledger, so that a new process reads only newer entries.
+"""A local copy of a ledger's older entries; a new process reads only the newer ones from the store.
 
-Two years of hourly windows are 35,000 entries, which each run would otherwise read and check. The copy is trusted only if
-its own chain verifies from the first entry and its last entry equals the one in the store: each entry names the hash of
-the one before it, so nothing in between can differ. Files in the store may have changed since; as many as are cheap to
-check are compared by size, time or tag, the others by chance. On any difference the copy is discarded and the store is
-read entry by entry, which says what is wrong. `audit verify` never reads the copy.
+Two years of hourly windows are 35,000 entries, which each run would otherwise read and check. The copy is trusted only
+if its chain verifies from the first entry and its last entry equals the one in the store: as each entry holds the hash
+of the previous one, nothing in between can differ. Files in the store may have changed since, so their size, time or
+tag is compared: for all files where that is cheap, else for a random sample. On any difference the copy is discarded
+and the store is read entry by entry, which identifies the fault. `audit verify` never reads the copy.
 """
 
 import gc
@@ -31,17 +31,17 @@ from tasks.policy.records.evidence import LedgerEntry
 
 logger = logging.getLogger(__name__)
 FOLDER = "ledger-copies"
-BATCH = 64  # entries that are read anew by each process before they are copied; a short ledger needs no copy
-LOOKED_AT = {True: 10_000, False: 16}  # entries compared with the store's: in a local folder, in an object store
+BATCH = 64  # entries not copied yet that trigger a copy; a shorter ledger needs none
+LOOKED_AT = {True: 10_000, False: 16}  # most entries compared with the store: local folder, object store
 _READERS = 8
 
 
 class _Differs(Exception):
-    """The copy is not what it must be; a signal within this module."""
+    """The copy does not verify; used within this module only."""
 
 
 def load(model: str) -> list[LedgerEntry]:
-    """The copied entries, verified; none where there is no copy or it does not verify."""
+    """Return the copied entries if they verify; empty without a copy or if it does not verify."""
     path = _path(model)
     try:
         with path.open("rb") as copied, _no_collection():
@@ -60,7 +60,7 @@ def load(model: str) -> list[LedgerEntry]:
 
 
 def extend(model: str, entries: Sequence[LedgerEntry]) -> None:
-    """Copy what is not copied yet, once there is a batch of it. The ledger needs no copy: what fails is left for later."""
+    """Copy new entries once there are BATCH of them. Failures are ignored: the ledger works without a copy."""
     path = _path(model)
     try:
         copied = _count(path)
@@ -82,11 +82,11 @@ def extend(model: str, entries: Sequence[LedgerEntry]) -> None:
 
 
 _COUNTED: dict[Path, tuple[int, int]] = {}
-"""Size and number of entries of each copy, as this process knew them last."""
+"""Size and number of entries of each copy, as this process last saw them."""
 
 
 def _count(path: Path) -> int:
-    """Entries in a copy; the last may be torn, and is then found when it is read."""
+    """Count the entries in a copy; a truncated last entry is detected when the copy is read."""
     if not path.is_file():
         return 0
     size = path.stat().st_size
@@ -107,7 +107,7 @@ def _lines(model: str, entries: Sequence[LedgerEntry]) -> Iterator[bytes]:
 
 
 def _entries(model: str, lines: Iterable[bytes]) -> tuple[list[LedgerEntry], list[str], bytes]:
-    """(entries, what their files were like, the last one's text). Raises _Differs where the chain breaks."""
+    """Parse (entries, their file stamps, the text of the last entry). Raises _Differs if the chain breaks."""
     entries, stamps, text, previous_hash = [], [], b"", GENESIS
     for sequence, line in enumerate(lines, start=1):
         if not line.endswith(b"\n"):
@@ -130,14 +130,14 @@ def _entries(model: str, lines: Iterable[bytes]) -> tuple[list[LedgerEntry], lis
                 facts.get("lease"),
             )
         )
-        # what `records.digest` writes, as `to_json` leaves printable ASCII
+        # equals `records.digest`, as `to_json` writes printable ASCII
         written = orjson.dumps([text.decode("ascii")])
         previous_hash = hashlib.sha256(written).hexdigest()
     return entries, stamps, text
 
 
 def _compare(model: str, stamps: Sequence[str], last: bytes) -> None:
-    """Raises _Differs where the store's last copied entry is another one, or files are not as they were when copied."""
+    """Compare with the store. Raises _Differs if the last copied entry or a file stamp differs."""
     count = len(stamps)
     if read(key(model, count)) != last:
         raise _Differs(f"the ledger's entry {count} is another one")
@@ -153,7 +153,7 @@ def _is_local() -> bool:
 
 
 def _stamps(model: str, sequences: Sequence[int]) -> list[str]:
-    """What an entry's file is like without reading it: its size and time, or the store's tag; empty where it is gone."""
+    """Return a stamp per entry without reading its file: size and time or tag; empty if the file is missing."""
     if _is_local():
         folder = workspace().ledger
         return [_file_stamp(f"{folder}/{key(model, sequence)}") for sequence in sequences]
@@ -180,7 +180,7 @@ def _object_stamp(model: str, sequence: int) -> str:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python would look through all entries again and again for garbage while they are made, of which there is none."""
+    """Disable garbage collection, which would repeatedly scan all new entries and find no garbage."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""The files of a ledger: one numbered file per entry, the head beside them, and the check of one entry."""
+"""The files of a ledger: one numbered file per entry, the head file, and the check of a single entry."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tasks.policy.records.errors import LedgerError
 from tasks.policy.records.evidence import LedgerEntry
 
 GENESIS = "0" * 64
-"""What the first entry names as the one before it."""
+"""The previous hash of the first entry."""
 HEAD = "head.json"
 NUMBERED = re.compile(r"^\d{8}\.json$")
 _READERS = 8
@@ -25,14 +25,14 @@ _READERS = 8
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The last entry as its writer knew it: a witness that so much existed."""
+    """The number and hash of the last entry, as its writer recorded them."""
 
     sequence: int
     hash: str
 
 
 class Checked(NamedTuple):
-    """An entry's text as an entry with its hash, as far as it can be read, and what is wrong with it."""
+    """The result of checking one entry: the problem if any, the parsed entry and its hash as far as readable."""
 
     problem: str | None
     entry: LedgerEntry | None = None
@@ -40,7 +40,7 @@ class Checked(NamedTuple):
 
 
 def check(model: str, sequence: int, text: bytes | None, previous_hash: str | None) -> Checked:
-    """Entry `sequence` of the model, held against the hash of the one before it, where that is known."""
+    """Check entry `sequence` of the model, and the previous hash it holds if `previous_hash` is known."""
     if text is None:
         return Checked("is missing")
     try:
@@ -66,7 +66,7 @@ def check(model: str, sequence: int, text: bytes | None, previous_hash: str | No
 
 
 def _newer(text: bytes) -> str | None:
-    """Whether an entry that is none to us says that it is of a later format."""
+    """Describe an unreadable entry that declares a newer format; None for any other."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -97,7 +97,7 @@ def key(model: str, sequence: int) -> str:
 
 
 def read(name: str) -> bytes | None:
-    """The file's content; None where there is none."""
+    """Return the file's content; None if the file does not exist."""
     with store_errors(name):
         try:
             return bytes(obstore.get(ledger_store(), name).bytes())
@@ -106,12 +106,12 @@ def read(name: str) -> bytes | None:
 
 
 def read_all(names: list[str]) -> list[bytes | None]:
-    """Several files side by side."""
+    """Read several files in parallel."""
     with ThreadPoolExecutor(_READERS) as pool:
         return list(pool.map(read, names))
 
 
 def listed(model: str) -> set[str]:
-    """Names of all files in the model's folder."""
+    """Return the names of all files in the model's folder."""
     with store_errors(model):
         return {meta["path"].removeprefix(f"{model}/") for meta in obstore.list(ledger_store(), model).collect()}

@@ -1,4 +1,4 @@
-"""Read the ledgers of several models; a damaged one does not make the others unreadable."""
+"""Read the ledgers of several models; a damaged ledger does not affect the others."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from tasks.policy.records.evidence import LedgerEntry
 
 
 def entries_of(models: Iterable[str]) -> dict[str, tuple[LedgerEntry, ...] | None]:
-    """Each model's facts, oldest first; None where they cannot be read or do not verify."""
+    """Return each model's facts, oldest first; None if they cannot be read or verified."""
     return {model: _entries(model) for model in models}
 
 

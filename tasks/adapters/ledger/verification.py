@@ -1,4 +1,4 @@
-"""Verify a ledger: read every entry anew, check the chain, its head, and heads noted elsewhere."""
+"""Verify a ledger from the store: every entry, the chain, its head, and heads recorded elsewhere."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from tasks.adapters.ledger.files import GENESIS, HEAD, NUMBERED, Head, check, li
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `verify` found: how many entries, where the chain ends, and a sentence per problem."""
+    """The result of `verify`: number of entries, the computed head, and one sentence per problem."""
 
     model: str
     entries: int
@@ -16,8 +16,8 @@ class Verification:
 
 
 def verify(model: str, *expected: Head) -> Verification:
-    """Read every entry anew and check the whole chain, its head, and heads that were noted elsewhere (`expected`)."""
-    head = read_head(model)  # before the entries: what comes meanwhile is listed, and the head of before still there
+    """Read every entry again and check the whole chain, its head, and the heads recorded elsewhere (`expected`)."""
+    head = read_head(model)  # read before the entries, so its entry is listed even if a writer is active
     found = listed(model)
     numbered = sorted(name for name in found if NUMBERED.match(name) and int(name[:8]))
     problems = [f"{name} is not an entry" for name in sorted(found - {*numbered, HEAD})]

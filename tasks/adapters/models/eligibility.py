@@ -1,4 +1,4 @@
-"""Whether labelled rows can teach a model: enough of them, labels of the task's kind, more than one outcome."""
+"""Decide whether labelled rows can train a model: enough rows, labels of the task's type, more than one class."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +11,11 @@ from tasks.policy.statistics.metrics import Floats
 
 MAX_CLASSES = 1000
 SHOWN = 5
-"""Classes that are named where there are too many."""
+"""Maximum number of classes that a message names."""
 
 
 def why_not_train(config: ModelConfig, rows: pa.Table) -> str | None:
-    """A sentence that says why these rows must not be trained on; None when they may."""
+    """Return a sentence on why a model must not be trained on these rows; None if it may."""
     labels = rows.column(config.columns.label)
     known = len(labels) - labels.null_count
     if known == 0:
@@ -39,7 +39,7 @@ def _number_fault(config: ModelConfig, rows: pa.Table, labels: pa.ChunkedArray) 
 
 
 def _jump(config: ModelConfig, rows: pa.Table, values: Floats) -> str | None:
-    """Where rows in order of time, as the lake gives them, hold the label in two units."""
+    """Describe a change of the label's unit within the rows, which are in order of time; None without one."""
     jump = find_jump(values[np.isfinite(values)], config.quality.labels)
     if jump is None:
         return None
@@ -55,7 +55,7 @@ def _jump(config: ModelConfig, rows: pa.Table, values: Floats) -> str | None:
 
 
 def classes_of(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[str, ...]:
-    """The classes that a model of these labels would know, in the order of its codes; none for a regression."""
+    """Return the classes of a model trained on these labels, in the order of its codes; empty for a regression."""
     if config.task == "regression":
         return ()
     columns = config.columns

@@ -1,8 +1,8 @@
-"""Rows of a table into the numbers a model reads: categories and feature order are frozen when it is trained.
+"""Encode table rows as model input; categories and feature order are frozen at training.
 
-An unseen category, a null and a non-finite number all become missing (NaN), which XGBoost sends the way that training
-taught it. The quality gate counts them; scoring never fails for a row. It does fail, naming column and type only, when
-a column is absent or of another type: that is a broken contract, not a hard row.
+Unseen categories, nulls and non-finite numbers all become missing (NaN), which XGBoost routes along the default
+direction it learned. The quality gate counts them; scoring never fails because of a row. Scoring fails if a column is
+absent or of another type, which breaks the contract; the error names column and type only.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ EXPECTED: dict[FeatureKind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What is frozen: features in order with their kind, and the categories that training saw, sorted."""
+    """The frozen encoding: features in order with their kind, and the sorted categories seen in training."""
 
     features: tuple[tuple[str, FeatureKind], ...]
     categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -45,18 +45,18 @@ class Encoding:
 
     @property
     def booster_names(self) -> tuple[str, ...]:
-        """As XGBoost may know the features: it refuses names with [, ] or <, so then all are called by their place."""
+        """Feature names for XGBoost: it rejects names with [, ] or <, so if one has any, all are named by position."""
         if any(sign in name for name in self.names for sign in "[]<"):
             return tuple(f"feature {place}" for place in range(len(self.names)))
         return self.names
 
     @property
     def feature_types(self) -> list[str]:
-        """As XGBoost names them: c for categories, q for quantities."""
+        """Feature types in XGBoost's notation: c for categorical, q for quantitative."""
         return ["c" if kind == "categorical" else "q" for _, kind in self.features]
 
     def encode(self, rows: Rows) -> Matrix:
-        """Rows as float32 of shape (rows, features). Raises FeatureError on a missing column or another type."""
+        """Encode rows as float32 of shape (rows, features). Raises FeatureError on a missing column or another type."""
         table = as_table(rows, self.names)
         matrix = np.empty((table.num_rows, len(self.features)), np.float32)
         for position, (name, kind) in enumerate(self.features):
@@ -66,7 +66,7 @@ class Encoding:
             else:
                 with np.errstate(over="ignore"):
                     matrix[:, position] = _floats(column)
-        matrix[np.isinf(matrix)] = np.nan  # finite, yet more than float32 holds: as good as infinite to a model
+        matrix[np.isinf(matrix)] = np.nan  # finite as float64, but beyond float32: treated as infinite
         return matrix
 
 
@@ -76,7 +76,7 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):
     def __init__(self, features: Features) -> None:
         self.features = features
 
-    def fit(self, rows: Rows, y: object = None) -> Self:  # scikit-learn passes it
+    def fit(self, rows: Rows, y: object = None) -> Self:  # scikit-learn passes y
         table = as_table(rows, self.features.names)
         self.encoding_ = Encoding(
             kinds(self.features),
@@ -89,7 +89,7 @@ class FeatureEncoder(TransformerMixin, BaseEstimator):
 
 
 def fitted_encoder(encoding: Encoding) -> FeatureEncoder:
-    """The pipeline step of an encoding that was stored."""
+    """Restore the pipeline step of a stored encoding."""
     by_kind: dict[str, list[str]] = {"numeric": [], "categorical": [], "boolean": []}
     for name, kind in encoding.features:
         by_kind[kind].append(name)
@@ -108,7 +108,7 @@ def kinds(features: Features) -> tuple[tuple[str, FeatureKind], ...]:
 
 
 def as_table(rows: Rows, names: tuple[str, ...]) -> pa.Table:
-    """The named columns as an Arrow table; raises FeatureError naming those that are not there."""
+    """Return the named columns as an Arrow table. Raises FeatureError with the names of missing columns."""
     present = rows.column_names if isinstance(rows, pa.Table) else list(rows.columns)
     missing = [name for name in names if name not in present]
     if missing:
@@ -124,13 +124,13 @@ def as_table(rows: Rows, names: tuple[str, ...]) -> pa.Table:
         mixed = [name for name in names if rows[name].dtype == object and _is_mixed(rows[name])]
         raise FeatureError(
             f"column {', '.join(mixed) or ', '.join(names)}: holds values of several types, expected one type a column"
-        ) from None  # Arrow quotes the value, which may identify a person
+        ) from None  # Arrow's message quotes the value, which may identify a person
 
 
 def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...], unknown: float = np.nan) -> NDArray[np.float64]:
-    """Labels as metrics and models read them: codes into `classes`, numbers where there are none (regression).
+    """Encode labels for metrics and models: codes into `classes`, or numbers if `classes` is empty (regression).
 
-    NaN for a null label, `unknown` for a class that is not listed. A class is known by whatever spelling means it alone.
+    NaN for a null label, `unknown` for a class that is not listed. A class is matched by any unambiguous spelling.
     """
     if not classes:
         return np.asarray(_floats(labels), np.float64)
@@ -140,14 +140,15 @@ def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...], unknown: fl
 def label_classes(
     labels: pa.ChunkedArray, positive: str | None = None, named: Sequence[str] = (), binary: bool = False
 ) -> tuple[str, ...]:
-    """The classes in order: numbers by size, text by alphabet, `positive` last; the last of two is the positive one.
+    """Return the classes in order: integers by value, else text alphabetically; `positive` comes last.
 
-    `named` are those that the model's file lists, which may be spelled like a word for a missing value.
+    In a binary task the last class is the positive one. `named` are the classes listed in the model's file; these may
+    be spelled like a marker of a missing value.
     """
     seen = label_spellings.seen_classes(category_texts(labels), named, binary)
     last = label_spellings.class_meant(positive, seen) if positive is not None else None
     ordered = sorted(seen, key=float) if all(_is_whole_text(name) for name in seen) else list(seen)
-    return tuple(sorted(ordered, key=lambda name: name == last))  # a stable sort
+    return tuple(sorted(ordered, key=lambda name: name == last))  # sort is stable
 
 
 def _is_whole_text(text: str) -> bool:
@@ -188,7 +189,7 @@ def _is_text(found: pa.DataType) -> bool:
 
 
 def _is_whole(column: pa.ChunkedArray) -> bool:
-    """Whole numbers that pandas turned into decimals because some are null."""
+    """Whether a column holds integers that pandas converted to floats because of nulls."""
     if not pa.types.is_floating(column.type):
         return False
     known = pc.drop_null(pc.if_else(pc.is_finite(column), column, None))
@@ -208,7 +209,7 @@ def _seen(column: pa.ChunkedArray) -> tuple[str, ...]:
 
 
 def _codes(column: pa.ChunkedArray, categories: tuple[str, ...]) -> Matrix:
-    """Position of each value among the categories; NaN where it is null or not among them."""
+    """Return each value's position among the categories; NaN if it is null or unseen."""
     if not categories:
         return np.full(len(column), np.nan, np.float32)
     found = pc.index_in(category_texts(column), value_set=pa.array(categories, pa.string()), skip_nulls=True)

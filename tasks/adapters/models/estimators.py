@@ -1,10 +1,10 @@
-"""Fits a model on labelled rows: encoder and estimator as one scikit-learn pipeline, XGBoost unless the YAML says else.
+"""Fit a model on labelled rows: encoder and estimator in one scikit-learn pipeline, XGBoost by default.
 
-The latest rows are held back to choose the number of rounds, so a model stops where it stops generalising forward in
-time; then it is fitted anew on all rows with as many. Where the latest rows contradict the earlier ones, as after a turn of
-the concept, they would stop it at once: then the stretch of latest rows to learn from is chosen too, from all of them down to
-`min_rows`, by what predicts every other block of the latest best, and that is said. What comes out is the scorer that
-validation and serving use too.
+Early stopping holds back the latest rows to choose the number of rounds, then the model is refitted on all rows with
+that number. A model thus stops where it stops generalising forward in time. Where the latest rows contradict the
+earlier ones, as after a concept change, early stopping would end almost at once. Then the training range is chosen too,
+from all rows down to the latest `min_rows`, by the loss on every other block of the latest rows, and `remarks` reports
+it. The result is the scorer that validation and serving use too.
 """
 
 import difflib
@@ -35,8 +35,11 @@ from tasks.policy.statistics import metrics
 
 @dataclass(frozen=True)
 class Fitted:
-    """A scorer and what its making showed. `metrics` are of the held-back rows, empty where none were held back, by the model
-    that had not seen them; the scorer has. `remarks` say what is odd about the number of rounds."""
+    """A fitted scorer and what training measured.
+
+    `metrics` are those of the held-back rows, empty if none were held back. They are measured with the model before the
+    refit, which had not seen these rows; `scorer` has seen them. `remarks` report an unusual number of rounds.
+    """
 
     scorer: Scorer
     parameters: dict[str, str]
@@ -50,9 +53,9 @@ class Fitted:
 
 
 FEW_ROUNDS, FEW_SHARE = 10, 0.05
-"""Rounds, and share of those allowed, below which early stopping is said to have found little to learn."""
+"""Rounds, and share of the allowed rounds, below which early stopping counts as premature."""
 BLOCKS = 10
-"""Blocks of the latest rows, every other one of which tells how far back to learn, where they contradict the earlier ones."""
+"""Blocks of the latest rows; after premature early stopping, every other block serves to choose the training range."""
 
 
 def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
@@ -68,7 +71,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     def unfitted() -> Any:
         return build(config, kind, encoder.encoding_, len(classes))
 
-    # scikit-learn's OpenMP code knows no n_jobs; the limit stays, as giving it up would lift it for a fit in another thread
+    # scikit-learn's OpenMP code ignores n_jobs; the limit is never reset, which would lift it for other threads' fits
     threadpool_limits(threads())
     stopped = _choose_rounds(config, kind, unfitted, matrix, target, len(classes))
     estimator = _with_rounds(unfitted(), stopped.rounds).fit(matrix[stopped.first :], target[stopped.first :])
@@ -89,7 +92,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
 
 
 def _in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
-    """Rows by time, then id; as they are where they lie so already, as the lake's do, for sorting copies every column."""
+    """Sort rows by time, then id. Rows already in order, as from the lake, are returned without a copy."""
     if rows.num_rows < 2:
         return rows
     times, ids = (rows.column(name).combine_chunks() for name in (time, row_id))
@@ -102,9 +105,9 @@ def _in_order(rows: pa.Table, time: str, row_id: str) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Stopped:
-    """How many rounds to fit, None for the estimator's own; the rows that chose them, and what they were predicted to be.
+    """The result of early stopping: rounds to fit (None for the estimator's own), held-back rows and their predictions.
 
-    Rows before `first` are not fitted.
+    Rows before `first` are not used for fitting.
     """
 
     rounds: int | None
@@ -117,7 +120,7 @@ class _Stopped:
 def _choose_rounds(
     config: ModelConfig, kind: Any, unfitted: Callable[[], Any], matrix: Matrix, target: Floats, classes: int
 ) -> _Stopped:
-    """The rounds after which the latest rows gain no more; on blocks of all times where these contradict the earlier."""
+    """Choose the rounds by early stopping on the latest rows; if it ends prematurely, choose the training range too."""
     count, share = len(target), config.training.validation_share
     latest = np.arange(count) >= int(count * (1 - share))
     if (
@@ -146,7 +149,7 @@ def _choose_rounds(
 
 
 def _beginnings(count: int, least: int) -> list[int]:
-    """First rows of the stretches to try: all rows, the latest half, quarter and so on, and the least that may teach."""
+    """Return the first row of each candidate training range: all rows, the latest half, quarter, …, `least` rows."""
     sizes = [count >> halvings for halvings in range(20) if count >> halvings > least]
     return [count - size for size in (*sizes, *([least] if least <= count else []))]
 
@@ -164,7 +167,7 @@ def _loss(config: ModelConfig, truth: Floats, predicted: Floats) -> float:
 
 
 def _teaches(target: Floats, held_back: NDArray[np.bool_], classes: int) -> bool:
-    """Whether the rows that are left, and those that are held back, can serve: some of both, and no class is lost."""
+    """Whether both parts are non-empty and the rows not held back include every class."""
     left = target[~held_back]
     return bool(held_back.any()) and len(left) > 0 and (not classes or len(np.unique(left)) == classes)
 
@@ -175,14 +178,14 @@ def _allowed(estimator: Any) -> int:
 
 
 def _can_stop_early(kind: Any) -> bool:
-    """Whether it takes rows to stop on: XGBoost but for its forests; scikit-learn's gradient boosting since 1.7."""
+    """Whether it can stop early on given rows: XGBoost except forests, scikit-learn's gradient boosting since 1.7."""
     if issubclass(kind, XGBModel):
         return not issubclass(kind, XGBRFClassifier | XGBRFRegressor)
     return "X_val" in inspect.signature(kind.fit).parameters and "n_iter_no_change" in kind().get_params()
 
 
 def estimator_class(config: ModelConfig) -> Any:
-    """XGBoost's, or the class at the YAML's import path. Raises EstimatorError saying which part is missing."""
+    """Import the configured estimator class, XGBoost's by default. Raises EstimatorError naming the missing part."""
     path = config.training.estimator
     if path is None:
         return XGBRegressor if config.task == "regression" else XGBClassifier
@@ -207,7 +210,7 @@ def estimator_class(config: ModelConfig) -> Any:
 
 
 def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> Any:
-    """The unfitted estimator; the YAML's parameters go before ours. Raises EstimatorError on one it does not know."""
+    """Build the unfitted estimator; the YAML's parameters override ours. Raises EstimatorError on an unknown one."""
     accepted, given = set(kind().get_params()), config.training.parameters
     for name in given:
         if name not in accepted:
@@ -224,7 +227,7 @@ def build(config: ModelConfig, kind: Any, encoding: Encoding, classes: int) -> A
 
 
 def try_out(config: ModelConfig) -> None:
-    """Fit the YAML's estimator on a few made-up rows. Raises EstimatorError where a parameter is of no use to it."""
+    """Fit the YAML's estimator on synthetic rows. Raises EstimatorError if it rejects a parameter's value."""
     kind, random = estimator_class(config), np.random.default_rng(0)
     classes = {"binary": 2, "multiclass": 3}.get(config.task, 0)
     codes = np.arange(60) % classes if classes else random.normal(size=60)
@@ -247,7 +250,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _xgboost_settings(config: ModelConfig, encoding: Encoding, classes: int) -> dict[str, Any]:
-    """Native categories, and early stopping on the primary metric where XGBoost has it, else on the log loss."""
+    """XGBoost settings: native categories; early stopping on the primary metric if XGBoost has it, else on log loss."""
     loss = "mlogloss" if classes > 2 else "logloss"
     metric = config.performance.metric
     watched = {"mae": "mae", "rmse": "rmse", "pinball": "quantile", "roc_auc": "auc"}.get(metric, loss)
@@ -265,7 +268,7 @@ def _xgboost_settings(config: ModelConfig, encoding: Encoding, classes: int) -> 
 def _stop(
     config: ModelConfig, estimator: Any, matrix: Matrix, target: Floats, held_back: NDArray[np.bool_], first: int = 0
 ) -> _Stopped:
-    """Fit on the other rows from `first` on until the held-back ones gain no more."""
+    """Fit on the rows from `first` that are not held back; stop when the held-back rows improve no more."""
     kept, rounds = ~held_back & (np.arange(len(target)) >= first), config.training.early_stopping_rounds
     if isinstance(estimator, XGBModel):
         estimator.set_params(early_stopping_rounds=rounds)
@@ -282,7 +285,7 @@ def _stop(
 
 
 def _with_rounds(estimator: Any, rounds: int | None) -> Any:
-    """The estimator with so many rounds, and no early stopping of its own."""
+    """Set the number of rounds and disable the estimator's own early stopping."""
     if rounds is None:
         return estimator
     if isinstance(estimator, XGBModel):
@@ -297,7 +300,7 @@ def _raw(estimator: XGBModel, encoding: Encoding) -> bytearray:
 
 
 def _achieved(config: ModelConfig, truth: Floats, predicted: Floats) -> dict[str, float]:
-    """Every metric of the task on the held-back rows that is defined there."""
+    """Compute every metric of the task that is defined on the held-back rows."""
     if not len(truth):
         return {}
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
@@ -306,7 +309,7 @@ def _achieved(config: ModelConfig, truth: Floats, predicted: Floats) -> dict[str
 
 
 def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
-    """Share of each feature in the model's total gain; the estimator's own importances or |weights| elsewhere."""
+    """Return each feature's share of the total gain (XGBoost), of the estimator's importances or of its |weights|."""
     if isinstance(estimator, XGBModel):
         gains = estimator.get_booster().get_score(importance_type="total_gain")
         raw = np.array([float(gains.get(name, 0.0)) for name in encoding.booster_names])

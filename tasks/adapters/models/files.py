@@ -1,9 +1,9 @@
-"""A model as files that run no code when loaded, and the scorer that is read back from them.
+"""Store a model in files that run no code when loaded, and load the scorer from them.
 
-XGBoost boosters are UBJ, everything else skops; encoder and classes are JSON beside them. Files are read once and
-checked against the SHA-256 that the ledger holds before a byte of them is parsed. What skops may build comes from
-the version's own record, made when we trained it: a file's list of its own types says nothing about trust. Whoever may
-write to the registry may write that record too, so types of other packages than those we train with are never built.
+XGBoost boosters are stored as UBJ, other estimators as skops; encoder and classes are JSON beside them. Files are read
+once, and their SHA-256 is compared with the ledger's before anything is parsed. The types that skops may build come
+from the version's own record, written when it was trained: a list inside the file would prove nothing. An attacker who
+can write to the registry could edit that record too, so types are further limited to the packages that we train with.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ Floats = NDArray[np.float64]
 
 DESCRIPTION, BOOSTER, ESTIMATOR = "scorer.json", "model.ubj", "model.skops"
 VOUCHED = ("sklearn", "numpy", "scipy")
-"""Packages whose types every estimator may hold."""
+"""Packages whose types any estimator may hold."""
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A fitted pipeline. `classes` are in the order of the codes that metrics read; empty for regression."""
+    """A fitted pipeline. `classes` are in the order of the codes that metrics use; empty for regression."""
 
     pipeline: Pipeline
     encoding: Encoding
@@ -43,9 +43,9 @@ class Scorer:
     classes: tuple[str, ...]
 
     def predict(self, rows: Rows) -> Floats:
-        """P(last class) of shape (n,) for binary, (n, k) for multiclass, (n,) in the label's unit for regression.
+        """Predict rows: P(last class) (n,) for binary, (n, k) for multiclass, (n,) in the label's unit for regression.
 
-        Raises FeatureError on a missing column or another type than the model was trained on.
+        Raises FeatureError on a missing column or a type other than in training.
         """
         if len(rows) == 0:
             return np.empty((0, len(self.classes)) if self.task == "multiclass" else 0)
@@ -55,11 +55,11 @@ class Scorer:
         return shares[:, 1] if self.task == "binary" else shares
 
     def labels(self, column: pa.ChunkedArray) -> Floats:
-        """Labels as codes into `classes`, or as numbers; NaN where null or unknown to the model."""
+        """Encode labels as codes into `classes`, or as numbers; NaN where null or unknown to the model."""
         return encode_labels(column, self.classes)
 
     def judged(self, rows: Rows, labels: pa.ChunkedArray) -> tuple[Floats, Floats]:
-        """(truth, predictions) of the rows whose label is known, as metrics read them; see `encode_truth`."""
+        """Return (labels, predictions) of the rows with a known label, encoded for metrics; see `encode_truth`."""
         truth, (predicted,) = encode_truth(labels, [(self.classes, self.predict(rows))])
         known = np.isfinite(truth)
         return truth[known], predicted[known]
@@ -70,7 +70,7 @@ class Scorer:
 
 
 def threads() -> int:
-    """How many threads a fit and a prediction may use: PERENNIAL_THREADS, else one, as stages run side by side."""
+    """Threads per fit and prediction: PERENNIAL_THREADS, by default 1, because stages run in parallel."""
     return int(os.environ.get("PERENNIAL_THREADS", "1"))
 
 
@@ -86,19 +86,19 @@ def save(scorer: Scorer, folder: Path) -> None:
     if isinstance(scorer.estimator, XGBModel):
         (folder / BOOSTER).write_bytes(scorer.estimator.get_booster().save_raw("ubj"))
     else:
-        import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
+        import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
 
         (folder / ESTIMATOR).write_bytes(skops.io.dumps(scorer.estimator))
 
 
 def sha256(files: dict[str, bytes]) -> str:
-    """Of all files by name, so that none can be swapped, added or taken away unnoticed."""
+    """Hash all files with their names: a swapped, added or removed file changes the hash."""
     parts = [f"{name}:{hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def read(folder: Path) -> dict[str, bytes]:
-    """Every file of a model's folder by name. Raises ModelFileError where there is none."""
+    """Read every file of a model's folder, by name. Raises ModelFileError if it holds no model."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     files = {path.name: path.read_bytes() for path in paths if path.is_file()}
     if DESCRIPTION not in files:
@@ -115,9 +115,9 @@ def load(
     trusted_types: tuple[str, ...] = (),
     packages: tuple[str, ...] = VOUCHED,
 ) -> Scorer:
-    """The scorer of these files. Raises ModelFileError if they are not the ones that were registered.
+    """Load a scorer from its files. Raises ModelFileError if their hash is not the one registered.
 
-    Of skops' types only those are built that are among `trusted_types` and of one of `packages`.
+    skops builds a type only if it is among `trusted_types` and belongs to one of `packages`.
     """
     found = sha256(files)
     if found != expected_sha256:
@@ -129,7 +129,7 @@ def load(
 
 
 def vouched_packages(estimator: str | None) -> tuple[str, ...]:
-    """Packages whose types a model may hold, given the import path of the configured estimator: its own is one."""
+    """Return the packages whose types a model may hold: the standard ones and that of the configured estimator."""
     own = (estimator or "").partition(":")[0].partition(".")[0]
     return (*VOUCHED, own) if own else VOUCHED
 
@@ -139,13 +139,13 @@ def _foreign(types: Iterable[str], packages: tuple[str, ...]) -> list[str]:
 
 
 def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
-    """Types that skops must be told to trust for this estimator, which we have just trained ourselves.
+    """Return the types that skops must trust to load this estimator, which was trained in this process.
 
-    Raises ModelFileError for a type from outside the packages of scikit-learn and of the configured estimator.
+    Raises ModelFileError for a type outside the given packages.
     """
     if isinstance(estimator, XGBModel):
         return ()
-    import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
+    import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
 
     needed = tuple(sorted(skops.io.get_untrusted_types(data=skops.io.dumps(estimator))))
     if foreign := _foreign(needed, packages):
@@ -175,7 +175,7 @@ def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tu
 
 
 def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, ...]) -> Any:
-    import skops.io  # loads every estimator of scikit-learn, which a booster needs none of
+    import skops.io  # imports all of scikit-learn's estimators, which a booster does not need
 
     needed = sorted(skops.io.get_untrusted_types(data=content))
     unknown = sorted(set(needed) - set(trusted_types))
@@ -194,7 +194,7 @@ def _skops(content: bytes, trusted_types: tuple[str, ...], packages: tuple[str, 
 
 
 def booster_estimator(ubj: bytes | bytearray, task: Task) -> XGBModel:
-    """A scikit-learn estimator around a stored booster."""
+    """Wrap a stored booster as a scikit-learn estimator."""
     estimator = (XGBRegressor if task == "regression" else XGBClassifier)(n_jobs=threads())
     estimator.load_model(bytearray(ubj))
     estimator.get_booster().set_param({"nthread": threads()})
@@ -202,5 +202,5 @@ def booster_estimator(ubj: bytes | bytearray, task: Task) -> XGBModel:
 
 
 def _load_pyfunc(folder: str) -> Scorer:
-    """What `mlflow.pyfunc` and `mlflow models serve` call; boosters only, as no registry vouches for types here."""
+    """Load a booster for `mlflow.pyfunc` and `mlflow models serve`; without a registry, no skops types are trusted."""
     return _parse(read(Path(folder)), ())

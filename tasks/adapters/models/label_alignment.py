@@ -1,8 +1,9 @@
-"""Labels beside predictions of the same rows, as metrics read them: a class that no model knows is a miss of all.
+"""Align labels with predictions of the same rows for metrics; a class that no model knows counts as a miss for all.
 
-Of several classes it is one more, one past the last, to which nobody gave any probability. Two classes have no third:
-there such rows count by turns as the one and the other class, each with the opposite predicted for certain. So every
-metric takes them for what they are among several: no hit, the largest log loss, a Brier score of 1, pairs out of order.
+In a multiclass task the unknown class gets one more code, past the last, with probability 0 from every model. In a
+binary task there is no third code: such rows are labelled alternately as either class, and the opposite class is
+predicted with certainty. Every metric then treats these rows as in the multiclass task: no hit, the largest log loss, a
+Brier score of 1, misordered pairs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,18 +15,18 @@ from tasks.adapters.models.encoding import encode_labels
 from tasks.policy.statistics.metrics import Floats
 
 Answer = tuple[tuple[str, ...], Floats]
-"""A model's classes, none for a regression, and its predictions."""
+"""A model's classes (empty for a regression) and its predictions."""
 
 
 def encode_truth(labels: pa.ChunkedArray, answers: Sequence[Answer]) -> tuple[Floats, list[Floats]]:
-    """(truth, each answer's predictions), all of one length and in one order of classes; NaN where no label is known."""
+    """Return (labels, predictions per answer), all of one length and one class order; NaN where no label is known."""
     classes = all_classes(own for own, _ in answers)
     aligned = [in_order(own, predicted, classes) for own, predicted in answers]
     return with_misses(encode_labels(labels, classes, unknown=len(classes)), aligned, len(classes))
 
 
 def with_misses(truth: Floats, predicted: Sequence[Floats], classes: int) -> tuple[Floats, list[Floats]]:
-    """The same where the code `classes` stands for a class that is not among as many; see the module's first lines."""
+    """Apply the module's rule for unknown classes to rows with the code `classes`, one past the last known class."""
     unseen = truth == classes
     if not classes or not unseen.any():
         return truth, list(predicted)
@@ -39,10 +40,10 @@ def with_misses(truth: Floats, predicted: Sequence[Floats], classes: int) -> tup
 
 
 def in_order(own: tuple[str, ...], predicted: Floats, classes: tuple[str, ...]) -> Floats:
-    """Probabilities (n, own classes) with a column for each of `classes`, 0 for those that are not among `own`.
+    """Reorder probabilities of shape (n, own classes) to one column per class; 0 for a class that is not among `own`.
 
-    Of two classes (n,): P of the last of `own` in, P of the last of `classes` out. Where two models know different
-    two, so that `classes` are more, both are given as if of several.
+    Binary probabilities have shape (n,): the input is P(last of `own`), the output P(last of `classes`). If two binary
+    models know different classes, `classes` has more than two, and the output has one column per class.
     """
     if predicted.ndim == 1:
         if len(classes) <= 2:
@@ -56,5 +57,5 @@ def in_order(own: tuple[str, ...], predicted: Floats, classes: tuple[str, ...]) 
 
 
 def all_classes(known: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    """The classes of the first in its order, then those that only the others know."""
+    """Return the classes of the first model in its order, then those that only later ones know."""
     return tuple(dict.fromkeys(name for classes in known for name in classes))

@@ -1,7 +1,7 @@
-"""SHAP values from XGBoost itself: what each feature adds to a row's prediction, on a bounded number of rows.
+"""SHAP values from XGBoost itself: each feature's contribution to a prediction, on a bounded number of rows.
 
-Exact tree SHAP costs rows × leaves × depth²; beyond a budget XGBoost's own approximation stands in (one walk a tree).
-Which of the two depends on the model alone, so training and windows are always compared alike.
+Exact tree SHAP costs rows × leaves × depth². For models above EXACT_TREES trees, XGBoost's own approximation is used
+(one walk per tree). The choice depends on the model alone, so training and windows are always comparable.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from tasks.adapters.models.files import Floats, Scorer, threads
 
 ROWS = 500
 FROZEN_ROWS = 1000
-"""Of training; a shift of a mean is then known to 5.5 % of a contribution's σ, with any number of them to 4.5 %."""
+"""Sampled training rows: a mean's shift then has an error of 5.5 % of a contribution's σ; unlimited rows: 4.5 %."""
 EXACT_TREES = 400
 
 
 def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats | None:
-    """(n, features) contributions on the margin for evenly drawn rows; None for other estimators or missing columns.
+    """Return (n, features) contributions on the margin for evenly spaced rows.
 
-    Several classes: of the class decided for, row by row.
+    Multiclass: the contributions to each row's predicted class. None for other estimators or missing columns.
     """
     names = scorer.encoding.names
     if not isinstance(scorer.estimator, XGBModel) or not len(rows) or not set(names) <= set(rows.column_names):
@@ -42,5 +42,5 @@ def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats |
 
 
 def drawn_places(rows: int, limit: int) -> Sequence[int]:
-    """At most `limit` places spread evenly over the rows."""
+    """Return at most `limit` row positions, evenly spaced."""
     return np.unique(np.linspace(0, rows - 1, min(rows, limit)).round().astype(int)).tolist()

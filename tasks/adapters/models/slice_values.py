@@ -1,4 +1,4 @@
-"""The groups that rows fall into by a column's values, as slices and protected columns name them."""
+"""Group rows by the values of a slice or protected column."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,7 @@ from tasks.adapters.models.encoding import category_texts
 
 
 def groups_of(config: ModelConfig, name: str, column: pa.ChunkedArray) -> NDArray[np.str_]:
-    """Each row's group. Values of a personal column are never shown: its groups are numbered, the largest first."""
+    """Return each row's group. Values of a personal column are hidden: its groups are numbered, largest first."""
     texts = np.array([value or "(null)" for value in category_texts(column).to_pylist()], dtype=np.str_)
     if name not in config.columns.personal or not len(texts):
         return texts

@@ -1,9 +1,9 @@
-"""Whether the Prefect server has an event that was emitted: emitting only puts it into this process's queue.
+"""Wait until the Prefect server has stored an emitted event: emitting only adds it to a queue of this process.
 
 Prefect 3.9 has no call that waits until an event is stored, and we found no issue upstream that asks for one.
 
-A run that ends, or a server that restarts, within seconds of a hand-over could lose the event and with it the next
-flow. So a deployed run ends only once the server has stored what it said.
+If a run ends or a server restarts within seconds of a hand-over, the event could be lost, and with it the next flow. A
+deployed run therefore ends only after the server has stored its hand-over events.
 """
 
 import time
@@ -12,14 +12,14 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 
-WAIT_S = 90  # a server takes 10 to 40 s to start again, and stores events every 5 s
+WAIT_S = 90  # a server takes 10 to 40 s to restart, and stores events every 5 s
 POLL_S = 0.5
 AT_ANY_TIME = {"since": "1970-01-01T00:00:00Z", "until": "2999-12-31T00:00:00Z"}
-"""The server looks at half a year until now, else: an event of a host whose clock is ahead would not be found."""
+"""All times. The server's default, the half year up to now, would miss events of a host whose clock is ahead."""
 
 
 class NotDelivered(PrefectException):
-    """The server has not stored the event; saying it again is safe, as a decision acts once."""
+    """The server has not stored the event. Emitting it again is safe, as each decision acts once."""
 
 
 def await_stored(event: UUID) -> None:

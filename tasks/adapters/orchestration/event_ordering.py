@@ -1,15 +1,16 @@
-"""The event ordering of a single Prefect server: Prefect's own in-memory ordering, with two gaps closed.
+"""Event ordering for a single Prefect server: Prefect's own in-memory ordering, with two gaps closed.
 
-*After a restart.* Prefect holds an event back until it has seen the one it follows, for 15 minutes at most. In memory, a
-restarted server never sees what its predecessor saw, so a crash in its first minutes wakes no automation for a quarter of
-an hour. Here no event waits for one made before this start. Prefect's Redis ordering, for several servers, has no such
-gap. Prefect 3.9.1 has it; we found no issue upstream.
+*After a restart.* Prefect holds an event back until it has seen the event that it follows, for at most 15 minutes. The
+in-memory ordering of a restarted server has not seen the events before the restart, so a crash in its first minutes
+triggers no automation for a quarter of an hour. Here, no event waits for one created before this server's start.
+Prefect 3.9.1 has the gap, except in its Redis ordering for several servers; we found no issue upstream.
 
-*After a run's end.* A process may emit a heartbeat after its run has ended (PrefectHQ/prefect#18653, #21932). Prefect 3.9
-counts an end that occurred after the last heartbeat, in whatever order they arrive, but not one that occurred before it:
-the automation for silent runs would ask to crash what has completed or waits for a person. Such a heartbeat is left out.
+*After a run's end.* A process may emit a heartbeat after its run has ended (PrefectHQ/prefect#18653, #21932). Prefect
+3.9 accepts an end that occurred after the last heartbeat, in any order of arrival, but not one that occurred before it:
+the automation for silent runs would then try to crash a run that is completed or suspended. Such heartbeats are
+dropped.
 
-Set by `PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=tasks.adapters.orchestration.event_ordering`, which `make serve` does.
+Enabled by `PREFECT_SERVER_EVENTS_CAUSAL_ORDERING=tasks.adapters.orchestration.event_ordering`, which `make serve` sets.
 """
 
 import time
@@ -35,17 +36,17 @@ AT_REST = {
     "Scheduled",
     "Suspended",
 }
-"""States in which no process runs; one that runs a run again sets it Pending or Running first."""
+"""States in which a run has no process; before it runs again, Prefect sets it to Pending or Running."""
 REMEMBERED = 100_000
 
 
 class CausalOrdering(memory.CausalOrdering):  # type: ignore[misc]  # Prefect is not followed by mypy, so its class is Any
-    """Prefect's ordering in memory, which waits for nothing from before its start and for no heartbeat after a run's end."""
+    """Prefect's in-memory ordering, which neither waits for events before its start nor passes on late heartbeats."""
 
     _at_rest: LRUCache[str, bool] = LRUCache(REMEMBERED)
 
     async def wait_for_leader(self, event: ReceivedEvent) -> None:
-        """As Prefect's; what the predecessor may have seen is not waited for."""
+        """Wait as Prefect does, except for an event from before this server's start."""
         if event.follows is None or not made_before(event.follows, STARTED):
             await super().wait_for_leader(event)
 
@@ -53,7 +54,7 @@ class CausalOrdering(memory.CausalOrdering):  # type: ignore[misc]  # Prefect is
     async def preceding_event_confirmed(
         self, handler: event_handler, event: ReceivedEvent, depth: int = 0
     ) -> AsyncGenerator[None, None]:
-        """As Prefect's. Raises EventArrivedEarly, which drops an event that nothing waits for, on a late heartbeat."""
+        """Confirm as Prefect does. Raises EventArrivedEarly for a late heartbeat, which thereby is dropped."""
         late = self._at_rest.get(event.resource.id) or made_before(event.id, STARTED)
         if event.event == HEARTBEAT and late:
             raise EventArrivedEarly(event)
@@ -64,5 +65,5 @@ class CausalOrdering(memory.CausalOrdering):  # type: ignore[misc]  # Prefect is
 
 
 def made_before(event: UUID, moment: float) -> bool:
-    """Whether an event's id says that it was made before a time; Prefect's state changes bear such ids (RFC 9562, 5.7)."""
+    """Whether an event id's timestamp is earlier; Prefect's state changes have such ids (UUIDv7, RFC 9562, 5.7)."""
     return event.version == 7 and (event.int >> 80) / 1000 < moment

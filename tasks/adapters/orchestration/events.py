@@ -1,4 +1,4 @@
-"""Events that connect flows and notify people; automations in prefect.yaml act on them."""
+"""Emit the events that connect flows and notify people; automations in prefect.yaml act on them."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from tasks.adapters.orchestration.runs import run_mode
 from tasks.policy.records.events import RunMode, about
 
 HANDED_OVER = {"retraining.requested", "return.requested", "challenger.validated", "champion.degraded"}
-"""Events that start the next flow; were one lost, the loop would stand still."""
+"""Events that start the next flow; a lost one would stop the loop."""
 
 
 def announce(event: str, model: str, payload: dict[str, Any]) -> None:
     """Emit `perennial.<event>` about a model; automations turn it into runs and notifications.
 
-    A flow that another one runs is handed on by its caller, as a replay does. What it says is about
-    `perennial.replay.<model>`, which no automation matches: recorded history must not start live runs.
+    When another flow runs this one, as in a replay, the caller starts the next flow. The event is then about
+    `perennial.replay.<model>`, which no automation matches: a replay must not start live runs.
     """
     run = FlowRunContext.get()
     handed_on = run is not None and run.flow_run is not None and run.flow_run.parent_task_run_id is not None

@@ -1,8 +1,8 @@
-"""Puts a run into the queue again: one that cannot go on yet, and those of a worker that was stopped.
+"""Put runs back into the queue: a run that cannot continue yet, or the runs of a stopped worker.
 
-A process worker that is stopped kills its runs and leaves them Running, which holds their concurrency slots for good
-(PrefectHQ/prefect#16746; #22528 asks for a worker that waits for its runs). `make serve` and `perennial work` put them
-back, and the next worker takes them up, which is safe, because every write is keyed by its decision.
+A process worker that is stopped kills its runs but leaves them Running, which holds their concurrency slots
+indefinitely (PrefectHQ/prefect#16746; #22528 asks for a worker that waits for its runs). `make serve` and `perennial
+work` requeue these runs, and the next worker picks them up. This is safe because every write is keyed by its decision.
 """
 
 import socket
@@ -30,23 +30,23 @@ from prefect.states import AwaitingRetry
 
 POOL = "perennial"
 OF_PROCESSES = "process"
-"""The type of a pool whose worker starts processes of its own host."""
+"""Type of a work pool whose worker starts processes on its own host."""
 UNDER_WAY = [StateType.RUNNING, StateType.PENDING]
 TAKEN_BY = "prefect.worker.name"
-"""The label by which Prefect notes who took a run, before its process starts."""
+"""Label in which Prefect records the worker that took a run, before the run's process starts."""
 STOPPED = "its worker was stopped; the next one takes it up"
 PAGE = 200
-"""Runs in one answer of the server, at most."""
+"""Maximum number of runs per server response."""
 
 
 def is_deployed() -> bool:
-    """Whether the present run is one of a deployment, which a worker would take up again."""
+    """Whether the current run belongs to a deployment, so that a worker would pick it up again."""
     run = FlowRunContext.get()
     return run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
 
 
 def come_back_later(why: str, seconds: float) -> None:
-    """Put a deployed run back into the queue and end its process by Abort; return where nothing would take it up."""
+    """Requeue a deployed run and end its process with Abort; return if no worker would pick it up again."""
     run = FlowRunContext.get()
     if run is None or run.flow_run is None or not is_deployed():
         return
@@ -58,16 +58,16 @@ def come_back_later(why: str, seconds: float) -> None:
 
 
 def worker_name(pool: str, queues: Sequence[str]) -> str:
-    """Of the worker of this machine, which keeps its name, so that starts do not pile up in the dashboard."""
+    """Return the name of this machine's worker; it is stable, so restarts add no workers to the dashboard."""
     return "-".join((pool, *queues, socket.gethostname()))
 
 
 def hand_back(api_url: str, runs: Collection[UUID]) -> int:
-    """Put those of the runs back into the queue that their own process did not end. Returns how many."""
+    """Requeue those of the runs that are still under way or crashed. Return how many."""
     back = 0
     with client_of(api_url) as client:
         for run in runs:
-            with suppress(ObjectNotFound):  # somebody removed it meanwhile
+            with suppress(ObjectNotFound):  # deleted meanwhile
                 state = client.read_flow_run(run).state
                 if state is not None and state.type in (*UNDER_WAY, StateType.CRASHED):
                     client.set_flow_run_state(run, AwaitingRetry(message=STOPPED), force=True)
@@ -76,10 +76,10 @@ def hand_back(api_url: str, runs: Collection[UUID]) -> int:
 
 
 def hand_back_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -> int:
-    """Put every run back into the queue that this machine's worker took and whose process is gone. Returns how many.
+    """Requeue every run that this machine's worker took and whose process is gone. Return how many.
 
-    One that no worker has put its name to yet was taken a moment ago; it is ours where no other worker is there. A
-    container goes on without the worker that started it, so of a pool of containers nothing is put back.
+    A run without a worker label was taken a moment ago; it counts as ours if no other worker is online. Containers
+    outlive the worker that started them, so nothing is requeued in a pool of containers.
     """
     own = worker_name(pool, queues)
     with client_of(api_url) as client:
@@ -106,15 +106,16 @@ def _under_way(client: SyncPrefectClient, pool: str) -> list[FlowRun]:
 
 
 def _runs_processes(client: SyncPrefectClient, pool: str) -> bool:
-    with suppress(ObjectNotFound):  # somebody removed it, and its runs with it
+    with suppress(ObjectNotFound):  # the pool was deleted, and its runs with it
         return bool(client.read_work_pool(pool).type == OF_PROCESSES)
     return False
 
 
 def _is_gone(run: FlowRun) -> bool:
-    """Whether the run has no process, or had one on this host. Prefect notes `PID`, earlier versions `HOST:PID`.
+    """Whether the run has no process, or one of this host that has ended.
 
-    What a container or another host is known by says nothing that could be looked up here.
+    Prefect records `PID`, earlier versions `HOST:PID`. Containers and other hosts cannot be checked from here; their
+    runs do not count as gone.
     """
     pid = (run.infrastructure_pid or "").removeprefix(f"{socket.gethostname()}:")
     return not pid or (pid.isdigit() and not psutil.pid_exists(int(pid)))
@@ -122,6 +123,6 @@ def _is_gone(run: FlowRun) -> bool:
 
 @contextmanager
 def client_of(api_url: str) -> Iterator[SyncPrefectClient]:
-    """A client of the Prefect server at this address, whatever this process's own settings say."""
+    """Yield a client of the Prefect server at this address, regardless of this process's settings."""
     with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
         yield client

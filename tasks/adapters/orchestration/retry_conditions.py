@@ -1,4 +1,4 @@
-"""Which failures may pass by themselves, the only ones worth a retry: a refusal stays one however often it is asked."""
+"""Decide which failures are transient; only these are retried, because a refusal would repeat."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from tasks.policy.records.errors import NoChampion, PerennialError, RegistryErro
 
 
 def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
-    """For `retry_condition_fn`: an unreachable registry or store may come back; what a person must fix will not."""
+    """For `retry_condition_fn`: an unreachable registry or store is transient; a fault that requires action is not."""
     error = state.result(raise_on_failure=False)
     if not isinstance(error, PerennialError):
         return True

@@ -1,4 +1,4 @@
-"""Who started the present run, as the server recorded it, and how a run waits for a person."""
+"""Identify who started the current run, as the server recorded it, and suspend a run for a person's answer."""
 
 from typing import Literal
 from uuid import UUID
@@ -14,7 +14,7 @@ from tasks.policy.governance.access import Principal, principal_of
 
 
 def creator(claimed: str | None = None) -> Principal:
-    """Who started the present run; `claimed` is the name that was typed into its form."""
+    """Return who started the current run; `claimed` is the name entered in its form."""
     context = FlowRunContext.get()
     recorded = context.flow_run.created_by if context and context.flow_run else None
     if recorded is None:
@@ -33,14 +33,14 @@ class ApprovalForm(RunInput):
 
 
 def waiting_run() -> str | None:
-    """Id of the present run, where it can wait for a person: a run of a deployment that no other flow runs."""
+    """Return the current run's id if it can be suspended for a person: a deployed run without a parent flow run."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     return str(run.id) if run and run.deployment_id and not run.parent_task_run_id else None
 
 
 def was_answered() -> bool:
-    """Whether the present run was suspended by `ask` before and so, running again, has been given an answer."""
+    """Whether `ask` suspended the current run before; when it runs again, it has its answer."""
     context = FlowRunContext.get()
     asked = context.flow_run.empirical_policy.pause_keys if context and context.flow_run else None
     return _key(1) in (asked or ())
@@ -51,7 +51,7 @@ def _key(question: int) -> str:
 
 
 def is_waiting(run_id: str | None) -> bool:
-    """Whether that run still waits for its form, or was just given it."""
+    """Whether that run still waits for its form, or is just resuming."""
     if run_id is None:
         return False
     with get_client(sync_client=True) as client:
@@ -63,9 +63,9 @@ def is_waiting(run_id: str | None) -> bool:
 
 
 def ask(evidence: str, seconds: int, question: int) -> ApprovalForm:
-    """Suspend the run until the form is filled in; the process ends here and runs again from the top.
+    """Suspend the run until the form is submitted; the process ends here, and the run restarts from the top.
 
-    `question` counts the forms of one run: an answered one is read again at once, a new one suspends.
+    `question` numbers the forms of one run: one already answered returns at once, a new one suspends.
     """
     form = ApprovalForm.with_initial_data(description=evidence)
     return suspend_flow_run(wait_for_input=form, timeout=max(1, seconds), key=_key(question))

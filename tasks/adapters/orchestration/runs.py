@@ -1,7 +1,7 @@
-"""Runs a flow in this process as a run of its own, loaded by the entrypoint that its deployment uses.
+"""Run a flow in this process as an independent run, loaded by its deployment's entrypoint.
 
-Such runs are no sub-flows: for the tracking task of each sub-flow Prefect makes a client anew, which costs 0.4 s every time
-(measured on 3.8). A tag of the run holds its mode.
+These runs are not subflows: Prefect creates a new client for the tracking task of each subflow, which costs 0.4 s every
+time (measured on 3.8). A tag of the run records its mode.
 """
 
 from contextvars import copy_context
@@ -16,7 +16,7 @@ from tasks.policy.records.events import RunMode
 
 
 def run_as(mode: RunMode, name: str, **parameters: Any) -> Any:
-    """Run a flow in this mode and return what it returns."""
+    """Run a flow in this mode and return its result."""
     alone = copy_context()
     alone.run(FlowRunContext.__var__.set, None)
     return alone.run(partial(_tagged, mode, name, **parameters))
@@ -28,7 +28,7 @@ def _tagged(mode: RunMode, name: str, **parameters: Any) -> Any:
 
 
 def run_mode(dry_run: bool = False) -> RunMode:
-    """The mode of the present flow run, from its tags; LIVE outside of one."""
+    """Return the current flow run's mode, from its tags; LIVE outside of a run."""
     run = FlowRunContext.get()
     noted = run.flow_run.tags if run and run.flow_run else []
     kept = next((mode for mode in (RunMode.BACKFILL, RunMode.REPLAY) if mode.tag in noted), RunMode.LIVE)

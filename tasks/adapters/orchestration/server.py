@@ -1,6 +1,6 @@
-"""A Prefect server of one's own, on this machine: started for a replay or by `make serve`, stopped with it.
+"""A private Prefect server on this machine, started and stopped with a replay or with `make serve`.
 
-State lies under the workspace, so that what a replay did can be browsed later. It listens on localhost only.
+Its state is stored in the workspace: a replay can be browsed later. The server listens on localhost only.
 """
 
 import os
@@ -21,11 +21,11 @@ from tasks.policy.records.errors import WorkspaceError
 START_TIMEOUT_S = 180  # migrations of a new database take 10 to 40 s on two busy cores
 SERVED = "served.url"
 OF_ANOTHER_SERVER = ("PREFECT_API_KEY", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_CLOUD_API_URL")
-"""Settings of a shell that was set up for Prefect Cloud or another server: its key is for nobody here."""
+"""Settings for Prefect Cloud or another server, whose API key must not reach this one."""
 LOG_IN = "log-in"
-"""File of the workspace with the log-in that `make serve` made."""
+"""Workspace file with the log-in that `make serve` created."""
 PREFECT_APP = "tasks.adapters.dashboards.prefect_app"
-"""Prefect's command line as `python -m` finds it, with SQLite made fit for several processes."""
+"""Prefect's command line as a module for `python -m`, with SQLite safe for several processes."""
 IDLE_SERVICES = (
     "SCHEDULER",
     "LATE_RUNS",
@@ -38,11 +38,11 @@ IDLE_SERVICES = (
 
 BATCHED_SERVICES = ("TASK_RUN_RECORDER", "EVENT_PERSISTER")
 IN_BATCHES = {"BATCH_SIZE": "200", "READ_BATCH_SIZE": "50", "FLUSH_INTERVAL": "1"}
-"""Task runs and events are written once a second instead of one or twenty at a time, each in a transaction of its own."""
+"""Write task runs and events in batches once a second, instead of one or twenty per transaction."""
 
 
 def free_port(preferred: int | None = None) -> int:
-    """`preferred` where it is free, else one that the system assigns."""
+    """Return `preferred` if free, else a free port from the system. Raises WorkspaceError if none can be bound."""
     for port in (preferred, 0):
         if port is None:
             continue
@@ -57,7 +57,7 @@ def free_port(preferred: int | None = None) -> int:
 
 
 def kept_log_in(space: Workspace) -> str | None:
-    """`user:password` of the server that `make serve` runs on this workspace, where it made one; only its owner can read it."""
+    """Return the log-in `user:password` of this workspace's `make serve`, or None. Only its owner can read the file."""
     try:
         return (space.home / LOG_IN).read_text(encoding="utf-8").strip() or None
     except OSError:
@@ -65,7 +65,7 @@ def kept_log_in(space: Workspace) -> str | None:
 
 
 def server_environment(space: Workspace, port: int) -> dict[str, str]:
-    """Environment of the server and of every process that talks to it."""
+    """Return the environment of the server and of every process that connects to it."""
     url, log_in = f"http://127.0.0.1:{port}/api", kept_log_in(space)
     return {
         **({"PREFECT_API_AUTH_STRING": log_in} if log_in else {}),
@@ -75,15 +75,15 @@ def server_environment(space: Workspace, port: int) -> dict[str, str]:
         "PREFECT_UI_API_URL": url,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": url.removesuffix("/api"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.adapters.orchestration.event_ordering",  # that module says why
-        # in memory, as by default, a restart would forget who holds a concurrency slot, and nobody would give it back
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "tasks.adapters.orchestration.event_ordering",  # explained there
+        # the default, memory, loses the holders of concurrency slots at a restart; their slots are never released
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "DO_NOT_TRACK": "1",
     }
 
 
 def record_served(space: Workspace, api_url: str | None) -> None:
-    """Leave word of the server that `make serve` runs on this workspace; None takes it back."""
+    """Record the address of the server that `make serve` runs on this workspace; None deletes it."""
     path = space.home / "prefect" / SERVED
     if api_url is None:
         path.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def record_served(space: Workspace, api_url: str | None) -> None:
 
 
 def served_url(space: Workspace) -> str | None:
-    """API address of the server that `make serve` runs on this workspace, where it answers."""
+    """Return the API address of the server that `make serve` runs on this workspace; None if it does not respond."""
     try:
         api_url = (space.home / "prefect" / SERVED).read_text(encoding="utf-8")
         return api_url if httpx.get(f"{api_url}/health", timeout=5).is_success else None
@@ -102,15 +102,15 @@ def served_url(space: Workspace) -> str | None:
 
 @contextmanager
 def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[str, str]]:
-    """Start a server, yield the environment that reaches it (it may still be starting), stop it at the end.
+    """Start a server, yield the environment to reach it (it may still be starting), and stop it at the end.
 
-    Where `make serve` runs one on this workspace, that one is used, and left running: two would share one database.
+    If `make serve` runs a server on this workspace, that one is used and kept running: two would share one database.
     """
     served = served_url(space)
     if served:
         yield server_environment(space, int(served.removesuffix("/api").rsplit(":", 1)[1]))
         return
-    # a replay schedules nothing, no automation may act on it, and it needs no block: what sees to such things costs CPU time
+    # a replay needs no schedules or blocks, and no automation may act on it; these services would only cost CPU time
     settings = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in IDLE_SERVICES}
     settings["PREFECT_SERVER_REGISTER_BLOCKS_ON_START"] = "false"
     settings["PREFECT_SERVER_API_AUTH_STRING"] = f"replay:{secrets.token_urlsafe(24)}"
@@ -122,7 +122,7 @@ def prefect_server(space: Workspace, port: int | None = None) -> Iterator[dict[s
 
 @contextmanager
 def running_server(space: Workspace, port: int | None = None, **settings: str) -> Iterator[dict[str, str]]:
-    """Start a server with these settings of its own, yield the environment that reaches it, stop it at the end."""
+    """Start a server with additional settings, yield the environment to reach it, and stop it at the end."""
     chosen = free_port(port)
     environment = server_environment(space, chosen)
     if "PREFECT_SERVER_API_AUTH_STRING" in settings:
@@ -142,7 +142,7 @@ def running_server(space: Workspace, port: int | None = None, **settings: str) -
 
 
 def wait_until_healthy(api_url: str) -> None:
-    """Return when the server answers. Raises WorkspaceError after START_TIMEOUT_S."""
+    """Return once the server responds. Raises WorkspaceError after START_TIMEOUT_S."""
     deadline = monotonic() + START_TIMEOUT_S
     while monotonic() < deadline:
         try:

@@ -1,8 +1,8 @@
-"""The decorator of every stage: a Prefect task with the retries, the cache policy and the hand-over that stages share.
+"""The decorator of every stage: a Prefect task with shared retries, cache policy and argument passing.
 
-A stage is never cached: its writes are idempotent by decision, and its inputs are references to tables that may have grown.
-It is retried only after failures that can pass by themselves. Prefect visits every field of an argument to look for
-futures; records that hold a model's whole past are handed over whole.
+A stage is never cached: its writes are idempotent by decision, and its inputs refer to tables that may have grown. It
+is retried only after transient failures. Prefect visits every field of an argument to find futures; large records, such
+as a model's history, are passed with `quote`, which skips that visit.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from tasks.policy.records.profile import WindowProfile
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 DELAYS_S = {1: [10], 2: [2, 10], 3: [2, 10, 30]}
-"""Before each attempt, by how many there are: a store that is out of reach comes back in seconds or not soon."""
+"""Seconds before each retry, by number of retries: an unreachable store recovers within seconds or not soon."""
 LARGE = (History, MonitorRun, Past, WindowProfile)
 
 
 class Stage(Task[Parameters, Answer]):
-    """A task whose large records Prefect does not visit field by field, at every task of every run."""
+    """A task that passes large records without Prefect's visit of every field."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return super().__call__(
@@ -44,11 +44,11 @@ def stage(
     *, retries: int = 0, **options: Any
 ) -> Callable[[Callable[Parameters, Answer]], Stage[Parameters, Answer]]: ...
 def stage(body: Callable[..., Any] | None = None, /, *, retries: int = 0, **options: Any) -> Any:
-    """Make a stage of a function; `options` are those of `prefect.task` and override what stages share.
+    """Turn a function into a stage; `options` are those of `prefect.task` and override the shared ones.
 
     Args:
         body: The function, where the decorator is used without parentheses.
-        retries: How often a failure that can pass by itself is tried again, at most three times (`DELAYS_S`). A comment names
+        retries: Maximum retries after a transient failure, 0 to 3 (delays in `DELAYS_S`). A comment at the call names
             the failure.
     """
     shared: dict[str, Any] = {"cache_policy": NO_CACHE, "retry_condition_fn": may_pass}

@@ -1,7 +1,7 @@
-"""Create MLflow's SQLite database atomically, because MLflow can neither open nor complete one with only some tables.
+"""Create MLflow's SQLite database atomically, because MLflow can neither open nor complete a partial one.
 
-The tables are created in a temporary file, which is then renamed. An incomplete database of an earlier start holds nothing;
-it is set aside and created anew.
+The tables are created in a temporary file, which is then renamed. An incomplete database of an earlier start holds no
+data; it is set aside and created again.
 """
 
 import logging
@@ -18,11 +18,11 @@ from tasks.adapters.storage.atomic_files import one_at_a_time
 
 logger = logging.getLogger(__name__)
 FILLED = ("runs", "registered_models", "model_versions", "logged_models")
-"""Tables that hold something as soon as anything was trained."""
+"""Tables that are non-empty once anything has been trained."""
 
 
 def make_database(uri: str) -> None:
-    """Make the SQLite database at this address where there is none; nothing for other addresses. Raises OSError."""
+    """Create the SQLite database at this address unless it exists; ignore other addresses. Raises OSError."""
     path = database_file(uri)
     if path is None or _is_made(path):
         return
@@ -42,7 +42,7 @@ def make_database(uri: str) -> None:
 
 
 def database_file(uri: str) -> Path | None:
-    """The file of an SQLite address; None for another one, or for one in memory."""
+    """Return the file of an SQLite address; None for an in-memory database or another kind of address."""
     if not uri.startswith("sqlite"):
         return None
     name = make_url(uri).database
@@ -50,7 +50,7 @@ def database_file(uri: str) -> Path | None:
 
 
 def _is_made(path: Path) -> bool:
-    """Whether MLflow can open it, or must be asked: it holds something, or is no database of ours to judge."""
+    """Whether to leave the file to MLflow: it is complete, holds data, or is not a readable SQLite database."""
     if not path.is_file() or not path.stat().st_size:
         return False
     try:

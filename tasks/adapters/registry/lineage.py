@@ -1,7 +1,7 @@
-"""Lineage of a trained version: rows, code, libraries and configuration, in the form that MLflow stores.
+"""Record a trained version's lineage in MLflow's format: rows, code, libraries and configuration.
 
-A version that cannot be reproduced cannot be explained. Nothing here uses the network or starts an interpreter:
-requirements are the installed versions, which the lock fixed, because MLflow's own inference takes ten seconds.
+The lineage makes a version reproducible, and so explainable. Nothing here uses the network or starts an interpreter:
+the requirements are the installed versions, which the lock file pins, because MLflow's own inference takes ten seconds.
 """
 
 import os
@@ -27,14 +27,14 @@ from tasks.policy.records.base import Window
 from tasks.policy.records.reports import Snapshot
 
 BUILT_OF = "PERENNIAL_COMMIT"
-"""Setting of an image, in which no git is: the commit that it was built of (infra/docker/Dockerfile)."""
+"""Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
 LIBRARIES = ("xgboost", "scikit-learn", "numpy", "pandas", "pyarrow", "skops", "mlflow")
 COLUMN_TYPES = {"numeric": DataType.double, "categorical": DataType.string, "boolean": DataType.boolean}
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingManifest:
-    """All that is needed to train the same version again."""
+    """Everything needed to train the same version again."""
 
     model: str
     decision_id: str
@@ -79,7 +79,7 @@ def manifest(
 
 @cache
 def code_version() -> str:
-    """The git commit that runs (`+dirty` if changed since), in an image the one it was built of, else the package's version."""
+    """Return the git commit (`+dirty` if changed), in an image its build commit, else the package version."""
     here = Path(__file__).parent
     command = ["git", "-C", str(here), "describe", "--always", "--dirty=+dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -92,7 +92,7 @@ def code_version() -> str:
 
 
 def dataset_input(config: ModelConfig, training: Snapshot) -> DatasetInput:
-    """The training rows as MLflow links them: the Delta table at its version, and the hash of their content."""
+    """Describe the training rows for MLflow: the Delta table, its version, and the content hash."""
     source = DeltaDatasetSource(path=training.uri, delta_table_version=training.version)
     facts = pd.DataFrame({"rows": [float(training.rows)], "labelled_rows": [float(training.labelled_rows or 0)]})
     dataset = PandasDataset(
@@ -105,7 +105,7 @@ def dataset_input(config: ModelConfig, training: Snapshot) -> DatasetInput:
 
 
 def signature(config: ModelConfig, scorer: Scorer) -> ModelSignature:
-    """Columns and types that the model accepts; all may hold nulls, none may be absent."""
+    """Return the columns and types that the model accepts; any column may hold nulls, none may be absent."""
     inputs = Schema([ColSpec(COLUMN_TYPES[kind], name) for name, kind in scorer.encoding.features])
     width = (-1, len(scorer.classes)) if config.task == "multiclass" else (-1,)
     return ModelSignature(inputs=inputs, outputs=Schema([TensorSpec(pd.Series(dtype=float).to_numpy().dtype, width)]))
@@ -114,7 +114,7 @@ def signature(config: ModelConfig, scorer: Scorer) -> ModelSignature:
 def save_for_mlflow(config: ModelConfig, scorer: Scorer, files: Path, target: Path) -> None:
     """Wrap a scorer's files as an MLflow model that `mlflow models serve` can load without running stored code."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*input example.*")  # rows of production stay out of the registry
+        warnings.filterwarnings("ignore", message=".*input example.*")  # production rows stay out of the registry
         save_model(
             path=str(target),
             loader_module="tasks.adapters.models.files",

@@ -1,7 +1,7 @@
-"""Register a fitted model: run, lineage, files, and last the version itself.
+"""Register a fitted model: run, lineage, files, and finally the version itself.
 
-A registration that stops half-way leaves a failed run and no version. MLflow has no unique tags, so two processes may
-register for one decision at once; both then see both versions, the lower number stays and the other is removed.
+An interrupted registration leaves a failed run and no version. MLflow has no unique tags, so two processes may register
+for one decision at once. Both then see both versions; the lower number is kept and the other version is deleted.
 """
 
 import json
@@ -47,11 +47,10 @@ def register(
     usage: Usage | None = None,
     sample: ReferenceSample | None = None,
 ) -> ModelVersion:
-    """The version of this decision: an earlier one if there is one, else a new one.
+    """Register the version of this decision; return the existing version if there is one.
 
-    The reference profile and the suite that it teaches are stored beside the model, and how the features contributed where
-    that is known. Raises
-    RegistryError, and ModelFileError for an estimator that holds types of foreign packages.
+    The reference profile and the suite learned from it are stored beside the model, and so is the attribution profile
+    if there is one. Raises RegistryError, and ModelFileError for an estimator that holds types of other packages.
     """
     known = registry.find(config.name, decision_id)
     if known is not None:
@@ -81,7 +80,7 @@ def register(
             finished = True
         finally:
             client.set_terminated(run_id, "FINISHED" if finished else "FAILED")
-        # by location: `models:/…` would be looked up in MLflow's global registry, which is not necessarily ours
+        # by location: `models:/…` would be looked up in MLflow's global registry, which may be another one
         source = model.artifact_location
         token = lease.check(config.name)
         tags |= {"lease": str(token)} if token else {}
@@ -97,7 +96,7 @@ def _lay_out(
     decision_id: str,
     reference_profile: ReferenceProfile,
 ) -> lineage.TrainingManifest:
-    """Everything that will be uploaded: `model`, as MLflow wants it, and `notes`, the run's artifacts."""
+    """Write everything to upload: `model` in MLflow's format, and `notes` with the run's artifacts."""
     files, notes = folder / "files", folder / "notes"
     files.mkdir()
     notes.mkdir()
@@ -113,7 +112,7 @@ def _lay_out(
 
 
 def _ensure_model(client: MlflowClient, config: ModelConfig) -> str:
-    """Registered model and experiment by the model's name; the experiment's id."""
+    """Create the registered model and its experiment, named after the model, if absent; return the experiment's id."""
     try:
         client.create_registered_model(config.name, tags={"owner": config.owner}, description=plain(config.purpose))
     except MlflowException as error:
@@ -160,7 +159,7 @@ def _log_run(
     }
     client.log_batch(
         run_id,
-        # one value a metric, so its time says nothing that the run's own does not
+        # one value per metric, so the run's own time suffices
         metrics=[Metric(f"held_back_{name}", value, timestamp=0, step=0) for name, value in held_back.items()],
         params=[Param(name, value) for name, value in params.items()],
         tags=[RunTag(name, value) for name, value in run_tags.items()],
@@ -169,7 +168,7 @@ def _log_run(
 
 
 def _tags(config: ModelConfig, fitted: Fitted, manifest: lineage.TrainingManifest) -> dict[str, str]:
-    """What is read of a version without opening its files."""
+    """Return the metadata that is read without opening the version's files."""
     vouched = model_files.vouched_packages(config.training.estimator)
     trusted = model_files.needed_types(fitted.scorer.estimator, vouched)
     return {
@@ -191,7 +190,7 @@ def _tags(config: ModelConfig, fitted: Fitted, manifest: lineage.TrainingManifes
 
 
 def _settle_race(client: MlflowClient, mine: ModelVersion) -> ModelVersion:
-    """The lower of two versions for one decision stays; numbers only grow, so both sides see the lower one."""
+    """Keep the lower of two versions for one decision; numbers only grow, so both processes see the lower one."""
     first = registry.find(mine.model, mine.decision_id)
     if first is None or first.version == mine.version:
         return mine

@@ -1,8 +1,8 @@
 """Find a version's files after a workspace was moved.
 
-MLflow stores absolute folders: of an experiment when it is created, and so of all its runs and models. A moved workspace
-would read and write at its old place. Names below an artifacts root are MLflow's own random ones, so a folder of the same
-name under the present root is the same one.
+MLflow stores absolute folders: that of an experiment at its creation, and from it those of all its runs and models. A
+moved workspace would still read and write at its old location. Names below an artifacts root are MLflow's random ids,
+so a folder of the same name under the current root is the same folder.
 """
 
 import re
@@ -20,7 +20,7 @@ _BELOW_A_ROOT = re.compile(r"[^/]+/(?:[0-9a-f]{32}|models/m-[0-9a-f]{32})/artifa
 
 
 def present_place(noted: str) -> str:
-    """Where the files of a run or of a model lie: under the present root if they are there, else where MLflow noted."""
+    """Return the location of a run's or a model's files: under the current root if present there, else as recorded."""
     root, below = _local(workspace().artifacts), _BELOW_A_ROOT.search(noted)
     if root is None or below is None or _local(noted) is None:
         return noted
@@ -29,9 +29,9 @@ def present_place(noted: str) -> str:
 
 
 def experiment_here(client: MlflowClient, model: str) -> str | None:
-    """Id of the model's experiment; None where there is none whose files lie under the present root.
+    """Return the id of the model's experiment; None if there is none with its files under the current root.
 
-    One of a former root keeps its runs, under its name and number: what MLflow notes as its place cannot be changed.
+    An experiment of a former root is renamed by adding its id and keeps its runs: MLflow cannot change its location.
     """
     found = client.get_experiment_by_name(model)
     if found is None:
@@ -46,7 +46,7 @@ def experiment_here(client: MlflowClient, model: str) -> str | None:
 
 
 def _local(address: str) -> Path | None:
-    """The folder of an address on this machine; None of one that is elsewhere."""
+    """Return the local folder of an address; None for a remote address."""
     scheme = urlsplit(address).scheme
     if scheme not in ("", "file"):
         return None

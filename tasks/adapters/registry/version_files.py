@@ -1,6 +1,6 @@
-"""The files of a registered version: the model, checked by its hash, and what was frozen at training.
+"""Load a registered version's files: the model, checked against its hash, and what was frozen at training.
 
-Versions never change, so what was read is cached.
+Versions are immutable, so results are cached.
 """
 
 import json
@@ -23,7 +23,7 @@ from tasks.policy.records.errors import ModelFileError
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile
 
-if TYPE_CHECKING:  # scikit-learn and XGBoost load where a model answers; what it was trained on needs neither
+if TYPE_CHECKING:  # scikit-learn and XGBoost are loaded only for prediction; the other files need neither
     from tasks.adapters.models.files import Scorer
     from tasks.adapters.profiling.reference_sample import ReferenceSample
 
@@ -34,12 +34,11 @@ SUITE = "expectation_suite.json"
 
 
 def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool = False) -> "Scorer":
-    """The scorer of a version, checked against its SHA-256; `fresh` reads the files again instead of the cache.
+    """Load a version's scorer and check its SHA-256; `fresh` bypasses the cache.
 
-    The hash and the types to trust are the ledger's, as `registry.version` gives them.
-
-    `estimator` is the import path in the model's file, whose package vouches for types; boosters need none. Raises
-    ModelFileError on missing or altered files and on types of other packages.
+    The hash and the trusted types are the ledger's, as `registry.version` returns them. `estimator` is the import path
+    in the model's file; types of its package are allowed. Boosters need none. Raises ModelFileError on missing or
+    altered files and on types of other packages.
     """
     load = _scorer.__wrapped__ if fresh else _scorer
     trusted = dict(version.tags).get("trusted_types", "[]")
@@ -64,7 +63,7 @@ def _download(address: str, folder: Path, uri: str) -> Path:
             f"{without_secrets(address)}: cannot be read ({type(error).__name__}); expected the files that were "
             "registered; restore the artifact store, set PERENNIAL_ARTIFACTS to where it was moved, or roll back to another "
             "version"
-        ) from None  # MLflow names the address that it asked, with its password
+        ) from None  # MLflow's message includes the address with its password
 
 
 @lru_cache(maxsize=32)
@@ -89,7 +88,7 @@ def _place(uri: str, run_id: str) -> str:
 
 
 def reference_profile(version: ModelVersion) -> ReferenceProfile:
-    """The profile that was frozen when the version was trained."""
+    """Return the profile that was frozen when the version was trained."""
     return _profile(workspace().mlflow, version.run_id)
 
 
@@ -99,13 +98,13 @@ def _profile(uri: str, run_id: str) -> ReferenceProfile:
 
 
 def feature_importance(version: ModelVersion) -> dict[str, float]:
-    """Share of each feature in the model's gain, as logged at training; empty where the estimator has none."""
+    """Return each feature's share of the model's gain, as logged at training; empty if the estimator has none."""
     shares: dict[str, float] = json.loads(_artifact(workspace().mlflow, version.run_id, IMPORTANCE))
     return shares
 
 
 def attribution(version: ModelVersion) -> AttributionProfile | None:
-    """How the features contributed in training; None for estimators without SHAP values and versions before them."""
+    """Return the feature attribution in training; None for estimators without SHAP values and for older versions."""
     return _attribution(workspace().mlflow, version.run_id)
 
 
@@ -117,7 +116,7 @@ def _attribution(uri: str, run_id: str) -> AttributionProfile | None:
 
 
 def coded_rows(version: ModelVersion) -> CodedRows | None:
-    """Training rows as codes of the profile's bins; None for versions from before they were kept."""
+    """Return training rows as codes of the profile's bins; None for versions that predate them."""
     return _coded_rows(workspace().mlflow, version.run_id)
 
 
@@ -131,7 +130,7 @@ def _coded_rows(uri: str, run_id: str) -> CodedRows | None:
 
 
 def reference_sample(version: ModelVersion) -> "ReferenceSample | None":
-    """Training rows with their values; None for versions from before they were kept."""
+    """Return training rows with their values; None for versions that predate them."""
     return _reference_sample(workspace().mlflow, version.run_id)
 
 
@@ -143,7 +142,7 @@ def _reference_sample(uri: str, run_id: str) -> "ReferenceSample | None":
 
 
 def expectation_suite(version: ModelVersion) -> str | None:
-    """JSON of the suite that was learned with the version; None for versions from before there was one."""
+    """Return the JSON of the suite learned with the version; None for versions that predate suites."""
     uri = workspace().mlflow
     return _artifact(uri, version.run_id, SUITE) if _holds_suite(uri, version.run_id) else None
 
@@ -154,5 +153,5 @@ def _holds_suite(uri: str, run_id: str) -> bool:
 
 
 def manifest(version: ModelVersion) -> str:
-    """JSON of the training manifest: all that is needed to train the same version again."""
+    """Return the JSON of the training manifest, which holds everything needed to train the same version again."""
     return _artifact(workspace().mlflow, version.run_id, MANIFEST)

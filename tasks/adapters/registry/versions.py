@@ -1,12 +1,12 @@
-"""MLflow's registry: versions, and the aliases that say who serves: champion, challenger, previous.
+"""Access MLflow's registry: versions and their aliases champion, challenger and previous.
 
-Aliases have no compare-and-swap in MLflow, so moves are serialised by the model's lease, which each write asks first.
-What is left open is one request: a process that is frozen between that question and MLflow's answer. Tracking and
-registry addresses are always passed explicitly: nothing here depends on MLflow's global state or changes it.
+MLflow has no compare-and-swap for aliases, so moves are serialised by the model's lease, which is checked before each
+write. One race remains: a process that is suspended between that check and MLflow's write. Tracking and registry
+addresses are always passed explicitly; this module neither uses nor changes MLflow's global state.
 
-People edit the registry on MLflow's page. A version is therefore read as the ledger recorded it when it was registered
-(`tasks.policy.rollout.versions`): run, decision and SHA-256 are the ledger's; one that the ledger does not know is refused.
-Where the ledger holds no version of the model yet, the registry's word counts.
+The registry can be edited in MLflow's UI. A version is therefore read as the ledger recorded it at registration
+(`tasks.policy.rollout.versions`): run, decision and SHA-256 come from the ledger, and a version that is not in the
+ledger is refused. If the ledger holds no version of the model yet, the registry is trusted.
 """
 
 import json
@@ -38,18 +38,18 @@ from tasks.policy.rollout.versions import (
 )
 
 REMARKS = "training_remarks"
-"""Tag of a version with sentences on what was odd about its training, as JSON."""
+"""Tag of a version with remarks on its training, as a JSON list of sentences."""
 LOST = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
 def client() -> MlflowClient:
-    """The client of the workspace's registry; one per address and process."""
+    """Return the client of the workspace's registry, cached per address and process."""
     return client_of(workspace().mlflow)
 
 
 @lru_cache(maxsize=16)
 def client_of(uri: str) -> MlflowClient:
-    """The client of the registry at this address."""
+    """Return the client of the registry at this address, cached per process. Raises RegistryError."""
     with answers("the registry cannot be opened"):
         make_database(uri)
         connected = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -59,7 +59,7 @@ def client_of(uri: str) -> MlflowClient:
 
 @contextmanager
 def answers(what: str) -> Iterator[None]:
-    """Turns what MLflow, its database and the disk raise into an error that says where and what to do."""
+    """Convert exceptions of MLflow, its database and the disk to RegistryError with the address and what to check."""
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
@@ -67,14 +67,14 @@ def answers(what: str) -> Iterator[None]:
         raise RegistryError(
             f"{what}: {reason_of(error)[:200]}{code}, from {without_secrets(workspace().mlflow)}; "
             "check MLFLOW_TRACKING_URI, and that the registry runs and has room and rights to write"
-        ) from None  # MLflow's own words name the address with its password
+        ) from None  # MLflow's message includes the address with its password
 
 
 def aliases(model: str) -> dict[str, str]:
-    """Alias → version number; empty for a model that was never registered."""
+    """Return the model's aliases and their version numbers; empty for a model that was never registered."""
     try:
         stored = client().get_registered_model(model).aliases
-        return {alias: str(number) for alias, number in stored.items()}  # SQLite gives them as int
+        return {alias: str(number) for alias, number in stored.items()}  # SQLite returns ints
     except MlflowException as error:
         if error.error_code == LOST:
             return {}
@@ -82,7 +82,7 @@ def aliases(model: str) -> dict[str, str]:
 
 
 def version(model: str, alias_or_number: str) -> ModelVersion:
-    """A version by alias or number. Raises NoChampion for a champion that does not exist, RegistryError otherwise."""
+    """Return a version by alias or number. Raises NoChampion if there is no champion, else RegistryError."""
     if alias_or_number.isdigit():
         return _recorded(stored_version(model, alias_or_number))
     known = aliases(model)
@@ -99,7 +99,7 @@ def version(model: str, alias_or_number: str) -> ModelVersion:
 
 
 def _recorded(stored: StoredVersion) -> ModelVersion:
-    """A version as the ledger recorded it. Raises VersionGone for another one under its number and for a stranger's."""
+    """Return a version as the ledger recorded it. Raises VersionGone if it is not in the ledger or has another run."""
     known = registered(ledger.entries(stored.name))
     if not known:
         return as_record(stored)
@@ -120,7 +120,7 @@ def _recorded(stored: StoredVersion) -> ModelVersion:
 
 
 def state(model: str) -> Registry:
-    """The model's aliases and versions as they are now."""
+    """Return the model's current aliases and versions."""
     stored = _stored_versions(model)
     return Registry(
         aliases(model),
@@ -130,23 +130,21 @@ def state(model: str) -> Registry:
 
 
 def find(model: str, decision_id: str) -> ModelVersion | None:
-    """The version that a decision led to, the lowest number if two processes raced."""
-    # the decision is compared here, not in the query: ids may hold quotes, and tag filters scan anyway
+    """Return the version of a decision; the lowest number if two processes raced, None if there is none."""
+    # filtered here, not in the query: ids may contain quotes, and tag filters scan all versions anyway
     known = registered(ledger.entries(model))
     tagged = [found for found in _stored_versions(model) if found.tags.get("decision_id") == decision_id]
     for found in sorted(tagged, key=lambda found: int(found.version)):
         own = known.get(str(found.version))
-        if own is None or own.run_id != (
-            found.run_id or ""
-        ):  # fresh from training, the ledger holds it after its trial
+        if own is None or own.run_id != (found.run_id or ""):  # just trained: the ledger records it after its trial
             return as_record(found)
-        if own.decision_id == decision_id:  # else somebody gave the tag to another version
+        if own.decision_id == decision_id:  # otherwise the tag was copied to another version by hand
             return as_recorded(own, dict(found.tags))
     return None
 
 
 def all_tags(model: str) -> dict[str, dict[str, str]]:
-    """Version number → its tags, of every version."""
+    """Return the tags of every version, by version number."""
     return {str(found.version): dict(found.tags) for found in _stored_versions(model)}
 
 
@@ -156,7 +154,7 @@ def _stored_versions(model: str) -> list[StoredVersion]:
 
 
 def stored_version(model: str, number: str) -> StoredVersion:
-    """A version as MLflow has it. Raises RegistryError where there is none."""
+    """Return a version as MLflow stores it. Raises VersionGone if it does not exist, RegistryError if unreadable."""
     try:
         return client().get_model_version(model, number)
     except MlflowException as error:
@@ -194,7 +192,7 @@ def as_record(stored: StoredVersion) -> ModelVersion:
 
 
 def set_aliases(model: str, wanted: Mapping[str, str | None]) -> None:
-    """Point each alias at its version, in the order given; None takes it away. Setting what is set changes nothing."""
+    """Point each alias at its version, in the given order; None deletes the alias. Idempotent."""
     present = aliases(model)
     for alias, number in wanted.items():
         if present.get(alias) == number:
@@ -216,14 +214,14 @@ def tag(model: str, number: str, **tags: str) -> None:
 
 
 def tags(model: str, number: str) -> dict[str, str]:
-    """A version's tags as they are now."""
+    """Return a version's current tags."""
     return dict(stored_version(model, number).tags)
 
 
 def classes(model: str, number: str) -> tuple[str, ...]:
-    """The class names of a version, in the order of its probabilities; they never change.
+    """Return a version's class names, in the order of its probabilities; they never change.
 
-    The ledger's record of them, which is there also when the version was deleted; else the registry's tag.
+    They come from the ledger, which keeps them after the version is deleted, else from the registry's tag.
     """
     own = registered(ledger.entries(model)).get(number)
     noted = dict(own.tags).get("classes") if own else None

@@ -1,6 +1,6 @@
-"""Markdown artifacts in the Prefect dashboard, one page for each thing done. A judgement has a module of its own.
+"""Publish Markdown artifacts in the Prefect dashboard, one page per action. Decisions have a module of their own.
 
-The sentences are the decision's own, the same as in the ledger and the log. The only category values shown are those of
+The sentences are those of the decision, identical in ledger and log. The only category values shown are those of
 slices, which cannot be personal columns (`deployments/config/model.py`).
 """
 
@@ -34,7 +34,7 @@ def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:
 
 
 def publish_preview_page(preview: Preview) -> None:
-    """What a dry run found; one history for each model and flow."""
+    """Publish the result of a dry run; one artifact history per model and flow."""
     stopped = ["## What would stop it", bullets(preview.refusals)] if preview.refusals else []
     parts = [
         f"# {preview.model}: {preview.action} (dry run)",
@@ -47,12 +47,12 @@ def publish_preview_page(preview: Preview) -> None:
 
 
 def publish_fleet(fleet: Fleet, page: str) -> None:
-    """Publish the state of every model as a table; one artifact for all, whose history shows the trend."""
+    """Publish the state of every model as a table; a single artifact, whose history shows the trend."""
     create_markdown_artifact(fleet_markdown(fleet, page), key="fleet", description=plain(fleet.headline))
 
 
 def publish_backtest(model: str, sentence: str, yaml: str, rows: list[dict[str, str]], page: str) -> None:
-    """The back-test's recommendation, the YAML to paste and every policy's figures."""
+    """Publish the backtest's recommendation, the YAML to paste and every policy's figures."""
     parts = [f"# {model}: back-test of retraining policies", plain(sentence)]
     parts += [f"```yaml\n{yaml}```"] if yaml else []
     parts += [table(tuple(rows[0]), [tuple(row.values()) for row in rows]), f"Page with plots: {page}"]
@@ -90,7 +90,7 @@ def approval_evidence(
     request: ApprovalRequest,
     refusal: str | None = None,
 ) -> str:
-    """What a person reads above the form that asks for approval."""
+    """Return the text above the form that asks a person for approval."""
     who = ", ".join(config.access.approve) or "any named person who did not ask for it"
     parts = [
         *([f"**The last answer did not count:** {plain(refusal)}"] if refusal else []),
@@ -116,7 +116,7 @@ def publish_answer_page(config: ModelConfig, approval: Approval) -> None:
 
 
 def publish_outcome(model: str, version: str, outcome: Outcome) -> None:
-    """Whether a promotion paid."""
+    """Publish whether a promotion paid off."""
     create_markdown_artifact(
         f"# {model}, version {version}: {outcome.verdict}\n\n{plain(outcome.reason)}",
         key=key("outcome", model),

@@ -1,7 +1,7 @@
-"""The back-test as one self-contained HTML page: what each policy costs, with intervals.
+"""The backtest as one self-contained HTML page: the cost of each policy, with intervals.
 
 Plotly's bundle is embedded once; names are escaped by Plotly's JSON and by Jinja. The plots are the Pareto front of mean
-loss against retrains, regret over the cost of a retrain, and lift over a timer with as many retrains, with its interval.
+loss against retrains, regret over the cost of a retrain, and lift with its interval over a timer with as many retrains.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from tasks.adapters.storage.atomic_files import write_whole
 from tasks.policy.backtest.study import Backtest, Lift
 
 SEEN = 3.0
-"""Lift beyond which the plot is cut: where a timer is as good as hindsight, next to nothing is divided by."""
+"""Lift at which the plot is cut off: if a timer is as good as hindsight, the lift's denominator is close to zero."""
 OURS, OTHERS = "#0b7a4b", "#9aa3ad"
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -49,7 +49,7 @@ def _drawn(figure: go.Figure, name: str) -> str:
 
 
 def pareto_front(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The points that no other beats in both retrains and loss, by number of retrains."""
+    """Return the points (retrains, loss) that no other point dominates, in order of retrains."""
     front: list[tuple[int, float]] = []
     for retrains, loss in sorted(set(points)):
         if not front or loss < front[-1][1]:
@@ -85,12 +85,12 @@ def _regret(backtest: Backtest) -> go.Figure:
 
 
 def _middle(backtest: Backtest) -> float:
-    """The cost that the recommendation speaks of."""
+    """Return the cost α of a retrain to which the recommendation applies."""
     return backtest.alphas[len(backtest.alphas) // 2]
 
 
 def _lift(backtest: Backtest, lifts: Lifts) -> go.Figure:
-    """A dot and a line a policy, the best on top; those that retrain nothing at this cost have none."""
+    """Plot each policy's lift and interval, best on top; omit policies without a retrain at this cost."""
     alpha, figure = _middle(backtest), go.Figure()
     known = [(policy, lift) for policy in backtest.ranking() if (lift := lifts[policy][alpha])]
     for policy, lift in sorted(known, key=lambda each: each[1].lift):
@@ -114,7 +114,7 @@ def _lift(backtest: Backtest, lifts: Lifts) -> go.Figure:
 
 
 def _lift_rows(backtest: Backtest, lifts: Lifts) -> list[tuple[str, list[str]]]:
-    """Policies that have a lift at any cost, best first, and what it is at each."""
+    """Return the policies with a lift at any cost, best first, and their lift at each cost."""
     known = [policy for policy in backtest.ranking() if any(lifts[policy].values())]
     return [(policy, [_spoken(lift) for lift in lifts[policy].values()]) for policy in known]
 
@@ -151,6 +151,6 @@ def _average(values: list[float | None]) -> str:
 
 
 def table(backtest: Backtest) -> list[dict[str, str]]:
-    """The same rows for an artifact."""
+    """Return the page's rows for an artifact."""
     names = ("policy", "mean regret", "skill", "lift", "retrains", "deployments", "probes")
     return [dict(zip(names, _row(backtest, policy), strict=True)) for policy in backtest.ranking()]

@@ -1,7 +1,7 @@
-"""The fleet page, self-contained HTML, and the table in the dashboard's artifact.
+"""The fleet page as self-contained HTML, and the table in the dashboard's artifact.
 
-The page has no script, and its content policy forbids every request. Texts come from files, people and data and are
-escaped by Jinja; a link leads to a report beside the page, to http(s) or to a file.
+The page has no script, and its content security policy forbids every request. Texts from files, people and data are
+escaped by Jinja. A report's link is relative to the page, or an http(s), file, s3 or gs address.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ WIDTH, HEIGHT, MARGIN = 180.0, 44.0, 4.0
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A small line chart in an SVG of WIDTH × HEIGHT: its points, its last point, the best past level's height."""
+    """A line chart in an SVG of WIDTH × HEIGHT: its points, the last point, the height of the best past level."""
 
     points: str
     last: tuple[float, float]
@@ -34,7 +34,7 @@ class Curve:
 
 
 def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
-    """The page. `without_file`: models that the ledger knows and no file describes."""
+    """Render the page. `without_file` lists the models in the ledger that no file describes."""
     template = _environment().get_template("fleet.html.j2")
     return template.render(
         fleet=fleet,
@@ -62,7 +62,7 @@ def write_page(html: str, path: Path) -> Path:
 
 
 def curve(member: FleetMember) -> Curve | None:
-    """The metric over the latest windows; None where there are not two values."""
+    """Return the metric over the latest windows; None for fewer than two values."""
     values = [value for _, value in member.series]
     if len(values) < 2:
         return None
@@ -86,7 +86,7 @@ def curve(member: FleetMember) -> Curve | None:
 
 
 def limits(member: FleetMember) -> tuple[str, str]:
-    """Retrains and spending of the last 30 days, each against its limit."""
+    """Return retrains and spending (USD) of the last 30 days, each with its limit."""
     facts = member.facts
     retrains = f"{member.retrains}" + (f" of {facts.max_retrains}" if facts.max_retrains is not None else ", no limit")
     spent = f"{facts.spent_usd:,.2f} USD"
@@ -94,7 +94,7 @@ def limits(member: FleetMember) -> tuple[str, str]:
 
 
 def report_links(member: FleetMember) -> tuple[tuple[str, str], ...]:
-    """Words and addresses of the latest window's reports, as seen from the page."""
+    """Return text and address of each of the latest window's reports, relative to the page."""
     evidence = member.latest.evidence if member.latest else None
     found = (("drift report", evidence.drift), ("data checks", evidence.quality)) if evidence else ()
     links = ((words, relative_link(report.report_uri)) for words, report in found if report and report.report_uri)
@@ -107,7 +107,7 @@ def _is_page(address: str) -> bool:
 
 
 def markdown(fleet: Fleet, page: str) -> str:
-    """The dashboard's artifact: what to look at as a list, then every model as a table."""
+    """Return the dashboard's artifact: a list of what needs attention, then every model as a table."""
     lines = [f"# Fleet: {fleet.headline}", f"[Full page]({link(page)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
     if fleet.balance:
         lines.append(plain(f"{fleet.balance.sentence}; {max(0.0, fleet.balance.left_usd):,.2f} USD are left."))

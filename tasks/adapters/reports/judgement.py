@@ -1,7 +1,7 @@
-"""The page of a judged window in the Prefect dashboard: the decision, what would change it, the evidence, and plots.
+"""The dashboard page of a judged window: the decision, what would change it, the evidence, and plots.
 
-Its first reader is the model's owner. The sentences are the decision's own, the same as in the ledger and the log.
-The only category values shown are those of `performance.slices`.
+It is written for the model's owner. The sentences are those of the decision, identical in ledger and log. The only
+category values shown are those of `performance.slices`.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def publish_judgement_page(config: ModelConfig, judgement: Judgement) -> None:
 
 
 def judgement_page(config: ModelConfig, judgement: Judgement, first: str) -> str:
-    """Markdown: what was decided and why, what would change it, then the evidence, and the policy's figures folded."""
+    """Return Markdown: the decision and its reasons, what would change it, the evidence, and folded policy figures."""
     decision, evidence = judgement.decision, judgement.evidence
     parts = (
         f"# {config.name}, {decision.window.name}",
@@ -57,13 +57,13 @@ def _section(title: str, sentences: Sequence[str]) -> str:
 
 
 def _diagnosis(judgement: Judgement) -> list[str]:
-    """The diagnosis's reasons, without those that the decision's own reasons quote."""
+    """Return the diagnosis's reasons that the decision's reasons do not quote already."""
     said = " ".join(judgement.decision.reasons)
     return [reason for reason in judgement.diagnosis_reasons if reason not in said]
 
 
 def publish_plots(config: ModelConfig, judgement: Judgement, earlier: Sequence[PerformanceReport]) -> None:
-    """The metric over the latest windows and the drift of this one, as images. A replay's are on its own page."""
+    """Publish plots of the metric over the latest windows and of this window's drift. A replay has its own page."""
     window, evidence = judgement.decision.window.name, judgement.evidence
     reports = [*earlier, *([evidence.performance] if evidence.performance else [])]
     metric = metric_plot(reports, f"{config.name}: {config.performance.metric} until {window.split('..')[1]}")
@@ -149,7 +149,7 @@ def _drift(report: DriftReport) -> str:
 
 
 def _evidently(report: DriftReport) -> str:
-    """What Evidently finds on its sample; empty in judgements from before it measured by itself."""
+    """Summarise Evidently's result on its sample; empty for older judgements without one."""
     opinion = report.second_opinion
     if opinion is None:
         return ""

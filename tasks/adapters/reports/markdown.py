@@ -1,7 +1,7 @@
-"""Parts of a markdown page, and the key of its history in the dashboard.
+"""Parts of a Markdown page, and the artifact key of its history in the dashboard.
 
-Names, reasons and category values are untrusted. Unescaped they could forge a heading, break out of a table, or show an
-image from elsewhere above the form that approves a promotion.
+Names, reasons and category values are untrusted. Unescaped, they could forge a heading, break out of a table, or show
+an external image above the form that approves a promotion.
 """
 
 from html import escape
@@ -10,12 +10,12 @@ from tasks.policy.records.text import one_line, plain
 
 
 def key(kind: str, model: str) -> str:
-    """An artifact key as Prefect accepts it: lower case, digits and dashes. One key is one history in the dashboard."""
+    """Return an artifact key as Prefect requires (lower case, digits, dashes); the dashboard has a history per key."""
     return f"{kind}-{model}".replace("_", "-")
 
 
 def quoted(text: str) -> str:
-    """A person's comment as a quoted block; empty without one."""
+    """Return a person's comment as a block quote; empty without one."""
     return f"\n\n> {plain(text)}" if text else ""
 
 
@@ -24,7 +24,7 @@ def bullets(sentences: tuple[str, ...]) -> str:
 
 
 def folded(title: str, sentences: tuple[str, ...]) -> str:
-    """A list that opens with a click. One block of HTML without a blank line: the dashboard cuts it at the first."""
+    """Return a collapsible list, as one HTML block without a blank line, at which the dashboard would end it."""
     items = "".join(f"<li>{escape(one_line(sentence))}</li>" for sentence in sentences)
     return f"<details><summary>{escape(title)}</summary><ul>{items}</ul></details>"
 

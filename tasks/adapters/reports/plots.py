@@ -1,6 +1,6 @@
-"""Small plots as SVG in a data address: an image artifact shows them in the dashboard, offline and without a script.
+"""Small SVG plots in data URLs: image artifacts show them in the dashboard, offline and without scripts.
 
-As the source of an image an SVG runs no script and loads nothing, and every text in it is escaped.
+An SVG used as the source of an image runs no script and loads nothing, and all text in it is escaped.
 """
 
 import base64
@@ -15,7 +15,7 @@ BARS = 8
 
 
 def metric_plot(reports: Sequence[PerformanceReport], title: str) -> str | None:
-    """The primary metric of each window with its interval, and the best past level; None below two windows."""
+    """Plot each window's primary metric with its interval, and the best past level; None for fewer than two windows."""
     measured = [(report.window, value) for report in reports if (value := report.metric(report.primary))]
     if len(measured) < 2:
         return None
@@ -49,7 +49,7 @@ def metric_plot(reports: Sequence[PerformanceReport], title: str) -> str | None:
 
 
 def drift_plot(features: Sequence[FeatureDrift], title: str) -> str | None:
-    """The features that moved most, each against its own limit; None without features."""
+    """Plot the features with the largest effects relative to their own limits; None without features."""
     worst = sorted(features, key=lambda feature: feature.effect_size / feature.threshold, reverse=True)[:BARS]
     if not worst:
         return None

@@ -1,8 +1,8 @@
 """The replay as one self-contained HTML page, and as a table for the terminal.
 
-Style, data and Plotly's bundle are embedded, and the content policy forbids every request, so the page works offline.
-Names and reasons come from configuration and data and are escaped on every way into the page (Jinja's autoescape,
-`tojson` inside scripts, tasks.adapters.reports.replay_charts).
+Style, data and Plotly's bundle are embedded, and the content security policy forbids every request, so the page works
+offline. Names and reasons come from configuration and data and are escaped wherever they enter the page (Jinja's
+autoescape, `tojson` inside scripts, tasks.adapters.reports.replay_charts).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,9 @@ LINK_SCHEMES = ("", "http", "https", "file")
 
 
 def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] | None = None) -> Path:
-    """Write the page atomically to `path` and return it. `links` are words and addresses for its head.
+    """Write the page atomically to `path` and return it. `links` are texts and addresses for its header.
 
-    Raises ValueError for a link that is no address of a page, WorkspaceError where the file cannot be written.
+    Raises ValueError for a link with another scheme than http(s) or file, WorkspaceError if the file cannot be written.
     """
     for words, address in (links or {}).items():
         if urlsplit(address).scheme.lower() not in LINK_SCHEMES:
@@ -48,7 +48,7 @@ def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] |
 
 
 def summary_table(replays: Sequence[Replay]) -> Table:
-    """The outcome of every model for the terminal; metrics are means over the same served windows."""
+    """Return the outcome of every model as a table for the terminal; metrics are means over the same served windows."""
     table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False, title_justify="left", caption_justify="left")
     table.title = f"Replay, {story.period(replays)}"
     table.caption = "Means over the windows where all three are known. ↓ lower is better, ↑ higher is better."
@@ -87,5 +87,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # browsers refuse NaN
+    environment.policies["json.dumps_kwargs"] = {
+        "allow_nan": False,
+        "separators": (",", ":"),
+    }  # browsers reject NaN in JSON
     return environment

@@ -1,9 +1,9 @@
-"""A replay's series as Plotly traces on one time axis: the drawing vocabulary of the replay page.
+"""A replay's series as Plotly traces on one time axis: the building blocks of the replay page's charts.
 
-Charts are Plotly's own JSON (https://plotly.com/javascript/reference/) as plain data, so the page needs no kernel and no
-network. A colour is the name of a style in the page's style sheet ("loop", "never", …), which the page replaces by the
-colour of the reader's light or dark theme (palette: Okabe and Ito 2008). Shapes, dashes and hatches differ too, so no
-information is in colour alone. Text is escaped here, because Plotly reads tags in its labels.
+Charts are Plotly's own JSON (https://plotly.com/javascript/reference/) as plain data, so the page needs no kernel and
+no network. A colour is the name of a style in the page's style sheet ("loop", "never", …), which the page replaces by
+the colour of the reader's light or dark theme (palette: Okabe and Ito 2008). Shapes, dashes and hatches differ too, so
+no information is in colour alone. Text is escaped here, because Plotly interprets tags in its labels.
 """
 
 import textwrap
@@ -34,22 +34,22 @@ MARKS: dict[EventKind, tuple[str, str]] = {
 """Symbol and colour of each kind of event, in the order of their lanes."""
 
 REIGN_TINTS = 4
-"""Tints that champions take in turn; neighbours always differ, and each band carries its version."""
+"""Number of tints that alternate between champions; adjacent ones always differ, and each band shows its version."""
 
 FEW_WINDOWS = 4
-"""Up to so many windows a line alone may be too short to see."""
+"""Up to this many windows, a line alone may be too short to see."""
 
 LONGEST_TAG = 24
-"""Letters of a name inside a chart; longer ones are cut there and whole on hover."""
+"""Maximum characters of a name inside a chart; longer names are truncated, with the full name on hover."""
 
 Reign = tuple[str, Window, int]
-"""A champion's name, the time it served in one go, and in how many windows."""
+"""A champion's name, its uninterrupted time of service, and the number of windows in it."""
 
 
 def figure(
     replay: Replay, traces: Sequence[Chart], shapes: Sequence[Chart] = (), title: str = "", **yaxis: Any
 ) -> Chart:
-    """A figure over the replay's full time, with a thin line wherever the champion changed."""
+    """Return a figure over the replay's full time, with a thin line wherever the champion changed."""
     span = [replay.windows[0].window.start.isoformat(), replay.windows[-1].window.end.isoformat()]
     handovers = [
         _shape(reign.start, reign.start, type="line", line={"color": "rule", "width": 1, "dash": "dot"})
@@ -64,7 +64,7 @@ def figure(
 
 
 def trace(windows: Sequence[ReplayWindow], y: Iterable[Any], hover: Iterable[str], **style: Any) -> Chart:
-    """One point per window, at its middle; `customdata` leads a click to its decision in the table."""
+    """Return one point per window, at its middle; `customdata` links a click to the window's decision in the table."""
     return {
         "x": [_middle(window.window) for window in windows],
         "y": [None if isinstance(value, float) and not isfinite(value) else value for value in y],
@@ -76,7 +76,7 @@ def trace(windows: Sequence[ReplayWindow], y: Iterable[Any], hover: Iterable[str
 
 
 def baseline(windows: Sequence[ReplayWindow], y: Sequence[Any], colour: str, dash: str, shape: str = "linear") -> Chart:
-    """The line of a baseline; hovering the loop's points shows its values."""
+    """Return a baseline's line; its values are shown when hovering over the loop's points."""
     line = {"color": colour, "width": 1.8, "dash": dash, "shape": shape}
     mode = "lines" if len(windows) > FEW_WINDOWS else "lines+markers"
     return trace(windows, y, [], type="scatter", mode=mode, line=line) | {"hoverinfo": "skip"}
@@ -84,14 +84,14 @@ def baseline(windows: Sequence[ReplayWindow], y: Sequence[Any], colour: str, das
 
 def bars(windows: Sequence[ReplayWindow], y: Sequence[float], hover: Sequence[str], fills: Sequence[str],
          hatches: Sequence[str]) -> Chart:  # fmt: skip
-    """One bar per window, almost as wide as it is long, filled and hatched by its verdict."""
+    """Return one bar per window, almost as wide as the window, filled and hatched by its verdict."""
     widths = [_width_ms(window.window) * 0.8 for window in windows]
     marker = {"color": list(fills), "pattern": {"shape": list(hatches), "fgcolor": "paper", "size": 5, "solidity": 0.4}}
     return trace(windows, y, hover, type="bar", width=widths, marker=marker)
 
 
 def band(replay: Replay) -> Chart:
-    """The interval around the loop's metric: one closed outline per run of windows that have one."""
+    """Return the interval around the loop's metric: one closed outline per run of windows with an interval."""
     x: list[str | None] = []
     y: list[float | None] = []
     for run in _measured_runs(replay.windows):
@@ -104,7 +104,7 @@ def band(replay: Replay) -> Chart:
 
 
 def reign_bars(replay: Replay) -> Chart:
-    """The serving versions as coloured bands along time."""
+    """Return the serving versions as coloured bands along time."""
     runs = reigns(replay)
     tints = {name: f"reign{i % REIGN_TINTS}" for i, name in enumerate(dict.fromkeys(name for name, _, _ in runs))}
     return {
@@ -128,7 +128,7 @@ def reign_bars(replay: Replay) -> Chart:
 
 
 def lane(replay: Replay, kind: EventKind) -> Chart:
-    """The marks of one kind of event; hovering one shows its sentence."""
+    """Return the markers of one kind of event; hovering over one shows its sentence."""
     windows = [window for window in replay.windows if any(event.kind == kind for event in window.events)]
     texts = [[event.text for event in window.events if event.kind == kind] for window in windows]
     hover = [label(window, *sentences) for window, sentences in zip(windows, texts, strict=True)]
@@ -138,31 +138,31 @@ def lane(replay: Replay, kind: EventKind) -> Chart:
 
 
 def quarantine_shades(replay: Replay) -> list[Chart]:
-    """A shade behind every window whose data was refused: nothing was measured or decided there."""
+    """Shade every window whose data failed the quality gate: nothing was measured or decided there."""
     refused = [window.window for window in replay.windows if window.quality == "fail"]
     style = {"type": "rect", "fillcolor": "shade", "line": {"width": 0}, "layer": "below"}
     return [_shape(window.start, window.end, **style) for window in refused]
 
 
 def reigns(replay: Replay) -> list[Reign]:
-    """Champions in the order in which they served."""
+    """Return the champions in the order in which they served."""
     runs = [(name, list(run)) for name, run in groupby(replay.windows, key=lambda window: window.champion)]
     return [(name, Window(run[0].window.start, run[-1].window.end), len(run)) for name, run in runs]
 
 
 def plotly_text(text: str) -> str:
-    """Text as Plotly shows it unchanged: it would read tags and entities, and has no use for escaped quotes."""
+    """Escape text for Plotly, which interprets tags and entities but would show escaped quotes."""
     return escape(text, quote=False)
 
 
 def label(window: ReplayWindow, *lines: str) -> str:
-    """Hover label of a point: its window in bold, then the lines, wrapped and escaped."""
+    """Return a point's hover label: its window in bold, then the lines, wrapped and escaped."""
     wrapped = (plotly_text(part) for line in lines for part in textwrap.wrap(line, 46) or [""])
     return "<br>".join([f"<b>{plotly_text(window.window.name)}</b>", *wrapped])
 
 
 def peaks(values: Sequence[float | None], count: int) -> list[int]:
-    """Positions of the largest values, largest first, none close to a larger one."""
+    """Return the positions of the largest values, largest first, none close to a larger one."""
     apart = max(1, len(values) // 10)
     chosen: list[int] = []
     order = sorted((i for i, value in enumerate(values) if value), key=lambda i: -(values[i] or 0.0))
@@ -173,7 +173,7 @@ def peaks(values: Sequence[float | None], count: int) -> list[int]:
 
 
 def name_tag(windows: Sequence[ReplayWindow], position: int, y: float | None, name: str | None) -> Chart:
-    """A name above a point; near an end of the axis it leans inwards, so that it is never cut."""
+    """Place a name above a point; near an end of the axis it is aligned inwards, so it is not cut off."""
     edge = len(windows) / 5
     anchor = "left" if position < edge else "right" if position >= len(windows) - edge else "center"
     name = name or ""
@@ -193,7 +193,7 @@ def _bounded(metric: MetricValue | None) -> bool:
 
 
 def _edge(run: Sequence[tuple[Window, MetricValue]], upper: bool, replay: Replay) -> Iterator[tuple[str, float]]:
-    """The upper or lower edge of a run's interval; a run of one window is given its own width."""
+    """Yield the upper or lower edge of a run's interval; a single window's edge spans its width."""
     for window, metric in run:
         value = scaled(metric.high if upper else metric.low, replay)
         if len(run) == 1:
@@ -204,7 +204,7 @@ def _edge(run: Sequence[tuple[Window, MetricValue]], upper: bool, replay: Replay
 
 
 def _shape(start: datetime, end: datetime, **style: Any) -> Chart:
-    """A Plotly shape over the full height between two moments."""
+    """Return a Plotly shape over the full height between two times."""
     where = {"xref": "x", "x0": start.isoformat(), "x1": end.isoformat(), "yref": "paper", "y0": 0, "y1": 1}
     return {**where, **style}
 

@@ -1,7 +1,7 @@
 """The charts of a replay, from the outcome to its causes and its cost.
 
-Each panel has a title that names the quantity, one line on how to read it, a legend, and a sentence that says what the
-chart shows, for readers who cannot see it.
+Each panel has a title that names the quantity, one line on how to read it, a legend, and a sentence that describes the
+chart for readers who cannot see it.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ from tasks.policy.reporting.replay_story import (
 )
 
 NAMED_PEAKS = 6
-"""So many worst features are named in the chart itself where there is room; the rest on hover."""
+"""Number of worst features named in the chart; the others are named on hover."""
 
 BASELINE_KEYS = (("line never", "never retrained"), ("line every", "retrained every window"))
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart; `keys` are pairs of style class and words, `height` is in pixels."""
+    """One chart; `keys` are pairs of style class and label, `height` is in pixels."""
 
     name: str
     title: str
@@ -44,7 +44,7 @@ class Panel:
 
 
 def panels(replay: Replay) -> tuple[Panel, ...]:
-    """The charts of one replay; none without windows."""
+    """Return the charts of one replay; empty without windows."""
     makers = (_metric, _events, _drift, _worst, _labels, _cost)
     return tuple(make(replay) for make in makers) if replay.windows else ()
 
