@@ -1,10 +1,10 @@
 """The optimum in hindsight: the reference for regret and lift.
 
-It is exact under the cost model, by a dynamic programme over (window, serving candidate). In each window the optimum keeps
-its candidate, or deploys any that could exist by then: one from history for (1-s)·α, one trained in service for (1-s)·α plus
-its training s·α. Returning to a candidate that is already paid for would make the cost depend on the path. The trainings are
-therefore 0/1 variables of an integer programme over the same graph (HiGHS), compared with the dynamic programme's solution.
-Every action of a policy is also available to the optimum, so no policy's regret can be negative.
+It is exact under the cost model, by a dynamic programme over (window, serving candidate). In each window the optimum
+keeps its candidate, or deploys any that could exist by then: one from history for (1-s)·α, one trained in service for
+(1-s)·α plus its training s·α. Returning to a candidate that is already paid for would make the cost depend on the path.
+The trainings are therefore 0/1 variables of an integer programme over the same graph (HiGHS), compared with the dynamic
+programme's solution. Every action of a policy is also available to the optimum, so no policy's regret can be negative.
 """
 
 import numpy as np

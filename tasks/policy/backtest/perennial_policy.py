@@ -31,7 +31,7 @@ class PerennialPolicy:
 
 
 def history_of(losses: Floats, probes: Floats) -> tuple[Observation, ...]:
-    """Observations of the history windows, from blocks [candidate, window]; the candidate before each window serves it."""
+    """Observations of the history windows, from blocks [candidate, window]; the candidate before each window serves."""
     return tuple(
         Observation(max(0, window - 1), _known(losses[:, window]), _known(probes[:, window]))
         for window in range(len(losses))

@@ -1,8 +1,8 @@
 """Simulate a policy on a recorded history with only the information it would have had; look-ahead is impossible.
 
-A `PerformanceMatrix` holds the loss of every candidate on every later window. A policy never accesses it. It acts through
-`Service`, which copies cells as time passes: after window j the columns up to j, for candidates and probes from history and
-for those that the policy has trained and paid for. Cells that are not copied cannot be read.
+A `PerformanceMatrix` holds the loss of every candidate on every later window. A policy never accesses it. It acts
+through `Service`, which copies cells as time passes: after window j the columns up to j, for candidates and probes from
+history and for those that the policy has trained and paid for. Cells that are not copied cannot be read.
 """
 
 from collections.abc import Callable, Mapping
@@ -78,7 +78,7 @@ class PerformanceMatrix:
 
 
 def read_matrix(stored: Mapping[str, NDArray[np.generic]], source: str) -> PerformanceMatrix:
-    """Build a matrix from the arrays of an npz. Raises MatrixError with `source`, what was found and what is expected."""
+    """Build a matrix from the arrays of an npz. Raises MatrixError with `source`, what was found and expected."""
     missing = [key for key in ("loss", "H") if key not in stored]
     if missing:
         raise MatrixError(f"{source}: {', '.join(missing)} is missing, found {', '.join(sorted(stored)) or 'nothing'}")
@@ -211,6 +211,7 @@ class Run:
 
 
 def simulate(matrix: PerformanceMatrix, policy: Policy) -> Run:
+    """Run a policy over the served windows of a matrix; it acts after each one except the last."""
     service = Service(matrix)
     for window in range(matrix.first_served, matrix.windows):
         service._serve_next()

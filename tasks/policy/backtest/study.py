@@ -141,8 +141,8 @@ class Lift:
 def lifts(matrix: PerformanceMatrix, backtest: Backtest, seed: int = 7) -> dict[str, dict[float, Lift | None]]:
     """Lift by policy and α; None if nothing was retrained or no schedule with as many retrains beats the timer.
 
-    The loss saved against the timer is resampled over the served windows in moving blocks. The denominator, the advantage of
-    the best schedule in hindsight over the timer, is a property of the record and is not resampled.
+    The loss saved against the timer is resampled over the served windows in moving blocks. The denominator, the
+    advantage of the best schedule in hindsight over the timer, is a property of the record and is not resampled.
     """
     known: dict[Run, Lift | None] = {}
     for scores in backtest.policies.values():
