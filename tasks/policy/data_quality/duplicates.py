@@ -1,8 +1,8 @@
 """Count duplicated ids in memory that does not grow with the rows.
 
 The count is exact while the distinct ids fit. Beyond that only ids whose hash falls into a share of the hash space are
-stored. Both rows of a duplicated id have the same hash and are stored or dropped together, so the count in the sample divided
-by the share estimates the count in all rows. Sketches of parts can be merged. The method is adaptive sampling:
+stored. Both rows of a duplicated id have the same hash and are stored or dropped together, so the count in the sample
+divided by the share estimates the count in all rows. Sketches of parts can be merged. The method is adaptive sampling:
 Flajolet (1990), On adaptive sampling, Computing 43.
 """
 

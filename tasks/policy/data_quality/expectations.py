@@ -1,10 +1,11 @@
 """Learn expectations on a window's rows from the rows that a model was trained on.
 
-Each expectation is one of Great Expectations' own, with bounds from the reference unless the settings give them; the adapter
-writes them as its JSON (`tasks.adapters.gates.expectation_suite`). A bound that depends on the window (its times, the usual
-number of rows) is a parameter that is set when the window is judged. Great Expectations computes shares of the values that
-are not null, the settings use shares of all rows, so shares are converted. An empty column passes any expectation on its
-values, so there are also expectations on each column's share of nulls and on the number of rows.
+Each expectation is one of Great Expectations' own, with bounds from the reference unless the settings give them; the
+adapter writes them as its JSON (`tasks.adapters.gates.expectation_suite`). A bound that depends on the window (its
+times, the usual number of rows) is a parameter that is set when the window is judged. Great Expectations computes
+shares of the values that are not null, the settings use shares of all rows, so shares are converted. An empty column
+passes any expectation on its values, so there are also expectations on each column's share of nulls and on the number
+of rows.
 """
 
 import math
@@ -63,7 +64,7 @@ def learn_expectations(reference: ReferenceProfile, limits: Limits, roles: Roles
 def window_parameters(
     window: Window, reference: ReferenceProfile, limits: Limits, recent_rows: Sequence[int]
 ) -> Parameters:
-    """Bounds that depend on the window. `recent_rows` are row counts of the windows before it; empty for no bound on rows."""
+    """Bounds that depend on the window. `recent_rows`: row counts of earlier windows; if empty, no usual number."""
     max_age_hours = limits.max_age_hours or 24.0 * reference.usual_gap_days
     usual, (low, high) = statistics.median(recent_rows) if recent_rows else 0, limits.row_count_ratio
     return {

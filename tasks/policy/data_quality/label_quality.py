@@ -6,15 +6,16 @@
 | usable labels | infinite values, text that is not a number, classes that `columns.classes` does not list |
 | one label a row | two different labels of one id at one time |
 | known classes | a third class of two; among several, classes that are very rare in the reference |
-| varying labels | one label in all rows, where the reference has several and predictions vary (warns only, unless set) |
+| varying labels | one label in all rows, where reference and predictions vary (warns only, unless set) |
 | plausible labels | single numbers far beyond those in training: -999, or rows in another unit |
-| usual scale, usual level | a label in another unit: its spread or median jumped, and that of predictions did not |
+| usual scale, usual level | a label in another unit: its spread or median jumped, that of predictions did not |
 | classes in place | exchanged classes: with the names swapped the predictions would be right (warns only) |
 | labels in step | numbers that correlate with the predictions on another scale or with the other sign (warns only) |
 
-A failed check blocks: performance with such labels triggers nothing, and nothing is trained on them. Swapped classes and
-rescaled numbers look like a reversed concept, so they are only reported. A ratio alone does not prove a change of unit:
-labels fail from `max_scale_ratio` on, which exceeds what prices, seasons and demand do from one window to the next.
+A failed check blocks: performance with such labels triggers nothing, and nothing is trained on them. Swapped classes
+and rescaled numbers look like a reversed concept, so they are only reported. A ratio alone does not prove a change of
+unit: labels fail from `max_scale_ratio` on, which exceeds what prices, seasons and demand do from one window to the
+next.
 """
 
 from collections.abc import Iterator, Sequence
@@ -245,7 +246,7 @@ def _unit(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Iter
 
 
 def _plausible(facts: LabelFacts, span: tuple[float, float], rules: LabelRules) -> QualityCheck:
-    """Check for single labels far beyond those in training: a code for missing, or rows in another unit among the others.
+    """Check for single labels far beyond those in training: a code for missing, or a few rows in another unit.
 
     A few labels that outweigh all others decide the metric alone, and would dominate a retrain.
     """
@@ -291,7 +292,7 @@ def _jumps(
 
 
 def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
-    """Check if permuted classes would make the predictions right: the meaning of labels, or the concept, was reversed."""
+    """Check if permuted classes would make the predictions right: the labels' meaning, or the concept, was reversed."""
     known = facts.truth < len(facts.classes)
     if not known.any():
         return

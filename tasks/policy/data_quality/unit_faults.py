@@ -1,8 +1,9 @@
 """Signs of a broken feed in a feature: stuck values, a changed unit, or exchanged category names.
 
-Real change rarely multiplies every value by the same factor, and never permutes the frequencies of categories. The checks use
-only the counts of the frozen profile. A ratio alone does not prove a change of unit: a plain factor counts only where the
-entire distribution is that of the reference, rescaled; otherwise it is reported as a possibility and blocks nothing.
+Real change rarely multiplies every value by the same factor, and never permutes the frequencies of categories. The
+checks use only the counts of the frozen profile. A ratio alone does not prove a change of unit: a plain factor counts
+only where the entire distribution is that of the reference, rescaled; otherwise it is reported as a possibility and
+blocks nothing.
 """
 
 import math
@@ -31,18 +32,18 @@ UNITS = {
     "the sign was turned": (-1.0, 0.0),
 }
 NEAR, FAIR = 0.35, 0.8
-"""Largest distance, in σ of mean plus log of spread, between the rescaled reference and the window: for a finding on its own,
-and for one that needs other features to be stable."""
+"""Largest distance, in σ of mean plus log of spread, between the rescaled reference and the window: for a finding on
+its own, and for one that needs other features to be stable."""
 BETTER = 3.0
 """The unchanged reference must be this many times further away."""
 MOVED_KS = 0.25
-"""Kolmogorov-Smirnov distance from which a change of unit is considered; below it, an absent rare event is more likely."""
+"""KS distance from which a change of unit is considered; below it, an absent rare event is more likely."""
 BEYOND, SLACK = 0.02, 1.0
 """Share of values that may lie more than SLACK σ beyond the rescaled reference's range."""
 SHAPE_KS = 0.2
 """Largest KS distance between rescaled reference and window for a plain factor to prove a change of unit."""
 STUCK, COMMON_SHARE = 0.05, 0.5
-"""Share of the reference's spread below which a feature is stuck; share of its most frequent value that rules this out."""
+"""Share of the reference's spread below which a feature is stuck; share of one value in it that rules this out."""
 RENAMED_PSI, SAME_SHARES_PSI = 1.0, 0.1
 
 
@@ -75,7 +76,8 @@ def suspect_stuck(before: FeatureCounts, now: FeatureCounts) -> Suspicion | None
 def suspect_unit(reference: FeatureReference, now: FeatureCounts) -> Suspicion | None:
     """Check if mean, spread and range match the reference in another unit and not in its own.
 
-    Weather over a few days can have any mean and spread, and so sometimes those of another unit, but not the range as well.
+    Weather over a few days can have any mean and spread, and so sometimes those of another unit, but not the range as
+    well.
     """
     before = reference.counts
     if before.std <= 0 or now.std <= 0 or distances.ks(Table(before.counts, now.counts)) < MOVED_KS:
