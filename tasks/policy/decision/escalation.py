@@ -1,7 +1,7 @@
 """Decide whether retraining has solved the problem that triggered it; if not, action is required.
 
-If a metric stays past its limit through several retrains, the cause is not the model's age: labels or rows with a changed
-meaning, a missing feature, or a limit that cannot be reached.
+If a metric stays past its limit through several retrains, the cause is not the model's age: labels or rows with a
+changed meaning, a missing feature, or a limit that cannot be reached.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class Unresolved(NamedTuple):
 
 
 def unresolved(judgements: Sequence[Judgement], retrained_at: Sequence[datetime], after: int) -> Unresolved | None:
-    """The unresolved run of windows, if at least `after` retrains came since its start, else None; oldest window first."""
+    """The unresolved run of windows if it includes at least `after` retrains, else None. Judgements: oldest first."""
     since = None
     for judgement in reversed(judgements):
         if not OF_THE_METRIC & set(judgement.decision.triggers):

@@ -1,8 +1,8 @@
 """The expected cost and gain of a retrain: from earlier retrains, and from the lead of a fresh model.
 
-The gain is per day of service. With probes it is the mean lead of fresh probes over the champion's on the latest windows.
-Without, it is the champion's loss on its latest windows above that of models when they were fresh. The best past level is
-not used: it is partly luck, so every stable model would seem to gain from a retrain.
+The gain is per day of service. With probes it is the mean lead of fresh probes over the champion's on the latest
+windows. Without, it is the champion's loss on its latest windows above that of models when they were fresh. The best
+past level is not used: it is partly luck, so every stable model would seem to gain from a retrain.
 """
 
 import math

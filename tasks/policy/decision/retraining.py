@@ -1,7 +1,7 @@
 """Decide whether to retrain: evidence + history + policy → Decision, with reasons in sentences.
 
-A condition requests a retrain; quality, diagnosis, cooldown, monthly cap and budget can block it. A decision not to retrain
-is recorded as well, with the evidence, the limits and what would change it.
+A condition requests a retrain; quality, diagnosis, cooldown, monthly cap and budget can block it. A decision not to
+retrain is recorded as well, with the evidence, the limits and what would change it.
 """
 
 from collections.abc import Sequence
