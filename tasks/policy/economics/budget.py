@@ -1,9 +1,9 @@
 """The cost of past retrains by the ledger, and the allocation of a monthly budget that several models share.
 
-Spent is the cost of each challenger. Promised is what was granted to a retrain that has no challenger yet; it is reserved for
-30 days, so the limit holds whatever happens to that run. If the balance does not cover all requests, the affordable ones with
-the largest total benefit are granted (`economics.share_budget`). A model whose ledger does not verify may have spent its full
-allowance, so that amount is held back.
+Spent is the cost of each challenger. Promised is what was granted to a retrain that has no challenger yet; it is
+reserved for 30 days, so the limit holds whatever happens to that run. If the balance does not cover all requests, the
+affordable ones with the largest total benefit are granted (`economics.share_budget`). A model whose ledger does not
+verify may have spent its full allowance, so that amount is held back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ class BudgetBalance:
 
 
 def usages(entries: Sequence[LedgerEntry], apart_from: str | None = None) -> list[tuple[datetime, Usage]]:
-    """Creation time and usage of each challenger; older ones, without measured usage, have their number of rows only."""
+    """Creation time and usage of each challenger; older ones, without measured usage, have their row count only."""
     made = (entry for entry in entries if entry.kind == "challenger.registered")
     return [(entry.at, _usage(entry.body)) for entry in made if apart_from is None or entry.decision_id != apart_from]
 
@@ -86,7 +86,7 @@ def _usage(body: str) -> Usage:
 
 
 def spent_usd(entries: Sequence[LedgerEntry], budget: Budget, as_of: datetime, apart_from: str | None = None) -> float:
-    """USD spent on retrains in the 30 days before `as_of`: usage at the budget's prices, plus the fixed cost of each."""
+    """USD spent on retrains in the 30 days before `as_of`: usage at the budget's prices, plus fixed costs."""
     recent = [usage for at, usage in usages(entries, apart_from) if as_of - MONTH < at <= as_of]
     return sum(measured_cost(budget, usage) for usage in recent)
 
@@ -154,7 +154,7 @@ def _judgement(body: str) -> Judgement:
 
 
 def decide_share(own: Request, others: Sequence[Request], balance: BudgetBalance) -> str | None:
-    """Why the shared budget refuses a retrain, else None. Without a known benefit it gets only what the others leave."""
+    """Why the shared budget refuses a retrain, else None. One without a known benefit gets what the others leave."""
     asking = [own, *others]
     if sum(request.cost_usd for request in asking) <= balance.left_usd:
         return None

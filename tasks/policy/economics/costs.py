@@ -119,8 +119,8 @@ def net_benefit(
 ) -> NetBenefit | None:
     """Value minus cost of a gain (in units of the metric, positive if better); None if no value per unit is set.
 
-    `other_usd` is a one-time benefit, such as customers retained or a penalty avoided. Bounds of value and cost are combined
-    as independent.
+    `other_usd` is a one-time benefit, such as customers retained or a penalty avoided. Bounds of value and cost are
+    combined as independent.
     """
     if budget.value_usd_per_metric_unit_per_day is None:
         return None
@@ -155,7 +155,7 @@ def over_budget(budget: Budget, spent_usd_this_month: float, cost_usd: float | N
 def score_outcome(
     budget: Budget, forecast: NetBenefit | None, gains: Sequence[tuple[Gain, float]], cost_usd: float
 ) -> Outcome:
-    """Compare a promotion's realised value with its cost. `gains` are realised gains over the replaced champion with days.
+    """Compare a promotion's realised value with its cost. `gains` are over the replaced champion, each with days.
 
     Gains are weighted by days of service; the bounds of windows are combined as independent. `paid` requires the entire
     interval to be above the cost.
@@ -203,8 +203,8 @@ class Request:
 def share_budget(requests: Sequence[Request], budget_usd: float) -> dict[str, str | None]:
     """Requests that a shared budget grants (None), and why it refuses the others.
 
-    It grants the affordable set with the largest net benefit, exactly: a 0/1 knapsack by integer programming, not the greedy
-    order. Requests with unknown benefit are granted from the rest, in their order.
+    It grants the affordable set with the largest net benefit, exactly: a 0/1 knapsack by integer programming, not the
+    greedy order. Requests with unknown benefit are granted from the rest, in their order.
     """
     answers: dict[str, str | None] = {
         request.model: f"the expected net benefit is {request.net_usd:,.2f} USD, it would not pay"

@@ -1,7 +1,7 @@
-"""Decide where a run is placed, dedicated hosts or a serverless pool, from its forecast size, its data and its deadline.
+"""Decide where a run is placed, dedicated hosts or a serverless pool, from its size, its data and its deadline.
 
-The preferred place is used unless something rules it out, then the other one. If both are ruled out, the run stays on the
-dedicated hosts: a late run is better than sensitive data that leaves them.
+The preferred place is used unless something rules it out, then the other one. If both are ruled out, the run stays on
+the dedicated hosts: a late run is better than sensitive data that leaves them.
 """
 
 from collections.abc import Iterator
