@@ -128,7 +128,7 @@ def why_not_trigger(policy: AccessPolicy, principal: Principal, claimed: str | N
 def why_not_approve(
     policy: AccessPolicy, approver: str, requesters: Iterable[str], anonymous: bool = False, risk: str = "low"
 ) -> str | None:
-    """Why `approver` may not approve a request of `requesters`, else None. `anonymous`: a person without a name started it."""
+    """Why `approver` may not approve this request, else None. `anonymous`: a person without a name started it."""
     if is_unnamed(approver):
         return f"{approver or 'nobody'} is no person's name, expected who approves"
     if look_alike(approver, set(requesters) - UNNAMED):

@@ -1,7 +1,7 @@
 """Bind a model's ledger to its first file, and to that file's settings for risk and access.
 
-Otherwise a second file with the same name and a lower risk could promote what the first requires approval for. A change of
-path, risk, access or approval takes effect once an authorised person accepts it.
+Otherwise a second file with the same name and a lower risk could promote what the first requires approval for. A change
+of path, risk, access or approval takes effect once an authorised person accepts it.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """Challengers that passed and await approval, by the ledger, and whether the request has expired.
 
-No answer counts as a no, which the next run of `promote` records. After a cancelled run it stays open and is shown as action
-required.
+No answer counts as a no, which the next run of `promote` records. After a cancelled run it stays open and is shown as
+action required.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Check that the ledger holds the decision that a run claims to carry out: an event is a request, never a proof.
 
 Anyone with access to the server can emit an event. A run started by an event therefore does only what the ledger has as
-decided, as of the time of that decision. A run started by a person needs no decision, but on live data it may not take effect
-before the last change of champion, which it would rewrite.
+decided, as of the time of that decision. A run started by a person needs no decision, but on live data it may not take
+effect before the last change of champion, which it would rewrite.
 """
 
 from collections.abc import Iterable
