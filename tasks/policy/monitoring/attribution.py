@@ -1,11 +1,11 @@
 """Attribute changes of the mean prediction and of the mean loss to features, with SHAP values of window and training.
 
 A row's prediction is a constant plus one contribution per feature (Lundberg et al. 2020, Nature Machine Intelligence
-2:56), so the change of the mean prediction is exactly the sum of the changes of the mean contributions. Predictions are on
-the margin: log-odds for classes, the label's unit for regression.
-Loss: the deciles of a feature's contribution have other shares now than in training. Σ (share now - share then) · mean loss
-now of the decile is the amount by which the mean loss would fall if the feature were distributed as in training and nothing
-else changed (Blinder 1973; Oaxaca 1973: the composition part).
+2:56), so the change of the mean prediction is exactly the sum of the changes of the mean contributions. Predictions are
+on the margin: log-odds for classes, the label's unit for regression.
+Loss: the deciles of a feature's contribution have other shares now than in training. Σ (share now - share then) · mean
+loss now of the decile is the amount by which the mean loss would fall if the feature were distributed as in training
+and nothing else changed (Blinder 1973; Oaxaca 1973: the composition part).
 """
 
 import math
@@ -22,7 +22,7 @@ DECILES = 10
 
 @dataclass(frozen=True, slots=True)
 class FeatureAttribution:
-    """One feature's contributions in training: mean, standard deviation, inner decile edges, and shares of the deciles."""
+    """One feature's contributions in training: mean, standard deviation, inner decile edges, decile shares."""
 
     feature: str
     mean: float

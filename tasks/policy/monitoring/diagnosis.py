@@ -2,9 +2,9 @@
 
 | kind | what the evidence looks like | what helps |
 |---|---|---|
-| upstream_data_fault | failed quality, labels in doubt, or a shift that is typical of a broken feed | repair the feed |
+| upstream_data_fault | failed quality or labels, or a shift that is typical of a broken feed | repair the feed |
 | harmless_covariate_shift | inputs moved, performance did not | nothing |
-| harmful_covariate_shift | inputs moved, and the estimate from inputs alone shows the loss | retrain on the new inputs |
+| harmful_covariate_shift | inputs moved, and the estimate from inputs shows the loss | retrain on the new inputs |
 | concept_drift | performance fell below what the inputs explain | retrain on recent labels |
 | none | neither inputs nor performance moved | nothing |
 | insufficient_evidence | too few rows, or neither labels nor an estimate | wait |
@@ -36,7 +36,7 @@ from tasks.policy.records.reports import (
 
 
 class ColumnRule(Protocol):
-    """Exceptions for one column from `quality.columns` of the model's file (`deployments.config.monitoring.ColumnQuality`)."""
+    """Exceptions for one column in `quality.columns` (`deployments.config.monitoring.ColumnQuality`)."""
 
     @property
     def max_null_share(self) -> float | None: ...
@@ -97,9 +97,9 @@ def decide_diagnosis(
     """Decide the kind of change.
 
     `estimate` is the primary metric expected from the inputs alone (`estimation.py`). It is judged by its interval;
-    `estimate_error` is only reported. `allowed` is `quality.columns` of the model's file: what it accepts is not a fault.
-    `labels` is the label report of the latest window that has one. `importances` are each feature's share in the model's
-    predictions; without them those of the drift report are used, else all features weigh the same.
+    `estimate_error` is only reported. `allowed` is `quality.columns` of the model's file: what it accepts is not a
+    fault. `labels` is the label report of the latest window that has one. `importances` are each feature's share in the
+    model's predictions; without them those of the drift report are used, else all features weigh the same.
     """
     limits = limits or DiagnosisLimits()
     if quality is not None and quality.verdict == "fail":
@@ -137,7 +137,7 @@ def decide_diagnosis(
 
 
 def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -> list[FeatureDrift]:
-    """Drifted features, sorted by importance times effect over limit; features that the model does not use are left out."""
+    """Drifted features that the model uses, sorted by importance times effect over limit."""
     if drift is None or not drift.says_something:
         return []
     own = {feature.feature: feature.importance for feature in drift.features if feature.importance is not None}
@@ -151,7 +151,7 @@ def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -
 
 
 def _stands_out(drift: DriftReport | None, limits: DiagnosisLimits) -> str | None:
-    """The feature whose mean moved much further than any other's: a season moves several features, a unit change one."""
+    """The feature whose mean moved much further than any other's: seasons move several features, a unit change one."""
     known = [] if drift is None else [one for one in drift.features if one.mean_shift_sigma is not None]
     ordered = sorted(known, key=lambda feature: -abs(feature.mean_shift_sigma or 0.0))
     if len(ordered) < 2:

@@ -1,12 +1,12 @@
 """Drift of each feature from the reference: how large it is, and whether it exceeds chance.
 
-The effect size decides and the corrected p-value confirms: in large windows everything is significant, in small ones large
-effects occur by chance. Each feature can drift in four ways: its values (with a bin for unseen categories), and the shares of
-nulls, of infinite and of unreadable values, these three by their population stability index. The p-values of all four of
-all features are corrected together: Benjamini and Hochberg (1995).
+The effect size decides and the corrected p-value confirms: in large windows everything is significant, in small ones
+large effects occur by chance. Each feature can drift in four ways: its values (with a bin for unseen categories), and
+the shares of nulls, of infinite and of unreadable values, these three by their population stability index. The p-values
+of all four of all features are corrected together: Benjamini and Hochberg (1995).
 
-A feature without a visible effect in a window too small to show an effect at the limit is `insufficient`, not stable. So is a
-window in which such features could bring the share to its limit. An effect that is visible nevertheless counts.
+A feature without a visible effect in a window too small to show an effect at the limit is `insufficient`, not stable.
+So is a window in which such features could bring the share to its limit. An effect that is visible nevertheless counts.
 """
 
 from collections.abc import Mapping
@@ -64,9 +64,9 @@ def measure(
 ) -> DriftReport:
     """Measure drift of every feature of the reference, worst first.
 
-    With `importances` (shares in the model's predictions) the drifted share weights each feature by its own. A feature that
-    the window lacks has drifted. With fewer than `min_rows` rows on either side the verdict is insufficient. A window that
-    is large enough for large effects only is insufficient unless they suffice to make it drifted.
+    With `importances` (shares in the model's predictions) the drifted share weights each feature by its own. A feature
+    that the window lacks has drifted. With fewer than `min_rows` rows on either side the verdict is insufficient. A
+    window that is large enough for large effects only is insufficient unless they suffice to make it drifted.
     """
     current = {counts.feature: counts for counts in profile.features}
     enough = min(profile.rows, reference.rows) >= limits.min_rows
@@ -194,7 +194,7 @@ def _unseen_share(reference: FeatureReference, current: FeatureCounts) -> float:
 
 
 def _judge(drift: FeatureDrift, sides: list[_Side], q_values: list[float], alpha: float, enough: bool) -> FeatureDrift:
-    """Add the verdict and numbers of the way in which the feature drifted furthest past its limit, else of its values."""
+    """Add the verdict, with the numbers of the way of drifting furthest past its limit, else of the values."""
     if not enough:
         return replace(drift, verdict="insufficient", q_value=q_values[0])
     moved = [

@@ -1,7 +1,7 @@
 """Accuracy of estimates without labels: the error of earlier estimates against realised values.
 
-An estimate assumes an unchanged concept, so its own interval is too narrow. The past error is shown with it and widens the
-interval.
+An estimate assumes an unchanged concept, so its own interval is too narrow. The past error is shown with it and widens
+the interval.
 """
 
 import math

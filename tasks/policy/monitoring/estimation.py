@@ -1,8 +1,8 @@
 """Estimate performance before labels arrive, from calibrated probabilities or errors of similar predictions.
 
 CBPE for classes and DLE for regression, after NannyML (Białek et al. 2023, "Estimating model performance under
-covariate shift without labels"). Both assume an unchanged concept: they show harm from moved inputs, never from a changed
-relationship. The gap between an estimate and the realised value therefore indicates concept drift.
+covariate shift without labels"). Both assume an unchanged concept: they show harm from moved inputs, never from a
+changed relationship. The gap between an estimate and the realised value therefore indicates concept drift.
 """
 
 import math
@@ -28,6 +28,7 @@ class Calibration:
     """Labelled rows that it was fitted on."""
 
     def apply(self, probabilities: ArrayLike) -> Floats:
+        """Calibrated probabilities, of the same shape."""
         fixed: Floats = np.interp(np.asarray(probabilities, float), self.predicted, self.true)
         return fixed
 
@@ -47,9 +48,9 @@ def estimate_classes(
 ) -> tuple[MetricValue, ...]:
     """Expected metrics of two-class predictions (n,), if each row is positive with its calibrated probability.
 
-    Intervals of metrics that are means of rows include the noise of labels and of rows; those of balanced accuracy and F1
-    only that of labels, by Monte Carlo. The calibration adds the uncertainty of the rows that it was fitted on. AUC uses the
-    largest possible standard error instead.
+    Intervals of metrics that are means of rows include the noise of labels and of rows; those of balanced accuracy and
+    F1 only that of labels, by Monte Carlo. The calibration adds the uncertainty of the rows that it was fitted on. AUC
+    uses the largest possible standard error instead.
     """
     predicted = np.asarray(y_pred, float)
     chance = predicted if calibration is None else calibration.apply(predicted)

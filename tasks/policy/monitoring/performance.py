@@ -1,8 +1,8 @@
 """Maturity of a window, the best past level of the model, and tests for a shift from that level.
 
 The baseline is the best past level, not the latest. A model that was retrained on mostly old rows right after an abrupt
-change is poor, and must not become its own reference. A level is the mean of three consecutive closed windows, because a
-single good window may be luck.
+change is poor, and must not become its own reference. A level is the mean of three consecutive closed windows, because
+a single good window may be luck.
 """
 
 import math
@@ -27,9 +27,9 @@ FRESH_WINDOWS = 5
 NOISE_WINDOWS = 4
 """Closed windows from which the noise of windows is estimated."""
 ROBUST_FROM, NORMAL_MEDIAN, CAUTION, CAUTION_OF_FEW = 8, 1.4826, 1.25, 1.5
-"""Number of differences from which their median is reliable; scale of the median to a normal σ; and the factors that allow
-for a median that is too small, from that number on and below it. With these, 1 to 3 % of stable windows reach p = 0.01
-(simulated, 4 to 15 past windows)."""
+"""Number of differences from which their median is reliable; scale of the median to a normal σ; and the factors that
+allow for a median that is too small, from that number on and below it. With these, 1 to 3 % of stable windows reach p =
+0.01 (simulated, 4 to 15 past windows)."""
 COLLAPSE = 6.0
 """A window that falls below the best level before it by this multiple of the noise indicates a change, not noise."""
 HISTOGRAM_BINS = 10
@@ -38,7 +38,7 @@ POWER = 0.8
 
 
 def decide_maturity(rows: int, labelled_rows: int, all_due: bool, maturing_at: float, closed_at: float) -> Maturity:
-    """Closed if enough labels have arrived or none is still due (cancelled flights never get one); else by completeness."""
+    """Closed if enough labels have arrived or no more are due (cancelled flights get none); else by completeness."""
     completeness = labelled_rows / rows if rows else 0.0
     if rows and (completeness >= closed_at or all_due):
         return "closed"
@@ -57,6 +57,7 @@ def confidence_histogram(y_pred: ArrayLike) -> tuple[float, ...]:
 
 
 def is_worse(value: float, than: float, higher_is_better: bool) -> bool:
+    """Whether `value` is strictly worse than `than`, both in units of the metric."""
     return value < than if higher_is_better else value > than
 
 
@@ -75,8 +76,8 @@ def best_past_level(
 ) -> tuple[MetricValue, str] | None:
     """The best mean of three consecutive closed windows, and their range of dates; None with fewer than three.
 
-    Windows of all champions count, since a level that was possible once is the reference. All rows have equal weight. The
-    interval treats windows as independent: variance = Σ (rows/total)² · variance.
+    Windows of all champions count, since a level that was possible once is the reference. All rows have equal weight.
+    The interval treats windows as independent: variance = Σ (rows/total)² · variance.
     """
     closed = [report for report in reports if closed_values([report], metric, min_labels)]
     runs = [closed[start : start + LEVEL_WINDOWS] for start in range(len(closed) - LEVEL_WINDOWS + 1)]
@@ -91,7 +92,7 @@ def best_past_level(
 def fresh_windows(
     reports: Sequence[PerformanceReport], metric: str, min_labels: int = 1
 ) -> list[tuple[PerformanceReport, MetricValue]]:
-    """The first closed windows of each version, oldest first: selected by time, not by value, to avoid selection bias."""
+    """The first closed windows of each version, oldest first; selected by time to avoid selection bias."""
     served, found = Counter[str](), []
     for report in reports:
         value = closed_values([report], metric, min_labels)
@@ -116,12 +117,12 @@ def standard_error(value: MetricValue) -> float:
 
 
 def window_noise(values: Sequence[float]) -> float | None:
-    """Standard deviation of one window around its level, from successive differences; None with fewer than four windows.
+    """Standard deviation of one window around its level, from successive differences; None below four windows.
 
     von Neumann (1941), Annals of Mathematical Statistics 12:367: Σ (x[i+1] - x[i])² / 2(n - 1). Rows of a day are
     correlated, so windows vary more than the sampling error of their rows; slow drift hardly affects the differences.
-    The value is capped by that of the median difference of a normal series (Rousseeuw & Croux 1993, JASA 88:1273), so a past
-    jump does not count as noise and hide the next one.
+    The value is capped by that of the median difference of a normal series (Rousseeuw & Croux 1993, JASA 88:1273), so a
+    past jump does not count as noise and hide the next one.
     """
     return _noise(values) if len(values) >= NOISE_WINDOWS else None
 
@@ -168,9 +169,9 @@ def shift_p_value(
     """One-sided p-value that the window is no worse than the level; NaN if an interval is missing.
 
     Proportions: two-proportion test. Others: z of the difference. With `noise` (standard deviation of one window) the
-    variance is at least that of windows, of which the level averages several. `windows` is the number of windows that the
-    noise was computed from: the test then uses Student's t, with two thirds of the number of successive differences as
-    degrees of freedom.
+    variance is at least that of windows, of which the level averages several. `windows` is the number of windows that
+    the noise was computed from: the test then uses Student's t, with two thirds of the number of successive differences
+    as degrees of freedom.
     """
     if noise is None and current.name == "accuracy":
         hits = (round(current.value * current.rows), round(baseline.value * baseline.rows))
@@ -196,7 +197,7 @@ def _error_of_difference(
 def significant_shift(
     current: MetricValue, baseline: MetricValue, noise: float | None, windows: int | None, alpha: float
 ) -> float:
-    """The smallest worsening from the level with a `shift_p_value` of at most alpha, for the window's rows and interval.
+    """The smallest worsening with a `shift_p_value` of at most alpha, for the window's rows and interval.
 
     Infinite if no worsening is significant with these rows; NaN if an interval is missing.
     """

@@ -1,7 +1,7 @@
 """Compare Evidently's measurement of a bounded sample with the verdict on all rows.
 
-The verdict on all rows is the one that counts. Evidently uses its own methods, so limits are converted to its scale: its
-Wasserstein distance is in σ of the sample, its PSI and KL include their noise floor (`distances`), and its KS test
+The verdict on all rows is the one that counts. Evidently uses its own methods, so limits are converted to its scale:
+its Wasserstein distance is in σ of the sample, its PSI and KL include their noise floor (`distances`), and its KS test
 returns a p-value. A disagreement that resampling does not explain becomes a warning and is always reported.
 """
 

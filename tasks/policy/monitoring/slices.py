@@ -58,6 +58,7 @@ def worst_slice(slices: Sequence[SliceValue]) -> SliceValue | None:
 
 
 def describe_worst(slices: Sequence[SliceValue]) -> str | None:
+    """Describe the worst slice in a sentence; None with fewer than two."""
     worst = worst_slice(slices)
     if worst is None:
         return None
