@@ -1,9 +1,9 @@
 """Two tests for change, from losses of several models on the same windows, each in σ of what chance alone would show.
 
-Order: without change, the windows on which given models are compared are exchangeable. The pattern of which model is better
-on a window is then no more similar to that of its neighbours than to any other window's. This is Mantel's test (1967, Cancer
-Research 27), exact under permutation, whatever the noise and however different the models. Lead: a fresher model beats the
-champion by more than the noise of windows and the random variation of one training explain.
+Order: without change, the windows on which given models are compared are exchangeable. The pattern of which model is
+better on a window is then no more similar to that of its neighbours than to any other window's. This is Mantel's test
+(1967, Cancer Research 27), exact under permutation, whatever the noise and however different the models. Lead: a
+fresher model beats the champion by more than the noise of windows and the random variation of one training explain.
 """
 
 import math
@@ -38,7 +38,7 @@ def order_sigmas(losses: Floats) -> float:
 
 
 def _mantel(alike: Floats, near: Floats) -> float:
-    """Σ alike · near over pairs of windows, minus its mean over all orders, divided by its σ over them (Mantel 1967)."""
+    """Σ alike · near over pairs of windows, standardised by its mean and σ over all orders (Mantel 1967)."""
     n = len(alike)
     pairs = ~np.eye(n, dtype=bool)
     alike, near = np.where(pairs, alike, 0.0), np.where(pairs, near, 0.0)
@@ -60,7 +60,7 @@ class PairedNoise:
 
 
 def paired_noise(losses: Floats) -> PairedNoise:
-    """Noise from pairs of consecutive models on their common windows; pairs with less than half the largest count are dropped.
+    """Noise from pairs of consecutive models on their common windows, with at least half the largest number of them.
 
     `losses` [model, window]. Medians are used, because a change between two models is not noise.
     """

@@ -1,9 +1,9 @@
 """Forecast the losses of each option over the next windows from the losses of all options so far.
 
 An option is an existing candidate or the fresh model that could be trained now. Losses are relative to the mean of the
-options on the same window, so what is hard for all of them cancels. One ridge regression (Hoerl and Kennard 1970), pooled
-over all options and past windows, learns how much of a lead persists: from the last window, the means of the last 3, 8 and
-16, the age, and being fresh. It is fitted only on past windows; older ones have less weight.
+options on the same window, so what is hard for all of them cancels. One ridge regression (Hoerl and Kennard 1970),
+pooled over all options and past windows, learns how much of a lead persists: from the last window, the means of the
+last 3, 8 and 16, the age, and being fresh. It is fitted only on past windows; older ones have less weight.
 """
 
 import numpy as np
@@ -44,7 +44,8 @@ class OptionForecast:
     def update(self, losses: Floats, now: int, newest: int) -> Floats:
         """[now + 1] forecast mean loss over the next windows, relative; the last is the fresh option, NaN is unknown.
 
-        `losses` [candidate, window] is known up to `now`; `newest` is the youngest candidate with a loss on that window.
+        `losses` [candidate, window] is known up to `now`; `newest` is the youngest candidate with a loss on that
+        window.
         """
         self.fresh[now] = losses[newest, now]
         self.features[now] = features = self._features(losses, now)

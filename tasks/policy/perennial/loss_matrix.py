@@ -1,7 +1,7 @@
 """The known losses of a model's candidates and probes, and an estimate of every missing one.
 
-An entry is the candidate's own loss; else its probe's loss corrected for the weakness of probes; else that of the newest
-probe before it. Paired differences on the same windows give the uncertainty of a difference.
+An entry is the candidate's own loss; else its probe's loss corrected for the weakness of probes; else that of the
+newest probe before it. Paired differences on the same windows give the uncertainty of a difference.
 """
 
 import math
@@ -29,7 +29,7 @@ class Observation:
 
 
 class LossMatrix:
-    """Losses [candidate, window]: `losses` and `probes` observed, `filled` estimated. Service starts at window `begun`."""
+    """Losses [candidate, window]: `losses` and `probes` observed, `filled` estimated. Service starts at `begun`."""
 
     def __init__(self, history: tuple[Observation, ...]) -> None:
         self.begun = len(history)
@@ -70,7 +70,7 @@ class LossMatrix:
                 table[candidate, window] = loss
 
     def _probe_weakness(self, now: int) -> Floats:
-        """[now] loss difference of full candidate and probe for each candidate, weighted to similar ages and recent windows.
+        """[now] loss of each full candidate minus its probe's, weighted to similar ages and recent windows.
 
         A full model's lead over its probe fades as both age, so gaps of old candidates say little about a fresh one.
         """

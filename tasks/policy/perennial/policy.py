@@ -1,14 +1,14 @@
 """`perennial`, the recommended retraining policy, as an online object: window in, action out.
 
 After each window it may train a probe, a small and cheap model. Losses of probes and candidates are combined into an
-estimate of the performance matrix, corrected for the weakness of probes. From it the policy forecasts the next loss of every
-option and compares lead and price: keep the champion, return to an earlier candidate, or retrain. It makes at most one
-retrain until there is significant evidence that the relationship changes. Its only setting is α, the cost of a retrain
-in losses of one window.
+estimate of the performance matrix, corrected for the weakness of probes. From it the policy forecasts the next loss of
+every option and compares lead and price: keep the champion, return to an earlier candidate, or retrain. It makes at
+most one retrain until there is significant evidence that the relationship changes. Its only setting is α, the cost of a
+retrain in losses of one window.
 
-Usage: create `ProbeRule(α, share, history)`, then call `update(champion, losses, probes)` after each window and carry out
-the `Action`. Losses and probes cover every existing candidate and probe, keyed by the window after which each was trained.
-The `champion` of the next call shows whether the action was carried out.
+Usage: create `ProbeRule(α, share, history)`, then call `update(champion, losses, probes)` after each window and carry
+out the `Action`. Losses and probes cover every existing candidate and probe, keyed by the window after which each was
+trained. The `champion` of the next call shows whether the action was carried out.
 """
 
 import math
@@ -23,8 +23,8 @@ from tasks.policy.perennial.loss_matrix import LossMatrix, Observation
 from tasks.policy.perennial.switching import Flags, Options, SwitchingRule, patience
 from tasks.policy.statistics.metrics import Floats
 
-# Chosen on the generated streams of tests/benchmarks/synthetic_streams.py, evaluated by `make bench-policy`. With these
-# values 13 of 360 runs retrain more than once on 60 further generated streams without drift (before the order test: 56).
+# Chosen on the generated streams of tests/benchmarks/synthetic_streams.py, evaluated by `make bench-policy`. On 60
+# further generated streams without drift, 13 of 360 runs retrain more than once (before the order test: 56).
 ESTABLISHED = 3.5
 """Combined evidence of order and lead, in σ, from which the stream counts as changing."""
 TRIAL = 1.0
@@ -171,8 +171,8 @@ class ProbeRule:
     def _within_seen(self, forecast: Floats, now: int) -> Floats:
         """Bound the fresh model's forecast lead by the leads of the newest models in the last windows.
 
-        A forecast fitted on stable windows must not discount a lead far beyond noise, and one fitted on seasons must not
-        predict a lead that was never observed.
+        A forecast fitted on stable windows must not discount a lead far beyond noise, and one fitted on seasons must
+        not predict a lead that was never observed.
         """
         own, recent = forecast[self.champion], range(max(self.champion + 1, now - SEEN_WINDOWS + 1), now + 1)
         filled, newest = self.known.filled, self.known.newest_at
@@ -188,7 +188,7 @@ class ProbeRule:
         return np.append(forecast[:now], own - lead)
 
     def _surely_better(self, now: int) -> Flags:
-        """Candidates that have beaten the champion on the same windows by `RETURN` σ; the champion is always included."""
+        """Candidates that beat the champion on the same windows by `RETURN` σ; the champion is always included."""
         own, window = self.known.losses[self.champion], self.known.lead_noise(now, self.champion, self.since).window
         better = np.zeros(now, dtype=bool)
         for candidate in np.flatnonzero(np.isfinite(self.known.losses[:now, now])).tolist():

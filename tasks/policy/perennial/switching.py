@@ -1,10 +1,11 @@
 """Decide when to switch: the forecast lead and the past lead of an option must pay for its price.
 
 gain = patience × forecast lead + ½ × debt - price, for every earlier candidate and for the fresh one; the best above 0
-is chosen. Debt is what the option would have saved since the last switch, discounted and floored at 0 (ski rental; Karlin et
-al. 1988); it covers leads that the forecast learns slowly. Patience is the number of windows for which a lead is counted.
-If a champion ages by b a window, the best period is √(2α/b) and the lead is then √(2αb) (Harris 1913), so patience is
-α / lead = √(α/2b). One value of b for all streams, in units of their losses, was better than estimates from each stream.
+is chosen. Debt is what the option would have saved since the last switch, discounted and floored at 0 (ski rental;
+Karlin et al. 1988); it covers leads that the forecast learns slowly. Patience is the number of windows for which a lead
+is counted. If a champion ages by b a window, the best period is √(2α/b) and the lead is then √(2αb) (Harris 1913), so
+patience is α / lead = √(α/2b). One value of b for all streams, in units of their losses, was better than estimates from
+each stream.
 """
 
 import math
@@ -20,7 +21,7 @@ Flags = NDArray[np.bool_]
 
 # Chosen, as in policy.py, on generated streams.
 AGEING = 0.26
-"""b in units of √(noise × level) of the losses: the best over generated streams; half or twice as much costs 1 to 4 %."""
+"""b in units of √(noise × level) of the losses: best over generated streams; half or twice costs 1 to 4 %."""
 DEBT_WEIGHT = 0.5
 DEBT_MEMORY = 0.85
 """Factor on a debt after each window."""
