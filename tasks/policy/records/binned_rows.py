@@ -1,8 +1,8 @@
 """Training rows reduced to bin numbers, for comparisons that counts alone cannot make.
 
-A profile's counts lose the time of a row and the combination of its values. A bounded number of rows, with the bin number
-of each feature and the hour of each row, is enough to compare a window with the same phase of the calendar and to detect
-joint drift. No raw values are stored, and personal features are excluded.
+A profile's counts lose the time of a row and the combination of its values. A bounded number of rows, with the bin
+number of each feature and the hour of each row, is enough to compare a window with the same phase of the calendar and
+to detect joint drift. No raw values are stored, and personal features are excluded.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,8 @@ Codes = NDArray[np.uint16]
 class CodedRows:
     """`hours` (n,) since 1970 in UTC, -1 where the time is unknown; `codes` (n,) for each feature.
 
-    A code is an index into the feature's counts; `len(counts)` means a missing value, `len(counts) + 1` an infinite one.
+    A code is an index into the feature's counts; `len(counts)` means a missing value, `len(counts) + 1` an infinite
+    one.
     """
 
     hours: NDArray[np.int64]

@@ -1,6 +1,7 @@
 """The tree of errors that a user can fix.
 
-Every message gives the place, what was found, what was expected and what to do. Any other exception is a bug in Perennial.
+Every message gives the place, what was found, what was expected and what to do. Any other exception is a bug in
+Perennial.
 """
 
 

@@ -1,7 +1,7 @@
 """The payload of an event between flows: the model, the decision id that keys every write, and the reasons.
 
-Sizes are bounded here, where events are created, and again by the types of the flows' parameters. Anyone with access to the
-server's API can emit an event, so verdicts are read from the ledger, never from an event.
+Sizes are bounded here, where events are created, and again by the types of the flows' parameters. Anyone with access to
+the server's API can emit an event, so verdicts are read from the ledger, never from an event.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from enum import StrEnum
 
 LONGEST_REASON, MOST_REASONS = 2000, 20
 REQUEST = "perennial.request.id"
-"""Label of an event's resource. It lets triggers distinguish a repeated event from another request for the same model."""
+"""Label of an event's resource by which triggers distinguish a repeated event from a new request for the model."""
 
 
 class RunMode(StrEnum):
-    """What a run may cause: only events of a live run start other runs, and decisions of a back-fill are never acted on."""
+    """What a run may cause: only a live run's events start other runs, and a back-fill's decisions are not acted on."""
 
     LIVE = "live"
     REPLAY = "replay"

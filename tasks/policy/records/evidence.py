@@ -1,8 +1,8 @@
 """Records passed between stages: evidence, decisions and actions.
 
-They are small and frozen, and `to_json` and `from_json` round-trip each of them, so a stage can pass one to another process,
-an event or the ledger. Data frames and clients are never passed. Measurements of a window are in `reports.py`, JSON in
-`base.py`.
+They are small and frozen, and `to_json` and `from_json` round-trip each of them, so a stage can pass one to another
+process, an event or the ledger. Data frames and clients are never passed. Measurements of a window are in `reports.py`,
+JSON in `base.py`.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -78,7 +78,8 @@ class History:
     """The policy's view of the past: earlier windows, oldest first, and the actions taken.
 
     `performances` holds the latest report of each earlier window (late labels replace a maturing one by a closed one).
-    `training_rows` is the number of rows the champion was trained on; `rows_since_training` the number that arrived since.
+    `training_rows` is the number of rows the champion was trained on; `rows_since_training` the number that arrived
+    since.
     """
 
     performances: tuple[PerformanceReport, ...] = ()
@@ -247,6 +248,8 @@ class MetricDifference:
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
+    """The verdict on a challenger, its differences from the champion, and the reasons."""
+
     challenger: str
     champion: str | None
     verdict: Verdict

@@ -1,9 +1,9 @@
 """Profiles of a reference and of a window: the counts from which quality checks and drift scores are computed.
 
-A reference is frozen when its model is registered: per feature up to 255 quantile edges (every distinct value if there are
-no more than that) or its categories. A window is counted into those frozen edges, so the size of its profile does not
-depend on the number of rows. Profiles of batches can be merged in any order and grouping, with the counts of all rows
-together. The error of KS from 255 edges is at most 1/255.
+A reference is frozen when its model is registered: per feature up to 255 quantile edges (every distinct value if there
+are no more than that) or its categories. A window is counted into those frozen edges, so the size of its profile does
+not depend on the number of rows. Profiles of batches can be merged in any order and grouping, with the counts of all
+rows together. The error of KS from 255 edges is at most 1/255.
 
 Merging of moments: Chan, Golub, LeVeque (1979), Updating formulae and a pairwise algorithm for sample variances.
 """
@@ -53,10 +53,10 @@ class FeatureCounts:
 
     Numeric: `counts[i]` is the number of values in (edge[i-1], edge[i]], the last one that of values above every edge.
     Otherwise there is one count per category and a last one for values of other categories. NaN counts as null, ±inf as
-    non-finite, a value that cannot be parsed as the feature's kind (text in a number) as unreadable; none of these is in
-    `counts`. `outside` is the number of values that the quality settings do not accept. `gaps` sums, per numeric bin, the
-    distances of its values to the bin's upper edge (for the last bin: its lower edge); areas between distributions are
-    computed from it.
+    non-finite, a value that cannot be parsed as the feature's kind (text in a number) as unreadable; none of these is
+    in `counts`. `outside` is the number of values that the quality settings do not accept. `gaps` sums, per numeric
+    bin, the distances of its values to the bin's upper edge (for the last bin: its lower edge); areas between
+    distributions are computed from it.
     """
 
     feature: str
@@ -156,8 +156,8 @@ class FeatureReference:
     seasonal_effect: float | None = None
     """The same, compared only with the surrounding days: deviation from the season."""
     scale: float | None = None
-    """Standard deviation within Tukey's outer fences, robust to a sentinel or a heavy tail. None in older profiles and where
-    it is not defined."""
+    """Standard deviation within Tukey's outer fences, robust to a sentinel or a heavy tail. None in older profiles and
+    where it is not defined."""
     sentinel: float | None = None
     """A value far from all others in many rows, such as a code for missing; counted as null, here and in windows."""
     sentinel_share: float = 0.0
@@ -189,7 +189,7 @@ class FeatureReference:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceProfile:
-    """The frozen profile of a model's training data, stored with its version. `columns` pairs names with Arrow types."""
+    """Frozen profile of a model's training data, stored with its version. `columns` pairs names with Arrow types."""
 
     model: str
     window: Window
@@ -200,7 +200,7 @@ class ReferenceProfile:
     leaking: tuple[str, ...] = ()
     """Sentences on features that leak the label."""
     stable_auc: float | None = None
-    """AUC of a classifier that separates windows of the reference's own days from the rest; None where not calibrated."""
+    """AUC of a classifier that separates windows of the reference's own days from the rest; None if not calibrated."""
     usual_gap_days: int = 1
     """90th percentile of the days between consecutive days with rows: 7 for a weekly batch."""
     labels: LabelProfile | None = None
@@ -236,11 +236,11 @@ def merge_counts(parts: Iterable[FeatureCounts]) -> FeatureCounts:
 
 
 def choose_edges(values: Floats) -> tuple[float, ...]:
-    """Edges for sorted finite values: all distinct ones if there are at most 255, else quantiles from minimum to maximum.
+    """Edges for sorted finite values: all distinct ones if at most 255, else quantiles from minimum to maximum.
 
     Each edge is slightly above a value that occurs. A value repeated in many rows therefore falls within one bin, and
-    stays there when another program rounds it differently (as float32, or 0.1 + 0.2 for 0.3). A single value also gets an
-    edge below it, so that downward shifts are visible.
+    stays there when another program rounds it differently (as float32, or 0.1 + 0.2 for 0.3). A single value also gets
+    an edge below it, so that downward shifts are visible.
     """
     hair = rounding(values, float(np.median(np.abs(values))) if len(values) else 0.0)
     last_of_alike = np.append(np.diff(values) > hair[:-1], True)[: len(values)]

@@ -12,6 +12,8 @@ EventKind = Literal["retrained", "promoted", "refused", "rolled_back", "quaranti
 
 @dataclass(frozen=True, slots=True)
 class ReplayEvent:
+    """An action or refusal in one window of a replay."""
+
     kind: EventKind
     text: str
     """One sentence with its numbers, as in the ledger."""
@@ -19,7 +21,7 @@ class ReplayEvent:
 
 @dataclass(frozen=True, slots=True)
 class ReplayWindow:
-    """One served window. `metric` is the loop's realised value; `never` and `every` are the baselines' on the same rows."""
+    """One served window. `metric` is the loop's realised value; `never` and `every` are the baselines'."""
 
     window: Window
     rows: int

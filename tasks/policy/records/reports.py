@@ -63,6 +63,8 @@ class QualityCheck:
 
 @dataclass(frozen=True, slots=True)
 class QualityReport:
+    """The verdict of the quality gate on one window, with its checks; `failing_rows` is a count."""
+
     window: Window
     verdict: Verdict
     rows: int
@@ -88,8 +90,8 @@ class FeatureDrift:
     """How far one feature moved from the reference.
 
     `effect_size` decides, on the scale of `method`; `p_value` confirms, and `q_value` is the p-value after
-    Benjamini-Hochberg over the features. `mean_shift_sigma` and `std_shift_sigma` are in reference σ. Values are None where
-    they are not defined for the kind of feature.
+    Benjamini-Hochberg over the features. `mean_shift_sigma` and `std_shift_sigma` are in reference σ. Values are None
+    where they are not defined for the kind of feature.
     """
 
     feature: str
@@ -120,7 +122,7 @@ class FeatureDrift:
     suspicion_possible: bool = False
     """Whether it is only a possibility, which blocks nothing."""
     smallest_effect: float | None = None
-    """Smallest effect detectable with these rows at a power of 0.8; None where only the effect size was judged."""
+    """Smallest effect detectable with these rows at `drift.power`; None where only the effect size was judged."""
     rows_needed: int | None = None
     """Rows needed to detect an effect at the limit, where these are too few and some number is enough."""
 
@@ -134,8 +136,8 @@ class FeatureDrift:
 class FeatureOpinion:
     """Evidently's result for one feature of the sample.
 
-    `effect` is its score on the scale of `limit`. `low` and `high` bound it at 99 % under resampling and are computed only
-    for the largest disagreements.
+    `effect` is its score on the scale of `limit`. `low` and `high` bound it at 99 % under resampling and are computed
+    only for the largest disagreements.
     """
 
     feature: str
@@ -186,6 +188,8 @@ class OwnTest:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
+    """Drift of one window from the reference: the verdict, the features (worst first) and the drifted share."""
+
     window: Window
     verdict: DriftVerdict
     features: tuple[FeatureDrift, ...]
@@ -217,7 +221,7 @@ class DriftReport:
 
 @dataclass(frozen=True, slots=True)
 class MetricValue:
-    """A metric with its interval; `low` and `high` bound it at `confidence`. `estimated` marks estimates without labels."""
+    """A metric with its interval (`low`, `high`) at `confidence`. `estimated` marks estimates without labels."""
 
     name: str
     value: float

@@ -1,7 +1,7 @@
 """Sanitise what people type: one line of printable text.
 
-A line break in a name or a reason would start a new line in a page or a terminal, as if Perennial had written it. A control
-character can change the state of a terminal.
+A line break in a name or a reason would start a new line in a page or a terminal, as if Perennial had written it. A
+control character can change the state of a terminal.
 """
 
 import re
