@@ -1,9 +1,9 @@
 """Match the reference to the window's phase of the day, week or year, so that seasons do not count as drift.
 
 Training rows of the same phase get more weight (post-stratification: Holt & Smith 1979, JRSS A 142:33), on a bounded
-number of rows coded into the frozen bins. σ, edges and categories remain those of the complete reference. Matching the time
-of year needs rows of an earlier year, because the latest weeks would hide a slow drift. Its limit is then the drift of past
-windows from the surrounding weeks, not from the entire year.
+number of rows coded into the frozen bins. σ, edges and categories remain those of the complete reference. Matching the
+time of year needs rows of an earlier year, because the latest weeks would hide a slow drift. Its limit is then the
+drift of past windows from the surrounding weeks, not from the entire year.
 """
 
 from collections.abc import Collection
@@ -41,7 +41,7 @@ def match_calendar(
     phases: Collection[Phase],
     min_rows: int,
 ) -> Matched | None:
-    """The reference at the window's phase; None if the history has fewer than `min_rows` effective rows of that phase."""
+    """The reference at the window's phase; None if the history has fewer than `min_rows` effective rows of it."""
     weights, told = np.ones(len(rows)), []
     season = in_season(rows.hours, window, SEASON_DAYS) if "season" in phases else np.zeros(len(rows), bool)
     if season.sum() >= min_rows:

@@ -1,7 +1,7 @@
 """Calibrate drift limits to the variation of stable data, and select history to compare a window with.
 
-Fixed limits raise an alarm in every season. Here limits come from the model's own stable history. It is resampled by entire
-days, because the rows of a day are correlated, and compared with history of the same phase of the week and year.
+Fixed limits raise an alarm in every season. Here limits come from the model's own stable history. It is resampled by
+entire days, because the rows of a day are correlated, and compared with history of the same phase of the week and year.
 """
 
 import math
@@ -61,10 +61,10 @@ def stable_distances(
 
 
 def calibrated_threshold(null_effects: ArrayLike, false_alarm_rate: float = 0.01, at_least: float = 0.0) -> float:
-    """The effect size that stable windows exceed at this rate, at least `at_least`, the smallest effect of practical interest.
+    """The effect size that stable windows exceed at this rate; at least `at_least`, the smallest of interest.
 
-    It is the (k+1)/(n+1) quantile, so the rate holds in finite samples (Davison & Hinkley 1997, 4.2.5). If there are fewer
-    effects than the rate needs, it is the largest of them.
+    It is the (k+1)/(n+1) quantile, so the rate holds in finite samples (Davison & Hinkley 1997, 4.2.5). If there are
+    fewer effects than the rate needs, it is the largest of them.
     """
     ordered = np.sort(np.asarray(null_effects, float))
     place = math.ceil((1 - false_alarm_rate) * (len(ordered) + 1)) - 1
@@ -89,8 +89,8 @@ def calendar_weights(
 ) -> Floats:
     """Weights (n_ref,), mean 1, that give the reference the current window's mix of hours of the day or week.
 
-    Post-stratification (Holt & Smith 1979, JRSS A 142:33). Hours may be counted from any origin. Phases that the reference
-    lacks cannot be matched; phases that the current window lacks have weight 0.
+    Post-stratification (Holt & Smith 1979, JRSS A 142:33). Hours may be counted from any origin. Phases that the
+    reference lacks cannot be matched; phases that the current window lacks have weight 0.
     """
     period = 24 if phase == "day" else WEEK_HOURS
     before = (np.asarray(reference_hours, float) % period).astype(int)

@@ -13,7 +13,7 @@ from tasks.policy.records.profile import Floats
 
 FENCE = 3.0
 SENTINEL_ROWS, SENTINEL_SHARE, SENTINEL_GAP = 3, 0.0005, 3.0
-"""Minimum rows and share of rows with the value, and its minimum distance from all others in multiples of their range."""
+"""Minimum rows and share of rows with the value, and its minimum distance from the others in their ranges."""
 DAY_ROWS, BROKEN_DAYS, BROKEN_SHARE = 10, 3, 0.25
 """Minimum rows of a day to be judged; minimum number, and largest share of all days, of broken days."""
 BROKEN_SIGMA, BROKEN_MADS = 2.0, 8.0
@@ -60,8 +60,8 @@ def robust_scale(values: Floats) -> float | None:
 def broken_days(values: Floats, days: ArrayLike) -> Sequence[str]:
     """Days on which the values (n,), NaN if unknown, differ from those of all other days; sorted, may be empty.
 
-    The quartiles of each day are compared with those of all days, relative to the spread of values and of days. Days that all
-    differ, as in a season, are not broken, nor is a period too long to be an exception.
+    The quartiles of each day are compared with those of all days, relative to the spread of values and of days. Days
+    that all differ, as in a season, are not broken, nor is a period too long to be an exception.
     """
     known = np.isfinite(values)
     names, which = np.unique(np.asarray(days)[known], return_inverse=True)
