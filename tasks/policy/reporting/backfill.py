@@ -36,7 +36,7 @@ class Backfill:
 def divide_windows(
     windows: Sequence[Window], scored: Collection[Window], judged: Collection[Window], trained_until: datetime
 ) -> Backfill:
-    """Divide windows: done if scored and judged; learned if not done and they start before `trained_until`; else missing."""
+    """Divide windows: done if scored and judged; else learned if they start before `trained_until`; else missing."""
     done = tuple(window for window in windows if window in judged and window in scored)
     learned = tuple(window for window in windows if window not in done and window.start < trained_until)
     return Backfill(tuple(window for window in windows if window not in {*done, *learned}), done, learned)

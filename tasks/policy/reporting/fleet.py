@@ -1,8 +1,8 @@
 """Which models require action, and why: the state of every model in one record, from its ledger and its champion.
 
-Needs follow from facts alone, most urgent first: a pending approval, no champion, a quarantined window, labels that cannot be
-trusted or are overdue, an overdue check, a refusal, a loss of performance, drift. Models are sorted by their most urgent
-need. Models whose file or ledger cannot be read come first, because nothing runs for them.
+Needs follow from facts alone, most urgent first: a pending approval, no champion, a quarantined window, labels that
+cannot be trusted or are overdue, an overdue check, a refusal, a loss of performance, drift. Models are sorted by their
+most urgent need. Models whose file or ledger cannot be read come first, because nothing runs for them.
 """
 
 from collections import Counter

@@ -1,6 +1,7 @@
 """Describe a replay in words and readable numbers, for the page and for the table in the terminal.
 
-Numbers have just enough decimals to distinguish the loop from its baselines. The headline names the winner, whichever it is.
+Numbers have just enough decimals to distinguish the loop from its baselines. The headline names the winner, whichever
+it is.
 """
 
 from collections.abc import Mapping, Sequence
