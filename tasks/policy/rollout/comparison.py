@@ -58,8 +58,8 @@ def against_constant(
 ) -> MetricDifference | None:
     """A model compared with the best constant prediction, as champion, on the same rows; None without rows.
 
-    For metrics of probabilities the constant is the `prior`, the class shares in training, if known. A constant with the
-    shares of later days would beat sound models whenever a season changes them.
+    For metrics of probabilities the constant is the `prior`, the class shares in training, if known. A constant with
+    the shares of later days would beat sound models whenever a season changes them.
     """
     if not len(truth):
         return None

@@ -1,10 +1,11 @@
 """Decide whether a fresh champion is rolled back: worse in service than at validation, and worse than its predecessor.
 
-The cheap check comes first: is its realised metric worse than validation predicted, by more than the margin that validation
-accepts? With drifting data that alone proves nothing, because the previous champion may have worsened as well. So both
-models predict the same rows, served since the promotion and unseen by both. The champion is degraded if the entire paired
-interval of its gain is below minus the margin. Each of the first `probation_windows` windows is one look, and the level of
-the interval is divided among them (Bonferroni), so a sound champion is rolled back with a probability of at most 5 % / 2.
+The cheap check comes first: is its realised metric worse than validation predicted, by more than the margin that
+validation accepts? With drifting data that alone proves nothing, because the previous champion may have worsened as
+well. So both models predict the same rows, served since the promotion and unseen by both. The champion is degraded if
+the entire paired interval of its gain is below minus the margin. Each of the first `probation_windows` windows is one
+look, and the level of the interval is divided among them (Bonferroni), so a sound champion is rolled back with a
+probability of at most 5 % / 2.
 """
 
 import math
@@ -39,7 +40,7 @@ def confidence_per_look(policy: PromotionPolicy) -> float:
 def probation(
     policy: PromotionPolicy, since: datetime | None, as_of: datetime, window_days: float, label_delay: timedelta
 ) -> Window | None:
-    """The window that the champion has served since its promotion; None if it is not on probation or has no labels due."""
+    """The champion's time in service; None if it is not on probation or no window's labels are due."""
     if since is None or policy.probation_windows == 0:
         return None
     labelled_until = as_of - label_delay

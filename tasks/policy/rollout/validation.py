@@ -1,8 +1,8 @@
 """Decide whether a challenger may replace the champion, from both models' results on the same unseen rows.
 
-`decide_validation` gives the verdict. `why_not_promote` checks it again before a promotion, because a report may contain
-`pass` with numbers that contradict it. Unknown fails. Non-inferiority as in Piaggio et al. (2012), JAMA 308:2594: the entire
-interval of the gain must be above minus the margin.
+`decide_validation` gives the verdict. `why_not_promote` checks it again before a promotion, because a report may
+contain `pass` with numbers that contradict it. Unknown fails. Non-inferiority as in Piaggio et al. (2012), JAMA
+308:2594: the entire interval of the gain must be above minus the margin.
 """
 
 import math
@@ -169,7 +169,7 @@ def worse_than_a_constant(policy: ValidationPolicy, constant: MetricDifference |
 
 
 def _no_better_than_a_constant(constant: MetricDifference | None) -> list[str]:
-    """A sentence if the challenger is not significantly better than a constant; no failure, as with accuracy of rare classes."""
+    """A sentence if it is not significantly better than a constant; no failure: accuracy of rare classes cannot be."""
     if constant is None or not constant.low <= 0 <= constant.high:
         return []
     return [

@@ -1,8 +1,8 @@
 """The ledger's record of each version, and the aliases that follow from it. The ledger decides, not the registry.
 
-Anyone with access to MLflow's page can edit the registry: change a tag, move an alias, or delete a model and create it again,
-so that its version 1 is a different one. A version is therefore identified by its run, its decision and the SHA-256 of its
-files, all in the ledger.
+Anyone with access to MLflow's page can edit the registry: change a tag, move an alias, or delete a model and create it
+again, so that its version 1 is a different one. A version is therefore identified by its run, its decision and the
+SHA-256 of its files, all in the ledger.
 """
 
 import json
@@ -64,7 +64,7 @@ def quarantined(entries: Sequence[LedgerEntry]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A model's current state in the registry: number by alias, and by version its run and the decision of its last move."""
+    """A model's current state in the registry: version by alias; run and last move's decision by version."""
 
     aliases: Mapping[str, str]
     runs: Mapping[str, str]
@@ -144,7 +144,7 @@ def _named(number: str | None) -> str:
 def _challenger_moved(
     entries: Sequence[LedgerEntry], registry: Registry, known: Mapping[str, ModelVersion]
 ) -> list[str]:
-    """Check that the challenger is the latest registered version and not yet promoted; one not in the ledger is accepted."""
+    """Check that the challenger is the latest version and not yet promoted; one not in the ledger is accepted."""
     now = registry.aliases.get(CHALLENGER)
     if now is None or now not in known:
         return []
