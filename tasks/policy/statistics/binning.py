@@ -1,9 +1,9 @@
 """Count numbers into frozen edges, in any order and with the same cost for each value.
 
-Most values find their bin without a search. A guide table cuts the range of the edges into equal cells, and an edge separates
-values of one cell only if the edge is inside it (Chen and Asau 1974, On generating random variates from an empirical
-distribution; Devroye 1986, chapter III.2.4). Sorting each batch is as fast where NumPy sorts well, but six times slower on
-processors whose AVX-512 compress is slow (numpy/x86-simd-sort issue 6).
+Most values find their bin without a search. A guide table cuts the range of the edges into equal cells, and an edge
+separates values of one cell only if the edge is inside it (Chen and Asau 1974, On generating random variates from an
+empirical distribution; Devroye 1986, chapter III.2.4). Sorting each batch is as fast where NumPy sorts well, but six
+times slower on processors whose AVX-512 compress is slow (numpy/x86-simd-sort issue 6).
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 KS: Kolmogorov (1933), asymptotic p-value, conservative with ties. PSI: Siddiqi (2006), Credit Risk Scorecards.
 Wasserstein-1: the area between two distribution functions. χ²: Pearson (1900), categories with few expected rows pooled
-(Cochran, 1954). Without drift the expected PSI is not 0 but about (bins − 1)(1/n + 1/m), and the expected KL half of that
-(Yurdakul, 2018); this noise floor is subtracted.
+(Cochran, 1954). Without drift the expected PSI is not 0 but about (bins − 1)(1/n + 1/m), and the expected KL half of
+that (Yurdakul, 2018); this noise floor is subtracted.
 """
 
 from collections.abc import Sequence
@@ -57,6 +57,7 @@ def ks(table: Table) -> float:
 
 
 def ks_p_value(table: Table) -> float:
+    """Asymptotic p-value of `ks`; 1 if a side is empty."""
     n, m = table.rows
     return float(special.kolmogorov(ks(table) * np.sqrt(n * m / (n + m)))) if n and m else 1.0
 
@@ -129,8 +130,8 @@ def _pooled(table: Table) -> tuple[Floats, Floats]:
 def wasserstein(reference: FeatureReference, current: FeatureCounts) -> float | None:
     """Wasserstein-1 in reference σ (`FeatureReference.sigma`); None for a constant reference, 0 for an empty window.
 
-    The signed area between the distribution functions is exact in each bin. The sum of absolute areas is therefore too small
-    only where the two functions cross within a bin.
+    The signed area between the distribution functions is exact in each bin. The sum of absolute areas is therefore too
+    small only where the two functions cross within a bin.
     """
     before = reference.counts
     if before.std <= 0:

@@ -1,6 +1,7 @@
 """Tests and intervals behind decisions, each with its source; from scipy and statsmodels where available.
 
-Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows do not define a result.
+Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows do not define a
+result.
 """
 
 from collections.abc import Sequence
@@ -103,8 +104,8 @@ def _own_interval(name: str, truth: Floats, predicted: Floats, confidence: float
 def delong(y_true: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """AUCs (m,) of m scores (m, n) on the same two-class rows, and their covariance (m, m), in O(n log n).
 
-    DeLong et al. (1988), Biometrics 44:837, by the mid-rank form of Sun & Xu (2014), IEEE SPL 21:1389. NaN if a class has
-    fewer than two rows.
+    DeLong et al. (1988), Biometrics 44:837, by the mid-rank form of Sun & Xu (2014), IEEE SPL 21:1389. NaN if a class
+    has fewer than two rows.
     """
     positive = np.asarray(y_true) == 1
     table = np.atleast_2d(np.asarray(scores, float))

@@ -46,9 +46,9 @@ def undefined(
 ) -> str | None:
     """Why these labels (codes) do not define the metric, else None. `classes` is the number of classes the model knows.
 
-    F1 needs positives; balanced accuracy and AUC need both of two classes, or at least two of several. With `each`, used for
-    comparisons with other rows, all of up to FEW_CLASSES classes are needed: a mean without the hardest class is not
-    comparable.
+    F1 needs positives; balanced accuracy and AUC need both of two classes, or at least two of several. With `each`,
+    used for comparisons with other rows, all of up to FEW_CLASSES classes are needed: a mean without the hardest class
+    is not comparable.
 
     >>> undefined("f1", [0, 0, 0], classes=2)
     'f1 is undefined: 0 of 3 labels are positive, expected at least 5'
@@ -75,7 +75,7 @@ def as_loss(name: str, value: float) -> float:
 
 
 def compute(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5) -> float:
-    """The metric on these rows; NaN if undefined. Raises ValueError for an unknown name or different numbers of rows."""
+    """The metric on these rows; NaN if undefined. Raises ValueError for an unknown name or unequal lengths."""
     truth, predicted = _checked(name, y_true, y_pred)
     if not len(truth):
         return float("nan")
@@ -99,8 +99,8 @@ def _classes(predicted: Floats) -> int:
 def constant_prediction(name: str, y_true: ArrayLike, classes: int, quantile: float = 0.5) -> Floats:
     """The best constant prediction for these rows: (n,), or (n, classes) probabilities for more than two classes.
 
-    Regression: median, mean or quantile. Classes: their shares for metrics of probabilities, the most frequent class for
-    accuracy, the positive class for F1, and no preference for balanced accuracy and AUC.
+    Regression: median, mean or quantile. Classes: their shares for metrics of probabilities, the most frequent class
+    for accuracy, the positive class for F1, and no preference for balanced accuracy and AUC.
     """
     truth = np.asarray(y_true, float)
     if name in REGRESSION_METRICS:

@@ -1,7 +1,8 @@
 """Power of a window: the smallest effect that its rows can show, and the rows that an effect needs.
 
-A small window without a visible effect is no evidence of stability. If the smallest detectable effect is above the limit, the
-verdict is `insufficient`. Detection means a power of 0.8 unless stated otherwise, for the test that confirms the effect.
+A small window without a visible effect is no evidence of stability. If the smallest detectable effect is above the
+limit, the verdict is `insufficient`. Detection means a power of 0.8 unless stated otherwise, for the test that confirms
+the effect.
 """
 
 import math
@@ -22,9 +23,9 @@ def smallest_effect(
 ) -> float:
     """Smallest effect, on the scale of `method`, that its test at level alpha detects with this power.
 
-    Wasserstein is confirmed by the KS test: a shift of δσ that is KS_NEEDS times the one a test of means detects; as a KS
-    distance it is 2Φ(δ/2) - 1. Both assume a normal feature. PSI and twice KL are, to third order, the non-centrality of χ²
-    per row (Cohen 1988, ch. 7), over `bins` in use. Infinite with fewer than two rows on a side.
+    Wasserstein is confirmed by the KS test: a shift of δσ that is KS_NEEDS times the one a test of means detects; as a
+    KS distance it is 2Φ(δ/2) - 1. Both assume a normal feature. PSI and twice KL are, to third order, the
+    non-centrality of χ² per row (Cohen 1988, ch. 7), over `bins` in use. Infinite with fewer than two rows on a side.
     """
     if min(rows, reference_rows) < 2:
         return math.inf
@@ -64,7 +65,7 @@ def rows_needed(
 def minimum_detectable_drop(
     rows: int, reference_rows: int, share: float, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """Smallest drop of a proportion from `share` that a one-sided test detects with this power: Fleiss et al. (2003)."""
+    """Smallest drop of a proportion from `share` that a one-sided test detects at this power: Fleiss et al. (2003)."""
     if min(rows, reference_rows) < 2:
         return math.inf
     both = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(power))

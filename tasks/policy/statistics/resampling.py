@@ -1,6 +1,7 @@
 """Resampling intervals: the bootstrap of means, of series in blocks, and of confusion tables.
 
-Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows do not define a result.
+Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows do not define a
+result.
 """
 
 from collections.abc import Iterator
@@ -46,6 +47,8 @@ def _poisson_weights(seed: int, draws: int, rows: int) -> Iterator[NDArray[np.fl
 
 
 class Interval(NamedTuple):
+    """Bounds in the unit of the statistic; both NaN if undefined."""
+
     low: float
     high: float
 
@@ -53,8 +56,8 @@ class Interval(NamedTuple):
 def bootstrap_means(rows: ArrayLike, draws: int = 1000, seed: int = 0) -> Floats:
     """Means of `draws` resamples of the rows: shape (draws,) for rows (n,), (draws, m) for rows (n, m).
 
-    Fewer than 500 rows are drawn with replacement (Efron & Tibshirani 1993, ch. 6). From 500 on each row is weighted by a
-    Poisson count of mean 1, which is equivalent and costs a tenth (Chamandy et al. 2012, "Estimating uncertainty for
+    Fewer than 500 rows are drawn with replacement (Efron & Tibshirani 1993, ch. 6). From 500 on each row is weighted by
+    a Poisson count of mean 1, which is equivalent and costs a tenth (Chamandy et al. 2012, "Estimating uncertainty for
     massive data streams"). The columns of one draw share their rows, so differences stay paired.
     """
     values = np.asarray(rows, float)
@@ -84,9 +87,9 @@ def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval:
 def moving_block_interval(series: ArrayLike, confidence: float = 0.95, draws: int = 2000, seed: int = 7) -> Interval:
     """Interval of the mean of a series with correlated neighbours, by resampling overlapping blocks of about 2n^(1/3).
 
-    Künsch (1989), Annals of Statistics 17:1217. The mean of few blocks varies too little, so the percentiles are widened to
-    Student's t with n/block - 1 degrees of freedom and by √(n/(n - block)). With blocks of n^(1/3) and without widening, the
-    coverage of a 95 % interval is 84 % for 40 values with a correlation of 0.4.
+    Künsch (1989), Annals of Statistics 17:1217. The mean of few blocks varies too little, so the percentiles are
+    widened to Student's t with n/block - 1 degrees of freedom and by √(n/(n - block)). With blocks of n^(1/3) and
+    without widening, the coverage of a 95 % interval is 84 % for 40 values with a correlation of 0.4.
     `series` (n,); values that are not finite are dropped. NaN with fewer than two values.
     """
     values = np.asarray(series, float)

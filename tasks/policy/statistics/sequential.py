@@ -35,8 +35,8 @@ def block_sequences(
 ) -> list[Interval]:
     """Intervals, after each value, of the mean of its block so far; all hold simultaneously with probability 1 - alpha.
 
-    In a single sequence earlier values would mask a change, so a new one starts every `block` values. The b-th block has
-    level alpha/b(b + 1), which sums to alpha over any number of blocks.
+    In a single sequence earlier values would mask a change, so a new one starts every `block` values. The b-th block
+    has level alpha/b(b + 1), which sums to alpha over any number of blocks.
     """
     series, found = np.asarray(values, float), []
     for number, start in enumerate(range(0, len(series), block), start=1):
