@@ -1,8 +1,8 @@
 """The interface of a trigger: user-written settings, a judgement of one case, and a description.
 
 A trigger decides whether a retrain is worth requesting. Cooldown, caps, budget and minimum sample sizes
-(`decision/retraining.py`) can block the request. To add a trigger, write one class: `combinators.py` finds it in any module
-of this package.
+(`decision/retraining.py`) can block the request. To add a trigger, write one class: `combinators.py` finds it in any
+module of this package.
 """
 
 from abc import abstractmethod

@@ -1,7 +1,8 @@
 """Groups of conditions, and the union of all kinds that a model's file can name.
 
-Only some conditions can change a group's result: those that hold, while the group holds; those that do not, while it does
-not. If one of them is enough to change it, each gets its own sentence. If several must change, one sentence lists them.
+Only some conditions can change a group's result: those that hold, while the group holds; those that do not, while it
+does not. If one of them is enough to change it, each gets its own sentence. If several must change, one sentence lists
+them.
 """
 
 from abc import abstractmethod

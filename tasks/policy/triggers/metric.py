@@ -1,8 +1,8 @@
 """The trigger `metric_breach`, and the selection of windows that count for a metric.
 
-The latest m windows count that the current champion served from their first row and whose labels are maturing or closed,
-with enough of them. Open windows, estimates, quarantined windows and labels that cannot be trusted never trigger. Windows
-of an earlier champion do not count either, because a retrain has already followed them.
+The latest m windows count that the current champion served from their first row and whose labels are maturing or
+closed, with enough of them. Open windows, estimates, quarantined windows and labels that cannot be trusted never
+trigger. Windows of an earlier champion do not count either, because a retrain has already followed them.
 """
 
 import math

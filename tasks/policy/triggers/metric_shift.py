@@ -1,11 +1,12 @@
 """Triggers on a metric that is worse than its best past level: `metric_shift` and `metric_decay`.
 
-A test at level alpha after each window eventually raises a false alarm on a stable model, and sooner against the best of
-many past levels, which is partly luck. Here both sides are confidence sequences (`statistics/sequential.py`) over blocks of
-ten windows. The level is the best upper bound of the loss over the past blocks; the present is the champion's current
-block. Half of alpha is spent on the latest window alone, as 1/t(t + 1) over the looks, so a jump is not averaged away. A
-champion that has not worsened triggers with probability at most alpha, however many windows are judged. `metric_decay`
-compares all windows of the champion with the same level; `always_valid: false` tests each window separately.
+A test at level alpha after each window eventually raises a false alarm on a stable model, and sooner against the best
+of many past levels, which is partly luck. Here both sides are confidence sequences (`statistics/sequential.py`) over
+blocks of ten windows. The level is the best upper bound of the loss over the past blocks; the present is the champion's
+current block. Half of alpha is spent on the latest window alone, as 1/t(t + 1) over the looks, so a jump is not
+averaged away. A champion that has not worsened triggers with probability at most alpha, however many windows are
+judged. `metric_decay` compares all windows of the champion with the same level; `always_valid: false` tests each window
+separately.
 """
 
 import math
@@ -153,7 +154,7 @@ class _SureLevel(NamedTuple):
 
 
 class _Look(NamedTuple):
-    """Losses: bound of the best past block, the champion's current block of `windows` windows, and the latest window."""
+    """Losses: bound of the best past block, the champion's current block (`windows` windows), the latest window."""
 
     level: float
     present: Interval

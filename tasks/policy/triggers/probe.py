@@ -1,8 +1,8 @@
 """Triggers on small models trained after each window, which show whether a fresh model would pay: `probe`, `perennial`.
 
-All comparisons are between probes. The probe trained up to the same time represents the champion, so the weakness of a small
-model cancels. α is the cost of a retrain in losses of one window. Unbounded losses are divided by five times the median of
-the windows before service, as in the back-test. Without a setting, α is derived from money:
+All comparisons are between probes. The probe trained up to the same time represents the champion, so the weakness of a
+small model cancels. α is the cost of a retrain in losses of one window. Unbounded losses are divided by five times the
+median of the windows before service, as in the back-test. Without a setting, α is derived from money:
 cost of a retrain / (value of a unit of the metric per day × days of a window).
 """
 
@@ -127,7 +127,7 @@ def known_columns(case: Case) -> list[ProbeColumn]:
 
 
 def _earlier(column: ProbeColumn, case: Case, ends: Sequence[datetime]) -> dict[int | None, str]:
-    """Versions that had served when the column's window began and may be restored, by the end of their training data."""
+    """Restorable versions that had served when the column's window began, by the end of their training data."""
     served = [each for each in case.history.returnable if each.since <= column.window.start]
     return {_place(ends, each.learned_until): each.version for each in served}
 

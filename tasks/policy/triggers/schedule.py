@@ -1,8 +1,8 @@
 """Triggers that count time or rows since the last training: a timer, new rows, new labels.
 
-Days since a training are measured by the clock of the runs, which start seconds or minutes late. A limit therefore counts
-as reached slightly early. Otherwise a run that starts two seconds sooner after its window than the previous one would miss a
-limit of whole windows and delay the retrain by a window.
+Days since a training are measured by the clock of the runs, which start seconds or minutes late. A limit therefore
+counts as reached slightly early. Otherwise a run that starts two seconds sooner after its window than the previous one
+would miss a limit of whole windows and delay the retrain by a window.
 """
 
 import math
@@ -93,7 +93,7 @@ class Arrival(Trigger):
         return f"new rows with labels reach {self.share:.0%} of the training rows"
 
     def judge(self, case: Case) -> Finding:
-        """Count known labels of rows after the end of the latest challenger's training data, without quarantined windows."""
+        """Count known labels after the end of the latest challenger's training data; quarantined windows have none."""
         since, trained_on = _learned_until(case), case.history.training_rows
         if since is None:
             return self.finding(False, "arrival: until when the model has learned is not known")

@@ -1,9 +1,9 @@
 """Triggers on the champion's whole series of windows: a change found by an adaptive window, and regret in money.
 
-The series are the windows that count for a metric (`metric.py`). Regret is measured against models when they were fresh,
-before the champion started, so that a champion with a bad start is not its own reference. That level is a mean over windows
-chosen by time. The best of past levels would be partly luck, and a stable model would accumulate regret against it in every
-window.
+The series are the windows that count for a metric (`metric.py`). Regret is measured against models when they were
+fresh, before the champion started, so that a champion with a bad start is not its own reference. That level is a mean
+over windows chosen by time. The best of past levels would be partly luck, and a stable model would accumulate regret
+against it in every window.
 """
 
 import math
