@@ -1,6 +1,6 @@
-"""What others do: the policies that `perennial` is measured against, implemented as their authors describe them.
+"""Baselines that `perennial` is compared with, implemented as their authors describe them.
 
-Every retrain of a baseline is one training and one deployment. Limits are the customary ones, not fitted to any stream.
+Every retrain of a baseline is one training and one deployment. Limits are the usual ones, not fitted to any stream.
 """
 
 import math
@@ -14,7 +14,7 @@ from tasks.policy.backtest.simulation import PolicyFactory, Service
 
 @dataclass
 class Timer:
-    """Retrain every `period` windows; None never."""
+    """Retrain every `period` windows; never if None."""
 
     period: int | None
 
@@ -25,7 +25,7 @@ class Timer:
 
 @dataclass
 class Threshold:
-    """Retrain when k of the last m windows lie 3 σ above the first windows of this champion (k-of-m rule)."""
+    """Retrain when k of the last m windows are 3 σ above the champion's first windows (k-of-m rule)."""
 
     k: int = 3
     m: int = 3
@@ -46,14 +46,14 @@ class Threshold:
 
 
 def _window_spread(history: np.ndarray) -> float:
-    """σ of a window's loss around its predecessor's, of the same model in history: the noise of one window."""
+    """Noise of one window: σ of the loss around that of the previous window, for the same model in history."""
     steps = np.diff(history, axis=1)
     steps = steps[np.isfinite(steps)]
     return float(np.std(steps) / math.sqrt(2)) if len(steps) > 1 else 0.02
 
 
 class StreamDetector:
-    """Retrain when a detector of changes alarms on the champion's window losses; start the detector afresh then."""
+    """Retrain when a change detector alarms on the champion's window losses, and reset the detector."""
 
     def __init__(self, make: Callable[[], Callable[[float], bool]]) -> None:
         self._make, self._update = make, make()
@@ -137,4 +137,4 @@ BASELINES: dict[str, PolicyFactory] = {
     "debt": lambda alpha, share: Debt(alpha),
     "plain_probe": lambda alpha, share: PlainProbe(alpha),
 }
-"""By name as they stand in the table. Detectors (river) join from their adapter."""
+"""Baselines by their name in the table. Detectors (river) are added by their adapter."""

@@ -1,10 +1,10 @@
-"""The best that could have been done, knowing everything: the yardstick of regret and lift.
+"""The optimum in hindsight: the reference for regret and lift.
 
-Exact under the cost model, by a dynamic programme over (window, serving candidate). Each window the optimum keeps its
-candidate, or deploys any that could exist by then: one from history for (1-s)·α, one of service for (1-s)·α plus its
-training s·α. Going back to a candidate of service that it has already paid for would make the cost depend on the path;
-so the trainings are 0/1 variables of an integer programme over the same graph (HiGHS), and the dynamic programme gives
-the start. As every action of a policy is also open to the optimum, no policy's regret can be negative.
+It is exact under the cost model, by a dynamic programme over (window, serving candidate). In each window the optimum
+keeps its candidate, or deploys any that could exist by then: one from history for (1-s)·α, one trained in service for
+(1-s)·α plus its training s·α. Returning to a candidate that is already paid for would make the cost depend on the path.
+The trainings are therefore 0/1 variables of an integer programme over the same graph (HiGHS), compared with the dynamic
+programme's solution. Every action of a policy is also available to the optimum, so no policy's regret can be negative.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from tasks.policy.statistics.metrics import Floats
 def _served_losses(matrix: PerformanceMatrix) -> Floats:
     """[W, T]: loss of each candidate on each served window; infinite where it could not serve.
 
-    A window in which nobody has a loss costs nobody anything, so it decides nothing.
+    A window without any loss costs every candidate 0, so it does not affect the optimum.
     """
     losses = matrix.loss[:, matrix.first_served :].copy()
     exists = np.arange(matrix.windows)[:, None] < np.arange(matrix.history, matrix.history + matrix.served)[None, :]
@@ -28,17 +28,17 @@ def _served_losses(matrix: PerformanceMatrix) -> Floats:
 
 
 def _labelled(matrix: PerformanceMatrix) -> int:
-    """Served windows in which anybody has a loss; at least one, or the matrix is refused."""
+    """Number of served windows with at least one loss; at least 1, otherwise the matrix is rejected."""
     return int(np.isfinite(matrix.loss[:, matrix.first_served :]).any(axis=0).sum())
 
 
 def _price(matrix: PerformanceMatrix, alpha: float) -> float:
-    """What a retrain costs in the sum of losses: C_α takes their mean over labelled windows, and α over all of T."""
+    """Price of a retrain in the sum of losses: C_α uses the mean loss of labelled windows, but spreads α over all T."""
     return alpha * _labelled(matrix) / matrix.served
 
 
 def _path(losses: Floats, history: int, history_price: float, service_price: float) -> tuple[int, ...]:
-    """Cheapest sequence of candidates when every deployment has the given price."""
+    """Cheapest sequence of candidates if every deployment has the given price."""
     candidates, served = losses.shape
     price = np.where(np.arange(candidates) < history, history_price, service_price)
     total = np.full(candidates, np.inf)
@@ -57,17 +57,17 @@ def _path(losses: Floats, history: int, history_price: float, service_price: flo
 
 
 def as_run(matrix: PerformanceMatrix, serving: tuple[int, ...]) -> Run:
-    """The run that has this serving sequence and trained only what it used."""
+    """The run with this serving sequence that trained only the candidates it used."""
     trained = tuple(sorted({candidate for candidate in serving if candidate >= matrix.history}))
     deployments = sum(a != b for a, b in zip((matrix.history - 1, *serving), serving, strict=False))
     return Run(serving, trained, (), deployments, mean_loss(matrix, serving))
 
 
 def best_run(matrix: PerformanceMatrix, alpha: float, share: float) -> Run:
-    """The run of least C_α among all that a policy could have made."""
+    """The run with the smallest C_α among all that a policy could have made."""
     losses, price = _served_losses(matrix), _price(matrix, alpha)
     untrained = as_run(matrix, _path(losses, matrix.history, (1 - share) * price, (1 - share) * price))
-    if len(untrained.trainings) == 0 or share == 0:  # the best where training is free trains nothing, so it is the best
+    if len(untrained.trainings) == 0 or share == 0:  # optimal with free training and uses none, so it is the optimum
         return untrained
     run = as_run(matrix, _path(losses, matrix.history, (1 - share) * price, price))
     exact = as_run(matrix, _exact(losses, matrix.history, price, share))
@@ -116,7 +116,7 @@ def _matrix(entries: list[tuple[np.ndarray, np.ndarray, float]], shape: tuple[in
 
 
 def best_mean_loss(matrix: PerformanceMatrix, retrains: int) -> float:
-    """Least mean loss of any schedule with exactly `retrains` retrains (train and deploy at once), by dynamic programme."""
+    """Smallest mean loss with exactly `retrains` retrains (train and deploy at once), by dynamic programme."""
     losses = _served_losses(matrix)
     candidates, served = losses.shape
     total = np.full((retrains + 1, candidates), np.inf)
@@ -130,7 +130,7 @@ def best_mean_loss(matrix: PerformanceMatrix, retrains: int) -> float:
 
 
 def best_schedule(matrix: PerformanceMatrix, alpha: float) -> Run:
-    """The run of least C_α among those that only retrain, training and deploying at once, never going back."""
+    """The run with the smallest C_α that only retrains (trains and deploys at once) and never goes back."""
     losses, price = _served_losses(matrix), _price(matrix, alpha)
     total = np.full(len(losses), np.inf)
     total[matrix.history - 1] = losses[matrix.history - 1, 0]
@@ -149,7 +149,7 @@ def best_schedule(matrix: PerformanceMatrix, alpha: float) -> Run:
 
 
 def evenly_spaced(matrix: PerformanceMatrix, retrains: int) -> tuple[int, ...]:
-    """Serving sequence of a timer that retrains `retrains` times, evenly over the served windows."""
+    """Serving sequence of a timer with `retrains` retrains, evenly spaced over the served windows."""
     after = [round((i + 1) * matrix.served / (retrains + 1)) for i in range(retrains)]
     serving, champion = [], matrix.history - 1
     for step in range(matrix.served):

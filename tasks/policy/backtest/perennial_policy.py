@@ -1,4 +1,4 @@
-"""`perennial` in the back-test: what a simulated service may know goes to the online policy, its actions come back."""
+"""`perennial` in the back-test: connect the simulated service with the online policy."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from tasks.policy.statistics.metrics import Floats
 
 
 class PerennialPolicy:
-    """A fresh `ProbeRule` of cost α for one run."""
+    """The policy for one run, with a new `ProbeRule` of cost α."""
 
     def __init__(self, alpha: float, share: float) -> None:
         self.alpha, self.share = alpha, share
@@ -31,7 +31,7 @@ class PerennialPolicy:
 
 
 def history_of(losses: Floats, probes: Floats) -> tuple[Observation, ...]:
-    """What was seen of each history window, from blocks [candidate, window]; the window before serves."""
+    """Observations of the history windows, from blocks [candidate, window]; the candidate before each window serves."""
     return tuple(
         Observation(max(0, window - 1), _known(losses[:, window]), _known(probes[:, window]))
         for window in range(len(losses))

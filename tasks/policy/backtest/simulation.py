@@ -1,8 +1,8 @@
-"""What a policy would have done on a recorded history, told only what it would have known: no look-ahead by structure.
+"""Simulate a policy on a recorded history with only the information it would have had; look-ahead is impossible.
 
-A `PerformanceMatrix` holds what every candidate would have lost on every later window. A policy never sees it: it acts
-through `Service`, which copies cells out as time passes: after window j the columns up to j, of candidates and probes
-from history and of those that the policy has itself trained and paid for. What is not copied cannot be read.
+A `PerformanceMatrix` holds the loss of every candidate on every later window. A policy never accesses it. It acts
+through `Service`, which copies cells as time passes: after window j the columns up to j, for candidates and probes from
+history and for those that the policy has trained and paid for. Cells that are not copied cannot be read.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,9 +25,10 @@ class PerformanceMatrix:
 
     `history` windows are known from the start; service begins at window `history` with candidate `history` - 1.
     `probe` is the same for cheap candidates; `ks` and `ev` are drift shares between t's training rows and window j.
-    Where labels come late, a window's losses are known `lag` windows after it. Rows then tell what was known, not when:
-    the candidate of row t is trained when window t's losses are known, so it first serves window t + lag + 1, and
-    service begins at window `history` + `lag`. A probe learns from t's rows once their labels are there, as in `monitor`.
+    With late labels, a window's losses are known `lag` windows later. Rows then identify the data, not the time: the
+    candidate of row t is trained when window t's losses are known, so it first serves window t + lag + 1, and service
+    begins at window `history` + `lag`. A probe learns from t's rows once their labels have arrived, as in `monitor`.
+    Raises MatrixError for wrong shapes or values.
     """
 
     loss: Floats
@@ -72,12 +73,12 @@ class PerformanceMatrix:
         return self.windows - self.first_served
 
     def is_trainable(self, window: int) -> bool:
-        """Whether a candidate was recorded after `window`: a gap is a row without values above rows that have some."""
+        """Whether a candidate was recorded after `window`; a gap is a row without values above rows with some."""
         return bool(np.isfinite(self.loss[window]).any() or not np.isfinite(self.loss[window + 1 :]).any())
 
 
 def read_matrix(stored: Mapping[str, NDArray[np.generic]], source: str) -> PerformanceMatrix:
-    """A matrix from the arrays of an npz. Raises MatrixError naming `source`, what was found and what is expected."""
+    """Build a matrix from the arrays of an npz. Raises MatrixError with `source`, what was found and expected."""
     missing = [key for key in ("loss", "H") if key not in stored]
     if missing:
         raise MatrixError(f"{source}: {', '.join(missing)} is missing, found {', '.join(sorted(stored)) or 'nothing'}")
@@ -99,10 +100,10 @@ def read_matrix(stored: Mapping[str, NDArray[np.generic]], source: str) -> Perfo
 
 
 class Service:
-    """One run of one policy: what it knows after the current window, and the three things it may do.
+    """One run of one policy: its information after the current window, and the actions it may take.
 
-    The current window is the latest with known losses; where labels come late, later ones have been served by then.
-    `loss`, `probe`, `ks`, `ev` are [now + 1, now + 1] copies with NaN in every cell the policy may not know.
+    The current window is the latest with known losses; with late labels, later windows have already been served.
+    `loss`, `probe`, `ks`, `ev` are [now + 1, now + 1] copies with NaN in every cell that the policy may not know.
     """
 
     def __init__(self, matrix: PerformanceMatrix) -> None:
@@ -140,11 +141,11 @@ class Service:
 
     @property
     def candidates(self) -> tuple[int, ...]:
-        """Candidates that exist: from history and trained since."""
+        """Existing candidates: those from history and those trained since."""
         return tuple(self._candidates)
 
     def train(self) -> bool:
-        """Train a full candidate after the current window, once; False where the record holds none."""
+        """Train a full candidate after the current window, once; False if the record has none."""
         if self.now in self._candidates:
             return True
         if not self._matrix.is_trainable(self.now):
@@ -154,21 +155,21 @@ class Service:
         return True
 
     def train_probe(self) -> bool:
-        """Train a cheap candidate after the current window, once; False where the record holds none."""
+        """Train a cheap candidate after the current window, once; False if the record has none."""
         if self._matrix.probe is not None and self.now not in self._probed:
             self._probed.append(self.now)
             self.probes.append(self.now)
         return self._matrix.probe is not None
 
     def deploy(self, candidate: int) -> None:
-        """Let an existing candidate serve from the next window on."""
+        """Serve with an existing candidate from the next window on. Raises KeyError if it does not exist."""
         if candidate not in self._candidates:
             raise KeyError(f"candidate {candidate} does not exist after window {self.now}; train it first")
         self.deployments += candidate != self.champion
         self.champion = candidate
 
     def retrain(self) -> bool:
-        """What every baseline does: train and deploy at once."""
+        """Train and deploy at once, as every baseline does; False if the record has no such candidate."""
         if self.train():
             self.deploy(self.now)
             return True
@@ -189,7 +190,7 @@ class Service:
 
 
 class Policy(Protocol):
-    """Acts through `service` after each served window but the last."""
+    """A policy that acts through `service` after each served window except the last."""
 
     def act(self, service: Service) -> None: ...
 
@@ -200,7 +201,7 @@ PolicyFactory = Callable[[float, float], Policy]
 
 @dataclass(frozen=True)
 class Run:
-    """What one policy did. `serving[i]` is the candidate that served the window `first_served` + i."""
+    """The result of one policy. `serving[i]` is the candidate that served the window `first_served` + i."""
 
     serving: tuple[int, ...]
     trainings: tuple[int, ...]
@@ -210,6 +211,7 @@ class Run:
 
 
 def simulate(matrix: PerformanceMatrix, policy: Policy) -> Run:
+    """Run a policy over the served windows of a matrix; it acts after each one except the last."""
     service = Service(matrix)
     for window in range(matrix.first_served, matrix.windows):
         service._serve_next()
@@ -221,7 +223,7 @@ def simulate(matrix: PerformanceMatrix, policy: Policy) -> Run:
 
 
 def mean_loss(matrix: PerformanceMatrix, serving: tuple[int, ...]) -> float:
-    """Mean over the served windows that have a loss; NaN when none has."""
+    """Mean loss over the served windows with a known loss; NaN without any."""
     losses = matrix.loss[list(serving), np.arange(matrix.first_served, matrix.windows)]
     known = losses[np.isfinite(losses)]
     return float(known.mean()) if known.size else float("nan")

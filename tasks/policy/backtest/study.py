@@ -1,4 +1,4 @@
-"""Which policy would have been best on a recorded history: cost, regret, skill and lift of each, over a range of costs.
+"""Compare policies on a recorded history: cost, regret, skill and lift of each, over a range of costs.
 
 regret = C_α - the hindsight optimum's C_α. skill = 1 - regret / regret of the better of never and every window (0 is
 trivial, 1 is hindsight). lift = (evenly spaced schedule of as many retrains - policy) / (evenly spaced - optimum of as
@@ -24,7 +24,7 @@ COMPUTE_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Score:
-    """One policy at one cost; `skill` and `lift` are None where nothing could be gained or nothing was retrained."""
+    """One policy at one cost; `skill` and `lift` are None where no gain was possible or nothing was retrained."""
 
     run: Run
     cost: float
@@ -35,7 +35,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Backtest:
-    """Scores by policy and α, and the hindsight optimum of each α."""
+    """Scores by policy and α, and the hindsight optimum for each α."""
 
     alphas: tuple[float, ...]
     compute_share: float
@@ -72,7 +72,7 @@ def run_backtest(
 
 
 class _Scorer:
-    """Scores runs on one matrix; what several runs are compared with is computed once."""
+    """Scores runs on one matrix; shared references are computed once."""
 
     def __init__(self, matrix: PerformanceMatrix, share: float) -> None:
         self.matrix, self.share = matrix, share
@@ -107,7 +107,7 @@ class _Scorer:
 
 
 def served_losses(matrix: PerformanceMatrix, run: Run) -> Floats:
-    """[T]: what the run's serving candidates lost, window by window."""
+    """[T]: losses of the run's serving candidates, by window."""
     return matrix.loss[list(run.serving), np.arange(matrix.first_served, matrix.windows)]
 
 
@@ -116,8 +116,8 @@ def gain_interval(
 ) -> tuple[float, float, float]:
     """(gain, low, high): cost saved per window against `baseline`, with a 95 % interval.
 
-    Moving-block bootstrap over the served windows, since neighbours correlate.
-    The spending of each run is a known number and is not resampled.
+    Moving-block bootstrap over the served windows, since neighbours are correlated.
+    The spending of each run is known and is not resampled.
     """
     ours, theirs = backtest.policies[policy][alpha], backtest.policies[baseline][alpha]
     difference = served_losses(matrix, theirs.run) - served_losses(matrix, ours.run)
@@ -129,7 +129,7 @@ def gain_interval(
 
 @dataclass(frozen=True)
 class Lift:
-    """Lift of one run with its 95 % interval, over a timer of as many retrains whose mean loss is `even`."""
+    """Lift of one run with its 95 % interval, over a timer with as many retrains whose mean loss is `even`."""
 
     lift: float
     low: float
@@ -139,10 +139,10 @@ class Lift:
 
 
 def lifts(matrix: PerformanceMatrix, backtest: Backtest, seed: int = 7) -> dict[str, dict[float, Lift | None]]:
-    """Lift by policy and α; None where nothing was retrained or no schedule of as many is better than the timer.
+    """Lift by policy and α; None if nothing was retrained or no schedule with as many retrains beats the timer.
 
-    The loss saved against the timer is resampled over the served windows in moving blocks. What it is divided by, how far
-    the best schedule in hindsight is below the timer, is a property of the record and is not resampled.
+    The loss saved against the timer is resampled over the served windows in moving blocks. The denominator, the
+    advantage of the best schedule in hindsight over the timer, is a property of the record and is not resampled.
     """
     known: dict[Run, Lift | None] = {}
     for scores in backtest.policies.values():
@@ -167,7 +167,7 @@ Entry = dict[str, list[int] | int | float | None]
 
 
 def summary(backtest: Backtest) -> dict[str, dict[str, dict[str, Entry]] | dict[str, Entry]]:
-    """What summary.json holds."""
+    """The content of summary.json."""
     return {
         "policies": {
             name: {f"{alpha:g}": _entry(score) for alpha, score in scores.items()}

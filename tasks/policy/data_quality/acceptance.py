@@ -1,6 +1,6 @@
-"""Which types and values a column accepts: what the settings say, and what the reference taught where they are silent.
+"""The types and values that a column accepts: from the settings, or learned from the reference where they give none.
 
-The protocols say what the judgement needs of `deployments.config.monitoring.Quality`, which this package does not import.
+The protocols describe what is used of `deployments.config.monitoring.Quality`, which this package does not import.
 """
 
 import math
@@ -18,7 +18,7 @@ class Bounds(Protocol):
 
 
 class ColumnRule(Protocol):
-    """What `deployments.config.monitoring.ColumnQuality` offers."""
+    """Settings of one column (`deployments.config.monitoring.ColumnQuality`)."""
 
     @property
     def max_null_share(self) -> float | None: ...
@@ -31,7 +31,7 @@ class ColumnRule(Protocol):
 
 
 class Limits(Protocol):
-    """What `deployments.config.monitoring.Quality` offers."""
+    """Settings of the quality gate (`deployments.config.monitoring.Quality`)."""
 
     @property
     def max_null_share_increase(self) -> float: ...
@@ -54,27 +54,27 @@ class Limits(Protocol):
 def accepted_range(
     reference: FeatureReference, slack: float, own: tuple[float | None, float | None] = (None, None)
 ) -> tuple[float, float]:
-    """Lowest and highest accepted value: what the settings say, else the reference's range and `slack` widths more."""
+    """Lowest and highest accepted value: from the settings, else the reference's range extended by `slack` widths."""
     counts = reference.counts
     least, most = counts.minimum, counts.maximum
     if least is None or most is None or least == most:
-        low, high = -math.inf, math.inf  # one value tells nothing of a width
+        low, high = -math.inf, math.inf  # a single value gives no width
     else:
         width = most - least
         low, high = least - slack * width, most + slack * width
     low, high = low if own[0] is None else own[0], high if own[1] is None else own[1]
-    return low - ROUNDING * abs(low), high + ROUNDING * abs(high)  # as another program may round the bound itself
+    return low - ROUNDING * abs(low), high + ROUNDING * abs(high)  # another program may round the bound itself
 
 
 def accepted_categories(reference: FeatureReference, own: Sequence[str] | None = None) -> frozenset[str] | None:
-    """The accepted categories; None where any may come, because the reference had none or more than are listed."""
+    """The accepted categories; None if any is accepted, because the reference has none or more than are listed."""
     if own is not None:
         return frozenset(own)
     return None if reference.more_categories or not reference.categories else frozenset(reference.categories)
 
 
 def type_family(name: str) -> str:
-    """number, boolean, text, time or the type's own name: types of one family hold the same values."""
+    """number, boolean, text, time or the type's own name; types of one family can hold the same values."""
     if name.startswith(("int", "uint", "double", "float", "halffloat", "decimal")):
         return "number"
     if name.startswith(("string", "large_string")):

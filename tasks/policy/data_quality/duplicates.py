@@ -1,8 +1,8 @@
-"""How many ids occur twice, in memory that does not grow with the rows.
+"""Count duplicated ids in memory that does not grow with the rows.
 
-Exact while the distinct ids fit; beyond that only ids whose hash falls into a share of the hash space are kept. Both
-rows of a duplicated id have the same hash, so they stay or go together, and the count in the sample divided by the
-share estimates the count in all rows. Sketches of parts merge like the rows themselves. The idea is adaptive sampling:
+The count is exact while the distinct ids fit. Beyond that only ids whose hash falls into a share of the hash space are
+stored. Both rows of a duplicated id have the same hash and are stored or dropped together, so the count in the sample
+divided by the share estimates the count in all rows. Sketches of parts can be merged. The method is adaptive sampling:
 Flajolet (1990), On adaptive sampling, Computing 43.
 """
 
@@ -17,7 +17,7 @@ CAPACITY = 1 << 21  # 16 MB of hashes; about two million ids are counted exactly
 
 @dataclass
 class IdSketch:
-    """64-bit hashes of ids: `kept` are distinct and sorted, `repeated` came again, `surplus` times."""
+    """64-bit hashes of ids: `kept` are distinct and sorted; `repeated` occurred again, `surplus` times each."""
 
     capacity: int = CAPACITY
     level: int = 0
@@ -28,7 +28,7 @@ class IdSketch:
     _waiting_rows: int = 0
 
     def add(self, hashes: Hashes) -> None:
-        """Take in the ids of some rows; hashes must be uniform over 64 bits."""
+        """Add the ids of some rows; hashes (n,) must be uniform over 64 bits."""
         inside = hashes[self._inside(hashes)]
         self._waiting.append(inside)
         self._waiting_rows += len(inside)
@@ -36,7 +36,7 @@ class IdSketch:
             self._settle()
 
     def merge(self, other: "IdSketch") -> None:
-        """Take in the rows of another sketch of the same capacity."""
+        """Add the rows of another sketch of the same capacity."""
         other._settle()
         self._settle()
         self._shrink_to(max(self.level, other.level))
@@ -46,7 +46,7 @@ class IdSketch:
         self._repeat(other.repeated[inside], other.surplus[inside])
 
     def duplicates(self) -> int:
-        """Rows whose id an earlier row has; an estimate where `is_exact` is false."""
+        """Number of rows whose id occurs in an earlier row; an estimate if `is_exact` is false."""
         self._settle()
         return int(self.surplus.sum()) << self.level
 
@@ -56,7 +56,7 @@ class IdSketch:
         return self.level == 0
 
     def _inside(self, hashes: Hashes) -> NDArray[np.bool_]:
-        """Which hashes lie in the kept share of the hash space, 1 / 2^level."""
+        """Mask of hashes in the stored share of the hash space, 1 / 2^level."""
         if self.level == 0:
             return np.ones(len(hashes), dtype=bool)
         share: NDArray[np.bool_] = (hashes >> np.uint64(64 - self.level)) == 0

@@ -1,10 +1,11 @@
-"""What a window's rows are expected to be, learned from the rows that a model was trained on.
+"""Learn expectations on a window's rows from the rows that a model was trained on.
 
-Each expectation is one of Great Expectations' own, with bounds from the reference where the settings name none of their
-own; the adapter writes them as its JSON (`tasks.adapters.gates.expectation_suite`). A bound that depends on the window
-(its times, the rows that are usual) is a parameter, filled in when the window is judged. Great Expectations counts a
-share among the values that are not null, the settings among all rows, so shares are converted. An empty column passes
-any expectation on its values, so each column's share of nulls, and the number of rows, is expected too.
+Each expectation is one of Great Expectations' own, with bounds from the reference unless the settings give them; the
+adapter writes them as its JSON (`tasks.adapters.gates.expectation_suite`). A bound that depends on the window (its
+times, the usual number of rows) is a parameter that is set when the window is judged. Great Expectations computes
+shares of the values that are not null, the settings use shares of all rows, so shares are converted. An empty column
+passes any expectation on its values, so there are also expectations on each column's share of nulls and on the number
+of rows.
 """
 
 import math
@@ -25,13 +26,13 @@ NOT_NULL = "expect_column_values_to_not_be_null"
 IN_SET = "expect_column_values_to_be_in_set"
 UNIQUE = "expect_column_values_to_be_unique"
 STEPS = 1_000_000
-"""A share is rounded down to a whole number of these, so that no rounding error breaks an expectation."""
+"""A share is rounded down to a multiple of 1 / STEPS, so that no rounding error breaks an expectation."""
 Parameters = Mapping[str, float | datetime]
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """One expectation by its type in Great Expectations; `check` is the name under which reports and the ledger know it."""
+    """One expectation by its type in Great Expectations; `check` is its name in reports and the ledger."""
 
     check: str
     type: str
@@ -39,12 +40,12 @@ class Expectation:
     arguments: Mapping[str, object]
     warns: bool = False
     description: str | None = None
-    """The sentence to show where that of Great Expectations would be unreadable."""
+    """The sentence to show where that of Great Expectations would be hard to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Names of the columns that are no features, of those that identify people, and sentences on leaking features."""
+    """Names of the id and time columns and of personal columns, and sentences on features that leak the label."""
 
     id: str
     time: str
@@ -53,7 +54,7 @@ class Roles:
 
 
 def learn_expectations(reference: ReferenceProfile, limits: Limits, roles: Roles) -> tuple[Expectation, ...]:
-    """Everything that is expected of the rows of any later window."""
+    """All expectations on the rows of a later window."""
     found = [*_window(limits, roles)]
     for feature in reference.features:
         found += _feature(feature, limits, feature.feature in roles.personal)
@@ -63,7 +64,7 @@ def learn_expectations(reference: ReferenceProfile, limits: Limits, roles: Roles
 def window_parameters(
     window: Window, reference: ReferenceProfile, limits: Limits, recent_rows: Sequence[int]
 ) -> Parameters:
-    """The bounds that depend on the window. `recent_rows`: rows of the windows before it; without any, no count is usual."""
+    """Bounds that depend on the window. `recent_rows`: row counts of earlier windows; if empty, no usual number."""
     max_age_hours = limits.max_age_hours or 24.0 * reference.usual_gap_days
     usual, (low, high) = statistics.median(recent_rows) if recent_rows else 0, limits.row_count_ratio
     return {
@@ -102,7 +103,7 @@ def _feature(reference: FeatureReference, limits: Limits, personal: bool) -> Ite
 
     own = rule.max_null_share if rule else None
     nulls = before.null_share + limits.max_null_share_increase if own is None else own
-    if before.values:  # however many nulls are accepted, a column without any value is broken
+    if before.values:  # a column without any value is broken, however many nulls are accepted
         nulls = min(nulls, 1 - 1 / STEPS)
     if nulls < 1:
         yield expected("null share", NOT_NULL, {}, nulls)
@@ -122,7 +123,7 @@ def _feature(reference: FeatureReference, limits: Limits, personal: bool) -> Ite
 def _numeric(
     reference: FeatureReference, limits: Limits, rule: ColumnRule | None, warns: bool
 ) -> Iterator[Expectation]:
-    """A range that is open at one side accepts infinite values, so that values are finite is expected on its own."""
+    """Expectations on one number. Finite values have their own, because an open range accepts infinite values."""
     before, name = reference.counts, reference.feature
     infinite = _among_values(before.non_finite / max(before.rows, 1), before)
     mostly = _mostly(infinite)
@@ -140,12 +141,12 @@ def _numeric(
 
 
 def _among_values(share: float, before: FeatureCounts) -> float:
-    """A share of all rows as a share of those that are not null, as the reference had them."""
+    """Convert a share of all rows to a share of the rows that are not null, with the reference's null share."""
     known = before.rows - before.nulls
     return min(1.0, share * before.rows / known) if known else 1.0
 
 
 def _mostly(failing_share: float) -> dict[str, float]:
-    """The argument that accepts this share of failing values; none where no value may fail."""
+    """The `mostly` argument that accepts this share of failing values; empty if no value may fail."""
     share = math.floor(round(max(0.0, 1 - failing_share) * STEPS, 3)) / STEPS
     return {"mostly": share} if share < 1 else {}

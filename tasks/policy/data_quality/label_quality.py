@@ -1,20 +1,21 @@
-"""Whether labels can be trusted: a gate of their own, as rows have one, before anything is judged or learned by them.
+"""Decide whether labels can be trusted: a gate for labels, before they are used in judgements and training.
 
 | check | what it finds |
 |---|---|
-| labels arrived | labels are due, and none came, or far fewer than usual |
-| usable labels | infinite values, text that is no number, classes that `columns.classes` does not list |
+| labels arrived | labels are due, and none has arrived, or far fewer than usual |
+| usable labels | infinite values, text that is not a number, classes that `columns.classes` does not list |
 | one label a row | two different labels of one id at one time |
-| known classes | a third class of two; among several, classes that hardly any row of the reference had |
-| varying labels | one label in all rows, where the reference had several and predictions vary (warns only, unless set) |
-| plausible labels | single numbers far past all that were learned from: -999, or rows in another unit |
-| usual scale, usual level | a label in another unit: its spread or its middle jumped, and predictions did not |
-| classes in place | classes that changed places: with them swapped the predictions would be right (warns only) |
-| labels in step | numbers that go with the predictions in another scale, or with the other sign (warns only) |
+| known classes | a third class of two; among several, classes that are very rare in the reference |
+| varying labels | one label in all rows, where reference and predictions vary (warns only, unless set) |
+| plausible labels | single numbers far beyond those in training: -999, or rows in another unit |
+| usual scale, usual level | a label in another unit: its spread or median jumped, that of predictions did not |
+| classes in place | exchanged classes: with the names swapped the predictions would be right (warns only) |
+| labels in step | numbers that correlate with the predictions on another scale or with the other sign (warns only) |
 
-A failed check blocks: performance by such labels triggers nothing and nothing is trained on them. Swapped classes and
-rescaled numbers look as a concept that turned does, so they are only said. A ratio alone proves no change of unit: a
-label is doubted from `max_scale_ratio` on, which is beyond what prices, seasons and demand do from one window to the next.
+A failed check blocks: performance with such labels triggers nothing, and nothing is trained on them. Swapped classes
+and rescaled numbers look like a reversed concept, so they are only reported. A ratio alone does not prove a change of
+unit: labels fail from `max_scale_ratio` on, which exceeds what prices, seasons and demand do from one window to the
+next.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,17 +35,17 @@ from tasks.policy.statistics.metrics import confusion, predicted_codes
 Floats = NDArray[np.float64]
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 WORDS = "unknown labels"
-"""The check that only says which words for a missing value were found."""
+"""The check that only reports which words for a missing value were found."""
 MIN_LABELS = 50
-"""Labels from which their distribution says something."""
+"""Number of labels from which their distribution is judged."""
 BLOCKS = 20
-"""Consecutive parts of the training rows in which a jump of the label is looked for."""
+"""Number of consecutive parts of the training rows in which a jump of the label is searched."""
 EXPECTED = 0.99
-"""Share of predictions from which one label in all rows is what the model expects, as at night where the sun is told."""
+"""Share of correct predictions from which a single label in all rows counts as expected, such as no sun at night."""
 IN_STEP, OUT_OF_SCALE = 0.8, 1.5
-"""Correlation of labels and predictions from which they go together, and the slope from which the scale is another."""
+"""Correlation of labels and predictions from which they go together, and slope from which the scale differs."""
 CHANCE = 1e-9
-"""Probability below which a window's labels are not what the reference's shares give by chance."""
+"""Probability below which the labels of a window are not explained by chance with the reference's shares."""
 
 
 class LabelRules(BaseModel):
@@ -70,7 +71,7 @@ class LabelRules(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
-    """What is known of a window's labels. `truth` and `predicted` are as metrics read them, of labelled rows only."""
+    """Facts on a window's labels. `truth` and `predicted` have the shapes of `metrics`, for labelled rows only."""
 
     window: Window
     column: str
@@ -80,17 +81,17 @@ class LabelFacts:
     predicted: Floats
     classes: tuple[str, ...] = ()
     usual_share: float | None = None
-    """Rows that usually have a label once all are due; None while that is not known."""
+    """Share of rows that usually have a label once all are due; None while not known."""
     faults: tuple[tuple[str, int], ...] = ()
-    """Labels that cannot be used, by what is wrong with them."""
+    """Number of unusable labels by kind of fault."""
     words: tuple[tuple[str, int], ...] = ()
-    """Words for a missing value that stand for labels."""
+    """Number of labels that are words for a missing value, by word."""
     conflicts: int = 0
     reference: LabelProfile | None = None
 
 
 def label_levels(values: Floats) -> tuple[float, ...]:
-    """The percentiles that a profile keeps, and the mean distance from the middle one."""
+    """The percentiles of a profile, then the mean distance from the median; empty without values."""
     if not len(values):
         return ()
     levels = np.quantile(values, LEVELS)
@@ -98,7 +99,7 @@ def label_levels(values: Floats) -> tuple[float, ...]:
 
 
 def judge_labels(facts: LabelFacts, rules: LabelRules) -> LabelReport | None:
-    """The verdict on a window's labels; None while none has come and none is overdue."""
+    """The verdict on a window's labels; None while none has arrived and none is overdue."""
     checks = tuple(_checks(facts, rules))
     if not len(facts.truth) and not facts.due and all(check.verdict == "pass" for check in checks):
         return None
@@ -164,7 +165,7 @@ def _checks(facts: LabelFacts, rules: LabelRules) -> Iterator[QualityCheck]:
 
 
 def _arrived(facts: LabelFacts, rules: LabelRules) -> tuple[Verdict, str]:
-    """Overdue: fewer than the least share, and too few of these rows for chance; none at all is always so."""
+    """Fail if labels are overdue: fewer than the required share, beyond chance. None at all always fails."""
     labels = len(facts.truth)
     if not rules.min_usual_share:
         return "pass", "none, as min_usual_share is 0"
@@ -178,7 +179,7 @@ def _arrived(facts: LabelFacts, rules: LabelRules) -> tuple[Verdict, str]:
 
 
 def _known_classes(facts: LabelFacts, rules: LabelRules) -> QualityCheck:
-    """A class that the model has never seen: of two classes a fault, among several a new class unless most are."""
+    """Check for classes that the model has not seen: of two classes a fault, of several a warning unless most are."""
     count, labels = int((facts.truth >= len(facts.classes)).sum()), len(facts.truth)
     share, binary = count / labels, len(facts.classes) == 2 and facts.predicted.ndim == 1
     setting = "max_unusable_share" if binary else "max_unknown_class_share"
@@ -202,7 +203,7 @@ def _known_classes(facts: LabelFacts, rules: LabelRules) -> QualityCheck:
 
 
 def _renamed(facts: LabelFacts) -> int | None:
-    """The class that is gone and that the model predicts where labels of unknown classes stand; None where there is none."""
+    """The class that disappeared and is predicted where labels of unknown classes occur; None if there is none."""
     shares = dict(facts.reference.shares) if facts.reference else {}
     unseen, decided = facts.truth >= len(facts.classes), predicted_codes(facts.predicted)
     for place, name in enumerate(facts.classes):
@@ -233,7 +234,7 @@ def _varying(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Q
 
 
 def _unit(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Iterator[QualityCheck]:
-    """Spread and middle against the reference's; the world moved them where predictions went along half of the way."""
+    """Compare spread and median with the reference's; a jump does not count if predictions moved half of the way."""
     before, now, predicted = reference.levels, label_levels(facts.truth), label_levels(facts.predicted)
     for name, jump, setting in _jumps(before, now, predicted, rules):
         verdict: Verdict = rules.on_unit_change if jump else "pass"
@@ -245,9 +246,9 @@ def _unit(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Iter
 
 
 def _plausible(facts: LabelFacts, span: tuple[float, float], rules: LabelRules) -> QualityCheck:
-    """Single labels far past all that were learned from: a code for missing, or rows in another unit among the others.
+    """Check for single labels far beyond those in training: a code for missing, or a few rows in another unit.
 
-    A few that outweigh all others decide the metric alone, and would be all that a retrain looks at.
+    A few labels that outweigh all others decide the metric alone, and would dominate a retrain.
     """
     reach, labels = rules.max_scale_ratio * (span[1] - span[0]), len(facts.truth)
     far = (facts.truth < span[0] - reach) | (facts.truth > span[1] + reach) if reach > 0 else np.zeros(labels, bool)
@@ -271,7 +272,7 @@ def _plausible(facts: LabelFacts, span: tuple[float, float], rules: LabelRules) 
 def _jumps(
     before: Sequence[float], now: Sequence[float], predicted: Sequence[float], rules: LabelRules
 ) -> Iterator[tuple[str, str, str]]:
-    """(check, what jumped or nothing, the setting) of spread and middle."""
+    """(check, the jump or an empty string, the setting) of spread and median."""
     width, own, guessed = (levels[4] - levels[0] for levels in (before, now, predicted or before))
     jump, bound = "", rules.max_scale_ratio
     if width > 0 and own > 0:
@@ -291,7 +292,7 @@ def _jumps(
 
 
 def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
-    """Whether other names of the same classes would make the predictions right: the labels' meaning, or the concept, turned."""
+    """Check if permuted classes would make the predictions right: the labels' meaning, or the concept, was reversed."""
     known = facts.truth < len(facts.classes)
     if not known.any():
         return
@@ -311,7 +312,7 @@ def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
 
 
 def _in_step(facts: LabelFacts) -> Iterator[QualityCheck]:
-    """Whether the predictions would be right in another scale: feet for metres, a loss for a gain, or the concept turned."""
+    """Check if a linear rescaling would make the predictions right: another unit or sign, or a reversed concept."""
     truth, predicted = facts.truth, facts.predicted
     known = np.isfinite(truth) & np.isfinite(predicted)
     truth, predicted = truth[known], predicted[known]
@@ -334,9 +335,9 @@ def _in_step(facts: LabelFacts) -> Iterator[QualityCheck]:
 
 
 def find_jump(values: Floats, rules: LabelRules) -> tuple[int, str] | None:
-    """(position, sentence) where numbers in order of time jump to another scale or level, for good; None where they do not.
+    """(position, sentence) of a lasting jump of scale or level in numbers ordered by time; None if there is none.
 
-    Both all before against all after, and the blocks next to the jump: growth and seasons come gradually.
+    It must show between all values before and after, and between the adjacent blocks: growth and seasons are gradual.
     """
     if rules.on_unit_change == "warn" or len(values) < 2 * MIN_LABELS:
         return None
@@ -350,7 +351,7 @@ def find_jump(values: Floats, rules: LabelRules) -> tuple[int, str] | None:
 
 
 def _jump(before: Floats, after: Floats, rules: LabelRules) -> str:
-    """What jumped from one to the other; empty where nothing did."""
+    """Describe the jump from `before` to `after`; empty if there is none."""
     levels = label_levels(before), label_levels(after)
     if not any(jump for _, jump, _ in _jumps(*levels, (), rules)):
         return ""

@@ -1,8 +1,8 @@
-"""Whether a window may be measured, trained on and decided from.
+"""Decide whether a window may be used for measurement, training and decisions.
 
-Great Expectations judges the values of the rows (`expectations.py`). What it cannot see in a frame is judged here, from
-the columns and counts of the window's profile: whether each column is there once, the types of Arrow (its own type
-expectations are unreliable), values that cannot be read as the feature's kind, and one that is stuck.
+Great Expectations judges the values of the rows (`expectations.py`). The checks here use the columns and counts of the
+window's profile, for what it cannot see in a frame: whether each column is present once, the Arrow types (its own type
+expectations are unreliable), values that cannot be read as the feature's kind, and stuck values.
 """
 
 from collections import Counter
@@ -14,14 +14,14 @@ from tasks.policy.data_quality.expectations import Roles
 from tasks.policy.records.profile import MISSING, FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import QualityCheck, Verdict
 
-OFTEN = 0.5  # a value in half of the reference's rows may fill a short window by chance: no rain for five days
+OFTEN = 0.5  # a value in half of the reference's rows can fill a short window by chance, such as no rain for five days
 SCHEMA = "schema"
 COUNTS = "counts of all rows"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was expected of one column, or of the window where it is None, and whether it holds. Never holds a value."""
+    """An expectation on one column (None: on the window) and its result. Never contains a value."""
 
     check: str
     column: str | None
@@ -38,7 +38,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """What was expected and what was found, in one sentence."""
+        """Expectation and observation in one sentence."""
         return f"{self.expected.rstrip('.')}; found {self.observed} ({self.check})"
 
     def as_check(self) -> QualityCheck:
@@ -48,13 +48,15 @@ class Finding:
 def check_columns(
     profile: WindowProfile, reference: ReferenceProfile, limits: Limits, roles: Roles
 ) -> tuple[Finding, ...]:
-    """The findings on columns, types and counts. None where nothing was read: no column can be missing or broken then."""
+    """Findings on columns, types and counts; empty if nothing was read, since no column can then be missing."""
     if not profile.rows and not profile.columns:
         return ()
     frozen = {feature.feature: feature for feature in reference.features}
     found = [*_roles(profile, roles)]
     for counts in profile.features:
-        if counts.arrow_type != MISSING:  # its absence is found; that its values are missing would say it again
+        if (
+            counts.arrow_type != MISSING
+        ):  # a missing column is a finding already; its missing values are not another one
             rule = limits.columns.get(counts.feature)
             found += _feature(counts, frozen[counts.feature], rule.on_failure if rule else "fail")
     return tuple(found)
@@ -99,7 +101,7 @@ def _feature(counts: FeatureCounts, reference: FeatureReference, verdict: Verdic
 
 
 def _constancy(counts: FeatureCounts, reference: FeatureReference, verdict: Verdict) -> Finding:
-    """A stuck sensor: one value in all rows, where the reference had several. For a frequent value only a warning."""
+    """Check for a stuck sensor: one value in all rows, where the reference has several. A frequent value only warns."""
     stuck = counts.is_constant and counts.values > 1 and not reference.counts.is_constant
     place = max(range(len(counts.counts)), key=counts.counts.__getitem__, default=0)
     usual = reference.counts.counts[place] / max(reference.counts.values, 1) if counts.counts else 0.0
@@ -115,6 +117,6 @@ def _constancy(counts: FeatureCounts, reference: FeatureReference, verdict: Verd
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Those that do not hold: what fails the window before what warns, the most rows first."""
+    """Findings that do not hold: failures before warnings, most rows first."""
     broken = [one for one in findings if not one.met]
     return sorted(broken, key=lambda one: (one.on_failure != "fail", -one.failing_rows))

@@ -1,8 +1,9 @@
-"""Marks that only a broken feed leaves on a feature: it is stuck, its unit changed, or its categories swapped names.
+"""Signs of a broken feed in a feature: stuck values, a changed unit, or exchanged category names.
 
-A world that changes rarely multiplies every value by the same factor, and never swaps which category is how frequent.
-Judged from the counts of the frozen profile alone. A ratio alone proves no unit: a plain factor counts only where the
-whole distribution is that of the reference, rescaled; else it is named as a possibility and stops nothing.
+Real change rarely multiplies every value by the same factor, and never permutes the frequencies of categories. The
+checks use only the counts of the frozen profile. A ratio alone does not prove a change of unit: a plain factor counts
+only where the entire distribution is that of the reference, rescaled; otherwise it is reported as a possibility and
+blocks nothing.
 """
 
 import math
@@ -31,31 +32,32 @@ UNITS = {
     "the sign was turned": (-1.0, 0.0),
 }
 NEAR, FAIR = 0.35, 0.8
-"""How far, in σ of mean and log of spread, the rescaled reference may lie from the window: alone, or beside still features."""
+"""Largest distance, in σ of mean plus log of spread, between the rescaled reference and the window: for a finding on
+its own, and for one that needs other features to be stable."""
 BETTER = 3.0
-"""The reference as it was must lie so many times further away."""
+"""The unchanged reference must be this many times further away."""
 MOVED_KS = 0.25
-"""From this Kolmogorov-Smirnov distance on a unit may have changed; a rare event that stays away is nearer."""
+"""KS distance from which a change of unit is considered; below it, an absent rare event is more likely."""
 BEYOND, SLACK = 0.02, 1.0
-"""Share of values that may lie further beyond the rescaled reference's range than so many of its σ."""
+"""Share of values that may lie more than SLACK σ beyond the rescaled reference's range."""
 SHAPE_KS = 0.2
-"""How far the rescaled reference's distribution function may lie from the window's, where a factor shall prove a unit."""
+"""Largest KS distance between rescaled reference and window for a plain factor to prove a change of unit."""
 STUCK, COMMON_SHARE = 0.05, 0.5
-"""Share of the reference's spread that is left; and of its rows in one value from which it says nothing."""
+"""Share of the reference's spread below which a feature is stuck; share of one value in it that rules this out."""
 RENAMED_PSI, SAME_SHARES_PSI = 1.0, 0.1
 
 
 class Suspicion(NamedTuple):
-    """What looks broken, in words; `sure` ones speak whatever the other features do."""
+    """Signs of a fault, in words; `sure` ones count whatever the other features do."""
 
     text: str
     sure: bool
     possible: bool = False
-    """Only a possibility: what it rests on proves nothing."""
+    """Only a possibility: the evidence proves nothing."""
 
 
 def suspect(reference: FeatureReference, current: FeatureCounts, min_values: int = 200) -> Suspicion | None:
-    """What is suspicious about a feature of a window, if anything."""
+    """Check one feature of a window for signs of a fault; None if there is none or it has too few values."""
     if min(current.values, reference.counts.values) < min_values:
         return None
     if reference.kind == "numeric":
@@ -64,7 +66,7 @@ def suspect(reference: FeatureReference, current: FeatureCounts, min_values: int
 
 
 def suspect_stuck(before: FeatureCounts, now: FeatureCounts) -> Suspicion | None:
-    """Nearly one value, although no value of the reference was so frequent: a month without rain is no stuck gauge."""
+    """Check for nearly one value where no value of the reference was as frequent: a dry month is not a stuck gauge."""
     if before.std <= 0 or max(before.counts) > COMMON_SHARE * before.values:
         return None
     left = now.std / before.std
@@ -72,9 +74,10 @@ def suspect_stuck(before: FeatureCounts, now: FeatureCounts) -> Suspicion | None
 
 
 def suspect_unit(reference: FeatureReference, now: FeatureCounts) -> Suspicion | None:
-    """Mean and spread are those of the reference in another unit, and far from those in its own; so is the range.
+    """Check if mean, spread and range match the reference in another unit and not in its own.
 
-    Weather of a few days has any mean and spread, and so now and then those of another unit, but not its range as well.
+    Weather over a few days can have any mean and spread, and so sometimes those of another unit, but not the range as
+    well.
     """
     before = reference.counts
     if before.std <= 0 or now.std <= 0 or distances.ks(Table(before.counts, now.counts)) < MOVED_KS:
@@ -104,7 +107,7 @@ def suspect_unit(reference: FeatureReference, now: FeatureCounts) -> Suspicion |
 def _shape_distance(reference: FeatureReference, now: FeatureCounts, factor: float) -> float:
     """KS distance between the window and the reference multiplied by `factor`, at the window's bins.
 
-    The reference's distribution function is taken to rise evenly within its bins.
+    The reference's values are assumed to be uniform within a bin.
     """
     before, edges = reference.counts, np.asarray(reference.edges)
     known = np.cumsum(before.counts)[: len(edges)] / before.values
@@ -117,7 +120,7 @@ def _shape_distance(reference: FeatureReference, now: FeatureCounts, factor: flo
 
 
 def _share_beyond(reference: FeatureReference, now: FeatureCounts, factor: float, offset: float) -> float:
-    """Share of values that the reference, rescaled, cannot hold; of bins that are in doubt none is counted."""
+    """Share of values outside the rescaled reference's range, in bins that are entirely outside."""
     before = reference.counts
     if before.minimum is None or before.maximum is None:
         return 0.0
@@ -129,7 +132,7 @@ def _share_beyond(reference: FeatureReference, now: FeatureCounts, factor: float
 
 
 def suspect_names(reference: FeatureReference, current: FeatureCounts) -> Suspicion | None:
-    """The shares of the categories are those of the reference, in another order."""
+    """Check if the shares of the categories are those of the reference in another order."""
     before, now = (np.asarray(counts[:-1]) for counts in (reference.counts.counts, current.counts))
     if reference.more_categories or len(before) < 3:
         return None

@@ -1,7 +1,7 @@
-"""Whether retraining has solved the problem that triggered it; where it has not, a person has to look.
+"""Decide whether retraining has solved the problem that triggered it; if not, action is required.
 
-A metric that stays past its limit through several retrains has another cause than an old model: labels or rows that changed
-their meaning, a feature that is gone, a limit that cannot be reached.
+If a metric stays past its limit through several retrains, the cause is not the model's age: labels or rows with a
+changed meaning, a missing feature, or a limit that cannot be reached.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from tasks.policy.records.evidence import Judgement
 from tasks.policy.triggers.combinators import kinds
 
 OF_THE_METRIC = frozenset(each.kind() for each in kinds() if each.judges_performance)
-"""Triggers that say that the model performs badly; a timer says nothing of that."""
+"""Triggers on the model's performance; a timer, for example, is not one."""
 
 
 class Unresolved(NamedTuple):
-    """Since when windows one after the other have been past the metric's limit, and how many retrains came since."""
+    """Start of the run of windows past the metric's limit, and the number of retrains since."""
 
     since: datetime
     retrains: int
@@ -30,7 +30,7 @@ class Unresolved(NamedTuple):
 
 
 def unresolved(judgements: Sequence[Judgement], retrained_at: Sequence[datetime], after: int) -> Unresolved | None:
-    """What the latest windows (oldest first) have been past for at least `after` retrains; None where they are not."""
+    """The unresolved run of windows if it includes at least `after` retrains, else None. Judgements: oldest first."""
     since = None
     for judgement in reversed(judgements):
         if not OF_THE_METRIC & set(judgement.decision.triggers):

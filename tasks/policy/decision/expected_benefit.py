@@ -1,8 +1,8 @@
-"""The expected cost and gain of a retrain: from what earlier retrains used, and how far a fresh model is ahead.
+"""The expected cost and gain of a retrain: from earlier retrains, and from the lead of a fresh model.
 
-The gain is the mean lead of fresh probes over the champion's on the latest windows where there are probes, else how far
-the champion's latest windows lie above what models lost when they were fresh; both per day of service until it is
-retrained. Not above the best past level: that is partly luck, so every stable model would seem to gain by a retrain.
+The gain is per day of service. With probes it is the mean lead of fresh probes over the champion's on the latest
+windows. Without, it is the champion's loss on its latest windows above that of models when they were fresh. The best
+past level is not used: it is partly luck, so every stable model would seem to gain from a retrain.
 """
 
 import math
@@ -19,17 +19,17 @@ from tasks.policy.triggers.probe import known_columns, lead_of
 from tasks.policy.triggers.series import excess_losses
 
 LATEST = 5
-"""Windows that the expected gain is the mean of."""
+"""Number of latest windows whose mean is the expected gain."""
 
 
 def expected_cost(budget: Budget, history: History, grows: bool = True) -> Amount | None:
-    """USD of the next iteration; None before the first. `grows`: it trains on all history, so rows add up."""
+    """Expected USD of the next iteration; None before the first. `grows` means training on all history."""
     rows = history.training_rows + (history.rows_since_training if grows else 0)
     return forecast_cost(budget, history.usages, rows)
 
 
 def expected_gain(case: Case, metric: str) -> Gain | None:
-    """Units of the metric that a fresh model is ahead, positive when better, with a 90 % interval; None while unknown."""
+    """Lead of a fresh model in units of the metric, positive if better, with a 90 % interval; None while unknown."""
     since = case.history.champion_since
     columns = [column for column in known_columns(case) if since is None or column.window.start >= since]
     leads = [lead for column in columns if (lead := lead_of(column)) is not None]
@@ -41,9 +41,9 @@ def expected_gain(case: Case, metric: str) -> Gain | None:
 
 
 def _mean(values: Sequence[float], level: Sequence[float]) -> Gain:
-    """Mean of the values, which were taken from the mean of those of the level: its doubt counts too.
+    """Mean of the values, with an interval that includes the uncertainty of the level they are measured from.
 
-    Welch (1947), Biometrika 34:28; with no level, Student's interval.
+    Welch (1947), Biometrika 34:28; without a level, Student's interval.
     """
     parts = [(variance(part) / len(part), len(part) - 1) for part in (values, level) if part]
     mean, squared = fmean(values), sum(error for error, _ in parts)
@@ -55,13 +55,13 @@ def _mean(values: Sequence[float], level: Sequence[float]) -> Gain:
 
 
 def expected_benefit(case: Case, metric: str, cost: Amount | None) -> NetBenefit | None:
-    """Value less cost over the budget's horizon; None where the value of the metric or the gain is not known."""
+    """Value minus cost over the budget's horizon; None if the value of the metric or the gain is not known."""
     gain = expected_gain(case, metric)
     return None if gain is None or cost is None else net_benefit(case.budget, gain, cost)
 
 
 def describe(benefit: NetBenefit, budget: Budget) -> str:
-    """Net benefit, its interval and the pay-back time in a sentence."""
+    """Describe net benefit, its interval and the payback time in a sentence."""
     value, cost, net = benefit.value, benefit.cost, benefit.net
     back = "it never pays back" if benefit.payback_days is None else f"it pays back in {benefit.payback_days:.1f} days"
     return (

@@ -1,7 +1,7 @@
-"""Whether to retrain: evidence + history + policy → Decision, with its reasons in sentences.
+"""Decide whether to retrain: evidence + history + policy → Decision, with reasons in sentences.
 
-A condition says when; quality, diagnosis, cooldown, monthly cap and budget say when not, whatever the condition says.
-The answer is a record, also when it is no: what was seen, what it was held against, and what would change it.
+A condition requests a retrain; quality, diagnosis, cooldown, monthly cap and budget can block it. A decision not to
+retrain is recorded as well, with the evidence, the limits and what would change it.
 """
 
 from collections.abc import Sequence
@@ -46,9 +46,9 @@ class RetrainingPolicy(Settings):
 
 
 def decision_id(model: str, policy: RetrainingPolicy, window: Window, empty: bool = False) -> str:
-    """The same model, policy and window are the same decision, so acting on it twice is acting once.
+    """Id of the decision on a window, the same for the same model, policy and window, so writes are idempotent.
 
-    That a window was `empty` is a decision of its own: once its rows have come, the window is judged as any other.
+    An `empty` window has an id of its own; once its rows arrive, it is judged as any other.
     """
     return digest(model, digest(policy.model_dump_json()), window.name, *(["empty"] if empty else []))
 
@@ -66,11 +66,11 @@ def decide_retraining(
     explanations: Sequence[str] = (),
     fault: str = "",
 ) -> Decision:
-    """Retrain or not, and why; `explanations` of the window's change stand last among the reasons.
+    """Decide whether to retrain, and why; `explanations` of the window's change come last among the reasons.
 
-    `fault` says what a diagnosed data fault rests on: column, number, limit and setting.
+    `fault` gives the evidence for a diagnosed data fault: column, number, limit and setting.
 
-    Pure: the same arguments give the same record; what came after `as_of` is not read.
+    Pure: the same arguments give the same record, and nothing after `as_of` is read.
     """
     history = replace(history, retrained_at=tuple(moment for moment in history.retrained_at if moment < as_of))
     budget = budget or Budget()
@@ -107,7 +107,7 @@ def decide_retraining(
 def _data_fault(
     evidence: WindowEvidence, diagnosis: DiagnosisKind, fault: str, labels: LabelReport | None
 ) -> tuple[str, str, str] | None:
-    """(what blocks, why, what would change it) when the data itself is in doubt: fix it, never learn from it."""
+    """(block, reason, what would change it) if the data cannot be trusted: it must be repaired, never learned from."""
     change = "would judge again once the data is repaired"
     quality = evidence.quality
     if quality is None:
@@ -132,7 +132,7 @@ def _data_fault(
 def _block(
     policy: RetrainingPolicy, budget: Budget, history: History, window: Window, as_of: datetime, cost_usd: float | None
 ) -> tuple[str, str, str] | None:
-    """(what blocks, why, what would change it) when the condition holds but must wait."""
+    """(block, reason, what would change it) if the condition holds but a limit blocks the retrain."""
     last = max(history.retrained_at, default=None)
     if last is not None and not is_reached(free := last + timedelta(days=policy.cooldown_days), as_of, window):
         text = f"the last retrain was on {last:%Y-%m-%d}, and the cooldown of {policy.cooldown_days:g} days is not over"
@@ -154,7 +154,7 @@ def _block(
 def _too_soon(
     policy: RetrainingPolicy, since: datetime | None, window: Window, as_of: datetime
 ) -> tuple[str, str, str] | None:
-    """The same where an earlier version shall serve again: the cooldown counts from the last change of champions."""
+    """The same for a return to an earlier version: the cooldown counts from the last change of champions."""
     if since is None or is_reached(free := since + timedelta(days=policy.cooldown_days), as_of, window):
         return None
     text = f"the champion changed on {since:%Y-%m-%d}, and the cooldown of {policy.cooldown_days:g} days is not over"

@@ -1,9 +1,9 @@
-"""What retrains have cost by the ledger, and which may spend next where models share a monthly budget.
+"""The cost of past retrains by the ledger, and the allocation of a monthly budget that several models share.
 
-Spent is what each challenger used. Promised is what was granted to a retrain that has no challenger yet; it is reserved for
-30 days, so a hard limit holds whatever happens to that run. Where the balance does not cover all requests, the affordable
-ones with the largest total benefit go first (`economics.share_budget`). A model whose ledger does not verify may have spent
-its full allowance, so that amount is held back.
+Spent is the cost of each challenger. Promised is what was granted to a retrain that has no challenger yet; it is
+reserved for 30 days, so the limit holds whatever happens to that run. If the balance does not cover all requests, the
+affordable ones with the largest total benefit are granted (`economics.share_budget`). A model whose ledger does not
+verify may have spent its full allowance, so that amount is held back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class SharedBudget(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A part of the shared budget, promised to one decision."""
+    """A part of the shared budget, reserved for one decision."""
 
     cost_usd: float
     left_usd: float
@@ -40,16 +40,16 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class BudgetBalance:
-    """The shared budget at a moment: the limit, what is spent and promised, and by whom."""
+    """The shared budget at one time: the limit, what is spent and promised, and the models."""
 
     max_usd: float
     spent_usd: float
     promised_usd: float
     models: tuple[str, ...]
     held_back_usd: float = 0.0
-    """What models may have spent whose ledgers do not verify."""
+    """Upper bound of the spending of models whose ledgers do not verify."""
     unknown: tuple[str, ...] = ()
-    """Those models."""
+    """Models whose ledgers do not verify."""
 
     @property
     def left_usd(self) -> float:
@@ -73,7 +73,7 @@ class BudgetBalance:
 
 
 def usages(entries: Sequence[LedgerEntry], apart_from: str | None = None) -> list[tuple[datetime, Usage]]:
-    """When each challenger was made and what that used; one from before usage was measured counts its rows alone."""
+    """Creation time and usage of each challenger; older ones, without measured usage, have their row count only."""
     made = (entry for entry in entries if entry.kind == "challenger.registered")
     return [(entry.at, _usage(entry.body)) for entry in made if apart_from is None or entry.decision_id != apart_from]
 
@@ -86,13 +86,13 @@ def _usage(body: str) -> Usage:
 
 
 def spent_usd(entries: Sequence[LedgerEntry], budget: Budget, as_of: datetime, apart_from: str | None = None) -> float:
-    """What the retrains of the 30 days before `as_of` cost: what each used by the budget's prices, and what is fixed."""
+    """USD spent on retrains in the 30 days before `as_of`: usage at the budget's prices, plus fixed costs."""
     recent = [usage for at, usage in usages(entries, apart_from) if as_of - MONTH < at <= as_of]
     return sum(measured_cost(budget, usage) for usage in recent)
 
 
 def promised_usd(entries: Sequence[LedgerEntry], as_of: datetime) -> float:
-    """What was granted in the 30 days before `as_of` to retrains that have made no challenger by then."""
+    """USD granted in the 30 days before `as_of` to retrains that have not registered a challenger by then."""
     made = {entry.decision_id for entry in entries if entry.kind == "challenger.registered" and entry.at <= as_of}
     granted = [entry for entry in entries if entry.kind == "budget.granted" and as_of - MONTH < entry.at <= as_of]
     return sum(from_json(Grant, entry.body).cost_usd for entry in granted if entry.decision_id not in made)
@@ -106,7 +106,7 @@ def budget_balance(
 ) -> BudgetBalance:
     """The shared budget at `as_of`, from the ledgers of the models that share it and the prices in their files.
 
-    Of a model without entries (None) its own monthly limit is held back, and all that is shared where it has none.
+    For a model without entries (None) its own monthly limit is held back, or the entire budget if it has none.
     """
     known = {model: found for model in budgets if (found := entries[model]) is not None}
     unknown = tuple(model for model in budgets if model not in known)
@@ -139,7 +139,7 @@ def request_of(
     budget: Budget,
     forecast_usd: float | None = None,
 ) -> Request:
-    """What one decision asks for; what it brings is known where a judgement with a value made it."""
+    """The request of one decision; its benefit is known if a judgement with an expected value made it."""
     judged = [entry for entry in entries if entry.kind == "window.judged" and entry.decision_id == decision_id]
     decision = _judgement(judged[-1].body).decision if judged else None
     forecast = decision.expected_cost_usd if decision and forecast_usd is None else forecast_usd
@@ -154,7 +154,7 @@ def _judgement(body: str) -> Judgement:
 
 
 def decide_share(own: Request, others: Sequence[Request], balance: BudgetBalance) -> str | None:
-    """Why the shared budget refuses a retrain, else None; of no known benefit it takes what the others leave."""
+    """Why the shared budget refuses a retrain, else None. One without a known benefit gets what the others leave."""
     asking = [own, *others]
     if sum(request.cost_usd for request in asking) <= balance.left_usd:
         return None

@@ -1,7 +1,7 @@
-"""What an iteration costs, what an improvement is worth, and whether it pays.
+"""The cost of an iteration, the value of an improvement, and whether a retrain pays.
 
 Costs are forecast from earlier iterations and measured afterwards. Values are money per unit of the primary metric and
-day. A monthly limit is hard: it refuses whatever the expected value. After a promotion the outcome is compared with its
+day. A monthly limit is hard: it applies whatever the expected value. After a promotion the outcome is compared with its
 forecast.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy  # its parts load on first use, so that reading a model's file does not wait for them
+import scipy  # its submodules load on first use, so that reading a model's file does not wait for them
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.records.evidence import Usage
@@ -18,7 +18,7 @@ from tasks.policy.statistics.intervals import Gain
 
 HOUR_S = 3600
 FIT_FROM = 3
-"""Iterations from which cost is fitted on rows; fewer scale it."""
+"""Number of iterations from which cost is fitted on rows; with fewer the latest cost is scaled by rows."""
 
 
 class Budget(BaseModel):
@@ -50,7 +50,7 @@ class Budget(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Money with the bounds it is expected to keep to at 90 %."""
+    """An amount of money in USD with its 90 % bounds."""
 
     usd: float
     low: float
@@ -59,7 +59,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class NetBenefit:
-    """Value less cost over a horizon; `payback_days` is None when it never pays."""
+    """Value minus cost over a horizon; `payback_days` is None if it never pays back."""
 
     value: Amount
     cost: Amount
@@ -69,7 +69,7 @@ class NetBenefit:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A promotion looked back on: what it brought so far against what was forecast for as many days."""
+    """The result of a promotion: its realised value so far compared with the forecast for the same number of days."""
 
     days: float
     realised_usd: Amount
@@ -80,7 +80,7 @@ class Outcome:
 
 
 def measured_cost(budget: Budget, usage: Usage) -> float:
-    """USD of one iteration: machine time, memory, predictions, oversight and what is fixed."""
+    """USD of one iteration: machine time, memory, predictions, oversight and fixed cost."""
     hours = usage.wall_s / HOUR_S
     machine = hours * budget.compute_usd_per_hour + usage.cpu_s / HOUR_S * budget.cpu_usd_per_hour
     memory = hours * usage.peak_memory_mb / 1000 * budget.memory_usd_per_gb_hour
@@ -92,10 +92,10 @@ def _fixed(budget: Budget) -> float:
 
 
 def forecast_cost(budget: Budget, past: Sequence[Usage], rows: int) -> Amount | None:
-    """USD that an iteration on `rows` will cost, from earlier ones; None before the first.
+    """Forecast USD of an iteration on `rows` rows from earlier ones; None before the first.
 
-    From three iterations on different row counts: least squares on rows, with Student's prediction interval
-    (Draper & Smith 1998, 1.4). Before that the last one is scaled by rows, to half and to twice of it.
+    From three iterations with different row counts on: least squares on rows, with Student's prediction interval
+    (Draper & Smith 1998, 1.4). Before that the latest cost is scaled by rows, with bounds of half and twice that.
     """
     if not past:
         return None
@@ -117,9 +117,10 @@ def forecast_cost(budget: Budget, past: Sequence[Usage], rows: int) -> Amount | 
 def net_benefit(
     budget: Budget, gain: Gain, cost: Amount, days: float | None = None, other_usd: float = 0.0
 ) -> NetBenefit | None:
-    """Value of a gain, in units of the metric and positive when better, less its cost; None where no value is known.
+    """Value minus cost of a gain (in units of the metric, positive if better); None if no value per unit is set.
 
-    `other_usd` is what else it brings once: customers kept, a penalty avoided. Bounds join as independent ones.
+    `other_usd` is a one-time benefit, such as customers retained or a penalty avoided. Bounds of value and cost are
+    combined as independent.
     """
     if budget.value_usd_per_metric_unit_per_day is None:
         return None
@@ -134,12 +135,12 @@ def net_benefit(
 
 
 def expected_cost_usd(budget: Budget, forecast_usd: float | None) -> float:
-    """The forecast, or what is fixed where there is none."""
+    """The forecast, or the fixed cost if there is none."""
     return _fixed(budget) if forecast_usd is None else forecast_usd
 
 
 def over_budget(budget: Budget, spent_usd_this_month: float, cost_usd: float | None) -> str | None:
-    """Why the monthly limit refuses a retrain, else None. An unknown cost counts as its fixed part."""
+    """Why the monthly limit refuses a retrain, else None. An unknown cost counts as the fixed cost."""
     if budget.max_usd_per_month is None:
         return None
     expected = expected_cost_usd(budget, cost_usd)
@@ -154,9 +155,10 @@ def over_budget(budget: Budget, spent_usd_this_month: float, cost_usd: float | N
 def score_outcome(
     budget: Budget, forecast: NetBenefit | None, gains: Sequence[tuple[Gain, float]], cost_usd: float
 ) -> Outcome:
-    """Did it pay? `gains` are the metric's realised gains over the replaced champion, each with its days of service.
+    """Compare a promotion's realised value with its cost. `gains` are over the replaced champion, each with days.
 
-    Days weigh; the windows' bounds join as independent ones. `paid` needs the whole interval above the cost.
+    Gains are weighted by days of service; the bounds of windows are combined as independent. `paid` requires the entire
+    interval to be above the cost.
     """
     price = budget.value_usd_per_metric_unit_per_day or 0.0
     days = sum(served for _, served in gains)
@@ -174,7 +176,7 @@ def score_outcome(
 
 
 def score_gains(gains: Sequence[tuple[Gain, float]], metric: str) -> Outcome:
-    """The same where no value of the metric is known: whether the model was better, in units of the metric."""
+    """The same without a value per unit: whether the model was better, in units of the metric."""
     days = sum(served for _, served in gains)
     mean = sum(gain.gain * served for gain, served in gains) / days
     down = math.hypot(*((gain.gain - gain.low) * served for gain, served in gains)) / days
@@ -199,10 +201,10 @@ class Request:
 
 
 def share_budget(requests: Sequence[Request], budget_usd: float) -> dict[str, str | None]:
-    """Which requests a shared budget grants (None) and why it refuses the others.
+    """Requests that a shared budget grants (None), and why it refuses the others.
 
-    The affordable set of the largest net benefit, exactly: a 0/1 knapsack by integer programming, not the greedy order.
-    Requests of unknown benefit take what that leaves, in their order.
+    It grants the affordable set with the largest net benefit, exactly: a 0/1 knapsack by integer programming, not the
+    greedy order. Requests with unknown benefit are granted from the rest, in their order.
     """
     answers: dict[str, str | None] = {
         request.model: f"the expected net benefit is {request.net_usd:,.2f} USD, it would not pay"
@@ -235,6 +237,6 @@ def _best_set(worthwhile: Sequence[Request], budget_usd: float) -> list[Request]
         constraints=scipy.optimize.LinearConstraint([request.cost_usd for request in worthwhile], ub=budget_usd),
         integrality=1,
         bounds=scipy.optimize.Bounds(0, 1),
-        options={"mip_rel_gap": 0.0},  # else it stops within 1e-4 of the best
+        options={"mip_rel_gap": 0.0},  # the default stops within 1e-4 of the optimum
     ).x
     return [request for request, share in zip(worthwhile, chosen, strict=True) if round(share)]

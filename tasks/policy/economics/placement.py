@@ -1,7 +1,7 @@
-"""Decide where a run goes, dedicated hosts or a serverless pool, from its forecast size, its data and its deadline.
+"""Decide where a run is placed, dedicated hosts or a serverless pool, from its size, its data and its deadline.
 
-The preferred place is taken unless something rules it out, then the other one. If both are ruled out, the run stays on the
-dedicated hosts: late is better than sensitive data that leaves them.
+The preferred place is used unless something rules it out, then the other one. If both are ruled out, the run stays on
+the dedicated hosts: a late run is better than sensitive data that leaves them.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from tasks.policy.records.evidence import History, Placement, WindowEvidence
 PlaceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
 DEDICATED = "dedicated"
 PLACE_SETTING = "PERENNIAL_TRAINING_PLACE"
-"""The environment variable that tells a run its place; unset on dedicated hosts."""
+"""The environment variable with a run's place; unset on dedicated hosts."""
 TRAINING_LIMITS = "perennial-training-"
-"""How the names of the concurrency limits begin that count the trainings of a place."""
+"""Prefix of the concurrency limits on trainings per place."""
 
 
 class Place(BaseModel):
@@ -50,19 +50,19 @@ class PlacementPolicy(BaseModel):
 
 
 def training_limit(place: str) -> str:
-    """Name of the concurrency limit that counts a place's trainings."""
+    """Name of the concurrency limit on a place's trainings."""
     return f"{TRAINING_LIMITS}{place}"
 
 
 def forecast_rows(history: History, evidence: WindowEvidence, window_days: float | None) -> int:
-    """Rows a retrain will read: the training window at the present rate, or all that were there and have come since."""
+    """Rows that a retrain will read: those of the training window at the current rate, or all rows so far."""
     if window_days is not None:
         return round(evidence.rows / evidence.window.days * window_days)
     return history.training_rows + history.rows_since_training + evidence.rows
 
 
 def decide_placement(policy: PlacementPolicy, rows: int, personal: tuple[str, ...] = ()) -> Placement:
-    """Where a retrain on `rows` rows runs; `personal` are the columns that identify people."""
+    """Decide where a retrain on `rows` rows runs; `personal` are the columns that identify people."""
     if policy.serverless is None:
         return _placed(policy.dedicated, "dedicated", rows, ("every run of this model stays on dedicated hosts",))
     against = {

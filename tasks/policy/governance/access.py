@@ -1,8 +1,8 @@
 """Decide who may trigger, approve and override, by the roles in a model's file.
 
-A name that the server recorded counts; a typed name is a claim and never overrides a recorded one. A self-hosted Prefect
-records automations and schedules, not people. There the log-in protects the server, and the ledger stores the claimed name.
-Four eyes: nobody approves what was requested in the same name.
+The name that the server recorded counts; a typed name is a claim and never overrides it. A self-hosted Prefect records
+automations and schedules, not people. There the login protects the server, and the ledger stores the claimed name.
+Four eyes: no one may approve a request made under their own name.
 """
 
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ class AccessPolicy(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who started a run. `recorded` says that the server wrote it down; else it is what somebody typed."""
+    """The initiator of a run. `recorded` means that the server stored the name; otherwise it was typed."""
 
     kind: Literal["automation", "schedule", "person", "unnamed"]
     name: str
@@ -56,7 +56,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequest:
-    """What a person is asked, when, and until when; `run_id` is the run that waits for the answer."""
+    """A request for approval: the version, the times, and `run_id`, the run that waits for the answer."""
 
     version: str
     requesters: tuple[str, ...]
@@ -64,12 +64,12 @@ class ApprovalRequest:
     expires_at: datetime
     run_id: str | None
     anonymous: bool = False
-    """Whether a person who gave no name started it, so that nobody can be told apart from whoever approves."""
+    """Whether a person without a name started it, so that the approver may be the same person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """What became of the question whether a validated challenger may serve."""
+    """The outcome of an approval request for a validated challenger."""
 
     version: str
     verdict: Literal["approved", "rejected", "expired", "waiting", "not_needed"]
@@ -95,7 +95,7 @@ LONGEST_OVERRIDE = timedelta(days=30)
 
 
 def principal_of(recorded_kind: str | None, recorded_name: str | None, claimed: str | None) -> Principal:
-    """Who started a run, from what the server recorded of it (None where it recorded nothing) and what was typed."""
+    """The initiator of a run, from what the server recorded (None if nothing) and the typed name."""
     name = (recorded_name or "").strip()
     match (recorded_kind or "").lower():
         case "":
@@ -110,7 +110,7 @@ def principal_of(recorded_kind: str | None, recorded_name: str | None, claimed: 
 
 
 def why_not_trigger(policy: AccessPolicy, principal: Principal, claimed: str | None) -> str | None:
-    """Why this principal may not start a run that changes who serves; None where it may."""
+    """Why this principal may not start a run that changes the champion; None if it may."""
     if (
         principal.recorded
         and principal.kind == "person"
@@ -128,7 +128,7 @@ def why_not_trigger(policy: AccessPolicy, principal: Principal, claimed: str | N
 def why_not_approve(
     policy: AccessPolicy, approver: str, requesters: Iterable[str], anonymous: bool = False, risk: str = "low"
 ) -> str | None:
-    """Why this person may not approve what these asked for; None where they may. `anonymous`: a person without a name did."""
+    """Why `approver` may not approve this request, else None. `anonymous`: a person without a name started it."""
     if is_unnamed(approver):
         return f"{approver or 'nobody'} is no person's name, expected who approves"
     if look_alike(approver, set(requesters) - UNNAMED):
@@ -144,7 +144,7 @@ def why_not_approve(
 
 
 def why_not_override(policy: AccessPolicy, override: Override, principal: Principal, now: datetime) -> str | None:
-    """Why this override does not count; None where it does."""
+    """Why this override is not valid; None if it is."""
     if plain(override.by) not in {plain(name) for name in policy.override}:
         return f"{override.by} may not override; access.override has {', '.join(policy.override) or 'nobody'}"
     if principal.kind == "person" and plain(principal.name) != plain(override.by):

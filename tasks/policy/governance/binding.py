@@ -1,7 +1,7 @@
-"""Bind a model's ledger to the file that it was begun with, and to what that file said of risk and access.
+"""Bind a model's ledger to its first file, and to that file's settings for risk and access.
 
-Otherwise a second file with the same name and a lower risk could promote what the first requires approval for. A change of
-path, risk, access or approval counts once somebody with the right to do so takes responsibility for it.
+Otherwise a second file with the same name and a lower risk could promote what the first requires approval for. A change
+of path, risk, access or approval takes effect once an authorised person accepts it.
 """
 
 from collections.abc import Iterable
@@ -16,24 +16,24 @@ BOUND = "model.bound"
 
 @dataclass(frozen=True, slots=True)
 class FileBinding:
-    """`file` is a bare name where it lies in a models' folder, whichever host looks, else an absolute path."""
+    """`file` is a bare name if the file is in a models' folder, independent of the host, else an absolute path."""
 
     file: str
     risk: str
     digest: str
-    """Of what the file says of risk, access and promotion."""
+    """Digest of the file's settings for risk, access and promotion."""
     answerable: tuple[str, ...] = ()
-    """Who may answer for a change: access.override, else access.approve; any named person when empty."""
+    """People who may accept a change: access.override, else access.approve; any named person if empty."""
 
 
 def bound_to(entries: Iterable[LedgerEntry]) -> FileBinding | None:
-    """The binding that holds now; None in a ledger that was begun before bindings were recorded."""
+    """The current binding; None in a ledger from before bindings were recorded."""
     bodies = [entry.body for entry in entries if entry.kind == BOUND]
     return from_json(FileBinding, bodies[-1]) if bodies else None
 
 
 def why_not_bound(bound: FileBinding | None, found: FileBinding | None) -> str | None:
-    """Why a file may not be used for this model; None where it is the one that the ledger was begun with."""
+    """Why a file may not be used for this model; None if it matches the ledger's binding."""
     if bound is None or found is None or (bound.file, bound.digest) == (found.file, found.digest):
         return None
     if bound.file != found.file:
@@ -51,7 +51,7 @@ def why_not_bound(bound: FileBinding | None, found: FileBinding | None) -> str |
 
 
 def why_not_accept(bound: FileBinding, by: str) -> str | None:
-    """Why this person may not answer for a change; None where they may."""
+    """Why this person may not accept a change; None if they may."""
     if is_unnamed(by):
         return f"{by or 'nobody'} is no person's name, expected who answers for the change"
     if bound.answerable and plain(by) not in {plain(name) for name in bound.answerable}:

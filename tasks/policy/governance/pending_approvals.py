@@ -1,7 +1,7 @@
-"""Challengers that passed and await approval, by the ledger, and whether the time for it has expired.
+"""Challengers that passed and await approval, by the ledger, and whether the request has expired.
 
-No answer is a no, which the next run of `promote` records. A cancelled run leaves that open, so it is shown as action
-required.
+No answer counts as a no, which the next run of `promote` records. After a cancelled run it stays open and is shown as
+action required.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tasks.policy.records.evidence import LedgerEntry, ValidationReport
 
 @dataclass(frozen=True, slots=True)
 class PendingApproval:
-    """A challenger that passed and waits for a person; `expired_at` is when the time for an answer ran out, if it has."""
+    """A challenger that passed and awaits approval; `expired_at` is the end of the approval period, if it is over."""
 
     version: str
     decision_id: str
@@ -24,7 +24,7 @@ class PendingApproval:
     expired_at: datetime | None = None
 
     def sentence(self, model: str) -> str:
-        """What a person is to know and to do."""
+        """The state of the approval and the action required, in a sentence."""
         if self.expired_at is None:
             return f"version {self.version} passed and waits for approval: {self.reason}"
         return (
@@ -34,9 +34,9 @@ class PendingApproval:
 
 
 def pending_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[PendingApproval, ...]:
-    """The latest challenger that passed, unless something was said about its decision since, or a later one came.
+    """The latest challenger that passed, unless its decision has been answered since or a later challenger exists.
 
-    `now` is wall time, which people's answers are measured by.
+    `now` is wall-clock time, by which approvals expire.
     """
     verdicts = [entry for entry in entries if entry.kind in ("challenger.validated", "challenger.refused")]
     if not verdicts or verdicts[-1].kind != "challenger.validated":

@@ -1,8 +1,8 @@
-"""When two names mean one person, and when they only look alike.
+"""Compare names of people: when two names mean one person, and when they only look alike.
 
-A right is given to the exact name: Unicode NFKC, case, blanks and characters without width are set aside, nothing else.
-Four eyes ask the other question: names that a reader could take for one another count as one person, by the look-alikes
-of Unicode Technical Standard 39 (`confusable_homoglyphs`), without accents and punctuation.
+Rights require the exact name, up to Unicode NFKC, case, white space and zero-width characters. The four-eyes rule is
+stricter: names that a reader could confuse count as one person, by the look-alikes of Unicode Technical Standard 39
+(`confusable_homoglyphs`), without accents and punctuation.
 """
 
 import unicodedata
@@ -13,11 +13,11 @@ from confusable_homoglyphs.confusables import confusables_data
 
 AUTOMATION, SCHEDULE, ANYONE = "automation", "schedule", "anyone"
 UNNAMED = frozenset({"", "unnamed", "perennial", "replay", AUTOMATION, SCHEDULE, ANYONE})
-"""Placeholder names, rejected where a person has to answer because they identify no one."""
+"""Placeholder names, rejected where a person is required because they identify no one."""
 
 
 def plain(name: str) -> str:
-    """The name as names are compared.
+    """The name in the form used for comparison.
 
     >>> plain("  \\uff21da\\u200b  Lovelace ")
     'ada lovelace'
@@ -33,7 +33,7 @@ def is_unnamed(name: str) -> bool:
 
 
 def look_alike(name: str, others: Iterable[str]) -> bool:
-    """Whether a reader could take this name for one of the others.
+    """Whether a reader could confuse this name with one of the others.
 
     >>> look_alike("\\u0410da", ["Ada"])  # with a Cyrillic А
     True
@@ -43,7 +43,7 @@ def look_alike(name: str, others: Iterable[str]) -> bool:
 
 
 def _skeletons(name: str) -> set[str]:
-    """What is left of a name once look-alike letters are the same letter; as written and in lower case, as I looks like l."""
+    """Forms of a name with look-alike letters unified, as written and in lower case, because I looks like l."""
     written = unicodedata.normalize("NFKC", name)
     return {_skeleton(form) for form in (written, written.casefold(), plain(name))} - {""}
 
@@ -56,7 +56,7 @@ def _skeleton(text: str) -> str:
 
 @cache
 def _prototype(letter: str) -> str:
-    """One letter for all that look alike, also by way of a third."""
+    """The representative of all letters that look alike, directly or through another letter."""
     alike, unseen = {letter}, [letter]
     while unseen:
         listed = (entry["c"].strip("\u200e") for entry in confusables_data.get(unseen.pop(), ()))

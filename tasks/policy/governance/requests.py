@@ -1,8 +1,8 @@
 """Check that the ledger holds the decision that a run claims to carry out: an event is a request, never a proof.
 
-Anyone who can reach the server can emit an event. So a run started by an event does only what the ledger says was decided,
-as of the time of that decision. A run started by a person needs no decision, but on live data it may not take effect before
-the last change of champion, which it would rewrite.
+Anyone with access to the server can emit an event. A run started by an event therefore does only what the ledger has as
+decided, as of the time of that decision. A run started by a person needs no decision, but on live data it may not take
+effect before the last change of champion, which it would rewrite.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ MOVES = ("champion.promoted", "champion.rolled_back")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was decided, as the ledger holds it."""
+    """A decision as recorded in the ledger."""
 
     at: datetime
     reasons: tuple[str, ...]
@@ -29,7 +29,7 @@ class Request:
 def decided(
     entries: Iterable[LedgerEntry], action: Action, decision_id: str | None, version: str | None = None
 ) -> Request | None:
-    """The decision with this id to do this, about this version where one is named; None where the ledger holds none."""
+    """The recorded decision with this id for this action, and this version if given; None if there is none."""
     for entry in entries:
         if decision_id is None or entry.decision_id != decision_id:
             continue
@@ -47,7 +47,7 @@ def decided(
 
 
 def why_not_requested(action: Action, request: Request | None, by_event: bool, as_of: datetime) -> str | None:
-    """Why an event's request is not carried out; None where the ledger holds it, or where no event asked."""
+    """Why an event's request is rejected; None if the ledger holds the decision, or no event made the request."""
     if not by_event:
         return None
     if request is None:
@@ -64,7 +64,7 @@ def why_not_requested(action: Action, request: Request | None, by_event: bool, a
 
 
 def why_too_early(entries: Iterable[LedgerEntry], action: str, as_of: datetime) -> str | None:
-    """Why this cannot take effect at this time: it would come before one of these facts, on which it builds."""
+    """Why the action cannot take effect at this time, before one of the entries that it builds on; None if it can."""
     latest = max(entries, key=lambda entry: entry.at, default=None)
     if latest is None or as_of >= latest.at:
         return None

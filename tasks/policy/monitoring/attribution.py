@@ -1,11 +1,11 @@
-"""Which features' drift moved the predictions, and which the loss: SHAP values of the window against those of training.
+"""Attribute changes of the mean prediction and of the mean loss to features, with SHAP values of window and training.
 
-A row's prediction is a constant plus one contribution a feature (Lundberg et al. 2020, Nature Machine Intelligence
-2:56), so the mean prediction moved by exactly the sum of the moves of the mean contributions. Predictions are on the
-margin: log-odds for classes, the label's unit for regression.
-The loss: how a feature contributes now and as it did in training differ in how often each decile of its contribution
-occurs; Σ (share now - share then) · mean loss now of the decile is what the mean loss would fall by, were the feature
-spread as in training and nothing else changed (Blinder 1973; Oaxaca 1973: the composition part).
+A row's prediction is a constant plus one contribution per feature (Lundberg et al. 2020, Nature Machine Intelligence
+2:56), so the change of the mean prediction is exactly the sum of the changes of the mean contributions. Predictions are
+on the margin: log-odds for classes, the label's unit for regression.
+Loss: the deciles of a feature's contribution have other shares now than in training. Σ (share now - share then) · mean
+loss now of the decile is the amount by which the mean loss would fall if the feature were distributed as in training
+and nothing else changed (Blinder 1973; Oaxaca 1973: the composition part).
 """
 
 import math
@@ -22,7 +22,7 @@ DECILES = 10
 
 @dataclass(frozen=True, slots=True)
 class FeatureAttribution:
-    """One feature's contributions in training: mean, standard deviation, inner edges of the deciles, shares in them."""
+    """One feature's contributions in training: mean, standard deviation, inner decile edges, decile shares."""
 
     feature: str
     mean: float
@@ -33,7 +33,7 @@ class FeatureAttribution:
 
 @dataclass(frozen=True, slots=True)
 class AttributionProfile:
-    """Frozen when a version is registered, from a bounded sample of `rows` training rows."""
+    """Contributions of a version, frozen at registration from a bounded sample of `rows` training rows."""
 
     rows: int
     features: tuple[FeatureAttribution, ...]
@@ -41,7 +41,7 @@ class AttributionProfile:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How far a mean moved since training because of one feature, and the standard error of that."""
+    """Change of a mean since training due to one feature, and its standard error."""
 
     feature: str
     moved: float
@@ -49,7 +49,7 @@ class Shift:
 
 
 def freeze(names: Sequence[str], contributions: ArrayLike) -> AttributionProfile:
-    """The profile of contributions (n, features); names in the order of the columns."""
+    """Profile of contributions (n, features); names in the order of the columns."""
     table = np.asarray(contributions, float)
     features = []
     for name, column in zip(names, table.T, strict=True):
@@ -63,7 +63,7 @@ def freeze(names: Sequence[str], contributions: ArrayLike) -> AttributionProfile
 
 
 def prediction_shifts(profile: AttributionProfile, contributions: ArrayLike) -> tuple[Shift, ...]:
-    """How far each feature moved the mean prediction, largest first; they add up to how far it moved in all."""
+    """Change of the mean prediction due to each feature, largest first; the sum is the total change."""
     table = np.asarray(contributions, float)
     shifts = []
     for frozen, column in zip(profile.features, table.T, strict=True):
@@ -73,7 +73,7 @@ def prediction_shifts(profile: AttributionProfile, contributions: ArrayLike) -> 
 
 
 def loss_shifts(profile: AttributionProfile, contributions: ArrayLike, losses: ArrayLike) -> tuple[Shift, ...]:
-    """How far each feature's spread moved the mean loss of these rows since training, worst first."""
+    """Change of these rows' mean loss since training due to each feature's distribution, worst first."""
     table, rows = np.asarray(contributions, float), np.asarray(losses, float)
     shifts = []
     for frozen, column in zip(profile.features, table.T, strict=True):
@@ -82,7 +82,7 @@ def loss_shifts(profile: AttributionProfile, contributions: ArrayLike, losses: A
         counts = np.bincount(bins, minlength=len(edges) + 1)
         level = np.bincount(bins, weights=rows, minlength=len(edges) + 1) / np.maximum(counts, 1)
         change = np.where(counts > 0, counts / len(column) - np.asarray(frozen.shares), 0.0)
-        # without its own mean the level would count rows that no decile holds now
+        # centred on the mean loss: else deciles that hold no rows now would bias the sum
         moved = float((change * (level - rows.mean())).sum())
         variance = float((change**2 * rows.var() / np.maximum(counts, 1)).sum())
         shifts.append(Shift(frozen.feature, moved, math.sqrt(variance)))
@@ -95,14 +95,14 @@ def _shares(column: Floats, edges: Floats) -> list[float]:
 
 
 def explain_predictions(shifts: Sequence[Shift], drifted: Sequence[str], unit: str) -> str | None:
-    """Which drifted features moved the mean prediction, in a sentence; None where none did beyond chance."""
+    """A sentence on the drifted features that moved the mean prediction; None if none did beyond chance."""
     parts = _sure(shifts, drifted)
     total = sum(shift.moved for shift in shifts)
     return f"the mean prediction moved by {total:+.3g} {unit} since training, by SHAP values {parts}" if parts else None
 
 
 def explain_loss(shifts: Sequence[Shift], drifted: Sequence[str], name: str) -> str | None:
-    """Which drifted features moved the mean loss, each by itself, in a sentence; None where none did beyond chance."""
+    """A sentence on the drifted features that moved the mean loss, each on its own; None if none did beyond chance."""
     parts = _sure(shifts, drifted)
     return f"drift of single features moved the {name}, by SHAP values: {parts}" if parts else None
 

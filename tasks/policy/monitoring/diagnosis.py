@@ -1,10 +1,10 @@
-"""What kind of change a window shows, and so what to do: repair the feed, leave the model alone, or retrain.
+"""Decide which kind of change a window shows, and thus the remedy: repair the feed, leave the model alone, or retrain.
 
 | kind | what the evidence looks like | what helps |
 |---|---|---|
-| upstream_data_fault | failed quality, labels in doubt, a feature moved as only broken feeds do | repair the feed |
+| upstream_data_fault | failed quality or labels, or a shift that is typical of a broken feed | repair the feed |
 | harmless_covariate_shift | inputs moved, performance did not | nothing |
-| harmful_covariate_shift | inputs moved, and the estimate from inputs alone sees the loss | retrain on the new inputs |
+| harmful_covariate_shift | inputs moved, and the estimate from inputs shows the loss | retrain on the new inputs |
 | concept_drift | performance fell below what the inputs explain | retrain on recent labels |
 | none | neither inputs nor performance moved | nothing |
 | insufficient_evidence | too few rows, or neither labels nor an estimate | wait |
@@ -36,7 +36,7 @@ from tasks.policy.records.reports import (
 
 
 class ColumnRule(Protocol):
-    """What `quality.columns` of the model's file allows of one column (`deployments.config.monitoring.ColumnQuality`)."""
+    """Exceptions for one column in `quality.columns` (`deployments.config.monitoring.ColumnQuality`)."""
 
     @property
     def max_null_share(self) -> float | None: ...
@@ -70,17 +70,17 @@ class DiagnosisLimits(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The kind of change, why, and the features that explain it, worst first."""
+    """The kind of change, the reasons, and the features that explain it, worst first."""
 
     kind: DiagnosisKind
     reasons: tuple[str, ...]
     features: tuple[str, ...] = ()
     estimate: MetricValue | None = None
-    """The primary metric expected from the inputs alone, where it could be estimated."""
+    """Estimate of the primary metric from the inputs alone, if there is one."""
     estimate_error: EstimateError | None = None
-    """How wrong such estimates were before."""
+    """Error of earlier estimates."""
     explanations: tuple[str, ...] = ()
-    """Which features' drift moved the predictions and the loss, in sentences."""
+    """Sentences on the features whose drift moved the predictions and the loss."""
 
 
 def decide_diagnosis(
@@ -94,13 +94,12 @@ def decide_diagnosis(
     allowed: Mapping[str, ColumnRule] | None = None,
     labels: LabelReport | None = None,
 ) -> Diagnosis:
-    """The kind of change. `estimate` is the primary metric expected from the inputs alone (`estimation.py`).
+    """Decide the kind of change.
 
-    `allowed` is `quality.columns` of the model's file: what it accepts is no fault.
-    Its interval is what it is judged by; `estimate_error` is reported beside it. `labels` is the verdict on the labels of the
-    latest window that has one.
-
-    `importances` are shares of what the model relies on; without them those in the drift report, else all alike.
+    `estimate` is the primary metric expected from the inputs alone (`estimation.py`). It is judged by its interval;
+    `estimate_error` is only reported. `allowed` is `quality.columns` of the model's file: what it accepts is not a
+    fault. `labels` is the label report of the latest window that has one. `importances` are each feature's share in the
+    model's predictions; without them those of the drift report are used, else all features weigh the same.
     """
     limits = limits or DiagnosisLimits()
     if quality is not None and quality.verdict == "fail":
@@ -138,7 +137,7 @@ def decide_diagnosis(
 
 
 def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -> list[FeatureDrift]:
-    """Drifted features, those first whose drift weighs most on what the model relies on; unused ones are left out."""
+    """Drifted features that the model uses, sorted by importance times effect over limit."""
     if drift is None or not drift.says_something:
         return []
     own = {feature.feature: feature.importance for feature in drift.features if feature.importance is not None}
@@ -152,7 +151,7 @@ def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -
 
 
 def _stands_out(drift: DriftReport | None, limits: DiagnosisLimits) -> str | None:
-    """The feature whose mean moved far further than any other's: a season moves several, a unit one."""
+    """The feature whose mean moved much further than any other's: seasons move several features, a unit change one."""
     known = [] if drift is None else [one for one in drift.features if one.mean_shift_sigma is not None]
     ordered = sorted(known, key=lambda feature: -abs(feature.mean_shift_sigma or 0.0))
     if len(ordered) < 2:
@@ -164,9 +163,9 @@ def _stands_out(drift: DriftReport | None, limits: DiagnosisLimits) -> str | Non
 def _fault(
     feature: FeatureDrift, limits: DiagnosisLimits, rule: ColumnRule | None, alone: bool, leads: bool
 ) -> list[str]:
-    """How this feature moved as only broken feeds do, in sentences; `alone` where others stood still.
+    """Sentences on shifts of this feature that are typical of a broken feed; `alone` if few features moved.
 
-    Each names the limit and the setting that moves it. What the model's file allows of the column is no fault.
+    Each names the limit and the setting that changes it. What the model's file allows of the column is not a fault.
     """
     found, own = [], f"quality.columns.{feature.feature}"
     rise = feature.null_share - feature.reference_null_share
@@ -194,7 +193,7 @@ def _fault(
 
 
 def _fallen(performance: PerformanceReport | None, limits: DiagnosisLimits) -> tuple[bool, str] | None:
-    """(whether performance is significantly below its best past level, a sentence); None while that is not known."""
+    """(whether performance is significantly below its best past level, a sentence); None if not known."""
     value = performance.metric(performance.primary) if performance and performance.maturity != "open" else None
     if performance is None or value is None or performance.baseline is None or performance.shift_p_value is None:
         return None
@@ -207,7 +206,7 @@ def _fallen(performance: PerformanceReport | None, limits: DiagnosisLimits) -> t
 
 
 def _blindness(performance: PerformanceReport, worse: bool) -> str:
-    """How much worse it would have had to be to show."""
+    """A clause on the smallest worsening that the window would have shown."""
     if worse or performance.smallest_shift is None:
         return ""
     return f"; this window would show a worsening from {performance.smallest_shift:.2g} on"
@@ -220,7 +219,7 @@ def _explain_fall(
     reasons: tuple[str, ...],
     limits: DiagnosisLimits,
 ) -> Diagnosis:
-    """Inputs moved and performance fell: harmful shift where the estimate from inputs sees the fall, else concept."""
+    """Diagnose a fall with moved inputs: harmful shift if the estimate from inputs explains it, else concept drift."""
     value = performance.metric(performance.primary) if performance else None
     if performance is None or value is None or estimate is None or estimate.name != value.name:
         unknown = "how much of it the inputs explain is not known, as there is no estimate to compare with"
@@ -244,10 +243,10 @@ def _without_labels(
     limits: DiagnosisLimits,
     estimate_error: EstimateError | None,
 ) -> Diagnosis:
-    """Before labels: what the estimate says of moved inputs; a moved concept cannot be seen yet.
+    """Diagnose without labels: moved inputs are judged by the estimate; concept drift is not visible yet.
 
-    The estimate is judged as a realised value would be: it learned on windows that vary as all do, the level is the best
-    of them.
+    The estimate is tested like a realised value, with the noise of windows and against the best past level, since it is
+    learned from windows with the same noise.
     """
     if drift is None or not drift.says_something:
         return Diagnosis("insufficient_evidence", (inputs, "performance is not known yet"))

@@ -1,13 +1,12 @@
-"""Which features have moved from the reference, how far, and whether that is more than chance.
+"""Drift of each feature from the reference: how large it is, and whether it exceeds chance.
 
-The effect size decides and the corrected p-value confirms: on large windows everything is significant, on small ones
-large effects are chance. Each feature is looked at from four sides, each a way to drift by itself: its values (an
-unseen category is a bin of its own), and the shares of nulls, of infinite and of unreadable values, these three by
-their population stability index. The p-values of all sides of all features are corrected together: Benjamini and
-Hochberg (1995).
+The effect size decides and the corrected p-value confirms: in large windows everything is significant, in small ones
+large effects occur by chance. Each feature can drift in four ways: its values (with a bin for unseen categories), and
+the shares of nulls, of infinite and of unreadable values, these three by their population stability index. The p-values
+of all four of all features are corrected together: Benjamini and Hochberg (1995).
 
-A feature that shows nothing in a window too small to show the limit is `insufficient`, not stable; so is the window where
-such features could make up its limit. An effect that shows all the same counts.
+A feature without a visible effect in a window too small to show an effect at the limit is `insufficient`, not stable.
+So is a window in which such features could bring the share to its limit. An effect that is visible nevertheless counts.
 """
 
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
 
 
 class Limits(Protocol):
-    """What `deployments.config.monitoring.Drift` offers: from where on a feature, and a window, counts as drifted."""
+    """Limits from which a feature, and a window, counts as drifted (`deployments.config.monitoring.Drift`)."""
 
     @property
     def method(self) -> Method: ...
@@ -48,7 +47,7 @@ class Limits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One way in which a feature may have drifted; not judged where there are too few values."""
+    """One way in which a feature may have drifted; not judged if it has too few values."""
 
     method: str
     effect: float
@@ -63,15 +62,15 @@ def measure(
     limits: Limits,
     importances: Mapping[str, float] | None = None,
 ) -> DriftReport:
-    """Drift of every feature of the reference, worst first.
+    """Measure drift of every feature of the reference, worst first.
 
-    With `importances` (shares of what the model relies on) the window's drifted share weighs each feature by its own.
-    A feature the window lacks has drifted. Fewer than `min_rows` rows on either side: insufficient, never drifted.
-    A window with enough rows for large effects only is insufficient unless those it shows make it drifted.
+    With `importances` (shares in the model's predictions) the drifted share weights each feature by its own. A feature
+    that the window lacks has drifted. With fewer than `min_rows` rows on either side the verdict is insufficient. A
+    window that is large enough for large effects only is insufficient unless they suffice to make it drifted.
     """
     current = {counts.feature: counts for counts in profile.features}
     enough = min(profile.rows, reference.rows) >= limits.min_rows
-    alone = limits.alpha / max(1, len(reference.features))  # what a feature that drifts alone has to pass
+    alone = limits.alpha / max(1, len(reference.features))  # level for a single drifted feature after correction
     measured = [_measure_feature(frozen, current[frozen.feature], limits, alone) for frozen in reference.features]
     sides = [side for _, sides in measured for side in sides]
     corrected = iter(stats.false_discovery_control([side.p_value for side in sides]).tolist() if sides else ())
@@ -97,7 +96,7 @@ def measure(
 
 
 def drifted_share(features: list[FeatureDrift]) -> float:
-    """Share of drifted features, weighted by importance where any is known; the others then weigh nothing."""
+    """Share of drifted features, weighted by importance if any is known; features without one then weigh 0."""
     return _share(features, [drift.verdict == "drifted" for drift in features])
 
 
@@ -116,7 +115,7 @@ def _share(features: list[FeatureDrift], counted: list[bool]) -> float:
 def _measure_feature(
     reference: FeatureReference, current: FeatureCounts, limits: Limits, alpha: float
 ) -> tuple[FeatureDrift, list[_Side]]:
-    """Every number of one feature, and its sides with the deciding one first; the verdict is not yet known."""
+    """All numbers of one feature, and its ways to drift, values first; the verdict is not yet decided."""
     before, numeric = reference.counts, reference.kind == "numeric"
     enough = min(before.values, current.values) >= limits.min_rows
     table = Table(before.counts, current.counts)
@@ -166,7 +165,7 @@ def value_limit(reference: FeatureReference, limits: Limits) -> tuple[Method, fl
     numeric = reference.kind == "numeric"
     method: Method = limits.method if numeric else "psi"
     if method == "wasserstein" and reference.counts.std <= 0:
-        method = "ks"  # the reference was constant: there is no σ to measure a distance in
+        method = "ks"  # the reference was constant: there is no σ as a unit
     return method, max(limits.threshold if numeric else limits.categorical_threshold, reference.stable_effect or 0.0)
 
 
@@ -185,7 +184,7 @@ def _without_value(counts: FeatureCounts) -> tuple[int, int, int]:
 
 
 def _unseen_share(reference: FeatureReference, current: FeatureCounts) -> float:
-    """Share of values in no category of the reference; above its own share where it had more than are listed."""
+    """Share of values outside the reference's categories, less the reference's own share if it lists only a part."""
     if reference.kind == "numeric" or not current.values:
         return 0.0
     others = current.counts[-1] / current.values
@@ -195,7 +194,7 @@ def _unseen_share(reference: FeatureReference, current: FeatureCounts) -> float:
 
 
 def _judge(drift: FeatureDrift, sides: list[_Side], q_values: list[float], alpha: float, enough: bool) -> FeatureDrift:
-    """The verdict, told by the side that drifted furthest past its threshold, else by the values themselves."""
+    """Add the verdict, with the numbers of the way of drifting furthest past its limit, else of the values."""
     if not enough:
         return replace(drift, verdict="insufficient", q_value=q_values[0])
     moved = [
@@ -219,7 +218,7 @@ def _judge(drift: FeatureDrift, sides: list[_Side], q_values: list[float], alpha
 
 
 def describe(drift: FeatureDrift) -> str:
-    """One feature in words and numbers."""
+    """Describe one feature in words and numbers."""
     parts = [f"{drift.feature}: {drift.method} {drift.effect_size:.3g} (limit {drift.threshold:g}"]
     parts.append(f", q={drift.q_value:.1g})" if drift.q_value is not None else ")")
     if drift.mean_shift_sigma is not None and abs(drift.mean_shift_sigma) >= 0.05:
@@ -242,7 +241,7 @@ def explain(
     min_rows: int,
     max_share: float,
 ) -> tuple[str, ...]:
-    """What the window shows, in sentences: the summary, what it is too small to show, and the worst features."""
+    """Sentences on the window: the summary, the limits of its power, and the worst features."""
     if min(profile.rows, reference.rows) < min_rows:
         found = f"{profile.rows:,} rows against a reference of {reference.rows:,}"
         return (f"{found}: at least {min_rows:,} on both sides are needed to judge drift",)
@@ -260,7 +259,7 @@ def explain(
 
 
 def _explain_power(features: list[FeatureDrift], rows: int) -> tuple[str, ...]:
-    """What the window is too small to show, by the feature that would need the most rows."""
+    """A sentence on the effects that the window is too small to show, for the feature that needs the most rows."""
     blind = [drift for drift in features if drift.is_underpowered]
     if not blind:
         return ()

@@ -1,7 +1,7 @@
-"""What estimates without labels are worth: how far earlier ones lay from what the labels showed later.
+"""Accuracy of estimates without labels: the error of earlier estimates against realised values.
 
-An estimate assumes that the concept stands still, so its own interval says too little. What it was wrong by before is
-shown beside it and widens it.
+An estimate assumes an unchanged concept, so its own interval is too narrow. The past error is shown with it and widens
+the interval.
 """
 
 import math
@@ -15,11 +15,11 @@ from tasks.policy.records.evidence import History
 from tasks.policy.records.reports import EstimateError, MetricValue
 
 MEASURED_FROM = 3
-"""Closed windows from which the measured error widens the interval; it is shown from the first."""
+"""Closed windows from which the measured error widens the interval; it is reported from the first."""
 
 
 def past_error(history: History, metric: str) -> EstimateError | None:
-    """How far earlier estimates of the metric lay from what it came to; None while no estimated window has closed."""
+    """Error of earlier estimates of the metric; None while no estimated window has closed."""
     realised = {report.window: closed_values([report], metric) for report in history.performances}
     pairs = [
         (value, realised[window][0].value)
@@ -34,9 +34,9 @@ def past_error(history: History, metric: str) -> EstimateError | None:
 
 
 def widened(estimate: MetricValue, error: EstimateError | None) -> MetricValue:
-    """The estimate with an interval that is at least as wide as its measured error says it must be.
+    """Widen the estimate's interval to what its measured error requires, at least.
 
-    A normal error of standard deviation s has mean absolute value s·√(2/π); Student's t, as few windows tell it.
+    A normal error of standard deviation s has mean absolute value s·√(2/π); Student's t accounts for few windows.
     """
     if error is None or error.windows < MEASURED_FROM:
         return estimate
@@ -48,12 +48,12 @@ def widened(estimate: MetricValue, error: EstimateError | None) -> MetricValue:
 
 
 def is_poor(error: EstimateError, confidence: float = 0.95) -> bool:
-    """Whether realised values lay outside their intervals more often than those allow, beyond chance (binomial)."""
+    """Whether realised values were outside their intervals significantly too often (binomial test, level 0.05)."""
     return float(stats.binom.cdf(error.within, error.windows, confidence)) <= 0.05
 
 
 def describe_error(error: EstimateError | None) -> str:
-    """How wrong such estimates were, in words."""
+    """Describe the error of earlier estimates."""
     if error is None:
         return "error not measured yet: no estimated window has closed"
     windows = f"{error.windows} closed window{'s' if error.windows > 1 else ''}"
@@ -62,13 +62,13 @@ def describe_error(error: EstimateError | None) -> str:
 
 
 def possible(estimate: MetricValue) -> MetricValue:
-    """The same with its interval cut to values that the metric can have, as people are shown it."""
+    """The estimate with its interval clipped to possible values of the metric, for display."""
     most = 1.0 if estimate.higher_is_better else math.inf
     return replace(estimate, low=max(0.0, estimate.low), high=min(most, estimate.high))
 
 
 def describe_estimate(estimate: MetricValue, error: EstimateError | None) -> str:
-    """An estimate with its interval and its measured error, in words."""
+    """Describe an estimate with its interval and its measured error."""
     shown = possible(estimate)
     return (
         f"{estimate.name} is estimated without labels at {estimate.value:.4g} "

@@ -1,9 +1,8 @@
-"""Performance before labels come: what calibrated probabilities promise, what errors of like predictions were.
+"""Estimate performance before labels arrive, from calibrated probabilities or errors of similar predictions.
 
 CBPE for classes and DLE for regression, after NannyML (Białek et al. 2023, "Estimating model performance under
-covariate shift without labels"). Both assume that the concept has not changed: they see harm from moved inputs, never
-from a moved relation, which is what makes them useful beside the realised value: the gap between the two is concept
-drift.
+covariate shift without labels"). Both assume an unchanged concept: they show harm from moved inputs, never from a
+changed relationship. The gap between an estimate and the realised value therefore indicates concept drift.
 """
 
 import math
@@ -21,14 +20,15 @@ LOSS_ESTIMATES = ("mae", "rmse", "pinball")
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A rising step curve from predicted to true probability, learned on labelled rows; linear between its points."""
+    """An increasing curve from predicted to true probability, fitted on labelled rows; linear between its points."""
 
     predicted: tuple[float, ...]
     true: tuple[float, ...]
     rows: int
-    """Labelled rows that it was learned on."""
+    """Labelled rows that it was fitted on."""
 
     def apply(self, probabilities: ArrayLike) -> Floats:
+        """Calibrated probabilities, of the same shape."""
         fixed: Floats = np.interp(np.asarray(probabilities, float), self.predicted, self.true)
         return fixed
 
@@ -46,11 +46,11 @@ def calibrate(y_true: ArrayLike, y_pred: ArrayLike, bins: int = 50) -> Calibrati
 def estimate_classes(
     y_pred: ArrayLike, calibration: Calibration | None = None, confidence: float = 0.95
 ) -> tuple[MetricValue, ...]:
-    """Expected metrics of two-class predictions (n,) if each row is positive with its calibrated probability.
+    """Expected metrics of two-class predictions (n,), if each row is positive with its calibrated probability.
 
-    Intervals of the means of rows hold the noise of labels and of rows; of the others, half of it by Monte Carlo. The
-    calibration's own doubt is that of as many rows as it was learned on. Of an AUC the largest error there can be is
-    taken, which has room for it.
+    Intervals of metrics that are means of rows include the noise of labels and of rows; those of balanced accuracy and
+    F1 only that of labels, by Monte Carlo. The calibration adds the uncertainty of the rows that it was fitted on. AUC
+    uses the largest possible standard error instead.
     """
     predicted = np.asarray(y_pred, float)
     chance = predicted if calibration is None else calibration.apply(predicted)
@@ -81,7 +81,7 @@ def _rows(name: str, truth: Floats, predicted: Floats) -> Floats:
 
 
 def _label_draws(chance: Floats, decided: ArrayLike, draws: int = 200, seed: int = 0) -> Floats:
-    """Confusion tables (draws, 2, 2) of labels drawn by their chance; sums of Bernoulli rows taken as normal."""
+    """Confusion tables (draws, 2, 2) with random labels; sums of Bernoulli rows are approximated as normal."""
     random, chosen = np.random.default_rng(seed), np.asarray(decided, bool)
     tables = np.zeros((draws, 2, 2))
     for column, rows in ((1, chance[chosen]), (0, chance[~chosen])):
@@ -92,7 +92,7 @@ def _label_draws(chance: Floats, decided: ArrayLike, draws: int = 200, seed: int
 
 
 def _expected_auc(score: Floats, chance: Floats) -> float:
-    """Chance that a positive row outranks a negative one, each row being both in part; its own pair is left out."""
+    """Probability that a positive row outranks a negative one, if each row is partly both; self-pairs are excluded."""
     _, where = np.unique(score, return_inverse=True)
     positive, negative = np.bincount(where, chance), np.bincount(where, 1 - chance)
     below = np.cumsum(negative) - negative
@@ -103,14 +103,14 @@ def _expected_auc(score: Floats, chance: Floats) -> float:
 
 
 def _auc_error(chance: Floats) -> float:
-    """Largest standard error of an AUC of as many rows of each class: Birnbaum & Klose (1957), at A = 1/2."""
+    """Largest standard error of an AUC with equal class sizes: Birnbaum & Klose (1957), at A = 1/2."""
     fewer = min(float(chance.sum()), float((1 - chance).sum()))
     return math.sqrt(0.25 / fewer) if fewer > 0 else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
 class LossCurve:
-    """Mean loss, and its spread, of rows whose prediction lies in each bin of the labelled reference's quantiles."""
+    """Mean and spread of the loss by bin of the prediction; bins are quantiles of the labelled reference."""
 
     metric: str
     edges: tuple[float, ...]
@@ -121,7 +121,7 @@ class LossCurve:
 
 
 def learn_losses(metric: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5, bins: int = 20) -> LossCurve:
-    """The reference's loss by what was predicted; squared errors for rmse."""
+    """Loss of the reference rows by prediction; squared errors for rmse. Raises ValueError for other metrics."""
     truth, predicted = np.asarray(y_true, float), np.asarray(y_pred, float)
     losses = (truth - predicted) ** 2 if metric == "rmse" else row_losses(metric, truth, predicted, quantile)
     if losses is None or metric not in LOSS_ESTIMATES:
@@ -137,9 +137,9 @@ def learn_losses(metric: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: fl
 
 
 def estimate_loss(curve: LossCurve, y_pred: ArrayLike, confidence: float = 0.95) -> MetricValue:
-    """The metric expected of these predictions, if rows predicted alike err as they did on the reference.
+    """Expected metric of these predictions, if rows with similar predictions have the errors of the reference.
 
-    The variance is that of these rows, and that of the curve's own means in the bins that the rows lie in.
+    The variance includes that of these rows and that of the curve's means in their bins.
     """
     place = np.searchsorted(np.array(curve.edges), np.asarray(y_pred, float), side="right")
     rows, spreads = np.array(curve.means)[place], np.array(curve.spreads)

@@ -1,7 +1,7 @@
 """Whether features drifted jointly: how well a classifier separates rows of the window from rows of the reference.
 
-Relations between features can change while each feature keeps its distribution, which no distance of a single feature
-shows. A classifier that beats chance on rows it has not seen shows it (Rabanser et al. 2019, "Failing loudly").
+Relationships between features can change while each feature keeps its distribution, which the distance of a single
+feature cannot show. A classifier that beats chance on unseen rows shows it (Rabanser et al. 2019, "Failing loudly").
 """
 
 import math
@@ -14,8 +14,8 @@ from tasks.policy.records.reports import JointDrift, JointVerdict
 from tasks.policy.statistics.intervals import delong
 
 MISTAKEN = 0.45
-"""What the whole interval must lie below for an error: up to one in 200 stable windows lies below 0.5 by chance, and would
-be told that its rows are wrong. Rows of 6 features that all stand on both sides have areas of 0.22 (210) to 0.35 (1500)."""
+"""Upper limit of the interval for an error: up to one in 200 stable windows falls below 0.5 by chance and would be
+reported as wrong. Rows of 6 features that are all on both sides have areas of 0.22 (210) to 0.35 (1500)."""
 
 
 def judge_joint(
@@ -26,16 +26,18 @@ def judge_joint(
     confidence: float = 0.99,
     scored_by: ArrayLike | None = None,
 ) -> JointDrift:
-    """Joint drift from a domain classifier's scores (n,) of rows that it has not seen; `scored_by` (n,) names which did.
+    """Decide on joint drift from scores (n,) of unseen rows by domain classifiers; `scored_by` (n,) says which one.
 
-    The area is the mean over classifiers of each one's own, as their scores share no scale (LeDell et al. 2015, EJS
-    9:1583). So is its standard error: cross-fitted areas go together, since what rows of one half look like by chance is
-    both learned there and scored there; no estimate of that covariance is unbiased (Bengio & Grandvalet 2004, JMLR
-    5:1089), and the mean is the bound for any. DeLong's of all rows is too small: 0.028 where areas of 210 rows each,
-    without drift, spread by 0.035 to 0.039; the bound is 0.040 (1500 rows: 0.0105, 0.013 and 0.0149).
+    The area is the mean of the classifiers' own areas, because their scores have no common scale (LeDell et al. 2015,
+    EJS 9:1583). The standard error is the mean of their standard errors. Cross-fitted areas are correlated, since
+    random properties of one half are learned in one fit and scored in the other. No unbiased estimate of that
+    covariance exists (Bengio & Grandvalet 2004, JMLR 5:1089), and the mean is an upper bound for any. DeLong's error
+    from all rows is too small: 0.028, where areas from 210 rows each, without drift, spread by 0.035 to 0.039; the
+    bound is 0.040 (1500 rows: 0.0105, 0.013 and 0.0149).
 
-    Drifted when the whole interval lies above 0.5 and the area reaches `threshold`. An interval wholly below `MISTAKEN`
-    cannot come from drift: a row that stands in both windows is learned as one side and scored as the other.
+    The verdict is drifted if the whole interval is above 0.5 and the area reaches `threshold`. An interval entirely
+    below `MISTAKEN` cannot come from drift: the same row is in both windows, learned as one side and scored as the
+    other.
     """
     labels, table = np.asarray(is_current, float), np.asarray(scores, float)
     owner = np.zeros(len(labels)) if scored_by is None else np.asarray(scored_by)
@@ -54,7 +56,7 @@ def judge_joint(
 
 
 def describe_joint(found: JointDrift, any_drifted: bool) -> str:
-    """What the classifier saw, in words; `any_drifted` says whether single features moved as well."""
+    """Describe the classifier's result; `any_drifted` says whether single features drifted as well."""
     if found.auc is None:
         return f"joint drift: insufficient, {found.rows} rows"
     text = (

@@ -1,8 +1,8 @@
-"""What a window's labels allow to be said: how mature it is, the best level the model has had, and a shift from it.
+"""Maturity of a window, the best past level of the model, and tests for a shift from that level.
 
-The baseline is the best past level, not the latest: a model retrained on mostly old rows right after an abrupt change
-is poor, and must not become its own measure. One lucky window is no level either, so a level is the mean of three
-consecutive closed windows.
+The baseline is the best past level, not the latest. A model that was retrained on mostly old rows right after an abrupt
+change is poor, and must not become its own reference. A level is the mean of three consecutive closed windows, because
+a single good window may be luck.
 """
 
 import math
@@ -23,21 +23,22 @@ from tasks.policy.statistics.power import minimum_detectable_drop
 LEVEL_WINDOWS = 3
 """Consecutive closed windows that make a level."""
 FRESH_WINDOWS = 5
-"""First closed windows of a version, on which it is fresh."""
+"""First closed windows of a version, during which it counts as fresh."""
 NOISE_WINDOWS = 4
-"""Closed windows from which their own noise is estimated."""
+"""Closed windows from which the noise of windows is estimated."""
 ROBUST_FROM, NORMAL_MEDIAN, CAUTION, CAUTION_OF_FEW = 8, 1.4826, 1.25, 1.5
-"""Differences from which their median is known well; of a normal one; and what a median of few, or of fewer, may be too
-small by: with these, 1 to 3 % of stable windows reach p = 0.01 (simulated, 4 to 15 past windows)."""
+"""Number of differences from which their median is reliable; scale of the median to a normal σ; and the factors that
+allow for a median that is too small, from that number on and below it. With these, 1 to 3 % of stable windows reach p =
+0.01 (simulated, 4 to 15 past windows)."""
 COLLAPSE = 6.0
-"""A window that fell so many times the noise below the best level before it tells of a change, not of noise."""
+"""A window that falls below the best level before it by this multiple of the noise indicates a change, not noise."""
 HISTOGRAM_BINS = 10
 POWER = 0.8
-"""Chance with which a shift is to be seen that a window is said to be able to show."""
+"""Power of the smallest shift that a window is reported to be able to show."""
 
 
 def decide_maturity(rows: int, labelled_rows: int, all_due: bool, maturing_at: float, closed_at: float) -> Maturity:
-    """Closed when enough labels are there, or when none is still due (cancelled flights never get one)."""
+    """Closed if enough labels have arrived or no more are due (cancelled flights get none); else by completeness."""
     completeness = labelled_rows / rows if rows else 0.0
     if rows and (completeness >= closed_at or all_due):
         return "closed"
@@ -45,7 +46,7 @@ def decide_maturity(rows: int, labelled_rows: int, all_due: bool, maturing_at: f
 
 
 def confidence_histogram(y_pred: ArrayLike) -> tuple[float, ...]:
-    """Shares of rows by the probability of the class decided for: ten equal bins from 1/classes to 1."""
+    """Shares of rows by the probability of the predicted class: ten equal bins from 1/classes to 1."""
     predicted = np.asarray(y_pred, float)
     if not len(predicted):
         return ()
@@ -56,11 +57,12 @@ def confidence_histogram(y_pred: ArrayLike) -> tuple[float, ...]:
 
 
 def is_worse(value: float, than: float, higher_is_better: bool) -> bool:
+    """Whether `value` is strictly worse than `than`, both in units of the metric."""
     return value < than if higher_is_better else value > than
 
 
 def closed_values(reports: Sequence[PerformanceReport], metric: str, min_labels: int = 1) -> list[MetricValue]:
-    """The metric of the closed windows that have enough labels which can be trusted, in the order given."""
+    """The metric on closed windows with enough labels that can be trusted, in the order given."""
     found = [
         report.metric(metric)
         for report in reports
@@ -72,10 +74,10 @@ def closed_values(reports: Sequence[PerformanceReport], metric: str, min_labels:
 def best_past_level(
     reports: Sequence[PerformanceReport], metric: str, min_labels: int = 1
 ) -> tuple[MetricValue, str] | None:
-    """The best mean of three consecutive closed windows, and which; None before there are three.
+    """The best mean of three consecutive closed windows, and their range of dates; None with fewer than three.
 
-    Whichever champion served them: what was possible once is the measure. Rows weigh alike. The interval joins
-    those of the windows as independent: variance = Σ (rows/total)² · variance.
+    Windows of all champions count, since a level that was possible once is the reference. All rows have equal weight.
+    The interval treats windows as independent: variance = Σ (rows/total)² · variance.
     """
     closed = [report for report in reports if closed_values([report], metric, min_labels)]
     runs = [closed[start : start + LEVEL_WINDOWS] for start in range(len(closed) - LEVEL_WINDOWS + 1)]
@@ -90,7 +92,7 @@ def best_past_level(
 def fresh_windows(
     reports: Sequence[PerformanceReport], metric: str, min_labels: int = 1
 ) -> list[tuple[PerformanceReport, MetricValue]]:
-    """The first closed windows of each version, oldest first: chosen by time and not by value, so not by luck."""
+    """The first closed windows of each version, oldest first; selected by time to avoid selection bias."""
     served, found = Counter[str](), []
     for report in reports:
         value = closed_values([report], metric, min_labels)
@@ -110,17 +112,17 @@ def _level(values: Sequence[MetricValue]) -> MetricValue:
 
 
 def standard_error(value: MetricValue) -> float:
-    """What the width of an interval says of the standard error, as for a normal one."""
+    """Standard error from the width of the interval, as for a normal one."""
     return (value.high - value.low) / (2 * _z(value.confidence))
 
 
 def window_noise(values: Sequence[float]) -> float | None:
-    """Standard deviation of one window around its level, from successive differences; None before four windows.
+    """Standard deviation of one window around its level, from successive differences; None below four windows.
 
-    von Neumann (1941), Annals of Mathematical Statistics 12:367: Σ (x[i+1] - x[i])² / 2(n - 1). Rows of a day move
-    together, so windows differ by more than their rows' sampling error; a slow drift hardly enters the differences.
-    At most what their median says of a normal one (Rousseeuw & Croux 1993, JASA 88:1273), so that a jump in the past does
-    not pass for noise and hide the next one.
+    von Neumann (1941), Annals of Mathematical Statistics 12:367: Σ (x[i+1] - x[i])² / 2(n - 1). Rows of a day are
+    correlated, so windows vary more than the sampling error of their rows; slow drift hardly affects the differences.
+    The value is capped by that of the median difference of a normal series (Rousseeuw & Croux 1993, JASA 88:1273), so a
+    past jump does not count as noise and hide the next one.
     """
     return _noise(values) if len(values) >= NOISE_WINDOWS else None
 
@@ -133,11 +135,11 @@ def _noise(values: Sequence[float]) -> float:
 
 
 def noise_before_collapse(values: Sequence[MetricValue]) -> tuple[float | None, int]:
-    """`window_noise` of the windows that had not collapsed, oldest first, and how many these are.
+    """`window_noise` of the windows without a collapse, oldest first, and their number; None with fewer than four.
 
-    A collapse must not become its own noise: a window that fell by more than COLLAPSE times the noise below the best
-    level before it is left out, and so is each later one that did not come half of the way back. Where all windows, by
-    their median, vary by less, that counts: it is known from more of them. None before four that had not collapsed.
+    A collapse must not count as noise. A window more than COLLAPSE times the noise below the best level before it is
+    excluded, and so is each later one that has not recovered half of the fall. The noise of all windows is used instead
+    where it is smaller.
     """
     healthy: list[MetricValue] = []
     lowest, half_way, best = math.inf, -math.inf, None
@@ -164,11 +166,12 @@ def _has_collapsed(value: MetricValue, best: MetricValue, healthy: Sequence[Metr
 def shift_p_value(
     current: MetricValue, baseline: MetricValue, noise: float | None = None, windows: int | None = None
 ) -> float:
-    """One-sided p-value that the window is no worse than the level; NaN where an interval is missing.
+    """One-sided p-value that the window is no worse than the level; NaN if an interval is missing.
 
-    Proportions: two-proportion test. Others: z of the difference. With `noise` (of one window) the standard error
-    is at least what windows were seen to vary by, which the level shares over its windows. `windows` says from how many
-    that noise is known: then Student's t, with the degrees of freedom of successive differences, two thirds of theirs.
+    Proportions: two-proportion test. Others: z of the difference. With `noise` (standard deviation of one window) the
+    variance is at least that of windows, of which the level averages several. `windows` is the number of windows that
+    the noise was computed from: the test then uses Student's t, with two thirds of the number of successive differences
+    as degrees of freedom.
     """
     if noise is None and current.name == "accuracy":
         hits = (round(current.value * current.rows), round(baseline.value * baseline.rows))
@@ -183,7 +186,7 @@ def shift_p_value(
 def _error_of_difference(
     current: MetricValue, baseline: MetricValue, noise: float | None, windows: int | None
 ) -> tuple[float, float]:
-    """(standard error, degrees of freedom) of a window's distance from its level; see `shift_p_value`."""
+    """(standard error, degrees of freedom) of the difference between a window and its level; see `shift_p_value`."""
     variance, freedom = standard_error(current) ** 2 + standard_error(baseline) ** 2, math.inf
     if noise is not None and noise**2 * (1 + 1 / LEVEL_WINDOWS) > variance:
         variance = noise**2 * (1 + 1 / LEVEL_WINDOWS)
@@ -194,9 +197,9 @@ def _error_of_difference(
 def significant_shift(
     current: MetricValue, baseline: MetricValue, noise: float | None, windows: int | None, alpha: float
 ) -> float:
-    """The least worsening from the level whose `shift_p_value` is at most alpha, at the window's rows and interval.
+    """The smallest worsening with a `shift_p_value` of at most alpha, for the window's rows and interval.
 
-    Infinite where no share of these rows would do; NaN where an interval is missing.
+    Infinite if no worsening is significant with these rows; NaN if an interval is missing.
     """
     if noise is None and current.name == "accuracy":
         return baseline.value - _most_hits(current.rows, baseline, alpha) / current.rows
@@ -205,7 +208,7 @@ def significant_shift(
 
 
 def _most_hits(rows: int, baseline: MetricValue, alpha: float) -> float:
-    """Hits of so many rows up to which their share is significantly below the level; -inf where it never is."""
+    """The largest number of hits among `rows` significantly below the level; -inf if there is none."""
     level, hits, above = round(baseline.value * baseline.rows), -1, rows + 1
     while above - hits > 1:
         middle = (hits + above) // 2
@@ -224,7 +227,7 @@ def smallest_shift(
     alpha: float = 0.01,
     power: float = POWER,
 ) -> float:
-    """The least worsening from the level that `shift_p_value` would find at level alpha with this power."""
+    """The smallest worsening from the level that `shift_p_value` detects at level alpha with this power."""
     if noise is None and current.name == "accuracy":
         return minimum_detectable_drop(current.rows, baseline.rows, baseline.value, alpha, power)
     error, freedom = _error_of_difference(current, baseline, noise, windows)
@@ -239,9 +242,9 @@ def labels_needed(
     windows: int | None = None,
     alpha: float = 0.01,
 ) -> int | None:
-    """Labels of a window that would show this worsening; None where windows or the level vary too much for any number.
+    """Labels that a window needs to show this worsening; None if the noise of windows or of the level is too large.
 
-    With ever more labels what is left is the noise of windows, and with it Student's t as in `shift_p_value`.
+    As labels increase, the noise of windows remains, and with it Student's t as in `shift_p_value`.
     """
     error = shift / float(scipy.stats.norm.isf(alpha) + scipy.stats.norm.ppf(POWER))
     left = error**2 - standard_error(baseline) ** 2

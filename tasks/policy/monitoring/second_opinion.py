@@ -1,8 +1,8 @@
-"""What Evidently finds on a bounded sample, held against the verdict on all rows.
+"""Compare Evidently's measurement of a bounded sample with the verdict on all rows.
 
-The verdict of record is the one on all rows. Evidently measures with methods of its own, so limits are translated to its
-scale: its Wasserstein distance is in σ of the sample, its PSI and KL keep their noise floor (`distances`), and its KS test
-returns a p-value. A disagreement that resampling does not explain is a warning; it never disappears.
+The verdict on all rows is the one that counts. Evidently uses its own methods, so limits are converted to its scale:
+its Wasserstein distance is in σ of the sample, its PSI and KL include their noise floor (`distances`), and its KS test
+returns a p-value. A disagreement that resampling does not explain becomes a warning and is always reported.
 """
 
 import math
@@ -27,12 +27,12 @@ from tasks.policy.statistics.power import Method
 SMALLEST_P = 1e-300
 LISTED = 5
 QUANTILE = 2.576
-"""Of the normal distribution: a two-sided interval of 99 %."""
+"""Normal quantile for a two-sided interval of 99 %."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Translates an effect into a score of Evidently and back.
+    """Conversion between an effect size and Evidently's score.
 
     >>> round(Scale("wasserstein", 5000, 5000, sigma_ratio=0.5).threshold(0.1), 3)
     0.05
@@ -44,16 +44,16 @@ class Scale:
     bins: int = 1
     """Bins or categories that PSI and KL compare."""
     sigma_ratio: float = 1.0
-    """σ of the frozen reference over that of its sample."""
+    """σ of the frozen reference divided by that of its sample."""
 
     def threshold(self, effect: float) -> float:
-        """The score at which Evidently finds this effect."""
+        """Evidently's score for this effect."""
         if self.method == "ks":
             return float(special.kolmogorov(effect * self._root_rows))
         return effect * self.sigma_ratio if self.method == "wasserstein" else effect + self._floor
 
     def effect(self, score: float) -> float:
-        """The effect that a score of Evidently stands for."""
+        """The effect that corresponds to a score of Evidently."""
         if self.method == "ks":
             return float(special.kolmogi(max(score, SMALLEST_P))) / self._root_rows
         return score / self.sigma_ratio if self.method == "wasserstein" else max(0.0, score - self._floor)
@@ -70,7 +70,7 @@ class Scale:
 def weigh(
     report: DriftReport, features: Sequence[FeatureOpinion], rows: int, reference_rows: int, max_share: float
 ) -> SecondOpinion:
-    """Evidently's verdict on the window, its features weighted by importance as those of all rows are."""
+    """Evidently's verdict on the window; features are weighted by importance, as for the verdict on all rows."""
     known = {drift.feature: drift for drift in report.features}
     seen = [replace(known[one.feature], verdict=one.verdict) for one in features]
     share = drifted_share(seen)
@@ -79,7 +79,7 @@ def weigh(
 
 
 def with_second_opinion(report: DriftReport, opinion: SecondOpinion, max_share: float) -> DriftReport:
-    """The report with what Evidently finds in its reasons, and with a warning for each disagreement beyond sampling error."""
+    """Add Evidently's result to the report's reasons, and a warning for each disagreement beyond sampling error."""
     known = {drift.feature: drift for drift in report.features}
     serious = [one for one in opinion.features if one.is_beyond_sampling_error]
     told = [_warn(one, known[one.feature], opinion.rows, report.rows) for one in serious[:LISTED]]
@@ -95,7 +95,7 @@ def with_second_opinion(report: DriftReport, opinion: SecondOpinion, max_share: 
 
 
 def describe_opinion(opinion: SecondOpinion, report: DriftReport, max_share: float) -> str:
-    """Both verdicts on the window side by side, in one sentence."""
+    """Both verdicts on the window in one sentence."""
     if opinion.unavailable:
         return f"Evidently did not measure this window: {opinion.unavailable}"
     apart = sum(one.disagrees for one in opinion.features)
@@ -118,7 +118,7 @@ def _warn(one: FeatureOpinion, drift: FeatureDrift, rows: int, all_rows: int) ->
 
 
 def with_own_tests(report: DriftReport, tests: Sequence[OwnTest], not_computed: Sequence[str]) -> DriftReport:
-    """The report with the user's tests: a failed one warns, or makes the window drifted, as the model's file says."""
+    """Add the user's tests to the report: a failed one warns or makes the window drifted, as the model's file says."""
     failed = [test for test in tests if not test.passed]
     drifted = [_explain(test) for test in failed if test.fails_as == "drifted"]
     warned = [_explain(test) for test in failed if test.fails_as == "warn"]

@@ -1,6 +1,6 @@
-"""How a metric differs between groups of rows: by slice of a served window, by protected group at validation.
+"""Compare a metric between groups of rows: by slice of a served window, by protected group at validation.
 
-Few groups, each of enough rows: the worst of many small ones is the worst by chance.
+Only few groups with enough rows are measured: the worst of many small groups is the worst by chance.
 """
 
 import math
@@ -15,11 +15,11 @@ from tasks.policy.statistics import intervals, metrics
 from tasks.policy.statistics.metrics import Floats
 
 MAX_GROUPS = 20
-"""Of each column the largest so many groups are measured."""
+"""Largest number of groups measured per column, by size."""
 
 
 def largest_groups(groups: NDArray[np.str_], min_rows: int = 1) -> tuple[str, ...]:
-    """The groups to measure, in order: those of at least `min_rows` rows, the largest where there are many."""
+    """Groups to measure, sorted by name: those with at least `min_rows` rows, only the largest if there are many."""
     names, counts = np.unique(groups, return_counts=True)
     enough = [(int(count), str(name)) for name, count in zip(names, counts, strict=True) if count >= min_rows]
     return tuple(sorted(name for _, name in sorted(enough, key=lambda pair: -pair[0])[:MAX_GROUPS]))
@@ -34,7 +34,7 @@ def measure_slices(
     draws: int,
     quantile: float = 0.5,
 ) -> tuple[SliceValue, ...]:
-    """The metric of each large enough group of each column with its interval, where its rows define one."""
+    """The metric with its interval for each large enough group of each column, where it is defined."""
     found = []
     for column, groups in slices.items():
         for name in largest_groups(groups, min_rows):
@@ -51,13 +51,14 @@ def measure_slices(
 
 
 def worst_slice(slices: Sequence[SliceValue]) -> SliceValue | None:
-    """The slice with the worst value; None where fewer than two were measured, as one alone is no worse than another."""
+    """The slice with the worst value; None with fewer than two, since a single one cannot be compared."""
     if len(slices) < 2:
         return None
     return min(slices, key=lambda item: item.value.value if item.value.higher_is_better else -item.value.value)
 
 
 def describe_worst(slices: Sequence[SliceValue]) -> str | None:
+    """Describe the worst slice in a sentence; None with fewer than two."""
     worst = worst_slice(slices)
     if worst is None:
         return None
@@ -69,7 +70,7 @@ def describe_worst(slices: Sequence[SliceValue]) -> str | None:
 
 
 def describe_fairness(column: str, differences: Sequence[MetricDifference], min_rows: int, slice_margin: float) -> str:
-    """What validation showed of the groups of a protected column, in one sentence."""
+    """Describe the validation result for the groups of a protected column in one sentence."""
     own = [item for item in differences if (item.slice_name or "").startswith(f"{column}=")]
     judged = [item for item in own if item.rows >= min_rows and math.isfinite(item.low) and math.isfinite(item.high)]
     if not judged:

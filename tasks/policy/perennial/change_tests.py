@@ -1,9 +1,9 @@
-"""Does the stream change? Two answers from losses of models on the same windows, each in σ of what chance alone would show.
+"""Two tests for change, from losses of several models on the same windows, each in σ of what chance alone would show.
 
-Order: if nothing changes, the windows on which given models are compared could as well have come in any other order. So
-the pattern of who is better on a window is no more like the next windows' pattern than like any other's: Mantel's test
-(1967, Cancer Research 27), exact under shuffling, whatever the noise and however unlike the models. Lead: a fresher
-model beats the champion by more than the noise of windows and the luck of one training explain.
+Order: without change, the windows on which given models are compared are exchangeable. The pattern of which model is
+better on a window is then no more similar to that of its neighbours than to any other window's. This is Mantel's test
+(1967, Cancer Research 27), exact under permutation, whatever the noise and however different the models. Lead: a
+fresher model beats the champion by more than the noise of windows and the random variation of one training explain.
 """
 
 import math
@@ -15,7 +15,7 @@ from tasks.policy.statistics.metrics import Floats
 
 # Chosen, as in policy.py, on generated streams.
 NEARBY_WINDOWS = 3.0
-"""How far apart windows may lie to count as neighbours: the weight falls by e with every so many."""
+"""Distance, in windows, over which the weight of a neighbour falls by a factor of e."""
 MIN_WINDOWS = 5
 MIN_MODELS = 3
 MEDIAN_SQUARE = 0.455
@@ -23,9 +23,9 @@ MEDIAN_SQUARE = 0.455
 
 
 def order_sigmas(losses: Floats) -> float:
-    """How far neighbouring windows resemble each other, in σ over all orders of the windows; 0 where too few are known.
+    """Similarity of neighbouring windows, in σ over all orders of the windows; 0 with too few windows or models.
 
-    `losses` [model, window]: windows that not every model was scored on are left out.
+    `losses` [model, window]; windows without a loss of every model are dropped.
     """
     known = losses[:, np.isfinite(losses).all(axis=0)]
     models, count = known.shape
@@ -38,7 +38,7 @@ def order_sigmas(losses: Floats) -> float:
 
 
 def _mantel(alike: Floats, near: Floats) -> float:
-    """Σ alike · near over pairs of windows, less its mean over all orders, by its σ over them (Mantel 1967)."""
+    """Σ alike · near over pairs of windows, standardised by its mean and σ over all orders (Mantel 1967)."""
     n = len(alike)
     pairs = ~np.eye(n, dtype=bool)
     alike, near = np.where(pairs, alike, 0.0), np.where(pairs, near, 0.0)
@@ -53,16 +53,16 @@ def _mantel(alike: Floats, near: Floats) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PairedNoise:
-    """Variance of the difference of two models of nearly the same age: of one window, and lasting, from their training."""
+    """Variance of the loss difference of two models of nearly the same age: per window, and lasting, from training."""
 
     window: float
     luck: float
 
 
 def paired_noise(losses: Floats) -> PairedNoise:
-    """From each model and the next one, on the windows that both know, where these are at least half as many as any two know.
+    """Noise from pairs of consecutive models on their common windows, with at least half the largest number of them.
 
-    Medians, as a change between two is no noise.
+    `losses` [model, window]. Medians are used, because a change between two models is not noise.
     """
     models = losses[np.isfinite(losses).any(axis=1)]
     differences = models[:-1] - models[1:]
@@ -78,7 +78,7 @@ def paired_noise(losses: Floats) -> PairedNoise:
 
 
 def lead_sigmas(leads: Floats, noise: PairedNoise) -> float:
-    """The most significant sum of the latest leads, in σ; infinite where there is a lead and no noise at all."""
+    """The most significant sum of the latest leads, in σ; infinite for a lead without any noise."""
     known = leads[np.isfinite(leads)][::-1]
     if not len(known):
         return 0.0

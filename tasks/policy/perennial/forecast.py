@@ -1,9 +1,9 @@
-"""What each option will lose over the next windows, forecast from what all options lost so far.
+"""Forecast the losses of each option over the next windows from the losses of all options so far.
 
-An option is an existing candidate or the fresh one that could be trained now. Losses are taken relative to the mean of
-the options on the same window, so what is hard for everyone cancels. One ridge regression, pooled over all options and
-past windows, learns how much of a lead persists: from the last window, the means of the last 3, 8 and 16, the age, and
-being fresh (Hoerl and Kennard 1970). It is fitted only on windows that have passed, older ones counting less.
+An option is an existing candidate or the fresh model that could be trained now. Losses are relative to the mean of the
+options on the same window, so what is hard for all of them cancels. One ridge regression (Hoerl and Kennard 1970),
+pooled over all options and past windows, learns how much of a lead persists: from the last window, the means of the
+last 3, 8 and 16, the age, and being fresh. It is fitted only on past windows; older ones have less weight.
 """
 
 import numpy as np
@@ -12,27 +12,27 @@ from tasks.policy.statistics.metrics import Floats
 
 # Chosen, as in policy.py, on generated streams.
 AHEAD = 2
-"""Windows after which a forecast is compared with what came."""
+"""Windows after which a forecast is compared with the outcome."""
 SPANS = (3, 8, 16)
-"""Latest windows whose mean lead is a feature."""
+"""Numbers of latest windows whose mean lead is a feature."""
 PRIOR = np.array([0.15, 0.25, 0.2, 0.1, 0.0, 0.0])
-"""Weights before anything is learned: of the last window, the three means, the age and being fresh."""
+"""Prior weights: of the last window, the three means, the age and being fresh."""
 PRIOR_WEIGHT = 0.008
-"""Precision of the prior, where losses are scaled to a window noise of 0.01."""
+"""Precision of the prior, for losses scaled to a window noise of 0.01."""
 MEMORY = 0.97
-"""What of a window's weight is left after each further one."""
+"""Factor on a window's weight after each further window."""
 AGE_SCALE = 0.05
 FRESH_SCALE = 0.02
 
 
 def row_means(values: Floats) -> Floats:
-    """Mean of each row over its known cells; 0 where there are none."""
+    """Mean of the known cells of each row; 0 for a row without any."""
     known = np.isfinite(values).sum(axis=1)
     return np.asarray(np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), 0.0))
 
 
 class OptionForecast:
-    """Learns window by window. `first` is the earliest candidate that is looked at."""
+    """Online regression, updated window by window. `first` is the earliest candidate included."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -44,7 +44,8 @@ class OptionForecast:
     def update(self, losses: Floats, now: int, newest: int) -> Floats:
         """[now + 1] forecast mean loss over the next windows, relative; the last is the fresh option, NaN is unknown.
 
-        `losses` [candidate, window] is known up to `now`; `newest` is the youngest candidate with a loss there.
+        `losses` [candidate, window] is known up to `now`; `newest` is the youngest candidate with a loss on that
+        window.
         """
         self.fresh[now] = losses[newest, now]
         self.features[now] = features = self._features(losses, now)
@@ -67,7 +68,7 @@ class OptionForecast:
         return np.asarray(features - features.mean(axis=0))
 
     def _learn(self, losses: Floats, now: int) -> None:
-        """Add what the options of `AHEAD` windows ago lost since; the prior keeps its weight."""
+        """Add the realised losses of the options of `AHEAD` windows ago; the prior is not discounted."""
         then = now - AHEAD
         features = self.features.pop(then, None)
         if features is None:

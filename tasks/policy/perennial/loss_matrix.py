@@ -1,7 +1,7 @@
 """The known losses of a model's candidates and probes, and an estimate of every missing one.
 
-An entry is the candidate's own loss, else its probe's corrected for the probes' weakness, else that of the newest probe
-before it. Paired differences on the same windows give the uncertainty of a difference.
+An entry is the candidate's own loss; else its probe's loss corrected for the weakness of probes; else that of the
+newest probe before it. Paired differences on the same windows give the uncertainty of a difference.
 """
 
 import math
@@ -14,14 +14,14 @@ from tasks.policy.statistics.metrics import Floats
 
 # Chosen on the generated streams of tests/benchmarks/synthetic_streams.py
 AGE_FOCUS = 2.0
-"""How fast a gap loses weight with each doubling of the age, in powers of e."""
+"""How fast the weight of a gap falls with each doubling of the age ratio, in powers of e."""
 GAP_MEMORY = 0.95
-"""What of a gap's weight is left after each window."""
+"""Factor on a gap's weight after each window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was known of one window: losses of candidates and of probes on it, and who served it."""
+    """One window: losses of candidates and probes by their number, and the candidate that served."""
 
     champion: int
     losses: tuple[tuple[int, float], ...]
@@ -29,7 +29,7 @@ class Observation:
 
 
 class LossMatrix:
-    """Losses by [candidate, window]: `losses` and `probes` as observed, `filled` as estimated. Service began at `begun`."""
+    """Losses [candidate, window]: `losses` and `probes` observed, `filled` estimated. Service starts at `begun`."""
 
     def __init__(self, history: tuple[Observation, ...]) -> None:
         self.begun = len(history)
@@ -45,7 +45,7 @@ class LossMatrix:
         return self.newest.get(window, window - 1)
 
     def take_in(self, now: int, seen: Observation, since: int) -> None:
-        """Note a window of service and fill its column; the champion has served since window `since`."""
+        """Record a window of service and fill its column; the champion has served since window `since`."""
         grown = len(self.losses)
         if now + 1 >= grown:
             self.losses, self.probes, self.filled = (
@@ -70,9 +70,9 @@ class LossMatrix:
                 table[candidate, window] = loss
 
     def _probe_weakness(self, now: int) -> Floats:
-        """[now] what a probe of each candidate lacks: full candidate less its probe, at a similar age, lately more.
+        """[now] loss of each full candidate minus its probe's, weighted to similar ages and recent windows.
 
-        A full model's lead over its probe wears off as both age, so gaps of old candidates say little about a fresh one.
+        A full model's lead over its probe fades as both age, so gaps of old candidates say little about a fresh one.
         """
         first = self.begun // 2
         gaps = (self.losses - self.probes)[first:now, : now + 1]
@@ -85,23 +85,23 @@ class LossMatrix:
         return np.asarray(weights @ gaps[candidate, window] / weights.sum(axis=1))
 
     def _expected_of_fresh(self, now: int, champion: int, since: int) -> float:
-        """Without probes: the level that the champion had when it was fresh, its first three windows."""
+        """Estimate without probes: the champion's mean loss on its first three windows, when it was fresh."""
         first = max(champion + 1, self.begun - 3 if champion < self.begun else 0)
         own = self.losses[champion, max(since, first) : now + 1]
         own = own[np.isfinite(own)][:3]
         return float(own.mean()) if len(own) else math.nan
 
     def lead_noise(self, now: int, champion: int, since: int) -> PairedNoise:
-        """The noise of `leads_of_fresher`: that of two probes, or of the champion's own windows where there are none."""
+        """The noise of `leads_of_fresher`: that of two probes, or of the champion's own windows if there are none."""
         paired = paired_noise(self.probes[self.begun // 2 : now, : now + 1])
         if now < self.begun or np.isfinite(self.probes[:now, now]).any():
             return paired
-        own = self.losses[champion, since : now + 1]  # without probes nothing cancels a window's own noise
+        own = self.losses[champion, since : now + 1]  # without probes a window's own noise does not cancel
         own = own[np.isfinite(own)]
         return PairedNoise(max(paired.window, float(np.var(np.diff(own)))) if len(own) > 3 else math.inf, paired.luck)
 
     def leads_of_fresher(self, now: int, champion: int, since: int) -> Floats:
-        """Champion less a fresher model, window by window since it serves; equal-sized probes where both exist."""
+        """Champion's loss minus a fresher model's, by window since it serves; equal-sized probes where both exist."""
         leads = []
         for window in range(max(since, champion + 2), now + 1):
             fresher = self.newest_at(window)

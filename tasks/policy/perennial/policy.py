@@ -1,14 +1,14 @@
 """`perennial`, the recommended retraining policy, as an online object: window in, action out.
 
-After each window it may train a probe, a small and cheap model. Losses of probes and candidates make up an estimate of
-the performance matrix, corrected for the probes' weakness. From it the policy forecasts the next loss of every option
-and weighs lead against price: keep the champion, return to an earlier candidate, or retrain. It makes at most one
-retrain until there is significant evidence that the relationship changes. Its only setting is α, the cost of a retrain
-in losses of one window.
+After each window it may train a probe, a small and cheap model. Losses of probes and candidates are combined into an
+estimate of the performance matrix, corrected for the weakness of probes. From it the policy forecasts the next loss of
+every option and compares lead and price: keep the champion, return to an earlier candidate, or retrain. It makes at
+most one retrain until there is significant evidence that the relationship changes. Its only setting is α, the cost of a
+retrain in losses of one window.
 
-Use: call `ProbeRule(α, share, history)` once and `update(champion, losses, probes)` after each window, carry out the
-`Action`, store `state()`. Losses and probes cover every candidate and probe that exists, keyed by the window after which
-each was trained. The next call's `champion` shows whether the action was carried out.
+Usage: create `ProbeRule(α, share, history)`, then call `update(champion, losses, probes)` after each window and carry
+out the `Action`. Losses and probes cover every existing candidate and probe, keyed by the window after which each was
+trained. The `champion` of the next call shows whether the action was carried out.
 """
 
 import math
@@ -23,57 +23,57 @@ from tasks.policy.perennial.loss_matrix import LossMatrix, Observation
 from tasks.policy.perennial.switching import Flags, Options, SwitchingRule, patience
 from tasks.policy.statistics.metrics import Floats
 
-# Chosen on the generated streams of tests/benchmarks/synthetic_streams.py, judged by `make bench-policy`. With these values
-# 13 of 360 runs retrain more than once on 60 further generated streams without drift (before the test of order: 56).
+# Chosen on the generated streams of tests/benchmarks/synthetic_streams.py, evaluated by `make bench-policy`. On 60
+# further generated streams without drift, 13 of 360 runs retrain more than once (before the order test: 56).
 ESTABLISHED = 3.5
-"""σ of order and lead together from which the stream counts as one that changes."""
+"""Combined evidence of order and lead, in σ, from which the stream counts as changing."""
 TRIAL = 1.0
-"""σ of lead that one retrain may be tried on before that."""
+"""Lead, in σ, from which a single retrain may be tried before that."""
 RETURN = 4.5
-"""σ by which an earlier candidate must have beaten the champion to be gone back to before that; it is the best of many."""
+"""Lead, in σ, that an earlier candidate needs to be restored before that; it is high because it is the best of many."""
 PROBED_SIGMAS = 5.0
-"""A probe for every so many σ of one window that a retrain costs."""
+"""Windows between probes: the cost of a retrain divided by this many σ of one window."""
 SPARSEST = 4
-"""At least one probe in so many windows, however dear a retrain is."""
+"""Largest number of windows between probes, however expensive a retrain is."""
 SEEN_WINDOWS = 3
 SURE = 5.0
 SEEN_SHARE = 0.7
-"""A fresh model is believed to keep this share of what was led by in `SEEN_WINDOWS`, where that is beyond `SURE` σ."""
+"""Share of the mean lead of the last `SEEN_WINDOWS` that a fresh model is assumed to keep, if it is beyond `SURE` σ."""
 NOISE_UNIT = 0.01
-"""The noise of one window to which losses are scaled for the forecast, whose prior is made for it (`forecast.py`)."""
+"""Window noise to which losses are scaled for the forecast, as its prior assumes (`forecast.py`)."""
 RECENT_WINDOWS = 12
-"""The champion's windows that its latest loss is held against, to decide on a probe."""
+"""Number of the champion's windows that its latest loss is compared with, to decide on a probe."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weighed:
-    """What the policy weighed: the saving of the option at hand against its price, and whether models can age here."""
+    """Inputs of the choice: the option's saving against its price, and the evidence that models age on this stream."""
 
     saved: float | None
-    """Losses of one window that the option is expected to save; None without a forecast."""
+    """Expected saving of the option, in losses of one window; None without a forecast."""
     price: float
     patience: float
-    """Windows for which a forecast lead is counted."""
+    """Number of windows for which a forecast lead is counted."""
     lead_sigmas: float
     """Evidence that fresher models lead the champion, since window `since`."""
     order_sigmas: float
     """Evidence that neighbouring windows are more alike than distant ones."""
     since: int
     established: bool
-    """Whether the evidence has ever passed `ESTABLISHED`; an earlier retrain or `may_train` may go ahead without it."""
+    """Whether the evidence has ever passed `ESTABLISHED`; otherwise only one trial retrain is allowed (`may_train`)."""
     tried: bool
-    """Whether the one retrain that is allowed without established change was made."""
+    """Whether the one retrain that is allowed without established change has been made."""
     may_train: bool
 
     @property
     def change_sigmas(self) -> float:
-        """Both kinds of evidence together."""
+        """Both kinds of evidence combined, in σ."""
         return math.hypot(max(0.0, self.order_sigmas), max(0.0, self.lead_sigmas))
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What to do after a window. `deploy` serves from the next window on; it is `window` itself for a retrain."""
+    """The action after a window. `deploy` serves from the next window on; it equals `window` for a retrain."""
 
     window: int
     retrain: bool
@@ -83,7 +83,7 @@ class Action:
 
 
 class ProbeRule:
-    """One model's policy. `history[i]` is window i before service; its candidates are known by their windows."""
+    """The policy of one model. `history[i]` is window i before service; candidates are numbered by their windows."""
 
     def __init__(self, alpha: float, share: float, history: tuple[Observation, ...]) -> None:
         self.alpha = alpha
@@ -94,7 +94,7 @@ class ProbeRule:
         self.champion = self.begun - 1
         self.since = self.begun
         self.established = False
-        """Whether the stream has shown that it changes."""
+        """Whether the evidence has shown that the stream changes."""
         self.tried = False
         """Whether a retrain was tried before that."""
         self.last_probe = self.begun - 1
@@ -106,7 +106,7 @@ class ProbeRule:
         self._start()
 
     def update(self, champion: int, losses: Mapping[int, float], probes: Mapping[int, float]) -> Action:
-        """Take in the next window: the losses on it of every existing candidate and probe, and who served it."""
+        """Add the next window, with its losses of every existing candidate and probe and its champion; decide."""
         now = len(self.observed)
         seen = Observation(champion, _pairs(losses), _pairs(probes))
         self.observed.append(seen)
@@ -128,7 +128,7 @@ class ProbeRule:
         return Action(now, choice.option == now, deploy, self._decide_probe(now), weighed)
 
     def _start(self) -> None:
-        """Let the forecast learn from the history block, in which every candidate is known."""
+        """Fit the forecast on the windows before service, on which every candidate is known."""
         known = np.isfinite(self.known.losses[: self.begun - 1, : self.begun]).any(axis=1)
         earliest = int(np.argmax(known)) if known.any() else self.begun - 1
         first = int(0.25 * self.begun) - 1
@@ -139,7 +139,7 @@ class ProbeRule:
             self._forecast(window)
 
     def _measure(self, now: int) -> None:
-        """σ of the difference of two models on one window, and a typical loss: once, as soon as both can be told."""
+        """Set σ of the difference of two models on one window, and a typical loss, once both are known."""
         if self.unit > 0:
             return
         known = self.known.losses[: now + 1, : now + 1]
@@ -148,7 +148,7 @@ class ProbeRule:
         self.level = float(np.median(known)) if len(known) else 0.0
 
     def _evidence(self, now: int) -> tuple[float, float]:
-        """σ of the order of windows, from probes of early history, and of the lead of fresher models since the switch."""
+        """Evidence in σ: order of windows, from probes of early history; lead of fresher models since the switch."""
         early = self.begun // 2
         order = order_sigmas(self.known.probes[1:early, early : now + 1])
         leads = self.known.leads_of_fresher(now, self.champion, self.since)
@@ -169,10 +169,10 @@ class ProbeRule:
         return Options(now, column, float(column[newest]), newest, forecast, exists)
 
     def _within_seen(self, forecast: Floats, now: int) -> Floats:
-        """The fresh model's forecast lead, kept within what the newest models have led by in the last windows.
+        """Bound the fresh model's forecast lead by the leads of the newest models in the last windows.
 
-        What the forecast has learned in quiet times must not make it doubt a lead far beyond noise, nor what it has
-        learned of seasons make it promise a lead that nobody has seen.
+        A forecast fitted on stable windows must not discount a lead far beyond noise, and one fitted on seasons must
+        not predict a lead that was never observed.
         """
         own, recent = forecast[self.champion], range(max(self.champion + 1, now - SEEN_WINDOWS + 1), now + 1)
         filled, newest = self.known.filled, self.known.newest_at
@@ -188,7 +188,7 @@ class ProbeRule:
         return np.append(forecast[:now], own - lead)
 
     def _surely_better(self, now: int) -> Flags:
-        """Which candidates have beaten the champion on the same windows by `RETURN` σ; the champion itself may stay."""
+        """Candidates that beat the champion on the same windows by `RETURN` σ; the champion is always included."""
         own, window = self.known.losses[self.champion], self.known.lead_noise(now, self.champion, self.since).window
         better = np.zeros(now, dtype=bool)
         for candidate in np.flatnonzero(np.isfinite(self.known.losses[:now, now])).tolist():
@@ -199,7 +199,7 @@ class ProbeRule:
         return better
 
     def _decide_probe(self, now: int) -> bool:
-        """After every window; seldomer where a retrain is so dear that a few windows' leads cannot pay it."""
+        """Probe after every window; less often if a retrain costs more than the leads of a few windows."""
         apart = self.alpha / (PROBED_SIGMAS * self.unit) if self.unit > 0 else 1.0
         if now - self.last_probe < min(SPARSEST, max(1, round(apart))) and not self._loss_rose(now):
             return False
@@ -207,7 +207,7 @@ class ProbeRule:
         return True
 
     def _loss_rose(self, now: int) -> bool:
-        """Whether the champion's loss lies 3 σ above its own recent windows: worth a look by a probe, no more."""
+        """Whether the champion's loss is 3 σ above its own recent windows; this justifies a probe only."""
         before = self.known.losses[self.champion, max(0, now - RECENT_WINDOWS) : now]
         before = before[np.isfinite(before)]
         return len(before) > 3 and bool(self.known.losses[self.champion, now] > before.mean() + 3 * before.std())

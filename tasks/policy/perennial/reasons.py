@@ -1,4 +1,4 @@
-"""What the recommended policy weighed, in words: one sentence for the model's owner, then the policy's own figures."""
+"""Explain an action of the recommended policy: one sentence for the model's owner, then the policy's own numbers."""
 
 from dataclasses import dataclass
 
@@ -8,20 +8,20 @@ from tasks.policy.statistics.numbers import beside
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a reader counts the policy's losses: in units of the metric, and in USD where a retrain's cost is known."""
+    """Units for the reader: the metric's units, and USD where the cost of a retrain is known."""
 
     metric: str
     alpha: float
-    """What a retrain costs, in losses of one window."""
+    """Cost of a retrain, in losses of one window."""
     scale: float = 1.0
     """Units of the metric in one unit of loss."""
     retrain_usd: float | None = None
     origin: str = ""
-    """Where `alpha` comes from, in words."""
+    """Origin of `alpha`, in words."""
 
 
 def explain(action: Action, terms: Terms, since: str, earlier: str | None = None) -> tuple[str, tuple[str, ...]]:
-    """(why, details). `since` is the day from which the champion is judged, `earlier` the version to return to."""
+    """(reason, details). `since` is the first day of the champion's evidence, `earlier` the version to return to."""
     weighed = action.weighed
     return _why(action, terms, earlier), (
         _describe_change(weighed),
@@ -51,7 +51,7 @@ def _why(action: Action, terms: Terms, earlier: str | None) -> str:
 
 
 def _against_price(saved: float, price: float, terms: Terms) -> str:
-    """`lead 0.0007, needed 0.0036 log loss`, and the same in money where that is known."""
+    """`lead 0.0007, needed 0.0036 log loss`, and the same in money if that is known."""
     lead, needed = saved * terms.scale, price * terms.scale
     text = f"lead {beside(lead, needed, 2)}, needed {needed:.2g} {terms.metric}"
     if terms.retrain_usd is None:

@@ -1,10 +1,11 @@
-"""When to switch: an option must promise to win back its price, by what it will lead and by what it has led so far.
+"""Decide when to switch: the forecast lead and the past lead of an option must pay for its price.
 
 gain = patience × forecast lead + ½ × debt - price, for every earlier candidate and for the fresh one; the best above 0
-is taken. Debt is what the option would have saved since the last switch, never below 0, fading (ski rental; Karlin et
-al. 1988): it answers leads that the forecast is slow to believe. Patience is the number of windows for which a lead is
-counted. Where a champion ages by b a window the best period is √(2α/b) and the lead is then √(2αb) (Harris 1913), so
-patience is α / lead = √(α/2b). Estimates of b from one stream were worse than one b for all, in units of its losses.
+is chosen. Debt is what the option would have saved since the last switch, discounted and floored at 0 (ski rental;
+Karlin et al. 1988); it covers leads that the forecast learns slowly. Patience is the number of windows for which a lead
+is counted. If a champion ages by b a window, the best period is √(2α/b) and the lead is then √(2αb) (Harris 1913), so
+patience is α / lead = √(α/2b). One value of b for all streams, in units of their losses, was better than estimates from
+each stream.
 """
 
 import math
@@ -20,19 +21,19 @@ Flags = NDArray[np.bool_]
 
 # Chosen, as in policy.py, on generated streams.
 AGEING = 0.26
-"""b by √(noise × level) of the losses: the best over generated streams, where half or twice as much costs 1 to 4 %."""
+"""b in units of √(noise × level) of the losses: best over generated streams; half or twice costs 1 to 4 %."""
 DEBT_WEIGHT = 0.5
 DEBT_MEMORY = 0.85
-"""What of a debt is left after each window."""
+"""Factor on a debt after each window."""
 RETURN_CAUTION = 1.5
-"""A return is chosen as the best of many, which flatters it: its debt counts by so much less."""
+"""Divisor of an earlier candidate's debt, which is biased upwards because it is the best of many."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be done after window `now`, by candidate; the last entry of `forecast` and `exists` is the fresh one.
+    """The options after window `now`, by candidate; the last entry of `forecast` and `exists` is the fresh model.
 
-    `losses` are the candidates' on `now`, estimated where unknown; `fresh` is the loss there of the newest model.
+    `losses` are the candidates' on `now`, estimated where unknown; `fresh` is the loss of the newest model on `now`.
     """
 
     now: int
@@ -44,9 +45,9 @@ class Options:
 
 
 class Choice(NamedTuple):
-    """An option and what it gains by the rule, 0 for the champion; `saved` is the option's side of the scales.
+    """An option, its gain by the rule (0 for the champion), and its saving and price.
 
-    For the champion, `saved` is what a fresh model would save, before its price; None without a forecast.
+    If the champion stays, `saved` and `price` are those of a fresh model. `saved` is None without a forecast.
     """
 
     option: int
@@ -56,7 +57,7 @@ class Choice(NamedTuple):
 
 
 class SwitchingRule:
-    """Hold the debts since the last switch."""
+    """Choose between options, with debts accumulated since the last switch."""
 
     def __init__(self, alpha: float, share: float) -> None:
         self.alpha, self.share = alpha, share
@@ -66,7 +67,7 @@ class SwitchingRule:
         self.debts, self.fresh_debt = np.zeros(0), 0.0
 
     def choose(self, options: Options, champion: int, patience: float) -> Choice:
-        """The champion, an earlier candidate, or `now`, which is to be trained."""
+        """Return the champion, an earlier candidate, or `now` for a retrain."""
         self._add(options, champion)
         debt = np.append(self.debts / RETURN_CAUTION, self.fresh_debt)
         price = np.full(options.now + 1, (1 - self.share) * self.alpha)
@@ -89,7 +90,7 @@ class SwitchingRule:
 
 
 def _leads(forecast: Floats, champion: int) -> Floats:
-    """How much less than the champion each option will lose; a champion without a forecast counts as the worst."""
+    """Forecast loss of the champion minus that of each option; a champion without a forecast counts as the worst."""
     known = forecast[np.isfinite(forecast)]
     if not len(known):
         return np.zeros(len(forecast))
@@ -98,6 +99,6 @@ def _leads(forecast: Floats, champion: int) -> Floats:
 
 
 def patience(alpha: float, noise: float, level: float) -> float:
-    """Windows for which a lead is counted, √(α/2b), the next one at least. `noise` is a σ, `level` a typical loss."""
+    """Number of windows for which a lead is counted: √(α/2b), at least 1. `noise` is a σ, `level` a typical loss."""
     ageing = AGEING * math.sqrt(max(0.0, noise * level))
     return max(1.0, math.sqrt(alpha / (2 * ageing))) if ageing > 0 else 1.0

@@ -1,6 +1,6 @@
-"""Records as JSON, ids from content, and spans of time: what every record that travels is made with.
+"""JSON, content-derived ids and time windows: the parts that all records share.
 
-All times are UTC and timezone-aware. Ids are derived from content, so doing a thing twice is doing it once.
+All times are UTC and timezone-aware. Ids are derived from content, which makes writes idempotent.
 """
 
 import hashlib
@@ -16,15 +16,16 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 Record = TypeVar("Record")
 
 FORMAT = 1
-"""Of ledger entries, of the lake's tables and of model files. It grows only where an older Perennial would misread what a
-newer one writes; what carries none is of the first. New fields with defaults need no new one."""
+"""Format number of ledger entries, lake tables and model files. Increase it only where an older Perennial would misread
+what a newer one writes; new fields with defaults do not need a new number. Data without a number has format 1."""
 
 CLOCKS_APART = timedelta(minutes=5)
-"""What the clocks of two machines may differ by, as Kerberos allows (RFC 4120, 8.2); a time further ahead is a mistake."""
+"""Largest accepted difference between the clocks of two machines, as in Kerberos (RFC 4120, 8.2). A time further in the
+future is treated as a mistake."""
 
 
 class Settings(BaseModel):
-    """What a person writes. Strict and frozen: an unknown key is an error, not a surprise later."""
+    """Base class of user-written settings: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -35,7 +36,7 @@ def _adapter(record_type: type) -> TypeAdapter[Any]:
 
 
 def to_json(record: object) -> str:
-    """Canonical JSON of a record: sorted keys, no spaces, so equal records hash alike."""
+    """Canonical JSON of a record: sorted keys and no spaces, so equal records have equal hashes."""
     kind: Any = type(record)
     plain = _adapter(kind).dump_python(record, mode="json")
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -49,7 +50,7 @@ def from_json(record_type: type[Record], text: str | bytes) -> Record:
 
 
 def newer_format(found: object) -> str | None:
-    """What to say of something in this format, where it is one that only a newer Perennial reads; None where it is not."""
+    """Message for data in a format that only a newer Perennial can read; None where this one can read it."""
     if isinstance(found, str) and found.isdecimal():
         found = int(found)
     if isinstance(found, int) and found <= FORMAT:
@@ -58,13 +59,16 @@ def newer_format(found: object) -> str | None:
 
 
 def digest(*parts: str, length: int = 16) -> str:
-    """Hex SHA-256 of the parts, joined so that ("ab", "c") and ("a", "bc") differ."""
+    """First `length` hex digits of the SHA-256 of the parts. ("ab", "c") and ("a", "bc") have different digests."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:length]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """A half-open interval [start, end) of production time, UTC."""
+    """A half-open interval [start, end) of production time in UTC.
+
+    Raises ValueError if a bound is not in UTC or the end is not after the start.
+    """
 
     start: datetime
     end: datetime
@@ -78,7 +82,7 @@ class Window:
 
     @property
     def name(self) -> str:
-        """As people write it and as paths and ids use it: `2013-05-01..2013-05-06`."""
+        """The name used in pages, paths and ids: `2013-05-01..2013-05-06`."""
         midnight = self.start.time() == self.end.time() == datetime.min.time()
         form = "%Y-%m-%d" if midnight else "%Y-%m-%dT%H%M%S"
         return f"{self.start:{form}}..{self.end:{form}}"
@@ -91,7 +95,7 @@ class Window:
         return Window(self.end, self.end + (self.end - self.start))
 
     def split(self, days: float) -> Iterator["Window"]:
-        """Consecutive windows of `days` inside this one; a remainder shorter than that is left out."""
+        """Yield consecutive windows of `days` inside this one; drop a remainder shorter than that."""
         start, step = self.start, timedelta(days=days)
         while start + step <= self.end:
             yield Window(start, start + step)
@@ -99,6 +103,6 @@ class Window:
 
 
 def utc(text: str) -> datetime:
-    """Parse an ISO date or time; without a zone it is taken as UTC."""
+    """Parse an ISO date or time; one without a time zone is read as UTC."""
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,8 +1,8 @@
-"""Rows reduced to the bins of a reference: what is kept of single training rows, for comparisons that counts cannot make.
+"""Training rows reduced to bin numbers, for comparisons that counts alone cannot make.
 
-A profile's counts forget when a row came and which values stood together in it. A bounded number of rows, each feature
-as the number of its bin and the time as its hour, is enough to compare a window with the same phase of the calendar
-and to see whether features move together. No value is kept, and nothing of a personal feature.
+A profile's counts lose the time of a row and the combination of its values. A bounded number of rows, with the bin
+number of each feature and the hour of each row, is enough to compare a window with the same phase of the calendar and
+to detect joint drift. No raw values are stored, and personal features are excluded.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,10 @@ Codes = NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True)
 class CodedRows:
-    """`hours` (n,) since 1970, UTC, -1 where there is no time; `codes` (n,) by feature.
+    """`hours` (n,) since 1970 in UTC, -1 where the time is unknown; `codes` (n,) for each feature.
 
-    A code is a place in the feature's counts; `len(counts)` is a row without a value, the next one an infinite value.
+    A code is an index into the feature's counts; `len(counts)` means a missing value, `len(counts) + 1` an infinite
+    one.
     """
 
     hours: NDArray[np.int64]
@@ -34,6 +35,6 @@ class CodedRows:
 
 
 def counts_of(reference: FeatureReference, codes: Codes, weights: Floats) -> Floats:
-    """Weighted rows by code: the feature's counts, then rows without a value, then infinite ones."""
+    """Weighted row counts by code: the feature's bins, then missing values, then infinite values."""
     found: Floats = np.bincount(codes, weights, minlength=len(reference.counts.counts) + 2).astype(float)
     return found

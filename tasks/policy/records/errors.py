@@ -1,18 +1,19 @@
-"""The errors that a person can fix, all in one tree.
+"""The tree of errors that a user can fix.
 
-Every message says where, what was found, what was expected and what to do. Any other exception is a defect of ours.
+Every message gives the place, what was found, what was expected and what to do. Any other exception is a bug in
+Perennial.
 """
 
 
 class PerennialError(Exception):
-    """Base of the errors whose message is all a person needs."""
+    """Base of all errors whose message is sufficient for the user, without a traceback."""
 
 
-# a model's file, and what it names
+# the model's file and what it refers to
 
 
 class ModelConfigError(PerennialError, ValueError):
-    """A model's YAML file is missing, unreadable or says something that is not accepted."""
+    """A model's YAML file is missing, unreadable or contains a value that is not accepted."""
 
 
 class EstimatorError(PerennialError):
@@ -20,138 +21,138 @@ class EstimatorError(PerennialError):
 
 
 class UnknownPolicy(PerennialError):
-    """A policy that the back-test does not know by this name."""
+    """The back-test has no policy of this name."""
 
 
 class SuiteError(PerennialError, ValueError):
-    """A suite cannot be read, or holds an expectation that Great Expectations does not know."""
+    """A suite cannot be read, or contains an expectation that Great Expectations does not know."""
 
 
 class TimeAhead(PerennialError):
-    """The requested time of a live model is in the future. Nothing was read."""
+    """The requested time for a live model is in the future. Nothing was read."""
 
 
 # data
 
 
 class SourceError(PerennialError, ValueError):
-    """A source of rows is missing, cannot be read, or holds something else than the model's YAML says."""
+    """A source of rows is missing, unreadable or does not match the model's YAML file."""
 
 
 class SourceUnreachable(SourceError):
-    """A host, bucket or database did not answer; trying again may help."""
+    """A host, bucket or database did not answer; a retry may succeed."""
 
 
 class SourceEmpty(SourceError):
-    """No row of the window is there (yet)."""
+    """The source has no rows of the window (yet)."""
 
 
 class LakeError(PerennialError, RuntimeError):
-    """Stored rows are missing, are not what was stored, or cannot be stored as asked."""
+    """Stored rows are missing or altered, or the rows cannot be stored as requested."""
 
 
 class FeatureError(PerennialError):
-    """Rows lack a column that the model reads, or hold it in a type it cannot read."""
+    """The rows lack a column that the model reads, or have it in a type that the model cannot read."""
 
 
 class MatrixError(PerennialError, ValueError):
-    """A performance matrix that cannot be simulated; says what was found and what is expected."""
+    """A performance matrix cannot be simulated; the message gives what was found and what is expected."""
 
 
 class NothingToReplay(PerennialError):
-    """No model was chosen whose recorded history has an end."""
+    """None of the selected models has a recorded history with an end."""
 
 
 # training
 
 
 class TooEarly(PerennialError):
-    """There is nothing yet that a model could learn from."""
+    """There are no rows to train on yet."""
 
 
 class TrainingRefused(PerennialError):
-    """These rows must not be trained on; trying again with the same rows changes nothing."""
+    """These rows must not be used for training; a retry with the same rows cannot succeed."""
 
 
 # registry
 
 
 class RegistryError(PerennialError):
-    """The registry cannot be reached, or holds no such version."""
+    """The registry cannot be reached, or does not have this version."""
 
 
 class NoChampion(RegistryError):
-    """No version of the model serves yet."""
+    """The model has no champion yet."""
 
 
 class VersionGone(RegistryError):
-    """The registry holds no such version, or another one under its number."""
+    """The registry does not have this version, or has a different one under its number."""
 
 
 class ModelFileError(PerennialError):
-    """A model's files are missing, altered, or of types that nobody vouched for."""
+    """A model's files are missing, altered, or contain types that are not trusted."""
 
 
 # rollout
 
 
 class NothingToPromote(PerennialError):
-    """No challenger has been judged yet."""
+    """No challenger has been validated yet."""
 
 
 class PromotionRefused(PerennialError):
-    """The evidence, a person, or what the registry holds does not allow this move. Nothing was moved."""
+    """The evidence, a reviewer or the state of the registry does not allow this move. Nothing was moved."""
 
 
 class MoveFailed(PerennialError):
-    """The aliases were not moved, or moved and put back because what then served did not answer."""
+    """The aliases were not moved, or were moved back because the new champion did not answer."""
 
 
 class AccessRefused(PerennialError):
-    """The model's file does not let this principal do this. Nothing was done."""
+    """The model's file does not allow this principal to do this. Nothing was done."""
 
 
 class BackfillRefused(PerennialError):
-    """The range holds no window, or more than was allowed. Nothing was done."""
+    """The range holds no window, or more windows than allowed. Nothing was done."""
 
 
 class ReplayRefused(PerennialError):
-    """The workspace already knows the future of what should be replayed."""
+    """The workspace already holds data from after the start of the requested replay."""
 
 
 # storage
 
 
 class WorkspaceError(PerennialError, RuntimeError):
-    """The workspace cannot be written to or read from."""
+    """The workspace cannot be read or written."""
 
 
 class LedgerError(PerennialError):
-    """The chain cannot be read or extended."""
+    """The hash chain cannot be read or extended."""
 
 
 class LeaseHeld(PerennialError):
-    """Another run of this model writes, and went on renewing its lease. Nothing was written."""
+    """Another run of this model holds the lease and keeps renewing it. Nothing was written."""
 
 
 class FencedOut(PerennialError):
-    """This process fell silent past its lease and another one took over. It has written nothing since."""
+    """This process did not renew its lease in time and another one took over. It has written nothing since."""
 
 
 class AwsProfileError(PerennialError):
-    """The keys of a profile cannot be had."""
+    """The credentials of an AWS profile are not available."""
 
 
 # deployments
 
 
 class DeploymentError(PerennialError, RuntimeError):
-    """The definitions cannot be deployed, or Prefect refused them."""
+    """The definitions cannot be deployed, or Prefect rejected them."""
 
 
 class PoolError(PerennialError, ValueError):
-    """A place or a pool is named that nothing describes."""
+    """A place or a work pool is named that is not defined."""
 
 
 class LogInError(PerennialError, ValueError):
-    """The file with the log-in cannot be used."""
+    """The login file cannot be used."""

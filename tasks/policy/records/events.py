@@ -1,7 +1,7 @@
-"""The payload of an event from one flow to the next: the model, the decision that keys every write, and the reasons.
+"""The payload of an event between flows: the model, the decision id that keys every write, and the reasons.
 
-Sizes are bounded here where events are made, and again by the types of the flows' parameters. Anyone who can reach the
-server's API can emit an event, so verdicts are read from the ledger, never from an event.
+Sizes are bounded here, where events are created, and again by the types of the flows' parameters. Anyone with access to
+the server's API can emit an event, so verdicts are read from the ledger, never from an event.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from enum import StrEnum
 
 LONGEST_REASON, MOST_REASONS = 2000, 20
 REQUEST = "perennial.request.id"
-"""Label of an event's resource by which triggers tell repetitions from another request about the same model."""
+"""Label of an event's resource by which triggers distinguish a repeated event from a new request for the model."""
 
 
 class RunMode(StrEnum):
-    """What a run may set off: only a live run's events start other runs, and nobody acts on what a back-fill decides."""
+    """What a run may cause: only a live run's events start other runs, and a back-fill's decisions are not acted on."""
 
     LIVE = "live"
     REPLAY = "replay"
@@ -24,19 +24,19 @@ class RunMode(StrEnum):
 
     @property
     def tag(self) -> str:
-        """The tag by which a flow run shows its mode in the dashboard, and by which it knows it after a restart."""
+        """The tag of a flow run with this mode: shown in the dashboard, and read again after a restart."""
         return f"perennial-{self}"
 
 
 def about(resource: str, model: str, payload: Mapping[str, object]) -> dict[str, str]:
-    """The resource of an event: which model, and which of its requests, by decision or else by time."""
+    """The resource of an event: the model, and the request, identified by its decision id or else by its time."""
     request = payload.get("decision_id") or payload.get("until") or ""
     return {"prefect.resource.id": f"{resource}.{model}", "prefect.resource.name": model, REQUEST: str(request)}
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """`until` is the time as of which the next flow judges; `champion` the version that an action is about."""
+    """`until` is the time as of which the next flow judges; `champion` is the version that the action refers to."""
 
     model: str
     decision_id: str
@@ -45,7 +45,7 @@ class Handover:
     champion: str | None = None
 
     def payload(self) -> dict[str, object]:
-        """As an event carries it; what is unset is left out, so that templates fall back to the flow's defaults."""
+        """The payload as a dict; unset fields are omitted, and templates then use the flow's defaults."""
         reasons = [reason[:LONGEST_REASON] for reason in self.reasons[:MOST_REASONS]]
         fields = {
             "model": self.model,

@@ -1,8 +1,8 @@
-"""Records that travel between stages: evidence, decision and what was done.
+"""Records passed between stages: evidence, decisions and actions.
 
-Small and frozen, so a stage can pass one to another process, an event or the ledger: `to_json` and `from_json` round-trip
-every record here. Frames and clients never travel. Measurements of a window are in `reports.py`, the JSON of records in
-`base.py`.
+They are small and frozen, and `to_json` and `from_json` round-trip each of them, so a stage can pass one to another
+process, an event or the ledger. Data frames and clients are never passed. Measurements of a window are in `reports.py`,
+JSON in `base.py`.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -28,7 +28,7 @@ from tasks.policy.records.reports import (
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one iteration used, from trigger to live."""
+    """Resources that one iteration used, from trigger to live."""
 
     rows: int
     wall_s: float
@@ -38,9 +38,9 @@ class Usage:
 
 
 USAGE = "usage"
-"""Tag of a version that holds what making it used, as JSON."""
+"""Tag of a version that holds the resources its training used, as JSON."""
 LABELS_QUARANTINED, LABELS_SOUND = "labels.quarantined", "labels.sound"
-"""Ledger entries on windows whose labels cannot be trusted, and on those of which they can be again."""
+"""Ledger entries for windows whose labels cannot be trusted, and for those whose labels are sound again."""
 DiagnosisKind = Literal[
     "none",
     "upstream_data_fault",
@@ -53,7 +53,7 @@ DiagnosisKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class WindowEvidence:
-    """All that was known of one window when it was judged; reports are None where a gate stopped the flow."""
+    """All evidence on one window at the time it was judged; a report is None where a gate stopped the flow."""
 
     window: Window
     rows: int
@@ -61,12 +61,12 @@ class WindowEvidence:
     drift: DriftReport | None = None
     performance: PerformanceReport | None = None
     probes: tuple[ProbeColumn, ...] = ()
-    """Windows on which probes were scored in this run: its own, and earlier ones that were not yet."""
+    """Windows on which probes were scored in this run: the current one, and earlier ones not yet scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A version that was champion from `since` on and was never quarantined; it had learned until `learned_until`."""
+    """A version that became champion at `since` and was never quarantined; its training data end at `learned_until`."""
 
     version: str
     learned_until: datetime
@@ -75,10 +75,11 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the policy may look back on: earlier windows, oldest first, and what was done about them.
+    """The policy's view of the past: earlier windows, oldest first, and the actions taken.
 
     `performances` holds the latest report of each earlier window (late labels replace a maturing one by a closed one).
-    `training_rows` is what the champion was trained on; `rows_since_training` what has landed since.
+    `training_rows` is the number of rows the champion was trained on; `rows_since_training` the number that arrived
+    since.
     """
 
     performances: tuple[PerformanceReport, ...] = ()
@@ -89,28 +90,28 @@ class History:
     training_rows: int = 0
     rows_since_training: int = 0
     learned: tuple[tuple[datetime, datetime], ...] = ()
-    """Of each challenger, promoted or not: when it was made, and until when its training rows reach."""
+    """For each challenger, promoted or not: when it was created, and the end of its training rows."""
     returnable: tuple["Served", ...] = ()
-    """Earlier champions that may serve again."""
+    """Earlier champions that may be restored."""
     asked_at: tuple[datetime, ...] = ()
-    """Ends of windows after which a retrain was requested, apart from those that a budget refused."""
+    """Ends of windows after which a retrain was requested, except for requests that a budget refused."""
     spent_usd_this_month: float = 0.0
     usages: tuple[Usage, ...] = ()
-    """What earlier iterations used, oldest first."""
+    """Resources that earlier iterations used, oldest first."""
     estimates: tuple[tuple[Window, MetricValue], ...] = ()
-    """What was expected of earlier windows before their labels came."""
+    """Estimated metrics of earlier windows, made before their labels arrived."""
     unresolved: str | None = None
-    """That earlier retrains have not cleared what the latest windows are past, in a sentence."""
+    """A sentence where earlier retrains have not brought the metric of the latest windows back within its limit."""
 
     def revised(self, reports: Iterable[PerformanceReport]) -> "History":
-        """The same history with these windows' reports in place of the earlier ones."""
+        """The same history with these reports in place of the earlier ones of their windows."""
         newer = {report.window: report for report in reports}
         return replace(self, performances=tuple(newer.get(old.window, old) for old in self.performances))
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a retrain runs and why; `hours` is its forecast there, None where the place's speed is unknown."""
+    """Where a retrain runs and why; `hours` is its forecast duration, None where the place's speed is unknown."""
 
     place: str
     kind: Literal["dedicated", "serverless"]
@@ -121,7 +122,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Retrain or not, and why. `decision_id` keys every write that follows, so acting twice is acting once."""
+    """Whether to retrain, and why. `decision_id` keys every write that follows, which makes acting twice idempotent."""
 
     decision_id: str
     model: str
@@ -136,16 +137,16 @@ class Decision:
     would_change: tuple[str, ...] = ()
     placement: Placement | None = None
     go_back_to: str | None = None
-    """An earlier version that shall be tried again, where that was decided instead of a retrain."""
+    """An earlier version to restore, where that was decided instead of a retrain."""
     unresolved: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
-    """That earlier retrains did not bring the metric back within its limit: a person has to look."""
+    """A sentence where earlier retrains did not bring the metric back within its limit: action required."""
     details: tuple[str, ...] = ()
-    """The policy's own figures, in sentences."""
+    """The policy's own numbers, in sentences."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the ledger keeps of one monitored window: the evidence, the decision, and earlier windows measured anew."""
+    """The ledger's record of one monitored window: evidence, decision, and revised reports of earlier windows."""
 
     as_of: datetime
     champion: str
@@ -154,13 +155,13 @@ class Judgement:
     revised: tuple[PerformanceReport, ...] = ()
     diagnosis_reasons: tuple[str, ...] = ()
     estimate: MetricValue | None = None
-    """What the inputs alone let expect of the primary metric, without the window's labels."""
+    """Estimate of the primary metric from the inputs alone, without the window's labels."""
     estimate_error: EstimateError | None = None
-    """How wrong such estimates were before; None while no estimated window has closed."""
+    """Error of earlier estimates; None while no estimated window has closed."""
     backfilled: bool = False
-    """Judged by a back-fill, for the record: its decision is never handed over."""
+    """True for a judgement made by a back-fill: its decision is recorded and never handed over."""
     registry_changes: tuple[str, ...] = ()
-    """What others than Perennial had changed in the registry, a sentence each."""
+    """Changes to the registry that were not made by Perennial, one sentence each."""
 
 
 def latest_performances(judgements: Iterable[Judgement]) -> tuple[PerformanceReport, ...]:
@@ -173,7 +174,7 @@ def latest_performances(judgements: Iterable[Judgement]) -> tuple[PerformanceRep
 
 
 def label_reports(reports: Iterable[PerformanceReport]) -> tuple[LabelReport, ...]:
-    """What is known of the labels of these windows, oldest first."""
+    """The label reports of these windows, oldest first."""
     found = {report.window: report.labels for report in reports if report.labels}
     return tuple(found[window] for window in sorted(found))
 
@@ -181,7 +182,7 @@ def label_reports(reports: Iterable[PerformanceReport]) -> tuple[LabelReport, ..
 def newest_labels(
     evidence: WindowEvidence, history: History, revised: Iterable[PerformanceReport] = ()
 ) -> LabelReport | None:
-    """The verdict on the labels of the latest window that has one, of this window and those before it."""
+    """The latest label report of this window or an earlier one; None without any."""
     past = (report for report in history.revised(revised).performances if report.window <= evidence.window)
     found = label_reports((*past, *((evidence.performance,) if evidence.performance else ())))
     return found[-1] if found else None
@@ -189,13 +190,13 @@ def newest_labels(
 
 @dataclass(frozen=True, slots=True)
 class LabelVerdicts:
-    """Windows whose labels were found to be untrustworthy, or which are sound again: what the ledger keeps of them."""
+    """Label reports of windows whose labels cannot be trusted, or are sound again, as the ledger records them."""
 
     reports: tuple[LabelReport, ...]
 
 
 def windows_in_doubt(entries: Iterable["LedgerEntry"]) -> tuple[str, ...]:
-    """Names of the windows whose labels cannot be trusted, by the ledger's entries in their order."""
+    """Names of the windows whose labels cannot be trusted, from ledger entries in ledger order."""
     doubted: dict[str, bool] = {}
     for entry in entries:
         if entry.kind in (LABELS_QUARANTINED, LABELS_SOUND):
@@ -205,7 +206,7 @@ def windows_in_doubt(entries: Iterable["LedgerEntry"]) -> tuple[str, ...]:
 
 
 def windows_to_exclude(entries: Sequence["LedgerEntry"], as_of: datetime) -> tuple[str, ...]:
-    """Names of the windows on which nothing is learned or judged: quarantined ones, and those whose labels are in doubt."""
+    """Names of the windows excluded from training and judgement: quarantined, or with labels that cannot be trusted."""
     failed = (from_json(QualityReport, entry.body) for entry in entries if entry.kind == "window.quarantined")
     in_doubt = windows_in_doubt(entry for entry in entries if entry.at <= as_of)
     return tuple(dict.fromkeys((*(report.window.name for report in failed), *in_doubt)))
@@ -213,7 +214,7 @@ def windows_to_exclude(entries: Sequence["LedgerEntry"], as_of: datetime) -> tup
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A registered model: where it is, what it was trained on, which decision asked for it."""
+    """A registered model: its run, its training data and the decision that requested it."""
 
     model: str
     version: str
@@ -226,7 +227,7 @@ class ModelVersion:
 
 
 def scoring_id(model: str, window: Window) -> str:
-    """Keys what is written when a window is scored: a window is served once."""
+    """Id that keys the writes of scoring a window; each window is scored once."""
     return digest(model, "score", window.name)
 
 
@@ -247,6 +248,8 @@ class MetricDifference:
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
+    """The verdict on a challenger, its differences from the champion, and the reasons."""
+
     challenger: str
     champion: str | None
     verdict: Verdict
@@ -255,12 +258,12 @@ class ValidationReport:
     rows: int
     first_model: bool = False
     constant: MetricDifference | None = None
-    """The challenger against the best constant answer to the same rows."""
+    """Comparison of the challenger with the best constant prediction on the same rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """Aliases after a move: who serves now and who was replaced."""
+    """Aliases after a move: the new champion and the one it replaced."""
 
     model: str
     decision_id: str
@@ -272,7 +275,7 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One fact. `previous_hash` names the entry before it, which makes the ledger a chain."""
+    """One fact. `previous_hash` is the hash of the entry before it, which makes the ledger a chain."""
 
     model: str
     sequence: int
@@ -283,9 +286,9 @@ class LedgerEntry:
     body: str
     previous_hash: str
     lease: Annotated[int | None, Field(exclude_if=lambda token: token is None)] = None
-    """Fencing token of the run that wrote it, where it held the model's lease."""
+    """Fencing token of the run that wrote the entry, where it held the model's lease."""
     format: Annotated[int, Field(exclude_if=lambda number: number == 1)] = 1
-    """`records.FORMAT` of the Perennial that wrote it."""
+    """`FORMAT` of the Perennial that wrote the entry."""
 
     @property
     def hash(self) -> str:
@@ -294,42 +297,42 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """The facts of a model's ledger as one read found them, oldest first: a run loads it once and hands it on."""
+    """A model's ledger entries from a single read, oldest first. A run loads them once and passes them on."""
 
     entries: tuple[LedgerEntry, ...] = ()
 
     def of(self, *kinds: str) -> tuple[LedgerEntry, ...]:
-        """The facts of these kinds."""
+        """The entries of these kinds."""
         return tuple(entry for entry in self.entries if entry.kind in kinds)
 
     def holds(self, decision_id: str, kinds: Collection[str]) -> bool:
-        """Whether a fact of one of these kinds is recorded of the decision."""
+        """Whether an entry of one of these kinds exists for the decision."""
         return any(entry.decision_id == decision_id and entry.kind in kinds for entry in self.entries)
 
     def extended(self, added: Sequence[LedgerEntry]) -> "Past":
-        """With the facts that the run has recorded since."""
+        """This past plus the entries that the run has recorded since."""
         known = {entry.sequence for entry in self.entries}
         return Past((*self.entries, *(entry for entry in added if entry.sequence not in known)))
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorRun:
-    """What one run of `monitor` knows before it measures: loaded once, handed to every stage."""
+    """The state that one run of `monitor` starts from: loaded once and passed to every stage."""
 
     window: Window
     as_of: datetime
-    """Nothing that became known later is read."""
+    """Data that became available after this time are not read."""
     champion: ModelVersion
     history: History
     past: Past
     mode: RunMode = RunMode.LIVE
     registry_changes: tuple[str, ...] = ()
-    """What others than Perennial changed about the model's aliases and versions, a sentence each."""
+    """Changes to the model's aliases and versions that were not made by Perennial, one sentence each."""
 
     def with_labels(self, revised: Sequence[PerformanceReport]) -> "MonitorRun":
-        """With the reports of earlier windows that later labels have changed."""
+        """This run with the revised reports of earlier windows."""
         return replace(self, history=self.history.revised(revised))
 
     def extended(self, recorded: Sequence[LedgerEntry]) -> "MonitorRun":
-        """With the facts that the run has recorded itself."""
+        """This run with the entries that it has recorded itself."""
         return replace(self, past=self.past.extended(recorded))

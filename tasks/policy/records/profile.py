@@ -1,9 +1,9 @@
-"""What a reference and a window are reduced to: counts, from which every quality check and drift score is computed.
+"""Profiles of a reference and of a window: the counts from which quality checks and drift scores are computed.
 
-A reference is frozen when its model is registered: per feature up to 255 quantile edges (every distinct value, where
-there are no more than that) or its categories. A window is counted into those frozen edges, so its profile has the same
-size for a thousand rows as for a billion, and profiles of batches merge: in any order, grouped in any way, the counts
-are those of all rows together. KS from 255 edges errs by at most 1/255.
+A reference is frozen when its model is registered: per feature up to 255 quantile edges (every distinct value if there
+are no more than that) or its categories. A window is counted into those frozen edges, so the size of its profile does
+not depend on the number of rows. Profiles of batches can be merged in any order and grouping, with the counts of all
+rows together. The error of KS from 255 edges is at most 1/255.
 
 Merging of moments: Chan, Golub, LeVeque (1979), Updating formulae and a pairwise algorithm for sample variances.
 """
@@ -25,17 +25,17 @@ from tasks.policy.records.reports import FeatureKind
 
 @dataclass(frozen=True, slots=True)
 class LabelProfile:
-    """The labels that a model learned from: percentiles 5, 25, 50, 75, 95 of numbers, or shares of classes."""
+    """Distribution of the labels a model was trained on: percentiles 5, 25, 50, 75, 95 of numbers, or class shares."""
 
     rows: int
     levels: tuple[float, ...] = ()
-    """And last, the mean distance from the middle: percentiles of labels that are mostly 0 jump without a cause."""
+    """The percentiles, then the mean distance from the middle: percentiles of labels that are mostly 0 are unstable."""
     span: tuple[float, float] | None = None
-    """The least and the greatest number."""
+    """Minimum and maximum of numeric labels."""
     shares: tuple[tuple[str, float], ...] = ()
-    """The largest 50 classes."""
+    """Shares of the 50 largest classes."""
     labelled_share: float | None = None
-    """Rows of that time that had a label."""
+    """Share of the rows of that period that have a label."""
 
 
 MAX_EDGES = 255
@@ -43,19 +43,20 @@ MAX_CATEGORIES = 1000
 MISSING = "missing"
 LARGEST = sys.float_info.max
 ROUNDING = 1e-6
-"""A dozen steps of a float32."""
+"""About a dozen float32 steps, relative to the value."""
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureCounts:
-    """One feature of some rows, counted into its reference's edges or categories.
+    """One feature of a set of rows, counted into its reference's edges or categories.
 
-    Numeric: `counts[i]` holds the values in (edge[i-1], edge[i]], the last one those above every edge. Otherwise one
-    count per category and, last, the values in none of them. NaN counts as null, ±inf as non-finite, a value that
-    cannot be read as the feature's kind (text in a number) as unreadable; none of these is in `counts`.
-    `outside` are values that the quality settings do not accept. `gaps` sums, per numeric bin, how far its values lie
-    from the edge that ends it (the last bin: from the edge it begins at); areas between distributions follow from it.
+    Numeric: `counts[i]` is the number of values in (edge[i-1], edge[i]], the last one that of values above every edge.
+    Otherwise there is one count per category and a last one for values of other categories. NaN counts as null, ±inf as
+    non-finite, a value that cannot be parsed as the feature's kind (text in a number) as unreadable; none of these is
+    in `counts`. `outside` is the number of values that the quality settings do not accept. `gaps` sums, per numeric
+    bin, the distances of its values to the bin's upper edge (for the last bin: its lower edge); areas between
+    distributions are computed from it.
     """
 
     feature: str
@@ -74,7 +75,7 @@ class FeatureCounts:
 
     @property
     def values(self) -> int:
-        """How many values were counted: neither null, nor infinite, nor unreadable."""
+        """Number of counted values: neither null, nor infinite, nor unreadable."""
         return sum(self.counts)
 
     @property
@@ -87,14 +88,14 @@ class FeatureCounts:
 
     @property
     def is_constant(self) -> bool:
-        """One value in all counted rows; a feature without a value is not called constant."""
+        """Whether all counted rows hold one value; False for a feature without values."""
         if self.minimum is not None:
             return self.minimum == self.maximum
-        others = self.counts[-1] if self.counts else 0  # categories that are not listed are many, not one
+        others = self.counts[-1] if self.counts else 0  # unlisted categories are assumed to be several, not one
         return not others and sum(1 for count in self.counts if count) == 1
 
     def merge(self, other: "FeatureCounts") -> "FeatureCounts":
-        """Both sets of rows together. Raises ValueError where they were counted for different references."""
+        """Counts of both sets of rows. Raises ValueError if they were counted for different references."""
         if self.feature != other.feature or len(self.counts) != len(other.counts):
             raise ValueError(
                 f"{self.feature}: {len(self.counts)} counts, {other.feature}: {len(other.counts)}: cannot be merged; "
@@ -119,7 +120,7 @@ class FeatureCounts:
 
 
 def _merge_moments(left: FeatureCounts, right: FeatureCounts) -> tuple[float, float]:
-    """Mean and sum of squared distances from it."""
+    """Mean, and sum of squared distances from the mean."""
     ours, theirs = left.values, right.values
     if not ours or not theirs:
         return (left.mean, left.squares) if ours else (right.mean, right.squares)
@@ -131,7 +132,7 @@ def _merge_moments(left: FeatureCounts, right: FeatureCounts) -> tuple[float, fl
 
 
 def bounded(value: float | np.floating) -> float:
-    """The value, with infinities replaced by the largest float: JSON has none, and values near it do overflow."""
+    """Replace infinities by the largest float, NaN by 0: JSON has neither, and values near the limit can overflow."""
     return 0.0 if value != value else float(min(max(value, -LARGEST), LARGEST))
 
 
@@ -141,7 +142,7 @@ def bounded_each(values: tuple[float, ...]) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FeatureReference:
-    """One feature as it was when the model learned: the frozen edges or categories, and the counts in them."""
+    """One feature at training time: the frozen edges or categories, and their counts."""
 
     feature: str
     kind: FeatureKind
@@ -149,28 +150,28 @@ class FeatureReference:
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] = ()
     more_categories: bool = False
-    """There were more categories than are listed; then the last count holds them and none can be called unseen."""
+    """Whether there were more categories than listed. If so, the last count includes them and no category is unseen."""
     stable_effect: float | None = None
-    """Effect that windows of the reference's own days exceed once in a hundred times; None where not calibrated."""
+    """Effect size that one in a hundred windows of the reference's own days exceeds; None where not calibrated."""
     seasonal_effect: float | None = None
-    """The same against the days around them only: what a window strays from its season."""
+    """The same, compared only with the surrounding days: deviation from the season."""
     scale: float | None = None
-    """Standard deviation within Tukey's outer fences, which a sentinel or a heavy tail does not stretch; None in profiles of
-    before, and where there is no such spread."""
+    """Standard deviation within Tukey's outer fences, robust to a sentinel or a heavy tail. None in older profiles and
+    where it is not defined."""
     sentinel: float | None = None
-    """A value far from all others that many rows hold, as a code for missing does; counted as null, here and in windows."""
+    """A value far from all others in many rows, such as a code for missing; counted as null, here and in windows."""
     sentinel_share: float = 0.0
     left_out: tuple[str, ...] = ()
-    """Days of the training rows that were unlike all others in this feature and are not in its counts."""
+    """Outlying days of the training rows, excluded from this feature's counts."""
 
     @property
     def sigma(self) -> float:
-        """What distances are measured in."""
+        """Unit of distances for this feature."""
         return self.scale or self.counts.std
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is wrong with the reference itself, in sentences."""
+        """Problems of the reference itself, in sentences."""
         found = []
         if self.sentinel is not None:
             found.append(
@@ -188,7 +189,7 @@ class FeatureReference:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceProfile:
-    """What a model was trained on, frozen and stored with its version. `columns` pairs names with Arrow types."""
+    """Frozen profile of a model's training data, stored with its version. `columns` pairs names with Arrow types."""
 
     model: str
     window: Window
@@ -197,18 +198,18 @@ class ReferenceProfile:
     features: tuple[FeatureReference, ...]
     columns: tuple[tuple[str, str], ...]
     leaking: tuple[str, ...] = ()
-    """Sentences on features that give the label away."""
+    """Sentences on features that leak the label."""
     stable_auc: float | None = None
-    """How well a classifier tells windows of the reference's own days from the rest; None where not calibrated."""
+    """AUC of a classifier that separates windows of the reference's own days from the rest; None if not calibrated."""
     usual_gap_days: int = 1
-    """Days from one day with rows to the next, as nine in ten of them are or less: 7 for a batch a week."""
+    """90th percentile of the days between consecutive days with rows: 7 for a weekly batch."""
     labels: LabelProfile | None = None
-    """The labels of these rows; None in profiles from before they were kept."""
+    """Profile of the labels of these rows; None in profiles from before labels were profiled."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowProfile:
-    """A window of production rows, counted into a reference. `sample_uri` holds rows drawn for plots, if any."""
+    """A window of production rows, counted into a reference. `sample_uri` holds sampled rows for plots, if any."""
 
     window: Window
     rows: int
@@ -217,7 +218,7 @@ class WindowProfile:
     null_ids: int = 0
     duplicate_ids: int = 0
     duplicates_exact: bool = True
-    """False: more rows than ids were kept for; `duplicate_ids` is then an estimate from a share of them."""
+    """False if there were more rows than stored ids; `duplicate_ids` is then an estimate from a sample."""
     oldest: datetime | None = None
     newest: datetime | None = None
     reference_hash: str = ""
@@ -225,21 +226,21 @@ class WindowProfile:
 
     @property
     def constant(self) -> tuple[str, ...]:
-        """Features that hold one value only."""
+        """Features that hold a single value."""
         return tuple(counts.feature for counts in self.features if counts.is_constant)
 
 
 def merge_counts(parts: Iterable[FeatureCounts]) -> FeatureCounts:
-    """All parts together; at least one is needed."""
+    """Merge all parts; raises TypeError without any."""
     return reduce(FeatureCounts.merge, parts)
 
 
 def choose_edges(values: Floats) -> tuple[float, ...]:
-    """Edges for sorted finite values: all distinct ones, if at most 255, else quantiles from the least to the greatest.
+    """Edges for sorted finite values: all distinct ones if at most 255, else quantiles from minimum to maximum.
 
-    Each edge lies a hair above a value that occurs, so a value repeated in many rows lies within one bin and stays there
-    when another program rounds it otherwise: as float32, or as 0.1 + 0.2 for 0.3. A single value gets an edge below it as
-    well, so that a move downwards shows too.
+    Each edge is slightly above a value that occurs. A value repeated in many rows therefore falls within one bin, and
+    stays there when another program rounds it differently (as float32, or 0.1 + 0.2 for 0.3). A single value also gets
+    an edge below it, so that downward shifts are visible.
     """
     hair = rounding(values, float(np.median(np.abs(values))) if len(values) else 0.0)
     last_of_alike = np.append(np.diff(values) > hair[:-1], True)[: len(values)]
@@ -255,7 +256,7 @@ def choose_edges(values: Floats) -> tuple[float, ...]:
 
 
 def rounding(values: Floats, scale: float = 0.0) -> Floats:
-    """How far a value may lie from itself as another program stores it: some float32 steps, and near 0 a trace of `scale`."""
+    """Tolerance for a value stored by another program: some float32 steps, and near 0 a tiny fraction of `scale`."""
     return np.maximum(np.abs(values) * ROUNDING, max(scale * ROUNDING**2, sys.float_info.min))
 
 
@@ -266,7 +267,7 @@ def choose_categories(counts: Sequence[tuple[str, int]]) -> tuple[tuple[str, ...
 
 
 def with_missing(counts: FeatureCounts, nulls: int, non_finite: int = 0, unreadable: int = 0) -> FeatureCounts:
-    """The same counts, with the rows that hold no countable value added."""
+    """Add the rows that hold no countable value to the counts."""
     return replace(
         counts,
         rows=counts.rows + nulls + non_finite + unreadable,

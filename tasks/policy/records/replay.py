@@ -1,4 +1,4 @@
-"""The record of a replay, window by window, and its comparison: the loop, never retrained, always retrained."""
+"""The record of a replay, window by window, and its comparison: Perennial, never retrained, always retrained."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,14 +12,16 @@ EventKind = Literal["retrained", "promoted", "refused", "rolled_back", "quaranti
 
 @dataclass(frozen=True, slots=True)
 class ReplayEvent:
+    """An action or refusal in one window of a replay."""
+
     kind: EventKind
     text: str
-    """One sentence with its numbers, as the ledger has it."""
+    """One sentence with its numbers, as in the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayWindow:
-    """One served window. `metric` is the loop's realised value; `never` and `every` the baselines' on the same rows."""
+    """One served window. `metric` is the loop's realised value; `never` and `every` are the baselines'."""
 
     window: Window
     rows: int
@@ -55,13 +57,13 @@ class Replay:
     windows: tuple[ReplayWindow, ...]
     seconds: tuple[tuple[str, float], ...]
     unit: str = ""
-    """Unit of the label, for metrics that have it (mae, rmse, pinball): `minutes`."""
+    """Unit of the label, for metrics in that unit (mae, rmse, pinball): `minutes`."""
 
     def count(self, kind: EventKind) -> int:
         return sum(event.kind == kind for window in self.windows for event in window.events)
 
     def means(self) -> dict[str, float]:
-        """Mean metric of loop, never and every over the windows where all three are known."""
+        """Mean metric of loop, never and every, over the windows where all three are known."""
         known = [w for w in self.windows if w.metric is not None and w.never is not None and w.every is not None]
         if not known:
             return {}
@@ -73,7 +75,7 @@ class Replay:
 
     @property
     def headline(self) -> str:
-        """What came of it, in a sentence."""
+        """The result of the replay in one sentence."""
         means = self.means()
         unit = f" {self.unit}" if self.unit and self.metric in ("mae", "rmse", "pinball") else ""
         values = (
@@ -88,7 +90,7 @@ class Replay:
         return f"{self.model}: {len(self.windows)} windows, {values}; {counts}"
 
     def summary(self) -> dict[str, Any]:
-        """The entry of this model in summary.json."""
+        """This model's entry in summary.json."""
         return {
             "windows": len(self.windows),
             "metric": self.metric,

@@ -1,4 +1,4 @@
-"""What was measured of one window: its rows, its data checks, its drift, its performance."""
+"""Measurements of one window: its rows, data checks, drift and performance."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,17 +11,17 @@ JointVerdict = Literal["drifted", "stable", "insufficient", "error"]
 
 @dataclass(frozen=True, slots=True)
 class JointDrift:
-    """Area under the curve with its interval, 0.5 when the classifier cannot tell; None with too few rows."""
+    """AUC of the domain classifier with its interval, 0.5 if the rows are indistinguishable; None with too few rows."""
 
     verdict: JointVerdict
     threshold: float
     rows: int
-    """Of the smaller side; a bounded sample."""
+    """Rows of the smaller side; a bounded sample."""
     auc: float | None = None
     low: float | None = None
     high: float | None = None
     features: tuple[str, ...] = ()
-    """What the classifier went by, most used first."""
+    """The features that the classifier uses most, in descending order."""
 
 
 Verdict = Literal["pass", "warn", "fail"]
@@ -32,9 +32,9 @@ FeatureKind = Literal["numeric", "categorical", "boolean"]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Rows of one window in a Delta table at one version; with labels as known at `as_of` when it is labelled.
+    """Rows of one window in a Delta table at one version; a labelled one has the labels known at `as_of`.
 
-    A labelled snapshot may span many landed windows; those named in `excluding` (quarantined) are left out of it.
+    A labelled snapshot may span many stored windows; those named in `excluding` (quarantined) are left out.
     """
 
     uri: str
@@ -51,7 +51,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class QualityCheck:
-    """One expectation and how the window met it. `failing_rows` counts; raw values are never carried."""
+    """One expectation and its result for the window. `failing_rows` is a count; raw values are never included."""
 
     name: str
     column: str | None
@@ -63,6 +63,8 @@ class QualityCheck:
 
 @dataclass(frozen=True, slots=True)
 class QualityReport:
+    """The verdict of the quality gate on one window, with its checks; `failing_rows` is a count."""
+
     window: Window
     verdict: Verdict
     rows: int
@@ -74,22 +76,22 @@ class QualityReport:
 
 @dataclass(frozen=True, slots=True)
 class LabelReport:
-    """Whether a window's labels can be trusted, as known when they were measured (`label_quality.py`)."""
+    """Whether a window's labels can be trusted, as of the time they were measured (`label_quality.py`)."""
 
     window: Window
     verdict: Verdict
     checks: tuple[QualityCheck, ...]
     reasons: tuple[str, ...]
-    """A sentence for each check that warns or fails, the failed ones first."""
+    """One sentence for each check that warns or fails, failures first."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureDrift:
     """How far one feature moved from the reference.
 
-    `effect_size` is the deciding number, on the scale of `method`; `p_value` confirms, `q_value` is it after
-    Benjamini-Hochberg over the features. `mean_shift_sigma` and `std_shift_sigma` are in reference σ; None where the
-    kind of feature has no such number.
+    `effect_size` decides, on the scale of `method`; `p_value` confirms, and `q_value` is the p-value after
+    Benjamini-Hochberg over the features. `mean_shift_sigma` and `std_shift_sigma` are in reference σ. Values are None
+    where they are not defined for the kind of feature.
     """
 
     feature: str
@@ -112,30 +114,30 @@ class FeatureDrift:
     unseen_share: float = 0.0
     importance: float | None = None
     prediction_shift: float | None = None
-    """How far this feature moved the mean prediction since training, by SHAP values on the margin."""
+    """Change of the mean prediction since training due to this feature, from SHAP values on the margin."""
     suspicion: str | None = None
-    """What looks as if its feed were broken, in words."""
+    """Signs of a broken feed, in words."""
     suspicion_sure: bool = False
-    """Whether that speaks whatever other features do; else only where they stand still."""
+    """Whether the suspicion holds whatever other features do; if not, it holds only where they are stable."""
     suspicion_possible: bool = False
-    """Whether it is a possibility only, which stops nothing."""
+    """Whether it is only a possibility, which blocks nothing."""
     smallest_effect: float | None = None
-    """What these rows would have shown four times of five; None where the effect size alone was not judged."""
+    """Smallest effect detectable with these rows at `drift.power`; None where only the effect size was judged."""
     rows_needed: int | None = None
-    """Rows that would show an effect at the limit, where these would not and any number would."""
+    """Rows needed to detect an effect at the limit, where these are too few and some number is enough."""
 
     @property
     def is_underpowered(self) -> bool:
-        """Enough rows to be measured, too few to say that it stands still."""
+        """Whether there are enough rows to measure, but too few to conclude that the feature is stable."""
         return self.verdict == "insufficient" and (self.smallest_effect or 0.0) > self.threshold
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureOpinion:
-    """What Evidently finds of one feature on the sample.
+    """Evidently's result for one feature of the sample.
 
-    `effect` is its score on the scale of `limit`. `low` and `high` bound it at 99 % under resampling; they are computed for
-    the largest disagreements only.
+    `effect` is its score on the scale of `limit`. `low` and `high` bound it at 99 % under resampling and are computed
+    only for the largest disagreements.
     """
 
     feature: str
@@ -144,13 +146,13 @@ class FeatureOpinion:
     effect: float
     limit: float
     disagrees: bool = False
-    """With the verdict on all rows, where both found drift or its absence."""
+    """Whether it disagrees with the verdict on all rows, where both found drift or its absence."""
     low: float | None = None
     high: float | None = None
 
     @property
     def is_beyond_sampling_error(self) -> bool:
-        """Whether the disagreement is more than the size of the sample explains."""
+        """Whether the disagreement exceeds what the sample size explains."""
         if self.low is None or self.high is None:
             return False
         return self.low > self.limit if self.verdict == "drifted" else self.high < self.limit
@@ -166,9 +168,9 @@ class SecondOpinion:
     drifted_share: float = 0.0
     features: tuple[FeatureOpinion, ...] = ()
     unavailable: str | None = None
-    """Why Evidently measured nothing; None where it did."""
+    """Why Evidently measured nothing; None where it did measure."""
     summary: str = ""
-    """Both verdicts on the window side by side, in one sentence."""
+    """Both verdicts on the window in one sentence."""
 
 
 FailsAs = Literal["warn", "drifted"]
@@ -176,7 +178,7 @@ FailsAs = Literal["warn", "drifted"]
 
 @dataclass(frozen=True, slots=True)
 class OwnTest:
-    """A test of `drift.evidently` in the model's file, and how the window did."""
+    """A test of `drift.evidently` in the model's file, and its result for the window."""
 
     metric: str
     passed: bool
@@ -186,6 +188,8 @@ class OwnTest:
 
 @dataclass(frozen=True, slots=True)
 class DriftReport:
+    """Drift of one window from the reference: the verdict, the features (worst first) and the drifted share."""
+
     window: Window
     verdict: DriftVerdict
     features: tuple[FeatureDrift, ...]
@@ -195,18 +199,18 @@ class DriftReport:
     reasons: tuple[str, ...]
     report_uri: str | None = None
     explanation: str | None = None
-    """Which drifted features moved the predictions, ranked; None where none did or SHAP values are not to be had."""
+    """Drifted features that moved the predictions, ranked; None where none did or SHAP values are not available."""
     joint: JointDrift | None = None
-    """Whether the features moved together, by a classifier on a bounded sample; None where that was not looked at."""
+    """Joint drift, measured by a classifier on a bounded sample; None where not measured."""
     second_opinion: SecondOpinion | None = None
-    """None in reports from before Evidently measured by itself."""
+    """Evidently's measurement; None in reports from before Evidently measured on its own."""
     own_tests: tuple[OwnTest, ...] = ()
     warnings: tuple[str, ...] = ()
     """Sentences that change no verdict: disagreements of Evidently, failed tests that warn, metrics not computed."""
 
     @property
     def says_something(self) -> bool:
-        """Whether drift was judged, or seen in spite of too few rows to say of the others that they stand still."""
+        """Whether there is a drift verdict, or at least one drifted feature although others have too few rows."""
         return self.verdict != "insufficient" or any(feature.verdict == "drifted" for feature in self.features)
 
     @property
@@ -217,7 +221,7 @@ class DriftReport:
 
 @dataclass(frozen=True, slots=True)
 class MetricValue:
-    """A metric with its interval; `low`/`high` bound it at `confidence`. Estimates without labels say so."""
+    """A metric with its interval (`low`, `high`) at `confidence`. `estimated` marks estimates without labels."""
 
     name: str
     value: float
@@ -239,19 +243,19 @@ class SliceValue:
 
 @dataclass(frozen=True, slots=True)
 class EstimateError:
-    """How far earlier estimates without labels lay from what labels showed, over the windows that have closed since."""
+    """Error of earlier estimates without labels against realised values, over the windows that have closed since."""
 
     windows: int
     mean_absolute: float
     bias: float
-    """Mean of realised less estimated."""
+    """Mean of realised minus estimated."""
     within: int
-    """Windows whose realised value lay in the estimate's interval."""
+    """Number of windows whose realised value was within the estimate's interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds to score one batch of `rows`, over the batches of a window, and peak resident memory in MB."""
+    """Seconds to score one batch of `rows` rows, over the batches of a window, and peak resident memory in MB."""
 
     p50_s: float
     p95_s: float
@@ -261,7 +265,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """The predictions of one version for one window, landed in the lake, and what making them took."""
+    """The predictions of one version for one window, stored in the lake, and their latency."""
 
     window: Window
     model_version: str
@@ -275,7 +279,7 @@ NEVER_SCORED = "no prediction was logged: run score before monitor; nothing is k
 
 @dataclass(frozen=True, slots=True)
 class PerformanceReport:
-    """What the serving model achieved on one window, with the labels known at `as_of`."""
+    """Performance of the serving model on one window, with the labels known at `as_of`."""
 
     window: Window
     as_of: datetime
@@ -291,22 +295,22 @@ class PerformanceReport:
     baseline_window: str | None = None
     shift_p_value: float | None = None
     noise: float | None = None
-    """Standard deviation of the primary metric of one window around its level, from earlier windows."""
+    """Standard deviation of a single window's primary metric around its level, from earlier windows."""
     noise_windows: int | None = None
-    """From how many closed windows that is known."""
+    """Number of closed windows that `noise` was computed from."""
     smallest_shift: float | None = None
-    """The least worsening of the primary metric that this window would have shown, four times of five."""
+    """Smallest worsening of the primary metric that this window would have detected, at a power of 0.8."""
     slices: tuple[SliceValue, ...] = ()
-    """The primary metric by the values of `performance.slices`, of slices with enough labels."""
+    """The primary metric by values of `performance.slices`, for slices with enough labels."""
     undefined: str | None = None
-    """Why the labels that are known define no value of the primary metric."""
+    """Why the known labels do not define the primary metric; None where they do."""
 
     labels: LabelReport | None = None
-    """Whether the labels can be trusted; None where none has come yet, and in records from before they were judged."""
+    """Whether the labels can be trusted; None where none has arrived yet, and in older records."""
 
     @property
     def has_sound_labels(self) -> bool:
-        """Whether anything may be decided or learned by these labels."""
+        """Whether these labels may be used for decisions and training."""
         return self.labels is None or self.labels.verdict != "fail"
 
     @property
@@ -319,9 +323,9 @@ class PerformanceReport:
 
 @dataclass(frozen=True, slots=True)
 class ProbeColumn:
-    """Losses on one window of small models (probes) by the time until which each had learned; lower is better.
+    """Losses of small models (probes) on one window, by the end of the training data of each; lower is better.
 
-    `champion_until` is the time until which the champion of that window had learned; None before service.
+    `champion_until` is the end of the training data of that window's champion; None before the first champion.
     """
 
     window: Window

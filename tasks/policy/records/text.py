@@ -1,7 +1,7 @@
 """Sanitise what people type: one line of printable text.
 
-A line break in a name or a reason would print a line of its own in a page or a terminal, as if Perennial had written it; a
-control character can change a terminal.
+A line break in a name or a reason would start a new line in a page or a terminal, as if Perennial had written it. A
+control character can change the state of a terminal.
 """
 
 import re
@@ -10,21 +10,21 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
-"""As browsers, Pydantic and Prefect's server read it: no control character and no line break."""
+"""Matches text without control characters and line breaks; understood by browsers, Pydantic and Prefect's server."""
 
 
 def printable(text: str) -> str:
-    """The text with a space for each character that cannot be printed: control characters, but also turned writing."""
+    """Replace each character that is not printable by a space: control characters, and bidirectional overrides."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
 def one_line(text: str) -> str:
-    """The printable text with single spaces."""
+    """The printable text with runs of white space collapsed to single spaces."""
     return " ".join(printable(text).split())
 
 
 def plain(text: str) -> str:
-    """The text in one line that begins no heading, quote or list and holds no link, image, tag or column."""
+    """One line of text that starts no heading, quote or list and contains no link, image, tag or table column."""
     return re.sub(r"[\\\[!|]|^[#>]|^[-+*](?= )|^~~~|^```", r"\\\g<0>", one_line(text)).replace("<", "&lt;")
 
 

@@ -1,9 +1,9 @@
-"""The reference as it was at the window's phase of the day, week or year, so that a season does not alarm as drift.
+"""Match the reference to the window's phase of the day, week or year, so that seasons do not count as drift.
 
-Training rows of the same phase are weighted up (post-stratification: Holt & Smith 1979, JRSS A 142:33) on a bounded
-number of rows coded into the frozen bins; σ, edges and categories stay those of the whole reference. The time of year
-needs rows of an earlier year: the latest weeks are no season, they hide a slow drift. Then the limit is what windows
-of history drift from the weeks around them, not from the whole year.
+Training rows of the same phase get more weight (post-stratification: Holt & Smith 1979, JRSS A 142:33), on a bounded
+number of rows coded into the frozen bins. σ, edges and categories remain those of the complete reference. Matching the
+time of year needs rows of an earlier year, because the latest weeks would hide a slow drift. Its limit is then the
+drift of past windows from the surrounding weeks, not from the entire year.
 """
 
 from collections.abc import Collection
@@ -21,12 +21,12 @@ from tasks.policy.reference.calibration import calendar_weights, effective_rows,
 Phase = Literal["day", "week", "season"]
 SEASON_DAYS = 15.0
 COVERED = 0.9
-"""Share of the window's hours that the reference must hold for a mix of hours to be matched."""
+"""Share of the window's hours that the reference must cover before the mix of hours is matched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """The reference at the window's phase, the weight of each coded row in it, and how it was matched, in words."""
+    """The reference at the window's phase, the weight of each coded row, and a description of the match."""
 
     reference: ReferenceProfile
     weights: Floats
@@ -41,7 +41,7 @@ def match_calendar(
     phases: Collection[Phase],
     min_rows: int,
 ) -> Matched | None:
-    """The reference at the window's phase; None where history does not hold that phase `min_rows` times."""
+    """The reference at the window's phase; None if the history has fewer than `min_rows` effective rows of it."""
     weights, told = np.ones(len(rows)), []
     season = in_season(rows.hours, window, SEASON_DAYS) if "season" in phases else np.zeros(len(rows), bool)
     if season.sum() >= min_rows:
@@ -66,7 +66,7 @@ def match_calendar(
 def _mix(
     hours: NDArray[np.int64], used: NDArray[np.bool_], window_hours: NDArray[np.int64], phases: Collection[Phase]
 ) -> Floats | None:
-    """Weights that give the used rows the window's mix of hours; None where not asked for or not held."""
+    """Weights that give the used rows the window's mix of hours; None if not requested or not covered."""
     if not {"day", "week"} & set(phases) or not len(window_hours) or not used.any():
         return None
     phase: Literal["day", "week"] = "week" if "week" in phases else "day"
@@ -79,7 +79,7 @@ def _mix(
 
 
 def _reweighted(frozen: FeatureReference, codes: Codes | None, weights: Floats, seasonal: bool) -> FeatureReference:
-    """One feature as it was in the weighted rows; as it is where none of its rows are kept (a personal feature)."""
+    """One feature in the weighted rows; unchanged if it has no coded rows (a personal feature)."""
     before = frozen.counts
     if codes is None:
         return frozen
@@ -103,7 +103,7 @@ def _reweighted(frozen: FeatureReference, codes: Codes | None, weights: Floats, 
 
 
 def _mean(frozen: FeatureReference, counts: NDArray[np.int64]) -> float:
-    """Of values that lie in their bins where the reference's do: `gaps` says how far from the bin's end."""
+    """Mean of values distributed within their bins as in the reference; `gaps` gives distances to a bin's end."""
     before = np.asarray(frozen.counts.counts)
     apart = np.asarray(frozen.counts.gaps) / np.maximum(before, 1)
     ends = np.append(frozen.edges, frozen.edges[-1])

@@ -1,7 +1,7 @@
-"""How far stable data moves by itself, and what to compare a window with.
+"""Calibrate drift limits to the variation of stable data, and select history to compare a window with.
 
-Limits out of a book alarm on every season; here they come from the model's own stable history, resampled by whole
-days because the rows of a day move together, and compared with history of the same phase of the week and year.
+Fixed limits raise an alarm in every season. Here limits come from the model's own stable history. It is resampled by
+entire days, because the rows of a day are correlated, and compared with history of the same phase of the week and year.
 """
 
 import math
@@ -28,8 +28,9 @@ def stable_distances(
 ) -> Floats:
     """Distances of every run of `window_days` days from all other days, from counts (days, bins).
 
-    With `around_days`, from the days that lie no further before or after it: how far windows stray from their season.
+    With `around_days`, distances from the days at most that far before or after it: deviations from the season.
     `widths` are those of the inner bins in reference σ, for wasserstein: the area between the distribution functions.
+    Raises ValueError if there are no more days than one window has.
     """
     table = np.asarray(counts, float)
     if len(table) <= window_days:
@@ -60,10 +61,10 @@ def stable_distances(
 
 
 def calibrated_threshold(null_effects: ArrayLike, false_alarm_rate: float = 0.01, at_least: float = 0.0) -> float:
-    """The effect that stable windows exceed at this rate, never below what is worth anybody's while (`at_least`).
+    """The effect size that stable windows exceed at this rate; at least `at_least`, the smallest of interest.
 
-    The (k+1)/(n+1) quantile, so that the rate holds in finite samples (Davison & Hinkley 1997, 4.2.5). Where fewer
-    effects are known than the rate needs, the largest of them.
+    It is the (k+1)/(n+1) quantile, so the rate holds in finite samples (Davison & Hinkley 1997, 4.2.5). If there are
+    fewer effects than the rate needs, it is the largest of them.
     """
     ordered = np.sort(np.asarray(null_effects, float))
     place = math.ceil((1 - false_alarm_rate) * (len(ordered) + 1)) - 1
@@ -71,9 +72,9 @@ def calibrated_threshold(null_effects: ArrayLike, false_alarm_rate: float = 0.01
 
 
 def in_season(hours: ArrayLike, window: Window, season_days: float = 15.0) -> NDArray[np.bool_]:
-    """Which rows (n,), by their hour since 1970, came at the window's time of year in an earlier year.
+    """Mask of rows (n,), given by hours since 1970, from the window's time of year in an earlier year.
 
-    At most `season_days` from the nearest part of the window; negative hours are rows without a time.
+    They are at most `season_days` from the window; negative hours are rows without a time.
     """
     known = np.asarray(hours, float)
     middle = window.start + (window.end - window.start) / 2
@@ -86,10 +87,10 @@ def in_season(hours: ArrayLike, window: Window, season_days: float = 15.0) -> ND
 def calendar_weights(
     reference_hours: ArrayLike, current_hours: ArrayLike, phase: Literal["day", "week"] = "week"
 ) -> Floats:
-    """Weights (n_ref,), mean 1, under which the reference has the current window's mix of hours of the day or week.
+    """Weights (n_ref,), mean 1, that give the reference the current window's mix of hours of the day or week.
 
-    Post-stratification (Holt & Smith 1979, JRSS A 142:33). Hours are counted from any one moment. Phases that the
-    reference lacks cannot be matched; what the current window lacks weighs 0.
+    Post-stratification (Holt & Smith 1979, JRSS A 142:33). Hours may be counted from any origin. Phases that the
+    reference lacks cannot be matched; phases that the current window lacks have weight 0.
     """
     period = 24 if phase == "day" else WEEK_HOURS
     before = (np.asarray(reference_hours, float) % period).astype(int)
@@ -102,7 +103,7 @@ def calendar_weights(
 
 
 def effective_rows(weights: ArrayLike) -> float:
-    """Rows that a weighted sample is worth: (Σw)² / Σw² (Kish 1965)."""
+    """Effective sample size of weighted rows: (Σw)² / Σw² (Kish 1965)."""
     values = np.asarray(weights, float)
     squares = float((values**2).sum())
     return float(values.sum()) ** 2 / squares if squares else 0.0

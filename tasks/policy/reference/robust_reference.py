@@ -1,4 +1,4 @@
-"""What in the training rows must not set scale and range: a code for missing, a heavy tail, a broken week.
+"""Exclude from scale and range of the training rows: codes for missing values, heavy tails, broken days.
 
 Tukey (1977), Exploratory Data Analysis: values beyond three interquartile ranges from the quartiles are far out.
 """
@@ -13,24 +13,24 @@ from tasks.policy.records.profile import Floats
 
 FENCE = 3.0
 SENTINEL_ROWS, SENTINEL_SHARE, SENTINEL_GAP = 3, 0.0005, 3.0
-"""A sentinel is held by so many rows and such a share of them, and lies so many widths of all other values away."""
+"""Minimum rows and share of rows with the value, and its minimum distance from the others in their ranges."""
 DAY_ROWS, BROKEN_DAYS, BROKEN_SHARE = 10, 3, 0.25
-"""Rows that a day needs to be judged; so many days, and at most such a share of all, may be called broken."""
+"""Minimum rows of a day to be judged; minimum number, and largest share of all days, of broken days."""
 BROKEN_SIGMA, BROKEN_MADS = 2.0, 8.0
-"""A broken day's quartiles lie so many σ, and so many median deviations of all days, further from the usual ones."""
+"""How much further from the usual a broken day's quartiles are, in σ and in median absolute deviations of all days."""
 NORMAL_MAD, NORMAL_IQR = 1.4826, 1.349
 
 
 @dataclass(frozen=True, slots=True)
 class Sentinel:
-    """A value that stands for something else, and its share of the rows."""
+    """A value that encodes something else, such as missing, and its share of the rows."""
 
     value: float
     share: float
 
 
 def find_sentinel(values: Floats) -> Sentinel | None:
-    """The code for missing among sorted finite values, if there is one at either end of them."""
+    """Find the code for missing among sorted finite values: their minimum or maximum, if it is far from the others."""
     if len(values) < 2 * SENTINEL_ROWS or values[0] == values[-1]:
         return None
     for value in (values[-1], values[0]):
@@ -46,7 +46,7 @@ def find_sentinel(values: Floats) -> Sentinel | None:
 
 
 def robust_scale(values: Floats) -> float | None:
-    """Standard deviation of sorted values within Tukey's outer fences; None where the quartiles are equal."""
+    """Standard deviation of sorted values within Tukey's outer fences; None if the quartiles are equal."""
     if len(values) < 2:
         return None
     low, high = np.quantile(values, [0.25, 0.75])
@@ -58,10 +58,10 @@ def robust_scale(values: Floats) -> float | None:
 
 
 def broken_days(values: Floats, days: ArrayLike) -> Sequence[str]:
-    """Days on which the values (n,), NaN where unknown, were unlike those of all other days; sorted, empty where none were.
+    """Days on which the values (n,), NaN if unknown, differ from those of all other days; sorted, may be empty.
 
-    Each day's quartiles are held against those of all days, in units of what the values vary by and of what days vary by:
-    a season in which all days differ is no broken day. A stretch too long to be an exception is none either.
+    The quartiles of each day are compared with those of all days, relative to the spread of values and of days. Days
+    that all differ, as in a season, are not broken, nor is a period too long to be an exception.
     """
     known = np.isfinite(values)
     names, which = np.unique(np.asarray(days)[known], return_inverse=True)

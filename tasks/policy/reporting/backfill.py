@@ -1,4 +1,4 @@
-"""Windows of a range that were missed, and those that must not be filled in."""
+"""Select the windows of a range that a back-fill has to process, and those that it must not."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +9,9 @@ from tasks.policy.records.base import Window
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """The windows of a range: those to fill in, those that were done, those that the champion learned from.
+    """The windows of a range: missing, done, and those in the champion's training data.
 
-    `empty`: those that were tried and have no rows (yet); a later back-fill tries them again.
+    `empty` are windows that were tried and have no rows (yet); a later back-fill tries them again.
     """
 
     missing: tuple[Window, ...]
@@ -28,7 +28,7 @@ class Backfill:
         )
 
     def without_rows(self, empty: Sequence[Window]) -> "Backfill":
-        """The same, where these turned out to have no rows."""
+        """This back-fill with the given windows moved to `empty`."""
         filled = tuple(window for window in self.missing if window not in empty)
         return replace(self, missing=filled, empty=tuple(empty))
 
@@ -36,7 +36,7 @@ class Backfill:
 def divide_windows(
     windows: Sequence[Window], scored: Collection[Window], judged: Collection[Window], trained_until: datetime
 ) -> Backfill:
-    """A window is done once it was scored and judged; one that begins before `trained_until` was learned from."""
+    """Divide windows: done if scored and judged; else learned if they start before `trained_until`; else missing."""
     done = tuple(window for window in windows if window in judged and window in scored)
     learned = tuple(window for window in windows if window not in done and window.start < trained_until)
     return Backfill(tuple(window for window in windows if window not in {*done, *learned}), done, learned)

@@ -1,4 +1,4 @@
-"""What was decided of a window, as the model's owner reads it: the first sentence of the page, the log and the alert."""
+"""Describe the decision on a window for the model's owner: the first sentence of the page, the log and the alert."""
 
 import re
 
@@ -9,7 +9,7 @@ _METRICS = re.compile(rf"\b({'|'.join(METRIC_NAMES)})\b")
 
 
 def headline(decision: Decision, champion: str) -> str:
-    """What was decided, and the first reason for it.
+    """The decision and its first reason.
 
     >>> from tasks.policy.records.base import Window, utc
     >>> kept = Decision("d1", "m", Window(utc("2024-01-01"), utc("2024-01-02")), False, ("log_loss 0.4 is below 0.5",))
@@ -27,6 +27,6 @@ def action_words(decision: Decision, champion: str) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """A reason as a sentence of its own: metrics by their plain names, a capital first, a full stop last."""
+    """A reason as a full sentence: plain names of metrics, a capital letter first, a full stop last."""
     plain = _METRICS.sub(lambda found: METRIC_NAMES[found[0]].short, text)
     return f"{plain[:1].upper()}{plain[1:]}{'' if plain.endswith(('.', '!', '?')) else '.'}"

@@ -1,8 +1,8 @@
-"""Which models require action, and why: every model's state in one record, from its ledger and its champion.
+"""Which models require action, and why: the state of every model in one record, from its ledger and its champion.
 
-What to look at comes from facts alone, most urgent first: a pending approval, no champion, a quarantined window, labels
-that cannot be trusted or are overdue, an overdue check, a refusal, a loss of performance, a drift. Models are sorted by
-their most urgent entry. Models whose file or ledger cannot be read come first, because nothing runs for them.
+Needs follow from facts alone, most urgent first: a pending approval, no champion, a quarantined window, labels that
+cannot be trusted or are overdue, an overdue check, a refusal, a loss of performance, drift. Models are sorted by their
+most urgent need. Models whose file or ledger cannot be read come first, because nothing runs for them.
 """
 
 from collections import Counter
@@ -45,18 +45,18 @@ URGENCY: tuple[NeedKind, ...] = (
 )  # fmt: skip
 """Most urgent first."""
 ACTION_REQUIRED: frozenset[NeedKind] = frozenset(URGENCY[: URGENCY.index("budget") + 1])
-"""The flows do not resolve these by themselves."""
+"""Kinds that the flows do not resolve on their own."""
 Health = Literal["action required", "watch", "healthy"]
 MONTH = timedelta(days=30)
 GRACE_WINDOWS = 0.5
-"""A check may be late by this share of a window, and by a day at least."""
+"""Allowed delay of a check as a share of a window; at least a day."""
 LOSS_P = 0.05
-"""Largest p-value at which a loss against the best past level is worth a look."""
+"""Largest p-value at which a loss against the best past level is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known of one model at `as_of`: its file's limits, its champion, its ledger (oldest first)."""
+    """Facts on one model at `as_of`: its file's limits, its champion, its ledger (oldest first)."""
 
     model: str
     purpose: str
@@ -73,14 +73,14 @@ class ModelFacts:
     champion: ModelVersion | None
     entries: tuple[LedgerEntry, ...]
     looked_at: datetime | None = None
-    """Wall-clock time, by which people's answers expire; `as_of` when left out."""
+    """Wall-clock time, by which approvals expire; `as_of` if not given."""
     registry_changes: tuple[str, ...] = ()
-    """Changes in the registry that Perennial did not make, a sentence each."""
+    """Changes in the registry that were not made by Perennial, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One thing to look at, in a sentence."""
+    """One item that needs attention, in a sentence."""
 
     kind: NeedKind
     sentence: str
@@ -123,7 +123,7 @@ class Fleet:
     as_of: datetime
     members: tuple[FleetMember, ...]
     balance: BudgetBalance | None = None
-    """The budget that models share, where they do."""
+    """The budget that models share, if any."""
     broken: tuple[BrokenModel, ...] = ()
 
     @property
@@ -156,7 +156,9 @@ def survey(
 def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
     """One model's state; only its latest `windows` judgements are read."""
     judged = [entry for entry in facts.entries if entry.kind == "window.judged"]
-    judged.sort(key=lambda entry: entry.at)  # a back-fill judges as of earlier times, wherever it stands in the ledger
+    judged.sort(
+        key=lambda entry: entry.at
+    )  # a back-fill judges as of earlier times, wherever its entry is in the ledger
     judgements = [from_json(Judgement, entry.body) for entry in judged[-windows:]]
     latest = judgements[-1] if judgements else None
     performances = latest_performances(judgements)
@@ -198,7 +200,7 @@ def _health(needs: tuple[Need, ...]) -> Health:
 
 
 def _next_check(facts: ModelFacts, latest: Judgement | None) -> datetime | None:
-    """When the next window is complete; None where recorded data ends before."""
+    """End of the next window; None if the recorded data ends before."""
     if latest is None:
         return None
     due = latest.evidence.window.end + timedelta(days=facts.window_days)
@@ -212,7 +214,7 @@ def _standing_needs(
     approvals: tuple[PendingApproval, ...],
     known: tuple[LabelReport, ...],
 ) -> Iterator[Need]:
-    """What stays as it is until someone acts."""
+    """Needs that persist until someone acts."""
     for approval in approvals:
         yield Need("approval", approval.sentence(facts.model))
     if facts.champion is None:
@@ -226,7 +228,7 @@ def _standing_needs(
     if latest and quality and quality.verdict == "fail":
         reason = quality.reasons[0] if quality.reasons else f"{quality.failing_rows} rows fail"
         found = f"{latest.evidence.window.name} is quarantined: {reason}"
-        if next_check is None:  # recorded data ends here: no later window waits for anybody
+        if next_check is None:  # the recorded data ends here: no later window depends on this one
             yield Need("record ended", f"the recorded data ends; its last window {found}")
         else:
             yield Need("quarantined", found)
@@ -240,7 +242,7 @@ def _standing_needs(
 
 
 def _recent_needs(facts: ModelFacts, latest: Judgement | None, report: PerformanceReport | None) -> Iterator[Need]:
-    """What the flows resolve by themselves, but is worth a look."""
+    """Needs that the flows resolve on their own, but that are worth a look."""
     since = latest.evidence.window.start if latest else facts.as_of - MONTH
     last = facts.entries[-1] if facts.entries else None
     for entry in facts.entries:

@@ -1,6 +1,6 @@
-"""What a retrain or a promotion would do now, in sentences.
+"""Describe what a retrain or a promotion would do now.
 
-The sentences come from the same judgements that the run obeys, so preview and run differ only by what happened between.
+The sentences come from the same decisions that the run uses, so preview and run differ only by events in between.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tasks.policy.records.reports import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`refusals` are what would stop the run, each in a sentence; `reasons` is what it would do and on what."""
+    """`refusals` are sentences on what would stop the run; `reasons` describe what it would do, and with which data."""
 
     model: str
     action: str
@@ -23,14 +23,14 @@ class Preview:
 
     @property
     def headline(self) -> str:
-        """The verdict in one line."""
+        """The result in one line."""
         if self.refusals:
             return f"{self.action} of {self.model} would not happen: {self.refusals[0]}"
         return f"{self.action} of {self.model} would go ahead: {self.reasons[0]}"
 
 
 def what_it_learns_from(training: Snapshot, holdout: Snapshot, champion: ModelVersion) -> str:
-    """The rows of a successor, and the rows that judge it."""
+    """Describe the rows that train a successor and the rows that validate it."""
     return (
         f"it would train on {training.labelled_rows or 0:,} labelled rows of {training.rows:,} in {training.window.name} "
         f"(version {training.version} of {training.uri}) and meet champion {champion.version} on "
@@ -39,7 +39,7 @@ def what_it_learns_from(training: Snapshot, holdout: Snapshot, champion: ModelVe
 
 
 def what_the_first_learns_from(history: Window, rows: int, holdout_days: float) -> str:
-    """The rows of a first model, which have not landed yet."""
+    """Describe the rows of a first model, which are not stored yet."""
     return (
         f"it would be the first model: {rows:,} rows of {history.name} would land, the labelled ones before the last "
         f"{holdout_days:g} days would train it and the rest judge it"
@@ -47,7 +47,7 @@ def what_the_first_learns_from(history: Window, rows: int, holdout_days: float) 
 
 
 def too_few_rows(training: Snapshot, min_rows: int) -> str | None:
-    """Why training would refuse these rows; None where there are enough."""
+    """Why training would refuse these rows; None if there are enough."""
     known = training.labelled_rows or 0
     if known >= min_rows:
         return None
@@ -55,7 +55,7 @@ def too_few_rows(training: Snapshot, min_rows: int) -> str | None:
 
 
 def what_it_costs(budget: Budget, spent_usd: float, cost_usd: float | None) -> str:
-    """The forecast and what the month's budget has left for it."""
+    """Describe the cost forecast and the rest of the month's budget."""
     forecast = "no cost is forecast before a first retrain" if cost_usd is None else f"about {cost_usd:,.2f} USD"
     if budget.max_usd_per_month is None:
         return f"cost: {forecast}; no monthly limit is set, {spent_usd:,.2f} USD were spent in 30 days"
@@ -67,13 +67,13 @@ def what_it_costs(budget: Budget, spent_usd: float, cost_usd: float | None) -> s
 
 
 def where_it_runs(placement: Placement) -> str:
-    """The place that a decision of `monitor` would choose."""
+    """Describe the place that a decision of `monitor` would choose."""
     hours = f", about {placement.hours:.2g} h" if placement.hours is not None else ""
     return f"place: {placement.place}{hours}, since {'; '.join(placement.reasons)}"
 
 
 def what_validation_said(validation: ValidationReport, champion: str | None) -> tuple[str, ...]:
-    """The gates' verdict on a challenger and every sentence of it."""
+    """The verdict on a challenger and all its sentences."""
     replaced = f"champion {champion} would become previous" if champion else "it would be the first champion"
     return (
         f"version {validation.challenger} would serve and {replaced}",
@@ -83,5 +83,5 @@ def what_validation_said(validation: ValidationReport, champion: str | None) -> 
 
 
 def stopped_by(refusals: Sequence[str | None]) -> tuple[str, ...]:
-    """What stops a run, without what does not."""
+    """The given refusals without None."""
     return tuple(refusal for refusal in refusals if refusal)

@@ -1,6 +1,7 @@
-"""A replay in words and readable numbers, for the page and for the table in the terminal.
+"""Describe a replay in words and readable numbers, for the page and for the table in the terminal.
 
-A number gets just enough decimals to separate the loop from its baselines. The sentence names the winner, whichever it is.
+Numbers have just enough decimals to distinguish the loop from its baselines. The headline names the winner, whichever
+it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Literal
 from tasks.policy.records.replay import EventKind, Replay, ReplayWindow
 
 NONE = "–"
-"""Shown where there is no value."""
+"""Placeholder for a missing value."""
 
 MOST_DECIMALS = 4
 
@@ -22,7 +23,7 @@ Scale = Literal["percent", "plain", "label"]
 
 @dataclass(frozen=True, slots=True)
 class MetricName:
-    """How people call a metric: inside a sentence, as a title, and the scale its values are read on."""
+    """Display names of a metric, in a sentence and as a title, and the scale of its values."""
 
     short: str
     title: str
@@ -52,38 +53,38 @@ EVENT_WORDS: Mapping[EventKind, str] = {
 
 
 def metric_name(replay: Replay) -> MetricName:
-    """Plain name of the replay's metric; one that is not known here is shown by its own name."""
+    """Display name of the replay's metric; an unknown metric keeps its own name."""
     plain = replay.metric.replace("_", " ")
     return METRIC_NAMES.get(replay.metric, MetricName(plain, plain, "label" if replay.unit else "plain"))
 
 
 def unit_of(replay: Replay) -> str:
-    """Unit of the metric's values: `%`, that of the label, or none."""
+    """Unit of the metric's values: `%`, the label's unit, or none."""
     scale = metric_name(replay).scale
     return {"percent": "%", "label": replay.unit, "plain": ""}[scale]
 
 
 def scaled(value: float, replay: Replay) -> float:
-    """The value on the scale that people read: shares of a percent metric in percent."""
+    """The value on its display scale: percent metrics are multiplied by 100."""
     return value * 100 if unit_of(replay) == "%" else value
 
 
 def comparison(replay: Replay) -> dict[str, float]:
-    """Mean metric of loop, never and every; empty unless all three are numbers."""
+    """Mean metric of loop, never and every; empty unless all three are finite."""
     means = replay.means()
     return means if all(isfinite(mean) for mean in means.values()) else {}
 
 
 def decimals(replay: Replay) -> int:
-    """Decimals that keep loop, never and every apart: at least 1 (3 for values without a unit), at most 4."""
+    """Decimals that distinguish loop, never and every: at least 1 (3 for values without a unit), at most 4."""
     values = sorted(scaled(mean, replay) for mean in comparison(replay).values())
     gaps = [high - low for low, high in pairwise(values) if high - low >= 0.5 * 10**-MOST_DECIMALS]
-    needed = [ceil(-log10(gap) - 1e-6) for gap in gaps]  # a gap of 0.1 is a little less after summing
+    needed = [ceil(-log10(gap) - 1e-6) for gap in gaps]  # floating-point error can make a gap of 0.1 slightly smaller
     return min(MOST_DECIMALS, max([1 if unit_of(replay) else 3, *needed]))
 
 
 def shown(value: float | None, replay: Replay, unit: bool = False) -> str:
-    """A metric's value as people read it, with its unit if asked; a dash where there is none."""
+    """Format a metric's value, with its unit if requested; a dash if there is none."""
     if value is None or not isfinite(value):
         return NONE
     number = f"{scaled(value, replay):.{decimals(replay)}f}"
@@ -102,7 +103,7 @@ def metric_in_unit(replay: Replay) -> str:
 
 
 def better_arrow(replay: Replay) -> str:
-    """Which way is better."""
+    """An arrow in the direction of better values."""
     return "↑" if replay.higher_is_better else "↓"
 
 
@@ -117,12 +118,12 @@ def share_text(share: float) -> str:
 
 
 def version_name(champion: str) -> str:
-    """`v3` for a bare number as the registry gives it, else the name as it is; a dash for none."""
+    """`v3` for a number from the registry, else the name unchanged; a dash for none."""
     return f"v{champion}" if champion.isdigit() else champion or NONE
 
 
 def confidence_text(replay: Replay) -> str:
-    """`95 % interval`, as the windows' metrics have it."""
+    """`95 % interval`, with the level of the windows' metrics."""
     levels = {window.metric.confidence for window in replay.windows if window.metric}
     return f"{' or '.join(f'{level * 100:g} %' for level in sorted(levels))} interval".strip()
 
@@ -151,7 +152,7 @@ def duration_text(seconds: float) -> str:
 
 
 def happened(window: ReplayWindow) -> bool:
-    """Whether the loop did or refused anything in this window, or found its data wanting."""
+    """Whether the loop acted or refused to in this window, or its data did not pass."""
     return bool(window.events) or window.retrain or window.quality != "pass"
 
 
@@ -160,7 +161,7 @@ def eventful(replay: Replay) -> list[ReplayWindow]:
 
 
 def gain_over_never(replay: Replay) -> float | None:
-    """How much better the loop was than never retraining, in the metric's unit; negative when worse."""
+    """Improvement of the loop over never retraining, in the metric's unit; negative if worse."""
     means = comparison(replay)
     if not means:
         return None
@@ -168,7 +169,7 @@ def gain_over_never(replay: Replay) -> float | None:
 
 
 def decision_words(window: ReplayWindow) -> str:
-    """What was decided: retrain, keep, or nothing because the data was refused."""
+    """The decision in words: retrain, keep, return, or none because the data was quarantined."""
     if window.quality == "fail":
         return "No decision: data quarantined"
     if any(event.kind == "recalled" for event in window.events):
@@ -177,7 +178,7 @@ def decision_words(window: ReplayWindow) -> str:
 
 
 def headline(replay: Replay) -> str:
-    """The replay in one or two sentences, with its numbers. Means are over the windows where all three are known."""
+    """The replay in one or two sentences with its numbers. Means are over the windows where all three are known."""
     means = comparison(replay)
     if not replay.windows:
         return "No window was replayed, so there is nothing to compare yet."
@@ -198,9 +199,9 @@ def headline(replay: Replay) -> str:
 
 
 def bargain(replay: Replay) -> str | None:
-    """What share of the gain of retraining every window the loop had, and at what share of its retrains.
+    """The loop's share of the gain of retraining every window, and its share of the retrains.
 
-    None where that comparison says nothing: no labels, or neither the loop nor the baseline gained.
+    None if there is nothing to compare: no labels, no retrain, or no gain of the loop.
     """
     means, retrains, windows = comparison(replay), replay.count("retrained"), len(replay.windows)
     gain = gain_over_never(replay)
@@ -216,7 +217,7 @@ def bargain(replay: Replay) -> str | None:
 
 
 def next_steps(replays: Sequence[Replay], page: str) -> tuple[str, ...]:
-    """What to look at after a replay, in the order in which it explains itself."""
+    """What to look at after a replay, in a sensible order."""
     steps = [f"the replay page, every window of every model: {page}"]
     for replay in replays:
         if window := _telling(replay):
@@ -229,20 +230,20 @@ def next_steps(replays: Sequence[Replay], page: str) -> tuple[str, ...]:
 
 
 def _telling(replay: Replay) -> ReplayWindow | None:
-    """The first window whose retrain was promoted, else the first in which anything happened."""
+    """The first window whose retrain was promoted, else the first with any event."""
     promoted = (window for window in replay.windows if any(event.kind == "promoted" for event in window.events))
     return next(promoted, None) or next((window for window in replay.windows if window.events), None)
 
 
 def compared(replay: Replay) -> str:
-    """Which windows the means are over."""
+    """The number of windows that the means are over."""
     known = sum(w.metric is not None and w.never is not None and w.every is not None for w in replay.windows)
     windows = counted(len(replay.windows), "window")
     return f"Means over {known} of {windows}: those where all three are known."
 
 
 def title(replays: Sequence[Replay]) -> str:
-    """What was replayed: `Two models through 21 April – 31 December 2013`."""
+    """Title of the replay: `2 models, 21 April – 31 December 2013`."""
     if not any(replay.windows for replay in replays):
         return "Nothing was replayed"
     return f"{counted(len(replays), 'model')}, {period(replays)}"

@@ -1,6 +1,6 @@
-"""Champion against challenger on the same rows: the difference of the primary metric, overall and per slice.
+"""Compare champion and challenger on the same rows: the difference of the primary metric, overall and per slice.
 
-Predictions are made now, on the rows given; no stored metric is read. A positive gain is better, whatever the metric's
+Predictions are made on the given rows; no stored metric is used. A positive gain is better, whatever the metric's
 direction.
 """
 
@@ -27,7 +27,7 @@ def difference(
     quantile: float = 0.5,
     slice_name: str | None = None,
 ) -> MetricDifference:
-    """The paired difference on these rows; NaN where the metric is undefined. McNemar's p-value for classes."""
+    """The paired difference on these rows; NaN if the metric is undefined. McNemar's p-value for classes."""
     if metrics.undefined(metric, truth, _classes(challenger)):
         nan = float("nan")
         return MetricDifference(metric, nan, nan, nan, nan, nan, len(np.asarray(truth)), None, slice_name)
@@ -56,16 +56,16 @@ def against_constant(
     quantile: float = 0.5,
     prior: Floats | None = None,
 ) -> MetricDifference | None:
-    """A model against the best constant answer, in the champion's place, on the same rows; None without rows.
+    """A model compared with the best constant prediction, as champion, on the same rows; None without rows.
 
-    Of probabilities that is the `prior`, the classes' shares in training, where it is known: a constant that knew the shares
-    of days to come would beat sound models whenever a season changes these.
+    For metrics of probabilities the constant is the `prior`, the class shares in training, if known. A constant with
+    the shares of later days would beat sound models whenever a season changes them.
     """
     if not len(truth):
         return None
     constant = metrics.constant_prediction(metric, truth, _classes(predicted), quantile)
     if prior is not None and metric in ("log_loss", "brier"):
-        shares = np.append(prior, np.zeros(max(0, _classes(predicted) - len(prior))))  # a class that nobody had seen
+        shares = np.append(prior, np.zeros(max(0, _classes(predicted) - len(prior))))  # classes unseen in training
         constant = np.full(len(truth), shares[1]) if predicted.ndim == 1 else np.tile(shares, (len(truth), 1))
     found = difference(metric, truth, constant, predicted, confidence, seed, quantile)
     finite = all(np.isfinite([found.champion, found.challenger, found.gain, found.low, found.high]))
@@ -87,7 +87,7 @@ def slice_differences(
     seed: int,
     quantile: float = 0.5,
 ) -> tuple[MetricDifference, ...]:
-    """One difference per value of each slice column, named `origin=JFK`, columns and values in order."""
+    """One difference per value of each slice column, named `origin=JFK`, in order of columns and values."""
     found = []
     for column, values in slices.items():
         for value in np.unique(values):
@@ -110,7 +110,7 @@ def slice_differences(
 def own_value(
     metric: str, truth: ArrayLike, predicted: ArrayLike, confidence: float, seed: int, quantile: float = 0.5
 ) -> MetricValue:
-    """A model's own value with its interval, for the first model, which has nothing to be compared with."""
+    """A model's own value with its interval, for the first model, which has no champion to compare with."""
     interval = intervals.metric_interval(metric, truth, predicted, confidence, DRAWS, seed, quantile)
     return MetricValue(
         name=metric,
@@ -124,7 +124,7 @@ def own_value(
 
 
 def prediction_fault(predicted: Floats, rows: int, task: str) -> str | None:
-    """What is wrong with predictions as such: not one a row, not finite, or no probabilities; None when sound."""
+    """Describe invalid predictions: not one per row, not finite, or not probabilities; None if they are valid."""
     if len(predicted) != rows:
         return f"{len(predicted)} predictions for {rows} rows"
     if not rows:

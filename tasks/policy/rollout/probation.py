@@ -1,11 +1,11 @@
-"""Whether a fresh champion has to go back: worse in service than it was found to be, and worse than the one it replaced.
+"""Decide whether a fresh champion is rolled back: worse in service than at validation, and worse than its predecessor.
 
-Two questions, the free one first. Is its realised metric worse than validation let expect, by more than the margin that
-validation accepts? On drifting data that alone proves nothing, as the previous champion may have fallen with it. So
-both answer the same rows, served since the promotion and seen by neither: the champion is degraded where the whole
-paired interval of its gain lies below minus the margin. Each of the first `probation_windows` windows is one look, and
-the level of the interval is divided among them (Bonferroni), so that a sound champion is sent back with a probability
-of at most 5 % / 2.
+The cheap check comes first: is its realised metric worse than validation predicted, by more than the margin that
+validation accepts? With drifting data that alone proves nothing, because the previous champion may have worsened as
+well. So both models predict the same rows, served since the promotion and unseen by both. The champion is degraded if
+the entire paired interval of its gain is below minus the margin. Each of the first `probation_windows` windows is one
+look, and the level of the interval is divided among them (Bonferroni), so a sound champion is rolled back with a
+probability of at most 5 % / 2.
 """
 
 import math
@@ -19,12 +19,12 @@ from tasks.policy.rollout.validation import Comparison, PromotionPolicy, Validat
 from tasks.policy.triggers.schedule import LATE
 
 FALSE_ALARMS = 0.05
-"""Two-sided level shared by all looks; only the lower side sends a champion back."""
+"""Two-sided level shared by all looks; only the lower side causes a rollback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """A fresh champion that has to go back, and why."""
+    """A fresh champion that must be rolled back, and why."""
 
     champion: str
     previous: str
@@ -33,14 +33,14 @@ class Degradation:
 
 
 def confidence_per_look(policy: PromotionPolicy) -> float:
-    """Level of the interval at each look."""
+    """Confidence level of the interval at each look."""
     return 1 - FALSE_ALARMS / max(1, policy.probation_windows)
 
 
 def probation(
     policy: PromotionPolicy, since: datetime | None, as_of: datetime, window_days: float, label_delay: timedelta
 ) -> Window | None:
-    """What the champion served since its promotion, as far as labels can be there; None where it is not on probation."""
+    """The champion's time in service; None if it is not on probation or no window's labels are due."""
     if since is None or policy.probation_windows == 0:
         return None
     labelled_until = as_of - label_delay
@@ -49,7 +49,7 @@ def probation(
 
 
 def is_below_forecast(realised: MetricValue, forecast: float, margin: float) -> bool:
-    """Whether what was realised is worse than what validation had found, by more than the margin."""
+    """Whether the realised value is worse than the validation's, by more than the margin."""
     gain = realised.value - forecast if realised.higher_is_better else forecast - realised.value
     return gain < -margin
 
@@ -57,7 +57,7 @@ def is_below_forecast(realised: MetricValue, forecast: float, margin: float) -> 
 def decide_degradation(
     policy: ValidationPolicy, comparison: Comparison, realised: MetricValue, forecast: float, at: datetime
 ) -> Degradation | None:
-    """The verdict on the fresh champion (as challenger) against the previous one, on the same rows; None is a stay."""
+    """Judge the fresh champion (as challenger) against the previous one on the same rows; None if it stays."""
     previous, difference = comparison.champion, comparison.primary
     if previous is None or difference is None or comparison.faults or seen_before(comparison):
         return None

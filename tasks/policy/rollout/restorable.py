@@ -1,6 +1,6 @@
-"""Earlier champions that may serve again: when a season returns, a trial on today's rows can replace a retrain.
+"""Earlier champions that may be restored: when a season returns, a trial on current rows can replace a retrain.
 
-A version that was rolled back is quarantined and never returns.
+A version that was rolled back is quarantined and is never restored.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tasks.policy.rollout.versions import recorded_version
 
 
 def returnable(entries: Sequence[LedgerEntry]) -> tuple[Served, ...]:
-    """Versions that were champion and are not now, from a model's ledger (oldest first), by when they first served."""
+    """Earlier champions from a model's ledger (oldest first), without the current one, in order of first service."""
     learned: dict[str, datetime] = {}
     serving: str | None = None
     known: dict[str, Served] = {}
@@ -20,7 +20,7 @@ def returnable(entries: Sequence[LedgerEntry]) -> tuple[Served, ...]:
         if entry.kind == "challenger.registered":
             version = recorded_version(entry.body)
             learned[version.version] = version.trained.end
-            known.pop(version.version, None)  # numbers begin anew where a model was made anew in the registry
+            known.pop(version.version, None)  # version numbers restart if a model was created anew in the registry
         if entry.kind not in ("champion.promoted", "champion.rolled_back"):
             continue
         now = from_json(Promotion, entry.body).champion

@@ -1,8 +1,8 @@
 """Decide whether a challenger may replace the champion, from both models' results on the same unseen rows.
 
-`decide_validation` gives the verdict; `why_not_promote` checks it again before anything moves, because a report may say
-`pass` while its numbers say otherwise. Unknown fails. Non-inferiority as in Piaggio et al. (2012), JAMA 308:2594: the whole
-interval of the gain must lie above minus the margin.
+`decide_validation` gives the verdict. `why_not_promote` checks it again before a promotion, because a report may
+contain `pass` with numbers that contradict it. Unknown fails. Non-inferiority as in Piaggio et al. (2012), JAMA
+308:2594: the entire interval of the gain must be above minus the margin.
 """
 
 import math
@@ -54,7 +54,7 @@ class ValidationPolicy(BaseModel):
         return _margin(self.non_inferiority_margin, self.non_inferiority_share, metric, champion, 0.01)
 
     def margin_of_a_slice(self, metric: str, champion: float) -> float:
-        """How much a slice on which the champion has this value may lose, in units of the metric."""
+        """Largest loss on a slice with this value of the champion, in units of the metric."""
         return _margin(self.slice_margin, self.slice_share, metric, champion, 0.05)
 
     @property
@@ -95,9 +95,9 @@ class PromotionPolicy(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What validation measured. `faults` are reasons why it could not be measured as it must be; any one fails.
+    """Measurements of a validation. `faults` are reasons why the measurement is not valid; any one fails.
 
-    With a champion `primary` is the paired difference, without one `first` is the challenger's own value.
+    With a champion `primary` is the paired difference; without one `first` is the challenger's own value.
     """
 
     challenger: ModelVersion
@@ -107,17 +107,17 @@ class Comparison:
     primary: MetricDifference | None = None
     slices: tuple[MetricDifference, ...] = ()
     protected: tuple[str, ...] = ()
-    """Columns among them whose groups are told of."""
+    """Slice columns whose groups are reported."""
     first: MetricValue | None = None
     faults: tuple[str, ...] = ()
     constant: MetricDifference | None = None
-    """The challenger against the best constant answer to these rows."""
+    """Comparison of the challenger with the best constant prediction on these rows."""
     remarks: tuple[str, ...] = ()
-    """What was odd about its training."""
+    """Unusual facts about its training."""
 
 
 def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> ValidationReport:
-    """The verdict on a challenger, with its reasons in sentences. Pure: the same comparison, the same verdict."""
+    """The verdict on a challenger, with reasons in sentences. Pure: the same comparison gives the same verdict."""
     champion = comparison.champion
     failures = [*comparison.faults, *seen_before(comparison)]
     if comparison.rows < policy.min_rows:
@@ -158,7 +158,7 @@ def decide_validation(policy: ValidationPolicy, comparison: Comparison) -> Valid
 
 
 def worse_than_a_constant(policy: ValidationPolicy, constant: MetricDifference | None) -> list[str]:
-    """That the challenger is surely worse than an answer that is the same for every row; empty where it is not."""
+    """A sentence if the challenger is significantly worse than a constant prediction, else an empty list."""
     if not policy.beats_constant or constant is None or not constant.high < 0:
         return []
     return [
@@ -169,7 +169,7 @@ def worse_than_a_constant(policy: ValidationPolicy, constant: MetricDifference |
 
 
 def _no_better_than_a_constant(constant: MetricDifference | None) -> list[str]:
-    """That nothing shows the challenger to be of use; no failure, as where classes are rare accuracy cannot show it."""
+    """A sentence if it is not significantly better than a constant; no failure: accuracy of rare classes cannot be."""
     if constant is None or not constant.low <= 0 <= constant.high:
         return []
     return [
@@ -179,7 +179,7 @@ def _no_better_than_a_constant(constant: MetricDifference | None) -> list[str]:
 
 
 def seen_before(comparison: Comparison) -> list[str]:
-    """Why these rows prove nothing: a model was trained on some of them, or is compared with itself."""
+    """Why these rows are no evidence: a model was trained on some of them, or is compared with itself."""
     found = []
     for role, version in (("challenger", comparison.challenger), ("champion", comparison.champion)):
         if version is not None and version.trained.end > comparison.holdout.start:
@@ -193,7 +193,7 @@ def seen_before(comparison: Comparison) -> list[str]:
 
 
 def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) -> list[str]:
-    """Gates that these differences miss, one sentence each; none when all hold."""
+    """One sentence for each gate that these differences fail; empty if all pass."""
     found = []
     for item in differences:
         if item.slice_name is not None and (item.rows < policy.slice_min_rows or _is_undefined(item)):
@@ -220,7 +220,7 @@ def failed_gates(policy: ValidationPolicy, differences: tuple[MetricDifference, 
 
 
 def doubts(policy: ValidationPolicy, differences: tuple[MetricDifference, ...]) -> list[str]:
-    """What a person should look at although every gate passed."""
+    """Sentences on slices worth a review although every gate passed."""
     return [
         f"{_where(item)} may lose {-item.gain:.4g} ({_interval(item)}) on {item.rows} rows; not significant"
         for item in differences
@@ -237,7 +237,7 @@ def why_not_promote(
     champion: str | None,
     validation: ValidationReport,
 ) -> str | None:
-    """Why this report does not allow this challenger to replace this champion now; None when it does."""
+    """Why this report does not allow this challenger to replace this champion now; None if it does."""
     if not promotion_policy.accepts(validation.verdict):
         return f"validation says {validation.verdict} ({validation.reasons[0] if validation.reasons else 'no reason'})"
     if validation.challenger != challenger.version:
@@ -299,7 +299,7 @@ def _is_finite(item: MetricDifference) -> bool:
 
 
 def _is_undefined(item: MetricDifference) -> bool:
-    """Whether these rows define no difference for either model, as a slice where nobody has churned defines no AUC."""
+    """Whether these rows define no difference for either model, such as the AUC on a slice of a single class."""
     values, bounds = (item.champion, item.challenger), (item.low, item.high)
     return all(map(math.isnan, values)) or (all(map(math.isfinite, values)) and any(map(math.isnan, bounds)))
 
@@ -317,7 +317,7 @@ def _interval(item: MetricDifference) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{value + 0.0:+.4g}"  # minus zero plus zero is zero, which reads better
+    return f"{value + 0.0:+.4g}"  # adding zero turns minus zero into zero
 
 
 def _named(version: str | None) -> str:

@@ -1,8 +1,8 @@
-"""What the ledger holds of each version, and the aliases that follow from it. The ledger decides, not the registry.
+"""The ledger's record of each version, and the aliases that follow from it. The ledger decides, not the registry.
 
-Anyone who opens MLflow's page can edit the registry: change a tag, move an alias, delete a model and create it again, so
-that its version 1 is another one. A version is therefore identified by its run, its decision and the SHA-256 of its
-files, all in the ledger.
+Anyone with access to MLflow's page can edit the registry: change a tag, move an alias, or delete a model and create it
+again, so that its version 1 is a different one. A version is therefore identified by its run, its decision and the
+SHA-256 of its files, all in the ledger.
 """
 
 import json
@@ -23,12 +23,12 @@ STATE_TAGS = frozenset(
         "quarantine_reason",
     )
 )  # fmt: skip
-"""Tags that change while a version lives; every other tag that it was registered with is for good."""
+"""Tags that change over a version's lifetime; all other tags from its registration are permanent."""
 
 
 @lru_cache(maxsize=2048)
 def recorded_version(body: str) -> ModelVersion:
-    """The version in the text of a ledger's entry. One from before hashes were recorded has an empty `sha256`."""
+    """The version in the body of a ledger entry. Older entries, without a hash, give an empty `sha256`."""
     try:
         return from_json(ModelVersion, body)
     except ValidationError:
@@ -36,20 +36,20 @@ def recorded_version(body: str) -> ModelVersion:
 
 
 def registered(entries: Sequence[LedgerEntry]) -> dict[str, ModelVersion]:
-    """Version number → the version last registered under it: numbers begin anew where a model was made anew."""
+    """The latest registered version by its number; numbers restart if a model was created anew."""
     made = (recorded_version(entry.body) for entry in entries if entry.kind == "challenger.registered")
     return {version.version: version for version in made}
 
 
 def on_trial(entries: Sequence[LedgerEntry], decision_id: str) -> ModelVersion | None:
-    """The version that this decision's verdict is about; None where the ledger does not hold it."""
+    """The version that this decision's verdict is about; None if the ledger does not hold it."""
     kinds = ("challenger.registered", "challenger.recalled")
     made = [entry for entry in entries if entry.kind in kinds and entry.decision_id == decision_id]
     return recorded_version(made[-1].body) if made else None
 
 
 def quarantined(entries: Sequence[LedgerEntry]) -> frozenset[str]:
-    """Versions that were rolled back. One registered later under the same number is another version."""
+    """Versions that were rolled back, except numbers that were registered again later."""
     serving: str | None = None
     barred: set[str] = set()
     for entry in entries:
@@ -64,20 +64,20 @@ def quarantined(entries: Sequence[LedgerEntry]) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A model in the registry as it is now: alias → number, and of each version its run and its last move's decision."""
+    """A model's current state in the registry: version by alias; run and last move's decision by version."""
 
     aliases: Mapping[str, str]
     runs: Mapping[str, str]
     moves: Mapping[str, str]
 
     def holds(self, version: ModelVersion | None) -> bool:
-        """Whether this very version is there, not another one under its number."""
+        """Whether the registry holds this version, and not a different one under its number."""
         return version is not None and self.runs.get(version.version) == version.run_id
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Aliases as the ledger's last move left them; `entry` is its number."""
+    """Aliases after the last move in the ledger; `entry` is the sequence number of that move."""
 
     champion: str
     previous: str | None
@@ -85,9 +85,9 @@ class Expected:
 
 
 def last_move(entries: Sequence[LedgerEntry], registry: Registry) -> Expected | None:
-    """Where champion and previous belong; None before the first promotion.
+    """The expected champion and previous; None before the first promotion.
 
-    A promotion whose aliases moved and whose run died before the ledger held it counts, where a verdict allowed it.
+    A promotion counts if its aliases moved and a verdict allowed it, even if its run ended before it was recorded.
     """
     moves = [entry for entry in entries if entry.kind in MOVES]
     if not moves:
@@ -108,7 +108,7 @@ def _is_unfinished(entries: Sequence[LedgerEntry], registry: Registry, number: s
 
 
 def changed_outside(entries: Sequence[LedgerEntry], registry: Registry) -> tuple[str, ...]:
-    """A sentence for each alias that was moved, and each version that was deleted, by others than Perennial."""
+    """A sentence for each alias moved and each version deleted outside Perennial."""
     known, expected = registered(entries), last_move(entries, registry)
     found = []
     if expected:
@@ -144,7 +144,7 @@ def _named(number: str | None) -> str:
 def _challenger_moved(
     entries: Sequence[LedgerEntry], registry: Registry, known: Mapping[str, ModelVersion]
 ) -> list[str]:
-    """The challenger is the version registered last, until it is promoted; one not in the ledger yet is on trial."""
+    """Check that the challenger is the latest version and not yet promoted; one not in the ledger is accepted."""
     now = registry.aliases.get(CHALLENGER)
     if now is None or now not in known:
         return []
@@ -161,9 +161,9 @@ def _challenger_moved(
 
 
 def why_not_move(entries: Sequence[LedgerEntry], registry: Registry, needs_previous: bool = False) -> str | None:
-    """Why aliases that others moved must be set right before Perennial moves them; None where they are as expected.
+    """Why aliases changed outside Perennial must be restored before a move; None if they are as expected.
 
-    A champion that is no longer in the registry cannot be put back: then whichever serves is taken as it is.
+    A champion that is missing in the registry cannot be restored; the current one is then accepted.
     """
     known, expected = registered(entries), last_move(entries, registry)
     if expected is None:
@@ -178,13 +178,13 @@ def why_not_move(entries: Sequence[LedgerEntry], registry: Registry, needs_previ
 
 
 def edited(version: ModelVersion, tags: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of tags that are no longer what the ledger recorded when the version was registered."""
+    """Names of tags that differ from those recorded in the ledger at registration."""
     fixed = dict(version.tags)
     return tuple(sorted(name for name in fixed if name not in STATE_TAGS and tags.get(name) != fixed[name]))
 
 
 def as_recorded(recorded: ModelVersion, tags: Mapping[str, str]) -> ModelVersion:
-    """The recorded version with the tags of today's state; what it was registered with stays, whatever a tag says now."""
+    """The recorded version with the current state tags; all other tags are those of its registration."""
     fixed = {name: value for name, value in recorded.tags if name not in STATE_TAGS}
     return replace(
         recorded,

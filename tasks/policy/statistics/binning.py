@@ -1,9 +1,9 @@
-"""Counts numbers into frozen edges, in any order and at the same speed for each value.
+"""Count numbers into frozen edges, in any order and with the same cost for each value.
 
-Most values find their bin without a search: a guide table cuts the range of the edges into equal cells, and all values
-of a cell lie on one side of every edge but those in the cell (Chen and Asau 1974, On generating random variates from an
-empirical distribution; Devroye 1986, chapter III.2.4). Sorting each batch, as cheap where NumPy sorts well, costs six
-times as much on processors whose AVX-512 compress is slow (numpy/x86-simd-sort issue 6).
+Most values find their bin without a search. A guide table cuts the range of the edges into equal cells, and an edge
+separates values of one cell only if the edge is inside it (Chen and Asau 1974, On generating random variates from an
+empirical distribution; Devroye 1986, chapter III.2.4). Sorting each batch is as fast where NumPy sorts well, but six
+times slower on processors whose AVX-512 compress is slow (numpy/x86-simd-sort issue 6).
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from tasks.policy.records.profile import FeatureCounts, Floats, bounded, bounded
 
 CELLS = 16_384
 TAIL = 0.01
-"""Share of the edges at either end that the cells do not cover: a few far values would take most cells."""
+"""Share of the edges at either end outside the cells' range; otherwise a few distant edges would use most cells."""
 
 Bins = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class BinGuide:
-    """Frozen edges, and for each cell of their range the bin it begins in and the edge inside it.
+    """Frozen edges, and for each cell of their range its first bin and the edge inside it.
 
     Bin i holds the values in (edge[i-1], edge[i]], the last one those above every edge. A cell with several edges has
-    a mark for a bin, `searched`: its values are looked up among all edges.
+    the marker `searched` as its bin: its values are looked up among all edges.
     """
 
     edges: Floats
@@ -37,7 +37,7 @@ class BinGuide:
 
     @classmethod
     def of(cls, edges: Floats) -> "BinGuide":
-        """Of ascending finite edges, at most a few hundred."""
+        """Build the guide for ascending finite edges, at most a few hundred."""
         tail = int(len(edges) * TAIL)
         low, high = (edges[tail], edges[-1 - tail]) if len(edges) else (np.float64(0), np.float64(0))
         with np.errstate(over="ignore", divide="ignore"):
@@ -56,7 +56,7 @@ class BinGuide:
         return len(self.edges) + 1
 
     def bins(self, values: Floats) -> Bins:
-        """The bin of each of the finite values."""
+        """The bin of each finite value (n,)."""
         cells = self._cells(values)
         bins = self.first_bins.take(cells)
         bins += values > self.inner_edges.take(cells)
@@ -65,7 +65,7 @@ class BinGuide:
         return bins
 
     def _cells(self, values: Floats) -> NDArray[np.int32]:
-        """Never falls as values rise, rounding included, so no value is taken to be past an edge that it is not past."""
+        """Cell of each value, monotonic even with rounding, so no value counts as past an edge that it is not past."""
         places = np.clip(values, self.low, self.high)
         places -= self.low
         places *= self.scale
@@ -75,7 +75,7 @@ class BinGuide:
 def count_values(
     feature: str, arrow_type: str, values: Floats, guide: BinGuide, accepted: tuple[float, float]
 ) -> FeatureCounts:
-    """Counts of finite values; those below or above `accepted` are counted as outside, too."""
+    """Count finite values (n,) into bins; those below or above `accepted` are also counted as outside."""
     edges, size = guide.edges, len(guide.edges) + 1
     if not len(values):
         return FeatureCounts(feature, arrow_type, 0, (0,) * size, gaps=(0.0,) * size)
@@ -89,7 +89,7 @@ def count_values(
         ends = np.append(edges, edges[-1] if len(edges) else 0.0) - centre
         gaps = np.abs(counts * ends - sums)
         distances -= offset
-        squares = np.einsum("i,i->", distances, distances)  # not BLAS, whose threads cost more than they save here
+        squares = np.einsum("i,i->", distances, distances)  # not BLAS: its threads cost more than they save here
     is_inside = accepted[0] <= least and most <= accepted[1]
     return FeatureCounts(
         feature=feature,

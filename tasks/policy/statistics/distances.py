@@ -1,9 +1,9 @@
-"""Distances between two sets of counts, and how likely chance alone makes them.
+"""Distances between two sets of counts, and their p-values.
 
-KS: Kolmogorov (1933), asymptotic p-value, conservative where values tie. PSI: Siddiqi (2006), Credit Risk Scorecards.
+KS: Kolmogorov (1933), asymptotic p-value, conservative with ties. PSI: Siddiqi (2006), Credit Risk Scorecards.
 Wasserstein-1: the area between two distribution functions. χ²: Pearson (1900), categories with few expected rows pooled
-(Cochran, 1954). Under no drift PSI and KL are not 0 but about (bins − 1)(1/n + 1/m) and half of that (Yurdakul, 2018):
-that noise floor is subtracted.
+(Cochran, 1954). Without drift the expected PSI is not 0 but about (bins − 1)(1/n + 1/m), and the expected KL half of
+that (Yurdakul, 2018); this noise floor is subtracted.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ class Table:
         return np.asarray(self.reference, dtype=np.float64), np.asarray(self.current, dtype=np.float64)
 
     def coarse(self, bins: int = PSI_BINS) -> "Table":
-        """Neighbouring bins put together so that each holds about the same share of the reference.
+        """Merge neighbouring bins until each holds about the same share of the reference.
 
-        What lies above every reference value joins the last bin.
+        Values above every reference value join the last bin.
         """
         before, now = self.arrays()
         if not before.sum():
@@ -49,7 +49,7 @@ class Table:
 
 
 def ks(table: Table) -> float:
-    """Largest difference between the two distribution functions at the bins' ends; 0 where a side is empty."""
+    """Largest difference between the two distribution functions at the ends of the bins; 0 if a side is empty."""
     before, now = table.arrays()
     if not before.sum() or not now.sum():
         return 0.0
@@ -57,29 +57,30 @@ def ks(table: Table) -> float:
 
 
 def ks_p_value(table: Table) -> float:
+    """Asymptotic p-value of `ks`; 1 if a side is empty."""
     n, m = table.rows
     return float(special.kolmogorov(ks(table) * np.sqrt(n * m / (n + m)))) if n and m else 1.0
 
 
 def psi(table: Table) -> float:
-    """Population stability index above its noise floor; half a row is added to each bin, so none is empty."""
+    """Population stability index minus its noise floor; half a row is added to each bin to avoid empty ones."""
     (p, q), floor = _shares(table)
     return max(0.0, float(((q - p) * np.log(q / p)).sum()) - floor) if len(p) else 0.0
 
 
 def kl(table: Table) -> float:
-    """Kullback-Leibler divergence of current from reference above its noise floor, in nats."""
+    """Kullback-Leibler divergence of current from reference minus its noise floor, in nats."""
     (p, q), floor = _shares(table)
     return max(0.0, float((q * np.log(q / p)).sum()) - floor / 2) if len(p) else 0.0
 
 
 def noise_floor(bins: int, n: int, m: int) -> float:
-    """What PSI comes to between two samples of one distribution."""
+    """Expected PSI between two samples of n and m rows from one distribution."""
     return (bins - 1) * (1 / n + 1 / m) if bins > 1 else 0.0
 
 
 def _shares(table: Table) -> tuple[tuple[Floats, Floats], float]:
-    """Smoothed shares of the bins that either side uses, and the noise floor; empty where a side has no rows."""
+    """Smoothed shares of the bins used by either side, and the noise floor; empty if a side has no rows."""
     before, now = table.arrays()
     used = (before + now) > 0
     before, now = before[used], now[used]
@@ -91,9 +92,9 @@ def _shares(table: Table) -> tuple[tuple[Floats, Floats], float]:
 
 
 def chi2(table: Table) -> tuple[float, float]:
-    """χ² of the two rows of counts and its p-value; (0, 1) where there is nothing to compare.
+    """χ² of the two rows of counts and its p-value; (0, 1) if there is nothing to compare.
 
-    Bins with fewer than 5 expected rows are pooled, so that one row of an unseen category is no proof of anything.
+    Bins with fewer than 5 expected rows are pooled, so one row of an unseen category is not significant.
     """
     before, now = _pooled(table)
     if len(before) < 2:
@@ -105,7 +106,7 @@ def chi2(table: Table) -> tuple[float, float]:
 
 
 def compared_bins(table: Table) -> int:
-    """How many bins the χ² test compares."""
+    """Number of bins that the χ² test compares."""
     return len(_pooled(table)[0])
 
 
@@ -127,10 +128,10 @@ def _pooled(table: Table) -> tuple[Floats, Floats]:
 
 
 def wasserstein(reference: FeatureReference, current: FeatureCounts) -> float | None:
-    """Wasserstein-1 in reference σ (`FeatureReference.sigma`); None for a constant reference, 0 where the current is empty.
+    """Wasserstein-1 in reference σ (`FeatureReference.sigma`); None for a constant reference, 0 for an empty window.
 
-    The signed area between the distribution functions is exact in each bin, so the sum of its absolute values falls
-    short only by what cancels within a bin where the two cross.
+    The signed area between the distribution functions is exact in each bin. The sum of absolute areas is therefore too
+    small only where the two functions cross within a bin.
     """
     before = reference.counts
     if before.std <= 0:

@@ -1,13 +1,14 @@
-"""The tests and intervals that decisions rest on, each with its source; from scipy and statsmodels where they have it.
+"""Tests and intervals behind decisions, each with its source; from scipy and statsmodels where available.
 
-Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows define no answer.
+Seeds are passed in, so the same evidence always gives the same decision. NaN means that the rows do not define a
+result.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # its parts load on first use, so that reading a model's file does not wait for them
+import scipy  # its submodules load on first use, so that reading a model's file does not wait for them
 from numpy.typing import ArrayLike, NDArray
 
 from tasks.policy.statistics.metrics import (
@@ -29,7 +30,7 @@ from tasks.policy.statistics.resampling import (
 
 
 class Gain(NamedTuple):
-    """Challenger against champion, signed so that positive is better, with its interval."""
+    """Gain of the challenger over the champion, positive if better, with its interval."""
 
     gain: float
     low: float
@@ -37,7 +38,7 @@ class Gain(NamedTuple):
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Score interval of a proportion: Wilson (1927), JASA 22:209; keeps its level near 0 and 1 (Brown et al. 2001)."""
+    """Score interval of a proportion: Wilson (1927), JASA 22:209; accurate near 0 and 1 (Brown et al. 2001)."""
     if trials == 0:
         return Interval(float("nan"), float("nan"))
     # statsmodels takes a second to load, and few runs need it
@@ -56,7 +57,7 @@ def metric_intervals(
     seed: int = 0,
     quantile: float = 0.5,
 ) -> dict[str, Interval]:
-    """Intervals of several metrics of the same rows; the metrics that are means of rows share their resamples."""
+    """Intervals of several metrics on the same rows; metrics that are means of rows share their resamples."""
     truth, predicted = np.asarray(y_true, float), np.asarray(y_pred, float)
     if not len(truth):
         return {name: Interval(float("nan"), float("nan")) for name in names}
@@ -87,7 +88,7 @@ def metric_interval(
 
 
 def _own_interval(name: str, truth: Floats, predicted: Floats, confidence: float, draws: int, seed: int) -> Interval:
-    """Of the metrics that are no mean of rows, and of accuracy."""
+    """Interval of accuracy and of metrics that are not means of rows."""
     if name == "accuracy":
         return wilson_interval(int((predicted_codes(predicted) == truth).sum()), len(truth), confidence)
     if name in ("balanced_accuracy", "f1"):
@@ -103,7 +104,8 @@ def _own_interval(name: str, truth: Floats, predicted: Floats, confidence: float
 def delong(y_true: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     """AUCs (m,) of m scores (m, n) on the same two-class rows, and their covariance (m, m), in O(n log n).
 
-    DeLong et al. (1988), Biometrics 44:837, by the mid-rank form of Sun & Xu (2014), IEEE SPL 21:1389.
+    DeLong et al. (1988), Biometrics 44:837, by the mid-rank form of Sun & Xu (2014), IEEE SPL 21:1389. NaN if a class
+    has fewer than two rows.
     """
     positive = np.asarray(y_true) == 1
     table = np.atleast_2d(np.asarray(scores, float))
@@ -119,7 +121,7 @@ def delong(y_true: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
 
 def _auc_interval(truth: Floats, score: Floats, confidence: float) -> Interval:
     area, covariance = delong(truth, score)
-    if np.isnan(covariance[0, 0]):  # max(0.0, nan) is 0.0: clipping would make (0, 1) of an interval that is not known
+    if np.isnan(covariance[0, 0]):  # max(0.0, nan) is 0.0: clipping would turn an unknown interval into (0, 1)
         return Interval(float("nan"), float("nan"))
     half = scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(covariance[0, 0])
     return Interval(float(max(0.0, area[0] - half)), float(min(1.0, area[0] + half)))
@@ -135,10 +137,10 @@ def paired_bootstrap(
     seed: int = 0,
     quantile: float = 0.5,
 ) -> Gain:
-    """Gain of the challenger over the champion on the same rows, positive when better, with its percentile interval.
+    """Gain of the challenger over the champion on the same rows, positive if better, with its percentile interval.
 
     Each draw resamples rows once for both (Efron & Tibshirani 1993, ch. 16), so what is hard for both cancels.
-    The AUC of two classes uses DeLong's covariance instead, which needs no draws.
+    The AUC of two classes uses DeLong's covariance instead, without draws.
     """
     truth, old, new = (np.asarray(values, float) for values in (y_true, champion_pred, challenger_pred))
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
@@ -148,7 +150,7 @@ def paired_bootstrap(
     if metric == "roc_auc" and old.ndim == 1:
         _, covariance = delong(truth, np.stack([old, new]))
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-        if np.isnan(variance):  # one row of a class shows nothing of how its scores vary
+        if np.isnan(variance):  # one row of a class gives no variance of its scores
             return Gain(gain, float("nan"), float("nan"))
         half = float(scipy.stats.norm.ppf((1 + confidence) / 2) * np.sqrt(max(0.0, variance)))
         return Gain(gain, gain - half, gain + half)
@@ -159,7 +161,7 @@ def paired_bootstrap(
 def _differences(
     metric: str, truth: Floats, old: Floats, new: Floats, draws: int, seed: int, quantile: float
 ) -> Floats:
-    """Challenger minus champion in the metric's own direction, of each resample."""
+    """Challenger minus champion in the metric's own direction, for each resample."""
     old_rows, new_rows = (row_losses(metric, truth, predicted, quantile) for predicted in (old, new))
     if old_rows is not None and new_rows is not None:
         return bootstrap_means(new_rows - old_rows, draws, seed)
@@ -175,14 +177,14 @@ def _differences(
 
 
 def _joint_confusion(truth: Floats, old: Floats, new: Floats) -> NDArray[np.int64]:
-    """Counts by (truth, champion's decision, challenger's decision)."""
+    """Counts (k, k, k) by label, champion's predicted class and challenger's predicted class."""
     classes = max(len(confusion(truth, old)), len(confusion(truth, new)))
     cell = (truth.astype(np.int64) * classes + predicted_codes(old)) * classes + predicted_codes(new)
     return np.bincount(cell, minlength=classes**3).reshape(classes, classes, classes)
 
 
 def mcnemar_exact(y_true: ArrayLike, champion_pred: ArrayLike, challenger_pred: ArrayLike) -> float:
-    """Two-sided p-value that both decide equally well, from rows where just one is right: McNemar (1947), exact."""
+    """Two-sided p-value of equal accuracy, from rows that exactly one of the two gets right: McNemar (1947), exact."""
     truth = np.asarray(y_true)
     old, new = (predicted_codes(predicted) == truth for predicted in (champion_pred, challenger_pred))
     table = [[int((old & new).sum()), int((old & ~new).sum())], [int((~old & new).sum()), int((~old & ~new).sum())]]

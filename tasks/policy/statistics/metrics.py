@@ -1,7 +1,7 @@
-"""How good predictions were: the metrics by name, their direction, and their rows where they are a mean of rows.
+"""The metrics by name: their values, their direction, and their row losses if they are means of rows.
 
-One definition for every stage, so that what is trained, validated, monitored and decided on is the same number.
-numpy only. Held to scikit-learn's values by tests (`sklearn.metrics`, model evaluation).
+All stages share one definition, so training, validation, monitoring and decisions use the same number.
+numpy only. Tests compare the values with scikit-learn's (`sklearn.metrics`, model evaluation).
 
 Shapes: `y_true` is (n,). For classes it holds codes 0 … k-1; `y_pred` is P(code 1) of shape (n,) for two classes and
 (n, k) probabilities for more. For regression both are (n,) in the label's unit. An undefined value (no rows, the AUC
@@ -30,24 +30,25 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 REGRESSION_METRICS = ("mae", "rmse", "pinball")
 UNBOUNDED = ("log_loss", "mae", "rmse", "pinball")
-"""Losses without a bound: divided by five times their typical level, so that costs mean the same for every model."""
+"""Unbounded losses. They are divided by five times their typical level, to make costs comparable between models."""
 
 
 LEAST_OF_A_CLASS = 5
-"""Labels of each class below which a metric that compares classes says more of single rows than of the model."""
+"""Labels per class below which a metric that compares classes depends more on single rows than on the model."""
 
 
 FEW_CLASSES = 10
-"""Up to so many classes a window must hold each of them; of more, some always lack and the others carry the mean."""
+"""Number of classes up to which a window must hold each of them; with more classes some are always missing."""
 
 
 def undefined(
     name: str, y_true: ArrayLike, classes: int, least: int = LEAST_OF_A_CLASS, each: bool = False
 ) -> str | None:
-    """Why these labels (codes) define no value of the metric; None where they do. `classes`: how many the model knows.
+    """Why these labels (codes) do not define the metric, else None. `classes` is the number of classes the model knows.
 
-    F1 needs positives; balanced accuracy and AUC need both classes of two, or at least two of several. `each`: what is
-    held against other rows needs every one of a few classes, as a mean without the hardest class is no level of the rest.
+    F1 needs positives; balanced accuracy and AUC need both of two classes, or at least two of several. With `each`,
+    used for comparisons with other rows, all of up to FEW_CLASSES classes are needed: a mean without the hardest class
+    is not comparable.
 
     >>> undefined("f1", [0, 0, 0], classes=2)
     'f1 is undefined: 0 of 3 labels are positive, expected at least 5'
@@ -69,12 +70,12 @@ def undefined(
 
 
 def as_loss(name: str, value: float) -> float:
-    """The metric's value so that lower is better."""
+    """The metric's value, converted if necessary so that lower is better."""
     return 1 - value if HIGHER_IS_BETTER[name] else value
 
 
 def compute(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5) -> float:
-    """The metric of these rows; NaN where it is undefined. Raises ValueError on an unknown name or unequal rows."""
+    """The metric on these rows; NaN if undefined. Raises ValueError for an unknown name or unequal lengths."""
     truth, predicted = _checked(name, y_true, y_pred)
     if not len(truth):
         return float("nan")
@@ -96,9 +97,9 @@ def _classes(predicted: Floats) -> int:
 
 
 def constant_prediction(name: str, y_true: ArrayLike, classes: int, quantile: float = 0.5) -> Floats:
-    """The best answer to these rows that is the same for all of them: (n,), or (n, classes) probabilities for more than two.
+    """The best constant prediction for these rows: (n,), or (n, classes) probabilities for more than two classes.
 
-    Median, mean or quantile for a regression; for classes their shares where probabilities count, the most frequent class
+    Regression: median, mean or quantile. Classes: their shares for metrics of probabilities, the most frequent class
     for accuracy, the positive class for F1, and no preference for balanced accuracy and AUC.
     """
     truth = np.asarray(y_true, float)
@@ -108,7 +109,7 @@ def constant_prediction(name: str, y_true: ArrayLike, classes: int, quantile: fl
     counts = np.bincount(truth.astype(np.int64), minlength=max(2, classes))
     shares = counts / (
         len(truth) + len(counts) - 1
-    )  # what each row's class has without it, by Laplace: no row helps itself
+    )  # share of each row's class without that row, with Laplace smoothing: a row must not predict itself
     if name == "accuracy":
         shares = np.eye(len(shares))[shares.argmax()]
     if name == "f1" and len(shares) == 2:
@@ -117,9 +118,9 @@ def constant_prediction(name: str, y_true: ArrayLike, classes: int, quantile: fl
 
 
 def row_losses(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5) -> Floats | None:
-    """What each row adds to a metric that is a mean of rows, else None: `row_losses(…).mean() == compute(…)`.
+    """Each row's contribution (n,) to a metric that is a mean of rows, else None: `row_losses(…).mean() == compute(…)`.
 
-    They point the way the metric does: 1 is a hit for accuracy; for all others lower is better.
+    They have the direction of the metric: 1 is a hit for accuracy; for all others lower is better.
     """
     truth, predicted = _checked(name, y_true, y_pred)
     rule = _ROWS.get(name)
@@ -127,13 +128,13 @@ def row_losses(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float 
 
 
 def predicted_codes(y_pred: ArrayLike) -> Codes:
-    """Classes as decided from probabilities: P ≥ 0.5 for two classes, the most probable for more."""
+    """Predicted classes from probabilities: P ≥ 0.5 for two classes, the most probable class for more."""
     predicted = np.asarray(y_pred, float)
     return (predicted >= 0.5).astype(np.int64) if predicted.ndim == 1 else predicted.argmax(axis=1)
 
 
 def confusion(y_true: ArrayLike, y_pred: ArrayLike) -> Codes:
-    """Counts (k, k): rows the truth, columns the decision; k is the number of classes predicted for, at least 2."""
+    """Counts (k, k): rows are labels, columns predictions; k is the number of classes predicted for, at least 2."""
     truth, decided = np.asarray(y_true).astype(np.int64), predicted_codes(y_pred)
     shape = np.shape(y_pred)
     classes = max(2 if len(shape) == 1 else shape[1], int(truth.max(initial=0)) + 1)
@@ -141,10 +142,10 @@ def confusion(y_true: ArrayLike, y_pred: ArrayLike) -> Codes:
 
 
 def from_confusion(name: str, counts: ArrayLike) -> Floats:
-    """Balanced accuracy or F1 of confusion counts of shape (…, k, k), one value per leading index.
+    """Balanced accuracy or F1 from confusion counts of shape (…, k, k), one value per leading index.
 
-    Balanced accuracy is the mean recall of the classes that occur (Brodersen et al. 2010). F1 is that of class 1
-    where there are two classes, else the mean over the classes that occur or were predicted.
+    Balanced accuracy is the mean recall over the classes that occur (Brodersen et al. 2010). F1 is that of class 1
+    for two classes, else the mean over the classes that occur or were predicted.
     """
     table = np.asarray(counts, float)
     hits = np.diagonal(table, axis1=-2, axis2=-1)
@@ -210,7 +211,7 @@ def _absolute_errors(truth: Floats, predicted: Floats, _: float) -> Floats:
 
 
 def _pinball(truth: Floats, predicted: Floats, quantile: float) -> Floats:
-    """Koenker & Bassett (1978): misses above cost `quantile` a unit, misses below 1 - `quantile`."""
+    """Pinball loss of Koenker & Bassett (1978): `quantile` per unit below the label, 1 - `quantile` per unit above."""
     gap = truth - predicted
     return np.maximum(quantile * gap, (quantile - 1) * gap)
 
@@ -225,7 +226,7 @@ _ROWS: dict[str, Callable[[Floats, Floats, float], Floats]] = {
 
 
 def _roc_auc(codes: Codes, predicted: Floats) -> float:
-    """Two classes: the Mann-Whitney statistic. More: the mean, over classes that occur, of one against the rest."""
+    """Two classes: the Mann-Whitney statistic. More: the mean of one-versus-rest AUCs over the classes that occur."""
     if predicted.ndim == 1:
         return _auc_of(codes == 1, predicted)
     areas = [_auc_of(codes == code, predicted[:, code]) for code in range(predicted.shape[1])]
@@ -242,7 +243,7 @@ def _auc_of(positive: NDArray[np.bool_], score: Floats) -> float:
 
 
 def mid_ranks(values: Floats) -> Floats:
-    """Ranks from 1; ties share the mean of theirs."""
+    """Ranks from 1; ties get the mean of their ranks."""
     _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: Floats = (last - (counts - 1) / 2)[where]

@@ -1,8 +1,8 @@
-"""What a window of this size can show at all: the smallest effect it would find, and the rows it would take.
+"""Power of a window: the smallest effect that its rows can show, and the rows that an effect needs.
 
-A window that shows nothing because it is small has not shown that nothing is there: where the smallest effect it could
-have seen lies above the limit, the verdict is `insufficient`. "Would find" means four times of five unless said
-otherwise, by the test that confirms the effect.
+A small window without a visible effect is no evidence of stability. If the smallest detectable effect is above the
+limit, the verdict is `insufficient`. Detection means a power of 0.8 unless stated otherwise, for the test that confirms
+the effect.
 """
 
 import math
@@ -12,20 +12,20 @@ from scipy import special, stats
 
 Method = Literal["ks", "psi", "wasserstein", "kl"]
 MOST_ROWS = 10**9
-"""What takes more rows than this cannot be had."""
+"""Upper limit for the number of rows needed."""
 KS_NEEDS = 1.18
-"""Shift of a normal feature that KS finds, against a test of means: 1.165 to 1.193 for levels of 0.05 to 0.00002, drawn
-from the limit of the test (a Brownian bridge over the shift), power 0.8 and 0.9."""
+"""Shift of a normal feature that KS detects, relative to a test of means: 1.165 to 1.193 for levels of 0.05 to 0.00002,
+simulated from the limit of the test (a Brownian bridge over the shift), power 0.8 and 0.9."""
 
 
 def smallest_effect(
     method: Method, rows: int, reference_rows: int, alpha: float, power: float = 0.8, bins: int = 20
 ) -> float:
-    """Smallest effect, on the scale of `method`, that its test at level alpha finds with this power.
+    """Smallest effect, on the scale of `method`, that its test at level alpha detects with this power.
 
-    Wasserstein, whose test is that of KS: a shift of δσ, for which KS needs KS_NEEDS times what a test of means does;
-    as a KS distance that is 2Φ(δ/2) - 1. Both for a feature of normal shape.
-    PSI and twice KL are, to third order, the non-centrality of χ² per row (Cohen 1988, ch. 7), over `bins` in use.
+    Wasserstein is confirmed by the KS test: a shift of δσ that is KS_NEEDS times the one a test of means detects; as a
+    KS distance it is 2Φ(δ/2) - 1. Both assume a normal feature. PSI and twice KL are, to third order, the
+    non-centrality of χ² per row (Cohen 1988, ch. 7), over `bins` in use. Infinite with fewer than two rows on a side.
     """
     if min(rows, reference_rows) < 2:
         return math.inf
@@ -39,7 +39,7 @@ def smallest_effect(
 
 
 def minimum_detectable_shift(rows: int, reference_rows: int, alpha: float = 0.01, power: float = 0.8) -> float:
-    """Smallest shift of a mean, in reference σ, that a two-sided test finds with this power: Cohen (1988), 2.4."""
+    """Smallest shift of a mean, in reference σ, that a two-sided test detects with this power: Cohen (1988), 2.4."""
     if min(rows, reference_rows) < 2:
         return math.inf
     both = float(special.ndtri(1 - alpha / 2) + special.ndtri(power))
@@ -49,7 +49,7 @@ def minimum_detectable_shift(rows: int, reference_rows: int, alpha: float = 0.01
 def rows_needed(
     effect: float, method: Method, reference_rows: int, alpha: float, power: float = 0.8, bins: int = 20
 ) -> int | None:
-    """Rows of a window that would find this effect; None where the reference itself is too small for any number."""
+    """Rows that a window needs to detect this effect; None if the reference is too small for any number of rows."""
     if smallest_effect(method, MOST_ROWS, reference_rows, alpha, power, bins) > effect:
         return None
     low, high = 1, MOST_ROWS
@@ -65,7 +65,7 @@ def rows_needed(
 def minimum_detectable_drop(
     rows: int, reference_rows: int, share: float, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """Smallest drop of a proportion from `share` that a one-sided test finds with this power: Fleiss et al. (2003)."""
+    """Smallest drop of a proportion from `share` that a one-sided test detects at this power: Fleiss et al. (2003)."""
     if min(rows, reference_rows) < 2:
         return math.inf
     both = float(stats.norm.ppf(1 - alpha) + stats.norm.ppf(power))

@@ -1,6 +1,6 @@
 """Anytime-valid intervals of the mean of a growing series: they keep their level however often you look.
 
-A fixed 95 % interval looked at after every window is sure to miss sooner or later.
+A fixed 95 % interval that is checked after every window misses the mean eventually.
 """
 
 import math
@@ -11,15 +11,15 @@ from numpy.typing import ArrayLike
 from tasks.policy.statistics.resampling import Interval
 
 BLOCK = 10
-"""Values after which a new sequence begins."""
+"""Number of values after which a new sequence starts."""
 
 
 def confidence_sequence(values: ArrayLike, alpha: float, sigma: float, tuned_for: int = 20) -> list[Interval]:
-    """Intervals of the mean after each value, all of which hold at once with probability 1 - alpha.
+    """Intervals of the mean after each value, all of which hold simultaneously with probability 1 - alpha.
 
     Two-sided normal mixture: √((V + ρ) log((V + ρ) / ρα²)) / t with V the summed variance (Robbins 1970, Annals of
     Mathematical Statistics 41:1397; Howard et al. 2021, Annals of Statistics 49:1055, eq. 14). `sigma` is the standard
-    deviation of one value, which must be known: estimated from the first few values, the level is lost at once.
+    deviation of one value and must be known; an estimate from the first few values breaks the level.
     ρ makes the interval tightest after `tuned_for` values.
     """
     series = np.asarray(values, float)
@@ -33,10 +33,10 @@ def confidence_sequence(values: ArrayLike, alpha: float, sigma: float, tuned_for
 def block_sequences(
     values: ArrayLike, alpha: float, sigma: float, block: int = BLOCK, tuned_for: int = 5
 ) -> list[Interval]:
-    """Intervals, after each value, of the mean of its block so far; all hold at once with probability 1 - alpha.
+    """Intervals, after each value, of the mean of its block so far; all hold simultaneously with probability 1 - alpha.
 
-    One sequence over everything would drown a change in what came before it, so a new one begins every `block` values:
-    the b-th has alpha/b(b + 1), which sums to alpha however long one looks on.
+    In a single sequence earlier values would mask a change, so a new one starts every `block` values. The b-th block
+    has level alpha/b(b + 1), which sums to alpha over any number of blocks.
     """
     series, found = np.asarray(values, float), []
     for number, start in enumerate(range(0, len(series), block), start=1):

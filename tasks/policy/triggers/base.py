@@ -1,7 +1,8 @@
-"""What every trigger is: settings that a person writes, whether they hold for a case, and what they mean in words.
+"""The interface of a trigger: user-written settings, a judgement of one case, and a description.
 
-A trigger says when retraining is worth asking for. Cooldown, caps, budget and sample floors (`decision/retraining.py`)
-say when not, whatever it says. To add one, write one class: `combinators.py` finds it in any module of this package.
+A trigger decides whether a retrain is worth requesting. Cooldown, caps, budget and minimum sample sizes
+(`decision/retraining.py`) can block the request. To add a trigger, write one class: `combinators.py` finds it in any
+module of this package.
 """
 
 from abc import abstractmethod
@@ -17,7 +18,7 @@ from tasks.policy.records.evidence import History, WindowEvidence
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """All that a trigger may look at."""
+    """All inputs of a trigger."""
 
     evidence: WindowEvidence
     history: History
@@ -26,28 +27,28 @@ class Case:
     min_labelled_rows: int
     budget: Budget = field(default_factory=Budget)
     cost_usd: float | None = None
-    """What a retrain is expected to cost; None while unknown."""
+    """Expected cost of a retrain; None while unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One trigger, judged. `triggers` names the leaves that hold; reasons and would_change are sentences."""
+    """The result of one trigger. `triggers` names the leaves that hold; reasons and would_change are sentences."""
 
     holds: bool
     reasons: tuple[str, ...]
     would_change: tuple[str, ...]
     triggers: tuple[str, ...] = ()
     go_back_to: str | None = None
-    """An earlier version that serves better than the champion, where no retrain is asked for."""
+    """An earlier version that performs better than the champion, where no retrain is requested."""
     details: tuple[str, ...] = ()
-    """The policy's own figures, in sentences: shown last, folded."""
+    """The policy's own numbers, in sentences: shown last, collapsed."""
 
 
 class Trigger(Settings):
     """One kind of condition. A subclass names itself by `trigger: Literal[...]`, its docstring and an `example`."""
 
     if TYPE_CHECKING:
-        # No field for Pydantic: fields of a base come first in the JSON, whose hash is part of decision ids.
+        # Not a Pydantic field: a base class's fields come first in the JSON, whose hash is part of decision ids.
         trigger: str
 
     example: ClassVar[str]
@@ -59,18 +60,18 @@ class Trigger(Settings):
 
     @abstractmethod
     def judge(self, case: Case) -> Finding:
-        """Whether it holds for the case, why, and what would change that."""
+        """Decide whether the trigger holds for the case, with reasons and what would change the result."""
 
     @abstractmethod
     def describe(self) -> str:
-        """The settings as a clause that follows `retrains when`."""
+        """Describe the settings as a clause that follows `retrains when`."""
 
     def leaves(self) -> Iterator["Trigger"]:
-        """The triggers that are no groups, in the order of the YAML."""
+        """Yield the triggers that are not groups, in the order of the YAML."""
         yield self
 
     def metrics(self) -> tuple[str, ...]:
-        """The metrics that it names."""
+        """The metrics that it refers to."""
         return ()
 
     @classmethod
@@ -80,10 +81,10 @@ class Trigger(Settings):
 
     @classmethod
     def documentation(cls) -> tuple[str, str, str]:
-        """The row of the settings' README: kind, meaning, example."""
+        """Kind, meaning and example: the trigger's row in the settings README."""
         return cls.kind(), " ".join((cls.__doc__ or "").split()), cls.example
 
     def finding(self, holds: bool, reason: str, would_change: str = "") -> Finding:
-        """What a leaf found: one reason, and the sentence that would change it."""
-        holds = bool(holds)  # comparing NumPy numbers gives a NumPy truth value, which no ledger can hold
+        """Finding of a leaf: one reason, and the sentence on what would change it."""
+        holds = bool(holds)  # comparing NumPy numbers gives a np.bool, which the ledger cannot store
         return Finding(holds, (reason,), (would_change,) if would_change else (), (self.trigger,) if holds else ())

@@ -1,8 +1,8 @@
-"""The trigger `calendar`, and when its rule next has a date: cron (cronsim, which comes with Prefect) and RRULE (dateutil).
+"""The trigger `calendar`, and the next date of its rule: cron (cronsim, installed with Prefect) and RRULE (dateutil).
 
-Rules are kept in the wall time of a named zone, so that 03:00 stays 03:00 when clocks change; answers are in UTC. A date
-is answered by one retrain: by any training after it, or by a request after it that is under way. It is held against
-the window's end, so that a monitor run that comes late neither skips a date nor counts one twice.
+Rules use the wall time of a named zone, so 03:00 stays 03:00 across daylight saving changes; results are in UTC. One
+retrain settles a date: any training after it, or a pending request made after it. Dates are compared with the window's
+end, so a late monitor run neither skips a date nor counts one twice.
 Sources: crontab(5) as Debian's cron reads it, with its treatment of daylight saving; RFC 5545, section 3.3.10.
 """
 
@@ -20,12 +20,12 @@ from tasks.policy.triggers.base import Case, Finding, Trigger
 from tasks.policy.triggers.schedule import day, last_training
 
 BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
-"""Intervals of an RRULE without DTSTART count from here, by the wall clock of its zone."""
+"""Start of the intervals of an RRULE without DTSTART, in the wall time of its zone."""
 CRON = "expected five fields, minute hour day-of-month month day-of-week, such as 0 3 1 * * (03:00 on the first)"
 RRULE = "expected a rule such as FREQ=MONTHLY;BYMONTHDAY=1"
 ZONE = "expected a name of the IANA database, such as UTC or America/New_York"
 _TOO_OFTEN = re.compile(r"FREQ=(SECONDLY|MINUTELY)|INTERVAL=0*(?!\d)", re.IGNORECASE)
-"""Would be walked date by date for ever, or nearly."""
+"""Rules that recur too often, or without end, to be searched date by date."""
 
 
 class Calendar(Trigger):
@@ -51,7 +51,7 @@ class Calendar(Trigger):
 
     @property
     def text(self) -> str:
-        """The rule as its owner wrote it."""
+        """The rule as written in the model's file."""
         rule = f"cron {self.cron}" if self.cron is not None else f"{self.rrule}"
         return rule if self.timezone == "UTC" else f"{rule} ({self.timezone})"
 
@@ -59,7 +59,7 @@ class Calendar(Trigger):
         return f"a date of {self.text} has come since the last training"
 
     def next_date(self, after: datetime) -> datetime | None:
-        """The first date later than `after`, in UTC; None where the rule has ended."""
+        """The first date later than `after`, in UTC; None if the rule has ended."""
         kind, rule = ("cron", self.cron) if self.cron is not None else ("rrule", self.rrule or "")
         return next_date(kind, rule, self.timezone, after)
 
@@ -78,15 +78,15 @@ class Calendar(Trigger):
 
 
 def next_date(kind: str, rule: str, timezone: str, after: datetime) -> datetime | None:
-    """The first date of the rule later than `after` (aware), in UTC; None where it has ended.
+    """The first date of the rule later than `after` (timezone-aware), in UTC; None if the rule has ended.
 
-    `kind` is cron or rrule. Raises ValueError where the rule or the zone cannot be read, saying what is accepted.
+    `kind` is cron or rrule. Raises ValueError if the rule or the zone cannot be parsed, with the accepted form.
     """
     return (_next_of_cron if kind == "cron" else _next_of_rrule)(rule, zone(timezone), after)
 
 
 def zone(name: str) -> ZoneInfo:
-    """Raises ValueError where there is no such zone."""
+    """Look up a time zone by its IANA name. Raises ValueError if there is no such zone."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, IsADirectoryError) as error:
@@ -98,9 +98,7 @@ def _next_of_cron(rule: str, where: ZoneInfo, after: datetime) -> datetime | Non
         raise ValueError(f"cron is {rule!r} with {len(rule.split())} fields, {CRON}")
     try:
         dates = (date.astimezone(UTC) for date in CronSim(rule, after.astimezone(where)))
-        return next(
-            (date for date in dates if date > after), None
-        )  # in the hour that clocks repeat, wall time runs back
+        return next((date for date in dates if date > after), None)  # when clocks go back, an hour of wall time repeats
     except CronSimError as error:
         raise ValueError(f"cron is {rule!r} and cannot be read ({error}), {CRON}") from error
 
@@ -109,7 +107,7 @@ def _next_of_rrule(rule: str, where: ZoneInfo, after: datetime) -> datetime | No
     dates, local = _rule(rule, where), after.astimezone(where)
     try:
         while (found := dates.after(local)) is not None:
-            if found.astimezone(UTC) > after:  # in the hour that clocks repeat, wall time runs back
+            if found.astimezone(UTC) > after:  # when clocks go back, an hour of wall time repeats
                 return found.astimezone(UTC)
             local = found
     except TypeError as error:
@@ -127,5 +125,5 @@ def _rule(rule: str, where: ZoneInfo) -> recurrence.rrule | recurrence.rruleset:
         )
     try:
         return recurrence.rrulestr(rule, dtstart=BEGIN.replace(tzinfo=where), cache=True)
-    except (ValueError, TypeError) as error:  # dateutil says TypeError where FREQ is missing
+    except (ValueError, TypeError) as error:  # dateutil raises TypeError if FREQ is missing
         raise ValueError(f"rrule is {rule!r} and cannot be read ({error}), {RRULE}") from error

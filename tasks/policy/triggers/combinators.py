@@ -1,8 +1,8 @@
 """Groups of conditions, and the union of all kinds that a model's file can name.
 
-Only conditions that stand on a group's present side can turn it: those that hold while it holds, those that are missing
-while it does not. Where one of them is enough, each has a sentence of its own; where more must turn, one sentence names
-them together.
+Only some conditions can change a group's result: those that hold, while the group holds; those that do not, while it
+does not. If one of them is enough to change it, each gets its own sentence. If several must change, one sentence lists
+them.
 """
 
 from abc import abstractmethod
@@ -23,12 +23,12 @@ class Group(Trigger):
     """Several conditions that are judged together."""
 
     if TYPE_CHECKING:
-        conditions: tuple["Condition", ...]  # no field for Pydantic, as `trigger` in the base
+        conditions: tuple["Condition", ...]  # not a Pydantic field, as `trigger` in the base
 
     @property
     @abstractmethod
     def needed(self) -> int:
-        """How many of the conditions must hold."""
+        """The number of conditions that must hold."""
 
     def leaves(self) -> Iterator[Trigger]:
         for condition in self.conditions:
@@ -38,7 +38,7 @@ class Group(Trigger):
         return tuple(metric for leaf in self.leaves() for metric in leaf.metrics())
 
     def judge(self, case: Case) -> Finding:
-        """What holds stands first among the reasons."""
+        """Judge every condition; reasons of those that hold come first."""
         found = [condition.judge(case) for condition in self.conditions]
         held = sum(finding.holds for finding in found)
         ordered = sorted(found, key=lambda finding: not finding.holds)
@@ -51,7 +51,7 @@ class Group(Trigger):
         return Finding(held >= self.needed, tuple(reasons), self._what_would_change(found, held), names, back, details)
 
     def _what_would_change(self, found: Sequence[Finding], held: int) -> tuple[str, ...]:
-        """Sentences of which any one, come true, turns the group."""
+        """Sentences any one of which would change the group's result."""
         holds = held >= self.needed
         turning = [each for each in zip(self.conditions, found, strict=True) if each[1].holds == holds]
         count = held - self.needed + 1 if holds else self.needed - held
@@ -125,7 +125,7 @@ class AtLeast(Group):
 
 
 def _part(condition: Trigger, finding: Finding, opening: str) -> str:
-    """What turns one condition of several, to be read after the opening; by its name where it says nothing itself."""
+    """What would change one condition of several, phrased to follow `opening`; its name if it gives no sentence."""
     if not finding.would_change:
         return f"once {_named(condition)} {'no longer holds' if finding.holds else 'holds'}"
     ways = " or ".join(text.removeprefix(opening) for text in finding.would_change)
@@ -139,7 +139,7 @@ def _named(condition: Trigger) -> str:
 
 
 def kinds(of: type[Trigger] = Trigger) -> tuple[type[Trigger], ...]:
-    """Every kind of condition by name, whichever module was imported first; groups last."""
+    """Every kind of condition, sorted by name whatever the import order; groups last."""
     found = [
         kind for each in of.__subclasses__() for kind in ((each,) if "trigger" in each.model_fields else kinds(each))
     ]
@@ -147,7 +147,7 @@ def kinds(of: type[Trigger] = Trigger) -> tuple[type[Trigger], ...]:
 
 
 for _module in iter_modules(triggers.__path__, f"{triggers.__name__}."):
-    import_module(_module.name)  # defines its kinds, so that a new one touches no other module than its own
+    import_module(_module.name)  # registers its kinds, so adding one touches only its own module
 
 if TYPE_CHECKING:
     Condition = Trigger

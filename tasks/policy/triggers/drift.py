@@ -1,6 +1,6 @@
-"""Triggers on how far the features moved from the reference: the largest shift of a mean, and the share that drifted.
+"""Triggers on drift of the features: the largest shift of a mean, and the share of drifted features.
 
-A report on too few rows to say anything never triggers.
+A report with too few rows never triggers.
 """
 
 import math
@@ -81,7 +81,7 @@ class DriftedShare(Trigger):
 
 
 def _drift(case: Case) -> tuple[DriftReport | None, str]:
-    """The drift report where it may trigger, else None and why."""
+    """The drift report if it may trigger, else None and the reason."""
     drift = case.evidence.drift
     if drift is None:
         return None, "not measured in this window"

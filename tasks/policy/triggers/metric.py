@@ -1,8 +1,8 @@
-"""The trigger `metric_breach`, and which windows speak for a metric.
+"""The trigger `metric_breach`, and the selection of windows that count for a metric.
 
-Which windows speak: the latest m that the present champion served from their first row and whose labels are maturing
-or closed, with enough of them. Open windows, estimates, quarantined windows and labels that cannot be trusted never
-trigger; nor do windows of an earlier champion, because retraining has answered those.
+The latest m windows count that the current champion served from their first row and whose labels are maturing or
+closed, with enough of them. Open windows, estimates, quarantined windows and labels that cannot be trusted never
+trigger. Windows of an earlier champion do not count either, because a retrain has already followed them.
 """
 
 import math
@@ -18,14 +18,14 @@ from tasks.policy.statistics.numbers import beside
 from tasks.policy.triggers.base import Case, Finding, Trigger
 
 Speaking = Sequence[tuple[PerformanceReport, MetricValue]]
-"""The windows that may speak for a metric, oldest first, with its value there."""
+"""The windows that count for a metric, oldest first, with its value on each."""
 
 
 class MetricTrigger(Trigger):
     """A trigger on one metric of the champion."""
 
     if TYPE_CHECKING:
-        metric: str  # no field for Pydantic, as `trigger` in the base
+        metric: str  # not a Pydantic field, as `trigger` in the base
 
     judges_performance = True
 
@@ -49,7 +49,7 @@ class Persistent(MetricTrigger):
 
     @property
     def persistence(self) -> str:
-        """How often it must hold, as the end of a sentence; nothing where one window is enough."""
+        """The persistence rule as the end of a sentence; empty if one window is enough."""
         return "" if self.m == 1 else f" in {self.k} of the last {self.m} windows and the latest"
 
     @property
@@ -61,7 +61,7 @@ class Persistent(MetricTrigger):
         )
 
     def persists(self, past: Sequence[bool]) -> bool:
-        """Whether enough of the last m windows are past the limit, the latest among them."""
+        """Whether at least k of the last m windows are past the limit, the latest among them."""
         return past[-1] and sum(past) >= self.k
 
     def count(self, past: Sequence[bool], what: str) -> str:
@@ -115,7 +115,7 @@ class MetricBreach(Persistent):
         return self.finding(holds, reason, keep if holds else wish)
 
     def _breaches(self, values: Sequence[float]) -> tuple[list[bool], float]:
-        """Which windows are in breach, past the limit or not yet back past its release, and the latest one's level."""
+        """Whether each window is in breach (past the limit, or not yet back past its release), and the latest level."""
         higher, level, breached, found = HIGHER_IS_BETTER[self.metric], self.limit, False, []
         for value in values:
             level = self.limit if self.release is None or not breached else self.release
@@ -125,7 +125,7 @@ class MetricBreach(Persistent):
 
 
 def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, MetricValue]]:
-    """Reports whose metric may trigger, oldest first; see the module's first lines for the rule."""
+    """Reports whose metric may trigger, oldest first; the module docstring gives the rule."""
     own = (case.evidence.performance,) if case.evidence.performance else ()
     earlier = [report for report in case.history.performances if report.window < case.evidence.window]
     found = []
@@ -140,13 +140,13 @@ def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, M
 
 
 def closed_windows(case: Case) -> list[PerformanceReport]:
-    """Of all champions, before the window at hand."""
+    """Closed windows of all champions before the current window."""
     earlier = (report for report in case.history.performances if report.window < case.evidence.window)
     return [report for report in earlier if report.maturity == "closed"]
 
 
 def silence(case: Case, metric: str) -> str:
-    """Why no window speaks for the metric."""
+    """Why no window counts for the metric."""
     report = case.evidence.performance
     if report is None:
         return f"{metric}: not measured in this window"
@@ -169,7 +169,7 @@ def silence(case: Case, metric: str) -> str:
 
 
 def describe_window(report: PerformanceReport, case: Case) -> str:
-    """The window that speaks; where it is an earlier one, why the present window does not."""
+    """Name the window that counts; if it is an earlier one, add why the current window does not count."""
     name, present = report.window.name, case.evidence.performance
     if report.window == case.evidence.window:
         return name
@@ -184,6 +184,6 @@ def describe_window(report: PerformanceReport, case: Case) -> str:
 
 
 def describe_value(value: MetricValue, level: float) -> str:
-    """The metric as it stands to what it is held against."""
+    """The metric's value with its interval and labels, rounded so that it stays on its side of `level`."""
     interval = f"{value.confidence:.0%} interval {value.low:.4g} to {value.high:.4g}"
     return f"{beside(value.value, level)} ({interval}, {value.rows} labels)"

@@ -1,11 +1,12 @@
 """Triggers on a metric that is worse than its best past level: `metric_shift` and `metric_decay`.
 
-A test at level alpha after each window is sure to alarm on a stable model sooner or later, the more so against the best
-of many past levels, which is partly luck. Here both sides are confidence sequences (`statistics/sequential.py`) over blocks of
-ten windows: the level is the best that some block surely had, the present the block in which the champion is. Half of
-alpha goes to the latest window alone, spent over the looks as 1/t(t + 1), so that a jump is not averaged away. A champion
-that is as good as ever alarms with a chance of at most alpha, however long one looks on. `metric_decay` holds all windows
-of the champion against the same level; `always_valid: false` tests each window by itself.
+A test at level alpha after each window eventually raises a false alarm on a stable model, and sooner against the best
+of many past levels, which is partly luck. Here both sides are confidence sequences (`statistics/sequential.py`) over
+blocks of ten windows. The level is the best upper bound of the loss over the past blocks; the present is the champion's
+current block. Half of alpha is spent on the latest window alone, as 1/t(t + 1) over the looks, so a jump is not
+averaged away. A champion that has not worsened triggers with probability at most alpha, however many windows are
+judged. `metric_decay` compares all windows of the champion with the same level; `always_valid: false` tests each window
+separately.
 """
 
 import math
@@ -123,7 +124,7 @@ class MetricDecay(MetricTrigger):
         return f"the mean {self.metric} of its windows is surely worse than its best level by {self.margin:g}"
 
     def judge(self, case: Case) -> Finding:
-        """A confidence sequence over all windows of the champion against the best that windows before it surely had."""
+        """Compare a confidence sequence over the champion's windows with the best level established before them."""
         speaking, closed = speaking_windows(case, self.metric), closed_windows(case)
         if not speaking:
             return self.finding(False, silence(case, self.metric))
@@ -142,18 +143,18 @@ class MetricDecay(MetricTrigger):
 
 
 class _SureLevel(NamedTuple):
-    """Losses: what the best past block surely was at most, and what one window varies by, stretched for few windows."""
+    """Upper bound of the loss of the best past block, and the noise of one window, widened for few windows."""
 
     loss: float
     sigma: float
     noise: float
-    """What one window was seen to vary by, not stretched."""
+    """Observed noise of one window, not widened."""
     windows: int
-    """From how many windows that is known."""
+    """Number of windows that the noise was computed from."""
 
 
 class _Look(NamedTuple):
-    """Losses: what the best past block surely was at most, the champion's present block of so many windows, and the latest."""
+    """Losses: bound of the best past block, the champion's current block (`windows` windows), the latest window."""
 
     level: float
     present: Interval
@@ -162,19 +163,19 @@ class _Look(NamedTuple):
 
     @property
     def jumped(self) -> bool:
-        """Whether the latest window alone says more than the block that it is in."""
+        """Whether the latest window alone is stronger evidence than its block."""
         return self.latest.low > self.present.low
 
     @property
     def worse(self) -> float:
-        """At least so much worse, surely."""
+        """Lower bound of the worsening."""
         return max(self.present.low, self.latest.low) - self.level
 
 
 def _describe_sure(
     rule: MetricShift | MetricDecay, windows: str, present: Interval, level: float, higher_is_better: bool
 ) -> tuple[str, str]:
-    """(what is sure of the champion's windows and of the level, given as losses; what would change it)."""
+    """A sentence on the bounds of the champion's windows and of the level (both losses), and what would change it."""
     sign, better = (-1, "at least") if higher_is_better else (1, "at most")
     limit = sign * (level + rule.margin)
     low, high = (beside(bound, limit) for bound in sorted((sign * present.low, sign * present.high)))
@@ -186,7 +187,7 @@ def _describe_sure(
 
 
 def _look(rule: MetricShift, case: Case, speaking: Speaking) -> _Look | None:
-    """What was known at the last of these windows; None while the noise of windows is not known."""
+    """The comparison as of the last of these windows; None while the noise of windows is not known."""
     last, sign = speaking[-1][0].window, -1 if speaking[-1][1].higher_is_better else 1
     before = [report for report in case.history.performances if report.window < last]
     closed = closed_values(before, rule.metric, case.min_labelled_rows)
@@ -205,9 +206,9 @@ def _look(rule: MetricShift, case: Case, speaking: Speaking) -> _Look | None:
 
 
 def _sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alpha: float) -> _SureLevel | None:
-    """The best of the `past` windows, and the noise of all `closed` ones, oldest first; None below four closed.
+    """The best level of the `past` windows, with the noise of all `closed` ones, oldest first; None below four closed.
 
-    A window varies by its rows' sampling error at least. `past` must hold a window.
+    The noise of a window is at least the sampling error of its rows. `past` must not be empty.
     """
     noise, windows = noise_before_collapse(closed)
     if noise is None:
@@ -222,16 +223,16 @@ def _sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alph
 
 
 def _caution(alpha: float, windows: int) -> float:
-    """By how much noise known from few windows must be stretched: Student's t against the normal, in the tail used.
+    """Factor that widens noise known from few windows: Student's t over the normal quantile, in the tail used.
 
-    Degrees of freedom are those of successive differences, two thirds of theirs.
+    The degrees of freedom are two thirds of the number of successive differences.
     """
     tail = alpha / 4
     return float(stats.t.isf(tail, max(1.0, (windows - 1) * 2 / 3)) / stats.norm.isf(tail))
 
 
 class _Shift(NamedTuple):
-    """One window against the windows before it, and what it could have shown."""
+    """One window compared with the windows before it, and the smallest shift it could detect."""
 
     level: MetricValue
     worse: float
@@ -243,7 +244,7 @@ class _Shift(NamedTuple):
 
 
 def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: MetricValue) -> _Shift | None:
-    """None while there is no level."""
+    """Compare the window with the best past level; None while there is no level."""
     before = [earlier for earlier in case.history.performances if earlier.window < report.window]
     best = best_past_level(before, rule.metric, case.min_labelled_rows)
     if best is None:
@@ -257,7 +258,7 @@ def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: Metr
 
 
 def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
-    """What the window is too small to show, where a worsening as large as the margin is."""
+    """A clause on the window's lack of power, if it is too small to show a worsening as large as the margin."""
     if rule.margin <= 0 or shift.smallest <= rule.margin:
         return ""
     needed = labels_needed(rule.margin, value, shift.level, shift.noise, shift.windows, rule.alpha)
@@ -270,7 +271,7 @@ def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
 
 
 def _beyond(rule: MetricShift, shift: _Shift, holds: bool) -> str:
-    """From where on the latest window counts as shifted, by margin and significance; nothing where it never would."""
+    """The value at which the latest window counts as shifted, by margin and significance; empty if none does."""
     if not math.isfinite(shift.significant):
         return ""
     needed, higher = max(0.0, rule.margin, shift.significant), shift.level.higher_is_better

@@ -1,8 +1,8 @@
 """Triggers on small models trained after each window, which show whether a fresh model would pay: `probe`, `perennial`.
 
-Everything is judged in probes: the champion is stood in for by the probe that had learned until the same time, so that
-the weakness of a small model cancels. α is what a retrain costs in losses of one window; losses without a bound
-are divided by five times the median of the windows before service, as in the back-test, or α comes from money:
+All comparisons are between probes. The probe trained up to the same time represents the champion, so the weakness of a
+small model cancels. α is the cost of a retrain in losses of one window. Unbounded losses are divided by five times the
+median of the windows before service, as in the back-test. Without a setting, α is derived from money:
 cost of a retrain / (value of a unit of the metric per day × days of a window).
 """
 
@@ -26,7 +26,7 @@ from tasks.policy.triggers.base import Case, Finding, Trigger
 DEFAULT_ALPHA = 0.05
 TYPICAL_LOSS = 0.2
 MIN_HISTORY = 4
-"""Windows before service from which `perennial` can learn how losses go on; with fewer it judges as `probe` does."""
+"""Windows before service that `perennial` needs to learn how losses evolve; with fewer it judges as `probe` does."""
 
 
 class Probe(Trigger):
@@ -42,7 +42,7 @@ class Probe(Trigger):
         return f"small fresh models are ahead of one of the champion's age by {_cost_in_words(self.alpha)}"
 
     def judge(self, case: Case) -> Finding:
-        """The paired advantage of the freshest probe over the champion's, added up and floored at 0, against α."""
+        """Compare the accumulated paired lead of the freshest probe over the champion's, floored at 0, with α."""
         columns = known_columns(case)
         silence = _silence(columns, case)
         if silence:
@@ -80,7 +80,7 @@ class Perennial(Trigger):
         return f"the perennial policy finds that a fresh model pays {_cost_in_words(self.alpha)}"
 
     def judge(self, case: Case) -> Finding:
-        """The online policy, replayed over every window that probes have seen, asked about the latest."""
+        """Replay the online policy over every window with probe losses, and use its action for the latest."""
         columns = known_columns(case)
         silence = _silence(columns, case)
         if silence:
@@ -111,7 +111,7 @@ class Perennial(Trigger):
 
 
 class Cost(NamedTuple):
-    """α, what one unit of it is in the metric, and where it comes from in words."""
+    """α, its unit in the metric, and a description of its origin."""
 
     alpha: float
     scale: float
@@ -120,20 +120,20 @@ class Cost(NamedTuple):
 
 
 def known_columns(case: Case) -> list[ProbeColumn]:
-    """Every window on which probes were scored by now, in order; what was scored last of a window counts."""
+    """Every window with probe losses so far, in order; the latest scoring of a window counts."""
     seen = [*case.history.evidence, case.evidence]
     latest = {column.window: column for evidence in seen for column in evidence.probes}
     return [latest[window] for window in sorted(latest) if window <= case.evidence.window]
 
 
 def _earlier(column: ProbeColumn, case: Case, ends: Sequence[datetime]) -> dict[int | None, str]:
-    """Versions that had served when the column's window ended and may serve again, by what they learned until."""
+    """Restorable versions that had served when the column's window began, by the end of their training data."""
     served = [each for each in case.history.returnable if each.since <= column.window.start]
     return {_place(ends, each.learned_until): each.version for each in served}
 
 
 def _silence(columns: Sequence[ProbeColumn], case: Case) -> str | None:
-    """Why nothing can be said; a window already judged must not count twice towards a retrain."""
+    """Why there is no verdict, else None. A window that was already judged must not count twice towards a retrain."""
     if not any(column.champion_until for column in columns):
         return "no window of service has enough labels yet to score probes on"
     return None if case.evidence.probes else "no window has got enough labels since the last judgement"
@@ -159,13 +159,13 @@ def _cost_in_words(alpha: float | None) -> str:
 
 
 def lead_of(column: ProbeColumn) -> float | None:
-    """How much less the freshest probe lost than the one of the champion's age; None where there is none of either."""
+    """Loss of the probe of the champion's age minus that of the freshest probe; None if there is no such probe."""
     aged = [loss for until, loss in column.losses if column.champion_until and until <= column.champion_until]
     return aged[-1] - column.losses[-1][1] if aged else None
 
 
 def _observed(column: ProbeColumn, champion: int, ends: Sequence[datetime], cost: Cost) -> Observation:
-    """The column with candidates by the number of the last window they learned from; before service all are known."""
+    """The column with candidates numbered by the last window of their training data; all are known before service."""
     losses = tuple((_place(ends, until), loss / cost.scale) for until, loss in column.losses)
     known = losses if column.champion_until is None else ()
     return Observation(max(0, champion), known, losses)

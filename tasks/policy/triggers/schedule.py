@@ -1,8 +1,8 @@
-"""Triggers that count time or rows since the last training: a timer, rows that landed, labels that arrived.
+"""Triggers that count time or rows since the last training: a timer, new rows, new labels.
 
-Days since a training are counted by the clock of the runs, which start some seconds or minutes late, so a limit counts
-as reached a little earlier: else a run that starts two seconds sooner after its window than the last one would miss a
-limit of whole windows, and with it a window.
+Days since a training are measured by the clock of the runs, which start seconds or minutes late. A limit therefore
+counts as reached slightly early. Otherwise a run that starts two seconds sooner after its window than the previous one
+would miss a limit of whole windows and delay the retrain by a window.
 """
 
 import math
@@ -17,9 +17,9 @@ from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.triggers.base import Case, Finding, Trigger
 
 LATE = 0.1
-"""Share of a window by which runs may start late, each by another time, before limits are missed."""
+"""Allowed variation of the start of runs, as a share of a window, before limits are missed."""
 ROUNDING = 1e-9
-"""0.07 · 100 is 7.000000000000001 to a computer; 7 rows are enough."""
+"""Floating-point tolerance: 0.07 · 100 is 7.000000000000001, and 7 rows are enough."""
 
 
 class Every(Trigger):
@@ -93,7 +93,7 @@ class Arrival(Trigger):
         return f"new rows with labels reach {self.share:.0%} of the training rows"
 
     def judge(self, case: Case) -> Finding:
-        """Labels known by now of rows later than what the latest challenger learned from; quarantined windows have none."""
+        """Count known labels after the end of the latest challenger's training data; quarantined windows have none."""
         since, trained_on = _learned_until(case), case.history.training_rows
         if since is None:
             return self.finding(False, "arrival: until when the model has learned is not known")
@@ -111,22 +111,22 @@ class Arrival(Trigger):
 
 
 def last_training(history: History) -> datetime | None:
-    """When a challenger was last made, promoted or not; before the first, where the champion's rows end."""
+    """When the latest challenger was created, promoted or not; before the first, the end of the champion's rows."""
     return max(history.retrained_at, default=history.trained_until)
 
 
 def is_reached(due: datetime, as_of: datetime, window: Window) -> bool:
-    """Whether a limit that counts from an earlier run has come, within what runs may start late."""
+    """Whether a limit counted from an earlier run is reached, with a tolerance for runs that start late."""
     return as_of + LATE * (window.end - window.start) >= due
 
 
 def day(moment: datetime) -> str:
-    """The day, with the time where it is not its start: a limit that falls due at noon has not come in the morning."""
+    """The date, with the time unless it is midnight: a limit due at noon is not reached in the morning."""
     return f"{moment:%Y-%m-%d}" if moment.time() == datetime.min.time() else f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _learned_until(case: Case) -> datetime | None:
-    """A refused challenger counts too: its rows were tried."""
+    """End of the latest training data; a rejected challenger counts too, because its rows were tried."""
     tried = [until for made, until in case.history.learned if made < case.as_of]
     return max(tried, default=case.history.trained_until)
 
@@ -138,6 +138,6 @@ def _latest_reports(case: Case) -> list[PerformanceReport]:
 
 
 def _labelled_after(since: datetime, report: PerformanceReport) -> float:
-    """Of a window that began before `since`, the share of it that lies after."""
+    """Labelled rows after `since`; a window that began before it counts in proportion to its part after it."""
     window = report.window
     return report.labelled_rows * min(1.0, max(0.0, (window.end - since) / (window.end - window.start)))

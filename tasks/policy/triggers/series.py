@@ -1,9 +1,9 @@
-"""Triggers that weigh the champion's whole series of windows: a change that an adaptive window sees, and regret in money.
+"""Triggers on the champion's whole series of windows: a change found by an adaptive window, and regret in money.
 
-The series are the windows that may speak for a metric (`metric.py`). What is summed up in money is held against
-what models did when they were fresh, before the champion began, so that a champion that started badly is not its own
-measure. That level is a mean over windows chosen by time: the best of past levels is partly luck, and a model as good
-as ever would seem to lose money to it window after window.
+The series are the windows that count for a metric (`metric.py`). Regret is measured against models when they were
+fresh, before the champion started, so that a champion with a bad start is not its own reference. That level is a mean
+over windows chosen by time. The best of past levels would be partly luck, and a stable model would accumulate regret
+against it in every window.
 """
 
 import math
@@ -18,7 +18,7 @@ from tasks.policy.triggers.metric import MetricTrigger, closed_windows, silence,
 from tasks.policy.triggers.metric_shift import NO_LEVEL, NO_NOISE
 
 NOISE_RANGE = 6
-"""An adaptive window expects values within a range of 1: six standard deviations of one window's noise."""
+"""Scale of ADWIN's input: it expects values within a range of 1, set to six standard deviations of a window's noise."""
 
 
 class Adaptive(MetricTrigger):
@@ -35,14 +35,14 @@ class Adaptive(MetricTrigger):
         return f"an adaptive window sees {self.metric} change for the worse"
 
     def judge(self, case: Case) -> Finding:
-        """ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
+        """Run ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
         speaking, noise = speaking_windows(case, self.metric), _noise(case, self.metric)
         if noise is None or not speaking:
             return self.finding(False, f"{self.metric}: {NO_NOISE}" if speaking else silence(case, self.metric))
-        # river takes a second to import: only for a model whose file asks for it
+        # river takes a second to import: only for a model that uses this trigger
         from river.drift import ADWIN
 
-        window = ADWIN(self.delta, clock=1, grace_period=0, min_window_length=1)  # looks after every value
+        window = ADWIN(self.delta, clock=1, grace_period=0, min_window_length=1)  # checks after every value
         dropped, before = False, 0.0
         sign = -1 if speaking[-1][1].higher_is_better else 1
         scale = sign * (NOISE_RANGE * noise or 1.0)
@@ -74,7 +74,7 @@ class RegretExceedsCost(Trigger):
         return f"the regret of not retraining reaches {self.factor:g} times its cost"
 
     def judge(self, case: Case) -> Finding:
-        """Loss above what models had when fresh in money, accumulated since the champion began and never below zero."""
+        """Accumulate, in USD, the loss above the level of fresh models since the champion started, floored at 0."""
         report, price = case.evidence.performance, case.budget.value_usd_per_metric_unit_per_day
         if report is None or price is None or case.cost_usd is None:
             lacking = {
@@ -106,17 +106,17 @@ class RegretExceedsCost(Trigger):
 
 
 class Excess(NamedTuple):
-    """The champion's windows with how much worse than the level each was, and what the level is the mean of."""
+    """The level, the deviations of the windows that define it, and the champion's windows with their deviations."""
 
     level: float
     """In units of the metric."""
     fresh: list[float]
-    """How much worse than the level the windows were that make it."""
+    """How much worse than the level each of the windows was that define it."""
     series: list[tuple[PerformanceReport, float]]
 
 
 def excess_losses(case: Case, metric: str) -> Excess | None:
-    """The champion against fresh models before it, else against its own first windows; None before three are closed."""
+    """The champion against fresh models before it, else against its own first windows; None with fewer than three."""
     speaking, closed, floor = speaking_windows(case, metric), closed_windows(case), case.min_labelled_rows
     started = speaking[0][0].window if speaking and case.history.champion_since else None
     fresh = fresh_windows([report for report in closed if started and report.window < started], metric, floor)
@@ -133,5 +133,5 @@ def excess_losses(case: Case, metric: str) -> Excess | None:
 
 
 def _noise(case: Case, metric: str) -> float | None:
-    """Of one window, from all closed windows before the one at hand; None while too few are known."""
+    """Noise of one window, from all closed windows before the current one; None while too few are known."""
     return noise_before_collapse(closed_values(closed_windows(case), metric, case.min_labelled_rows))[0]
