@@ -34,7 +34,7 @@ def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersi
 
 def profile_snapshot(config: ModelConfig, snapshot: Snapshot, reference: ReferenceProfile) -> WindowProfile:
     """Profile a snapshot against a given reference. Raises LakeError (snapshot lost) and WorkspaceError (disk full)."""
-    if not snapshot.rows:  # nothing landed that could be read
+    if not snapshot.rows:  # no rows to read
         return profiling.profile.profile_batches((), reference, config, snapshot.window)
     path = workspace().report(config.name, snapshot.window.name, SAMPLE)
     return profiling.profile.profile_columns(

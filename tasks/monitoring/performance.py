@@ -71,7 +71,7 @@ def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window,
     """Return whether measuring again can change the report. Labels past `label_lookback_days` are not read."""
     if (
         earlier.maturity != "closed" or not earlier.has_sound_labels
-    ):  # doubted by limits that may have been changed since
+    ):  # the label limits may have changed since the labels failed
         return True
     columns = config.columns
     sought_until = earlier.window.end + columns.label_delay + timedelta(days=columns.label_lookback_days)

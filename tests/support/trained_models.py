@@ -57,7 +57,7 @@ def make_config(task: str = "binary", **changes: Any) -> ModelConfig:
 def make_rows(
     task: str = "binary", rows: int = 1000, window: Window = TRAINING, seed: int = 0, turn: float = 1.0
 ) -> pa.Table:
-    """Return rows spread over the window. The label depends on turn · x, colour and flag; turn = -1 is another concept."""
+    """Return rows over the window; the label depends on turn · x, colour and flag (turn = -1: another concept)."""
     random = np.random.default_rng(seed)
     x, noise = random.normal(size=rows), random.normal(size=rows)
     colour, flag = random.choice(["blue", "green", "red"], rows), random.random(rows) < 0.5
