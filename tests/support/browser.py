@@ -1,7 +1,7 @@
 """Render a page in headless Chromium for tests: the DOM after its scripts ran, a screenshot, the console.
 
 For tests only; the product never starts a browser. A broken page also yields a PNG; assert on the DOM and the
-console. Playwright drives the system's Chromium, because Chromium's own `--screenshot` lays out a page at least 500
+console. Playwright drives the system's Chromium, because Chromium's own `--screenshot` lays out a page 500
 pixels wide and crops it to a phone's width.
 """
 
