@@ -1,3 +1,3 @@
-"""What differs per model: one YAML file each, and the code that reads and applies them."""
+"""Model configuration: one YAML file per model, and the code that reads and applies the files."""
 
-import tasks  # noqa: F401  (telemetry off, and the environment read as people mean it, before Prefect loads)
+import tasks  # noqa: F401  (disables telemetry and normalises the environment before Prefect loads)

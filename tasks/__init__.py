@@ -1,8 +1,8 @@
 """Stages of the loop.
 
-Importing this package turns every library's telemetry off, before any of them loads, and MLflow's pickle loading too. It also
-reads the environment as people mean it: an empty setting, as compose files hand on, is unset; an address ends without a
-slash; and what listens on this machine is asked directly, whatever proxy is set.
+Importing this package disables the telemetry of every library before any of them loads, and MLflow's pickle loading.
+It also normalises the environment: an empty setting, which compose files can pass, is removed; trailing slashes are
+stripped from addresses; and this machine is added to `NO_PROXY`.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""The notification block for alerts, created from a file with its address: `apply --alerts FILE`.
+"""Create the notification block for alerts from a file with its webhook address: `apply --alerts FILE`.
 
-A chat webhook's address is a secret. It comes from a file that only its owner can read and is stored in the block's
-secrets, which Prefect encrypts. Another notification block of the same name serves as well, but only one may exist:
-Prefect allows one per type, and which of them alerts used would be chance.
+A chat webhook's address is a secret. It is read from a file that only its owner can read, and stored in the block's
+secrets, which Prefect encrypts. A notification block of another type may have the name instead, but only one block may:
+Prefect allows one per type, and which of several alerts would use is undefined.
 """
 
 import stat
@@ -18,7 +18,7 @@ TYPE = CustomWebhookNotificationBlock.get_block_type_slug()
 
 
 def refuse_other_types(found: Sequence[str]) -> None:
-    """Raise DeploymentError where the block that has the name already is of another type than a file's."""
+    """Raise DeploymentError if a block of this name exists with another type than the one that a file creates."""
     others = ", ".join(sorted(set(found) - {TYPE}))
     if others:
         raise DeploymentError(
@@ -28,7 +28,7 @@ def refuse_other_types(found: Sequence[str]) -> None:
 
 
 def save_alert_block(file: Path) -> str:
-    """Make or replace the block. Returns its id. Raises DeploymentError with what is wrong with the file."""
+    """Create or replace the block; return its id. Raises DeploymentError if the file is unsuitable."""
     try:
         mode, address = file.stat().st_mode, file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
-"""What to deploy: `prefect.yaml`, with a schedule for every model that has a file under `deployments/`.
+"""Read what to deploy: `prefect.yaml`, with a schedule for every model that has a file under `deployments/`.
 
-`prefect.yaml` stays the index that Prefect itself reads. A model without a schedule there gets the one under
-`definitions`, so adding a YAML file is enough; a schedule whose model is gone is dropped.
+`prefect.yaml` remains the index that Prefect itself reads. A model without a schedule there gets the default one under
+`definitions`; adding a YAML file is enough. A schedule whose model no longer exists is dropped.
 """
 
 import os
@@ -21,24 +21,24 @@ from tasks.policy.records.errors import DeploymentError
 
 INDEX = DEPLOYMENTS.parent / "prefect.yaml"
 ALERTS = "perennial-alerts"
-"""Name of the notification block that alerts go to; Prefect's dashboard makes one, of any notification type."""
+"""Name of the notification block for alerts. It can be of any notification type and created in Prefect's dashboard."""
 OURS = "perennial: "
-"""How the names of our automations begin, which is how they are known on a server that others use too."""
+"""Name prefix of Perennial's automations, which identifies them on a shared server."""
 
 VARIABLES = "perennial_model_"
-"""How the names of our variables begin."""
+"""Name prefix of Perennial's variables."""
 
 
 @dataclass(frozen=True)
 class Definitions:
-    """The content of a `prefect.yaml` for these models, and the automations that no deployment owns."""
+    """Content of a `prefect.yaml` for these models, and the automations that belong to no deployment."""
 
     index: dict[str, Any]
     automations: tuple[dict[str, Any], ...]
     limits: tuple[dict[str, Any], ...]
-    """Prefect's global concurrency limits: how many retrains each place holds at once."""
+    """Prefect's global concurrency limits: how many retrains may run at once in each place."""
     variables: dict[str, dict[str, Any]]
-    """Who answers for each model and what its file says, where people of the dashboard can look it up."""
+    """One Prefect variable per model with its owner and main settings, for users of the dashboard."""
 
     @property
     def deployments(self) -> list[dict[str, Any]]:
@@ -49,15 +49,16 @@ class Definitions:
         return tuple(sorted({deployment["work_pool"]["name"] for deployment in self.deployments}))
 
     def write(self, path: Path) -> Path:
-        """A file for `prefect deploy --all --prefect-file`."""
+        """Write the file for `prefect deploy --all --prefect-file`; return its path."""
         path.write_text(yaml.safe_dump(self.index, sort_keys=False, allow_unicode=True), encoding="utf-8")
         return path
 
 
 def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = INDEX) -> Definitions:
-    """Definitions for these models (all in the models' folders when left out).
+    """Read the definitions for these models; without `models`, for all in the models' folders.
 
-    Raises DeploymentError, and ModelConfigError for a file that is wrong or that no run would find.
+    Raises DeploymentError, and ModelConfigError for a model file that is invalid or that runs would not find by its
+    name.
     """
     if models is None:
         models = [load_named_model(name) for name in available_models()]
@@ -67,7 +68,7 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
         raise DeploymentError(
             f"{path.name}: cannot be read: {' '.join(str(error).split())}; expected a YAML file"
         ) from error
-    index = deepcopy(index)  # anchors make one object of several
+    index = deepcopy(index)  # YAML anchors share one object between several places
     shared = index.pop("definitions", {})
     new = shared.get("schedule-of-a-new-model", {})
     for deployment in index["deployments"]:
@@ -86,7 +87,7 @@ def read_definitions(models: Sequence[ModelConfig] | None = None, path: Path = I
 def _schedules(
     listed: list[dict[str, Any]], new: dict[str, Any] | None, models: Sequence[ModelConfig]
 ) -> list[dict[str, Any]]:
-    """Of what is listed, what has a model still or is for all; and for every model that has none, the common one."""
+    """Return the listed schedules whose model exists or that name no model, plus the default for models without one."""
     names = {model.name for model in models}
     kept = [
         schedule for schedule in listed if "model" not in schedule.get("parameters", {}) or schedule["slug"] in names
@@ -103,7 +104,7 @@ def _schedules(
 
 
 def _card(model: ModelConfig) -> dict[str, Any]:
-    """What a variable says of a model; the fingerprint makes every change of its file a line of the plan."""
+    """Return the content of a model's variable. The fingerprint makes every change of its file a change in the plan."""
     return {
         "owner": model.owner,
         "purpose": model.purpose,
@@ -115,7 +116,7 @@ def _card(model: ModelConfig) -> dict[str, Any]:
 
 
 def _of_models(templates: list[dict[str, Any]], models: Sequence[ModelConfig]) -> Iterator[dict[str, Any]]:
-    """Each template once for every model that keeps receiving data, with the model's name in place of NAME."""
+    """Yield each template for every live model (without `period.end`), with NAME replaced by the model's name."""
     for model in models:
         if model.period.end is None:
             yield from (_filled_in(template, model.name) for template in templates)
@@ -139,7 +140,7 @@ def _refuse_foreign_names(automations: list[dict[str, Any]], where: str) -> None
 
 
 def _refuse_unset_variables(content: object, where: str) -> None:
-    """Prefect would deploy an undefined variable as literal text and call it a success."""
+    """Raise DeploymentError for undefined environment variables, which Prefect would deploy as literal text."""
     unset = sorted(set(_unset_variables(content)))
     if unset:
         raise DeploymentError(f"{where}: uses {', '.join(unset)}, which is not set; expected it in the environment")

@@ -1,8 +1,8 @@
-"""`perennial apply`: bring a Prefect server to the state that `prefect.yaml` and the models' files describe.
+"""Bring a Prefect server to the state that `prefect.yaml` and the models' files describe (`perennial apply`).
 
-Prints a plan, then runs Prefect's own deploy from a generated file. Prefect's deploy creates no work pool, removes nothing
-and handles only automations that a deployment owns; those steps are done here. Afterwards the server is read again, because
-Prefect reports success for a deployment that it dropped parts of.
+It prints a plan, then runs Prefect's own deploy from a generated file. Prefect's deploy creates no work pool, removes
+nothing and handles only automations that a deployment owns; this module does those steps. Afterwards it reads the
+server again, because Prefect also reports success for a deployment that it applied only in part.
 """
 
 import tempfile
@@ -32,12 +32,18 @@ def apply(
     alerts_file: Path | None = None,
     followed: Collection[str] = (),
 ) -> tuple[Change, ...]:
-    """Print the plan and, unless `dry_run`, carry it out. Returns the plan. Raises DeploymentError.
+    """Print the plan, carry it out unless `dry_run`, and return it.
 
-    Refuses, `dry_run` or not, to send runs into containers that nobody told where the workspace is.
-    `alerts_file` holds the address that alerts go to; the notification block is made from it.
-    `followed` names pools whose worker starts right after; for others a line says when no worker polls them.
-    `keep_switches` leaves on or off what a person switched on or off in the dashboard.
+    Args:
+        dry_run: Only print the plan.
+        keep_switches: Keep what a person switched on or off in the dashboard.
+        definitions: What to deploy; read from the files when left out.
+        alerts_file: File with the webhook address from which the notification block for alerts is created.
+        followed: Pools whose worker starts right afterwards. For other pools a line is printed if no worker polls them.
+
+    Raises:
+        DeploymentError: The server or a definition is unusable, or, even with `dry_run`, a pool's containers lack the
+            workspace's addresses.
     """
     definitions = definitions or read_definitions()
     refuse_lost_work(definitions)
@@ -71,7 +77,7 @@ def apply(
 
 
 def with_switches_of(definitions: Definitions, found: Sequence[Definition]) -> Definitions:
-    """The definitions, with everything switched on or off as it is on the server."""
+    """Return the definitions with every switch (paused, active, enabled) set as it is on the server."""
     switched = {each.key: each.fields.get(SWITCHES[each.kind]) for each in found if each.kind in SWITCHES}
 
     def keep(kind: Any, name: str, item: dict[str, Any]) -> None:
@@ -108,7 +114,7 @@ def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None
             state.save_limit(change.definition.name, int(str(limit)), bool(active), change.verb == "changed")
         if change.definition.kind == "variable" and change.verb != "removed":
             state.save_variable(change.definition.name, change.definition.fields, change.verb == "changed")
-    for change in reversed(changes):  # what a deployment owns goes before it, as its schedules and triggers go with it
+    for change in reversed(changes):  # schedules and triggers before their deployment, whose removal removes them too
         if change.verb == "removed":
             state.remove(change.definition)
     if any(change.verb != "removed" and change.definition.kind in DEPLOYED_BY_PREFECT for change in changes):

@@ -1,7 +1,7 @@
-"""Compare wanted definitions with those on the server: created, changed and removed, before anything is touched.
+"""Compare wanted definitions with those on the server: what would be created, changed and removed.
 
-Both sides are flat lists of named definitions with plain JSON fields. The comparison therefore knows nothing of Prefect,
-and a snapshot of the wanted side makes every change of a deployment a reviewed diff.
+Both sides are flat lists of named definitions with plain JSON fields. The comparison is independent of Prefect, and a
+snapshot test of the wanted side makes every change of a deployment a reviewed diff.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ SWITCHES = {
     "trigger": "enabled",
     "automation": "enabled",
 }
-"""Per kind, the field that a person flips in the dashboard."""
+"""For each kind, the field that a person can switch in the dashboard."""
 LONGEST_SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One definition, deployed or to be deployed. `identity` is its id on the server, where it has one."""
+    """One definition, deployed or to be deployed. `identity` is its id on the server, empty if it has none."""
 
     kind: Kind
     name: str
@@ -52,7 +52,7 @@ class Change:
 
 
 def plan(wanted: Iterable[Definition], found: Iterable[Definition]) -> tuple[Change, ...]:
-    """The changes that turn `found` into `wanted`; empty when they are equal."""
+    """Return the changes that turn `found` into `wanted`, sorted by kind and name; empty if they are equal."""
     after = {definition.key: definition for definition in wanted}
     before = {definition.key: definition for definition in found}
     changes = []
@@ -67,7 +67,7 @@ def plan(wanted: Iterable[Definition], found: Iterable[Definition]) -> tuple[Cha
 
 
 def summary(wanted: Sequence[Definition], changes: Sequence[Change]) -> str:
-    """One line: how many changes there are, or that everything is up to date."""
+    """Summarise the plan in one line: counts of changes, or that nothing has to change."""
     if changes:
         verbs = Counter(change.verb for change in changes)
         return ", ".join(f"{verbs[verb]} {verb}" for verb in ("created", "changed", "removed"))
@@ -78,7 +78,7 @@ def summary(wanted: Sequence[Definition], changes: Sequence[Change]) -> str:
 
 
 def _differences(before: JsonValue, after: JsonValue, where: str = "") -> Iterator[str]:
-    """Each leaf that differs, as `field: before → after`."""
+    """Yield each leaf that differs, as `field before → after`."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted({*before, *after}):
             yield from _differences(before.get(name), after.get(name), f"{where}.{name}" if where else name)

@@ -1,7 +1,7 @@
-"""Work pools as `infra/pools/NAME.json` describes them, and the deployment of `retrain` in each place that models name.
+"""Read work pools from `infra/pools/NAME.json`, and derive the deployment of `retrain` for each place that models name.
 
-A place is a pool and a queue (`definitions.places` in prefect.yaml). A retrain placed there is requested by an event of
-its own, `perennial.retraining.requested.PLACE`, because triggers match events but not payloads.
+A place is a pool and a queue (`definitions.places` in prefect.yaml). A retrain there is requested by its own event,
+`perennial.retraining.requested.PLACE`, because triggers match event names but not payloads.
 """
 
 import json
@@ -19,9 +19,9 @@ from tasks.policy.economics.placement import DEDICATED, PLACE_SETTING, training_
 from tasks.policy.records.errors import PoolError
 
 LOCATIONS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_ARTIFACTS", "MLFLOW_TRACKING_URI")
-"""Settings of the parts of the workspace that can be an address which every host reaches."""
+"""Settings of the workspace parts that can be an address reachable from every host."""
 SECRET_WORDS = ("passw", "pwd", "secret", "token", "key", "signature", "credential")
-"""Parts of the names under which an address's query holds what must not be shown."""
+"""Substrings of query parameter names whose values are secret."""
 POOLS = DEPLOYMENTS.parent / "infra" / "pools"
 PLACED = "retrain"
 REQUESTED = "perennial.retraining.requested"
@@ -29,7 +29,7 @@ REQUESTED = "perennial.retraining.requested"
 
 @dataclass(frozen=True)
 class Pool:
-    """A work pool: its type and the template that its workers make jobs from."""
+    """A work pool: its type, and the base job template that its workers create jobs from."""
 
     name: str
     type: str
@@ -39,7 +39,7 @@ class Pool:
 
 @cache
 def read_pool(name: str, folder: Path = POOLS) -> Pool:
-    """The pool of that name. Raises PoolError where no file describes it."""
+    """Read the pool of that name. Raises PoolError if no file describes it."""
     path = folder / f"{name}.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -50,10 +50,11 @@ def read_pool(name: str, folder: Path = POOLS) -> Pool:
 
 
 def located_pool(name: str, environment: Mapping[str, str] = os.environ) -> Pool:
-    """The pool of that name, with the workspace's addresses for its containers. Raises PoolError.
+    """Read the pool of that name and add the workspace's addresses for its containers. Raises PoolError.
 
-    A container has none of its host's settings, and a folder in it is gone with it: what the environment gives as an
-    address goes into the template. One that holds a password stays out, as everyone can read a template.
+    A container has none of its host's settings, and its folders are deleted with it. Therefore addresses in the
+    environment are added to the template. An address with a password is not, because every user of the server can
+    read a template.
     """
     pool = read_pool(name)
     if pool.type == "process":
@@ -67,7 +68,7 @@ def located_pool(name: str, environment: Mapping[str, str] = os.environ) -> Pool
 
 
 def holds_password(address: str) -> bool:
-    """Whether this is an address with a password in it: before the host, or a secret by its name in the query."""
+    """Return whether an address contains a password: before the host, or in a query parameter with a secret's name."""
     if not _is_address(address):
         return False
     parts = urlsplit(address)
@@ -80,12 +81,12 @@ def _is_shared(address: str) -> bool:
 
 
 def _is_address(address: str) -> bool:
-    """Neither a folder nor a file, which every host has of its own."""
+    """Return whether this is a network address; a local path or file exists on one host only."""
     return "://" in address and urlsplit(address).scheme.split("+")[0] not in ("file", "sqlite")
 
 
 def places_of(model: ModelConfig) -> tuple[str, ...]:
-    """Places beside the dedicated hosts that a model's placement names."""
+    """Return the places that a model's placement names, apart from the dedicated hosts."""
     named = [model.placement.dedicated, *([model.placement.serverless] if model.placement.serverless else [])]
     return tuple(dict.fromkeys(place.place for place in named if place.place != DEDICATED))
 
@@ -93,7 +94,7 @@ def places_of(model: ModelConfig) -> tuple[str, ...]:
 def placed_deployments(
     deployments: Sequence[Mapping[str, Any]], places: Mapping[str, Mapping[str, Any]], models: Sequence[ModelConfig]
 ) -> list[dict[str, Any]]:
-    """`retrain-PLACE` for every place that a model names. Raises PoolError for one that prefect.yaml does not."""
+    """Return `retrain-PLACE` for every place that a model names. Raises PoolError for a place not in prefect.yaml."""
     wanted: dict[str, list[str]] = {}
     for model in models:
         for place in places_of(model):
@@ -108,7 +109,7 @@ def placed_deployments(
 def training_limits(
     deployments: Sequence[dict[str, Any]], slots: Mapping[str, int]
 ) -> tuple[tuple[dict[str, Any], ...], list[dict[str, Any]]]:
-    """(the concurrency limit of each place that is deployed, the deployments whose own limit agrees with it)."""
+    """Return (concurrency limit of each deployed place, deployments with their own limit set to the same number)."""
     places = {_deployed_name(place): place for place in slots}
     used = [places[item["name"]] for item in deployments if item["name"] in places]
     limits = tuple({"name": training_limit(place), "limit": slots[place], "active": True} for place in used)
@@ -120,7 +121,7 @@ def _deployed_name(place: str) -> str:
 
 
 def _of_slots(deployment: dict[str, Any], slots: int | None) -> dict[str, Any]:
-    """The deployment, whose runs wait on the server instead of in a process once all slots are taken."""
+    """Return the deployment with its limit set to `slots`; further runs wait on the server instead of in a process."""
     if slots is None or "concurrency_limit" not in deployment:
         return deployment
     return {**deployment, "concurrency_limit": {**deployment["concurrency_limit"], "limit": slots}}

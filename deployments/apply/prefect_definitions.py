@@ -1,6 +1,6 @@
-"""Definitions in Prefect's terms: what to deploy, and what a server has, in one plain form.
+"""Convert what to deploy and what a server has, in Prefect's terms, into the same plain definitions.
 
-Both sides go through Prefect's models, so a default that Prefect fills in is no difference. Ids differ between servers, so
+Both sides pass through Prefect's models; a default that Prefect fills in is no difference. Ids differ between servers;
 definitions refer to deployments and blocks by name.
 """
 
@@ -23,16 +23,16 @@ from deployments.apply.pools import located_pool
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import DeploymentError
 
-NAMESPACE = UUID("7f1f0f1e-6d1c-4f0e-9f57-9c4b1f0c3a11")  # stands in for ids that only a server gives
+NAMESPACE = UUID("7f1f0f1e-6d1c-4f0e-9f57-9c4b1f0c3a11")  # for placeholder ids; only a server assigns real ones
 
 
 def _placeholder(name: str) -> str:
-    """The id that a definition carries until a server has given one."""
+    """Return the placeholder id of a definition that no server has assigned an id yet."""
     return str(uuid5(NAMESPACE, name))
 
 
 def wanted_definitions(definitions: Definitions, alerts: bool) -> tuple[Definition, ...]:
-    """What to deploy; automations that notify people only where a notification block exists."""
+    """Return what to deploy. Automations that notify people are included only if a notification block exists."""
     wanted = [_wanted_pool(pool) for pool in definitions.pools]
     wanted += [_limit(item) for item in definitions.limits]
     wanted += [Definition("variable", name, _plain(value)) for name, value in definitions.variables.items()]
@@ -52,7 +52,7 @@ def _wanted_pool(name: str) -> Definition:
 
 
 def describe_pool(name: str, kind: str, template: Mapping[str, Any]) -> Definition:
-    """A pool with what its template lets a form set, and a digest of all the rest."""
+    """Describe a pool by the defaults of its template's variables and a digest of the template."""
     defaults = {
         variable: spec["default"]
         for variable, spec in template.get("variables", {}).get("properties", {}).items()
@@ -67,13 +67,13 @@ def _limit(item: Mapping[str, Any]) -> Definition:
 
 
 def describe_limit(limit: GlobalConcurrencyLimitResponse) -> Definition:
-    """A global concurrency limit as the server has it."""
+    """Describe a global concurrency limit of the server."""
     fields = {"limit": limit.limit, "active": limit.active}
     return Definition("limit", limit.name, _plain(fields), str(limit.id))
 
 
 def wanted_automations(definitions: Definitions, alerts: str | None) -> Iterator[AutomationCore]:
-    """The automations that no deployment owns; `alerts` is the id of the notification block, where there is one."""
+    """Yield the automations that belong to no deployment; `alerts` is the id of the notification block, or None."""
     for item in definitions.automations:
         actions = [{**action, "block_document_id": alerts} if _tells(action) else action for action in item["actions"]]
         if alerts or not any(map(_tells, item["actions"])):
@@ -127,7 +127,7 @@ def _trigger(deployment: str, spec: dict[str, Any]) -> Definition:
 def describe_automation(
     kind: Literal["trigger", "automation"], automation: AutomationCore, names: Mapping[str, str], identity: str = ""
 ) -> Definition:
-    """`names` replace the ids of deployments and blocks."""
+    """Describe an automation or trigger; `names` maps ids of deployments and blocks to names."""
     fields = automation.model_dump(mode="json", exclude={"id", "name", "owner_resource", "tags"})
     for action in fields["actions"]:
         for field in ("deployment_id", "block_document_id"):
@@ -139,7 +139,7 @@ def describe_automation(
 
 
 def _form(schema: dict[str, Any] | None) -> dict[str, Any]:
-    """The part of a parameter schema that people meet; it is stored with and without its unset parts."""
+    """Return the part of a parameter schema that the form shows; servers store it with or without its empty parts."""
     return {name: (schema or {}).get(name) or {} for name in ("properties", "definitions")} | {
         "required": (schema or {}).get("required") or []
     }
@@ -150,7 +150,7 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_deployment(deployment: DeploymentResponse) -> Definition:
-    """A deployment as the server has it."""
+    """Describe a deployment of the server."""
     limit, options = deployment.global_concurrency_limit, deployment.concurrency_options
     fields = {
         "entrypoint": deployment.entrypoint,
@@ -172,7 +172,7 @@ def describe_deployment(deployment: DeploymentResponse) -> Definition:
 
 
 def describe_schedule(deployment: str, schedule: DeploymentSchedule) -> Definition:
-    """A schedule as the server has it; one without a slug was made by hand."""
+    """Describe a schedule of the server; a schedule without a slug was created by hand."""
     timing = schedule.schedule
     fields = {name: getattr(timing, name, None) for name in ("cron", "interval", "rrule", "timezone")}
     if fields["interval"] is not None:

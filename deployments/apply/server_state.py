@@ -1,4 +1,4 @@
-"""Read what a Prefect server has of ours, remove definitions, and run Prefect's own deploy commands."""
+"""Read, save and remove Perennial's definitions on a Prefect server, and run Prefect's deploy command."""
 
 import os
 import subprocess
@@ -44,13 +44,16 @@ from tasks.policy.records.errors import DeploymentError
 Found = TypeVar("Found")
 TAG = "perennial"
 PAGE = 200
-"""Of one kind in one answer of the server, at most."""
+"""Page size: the most items that one response of the server contains."""
 ONLINE = WorkerStatus.ONLINE
 CONNECTION_ERRORS = (httpx.TransportError, httpx.HTTPStatusError)
 
 
 class PrefectState:
-    """What one Prefect server has deployed of ours. Use as a context manager; raises DeploymentError."""
+    """Perennial's definitions on one Prefect server. Use as a context manager.
+
+    Raises DeploymentError if PREFECT_API_URL is not set or no server answers there.
+    """
 
     def __init__(self) -> None:
         self.url = get_current_settings().api.url
@@ -74,7 +77,7 @@ class PrefectState:
         self._client.__exit__(*raised)
 
     def found_definitions(self, pools: tuple[str, ...]) -> tuple[Definition, ...]:
-        """Everything of ours on the server."""
+        """Return all of Perennial's definitions on the server, and these pools."""
         deployments = self._deployments()
         owners = {str(deployment.id): deployment.name for deployment in deployments}
         names = owners | {self.alerts() or "": ALERTS}
@@ -92,11 +95,11 @@ class PrefectState:
         return tuple(definition for definition in found if definition)
 
     def alerts(self) -> str | None:
-        """Id of the notification block, where there is one."""
+        """Return the id of the notification block for alerts; None if there is none."""
         return next((str(block["id"]) for block in self._alert_blocks()), None)
 
     def alert_types(self) -> tuple[str, ...]:
-        """Slugs of the types of the blocks that have the name; Prefect holds one of each type."""
+        """Return the type slugs of the notification blocks with the alerts' name; Prefect allows one per type."""
         return tuple(str(block["block_type"]["slug"]) for block in self._alert_blocks())
 
     def _alert_blocks(self) -> list[dict[str, Any]]:
@@ -109,7 +112,7 @@ class PrefectState:
         return list(self._client.request("POST", path, json={**body, "limit": PAGE, "offset": offset}).json())
 
     def remove(self, definition: Definition) -> None:
-        """Take one definition from the server."""
+        """Remove one definition from the server."""
         if definition.kind == "schedule":
             deployment, schedule = definition.identity.split("/")
             self._client.delete_deployment_schedule(UUID(deployment), UUID(schedule))
@@ -124,7 +127,7 @@ class PrefectState:
             self._client.delete_automation(UUID(definition.identity))
 
     def save_pool(self, pool: Pool, exists: bool) -> None:
-        """Make a work pool, or give the one that is there our template."""
+        """Create a work pool, or update the existing one's description and template."""
         if exists:
             change = WorkPoolUpdate(description=pool.description, base_job_template=pool.template)
             self._client.update_work_pool(pool.name, change)
@@ -136,7 +139,7 @@ class PrefectState:
             )
 
     def save_limit(self, name: str, limit: int, active: bool, exists: bool) -> None:
-        """Create a global concurrency limit or resize it; held slots stay held."""
+        """Create or resize a global concurrency limit; slots in use remain in use."""
         if exists:
             change = GlobalConcurrencyLimitUpdate(limit=limit, active=active)
             self._client.update_global_concurrency_limit(name, change)
@@ -151,7 +154,7 @@ class PrefectState:
                 yield describe_limit(limit)
 
     def save_variable(self, name: str, value: dict[str, Any], exists: bool) -> None:
-        """Make a variable, or give it this value."""
+        """Create a variable or update its value."""
         if exists:
             self._client.update_variable(VariableUpdate(name=name, value=value))
         else:
@@ -164,14 +167,14 @@ class PrefectState:
                 yield Definition("variable", name, value, str(variable["id"]))
 
     def save_automation(self, automation: AutomationCore, identity: str) -> None:
-        """Create the automation, or replace the one with this id."""
+        """Create an automation; with an `identity`, replace the automation with that id."""
         if identity:
             self._client.update_automation(UUID(identity), automation)
         else:
             self._client.create_automation(automation)
 
     def last_polled(self, pool: str, queue: str) -> datetime | None:
-        """When an online worker last polled this queue; None where no worker did."""
+        """Return when an online worker last polled this queue; None if no worker is online or the queue is missing."""
         try:
             ask = self._client.read_workers_for_work_pool
             workers = _paged(lambda offset: ask(pool, offset=offset, limit=PAGE))
@@ -180,7 +183,7 @@ class PrefectState:
         except ObjectNotFound:
             return None
         except httpx.HTTPStatusError as error:
-            if error.response.status_code == HTTPStatus.NOT_FOUND:  # of a pool that is yet to be made
+            if error.response.status_code == HTTPStatus.NOT_FOUND:  # the pool does not exist yet
                 return None
             raise
 
@@ -202,7 +205,7 @@ class PrefectState:
 
 
 def _paged(ask: Callable[[int], Sequence[Found]]) -> Iterator[Found]:
-    """Everything that a server has, of which one answer holds PAGE at most; `ask` takes the number to leave out."""
+    """Yield all items of a paged endpoint, at most PAGE per request; `ask` takes the offset."""
     for offset in range(0, sys.maxsize, PAGE):
         page = ask(offset)
         yield from page
@@ -211,7 +214,7 @@ def _paged(ask: Callable[[int], Sequence[Found]]) -> Iterator[Found]:
 
 
 def deploy(file: Path) -> None:
-    """Have Prefect deploy everything in a prefect.yaml. Raises DeploymentError with its output."""
+    """Run `prefect deploy --all` on this file. Raises DeploymentError with Prefect's output if it fails."""
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     done = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, check=False)

@@ -1,8 +1,8 @@
 """Refuse work pools whose containers would write the workspace to their own disk, which is deleted with them.
 
-Such a run ends Completed, but its results never reach the registry or the ledger. So `apply` requires that a pool's
-containers get the workspace's addresses. A volume that outlives the containers is accepted when
-`infra/pools/pools.yaml` sets its folder as PERENNIAL_HOME in the pool's `env`.
+Such a run ends Completed, but its results never reach the registry or the ledger. `apply` therefore requires that a
+pool's containers receive the workspace's addresses. A persistent volume is accepted if `infra/pools/pools.yaml` sets
+its folder as PERENNIAL_HOME in the pool's `env`.
 """
 
 import os
@@ -23,7 +23,7 @@ EXAMPLES = {
 
 
 def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> None:
-    """Raise DeploymentError where a part of the workspace would be lost with its container."""
+    """Raise DeploymentError if a part of the workspace would be deleted with its container."""
     lost = [
         f"{deployment}: {_sentence(parts)}"
         for deployment, given in _container_settings(definitions, environment).items()
@@ -38,7 +38,7 @@ def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = 
 
 
 def withheld(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """A sentence for each address that is withheld from a deployment's containers because it holds a password."""
+    """List, one sentence each, the addresses not passed to a deployment's containers because they hold a password."""
     return [
         f"{deployment}: {part} holds a password, and everyone can read a pool's template: give it to the containers from "
         "your platform's store, or their runs lose their work"
@@ -49,7 +49,7 @@ def withheld(definitions: Definitions, environment: Mapping[str, str] = os.envir
 
 
 def _container_settings(definitions: Definitions, environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Deployment → its containers' settings, with what is withheld for its password; none for processes of a host."""
+    """Map each container deployment to its environment, including withheld addresses; process pools are left out."""
     guarded = {part: environment[part] for part in LOCATIONS if holds_password(environment.get(part, ""))}
     given = {}
     for deployment in definitions.deployments:
@@ -65,7 +65,7 @@ def _parts_left(given: Mapping[str, str]) -> list[str]:
     if given.get(HOME):
         return []
     tracking = given.get(TRACKING, "")
-    keeps_files = not tracking or tracking.startswith(("http://", "https://"))  # an MLflow server has them in its care
+    keeps_files = not tracking or tracking.startswith(("http://", "https://"))  # an MLflow server stores artifacts
     return [part for part in LOCATIONS if not given.get(part) and not (part == ARTIFACTS and keeps_files)]
 
 

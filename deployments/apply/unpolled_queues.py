@@ -1,4 +1,4 @@
-"""Which queues no worker polls: a run sent there stays Late, and Prefect gives no reason."""
+"""Find work queues that no worker polls: a run sent there stays Late, and Prefect gives no reason."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
@@ -7,21 +7,24 @@ from typing import Protocol
 from deployments.apply.definitions import Definitions
 
 LATELY = timedelta(seconds=60)
-"""A worker asks every 10 seconds; Prefect too takes a queue for deserted after a minute without a poll."""
+"""A worker polls every 10 s; like Prefect, treat a queue as unpolled after 60 s without a poll."""
 DEFAULT_QUEUE = "default"
 
 
 class Polls(Protocol):
-    """What a server knows of its workers' polls."""
+    """Access to the poll times that a server records."""
 
     def last_polled(self, pool: str, queue: str) -> datetime | None:
-        """When an online worker last polled this queue."""
+        """Return when an online worker last polled this queue; None if none did."""
 
 
 def unattended(
     state: Polls, definitions: Definitions, followed: Collection[str] = (), now: datetime | None = None
 ) -> list[str]:
-    """A sentence for each used queue that no worker polls; a worker of a `followed` pool is about to start."""
+    """List the used queues that no worker polls, one sentence each.
+
+    Pools in `followed` are skipped, because their worker is about to start.
+    """
     used: dict[tuple[str, str], list[str]] = {}
     for item in definitions.deployments:
         pool = item["work_pool"]

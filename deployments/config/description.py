@@ -1,4 +1,4 @@
-"""Describe in plain sentences what a model's file makes Perennial do, for its author to check."""
+"""Describe in plain sentences what Perennial does with a model's file, for its author to check."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from deployments.config.model import ModelConfig
 
 
 def describe(config: ModelConfig) -> tuple[str, ...]:
-    """One sentence per stage, in the order in which the stages run."""
+    """Describe each stage in one sentence, in the order in which the stages run."""
     return tuple(_sentences(config))
 
 
@@ -111,7 +111,7 @@ def _settling(config: ModelConfig) -> str:
 
 
 def _positive(config: ModelConfig) -> str:
-    """Which class F1 and probabilities are of, where there are two."""
+    """Describe the positive class, which F1 and probabilities refer to; empty unless the task is binary."""
     if config.task != "binary":
         return ""
     named = config.columns.positive_label

@@ -1,4 +1,4 @@
-"""Settings that models share: the optional `fleet.yaml` beside the models' files. `load_fleet_config` reads it.
+"""Settings shared by several models: the optional `fleet.yaml` beside the models' files, read by `load_fleet_config`.
 
 shared_budget:
   max_usd_per_month: 500
@@ -23,7 +23,7 @@ class FleetConfig(Settings):
     """One monthly budget for the retrains of several models."""
 
     def sharing(self) -> tuple[str, ...]:
-        """Names of the models that draw on the shared budget, sorted; none where there is no such budget."""
+        """Return the names of the models that draw on the shared budget, sorted; empty without a shared budget."""
         if self.shared_budget is None:
             return ()
         named = self.shared_budget.models
@@ -31,9 +31,9 @@ class FleetConfig(Settings):
 
 
 def load_fleet_config() -> FleetConfig:
-    """Of the folder named by PERENNIAL_MODELS, else of deployments/; empty without a file.
+    """Read `fleet.yaml` from the folder named by PERENNIAL_MODELS, else from deployments/; defaults without a file.
 
-    Raises ModelConfigError naming file, field, value and what is accepted.
+    Raises ModelConfigError with the file, the field, the value found and what is accepted.
     """
     found = [path for folder in reversed(model_folders()) if (path := folder / f"{FLEET}.yaml").is_file()]
     return _read(found[0]) if found else FleetConfig()

@@ -10,12 +10,12 @@ from deployments.config.settings import IMPORT_PATH
 from tasks.policy.records.base import Settings
 
 SCALARS = {"str": "string_type", "int": "int_type", "float": "float_type", "bool": "bool_type"}
-"""What pydantic says of a value that is none of str | int | float | bool: one error for each."""
+"""Error types that pydantic reports, one per member, for a value that is none of str | int | float | bool."""
 MOST_SHOWN = 200  # characters of a value
 
 
 def explain_all(file: str, errors: Sequence[Any], root: type[Settings]) -> list[str]:
-    """One line for each mistake; what only follows from another one is left out."""
+    """Describe each error in one line; omit errors that only follow from another one."""
     return list(dict.fromkeys(explain(file, item, root) for item in _causes(errors)))
 
 
@@ -24,14 +24,14 @@ def _causes(errors: Sequence[Any]) -> Iterator[Any]:
         place = item["loc"]
         inside = any(other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in errors)
         if item["type"] == "too_short" and inside:
-            continue  # it counts the items that are right
+            continue  # a consequence of invalid items, which pydantic does not count
         if place and SCALARS.get(str(place[-1])) == item["type"]:
             item = {**item, "loc": place[:-1], "msg": "expected text, a number, true or false"}
         yield item
 
 
 def explain(file: str, item: Any, root: type[Settings]) -> str:
-    """One pydantic error as `file: field is value, expected …`."""
+    """Describe one pydantic error as `file: field is value, expected …`."""
     location = [str(part) for part in item["loc"]]
     field = ".".join(location) or "the file"
     if item["type"] == "extra_forbidden":
@@ -56,9 +56,9 @@ def _shortened(value: Any) -> str:
 
 
 def _expected(item: Any) -> str:
-    """What is accepted there, in words that need no pydantic."""
+    """Describe what is accepted in this place, without pydantic's terms."""
     given = item["input"]
-    if item["type"] == "model_attributes_type":  # a condition is the only setting that may be of several classes
+    if item["type"] == "model_attributes_type":  # conditions are the only settings with several possible classes
         if isinstance(given, str):
             return f"expected a mapping such as {{trigger: {given}}}"
         return (
@@ -78,7 +78,7 @@ def _expected(item: Any) -> str:
 
 
 def _model_at(location: Sequence[str], root: type[Settings]) -> type[Settings] | None:
-    """The settings class that a dotted location lies in; through lists, mappings and the classes a trigger chooses."""
+    """Find the settings class of a dotted location, through lists, mappings and the class that a trigger selects."""
     kind: Any = root
     for part in location:
         kind = _step(kind, part)
@@ -100,7 +100,7 @@ def _step(kind: Any, part: str) -> Any:
 
 
 def _members(kind: Any) -> list[Any]:
-    """The classes that a type may be, without what annotates them."""
+    """Return the member types of a union or annotated type, without annotations."""
     if get_origin(kind) is Annotated:
         return _members(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):

@@ -1,6 +1,7 @@
-"""A model is one YAML file: `ModelConfig` says what may stand in it, `load_model_config` reads it.
+"""Configuration of a model: `ModelConfig` defines the content of its YAML file, `load_model_config` reads the file.
 
-Mistakes are the main thing people meet here, so every error names file, field, the value found and what is accepted.
+Users meet this module mainly through errors in their files. Every error states the file, the field, the value found and
+what is accepted.
 """
 
 import difflib
@@ -31,7 +32,7 @@ from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
 
 DEPLOYMENTS = Path(__file__).parent.parent
 FLEET = "fleet"
-"""Name of the file that says what models share (`fleet.py`)."""
+"""Name of the file with the settings that models share (`fleet.py`)."""
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
 REGRESSION_METRICS = ("mae", "rmse", "pinball")
 
@@ -147,12 +148,12 @@ class ModelConfig(Settings):
 
     @property
     def kept_from_training(self) -> timedelta:
-        """The latest time that no model learns from: labels that are not due yet, and before them the holdout."""
+        """Length of the latest time that is not trained on: the label delay plus the holdout."""
         return self.columns.label_delay + timedelta(days=self.validation.holdout_days)
 
     @property
     def withheld(self) -> str:
-        """The same in words."""
+        """Describe the time that is not trained on, for messages."""
         return (
             f"are not trained on (columns.label_delay_hours: {self.columns.label_delay_hours:g} and "
             f"validation.holdout_days: {self.validation.holdout_days:g})"
@@ -160,21 +161,21 @@ class ModelConfig(Settings):
 
     @property
     def needs_approval(self) -> bool:
-        """Whether a person has to say yes before a challenger may serve."""
+        """Whether a person must approve a challenger before it serves."""
         return self.promotion.mode == "approval" or self.risk == "high"
 
     def accepting_warnings(self) -> Self:
-        """The same model where a challenger that passed with a warning may be promoted; a failed one never may."""
+        """Return a copy that also promotes a challenger validated with a warning; a failed one is never promoted."""
         return self.model_copy(update={"promotion": self.promotion.model_copy(update={"accept_warnings": True})})
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when anything that decides or trains changes; part of ids and lineage."""
+        """Digest of all settings except access; changes with any that decides or trains. Part of ids and lineage."""
         return digest(self.model_dump_json(exclude={"access"}))
 
     @property
     def binding(self) -> FileBinding | None:
-        """What the model's ledger is begun with; None for a configuration that was not read from a file."""
+        """The binding of the model's ledger to this file; None for a configuration that was not read from a file."""
         if self._file is None:
             return None
         in_models_folder = self._file.parent in [folder.resolve() for folder in model_folders()]
@@ -186,24 +187,27 @@ class ModelConfig(Settings):
         return FileBinding(file, self.risk, said, access.override or access.approve)
 
     def windows(self, start: datetime | None = None, end: datetime | None = None) -> tuple[Window, ...]:
-        """The service windows from `start` (default: end of history) to `end` (default: end of recorded data)."""
+        """Return the complete windows from `start` (default: end of history) to `end` (default: end of recorded data).
+
+        Raises ModelConfigError if neither `end` nor `period.end` is set.
+        """
         first, last = start or self.period.history_until, end or self.period.end
         if last is None:
             raise ModelConfigError(f"{self.name}: period.end is not set, expected an end to list windows up to")
         return tuple(Window(first, last).split(self.window_days)) if first < last else ()
 
     def history(self) -> Window:
-        """What the first model may learn from."""
+        """Return the time span of the first model's data: [period.start, period.history_until)."""
         return Window(self.period.start, self.period.history_until)
 
     def history_windows(self) -> tuple[Window, ...]:
-        """The complete windows of history, cut backwards from where service begins."""
+        """Return the complete windows of the history, cut backwards from the start of service."""
         until, step = self.period.history_until, timedelta(days=self.window_days)
         count = int((until - self.period.start) / step)
         return tuple(Window(until - count * step, until).split(self.window_days)) if count else ()
 
     def window_until(self, moment: datetime) -> Window:
-        """The latest service window that may be read at `moment`. Raises ModelConfigError where none is complete yet."""
+        """Return the latest window that may be read at `moment`. Raises ModelConfigError if none is complete yet."""
         settled = moment - self.settling
         complete = self.windows(end=min(settled, self.period.end) if self.period.end else settled)
         if not complete:
@@ -215,7 +219,7 @@ class ModelConfig(Settings):
         return complete[-1]
 
     def read_at(self, window: Window) -> datetime:
-        """When a window may be read: its end, and the time that its rows may come late."""
+        """Return when a window may be read: its end plus `source.settle_hours`."""
         return window.end + self.settling
 
     @property
@@ -224,19 +228,19 @@ class ModelConfig(Settings):
 
 
 def model_folders() -> tuple[Path, ...]:
-    """Where models' files lie: beside this module, and in the folder that PERENNIAL_MODELS names, where it is set."""
+    """Return the folders of models' files: deployments/, and the folder named by PERENNIAL_MODELS if it is set."""
     own = os.environ.get("PERENNIAL_MODELS")
     return (DEPLOYMENTS, Path(own).expanduser()) if own else (DEPLOYMENTS,)
 
 
 def available_models() -> tuple[str, ...]:
-    """Names of the YAML files in the models' folders, sorted; `fleet.yaml` holds for all of them and is none."""
+    """Return the names of the YAML files in the models' folders, sorted; `fleet.yaml`, which all share, is excluded."""
     files = {path.stem for folder in model_folders() for path in folder.glob("*.yaml")}
     return tuple(sorted(files - {FLEET}))
 
 
 def model_path(name_or_path: str | Path) -> Path:
-    """The YAML file of a model: a name under `deployments/`, or the path of a file anywhere."""
+    """Return a model's YAML file, given its name in a models' folder or a path. Raises ModelConfigError if missing."""
     path = Path(name_or_path)
     named = path.suffix not in (".yaml", ".yml")
     for candidate in [folder / f"{name_or_path}.yaml" for folder in model_folders()] if named else [path]:
@@ -250,7 +254,10 @@ def model_path(name_or_path: str | Path) -> Path:
 
 
 def load_model_config(name_or_path: str | Path) -> ModelConfig:
-    """Read and check one model's YAML. Raises ModelConfigError naming file, field, value and what is accepted."""
+    """Read and check one model's YAML file.
+
+    Raises ModelConfigError with the file, the field, the value found and what is accepted.
+    """
     path = model_path(name_or_path)
     try:
         content = read_yaml(path)
@@ -269,7 +276,7 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
     if config.source.path and "://" not in config.source.path:
         try:
             absolute = str((path.parent / config.source.path).resolve())
-        except (OSError, RuntimeError):  # Python 3.13 leaves a loop of links to whoever opens the path
+        except (OSError, RuntimeError):  # from Python 3.13 on, a loop of links is only detected on opening the path
             raise ModelConfigError(
                 f"{path.name}: source.path is {config.source.path}, a loop of links, expected a file or folder; fix the link"
             ) from None
@@ -283,7 +290,7 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
 
 
 def _check_suite(file: str, config: ModelConfig, suite: Path) -> None:
-    """Raises ModelConfigError where no suite lies there, or where it expects something of a column that does not land."""
+    """Check a suite file. Raises ModelConfigError if it is no suite or names a column that is not stored with rows."""
     at = f"{file}: quality.suite is {config.quality.suite}"
     try:
         listed = json.loads(suite.read_text(encoding="utf-8"))["expectations"]
@@ -308,6 +315,6 @@ def _check_suite(file: str, config: ModelConfig, suite: Path) -> None:
 
 
 def _columns_of(arguments: dict[str, Any]) -> Iterator[str]:
-    """The columns that an expectation of Great Expectations names."""
+    """Yield the columns that an expectation of Great Expectations names."""
     yield from (arguments[name] for name in ("column", "column_A", "column_B") if name in arguments)
     yield from arguments.get("column_list", ())

@@ -1,4 +1,4 @@
-"""The blocks of a model's YAML file that describe its monitoring: data quality, drift and performance."""
+"""Settings of a model's monitoring: the blocks `quality`, `drift` and `performance` of its YAML file."""
 
 import re
 from typing import Annotated, Literal, Self
@@ -74,7 +74,7 @@ class EvidentlyItem(Settings):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that its parameters name; a function names its own."""
+        """Columns that the parameters name; empty for a function, which selects its own."""
         if self.report is not None:
             return ()
         own, several = self.parameters.get("column"), self.parameters.get("columns")
@@ -86,7 +86,7 @@ class EvidentlyItem(Settings):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Display name: the metric, preset or function, and its column."""
         column = self.parameters.get("column")
         return f"{self.metric or self.preset or self.report}{f' of {column}' if column else ''}"
 

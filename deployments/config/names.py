@@ -1,6 +1,7 @@
-"""Check that a model's name leads to its file, because a scheduled run knows only the name.
+"""Check that a model's file can be found by the model's name, because a scheduled run has only the name.
 
-A file in a models' folder must have its model's name, in one folder only. A file passed by path may have any name.
+In the models' folders, a file must be named after its model and exist in one folder only. A file passed by path may
+have any name.
 """
 
 from pathlib import Path
@@ -10,7 +11,7 @@ from tasks.policy.records.errors import ModelConfigError
 
 
 def load_named_model(name_or_path: str | Path) -> ModelConfig:
-    """One model, as `load_model_config` reads it. Raises ModelConfigError also where runs would not find it by its name."""
+    """Read one model like `load_model_config`. Also raises ModelConfigError if runs would not find it by its name."""
     config, path = load_model_config(name_or_path), model_path(name_or_path)
     files = _model_files()
     for file in files:

@@ -1,7 +1,7 @@
-"""Defaults that follow from a model's risk: retraining policy, approval and evidence. Settings in the file come first.
+"""Defaults for a model's risk: retraining policy, approval and evidence. Settings in the file take precedence.
 
-A wrong model of low risk is corrected by the next one. A wrong model of high risk has done harm by then: a person
-approves it, intervals are wider and more rows are needed.
+A faulty low-risk model is corrected by the next retrain. A faulty high-risk model does harm before that; therefore a
+person approves it, intervals are wider and more rows are required.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def with_risk_defaults(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete the content of a model's file with the defaults of its risk; an unknown risk is left to validation.
+    """Complete the content of a model's file with the defaults of its risk; validation rejects an unknown risk.
 
-    A `retraining` block in the file is taken as it is: limits belong to the condition they were chosen with.
+    A `retraining` block in the file is used unchanged, because its limits were chosen together with its condition.
     """
     completed = dict(content)
     for section, defaults in DEFAULTS.get(str(content.get("risk")), {}).items():

@@ -1,7 +1,7 @@
-"""The blocks of a model's YAML file that describe its data and its training.
+"""Settings of a model's data and training: the blocks `source`, `columns`, `period` and `training` of its YAML file.
 
-Each policy owns its own settings (`tasks.policy`); the others are here and in `monitoring.py`. Every field has bounds, a
-description, an example and a safe default: error messages and `deployments/README.md` are made from them.
+Each policy owns its settings (`tasks.policy`); the others are here and in `monitoring.py`. Every field has bounds, a
+description, an example and a safe default; error messages and `deployments/README.md` are generated from them.
 """
 
 import codecs
@@ -16,7 +16,7 @@ IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 ImportPath = Annotated[str, Field(pattern=IMPORT_PATH)]
 LONGEST_NAME = 200
 RESERVED = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragment")
-"""Arrow adds columns of these names to every file that it reads, so none of a model's can be told from them."""
+"""Arrow adds columns with these names to every file it reads; a model's columns must not have them."""
 
 
 def _not_reserved(name: str) -> str:
@@ -33,7 +33,10 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _one_name_or_several(value: Any) -> str | tuple[str, ...]:
-    """A list of one column is that column. Its mistakes are said here: of a union pydantic says one for each member."""
+    """Normalise one name or a list of names; a list of one name becomes that name.
+
+    Errors are raised here, because pydantic reports one error per member of a union.
+    """
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not names or not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in names):
         raise ValueError(
@@ -161,7 +164,7 @@ class Columns(Settings):
             "id",
             "label",
             "label_time",
-        ):  # of an id of several columns each may be a feature: a shop of shop, day
+        ):  # a column of a composite id may be a feature, such as shop in [shop, day]
             if getattr(self, role) in self.features.names:
                 raise ValueError(
                     f"{role} column {getattr(self, role)!r} is also a feature, which leaks what is to be predicted; "
@@ -190,17 +193,17 @@ class Columns(Settings):
 
     @property
     def id_columns(self) -> tuple[str, ...]:
-        """The columns that together identify a row."""
+        """Columns that together identify a row."""
         return (self.id,) if isinstance(self.id, str) else self.id
 
     @property
     def key(self) -> str:
-        """The column of the lake that identifies a row; joined from several where the id has several."""
+        """Name of the lake column that identifies a row: the id columns joined by "+"."""
         return "+".join(self.id_columns)
 
     @property
     def used(self) -> frozenset[str]:
-        """Every column of the source that plays a role."""
+        """Columns of the source that have a role."""
         roles = (
             self.time,
             self.label,
@@ -218,17 +221,17 @@ class Columns(Settings):
 
     @property
     def named_classes(self) -> tuple[str, ...]:
-        """Classes that the model's file names, which may be spelled like a word for a missing value."""
+        """Classes named in the model's file; they may be spelled like a word for a missing value."""
         return self.classes if self.positive_label is None else (*self.classes, self.positive_label)
 
     @property
     def has_label_time(self) -> bool:
-        """Whether the source says of each label when it became known, so that its delay is not the same for all."""
+        """Whether the source has a time for each label, in which case the label delay differs between rows."""
         return self.label_time not in (None, self.time)
 
     @property
     def all_labels_within(self) -> timedelta:
-        """How long after a row's time its label may still be on its way; with a time of its own, while it is sought."""
+        """Longest time from a row to its label: the label delay, plus the look-back if labels have their own time."""
         return self.label_delay + (timedelta(days=self.label_lookback_days) if self.has_label_time else timedelta())
 
 

@@ -1,6 +1,6 @@
-"""Read a YAML file from an untrusted author: bounded in size, depth and references, each key once.
+"""Read a YAML file from an untrusted author: size, depth and references are bounded, duplicate keys are refused.
 
-An error names line, column and cause, and quotes nothing of the file, which may be no file of ours.
+An error states line, column and cause. It quotes no content, because the path may point to an unrelated file.
 """
 
 from collections.abc import Hashable
@@ -15,11 +15,11 @@ NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class UnreadableYaml(ValueError):
-    """Why a file cannot be read as YAML, in words."""
+    """A file cannot be read as YAML; the message says why."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key that is there twice: the second would win in silence."""
+    """Safe loader that refuses duplicate keys, of which YAML would silently use the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """What the file holds. Raises UnreadableYaml, OSError."""
+    """Read the file's content. Raises UnreadableYaml and OSError."""
     if path.stat().st_size > MOST_BYTES:
         raise UnreadableYaml(f"has {path.stat().st_size:,} bytes, expected at most {MOST_BYTES:,}")
     try:
@@ -66,7 +66,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _check_shape(text: str) -> None:
-    """Refuse what would take memory or time out of proportion, before anything is built of it."""
+    """Refuse deep nesting and many references, before objects are built. Raises UnreadableYaml."""
     depth = aliases = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -78,12 +78,12 @@ def _check_shape(text: str) -> None:
 
 
 def _check_values(tree: yaml.Node) -> None:
-    """Refuse references that would be too much once written out, and numbers that take long to read (`1:1:1` is base 60)."""
+    """Refuse references that expand to too many values, and numbers that take long to parse (`1:1:1` is base 60)."""
     written_out: dict[int, int] = {}
 
     def count(node: yaml.Node) -> int:
         if id(node) not in written_out:
-            written_out[id(node)] = MOST_VALUES  # until it is known: a reference to what it is in never ends
+            written_out[id(node)] = MOST_VALUES  # until counted: a reference to an enclosing node would never end
             parts = node.value if isinstance(node, yaml.CollectionNode) else []
             parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
             written_out[id(node)] = 1 + sum(count(part) for part in parts)
@@ -103,5 +103,5 @@ def _at(mark: Any) -> str:
 
 
 def _without_quotes(problem: str | None) -> str:
-    """What is wrong, without the piece of the file that some messages quote."""
+    """Return the problem without the part of the file that some messages quote."""
     return (problem or "it cannot be parsed").split("'")[0].split('"')[0].strip() or "it cannot be parsed"

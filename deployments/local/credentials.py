@@ -1,9 +1,10 @@
-"""The log-in of `make serve`: one user and password, from a file that only its owner can read, for every service.
+"""Provide the log-in of `make serve`: one user and password for every service, from a file only its owner can read.
 
-The first start makes one and keeps it in the workspace; `perennial serve --credentials FILE` takes another,
-where FILE holds `user:password`, and `--no-login` goes without. Prefect's server and its clients, MLflow, Evidently and the
-reports ask for it. The password goes on in the environment of the services, never on a command line, where every user of
-the machine could read it, and a password of yours never into the workspace.
+The first start creates a log-in and stores it in the workspace. `perennial serve --credentials FILE` uses another
+one, where FILE contains `user:password`; `--no-login` disables the log-in. Prefect's server and its clients, MLflow,
+Evidently and the reports require it. The password is passed in the environment of the services, never on a command
+line, where every user of the machine could read it. A password from `--credentials` is never written to the
+workspace.
 """
 
 import os
@@ -17,20 +18,23 @@ from tasks.adapters.orchestration.server import LOG_IN
 from tasks.adapters.storage.workspace import Workspace, make_folder
 from tasks.policy.records.errors import LogInError
 
-SHORTEST_PASSWORD = 12  # as MLflow asks for
+SHORTEST_PASSWORD = 12  # MLflow's minimum
 REPORTS_LOG_IN = "PERENNIAL_REPORTS_AUTH_STRING"
 ACCOUNTS = "accounts.db"
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """A user and a password; the password is in no representation."""
+    """A user and a password; `repr` omits the password."""
 
     user: str
     password: str = field(repr=False)
 
     def environment(self, space: Workspace) -> dict[str, str]:
-        """What makes every service and every client use this log-in. Before MLflow starts: its accounts are made anew."""
+        """Return the environment that makes every service and client use this log-in.
+
+        Call it before MLflow starts, because it deletes MLflow's accounts for MLflow to recreate.
+        """
         pair = f"{self.user}:{self.password}"
         return {
             "PREFECT_SERVER_API_AUTH_STRING": pair,
@@ -39,18 +43,19 @@ class Credentials:
             "MLFLOW_AUTH_ADMIN_PASSWORD": self.password,
             "MLFLOW_TRACKING_USERNAME": self.user,
             "MLFLOW_TRACKING_PASSWORD": self.password,
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),  # signs forms; a start of its own is enough
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),  # signs forms; a new key per start is enough
             REPORTS_LOG_IN: pair,
         }
 
     def _mlflow_settings(self, space: Workspace) -> Path:
-        """Who has no account sees nothing; a check of the password is kept for a minute, as each costs 0.4 s.
+        """Write MLflow's auth settings and delete its old accounts; return the settings file.
 
-        MLflow keeps the password of an account that is there, so the accounts of the last start go: this user is all
-        they held, and a password that was changed since would still let in.
+        Users without an account have no permissions. A password check is cached for 60 s, because each costs 0.4 s.
+        MLflow does not update the password of an existing account, so a changed password would not take effect; the
+        accounts hold only this user.
         """
         folder: Path = make_folder(space.home / "mlflow")
-        for left in folder.glob(f"{ACCOUNTS}*"):  # with the journals that SQLite keeps beside it
+        for left in folder.glob(f"{ACCOUNTS}*"):  # including SQLite's journal files
             left.unlink()
         path = folder / "basic_auth.ini"
         path.write_text(
@@ -66,7 +71,7 @@ class Credentials:
 
 
 def made_credentials(space: Workspace) -> tuple[Credentials, bool]:
-    """The log-in that this workspace keeps, made by the first start; and whether it is new. Raises CredentialsError."""
+    """Return (the workspace's log-in, whether it is new); create it on the first start. Raises LogInError."""
     path = make_folder(space.home) / LOG_IN
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -82,7 +87,7 @@ def made_credentials(space: Workspace) -> tuple[Credentials, bool]:
 
 
 def read_credentials(path: Path) -> Credentials:
-    """The log-in of a file. Raises CredentialsError with what is wrong with it."""
+    """Read a log-in from a file. Raises LogInError if the file is unreadable, readable by others, or malformed."""
     try:
         mode, text = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -98,6 +103,6 @@ def read_credentials(path: Path) -> Credentials:
 
 
 def log_in(environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """(user, password) that the services of an environment ask for, where `serve` was given them."""
+    """Return (user, password) that the services of this environment require; None without a log-in."""
     user, colon, password = environment.get(REPORTS_LOG_IN, "").partition(":")
     return (user, password) if colon else None

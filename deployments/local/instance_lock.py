@@ -1,7 +1,7 @@
-"""Allow one `serve` per workspace, because two would write one database; the second is refused while the first runs.
+"""Allow one `serve` per workspace, because two would write to one database; a second one is refused.
 
-The next start ends processes that a killed `serve` left running. A process id may have been reused since, so only a
-process that started at the recorded time counts as ours.
+The next start ends processes that a killed `serve` left running. Because process ids are reused, only a process with
+the recorded start time is ended.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ PATIENCE_S = 20
 
 @dataclass(frozen=True)
 class Hold:
-    """The hold of one `serve` on its workspace; its file says what was started."""
+    """Lock of one `serve` on its workspace; its file records the processes that were started."""
 
     path: Path
 
@@ -34,9 +34,9 @@ class Hold:
         self.path.write_text(json.dumps({"serve": os.getpid(), "started": started}), encoding="utf-8")
 
     def recall(self) -> dict[str, Any]:
-        """What was remembered; nothing where it was cut short, as by a full disk or a loss of power.
+        """Return the recorded processes; empty if the file is truncated, as after a full disk or a power loss.
 
-        Whether the workspace is held is told by the lock alone, so that a file that cannot be read neither frees nor holds it.
+        Only the lock decides whether the workspace is in use; an unreadable file neither releases nor holds it.
         """
         try:
             return dict(json.loads(self.path.read_text(encoding="utf-8") or "{}"))
@@ -46,7 +46,7 @@ class Hold:
 
 @contextmanager
 def hold_workspace(space: Workspace) -> Iterator[Hold]:
-    """Hold the workspace until the end. Raises WorkspaceError where another `serve` holds it."""
+    """Hold the workspace's lock until exit. Raises WorkspaceError if another `serve` holds it."""
     hold = Hold(space.home / "serve.lock")
     with hold.path.open("a", encoding="utf-8") as lock:
         try:

@@ -1,7 +1,7 @@
-"""Serve the workspace's reports and replay pages to this machine's browser, since dashboards may not open file links.
+"""Serve the workspace's reports and replay pages over HTTP on this machine, because dashboards cannot open file links.
 
-`make serve` starts it: `python -m deployments.local.reports PORT`. It listens on localhost only, and `local_guard` asks for
-the log-in and refuses what web pages elsewhere send.
+`make serve` starts it: `python -m deployments.local.reports PORT`. It listens on localhost only. `local_guard`
+requires the log-in and rejects cross-site requests.
 """
 
 import os
@@ -32,13 +32,13 @@ ASSETS = "assets"
 
 
 class Folder(StaticFiles):
-    """Files of a folder, of which a link leads nowhere else; a folder without an index page lists what it holds."""
+    """Static files of a folder; links out of it are not followed, and a folder without an index page is listed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(directory=folder, html=True, check_dir=False)
 
     async def check_config(self) -> None:
-        """Do without Starlette's check: a new workspace has no reports yet."""
+        """Skip Starlette's check that the folder exists: a new workspace has no reports yet."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         try:
@@ -54,13 +54,16 @@ class Folder(StaticFiles):
     def _folder(self, path: str) -> Path | None:
         try:
             found, status = self.lookup_path(path)
-        except (OSError, ValueError):  # no name that a file can have
+        except (OSError, ValueError):  # not a valid file name
             return None
         return Path(found) if status and S_ISDIR(status.st_mode) else None
 
 
 def report_pages(space: Workspace, log_in: str | None = None) -> Application:
-    """`/` lists what there is, FLEET shows all models as they are now, and nothing else of the workspace can be read."""
+    """Build the application; of the workspace it serves only reports and replay pages.
+
+    `/` lists the pages, and FLEET shows the current state of all models.
+    """
     pages = Starlette(
         routes=[
             Route("/", partial(_index, space), methods=["GET"]),
@@ -97,12 +100,12 @@ def _page(title: str, items: list[tuple[str, str]], below: str = "") -> Response
 
 
 def _fleet(_request: Request) -> Response:
-    # imports Prefect and MLflow's client, which the report pages need not wait for
+    # imported here because it loads Prefect and MLflow's client, which the other pages do not need
     from tasks.record.fleet import fleet_html, own_models, survey_files
 
     try:
         return HTMLResponse(fleet_html(survey_files(own_models(), datetime.now(UTC))))
-    except PerennialError as error:  # a ledger or registry that cannot be read must not end the server
+    except PerennialError as error:  # an unreadable ledger or registry must not end the server
         return HTMLResponse(f"<pre>{escape(str(error))}</pre>", HTTPStatus.SERVICE_UNAVAILABLE)
 
 

@@ -1,8 +1,8 @@
-"""`make serve`: everything on this machine, on the workspace that `make demo` filled; nothing listens beyond localhost.
+"""Run everything on this machine (`make serve`), on the workspace that `make demo` filled; listen on localhost only.
 
-Starts Prefect's server, MLflow's, Evidently's, the reports and one worker, and applies the deployments. When one ends the
-others are stopped, because half a system looks healthy and is not. All state is in the workspace, so the next start
-continues where this one stopped.
+Starts the servers of Prefect, MLflow, Evidently and the reports, and one worker, and applies the deployments. If one
+process ends, the others are stopped, because a partial system looks healthy but is not. All state is in the
+workspace; the next start continues where this one stopped.
 """
 
 import os
@@ -36,7 +36,7 @@ from tasks.policy.records.errors import WorkspaceError
 POLL_S = 0.5
 HEALTH_EVERY_S = 10
 APPLIED, REFUSED = 0, 2
-"""How `perennial apply` ends where a person can fix what is wrong; anything else is a defect."""
+"""Exit codes of `perennial apply`: success, and an error that the user can fix. Any other code is a defect."""
 
 
 class ServiceEnded(Exception):
@@ -48,11 +48,20 @@ class ServiceEnded(Exception):
 
 
 def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log_in: bool = False) -> int:
-    """Run until a signal (0) or until a service ends by itself (1). Raises WorkspaceError where it is served already.
+    """Run all services until a signal stops them, or until one ends by itself.
 
-    `credentials`: a file with the log-in that every service asks for; the workspace's own, made by the first start, when
-    left out.
-    `ports`: the preferred ones of prefect, mlflow, reports and evidently; where one is taken another is used, and said.
+    Args:
+        ports: Preferred ports of prefect, mlflow, reports and evidently. If one is taken, another is used and reported.
+        credentials: File with the log-in that every service requires. Default: the workspace's own log-in, which the
+            first start creates.
+        without_log_in: Require no log-in.
+
+    Returns:
+        Exit code: 0 after a signal, 1 if a service ended by itself.
+
+    Raises:
+        WorkspaceError: The workspace is already served, or a service did not become healthy in time.
+        LogInError: The log-in file is unsuitable.
     """
     space, console = workspace(), Console()
     known = read_credentials(credentials) if credentials else None
@@ -64,14 +73,14 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
             known, new = made_credentials(space)
             kept = True
         if known:
-            os.environ |= known.environment(space)  # of this process too, which asks the server
+            os.environ |= known.environment(space)  # also for this process, which is a client of the server
         listening = {name: _port(name, port, stream) for name, port in ports.items()}
         environment, addresses = _environment(space, listening)
         for name in OF_ANOTHER_SERVER:
             os.environ.pop(name, None)
         os.environ |= {
             name: environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")
-        }  # Prefect reads them later
+        }  # Prefect reads them later, when it is imported
         try:
             _start_all(services, space, environment, addresses, stream, stop, hold)
             if not stop.is_set():
@@ -90,7 +99,7 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
 
 
 def _say_log_in(known: Credentials, new: bool, space: Workspace, stream: Stream) -> None:
-    """The password is shown by the start that made it, and never again."""
+    """Print the log-in. The password is shown only by the start that created it."""
     file = space.home / LOG_IN
     if new:
         stream.line("serve", f"log-in: {known.user} with password {known.password}, shown this once; kept in {file}")
@@ -106,7 +115,10 @@ def _port(name: str, preferred: int, stream: Stream) -> int:
 
 
 def _environment(space: Workspace, ports: Mapping[str, int]) -> tuple[dict[str, str], dict[str, str]]:
-    """(what every service runs in, the address of each); absolute, as a worker gives each run a folder of its own."""
+    """Return (environment of every service, address of each service).
+
+    Paths are absolute, because a worker runs each flow run in its own folder.
+    """
     addresses = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     environment = {
         **located(server_environment(space, ports["prefect"])),
@@ -115,7 +127,7 @@ def _environment(space: Workspace, ports: Mapping[str, int]) -> tuple[dict[str, 
         "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
         SOURCES: os.environ.get(SOURCES) or os.pathsep.join(map(str, (*model_folders(), space.home))),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its background jobs serve generative AI
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its background jobs are for generative AI only
         "PYTHONUNBUFFERED": "1",
     }
     return environment, addresses
@@ -130,26 +142,27 @@ def _start_all(
     stop: Event,
     hold: Hold,
 ) -> None:
-    """Start everything in order, each step once the one before is healthy; `services` holds what was started."""
+    """Start everything in order, each step once the previous one is healthy; append started services to `services`."""
     api_url = environment["PREFECT_API_URL"]
     servers = servers_of(space, environment, addresses)
-    _start(servers, servers[:1], services, stream, stop, hold)  # deploying needs Prefect's only
+    _start(servers, servers[:1], services, stream, stop, hold)  # deploying needs only Prefect's server
     record_served(space, api_url)
     _apply(services, environment, stream, stop, hold)
     if stop.is_set():
         return
-    # both import Prefect, which the servers need not wait for
+    # imported here because it loads Prefect, which starting the servers does not need
     from deployments.local.worker import worker
 
-    _say_handed_back(orchestration.requeue.hand_back_runs(api_url), stream)  # of a `serve` that was killed
+    _say_handed_back(orchestration.requeue.hand_back_runs(api_url), stream)  # runs of a killed `serve`
     last = worker(environment)
     _start([last], [*servers, last], services, stream, stop, hold)
 
 
 def _apply(services: list[Service], environment: Mapping[str, str], stream: Stream, stop: Event, hold: Hold) -> None:
-    """Deploy what the files say; refused, all starts on what was deployed before, as one model's mistake ends no other.
+    """Apply the deployments of the files.
 
-    Raises ServiceEnded where nothing was.
+    If `apply` refuses, the services start with what was deployed before; an error in one model's file must not stop the
+    others. Raises ServiceEnded if nothing was deployed before.
     """
     command = module("deployments", "apply", "--keep-switches", "--worker-follows", "perennial")
     applying = Service("apply", command, environment, "", lambda: False)
@@ -160,12 +173,12 @@ def _apply(services: list[Service], environment: Mapping[str, str], stream: Stre
 
 
 def _is_deployed(api_url: str) -> bool:
-    """Whether the server has deployments of ours."""
-    # Prefect takes seconds to import, and the servers need not wait for it
+    """Return whether the server has deployments of Perennial."""
+    # Prefect takes seconds to import, and starting the servers does not need it
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    # this too imports Prefect
+    # imports Prefect as well
     from deployments.apply.server_state import TAG
 
     ours = {"deployments": {"tags": {"all_": [TAG]}}}
@@ -181,7 +194,10 @@ def _start(
     stop: Event,
     hold: Hold,
 ) -> None:
-    """Start some, and return once the awaited are healthy or a stop is asked for. Raises ServiceEnded, WorkspaceError."""
+    """Start services; return once the awaited ones are healthy or a stop is requested.
+
+    Raises ServiceEnded if a service ends, and WorkspaceError if one is not healthy after START_TIMEOUT_S seconds.
+    """
     if stop.is_set():
         return
     for service in starting:
@@ -228,7 +244,7 @@ def _explain(service: Service, stream: Stream) -> None:
 
 
 def _say_refused(services: Sequence[Service], stream: Stream) -> None:
-    """Print this last, so that an old state is not mistaken for that of the files."""
+    """Print that `apply` refused and the previous state is served; printed last, where it is not overlooked."""
     for service in services:
         if service.name == "apply" and service.exit_status == REFUSED:
             text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is fixed and"
@@ -238,7 +254,7 @@ def _say_refused(services: Sequence[Service], stream: Stream) -> None:
 
 
 def _stop_all(services: Sequence[Service], space: Workspace, api_url: str, stream: Stream) -> None:
-    """Stop in reverse order; the worker's runs go back to a server that still answers."""
+    """Stop the services in reverse order, and requeue the worker's runs while the server still responds."""
     stream.line("serve", "stopping")
     for service in reversed(services):
         service.stop(PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The servers of `make serve`: how each is started and checked; they listen on localhost only."""
+"""Define the servers of `make serve`: how each is started and health-checked. They listen on localhost only."""
 
 import socket
 import sys
@@ -15,16 +15,16 @@ from tasks.adapters.storage.workspace import Workspace, make_folder
 
 MLFLOW_APP = "tasks.adapters.dashboards.mlflow_app"
 ASKS_WHO = ("/api/admin/version", "/api/2.0/mlflow/users/current")
-"""Pages of Prefect and of MLflow that only who has the log-in gets, unlike their health pages."""
+"""Endpoints of Prefect and MLflow that require the log-in, unlike their health endpoints."""
 
 
 def servers_of(space: Workspace, environment: Mapping[str, str], addresses: Mapping[str, str]) -> list[Service]:
-    """Services with an address, Prefect's first; MLflow's only where no other server has the registry."""
+    """Return the servers, Prefect's first. MLflow's is left out if the registry is on another server."""
     keeper = log_in(environment)
 
     def served(name: str, health: str, *arguments: str) -> Service:
         address = addresses[name]
-        page = f"{address}/#/models" if name == "mlflow" else address  # its first page is about other things
+        page = f"{address}/#/models" if name == "mlflow" else address  # MLflow's start page does not show models
         return Service(name, module(*arguments), environment, page, lambda: answers(address + health, keeper))
 
     def listen(name: str) -> tuple[str, ...]:
@@ -44,10 +44,10 @@ def servers_of(space: Workspace, environment: Mapping[str, str], addresses: Mapp
             str(make_folder(space.home / "evidently")),
         )
         servers.append(served("evidently", "/", *evidently, *listen("evidently")))
-        servers[-1].is_healthy = lambda: _listens(addresses["evidently"])  # it logs a line for every request
-    if not space.mlflow.startswith("http"):  # else someone else serves it
+        servers[-1].is_healthy = lambda: _listens(addresses["evidently"])  # Evidently logs a line for every request
+    if not space.mlflow.startswith("http"):  # otherwise another server provides it
         stores = ("--backend-store-uri", space.mlflow, "--artifacts-destination", space.artifacts)
-        quiet = ("--workers", "1", "--uvicorn-opts", "--log-level warning")  # else a line for every health check
+        quiet = ("--workers", "1", "--uvicorn-opts", "--log-level warning")  # without it, one line per health check
         own = ",".join(
             addresses["mlflow"].removeprefix("http://").replace("127.0.0.1", name) for name in LOCAL_NAMES[:2]
         )
@@ -61,12 +61,12 @@ def servers_of(space: Workspace, environment: Mapping[str, str], addresses: Mapp
 
 
 def module(*arguments: str) -> list[str]:
-    """The command that runs a module with this Python."""
+    """Return the command that runs a module with this Python interpreter."""
     return [sys.executable, "-m", *arguments]
 
 
 def answers(url: str, keeper: tuple[str, str] | None = None) -> bool:
-    """Whether a page comes; one that is refused to who has the log-in is as good as none."""
+    """Return whether a page responds with status 200 to this log-in; a refused log-in counts as unhealthy."""
     try:
         return httpx.get(url, timeout=5, auth=keeper).status_code == HTTPStatus.OK
     except httpx.HTTPError:

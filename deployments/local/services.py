@@ -1,7 +1,8 @@
-"""Processes of `make serve`: each is started with Popen, logs to one stream, and ends with all its children.
+"""Manage the processes of `make serve`: each is started with Popen, logs to one stream, and ends with its children.
 
-Each runs in a session of its own, away from the terminal's Ctrl-C, so they can be stopped in order. Their children (a
-worker's flow runs, in sessions of their own) are recorded while the parents live, because orphans cannot be traced back.
+Each process runs in its own session, which the terminal's Ctrl-C does not reach, to be stopped in order. Child
+processes (a worker's flow runs, in sessions of their own) are recorded while the parent runs, because orphans cannot
+be traced back.
 """
 
 import os
@@ -27,7 +28,7 @@ COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
 @dataclass
 class Stream:
-    """One log for all services, each line behind the name of its service."""
+    """One log for all services; each line is prefixed with the name of its service."""
 
     console: Console
     width: int
@@ -40,7 +41,7 @@ class Stream:
         self.show(Text(f"{name:<{self.width}} │ ", style=colour) + Text.from_ansi(text.rstrip()))
 
     def show(self, what: Text | Table) -> None:
-        """Print; where output is lost (a closed pipe, a full disk) the services continue without it."""
+        """Print to the console; if output fails (closed pipe, full disk), the services continue without it."""
         with self._lock:
             if self.is_closed:
                 return
@@ -51,13 +52,13 @@ class Stream:
                 UnicodeError,
                 ValueError,
                 SystemExit,
-            ):  # a closed file; and rich ends a process for a broken pipe
+            ):  # ValueError: a closed file; SystemExit: rich exits on a broken pipe
                 self.is_closed = True
                 discard_output()
 
 
 def discard_output() -> None:
-    """What this process prints from here on goes nowhere, so that neither it nor Python's own flush at the end fails."""
+    """Redirect stdout and stderr to /dev/null; later prints and Python's flush at exit do not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(nowhere, number)
@@ -66,7 +67,7 @@ def discard_output() -> None:
 
 @dataclass
 class Service:
-    """One process: how to start it, where it answers, and how to check it."""
+    """One process: its command, its address, and its health check."""
 
     name: str
     command: Sequence[str]
@@ -97,18 +98,18 @@ class Service:
 
     @property
     def exit_status(self) -> int | None:
-        """None while it runs or was never started."""
+        """Exit status of the process; None while it runs or if it was never started."""
         return self.process.poll() if self.process else None
 
     def note_family(self, at_once: bool = False) -> None:
-        """Look, every FAMILY_EVERY_S, what the process has started, in case it dies and leaves that behind."""
+        """Record the process's children every FAMILY_EVERY_S seconds, to end them if the process dies before them."""
         due = at_once or monotonic() - self._family_noted > FAMILY_EVERY_S
         if self.process and self.exit_status is None and due:
             self.family = _family(self.process.pid) or self.family
             self._family_noted = monotonic()
 
     def stop(self, patience_s: float) -> None:
-        """End the process and everything that it started: terminate first, kill after `patience_s`."""
+        """End the process and all its children: terminate first, kill after `patience_s` seconds."""
         if self.process is None:
             return
         if self.process.poll() is None:
@@ -140,7 +141,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def end(processes: Sequence[psutil.Process], patience_s: float) -> None:
-    """Ask these to end, and kill those that have not after `patience_s`."""
+    """Terminate processes, and kill those still running after `patience_s` seconds."""
     for process in processes:
         _signal(process.terminate)
     _, alive = psutil.wait_procs(processes, timeout=patience_s)
@@ -158,7 +159,7 @@ def _signal(send: Callable[[], None]) -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Event]:
-    """An event that a signal sets; a second signal does not cut the orderly stop short."""
+    """Yield an event that SIGINT, SIGTERM or SIGHUP sets; a second signal does not interrupt the orderly stop."""
     stop = Event()
     before = {each: signal.signal(each, lambda *_: stop.set()) for each in STOP_SIGNALS}
     try:

@@ -1,4 +1,4 @@
-"""The worker of this machine: how it is started, whether it is there, and that its runs go back to the queue when it stops."""
+"""Run this machine's worker: start it, check that it is online, and requeue its runs when it stops."""
 
 import os
 import sys
@@ -27,10 +27,10 @@ AWAY_S = 2.0
 
 
 def worker(environment: Mapping[str, str], pool: str = POOL, queues: Sequence[str] = ()) -> Service:
-    """The worker of this machine for a pool, or for some of its queues."""
+    """Return the worker service of this machine for a pool, or for some of its queues."""
     api_url, name = environment["PREFECT_API_URL"], worker_name(pool, queues)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
-    command += ["--no-create-pool-if-not-found"]  # its own template would not be ours
+    command += ["--no-create-pool-if-not-found"]  # a pool created by the worker would lack Perennial's template
     command += [part for queue in queues for part in ("--work-queue", queue)]
     address = f"{api_url.removesuffix('/api')}/work-pools/work-pool/{pool}"
     since = datetime.now(UTC)
@@ -38,10 +38,15 @@ def worker(environment: Mapping[str, str], pool: str = POOL, queues: Sequence[st
 
 
 def work(pool: str, queues: Sequence[str]) -> int:
-    """Run a worker until a signal (0) or until it ends by itself (its status); what it was running goes back to the queue.
+    """Run a worker until a signal stops it or it ends by itself; then requeue its runs.
 
-    A server that does not answer is waited for: after a loss of power all start at once. Raises DeploymentError where none
-    is set, or where it refuses or has no such pool.
+    Waits for a server that does not respond, because after a power loss all machines start at once.
+
+    Returns:
+        Exit code: 0 after a signal, else the worker's exit status.
+
+    Raises:
+        DeploymentError: No server is set, or it refuses the request or has no such pool.
     """
     api_url = get_current_settings().api.url
     if not api_url:
@@ -69,9 +74,10 @@ def work(pool: str, queues: Sequence[str]) -> int:
 
 
 def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
-    """Whether the pool is there, once the server answers; False where a signal came first. Raises DeploymentError.
+    """Wait until the server responds; return True if the pool exists, False if a signal came first.
 
-    Prefect's worker would make a pool that is not there, without our template, and ask it for runs for ever.
+    Prefect's worker would create a missing pool without Perennial's template, and poll it forever. Raises
+    DeploymentError if the pool is missing or the server refuses the request.
     """
     reported = False
     while not stop.is_set():
@@ -98,18 +104,18 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
 
 
 def _runs_of(service: Service) -> set[UUID]:
-    """Ids of the flow runs whose processes this worker started, as Prefect tells each its own."""
+    """Return the ids of the flow runs whose processes this worker started, read from their environments."""
     service.note_family(at_once=True)
     found = set()
     for process in service.family:
-        with suppress(psutil.Error):  # it ended by itself, or belongs to nobody by now
+        with suppress(psutil.Error):  # the process has ended or can no longer be inspected
             run = process.environ().get(OF_RUN)
             found |= {UUID(run)} if run else set()
     return found
 
 
 def _is_online(api_url: str, pool: str, name: str, since: datetime) -> bool:
-    """Whether this worker was heard of since; an earlier start left one of the same name."""
+    """Return whether this worker has sent a heartbeat after `since`; an earlier start leaves one of the same name."""
     try:
         with client_of(api_url) as client:
             workers = client.read_workers_for_work_pool(pool)

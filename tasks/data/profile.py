@@ -1,4 +1,4 @@
-"""Read a window once and reduce it to counts; every check and drift score is computed from these."""
+"""Profile a window: reduce its rows to counts in one pass. Every check and drift score is computed from the counts."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from tasks.policy.records.reports import Snapshot
 SAMPLE = "sample.parquet"
 
 
-# Retries are for a registry or an object store that does not answer for a moment.
+# Retried because the registry or the object store may be briefly unavailable.
 @stage(
     name="profile window",
     task_run_name="profile {snapshot.window.name}",
@@ -23,7 +23,7 @@ SAMPLE = "sample.parquet"
     timeout_seconds=3600,
 )
 def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersion) -> WindowProfile:
-    """Count a snapshot into the champion's frozen reference, in one pass; a bounded sample is kept for plots."""
+    """Profile a snapshot against the champion's frozen reference in one pass; store a bounded sample for plots."""
     reference = registry.version_files.reference_profile(champion)
     profile = profile_snapshot(config, snapshot, reference)
     get_run_logger().info(
@@ -33,8 +33,8 @@ def profile_window(config: ModelConfig, snapshot: Snapshot, champion: ModelVersi
 
 
 def profile_snapshot(config: ModelConfig, snapshot: Snapshot, reference: ReferenceProfile) -> WindowProfile:
-    """The same, for a reference at hand. Raises LakeError for a lost snapshot, WorkspaceError for a full disk."""
-    if not snapshot.rows:  # nothing landed that could be read
+    """Profile a snapshot against a given reference. Raises LakeError (snapshot lost) and WorkspaceError (disk full)."""
+    if not snapshot.rows:  # no rows to read
         return profiling.profile.profile_batches((), reference, config, snapshot.window)
     path = workspace().report(config.name, snapshot.window.name, SAMPLE)
     return profiling.profile.profile_columns(

@@ -1,8 +1,8 @@
-"""Take in what is new: a window's rows from the model's source, and the labels that have become known since.
+"""Ingest new data: a window's rows from the model's source, and the labels that have arrived since the last run.
 
-Both are stored once and for good (`tasks.adapters.lake.tables`), so whatever follows reads the same rows, now and in a year.
-A window that has landed is not read from its source again. Wrong columns, types and clocks stop here as a SourceError,
-before anything is written.
+Both are stored permanently in the lake (`tasks.adapters.lake.tables`); every later stage reads the same rows, now and
+in a year. A stored window is not read from its source again. Wrong columns, types and clocks raise SourceError before
+anything is written.
 """
 
 from datetime import datetime, timedelta
@@ -21,22 +21,22 @@ from tasks.policy.records.reports import Snapshot
 
 
 def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
-    """Whether trying again may help: only where the source did not answer. Bad data stays bad."""
+    """Return whether a retry can help: only after SourceUnreachable. Invalid data fails the same way again."""
     return isinstance(state.result(raise_on_failure=False), SourceUnreachable)
 
 
-# Retries are for a host, bucket or database that does not answer for a moment.
+# Retried because a host, bucket or database may be briefly unavailable.
 @stage(
     retries=3,
     retry_condition_fn=_may_pass,
     timeout_seconds=1800,
 )
 def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = False) -> Snapshot:
-    """The window's rows as they landed, landing them first where they have not.
+    """Return the snapshot of a window; read and store its rows first if the lake does not have them.
 
-    Where the source has none and it `may_be_empty`, as on a holiday, a snapshot of 0 rows: nothing lands, so that what
-    comes late can still be taken. Raises SourceError (SourceEmpty, SourceUnreachable) and WorkspaceError; then nothing has
-    landed.
+    If the source has no rows and `may_be_empty` is true, as on a holiday, returns a snapshot of 0 rows and stores
+    nothing; rows that arrive late can still be ingested. Raises SourceError (SourceEmpty, SourceUnreachable) and
+    WorkspaceError, in which case nothing has been stored.
     """
     logger = get_run_logger()
     landed = lake.landed_rows(config, window)
@@ -61,10 +61,10 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
     timeout_seconds=1800,
 )
 def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = None) -> int:
-    """Store the labels that were known by `as_of`, new, corrected or taken back; how many.
+    """Store the labels known by `as_of` that are new, corrected or withdrawn; return their count.
 
-    Looks at production time whose labels may have come since the last time, up to `columns.label_lookback_days` after
-    they were due; at `period` instead where one is given, for labels that came later still.
+    Searches the production time whose labels may have arrived since the last call, up to `columns.label_lookback_days`
+    after they were due. A given `period` is searched instead, for labels that arrive even later.
     """
     due = None if period else lake.labels_due(config, as_of, timedelta(days=config.columns.label_lookback_days))
     searched = due.window if due else period

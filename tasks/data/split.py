@@ -1,10 +1,11 @@
-"""Which labelled rows a challenger learns from, and which are kept back to judge it.
+"""Split labelled rows into a training window and a holdout for validating the challenger.
 
-The latest `holdout_days` that have landed and whose labels are due by `as_of` are never trained on, nor is what came
-after them; the training window ends where they begin. Where each label has a time of its own, they are due after as long
-as all but a few took so far: days with the first labels only would teach and judge on another mix than they end with.
-Windows that are quarantined, or whose labels cannot be trusted, are in neither. So a retrain by hand, days after the last
-window or months after the history, is judged on as many days as one that a window's end asked for.
+The holdout is the latest `holdout_days` that are in the lake and whose labels are due by `as_of`. Neither the holdout
+nor later rows are trained on; the training window ends where the holdout begins. Where each label has its own
+timestamp, the label delay is the time in which all but a few labels have arrived so far, because days that have only
+their first labels have a different label mix than they end with. Quarantined windows, and windows whose labels failed
+their checks, are in neither part. The holdout has the same number of days whether a window's end or a person started
+the retrain.
 """
 
 from datetime import datetime, timedelta
@@ -20,9 +21,9 @@ from tasks.policy.records.reports import Snapshot
 
 @stage
 def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot, Snapshot]:
-    """(training, holdout): consecutive windows of labelled rows, as labels were known at `as_of`.
+    """Return (training, holdout): consecutive windows of labelled rows, with the labels known at `as_of`.
 
-    Raises TooEarly where all recorded data lies in the holdout.
+    Raises TooEarly if the recorded data is too short to leave training rows before the holdout.
     """
     excluding = windows_to_exclude(ledger.entries(config.name), as_of)
     landed = lake.landed_until(config, as_of, excluding) or as_of
@@ -44,7 +45,7 @@ def split_labelled_rows(config: ModelConfig, as_of: datetime) -> tuple[Snapshot,
 
 
 def _label_delay(config: ModelConfig, as_of: datetime) -> timedelta:
-    """After which time a row's label can be counted on."""
+    """Return the delay after which a row's label is expected: the configured one, or the observed one if longer."""
     least = config.columns.label_delay
     seen = lake.label_lag(config, as_of, config.performance.closed_at) if config.columns.has_label_time else None
     return max(least, seen or least)

@@ -1,6 +1,6 @@
-"""Whether retraining pays, by the model's own policy: evidence and history in, a judgement with its reasons out.
+"""Decide whether to retrain, by the model's policy: from evidence and history to a judgement with its reasons.
 
-The judgement itself is pure (`tasks.policy.decision.retraining`); this stage gives it what it needs and logs what it said.
+The decision itself is pure (`tasks.policy.decision.retraining`); this stage collects its inputs and logs the result.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ def decide(
     revised: Sequence[PerformanceReport] = (),
     diagnosis: Diagnosis | None = None,
 ) -> Judgement:
-    """The judgement of one window; `revised` are earlier windows that later labels changed.
+    """Judge one window; `revised` are reports of earlier windows that later labels changed.
 
-    What others changed in the registry is reported beside it and decides nothing.
+    Changes that others made in the registry are reported but do not influence the decision.
     """
     history, as_of = run.history, run.as_of
     kind, explanations = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
@@ -74,7 +74,7 @@ def decide(
 
 
 def _on_labels(evidence: WindowEvidence, revised: Sequence[PerformanceReport]) -> list[str]:
-    """Problems with the labels of this window, and problems found since in those of earlier windows."""
+    """Describe problems with the labels of this window, and newly found ones with the labels of earlier windows."""
     own = (evidence.performance,) if evidence.performance else ()
     found = label_reports((*(report for report in revised if not report.has_sound_labels), *own))
     return [f"{report.window.name}: {reason}" for report in found for reason in report.reasons]
@@ -82,7 +82,7 @@ def _on_labels(evidence: WindowEvidence, revised: Sequence[PerformanceReport]) -
 
 @stage
 def check_budget(config: ModelConfig, spent_usd: float, next_cost_usd: float | None = None) -> str | None:
-    """Why the month's budget refuses a retrain; None where it does not."""
+    """Return why the monthly budget refuses a retrain; None if it allows it."""
     refusal = over_budget(config.budget, spent_usd, next_cost_usd)
     if refusal:
         get_run_logger().warning("budget: %s", refusal)

@@ -1,8 +1,8 @@
-"""What kind of change a window shows, with the performance that its inputs alone would explain standing beside it.
+"""Diagnose the kind of change in a window, together with a label-free performance estimate.
 
-The estimate needs no labels of the window: it learns on the latest closed windows how far predictions can be trusted
-(classes) or how far like predictions missed (regression), and applies that to what was predicted now. Several classes
-have no estimate yet.
+The estimate needs no labels of the window. From the latest closed windows it learns how well calibrated the predicted
+probabilities are (classification) or how large the loss of similar predictions was (regression), and applies that to
+the window's predictions. Multiclass models have no estimate yet.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,15 @@ from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceRe
 from tasks.policy.statistics import metrics
 
 LEARN_FROM = 3
-"""Latest closed windows that the estimate learns from."""
+"""Number of latest closed windows that the estimate learns from."""
 
 
-# one retry: the lake may be out of reach for a moment; diagnosing writes nothing
+# one retry: the lake may be briefly unavailable; the stage writes nothing
 @stage(retries=1, timeout_seconds=1800)
 def diagnose_window(
     config: ModelConfig, run: MonitorRun, evidence: WindowEvidence, revised: Sequence[PerformanceReport] = ()
 ) -> Diagnosis:
-    """The kind of change in a judged window, its reasons, the features that explain it, and the estimate."""
+    """Diagnose a window: the kind of change, its reasons, the features that explain it, and the estimate."""
     history, as_of = run.history, run.as_of
     estimate, error = None, past_error(history, config.performance.metric)
     if evidence.quality is not None and evidence.quality.verdict != "fail":
@@ -56,14 +56,14 @@ def diagnose_window(
 
 
 def _stands_in(performance: PerformanceReport | None) -> bool:
-    """Whether the estimate is all that is known of the metric."""
+    """Return whether the estimate is the only available value of the primary metric."""
     return performance is None or performance.maturity == "open" or performance.metric(performance.primary) is None
 
 
 def explain_change(
     config: ModelConfig, evidence: WindowEvidence, champion: ModelVersion, as_of: datetime
 ) -> tuple[str, ...]:
-    """Which features' drift moved the predictions, and which the loss; empty where nothing drifted."""
+    """Describe which drifted features moved the predictions, and which moved the loss; empty if nothing drifted."""
     drift, explanations = evidence.drift, []
     if drift is None or not any(feature.verdict == "drifted" for feature in drift.features):
         return ()
@@ -84,7 +84,10 @@ def explain_change(
 def explain_loss(
     config: ModelConfig, window: Window, champion: ModelVersion, as_of: datetime, drift: DriftReport
 ) -> str | None:
-    """Which drifted features moved the mean loss of the champion's rows with labels, on a bounded sample."""
+    """Describe which drifted features moved the champion's mean loss, on a bounded sample of labelled rows.
+
+    None for a version without stored SHAP values, or where no row has a label.
+    """
     frozen = registry.version_files.attribution(champion)
     if frozen is None:
         return None
@@ -106,7 +109,11 @@ def explain_loss(
 def estimate_performance(
     config: ModelConfig, window: Window, performances: Sequence[PerformanceReport], as_of: datetime
 ) -> MetricValue | None:
-    """The primary metric expected of the window without its labels; None before a window has closed."""
+    """Estimate the window's primary metric without its labels.
+
+    None for multiclass models, without a prediction in the window, before an earlier window of this version has
+    closed with sound labels, and with fewer than `retraining.min_labelled_rows` rows to learn from.
+    """
     served = evaluation.prediction_log.read_served(config, window, as_of)
     closed = [
         report.window

@@ -1,6 +1,6 @@
-"""Has the data moved from what the model learned? Every feature is measured on all rows; Evidently measures a sample.
+"""Measure drift from the model's reference: every feature on all rows, and a bounded sample with Evidently.
 
-The verdict of record is that of all rows. What Evidently finds, and the user's own tests, stand beside it.
+The verdict of record is the one on all rows. Evidently's findings and the user's own tests are reported with it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ from tasks.policy.records.reports import DriftReport, SecondOpinion
 from tasks.policy.reference.calendar_match import Matched, match_calendar
 from tasks.policy.statistics.power import rows_needed
 
-if TYPE_CHECKING:  # loaded where a window is measured
+if TYPE_CHECKING:  # loaded only when a window is measured
     from tasks.adapters.gates.evidently_columns import Samples
     from tasks.adapters.profiling.reference_sample import ReferenceSample
 
@@ -39,14 +39,14 @@ NO_ROW = "no row of the window was sampled"
 
 @dataclass(frozen=True)
 class DriftReference:
-    """What a version learned from, as stored with it: its profile, how it relies on features, and training rows."""
+    """Reference data stored with a version: its profile, its feature importances, and training rows."""
 
     profile: ReferenceProfile
     importances: Mapping[str, float] = field(default_factory=dict)
     coded: CodedRows | None = None
-    """Rows as codes of the profile's bins."""
+    """Training rows, encoded as bins of the profile."""
     sample: "ReferenceSample | None" = None
-    """Some of these rows with their values."""
+    """A sample of these rows with their values."""
 
 
 @stage(
@@ -55,7 +55,7 @@ class DriftReference:
     timeout_seconds=600,
 )
 def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVersion) -> DriftReport:
-    """Measure a window against the champion's frozen reference, features weighted by their importance to it."""
+    """Measure a window against the champion's frozen reference; features are weighted by the champion's importances."""
     baseline = DriftReference(
         registry.version_files.reference_profile(champion),
         registry.version_files.feature_importance(champion),
@@ -83,10 +83,10 @@ def report_drift(
     baseline: DriftReference,
     measure_shifts: Callable[[], Sequence[Shift]] = tuple,
 ) -> DriftReport:
-    """The same, for a reference at hand.
+    """Measure a window against a given reference, write the drift page, and return the report.
 
-    With coded training rows the reference is matched to the window's phase of the calendar, and features are looked at
-    together. Shifts of predictions are measured only where a feature drifted, as they cost more than the rest.
+    Coded training rows allow two more steps: the reference is matched to the window's phase of the calendar, and joint
+    drift is tested. Prediction shifts are measured only if a feature drifted, because they cost more than the rest.
     """
     coded, importances = baseline.coded, baseline.importances
     sample = None if coded is None else _read_sample(config, profile, baseline.profile, importances)
@@ -103,7 +103,7 @@ def report_drift(
 def _draw_samples(
     config: ModelConfig, profile: WindowProfile, baseline: DriftReference, matched: Matched | None
 ) -> "Samples | None":
-    """Both sides for Evidently, the reference's at the window's phase; None where either has no row stored."""
+    """Draw current and reference rows for Evidently, matched to the window's phase; None if either has no rows."""
     if baseline.sample is None or profile.sample_uri is None:
         return None
     seed = int(digest(config.name, profile.window.name, length=8), 16)
@@ -116,9 +116,9 @@ def _draw_samples(
 
 
 def _with_evidently(config: ModelConfig, report: DriftReport, samples: "Samples | None", why_none: str) -> DriftReport:
-    """The report with Evidently's opinion and the user's own tests; `why_none` says why there are no samples.
+    """Add Evidently's opinion and the user's own tests to the report; write its page and snapshots.
 
-    Its page and snapshots are written.
+    `why_none` is the reason shown where `samples` is None. Raises WorkspaceError if the page cannot be written.
     """
     measured = gates.evidently.measure_samples(report, samples, config.drift) if samples else None
     opinion = measured.opinion if measured else SecondOpinion("insufficient", 0, 0, unavailable=why_none)
@@ -146,9 +146,9 @@ def _with_evidently(config: ModelConfig, report: DriftReport, samples: "Samples 
 
 
 def measure_prediction_shifts(profile: WindowProfile, champion: ModelVersion) -> tuple[Shift, ...]:
-    """How far each feature moved the champion's mean prediction since training, on the window's bounded sample.
+    """Measure how far each feature moved the champion's mean prediction since training, on the window's bounded sample.
 
-    Empty without SHAP values: another estimator, no row, or a personal feature, which no sample holds.
+    Empty without SHAP values: an estimator without them, no row, or a personal feature, which no sample contains.
     """
     frozen = registry.version_files.attribution(champion)
     if frozen is None or profile.sample_uri is None:
@@ -157,13 +157,13 @@ def measure_prediction_shifts(profile: WindowProfile, champion: ModelVersion) ->
         contributed = models.shap.contributions(
             registry.version_files.load_scorer(champion), pq.read_table(profile.sample_uri)
         )
-    except FeatureError:  # a column of another type: the quality gate has told
+    except FeatureError:  # a column of another type: the quality gate has reported it
         return ()
     return () if contributed is None else prediction_shifts(frozen, contributed)
 
 
 def _with_shifts(report: DriftReport, shifts: Sequence[Shift], config: ModelConfig) -> DriftReport:
-    """The report with each feature's part in the moved predictions, and the sentence that ranks the drifted ones."""
+    """Add each feature's part of the prediction shift to the report, and a sentence that ranks the drifted features."""
     moved = {shift.feature: shift.moved for shift in shifts}
     features = tuple(replace(drift, prediction_shift=moved.get(drift.feature)) for drift in report.features)
     drifted = [drift.feature for drift in report.features if drift.verdict == "drifted"]
@@ -176,7 +176,7 @@ def _with_shifts(report: DriftReport, shifts: Sequence[Shift], config: ModelConf
 def _read_sample(
     config: ModelConfig, profile: WindowProfile, reference: ReferenceProfile, importances: Mapping[str, float]
 ) -> CodedRows | None:
-    """The window's sample as codes: its hours, and the features that weigh most as far as they are looked at together."""
+    """Read the window's sample as bin codes: its hours, and the most important features if joint drift is tested."""
     if profile.sample_uri is None:
         return None
     held = set(pq.read_schema(profile.sample_uri).names)
@@ -196,7 +196,11 @@ def _match(
     coded: CodedRows | None,
     sample: CodedRows | None,
 ) -> Matched | None:
-    """The reference at the window's phase, where that leaves rows enough to show the limit; the test is symmetric."""
+    """Match the reference to the window's phase of the calendar; None without coded rows on either side.
+
+    The matched rows must suffice to detect a shift of `drift.threshold`. The minimum is computed from the window's
+    rows, because the test is symmetric.
+    """
     if coded is None or sample is None:
         return None
     settings, features = config.drift, max(1, len(reference.features))
@@ -213,7 +217,7 @@ def _with_rows(
     matched: Matched | None,
     stable_auc: float | None,
 ) -> DriftReport:
-    """The report with what single rows tell: which part of the reference was compared, and how features moved together."""
+    """Add row-level findings to the report: the part of the reference that was compared, and joint drift."""
     told = [matched.told] if matched else []
     if coded is None or sample is None or not config.drift.joint:
         return replace(report, reasons=(*report.reasons, *told))

@@ -1,7 +1,7 @@
-"""How the served predictions met the labels that are known by now, window by window.
+"""Measure model performance per window: logged predictions against the labels known so far.
 
-Labels come late, so earlier windows that were not closed are measured again and handed back beside the present one, and
-so are closed ones of which labels have come or were corrected since, as long as these are sought (`label_lookback_days`).
+Labels come late. Earlier windows that are not closed are measured again and returned with the current one. A closed
+window is measured again if its labels arrived or were corrected within `label_lookback_days`.
 """
 
 import statistics
@@ -38,15 +38,18 @@ if TYPE_CHECKING:
 
 BOOTSTRAP_DRAWS = 500
 USUAL_WINDOWS, USUAL_FROM = 6, 3
-"""Latest closed windows that say how many rows get a label, and how few may."""
+"""The usual labelled share is the median of the latest `USUAL_WINDOWS` closed windows, given at least `USUAL_FROM`."""
 
 
-# two retries: the lake may be out of reach for a moment; measuring writes nothing
+# two retries: the lake may be briefly unavailable; the stage writes nothing
 @stage(retries=2, timeout_seconds=1800)
 def measure_performance(
     config: ModelConfig, run: MonitorRun, latency: Latency | None = None
 ) -> tuple[PerformanceReport, ...]:
-    """The window's report with the labels known by then, followed by those of earlier windows that have matured since."""
+    """Measure the window with the labels known at `as_of`, then earlier windows whose labels have changed since.
+
+    Returns the window's report, followed by the reports of earlier windows that differ from their last one.
+    """
     window, as_of, history, champion = run.window, run.as_of, run.history, run.champion
     revised = []
     for earlier in history.performances:
@@ -65,10 +68,10 @@ def measure_performance(
 
 
 def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window, as_of: datetime) -> bool:
-    """Whether measuring again may say something else. Labels of old windows are not even looked at: none is sought."""
+    """Return whether measuring again can change the report. Labels past `label_lookback_days` are not read."""
     if (
         earlier.maturity != "closed" or not earlier.has_sound_labels
-    ):  # doubted by limits that may have been changed since
+    ):  # the label limits may have changed since the labels failed
         return True
     columns = config.columns
     sought_until = earlier.window.end + columns.label_delay + timedelta(days=columns.label_lookback_days)
@@ -81,7 +84,7 @@ def _said(report: PerformanceReport) -> tuple[object, ...]:
 
 
 def describe(report: PerformanceReport) -> str:
-    """Verdict, number, limit in one line."""
+    """Describe a report in one line: verdict, value, limit."""
     if not report.rows:
         return f"{NEVER_SCORED} of {report.window.name}"
     value, labels = report.metric(report.primary), f"{report.labelled_rows} of {report.rows} labels, {report.maturity}"
@@ -115,7 +118,7 @@ def _measure(
     value = next((metric for metric in values if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
     noise, windows = noise_before_collapse(closed_values(before, primary, floor))
-    p_value, smallest = None, None  # the noise is known before labels are: an estimate is judged by it
+    p_value, smallest = None, None  # noise is known before labels arrive, and is needed to judge an estimate
     if value is not None and best is not None:
         p_value = shift_p_value(value, best[0], noise, windows)
         smallest = smallest_shift(value, best[0], noise, windows)
@@ -156,7 +159,7 @@ def _judge_labels(
     served: "Served",
     champion: ModelVersion | None,
 ) -> LabelReport | None:
-    """Whether the labels of the rows served can be trusted; None where none has come and none is overdue."""
+    """Judge the labels of the served rows; None without served rows, or if no label has arrived and none is overdue."""
     if not len(served.truth):
         return None
     known = np.isfinite(served.truth)
@@ -181,7 +184,7 @@ def _judge_labels(
 
 
 def _learned_labels(config: ModelConfig, version: str, champion: ModelVersion | None) -> LabelProfile | None:
-    """The labels that the version learned from; None where that was not kept."""
+    """Return the profile of the labels that the version was trained on; None if it was not stored."""
     if champion is None or version == "none":
         return None
     served = champion if champion.version == version else registry.version(config.name, version)
@@ -189,7 +192,10 @@ def _learned_labels(config: ModelConfig, version: str, champion: ModelVersion | 
 
 
 def _usual_share(history: History, window: Window, reference: LabelProfile | None) -> float | None:
-    """Rows that have a label once all are due: as the latest closed windows with sound labels had, else as in training."""
+    """Return the usual share of rows with a label once all are due.
+
+    The median of the latest closed windows with sound labels, else the share in training, else None.
+    """
     before = [past for past in history.performances if past.window < window and past.maturity == "closed"]
     shares = [past.completeness for past in before if past.has_sound_labels and past.labels][-USUAL_WINDOWS:]
     if len(shares) >= USUAL_FROM:
@@ -198,7 +204,7 @@ def _usual_share(history: History, window: Window, reference: LabelProfile | Non
 
 
 def _metrics(config: ModelConfig, truth: Floats, predicted: Floats, classes: int) -> tuple[MetricValue, ...]:
-    """Every metric of the task that these rows define, with its interval."""
+    """Compute every metric of the task that these rows define, with its interval."""
     if not len(truth):
         return ()
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
@@ -208,6 +214,6 @@ def _metrics(config: ModelConfig, truth: Floats, predicted: Floats, classes: int
         if metrics.undefined(name, truth, classes, each=True):
             continue
         value, (low, high) = metrics.compute(name, truth, predicted, quantile), intervals[name]
-        if value == value and low == low:  # NaN: these rows do not define it
+        if value == value and low == low:  # NaN: undefined on these rows
             found.append(MetricValue(name, value, low, high, len(truth), metrics.HIGHER_IS_BETTER[name]))
     return tuple(found)

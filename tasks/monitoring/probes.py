@@ -1,8 +1,9 @@
-"""Would a fresh model do better? After each window small models are scored on rows that none of them has seen.
+"""Score probes: small models that show whether a fresh model would do better, on rows that none of them was trained on.
 
-A window is taken up once, when enough of its labels are known; then its rows teach the next probe. The windows before
-service are taken up together the first time. What was scored stands in the window's judgement in the ledger, so a
-decision can be told again without the probes. A plain function, no task: it has no outcome of its own.
+Each window is processed once, when enough of its labels are known: existing probes are scored on it, then its rows
+train the next probe. The windows before service are processed together on the first run. The scores are stored in the
+window's judgement in the ledger; a decision can be reproduced without the probes. These are plain functions, not
+tasks, because they have no outcome of their own.
 """
 
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from tasks.policy.records.reports import PerformanceReport, ProbeColumn
 
 
 def score_probes(config: ModelConfig, run: MonitorRun, reports: Sequence[PerformanceReport]) -> tuple[ProbeColumn, ...]:
-    """Columns of the windows up to the run's whose labels have come since the last time; none without such a trigger.
+    """Score probes on the windows, up to the run's, whose labels have arrived since the last run.
 
-    `reports` are this run's performance reports: the window's own and those that late labels changed.
+    Returns one column of losses per window; empty if no trigger of the policy needs probes. `reports` are this run's
+    performance reports: the window's own and those that late labels changed.
     """
     if not any(trigger.needs_probes for trigger in config.retraining.when.leaves()):
         return ()
@@ -31,7 +33,7 @@ def score_probes(config: ModelConfig, run: MonitorRun, reports: Sequence[Perform
 
 
 def new_columns(config: ModelConfig, run: MonitorRun, reports: Sequence[PerformanceReport]) -> tuple[ProbeColumn, ...]:
-    """The same, whatever the policy."""
+    """Score probes on the newly labelled windows, whether or not a trigger needs them."""
     as_of, history = run.as_of, run.history
     known = {column.window for evidence in history.evidence for column in evidence.probes}
     folder = evaluation.probes.probe_folder(config)

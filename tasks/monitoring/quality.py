@@ -1,4 +1,4 @@
-"""Is this window sound? A failed one is quarantined: nothing measures, trains on or decides from it."""
+"""Check a window's data quality. A failed window is quarantined: no stage measures, trains on or decides from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tasks.policy.records.evidence import History, ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import QualityCheck, QualityReport, Snapshot, Verdict
 
-if TYPE_CHECKING:  # Great Expectations and pandas load where a window is judged
+if TYPE_CHECKING:  # Great Expectations and pandas are imported only when a window is judged
     from tasks.adapters.gates.window_rows import Reader
 
 RECENT_WINDOWS = 6
@@ -28,13 +28,13 @@ PAGE = "quality.html"
 
 @dataclass(frozen=True)
 class QualityReference:
-    """What a version was trained on, and the suite that was learned from it; None of versions from before there was one."""
+    """Reference profile of a version and the suite learned from it; `suite` is None for versions older than suites."""
 
     reference: ReferenceProfile
     suite: str | None = None
 
 
-# Retries are for a registry or an object store that does not answer for a moment.
+# Retried because the registry or the object store may be briefly unavailable.
 @stage(
     name="check quality",
     task_run_name="check quality {snapshot.window.name}",
@@ -44,7 +44,7 @@ class QualityReference:
 def check_quality(
     config: ModelConfig, snapshot: Snapshot, profile: WindowProfile, champion: ModelVersion, history: History
 ) -> QualityReport:
-    """Judge a window's rows by the suite of the champion and that of its owner, and write the page that says why."""
+    """Judge a window's rows by the champion's learned suite and the owner's own suite; write the quality page."""
     baseline = QualityReference(
         registry.version_files.reference_profile(champion), registry.version_files.expectation_suite(champion)
     )
@@ -58,7 +58,7 @@ def check_quality(
 
 
 def usual_rows(history: History, window: Window) -> tuple[int, ...]:
-    """Rows of the latest sound windows before this one, which tell how many to expect."""
+    """Return the row counts of the latest sound windows before this one, from which the expected count is derived."""
     earlier = [past for past in history.evidence if past.window.end <= window.start]
     sound = [past.rows for past in earlier if past.quality is None or past.quality.verdict != "fail"]
     return tuple(sound[-RECENT_WINDOWS:])
@@ -71,9 +71,10 @@ def judge_quality(
     read: "Reader",
     recent_rows: Sequence[int] = (),
 ) -> QualityReport:
-    """The verdict on one window: fail where any expectation that must hold is broken, warn for the others.
+    """Judge one window and write its page: fail if an expectation of severity fail is broken, warn for the others.
 
-    `failing_rows` is the largest count of any broken one: a row may break several, so it is at least that many.
+    `failing_rows` is the largest count of any broken expectation. A row may break several, so this is a lower bound.
+    Raises WorkspaceError if the page cannot be written.
     """
     findings = _findings(config, profile, baseline, read, recent_rows)
     broken = worst_first(findings)
@@ -102,7 +103,7 @@ def judge_quality(
 def _findings(
     config: ModelConfig, profile: WindowProfile, baseline: QualityReference, read: "Reader", recent_rows: Sequence[int]
 ) -> tuple[Finding, ...]:
-    """What the schema, the suite that the reference taught and the owner's suite say."""
+    """Collect the findings of the schema checks, the learned suite and the owner's suite."""
     reference, columns = baseline.reference, config.columns
     roles = gates.expectation_suite.roles_of(
         config, dict.fromkeys((*profiling.leakage.leaks_by_name(config), *reference.leaking))
@@ -122,7 +123,7 @@ def _findings(
 
 
 def _checks(findings: Sequence[Finding], broken: Sequence[Finding]) -> tuple[QualityCheck, ...]:
-    """Every broken expectation by column; the others once each, however many columns keep to them."""
+    """List every broken expectation by column, and each fulfilled one once with its number of cases."""
     kept: dict[str, int] = {}
     for one in findings:
         if one.met:

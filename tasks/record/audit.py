@@ -1,6 +1,6 @@
-"""Facts go into the ledger here, and come out again: is it intact, what was done, and what served at a time?
+"""Answer audit questions from the ledger: is it intact, what was done, and which version served at a given time.
 
-`perennial audit` prints what is found here.
+`perennial audit` prints the results.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ CHAMPION_KINDS = ("champion.promoted", "champion.rolled_back")
 
 
 def champion_at(model: str, moment: datetime) -> tuple[LedgerEntry, Promotion] | None:
-    """The move that made the champion of that moment; None when there was none yet."""
+    """Return the promotion or rollback that made the champion of that moment; None if there was none yet."""
     moves = [entry for entry in ledger.entries(model) if entry.kind in CHAMPION_KINDS and entry.at <= moment]
     return (moves[-1], from_json(Promotion, moves[-1].body)) if moves else None
 
 
 def describe_entry(entry: LedgerEntry) -> str:
-    """One line of a fact, with its first reason where it has one; what somebody typed breaks no line of a terminal."""
+    """Describe an entry in one line, with its first reason if it has one; unprintable characters become spaces."""
     reason = _first_reason(entry)
     decision = f" decision {entry.decision_id}" if entry.decision_id else ""
     told = f": {reason}" if reason else ""
@@ -36,7 +36,7 @@ def describe_entry(entry: LedgerEntry) -> str:
 
 
 def describe_champion(model: str, moment: datetime, entry: LedgerEntry, promotion: Promotion) -> list[str]:
-    """Which version served at the moment, who made it the champion, and the reasons."""
+    """Describe which version served at the moment, who made it champion, and the reasons."""
     said = (
         f"{model}: version {promotion.champion} served at {moment:%Y-%m-%d %H:%M} UTC, "
         f"{promotion.action} on {entry.at:%Y-%m-%d %H:%M} by {entry.actor} "
@@ -59,12 +59,12 @@ def _first_reason(entry: LedgerEntry) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CheckedLedger:
-    """What checking one ledger found: problems of its chain, and what others changed in the registry."""
+    """Result of checking one ledger: problems of its hash chain, and registry changes made outside Perennial."""
 
     model: str
     entries: int
     head: str | None
-    """MODEL:SEQUENCE:HASH, to note in another place."""
+    """MODEL:SEQUENCE:HASH of the latest entry, to be stored elsewhere for a later check."""
     problems: tuple[str, ...] = ()
     registry: tuple[str, ...] = ()
 
@@ -80,7 +80,7 @@ class CheckedLedger:
 
 
 def noted_head(text: str) -> "tuple[str, Head]":
-    """The model and the head that an earlier check printed. Raises ValueError."""
+    """Parse MODEL:SEQUENCE:HASH, as an earlier check printed it. Raises ValueError for anything else."""
     model, sequence, noted = (*text.split(":"), "", "")[:3]
     if not (sequence.isdigit() and len(noted) == 64):
         raise ValueError(f"{text!r} is no head, expected MODEL:SEQUENCE:HASH as verify prints it")
@@ -88,23 +88,23 @@ def noted_head(text: str) -> "tuple[str, Head]":
 
 
 def check_ledgers(models: Sequence[str], heads: "Sequence[tuple[str, Head]]" = ()) -> list[CheckedLedger]:
-    """Check these models' ledgers, all where none is named, and every model of which a head was noted."""
+    """Check the ledgers of these models, or of all if none is named, and of every model with a stored head."""
     names = sorted({*(models or ledger.models()), *(model for model, _ in heads)})
     return [_check(name, [head for model, head in heads if model == name]) for name in names]
 
 
 def _check(name: str, heads: "Sequence[Head]") -> CheckedLedger:
     found = ledger.verify(name, *heads)
-    # a model that somebody names has a past; one whose ledger is gone must not pass
+    # a named model is expected to have a ledger; a missing ledger must not pass
     problems = found.problems or (() if found.entries else ("there is no ledger of this model here",))
     head = f"{name}:{found.head.sequence}:{found.head.hash}" if found.head else None
     return CheckedLedger(name, found.entries, head, problems, () if problems else _changed_in_the_registry(name))
 
 
 def _changed_in_the_registry(model: str) -> tuple[str, ...]:
-    """What others changed about the model's aliases and versions, and tags that are not what the ledger recorded.
+    """List changes to aliases and versions made outside Perennial, and tags that differ from the ledger's record.
 
-    The ledger is checked where the registry is not, too: nothing is asked of one whose database is not here.
+    Empty if the registry is a SQLite file that does not exist on this machine; the ledger can be checked without it.
     """
     address = storage.workspace.workspace().mlflow
     if (

@@ -1,6 +1,6 @@
-"""Survey all models: each one's state from its ledger and champion, the fleet page and its artifact.
+"""Survey all models: collect each model's state from its ledger and champion, and publish the fleet page and artifact.
 
-Nothing is measured here. Ledger and registry are read once per process, so a fleet of fifty models takes seconds.
+Nothing is measured here. Ledger and registry are read once per process; a fleet of fifty models takes seconds.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,10 @@ PAGE = "fleet.html"
 
 
 def own_models() -> tuple[str, ...]:
-    """Names of the models to show: all, but where PERENNIAL_MODELS names a folder of one's own, the demo's only once used."""
+    """Return the names of the models to show.
+
+    These are all models. If PERENNIAL_MODELS adds a folder, a demo model is shown only once it has a ledger.
+    """
     names = available_models()
     if len(model_folders()) == 1:
         return names
@@ -40,7 +43,7 @@ def own_models() -> tuple[str, ...]:
 
 
 def survey_files(models: Sequence[str], as_of: datetime) -> Fleet:
-    """The state of every model by name or path; one whose file is broken is shown with what is wrong, beside the others."""
+    """Survey models given by name or path. A model whose file is invalid is listed with its error."""
     configs, broken = [], []
     for model in models:
         try:
@@ -51,14 +54,15 @@ def survey_files(models: Sequence[str], as_of: datetime) -> Fleet:
 
 
 def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequence[BrokenModel] = ()) -> Fleet:
-    """The state of every model at `as_of`; a model whose recorded data ended before is looked at as of its end.
+    """Survey the models at `as_of`; a model whose recorded data ended earlier is surveyed at its end.
 
-    One whose ledger does not verify, or whose entry in the registry is broken, is shown with what is wrong. The shared
-    budget is left out while a file that it depends on is broken.
+    A model whose ledger does not verify, or whose registry entry is unusable, is listed with its error. The shared
+    budget is omitted while a file that it depends on is invalid. Raises RegistryError if the registry itself is
+    unreachable.
     """
     facts, broken = [], list(broken)
     if configs:
-        registry.client()  # one that cannot be reached at all is no fault of any model
+        registry.client()  # an unreachable registry raises here instead of being reported for every model
     for config in configs:
         try:
             refusal = why_not_bound(bound_to(ledger.entries(config.name, kind=BOUND)), config.binding)
@@ -127,10 +131,10 @@ def fleet_html(fleet: Fleet) -> str:
     return reports.fleet.render(fleet, tuple(name for name in ledger.models() if name not in known))
 
 
-# two retries: the API server may be restarting; the page and the artifact are written anew each time
+# two retries: the API server may be restarting; page and artifact are overwritten each time
 @stage(retries=2, timeout_seconds=600)
 def publish_fleet(fleet: Fleet) -> Path:
-    """Write the page among the reports and the artifact into the dashboard."""
+    """Write the fleet page to the reports folder and publish its artifact; return the page's path."""
     path = reports.fleet.write_page(fleet_html(fleet), storage.workspace.workspace().reports / PAGE)
     reports.artifacts.publish_fleet(fleet, str(path))
     get_run_logger().info("fleet: %s", fleet.headline)
@@ -142,6 +146,6 @@ def publish_fleet(fleet: Fleet) -> Path:
 
 
 def describe(member: FleetMember) -> str:
-    """One line: the model, its health, its most urgent need."""
+    """Describe a model in one line: its name, health and most urgent action."""
     first = member.needs[0].sentence if member.needs else "nothing to do"
     return f"{member.facts.model}: {member.health}, {first}"

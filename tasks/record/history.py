@@ -1,7 +1,7 @@
-"""Read a model's past: the champion, recorded judgements, and the challenger that awaits promotion.
+"""Read a model's history: the champion, recorded judgements, and the challenger that awaits promotion.
 
-The ledger is the only memory. No entry later than the given time is read, so a replay sees what the live system would
-have seen. These are plain functions, not tasks, because a look-up has no outcome worth a row in the dashboard.
+The ledger is the only source of history. Entries later than the given time are not used; a replay sees what the live
+system would have seen. These are plain functions, not tasks, because a look-up needs no row in the dashboard.
 """
 
 from dataclasses import replace
@@ -40,19 +40,19 @@ def find_champion(config: ModelConfig, required: Literal[True]) -> ModelVersion:
 @overload
 def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None: ...
 def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion | None:
-    """The version that serves; None where there is none yet, NoChampion where one is required."""
+    """Return the champion. Without one, return None, or raise NoChampion if `required`."""
     if not required and registry.CHAMPION not in registry.aliases(config.name):
         return None
     return registry.version(config.name, registry.CHAMPION)
 
 
 def recall_past(config: ModelConfig) -> Past:
-    """Everything that the model's ledger holds now. Raises LedgerError where its chain is damaged."""
+    """Read all entries of the model's ledger. Raises LedgerError if the hash chain is damaged."""
     return Past(ledger.entries(config.name))
 
 
 def recall_judgement(config: ModelConfig, past: Past, window: Window) -> Judgement | None:
-    """The recorded judgement of a window under the present policy, if there is one: a judged window stays judged."""
+    """Return the recorded judgement of a window under the current policy; None if the window was not judged."""
     wanted = retraining.decision_id(config.name, config.retraining, window)
     for entry in reversed(past.of("window.judged")):
         if entry.decision_id == wanted:
@@ -62,32 +62,35 @@ def recall_judgement(config: ModelConfig, past: Past, window: Window) -> Judgeme
 
 @lru_cache(maxsize=2**14)
 def _judgement(body: str) -> Judgement:
-    """An entry's text as a record; each is read again at every window that follows: two years of hours, 11 KB each."""
+    """Parse an entry's body.
+
+    Every later window reads it again; the cache holds nearly two years of hourly windows at 11 KB each.
+    """
     return from_json(Judgement, body)
 
 
 def recall_scoring(config: ModelConfig, past: Past, window: Window) -> Scoring | None:
-    """Which version served a window and how fast, if it was scored."""
+    """Return which version scored a window, and its latency; None if the window was not scored."""
     wanted = scoring_id(config.name, window)
     scored = (entry for entry in past.of("window.scored") if entry.decision_id == wanted)
     return next((from_json(Scoring, entry.body) for entry in scored), None)
 
 
 def recall_latency(config: ModelConfig, past: Past, window: Window) -> Latency | None:
-    """How fast the version that served a window answered."""
+    """Return the latency of the version that scored a window; None if the window was not scored."""
     scoring = recall_scoring(config, past, window)
     return scoring.latency if scoring else None
 
 
 def prepare_run(config: ModelConfig, past: Past, window: Window, as_of: datetime, mode: RunMode) -> MonitorRun:
-    """What a run of `monitor` starts from. Raises NoChampion where none serves yet."""
+    """Load the inputs of a `monitor` run. Raises NoChampion if the model has no champion yet."""
     champion = find_champion(config, required=True)
     history = recall_history(config, past, champion, window)
     return MonitorRun(window, as_of, champion, history, past, mode, registry_changes(config, past))
 
 
 def recall_history(config: ModelConfig, past: Past, champion: ModelVersion, window: Window) -> History:
-    """Read all history that the policy may use when it judges `window`."""
+    """Return all history that the policy may use when it judges `window`."""
     entries = past.entries
     judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
     before = [judgement for judgement in judged if judgement.evidence.window < window]
@@ -117,12 +120,15 @@ def recall_history(config: ModelConfig, past: Past, champion: ModelVersion, wind
 
 
 def spent_usd(config: ModelConfig, as_of: datetime, apart_from: str | None = None) -> float:
-    """What the retrains of the 30 days before `as_of` cost, apart from one decision's: a run that goes on pays once."""
+    """Return the cost in USD of the retrains in the 30 days before `as_of`.
+
+    `apart_from` is a decision to exclude: a resumed run must not count its own cost.
+    """
     return budget.spent_usd(ledger.entries(config.name), config.budget, as_of, apart_from)
 
 
 def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
-    """What the next iteration is forecast to cost, on as many rows as the last; None before the first."""
+    """Forecast the cost of the next iteration in USD, on as many rows as the last; None before the first."""
     used = [usage for at, usage in budget.usages(ledger.entries(config.name)) if at <= as_of]
     forecast = forecast_cost(config.budget, used, used[-1].rows) if used else None
     return forecast.usd if forecast else None
@@ -134,7 +140,7 @@ def _version(body: str) -> ModelVersion:
 
 
 def _latest_of_each(judgements: list[Judgement]) -> list[Judgement]:
-    """One judgement a window, oldest window first: one judged again, after the policy was edited, counts once."""
+    """Return the latest judgement of each window, oldest window first; a changed policy may have judged one again."""
     latest = {judgement.evidence.window: judgement for judgement in judgements}
     return [latest[window] for window in sorted(latest)]
 
@@ -145,7 +151,7 @@ def _champion_since(entries: tuple[LedgerEntry, ...]) -> datetime | None:
 
 
 def recall_validation(config: ModelConfig, decision_id: str | None) -> ValidationReport | None:
-    """The verdict that the ledger holds on the challenger of a decision, or on the latest; None where there is none."""
+    """Return the recorded validation of a decision's challenger, or the latest one; None if there is none."""
     verdicts = [
         entry
         for entry in ledger.entries(config.name)
@@ -155,9 +161,9 @@ def recall_validation(config: ModelConfig, decision_id: str | None) -> Validatio
 
 
 def find_challenger(config: ModelConfig, validation: ValidationReport, decision_id: str | None = None) -> ModelVersion:
-    """The version that this verdict is about, as the challenger of the decision that put it on trial.
+    """Return the version that this validation is about, with the `decision_id` of the decision that validated it.
 
-    Raises PromotionRefused where another version has its number by now.
+    Raises PromotionRefused if the model was deleted and recreated, and another version now has its number.
     """
     entries, written = ledger.entries(config.name), to_json(validation)
     alike = (entry.decision_id for entry in entries if entry.body == written and entry.decision_id)
@@ -174,7 +180,7 @@ def find_challenger(config: ModelConfig, validation: ValidationReport, decision_
 
 
 def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVersion:
-    """An earlier champion, as the challenger of this decision. Raises PromotionRefused where it may not serve again."""
+    """Return an earlier champion as this decision's challenger. Raises PromotionRefused if it may not serve again."""
     known = {served.version for served in returnable(ledger.entries(config.name))}
     if number not in known:
         raise PromotionRefused(
@@ -185,16 +191,16 @@ def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVer
 
 
 def recall_degradation(config: ModelConfig, champion: str) -> Degradation | None:
-    """Why this version had to go back as champion; None where it has not."""
+    """Return why this version had to be rolled back as champion; None if it did not."""
     found = (from_json(Degradation, entry.body) for entry in ledger.entries(config.name, kind="champion.degraded"))
     return next((degraded for degraded in found if degraded.champion == champion), None)
 
 
 def registry_changes(config: ModelConfig, past: Past) -> tuple[str, ...]:
-    """What others than Perennial changed about the model's aliases and versions, a sentence each."""
+    """List changes to the model's aliases and versions that were made outside Perennial, one sentence each."""
     return changed_outside(past.entries, registry.state(config.name))
 
 
 def find_version(config: ModelConfig, number: str) -> ModelVersion:
-    """A registered version. Raises RegistryError where there is no such version."""
+    """Return a registered version. Raises RegistryError if it does not exist."""
     return registry.version(config.name, number)

@@ -1,7 +1,7 @@
-"""Preview `retrain` and `promote` (dry run): what would happen now, without doing it.
+"""Preview `retrain` and `promote` (dry run): show what they would do now.
 
-A dry run only reads: it takes no lease, trains nothing and writes no fact. An artifact of the run shows the result. Missing
-rights are shown here as a sentence and are not recorded as a refusal, because nothing was attempted.
+A dry run only reads: it takes no lease, trains nothing and writes no ledger entry. An artifact of the run shows the
+result. Missing rights are shown as a sentence and are not recorded as a refusal, because nothing was attempted.
 """
 
 from datetime import datetime
@@ -43,9 +43,9 @@ def preview_retraining(
     now: datetime,
     shared: str | None = None,
 ) -> Preview:
-    """What a retrain would learn from, cost and be refused for. `split` is None before the first model.
+    """Preview a retrain: its training rows, its cost in USD, and why it would be refused.
 
-    `shared`: why the budget that models share would refuse it.
+    `split` is None before the first model. `shared` is why the shared budget would refuse the retrain.
     """
     if champion and split:
         rows, learns = split[0].rows, what_it_learns_from(*split, champion)
@@ -71,7 +71,7 @@ def preview_trial(
     requested_by: str,
     now: datetime,
 ) -> Preview:
-    """What trying an earlier champion again would compare; it trains and costs nothing."""
+    """Preview the validation of an earlier champion as challenger; it trains and costs nothing."""
     done = f"this decision was carried out: version {recorded.challenger} stands" if recorded else None
     said = (
         f"version {earlier.version}, which learned until {earlier.trained.end:%Y-%m-%d}, would meet champion "
@@ -90,7 +90,7 @@ def preview_promotion(
     override: Override | None,
     now: datetime,
 ) -> Preview:
-    """The gates' verdict on a validated challenger, whether it answers, and who would have to approve."""
+    """Preview a promotion: the gates' verdict on the validated challenger, its smoke test, and who must approve."""
     aliases = registry.aliases(config.name)
     serving = aliases.get(registry.CHAMPION)
     status = registry.tags(config.name, challenger.version).get("status")
@@ -113,12 +113,12 @@ def preview_promotion(
 
 
 def _rows_of_history(config: ModelConfig) -> int:
-    """Rows that the source holds of the history, counted without landing them."""
+    """Count the source's rows of the history without storing them."""
     return len(sources.read_window(config, config.history()))
 
 
 def _unusable(config: ModelConfig) -> str | None:
-    """What of the file's estimator or source could not be used."""
+    """Return why the configured estimator or source function cannot be used; None if both can."""
     try:
         sources.check_function(config)
         models.estimators.try_out(config)
@@ -130,7 +130,10 @@ def _unusable(config: ModelConfig) -> str | None:
 def _not_let_in(
     config: ModelConfig, requested_by: str, exception: str | None, override: Override | None, now: datetime
 ) -> tuple[str | None, ...]:
-    """Why whoever starts this may not, and the exception that it would need, unless an override counts for it."""
+    """Return (why the caller may not start this, the `exception` that would block it).
+
+    The second is None if there is none or a valid override covers it.
+    """
     principal = orchestration.run_identity.creator(requested_by)
     outside = why_not_trigger(config.access, principal, requested_by)
     if exception is None or override is None:

@@ -1,7 +1,7 @@
 """Publish outcomes: first to the ledger, then to people (artifacts), then to the next flow (events).
 
-The order matters because the ledger counts: a run killed after it can run again without recording anything twice.
-Reasons are the decision's own sentences everywhere.
+The ledger comes first because it is authoritative: a run killed after that write can be rerun without recording
+anything twice. Every channel shows the decision's own reasons.
 """
 
 from datetime import datetime
@@ -38,7 +38,7 @@ RETRIES = {"retries": 2, "retry_condition_fn": None}
 
 PLOTTED_WINDOWS = 30
 ANSWERS = ("challenger.validated", "challenger.refused", "retraining.refused")
-"""Facts that end what a decision asked for; a challenger alone, without its verdict, is a retrain that was cut off."""
+"""Facts that complete a decision's request. A challenger without a validation verdict is an interrupted retrain."""
 ENDS = ("champion.promoted", "challenger.rejected")
 """Facts that end the trial of a challenger that passed."""
 
@@ -49,15 +49,15 @@ def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
 
 
 def emit_heartbeat(config: ModelConfig, judgement: Judgement) -> None:
-    """Say that a monitor run has ended well, whether or not there was a new window: an automation waits for silence."""
+    """Announce a successful monitor run, with or without a new window; an automation alerts if the event is missing."""
     orchestration.events.announce("model.watched", config.name, _handover(judgement))
 
 
 @stage(**RETRIES)
 def publish_judgement(config: ModelConfig, run: MonitorRun, judgement: Judgement) -> tuple[LedgerEntry, ...]:
-    """Record what a window showed and what was decided; ask for a retrain where that was the decision.
+    """Record a window's judgement, and request a retrain if that was decided.
 
-    Returns the facts that it recorded: none in a dry run.
+    Returns the ledger entries that it wrote: none in a dry run.
     """
     decision = judgement.decision
     reports.judgement.publish_judgement_page(config, judgement)
@@ -69,9 +69,9 @@ def publish_judgement(config: ModelConfig, run: MonitorRun, judgement: Judgement
     judged = record("window.judged", judgement, judgement.as_of, decision.decision_id)
     recorded = [judged]
     if quality and quality.verdict == "fail":
-        if judgement.evidence.rows:  # else there is nothing to keep out of training, and what comes late must not be
+        if judgement.evidence.rows:  # an empty window has no rows to exclude, and its late rows must stay usable
             recorded.append(record("window.quarantined", quality, judgement.as_of, decision.decision_id))
-        if judged.body == to_json(judgement):  # an empty window is looked at again; people are told once
+        if judged.body == to_json(judgement):  # an empty window is judged again; announce it once
             orchestration.events.announce("window.quarantined", config.name, _handover(judgement))
     recorded += _publish_labels(config, judgement, run.history)
     ask_for_retraining(config, judgement, run.past.extended(recorded))
@@ -79,7 +79,7 @@ def publish_judgement(config: ModelConfig, run: MonitorRun, judgement: Judgement
 
 
 def _publish_labels(config: ModelConfig, judgement: Judgement, history: History) -> list[LedgerEntry]:
-    """Record windows whose labels cannot be trusted or are sound again; announce the former."""
+    """Record windows whose labels failed their checks or pass them again; announce the failed ones."""
     own = (judgement.evidence.performance,) if judgement.evidence.performance else ()
     found = label_reports((*judgement.revised, *own))
     doubted = {report.window for report in history.performances if not report.has_sound_labels}
@@ -96,9 +96,10 @@ def _publish_labels(config: ModelConfig, judgement: Judgement, history: History)
 
 
 def ask_for_retraining(config: ModelConfig, judgement: Judgement, past: Past) -> None:
-    """Request the retrain or return that was decided; again where the window was judged before, as that run may have died.
+    """Request the retrain or the return to an earlier version that was decided.
 
-    Only while the decision has had no effect, and never for a back-fill.
+    Repeats the request if the window was judged before, because that run may have died. Does nothing once the
+    decision has had an effect, or for a back-fill.
     """
     if judgement.backfilled or past.holds(judgement.decision.decision_id, ANSWERS):
         return
@@ -109,7 +110,7 @@ def ask_for_retraining(config: ModelConfig, judgement: Judgement, past: Past) ->
 
 
 def _request(placement: Placement | None) -> str:
-    """The event that requests a retrain; each place except the dedicated hosts has its own, which its trigger expects."""
+    """Return the event that requests a retrain; each place except the dedicated hosts has an event of its own."""
     elsewhere = placement and placement.place != DEDICATED
     return f"retraining.requested.{placement.place}" if placement and elsewhere else "retraining.requested"
 
@@ -122,7 +123,7 @@ def _handover(judgement: Judgement) -> dict[str, object]:
 
 @stage(**RETRIES)
 def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
-    """Record that a fresh champion has to go back, once for each, and hand it over to rollback."""
+    """Record that a fresh champion must be rolled back, once per champion, and hand it over to `rollback`."""
     decision_id = digest(config.name, "degraded", degraded.champion)
     ledger.append(config.name, "champion.degraded", degraded, degraded.at, decision_id)
     handover = Handover(config.name, decision_id, degraded.reasons, degraded.at, degraded.champion)
@@ -138,9 +139,10 @@ def publish_validation(
     reason: str,
     requested_by: str,
 ) -> None:
-    """Record the challenger and its verdict; hand a challenger that passed over to promotion.
+    """Record the challenger and its validation verdict; hand a challenger that passed over to `promote`.
 
-    One that another decision had made is an earlier champion on trial again: nothing was trained, nothing is charged.
+    A challenger made by another decision is an earlier champion validated again: nothing was trained, no cost is
+    charged.
     """
     decision_id = challenger.decision_id
     recalled = decision_id != dict(challenger.tags).get("decision_id", decision_id)
@@ -153,14 +155,17 @@ def publish_validation(
 
 
 def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
-    """Say what became of a challenger."""
+    """Announce a challenger's validation verdict."""
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
     handover = Handover(config.name, decision_id, validation.reasons, as_of)
     orchestration.events.announce(kind, config.name, handover.payload())
 
 
 def hand_over_again(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
-    """The same by a run that finds it recorded, as the first may have died before; not once its trial has ended."""
+    """Announce a recorded verdict again, because the first run may have died before it did.
+
+    Does nothing once the challenger was promoted, rejected or quarantined.
+    """
     status = registry.tags(config.name, validation.challenger).get("status")
     if status not in ("quarantined", "rejected") and not Past(ledger.entries(config.name)).holds(decision_id, ENDS):
         hand_over(config, validation, decision_id, as_of)
@@ -168,7 +173,7 @@ def hand_over_again(config: ModelConfig, validation: ValidationReport, decision_
 
 @stage(**RETRIES)
 def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime, actor: str, comment: str) -> None:
-    """Record who serves now, once for each decision; say nothing where nothing changed."""
+    """Record which version serves now, once per decision; do nothing if it is unchanged."""
     if promotion.action == "unchanged":
         return
     kind = "champion.rolled_back" if promotion.action == "rolled_back" else "champion.promoted"
@@ -180,7 +185,7 @@ def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime
 
 @stage(**RETRIES)
 def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Approval, as_of: datetime) -> Approval:
-    """Record and announce that a validated challenger will not serve; one that still waits is only shown."""
+    """Record and announce that a challenger was rejected or its approval expired; a pending approval is only shown."""
     reports.artifacts.publish_answer_page(config, approval)
     if approval.verdict in ("rejected", "expired"):
         registry.tag(config.name, challenger.version, status="rejected")
@@ -192,7 +197,7 @@ def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Appr
 
 @stage(**RETRIES)
 def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
-    """Record and announce that the budget refused."""
+    """Record and announce that the budget refused a retrain."""
     ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)
     orchestration.events.announce(
         "budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload()

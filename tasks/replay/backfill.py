@@ -1,4 +1,4 @@
-"""Plan a back-fill from the ledger, and show it."""
+"""Plan a back-fill from the ledger, and publish the plan."""
 
 from datetime import datetime
 
@@ -16,7 +16,11 @@ from tasks.policy.reporting.backfill import Backfill, divide_windows
 
 
 def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windows: int) -> Backfill:
-    """Divide the windows of [start, end). Raises BackfillRefused, and NoChampion where none serves yet."""
+    """Divide the windows of [start, end) into missing, done, and trained on by the champion.
+
+    Raises BackfillRefused if the range has no window or more than `max_windows` missing ones, and NoChampion if the
+    model has no champion yet.
+    """
     end = min(end, config.period.end) if config.period.end else end
     windows = tuple(window for window in config.windows(end=end) if window.start >= start)
     if not windows:
@@ -43,9 +47,9 @@ def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windo
     return plan
 
 
-# two retries: the API server may be restarting; the artifact is all that is written
+# two retries: the API server may be restarting; the stage writes only the artifact
 @stage(retries=2)
 def publish_backfill(config: ModelConfig, plan: Backfill, dry_run: bool) -> None:
-    """Say which windows were, or would be, filled in."""
+    """Publish which windows were filled in, or would be with `dry_run`."""
     reports.artifacts.publish_backfill_page(config.name, plan, dry_run)
     get_run_logger().info("backfill: %s%s", plan.headline, ", only shown" if dry_run else "")

@@ -1,7 +1,7 @@
 """Baselines of a replay: the first model never retrained, and a model retrained before every window.
 
-Both score the same rows at the same time as the champion and are measured with the same labels. Baselines leave no version
-in the registry and no fact in the ledger; their predictions are stored beside the replay's records.
+Both score the champion's rows at the same time and are measured with the same labels. Baselines are not registered and
+write no ledger entry; their predictions are stored beside the replay's records.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from tasks.policy.statistics import intervals, metrics
 
 
 def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
-    """Write id, never and every of one window to Parquet; a window that was scored before is left as it is."""
+    """Write one window's columns `id`, `never` and `every` (predictions) to Parquet; keep an existing file."""
     path = folder / f"{window.name}.parquet"
     if path.exists():
         return path
@@ -49,7 +49,7 @@ def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, fo
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The primary metric of one window on the same labelled rows; None where no label has come, or too few of a class."""
+    """Primary metric of one window on the same labelled rows; None without labels, or with too few of a class."""
 
     rows: int
     labelled_rows: int
@@ -62,7 +62,7 @@ class Comparison:
 def compare_with_baselines(
     config: ModelConfig, served: Sequence[tuple[Window, str]], as_of: datetime, folder: Path
 ) -> tuple[Comparison, ...]:
-    """One comparison per window and the version that served it, with the labels known at `as_of`."""
+    """Compare each served window's version with the baselines, with the labels known at `as_of`."""
     return tuple(
         _compare(config, window, version, as_of, folder / f"{window.name}.parquet") for window, version in served
     )

@@ -1,12 +1,13 @@
-"""Build a model's performance matrix from its own lake: one candidate and one probe per window, scored on later windows.
+"""Build a model's performance matrix from its lake: one candidate and one probe per window, scored on later windows.
 
-Each candidate is trained once, on the rows and labels that were known when its window ended, and leaves a file; an
-interrupted back-test goes on where it stopped, and candidates are independent, so they can be trained side by side.
-Probes are those of `monitor` (`adapters/evaluation/probes.py`), taken up run by run with the labels known at each run.
-Where labels come late, policies learn a window's losses as many windows later (`lag`), as `monitor` would.
-Losses: 1 - metric where higher is better; errors without a bound are divided by five times their history's median, so
-that they lie about 0.2 and costs mean the same for every model. A window without rows, or one that is
-quarantined or whose labels are in doubt, is a column of NaN.
+Each candidate is trained once, on the rows and labels known when its window ended, and stored as a file. An
+interrupted back-test resumes from the files. Candidates are independent and can be trained in parallel. Probes are
+those of `monitor` (`adapters/evaluation/probes.py`), processed run by run with the labels known at each run. If
+labels are late, policies see a window's losses `lag` windows later, as `monitor` would.
+
+Losses are 1 - metric where higher is better. Unbounded errors are divided by five times the median of the history,
+which puts them around 0.2 and makes costs comparable between models. A window without rows, a quarantined one, and one
+whose labels failed their checks are columns of NaN.
 """
 
 import math
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Windows of the back-test in order; service begins after the first `history`. `folder` keeps the candidates.
+    """Windows of a back-test in order.
 
-    `lag`: how many windows later enough labels of a window are known to look at it. `excluding` names windows that no
-    candidate learns from or is judged on.
+    The first `history` windows precede service. `folder` stores the candidates. `lag` is the number of windows after
+    which enough labels of a window are known. `excluding` names windows that no candidate is trained or scored on.
     """
 
     windows: tuple[Window, ...]
@@ -53,7 +54,10 @@ class Plan:
 
 
 def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
-    """All windows of the model's data until `end`; history is cut backwards from where service begins."""
+    """Plan a back-test on all windows until `end`; history windows are cut backwards from the start of service.
+
+    Raises ModelConfigError if the period has too few windows, or too few for the label delay.
+    """
     step = timedelta(days=config.window_days)
     before = config.history_windows()
     history = len(before)
@@ -77,7 +81,7 @@ def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
 
 
 def _until(config: ModelConfig, end: datetime) -> str:
-    """Keeps candidates apart whose losses end elsewhere, or on a day that knew fewer labels; none for all recorded data."""
+    """Return a folder suffix that separates back-tests by their end and known labels; empty for all recorded data."""
     if end == config.period.end:
         return ""
     last = config.windows(end=end)[-1].end
@@ -85,7 +89,7 @@ def _until(config: ModelConfig, end: datetime) -> str:
 
 
 def without(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: datetime) -> Plan:
-    """The same windows, of which some have no rows and others are not to be used; their candidates lie apart from others."""
+    """Return the plan with quarantined windows excluded; with empty or excluded windows it has a folder of its own."""
     excluding = windows_to_exclude(ledger.entries(config.name), as_of)
     names = (*(window.name for window in empty), *excluding)
     if not names:
@@ -98,7 +102,7 @@ def without(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: dat
 
 @stage(tags=["training"], task_run_name="candidate after {place}")
 def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
-    """Train the candidate after window `place` and write its losses; what was written stays."""
+    """Train the candidate after window `place` (0-based) and write its losses; keep an existing file."""
     path = plan.folder / f"{place:04}.npz"
     if not path.exists():
         full, rows, seconds = _losses(config, plan, place)
@@ -118,7 +122,7 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
 
 
 def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, float]:
-    """(losses of the candidate, training rows, CPU seconds); NaN where rows teach nothing."""
+    """Return (losses of the candidate, training rows, CPU seconds); losses are NaN if training is refused."""
     end, last = plan.windows[place].end, plan.windows[-1].end
     start = config.period.start
     if config.training.window_days:
@@ -135,7 +139,7 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, f
 
 
 def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
-    """[W] the metric of each window as a loss; NaN where it has no labelled row or the metric is undefined."""
+    """Return the metric of each window as a loss, shape [W]; NaN without labelled rows or where it is undefined."""
     name = config.performance.metric
     losses = np.full(len(plan.windows), np.nan)
     if not len(rows):
@@ -156,7 +160,7 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
 
 @stage(tags=["training"])
 def record_probes(config: ModelConfig, plan: Plan) -> Path:
-    """Train and score the probes that `monitor` would have had, and write their losses; what was written stays."""
+    """Train and score the probes that `monitor` would have had, and write their losses; keep an existing file."""
     path = plan.folder / "probes.npz"
     if not path.exists():
         began = time.process_time()
@@ -173,7 +177,10 @@ def record_probes(config: ModelConfig, plan: Plan) -> Path:
 
 
 def _probe_columns(config: ModelConfig, plan: Plan) -> Iterator[ProbeColumn]:
-    """What `monitor` writes of every window, run after each that has rows and is not excluded, until labels are there."""
+    """Yield the probe columns that `monitor` would record.
+
+    Simulates one run after each window with rows that is not excluded, and `lag` more runs for the last labels.
+    """
     waiting = [window for window in plan.windows[plan.history :] if _is_judged(config, plan, window)]
     runs = [config.read_at(window) for window in waiting]
     step = timedelta(days=config.window_days)
@@ -194,7 +201,7 @@ def _is_judged(config: ModelConfig, plan: Plan, window: Window) -> bool:
 
 
 def _has_enough_labels(config: ModelConfig, window: Window, as_of: datetime) -> bool:
-    """Whether `monitor` takes up the window in its run at `as_of`."""
+    """Return whether `monitor` would score probes on the window in its run at `as_of`."""
     landed = lake.landed_rows(config, window)
     labelled = len(lake.labelled_rows(config, window, as_of, [config.columns.key]))
     complete = as_of >= window.end + config.columns.all_labels_within
@@ -205,7 +212,7 @@ def _has_enough_labels(config: ModelConfig, window: Window, as_of: datetime) -> 
 
 @stage
 def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path], probes: Path) -> Path:
-    """The files of candidates and probes as one matrix.npz that `--matrix` reads too; returns its path."""
+    """Assemble the files of candidates and probes into matrix.npz, which `--matrix` also reads; return its path."""
     count = len(plan.windows)
     parts = {"loss": np.full((count, count), np.nan), "rows": np.zeros(count), "secs": np.zeros(count)}
     for path in paths:
@@ -221,7 +228,7 @@ def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path], probes: 
         scale = float(5 * np.nanmedian(known)) or 1.0
     history, lag = plan.history - plan.lag, plan.lag
     for key, unknown in (("loss", np.nan), ("rows", 0.0), ("secs", 0.0)):
-        # a row tells of the candidate that is trained once that window's losses are known
+        # row i describes the candidate trained once window i's losses are known
         parts[key] = np.concatenate([parts[key][lag:], np.full_like(parts[key][:lag], unknown)])
     matrix = plan.folder / "matrix.npz"
     parts["loss"], parts["probe"] = parts["loss"] / scale, parts["probe"] / scale

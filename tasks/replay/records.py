@@ -1,6 +1,6 @@
-"""Records of a replay: one per window, from which it resumes after an interruption, then the comparison.
+"""Records of a replay: one per window, used to resume after an interruption, and the final comparison.
 
-Records are JSON files under the workspace's `replay/` folder, written atomically.
+Records are JSON files in the workspace's `replay/` folder, written atomically.
 """
 
 import json
@@ -23,7 +23,11 @@ def replay_folder(model: str) -> Path:
 
 
 def open_replay(config: ModelConfig, windows: Sequence[Window]) -> Path:
-    """The folder of the replay's records. Raises ReplayRefused where the champion has seen what would be replayed."""
+    """Return the folder of the replay's records.
+
+    Raises ReplayRefused without a complete window, or if the champion was trained on rows after the first window that
+    has no record yet.
+    """
     if not windows:
         raise ReplayRefused(
             f"{config.name}: no complete window of {config.window_days:g} days to replay; expected start and end further apart"
@@ -47,7 +51,7 @@ def recall_window(folder: Path, window: Window) -> ReplayWindow | None:
 
 
 def recall_windows(folder: Path, windows: Sequence[Window]) -> tuple[ReplayWindow, ...]:
-    """Every window's record. Raises FileNotFoundError where one is gone although its window was replayed."""
+    """Read every window's record. Raises FileNotFoundError if the record of a replayed window is missing."""
     return tuple(from_json(ReplayWindow, (folder / f"{window.name}.json").read_bytes()) for window in windows)
 
 
@@ -56,7 +60,7 @@ def record_window(folder: Path, record: ReplayWindow) -> None:
 
 
 def first_champion(config: ModelConfig) -> ModelVersion | None:
-    """The first version that ever served: what a model that is never retrained would still be."""
+    """Return the first champion, which would still serve if the model were never retrained; None if there was none."""
     for entry in ledger.entries(config.name):
         if entry.kind == "champion.promoted":
             return registry.version(config.name, from_json(Promotion, entry.body).champion)
@@ -64,7 +68,7 @@ def first_champion(config: ModelConfig) -> ModelVersion | None:
 
 
 def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEvent, ...]) -> ReplayWindow:
-    """A window as it looked when it was judged; `finish_replay` adds labels that came later."""
+    """Summarise a window as it was when judged; `finish_replay` adds later labels."""
     decision, evidence = judgement.decision, judgement.evidence
     drift, performance = evidence.drift, evidence.performance
     worst = max(drift.features, key=lambda feature: feature.effect_size / feature.threshold) if drift else None
@@ -94,17 +98,17 @@ def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEve
 
 
 def _share_past_limit(drift: DriftReport) -> float:
-    """Share of the features past their limit, whatever they weigh in the model."""
+    """Return the unweighted share of features past their drift limit."""
     past = [feature for feature in drift.features if feature.verdict == "drifted"]
     return len(past) / len(drift.features) if drift.features else 0.0
 
 
 @stage
 def report_replay(replay: Replay) -> Path:
-    """Keep the finished replay, then write the page and summary.json of every replay in this workspace."""
+    """Store the finished replay, then write the page and summary.json of all replays in this workspace."""
     folder = replay_folder(replay.model)
     write_whole(folder / "replay.json", to_json(replay))
-    with one_at_a_time(folder.parent / ".report.lock"):  # of two that end at once the later one reads both
+    with one_at_a_time(folder.parent / ".report.lock"):  # if two replays end at once, the later one includes both
         replays = finished_replays()
         summary = {finished.model: finished.summary() for finished in replays}
         write_whole(folder.parent / "summary.json", json.dumps(summary, indent=2))

@@ -20,7 +20,7 @@ from tasks.policy.records.errors import MatrixError, UnknownPolicy
 
 
 def load_matrix(path: Path) -> PerformanceMatrix:
-    """Raises MatrixError where the file is missing, unreadable or holds something else."""
+    """Load a matrix from .npz. Raises MatrixError if the file is missing, unreadable or has other content."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return read_matrix({key: stored[key] for key in stored.files}, str(path))
@@ -33,12 +33,12 @@ def load_matrix(path: Path) -> PerformanceMatrix:
 
 
 def all_policies() -> dict[str, PolicyFactory]:
-    """`perennial`, every baseline and the detectors."""
+    """Return all policies by name: `perennial`, the baselines and the detectors."""
     return {"perennial": PerennialPolicy, **BASELINES, **evaluation.detectors.DETECTORS}
 
 
 def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:
-    """The named policies, all when none is named. Raises UnknownPolicy with the names there are."""
+    """Return the named policies, or all if none is named. Raises UnknownPolicy, listing the known names."""
     known = {"perennial": PerennialPolicy, **BASELINES}
     known = known if names and set(names) <= set(known) else all_policies()
     unknown = [name for name in names if name not in known]
@@ -48,7 +48,7 @@ def choose_policies(names: Sequence[str]) -> dict[str, PolicyFactory]:
 
 
 def backtest_matrix(path: Path, out: Path, alphas: Sequence[float], names: Sequence[str], share: float) -> str:
-    """Back-test the matrix at `path`, write summary.json and backtest.html under `out`; the outcome in one sentence."""
+    """Back-test the matrix at `path`; write summary.json and backtest.html to `out`; return the outcome's sentence."""
     policies = choose_policies(names)
     matrix = load_matrix(path)
     outcome = run_backtest(matrix, policies, alphas, share)
@@ -58,7 +58,7 @@ def backtest_matrix(path: Path, out: Path, alphas: Sequence[float], names: Seque
 
 
 def recommend(matrix: PerformanceMatrix, outcome: Backtest) -> str:
-    """Which policy, and how sure that is against the next best, in one sentence."""
+    """Recommend a policy in one sentence, with the interval of its gain over the next best."""
     best, *others = outcome.ranking()
     middle = outcome.alphas[len(outcome.alphas) // 2]
     retrains = len(outcome.policies[best][middle].run.trainings)
@@ -76,7 +76,7 @@ def recommend(matrix: PerformanceMatrix, outcome: Backtest) -> str:
 
 
 def about_delay(config: ModelConfig, lag: int) -> str:
-    """How the simulation takes late labels into account; empty where they cost no window."""
+    """Describe how the simulation accounts for late labels; empty if they delay no window."""
     if not lag:
         return ""
     return (
@@ -86,9 +86,9 @@ def about_delay(config: ModelConfig, lag: int) -> str:
 
 
 def policy_yaml(outcome: Backtest, window_days: float) -> str:
-    """What to paste under `retraining:` for the best policy; empty where no trigger is its like.
+    """Return the YAML of the `retraining:` section for the best policy; empty if no trigger corresponds to it.
 
-    α is the middle one of the back-test, the cost that the recommendation's sentence speaks of.
+    α is the middle one of the back-test: the cost that the recommendation quotes.
     """
     best, alpha = outcome.ranking()[0], outcome.alphas[len(outcome.alphas) // 2]
     days = {"every": 1, "timer_2": 2, "timer_4": 4, "timer_8": 8, "timer_16": 16}
@@ -105,7 +105,7 @@ def policy_yaml(outcome: Backtest, window_days: float) -> str:
 def write_outcome(
     matrix: PerformanceMatrix, outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = ""
 ) -> Path:
-    """Write summary.json and backtest.html atomically under `out`; return the page's path."""
+    """Write summary.json and backtest.html atomically to `out`; return the page's path. Raises MatrixError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         storage.atomic_files.write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
@@ -120,7 +120,7 @@ def write_outcome(
 def backtest_candidates(
     config: ModelConfig, path: Path, alphas: Sequence[float], names: Sequence[str], share: float
 ) -> dict[str, Any]:
-    """Back-test a model's own matrix; writes summary.json and the page beside its reports, and publishes an artifact."""
+    """Back-test a model's own matrix; write summary.json and the page to its reports, and publish an artifact."""
     matrix = load_matrix(path)
     outcome = run_backtest(matrix, choose_policies(names), alphas, share)
     sentence = recommend(matrix, outcome) + about_delay(config, matrix.lag)

@@ -1,8 +1,8 @@
-"""Check who may start this run, by the roles in the model's file. A refusal is recorded, announced and raised.
+"""Authorise a run by the roles in the model's file. A refusal is written to the ledger, sent as an event and raised.
 
-The creator is what the server recorded of the run (`tasks.adapters.orchestration.run_identity`), and
-`tasks.policy.governance.access` decides. A run started by an event may name models by name only, and does only what the
-ledger holds a decision for. A ledger accepts facts only from the file that it was begun with.
+The creator of a run is the one that the server recorded (`tasks.adapters.orchestration.run_identity`);
+`tasks.policy.governance.access` decides. A run started by an event may refer to a model by name only, and may do only
+what the ledger has a decision for. A ledger accepts facts only from the model file that it is bound to.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ VALIDATED = "challenger.validated"
 
 
 def admit(model: str) -> ModelConfig:
-    """The model's configuration.
+    """Load the model's configuration.
 
-    Raises AccessRefused where an automation names a file instead of a model, and where the model's ledger was begun with
-    another file, or with other words on risk and access.
+    Raises AccessRefused if an automation passes a path instead of a model's name, or if the model's ledger is bound to
+    another file or to other settings of risk, access or promotion.
     """
     if orchestration.run_identity.creator().kind == "automation" and not model.replace("_", "").isalnum():
         raise AccessRefused(
@@ -42,9 +42,9 @@ def admit(model: str) -> ModelConfig:
 
 
 def check_trigger(config: ModelConfig, action: str, requested_by: str, as_of: datetime) -> Principal:
-    """Who started this run. Raises AccessRefused, recorded and announced, where they may not.
+    """Return who started this run. Raises AccessRefused, after recording it, if they lack the right.
 
-    The first run that may binds the model's ledger to its file.
+    The first authorised run binds the model's ledger to its file.
     """
     principal: Principal = orchestration.run_identity.creator(requested_by)
     refusal = why_not_trigger(config.access, principal, requested_by)
@@ -63,9 +63,10 @@ def check_request(
     as_of: datetime,
     version: str | None = None,
 ) -> Request | None:
-    """The decision in the ledger that this run carries out; None for a manual run.
+    """Return the decision in the ledger that this run carries out; None for a manual run.
 
-    Raises AccessRefused where an event asks for what was not decided, or a person for a live model's past.
+    Raises AccessRefused if an event requests an action that was not decided, or if a person requests an action on a
+    live model with an `as_of` before its latest promotion or rollback.
     """
     entries = ledger.entries(config.name)
     request = decided(entries, action, decision_id, version)
@@ -78,7 +79,7 @@ def check_request(
 
 
 def check_verdict_time(config: ModelConfig, principal: Principal, decision_id: str, as_of: datetime) -> None:
-    """Raises AccessRefused where a live model's challenger would serve from a time before its verdict on."""
+    """Raise AccessRefused if a live model's challenger would be promoted as of a time before its validation."""
     verdicts = [entry for entry in ledger.entries(config.name, kind=VALIDATED) if entry.decision_id == decision_id]
     _check_moment(config, "promotion", principal, verdicts, as_of)
 
@@ -86,14 +87,14 @@ def check_verdict_time(config: ModelConfig, principal: Principal, decision_id: s
 def _check_moment(
     config: ModelConfig, action: str, principal: Principal, built_on: Sequence[LedgerEntry], as_of: datetime
 ) -> None:
-    """Recorded data is replayed at will; on live data nothing takes effect before the facts that it builds on."""
+    """Raise AccessRefused if the action would take effect before a fact it depends on. Recorded data is exempt."""
     refusal = why_too_early(built_on, action, as_of) if config.period.end is None else None
     if refusal:
         _refuse(config, action, refusal, as_of, principal)
 
 
 def check_window(config: ModelConfig, past: Past, window: Window) -> None:
-    """Raise AccessRefused for an event about a live model's window that is older than one judged already."""
+    """Raise AccessRefused for an event about a live model's window that precedes the latest judged window."""
     if config.period.end or orchestration.run_identity.creator().kind != "automation":
         return
     judged = past.of("window.judged")
@@ -106,14 +107,20 @@ def check_window(config: ModelConfig, past: Past, window: Window) -> None:
 
 
 def actor(principal: Principal, requested_by: str) -> str:
-    """The actor to record: a recorded person's own name, and `automation` only where the server recorded one."""
+    """Return the actor to record: the person that the server recorded, else `requested_by`.
+
+    `automation` and `schedule` are recorded only if the server confirms them; otherwise the actor is "unnamed".
+    """
     if principal.recorded and principal.kind == "person":
         return principal.name
     return requested_by if principal.recorded or requested_by not in (AUTOMATION, SCHEDULE) else "unnamed"
 
 
 def accept_file(model: str, by: str, reason: str, now: datetime) -> FileBinding:
-    """Bind the model's ledger to this file from now on, as a named person answers for the change. Raises AccessRefused."""
+    """Bind the model's ledger to this file from now on; a named person takes responsibility for the change.
+
+    Raises AccessRefused if there is no change, or if `by` may not approve it.
+    """
     config = load_model_config(model)
     bindings = ledger.entries(config.name, kind=BOUND)
     bound, found = bound_to(bindings), config.binding
@@ -131,7 +138,7 @@ def accept_file(model: str, by: str, reason: str, now: datetime) -> FileBinding:
 def check_override(
     config: ModelConfig, action: str, override: Override, principal: Principal, as_of: datetime, now: datetime
 ) -> Override:
-    """The override, recorded with its reason and its end. Raises AccessRefused where it does not count."""
+    """Record an override with its reason and expiry, and return it. Raises AccessRefused if it is not valid."""
     refusal = why_not_override(config.access, override, principal, now)
     if refusal:
         _refuse(config, action, refusal, as_of, principal)

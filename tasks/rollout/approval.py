@@ -1,8 +1,9 @@
-"""Ask a person to approve a challenger where the model's risk requires it.
+"""Request a person's approval of a challenger where the model's risk requires it.
 
-The run suspends with a form that carries the evidence, and runs again from the top once the form is filled in. The question
-and its deadline are read from the ledger, so asking twice is asking once. No answer in time is a no, and a no is final for
-that challenger. This is no task, because a suspended run must not wait inside one.
+The run suspends with a form that shows the evidence, and restarts from the top once the form is submitted. The
+request and its deadline are stored in the ledger, which makes a repeated request idempotent. A missing answer counts
+as a rejection, and a rejection is final for that challenger. These are plain functions, because a suspended run must
+not wait in a task.
 """
 
 import shlex
@@ -39,11 +40,22 @@ def approval_of(
     requested_by: str | None = None,
     model: str | None = None,
 ) -> Approval:
-    """The answer of a person, or that none is needed; suspends the run where it has to wait. `now` is wall time.
+    """Return a person's answer, or that none is needed; suspend the run while it waits for one.
 
-    `model` is how the caller named it, for the command that a person can run.
+    Args:
+        config: The model's configuration.
+        challenger: The version to approve.
+        validation: Its validation report, shown as evidence.
+        as_of: Time of the facts that are recorded.
+        now: Wall-clock time, for the deadline.
+        approved_by: An approver who is passed to the run itself, without a form.
+        comment: The approver's comment.
+        requested_by: Who requested the promotion; a requester may not approve.
+        model: The model's name or path as the caller gave it, for the command shown to the approver.
 
-    Raises PromotionRefused where a person is needed and this run cannot wait for one.
+    Raises:
+        PromotionRefused: Approval is required and this run cannot wait for it, the approver lacks the right, or the
+            challenger could not be promoted anyway.
     """
     decision_id, version = challenger.decision_id, challenger.version
     for entry in ledger.entries(config.name, kind="approval.answered"):
@@ -68,14 +80,14 @@ def approval_of(
 
 
 def _serves(challenger: ModelVersion) -> bool:
-    """Whether this version is the champion already, by this decision's promotion, which the ledger holds."""
+    """Return whether this version is already champion through this decision's promotion, as recorded in the ledger."""
     champion = registry.aliases(challenger.model).get(registry.CHAMPION)
     promoted = {entry.decision_id for entry in ledger.entries(challenger.model, kind="champion.promoted")}
     return champion == challenger.version and challenger.decision_id in promoted
 
 
 def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
-    """Ask no one about a challenger that could not be promoted anyway. Raises PromotionRefused."""
+    """Raise PromotionRefused for a challenger that could not be promoted even with an approval."""
     champion = registry.aliases(config.name).get(registry.CHAMPION)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
     if refusal:
@@ -85,7 +97,7 @@ def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validati
 def _request(
     config: ModelConfig, challenger: ModelVersion, as_of: datetime, now: datetime, requested_by: str | None
 ) -> ApprovalRequest:
-    """The approval request in the ledger; the first run's request holds for every later run of the decision."""
+    """Record the approval request and return it; later runs of the decision get the first run's request."""
     trained = [
         entry for entry in _entries(config, "challenger.registered") if entry.decision_id == challenger.decision_id
     ]
@@ -110,7 +122,7 @@ def _entries(config: ModelConfig, kind: str) -> tuple[LedgerEntry, ...]:
 
 
 def _typed(config: ModelConfig, request: ApprovalRequest, approver: str, comment: str) -> Approval:
-    """An approval that came with the run itself."""
+    """Return the approval passed to the run itself. Raises PromotionRefused if the approver lacks the right."""
     refusal = why_not_approve(config.access, approver, request.requesters, request.anonymous, config.risk)
     if refusal:
         raise PromotionRefused(f"{config.name}: version {request.version} is not approved: {refusal}")
@@ -126,7 +138,7 @@ def _asked(
     now: datetime,
     model: str,
 ) -> Approval:
-    """The answer of a form. An answer without the right to give it is recorded, explained and requested again."""
+    """Return the form's answer. An answer by a person without the right is recorded, and the form is shown again."""
     run_id = orchestration.run_identity.waiting_run()
     if run_id is None:
         raise PromotionRefused(
@@ -156,7 +168,10 @@ def _asked(
 
 
 def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
-    """What approves just this, dated as asked: in a replay the present is not today, and other challengers follow."""
+    """Return the command that approves exactly this challenger.
+
+    It states the request's `as_of`, because in a replay the current time is not today and other challengers follow.
+    """
     moment = as_of.isoformat().replace("+00:00", "Z")
     return (
         f"perennial run promote --model {shlex.quote(model)} --decision-id {challenger.decision_id} --until {moment} "
@@ -165,7 +180,7 @@ def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
 
 
 def _question(request: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
-    """The notification's own words."""
+    """Return the sentences of the notification."""
     asked = f"version {request.version} waits for approval until {request.expires_at:%Y-%m-%d %H:%M} UTC, in run {request.run_id}"
     return (asked, *validation.reasons)
 

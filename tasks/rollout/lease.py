@@ -1,7 +1,7 @@
 """Allow one run at a time to change a model, whatever started it, and fence out a process that stopped responding.
 
 Prefect's concurrency limits cover the runs of its workers. They do not cover a command line, another server on the same
-registry, or a process that resumes after it was given up. The lease does: see `tasks.adapters.storage.lease`.
+registry, or a process that resumes after it was declared dead. The lease does: see `tasks.adapters.storage.lease`.
 """
 
 import inspect
@@ -20,14 +20,14 @@ from tasks.policy.records.errors import FencedOut, LeaseHeld
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 Body = Callable[Parameters, Answer]
-PATIENCE_S = 60.0  # promotions take seconds; who would wait longer gives its worker's place back meanwhile
+PATIENCE_S = 60.0  # promotions take seconds; a run that would wait longer is requeued and frees its worker
 COME_BACK_S = 60
 
 
 def with_lease(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
-    """Run a flow's body under the lease of its `model`; a flow named in `outranks` is fenced out, not waited for.
+    """Run a flow's body while it holds the lease of its `model`.
 
-    A dry run takes no lease.
+    A holder whose flow is named in `outranks` is fenced out at once instead of waited for. A dry run takes no lease.
     """
     return lambda body: _under_lease(body, outranks)
 
@@ -37,7 +37,7 @@ def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> B
     def alone(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
         given = inspect.signature(body).bind(*arguments, **named).arguments
         if given.get("dry_run"):
-            return body(*arguments, **named)  # it only reads, and must neither wait for a writer nor fence one out
+            return body(*arguments, **named)  # a dry run only reads; it must neither wait for nor fence out a writer
         model = given["model"]
         try:
             with storage.lease.hold(load_model_config(model).name, body.__name__, outranks, patience_s=PATIENCE_S):
@@ -54,7 +54,7 @@ def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> B
 
 
 def _goes_on_elsewhere() -> bool:
-    """Whether this run was given to another process: its state is no longer the one that this process set."""
+    """Return whether another process has taken over this run: its state is no longer the one this process set."""
     run = FlowRunContext.get()
     if run is None or run.flow_run is None or run.flow_run.state is None:
         return False

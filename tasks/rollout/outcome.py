@@ -1,7 +1,8 @@
-"""Evaluate a past promotion once labels of the windows after it have closed: did it pay?
+"""Evaluate whether a promotion paid off, once the windows after it have closed.
 
-The replaced champion scores the same rows again, so the gain is a paired difference; the forecast is what validation
-promised. The result is written once per promotion, to the ledger and an artifact. No task, as it mostly has nothing to do.
+The replaced champion scores the same rows, which makes the gain a paired difference. The forecast is the gain
+measured at validation. The outcome is written once per promotion, to the ledger and an artifact. This is a plain
+function, not a task, because it rarely has work to do.
 """
 
 import math
@@ -23,11 +24,11 @@ from tasks.policy.statistics.intervals import Gain, paired_bootstrap
 from tasks.policy.statistics.metrics import undefined
 
 LOOK_BACK = 3
-"""Closed windows after a promotion on which it is judged."""
+"""Number of closed windows after a promotion on which it is judged."""
 
 
 def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
-    """The outcome of the latest promotion, when it is due now; None before, and once it is written."""
+    """Return the outcome of the latest promotion and record it; None if it is not due or already recorded."""
     champion, past, as_of = run.champion, run.past, run.as_of
     promotions = past.of("champion.promoted")
     latest = from_json(Promotion, promotions[-1].body) if promotions else None
@@ -57,10 +58,10 @@ def _speaks(report: PerformanceReport, champion: ModelVersion, promoted: datetim
 
 
 def judge_outcome(config: ModelConfig, run: MonitorRun, promotion: Promotion, windows: list[Window]) -> Outcome | None:
-    """Realised gains over the replaced champion, against cost and what validation promised.
+    """Compare the realised gains over the replaced champion with the cost and the gain forecast at validation.
 
-    The first windows count in which the metric is defined, such as an AUC where both classes occur; None before there
-    are enough.
+    Uses the first `LOOK_BACK` windows in which the metric is defined; an AUC, for example, needs both classes. None
+    if there are fewer, or if the replaced version no longer exists.
     """
     champion, past, as_of = run.champion, run.past, run.as_of
     try:
@@ -96,7 +97,7 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
 
 
 def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: str) -> float:
-    """Of the training that this decision led to; an earlier version that returned was paid before."""
+    """Return the training cost of this decision in USD; 0 for an earlier version that returned, paid for before."""
     if past.holds(decision_id, ("challenger.recalled",)):
         return 0.0
     noted = dict(version.tags).get(USAGE)
@@ -105,7 +106,7 @@ def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: s
 
 
 def _promised(past: Past, decision_id: str) -> Gain | None:
-    """The gain that validation measured on its holdout."""
+    """Return the gain that validation measured on its holdout; None if it measured none."""
     verdicts = past.of("challenger.validated")
     own = [from_json(ValidationReport, entry.body) for entry in verdicts if entry.decision_id == decision_id]
     whole = [found for report in own for found in report.differences if found.slice_name is None]

@@ -1,7 +1,7 @@
-"""Watch a new champion for its first windows: is it worse than the version that it replaced?
+"""Check during probation whether a new champion is worse than the version it replaced.
 
-The previous champion scores the same rows only where service falls short of validation, so this costs nothing while all is
-well. `tasks.policy.rollout.probation` decides.
+The previous champion scores the same rows only if the realised metric falls short of validation; otherwise the check
+costs nothing. `tasks.policy.rollout.probation` decides.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from tasks.policy.rollout.probation import (
 )
 
 
-# one retry: the registry or the lake may be out of reach for a moment; comparing writes nothing
+# one retry: the registry or the lake may be briefly unavailable; the stage writes nothing
 @stage(retries=1, timeout_seconds=1800)
 def watch_fresh_champion(
     config: ModelConfig, run: MonitorRun, reports: Sequence[PerformanceReport]
 ) -> Degradation | None:
-    """Why the champion has to go back; None where it stays, or is no longer on probation."""
+    """Return why the champion must be rolled back; None if it stays or is no longer on probation."""
     champion, as_of = run.champion, run.as_of
     served = probation(
         config.promotion, run.history.champion_since, as_of, config.window_days, config.columns.label_delay
@@ -65,14 +65,14 @@ def _compare(
     rows = lake.labelled_rows(config, served, run.as_of, excluding=excluding)
     level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
     parts = {"validation": config.validation.model_copy(update=level)}
-    parts["columns"] = config.columns.model_copy(update={"protected": ()})  # judged as a whole
+    parts["columns"] = config.columns.model_copy(update={"protected": ()})  # compared on all rows, without slices
     watched = config.model_copy(update=parts)
     compared = evaluation.challenger.compare(watched, run.champion, before, served, rows)
     return decide_degradation(config.validation, compared, realised, forecast, run.as_of)
 
 
 def _realised(champion: ModelVersion, reports: Sequence[PerformanceReport]) -> MetricValue | None:
-    """The latest value of the primary metric that this version reached in service."""
+    """Return this version's latest realised value of the primary metric, from windows with sound labels."""
     own = [report for report in reports if report.model_version == champion.version and report.metric(report.primary)]
     own = [report for report in own if report.has_sound_labels]
     latest = max(own, key=lambda report: report.window, default=None)
@@ -80,9 +80,9 @@ def _realised(champion: ModelVersion, reports: Sequence[PerformanceReport]) -> M
 
 
 def _forecast(past: Past, champion: ModelVersion) -> float | None:
-    """What validation had found of this version on the primary metric."""
+    """Return the value of the primary metric that validation measured for this version."""
     for entry in reversed(past.of("challenger.validated")):
         report = from_json(ValidationReport, entry.body)
-        if report.challenger == champion.version:  # the latest, as one that returned was validated anew
+        if report.challenger == champion.version:  # the latest: a version that returned was validated again
             return next((item.challenger for item in report.differences if item.slice_name is None), None)
     return None

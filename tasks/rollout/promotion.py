@@ -1,8 +1,8 @@
 """Move the aliases champion, challenger and previous in one transaction, and check which version serves afterwards.
 
-Tasks here have no retries, because a retry would roll back siblings of the transaction. Both moves are idempotent: run
-again after an interruption, they end in the same state, return the same record and complete the ledger. A quarantined
-version never serves again.
+Tasks here have no retries, because a retry would roll back siblings of the transaction. Promotion and rollback are
+idempotent: rerun after an interruption, they reach the same state, return the same record and complete the ledger. A
+quarantined version never serves again.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,10 @@ from tasks.policy.rollout.validation import why_not_promote
 def promote_challenger(
     config: ModelConfig, challenger: ModelVersion, validation: ValidationReport, decision_id: str
 ) -> Promotion:
-    """Make the challenger champion, and the champion previous. Raises PromotionRefused, or MoveFailed once undone."""
+    """Make the challenger champion, and the champion previous.
+
+    Raises PromotionRefused if a gate refuses, and MoveFailed if the move failed and was undone.
+    """
     model, number = config.name, challenger.version
     now, tags = registry.aliases(model), registry.tags(model, number)
     if now.get(registry.CHAMPION) == number and tags.get("promoted_by") == decision_id:
@@ -38,7 +41,7 @@ def promote_challenger(
     refusal = refusal or evaluation.challenger.smoke_test(challenger, config.training.estimator)
     if refusal:
         raise PromotionRefused(f"{model}: version {number} is not promoted: {refusal}")
-    # previous first: cut off at any step, the champion that serves stays known
+    # previous first: interrupted at any step, the serving champion stays known
     wanted = {registry.PREVIOUS: champion, registry.CHAMPION: number}
     wanted[registry.CHALLENGER] = None if waiting == number else waiting
     evaluation.alias_transaction.move(model, decision_id, number, before, wanted, config.training.estimator)
@@ -53,9 +56,10 @@ def promote_challenger(
 def restore_previous(
     config: ModelConfig, decision_id: str, reason: str, actor: str, expected: str | None = None
 ) -> Promotion:
-    """Make the previous champion serve again and quarantine the present one. Raises PromotionRefused or MoveFailed.
+    """Make the previous champion serve again and quarantine the current one. Raises PromotionRefused or MoveFailed.
 
-    `expected` is the version that has to go, where the request names one: late or repeated, it must not hit another.
+    `expected` is the version to roll back, if the request names one; a late or repeated request must not affect
+    another.
     """
     model = config.name
     now = registry.aliases(model)
@@ -80,7 +84,7 @@ def restore_previous(
 
 @stage
 def preview_rollback(config: ModelConfig) -> Promotion:
-    """What a rollback would do now, tried as far as it changes nothing. Raises PromotionRefused where it would."""
+    """Show what a rollback would do now, without changing anything. Raises PromotionRefused if it would be refused."""
     now = registry.aliases(config.name)
     bad, target = _rollback_target(config, _as_before(now, evaluation.alias_transaction.begun(config.name, now)))
     said = f"version {target} answers and would serve again; version {bad} would be quarantined"
@@ -91,7 +95,7 @@ def preview_rollback(config: ModelConfig) -> Promotion:
 def _promoted_before(
     model: str, decision_id: str, number: str, tags: Mapping[str, str], validation: ValidationReport
 ) -> Promotion:
-    """What the promotion returned that this decision made; unchanged where a later move brought the version back."""
+    """Return the record of this decision's earlier promotion; `unchanged` if a later move brought the version back."""
     before = evaluation.alias_transaction.noted(tags, decision_id)
     if before is None:
         return Promotion(model, decision_id, number, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
@@ -99,7 +103,7 @@ def _promoted_before(
 
 
 def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[str, str]) -> Promotion:
-    """The same of a rollback; who asked for it and why stands on the version that went."""
+    """Return the record of this decision's earlier rollback; actor and reason are tags of the quarantined version."""
     before = evaluation.alias_transaction.noted(tags, decision_id)
     if before is None:
         return Promotion(model, decision_id, serving, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
@@ -109,7 +113,7 @@ def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[s
 
 
 def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | None) -> Mapping[str, str]:
-    """The aliases as a promotion that was cut off after its first one found them: `previous` is where it was."""
+    """Return the aliases with `previous` as it was before a promotion that was interrupted after its first alias."""
     if begun is None:
         return now
     put_back = {**now, registry.PREVIOUS: begun[1].get(registry.PREVIOUS)}
@@ -117,7 +121,7 @@ def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | No
 
 
 def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:
-    """(the champion that goes, the version that would serve again). Raises PromotionRefused."""
+    """Return (champion to roll back, version that would serve again). Raises PromotionRefused if there is none."""
     model = config.name
     bad, target = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
     if bad is None or target is None or bad == target:

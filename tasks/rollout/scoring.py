@@ -1,6 +1,6 @@
 """Score a window with one version and write the predictions to the lake, where monitoring reads them.
 
-Rows are scored in batches of the size that a service would get, which makes latencies comparable.
+Rows are scored in batches of the size that an online service would receive; latencies are comparable.
 """
 
 import resource
@@ -21,13 +21,13 @@ BATCH_ROWS = 256
 BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
-# two retries: the lake or the registry may be out of reach for a moment; landing a window twice changes nothing
+# two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing
 @stage(
     retries=2,
     timeout_seconds=3600,
 )
 def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion) -> Scoring:
-    """Predictions of the version for every row of the snapshot, with seconds per batch and peak memory."""
+    """Score every row of the snapshot and store the predictions; measure seconds per batch and peak memory in MB."""
     scorer = registry.version_files.load_scorer(version, config.training.estimator)
     rows = lake.read_rows(snapshot)
     parts, seconds = [], []
@@ -51,7 +51,7 @@ def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion)
 
 
 def _latency(seconds: list[float]) -> Latency:
-    """Quantiles of the batches' seconds, 0 where nothing was scored, and the process's peak memory so far."""
+    """Return quantiles of the seconds per batch, 0 if none was scored, and the process's peak memory so far in MB."""
     p50, p95, p99 = np.quantile(seconds or [0.0], [0.5, 0.95, 0.99])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_RSS_UNIT / 1e6
     return Latency(float(p50), float(p95), float(p99), float(peak))

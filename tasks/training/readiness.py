@@ -1,4 +1,4 @@
-"""Check before a run that what a model's file names can be used: its estimator, its function, its data."""
+"""Check before a run that the estimator, the source function and the data named in a model's file are usable."""
 
 from datetime import timedelta
 
@@ -11,10 +11,15 @@ from tasks.policy.records.errors import FeatureError
 
 
 def check_training(config: ModelConfig) -> None:
-    """Raises SourceError where a source's function cannot be imported, EstimatorError where an estimator cannot be used,
-    FeatureError where a feature has the name of the label, so that no run would train on it, SuiteError where an
-    expectation of `quality.suite` cannot be used, ModelConfigError where `drift.evidently` names what Evidently does not
-    have."""
+    """Check that a model's file can be trained with, without reading its data.
+
+    Raises:
+        SourceError: The source's function cannot be imported.
+        EstimatorError: The estimator cannot be used.
+        FeatureError: A feature leaks the label by its name; training refuses such a feature.
+        SuiteError: An expectation of `quality.suite` cannot be used.
+        ModelConfigError: `drift.evidently` names something that Evidently does not have.
+    """
     if leaks := profiling.leakage.leaks_by_name(config):
         raise FeatureError(f"{config.name}: columns.features: {'; '.join(leaks)}")
     sources.check_function(config)
@@ -26,7 +31,7 @@ def check_training(config: ModelConfig) -> None:
 
 
 def look_at_data(config: ModelConfig) -> tuple[str, ...]:
-    """What the last window of the history holds, in sentences. Raises SourceError where it cannot be read as the file says."""
+    """Describe the last window of the history in sentences. Raises SourceError if it cannot be read as configured."""
     end = config.period.history_until
     window = Window(max(config.period.start, end - timedelta(days=config.window_days)), end)
     rows, labels = sources.read_window(config, window), sources.read_labels(config, window)

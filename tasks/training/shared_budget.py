@@ -1,8 +1,8 @@
-"""Decide whether a retrain may draw on the budget that several models share, one process at a time.
+"""Decide whether a retrain may draw on a budget that several models share, one process at a time.
 
-The models' ledgers say what was spent and promised. A retrain holds the fleet's lease while it reads them and records its
-own promise, so two processes cannot spend the same money; `tasks.policy.economics.budget` decides. A ledger that does not
-verify blocks no other model: what its model may have spent is held back.
+The models' ledgers record what was spent and reserved. A retrain holds the fleet's lease while it reads them and
+records its own reservation; two processes cannot spend the same money. `tasks.policy.economics.budget` decides. A
+ledger that does not verify blocks no other model: the amount that its model may have spent is reserved.
 """
 
 from datetime import datetime
@@ -16,18 +16,18 @@ from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics import budget
 
 LEASE = "_fleet"
-"""No model's name."""
-PATIENCE_S = 300.0  # who holds it reads and writes for a second; a dead one is fenced out after half a minute
+"""A lease name that no model can have."""
+PATIENCE_S = 300.0  # a holder needs about one second; a dead holder is fenced out after half a minute
 
 
 @stage
 def claim_shared_budget(
     config: ModelConfig, decision_id: str, next_cost_usd: float | None, as_of: datetime, dry_run: bool = False
 ) -> str | None:
-    """Why the budget shared with other models refuses this retrain; None where there is none or it grants.
+    """Claim this retrain's cost from the shared budget; return why it is refused, None if granted or not shared.
 
-    What is granted is promised to the decision in the ledger, once, and stays so until its challenger is registered; with
-    `dry_run` nothing is promised.
+    A grant is recorded in the ledger once per decision and reserves the amount until the challenger is registered. With
+    `dry_run` nothing is recorded. Costs are in USD.
     """
     fleet = load_fleet_config()
     if fleet.shared_budget is None or config.name not in fleet.sharing():
@@ -47,7 +47,7 @@ def claim_shared_budget(
         if refusal is None and not dry_run:
             left = balance.left_usd - own.cost_usd
             grant = budget.Grant(own.cost_usd, left, f"{balance.sentence}; {own.cost_usd:,.2f} USD more are promised")
-            alone.check()  # right before the write: whoever was frozen past its lease may not spend what is spent by now
+            alone.check()  # right before the write: a process paused past its lease may see outdated balances
             ledger.append(config.name, "budget.granted", grant, as_of, decision_id)
     get_run_logger().info("shared budget: %s", refusal or balance.sentence)
     return refusal

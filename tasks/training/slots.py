@@ -1,8 +1,8 @@
-"""Limit how many trainings a place holds in memory at once: each retrain takes one slot, whatever started it.
+"""Limit how many trainings run in memory at once in one place: every retrain takes one slot, whatever started it.
 
-Prefect's global concurrency limit `perennial-training-PLACE` counts them; `training-slots` in prefect.yaml says how many
-there are, and `perennial apply` makes it. A deployment's own limit keeps its runs back before they cost a
-process, but counts no run that was started by hand. Where the server has no such limit, as on a laptop, nothing waits.
+The slots are Prefect's global concurrency limit `perennial-training-PLACE`. `training-slots` in prefect.yaml sets
+their number, and `perennial apply` creates the limit. A deployment's own limit holds its runs back before they start
+a process, but does not count runs started by hand. If the server has no such limit, as on a laptop, no run waits.
 """
 
 import inspect
@@ -26,14 +26,14 @@ from tasks.policy.records.events import RunMode
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
-PATIENCE_S = 60.0  # who would wait longer gives its worker's place back meanwhile
+PATIENCE_S = 60.0  # a deployed run that would wait longer goes back into the queue and frees its worker
 COME_BACK_S = 60.0
-HELD = "perennial.training-slot"  # a label of the run: the lease of its slot
-LEASE_S = 60.0  # the least that Prefect accepts; so long does a slot outlive a process that was killed
+HELD = "perennial.training-slot"  # run label that holds the lease of the run's slot
+LEASE_S = 60.0  # Prefect's minimum; the slot of a killed process is released after this time
 
 
 def in_a_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
-    """Run a flow's body while it holds a slot of its place; a dry run and a replay, which is one process, take none."""
+    """Run a flow's body while it holds a training slot. A dry run and a replay, which is one process, take none."""
 
     @wraps(body)
     def counted(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
@@ -48,7 +48,7 @@ def in_a_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameter
 
 @contextmanager
 def _slot(name: str) -> Iterator[None]:
-    """One slot of this limit, where the server has it. A deployed run that gets none in time goes back into the queue."""
+    """Hold one slot of this limit if the server has it. A deployed run that gets none in time is requeued."""
     _give_back_what_an_earlier_process_held()
     taken = _taken(name)
     if taken is None:
@@ -56,7 +56,7 @@ def _slot(name: str) -> Iterator[None]:
         return
     if taken[0] >= taken[1]:
         get_run_logger().info("training: all %d slots of %s are taken; waiting for one", taken[1], name)
-    patience_s = PATIENCE_S if orchestration.requeue.is_deployed() else None  # by hand: until there is one
+    patience_s = PATIENCE_S if orchestration.requeue.is_deployed() else None  # started by hand: wait without limit
     with ExitStack() as slot:
         try:
             slot.enter_context(concurrency(name, timeout_seconds=patience_s, lease_duration=LEASE_S))
@@ -68,7 +68,7 @@ def _slot(name: str) -> Iterator[None]:
 
 
 def _give_back_what_an_earlier_process_held() -> None:
-    """Free the slot of this run's killed process; otherwise the run would wait for itself for LEASE_S."""
+    """Release the slot of this run's killed process; otherwise the run would wait up to LEASE_S for its own slot."""
     run = FlowRunContext.get()
     lease = run.flow_run.labels.get(HELD) if run and run.flow_run else None
     if lease:
@@ -77,7 +77,7 @@ def _give_back_what_an_earlier_process_held() -> None:
 
 
 def _note_held_slot() -> None:
-    """Note the slot on the run, where the process that resumes it reads it."""
+    """Store the slot's lease as a label of the run, where a process that resumes the run finds it."""
     run, held = FlowRunContext.get(), ConcurrencyContext.get()
     if run and run.flow_run and held and held.cleanup_lease_ids:
         with get_client(sync_client=True) as client:
@@ -85,7 +85,7 @@ def _note_held_slot() -> None:
 
 
 def _taken(name: str) -> tuple[int, int] | None:
-    """(slots taken, slots there are) of a limit; None where the server has none of that name, or it is switched off."""
+    """Return (taken, total) slots of a limit; None if the server has no limit of that name, or it is inactive."""
     with get_client(sync_client=True) as client:
         try:
             limit = client.read_global_concurrency_limit_by_name(name)

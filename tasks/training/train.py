@@ -1,7 +1,7 @@
 """Train a challenger on a snapshot of labelled rows and register it, once per decision.
 
-Training is refused, with a reason, where the rows cannot support a sound model. The reference profile that monitoring
-compares with, and the manifest to reproduce the training, are frozen with the version.
+Training is refused, with a reason, if the rows cannot support a sound model. The version is stored with its reference
+profile, which monitoring compares with, and the manifest that reproduces the training.
 """
 
 import resource
@@ -22,12 +22,12 @@ from tasks.policy.records.reports import Snapshot
 
 
 def peak_memory_mb() -> float:
-    """Of this process so far; the kernel counts in kB."""
+    """Return the peak resident memory of this process so far, in MB. Linux reports it in kB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def _where_rows_are(config: ModelConfig, span: Window) -> str:
-    """What lands more rows of this stretch, where windows of it were missed that a back-fill would take; else nothing."""
+    """Describe the back-fill that would add missed windows to the training window; empty if none were missed."""
     if registry.CHAMPION not in registry.aliases(config.name):
         return ""
     learned_until = registry.version(config.name, registry.CHAMPION).trained.end
@@ -45,7 +45,7 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
 
 
 def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | None:
-    """Why labels that cannot be used, in the windows that these rows are of, are too many to learn from the others."""
+    """Return why the training window has too many unusable labels; None within `quality.labels.max_unusable_share`."""
     as_of = training.as_of or training.window.end
     found = lake.read_label_faults(config, training.window, as_of, training.excluding)
     unusable, _, conflicts = lake.label_faults.sorted_faults(found)
@@ -63,26 +63,29 @@ def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | Non
 
 
 def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
-    """Describe label values that are read as unknown; empty where there are none."""
+    """Describe label values that are read as unknown; empty if there are none."""
     found = lake.read_label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
     words = ", ".join(f"{word!r} {count:,} times" for word, count in lake.label_faults.sorted_faults(found)[1])
     return f"{words} read as unknown; where one is a class, list the classes in columns.classes" if words else ""
 
 
 def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> ReferenceProfile:
-    """How many of the rows of that time had a label, which later windows are held against."""
+    """Add the share of training rows that had a label to the profile; later windows are compared with it."""
     if profile.labels is None or not training.labelled_rows:
         return profile
     return replace(profile, labels=replace(profile.labels, labelled_share=training.labelled_rows / training.rows))
 
 
-# one retry: the registry or the lake may be out of reach for a moment; a version that exists is not trained again
+# one retry: the registry or the lake may be briefly unavailable; a version that exists is not trained again
 @stage(
     retries=1,
     timeout_seconds=6 * 3600,
 )
 def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) -> ModelVersion:
-    """The version of this decision, with the alias challenger. Raises TrainingRefused, saying why."""
+    """Train and register this decision's version and give it the alias challenger; return an existing one unchanged.
+
+    Raises TrainingRefused, with the reason, if the rows or labels cannot support a sound model.
+    """
     version = registry.find(config.name, decision_id)
     if version is None:
         began = perf_counter(), process_time()
@@ -121,6 +124,6 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
             config.performance.metric,
             "not measured" if reached is None else f"{reached:.4g}",
         )
-    if dict(version.tags)["status"] == "registered":  # a version that has served already is nobody's challenger
+    if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version

@@ -1,7 +1,7 @@
-"""Compare the challenger with the champion on rows that neither has seen; `tasks.policy.rollout.validation` decides.
+"""Compare the challenger with the champion on rows that neither was trained on.
 
-The challenger is loaded from the registry and scores the rows before it may pass, because a good metric of a model that
-cannot be served is worth nothing. What cannot be measured is a reason to fail, not an exception.
+`tasks.policy.rollout.validation` decides. The challenger is loaded from the registry to score the rows, which proves
+that it can be served. A comparison that cannot be measured fails the challenger; it raises no exception.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ from tasks.policy.rollout.validation import decide_validation
 def _judge_labels(
     config: ModelConfig, challenger: ModelVersion, holdout: Snapshot, rows: "pa.Table"
 ) -> LabelReport | None:
-    """Whether the holdout's labels can be trusted, held against those that the challenger learned from."""
+    """Judge the holdout's labels against those that the challenger was trained on; None if nothing could be scored."""
     answered = evaluation.challenger.answer(challenger, rows, config.training.estimator) if len(rows) else ""
     if isinstance(answered, str):
         return None
@@ -48,7 +48,7 @@ def _judge_labels(
 
 
 def _with_labels(report: ValidationReport, labels: LabelReport | None) -> ValidationReport:
-    """A challenger that was proven by labels which cannot be trusted was not proven."""
+    """Add the label verdict to the report: failed labels fail the validation, because it rests on them."""
     if labels is None:
         return report
     if labels.verdict != "fail":
@@ -57,7 +57,7 @@ def _with_labels(report: ValidationReport, labels: LabelReport | None) -> Valida
     return replace(report, verdict="fail", reasons=(*labels.reasons, *report.reasons))
 
 
-# one retry: the registry or the lake may be out of reach for a moment; a verdict is never retried
+# one retry: the registry or the lake may be briefly unavailable; a verdict is never retried
 @stage(
     retries=1,
     timeout_seconds=3600,
@@ -65,7 +65,7 @@ def _with_labels(report: ValidationReport, labels: LabelReport | None) -> Valida
 def validate_challenger(
     config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, holdout: Snapshot
 ) -> ValidationReport:
-    """Compare both on the holdout's labelled rows and decide. The first model has `champion=None`."""
+    """Compare both versions on the holdout's labelled rows and decide. `champion` is None for the first model."""
     rows = lake.read_labelled(holdout)
     report = decide_validation(
         config.validation, evaluation.challenger.compare(config, challenger, champion, holdout.window, rows)

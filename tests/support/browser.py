@@ -1,7 +1,8 @@
-"""Shows a page in headless Chromium, as tests need it: the DOM after its scripts ran, a screenshot, the console.
+"""Render a page in headless Chromium for tests: the DOM after its scripts ran, a screenshot, the console.
 
-Test-side only; the product never starts a browser. A broken page is a PNG too, so assert on the DOM and the console.
-Playwright drives the system's Chromium: its own `--screenshot` lays a page out 500 pixels wide and cuts it to a phone.
+For tests only; the product never starts a browser. A broken page also yields a PNG; assert on the DOM and the
+console. Playwright drives the system's Chromium, because Chromium's own `--screenshot` lays out a page 500
+pixels wide and crops it to a phone's width.
 """
 
 import os
@@ -27,7 +28,7 @@ FLAGS = (
     "--disable-sync",
 )
 VOID = frozenset({"meta", "link", "br", "img", "input", "hr", "col", "source", "wbr"})
-needs_chromium = pytest.mark.skipif(  # in .ci/run nothing may be skipped: there a missing browser fails the test
+needs_chromium = pytest.mark.skipif(  # .ci/run allows no skips: a missing browser fails the test there
     not any(map(shutil.which, BROWSERS)) and not os.environ.get("PERENNIAL_REQUIRE_SYSTEM_TOOLS"),
     reason="no Chromium to look at pages with; apt-get install chromium",
 )
@@ -35,7 +36,7 @@ needs_chromium = pytest.mark.skipif(  # in .ci/run nothing may be skipped: there
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element of a page; `text` is all text inside it, its spaces collapsed."""
+    """One element of a page; `text` is its complete text with whitespace collapsed."""
 
     tag: str
     attributes: dict[str, str]
@@ -48,10 +49,11 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A page as the browser had it in the end.
+    """Final state of a page in the browser.
 
-    `console` holds its messages and uncaught errors, `requests` every address it asked for (its own first), and
-    `page_width` the width of its content in pixels: above the viewport's, it scrolls sideways.
+    `console` contains its messages and uncaught errors, `requests` every requested address (the page's own first),
+    and `page_width` the width of its content in pixels. If that exceeds the viewport's width, the page scrolls
+    horizontally.
     """
 
     dom: str
@@ -71,9 +73,10 @@ def render(
     ready: str = "body",
     settle_ms: int = 500,
 ) -> Rendered:
-    """Open a URL or a file at this viewport, wait until `ready` (a CSS selector) shows, and leave a PNG in `folder`.
+    """Open a URL or file at this viewport, wait for the CSS selector `ready`, and write a PNG to `folder`.
 
-    `settle_ms` is left for what the page draws after that. Raises playwright's TimeoutError when `ready` never shows.
+    Waits another `settle_ms` milliseconds for late rendering. Raises Playwright's TimeoutError if `ready` never
+    appears.
     """
     address = page.resolve().as_uri() if isinstance(page, Path) else page
     theme: Literal["dark", "light"] = "dark" if dark else "light"
@@ -95,14 +98,14 @@ def render(
 
 @contextmanager
 def opened_browser() -> Iterator[Browser]:
-    """The system's Chromium, headless, for a test that clicks and types."""
+    """Open the system's Chromium, headless, for a test that clicks and types."""
     browser_path = next(path for path in map(shutil.which, BROWSERS) if path)
     with sync_playwright() as driver, driver.chromium.launch(executable_path=browser_path, args=[*FLAGS]) as browser:
         yield browser
 
 
 def elements(html: str) -> list[Element]:
-    """Every element of a page in document order, as HTML's own rules read it (script and style are text)."""
+    """Return every element of a page in document order, parsed by HTML's rules (script and style are text)."""
     reader = _Reader()
     reader.feed(html)
     reader.close()

@@ -1,4 +1,4 @@
-"""Definitions of the models at hand, of one more, and of an index that differs in a line."""
+"""Model configurations for deployment tests: the repository's models, one more, and an index with one line changed."""
 
 from pathlib import Path
 from typing import Any

@@ -1,13 +1,13 @@
-"""Google Cloud Storage as a process: gcp-storage-emulator for the JSON API, and here, on its objects, the XML API.
+"""Google Cloud Storage as a process: the JSON API of gcp-storage-emulator, and an XML API on the same objects.
 
-Clients in Rust (obstore, deltalake) speak XML, with conditions that no emulator tried keeps. So this half is ours, after
-https://cloud.google.com/storage/docs/xml-api/reference-methods, …/reference-headers (x-goog-if-generation-match),
-…/docs/multipart-uploads and …/docs/consistency: a write of one object is atomic, and reads and lists see it at once.
-What it does not know is answered with 400 (501 would be tried again), so that no condition is left out silently. The JSON
-half keeps no conditions; Arrow, which speaks it, only reads. With `pause_s` an object that changes again sooner is refused
-with 429 (…/quotas: about one write per second and object).
+Rust clients (obstore, deltalake) use the XML API with preconditions, which no emulator that was tried supports. This
+module implements it after https://cloud.google.com/storage/docs/xml-api/reference-methods, …/reference-headers
+(x-goog-if-generation-match), …/docs/multipart-uploads and …/docs/consistency: a write of one object is atomic and
+immediately visible to reads and lists. Unsupported requests are answered with 400 (a client would retry 501); no
+precondition is ignored silently. The JSON API ignores preconditions; its client, Arrow, only reads. A change of an
+object within `pause_s` seconds of the last one is refused with 429 (…/quotas: about one write per second and object).
 
-    python tests/support/gcs_emulator.py BUCKET PAUSE_S    prints its address; ends when its input ends
+    python tests/support/gcs_emulator.py BUCKET PAUSE_S    prints its address; ends at the end of its input
 """
 
 import hashlib
@@ -32,8 +32,8 @@ from gcp_storage_emulator.storage import Storage
 JSON_API = re.compile(r"/(storage|upload|download|batch|b)/")
 IF_GENERATION = "x-goog-if-generation-match"
 LISTED_AT_ONCE = 1000
-SMALLEST_PART = 5 * 2**20  # of all parts but the last
-ON_THE_WAY_S = 0.05  # of a write on a condition, so that writers who looked before it overlap as over a network
+SMALLEST_PART = 5 * 2**20  # for all parts but the last
+ON_THE_WAY_S = 0.05  # delay of a conditional write; concurrent writers overlap as they do over a network
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -44,7 +44,7 @@ class Refused(Exception):
 
 
 class Objects(Storage):
-    """The library's objects, in memory, with what the XML API keeps beside them."""
+    """The emulator's objects, in memory, with the additional state of the XML API."""
 
     def __init__(self, pause_s: float) -> None:
         super().__init__(use_memory_fs=True)
@@ -54,7 +54,7 @@ class Objects(Storage):
         self.uploads: dict[str, dict[int, bytes]] = {}
 
     def _write_config_to_file(self) -> None:
-        """Nothing outlives the process."""
+        """Write nothing: no state survives the process."""
 
     def found(self, bucket: str, name: str) -> dict[str, str] | None:
         if self.get_bucket(bucket) is None:
@@ -62,7 +62,7 @@ class Objects(Storage):
         return self.objects.get(bucket, {}).get(name)
 
     def change(self, bucket: str, name: str, generation: str | None) -> None:
-        """Let one change of an object through. Raises Refused where its condition or its pace does not hold."""
+        """Admit one change of an object. Raises Refused if its precondition fails or it comes within `pause_s`."""
         here = self.found(bucket, name)
         if generation is not None and generation != (here["generation"] if here else "0"):
             raise Refused(412, "PreconditionFailed")
@@ -145,7 +145,7 @@ class Handler(RequestHandler):
 
 
 def facts(described: dict[str, str]) -> dict[str, str]:
-    """An object's headers."""
+    """Return an object's response headers."""
     return {
         "ETag": f'"{b64decode(described["md5Hash"]).hex()}"',
         "Last-Modified": format_datetime(datetime.fromisoformat(described["updated"]), usegmt=True),
@@ -175,7 +175,7 @@ def read(store: Objects, bucket: str, name: str, part: str | None) -> Answer:
 
 
 def listed(store: Objects, bucket: str, query: dict[str, str]) -> Answer:
-    """One page of names and common prefixes, in order."""
+    """Return one page of names and common prefixes, sorted."""
     if query.get("list-type") != "2" or set(query) - {
         "list-type", "prefix", "delimiter", "start-after", "continuation-token", "max-keys",
     }:  # fmt: skip
@@ -210,7 +210,7 @@ def parts_of(store: Objects, query: dict[str, str]) -> dict[int, bytes]:
 
 
 def joined(parts: dict[int, bytes], body: bytes) -> bytes:
-    """The parts that the client names, in its order."""
+    """Join the parts that the client lists. Raises Refused for unknown, unordered or too small parts."""
     named = [int(number) for number in re.findall(rb"<PartNumber>(\d+)</PartNumber>", body)]
     if not named or named != sorted(set(named)) or not set(named) <= set(parts):
         raise Refused(400, "InvalidPart")

@@ -1,9 +1,10 @@
-"""Changes of a known kind on real flights: the labelled test bed of the diagnosis.
+"""Labelled test bed of the diagnosis: changes of a known kind, injected into real flights.
 
-A year is cut into blocks of one window; the champion learns from two of three blocks. A window of service is made of days
-drawn from the other blocks, so that windows without an injection are of the champion's own world, whatever the season
-or a storm did. An injected window follows ten clean ones that made the level. It goes through the product's own profile, quality, drift, estimate,
-diagnosis and decision; the policy is one that retrains at the slightest reason, so only the diagnosis holds it back.
+A year is divided into blocks of one window; the champion is trained on two of three blocks. A service window consists
+of days drawn at random from the other blocks. Windows without an injection therefore have the champion's
+distribution, whatever season or weather did. An injected window follows ten clean ones, which establish the past
+level. It passes through the product's own profile, quality, drift, estimate, diagnosis and decision. The policy
+retrains for the slightest reason; only the diagnosis prevents a retrain.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ UNHARMED = {"none", "harmless_covariate_shift"}
 
 @dataclass
 class Bed:
-    """One demo model, its champion and its clean windows of service."""
+    """One demo model, its champion and its clean service windows."""
 
     name: str
     rows_at_most: int = 200_000
@@ -80,7 +81,7 @@ class Bed:
         return table.filter(pc.and_(pc.greater_equal(time, moment(window.start)), pc.less(time, moment(window.end))))
 
     def _moved_to(self, table: pa.Table, window: Window, days: list[Window]) -> pa.Table:
-        """The rows of these days, as if they were the days of the window."""
+        """Return the rows of these days, shifted in time to the days of the window."""
         parts, name = [], self.config.columns.time
         for place, day in zip(window.split(1), days, strict=True):
             rows = self._between(table, day)
@@ -90,7 +91,7 @@ class Bed:
         return pa.concat_tables(parts)
 
     def judge(self, window: Window, change: Change, before: list[pa.Table] | None = None, seed: int = 0) -> Decision:
-        """The decision on a window after a change; `before` replaces the last of the clean windows ahead of it."""
+        """Decide on a window after a change; `before` follows the clean windows that precede it."""
         place = self.windows.index(window)
         clean = [self.rows[self.windows[(place - back) % len(self.windows)]] for back in range(CLEAN_BEFORE, 0, -1)]
         earlier = (clean + (before or []))[-CLEAN_BEFORE:] if before is None else clean + before
@@ -189,7 +190,7 @@ def nulls(name: str, share: float) -> Change:
 
 
 def recoded(name: str, lower: bool) -> Change:
-    """Categories in lower case, never seen before; or each given the name of the next."""
+    """Recode categories: to unseen lower-case names, or each to the name of the next one."""
 
     def change(bed: Bed, rows: pa.Table, random: np.random.Generator) -> pa.Table:
         texts = rows.column(name).cast(pa.string())
@@ -203,7 +204,7 @@ def recoded(name: str, lower: bool) -> Change:
 
 
 def reweighted(score: Callable[[Bed, pa.Table], np.ndarray], strength: float = 2.0) -> Change:
-    """Half of the rows, drawn with weights e^(strength · standardised score): the inputs move, the relation stays."""
+    """Draw half of the rows with weights e^(strength · standardised score): inputs shift, P(label | inputs) stays."""
 
     def change(bed: Bed, rows: pa.Table, random: np.random.Generator) -> pa.Table:
         values = np.nan_to_num(score(bed, rows))
@@ -218,13 +219,13 @@ def by_column(name: str) -> Callable[[Bed, pa.Table], np.ndarray]:
 
 
 def by_expected_loss(bed: Bed, rows: pa.Table) -> np.ndarray:
-    """Where the champion's inputs promise a high loss: near a coin's toss, or a long flight."""
+    """Score rows by expected loss: p(1 - p) for classes, the predicted value for regression."""
     predicted = bed.scorer.predict(rows)
     return predicted if bed.config.task == "regression" else predicted * (1 - predicted)
 
 
 def relabelled(share: float, segment: tuple[str, str] | None = None) -> Change:
-    """Another relation from inputs to label in a share of the rows (of a segment): flipped, or a fifth longer."""
+    """Change the labels of a share of the rows (of a segment): flipped for classes, 20 % higher for regression."""
 
     def change(bed: Bed, rows: pa.Table, random: np.random.Generator) -> pa.Table:
         name = bed.config.columns.label
@@ -242,7 +243,7 @@ def relabelled(share: float, segment: tuple[str, str] | None = None) -> Change:
 
 @dataclass(frozen=True)
 class Injection:
-    """A change, what may be said of it, and the strengths that windows before it already showed."""
+    """A change, the diagnoses accepted for it, and the changes of the windows before it."""
 
     name: str
     change: Change
@@ -251,7 +252,7 @@ class Injection:
 
 
 def injections(bed: Bed) -> Iterator[Injection]:
-    """Every kind of the issue, for one model."""
+    """Yield every kind of injection for one model."""
     heavy = "distance" if bed.config.task == "regression" else "departure_hour"
     for name, change in {
         "unit: miles to km": rescaled("distance", 1.609344),
@@ -292,7 +293,7 @@ class Verdict:
 
 
 def run(bed: Bed, windows: int) -> list[Verdict]:
-    """Every injection on so many windows, spread over the year."""
+    """Judge every injection on `windows` windows, spread over the year."""
     chosen = [bed.windows[place] for place in np.linspace(0, len(bed.windows) - 1, windows).round().astype(int)]
     found = []
     for injection in injections(bed):
@@ -314,8 +315,11 @@ def place_seed(window: Window) -> int:
 
 
 def _expected(bed: Bed, injection: Injection, window: Window) -> frozenset[str]:
-    """Of a reweighting: harmful where the drawn rows lose 30 % more than windows do, which stands out of their noise,
-    harmless below 10 %; between these either may be said."""
+    """Return the accepted diagnoses of an injection.
+
+    A reweighting is harmful if the loss of the drawn rows is at least 30 % above the windows' mean, which exceeds their
+    noise, and harmless up to 10 %; in between both are accepted.
+    """
     if not injection.name.startswith("reweighted"):
         return injection.right
     random = np.random.default_rng(bed.windows.index(window))

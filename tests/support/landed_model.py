@@ -1,4 +1,4 @@
-"""The small model of monitoring with rows and labels landed: what the tests of the lake share."""
+"""The small monitored model with rows and labels in the lake: shared by the tests of the lake."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def labels(ids: list[str], values: list[int], known: list[datetime], at: datetime = WINDOW.start) -> pa.Table:
-    """As `schemas.conform_labels` gives them: id, time, label, label_at."""
+    """Build a label table as `schemas.conform_labels` returns it: id, time, label, label_at."""
     moments = pa.timestamp("us", "UTC")
     return pa.table(
         {"id": ids, "at": pa.array([at] * len(ids), moments), "churned": values, "label_at": pa.array(known, moments)}

@@ -1,4 +1,4 @@
-"""A run of `monitor` as its stages get it, without a flow around them."""
+"""A `MonitorRun` as the stages of `monitor` receive it, without a flow."""
 
 from datetime import datetime
 
@@ -11,10 +11,10 @@ from tasks.policy.records.evidence import History, ModelVersion, MonitorRun, Pas
 def run_of(
     window: Window, as_of: datetime, history: History | None = None, champion: ModelVersion | None = None
 ) -> MonitorRun:
-    """With no ledger behind it."""
+    """Return a run with an empty ledger."""
     return MonitorRun(window, as_of, champion, history or History(), Past())
 
 
 def recorded_run(config: ModelConfig, champion: ModelVersion, history: History, as_of: datetime) -> MonitorRun:
-    """With what the model's ledger holds now."""
+    """Return a run with the current entries of the model's ledger."""
     return MonitorRun(config.window_until(as_of), as_of, champion, history, Past(ledger.entries(config.name)))

@@ -1,4 +1,4 @@
-"""A small model and its rows, for the tests of monitoring: two numeric features, a category, a boolean."""
+"""A small model and its rows for tests of monitoring: two numeric features, one categorical, one boolean."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ FEATURES = {"numeric": ["amount", "age"], "categorical": ["country"], "boolean":
 
 
 def model(features: Mapping[str, Any] | None = None, **sections: Any) -> ModelConfig:
-    """The model's configuration; sections such as quality= and drift= override defaults."""
+    """Return the model's configuration; sections such as quality= and drift= override defaults."""
     columns = {"id": "id", "time": "at", "label": "churned", "features": features or FEATURES}
     return ModelConfig.model_validate(
         {
@@ -41,14 +41,14 @@ def model(features: Mapping[str, Any] | None = None, **sections: Any) -> ModelCo
             "period": {"start": HISTORY.start, "history_until": HISTORY.end},
             "performance": {"metric": "accuracy"},
             "retraining": {"when": {"trigger": "every", "days": 30}},
-            "drift": {"plots": 1, "threshold": 0.15},  # what 2,000 rows can show
+            "drift": {"plots": 1, "threshold": 0.15},  # detectable with 2,000 rows
         }
         | sections
     )
 
 
 def rows(count: int = 2000, seed: int = 0, window: Window = WINDOW, **replaced: Any) -> pa.Table:
-    """Random rows of a window; `replaced` names columns to put in other values, or None to leave one out."""
+    """Return random rows of a window; `replaced` maps columns to other values, or to None to drop them."""
     random = np.random.default_rng(seed)
     span_us = (window.end - window.start) / timedelta(microseconds=1)
     moments = int(window.start.timestamp() * 1e6) + np.arange(count) * (span_us / max(count, 1))
@@ -67,7 +67,7 @@ def rows(count: int = 2000, seed: int = 0, window: Window = WINDOW, **replaced: 
 
 
 _LEARNED: dict[int, tuple[ReferenceProfile, pa.Table]] = {}
-"""The rows of each reference made here, by its identity; the reference is held so that no other one gets it."""
+"""Rows of each reference, by the reference's id(); the reference is stored too, which prevents reuse of its id."""
 
 
 def reference(config: ModelConfig, count: int = 10_000, **replaced: Any) -> ReferenceProfile:
@@ -78,7 +78,7 @@ def reference(config: ModelConfig, count: int = 10_000, **replaced: Any) -> Refe
 
 
 def baseline(config: ModelConfig, frozen: ReferenceProfile) -> DriftReference:
-    """The profile with a sample of the rows that it was made of here; no coded rows, so nothing is matched or joint."""
+    """Return the profile with a sample of its rows, but no coded rows: no calendar match and no joint drift."""
     return DriftReference(frozen, sample=draw_sample(config, frozen, _LEARNED[id(frozen)][1]))
 
 
@@ -87,7 +87,7 @@ def profile(config: ModelConfig, frozen: ReferenceProfile, table: pa.Table, **op
 
 
 def reader(table: pa.Table, batch_rows: int = 700) -> Reader:
-    """Reads a table as the lake reads a landed window."""
+    """Return a reader of a table that yields batches as the lake does."""
 
     def read(columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         places = [place for place, name in enumerate(table.column_names) if columns is None or name in columns]
@@ -97,12 +97,12 @@ def reader(table: pa.Table, batch_rows: int = 700) -> Reader:
 
 
 def quality_of(config: ModelConfig, frozen: ReferenceProfile, table: pa.Table, **options: Any) -> QualityReport:
-    """The verdict on a table of rows, profiled into a reference."""
+    """Judge a table of rows, profiled against a reference."""
     return judge_quality(config, profile(config, frozen, table), QualityReference(frozen), reader(table), **options)
 
 
 def broken(report: QualityReport) -> set[tuple[str, str | None]]:
-    """Which requirements of which columns a report found broken."""
+    """Return the failed checks of a report as (check, column)."""
     return {(check.name, check.column) for check in report.checks if check.verdict != "pass"}
 
 
@@ -124,7 +124,7 @@ def with_share(values: list, share: float, other) -> list:
 
 @dataclass
 class Judged:
-    """A profiled window, judged when asked: `.quality`, `.drift`, or both by unpacking."""
+    """A profiled window, judged on access: `.quality`, `.drift`, or both by unpacking."""
 
     config: ModelConfig
     frozen: ReferenceProfile
@@ -147,7 +147,7 @@ class Judged:
 
 
 def judge(folder: Path, config=None, frozen=None, count: int = COUNT, recent_rows=(), **replaced: Any) -> Judged:
-    """A window of rows with an optional change, profiled into its reference; sample and pages lie in the folder."""
+    """Profile a window of rows, optionally changed, against its reference; write the sample to `folder`."""
     config = config or model()
     frozen = frozen or reference(config)
     table = rows(count, **replaced)

@@ -1,6 +1,6 @@
-"""Object stores on this machine, each a process of its own: clients in Rust may hold Python's lock meanwhile.
+"""Object stores on this machine, each in its own process, because Rust clients may hold Python's GIL during a request.
 
-S3 is moto. Google's storage is gcp-storage-emulator, with the XML API and its conditions from gcs_emulator.py.
+S3 is moto. Google Cloud Storage is gcp-storage-emulator, with the XML API and its preconditions from gcs_emulator.py.
 """
 
 import json
@@ -30,9 +30,10 @@ server.stop()
 
 @contextmanager
 def object_store(scheme: str, monkeypatch: pytest.MonkeyPatch, pause_s: float = 0.0) -> Iterator[str]:
-    """The URI of an empty bucket, with the environment set up for it.
+    """Yield the URI of an empty bucket, with the environment set up for it.
 
-    On gs://, an object may change again only after `pause_s`. The bucket's name is its own, as processes remember tables.
+    On gs://, an object may change again only after `pause_s` seconds. The bucket's name is unique, because processes
+    cache tables by their URI.
     """
     bucket = f"bucket-{uuid4().hex[:12]}"
     with s3(monkeypatch, bucket) if scheme == "s3" else gcs(monkeypatch, bucket, pause_s):
@@ -42,7 +43,7 @@ def object_store(scheme: str, monkeypatch: pytest.MonkeyPatch, pause_s: float = 
 
 @contextmanager
 def s3(monkeypatch: pytest.MonkeyPatch, bucket: str) -> Iterator[str]:
-    """Its address, on a port that the system assigned, with one bucket and the environment set up for it."""
+    """Run moto on a free port with one bucket and the environment set up for it; yield its address."""
     import boto3
 
     with _serving("-c", SERVE) as address:
@@ -62,7 +63,7 @@ def s3(monkeypatch: pytest.MonkeyPatch, bucket: str) -> Iterator[str]:
 
 @contextmanager
 def gcs(monkeypatch: pytest.MonkeyPatch, bucket: str, pause_s: float = 0.0) -> Iterator[str]:
-    """The same for Google's storage; Arrow and the clients in Rust are each told its address in their own way."""
+    """Run the emulator of Google Cloud Storage; yield its address. Arrow and Rust clients use different settings."""
     with _serving(str(Path(__file__).with_name("gcs_emulator.py")), bucket, str(pause_s)) as address:
         account = {"gcs_base_url": address, "disable_oauth": True, "client_email": "", "private_key": ""}
         monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(account | {"private_key_id": ""}))
@@ -74,7 +75,7 @@ def gcs(monkeypatch: pytest.MonkeyPatch, bucket: str, pause_s: float = 0.0) -> I
 
 @contextmanager
 def _serving(*arguments: str) -> Iterator[str]:
-    """Runs a server until the end; the address that it prints."""
+    """Run a server process until exit; yield the address that it prints."""
     with subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,

@@ -1,7 +1,7 @@
-"""The work pools' base job templates: what each worker publishes, with our defaults from `infra/pools/pools.yaml`.
+"""Base job templates of the work pools: each worker's own template with the defaults of `infra/pools/pools.yaml`.
 
-They are committed, so that `apply` needs no worker's library and a new version of one is a reviewed diff.
-`python -m tests.support.pool_templates` writes them anew.
+The templates are committed: `apply` needs no worker library, and a new version of one is a reviewed diff.
+`python -m tests.support.pool_templates` regenerates them.
 """
 
 import json
@@ -26,7 +26,7 @@ def worker_of(kind: str) -> Any:
 
 
 def wanted() -> dict[str, dict[str, Any]]:
-    """Name → what its file shall hold. Raises KeyError for a default that the worker has no variable for."""
+    """Map each pool's name to the content of its file. Raises KeyError for a default without a template variable."""
     listed = yaml.safe_load((POOLS / "pools.yaml").read_text(encoding="utf-8"))
     files = {}
     for name, pool in listed.items():

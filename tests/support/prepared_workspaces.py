@@ -1,6 +1,7 @@
-"""Workspaces that many tests start from: each is made once in a process, then copied instead of training again.
+"""Prepared workspaces that many tests start from: each is built once per process, then copied instead of trained again.
 
-A test's copy is what a person's would be: `tasks.adapters.registry.relocation` finds the versions' files where they lie now.
+A test's copy works like a copy made by a user: `tasks.adapters.registry.relocation` finds the versions' files in their
+new place.
 """
 
 import shutil
@@ -16,9 +17,9 @@ from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import digest, utc
 
 FIRST = utc("2024-01-21")
-"""The end of the small model's history, as of which its first champion is trained."""
+"""End of the small model's history, the `until` of its first training."""
 Preparation = Callable[[str], object]
-"""Runs flows on a model's file; a function of a module, as its name is how its workspace is known."""
+"""Runs flows on a model's file. Must be a module-level function, because its name identifies the workspace."""
 
 
 def first_champion(model: str) -> None:
@@ -34,7 +35,7 @@ class PreparedWorkspaces:
         self._made: dict[str, Path] = {}
 
     def copy(self, prepare: Preparation, model: str) -> None:
-        """Put what `prepare` makes of an empty workspace into the present one."""
+        """Copy the workspace that `prepare` builds from an empty one into the current workspace."""
         content = [path.read_bytes().hex() for path in (Path(model), Path(model).with_name("rows.parquet"))]
         key = digest(prepare.__module__, prepare.__qualname__, *content)
         if key not in self._made:

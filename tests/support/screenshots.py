@@ -1,6 +1,6 @@
-"""Retake the pictures of README.md from the workspace that `make demo` filled: `python -m tests.support.screenshots`.
+"""Retake README.md's screenshots from the workspace that `make demo` filled: `python -m tests.support.screenshots`.
 
-Prefect's server is started without a log-in for the picture of a decision, and stopped afterwards.
+Prefect's server runs without a log-in for the screenshot of a decision, and is stopped afterwards.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.browser import render
 
 FOLDER = Path(__file__).parents[2] / "infra" / "screenshots"
 DECISION = "decision-air-time"
-COLOURS = 256  # a page has few; the file is half the size
+COLOURS = 256  # pages have few colours; halves the file size
 
 
 def retake() -> None:
@@ -32,7 +32,7 @@ def retake() -> None:
 
 
 def _retraining(api: str) -> str:
-    """The latest decision that asked for a retrain."""
+    """Return the artifact id of the latest decision to retrain."""
     asked = {"artifacts": {"key": {"any_": [DECISION]}}, "sort": "CREATED_DESC", "limit": 200}
     decisions = httpx.post(f"{api}/artifacts/filter", json=asked, timeout=60).raise_for_status().json()
     heads = {str(found["id"]): " ".join(found["data"].lower().split("\n\n")[:2]) for found in decisions}

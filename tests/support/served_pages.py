@@ -1,4 +1,4 @@
-"""An ASGI application behind a real server on a port of its own, as a browser reaches it."""
+"""Serve an ASGI application with a real server on a free port, as a browser would reach it."""
 
 import threading
 from collections.abc import Iterator

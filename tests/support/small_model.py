@@ -1,4 +1,4 @@
-"""A model small enough to replay in a test: a table, a YAML beside it, and a concept that changes on a known day."""
+"""A model small enough to replay in a test: a table, its YAML file, and a concept drift on a known day."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +8,7 @@ import pandas as pd
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 HISTORY_DAYS, WINDOW_DAYS, ROWS_PER_DAY = 20, 2, 150
-CHANGE = START + timedelta(days=26)  # from here on, y depends on x with the other sign
+CHANGE = START + timedelta(days=26)  # from here on, y depends on x with the opposite sign
 
 YAML = """\
 name: small
@@ -38,7 +38,7 @@ validation: {holdout_days: 1.5, min_rows: 100, non_inferiority_margin: 0.1}
 
 
 def rows(days: int = 36, seed: int = 3) -> pd.DataFrame:
-    """`ROWS_PER_DAY` rows a day: y = ±2x + noise, the sign turning at CHANGE."""
+    """Return `ROWS_PER_DAY` rows per day: y = ±2x + noise; the sign changes at CHANGE."""
     random = np.random.default_rng(seed)
     count = days * ROWS_PER_DAY
     at = pd.date_range(START, periods=count, freq=timedelta(days=1) / ROWS_PER_DAY)
@@ -57,7 +57,7 @@ def rows(days: int = 36, seed: int = 3) -> pd.DataFrame:
 
 
 def write_model(folder: Path, table: pd.DataFrame | None = None, **replacements: str) -> str:
-    """Write the table and the YAML, with texts replaced, and return the YAML's path."""
+    """Write the table and the YAML file, with text replacements, and return the YAML file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     (rows() if table is None else table).to_parquet(folder / "rows.parquet")
     text = YAML

@@ -1,4 +1,4 @@
-"""One table of three windows, written as any kind of source: what the tests of sources share."""
+"""One table of three windows, written as any kind of source: shared by the tests of sources."""
 
 from datetime import timedelta
 from pathlib import Path

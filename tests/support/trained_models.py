@@ -1,4 +1,4 @@
-"""Small models for tests: a configuration, rows with a signal that a model can learn, and a fresh registry."""
+"""Small models for tests: a configuration, rows with a learnable signal, and an empty registry."""
 
 import shutil
 import tempfile
@@ -28,7 +28,7 @@ METRICS = {"binary": "log_loss", "multiclass": "log_loss", "regression": "mae"}
 
 
 def make_config(task: str = "binary", **changes: Any) -> ModelConfig:
-    """A model named after its task; `changes` replace whole sections."""
+    """Return the configuration of a model named after its task; `changes` replace complete sections."""
     return ModelConfig.model_validate(
         {
             "name": f"{task}_model",
@@ -57,7 +57,7 @@ def make_config(task: str = "binary", **changes: Any) -> ModelConfig:
 def make_rows(
     task: str = "binary", rows: int = 1000, window: Window = TRAINING, seed: int = 0, turn: float = 1.0
 ) -> pa.Table:
-    """Rows spread over the window. The label follows turn · x, colour and flag; turn = -1 is another concept."""
+    """Return rows over the window; the label depends on turn · x, colour and flag (turn = -1: another concept)."""
     random = np.random.default_rng(seed)
     x, noise = random.normal(size=rows), random.normal(size=rows)
     colour, flag = random.choice(["blue", "green", "red"], rows), random.random(rows) < 0.5
@@ -87,7 +87,7 @@ def make_snapshot(window: Window = TRAINING, rows: int = 1000, version: int = 3)
 
 
 def prepare_registry(home: Path) -> None:
-    """Put a registry whose tables exist already into a workspace: making them takes seconds, copying nothing."""
+    """Copy an empty registry into a workspace: creating MLflow's tables takes seconds, a copy takes no time."""
     home.mkdir()
     shutil.copy(empty_registry(), home / "mlflow.db")
 
@@ -95,7 +95,7 @@ def prepare_registry(home: Path) -> None:
 def register(
     config: ModelConfig, decision_id: str = "d1", window: Window = TRAINING, seed: int = 0, turn: float = 1.0
 ) -> ModelVersion:
-    """A version trained on `make_rows`, without the lake."""
+    """Register a version trained on `make_rows`, without the lake."""
     rows = make_rows(config.task, window=window, seed=seed, turn=turn)
     snapshot = make_snapshot(window, len(rows))
     profile = freeze_reference(rows.to_batches(), config, window, snapshot.content_hash)
@@ -103,7 +103,7 @@ def register(
 
 
 def land(config: ModelConfig, window: Window, rows: pa.Table) -> Snapshot:
-    """Rows and labels of a window in the lake; a snapshot with all labels known."""
+    """Store a window's rows and labels in the lake; return a snapshot with all labels known."""
     lake.land_rows(config, window, rows)
     as_of = window.end + timedelta(days=1)
     lake.land_labels(config, conform_labels(config, rows, "test"), as_of)
@@ -112,7 +112,7 @@ def land(config: ModelConfig, window: Window, rows: pa.Table) -> Snapshot:
 
 @cache
 def empty_registry() -> Path:
-    """An SQLite file with MLflow's tables and nothing in them; one per process, to be copied."""
+    """Return an SQLite file with MLflow's empty tables, created once per process."""
     place = Path(tempfile.mkdtemp(prefix="perennial-tests-"))
     uri = f"sqlite:///{place / 'mlflow.db'}"
     MlflowClient(tracking_uri=uri, registry_uri=uri).search_registered_models(max_results=1)

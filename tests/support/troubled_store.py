@@ -1,4 +1,4 @@
-"""A proxy before moto that loses answers, or gives a store's refusals, where a test asks for it."""
+"""A proxy in front of moto that drops responses or returns an object store's errors when a test requests it."""
 
 import http.client
 import multiprocessing
@@ -14,10 +14,10 @@ EXPIRED = (400, b"<Error><Code>ExpiredToken</Code><Message>The provided token ha
 
 
 class Between:
-    """A proxy before moto, in a process of its own, as delta-rs holds Python's lock while it asks.
+    """A proxy in front of moto, in its own process, because delta-rs holds Python's GIL during a request.
 
-    Answers requests of one method with this in their path, so many times, in another way: "lose" takes their answer away
-    once they are done, "slow" and "expired" refuse them.
+    `trouble` selects requests by method and a part of their path, and how many to disturb: "lose" executes a request
+    but drops its response; "slow" and "expired" refuse it.
     """
 
     def __init__(self, address: str, state: Any) -> None:

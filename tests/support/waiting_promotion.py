@@ -1,4 +1,4 @@
-"""A promotion that waits for a person: what the tests of approval share."""
+"""A promotion that waits for approval: shared by the tests of approval."""
 
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ HIGH = {"risk: low": "risk: high\naccess: {approve: [Ada, Grace]}"}
 
 
 def write_risky_model(folder: Path) -> str:
-    """A model of high risk, which Ada and Grace may approve."""
+    """Write a high-risk model, which Ada and Grace may approve."""
     return write_model(folder, **HIGH)
 
 
 class Waiting:
-    """A run of the deployment `promote`, as a worker runs it; `run` does so in this process."""
+    """A run of the deployment `promote`; `run` executes it in this process as a worker would."""
 
     def __init__(self, model: str, **parameters: Any) -> None:
         with get_client(sync_client=True) as client:
@@ -44,7 +44,7 @@ class Waiting:
             return suspended.state
 
     def seen(self) -> Any:
-        """The run as the server has it."""
+        """Return the run from the server."""
         with get_client(sync_client=True) as client:
             return client.read_flow_run(self.id)
 
@@ -59,6 +59,6 @@ class Waiting:
 
 
 def answers() -> list[tuple[str, Approval]]:
-    """Who answered, and what."""
+    """Return (actor, approval) of each answer in the ledger."""
     entries = ledger.entries("small", kind="approval.answered")
     return [(entry.actor, from_json(Approval, entry.body)) for entry in entries]
