@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from tasks.adapters import ledger, registry, storage
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import Decision, Judgement, LedgerEntry, Promotion, ValidationReport
+from tasks.policy.records.evidence import Judgement, LedgerEntry, Promotion, ValidationReport
 from tasks.policy.records.text import printable
+from tasks.policy.reporting.decision import headline
 from tasks.policy.rollout.versions import changed_outside, edited, registered
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def describe_champion(model: str, moment: datetime, entry: LedgerEntry, promotio
 
 def _first_reason(entry: LedgerEntry) -> str:
     if entry.kind == "window.judged":
-        decision: Decision = from_json(Judgement, entry.body).decision
-        return f"{decision.words}, {decision.reasons[0]}"
+        judgement = from_json(Judgement, entry.body)
+        return headline(judgement.decision, judgement.champion)
     if entry.kind in ("challenger.validated", "challenger.refused"):
         return from_json(ValidationReport, entry.body).reasons[0]
     if entry.kind in CHAMPION_KINDS:

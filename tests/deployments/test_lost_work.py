@@ -39,7 +39,7 @@ def test_containers_that_nobody_told_where_the_workspace_is_are_refused_and_told
         refuse_lost_work(definitions, {})
     assert str(refusal.value).startswith(
         f"retrain-{place}: its containers have no PERENNIAL_LAKE and no PERENNIAL_LEDGER and no MLFLOW_TRACKING_URI, "
-        "so that a run ends Completed and what it wrote there is gone with its container; expected addresses that every "
+        "so a run ends Completed and what it wrote is lost with its container; expected addresses that every "
         "host reaches, such as PERENNIAL_LAKE=s3://bucket/lake, PERENNIAL_LEDGER=s3://bucket/ledger, "
         "MLFLOW_TRACKING_URI=http://mlflow.internal:5000\nnothing was changed; "
     )

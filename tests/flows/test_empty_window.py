@@ -100,6 +100,6 @@ def test_a_replay_goes_on_over_it_and_shows_it_as_quarantined(tmp_path):
     for place in (1, 7):
         shown = outcome.windows[place]
         assert (shown.rows, shown.metric, shown.quality, shown.retrain) == (0, None, "fail", False)
-        assert "0 rows, expected at least 50 rows" in shown.events[0].text
+        assert "Must have greater than or equal to 50 rows; found 0" in shown.events[0].text
     assert np.isfinite([record.metric.value for record in outcome.windows if record.rows]).all()
     assert replay(model).windows == outcome.windows

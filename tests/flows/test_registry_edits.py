@@ -18,12 +18,13 @@ from tasks.adapters.registry import version_files
 from tasks.adapters.reports import fleet as fleet_page
 from tasks.policy.records.base import to_json, utc
 from tasks.policy.records.errors import ModelFileError, PromotionRefused, VersionGone
-from tasks.policy.records.evidence import ModelVersion, Promotion
+from tasks.policy.records.evidence import History, ModelVersion, Promotion
 from tasks.record.fleet import survey_fleet
 from tasks.record.history import find_challenger, find_champion, recall_past, recall_validation, registry_changes
 from tasks.rollout.outcome import judge_outcome
 from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous
 from tests.flows.test_promotion_stage import passed, put
+from tests.support.monitor_runs import recorded_run
 from tests.support.small_model import write_model
 from tests.support.trained_models import make_config, make_rows, prepare_registry, register
 
@@ -200,7 +201,9 @@ def test_a_deleted_version_that_the_ledger_names_is_said_and_its_classes_stay_kn
     )
     assert registry.classes(MODEL, "1") == ("0", "1")
     promotion = Promotion(MODEL, "d2", "2", "1", "promoted")
-    assert judge_outcome(CONFIG, registry.version(MODEL, "2"), promotion, [], AT) is None
+    assert (
+        judge_outcome(CONFIG, recorded_run(CONFIG, registry.version(MODEL, "2"), History(), AT), promotion, []) is None
+    )
     with pytest.raises(PromotionRefused, match="nothing to roll back to"):
         roll_back()
 

@@ -263,5 +263,5 @@ def test_a_part_that_cannot_identify_or_is_not_there_is_named(tmp_path: Path) ->
 def test_another_id_for_rows_that_have_landed_is_refused() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     other = model(columns={"id": ["id", "at"]})
-    with pytest.raises(LakeError, match=r"told apart by 'id', found columns.id 'id\+at'; .* a new name"):
+    with pytest.raises(LakeError, match=r"identified by 'id', found columns.id 'id\+at'; .* a new name"):
         lake.land_rows(other, SECOND, rows(3, 1, SECOND))
