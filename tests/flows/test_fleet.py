@@ -35,7 +35,7 @@ def test_a_served_model_shows_its_champion_metric_and_decision_and_a_new_one_ask
     html = Path(page).read_text(encoding="utf-8")
     first, second = html.split('data-model="')[1:]
     assert first.startswith("fresh") and "no version serves" in first
-    assert second.startswith("small") and "version 1" in second and "Keep champion v1." in second
+    assert second.startswith("small") and "version 1" in second and "Keep champion v1" in second
     assert ">2024-01-27<" in second and '<polyline points="' in second
     assert len(ledger.entries("small")) == facts, "looking changed something"
     artifact = Artifact.get("fleet")
