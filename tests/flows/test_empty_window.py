@@ -92,6 +92,7 @@ def test_a_backfill_goes_on_over_it_lists_it_and_fills_it_in_once_its_rows_are_t
     assert len(backfill(model, start=FIRST, end=END).done) == 3
 
 
+@pytest.mark.slow("replays a record with a gap")
 def test_a_replay_goes_on_over_it_and_shows_it_as_quarantined(tmp_path):
     last = Window(utc("2024-02-04"), utc("2024-02-06"))
     model = write_model(tmp_path, closed_on(HOLIDAY, last))

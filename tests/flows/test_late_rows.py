@@ -84,6 +84,7 @@ def test_a_retrain_that_came_while_a_window_waited_counts_in_its_budget(tmp_path
     assert len(history.usages) == 2
 
 
+@pytest.mark.slow("replays every window of a record")
 def test_a_replay_reads_each_window_as_late_as_the_live_loop_and_ends_with_the_recorded_data(tmp_path):
     path = "kind: parquet, path: rows.parquet"
     model = write_model(tmp_path, **{path: f"{path}, settle_hours: 18"})

@@ -12,7 +12,7 @@ from tasks.policy.records.evidence import USAGE, Judgement, ModelVersion, Usage
 from tasks.policy.records.replay import Replay
 from tests.support.small_model import rows, write_model
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow("replays a quarter with prices")]
 BREACH = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}"
 BUDGET = "{value_usd_per_metric_unit_per_day: 100, fixed_usd_per_retrain: 40, cpu_usd_per_hour: 1}\ntraining:\n"
 

@@ -87,6 +87,7 @@ def test_a_back_test_judges_by_the_very_probes_that_monitor_had(
     check_probes_of_back_test(config, judged)
 
 
+@pytest.mark.slow("replays a second model whose labels come windows late")
 def test_so_it_does_where_labels_come_windows_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     late = {BREACH: "{trigger: perennial, alpha: 0.2}", "label_delay_hours: 12": "label_delay_hours: 60"}
     model = write_model(tmp_path / "model", **late)

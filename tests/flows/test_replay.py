@@ -98,6 +98,7 @@ def test_a_replay_into_a_workspace_that_knows_the_future_is_refused(in_story):
         hidden.rename(first)
 
 
+@pytest.mark.slow("replays the record twice")
 def test_a_poisoned_future_changes_no_earlier_decision(in_story, tmp_path, monkeypatch):
     outcome, _ = in_story
     until = utc("2024-01-31")

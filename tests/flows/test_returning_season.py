@@ -20,7 +20,7 @@ from tasks.policy.records.replay import Replay
 from tasks.policy.rollout.restorable import returnable
 from tests.support.small_model import CHANGE, rows, write_model
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow("replays two seasons")]
 BREACH = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}\n  cooldown_days: 4"
 RETURN = CHANGE + timedelta(days=10)
 """From here on the first concept holds again."""

@@ -80,6 +80,7 @@ ODD = ["id", "[€]", "b<10", "a.b", "a", "A", "place", "label", "label_at", "mo
        "0", " x ", "two\nlines", "<script>alert(1)</script>", "n" * 200]  # fmt: skip
 
 
+@pytest.mark.slow("replays a record of clashing names")
 def test_a_replay_with_names_that_clash_with_ours_and_with_what_libraries_accept(tmp_path):
     table, random = rows(), np.random.default_rng(5)
     own = {"window": table["row"], "index": table["at"], "prediction": table["y"], "Dtype [x]": table["colour"]}

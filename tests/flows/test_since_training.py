@@ -17,6 +17,7 @@ BOTH = """
       - {trigger: arrival, labelled_rows: 800}"""
 
 
+@pytest.mark.slow("replays weeks for each of two conditions")
 def test_a_date_and_arrived_labels_each_retrain_once(tmp_path, monkeypatch):
     """300 rows a window, 226 labelled at its end, 300 later; training rows end two days before a retrain.
 
