@@ -74,7 +74,9 @@ def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEve
     worst = max(drift.features, key=lambda feature: feature.effect_size / feature.threshold) if drift else None
     quarantined = evidence.quality is not None and evidence.quality.verdict == "fail"
     if quarantined and evidence.quality:
-        events = (ReplayEvent("quarantined", " ".join(evidence.quality.reasons)), *events)
+        first, *others = evidence.quality.reasons
+        more = f" and {len(others)} more, see the window's data checks" if others else ""
+        events = (ReplayEvent("quarantined", f"{first}{more}"), *events)
     return ReplayWindow(
         window=evidence.window,
         rows=evidence.rows,
