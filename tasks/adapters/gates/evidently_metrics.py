@@ -63,7 +63,7 @@ def compute_items(items: Sequence[EvidentlyItem], samples: Samples, moment: date
         try:
             snapshot = _report(item, place, shown).run(current, reference, timestamp=moment, name=item.name)
             tests += _tests_of(snapshot, item)
-        except Exception as error:  # noqa: BLE001 – a stranger's code may raise anything; it is told as a warning
+        except Exception as error:  # noqa: BLE001 – user code may raise anything; it becomes a warning that names the item
             failures.append(f"Evidently's {item.name} was not computed ({place}): {_describe(error)}")
         else:
             snapshots[item.name if item.name not in snapshots else f"{item.name} ({number})"] = snapshot
