@@ -26,7 +26,6 @@ from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import DriftReport, SecondOpinion
 from tasks.policy.reference.calendar_match import Matched, match_calendar
-from tasks.policy.statistics.power import rows_needed
 
 if TYPE_CHECKING:  # loaded only when a window is measured
     from tasks.adapters.gates.evidently_columns import Samples
@@ -203,10 +202,7 @@ def _match(
     """
     if coded is None or sample is None:
         return None
-    settings, features = config.drift, max(1, len(reference.features))
-    needed = rows_needed(settings.threshold, settings.method, profile.rows, settings.alpha / features, settings.power)
-    enough = max(settings.min_rows, needed or 0)
-    return match_calendar(reference, coded, profile.window, sample.hours, settings.calendar, enough)
+    return match_calendar(reference, coded, profile, sample.hours, config.drift)
 
 
 def _with_rows(
@@ -218,7 +214,7 @@ def _with_rows(
     stable_auc: float | None,
 ) -> DriftReport:
     """Add row-level findings to the report: the part of the reference that was compared, and joint drift."""
-    told = [matched.told] if matched else []
+    told = [matched.description] if matched else []
     if coded is None or sample is None or not config.drift.joint:
         return replace(report, reasons=(*report.reasons, *told))
     weights, limit = matched.weights if matched else None, max(config.drift.joint_threshold, stable_auc or 0.0)
