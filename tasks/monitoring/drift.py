@@ -195,11 +195,7 @@ def _match(
     coded: CodedRows | None,
     sample: CodedRows | None,
 ) -> Matched | None:
-    """Match the reference to the window's phase of the calendar; None without coded rows on either side.
-
-    The matched rows must suffice to detect a shift of `drift.threshold`. The minimum is computed from the window's
-    rows, because the test is symmetric.
-    """
+    """Match the reference to the window's phase of the calendar; None without coded rows on either side."""
     if coded is None or sample is None:
         return None
     return match_calendar(reference, coded, profile, sample.hours, config.drift)
@@ -218,8 +214,6 @@ def _with_rows(
     if coded is None or sample is None or not config.drift.joint:
         return replace(report, reasons=(*report.reasons, *told))
     weights, limit = matched.weights if matched else None, max(config.drift.joint_threshold, stable_auc or 0.0)
-    joint = profiling.domain_classifier.tell_apart(
-        coded, sample, tuple(sample.codes), limit, config.drift.min_rows, weights
-    )
+    joint = profiling.domain_classifier.tell_apart(coded, sample, limit, config.drift.min_rows, weights)
     told.append(describe_joint(joint, any(feature.verdict == "drifted" for feature in report.features)))
     return replace(report, joint=joint, reasons=(*report.reasons, *told))
