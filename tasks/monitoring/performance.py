@@ -117,11 +117,11 @@ def _measure(
     before = [report for report in history.performances if report.window < window]
     value = next((metric for metric in values if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
-    noise, windows = noise_before_collapse(closed_values(before, primary, floor))
+    noise = noise_before_collapse(closed_values(before, primary, floor))
     p_value, smallest = None, None  # noise is known before labels arrive, and is needed to judge an estimate
     if value is not None and best is not None:
-        p_value = shift_p_value(value, best[0], noise, windows)
-        smallest = smallest_shift(value, best[0], noise, windows)
+        p_value = shift_p_value(value, best[0], noise)
+        smallest = smallest_shift(value, best[0], noise)
     return PerformanceReport(
         window=window,
         as_of=as_of,
@@ -142,8 +142,8 @@ def _measure(
         baseline=best[0] if best else None,
         baseline_window=best[1] if best else None,
         shift_p_value=p_value,
-        noise=noise,
-        noise_windows=windows if noise is not None else None,
+        noise=noise.sigma if noise else None,
+        noise_windows=noise.windows if noise else None,
         smallest_shift=smallest,
         slices=slices,
         undefined=metrics.undefined(primary, truth, classes, each=True) if labelled_rows else None,

@@ -146,10 +146,16 @@ class Bed:
         closed = [value.value for value in levels.closed_values(before, name)]
         p_value, noise = None, levels.window_noise(closed)
         if best:
-            p_value = levels.shift_p_value(own, best[0], noise, len(closed))
+            p_value = levels.shift_p_value(own, best[0], noise)
         level = best[0] if best else None
         report = PerformanceReport(window, window.end, "1", len(rows), len(truth), "closed", (own,), name)
-        return replace(report, baseline=level, shift_p_value=p_value, noise=noise, noise_windows=len(closed))
+        return replace(
+            report,
+            baseline=level,
+            shift_p_value=p_value,
+            noise=noise.sigma if noise else None,
+            noise_windows=len(closed),
+        )
 
     def _estimate(self, learned: list[pa.Table], rows: pa.Table) -> MetricValue | None:
         pairs = [self._answers(table) for table in learned]
