@@ -48,7 +48,7 @@ def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, fo
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class BaselineScores:
     """Primary metric of one window on the same labelled rows; None without labels, or with too few of a class."""
 
     rows: int
@@ -61,14 +61,14 @@ class Comparison:
 @stage
 def compare_with_baselines(
     config: ModelConfig, served: Sequence[tuple[Window, str]], as_of: datetime, folder: Path
-) -> tuple[Comparison, ...]:
+) -> tuple[BaselineScores, ...]:
     """Compare each served window's version with the baselines, with the labels known at `as_of`."""
     return tuple(
         _compare(config, window, version, as_of, folder / f"{window.name}.parquet") for window, version in served
     )
 
 
-def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> Comparison:
+def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> BaselineScores:
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
     labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
     truth = labelled.rename_columns(["id", "label"]).to_pandas()
@@ -77,15 +77,15 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     scored = pd.read_parquet(baselines)
     frame = truth.merge(served, on="id").merge(scored, on="id")
     if frame.empty:
-        return Comparison(len(served), 0)
+        return BaselineScores(len(served), 0)
     own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}
     own |= {name: tuple(scored.attrs[name]) for name in ("never", "every")}
     answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
     label, aligned = models.label_alignment.encode_truth(pa.chunked_array([frame["label"]]), answers)
     predicted = dict(zip(own, aligned, strict=True))
     if metrics.undefined(name, label, max(2, len(own["prediction"])), each=True):
-        return Comparison(len(served), len(frame))
+        return BaselineScores(len(served), len(frame))
     value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
     low, high = intervals.metric_interval(name, label, predicted["prediction"], quantile=quantile)
     loop = MetricValue(name, value["prediction"], low, high, len(frame), metrics.HIGHER_IS_BETTER[name])
-    return Comparison(len(served), len(frame), loop, value["never"], value["every"])
+    return BaselineScores(len(served), len(frame), loop, value["never"], value["every"])
