@@ -153,7 +153,7 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
         bounds = [np.datetime64(bound.replace(tzinfo=None)) for bound in (window.start, window.end)]
         inside = known & (moments >= bounds[0]) & (moments < bounds[1])
         if inside.any() and not metrics.undefined(name, labels[inside], max(2, len(scorer.classes))):
-            value = metrics.compute(name, labels[inside], predicted[inside], config.performance.quantile)
+            value = metrics.compute(config.performance.primary_metric, labels[inside], predicted[inside])
             losses[place] = metrics.as_loss(name, value)
     return losses
 

@@ -161,7 +161,7 @@ def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> li
     for scorer in scorers:
         truth, predicted = scorer.judged(scored, label)
         few = metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1])
-        value = metrics.compute(name, truth, predicted, config.performance.quantile)
+        value = metrics.compute(config.performance.primary_metric, truth, predicted)
         found.append(float("nan") if few else metrics.as_loss(name, value))
     return found
 

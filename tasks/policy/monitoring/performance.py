@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from tasks.policy.records.reports import Maturity, MetricValue, PerformanceReport
 from tasks.policy.statistics.intervals import two_proportion_test
+from tasks.policy.statistics.metrics import class_count
 from tasks.policy.statistics.power import minimum_detectable_drop
 
 LEVEL_WINDOWS = 3
@@ -51,7 +52,7 @@ def confidence_histogram(y_pred: ArrayLike) -> tuple[float, ...]:
     if not len(predictions):
         return ()
     certainty = np.maximum(predictions, 1 - predictions) if predictions.ndim == 1 else predictions.max(axis=1)
-    classes = 2 if predictions.ndim == 1 else predictions.shape[1]
+    classes = class_count(predictions)
     counts, _ = np.histogram(np.clip(certainty, 1 / classes, 1), bins=HISTOGRAM_BINS, range=(1 / classes, 1))
     return tuple(float(share) for share in counts / len(predictions))
 
