@@ -317,6 +317,6 @@ def test_windows_stay_in_doubt_until_their_labels_are_sound_and_records_of_befor
     entries = [LedgerEntry("m", 1, LABELS_QUARANTINED, at, "d", "perennial", body, "")]
     assert windows_in_doubt(entries) == (WINDOW.name,)
     assert windows_in_doubt([*entries, LedgerEntry("m", 2, LABELS_SOUND, at, "e", "perennial", body, "")]) == ()
-    kept = to_json(report(WINDOW, None)).replace(',"labels":null', "")
-    assert 'labels"' not in kept.replace("labelled", "")
-    assert from_json(PerformanceReport, kept) == report(WINDOW, None)
+    stored = to_json(report(WINDOW, None)).replace(',"labels":null', "")
+    assert 'labels"' not in stored.replace("labelled", "")
+    assert from_json(PerformanceReport, stored) == report(WINDOW, None)

@@ -1,4 +1,4 @@
-"""Which groups are measured, which is worst, and what is told of protected ones."""
+"""Which groups are measured, which is worst, and how protected ones are described."""
 
 import numpy as np
 
