@@ -29,7 +29,7 @@ from tasks.policy.records.evidence import Decision, ModelVersion
 from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 from tasks.record.history import recall_degradation
-from tasks.replay.baselines import Comparison, compare_with_baselines, score_baselines
+from tasks.replay.baselines import BaselineScores, compare_with_baselines, score_baselines
 from tasks.replay.records import (
     first_champion,
     open_replay,
@@ -64,9 +64,9 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
                 update_progress_artifact(progress, 100.0 * number / len(windows), f"{number} of {len(windows)} windows")
     records = recall_windows(folder, windows)
     served = tuple((record.window, record.champion) for record in records if record.rows)
-    comparisons = compare_with_baselines(config, served, windows[-1].end, folder)
-    known = {window: comparison for (window, _), comparison in zip(served, comparisons, strict=True)}
-    outcome = _outcome(config, records, [known.get(record.window, Comparison(0, 0)) for record in records])
+    scores = compare_with_baselines(config, served, windows[-1].end, folder)
+    known = {window: score for (window, _), score in zip(served, scores, strict=True)}
+    outcome = _outcome(config, records, [known.get(record.window, BaselineScores(0, 0)) for record in records])
     page = report_replay(outcome)
     get_run_logger().info("replay: %s; page: %s", outcome.headline, page)
     return outcome
@@ -153,27 +153,27 @@ def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision)
     return retrained, ReplayEvent("promoted", f"version {promotion.champion} in place of {promotion.previous}")
 
 
-def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], comparisons: Sequence[Comparison]) -> Replay:
+def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], scores: Sequence[BaselineScores]) -> Replay:
     """Complete the records with the labels known by the end."""
     last = records[-1].window.end
     completed = tuple(
         replace(
             record,
-            labelled_rows=comparison.labelled_rows,
+            labelled_rows=score.labelled_rows,
             maturity=decide_maturity(
-                comparison.rows,
-                comparison.labelled_rows,
+                score.rows,
+                score.labelled_rows,
                 record.window.end + config.columns.all_labels_within <= last,
                 config.performance.maturing_at,
                 config.performance.closed_at,
             )
-            if comparison.rows
+            if score.rows
             else record.maturity,
-            metric=comparison.loop,
-            never=comparison.never,
-            every=comparison.every,
+            metric=score.loop,
+            never=score.never,
+            every=score.every,
         )
-        for record, comparison in zip(records, comparisons, strict=True)
+        for record, score in zip(records, scores, strict=True)
     )
     seconds: Counter[str] = Counter()
     for record in records:

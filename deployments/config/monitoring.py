@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from deployments.config.settings import IMPORT_PATH, ColumnName, ImportPath, Share
 from tasks.policy.data_quality.label_quality import LabelRules
 from tasks.policy.records.base import Settings
+from tasks.policy.statistics.metrics import Metric
 
 EvidentlyName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$", max_length=100)]
 COMPARED, LISTED = ("eq", "not_eq", "gt", "gte", "lt", "lte"), ("is_in", "not_in")
@@ -221,6 +222,11 @@ class Performance(Settings):
     slices: tuple[ColumnName, ...] = Field((), examples=[["region"]])
     """Features for whose values the metric is also reported, the 20 largest groups of each with at least
     `validation.slice_min_rows` labels. They inform; `validation.slices` lets them refuse a challenger."""
+
+    @property
+    def primary_metric(self) -> Metric:
+        """The primary metric with its quantile."""
+        return Metric(self.metric, self.quantile)
 
     @model_validator(mode="after")
     def _matures_before_it_closes(self) -> Self:

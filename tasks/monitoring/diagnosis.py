@@ -99,7 +99,8 @@ def explain_loss(
     name = config.performance.metric
     name = name if name in ("mae", "pinball", "brier") else "mae" if config.task == "regression" else "log_loss"
     known = np.isfinite(truth)
-    losses = metrics.row_losses(name, truth[known], scorer.predict(rows)[known], config.performance.quantile)
+    metric = metrics.Metric(name, config.performance.quantile)
+    losses = metrics.row_losses(metric, truth[known], scorer.predict(rows)[known])
     if contributed is None or losses is None or not known.any():
         return None
     drifted = [feature.feature for feature in drift.features if feature.verdict == "drifted"]
@@ -134,7 +135,7 @@ def estimate_performance(
     name = config.performance.metric
     if config.task == "regression":
         return estimation.estimate_loss(
-            estimation.learn_losses(name, truth, predicted, config.performance.quantile), served.predicted
+            estimation.learn_losses(config.performance.primary_metric, truth, predicted), served.predicted
         )
     estimates = estimation.estimate_classes(served.predicted, estimation.calibrate(truth, predicted))
     return next((estimate for estimate in estimates if estimate.name == name), None)

@@ -26,7 +26,6 @@ from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import DriftReport, SecondOpinion
 from tasks.policy.reference.calendar_match import Matched, match_calendar
-from tasks.policy.statistics.power import rows_needed
 
 if TYPE_CHECKING:  # loaded only when a window is measured
     from tasks.adapters.gates.evidently_columns import Samples
@@ -196,17 +195,10 @@ def _match(
     coded: CodedRows | None,
     sample: CodedRows | None,
 ) -> Matched | None:
-    """Match the reference to the window's phase of the calendar; None without coded rows on either side.
-
-    The matched rows must suffice to detect a shift of `drift.threshold`. The minimum is computed from the window's
-    rows, because the test is symmetric.
-    """
+    """Match the reference to the window's phase of the calendar; None without coded rows on either side."""
     if coded is None or sample is None:
         return None
-    settings, features = config.drift, max(1, len(reference.features))
-    needed = rows_needed(settings.threshold, settings.method, profile.rows, settings.alpha / features, settings.power)
-    enough = max(settings.min_rows, needed or 0)
-    return match_calendar(reference, coded, profile.window, sample.hours, settings.calendar, enough)
+    return match_calendar(reference, coded, profile, sample.hours, config.drift)
 
 
 def _with_rows(
@@ -218,12 +210,10 @@ def _with_rows(
     stable_auc: float | None,
 ) -> DriftReport:
     """Add row-level findings to the report: the part of the reference that was compared, and joint drift."""
-    told = [matched.told] if matched else []
+    told = [matched.description] if matched else []
     if coded is None or sample is None or not config.drift.joint:
         return replace(report, reasons=(*report.reasons, *told))
     weights, limit = matched.weights if matched else None, max(config.drift.joint_threshold, stable_auc or 0.0)
-    joint = profiling.domain_classifier.tell_apart(
-        coded, sample, tuple(sample.codes), limit, config.drift.min_rows, weights
-    )
+    joint = profiling.domain_classifier.tell_apart(coded, sample, limit, config.drift.min_rows, weights)
     told.append(describe_joint(joint, any(feature.verdict == "drifted" for feature in report.features)))
     return replace(report, joint=joint, reasons=(*report.reasons, *told))

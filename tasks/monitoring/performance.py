@@ -24,7 +24,7 @@ from tasks.policy.monitoring.performance import (
     shift_p_value,
     smallest_shift,
 )
-from tasks.policy.monitoring.slices import describe_worst, measure_slices
+from tasks.policy.monitoring.slices import RESAMPLING, describe_worst, measure_slices
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History, ModelVersion, MonitorRun
 from tasks.policy.records.profile import LabelProfile
@@ -36,7 +36,6 @@ from tasks.policy.statistics.metrics import Floats
 if TYPE_CHECKING:
     from tasks.adapters.evaluation.prediction_log import Served
 
-BOOTSTRAP_DRAWS = 500
 USUAL_WINDOWS, USUAL_FROM = 6, 3
 """The usual labelled share is the median of the latest `USUAL_WINDOWS` closed windows, given at least `USUAL_FROM`."""
 
@@ -112,16 +111,16 @@ def _measure(
     settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
     classes = max(2, len(served.classes))
     values = _metrics(config, truth, predicted, classes)
-    least, quantile = config.validation.slice_min_rows, settings.quantile
-    slices = measure_slices(primary, truth, predicted, served.judged_slices, least, BOOTSTRAP_DRAWS, quantile)
+    least = config.validation.slice_min_rows
+    slices = measure_slices(settings.primary_metric, truth, predicted, served.judged_slices, least)
     before = [report for report in history.performances if report.window < window]
     value = next((metric for metric in values if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
-    noise, windows = noise_before_collapse(closed_values(before, primary, floor))
+    noise = noise_before_collapse(closed_values(before, primary, floor))
     p_value, smallest = None, None  # noise is known before labels arrive, and is needed to judge an estimate
     if value is not None and best is not None:
-        p_value = shift_p_value(value, best[0], noise, windows)
-        smallest = smallest_shift(value, best[0], noise, windows)
+        p_value = shift_p_value(value, best[0], noise)
+        smallest = smallest_shift(value, best[0], noise)
     return PerformanceReport(
         window=window,
         as_of=as_of,
@@ -142,8 +141,8 @@ def _measure(
         baseline=best[0] if best else None,
         baseline_window=best[1] if best else None,
         shift_p_value=p_value,
-        noise=noise,
-        noise_windows=windows if noise is not None else None,
+        noise=noise.sigma if noise else None,
+        noise_windows=noise.windows if noise else None,
         smallest_shift=smallest,
         slices=slices,
         undefined=metrics.undefined(primary, truth, classes, each=True) if labelled_rows else None,
@@ -171,8 +170,8 @@ def _judge_labels(
         column=config.columns.label,
         rows=len(served.truth),
         due=window.end <= (due_by if due_by is not None else as_of - config.columns.label_delay),
-        truth=served.truth[known],
-        predicted=served.predicted[known],
+        y_true=served.truth[known],
+        y_pred=served.predicted[known],
         classes=served.classes,
         usual_share=_usual_share(history, window, reference),
         faults=faults,
@@ -203,17 +202,17 @@ def _usual_share(history: History, window: Window, reference: LabelProfile | Non
     return reference.labelled_share if reference else None
 
 
-def _metrics(config: ModelConfig, truth: Floats, predicted: Floats, classes: int) -> tuple[MetricValue, ...]:
+def _metrics(config: ModelConfig, y_true: Floats, y_pred: Floats, classes: int) -> tuple[MetricValue, ...]:
     """Compute every metric of the task that these rows define, with its interval."""
-    if not len(truth):
+    if not len(y_true):
         return ()
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
-    quantile, found = config.performance.quantile, []
-    intervals = metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS, quantile=quantile)
-    for name in names:
-        if metrics.undefined(name, truth, classes, each=True):
+    measured, found = [metrics.Metric(name, config.performance.quantile) for name in names], []
+    intervals = metric_intervals(measured, y_true, y_pred, RESAMPLING)
+    for metric in measured:
+        if metrics.undefined(metric.name, y_true, classes, each=True):
             continue
-        value, (low, high) = metrics.compute(name, truth, predicted, quantile), intervals[name]
+        value, (low, high) = metrics.compute(metric, y_true, y_pred), intervals[metric.name]
         if value == value and low == low:  # NaN: undefined on these rows
-            found.append(MetricValue(name, value, low, high, len(truth), metrics.HIGHER_IS_BETTER[name]))
+            found.append(MetricValue(metric.name, value, low, high, len(y_true), metric.higher_is_better))
     return tuple(found)

@@ -48,7 +48,7 @@ def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, fo
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class BaselineScores:
     """Primary metric of one window on the same labelled rows; None without labels, or with too few of a class."""
 
     rows: int
@@ -61,31 +61,31 @@ class Comparison:
 @stage
 def compare_with_baselines(
     config: ModelConfig, served: Sequence[tuple[Window, str]], as_of: datetime, folder: Path
-) -> tuple[Comparison, ...]:
+) -> tuple[BaselineScores, ...]:
     """Compare each served window's version with the baselines, with the labels known at `as_of`."""
     return tuple(
         _compare(config, window, version, as_of, folder / f"{window.name}.parquet") for window, version in served
     )
 
 
-def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> Comparison:
-    columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
+def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> BaselineScores:
+    columns, metric = config.columns, config.performance.primary_metric
     labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
-    truth = labelled.rename_columns(["id", "label"]).to_pandas()
+    labels = labelled.rename_columns(["id", "label"]).to_pandas()
     logged = lake.read_predictions(config, window).to_pandas()
     served = logged[logged["model_version"] == version]
     scored = pd.read_parquet(baselines)
-    frame = truth.merge(served, on="id").merge(scored, on="id")
+    frame = labels.merge(served, on="id").merge(scored, on="id")
     if frame.empty:
-        return Comparison(len(served), 0)
+        return BaselineScores(len(served), 0)
     own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}
     own |= {name: tuple(scored.attrs[name]) for name in ("never", "every")}
     answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
-    label, aligned = models.label_alignment.encode_truth(pa.chunked_array([frame["label"]]), answers)
+    y_true, aligned = models.label_alignment.encode_truth(pa.chunked_array([frame["label"]]), answers)
     predicted = dict(zip(own, aligned, strict=True))
-    if metrics.undefined(name, label, max(2, len(own["prediction"])), each=True):
-        return Comparison(len(served), len(frame))
-    value = {column: metrics.compute(name, label, rows, quantile) for column, rows in predicted.items()}
-    low, high = intervals.metric_interval(name, label, predicted["prediction"], quantile=quantile)
-    loop = MetricValue(name, value["prediction"], low, high, len(frame), metrics.HIGHER_IS_BETTER[name])
-    return Comparison(len(served), len(frame), loop, value["never"], value["every"])
+    if metrics.undefined(metric.name, y_true, max(2, len(own["prediction"])), each=True):
+        return BaselineScores(len(served), len(frame))
+    value = {column: metrics.compute(metric, y_true, y_pred) for column, y_pred in predicted.items()}
+    low, high = intervals.metric_interval(metric, y_true, predicted["prediction"])
+    loop = MetricValue(metric.name, value["prediction"], low, high, len(frame), metric.higher_is_better)
+    return BaselineScores(len(served), len(frame), loop, value["never"], value["every"])

@@ -140,7 +140,7 @@ def _losses(config: ModelConfig, plan: Plan, place: int) -> tuple[Floats, int, f
 
 def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Table") -> Floats:
     """Return the metric of each window as a loss, shape [W]; NaN without labelled rows or where it is undefined."""
-    name = config.performance.metric
+    metric = config.performance.primary_metric
     losses = np.full(len(plan.windows), np.nan)
     if not len(rows):
         return losses
@@ -152,9 +152,9 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
     for place, window in enumerate(plan.windows):
         bounds = [np.datetime64(bound.replace(tzinfo=None)) for bound in (window.start, window.end)]
         inside = known & (moments >= bounds[0]) & (moments < bounds[1])
-        if inside.any() and not metrics.undefined(name, labels[inside], max(2, len(scorer.classes))):
-            value = metrics.compute(name, labels[inside], predicted[inside], config.performance.quantile)
-            losses[place] = metrics.as_loss(name, value)
+        if inside.any() and not metrics.undefined(metric.name, labels[inside], max(2, len(scorer.classes))):
+            value = metrics.compute(metric, labels[inside], predicted[inside])
+            losses[place] = metrics.as_loss(metric.name, value)
     return losses
 
 

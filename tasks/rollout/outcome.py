@@ -20,11 +20,13 @@ from tasks.policy.records.errors import VersionGone
 from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import USAGE, ModelVersion, MonitorRun, Past, Promotion, Usage, ValidationReport
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.statistics.intervals import Gain, paired_bootstrap
-from tasks.policy.statistics.metrics import undefined
+from tasks.policy.statistics.intervals import Gain, PairedPredictions, paired_bootstrap
+from tasks.policy.statistics.metrics import class_count, undefined
+from tasks.policy.statistics.resampling import Resampling
 
 LOOK_BACK = 3
 """Number of closed windows after a promotion on which it is judged."""
+RESAMPLING = Resampling(draws=500)
 
 
 def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
@@ -87,13 +89,12 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     scorers = [registry.version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
     answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
-    truth, predicted = models.label_alignment.encode_truth(rows.column(config.columns.label), answers)
-    known = np.isfinite(truth)
-    before, after = (values[known] for values in predicted)
-    metric, quantile = config.performance.metric, config.performance.quantile
-    if undefined(metric, truth[known], 2 if after.ndim == 1 else after.shape[1]):
+    y_true, (before, after) = models.label_alignment.encode_truth(rows.column(config.columns.label), answers)
+    pairs = PairedPredictions(y_true, champion=before, challenger=after).where(np.isfinite(y_true))
+    metric = config.performance.primary_metric
+    if undefined(metric.name, pairs.y_true, class_count(after)):
         return Gain(math.nan, math.nan, math.nan)
-    return paired_bootstrap(before, after, truth[known], metric, draws=500, quantile=quantile)
+    return paired_bootstrap(metric, pairs, RESAMPLING)
 
 
 def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: str) -> float:
@@ -109,5 +110,5 @@ def _promised(past: Past, decision_id: str) -> Gain | None:
     """Return the gain that validation measured on its holdout; None if it measured none."""
     verdicts = past.of("challenger.validated")
     own = [from_json(ValidationReport, entry.body) for entry in verdicts if entry.decision_id == decision_id]
-    whole = [found for report in own for found in report.differences if found.slice_name is None]
-    return Gain(whole[0].gain, whole[0].low, whole[0].high) if whole else None
+    overall = [found for report in own for found in report.differences if found.slice_name is None]
+    return Gain(overall[0].gain, overall[0].low, overall[0].high) if overall else None

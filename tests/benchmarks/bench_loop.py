@@ -68,18 +68,19 @@ def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, riva
     import pyarrow.compute as pc
 
     from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS
-    from tasks.monitoring.performance import BOOTSTRAP_DRAWS
+    from tasks.policy.monitoring.slices import RESAMPLING
     from tasks.policy.statistics import intervals, metrics
 
-    label, primary = config.columns.label, config.performance.metric
+    label, primary = config.columns.label, config.performance.primary_metric
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
+    measured = [metrics.Metric(name) for name in names]
     labelled = rows.filter(pc.is_valid(rows[label]))
     for known in (labelled.filter(pc.less_equal(labelled["label_at"], pa.scalar(window.end))), labelled):
-        truth, predicted = champion.judged(known, known[label])
-        for name in names:
-            metrics.compute(name, truth, predicted)
-        intervals.metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS)
-    intervals.metric_interval(primary, truth, predicted)
+        y_true, y_pred = champion.judged(known, known[label])
+        for metric in measured:
+            metrics.compute(metric, y_true, y_pred)
+        intervals.metric_intervals(measured, y_true, y_pred, RESAMPLING)
+    intervals.metric_interval(primary, y_true, y_pred)
     for scorer in rivals:
         metrics.compute(primary, *scorer.judged(labelled, labelled[label]))
 

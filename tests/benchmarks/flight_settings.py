@@ -73,9 +73,8 @@ class History:
         start = max(self.start, cut - timedelta(days=training.window_days)) if training.window_days else self.start
         scorer = estimators.fit(self.config.model_copy(update={"training": training}), self.rows(start, cut)).scorer
         seen = self.rows(stretch, stretch + STRETCH)
-        truth = encode_labels(seen[self.config.columns.label], scorer.classes)
-        performance = self.config.performance
-        return metrics.compute(performance.metric, truth, scorer.predict(seen), performance.quantile)
+        y_true = encode_labels(seen[self.config.columns.label], scorer.classes)
+        return metrics.compute(self.config.performance.primary_metric, y_true, scorer.predict(seen))
 
 
 def judge(model: str, console: Console) -> dict[str, Any]:

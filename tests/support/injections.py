@@ -31,6 +31,7 @@ from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import Decision, History, WindowEvidence
 from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.statistics import intervals, metrics
+from tasks.policy.statistics.resampling import Resampling
 from tasks.policy.triggers.combinators import AnyOf
 from tasks.policy.triggers.drift import DriftedShare, MeanShift
 from tasks.policy.triggers.metric_shift import MetricShift
@@ -128,36 +129,43 @@ class Bed:
         return replace(decision, reasons=(*decision.reasons, *diagnosis.reasons))
 
     def losses(self, rows: pa.Table) -> np.ndarray:
-        truth, predicted = self._answers(rows)
-        found = metrics.row_losses(self.config.performance.metric, truth, predicted)
+        y_true, predicted = self._answers(rows)
+        found = metrics.row_losses(self.config.performance.primary_metric, y_true, predicted)
         assert found is not None
         return found
 
     def _answers(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        truth = self.scorer.labels(rows.column(self.config.columns.label))
-        known = np.isfinite(truth)
-        return truth[known], self.scorer.predict(rows)[known]
+        y_true = self.scorer.labels(rows.column(self.config.columns.label))
+        known = np.isfinite(y_true)
+        return y_true[known], self.scorer.predict(rows)[known]
 
     def _performance(self, window: Window, rows: pa.Table, before: list[PerformanceReport]) -> PerformanceReport:
-        name, (truth, predicted) = self.config.performance.metric, self._answers(rows)
-        low, high = intervals.metric_interval(name, truth, predicted, draws=200)
-        own = MetricValue(name, metrics.compute(name, truth, predicted), low, high, len(truth), False)
+        name, (y_true, predicted) = self.config.performance.metric, self._answers(rows)
+        metric = metrics.Metric(name)
+        low, high = intervals.metric_interval(metric, y_true, predicted, Resampling(draws=200))
+        own = MetricValue(name, metrics.compute(metric, y_true, predicted), low, high, len(y_true), False)
         best = levels.best_past_level(before, name)
         closed = [value.value for value in levels.closed_values(before, name)]
         p_value, noise = None, levels.window_noise(closed)
         if best:
-            p_value = levels.shift_p_value(own, best[0], noise, len(closed))
+            p_value = levels.shift_p_value(own, best[0], noise)
         level = best[0] if best else None
-        report = PerformanceReport(window, window.end, "1", len(rows), len(truth), "closed", (own,), name)
-        return replace(report, baseline=level, shift_p_value=p_value, noise=noise, noise_windows=len(closed))
+        report = PerformanceReport(window, window.end, "1", len(rows), len(y_true), "closed", (own,), name)
+        return replace(
+            report,
+            baseline=level,
+            shift_p_value=p_value,
+            noise=noise.sigma if noise else None,
+            noise_windows=len(closed),
+        )
 
     def _estimate(self, learned: list[pa.Table], rows: pa.Table) -> MetricValue | None:
         pairs = [self._answers(table) for table in learned]
-        truth, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        y_true, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
         now, name = self.scorer.predict(rows), self.config.performance.metric
         if self.config.task == "regression":
-            return estimation.estimate_loss(estimation.learn_losses(name, truth, predicted), now)
-        found = estimation.estimate_classes(now, estimation.calibrate(truth, predicted))
+            return estimation.estimate_loss(estimation.learn_losses(metrics.Metric(name), y_true, predicted), now)
+        found = estimation.estimate_classes(now, estimation.calibrate(y_true, predicted))
         return next(value for value in found if value.name == name)
 
 

@@ -5,6 +5,8 @@ its evaluation, and `tasks.policy.rollout.validation` fails it with that reason.
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,38 +21,58 @@ from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.monitoring.slices import largest_groups
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import FeatureError, ModelFileError
-from tasks.policy.records.evidence import ModelVersion
+from tasks.policy.records.evidence import MetricDifference, ModelVersion
 from tasks.policy.rollout import comparison
-from tasks.policy.rollout.comparison import Floats, prediction_fault
+from tasks.policy.rollout.comparison import prediction_fault
 from tasks.policy.rollout.validation import Comparison
 from tasks.policy.statistics import metrics
+from tasks.policy.statistics.intervals import PairedPredictions
+from tasks.policy.statistics.metrics import Floats
+from tasks.policy.statistics.resampling import Resampling
 
 SMOKE_ROWS = 32
 REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """Exceptions of an estimator that cannot predict. Shortages of the machine (memory, disk) are not the model's fault."""
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """Rows with a label, and each version's predictions for them, in one order of classes, the challenger's first."""
+
+    rows: pa.Table
+    y_true: Floats
+    predictions: list[Floats]
+    classes: tuple[str, ...]
+
+
 def compare(
     config: ModelConfig, challenger: ModelVersion, champion: ModelVersion | None, holdout: Window, rows: pa.Table
 ) -> Comparison:
     """Predict these labelled rows with both versions now, and measure the differences."""
-    contenders = [version for version in (challenger, champion) if version is not None]
-    answered = [answer(version, rows, config.training.estimator) for version in contenders]
+    scored = _score(config, [version for version in (challenger, champion) if version is not None], rows)
+    if not isinstance(scored, _Scored):
+        return Comparison(challenger, champion, holdout, len(rows), faults=scored)
+    remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
+    compared = Comparison(challenger, champion, holdout, len(scored.rows), remarks=remarks)
+    classes = metrics.class_count(scored.predictions[0])
+    too_few = metrics.undefined(config.performance.metric, scored.y_true, classes)
+    return replace(compared, faults=(too_few,)) if too_few else _measured(config, compared, scored)
+
+
+def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> _Scored | tuple[str, ...]:
+    """Return the rows with the predictions of all versions; else the faults, none if there are no rows."""
+    answered = [answer(version, rows, config.training.estimator) for version in versions]
     faults = tuple(found for found in answered if isinstance(found, str))
     answers = [found for found in answered if not isinstance(found, str)]
     if faults or not len(rows):
-        return Comparison(challenger, champion, holdout, len(rows), faults=faults)
+        return faults
     classes = all_classes(scorer.classes for scorer, _ in answers)
     if config.task == "binary" and len(classes) > 2:
-        fault = f"the two versions know different classes, {len(classes)} in all, expected the same two"
-        return Comparison(challenger, champion, holdout, len(rows), faults=(fault,))
+        return (f"the two versions know different classes, {len(classes)} in all, expected the same two",)
     labels = rows.column(config.columns.label)
-    truth, aligned = encode_truth(labels, [(scorer.classes, values) for scorer, values in answers])
-    known = np.isfinite(truth)
-    predicted = [values[known] for values in aligned]
-    return _measured(
-        config, challenger, champion, holdout, rows.filter(pa.array(known)), truth[known], predicted, classes
-    )
+    y_true, aligned = encode_truth(labels, [(scorer.classes, values) for scorer, values in answers])
+    known = np.isfinite(y_true)
+    return _Scored(rows.filter(pa.array(known)), y_true[known], [values[known] for values in aligned], classes)
 
 
 def answer(
@@ -101,47 +123,34 @@ def _prior(challenger: ModelVersion, classes: tuple[str, ...]) -> Floats | None:
     return np.array([shares[name] for name in classes]) if set(classes) <= set(shares) else None
 
 
-def _measured(
-    config: ModelConfig,
-    challenger: ModelVersion,
-    champion: ModelVersion | None,
-    holdout: Window,
-    rows: pa.Table,
-    truth: Floats,
-    predicted: list[Floats],
-    classes: tuple[str, ...],
-) -> Comparison:
-    policy, metric = config.validation, config.performance.metric
-    quantile, seed = config.performance.quantile, config.training.seed
-    remarks = tuple(json.loads(dict(challenger.tags).get(registry.REMARKS, "[]")))
-    too_few = metrics.undefined(metric, truth, 2 if predicted[0].ndim == 1 else predicted[0].shape[1])
-    if too_few:
-        return Comparison(challenger, champion, holdout, len(rows), faults=(too_few,), remarks=remarks)
-    prior = _prior(challenger, classes)
-    constant = comparison.against_constant(metric, truth, predicted[0], policy.confidence, seed, quantile, prior)
-    if champion is None:
-        first = comparison.own_value(metric, truth, predicted[0], policy.confidence, seed, quantile)
-        return Comparison(challenger, None, holdout, len(rows), first=first, constant=constant, remarks=remarks)
-    new, old = predicted
-    slices = {name: groups_of(config, name, rows.column(name)) for name in policy.slices}
-    found = comparison.slice_differences(metric, truth, old, new, slices, policy.confidence, seed, quantile)
-    for name in config.columns.protected:
-        if (
-            name not in slices and name in rows.column_names
-        ):  # otherwise it is compared above, or absent from these rows
-            groups = groups_of(config, name, rows.column(name))
-            large = np.isin(groups, largest_groups(groups))
-            found += comparison.slice_differences(
-                metric, truth[large], old[large], new[large], {name: groups[large]}, policy.confidence, seed, quantile
-            )
-    return Comparison(
-        challenger,
-        champion,
-        holdout,
-        len(rows),
-        primary=comparison.difference(metric, truth, old, new, policy.confidence, seed, quantile),
-        slices=found,
+def _measured(config: ModelConfig, compared: Comparison, scored: _Scored) -> Comparison:
+    """Return the comparison with its measurements: the paired differences, or the first model's own value."""
+    metric, y_true, new = config.performance.primary_metric, scored.y_true, scored.predictions[0]
+    resampling = Resampling(config.validation.confidence, comparison.DRAWS, config.training.seed)
+    prior = _prior(compared.challenger, scored.classes)
+    constant = comparison.against_constant(metric, y_true, new, resampling, prior)
+    if compared.champion is None:
+        return replace(compared, constant=constant, first=comparison.own_value(metric, y_true, new, resampling))
+    pairs = PairedPredictions(y_true, champion=scored.predictions[1], challenger=new)
+    return replace(
+        compared,
+        primary=comparison.difference(metric, pairs, resampling),
+        slices=_slice_differences(config, scored.rows, pairs, resampling),
         protected=config.columns.protected,
         constant=constant,
-        remarks=remarks,
     )
+
+
+def _slice_differences(
+    config: ModelConfig, rows: pa.Table, pairs: PairedPredictions, resampling: Resampling
+) -> tuple[MetricDifference, ...]:
+    """Return the differences by `validation.slices`, then by the protected columns that are not among them."""
+    metric = config.performance.primary_metric
+    slices = {name: groups_of(config, name, rows.column(name)) for name in config.validation.slices}
+    found = comparison.slice_differences(metric, pairs, slices, resampling)
+    for name in config.columns.protected:
+        if name not in slices and name in rows.column_names:  # else compared above, or absent from these rows
+            groups = groups_of(config, name, rows.column(name))
+            large = np.isin(groups, largest_groups(groups))
+            found += comparison.slice_differences(metric, pairs.where(large), {name: groups[large]}, resampling)
+    return found

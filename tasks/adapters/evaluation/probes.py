@@ -156,13 +156,13 @@ def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> li
     """Return each scorer's primary metric on labelled rows, as a loss; NaN if the metric is undefined on these rows."""
     step = max(1, -(-len(rows) // SCORED_ROWS))
     scored = rows.take(np.arange(0, len(rows), step)) if step > 1 else rows
-    label, name = scored.column(config.columns.label), config.performance.metric
+    label, metric = scored.column(config.columns.label), config.performance.primary_metric
     found = []
     for scorer in scorers:
-        truth, predicted = scorer.judged(scored, label)
-        few = metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1])
-        value = metrics.compute(name, truth, predicted, config.performance.quantile)
-        found.append(float("nan") if few else metrics.as_loss(name, value))
+        y_true, y_pred = scorer.judged(scored, label)
+        few = metrics.undefined(metric.name, y_true, metrics.class_count(y_pred))
+        value = metrics.compute(metric, y_true, y_pred)
+        found.append(float("nan") if few else metrics.as_loss(metric.name, value))
     return found
 
 

@@ -161,9 +161,9 @@ def _every_other_block(latest: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _loss(config: ModelConfig, truth: Floats, predicted: Floats) -> float:
-    name = config.performance.metric
-    value = metrics.compute(name, truth, predicted, config.performance.quantile)
-    return metrics.as_loss(name, value) if np.isfinite(value) else np.inf
+    metric = config.performance.primary_metric
+    value = metrics.compute(metric, truth, predicted)
+    return metrics.as_loss(metric.name, value) if np.isfinite(value) else np.inf
 
 
 def _teaches(target: Floats, held_back: NDArray[np.bool_], classes: int) -> bool:
@@ -304,7 +304,8 @@ def _achieved(config: ModelConfig, truth: Floats, predicted: Floats) -> dict[str
     if not len(truth):
         return {}
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
-    found = {name: metrics.compute(name, truth, predicted, config.performance.quantile) for name in names}
+    quantile = config.performance.quantile
+    found = {name: metrics.compute(metrics.Metric(name, quantile), truth, predicted) for name in names}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

@@ -18,6 +18,8 @@ from tasks.policy.records.reports import JointDrift
 
 ROWS, COLUMNS = 1500, 60
 ROUNDS, DEPTH = 12, 3
+SEED = 0
+"""Seed of the rows drawn and of the classifiers."""
 NAMED = 3
 """Number of features reported, by total gain in the classifier."""
 TRIMMED = 0.01
@@ -28,21 +30,15 @@ BLOCKS = 8
 
 
 def tell_apart(
-    reference: CodedRows,
-    window: CodedRows,
-    columns: Sequence[str],
-    threshold: float,
-    min_rows: int,
-    weights: Floats | None = None,
-    seed: int = 0,
+    reference: CodedRows, window: CodedRows, threshold: float, min_rows: int, weights: Floats | None = None
 ) -> JointDrift:
-    """Measure joint drift on the first `COLUMNS` of `columns` that both sides have, with at most `ROWS` rows per side.
+    """Measure joint drift on the window's first `COLUMNS` columns that both sides have, with up to `ROWS` rows per side.
 
     `threshold` is the AUC from which drift is reported, `weights` (n,) are those of the reference rows. With fewer than
     `min_rows` rows per side, the verdict is "insufficient".
     """
-    names = [name for name in columns if name in reference.codes and name in window.codes][:COLUMNS]
-    random = np.random.default_rng(seed)
+    names = [name for name in window.codes if name in reference.codes][:COLUMNS]
+    random = np.random.default_rng(SEED)
     before, now = (_draw(len(reference), random, weights), _draw(len(window), random, None)) if names else ([], [])
     size = min(len(before), len(now))
     if size < max(2, min_rows):
@@ -50,7 +46,7 @@ def tell_apart(
     table = np.vstack([_matrix(reference.take(before[:size]), names), _matrix(window.take(now[:size]), names)])
     is_current = np.repeat([0.0, 1.0], size)
     half = np.arange(len(table)) % 2 == 0
-    scores, gains = _cross_fit(table, is_current, half, names, seed)
+    scores, gains = _cross_fit(table, is_current, half, names)
     found = judge_joint(is_current, scores, threshold, min_rows, scored_by=half)
     used = tuple(sorted(gains, key=lambda name: -gains[name])[:NAMED]) if found.verdict == "drifted" else ()
     return JointDrift(found.verdict, threshold, found.rows, found.auc, found.low, found.high, used)
@@ -70,10 +66,11 @@ def with_stable_auc(
     if not (config.drift.joint and config.drift.calibrated) or last - first < BLOCKS * length:
         return reference
     columns, found = sorted(rows.codes, key=lambda name: -importances.get(name, 0.0)), []
+    ordered = CodedRows(rows.hours, {name: rows.codes[name] for name in columns})
     for start in np.linspace(first, last - length, BLOCKS).round().astype(int):
         inside = known & (days >= start) & (days < start + length)
-        parts = rows.take(np.flatnonzero(known & ~inside)), rows.take(np.flatnonzero(inside))
-        found.append(tell_apart(*parts, columns, config.drift.joint_threshold, config.drift.min_rows).auc)
+        parts = ordered.take(np.flatnonzero(known & ~inside)), ordered.take(np.flatnonzero(inside))
+        found.append(tell_apart(*parts, config.drift.joint_threshold, config.drift.min_rows).auc)
     measured = [auc for auc in found if auc is not None]
     return replace(reference, stable_auc=max(measured, default=None))
 
@@ -90,8 +87,8 @@ def _draw(rows: int, random: np.random.Generator, weights: Floats | None) -> NDA
     ascending = np.sort(weights)
     summed = np.cumsum(ascending)
     most = ascending[np.searchsorted(summed, (1 - TRIMMED) * summed[-1])]
-    kept = order[random.random(rows) * most < weights[order]]
-    return kept[:ROWS]
+    accepted = order[random.random(rows) * most < weights[order]]
+    return accepted[:ROWS]
 
 
 def _matrix(rows: CodedRows, names: Sequence[str]) -> NDArray[np.float32]:
@@ -99,7 +96,7 @@ def _matrix(rows: CodedRows, names: Sequence[str]) -> NDArray[np.float32]:
 
 
 def _cross_fit(
-    table: NDArray[np.float32], is_current: Floats, half: NDArray[np.bool_], names: Sequence[str], seed: int
+    table: NDArray[np.float32], is_current: Floats, half: NDArray[np.bool_], names: Sequence[str]
 ) -> tuple[Floats, dict[str, float]]:
     """Return (scores of each half by the classifier of the other half, total gain by feature).
 
@@ -112,7 +109,7 @@ def _cross_fit(
         "eta": 0.3,
         "nthread": 1,
         "max_bin": 64,
-        "seed": seed,
+        "seed": SEED,
     }
     places = [f"f{place}" for place in range(len(names))]
     for fitted in (half, ~half):

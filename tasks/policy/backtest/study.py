@@ -112,7 +112,7 @@ def served_losses(matrix: PerformanceMatrix, run: Run) -> Floats:
 
 
 def gain_interval(
-    matrix: PerformanceMatrix, backtest: Backtest, policy: str, baseline: str, alpha: float, seed: int = 7
+    matrix: PerformanceMatrix, backtest: Backtest, policy: str, baseline: str, alpha: float
 ) -> tuple[float, float, float]:
     """(gain, low, high): cost saved per window against `baseline`, with a 95 % interval.
 
@@ -123,7 +123,7 @@ def gain_interval(
     difference = served_losses(matrix, theirs.run) - served_losses(matrix, ours.run)
     difference = difference[np.isfinite(difference)]
     spending = (theirs.cost - mean_loss(matrix, theirs.run.serving)) - (ours.cost - mean_loss(matrix, ours.run.serving))
-    low, high = moving_block_interval(difference, seed=seed)
+    low, high = moving_block_interval(difference)
     return float(difference.mean() + spending), low + spending, high + spending
 
 
@@ -138,7 +138,7 @@ class Lift:
     even: float
 
 
-def lifts(matrix: PerformanceMatrix, backtest: Backtest, seed: int = 7) -> dict[str, dict[float, Lift | None]]:
+def lifts(matrix: PerformanceMatrix, backtest: Backtest) -> dict[str, dict[float, Lift | None]]:
     """Lift by policy and α; None if nothing was retrained or no schedule with as many retrains beats the timer.
 
     The loss saved against the timer is resampled over the served windows in moving blocks. The denominator, the
@@ -148,18 +148,18 @@ def lifts(matrix: PerformanceMatrix, backtest: Backtest, seed: int = 7) -> dict[
     for scores in backtest.policies.values():
         for score in scores.values():
             if score.run not in known:
-                known[score.run] = _lift(matrix, score, seed)
+                known[score.run] = _lift(matrix, score)
     return {name: {a: known[score.run] for a, score in scores.items()} for name, scores in backtest.policies.items()}
 
 
-def _lift(matrix: PerformanceMatrix, score: Score, seed: int) -> Lift | None:
+def _lift(matrix: PerformanceMatrix, score: Score) -> Lift | None:
     if score.lift is None:
         return None
     retrains = len(score.run.trainings)
     timer = as_run(matrix, evenly_spaced(matrix, retrains))
     span = timer.mean_loss - best_mean_loss(matrix, retrains)
     saved = served_losses(matrix, timer) - served_losses(matrix, score.run)
-    low, high = (bound / span for bound in moving_block_interval(saved, seed=seed))
+    low, high = (bound / span for bound in moving_block_interval(saved))
     return Lift(score.lift, low, high, retrains, timer.mean_loss)
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.data_quality.acceptance import Bounds
 from tasks.policy.monitoring.estimate_errors import describe_estimate
-from tasks.policy.monitoring.performance import shift_p_value, standard_error
+from tasks.policy.monitoring.performance import noise_of, shift_p_value, standard_error
 from tasks.policy.records.evidence import DiagnosisKind
 from tasks.policy.records.reports import (
     DriftReport,
@@ -259,7 +259,7 @@ def _without_labels(
             (inputs, "there are neither labels nor an estimate to show whether it harms"),
             names,
         )
-    p_value = shift_p_value(estimate, level, performance.noise, performance.noise_windows)
+    p_value = shift_p_value(estimate, level, noise_of(performance))
     harmful = p_value <= limits.alpha
     estimated = f"{describe_estimate(estimate, estimate_error)}, best past level {level.value:.4g} (p={p_value:.2g})"
     return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, estimated), names)

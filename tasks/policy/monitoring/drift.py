@@ -21,7 +21,7 @@ from tasks.policy.records.reports import DriftReport, DriftVerdict, FeatureDrift
 from tasks.policy.statistics import distances
 from tasks.policy.statistics.distances import Table
 from tasks.policy.statistics.numbers import beside
-from tasks.policy.statistics.power import Method, rows_needed, smallest_effect
+from tasks.policy.statistics.power import EffectTest, Method, rows_needed, smallest_effect
 
 SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
 
@@ -84,15 +84,16 @@ def measure(
     verdict: DriftVerdict = "drifted" if share >= limits.max_share else "stable"
     if not enough or (verdict == "stable" and share + _underpowered_share(features) >= limits.max_share):
         verdict = "insufficient"
-    return DriftReport(
+    report = DriftReport(
         window=profile.window,
         verdict=verdict,
         features=tuple(features),
         drifted_share=share,
         reference_rows=reference.rows,
         rows=profile.rows,
-        reasons=explain(features, share, verdict, profile, reference, limits.min_rows, limits.max_share),
+        reasons=(),
     )
+    return replace(report, reasons=explain(report, reference, limits))
 
 
 def drifted_share(features: list[FeatureDrift]) -> float:
@@ -130,8 +131,8 @@ def _measure_feature(
     p_value = distances.ks_p_value(table) if method in ("ks", "wasserstein") else chi2_p
     suspicion = suspect(reference, current, limits.min_rows)
     values = _Side(method, effects[method] or 0.0, threshold, p_value, enough)
-    size = (method, current.values, before.values, alpha, limits.power, distances.compared_bins(coarse))
-    smallest = smallest_effect(*size)
+    test = EffectTest(method, alpha, limits.power, distances.compared_bins(coarse))
+    smallest = smallest_effect(test, current.values, before.values)
     drift = FeatureDrift(
         feature=reference.feature,
         kind=reference.kind,
@@ -155,7 +156,7 @@ def _measure_feature(
         suspicion_sure=suspicion.sure if suspicion else False,
         suspicion_possible=suspicion.possible if suspicion else False,
         smallest_effect=bounded(smallest) if enough else None,
-        rows_needed=rows_needed(threshold, method, *size[2:]) if enough and smallest > threshold else None,
+        rows_needed=rows_needed(test, threshold, before.values) if enough and smallest > threshold else None,
     )
     return drift, [values, *_missing_sides(before, current, limits.categorical_threshold)]
 
@@ -232,42 +233,36 @@ def describe(drift: FeatureDrift) -> str:
     return "".join(parts)
 
 
-def explain(
-    features: list[FeatureDrift],
-    share: float,
-    verdict: DriftVerdict,
-    profile: WindowProfile,
-    reference: ReferenceProfile,
-    min_rows: int,
-    max_share: float,
-) -> tuple[str, ...]:
-    """Sentences on the window: the summary, the limits of its power, and the worst features."""
-    if min(profile.rows, reference.rows) < min_rows:
-        found = f"{profile.rows:,} rows against a reference of {reference.rows:,}"
-        return (f"{found}: at least {min_rows:,} on both sides are needed to judge drift",)
+def explain(report: DriftReport, reference: ReferenceProfile, limits: Limits) -> tuple[str, ...]:
+    """Sentences on the window: the summary, the limits of its power, the worst features, and the reference's remarks."""
+    if min(report.rows, report.reference_rows) < limits.min_rows:
+        found = f"{report.rows:,} rows against a reference of {report.reference_rows:,}"
+        return (f"{found}: at least {limits.min_rows:,} on both sides are needed to judge drift",)
+    features = report.features
     drifted = [drift for drift in features if drift.verdict == "drifted"]
     unjudged = sum(drift.verdict == "insufficient" and not drift.is_underpowered for drift in features)
     weighted = any(drift.importance for drift in features)
-    side = "at or above" if verdict == "drifted" else "below"
-    summary = f"{len(drifted)} of {len(features)} features drifted: a share of {beside(share, max_share, 2, 'f')}"
-    summary += f"{' by importance' if weighted else ''}, {side} the limit of {max_share:g}"
+    side = "at or above" if report.verdict == "drifted" else "below"
+    share = beside(report.drifted_share, limits.max_share, 2, "f")
+    summary = f"{len(drifted)} of {len(features)} features drifted: a share of {share}"
+    summary += f"{' by importance' if weighted else ''}, {side} the limit of {limits.max_share:g}"
     if unjudged:
         summary += f"; {unjudged} hold too few values to judge"
     remarks = [remark for frozen in reference.features for remark in frozen.remarks]
     worst = [describe(drift) for drift in drifted[:5]]
-    return (summary, *_explain_power(features, profile.rows), *worst, *remarks[:5])
+    return (summary, *_explain_power(report), *worst, *remarks[:5])
 
 
-def _explain_power(features: list[FeatureDrift], rows: int) -> tuple[str, ...]:
+def _explain_power(report: DriftReport) -> tuple[str, ...]:
     """A sentence on the effects that the window is too small to show, for the feature that needs the most rows."""
-    blind = [drift for drift in features if drift.is_underpowered]
+    blind = [drift for drift in report.features if drift.is_underpowered]
     if not blind:
         return ()
     worst = max(blind, key=lambda drift: (drift.rows_needed is None, drift.rows_needed or 0))
     least = beside(worst.smallest_effect or 0.0, worst.threshold, 2)
     needed = f"about {worst.rows_needed:,} rows" if worst.rows_needed else "a larger reference"
     return (
-        f"{rows:,} rows are too few to rule out drift of {len(blind)} of {len(features)} features: the smallest effect "
-        f"that would show in {worst.feature} is {worst.method} {least}, the limit is {worst.threshold:g}; "
-        f"{needed} would do",
+        f"{report.rows:,} rows are too few to rule out drift of {len(blind)} of {len(report.features)} features: the "
+        f"smallest effect that would show in {worst.feature} is {worst.method} {least}, the limit is "
+        f"{worst.threshold:g}; {needed} would do",
     )

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from tasks.policy.records.reports import MetricValue
-from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, Floats, from_confusion, row_losses
+from tasks.policy.statistics.metrics import HIGHER_IS_BETTER, Floats, Metric, from_confusion, row_losses
 
 LOSS_ESTIMATES = ("mae", "rmse", "pinball")
 
@@ -73,8 +73,8 @@ def estimate_classes(
     return tuple(value for value in found if math.isfinite(value.value) and math.isfinite(value.low))
 
 
-def _rows(name: str, truth: Floats, predicted: Floats) -> Floats:
-    rows = row_losses(name, truth, predicted)
+def _rows(name: str, y_true: Floats, y_pred: Floats) -> Floats:
+    rows = row_losses(Metric(name), y_true, y_pred)
     if rows is None:
         raise ValueError(f"{name} is no mean of rows")
     return rows
@@ -120,12 +120,12 @@ class LossCurve:
     """Rows of the reference in each bin."""
 
 
-def learn_losses(metric: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5, bins: int = 20) -> LossCurve:
+def learn_losses(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike, bins: int = 20) -> LossCurve:
     """Loss of the reference rows by prediction; squared errors for rmse. Raises ValueError for other metrics."""
-    truth, predicted = np.asarray(y_true, float), np.asarray(y_pred, float)
-    losses = (truth - predicted) ** 2 if metric == "rmse" else row_losses(metric, truth, predicted, quantile)
-    if losses is None or metric not in LOSS_ESTIMATES:
-        raise ValueError(f"metric is {metric!r}, expected one of {', '.join(LOSS_ESTIMATES)}")
+    labels, predicted = np.asarray(y_true, float), np.asarray(y_pred, float)
+    losses = (labels - predicted) ** 2 if metric.name == "rmse" else row_losses(metric, labels, predicted)
+    if losses is None or metric.name not in LOSS_ESTIMATES:
+        raise ValueError(f"metric is {metric.name!r}, expected one of {', '.join(LOSS_ESTIMATES)}")
     edges = np.unique(np.quantile(predicted, np.linspace(0, 1, bins + 1)[1:-1]))
     place = np.searchsorted(edges, predicted, side="right")
     counts = np.bincount(place, minlength=len(edges) + 1)
@@ -133,7 +133,7 @@ def learn_losses(metric: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: fl
     means = np.where(counts > 0, np.bincount(place, losses, len(edges) + 1) / np.maximum(counts, 1), overall)
     squares = np.bincount(place, (losses - means[place]) ** 2, len(edges) + 1) / np.maximum(counts, 1)
     spreads = tuple(map(float, np.sqrt(squares)))
-    return LossCurve(metric, tuple(map(float, edges)), tuple(map(float, means)), spreads, tuple(map(int, counts)))
+    return LossCurve(metric.name, tuple(map(float, edges)), tuple(map(float, means)), spreads, tuple(map(int, counts)))
 
 
 def estimate_loss(curve: LossCurve, y_pred: ArrayLike, confidence: float = 0.95) -> MetricValue:

@@ -13,6 +13,8 @@ from scipy import stats
 from tasks.policy.records.reports import JointDrift, JointVerdict
 from tasks.policy.statistics.intervals import delong
 
+CONFIDENCE = 0.99
+"""Level of the area's interval."""
 MISTAKEN = 0.45
 """Upper limit of the interval for an error: up to one in 200 stable windows falls below 0.5 by chance and would be
 reported as wrong. Rows of 6 features that are all on both sides have areas of 0.22 (210) to 0.35 (1500)."""
@@ -23,7 +25,6 @@ def judge_joint(
     scores: ArrayLike,
     threshold: float = 0.55,
     min_rows: int = 200,
-    confidence: float = 0.99,
     scored_by: ArrayLike | None = None,
 ) -> JointDrift:
     """Decide on joint drift from scores (n,) of unseen rows by domain classifiers; `scored_by` (n,) says which one.
@@ -49,7 +50,7 @@ def judge_joint(
     error = float(np.mean([math.sqrt(covariance[0, 0]) for _, covariance in parts]))
     if math.isnan(area):  # a classifier scored one row of a side
         return JointDrift("insufficient", threshold, rows)
-    half = float(stats.norm.ppf((1 + confidence) / 2)) * error
+    half = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     low, high = max(0.0, area - half), min(1.0, area + half)
     verdict: JointVerdict = "drifted" if low > 0.5 and area >= threshold else "stable"
     return JointDrift("error" if high < MISTAKEN else verdict, threshold, rows, area, low, high)
@@ -61,7 +62,7 @@ def describe_joint(found: JointDrift, any_drifted: bool) -> str:
         return f"joint drift: insufficient, {found.rows} rows"
     text = (
         f"joint drift: {found.verdict}, a classifier separates the window from the training data with an AUC of "
-        f"{found.auc:.3f} (limit {found.threshold:.3g}, 99% interval {found.low:.3f} to {found.high:.3f}, "
+        f"{found.auc:.3f} (limit {found.threshold:.3g}, {CONFIDENCE:.0%} interval {found.low:.3f} to {found.high:.3f}, "
         f"{found.rows:,} sampled rows each)"
     )
     if found.verdict == "error":

@@ -8,7 +8,7 @@ a single good window may be luck.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from tasks.policy.records.reports import Maturity, MetricValue, PerformanceReport
 from tasks.policy.statistics.intervals import two_proportion_test
+from tasks.policy.statistics.metrics import class_count
 from tasks.policy.statistics.power import minimum_detectable_drop
 
 LEVEL_WINDOWS = 3
@@ -47,13 +48,13 @@ def decide_maturity(rows: int, labelled_rows: int, all_due: bool, maturing_at: f
 
 def confidence_histogram(y_pred: ArrayLike) -> tuple[float, ...]:
     """Shares of rows by the probability of the predicted class: ten equal bins from 1/classes to 1."""
-    predicted = np.asarray(y_pred, float)
-    if not len(predicted):
+    predictions = np.asarray(y_pred, float)
+    if not len(predictions):
         return ()
-    certainty = np.maximum(predicted, 1 - predicted) if predicted.ndim == 1 else predicted.max(axis=1)
-    classes = 2 if predicted.ndim == 1 else predicted.shape[1]
+    certainty = np.maximum(predictions, 1 - predictions) if predictions.ndim == 1 else predictions.max(axis=1)
+    classes = class_count(predictions)
     counts, _ = np.histogram(np.clip(certainty, 1 / classes, 1), bins=HISTOGRAM_BINS, range=(1 / classes, 1))
-    return tuple(float(share) for share in counts / len(predicted))
+    return tuple(float(share) for share in counts / len(predictions))
 
 
 def is_worse(value: float, than: float, higher_is_better: bool) -> bool:
@@ -116,15 +117,40 @@ def standard_error(value: MetricValue) -> float:
     return (value.high - value.low) / (2 * _z(value.confidence))
 
 
-def window_noise(values: Sequence[float]) -> float | None:
-    """Standard deviation of one window around its level, from successive differences; None below four windows.
+@dataclass(frozen=True, slots=True)
+class WindowNoise:
+    """Standard deviation `sigma` of one window around its level, and the number of windows it was computed from.
+
+    With `windows`, tests use Student's t with two thirds of the number of successive differences as degrees of freedom.
+    """
+
+    sigma: float
+    windows: int | None = None
+
+    @property
+    def variance_of_difference(self) -> float:
+        """Variance of the difference between a window and a level, which averages several windows."""
+        return self.sigma**2 * (1 + 1 / LEVEL_WINDOWS)
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        return math.inf if self.windows is None else max(1.0, (self.windows - 1) * 2 / 3)
+
+
+def window_noise(values: Sequence[float]) -> WindowNoise | None:
+    """Noise of one window around its level, from successive differences; None below four windows.
 
     von Neumann (1941), Annals of Mathematical Statistics 12:367: Σ (x[i+1] - x[i])² / 2(n - 1). Rows of a day are
     correlated, so windows vary more than the sampling error of their rows; slow drift hardly affects the differences.
     The value is capped by that of the median difference of a normal series (Rousseeuw & Croux 1993, JASA 88:1273), so a
     past jump does not count as noise and hide the next one.
     """
-    return _noise(values) if len(values) >= NOISE_WINDOWS else None
+    return WindowNoise(_noise(values), len(values)) if len(values) >= NOISE_WINDOWS else None
+
+
+def noise_of(report: PerformanceReport) -> WindowNoise | None:
+    """The noise that the report was judged with; None if it was not known."""
+    return None if report.noise is None else WindowNoise(report.noise, report.noise_windows)
 
 
 def _noise(values: Sequence[float]) -> float:
@@ -134,8 +160,8 @@ def _noise(values: Sequence[float]) -> float:
     return min(noise, caution * NORMAL_MEDIAN * float(np.median(steps)) / math.sqrt(2))
 
 
-def noise_before_collapse(values: Sequence[MetricValue]) -> tuple[float | None, int]:
-    """`window_noise` of the windows without a collapse, oldest first, and their number; None with fewer than four.
+def noise_before_collapse(values: Sequence[MetricValue]) -> WindowNoise | None:
+    """`window_noise` of the windows without a collapse, oldest first; None with fewer than four of them.
 
     A collapse must not count as noise. A window more than COLLAPSE times the noise below the best level before it is
     excluded, and so is each later one that has not recovered half of the fall. The noise of all windows is used instead
@@ -153,57 +179,50 @@ def noise_before_collapse(values: Sequence[MetricValue]) -> tuple[float | None, 
         if len(healthy) >= LEVEL_WINDOWS:
             level = _level(healthy[-LEVEL_WINDOWS:])
             best = level if best is None or is_worse(best.value, level.value, level.higher_is_better) else best
-    known = [(window_noise([one.value for one in few]), len(few)) for few in (healthy, values)]
-    return known[0] if known[0][0] is None else min(known, key=lambda one: (one[0] or 0.0, -one[1]))
+    of_healthy, of_all = (window_noise([one.value for one in few]) for few in (healthy, values))
+    if of_healthy is None or of_all is None:
+        return None
+    return of_healthy if of_healthy.sigma < of_all.sigma else of_all
 
 
 def _has_collapsed(value: MetricValue, best: MetricValue, healthy: Sequence[MetricValue]) -> bool:
-    error, _ = _error_of_difference(value, best, _noise([one.value for one in healthy]), None)
+    error, _ = _error_of_difference(value, best, WindowNoise(_noise([one.value for one in healthy])))
     worse = best.value - value.value if value.higher_is_better else value.value - best.value
     return worse > COLLAPSE * error
 
 
-def shift_p_value(
-    current: MetricValue, baseline: MetricValue, noise: float | None = None, windows: int | None = None
-) -> float:
+def shift_p_value(current: MetricValue, baseline: MetricValue, noise: WindowNoise | None = None) -> float:
     """One-sided p-value that the window is no worse than the level; NaN if an interval is missing.
 
-    Proportions: two-proportion test. Others: z of the difference. With `noise` (standard deviation of one window) the
-    variance is at least that of windows, of which the level averages several. `windows` is the number of windows that
-    the noise was computed from: the test then uses Student's t, with two thirds of the number of successive differences
-    as degrees of freedom.
+    Proportions: two-proportion test. Others: z of the difference. With `noise` the variance is at least that of
+    windows, of which the level averages several, and the test uses its degrees of freedom.
     """
     if noise is None and current.name == "accuracy":
         hits = (round(current.value * current.rows), round(baseline.value * baseline.rows))
         return two_proportion_test(hits[0], current.rows, hits[1], baseline.rows)
-    error, freedom = _error_of_difference(current, baseline, noise, windows)
+    error, freedom = _error_of_difference(current, baseline, noise)
     worse = baseline.value - current.value if current.higher_is_better else current.value - baseline.value
     if error == 0:
         return 0.0 if worse > 0 else 1.0
     return float(scipy.stats.t.sf(worse / error, freedom))
 
 
-def _error_of_difference(
-    current: MetricValue, baseline: MetricValue, noise: float | None, windows: int | None
-) -> tuple[float, float]:
+def _error_of_difference(current: MetricValue, baseline: MetricValue, noise: WindowNoise | None) -> tuple[float, float]:
     """(standard error, degrees of freedom) of the difference between a window and its level; see `shift_p_value`."""
-    variance, freedom = standard_error(current) ** 2 + standard_error(baseline) ** 2, math.inf
-    if noise is not None and noise**2 * (1 + 1 / LEVEL_WINDOWS) > variance:
-        variance = noise**2 * (1 + 1 / LEVEL_WINDOWS)
-        freedom = math.inf if windows is None else max(1.0, (windows - 1) * 2 / 3)
-    return math.sqrt(variance), freedom
+    sampling = standard_error(current) ** 2 + standard_error(baseline) ** 2
+    if noise is not None and noise.variance_of_difference > sampling:
+        return math.sqrt(noise.variance_of_difference), noise.degrees_of_freedom
+    return math.sqrt(sampling), math.inf
 
 
-def significant_shift(
-    current: MetricValue, baseline: MetricValue, noise: float | None, windows: int | None, alpha: float
-) -> float:
+def significant_shift(current: MetricValue, baseline: MetricValue, noise: WindowNoise | None, alpha: float) -> float:
     """The smallest worsening with a `shift_p_value` of at most alpha, for the window's rows and interval.
 
     Infinite if no worsening is significant with these rows; NaN if an interval is missing.
     """
     if noise is None and current.name == "accuracy":
         return baseline.value - _most_hits(current.rows, baseline, alpha) / current.rows
-    error, freedom = _error_of_difference(current, baseline, noise, windows)
+    error, freedom = _error_of_difference(current, baseline, noise)
     return error * float(scipy.stats.t.isf(alpha, freedom))
 
 
@@ -220,26 +239,20 @@ def _most_hits(rows: int, baseline: MetricValue, alpha: float) -> float:
 
 
 def smallest_shift(
-    current: MetricValue,
-    baseline: MetricValue,
-    noise: float | None = None,
-    windows: int | None = None,
-    alpha: float = 0.01,
-    power: float = POWER,
+    current: MetricValue, baseline: MetricValue, noise: WindowNoise | None = None, alpha: float = 0.01
 ) -> float:
-    """The smallest worsening from the level that `shift_p_value` detects at level alpha with this power."""
+    """The smallest worsening from the level that `shift_p_value` detects at level alpha with a power of `POWER`."""
     if noise is None and current.name == "accuracy":
-        return minimum_detectable_drop(current.rows, baseline.rows, baseline.value, alpha, power)
-    error, freedom = _error_of_difference(current, baseline, noise, windows)
-    return error * float(scipy.stats.t.isf(alpha, freedom) + scipy.stats.norm.ppf(power))
+        return minimum_detectable_drop(current.rows, baseline.rows, baseline.value, alpha, POWER)
+    error, freedom = _error_of_difference(current, baseline, noise)
+    return error * float(scipy.stats.t.isf(alpha, freedom) + scipy.stats.norm.ppf(POWER))
 
 
 def labels_needed(
     shift: float,
     current: MetricValue,
     baseline: MetricValue,
-    noise: float | None = None,
-    windows: int | None = None,
+    noise: WindowNoise | None = None,
     alpha: float = 0.01,
 ) -> int | None:
     """Labels that a window needs to show this worsening; None if the noise of windows or of the level is too large.
@@ -249,7 +262,7 @@ def labels_needed(
     error = shift / float(scipy.stats.norm.isf(alpha) + scipy.stats.norm.ppf(POWER))
     left = error**2 - standard_error(baseline) ** 2
     boundless = replace(current, low=current.value, high=current.value)
-    if left <= 0 or (noise and smallest_shift(boundless, baseline, noise, windows, alpha) > shift):
+    if left <= 0 or (noise and smallest_shift(boundless, baseline, noise, alpha) > shift):
         return None
     return math.ceil(current.rows * standard_error(current) ** 2 / left)
 

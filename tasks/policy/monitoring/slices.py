@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from tasks.policy.records.evidence import MetricDifference
 from tasks.policy.records.reports import MetricValue, SliceValue
 from tasks.policy.statistics import intervals, metrics
-from tasks.policy.statistics.metrics import Floats
+from tasks.policy.statistics.metrics import Floats, Metric
+from tasks.policy.statistics.resampling import Resampling
 
 MAX_GROUPS = 20
 """Largest number of groups measured per column, by size."""
+RESAMPLING = Resampling(draws=500)
+"""How the intervals of a window's metrics are computed, overall and by slice."""
 
 
 def largest_groups(groups: NDArray[np.str_], min_rows: int = 1) -> tuple[str, ...]:
@@ -26,26 +29,19 @@ def largest_groups(groups: NDArray[np.str_], min_rows: int = 1) -> tuple[str, ..
 
 
 def measure_slices(
-    metric: str,
-    truth: Floats,
-    predicted: Floats,
-    slices: Mapping[str, NDArray[np.str_]],
-    min_rows: int,
-    draws: int,
-    quantile: float = 0.5,
+    metric: Metric, y_true: Floats, y_pred: Floats, slices: Mapping[str, NDArray[np.str_]], min_rows: int
 ) -> tuple[SliceValue, ...]:
     """The metric with its interval for each large enough group of each column, where it is defined."""
     found = []
     for column, groups in slices.items():
         for name in largest_groups(groups, min_rows):
             rows = groups == name
-            if metrics.undefined(metric, truth[rows], 2 if predicted.ndim == 1 else predicted.shape[1]):
+            if metrics.undefined(metric.name, y_true[rows], metrics.class_count(y_pred)):
                 continue
-            value = metrics.compute(metric, truth[rows], predicted[rows], quantile)
-            low, high = intervals.metric_interval(metric, truth[rows], predicted[rows], draws=draws, quantile=quantile)
+            value = metrics.compute(metric, y_true[rows], y_pred[rows])
+            low, high = intervals.metric_interval(metric, y_true[rows], y_pred[rows], RESAMPLING)
             if math.isfinite(value) and math.isfinite(low):
-                better = metrics.HIGHER_IS_BETTER[metric]
-                known = MetricValue(metric, value, low, high, int(rows.sum()), better)
+                known = MetricValue(metric.name, value, low, high, int(rows.sum()), metric.higher_is_better)
                 found.append(SliceValue(f"{column}={name}", known))
     return tuple(found)
 

@@ -8,15 +8,15 @@ drift of past windows from the surrounding weeks, not from the entire year.
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.policy.records.base import Window
 from tasks.policy.records.binned_rows import CodedRows, Codes, counts_of
-from tasks.policy.records.profile import FeatureReference, Floats, ReferenceProfile, bounded
+from tasks.policy.records.profile import FeatureReference, Floats, ReferenceProfile, WindowProfile, bounded
 from tasks.policy.reference.calibration import calendar_weights, effective_rows, in_season
+from tasks.policy.statistics.power import EffectTest, Method, rows_needed
 
 Phase = Literal["day", "week", "season"]
 SEASON_DAYS = 15.0
@@ -30,28 +30,50 @@ class Matched:
 
     reference: ReferenceProfile
     weights: Floats
-    told: str
+    description: str
+
+
+class CalendarSettings(Protocol):
+    """What is matched, and the test that the matched rows must suffice for (`deployments.config.monitoring.Drift`)."""
+
+    @property
+    def calendar(self) -> tuple[Phase, ...]: ...
+    @property
+    def method(self) -> Method: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def power(self) -> float: ...
+    @property
+    def min_rows(self) -> int: ...
 
 
 def match_calendar(
     reference: ReferenceProfile,
     rows: CodedRows,
-    window: Window,
+    profile: WindowProfile,
     window_hours: NDArray[np.int64],
-    phases: Collection[Phase],
-    min_rows: int,
+    settings: CalendarSettings,
 ) -> Matched | None:
-    """The reference at the window's phase; None if the history has fewer than `min_rows` effective rows of it."""
-    weights, told = np.ones(len(rows)), []
-    season = in_season(rows.hours, window, SEASON_DAYS) if "season" in phases else np.zeros(len(rows), bool)
+    """The reference at the window's phase; None if the history has too few effective rows of it.
+
+    `rows` are the coded rows of the reference, `window_hours` (m,) the hours of rows of the window. The matched rows
+    must suffice to detect an effect of `settings.threshold`. Their minimum is computed from the window's rows, because
+    the test is symmetric.
+    """
+    weights, matches, phases = np.ones(len(rows)), [], settings.calendar
+    min_rows = _min_rows(reference, profile, settings)
+    season = in_season(rows.hours, profile.window, SEASON_DAYS) if "season" in phases else np.zeros(len(rows), bool)
     if season.sum() >= min_rows:
         weights = season.astype(float)
-        told.append(f"the time of year, within {SEASON_DAYS:g} days in earlier years")
+        matches.append(f"the time of year, within {SEASON_DAYS:g} days in earlier years")
     mix = _mix(rows.hours, weights > 0, window_hours[window_hours >= 0], phases)
     if mix is not None and effective_rows(weights * mix) >= min_rows:
         weights = weights * mix
-        told.append(f"the hours of the {'week' if 'week' in phases else 'day'}")
-    if not told:
+        matches.append(f"the hours of the {'week' if 'week' in phases else 'day'}")
+    if not matches:
         return None
     size = effective_rows(weights)
     scale = size / weights.sum()
@@ -59,8 +81,15 @@ def match_calendar(
         _reweighted(frozen, rows.codes.get(frozen.feature), weights * scale, seasonal=season.sum() >= min_rows)
         for frozen in reference.features
     )
-    words = f"compared with what {size:,.0f} training rows are worth that match the window in {' and in '.join(told)}"
-    return Matched(replace(reference, rows=round(size), features=features), weights, words)
+    description = f"compared with what {size:,.0f} training rows are worth that match the window in "
+    description += " and in ".join(matches)
+    return Matched(replace(reference, rows=round(size), features=features), weights, description)
+
+
+def _min_rows(reference: ReferenceProfile, profile: WindowProfile, settings: CalendarSettings) -> int:
+    alone = settings.alpha / max(1, len(reference.features))  # level for a single drifted feature after correction
+    test = EffectTest(settings.method, alone, settings.power)
+    return max(settings.min_rows, rows_needed(test, settings.threshold, profile.rows) or 0)
 
 
 def _mix(

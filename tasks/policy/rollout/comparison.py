@@ -12,126 +12,89 @@ from numpy.typing import ArrayLike, NDArray
 from tasks.policy.records.evidence import MetricDifference
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics import intervals, metrics
-from tasks.policy.statistics.metrics import Floats
+from tasks.policy.statistics.intervals import PairedPredictions
+from tasks.policy.statistics.metrics import Floats, Metric
+from tasks.policy.statistics.resampling import Resampling
 
 DRAWS = 2000
+"""Bootstrap draws of a validation's intervals."""
 
 
 def difference(
-    metric: str,
-    truth: ArrayLike,
-    champion: ArrayLike,
-    challenger: ArrayLike,
-    confidence: float,
-    seed: int,
-    quantile: float = 0.5,
-    slice_name: str | None = None,
+    metric: Metric, pairs: PairedPredictions, resampling: Resampling, slice_name: str | None = None
 ) -> MetricDifference:
     """The paired difference on these rows; NaN if the metric is undefined. McNemar's p-value for classes."""
-    if metrics.undefined(metric, truth, _classes(challenger)):
+    if metrics.undefined(metric.name, pairs.y_true, metrics.class_count(pairs.challenger)):
         nan = float("nan")
-        return MetricDifference(metric, nan, nan, nan, nan, nan, len(np.asarray(truth)), None, slice_name)
-    old, new = (metrics.compute(metric, truth, predicted, quantile) for predicted in (champion, challenger))
-    gain = intervals.paired_bootstrap(champion, challenger, truth, metric, confidence, DRAWS, seed, quantile)
-    is_class = metric in metrics.CLASS_METRICS
+        return MetricDifference(metric.name, nan, nan, nan, nan, nan, len(pairs), None, slice_name)
+    gain = intervals.paired_bootstrap(metric, pairs, resampling)
     return MetricDifference(
-        name=metric,
-        champion=old,
-        challenger=new,
+        name=metric.name,
+        champion=metrics.compute(metric, pairs.y_true, pairs.champion),
+        challenger=metrics.compute(metric, pairs.y_true, pairs.challenger),
         gain=gain.gain,
         low=gain.low,
         high=gain.high,
-        rows=len(np.asarray(truth)),
-        p_value=intervals.mcnemar_exact(truth, champion, challenger) if is_class else None,
+        rows=len(pairs),
+        p_value=intervals.mcnemar_exact(pairs) if metric.name in metrics.CLASS_METRICS else None,
         slice_name=slice_name,
     )
 
 
 def against_constant(
-    metric: str,
-    truth: Floats,
-    predicted: Floats,
-    confidence: float,
-    seed: int,
-    quantile: float = 0.5,
-    prior: Floats | None = None,
+    metric: Metric, y_true: Floats, y_pred: Floats, resampling: Resampling, prior: Floats | None = None
 ) -> MetricDifference | None:
     """A model compared with the best constant prediction, as champion, on the same rows; None without rows.
 
     For metrics of probabilities the constant is the `prior`, the class shares in training, if known. A constant with
     the shares of later days would beat sound models whenever a season changes them.
     """
-    if not len(truth):
+    if not len(y_true):
         return None
-    constant = metrics.constant_prediction(metric, truth, _classes(predicted), quantile)
-    if prior is not None and metric in ("log_loss", "brier"):
-        shares = np.append(prior, np.zeros(max(0, _classes(predicted) - len(prior))))  # classes unseen in training
-        constant = np.full(len(truth), shares[1]) if predicted.ndim == 1 else np.tile(shares, (len(truth), 1))
-    found = difference(metric, truth, constant, predicted, confidence, seed, quantile)
+    classes = metrics.class_count(y_pred)
+    constant = metrics.constant_prediction(metric, y_true, classes)
+    if prior is not None and metric.name in ("log_loss", "brier"):
+        shares = np.append(prior, np.zeros(max(0, classes - len(prior))))  # classes unseen in training
+        constant = np.full(len(y_true), shares[1]) if y_pred.ndim == 1 else np.tile(shares, (len(y_true), 1))
+    found = difference(metric, PairedPredictions(y_true, champion=constant, challenger=y_pred), resampling)
     finite = all(np.isfinite([found.champion, found.challenger, found.gain, found.low, found.high]))
     return found if finite else None
 
 
-def _classes(predicted: ArrayLike) -> int:
-    shape = np.shape(predicted)
-    return 2 if len(shape) == 1 else shape[1]
-
-
 def slice_differences(
-    metric: str,
-    truth: Floats,
-    champion: Floats,
-    challenger: Floats,
-    slices: Mapping[str, NDArray[np.str_]],
-    confidence: float,
-    seed: int,
-    quantile: float = 0.5,
+    metric: Metric, pairs: PairedPredictions, slices: Mapping[str, NDArray[np.str_]], resampling: Resampling
 ) -> tuple[MetricDifference, ...]:
     """One difference per value of each slice column, named `origin=JFK`, in order of columns and values."""
-    found = []
-    for column, values in slices.items():
-        for value in np.unique(values):
-            chosen = values == value
-            found.append(
-                difference(
-                    metric,
-                    truth[chosen],
-                    champion[chosen],
-                    challenger[chosen],
-                    confidence,
-                    seed,
-                    quantile,
-                    slice_name=f"{column}={value}",
-                )
-            )
-    return tuple(found)
-
-
-def own_value(
-    metric: str, truth: ArrayLike, predicted: ArrayLike, confidence: float, seed: int, quantile: float = 0.5
-) -> MetricValue:
-    """A model's own value with its interval, for the first model, which has no champion to compare with."""
-    interval = intervals.metric_interval(metric, truth, predicted, confidence, DRAWS, seed, quantile)
-    return MetricValue(
-        name=metric,
-        value=metrics.compute(metric, truth, predicted, quantile),
-        low=interval.low,
-        high=interval.high,
-        rows=len(np.asarray(truth)),
-        higher_is_better=metrics.HIGHER_IS_BETTER[metric],
-        confidence=confidence,
+    return tuple(
+        difference(metric, pairs.where(values == value), resampling, f"{column}={value}")
+        for column, values in slices.items()
+        for value in np.unique(values)
     )
 
 
-def prediction_fault(predicted: Floats, rows: int, task: str) -> str | None:
+def own_value(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike, resampling: Resampling) -> MetricValue:
+    """A model's own value with its interval, for the first model, which has no champion to compare with."""
+    interval = intervals.metric_interval(metric, y_true, y_pred, resampling)
+    return MetricValue(
+        name=metric.name,
+        value=metrics.compute(metric, y_true, y_pred),
+        low=interval.low,
+        high=interval.high,
+        rows=len(np.asarray(y_true)),
+        higher_is_better=metric.higher_is_better,
+        confidence=resampling.confidence,
+    )
+
+
+def prediction_fault(y_pred: Floats, rows: int, task: str) -> str | None:
     """Describe invalid predictions: not one per row, not finite, or not probabilities; None if they are valid."""
-    if len(predicted) != rows:
-        return f"{len(predicted)} predictions for {rows} rows"
+    if len(y_pred) != rows:
+        return f"{len(y_pred)} predictions for {rows} rows"
     if not rows:
         return None  # too few rows is the verdict's own reason
-    broken = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(axis=1).sum())
+    broken = int((~np.isfinite(y_pred)).reshape(len(y_pred), -1).any(axis=1).sum())
     if broken:
         return f"{broken} of {rows} predictions are not finite numbers"
-    if task != "regression" and len(predicted) and (predicted.min() < 0 or predicted.max() > 1):
-        return f"predictions range from {predicted.min():.3g} to {predicted.max():.3g}, expected probabilities"
+    if task != "regression" and len(y_pred) and (y_pred.min() < 0 or y_pred.max() > 1):
+        return f"predictions range from {y_pred.min():.3g} to {y_pred.max():.3g}, expected probabilities"
     return None

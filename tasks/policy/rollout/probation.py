@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tasks.policy.records.base import Window
-from tasks.policy.records.evidence import MetricDifference
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.rollout.validation import Comparison, PromotionPolicy, ValidationPolicy, seen_before
 from tasks.policy.triggers.schedule import LATE
@@ -65,25 +64,14 @@ def decide_degradation(
         return None
     if not is_below_forecast(realised, forecast, policy.margin(realised.name, forecast)):
         return None
-    if difference.high >= -policy.margin(difference.name, difference.champion):
+    accepted = policy.margin(difference.name, difference.champion)
+    if difference.high >= -accepted:
         return None
     champion = comparison.challenger.version
-    return Degradation(
-        champion, previous.version, at, _reasons(policy, difference, champion, previous.version, realised, forecast)
-    )
-
-
-def _reasons(
-    policy: ValidationPolicy,
-    difference: MetricDifference,
-    champion: str,
-    previous: str,
-    realised: MetricValue,
-    forecast: float,
-) -> tuple[str, ...]:
-    return (
-        f"champion {champion} loses {-difference.gain:.4g} {difference.name} against {previous}, which it replaced, on the "
-        f"same {difference.rows} rows served since (gain {difference.low:+.4g} to {difference.high:+.4g}, accepted "
-        f"-{policy.margin(difference.name, difference.champion):.4g})",
+    reasons = (
+        f"champion {champion} loses {-difference.gain:.4g} {difference.name} against {previous.version}, which it "
+        f"replaced, on the same {difference.rows} rows served since (gain {difference.low:+.4g} to "
+        f"{difference.high:+.4g}, accepted -{accepted:.4g})",
         f"{realised.name} is {realised.value:.4g} in service, validation let expect {forecast:.4g}",
     )
+    return Degradation(champion, previous.version, at, reasons)

@@ -9,6 +9,7 @@ of a single class) is NaN; callers turn it into None, never into a number.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +40,18 @@ LEAST_OF_A_CLASS = 5
 
 FEW_CLASSES = 10
 """Number of classes up to which a window must hold each of them; with more classes some are always missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric by name, with the quantile of the pinball loss; the other metrics ignore it."""
+
+    name: str
+    quantile: float = 0.5
+
+    @property
+    def higher_is_better(self) -> bool:
+        return HIGHER_IS_BETTER[self.name]
 
 
 def undefined(
@@ -74,71 +87,73 @@ def as_loss(name: str, value: float) -> float:
     return 1 - value if HIGHER_IS_BETTER[name] else value
 
 
-def compute(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5) -> float:
+def compute(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike) -> float:
     """The metric on these rows; NaN if undefined. Raises ValueError for an unknown name or unequal lengths."""
-    truth, predicted = _checked(name, y_true, y_pred)
-    if not len(truth):
+    labels, predictions = _checked(metric.name, y_true, y_pred)
+    if not len(labels):
         return float("nan")
-    rows = row_losses(name, truth, predicted, quantile)
+    rows = row_losses(metric, labels, predictions)
     if rows is not None:
         return float(rows.mean())
-    if name == "rmse":
-        return float(np.sqrt(np.mean((truth - predicted) ** 2)))
-    codes = truth.astype(np.int64)
-    if undefined(name, codes, _classes(predicted), least=1):
+    if metric.name == "rmse":
+        return float(np.sqrt(np.mean((labels - predictions) ** 2)))
+    codes = labels.astype(np.int64)
+    if undefined(metric.name, codes, class_count(predictions), least=1):
         return float("nan")
-    if name == "roc_auc":
-        return _roc_auc(codes, predicted)
-    return float(from_confusion(name, confusion(codes, predicted)))
+    if metric.name == "roc_auc":
+        return _roc_auc(codes, predictions)
+    return float(from_confusion(metric.name, confusion(codes, predictions)))
 
 
-def _classes(predicted: Floats) -> int:
-    return 2 if predicted.ndim == 1 else predicted.shape[1]
+def class_count(y_pred: ArrayLike) -> int:
+    """The number of classes predicted for: 2 for predictions (n,), k for (n, k)."""
+    shape = np.shape(y_pred)
+    return 2 if len(shape) == 1 else shape[1]
 
 
-def constant_prediction(name: str, y_true: ArrayLike, classes: int, quantile: float = 0.5) -> Floats:
+def constant_prediction(metric: Metric, y_true: ArrayLike, classes: int) -> Floats:
     """The best constant prediction for these rows: (n,), or (n, classes) probabilities for more than two classes.
 
     Regression: median, mean or quantile. Classes: their shares for metrics of probabilities, the most frequent class
     for accuracy, the positive class for F1, and no preference for balanced accuracy and AUC.
     """
-    truth = np.asarray(y_true, float)
-    if name in REGRESSION_METRICS:
-        best = np.mean(truth) if name == "rmse" else np.quantile(truth, 0.5 if name == "mae" else quantile)
-        return np.full(len(truth), float(best))
-    counts = np.bincount(truth.astype(np.int64), minlength=max(2, classes))
+    labels = np.asarray(y_true, float)
+    if metric.name in REGRESSION_METRICS:
+        quantile = 0.5 if metric.name == "mae" else metric.quantile
+        best = np.mean(labels) if metric.name == "rmse" else np.quantile(labels, quantile)
+        return np.full(len(labels), float(best))
+    counts = np.bincount(labels.astype(np.int64), minlength=max(2, classes))
     shares = counts / (
-        len(truth) + len(counts) - 1
+        len(labels) + len(counts) - 1
     )  # share of each row's class without that row, with Laplace smoothing: a row must not predict itself
-    if name == "accuracy":
+    if metric.name == "accuracy":
         shares = np.eye(len(shares))[shares.argmax()]
-    if name == "f1" and len(shares) == 2:
+    if metric.name == "f1" and len(shares) == 2:
         shares = np.array([0.0, 1.0])
-    return np.full(len(truth), shares[1]) if len(shares) == 2 else np.tile(shares, (len(truth), 1))
+    return np.full(len(labels), shares[1]) if len(shares) == 2 else np.tile(shares, (len(labels), 1))
 
 
-def row_losses(name: str, y_true: ArrayLike, y_pred: ArrayLike, quantile: float = 0.5) -> Floats | None:
+def row_losses(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike) -> Floats | None:
     """Each row's contribution (n,) to a metric that is a mean of rows, else None: `row_losses(…).mean() == compute(…)`.
 
     They have the direction of the metric: 1 is a hit for accuracy; for all others lower is better.
     """
-    truth, predicted = _checked(name, y_true, y_pred)
-    rule = _ROWS.get(name)
-    return None if rule is None else rule(truth, predicted, quantile)
+    labels, predictions = _checked(metric.name, y_true, y_pred)
+    rule = _ROWS.get(metric.name)
+    return None if rule is None else rule(labels, predictions, metric.quantile)
 
 
 def predicted_codes(y_pred: ArrayLike) -> Codes:
     """Predicted classes from probabilities: P ≥ 0.5 for two classes, the most probable class for more."""
-    predicted = np.asarray(y_pred, float)
-    return (predicted >= 0.5).astype(np.int64) if predicted.ndim == 1 else predicted.argmax(axis=1)
+    predictions = np.asarray(y_pred, float)
+    return (predictions >= 0.5).astype(np.int64) if predictions.ndim == 1 else predictions.argmax(axis=1)
 
 
 def confusion(y_true: ArrayLike, y_pred: ArrayLike) -> Codes:
     """Counts (k, k): rows are labels, columns predictions; k is the number of classes predicted for, at least 2."""
-    truth, decided = np.asarray(y_true).astype(np.int64), predicted_codes(y_pred)
-    shape = np.shape(y_pred)
-    classes = max(2 if len(shape) == 1 else shape[1], int(truth.max(initial=0)) + 1)
-    return np.bincount(truth * classes + decided, minlength=classes**2).reshape(classes, classes)
+    labels, decided = np.asarray(y_true).astype(np.int64), predicted_codes(y_pred)
+    classes = max(class_count(y_pred), int(labels.max(initial=0)) + 1)
+    return np.bincount(labels * classes + decided, minlength=classes**2).reshape(classes, classes)
 
 
 def from_confusion(name: str, counts: ArrayLike) -> Floats:
@@ -168,51 +183,51 @@ def _mean_known(values: Floats) -> Floats:
 def _checked(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Floats, Floats]:
     if name not in HIGHER_IS_BETTER:
         raise ValueError(f"metric is {name!r}, expected one of {', '.join(HIGHER_IS_BETTER)}")
-    truth, predicted = np.asarray(y_true, float), np.asarray(y_pred, float)
-    if truth.ndim != 1 or predicted.ndim not in (1, 2) or len(truth) != len(predicted):
+    labels, predictions = np.asarray(y_true, float), np.asarray(y_pred, float)
+    if labels.ndim != 1 or predictions.ndim not in (1, 2) or len(labels) != len(predictions):
         raise ValueError(
-            f"{name}: labels have shape {truth.shape} and predictions {predicted.shape}, expected as many of both"
+            f"{name}: labels have shape {labels.shape} and predictions {predictions.shape}, expected as many of both"
         )
-    if name in CLASS_METRICS and np.isnan(truth).any():
+    if name in CLASS_METRICS and np.isnan(labels).any():
         raise ValueError(
-            f"{name}: {int(np.isnan(truth).sum())} of {len(truth)} labels are unknown, expected codes of classes"
+            f"{name}: {int(np.isnan(labels).sum())} of {len(labels)} labels are unknown, expected codes of classes"
         )
-    if predicted.ndim == 2 and name in REGRESSION_METRICS:
-        raise ValueError(f"{name}: predictions of shape {predicted.shape}, expected one number a row")
-    return truth, predicted
+    if predictions.ndim == 2 and name in REGRESSION_METRICS:
+        raise ValueError(f"{name}: predictions of shape {predictions.shape}, expected one number a row")
+    return labels, predictions
 
 
-def _hits(truth: Floats, predicted: Floats, _: float) -> Floats:
-    hits: Floats = (predicted_codes(predicted) == truth).astype(float)
+def _hits(y_true: Floats, y_pred: Floats, _: float) -> Floats:
+    hits: Floats = (predicted_codes(y_pred) == y_true).astype(float)
     return hits
 
 
-def _log_losses(truth: Floats, predicted: Floats, _: float) -> Floats:
-    if predicted.ndim == 1:
-        chosen = np.where(truth == 1, predicted, 1 - predicted)
+def _log_losses(y_true: Floats, y_pred: Floats, _: float) -> Floats:
+    if y_pred.ndim == 1:
+        chosen = np.where(y_true == 1, y_pred, 1 - y_pred)
     else:
-        chosen = predicted[np.arange(len(truth)), truth.astype(np.int64)]
+        chosen = y_pred[np.arange(len(y_true)), y_true.astype(np.int64)]
     bound = np.finfo(float).eps
     losses: Floats = -np.log(np.clip(chosen, bound, 1 - bound))
     return losses
 
 
-def _brier(truth: Floats, predicted: Floats, _: float) -> Floats:
+def _brier(y_true: Floats, y_pred: Floats, _: float) -> Floats:
     """Squared error of P(code 1) for two classes; summed over the classes for more (Brier 1950)."""
-    if predicted.ndim == 1:
-        return (predicted - truth) ** 2
-    actual = np.arange(predicted.shape[1]) == truth[:, None]
-    squares: Floats = ((predicted - actual) ** 2).sum(axis=1)
+    if y_pred.ndim == 1:
+        return (y_pred - y_true) ** 2
+    actual = np.arange(y_pred.shape[1]) == y_true[:, None]
+    squares: Floats = ((y_pred - actual) ** 2).sum(axis=1)
     return squares
 
 
-def _absolute_errors(truth: Floats, predicted: Floats, _: float) -> Floats:
-    return np.abs(truth - predicted)
+def _absolute_errors(y_true: Floats, y_pred: Floats, _: float) -> Floats:
+    return np.abs(y_true - y_pred)
 
 
-def _pinball(truth: Floats, predicted: Floats, quantile: float) -> Floats:
+def _pinball(y_true: Floats, y_pred: Floats, quantile: float) -> Floats:
     """Pinball loss of Koenker & Bassett (1978): `quantile` per unit below the label, 1 - `quantile` per unit above."""
-    gap = truth - predicted
+    gap = y_true - y_pred
     return np.maximum(quantile * gap, (quantile - 1) * gap)
 
 
@@ -225,11 +240,11 @@ _ROWS: dict[str, Callable[[Floats, Floats, float], Floats]] = {
 }
 
 
-def _roc_auc(codes: Codes, predicted: Floats) -> float:
+def _roc_auc(codes: Codes, y_pred: Floats) -> float:
     """Two classes: the Mann-Whitney statistic. More: the mean of one-versus-rest AUCs over the classes that occur."""
-    if predicted.ndim == 1:
-        return _auc_of(codes == 1, predicted)
-    areas = [_auc_of(codes == code, predicted[:, code]) for code in range(predicted.shape[1])]
+    if y_pred.ndim == 1:
+        return _auc_of(codes == 1, y_pred)
+    areas = [_auc_of(codes == code, y_pred[:, code]) for code in range(y_pred.shape[1])]
     return float(_mean_known(np.array(areas)))
 
 

@@ -6,6 +6,7 @@ the effect.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from scipy import special, stats
@@ -18,24 +19,32 @@ KS_NEEDS = 1.18
 simulated from the limit of the test (a Brownian bridge over the shift), power 0.8 and 0.9."""
 
 
-def smallest_effect(
-    method: Method, rows: int, reference_rows: int, alpha: float, power: float = 0.8, bins: int = 20
-) -> float:
-    """Smallest effect, on the scale of `method`, that its test at level alpha detects with this power.
+@dataclass(frozen=True, slots=True)
+class EffectTest:
+    """The test that confirms an effect: the distance it is measured by, its level, its power, and the bins in use."""
+
+    method: Method
+    alpha: float
+    power: float = 0.8
+    bins: int = 20
+
+
+def smallest_effect(test: EffectTest, rows: int, reference_rows: int) -> float:
+    """Smallest effect, on the scale of the test's method, that the test detects.
 
     Wasserstein is confirmed by the KS test: a shift of δσ that is KS_NEEDS times the one a test of means detects; as a
     KS distance it is 2Φ(δ/2) - 1. Both assume a normal feature. PSI and twice KL are, to third order, the
-    non-centrality of χ² per row (Cohen 1988, ch. 7), over `bins` in use. Infinite with fewer than two rows on a side.
+    non-centrality of χ² per row (Cohen 1988, ch. 7), over the bins in use. Infinite with fewer than two rows on a side.
     """
     if min(rows, reference_rows) < 2:
         return math.inf
     each = 1 / rows + 1 / reference_rows
-    if method in ("psi", "kl"):
-        freedom = max(1, bins - 1)
-        centre = float(special.chndtrinc(special.chdtri(freedom, alpha), freedom, 1 - power))
-        return centre * each * (1.0 if method == "psi" else 0.5)
-    shift = KS_NEEDS * minimum_detectable_shift(rows, reference_rows, alpha, power)
-    return shift if method == "wasserstein" else 2 * float(special.ndtr(shift / 2)) - 1
+    if test.method in ("psi", "kl"):
+        freedom = max(1, test.bins - 1)
+        centre = float(special.chndtrinc(special.chdtri(freedom, test.alpha), freedom, 1 - test.power))
+        return centre * each * (1.0 if test.method == "psi" else 0.5)
+    shift = KS_NEEDS * minimum_detectable_shift(rows, reference_rows, test.alpha, test.power)
+    return shift if test.method == "wasserstein" else 2 * float(special.ndtr(shift / 2)) - 1
 
 
 def minimum_detectable_shift(rows: int, reference_rows: int, alpha: float = 0.01, power: float = 0.8) -> float:
@@ -46,16 +55,14 @@ def minimum_detectable_shift(rows: int, reference_rows: int, alpha: float = 0.01
     return both * math.sqrt(1 / rows + 1 / reference_rows)
 
 
-def rows_needed(
-    effect: float, method: Method, reference_rows: int, alpha: float, power: float = 0.8, bins: int = 20
-) -> int | None:
+def rows_needed(test: EffectTest, effect: float, reference_rows: int) -> int | None:
     """Rows that a window needs to detect this effect; None if the reference is too small for any number of rows."""
-    if smallest_effect(method, MOST_ROWS, reference_rows, alpha, power, bins) > effect:
+    if smallest_effect(test, MOST_ROWS, reference_rows) > effect:
         return None
     low, high = 1, MOST_ROWS
     while high - low > 1:
         middle = (low + high) // 2
-        if smallest_effect(method, middle, reference_rows, alpha, power, bins) > effect:
+        if smallest_effect(test, middle, reference_rows) > effect:
             low = middle
         else:
             high = middle

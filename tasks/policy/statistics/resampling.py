@@ -5,6 +5,7 @@ result.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ def _poisson_counts() -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=4)
-def _kept_weights(seed: int, draws: int, rows: int) -> NDArray[np.float32]:
+def _cached_weights(seed: int, draws: int, rows: int) -> NDArray[np.float32]:
     picks = np.random.default_rng(seed).integers(0, len(_poisson_counts()), (draws, rows), dtype=np.uint16)
     weights: NDArray[np.float32] = _poisson_counts()[picks]
     return weights
@@ -36,14 +37,31 @@ def _kept_weights(seed: int, draws: int, rows: int) -> NDArray[np.float32]:
 
 def _poisson_weights(seed: int, draws: int, rows: int) -> Iterator[NDArray[np.float32]]:
     """Weights of `rows` rows for `draws` draws, in blocks of draws; weights that fit into one block are cached."""
-    kept = -(-rows // _ROUNDED_TO) * _ROUNDED_TO
-    if draws * kept <= _CELLS_AT_ONCE:
-        yield _kept_weights(seed, draws, kept)[:, :rows]
+    padded = -(-rows // _ROUNDED_TO) * _ROUNDED_TO
+    if draws * padded <= _CELLS_AT_ONCE:
+        yield _cached_weights(seed, draws, padded)[:, :rows]
         return
     random, step = np.random.default_rng(seed), max(1, _CELLS_AT_ONCE // rows)
     for start in range(0, draws, step):
         shape = (min(step, draws - start), rows)
         yield _poisson_counts()[random.integers(0, len(_poisson_counts()), shape, dtype=np.uint16)]
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How an interval is computed: its confidence level, and the number of bootstrap draws and their seed.
+
+    An interval from a formula, such as Wilson's or DeLong's, uses the confidence level only.
+    """
+
+    confidence: float = 0.95
+    draws: int = 1000
+    seed: int = 0
+
+
+DEFAULT = Resampling()
+BLOCKS = Resampling(draws=2000, seed=7)
+"""Resampling of a series in blocks."""
 
 
 class Interval(NamedTuple):
@@ -53,14 +71,14 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_means(rows: ArrayLike, draws: int = 1000, seed: int = 0) -> Floats:
-    """Means of `draws` resamples of the rows: shape (draws,) for rows (n,), (draws, m) for rows (n, m).
+def bootstrap_means(rows: ArrayLike, resampling: Resampling = DEFAULT) -> Floats:
+    """Means of resamples of the rows: shape (draws,) for rows (n,), (draws, m) for rows (n, m).
 
     Fewer than 500 rows are drawn with replacement (Efron & Tibshirani 1993, ch. 6). From 500 on each row is weighted by
     a Poisson count of mean 1, which is equivalent and costs a tenth (Chamandy et al. 2012, "Estimating uncertainty for
     massive data streams"). The columns of one draw share their rows, so differences stay paired.
     """
-    values = np.asarray(rows, float)
+    values, draws, seed = np.asarray(rows, float), resampling.draws, resampling.seed
     table = values.reshape(len(values), -1)
     if len(values) < _POISSON_FROM:
         means = table[np.random.default_rng(seed).integers(0, len(values), (draws, len(values)))].mean(axis=1)
@@ -84,7 +102,7 @@ def percentile_interval(draws: ArrayLike, confidence: float = 0.95) -> Interval:
     return Interval(float(low), float(high))
 
 
-def moving_block_interval(series: ArrayLike, confidence: float = 0.95, draws: int = 2000, seed: int = 7) -> Interval:
+def moving_block_interval(series: ArrayLike, resampling: Resampling = BLOCKS) -> Interval:
     """Interval of the mean of a series with correlated neighbours, by resampling overlapping blocks of about 2n^(1/3).
 
     Künsch (1989), Annals of Statistics 17:1217. The mean of few blocks varies too little, so the percentiles are
@@ -98,17 +116,18 @@ def moving_block_interval(series: ArrayLike, confidence: float = 0.95, draws: in
     if count < 2:
         return Interval(float("nan"), float("nan"))
     block = max(1, min(round(2 * count ** (1 / 3)), count // 4))
-    starts = np.random.default_rng(seed).integers(0, count - block + 1, size=(draws, -(-count // block)))
-    rows = (starts[:, :, None] + np.arange(block)).reshape(draws, -1)[:, :count]
-    means, tail = values[rows].mean(axis=1), (1 + confidence) / 2
+    shape = (resampling.draws, -(-count // block))
+    starts = np.random.default_rng(resampling.seed).integers(0, count - block + 1, size=shape)
+    rows = (starts[:, :, None] + np.arange(block)).reshape(resampling.draws, -1)[:, :count]
+    means, tail = values[rows].mean(axis=1), (1 + resampling.confidence) / 2
     stretch = float(scipy.stats.t.ppf(tail, count / block - 1) / scipy.stats.norm.ppf(tail))
     stretch *= (count / (count - block)) ** 0.5
-    return percentile_interval(values.mean() + stretch * (means - means.mean()), confidence)
+    return percentile_interval(values.mean() + stretch * (means - means.mean()), resampling.confidence)
 
 
-def resampled_confusions(counts: ArrayLike, draws: int, seed: int) -> NDArray[np.int64]:
+def resampled_confusions(counts: ArrayLike, resampling: Resampling) -> NDArray[np.int64]:
     """Confusion tables (draws, …) of resampled rows: resampling rows of few kinds is a multinomial draw."""
     table = np.asarray(counts)
     shares = table.ravel() / table.sum()
-    drawn = np.random.default_rng(seed).multinomial(int(table.sum()), shares, size=draws)
-    return drawn.reshape(draws, *table.shape)
+    drawn = np.random.default_rng(resampling.seed).multinomial(int(table.sum()), shares, size=resampling.draws)
+    return drawn.reshape(resampling.draws, *table.shape)

@@ -11,6 +11,7 @@ separately.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy import stats
 
 from tasks.policy.monitoring.performance import (
     LEVEL_WINDOWS,
+    WindowNoise,
     best_past_level,
     closed_values,
     labels_needed,
@@ -147,10 +149,8 @@ class _SureLevel(NamedTuple):
 
     loss: float
     sigma: float
-    noise: float
+    noise: WindowNoise
     """Observed noise of one window, not widened."""
-    windows: int
-    """Number of windows that the noise was computed from."""
 
 
 class _Look(NamedTuple):
@@ -198,7 +198,7 @@ def _look(rule: MetricShift, case: Case, speaking: Speaking) -> _Look | None:
     latest = speaking[-1][1]
     share = rule.alpha / 2 / (len(speaking) * (len(speaking) + 1))
     half = max(
-        level.noise * float(stats.t.isf(share / 2, max(1.0, (level.windows - 1) * 2 / 3))),
+        level.noise.sigma * float(stats.t.isf(share / 2, level.noise.degrees_of_freedom)),
         standard_error(latest) * float(stats.norm.isf(share / 2)),
     )
     alone = Interval(sign * latest.value - half, sign * latest.value + half)
@@ -210,25 +210,21 @@ def _sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alph
 
     The noise of a window is at least the sampling error of its rows. `past` must not be empty.
     """
-    noise, windows = noise_before_collapse(closed)
-    if noise is None:
-        noise, windows = window_noise([value.value for value in closed]), len(closed)
+    noise = noise_before_collapse(closed) or window_noise([value.value for value in closed])
     if noise is None:
         return None
     sampling = float(np.median([standard_error(one) for one in closed]))
-    sigma = max(noise * _caution(alpha, windows), sampling)
+    sigma = max(noise.sigma * _caution(alpha, noise), sampling)
     sign = -1 if past[0].higher_is_better else 1
     blocks = block_sequences([sign * value.value for value in past], alpha, sigma)
-    return _SureLevel(min(interval.high for interval in blocks), sigma, max(noise, sampling), windows)
+    observed = replace(noise, sigma=max(noise.sigma, sampling))
+    return _SureLevel(min(interval.high for interval in blocks), sigma, observed)
 
 
-def _caution(alpha: float, windows: int) -> float:
-    """Factor that widens noise known from few windows: Student's t over the normal quantile, in the tail used.
-
-    The degrees of freedom are two thirds of the number of successive differences.
-    """
+def _caution(alpha: float, noise: WindowNoise) -> float:
+    """Factor that widens noise known from few windows: Student's t over the normal quantile, in the tail used."""
     tail = alpha / 4
-    return float(stats.t.isf(tail, max(1.0, (windows - 1) * 2 / 3)) / stats.norm.isf(tail))
+    return float(stats.t.isf(tail, noise.degrees_of_freedom) / stats.norm.isf(tail))
 
 
 class _Shift(NamedTuple):
@@ -239,8 +235,7 @@ class _Shift(NamedTuple):
     p_value: float
     smallest: float
     significant: float
-    noise: float | None
-    windows: int
+    noise: WindowNoise | None
 
 
 def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: MetricValue) -> _Shift | None:
@@ -250,18 +245,18 @@ def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: Metr
     if best is None:
         return None
     level = best[0]
-    noise, windows = noise_before_collapse(closed_values(before, rule.metric, case.min_labelled_rows))
+    noise = noise_before_collapse(closed_values(before, rule.metric, case.min_labelled_rows))
     worse = level.value - value.value if value.higher_is_better else value.value - level.value
-    against = (value, level, noise, windows)
+    against = (value, level, noise)
     smallest, significant = (least(*against, alpha=rule.alpha) for least in (smallest_shift, significant_shift))
-    return _Shift(level, worse, shift_p_value(*against), smallest, significant, noise, windows)
+    return _Shift(level, worse, shift_p_value(*against), smallest, significant, noise)
 
 
 def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
     """A clause on the window's lack of power, if it is too small to show a worsening as large as the margin."""
     if rule.margin <= 0 or shift.smallest <= rule.margin:
         return ""
-    needed = labels_needed(rule.margin, value, shift.level, shift.noise, shift.windows, rule.alpha)
+    needed = labels_needed(rule.margin, value, shift.level, shift.noise, rule.alpha)
     none = "no number of labels would do, as windows or their level vary by too much"
     remedy = f"about {needed:,} labels would do" if needed else none
     return (

@@ -36,7 +36,8 @@ class Adaptive(MetricTrigger):
 
     def judge(self, case: Case) -> Finding:
         """Run ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
-        speaking, noise = speaking_windows(case, self.metric), _noise(case, self.metric)
+        speaking = speaking_windows(case, self.metric)
+        noise = noise_before_collapse(closed_values(closed_windows(case), self.metric, case.min_labelled_rows))
         if noise is None or not speaking:
             return self.finding(False, f"{self.metric}: {NO_NOISE}" if speaking else silence(case, self.metric))
         # river takes a second to import: only for a model that uses this trigger
@@ -45,7 +46,7 @@ class Adaptive(MetricTrigger):
         window = ADWIN(self.delta, clock=1, grace_period=0, min_window_length=1)  # checks after every value
         dropped, before = False, 0.0
         sign = -1 if speaking[-1][1].higher_is_better else 1
-        scale = sign * (NOISE_RANGE * noise or 1.0)
+        scale = sign * (NOISE_RANGE * noise.sigma or 1.0)
         for _, value in speaking:
             mean_before = window.estimation
             window.update(value.value / scale)
@@ -130,8 +131,3 @@ def excess_losses(case: Case, metric: str) -> Excess | None:
         [sign * (value.value - level) for _, value in fresh],
         [(report, sign * (value.value - level)) for report, value in speaking if report.window not in own],
     )
-
-
-def _noise(case: Case, metric: str) -> float | None:
-    """Noise of one window, from all closed windows before the current one; None while too few are known."""
-    return noise_before_collapse(closed_values(closed_windows(case), metric, case.min_labelled_rows))[0]

@@ -95,7 +95,7 @@ def test_each_task_learns_the_signal(task, worst):
     fresh = make_rows(task, seed=1)
     truth, predicted = scorer.labels(fresh.column("label")), scorer.predict(fresh)
     assert predicted.shape == ((1000, 3) if task == "multiclass" else (1000,))
-    assert metrics.compute(config.performance.metric, truth, predicted) < worst
+    assert metrics.compute(config.performance.primary_metric, truth, predicted) < worst
 
 
 def test_probabilities_are_of_the_positive_class():
@@ -151,8 +151,8 @@ def test_after_a_turn_of_the_concept_the_default_learns_it_and_says_so(task):
     truth, predicted = fitted.scorer.judged(later, later.column("label"))
     stale = estimators.fit(config, make_rows(task))
     _, before = stale.scorer.judged(later, later.column("label"))
-    name = config.performance.metric
-    assert metrics.compute(name, truth, predicted) < 0.6 * metrics.compute(name, truth, before)
+    metric = config.performance.primary_metric
+    assert metrics.compute(metric, truth, predicted) < 0.6 * metrics.compute(metric, truth, before)
 
 
 @pytest.mark.parametrize(

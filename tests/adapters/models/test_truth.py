@@ -8,6 +8,7 @@ from sklearn.metrics import f1_score
 from tasks.adapters.models.label_alignment import encode_truth, in_order
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import metric_intervals
+from tasks.policy.statistics.metrics import Metric
 
 WORST = {
     "accuracy": 0,
@@ -35,8 +36,8 @@ def test_two_classes_compare_in_one_order_whichever_each_model_calls_positive():
 def test_where_no_label_is_of_the_two_classes_every_metric_is_at_its_worst(metric):
     """A source that begins to write ja and nein where it wrote yes and no; the model answers as well as ever."""
     truth, (predicted,) = encode_truth(labels(*["ja", "nein"] * 20), [(("no", "yes"), np.array([0.9, 0.2] * 20))])
-    assert metrics.compute(metric, truth, predicted) == pytest.approx(WORST[metric])
-    low, high = metric_intervals([metric], truth, predicted)[metric]
+    assert metrics.compute(Metric(metric), truth, predicted) == pytest.approx(WORST[metric])
+    low, high = metric_intervals([Metric(metric)], truth, predicted)[metric]
     assert low <= WORST[metric] + 1e-9 and WORST[metric] - 1e-9 <= high
 
 
@@ -48,7 +49,7 @@ def test_a_third_class_makes_every_metric_of_two_worse_whatever_was_predicted(me
     spoilt = np.where(np.arange(400) % 4 == 1, "maybe", texts)
     before, after = (
         metrics.as_loss(
-            metric, metrics.compute(metric, *_alone(encode_truth(labels(*seen), [(("no", "yes"), predicted)])))
+            metric, metrics.compute(Metric(metric), *_alone(encode_truth(labels(*seen), [(("no", "yes"), predicted)])))
         )
         for seen in (texts, spoilt)
     )
@@ -75,12 +76,14 @@ def test_of_several_classes_a_class_that_no_model_knows_is_one_more_for_all(know
     truth, both = encode_truth(labels(*texts), [(known, sure), (known, sure)])
     decided = [(*known, "zz")[place] for place in both[0].argmax(axis=1)]
     for predicted in both:
-        assert metrics.compute("f1", truth, predicted) == pytest.approx(f1_score(texts, decided, average="macro"))
-        assert np.isfinite(metrics.compute("log_loss", truth, predicted))
+        assert metrics.compute(Metric("f1"), truth, predicted) == pytest.approx(
+            f1_score(texts, decided, average="macro")
+        )
+        assert np.isfinite(metrics.compute(Metric("log_loss"), truth, predicted))
 
 
 def test_two_models_of_different_two_classes_meet_on_all_four():
     upper, lower = (("No", "Yes"), np.array([0.1, 0.9, 0.9])), (("no", "yes"), np.array([0.1, 0.9, 0.9]))
     truth, (first, second) = encode_truth(labels("no", "yes", "Yes"), [upper, lower])
-    assert metrics.compute("accuracy", truth, first) == pytest.approx(1 / 3)
-    assert metrics.compute("accuracy", truth, second) == pytest.approx(2 / 3)
+    assert metrics.compute(Metric("accuracy"), truth, first) == pytest.approx(1 / 3)
+    assert metrics.compute(Metric("accuracy"), truth, second) == pytest.approx(2 / 3)

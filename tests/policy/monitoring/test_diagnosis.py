@@ -84,7 +84,7 @@ def test_before_labels_the_estimate_is_judged_by_what_windows_vary_by(harm, leas
         level = best_past_level([report(number, mae=value) for number, value in enumerate(values)], "mae")[0]
         expected = estimated(np.mean(values[-3:]) + harm + random.normal(0, 0.01), 0.01)
         waiting = replace(report(12, "open", mae=5.0), metrics=(), baseline=level)
-        waiting = replace(waiting, noise=window_noise(values), noise_windows=len(values), primary="mae")
+        waiting = replace(waiting, noise=window_noise(values).sigma, noise_windows=len(values), primary="mae")
         found[decide_diagnosis(GOOD, MOVED, waiting, expected).kind] += 1
     assert least <= found["harmful_covariate_shift"] / 200 <= most
 

@@ -6,6 +6,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from tasks.policy.monitoring import estimation
 from tasks.policy.statistics import metrics
+from tasks.policy.statistics.metrics import Metric
 
 
 def calibrated(rows: int, shift: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -18,10 +19,10 @@ def calibrated(rows: int, shift: float = 0.0, seed: int = 0) -> tuple[np.ndarray
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 @pytest.mark.parametrize("name", metrics.CLASS_METRICS)
 def test_estimates_meet_the_realised_value_also_when_inputs_move(name, shift):
-    truth, chance = calibrated(50_000, shift)
+    y_true, chance = calibrated(50_000, shift)
     estimate = next(value for value in estimation.estimate_classes(chance) if value.name == name)
     assert estimate.estimated
-    assert estimate.value == pytest.approx(metrics.compute(name, truth, chance), abs=0.01)
+    assert estimate.value == pytest.approx(metrics.compute(Metric(name), y_true, chance), abs=0.01)
 
 
 def test_by_hand():
@@ -34,38 +35,38 @@ def test_by_hand():
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss", "brier", "f1", "balanced_accuracy", "roc_auc"])
 def test_intervals_hold_the_realised_value_at_their_level(name):
-    kept = []
+    covered = []
     for seed in range(150):
-        truth, chance = calibrated(400, seed=seed)
+        y_true, chance = calibrated(400, seed=seed)
         value = next(one for one in estimation.estimate_classes(chance) if one.name == name)
-        kept.append(value.low <= metrics.compute(name, truth, chance) <= value.high)
-    assert np.mean(kept) > 0.92
+        covered.append(value.low <= metrics.compute(Metric(name), y_true, chance) <= value.high)
+    assert np.mean(covered) > 0.92
 
 
 def test_calibration_mends_probabilities_that_promise_too_much():
-    truth, chance = calibrated(20_000)
+    y_true, chance = calibrated(20_000)
     boastful = chance**3 / (chance**3 + (1 - chance) ** 3)
-    realised = metrics.compute("accuracy", truth, boastful)
+    realised = metrics.compute(Metric("accuracy"), y_true, boastful)
     plain = estimation.estimate_classes(boastful)[0].value
-    fixed = estimation.estimate_classes(boastful, estimation.calibrate(truth, boastful))[0].value
+    fixed = estimation.estimate_classes(boastful, estimation.calibrate(y_true, boastful))[0].value
     assert plain > realised + 0.05
     assert fixed == pytest.approx(realised, abs=0.005)
 
 
 def test_calibration_agrees_with_scikit_learns_isotonic_regression():
-    truth, chance = calibrated(5000)
-    curve = estimation.calibrate(truth, chance, bins=200)
-    independent = IsotonicRegression(out_of_bounds="clip").fit(chance, truth)
+    y_true, chance = calibrated(5000)
+    curve = estimation.calibrate(y_true, chance, bins=200)
+    independent = IsotonicRegression(out_of_bounds="clip").fit(chance, y_true)
     probes = np.linspace(0.05, 0.95, 19)
     assert curve.apply(probes) == pytest.approx(independent.predict(probes), abs=0.06)
     assert (np.diff(curve.apply(np.linspace(0, 1, 50))) >= 0).all()
 
 
 def test_a_changed_concept_is_not_seen_and_shows_as_the_gap():
-    truth, chance = calibrated(20_000)
-    flipped = 1 - truth
+    y_true, chance = calibrated(20_000)
+    flipped = 1 - y_true
     estimate = estimation.estimate_classes(chance)[0]
-    assert metrics.compute("accuracy", flipped, chance) < estimate.low - 0.3
+    assert metrics.compute(Metric("accuracy"), flipped, chance) < estimate.low - 0.3
 
 
 @pytest.mark.parametrize("metric", estimation.LOSS_ESTIMATES)
@@ -74,13 +75,13 @@ def test_errors_of_like_predictions_foretell_the_loss_when_inputs_move(metric):
     random = np.random.default_rng(1)
 
     def rows(centre: float) -> tuple[np.ndarray, np.ndarray]:
-        predicted = random.normal(centre, 2, 20_000)
-        return predicted + random.normal(0, 0.2 * np.maximum(predicted, 0.1)), predicted
+        y_pred = random.normal(centre, 2, 20_000)
+        return y_pred + random.normal(0, 0.2 * np.maximum(y_pred, 0.1)), y_pred
 
-    curve = estimation.learn_losses(metric, *rows(8.0), bins=40)
-    truth, predicted = rows(10.0)
-    estimate = estimation.estimate_loss(curve, predicted)
-    assert estimate.value == pytest.approx(metrics.compute(metric, truth, predicted), rel=0.05)
+    curve = estimation.learn_losses(Metric(metric), *rows(8.0), bins=40)
+    y_true, y_pred = rows(10.0)
+    estimate = estimation.estimate_loss(curve, y_pred)
+    assert estimate.value == pytest.approx(metrics.compute(Metric(metric), y_true, y_pred), rel=0.05)
     unmoved = estimation.estimate_loss(curve, rows(8.0)[1])
     assert estimate.low > unmoved.high
 
@@ -89,26 +90,26 @@ def test_errors_of_like_predictions_foretell_the_loss_when_inputs_move(metric):
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_intervals_of_losses_hold_the_realised_value_though_the_curve_was_learned_on_few_rows(metric, shift):
     """As many rows to learn from as are estimated; without the curve's own doubt 77 to 84 % held."""
-    kept, random = [], np.random.default_rng(2)
+    covered, random = [], np.random.default_rng(2)
 
     def rows(centre: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-        predicted = random.normal(centre, 2, count)
-        return predicted + random.normal(0, 0.2 * np.maximum(predicted, 0.1)), predicted
+        y_pred = random.normal(centre, 2, count)
+        return y_pred + random.normal(0, 0.2 * np.maximum(y_pred, 0.1)), y_pred
 
     for _ in range(300):
-        curve, (truth, predicted) = estimation.learn_losses(metric, *rows(8.0, 500)), rows(8.0 + shift, 500)
-        value = estimation.estimate_loss(curve, predicted)
-        kept.append(value.low <= metrics.compute(metric, truth, predicted) <= value.high)
-    assert 0.925 <= np.mean(kept) <= 0.98
+        curve, (y_true, y_pred) = estimation.learn_losses(Metric(metric), *rows(8.0, 500)), rows(8.0 + shift, 500)
+        value = estimation.estimate_loss(curve, y_pred)
+        covered.append(value.low <= metrics.compute(Metric(metric), y_true, y_pred) <= value.high)
+    assert 0.925 <= np.mean(covered) <= 0.98
 
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss", "brier", "f1", "balanced_accuracy"])
 def test_intervals_hold_the_realised_value_though_the_calibration_was_learned_on_few_rows(name):
     """Without the calibration's own doubt 80 to 85 % held."""
-    kept = []
+    covered = []
     for seed in range(250):
-        truth, chance = calibrated(500, seed=seed)
+        y_true, chance = calibrated(500, seed=seed)
         curve = estimation.calibrate(*calibrated(500, seed=1000 + seed))
         value = next(one for one in estimation.estimate_classes(chance, curve) if one.name == name)
-        kept.append(value.low <= metrics.compute(name, truth, chance) <= value.high)
-    assert 0.92 < np.mean(kept) < 0.98
+        covered.append(value.low <= metrics.compute(Metric(name), y_true, chance) <= value.high)
+    assert 0.92 < np.mean(covered) < 0.98

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from tasks.policy.monitoring import performance
+from tasks.policy.monitoring.performance import WindowNoise
 from tasks.policy.statistics.intervals import two_proportion_test
 from tasks.policy.statistics.power import minimum_detectable_drop
 from tests.policy.triggers.judged_windows import report, valued
@@ -51,13 +52,13 @@ def test_one_lucky_window_is_no_level():
 
 
 def test_open_maturing_and_small_windows_are_no_part_of_the_baseline():
-    kept = [report(i, accuracy=0.8) for i in range(3)]
+    eligible = [report(i, accuracy=0.8) for i in range(3)]
     left_out = [
         report(3, "maturing", accuracy=0.99),
         report(4, "open", accuracy=0.99),
         report(5, labels=10, accuracy=0.99),
     ]
-    best, _ = performance.best_past_level([*kept, *left_out], "accuracy", min_labels=200)
+    best, _ = performance.best_past_level([*eligible, *left_out], "accuracy", min_labels=200)
     assert best.value == pytest.approx(0.8)
 
 
@@ -84,15 +85,17 @@ def test_the_shift_of_a_loss_is_the_z_of_the_difference_and_points_upwards():
 def test_what_windows_vary_by_widens_the_standard_error():
     current, level = valued("mae", 8.0, half=0.001), valued("mae", 7.0, half=0.001)
     assert performance.shift_p_value(current, level) < 1e-9
-    assert performance.shift_p_value(current, level, noise=1.0) == pytest.approx(stats.norm.sf(1 / math.sqrt(4 / 3)))
+    assert performance.shift_p_value(current, level, WindowNoise(1.0)) == pytest.approx(
+        stats.norm.sf(1 / math.sqrt(4 / 3))
+    )
 
 
 def test_noise_between_windows_is_seen_through_a_slow_drift():
     random = np.random.default_rng(0)
     drifting = np.linspace(0, 20, 400) + random.normal(0, 0.5, 400)
-    assert performance.window_noise(list(drifting)) == pytest.approx(0.5, rel=0.1)
+    assert performance.window_noise(list(drifting)).sigma == pytest.approx(0.5, rel=0.1)
     assert performance.window_noise([1.0, 2.0, 3.0]) is None
-    assert performance.window_noise([1.0, 2.0, 1.0, 2.0]) == pytest.approx(math.sqrt(1 / 2))
+    assert performance.window_noise([1.0, 2.0, 1.0, 2.0]) == WindowNoise(pytest.approx(math.sqrt(1 / 2)), windows=4)
 
 
 def test_false_alarms_of_the_shift_stay_near_their_level_on_stable_windows():
@@ -141,13 +144,15 @@ def test_the_labels_needed_show_the_shift_and_no_number_mends_the_noise_of_windo
     enough = valued("mae", 5.0, half=0.4 * z * math.sqrt(100 / needed), rows=needed)
     assert performance.smallest_shift(current, level) > 0.5
     assert performance.smallest_shift(enough, level) == pytest.approx(0.5, rel=1e-2)
-    assert performance.labels_needed(0.5, current, level, noise=1.0) is None
+    assert performance.labels_needed(0.5, current, level, WindowNoise(1.0)) is None
     assert performance.labels_needed(0.5, current, valued("mae", 5.0, half=1.0)) is None
     noise = (
         0.5 / math.sqrt(4 / 3) / (stats.norm.isf(0.01) + stats.norm.ppf(0.8)) * 0.9
     )  # a normal one would not hide it
-    assert performance.labels_needed(0.5, current, level, noise) == needed
-    assert performance.labels_needed(0.5, current, level, noise, windows=5) is None  # Student's t with 8/3 does
+    assert performance.labels_needed(0.5, current, level, WindowNoise(noise)) == needed
+    assert (
+        performance.labels_needed(0.5, current, level, WindowNoise(noise, windows=5)) is None
+    )  # Student's t with 8/3 does
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.05, 0.1, 0.2])
@@ -158,9 +163,11 @@ def test_the_labels_needed_do_and_where_none_are_named_no_number_does(noise, win
 
     def shown_by(rows: int) -> float:
         window = valued("mae", 5.0, half=4 * z / math.sqrt(rows), rows=rows)
-        return performance.smallest_shift(window, level, noise, windows)
+        return performance.smallest_shift(window, level, WindowNoise(noise, windows))
 
-    needed = performance.labels_needed(0.4, valued("mae", 5.0, half=0.4 * z, rows=100), level, noise, windows)
+    needed = performance.labels_needed(
+        0.4, valued("mae", 5.0, half=0.4 * z, rows=100), level, WindowNoise(noise, windows)
+    )
     if needed is None:
         assert all(shown_by(10**power) > 0.4 for power in range(4, 9))
     else:
@@ -176,14 +183,13 @@ def test_a_collapse_never_becomes_its_own_noise(good):
     for place in range(good, len(seen)):
         before = [report(number, accuracy=value.value) for number, value in enumerate(seen[:place])]
         level, _ = performance.best_past_level(before, "accuracy")
-        noise, windows = performance.noise_before_collapse(seen[:place])
-        assert performance.shift_p_value(seen[place], level, noise, windows) <= 0.01, place
+        noise = performance.noise_before_collapse(seen[:place])
+        assert performance.shift_p_value(seen[place], level, noise) <= 0.01, place
 
 
 def test_stable_windows_keep_their_noise_and_a_way_back_ends_a_collapse():
     random = np.random.default_rng(0)
     steady = [valued("mae", float(value), 0.01) for value in 5 + random.normal(size=20)]
-    assert performance.noise_before_collapse(steady) == (performance.window_noise([one.value for one in steady]), 20)
+    assert performance.noise_before_collapse(steady) == performance.window_noise([one.value for one in steady])
     values = [5.0, 5.1, 4.9, 5.0, 9.0, 9.2, 9.1, 5.0, 5.1]
-    _, windows = performance.noise_before_collapse([valued("mae", value, 0.01) for value in values])
-    assert windows == 6
+    assert performance.noise_before_collapse([valued("mae", value, 0.01) for value in values]).windows == 6

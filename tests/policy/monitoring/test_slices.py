@@ -1,10 +1,11 @@
-"""Which groups are measured, which is worst, and what is told of protected ones."""
+"""Which groups are measured, which is worst, and how protected ones are described."""
 
 import numpy as np
 
 from tasks.policy.monitoring.slices import MAX_GROUPS, describe_fairness, describe_worst, largest_groups, measure_slices
 from tasks.policy.records.evidence import MetricDifference
 from tasks.policy.records.reports import MetricValue, SliceValue
+from tasks.policy.statistics.metrics import Metric
 
 
 def valued(name: str, value: float, higher_is_better: bool = False) -> SliceValue:
@@ -24,9 +25,9 @@ def test_of_many_groups_the_largest_are_measured_and_small_ones_never():
 
 
 def test_a_slice_whose_rows_define_no_metric_is_left_out():
-    truth, predicted = np.array([0.0, 1.0] * 20 + [0.0] * 40), np.linspace(0.1, 0.9, 80)
+    y_true, y_pred = np.array([0.0, 1.0] * 20 + [0.0] * 40), np.linspace(0.1, 0.9, 80)
     groups = {"plan": np.array(["both"] * 40 + ["nobody churned"] * 40)}
-    assert [item.name for item in measure_slices("roc_auc", truth, predicted, groups, 10, 100)] == ["plan=both"]
+    assert [item.name for item in measure_slices(Metric("roc_auc"), y_true, y_pred, groups, 10)] == ["plan=both"]
 
 
 def test_the_worst_slice_follows_the_metrics_direction_and_one_alone_is_not_worst():

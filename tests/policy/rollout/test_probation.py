@@ -9,9 +9,12 @@ import pytest
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import MetricValue
-from tasks.policy.rollout.comparison import difference
+from tasks.policy.rollout.comparison import DRAWS, difference
 from tasks.policy.rollout.probation import confidence_per_look, decide_degradation, is_below_forecast, probation
 from tasks.policy.rollout.validation import Comparison, PromotionPolicy, ValidationPolicy
+from tasks.policy.statistics.intervals import PairedPredictions
+from tasks.policy.statistics.metrics import Metric
+from tasks.policy.statistics.resampling import Resampling
 
 SINCE = utc("2024-03-01")
 SERVED = Window(SINCE, utc("2024-03-06"))
@@ -26,11 +29,12 @@ def version(number: str, until: str = "2024-02-25") -> ModelVersion:
 def served(fresh_error: float, previous_error: float, rows: int = 500, seed: int = 0) -> Comparison:
     """Both versions' answers on the same rows, off by so much on average."""
     random = np.random.default_rng(seed)
-    truth = random.normal(size=rows)
+    y_true = random.normal(size=rows)
     fresh, old = (
-        truth + random.normal(scale=error * np.sqrt(np.pi / 2), size=rows) for error in (fresh_error, previous_error)
+        y_true + random.normal(scale=error * np.sqrt(np.pi / 2), size=rows) for error in (fresh_error, previous_error)
     )
-    primary = difference("mae", truth, old, fresh, confidence_per_look(PROMOTION), 0)
+    resampling = Resampling(confidence_per_look(PROMOTION), DRAWS)
+    primary = difference(Metric("mae"), PairedPredictions(y_true, champion=old, challenger=fresh), resampling)
     return Comparison(version("3"), version("2"), SERVED, rows, primary=primary)
 
 

@@ -9,7 +9,14 @@ import pytest
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport
 from tasks.policy.records.reports import MetricValue
-from tasks.policy.rollout.comparison import against_constant, difference, own_value, prediction_fault, slice_differences
+from tasks.policy.rollout.comparison import (
+    DRAWS,
+    against_constant,
+    difference,
+    own_value,
+    prediction_fault,
+    slice_differences,
+)
 from tasks.policy.rollout.validation import (
     Comparison,
     PromotionPolicy,
@@ -17,9 +24,13 @@ from tasks.policy.rollout.validation import (
     decide_validation,
     why_not_promote,
 )
+from tasks.policy.statistics.intervals import PairedPredictions
+from tasks.policy.statistics.metrics import Metric
+from tasks.policy.statistics.resampling import Resampling
 
 HOLDOUT = Window(utc("2024-03-01"), utc("2024-03-06"))
 POLICY = ValidationPolicy(min_rows=100, non_inferiority_margin=0.01, slice_margin=0.05, slice_min_rows=50)
+RESAMPLING = Resampling(0.95, DRAWS, seed=7)
 
 
 def version(number: str, until: str = "2024-03-01") -> ModelVersion:
@@ -100,15 +111,15 @@ def test_a_model_compared_with_itself_fails():
 
 
 def test_equal_predictions_are_no_gain():
-    truth, same = np.array([0, 1] * 200), np.array([0.3, 0.6] * 200)
-    item = difference("log_loss", truth, same, same, 0.95, 7)
+    y_true, same = np.array([0, 1] * 200), np.array([0.3, 0.6] * 200)
+    item = difference(Metric("log_loss"), PairedPredictions(y_true, same, same), RESAMPLING)
     assert (item.gain, item.low, item.high, item.p_value) == (0.0, 0.0, 0.0, 1.0)
     assert decide_validation(POLICY.model_copy(update={"min_gain": 1e-6}), compared(item)).verdict == "fail"
     assert decide_validation(POLICY, compared(item)).verdict == "pass"
 
 
 @pytest.mark.parametrize(
-    ("metric", "truth", "worse", "better"),
+    ("metric", "y_true", "worse", "better"),
     [
         ("accuracy", [1, 1, 0, 0], [0.9, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1]),
         ("log_loss", [1, 1, 0, 0], [0.6, 0.6, 0.4, 0.4], [0.9, 0.9, 0.1, 0.1]),
@@ -117,11 +128,11 @@ def test_equal_predictions_are_no_gain():
         ("rmse", [1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0], [1.5, 2.5, 3.5, 4.5]),
     ],
 )
-def test_gain_is_positive_when_better_whichever_way_the_metric_points(metric, truth, worse, better):
+def test_gain_is_positive_when_better_whichever_way_the_metric_points(metric, y_true, worse, better):
     """A published breach test hard-codes `>`, wrong for accuracy."""
-    rows = [np.tile(values, 50) for values in (truth, worse, better)]
-    forward = difference(metric, *rows, 0.95, 7)
-    backward = difference(metric, rows[0], rows[2], rows[1], 0.95, 7)
+    labels, old, new = (np.tile(values, 50) for values in (y_true, worse, better))
+    forward = difference(Metric(metric), PairedPredictions(labels, old, new), RESAMPLING)
+    backward = difference(Metric(metric), PairedPredictions(labels, new, old), RESAMPLING)
     assert forward.gain > 0
     assert backward.gain == pytest.approx(-forward.gain)
     assert forward.low - 1e-9 <= forward.gain <= forward.high + 1e-9
@@ -131,26 +142,26 @@ def test_gain_is_positive_when_better_whichever_way_the_metric_points(metric, tr
 
 def test_the_gain_in_mae_is_worked_by_hand():
     """|2-1|, |4-2| = 1, 2 → 1.5; |1-1|, |3-2| = 0, 1 → 0.5; so the gain is 1."""
-    item = difference("mae", [1.0, 2.0], [2.0, 4.0], [1.0, 3.0], 0.95, 7)
+    pairs = PairedPredictions(*np.array([[1.0, 2.0], [2.0, 4.0], [1.0, 3.0]]))
+    item = difference(Metric("mae"), pairs, RESAMPLING)
     assert (item.champion, item.challenger, item.gain, item.p_value) == (1.5, 0.5, 1.0, None)
 
 
 def test_mcnemar_is_worked_by_hand():
     """Ten rows right for one model only, all the challenger's: p = 2 · 0.5^10."""
-    truth = np.ones(20)
-    champion, challenger = np.r_[np.zeros(10), np.ones(10)], np.ones(20)
-    assert difference("accuracy", truth, champion, challenger, 0.95, 7).p_value == pytest.approx(2 * 0.5**10)
+    pairs = PairedPredictions(np.ones(20), champion=np.r_[np.zeros(10), np.ones(10)], challenger=np.ones(20))
+    assert difference(Metric("accuracy"), pairs, RESAMPLING).p_value == pytest.approx(2 * 0.5**10)
 
 
 def test_slices_are_compared_each_on_its_own_rows():
-    truth = np.array([1.0, 1.0, 1.0, 1.0])
-    champion, challenger = np.array([2.0, 2.0, 1.0, 1.0]), np.array([1.0, 1.0, 4.0, 4.0])
-    slices = slice_differences("mae", truth, champion, challenger, {"origin": np.array(["A", "A", "B", "B"])}, 0.95, 7)
+    pairs = PairedPredictions(*np.array([[1.0, 1.0, 1.0, 1.0], [2.0, 2.0, 1.0, 1.0], [1.0, 1.0, 4.0, 4.0]]))
+    slices = slice_differences(Metric("mae"), pairs, {"origin": np.array(["A", "A", "B", "B"])}, RESAMPLING)
     assert [(item.slice_name, item.gain, item.rows) for item in slices] == [("origin=A", 1.0, 2), ("origin=B", -3.0, 2)]
 
 
 def test_an_undefined_metric_fails_and_the_report_can_still_be_written():
-    item = difference("roc_auc", np.ones(200), np.full(200, 0.4), np.full(200, 0.6), 0.95, 7)
+    pairs = PairedPredictions(np.ones(200), np.full(200, 0.4), np.full(200, 0.6))
+    item = difference(Metric("roc_auc"), pairs, RESAMPLING)
     report = decide_validation(POLICY, compared(item))
     assert report.verdict == "fail"
     assert "not a finite number" in report.reasons[0]
@@ -160,10 +171,9 @@ def test_an_undefined_metric_fails_and_the_report_can_still_be_written():
 @pytest.mark.parametrize("positives", [0, 1, 200])
 def test_a_slice_whose_rows_define_no_difference_is_named_and_stops_nobody(positives):
     """Where nobody has churned there is no AUC, and of one positive row no interval."""
-    truth = np.r_[np.ones(positives), np.zeros(200 - positives)]
-    item = difference(
-        "roc_auc", truth, np.linspace(0.1, 0.4, 200), np.linspace(0.9, 0.2, 200), 0.95, 7, slice_name="plan=free"
-    )
+    y_true = np.r_[np.ones(positives), np.zeros(200 - positives)]
+    pairs = PairedPredictions(y_true, np.linspace(0.1, 0.4, 200), np.linspace(0.9, 0.2, 200))
+    item = difference(Metric("roc_auc"), pairs, RESAMPLING, slice_name="plan=free")
     report = decide_validation(POLICY, compared(BETTER, item))
     assert report.verdict == "pass"
     assert report.reasons[-1] == "roc_auc of plan=free is not compared: its 200 rows define no difference of two models"
@@ -210,14 +220,14 @@ def test_a_first_models_interval_that_is_not_known_is_called_that():
 
 
 def test_the_first_models_value_has_its_interval():
-    value = own_value("mae", [1.0, 2.0], [2.0, 4.0], 0.95, 7)
+    value = own_value(Metric("mae"), [1.0, 2.0], [2.0, 4.0], RESAMPLING)
     assert (value.value, value.rows, value.higher_is_better) == (1.5, 2, False)
     assert value.low == pytest.approx(1.0)
     assert value.high == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(
-    ("predicted", "task", "fault"),
+    ("y_pred", "task", "fault"),
     [
         ([0.0, 1.0], "binary", None),
         ([0.0, 1.1], "binary", "expected probabilities"),
@@ -228,8 +238,8 @@ def test_the_first_models_value_has_its_interval():
         ([0.5], "binary", "1 predictions for 2 rows"),
     ],
 )
-def test_predictions_that_are_none_are_a_fault(predicted, task, fault):
-    found = prediction_fault(np.array(predicted), 2, task)
+def test_predictions_that_are_none_are_a_fault(y_pred, task, fault):
+    found = prediction_fault(np.array(y_pred), 2, task)
     assert found is None if fault is None else fault in found
 
 
@@ -316,25 +326,25 @@ def test_margins_are_a_share_of_the_champions_metric_unless_they_are_given():
 
 def test_a_model_is_held_against_the_constant_on_the_same_rows():
     random = np.random.default_rng(0)
-    truth = (random.random(600) < 0.4).astype(float)
-    good, flipped = 0.1 + 0.8 * truth, 0.9 - 0.8 * truth
+    y_true = (random.random(600) < 0.4).astype(float)
+    good, flipped = 0.1 + 0.8 * y_true, 0.9 - 0.8 * y_true
     for metric in ("accuracy", "log_loss", "brier", "roc_auc", "balanced_accuracy", "f1"):
-        assert against_constant(metric, truth, good, 0.95, 0).low > 0
-        assert against_constant(metric, truth, flipped, 0.95, 0).high < 0
+        assert against_constant(Metric(metric), y_true, good, RESAMPLING).low > 0
+        assert against_constant(Metric(metric), y_true, flipped, RESAMPLING).high < 0
     minutes = random.normal(30, 5, 600)
-    assert against_constant("mae", minutes * 1000, minutes, 0.95, 0).high < 0
-    assert against_constant("mae", minutes, minutes + random.normal(size=600), 0.95, 0).low > 0
+    assert against_constant(Metric("mae"), minutes * 1000, minutes, RESAMPLING).high < 0
+    assert against_constant(Metric("mae"), minutes, minutes + random.normal(size=600), RESAMPLING).low > 0
 
 
 @pytest.mark.parametrize("metric", ["f1", "balanced_accuracy", "roc_auc"])
 def test_a_holdout_with_one_positive_shows_nothing_of_two_models(metric):
     """Both miss it, so that their F1 of 0 would be equal for sure."""
-    truth, random = np.array([1.0] + [0.0] * 599), np.random.default_rng(0)
+    y_true, random = np.array([1.0] + [0.0] * 599), np.random.default_rng(0)
     old, new = random.uniform(0, 0.4, 600), random.uniform(0, 0.4, 600)
-    found = difference(metric, truth, old, new, 0.95, 0)
+    found = difference(Metric(metric), PairedPredictions(y_true, old, new), RESAMPLING)
     assert math.isnan(found.gain) and found.rows == 600
     assert decide_validation(ValidationPolicy(), compared(found)).verdict == "fail"
-    assert against_constant(metric, truth, new, 0.95, 0) is None
+    assert against_constant(Metric(metric), y_true, new, RESAMPLING) is None
 
 
 def test_a_model_that_is_no_better_than_a_constant_is_said_to_be():
@@ -342,8 +352,8 @@ def test_a_model_that_is_no_better_than_a_constant_is_said_to_be():
     equal = MetricDifference("accuracy", 0.95, 0.951, 0.001, -0.003, 0.005, 600)
     report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=equal))
     assert report.verdict == "pass"
-    said = "accuracy 0.951 is not surely better than 0.95, which the same answer for every row"
-    assert any(said in one for one in report.reasons)
+    sentence = "accuracy 0.951 is not surely better than 0.95, which the same answer for every row"
+    assert any(sentence in one for one in report.reasons)
     better = MetricDifference("accuracy", 0.5, 0.8, 0.3, 0.25, 0.35, 600)
     report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=better))
     assert not any("the same answer" in one for one in report.reasons)
@@ -364,9 +374,9 @@ def test_the_margin_is_printed_as_what_it_is(champion, words):
 def test_a_constant_of_probabilities_knows_the_shares_of_training_and_not_those_of_the_days_to_come():
     """Delays fall from 22 to 8 % with the season: a model that learned before is no worse than a constant that did too."""
     random = np.random.default_rng(0)
-    truth = (random.random(4000) < 0.08).astype(float)
-    sound = np.clip(0.2 + 0.06 * (truth - 0.08) + random.normal(0, 0.02, 4000), 0.01, 0.99)
-    assert against_constant("log_loss", truth, sound, 0.95, 0).high < 0
-    assert against_constant("log_loss", truth, sound, 0.95, 0, prior=np.array([0.78, 0.22])).low > 0
+    y_true = (random.random(4000) < 0.08).astype(float)
+    sound = np.clip(0.2 + 0.06 * (y_true - 0.08) + random.normal(0, 0.02, 4000), 0.01, 0.99)
+    assert against_constant(Metric("log_loss"), y_true, sound, RESAMPLING).high < 0
+    assert against_constant(Metric("log_loss"), y_true, sound, RESAMPLING, prior=np.array([0.78, 0.22])).low > 0
     flipped = 1 - sound
-    assert against_constant("log_loss", truth, flipped, 0.95, 0, prior=np.array([0.78, 0.22])).high < 0
+    assert against_constant(Metric("log_loss"), y_true, flipped, RESAMPLING, prior=np.array([0.78, 0.22])).high < 0

@@ -8,7 +8,9 @@ from hypothesis import given, strategies as st
 
 from tasks.policy.decision.retraining import decide_retraining
 from tasks.policy.monitoring.drift import explain
+from tasks.policy.records.base import Window, utc
 from tasks.policy.records.evidence import Decision
+from tasks.policy.records.reports import DriftReport
 from tasks.policy.statistics.numbers import beside, rounded
 from tests.policy.triggers.judged_windows import drift, evidence, history
 from tests.policy.triggers.test_series_triggers import judged, policy
@@ -22,7 +24,7 @@ def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision
 
 
 @pytest.mark.parametrize(
-    ("limit", "share", "told", "wish"),
+    ("limit", "share", "words", "wish"),
     [
         (0.3, 0.298, "29.8%", "≥ 30%"),
         (0.3, 0.2999, "29.99%", "≥ 30%"),
@@ -32,26 +34,27 @@ def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision
         (0.07, 0.07, "7%", "< 7%"),
     ],
 )
-def test_a_share_that_just_misses_its_limit_does_not_read_like_it(limit, share, told, wish):
+def test_a_share_that_just_misses_its_limit_does_not_read_like_it(limit, share, words, wish):
     decision = of_drift(f"{{trigger: drifted_share, share: {limit}}}", share)
-    assert f"a share of {told}; the limit is {wish[2:]}" in decision.reasons[0]
+    assert f"a share of {words}; the limit is {wish[2:]}" in decision.reasons[0]
     assert decision.would_change[0].endswith(wish)
     assert decision.retrain is (share >= limit)
 
 
 @pytest.mark.parametrize(
-    ("share", "told"), [(0.298, "0.298, below"), (0.3, "0.30, at or above"), (0.12, "0.12, below")]
+    ("share", "words"), [(0.298, "0.298, below"), (0.3, "0.30, at or above"), (0.12, "0.12, below")]
 )
-def test_a_drift_report_tells_a_share_from_its_limit_too(share, told):
-    sides = SimpleNamespace(rows=1000), SimpleNamespace(rows=1000, features=())
-    reasons = explain([], share, "drifted" if share >= 0.3 else "stable", *sides, min_rows=200, max_share=0.3)
-    assert reasons == (f"0 of 0 features drifted: a share of {told} the limit of 0.3",)
+def test_a_drift_report_tells_a_share_from_its_limit_too(share, words):
+    verdict = "drifted" if share >= 0.3 else "stable"
+    report = DriftReport(Window(utc("2024-03-01"), utc("2024-03-02")), verdict, (), share, 1000, 1000, ())
+    reasons = explain(report, SimpleNamespace(features=()), SimpleNamespace(min_rows=200, max_share=0.3))
+    assert reasons == (f"0 of 0 features drifted: a share of {words} the limit of 0.3",)
 
 
-@pytest.mark.parametrize(("shift", "told"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
-def test_a_mean_shift_reads_as_what_it_is_held_to_be(shift, told):
+@pytest.mark.parametrize(("shift", "words"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
+def test_a_mean_shift_reads_as_what_it_is_held_to_be(shift, words):
     decision = of_drift("{trigger: mean_shift, sigma: 3}", x=shift)
-    assert f"the mean of x lies {told} reference σ" in decision.reasons[0]
+    assert f"the mean of x lies {words} reference σ" in decision.reasons[0]
     assert decision.retrain is (shift > 3)
 
 
@@ -62,10 +65,10 @@ def test_a_mean_shift_ends_only_where_every_feature_is_back():
     assert not of_drift(rule, a=3.0, b=-3.0).retrain
 
 
-@pytest.mark.parametrize(("value", "told"), [(0.79996, "0.79996"), (0.8, "0.8"), (0.80004, "0.80004")])
-def test_a_metric_just_past_its_limit_does_not_read_like_it(value, told):
+@pytest.mark.parametrize(("value", "words"), [(0.79996, "0.79996"), (0.8, "0.8"), (0.80004, "0.80004")])
+def test_a_metric_just_past_its_limit_does_not_read_like_it(value, words):
     decision = judged("{trigger: metric_breach, metric: accuracy, limit: 0.8}", [value], metric="accuracy")
-    assert decision.reasons[0].startswith(f"accuracy {told} (")
+    assert decision.reasons[0].startswith(f"accuracy {words} (")
     assert decision.retrain is (value < 0.8)
 
 
@@ -109,8 +112,8 @@ def test_a_shift_that_noise_hides_does_not_promise_to_retrain_at_what_it_has():
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_a_number_never_changes_sides(value, limit):
-    for told in (beside(value, limit), beside(value, limit, 0, "f")):
-        assert (float(told) < limit, float(told) > limit) == (value < limit, value > limit)
+    for words in (beside(value, limit), beside(value, limit, 0, "f")):
+        assert (float(words) < limit, float(words) > limit) == (value < limit, value > limit)
 
 
 @given(st.floats(1e-6, 1e6))

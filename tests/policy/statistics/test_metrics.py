@@ -8,20 +8,21 @@ from hypothesis import given, settings, strategies as st
 from sklearn import metrics as sklearn
 
 from tasks.policy.statistics import metrics
+from tasks.policy.statistics.metrics import Metric
 
 CLASS_METRICS = metrics.CLASS_METRICS
 
 
 def binary_rows(rows: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    predicted = np.round(random.random(rows), 2)  # rounded, so that ties occur
-    return (random.random(rows) < predicted).astype(int), predicted
+    y_pred = np.round(random.random(rows), 2)  # rounded, so that ties occur
+    return (random.random(rows) < y_pred).astype(int), y_pred
 
 
 def multiclass_rows(rows: int = 600, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    predicted = random.dirichlet([1, 2, 3], rows)
-    return np.array([random.choice(3, p=row) for row in predicted]), predicted
+    y_pred = random.dirichlet([1, 2, 3], rows)
+    return np.array([random.choice(3, p=row) for row in y_pred]), y_pred
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,8 @@ def multiclass_rows(rows: int = 600, seed: int = 1) -> tuple[np.ndarray, np.ndar
     ],
 )
 def test_two_class_metrics_equal_scikit_learns(name, independent):
-    truth, predicted = binary_rows()
-    assert metrics.compute(name, truth, predicted) == pytest.approx(independent(truth, predicted), rel=1e-12)
+    y_true, y_pred = binary_rows()
+    assert metrics.compute(Metric(name), y_true, y_pred) == pytest.approx(independent(y_true, y_pred), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -52,51 +53,53 @@ def test_two_class_metrics_equal_scikit_learns(name, independent):
     ],
 )
 def test_multiclass_metrics_equal_scikit_learns(name, independent):
-    truth, predicted = multiclass_rows()
-    assert metrics.compute(name, truth, predicted) == pytest.approx(independent(truth, predicted), rel=1e-12)
+    y_true, y_pred = multiclass_rows()
+    assert metrics.compute(Metric(name), y_true, y_pred) == pytest.approx(independent(y_true, y_pred), rel=1e-12)
 
 
 @pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
 def test_regression_metrics_equal_scikit_learns(quantile):
     random = np.random.default_rng(2)
-    truth, predicted = random.normal(size=300), random.normal(size=300)
-    pinball = sklearn.mean_pinball_loss(truth, predicted, alpha=quantile)
-    assert metrics.compute("mae", truth, predicted) == pytest.approx(sklearn.mean_absolute_error(truth, predicted))
-    assert metrics.compute("rmse", truth, predicted) == pytest.approx(sklearn.root_mean_squared_error(truth, predicted))
-    assert metrics.compute("pinball", truth, predicted, quantile) == pytest.approx(pinball)
+    y_true, y_pred = random.normal(size=300), random.normal(size=300)
+    pinball = sklearn.mean_pinball_loss(y_true, y_pred, alpha=quantile)
+    assert metrics.compute(Metric("mae"), y_true, y_pred) == pytest.approx(sklearn.mean_absolute_error(y_true, y_pred))
+    assert metrics.compute(Metric("rmse"), y_true, y_pred) == pytest.approx(
+        sklearn.root_mean_squared_error(y_true, y_pred)
+    )
+    assert metrics.compute(Metric("pinball", quantile), y_true, y_pred) == pytest.approx(pinball)
 
 
 def test_hand_worked_values():
-    truth, predicted = [1, 0, 1, 0], [0.9, 0.6, 0.4, 0.1]  # decided 1 1 0 0: one hit of each class
-    assert metrics.compute("accuracy", truth, predicted) == 0.5
-    assert metrics.compute("f1", truth, predicted) == 0.5  # 2·1 / (2 + 2)
-    assert metrics.compute("roc_auc", truth, predicted) == 0.75  # 3 of 4 pairs in order
-    assert metrics.compute("brier", truth, predicted) == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
-    assert metrics.compute("rmse", [0, 0], [3, 4]) == pytest.approx(12.5**0.5)
-    assert metrics.compute("pinball", [10, 10], [8, 12], 0.9) == pytest.approx((0.9 * 2 + 0.1 * 2) / 2)
+    y_true, y_pred = [1, 0, 1, 0], [0.9, 0.6, 0.4, 0.1]  # decided 1 1 0 0: one hit of each class
+    assert metrics.compute(Metric("accuracy"), y_true, y_pred) == 0.5
+    assert metrics.compute(Metric("f1"), y_true, y_pred) == 0.5  # 2·1 / (2 + 2)
+    assert metrics.compute(Metric("roc_auc"), y_true, y_pred) == 0.75  # 3 of 4 pairs in order
+    assert metrics.compute(Metric("brier"), y_true, y_pred) == pytest.approx((0.01 + 0.36 + 0.36 + 0.01) / 4)
+    assert metrics.compute(Metric("rmse"), [0, 0], [3, 4]) == pytest.approx(12.5**0.5)
+    assert metrics.compute(Metric("pinball", 0.9), [10, 10], [8, 12]) == pytest.approx((0.9 * 2 + 0.1 * 2) / 2)
 
 
 def test_what_the_rows_do_not_define_is_nan_and_never_a_number():
-    assert np.isnan(metrics.compute("roc_auc", [1, 1, 1], [0.2, 0.5, 0.9]))
-    assert np.isnan(metrics.compute("f1", [0, 0], [0.1, 0.2]))
+    assert np.isnan(metrics.compute(Metric("roc_auc"), [1, 1, 1], [0.2, 0.5, 0.9]))
+    assert np.isnan(metrics.compute(Metric("f1"), [0, 0], [0.1, 0.2]))
     for name in metrics.HIGHER_IS_BETTER:
-        assert np.isnan(metrics.compute(name, [], []))
+        assert np.isnan(metrics.compute(Metric(name), [], []))
 
 
 def test_a_class_that_does_not_occur_is_left_out_of_the_mean_over_classes():
-    truth, predicted = multiclass_rows()
-    rows = truth != 2
-    kept = metrics.compute("roc_auc", truth[rows], predicted[rows])
-    by_hand = [sklearn.roc_auc_score(truth[rows] == code, predicted[rows][:, code]) for code in (0, 1)]
-    assert kept == pytest.approx(np.mean(by_hand))
+    y_true, y_pred = multiclass_rows()
+    rows = y_true != 2
+    value = metrics.compute(Metric("roc_auc"), y_true[rows], y_pred[rows])
+    by_hand = [sklearn.roc_auc_score(y_true[rows] == code, y_pred[rows][:, code]) for code in (0, 1)]
+    assert value == pytest.approx(np.mean(by_hand))
 
 
 def test_a_certain_and_wrong_prediction_costs_a_finite_log_loss():
-    assert metrics.compute("log_loss", [1], [0.0]) == pytest.approx(-np.log(np.finfo(float).eps))
+    assert metrics.compute(Metric("log_loss"), [1], [0.0]) == pytest.approx(-np.log(np.finfo(float).eps))
 
 
 @pytest.mark.parametrize(
-    ("name", "truth", "predicted"),
+    ("name", "y_true", "y_pred"),
     [
         ("gini", [0], [0.5]),
         ("mae", [1, 2], [1.0]),
@@ -104,9 +107,9 @@ def test_a_certain_and_wrong_prediction_costs_a_finite_log_loss():
         ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would make the least integer of it
     ],
 )
-def test_unknown_names_unequal_shapes_and_unknown_labels_are_refused(name, truth, predicted):
+def test_unknown_names_unequal_shapes_and_unknown_labels_are_refused(name, y_true, y_pred):
     with pytest.raises(ValueError, match="expected"):
-        metrics.compute(name, truth, predicted)
+        metrics.compute(Metric(name), y_true, y_pred)
 
 
 rows_of_scores = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=60)
@@ -115,33 +118,33 @@ rows_of_scores = st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1,
 @settings(max_examples=60, deadline=None)
 @given(rows_of_scores)
 def test_row_losses_average_to_the_metric(rows):
-    truth, predicted = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
+    y_true, y_pred = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
     for name in metrics.HIGHER_IS_BETTER:
-        parts = metrics.row_losses(name, truth, predicted)
+        parts = metrics.row_losses(Metric(name), y_true, y_pred)
         if parts is not None:
-            assert parts.mean() == pytest.approx(metrics.compute(name, truth, predicted))
-    assert metrics.row_losses("roc_auc", truth, predicted) is None
-    assert metrics.row_losses("rmse", truth, predicted) is None
+            assert parts.mean() == pytest.approx(metrics.compute(Metric(name), y_true, y_pred))
+    assert metrics.row_losses(Metric("roc_auc"), y_true, y_pred) is None
+    assert metrics.row_losses(Metric("rmse"), y_true, y_pred) is None
 
 
 @settings(max_examples=60, deadline=None)
 @given(rows_of_scores)
 def test_auc_turns_round_with_the_score_and_ignores_its_scale(rows):
-    truth = np.array([row[0] for row in rows], float)
-    predicted = np.round(np.array([row[1] for row in rows]), 3)
-    area = metrics.compute("roc_auc", truth, predicted)
+    y_true = np.array([row[0] for row in rows], float)
+    y_pred = np.round(np.array([row[1] for row in rows]), 3)
+    area = metrics.compute(Metric("roc_auc"), y_true, y_pred)
     if not np.isnan(area):
-        assert metrics.compute("roc_auc", truth, -predicted) == pytest.approx(1 - area)
-        assert metrics.compute("roc_auc", truth, predicted * 3 + 1) == pytest.approx(area)
+        assert metrics.compute(Metric("roc_auc"), y_true, -y_pred) == pytest.approx(1 - area)
+        assert metrics.compute(Metric("roc_auc"), y_true, y_pred * 3 + 1) == pytest.approx(area)
 
 
 @settings(max_examples=40, deadline=None)
 @given(rows_of_scores, st.floats(-100, 100))
 def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
-    truth, predicted = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
+    y_true, y_pred = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
     for name in metrics.REGRESSION_METRICS:
-        moved = metrics.compute(name, truth + shift, predicted + shift)
-        assert moved == pytest.approx(metrics.compute(name, truth, predicted), abs=1e-9)
+        moved = metrics.compute(Metric(name), y_true + shift, y_pred + shift)
+        assert moved == pytest.approx(metrics.compute(Metric(name), y_true, y_pred), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +163,8 @@ def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
     ],
 )
 def test_labels_that_lack_a_class_define_no_metric_that_compares_classes(name, labels, classes, words):
-    said = metrics.undefined(name, labels, classes)
-    assert said is None if words is None else words in said
+    reason = metrics.undefined(name, labels, classes)
+    assert reason is None if words is None else words in reason
 
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
@@ -176,14 +179,16 @@ def test_a_level_needs_each_of_a_few_classes(name):
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
 def test_a_quiet_window_has_no_value_instead_of_zero(name):
-    assert math.isnan(metrics.compute(name, np.zeros(20), np.linspace(0, 0.9, 20)))
+    assert math.isnan(metrics.compute(Metric(name), np.zeros(20), np.linspace(0, 0.9, 20)))
 
 
 def test_the_best_constant_is_the_median_the_majority_or_the_shares():
-    assert metrics.constant_prediction("mae", [1.0, 2.0, 9.0], 0)[0] == 2.0
-    assert metrics.constant_prediction("rmse", [1.0, 2.0, 9.0], 0)[0] == 4.0
-    assert metrics.constant_prediction("pinball", [0.0, 10.0], 0, quantile=0.9)[0] == pytest.approx(9.0)
-    assert metrics.constant_prediction("accuracy", [0, 0, 1], 2)[0] == 0.0
-    assert metrics.constant_prediction("f1", [0, 0, 1], 2)[0] == 1.0
-    assert metrics.constant_prediction("log_loss", [0, 0, 1], 2)[0] == pytest.approx(1 / 4), "no row counts for itself"
-    assert metrics.constant_prediction("log_loss", [0, 1, 2, 2], 3).shape == (4, 3)
+    assert metrics.constant_prediction(Metric("mae"), [1.0, 2.0, 9.0], 0)[0] == 2.0
+    assert metrics.constant_prediction(Metric("rmse"), [1.0, 2.0, 9.0], 0)[0] == 4.0
+    assert metrics.constant_prediction(Metric("pinball", 0.9), [0.0, 10.0], 0)[0] == pytest.approx(9.0)
+    assert metrics.constant_prediction(Metric("accuracy"), [0, 0, 1], 2)[0] == 0.0
+    assert metrics.constant_prediction(Metric("f1"), [0, 0, 1], 2)[0] == 1.0
+    assert metrics.constant_prediction(Metric("log_loss"), [0, 0, 1], 2)[0] == pytest.approx(1 / 4), (
+        "no row counts for itself"
+    )
+    assert metrics.constant_prediction(Metric("log_loss"), [0, 1, 2, 2], 3).shape == (4, 3)

@@ -9,13 +9,16 @@ from statsmodels.stats.power import GofChisquarePower, NormalIndPower
 
 from tasks.policy.statistics import power
 from tasks.policy.statistics.distances import Table, chi2, compared_bins
+from tasks.policy.statistics.power import EffectTest
 
 
 def test_the_smallest_psi_is_statsmodels():
     """Effect size w of one sample, w² = Σ(p - q)²/q; against an endless reference PSI is w²."""
     independent = GofChisquarePower().solve_power(nobs=400, alpha=0.01, power=0.8, n_bins=20) ** 2
-    assert power.smallest_effect("psi", 400, 10**12, 0.01, 0.8, 20) == pytest.approx(independent, rel=1e-3)
-    assert power.smallest_effect("kl", 400, 10**12, 0.01, 0.8, 20) == pytest.approx(independent / 2, rel=1e-3)
+    assert power.smallest_effect(EffectTest("psi", 0.01, 0.8, 20), 400, 10**12) == pytest.approx(independent, rel=1e-3)
+    assert power.smallest_effect(EffectTest("kl", 0.01, 0.8, 20), 400, 10**12) == pytest.approx(
+        independent / 2, rel=1e-3
+    )
 
 
 def test_the_detectable_shift_is_statsmodels():
@@ -27,7 +30,7 @@ def test_the_detectable_shift_is_statsmodels():
 @pytest.mark.parametrize("method", ["ks", "wasserstein"])
 def test_a_shift_of_the_smallest_size_is_found_four_times_of_five_by_ks(method):
     random = np.random.default_rng(0)
-    size = power.smallest_effect(method, 500, 2000, alpha=0.01)
+    size = power.smallest_effect(EffectTest(method, 0.01), 500, 2000)
     shift = size if method == "wasserstein" else 2 * stats.norm.ppf((1 + size) / 2)
     found = [
         stats.ks_2samp(random.normal(shift, 1, 500), random.normal(0, 1, 2000), method="asymp").pvalue <= 0.01
@@ -38,7 +41,7 @@ def test_a_shift_of_the_smallest_size_is_found_four_times_of_five_by_ks(method):
 
 def test_categories_that_move_by_the_smallest_size_are_found_four_times_of_five():
     random, shares = np.random.default_rng(1), np.array([0.4, 0.3, 0.2, 0.1])
-    size = power.smallest_effect("psi", 500, 2000, 0.01, bins=4)
+    size = power.smallest_effect(EffectTest("psi", 0.01, bins=4), 500, 2000)
     way = np.array([1, -1, 1, -1])
     step = next(e for e in np.linspace(0, 0.09, 901) if ((e * way) * np.log((shares + e * way) / shares)).sum() >= size)
     moved = shares + step * way
@@ -50,18 +53,19 @@ def test_categories_that_move_by_the_smallest_size_are_found_four_times_of_five(
 
 
 def test_nothing_is_seen_in_a_row_and_more_rows_see_less():
-    assert power.smallest_effect("ks", 1, 1000, 0.01) == math.inf
-    sizes = [power.smallest_effect("wasserstein", rows, 10**6, 0.01) for rows in (200, 2000, 20_000)]
+    assert power.smallest_effect(EffectTest("ks", 0.01), 1, 1000) == math.inf
+    sizes = [power.smallest_effect(EffectTest("wasserstein", 0.01), rows, 10**6) for rows in (200, 2000, 20_000)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == pytest.approx(sizes[2] * 10, rel=0.02)
 
 
 @pytest.mark.parametrize("method", ["ks", "wasserstein", "psi", "kl"])
 def test_the_rows_needed_are_the_fewest_that_see_the_effect(method):
-    rows = power.rows_needed(0.1, method, 50_000, 0.01)
-    assert power.smallest_effect(method, rows, 50_000, 0.01) <= 0.1
-    assert power.smallest_effect(method, rows - 1, 50_000, 0.01) > 0.1
-    assert power.rows_needed(0.01, "ks", 1000, 0.01) is None
+    test = EffectTest(method, 0.01)
+    rows = power.rows_needed(test, 0.1, 50_000)
+    assert power.smallest_effect(test, rows, 50_000) <= 0.1
+    assert power.smallest_effect(test, rows - 1, 50_000) > 0.1
+    assert power.rows_needed(EffectTest("ks", 0.01), 0.01, 1000) is None
 
 
 def test_bins_that_are_pooled_are_not_counted():

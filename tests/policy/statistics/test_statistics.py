@@ -5,11 +5,21 @@ import pytest
 from scipy import signal, stats
 from sklearn.metrics import roc_auc_score
 
-from tasks.policy.statistics import intervals, metrics, resampling
+from tasks.policy.statistics import intervals, metrics
+from tasks.policy.statistics.intervals import PairedPredictions
+from tasks.policy.statistics.metrics import Metric
+from tasks.policy.statistics.resampling import (
+    Interval,
+    Resampling,
+    bootstrap_means,
+    moving_block_interval,
+    percentile_interval,
+)
 
 
-def mean_interval(rows: np.ndarray, confidence: float = 0.95, draws: int = 1000, seed: int = 0) -> resampling.Interval:
-    return resampling.percentile_interval(resampling.bootstrap_means(rows, draws, seed), confidence)
+def mean_interval(rows: np.ndarray, *how: float, **named: float) -> Interval:
+    resampling = Resampling(*how, **named)
+    return percentile_interval(bootstrap_means(rows, resampling), resampling.confidence)
 
 
 def test_wilson_equals_its_formula_and_stays_inside_the_unit_interval():
@@ -41,10 +51,10 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
 @pytest.mark.parametrize("count", [100, 5000])
 def test_bootstrap_draws_have_the_standard_error_of_the_mean_and_stay_paired(count):
     rows = np.random.default_rng(0).exponential(size=count)
-    draws = resampling.bootstrap_means(rows, draws=4000)
+    draws = bootstrap_means(rows, Resampling(draws=4000))
     assert draws.std() == pytest.approx(rows.std() / np.sqrt(count), rel=0.05)
     assert draws.mean() == pytest.approx(rows.mean(), abs=4 * rows.std() / np.sqrt(count) / np.sqrt(4000))
-    pairs = resampling.bootstrap_means(np.stack([rows, rows + 1000], axis=1), draws=50)
+    pairs = bootstrap_means(np.stack([rows, rows + 1000], axis=1), Resampling(draws=50))
     assert pairs.shape == (50, 2)
     assert pairs[:, 1] - pairs[:, 0] == pytest.approx(1000)
 
@@ -56,8 +66,8 @@ def test_both_ways_to_resample_give_the_same_interval():
 
 
 @pytest.mark.parametrize("rows", [4096, 4097])
-def test_weights_that_are_kept_for_windows_of_like_size_cover_as_those_drawn_for_one_do(rows):
-    """1,000 draws of 4,096 rows are kept, of 4,097 not; 150 windows of mean 1: 10 % ± 3.5 binomial σ miss."""
+def test_weights_cached_for_windows_of_similar_size_cover_as_well_as_those_drawn_for_one(rows):
+    """The weights of 1,000 draws are cached for 4,096 rows, not for 4,097; 150 windows of mean 1: 10 % ± 3.5 binomial σ miss."""
     random = np.random.default_rng(4)
     windows = (random.exponential(size=rows) for _ in range(150))
     missed = sum(not low <= 1 <= high for low, high in (mean_interval(one, 0.9) for one in windows))
@@ -77,11 +87,11 @@ def test_intervals_cover_at_their_nominal_level():
 def test_delong_equals_the_auc_and_its_published_variance_form():
     random = np.random.default_rng(6)
     score = np.round(random.random(300), 2)
-    truth = (random.random(300) < score).astype(int)
+    y_true = (random.random(300) < score).astype(int)
     other = np.round(np.clip(score + random.normal(0, 0.3, 300), 0, 1), 2)
-    areas, covariance = intervals.delong(truth, [score, other])
-    assert areas == pytest.approx([roc_auc_score(truth, score), roc_auc_score(truth, other)])
-    x, y = score[truth == 1][:, None], score[truth == 0][None, :]  # psi over all pairs: DeLong et al., eq. 3 to 6
+    areas, covariance = intervals.delong(y_true, [score, other])
+    assert areas == pytest.approx([roc_auc_score(y_true, score), roc_auc_score(y_true, other)])
+    x, y = score[y_true == 1][:, None], score[y_true == 0][None, :]  # psi over all pairs: DeLong et al., eq. 3 to 6
     psi = (x > y) + 0.5 * (x == y)
     by_pairs = psi.mean(1).var(ddof=1) / len(x) + psi.mean(0).var(ddof=1) / y.size
     assert covariance[0, 0] == pytest.approx(by_pairs)
@@ -91,12 +101,12 @@ def test_delong_equals_the_auc_and_its_published_variance_form():
 @pytest.mark.parametrize("name", [*metrics.CLASS_METRICS, *metrics.REGRESSION_METRICS])
 def test_every_metrics_interval_contains_its_value_and_narrows_with_rows(name):
     random = np.random.default_rng(7)
-    predicted = random.random(4000)
-    truth = (random.random(4000) < predicted).astype(float)
+    y_pred = random.random(4000)
+    y_true = (random.random(4000) < y_pred).astype(float)
     widths = []
     for rows in (250, 4000):
-        low, high = intervals.metric_interval(name, truth[:rows], predicted[:rows], draws=300)
-        assert low < metrics.compute(name, truth[:rows], predicted[:rows]) < high
+        low, high = intervals.metric_interval(Metric(name), y_true[:rows], y_pred[:rows], Resampling(draws=300))
+        assert low < metrics.compute(Metric(name), y_true[:rows], y_pred[:rows]) < high
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.5)  # a sixteenth of the rows, four times the width
 
@@ -106,23 +116,25 @@ def test_a_better_challenger_gains_whatever_direction_the_metric_has(name):
     """Peers compare a model with itself, or hard-code `>`: both fail here."""
     random = np.random.default_rng(8)
     better = random.random(1500)
-    truth = (random.random(1500) < better).astype(float)
+    y_true = (random.random(1500) < better).astype(float)
     worse = np.clip(better + random.normal(0, 0.4, 1500), 0, 1)
-    forth = intervals.paired_bootstrap(worse, better, truth, name, draws=300)
-    back = intervals.paired_bootstrap(better, worse, truth, name, draws=300)
+    forth, back, none = (
+        intervals.paired_bootstrap(Metric(name), PairedPredictions(y_true, *both), Resampling(draws=300))
+        for both in ((worse, better), (better, worse), (better, better))
+    )
     assert 0 < forth.low < forth.gain < forth.high
     assert back.high < 0
     assert back.gain == pytest.approx(-forth.gain)
-    assert intervals.paired_bootstrap(better, better, truth, name, draws=300) == pytest.approx((0, 0, 0))
+    assert none == pytest.approx((0, 0, 0))
 
 
 @pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier"])
 def test_multiclass_gains_have_intervals_too(name):
     random = np.random.default_rng(9)
     better = random.dirichlet([1, 1, 1], 800)
-    truth = np.array([random.choice(3, p=row) for row in better])
+    y_true = np.array([random.choice(3, p=row) for row in better])
     worse = 0.5 * better + 0.5 * random.dirichlet([1, 1, 1], 800)
-    gain = intervals.paired_bootstrap(worse, better, truth, name, draws=200)
+    gain = intervals.paired_bootstrap(Metric(name), PairedPredictions(y_true, worse, better), Resampling(draws=200))
     assert 0 < gain.low < gain.gain < gain.high
 
 
@@ -130,18 +142,19 @@ def test_pairing_narrows_the_interval_of_a_gain():
     random = np.random.default_rng(10)
     hard = random.exponential(5, 1000)  # what makes a row hard is common to both models
     old, new = hard + 0.5, hard + 0.4
-    gain = intervals.paired_bootstrap(old, new, np.zeros(1000), "mae")
+    pairs = PairedPredictions(np.zeros(1000), old, new)
+    gain = intervals.paired_bootstrap(Metric("mae"), pairs, Resampling(draws=2000))
     assert gain == pytest.approx((0.1, 0.1, 0.1))
-    alone = intervals.metric_interval("mae", np.zeros(1000), old)
+    alone = intervals.metric_interval(Metric("mae"), np.zeros(1000), old)
     assert alone.high - alone.low > 0.5
 
 
 def test_mcnemar_is_the_binomial_test_of_the_rows_on_which_they_differ():
-    truth = np.ones(20)
+    y_true = np.ones(20)
     old, new = np.ones(20), np.ones(20)
     old[:8], new[8:10] = 0, 0  # 8 rows only the challenger gets right, 2 only the champion
-    assert intervals.mcnemar_exact(truth, old, new) == pytest.approx(stats.binomtest(2, 10).pvalue)
-    assert intervals.mcnemar_exact(truth, old, old) == 1.0
+    assert intervals.mcnemar_exact(PairedPredictions(y_true, old, new)) == pytest.approx(stats.binomtest(2, 10).pvalue)
+    assert intervals.mcnemar_exact(PairedPredictions(y_true, old, old)) == 1.0
 
 
 def test_two_proportions_by_hand_and_one_sided():
@@ -157,31 +170,31 @@ def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_cor
     """The mean of n independent values has error σ/√n; of an AR(1) with ρ = 0.8 it is 3 times as large."""
     random = np.random.default_rng(11)
     noise = random.normal(size=400)
-    low, high = resampling.moving_block_interval(noise)
+    low, high = moving_block_interval(noise)
     assert (high - low) / 2 == pytest.approx(1.96 * noise.std() / 20, rel=0.2)
     series = signal.lfilter([1], [1, -0.8], random.normal(size=4000))
-    low, high = resampling.moving_block_interval(series)
+    low, high = moving_block_interval(series)
     independent = mean_interval(series)
     assert (high - low) > 1.8 * (independent.high - independent.low)
-    assert resampling.moving_block_interval([3.0, np.nan, 3.0]) == (3.0, 3.0)
-    assert np.isnan(resampling.moving_block_interval([3.0, np.nan])).all()
+    assert moving_block_interval([3.0, np.nan, 3.0]) == (3.0, 3.0)
+    assert np.isnan(moving_block_interval([3.0, np.nan])).all()
 
 
 @pytest.mark.parametrize(("values", "correlation"), [(12, 0.0), (40, 0.0), (40, 0.4), (150, 0.4)])
 def test_moving_blocks_keep_about_their_level_where_neighbours_correlate(values, correlation):
     """Without being stretched they keep 86, 91, 84 and 89 of 95 %."""
-    random, kept = np.random.default_rng(11), 0
+    random, covered = np.random.default_rng(11), 0
     for _ in range(400):
         series = signal.lfilter([1], [1, -correlation], random.normal(size=values + 50))[50:]
-        low, high = resampling.moving_block_interval(series, draws=500)
-        kept += low <= 0 <= high
-    assert 0.915 <= kept / 400 <= 0.975
+        low, high = moving_block_interval(series, Resampling(draws=500, seed=7))
+        covered += low <= 0 <= high
+    assert 0.915 <= covered / 400 <= 0.975
 
 
 @pytest.mark.parametrize(("positives", "known"), [(0, False), (1, False), (2, True), (399, False), (400, False)])
 def test_fewer_than_two_rows_of_a_class_give_no_interval_of_an_auc(positives, known):
-    truth, score = (np.arange(400) < positives).astype(float), np.random.default_rng(4).random(400)
-    interval = intervals.metric_interval("roc_auc", truth, score)
+    y_true, score = (np.arange(400) < positives).astype(float), np.random.default_rng(4).random(400)
+    interval = intervals.metric_interval(Metric("roc_auc"), y_true, score)
     assert (interval.low < interval.high) == known
     assert np.isnan(interval).all() != known
 
@@ -189,8 +202,8 @@ def test_fewer_than_two_rows_of_a_class_give_no_interval_of_an_auc(positives, kn
 @pytest.mark.parametrize(("positives", "known"), [(1, False), (2, True), (399, False)])
 def test_one_row_of_a_class_gives_no_interval_of_a_gain_in_auc(positives, known):
     random = np.random.default_rng(4)
-    truth = (np.arange(400) < positives).astype(float)
+    y_true = (np.arange(400) < positives).astype(float)
     old, new = random.random(400), random.random(400)
-    gain = intervals.paired_bootstrap(old, new, truth, "roc_auc")
+    gain = intervals.paired_bootstrap(Metric("roc_auc"), PairedPredictions(y_true, old, new), Resampling())
     assert np.isfinite(gain.gain)
     assert (np.isfinite(gain.low) and gain.low < gain.high) == known
