@@ -18,7 +18,16 @@ from tasks.policy.economics.costs import Amount, Outcome, measured_cost, net_ben
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.errors import VersionGone
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import USAGE, ModelVersion, MonitorRun, Past, Promotion, Usage, ValidationReport
+from tasks.policy.records.evidence import (
+    USAGE,
+    Fact,
+    ModelVersion,
+    MonitorRun,
+    Past,
+    Promotion,
+    Usage,
+    ValidationReport,
+)
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.statistics.intervals import Gain, paired_bootstrap
 from tasks.policy.statistics.metrics import undefined
@@ -41,7 +50,7 @@ def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
     outcome = judge_outcome(config, run, latest, windows)
     if outcome is None:
         return None
-    ledger.append(config.name, "promotion.scored", outcome, as_of, latest.decision_id)
+    ledger.append(config.name, Fact("promotion.scored", outcome, as_of, latest.decision_id))
     reports.artifacts.publish_outcome(config.name, champion.version, outcome)
     get_run_logger().info("outcome: version %s: %s", champion.version, outcome.reason)
     return outcome

@@ -24,6 +24,7 @@ from tasks.adapters.orchestration.server import free_port, served_url
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import WorkspaceError
+from tasks.policy.records.evidence import Fact
 from tests.support.served_pages import served_pages
 
 START_S = 180
@@ -328,7 +329,7 @@ def test_the_fleet_page_shows_what_is_true_now(pages):
 def test_a_broken_file_is_said_on_the_fleet_page_beside_the_other_models(pages, tmp_path, monkeypatch):
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "odd.yaml").write_text("name: odd\nowner: [")
-    ledger.append("air_time", "note", "begun", utc("2024-01-01"))
+    ledger.append("air_time", Fact("note", "begun", utc("2024-01-01")))
     answer = pages.get("/reports/fleet.html", timeout=60)
     assert answer.status_code == 200
     assert "odd.yaml: is not YAML" in answer.text and 'data-model="air_time"' in answer.text

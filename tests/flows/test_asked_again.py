@@ -16,6 +16,7 @@ from flows.score import score
 from tasks.adapters import ledger
 from tasks.adapters.orchestration import events as announcements
 from tasks.policy.records.base import utc
+from tasks.policy.records.evidence import Fact
 from tests.support.prepared_workspaces import FIRST
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -66,7 +67,7 @@ def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verd
 
 def test_a_request_that_was_refused_is_not_said_again(model, said):
     wanted = ask(model)
-    ledger.append("small", "retraining.refused", "the budget refuses", SECOND, wanted)
+    ledger.append("small", Fact("retraining.refused", "the budget refuses", SECOND, wanted))
     monitor(model, until=SECOND)
     assert said["retraining.requested", wanted] == 1
 

@@ -14,7 +14,7 @@ from deployments.cli import main
 from tasks.adapters import ledger
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.records.base import to_json, utc
-from tasks.policy.records.evidence import Judgement, LedgerEntry, Promotion, WindowEvidence
+from tasks.policy.records.evidence import Fact, Judgement, LedgerEntry, Promotion, WindowEvidence
 from tasks.record import audit
 from tasks.record.audit import champion_at
 from tests.policy.triggers.judged_windows import drift, evidence, history, window
@@ -31,7 +31,7 @@ def _quiet() -> Iterator[None]:
 def promote(version: str, previous: str | None, day: str, action: str = "promoted", actor: str = "Ada") -> LedgerEntry:
     kind = "champion.rolled_back" if action == "rolled_back" else "champion.promoted"
     body = Promotion(MODEL, f"decision-{version}-{day}", version, previous, action, (f"because of {version}",))
-    return ledger.append(MODEL, kind, body, utc(day), body.decision_id, actor)
+    return ledger.append(MODEL, Fact(kind, body, utc(day), body.decision_id, actor))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_show_tells_decisions_with_their_first_reason(told, capsys):
     seen: WindowEvidence = evidence(0, drift=drift(0, pressure=4.0))
     decision = decide_retraining(MODEL, rule, seen, history(), window(0).end)
     judgement = Judgement(window(0).end, "1", seen, decision)
-    ledger.append(MODEL, "window.judged", judgement, window(0).end, decision.decision_id)
+    ledger.append(MODEL, Fact("window.judged", judgement, window(0).end, decision.decision_id))
     assert main(["audit", "show", MODEL, "--last", "1"]) == 0
     line = capsys.readouterr().out
     assert f"4 2013-05-06 00:00 window.judged by perennial decision {decision.decision_id}" in line

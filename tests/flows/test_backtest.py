@@ -21,7 +21,7 @@ from tasks.policy.backtest.study import run_backtest
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import ModelConfigError
-from tasks.policy.records.evidence import LABELS_QUARANTINED, LabelVerdicts
+from tasks.policy.records.evidence import LABELS_QUARANTINED, Fact, LabelVerdicts
 from tasks.policy.records.reports import LabelReport
 from tasks.replay.candidates import plan_candidates
 from tasks.replay.simulation import choose_policies, policy_yaml
@@ -226,7 +226,7 @@ def test_no_candidate_learns_from_or_is_judged_on_labels_in_doubt(tmp_path: Path
     (before,) = workspace.glob("backtest/turning_model-*/matrix.npz")
     in_doubt = Window(utc("2024-03-11"), utc("2024-03-21"))
     report = LabelReport(in_doubt, "fail", (), ("labels came in another unit",))
-    ledger.append("turning_model", LABELS_QUARANTINED, LabelVerdicts((report,)), in_doubt.end)
+    ledger.append("turning_model", Fact(LABELS_QUARANTINED, LabelVerdicts((report,)), in_doubt.end))
     backtest(model, (0.05,), ("never", "every"))
     (after,) = workspace.glob("backtest/turning_model-*-without-*/matrix.npz")
     with np.load(before) as whole, np.load(after) as parted:

@@ -9,7 +9,7 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import from_json, utc
-from tasks.policy.records.evidence import LedgerEntry, Promotion
+from tasks.policy.records.evidence import Fact, LedgerEntry, Promotion
 from tasks.policy.rollout.restorable import returnable
 from tasks.record.publication import publish_promotion
 from tests.support.prepared_workspaces import FIRST, first_champion
@@ -39,11 +39,11 @@ def cut_off(monkeypatch: pytest.MonkeyPatch):
     append = ledger.append
 
     def at(interrupted: str) -> None:
-        def append_or_die(name: str, kind: str, *rest: object) -> object:
-            if kind == interrupted:
+        def append_or_die(name: str, fact: Fact) -> object:
+            if fact.kind == interrupted:
                 monkeypatch.setattr(ledger, "append", append)
                 raise KeyboardInterrupt
-            return append(name, kind, *rest)
+            return append(name, fact)
 
         monkeypatch.setattr(ledger, "append", append_or_die)
 

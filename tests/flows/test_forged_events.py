@@ -16,7 +16,7 @@ from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.access import Principal
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused
-from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
+from tasks.policy.records.evidence import Decision, Fact, Judgement, WindowEvidence
 from tasks.policy.rollout.probation import Degradation
 from tests.support.prepared_workspaces import first_champion
 
@@ -50,7 +50,7 @@ def by_event(monkeypatch: pytest.MonkeyPatch) -> None:
 def judged(window: Window = WINDOW, retrain: bool = True, back_to: str | None = None, **changes: object) -> None:
     decision = Decision(DECISION, "small", window, retrain, ("mae rose",), go_back_to=back_to)
     judgement = Judgement(window.end, "2", WindowEvidence(window, 300), decision, **changes)
-    ledger.append("small", "window.judged", judgement, window.end, DECISION)
+    ledger.append("small", Fact("window.judged", judgement, window.end, DECISION))
 
 
 def trained() -> int:
@@ -88,7 +88,7 @@ def test_a_rollback_needs_the_degradation_that_it_names(live, by_event):
     with pytest.raises(AccessRefused, match="holds no decision"):
         rollback(live, reason="forged", until=LATER, decision_id=DECISION, champion="2")
     degraded = Degradation("2", "1", LATER, ("version 2 loses 3 mae",))
-    ledger.append("small", "champion.degraded", degraded, LATER, DECISION)
+    ledger.append("small", Fact("champion.degraded", degraded, LATER, DECISION))
     with pytest.raises(AccessRefused, match="holds no decision"):
         rollback(live, reason="forged", until=LATER, decision_id=DECISION, champion="1")
     assert registry.aliases("small")[registry.CHAMPION] == "2"

@@ -8,7 +8,7 @@ from prefect.logging import disable_run_logger
 
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import History, Promotion
+from tasks.policy.records.evidence import Fact, History, Promotion
 from tasks.policy.records.reports import PerformanceReport
 from tasks.rollout import outcome
 from tests.support.monitor_runs import recorded_run
@@ -41,7 +41,7 @@ def test_a_window_in_which_the_metric_is_undefined_is_left_out_and_stops_nothing
     register(CONFIG, "d1")
     champion = register(CONFIG, "d2", seed=1)
     promotion = Promotion(CONFIG.name, "d2", champion.version, "1", "promoted")
-    ledger.append(CONFIG.name, "champion.promoted", promotion, utc("2024-03-01"), "d2")
+    ledger.append(CONFIG.name, Fact("champion.promoted", promotion, utc("2024-03-01"), "d2"))
     history = served(windows, without_positives=1)
     with disable_run_logger():
         found = outcome.evaluate_promotion(

@@ -18,7 +18,7 @@ from tasks.adapters.registry import version_files
 from tasks.adapters.reports import fleet as fleet_page
 from tasks.policy.records.base import to_json, utc
 from tasks.policy.records.errors import ModelFileError, PromotionRefused, VersionGone
-from tasks.policy.records.evidence import History, ModelVersion, Promotion
+from tasks.policy.records.evidence import Fact, History, ModelVersion, Promotion
 from tasks.record.fleet import survey_fleet
 from tasks.record.history import find_challenger, find_champion, recall_past, recall_validation, registry_changes
 from tasks.rollout.outcome import judge_outcome
@@ -42,8 +42,8 @@ def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> Model
     """A version that passed, as the flow retrain leaves it."""
     version = register(CONFIG, decision_id, turn=turn)
     registry.set_aliases(MODEL, {"challenger": version.version})
-    ledger.append(MODEL, "challenger.registered", version, AT, decision_id)
-    ledger.append(MODEL, "challenger.validated", passed(version.version, champion), AT, decision_id)
+    ledger.append(MODEL, Fact("challenger.registered", version, AT, decision_id))
+    ledger.append(MODEL, Fact("challenger.validated", passed(version.version, champion), AT, decision_id))
     return version
 
 
@@ -52,13 +52,13 @@ def promote(decision_id: str) -> Promotion:
     validation = recall_validation(CONFIG, decision_id)
     assert validation is not None
     promotion = promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation, decision_id), validation, decision_id)
-    ledger.append(MODEL, "champion.promoted", promotion, AT, decision_id)
+    ledger.append(MODEL, Fact("champion.promoted", promotion, AT, decision_id))
     return promotion
 
 
 def roll_back(decision_id: str = "back") -> Promotion:
     promotion = restore_previous.fn(CONFIG, decision_id, "wrong answers", "ada@example.com")
-    ledger.append(MODEL, "champion.rolled_back", promotion, AT, decision_id)
+    ledger.append(MODEL, Fact("champion.rolled_back", promotion, AT, decision_id))
     return promotion
 
 
@@ -277,7 +277,7 @@ def test_a_version_recorded_before_hashes_were_is_checked_against_its_tag(served
     ledger._KNOWN.clear()
     body = json.loads(to_json(registry.version(MODEL, "2")))
     del body["sha256"]
-    ledger.append(MODEL, "challenger.registered", json.dumps(body), AT, "d2")
+    ledger.append(MODEL, Fact("challenger.registered", json.dumps(body), AT, "d2"))
     version = registry.version(MODEL, "2")
     assert version.sha256 == registry.tags(MODEL, "2")["sha256"]
     assert version_files.load_scorer(version, fresh=True).classes == ("0", "1")

@@ -19,7 +19,7 @@ from tasks.adapters.storage.workspace import workspace
 from tasks.policy.economics.budget import Grant
 from tasks.policy.records.base import Window, from_json, utc
 from tasks.policy.records.errors import LedgerError, ModelConfigError
-from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
+from tasks.policy.records.evidence import Decision, Fact, Judgement, WindowEvidence
 from tasks.training.shared_budget import claim_shared_budget
 from tests.support.small_model import write_model
 
@@ -52,7 +52,8 @@ def ask(model: str, value_usd: float) -> str:
         f"decision-{model}", model, window, True, ("why",), expected_value_usd=value_usd, expected_cost_usd=40.0
     )
     ledger.append(
-        model, "window.judged", Judgement(FIRST, "1", WindowEvidence(window, 0), decision), FIRST, decision.decision_id
+        model,
+        Fact("window.judged", Judgement(FIRST, "1", WindowEvidence(window, 0), decision), FIRST, decision.decision_id),
     )
     return decision.decision_id
 

@@ -15,7 +15,7 @@ from tasks.adapters.ledger import chain as ledger, copy as ledger_copy
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import digest, to_json, utc
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import LedgerEntry
+from tasks.policy.records.evidence import Fact, LedgerEntry
 from tests.support.object_store import object_store, on_each_store
 
 AT, MODEL, LENGTH = utc("2013-05-01"), "flight_delay", 200
@@ -24,7 +24,7 @@ AT, MODEL, LENGTH = utc("2013-05-01"), "flight_delay", 200
 def fill(count: int = LENGTH) -> tuple[LedgerEntry, ...]:
     """A ledger that one process wrote, at the end of which nothing of it is known in memory."""
     for number in range(count):
-        ledger.append(MODEL, "window.judged", f'fact {number} "ü\\"', AT + timedelta(hours=number), f"d{number}")
+        ledger.append(MODEL, Fact("window.judged", f'fact {number} "ü\\"', AT + timedelta(hours=number), f"d{number}"))
     told = ledger.entries(MODEL)
     forget()
     return told
@@ -59,7 +59,7 @@ def test_a_new_process_reads_only_what_came_since(asked):
     asked.clear()
     assert ledger.entries(MODEL) == told
     assert len(asked) < ledger_copy.BATCH + 5
-    added = ledger.append(MODEL, "note", "later", AT)
+    added = ledger.append(MODEL, Fact("note", "later", AT))
     forget()
     assert ledger.entries(MODEL) == (*told, added)
     assert ledger.verify(MODEL).problems == ()
@@ -146,7 +146,7 @@ def test_another_ledger_in_its_place_is_not_taken_for_the_one_that_was_copied():
     fill()
     for path in entry_file(1).parent.iterdir():
         path.unlink()
-    other = ledger.append(MODEL, "note", "begun anew", AT)
+    other = ledger.append(MODEL, Fact("note", "begun anew", AT))
     forget()
     assert ledger.entries(MODEL) == (other,)
 
