@@ -204,7 +204,9 @@ def test_a_challenger_that_needs_a_column_that_production_lacks_fails():
     from tests.support.trained_models import make_snapshot
 
     profile = freeze_reference(rows.to_batches(), wide, TRAINING, "0" * 64)
-    challenger = registration.register(wide, estimators.fit(wide, rows), make_snapshot(), "d1", profile)
+    challenger = registration.register(
+        wide, registration.TrainedModel(estimators.fit(wide, rows), make_snapshot(), profile), "d1"
+    )
     config = make_config()
     report = validate(config, challenger, None, held_out(config))
     assert report.verdict == "fail"
@@ -248,7 +250,9 @@ def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[s
     labels = [renamed.get(name, name) for name in rows.column("label").to_pylist()]
     rows = rows.set_column(rows.column_names.index("label"), "label", pa.array(labels))
     profile = freeze_reference(rows.to_batches(), config, BEFORE, "0" * 64)
-    return registration.register(config, estimators.fit(config, rows), make_snapshot(BEFORE), decision_id, profile)
+    return registration.register(
+        config, registration.TrainedModel(estimators.fit(config, rows), make_snapshot(BEFORE), profile), decision_id
+    )
 
 
 def test_what_a_promotion_brought_is_measured_in_one_order_of_classes():

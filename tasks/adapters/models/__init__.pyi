@@ -4,6 +4,7 @@ from . import (
     estimators as estimators,
     files as files,
     label_alignment as label_alignment,
+    resources as resources,
     shap as shap,
     slice_values as slice_values,
 )

@@ -8,7 +8,6 @@ can write to the registry could edit that record too, so types are further limit
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from xgboost import XGBClassifier, XGBModel, XGBRegressor
 
 from tasks.adapters.models.encoding import Encoding, Rows, encode_labels, fitted_encoder
 from tasks.adapters.models.label_alignment import encode_truth
+from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import newer_format
 from tasks.policy.records.errors import ModelFileError
 
@@ -67,11 +67,6 @@ class Scorer:
     @property
     def estimator(self) -> Any:
         return self.pipeline[-1]
-
-
-def threads() -> int:
-    """Threads per fit and prediction: PERENNIAL_THREADS, by default 1, because stages run in parallel."""
-    return int(os.environ.get("PERENNIAL_THREADS", "1"))
 
 
 def save(scorer: Scorer, folder: Path) -> None:
