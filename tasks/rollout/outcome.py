@@ -96,7 +96,7 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     scorers = [registry.version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
     answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
-    truth, predicted = models.label_alignment.encode_truth(rows.column(config.columns.label), answers)
+    truth, predicted = models.label_alignment.align_labels(rows.column(config.columns.label), answers)
     known = np.isfinite(truth)
     before, after = (values[known] for values in predicted)
     metric, quantile = config.performance.metric, config.performance.quantile

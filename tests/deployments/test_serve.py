@@ -136,7 +136,7 @@ def apply_under_serve() -> list[str]:
     services, stream = [], Stream(Console(record=True, width=400), len("evidently"))
     environment = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
     with hold_workspace(workspace()) as hold:
-        serve._apply(services, environment, stream, threading.Event(), hold)
+        serve._apply(serve.ServeRun(services, stream, threading.Event(), hold), environment)
         serve._check_alive(services)
     serve._say_refused(services, stream)
     return stream.console.export_text().splitlines()

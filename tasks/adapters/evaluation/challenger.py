@@ -12,7 +12,7 @@ import pyarrow as pa
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.models.files import Scorer
-from tasks.adapters.models.label_alignment import all_classes, encode_truth
+from tasks.adapters.models.label_alignment import align_labels, all_classes
 from tasks.adapters.models.slice_values import groups_of
 from tasks.adapters.registry import version_files
 from tasks.adapters.storage.redaction import reason_of
@@ -45,7 +45,7 @@ def compare(
         fault = f"the two versions know different classes, {len(classes)} in all, expected the same two"
         return Comparison(challenger, champion, holdout, len(rows), faults=(fault,))
     labels = rows.column(config.columns.label)
-    truth, aligned = encode_truth(labels, [(scorer.classes, values) for scorer, values in answers])
+    truth, aligned = align_labels(labels, [(scorer.classes, values) for scorer, values in answers])
     known = np.isfinite(truth)
     predicted = [values[known] for values in aligned]
     return _measured(

@@ -25,7 +25,7 @@ from tasks.adapters.lake.schemas import moment
 from tasks.adapters.models import eligibility, estimators, files as model_files
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.storage.atomic_files import whole_file, whole_folder
-from tasks.adapters.storage.table_cache import KeptTables
+from tasks.adapters.storage.table_cache import TableCache
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import WorkspaceError
@@ -39,7 +39,7 @@ LATEST = 8
 """Probes scored on a window of service: the latest ones, and those as old as each version that may serve."""
 DEFAULT_ROUNDS, DEFAULT_RATE = 100, 0.3
 NO_PROBE = "untaught"
-_samples = KeptTables(128 * 2**20)
+_samples = TableCache(128 * 2**20)
 """Cache of samples, which several probes read; 128 MiB hold 500 windows of 5,000 rows × 6 floats."""
 
 
@@ -159,7 +159,7 @@ def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> li
     label, name = scored.column(config.columns.label), config.performance.metric
     found = []
     for scorer in scorers:
-        truth, predicted = scorer.judged(scored, label)
+        truth, predicted = scorer.predict_labelled(scored, label)
         few = metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1])
         value = metrics.compute(name, truth, predicted, config.performance.quantile)
         found.append(float("nan") if few else metrics.as_loss(name, value))

@@ -1,4 +1,5 @@
 from . import (
+    early_stopping as early_stopping,
     eligibility as eligibility,
     encoding as encoding,
     estimators as estimators,

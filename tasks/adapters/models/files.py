@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier, XGBModel, XGBRegressor
 
 from tasks.adapters.models.encoding import Encoding, Rows, encode_labels, fitted_encoder
-from tasks.adapters.models.label_alignment import encode_truth
+from tasks.adapters.models.label_alignment import align_labels
 from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import newer_format
 from tasks.policy.records.errors import ModelFileError
@@ -58,11 +58,11 @@ class Scorer:
         """Encode labels as codes into `classes`, or as numbers; NaN where null or unknown to the model."""
         return encode_labels(column, self.classes)
 
-    def judged(self, rows: Rows, labels: pa.ChunkedArray) -> tuple[Floats, Floats]:
-        """Return (labels, predictions) of the rows with a known label, encoded for metrics; see `encode_truth`."""
-        truth, (predicted,) = encode_truth(labels, [(self.classes, self.predict(rows))])
-        known = np.isfinite(truth)
-        return truth[known], predicted[known]
+    def predict_labelled(self, rows: Rows, labels: pa.ChunkedArray) -> tuple[Floats, Floats]:
+        """Return (labels, predictions) of the rows with a known label, encoded for metrics; see `align_labels`."""
+        y_true, (y_pred,) = align_labels(labels, [(self.classes, self.predict(rows))])
+        known = np.isfinite(y_true)
+        return y_true[known], y_pred[known]
 
     @property
     def estimator(self) -> Any:

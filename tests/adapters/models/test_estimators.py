@@ -148,9 +148,9 @@ def test_after_a_turn_of_the_concept_the_default_learns_it_and_says_so(task):
         "they contradict the earlier ones" in remark and f"{fitted.fitted_rows:,} of 1,000 rows, the latest" in remark
     )
     later = make_rows(task, rows=400, seed=9, turn=-1.0)
-    truth, predicted = fitted.scorer.judged(later, later.column("label"))
+    truth, predicted = fitted.scorer.predict_labelled(later, later.column("label"))
     stale = estimators.fit(config, make_rows(task))
-    _, before = stale.scorer.judged(later, later.column("label"))
+    _, before = stale.scorer.predict_labelled(later, later.column("label"))
     name = config.performance.metric
     assert metrics.compute(name, truth, predicted) < 0.6 * metrics.compute(name, truth, before)
 

@@ -150,10 +150,10 @@ class CountingFiles(LocalFileSystem):
 
 def test_each_footer_is_read_before_the_scan_and_not_again_by_it(tmp_path: Path) -> None:
     """A scan reads every footer by itself, to pass over what lies outside the window."""
-    local, form = CountingFiles(), pa_dataset.ParquetFileFormat()
+    local = CountingFiles()
     config = folder(tmp_path, *(TABLE.slice(row * 20, 20) for row in range(6)))
     files = pa_fs.PyFileSystem(pa_fs.FSSpecHandler(local))
-    dataset = file_dataset.open_files(config, files, str(tmp_path), form, ["id", "at"], "here")
+    dataset = file_dataset.open_files(config, files, str(tmp_path), ["id", "at"], "here")
     assert sum(local.opened.values()) <= 6 + 1, "the first one's is also read to find out how folders are named"
     before = dict(local.opened)
     late = pc.field("at") > pa.scalar(WINDOW.end + 90 * (WINDOW.end - WINDOW.start))
