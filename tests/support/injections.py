@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig, load_model_config
-from tasks.adapters.lake.schemas import moment
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.models import estimators, shap as attribution
 from tasks.adapters.profiling import baseline_drift
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
-from tasks.adapters.lake.schemas import moment
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.models import eligibility, estimators, files as model_files
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.storage.atomic_files import whole_file, whole_folder

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.table import LandedTable, until_first
+from tasks.adapters.lake.casts import MOMENT, moment
 from tasks.adapters.lake.label_spellings import UNKNOWN, whole_numbers
-from tasks.adapters.lake.schemas import MOMENT, moment, stored_label_columns
+from tasks.adapters.lake.schemas import stored_label_columns
 from tasks.adapters.lake.window_scan import overlap, window_named
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes
 from tasks.adapters.delta.table import LandedFile, LandedTable, until_first
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.label_times import labels_due_by
 from tasks.adapters.lake.row_identity import Repeats, by_place, first_match, landed_places, matches, repeats, taken
-from tasks.adapters.lake.schemas import conform_labels, moment, stored_label_columns
+from tasks.adapters.lake.schemas import conform_labels, stored_label_columns
 from tasks.adapters.lake.window_scan import overlap, read_span, window_named
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace

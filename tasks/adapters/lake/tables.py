@@ -17,6 +17,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes, combined
 from tasks.adapters.delta.parquet_file import LandedParquet
 from tasks.adapters.delta.table import LandedFile, LandedTable, stored_names, until_first
+from tasks.adapters.lake.casts import MOMENT, moment, to_utc
 from tasks.adapters.lake.label_faults import land_label_faults, read_label_faults, stored_alike
 from tasks.adapters.lake.label_times import label_lag, labels_came, labels_due_by
 from tasks.adapters.lake.late_labels import (
@@ -26,7 +27,7 @@ from tasks.adapters.lake.late_labels import (
     land_labels,
     read_labelled,
 )
-from tasks.adapters.lake.schemas import MOMENT, conform_rows, moment, require_columns, to_utc
+from tasks.adapters.lake.schemas import conform_rows, require_columns
 from tasks.adapters.lake.window_scan import window_named
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace

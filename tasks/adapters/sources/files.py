@@ -27,7 +27,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake.schemas import moment, require_columns, to_utc
+from tasks.adapters.lake.casts import moment, to_utc
+from tasks.adapters.lake.schemas import require_columns
 from tasks.adapters.sources.csv_files import empty_is_missing
 from tasks.adapters.sources.file_dataset import compares_alike, file_format, open_files
 from tasks.adapters.sources.limits import check_file, local_path, opened_response

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.lake.casts import TimeForm, moment
 from tasks.adapters.lake.row_identity import how_to_tell_apart, repeats
-from tasks.adapters.lake.schemas import TimeForm, conform_rows, label_columns, moment, row_columns, sort_labels
+from tasks.adapters.lake.schemas import conform_rows, label_columns, row_columns, sort_labels
 from tasks.adapters.sources.files import read_files, shown
 from tasks.adapters.sources.sql import read_query
 from tasks.adapters.storage.redaction import reason_of
