@@ -71,11 +71,11 @@ def compare_with_baselines(
 def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime, baselines: Path) -> Comparison:
     columns, name, quantile = config.columns, config.performance.metric, config.performance.quantile
     labelled = lake.labelled_rows(config, window, as_of, [columns.key, columns.label])
-    truth = labelled.rename_columns(["id", "label"]).to_pandas()
+    labels = labelled.rename_columns(["id", "label"]).to_pandas()
     logged = lake.read_predictions(config, window).to_pandas()
     served = logged[logged["model_version"] == version]
     scored = pd.read_parquet(baselines)
-    frame = truth.merge(served, on="id").merge(scored, on="id")
+    frame = labels.merge(served, on="id").merge(scored, on="id")
     if frame.empty:
         return Comparison(len(served), 0)
     own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}

@@ -96,13 +96,13 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     scorers = [registry.version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
     answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
-    truth, predicted = models.label_alignment.align_labels(rows.column(config.columns.label), answers)
-    known = np.isfinite(truth)
+    y_true, predicted = models.label_alignment.align_labels(rows.column(config.columns.label), answers)
+    known = np.isfinite(y_true)
     before, after = (values[known] for values in predicted)
     metric, quantile = config.performance.metric, config.performance.quantile
-    if undefined(metric, truth[known], 2 if after.ndim == 1 else after.shape[1]):
+    if undefined(metric, y_true[known], 2 if after.ndim == 1 else after.shape[1]):
         return Gain(math.nan, math.nan, math.nan)
-    return paired_bootstrap(before, after, truth[known], metric, draws=500, quantile=quantile)
+    return paired_bootstrap(before, after, y_true[known], metric, draws=500, quantile=quantile)
 
 
 def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: str) -> float:
@@ -118,5 +118,5 @@ def _promised(past: Past, decision_id: str) -> Gain | None:
     """Return the gain that validation measured on its holdout; None if it measured none."""
     verdicts = past.of("challenger.validated")
     own = [from_json(ValidationReport, entry.body) for entry in verdicts if entry.decision_id == decision_id]
-    whole = [found for report in own for found in report.differences if found.slice_name is None]
-    return Gain(whole[0].gain, whole[0].low, whole[0].high) if whole else None
+    overall = [found for report in own for found in report.differences if found.slice_name is None]
+    return Gain(overall[0].gain, overall[0].low, overall[0].high) if overall else None

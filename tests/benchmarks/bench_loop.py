@@ -75,11 +75,11 @@ def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, riva
     names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
     labelled = rows.filter(pc.is_valid(rows[label]))
     for known in (labelled.filter(pc.less_equal(labelled["label_at"], pa.scalar(window.end))), labelled):
-        truth, predicted = champion.predict_labelled(known, known[label])
+        y_true, y_pred = champion.predict_labelled(known, known[label])
         for name in names:
-            metrics.compute(name, truth, predicted)
-        intervals.metric_intervals(names, truth, predicted, draws=BOOTSTRAP_DRAWS)
-    intervals.metric_interval(primary, truth, predicted)
+            metrics.compute(name, y_true, y_pred)
+        intervals.metric_intervals(names, y_true, y_pred, draws=BOOTSTRAP_DRAWS)
+    intervals.metric_interval(primary, y_true, y_pred)
     for scorer in rivals:
         metrics.compute(primary, *scorer.predict_labelled(labelled, labelled[label]))
 

@@ -51,13 +51,13 @@ class Serving:
                 env={**os.environ, "PERENNIAL_HOME": str(home)}, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def await_start(self) -> None:
         deadline = monotonic() + START_S
-        while "Ctrl-C stops everything" not in self.said():
-            assert self.process.poll() is None and monotonic() < deadline, self.said()[-4000:]
+        while "Ctrl-C stops everything" not in self.output():
+            assert self.process.poll() is None and monotonic() < deadline, self.output()[-4000:]
             sleep(0.3)
 
     def has_scheduled_runs(self) -> bool:
@@ -97,7 +97,7 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     assert "Evidently" in httpx.get(first.urls["evidently"]).text
     fleet = httpx.get(f"{first.urls['reports']}/reports/fleet.html", timeout=60).text
     assert "Action required for 2 models." in fleet and "train and promote the first one" in fleet
-    assert re.search(r"│ worker\s+│ healthy │", first.said())
+    assert re.search(r"│ worker\s+│ healthy │", first.output())
     assert served_url(workspace()) == f"{first.urls['prefect']}/api"
     assert first.has_scheduled_runs(), "no run was planned ahead, though the fleet has a schedule"
     assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
@@ -113,14 +113,14 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     sleep(3)  # what each service started is noted every 2 s
     next(each for each in family if "tasks.adapters.dashboards.mlflow_app" in each.cmdline()).kill()
     assert first.process.wait(timeout=60) == 1
-    assert "mlflow ended with status -9, so all stops; its last lines:" in first.said()
+    assert "mlflow ended with status -9, so all stops; its last lines:" in first.output()
     assert not [each for each in family if each.is_running()]
     assert served_url(workspace()) is None
 
     second = Serving(home, tmp_path / "second.log")
     serving.append(second)
     second.await_start()
-    assert "nothing to change" in second.said(), "the second start did not find what the first one deployed"
+    assert "nothing to change" in second.output(), "the second start did not find what the first one deployed"
     family = second.family()
     second.process.send_signal(signal.SIGTERM)
     assert second.process.wait(timeout=60) == 0
@@ -189,7 +189,7 @@ def test_with_a_log_in_no_service_answers_who_has_none_and_a_changed_one_is_the_
             assert httpx.get(models, auth=auth).status_code == expected
             assert httpx.get(guarded.urls["reports"], auth=auth).status_code == expected
             assert httpx.get(guarded.urls["evidently"], auth=auth).status_code == expected
-        assert password not in guarded.said()
+        assert password not in guarded.output()
         assert not [each for each in guarded.family() if password in " ".join(each.cmdline())]
         guarded.process.terminate()
         assert guarded.process.wait(timeout=60) == 0

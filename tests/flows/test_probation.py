@@ -85,12 +85,14 @@ def test_after_its_first_windows_a_champion_is_no_longer_on_probation():
 def test_a_degradation_is_told_once_and_recalled(monkeypatch):
     from tasks.adapters.orchestration import events as announcements
 
-    told: list[tuple[str, dict[str, object]]] = []
-    monkeypatch.setattr(announcements, "announce", lambda event, model, payload, **more: told.append((event, payload)))
+    announced: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(
+        announcements, "announce", lambda event, model, payload, **more: announced.append((event, payload))
+    )
     fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
     for _ in range(2):
         publish_degradation.fn(CONFIG, degraded)
     assert len(ledger.entries(CONFIG.name, kind="champion.degraded")) == 1
-    assert {event for event, _ in told} == {"champion.degraded"}
-    assert told[0][1]["champion"] == fresh.version
+    assert {event for event, _ in announced} == {"champion.degraded"}
+    assert announced[0][1]["champion"] == fresh.version
     assert recall_degradation(CONFIG, fresh.version) == degraded

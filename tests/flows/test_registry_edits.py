@@ -93,7 +93,7 @@ def files_of(number: str) -> Path:
     return Path(registry.client().get_model_version(MODEL, number).source) / "data" / "files"
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
     main(["audit", "verify", MODEL])
     return capsys.readouterr().out
 
@@ -131,7 +131,7 @@ def test_a_model_deleted_and_made_again_gives_its_new_version_no_earlier_verdict
     with pytest.raises(PromotionRefused, match="nothing is rolled back: version 1, which is previous"):
         roll_back()
     assert registry.aliases(MODEL) == {"champion": "1", "previous": "2"}
-    assert "registry: version 2, which is champion" in said(capsys) and main(["audit", "verify", MODEL]) == 1
+    assert "registry: version 2, which is champion" in printed(capsys) and main(["audit", "verify", MODEL]) == 1
 
 
 def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earlier_version():
@@ -154,7 +154,7 @@ def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earli
 )
 def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back_on_it(alias, number, fix, capsys):
     registry.set_aliases(MODEL, {alias: number})
-    assert fix in said(capsys) and main(["audit", "verify", MODEL]) == 1
+    assert fix in printed(capsys) and main(["audit", "verify", MODEL]) == 1
     (change,) = registry_changes(CONFIG, recall_past(CONFIG))
     assert change.startswith(fix) and "set it back to version 2 in MLflow" in change
     on_trial("d4", number)
@@ -172,7 +172,7 @@ def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back
 @pytest.mark.parametrize("number", ["3", None])
 def test_a_previous_moved_by_hand_is_said_and_not_gone_back_to(number, capsys):
     registry.set_aliases(MODEL, {"previous": number})
-    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in said(capsys)
+    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in printed(capsys)
     for attempt in (roll_back, lambda: preview_rollback.fn(CONFIG)):
         with pytest.raises(PromotionRefused):
             attempt()
@@ -182,7 +182,7 @@ def test_a_previous_moved_by_hand_is_said_and_not_gone_back_to(number, capsys):
 
 def test_a_challenger_moved_by_hand_is_said(capsys):
     registry.set_aliases(MODEL, {"challenger": "1"})
-    assert "alias challenger is on version 1, which is not the one that waits" in said(capsys)
+    assert "alias challenger is on version 1, which is not the one that waits" in printed(capsys)
 
 
 def test_a_version_that_nobody_tried_does_not_serve_though_it_carries_our_tags():
@@ -196,7 +196,7 @@ def test_a_version_that_nobody_tried_does_not_serve_though_it_carries_our_tags()
 def test_a_deleted_version_that_the_ledger_names_is_said_and_its_classes_stay_known(capsys):
     registry.client().delete_model_version(MODEL, "1")
     assert (
-        "version 1, which is previous" in said(capsys)
+        "version 1, which is previous" in printed(capsys)
         and "was deleted" in registry_changes(CONFIG, recall_past(CONFIG))[0]
     )
     assert registry.classes(MODEL, "1") == ("0", "1")
@@ -237,7 +237,7 @@ def test_a_tag_that_was_edited_changes_nothing_and_is_said(tags, capsys):
     assert dict(after.tags)["trusted_types"] == dict(before.tags)["trusted_types"]
     assert registry.classes(MODEL, "3") == classes
     assert registry.find(MODEL, "another") is None
-    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in said(capsys)
+    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in printed(capsys)
     assert promote("d3").champion == "3"
 
 

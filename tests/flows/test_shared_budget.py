@@ -148,24 +148,24 @@ def test_a_refused_retrain_trains_nothing_says_so_by_an_event_and_stands_on_the_
     assert [entry.kind for entry in ledger.entries("beta")] == ["model.bound", "retraining.refused"]
     refusal = ledger.entries("beta")[1].body
     assert "of 50.00 USD shared by alpha, beta are spent in 30 days" in refusal
-    assert told("perennial.budget.refused", "beta") == [[refusal]]
+    assert announced_reasons("perennial.budget.refused", "beta") == [[refusal]]
     html = Path(fleet(["alpha", "beta"], until=FIRST)).read_text(encoding="utf-8")
     assert "data-balance" in html and "of 50.00 USD shared by alpha, beta are spent in 30 days; " in html
     assert refusal in html
 
 
-def told(event: str, model: str) -> list[list[str]]:
+def announced_reasons(event: str, model: str) -> list[list[str]]:
     """The reasons of the server's events of one kind about a model."""
     from prefect.client.orchestration import get_client
 
-    deadline, said = time.monotonic() + 150, []
+    deadline, reasons = time.monotonic() + 150, []
     with get_client(sync_client=True) as client:
-        while not said and time.monotonic() < deadline:  # events arrive after the run has ended
+        while not reasons and time.monotonic() < deadline:  # events arrive after the run has ended
             found = client._client.post("/events/filter", json={"filter": {"event": {"name": [event]}}})
             events = found.raise_for_status().json()["events"]
-            said = [list(each["payload"]["reasons"]) for each in events if each["payload"]["model"] == model]
+            reasons = [list(each["payload"]["reasons"]) for each in events if each["payload"]["model"] == model]
             time.sleep(0.5)
-    return said
+    return reasons
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,9 @@ class Bed:
         table = read_flights(period.start, period.end)
         table = table.filter(table.column(self.config.columns.label).is_valid())
         blocks = list(Window(period.start, period.end).split(self.config.window_days))
-        kept = blocks[2::3]
-        learned = pa.concat_tables(self._between(table, block) for block in blocks if block not in kept)
-        days = [day for block in kept for day in block.split(1)]
+        held_out = blocks[2::3]
+        learned = pa.concat_tables(self._between(table, block) for block in blocks if block not in held_out)
+        days = [day for block in held_out for day in block.split(1)]
         order = np.random.default_rng(7).permutation(len(days))
         size = round(self.config.window_days)
         drawn = [[days[place] for place in order[start : start + size]] for start in range(0, len(days) - size, size)]
@@ -71,8 +71,8 @@ class Bed:
         learned = learned.take(np.arange(0, len(learned), -(-len(learned) // self.rows_at_most)))
         fitted = estimators.fit(self.config, learned)
         self.scorer, self.importance = fitted.scorer, fitted.importance
-        whole = Window(period.start, period.end)
-        frozen = freeze_reference(learned.to_batches(), self.config, whole, "bed")
+        complete = Window(period.start, period.end)
+        frozen = freeze_reference(learned.to_batches(), self.config, complete, "bed")
         self.reference = baseline_drift.with_stable_effects(self.config, frozen, learned)
         self.attribution = freeze(self.scorer.encoding.names, attribution.contributions(self.scorer, learned))
 
@@ -128,36 +128,36 @@ class Bed:
         return replace(decision, reasons=(*decision.reasons, *diagnosis.reasons))
 
     def losses(self, rows: pa.Table) -> np.ndarray:
-        truth, predicted = self._answers(rows)
-        found = metrics.row_losses(self.config.performance.metric, truth, predicted)
+        y_true, y_pred = self._answers(rows)
+        found = metrics.row_losses(self.config.performance.metric, y_true, y_pred)
         assert found is not None
         return found
 
     def _answers(self, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        truth = self.scorer.labels(rows.column(self.config.columns.label))
-        known = np.isfinite(truth)
-        return truth[known], self.scorer.predict(rows)[known]
+        y_true = self.scorer.labels(rows.column(self.config.columns.label))
+        known = np.isfinite(y_true)
+        return y_true[known], self.scorer.predict(rows)[known]
 
     def _performance(self, window: Window, rows: pa.Table, before: list[PerformanceReport]) -> PerformanceReport:
-        name, (truth, predicted) = self.config.performance.metric, self._answers(rows)
-        low, high = intervals.metric_interval(name, truth, predicted, draws=200)
-        own = MetricValue(name, metrics.compute(name, truth, predicted), low, high, len(truth), False)
+        name, (y_true, y_pred) = self.config.performance.metric, self._answers(rows)
+        low, high = intervals.metric_interval(name, y_true, y_pred, draws=200)
+        own = MetricValue(name, metrics.compute(name, y_true, y_pred), low, high, len(y_true), False)
         best = levels.best_past_level(before, name)
         closed = [value.value for value in levels.closed_values(before, name)]
         p_value, noise = None, levels.window_noise(closed)
         if best:
             p_value = levels.shift_p_value(own, best[0], noise, len(closed))
         level = best[0] if best else None
-        report = PerformanceReport(window, window.end, "1", len(rows), len(truth), "closed", (own,), name)
+        report = PerformanceReport(window, window.end, "1", len(rows), len(y_true), "closed", (own,), name)
         return replace(report, baseline=level, shift_p_value=p_value, noise=noise, noise_windows=len(closed))
 
     def _estimate(self, learned: list[pa.Table], rows: pa.Table) -> MetricValue | None:
         pairs = [self._answers(table) for table in learned]
-        truth, predicted = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        y_true, y_pred = (np.concatenate(part) for part in zip(*pairs, strict=True))
         now, name = self.scorer.predict(rows), self.config.performance.metric
         if self.config.task == "regression":
-            return estimation.estimate_loss(estimation.learn_losses(name, truth, predicted), now)
-        found = estimation.estimate_classes(now, estimation.calibrate(truth, predicted))
+            return estimation.estimate_loss(estimation.learn_losses(name, y_true, y_pred), now)
+        found = estimation.estimate_classes(now, estimation.calibrate(y_true, y_pred))
         return next(value for value in found if value.name == name)
 
 
@@ -220,8 +220,8 @@ def by_column(name: str) -> Callable[[Bed, pa.Table], np.ndarray]:
 
 def by_expected_loss(bed: Bed, rows: pa.Table) -> np.ndarray:
     """Score rows by expected loss: p(1 - p) for classes, the predicted value for regression."""
-    predicted = bed.scorer.predict(rows)
-    return predicted if bed.config.task == "regression" else predicted * (1 - predicted)
+    y_pred = bed.scorer.predict(rows)
+    return y_pred if bed.config.task == "regression" else y_pred * (1 - y_pred)
 
 
 def relabelled(share: float, segment: tuple[str, str] | None = None) -> Change:

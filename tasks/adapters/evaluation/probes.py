@@ -159,9 +159,9 @@ def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> li
     label, name = scored.column(config.columns.label), config.performance.metric
     found = []
     for scorer in scorers:
-        truth, predicted = scorer.predict_labelled(scored, label)
-        few = metrics.undefined(name, truth, 2 if predicted.ndim == 1 else predicted.shape[1])
-        value = metrics.compute(name, truth, predicted, config.performance.quantile)
+        y_true, y_pred = scorer.predict_labelled(scored, label)
+        few = metrics.undefined(name, y_true, 2 if y_pred.ndim == 1 else y_pred.shape[1])
+        value = metrics.compute(name, y_true, y_pred, config.performance.quantile)
         found.append(float("nan") if few else metrics.as_loss(name, value))
     return found
 

@@ -44,12 +44,12 @@ def problems() -> str:
 
 def test_entries_come_back_as_they_were_told_in_order():
     promotion = Promotion(MODEL, "d1", "2", "1", "promoted", ("log_loss gained 0.01",))
-    told = ledger.append(MODEL, Fact("champion.promoted", promotion, AT, "d1", "Ada"))
-    assert ledger.entries(MODEL) == (told,)
-    assert (told.sequence, told.actor, told.previous_hash) == (1, "Ada", ledger.GENESIS)
-    assert from_json(Promotion, told.body) == promotion
+    recorded = ledger.append(MODEL, Fact("champion.promoted", promotion, AT, "d1", "Ada"))
+    assert ledger.entries(MODEL) == (recorded,)
+    assert (recorded.sequence, recorded.actor, recorded.previous_hash) == (1, "Ada", ledger.GENESIS)
+    assert from_json(Promotion, recorded.body) == promotion
     second = ledger.append(MODEL, Fact("note", "said by hand", AT))
-    assert second.previous_hash == told.hash
+    assert second.previous_hash == recorded.hash
     assert ledger.entries(MODEL, kind="note") == (second,)
     assert ledger.entries(MODEL, last=1) == (second,)
     assert ledger.entries(MODEL, last=0) == ()
@@ -96,12 +96,12 @@ def append_from_processes(writers: int, facts: int) -> None:
         process.join()
         assert process.exitcode == 0
     assert ledger.verify(MODEL).problems == ()
-    told = ledger.entries(MODEL)
-    assert len(told) == writers * facts + facts  # each shared decision is told once, whoever came first
-    assert {entry.body for entry in told if entry.kind == "note"} == {
+    recorded = ledger.entries(MODEL)
+    assert len(recorded) == writers * facts + facts  # each shared decision is told once, whoever came first
+    assert {entry.body for entry in recorded if entry.kind == "note"} == {
         f"writer {writer} fact {i}" for writer in range(writers) for i in range(facts)
     }
-    own = [entry.body for entry in told if entry.body.startswith("writer 2 fact")]
+    own = [entry.body for entry in recorded if entry.body.startswith("writer 2 fact")]
     assert own == sorted(own, key=lambda body: int(body.split()[-1]))  # one writer's facts keep their order
 
 
@@ -121,9 +121,9 @@ def test_a_slower_writer_leaves_no_older_head(monkeypatch):
 
     monkeypatch.setattr(obstore, "put", slow)
     ledger.append(MODEL, Fact("note", "first", AT))
-    told = ledger.entries(MODEL)
-    assert {entry.body for entry in told} == {"first", "second", "third"}
-    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, told[-1].hash)
+    recorded = ledger.entries(MODEL)
+    assert {entry.body for entry in recorded} == {"first", "second", "third"}
+    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, recorded[-1].hash)
 
 
 def test_a_head_that_cannot_be_written_undoes_no_fact(monkeypatch, caplog):
@@ -137,8 +137,8 @@ def test_a_head_that_cannot_be_written_undoes_no_fact(monkeypatch, caplog):
         return put(store, path, *arguments, **options)
 
     monkeypatch.setattr(obstore, "put", refused)
-    told = ledger.append(MODEL, Fact("note", "x", AT))
-    assert ledger.entries(MODEL)[-1] == told
+    recorded = ledger.append(MODEL, Fact("note", "x", AT))
+    assert ledger.entries(MODEL)[-1] == recorded
     assert "entry 2 is in, but head.json lags behind" in caplog.text
     monkeypatch.setattr(obstore, "put", put)
     assert ledger.append(MODEL, Fact("note", "y", AT)).sequence == 3
@@ -168,7 +168,7 @@ def test_nothing_half_written_lies_about():
 class TestDamageIsFound:
     @pytest.fixture(autouse=True)
     def _five_entries(self) -> Iterator[None]:
-        self.told = fill(5)
+        self.recorded = fill(5)
         assert not ledger.verify(MODEL).problems
         yield
 
@@ -207,12 +207,12 @@ class TestDamageIsFound:
     def test_a_tail_cut_off_and_covered_up_needs_a_head_noted_elsewhere(self):
         noted = ledger.verify(MODEL).head
         entry_file(5).unlink()
-        head_file().write_text(to_json(ledger.Head(4, self.told[3].hash)))
+        head_file().write_text(to_json(ledger.Head(4, self.recorded[3].hash)))
         assert not ledger.verify(MODEL).problems  # no chain can show this by itself
         assert "the head noted elsewhere names entry 5" in " ".join(ledger.verify(MODEL, noted).problems)
 
     def test_a_chain_forged_from_one_entry_on_needs_it_too(self):
-        noted, previous = ledger.verify(MODEL).head, self.told[2].hash
+        noted, previous = ledger.verify(MODEL).head, self.recorded[2].hash
         for number in (4, 5):
             self.rewrite(number, actor="nobody", previous_hash=previous)
             previous = from_json(LedgerEntry, entry_file(number).read_bytes()).hash
@@ -238,9 +238,9 @@ class TestDamageIsFound:
         assert "entry 3 says that it is entry 2" in found
         assert "entry 4 says that it is entry 3" in found
 
-    @pytest.mark.parametrize("kept", [0, 40])
-    def test_a_torn_entry(self, kept):
-        entry_file(5).write_bytes(entry_file(5).read_bytes()[:kept])
+    @pytest.mark.parametrize("length", [0, 40])
+    def test_a_torn_entry(self, length):
+        entry_file(5).write_bytes(entry_file(5).read_bytes()[:length])
         assert "entry 5 cannot be read: torn or changed" in problems()
 
     def test_a_foreign_file(self):
@@ -292,8 +292,8 @@ class TestDamageIsFound:
 
 def test_a_lagging_head_is_caught_up_with():
     """A writer killed between its entry and the head: the next one goes on from the entry."""
-    told = fill(3)
-    head_file().write_text(to_json(ledger.Head(2, told[1].hash)))
+    recorded = fill(3)
+    head_file().write_text(to_json(ledger.Head(2, recorded[1].hash)))
     ledger._KNOWN.clear()
     assert ledger.append(MODEL, Fact("note", "x", AT)).sequence == 4
     assert not ledger.verify(MODEL).problems
@@ -339,12 +339,12 @@ def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_an_object_store_keeps_the_same_chain(remote):
-    told = fill(5)
-    assert ledger.entries(MODEL) == tuple(told)
+    recorded = fill(5)
+    assert ledger.entries(MODEL) == tuple(recorded)
     ledger._KNOWN.clear()
-    assert ledger.append(MODEL, Fact("window.judged", "again", AT, "decision-3")) == told[3]
+    assert ledger.append(MODEL, Fact("window.judged", "again", AT, "decision-3")) == recorded[3]
     assert ledger.models() == (MODEL,)
-    head = ledger.Head(5, told[4].hash)
+    head = ledger.Head(5, recorded[4].hash)
     assert ledger.verify(MODEL, head) == ledger.Verification(MODEL, 5, head, ())
 
 
@@ -363,8 +363,8 @@ def test_a_bucket_that_is_not_there_is_no_empty_history(remote, monkeypatch):
 
 def test_threads_on_an_object_store_never_fork_the_chain(remote):
     with ThreadPoolExecutor(4) as pool:
-        told = list(pool.map(lambda i: ledger.append(MODEL, Fact("note", f"fact {i}", AT)), range(20)))
-    assert sorted(entry.sequence for entry in told) == list(range(1, 21))
+        recorded = list(pool.map(lambda i: ledger.append(MODEL, Fact("note", f"fact {i}", AT)), range(20)))
+    assert sorted(entry.sequence for entry in recorded) == list(range(1, 21))
     assert ledger.verify(MODEL).problems == ()
 
 

@@ -39,9 +39,9 @@ def test_an_entry_of_a_newer_perennial_is_said_to_be_one_and_nothing_is_written_
     for attempt in (lambda: ledger.entries(MODEL), lambda: ledger.append(MODEL, Fact("note", "second", AT))):
         with pytest.raises(
             LedgerError, match=r"entry 2 is of format .2., this Perennial reads up to 1.*upgrade Perennial"
-        ) as said:
+        ) as caught:
             attempt()
-        assert "restore" not in str(said.value)
+        assert "restore" not in str(caught.value)
     assert "entry 2 is of format '2'" in ledger.verify(MODEL).problems[0]
 
 

@@ -70,7 +70,7 @@ def holder(tmp_path: Path):
         process.wait()
 
 
-def told() -> list[str]:
+def recorded() -> list[str]:
     return [entry.body for entry in ledger.entries(MODEL)]
 
 
@@ -155,9 +155,9 @@ def test_a_process_that_wakes_past_its_lease_writes_nothing_once_another_took_ov
         (tmp_path / "write").touch()
         frozen.send_signal(signal.SIGCONT)
         assert frozen.wait(60) == 0
-        assert told() == ["ours"]
+        assert recorded() == ["ours"]
     assert "was fenced out: promote by" in (tmp_path / "fenced").read_text()
-    assert told() == ["ours"]
+    assert recorded() == ["ours"]
 
 
 def test_a_process_that_wakes_after_the_other_one_ended_writes_nothing_either(holder, tmp_path):
@@ -169,7 +169,7 @@ def test_a_process_that_wakes_after_the_other_one_ended_writes_nothing_either(ho
     frozen.send_signal(signal.SIGCONT)
     assert frozen.wait(60) == 0
     assert (tmp_path / "fenced").exists()
-    assert told() == []
+    assert recorded() == []
 
 
 def test_a_process_that_wakes_past_its_lease_goes_on_under_a_new_token_where_nobody_took_over(holder, tmp_path):
@@ -199,7 +199,7 @@ def test_a_rollback_does_not_wait_for_a_training():
         assert token == 2
         with pytest.raises(FencedOut, match=r"rollback by .* took token 2"):
             ledger.append(MODEL, Fact("challenger.registered", "too late", AT, "d1"))
-    assert told() == []
+    assert recorded() == []
 
 
 def _token_of(purpose: str, outranks: tuple[str, ...] = ()) -> int:

@@ -38,8 +38,8 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
 def test_an_entry_whose_answer_was_lost_is_told_once(between: Between, decision_id):
     ledger.append(MODEL, Fact("note", "first", AT))
     between.trouble("lose", "PUT", "00000002.json")
-    told = ledger.append(MODEL, Fact("note", "second", AT, decision_id))
-    assert between.lost and told.sequence == 2
+    entry = ledger.append(MODEL, Fact("note", "second", AT, decision_id))
+    assert between.lost and entry.sequence == 2
     assert [entry.body for entry in ledger.entries(MODEL)] == ["first", "second"]
     assert ledger.verify(MODEL).problems == ()
 
