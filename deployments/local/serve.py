@@ -77,8 +77,8 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
     space, console = workspace(), Console()
     known = read_credentials(credentials) if credentials else None
     stream = Stream(console, width=len("evidently"))
-    services: list[Service] = []
     with hold_workspace(space) as hold, asked_to_stop() as stop:
+        run = ServeRun([], stream, stop, hold)
         if known is None and not without_log_in:
             known, is_new = made_credentials(space)
         if known:
@@ -91,20 +91,19 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
             name: environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")
         }  # Prefect reads them later, when it is imported
         try:
-            run = ServeRun(services, stream, stop, hold)
             _start_all(run, space, environment, addresses)
             if not stop.is_set():
-                stream.show(_table(services))
+                stream.show(_table(run.services))
                 if credentials is None and known:
                     _say_log_in(known, is_new, space, stream)
-                _say_refused(services, stream)
+                _say_refused(run.services, stream)
                 stream.line("serve", "Ctrl-C stops everything; the next start goes on from here")
             _watch(run)
         except ServiceEnded as ended:
             _explain(ended.service, stream)
             return 1
         finally:
-            _stop_all(services, space, environment["PREFECT_API_URL"], stream)
+            _stop_all(run.services, space, environment["PREFECT_API_URL"], stream)
     return 0
 
 

@@ -68,10 +68,10 @@ def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
     found = repeats(rows.column(0))
     if found:
         names = config.columns.id_columns
-        told_apart = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; fix the source"
+        remedy = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; fix the source"
         raise SourceError(
             f"{where(config)}: columns.id is {', '.join(names)}: {found} in the history {config.history().name}; expected "
-            f"each id once there, as labels and predictions are joined on it{told_apart}. "
+            f"each id once there, as labels and predictions are joined on it{remedy}. "
             "Nothing has landed"
         )
 
