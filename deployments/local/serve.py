@@ -7,6 +7,7 @@ workspace; the next start continues where this one stopped.
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from time import monotonic
@@ -39,6 +40,16 @@ APPLIED, REFUSED = 0, 2
 """Exit codes of `perennial apply`: success, and an error that the user can fix. Any other code is a defect."""
 
 
+@dataclass(frozen=True)
+class ServeRun:
+    """One run of `serve`: the services started so far, their log, the request to stop, and the workspace's lock."""
+
+    services: list[Service]
+    stream: Stream
+    stop: Event
+    hold: Hold
+
+
 class ServiceEnded(Exception):
     """A service ended unexpectedly."""
 
@@ -65,13 +76,11 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
     """
     space, console = workspace(), Console()
     known = read_credentials(credentials) if credentials else None
-    kept = False
     stream = Stream(console, width=len("evidently"))
-    services: list[Service] = []
     with hold_workspace(space) as hold, asked_to_stop() as stop:
+        run = ServeRun([], stream, stop, hold)
         if known is None and not without_log_in:
-            known, new = made_credentials(space)
-            kept = True
+            known, is_new = made_credentials(space)
         if known:
             os.environ |= known.environment(space)  # also for this process, which is a client of the server
         listening = {name: _port(name, port, stream) for name, port in ports.items()}
@@ -82,26 +91,26 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
             name: environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")
         }  # Prefect reads them later, when it is imported
         try:
-            _start_all(services, space, environment, addresses, stream, stop, hold)
+            _start_all(run, space, environment, addresses)
             if not stop.is_set():
-                stream.show(_table(services))
-                if kept and known:
-                    _say_log_in(known, new, space, stream)
-                _say_refused(services, stream)
+                stream.show(_table(run.services))
+                if credentials is None and known:
+                    _say_log_in(known, is_new, space, stream)
+                _say_refused(run.services, stream)
                 stream.line("serve", "Ctrl-C stops everything; the next start goes on from here")
-            _watch(services, stream, stop)
+            _watch(run)
         except ServiceEnded as ended:
             _explain(ended.service, stream)
             return 1
         finally:
-            _stop_all(services, space, environment["PREFECT_API_URL"], stream)
+            _stop_all(run.services, space, environment["PREFECT_API_URL"], stream)
     return 0
 
 
-def _say_log_in(known: Credentials, new: bool, space: Workspace, stream: Stream) -> None:
+def _say_log_in(known: Credentials, is_new: bool, space: Workspace, stream: Stream) -> None:
     """Print the log-in. The password is shown only by the start that created it."""
     file = space.home / LOG_IN
-    if new:
+    if is_new:
         stream.line("serve", f"log-in: {known.user} with password {known.password}, shown this once; kept in {file}")
     else:
         stream.line("serve", f"log-in: {known.user} with the password in {file}")
@@ -133,32 +142,24 @@ def _environment(space: Workspace, ports: Mapping[str, int]) -> tuple[dict[str, 
     return environment, addresses
 
 
-def _start_all(
-    services: list[Service],
-    space: Workspace,
-    environment: Mapping[str, str],
-    addresses: Mapping[str, str],
-    stream: Stream,
-    stop: Event,
-    hold: Hold,
-) -> None:
-    """Start everything in order, each step once the previous one is healthy; append started services to `services`."""
+def _start_all(run: ServeRun, space: Workspace, environment: Mapping[str, str], addresses: Mapping[str, str]) -> None:
+    """Start everything in order, each step once the previous one is healthy."""
     api_url = environment["PREFECT_API_URL"]
     servers = servers_of(space, environment, addresses)
-    _start(servers, servers[:1], services, stream, stop, hold)  # deploying needs only Prefect's server
+    _start(run, servers, awaited=servers[:1])  # deploying needs only Prefect's server
     record_served(space, api_url)
-    _apply(services, environment, stream, stop, hold)
-    if stop.is_set():
+    _apply(run, environment)
+    if run.stop.is_set():
         return
     # imported here because it loads Prefect, which starting the servers does not need
     from deployments.local.worker import worker
 
-    _say_handed_back(orchestration.requeue.hand_back_runs(api_url), stream)  # runs of a killed `serve`
+    _say_handed_back(orchestration.requeue.hand_back_runs(api_url), run.stream)  # runs of a killed `serve`
     last = worker(environment)
-    _start([last], [*servers, last], services, stream, stop, hold)
+    _start(run, [last], awaited=[*servers, last])
 
 
-def _apply(services: list[Service], environment: Mapping[str, str], stream: Stream, stop: Event, hold: Hold) -> None:
+def _apply(run: ServeRun, environment: Mapping[str, str]) -> None:
     """Apply the deployments of the files.
 
     If `apply` refuses, the services start with what was deployed before; an error in one model's file must not stop the
@@ -167,7 +168,7 @@ def _apply(services: list[Service], environment: Mapping[str, str], stream: Stre
     command = module("deployments", "apply", "--keep-switches", "--worker-follows", "perennial")
     applying = Service("apply", command, environment, "", lambda: False)
     applying.is_healthy = lambda: applying.exit_status in (APPLIED, REFUSED)
-    _start([applying], [applying], services, stream, stop, hold)
+    _start(run, [applying], awaited=[applying])
     if applying.exit_status == REFUSED and not _is_deployed(environment["PREFECT_API_URL"]):
         raise ServiceEnded(applying)
 
@@ -186,45 +187,38 @@ def _is_deployed(api_url: str) -> bool:
         return bool(client.request("POST", "/deployments/count", json=ours).json())
 
 
-def _start(
-    starting: Sequence[Service],
-    awaited: Sequence[Service],
-    services: list[Service],
-    stream: Stream,
-    stop: Event,
-    hold: Hold,
-) -> None:
-    """Start services; return once the awaited ones are healthy or a stop is requested.
+def _start(run: ServeRun, services: Sequence[Service], awaited: Sequence[Service]) -> None:
+    """Start services and add them to the run; return once the awaited ones are healthy or a stop is requested.
 
     Raises ServiceEnded if a service ends, and WorkspaceError if one is not healthy after START_TIMEOUT_S seconds.
     """
-    if stop.is_set():
+    if run.stop.is_set():
         return
-    for service in starting:
-        service.start(stream)
-        services.append(service)
-        hold.remember(services)
+    for service in services:
+        service.start(run.stream)
+        run.services.append(service)
+        run.hold.remember(run.services)
     deadline, waiting = monotonic() + START_TIMEOUT_S, list(awaited)
-    while waiting and not stop.wait(POLL_S):
-        _check_alive(services)
+    while waiting and not run.stop.wait(POLL_S):
+        _check_alive(run.services)
         waiting = [service for service in waiting if not service.is_healthy()]
         if monotonic() > deadline:
             names = ", ".join(service.name for service in waiting)
             raise WorkspaceError(f"{names}: not healthy after {START_TIMEOUT_S} s; the lines above say why")
 
 
-def _watch(services: Sequence[Service], stream: Stream, stop: Event) -> None:
+def _watch(run: ServeRun) -> None:
     """Return when a stop is requested; report when a service stops answering and when it answers again."""
-    healthy = dict.fromkeys((service.name for service in services), True)
+    healthy = dict.fromkeys((service.name for service in run.services), True)
     checked = monotonic()
-    while not stop.wait(POLL_S):
-        _check_alive(services)
+    while not run.stop.wait(POLL_S):
+        _check_alive(run.services)
         if monotonic() - checked < HEALTH_EVERY_S:
             continue
-        for service in services:
+        for service in run.services:
             now = service.is_healthy()
             if now != healthy[service.name]:
-                stream.line("serve", f"{service.name} {'answers again' if now else 'does not answer'}")
+                run.stream.line("serve", f"{service.name} {'answers again' if now else 'does not answer'}")
             healthy[service.name] = now
         checked = monotonic()
 

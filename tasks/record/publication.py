@@ -5,7 +5,6 @@ anything twice. Every channel shows the decision's own reasons.
 """
 
 from datetime import datetime
-from functools import partial
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration, registry, reports
@@ -17,6 +16,7 @@ from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import (
     LABELS_QUARANTINED,
     LABELS_SOUND,
+    Fact,
     History,
     Judgement,
     LabelVerdicts,
@@ -45,7 +45,9 @@ ENDS = ("champion.promoted", "challenger.rejected")
 
 def publish_scoring(config: ModelConfig, scoring: Scoring) -> None:
     """Record which version served a window, and how fast it answered."""
-    ledger.append(config.name, "window.scored", scoring, scoring.window.end, scoring_id(config.name, scoring.window))
+    ledger.append(
+        config.name, Fact("window.scored", scoring, scoring.window.end, scoring_id(config.name, scoring.window))
+    )
 
 
 def emit_heartbeat(config: ModelConfig, judgement: Judgement) -> None:
@@ -65,13 +67,14 @@ def publish_judgement(config: ModelConfig, run: MonitorRun, judgement: Judgement
         reports.judgement.publish_plots(config, judgement, run.history.performances[-PLOTTED_WINDOWS:])
     if run.mode is RunMode.DRY_RUN:
         return ()
-    quality, record = judgement.evidence.quality, partial(ledger.append, config.name)
-    judged = record("window.judged", judgement, judgement.as_of, decision.decision_id)
-    recorded = [judged]
+    quality = judgement.evidence.quality
+    entry = ledger.append(config.name, Fact("window.judged", judgement, judgement.as_of, decision.decision_id))
+    recorded = [entry]
     if quality and quality.verdict == "fail":
         if judgement.evidence.rows:  # an empty window has no rows to exclude, and its late rows must stay usable
-            recorded.append(record("window.quarantined", quality, judgement.as_of, decision.decision_id))
-        if judged.body == to_json(judgement):  # an empty window is judged again; announce it once
+            fact = Fact("window.quarantined", quality, judgement.as_of, decision.decision_id)
+            recorded.append(ledger.append(config.name, fact))
+        if entry.body == to_json(judgement):  # an empty window is judged again; announce it once
             orchestration.events.announce("window.quarantined", config.name, _handover(judgement))
     recorded += _publish_labels(config, judgement, run.history)
     ask_for_retraining(config, judgement, run.past.extended(recorded))
@@ -86,7 +89,7 @@ def _publish_labels(config: ModelConfig, judgement: Judgement, history: History)
     failed = LabelVerdicts(tuple(report for report in found if report.verdict == "fail"))
     fixed = LabelVerdicts(tuple(one for one in found if one.verdict != "fail" and one.window in doubted))
     recorded = [
-        ledger.append(config.name, kind, verdicts, judgement.as_of, judgement.decision.decision_id)
+        ledger.append(config.name, Fact(kind, verdicts, judgement.as_of, judgement.decision.decision_id))
         for kind, verdicts in ((LABELS_QUARANTINED, failed), (LABELS_SOUND, fixed))
         if verdicts.reports
     ]
@@ -125,7 +128,7 @@ def _handover(judgement: Judgement) -> dict[str, object]:
 def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
     """Record that a fresh champion must be rolled back, once per champion, and hand it over to `rollback`."""
     decision_id = digest(config.name, "degraded", degraded.champion)
-    ledger.append(config.name, "champion.degraded", degraded, degraded.at, decision_id)
+    ledger.append(config.name, Fact("champion.degraded", degraded, degraded.at, decision_id))
     handover = Handover(config.name, decision_id, degraded.reasons, degraded.at, degraded.champion)
     orchestration.events.announce("champion.degraded", config.name, handover.payload())
 
@@ -147,9 +150,9 @@ def publish_validation(
     decision_id = challenger.decision_id
     recalled = decision_id != dict(challenger.tags).get("decision_id", decision_id)
     made = "challenger.recalled" if recalled else "challenger.registered"
-    ledger.append(config.name, made, challenger, as_of, decision_id, requested_by)
+    ledger.append(config.name, Fact(made, challenger, as_of, decision_id, requested_by))
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
-    ledger.append(config.name, kind, validation, as_of, decision_id, requested_by)
+    ledger.append(config.name, Fact(kind, validation, as_of, decision_id, requested_by))
     reports.artifacts.publish_validation_page(config, validation, challenger.run_id, reason)
     hand_over(config, validation, decision_id, as_of)
 
@@ -177,7 +180,7 @@ def publish_promotion(config: ModelConfig, promotion: Promotion, as_of: datetime
     if promotion.action == "unchanged":
         return
     kind = "champion.rolled_back" if promotion.action == "rolled_back" else "champion.promoted"
-    ledger.append(config.name, kind, promotion, as_of, promotion.decision_id, actor)
+    ledger.append(config.name, Fact(kind, promotion, as_of, promotion.decision_id, actor))
     reports.artifacts.publish_promotion_page(config, promotion, actor, comment)
     handover = Handover(config.name, promotion.decision_id, promotion.reasons, as_of, promotion.champion)
     orchestration.events.announce(kind, config.name, handover.payload())
@@ -189,7 +192,7 @@ def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Appr
     reports.artifacts.publish_answer_page(config, approval)
     if approval.verdict in ("rejected", "expired"):
         registry.tag(config.name, challenger.version, status="rejected")
-        ledger.append(config.name, "challenger.rejected", approval, as_of, challenger.decision_id, approval.by)
+        ledger.append(config.name, Fact("challenger.rejected", approval, as_of, challenger.decision_id, approval.by))
         handover = Handover(config.name, challenger.decision_id, approval.reasons, as_of)
         orchestration.events.announce("challenger.rejected", config.name, handover.payload())
     return approval
@@ -198,7 +201,7 @@ def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Appr
 @stage(**RETRIES)
 def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
     """Record and announce that the budget refused a retrain."""
-    ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)
+    ledger.append(config.name, Fact("retraining.refused", refusal, as_of, decision_id, requested_by))
     orchestration.events.announce(
         "budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload()
     )

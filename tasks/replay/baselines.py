@@ -81,7 +81,7 @@ def _compare(config: ModelConfig, window: Window, version: str, as_of: datetime,
     own = {"prediction": registry.classes(config.name, version) if config.task != "regression" else ()}
     own |= {name: tuple(scored.attrs[name]) for name in ("never", "every")}
     answers = [(known, np.stack(frame[column].to_numpy())) for column, known in own.items()]
-    y_true, aligned = models.label_alignment.encode_truth(pa.chunked_array([frame["label"]]), answers)
+    y_true, aligned = models.label_alignment.align_labels(pa.chunked_array([frame["label"]]), answers)
     predicted = dict(zip(own, aligned, strict=True))
     if metrics.undefined(metric.name, y_true, max(2, len(own["prediction"])), each=True):
         return BaselineScores(len(served), len(frame))

@@ -144,7 +144,7 @@ def _by_window(config: ModelConfig, plan: Plan, scorer: "Scorer", rows: "pa.Tabl
     losses = np.full(len(plan.windows), np.nan)
     if not len(rows):
         return losses
-    labels, (predicted,) = models.label_alignment.encode_truth(
+    labels, (predicted,) = models.label_alignment.align_labels(
         rows.column(config.columns.label), [(scorer.classes, scorer.predict(rows))]
     )
     moments = rows.column(config.columns.time).to_numpy()

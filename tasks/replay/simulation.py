@@ -15,7 +15,7 @@ from tasks.adapters.orchestration.stage import stage
 from tasks.policy.backtest.baselines import BASELINES
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
 from tasks.policy.backtest.simulation import PerformanceMatrix, PolicyFactory, read_matrix
-from tasks.policy.backtest.study import Backtest, gain_interval, lifts, run_backtest, summary
+from tasks.policy.backtest.study import Backtest, Recommendation, gain_interval, lifts, run_backtest, summary
 from tasks.policy.records.errors import MatrixError, UnknownPolicy
 
 
@@ -53,7 +53,7 @@ def backtest_matrix(path: Path, out: Path, alphas: Sequence[float], names: Seque
     matrix = load_matrix(path)
     outcome = run_backtest(matrix, policies, alphas, share)
     sentence = recommend(matrix, outcome)
-    write_outcome(matrix, outcome, out, f"Back-test of {path.name}", sentence)
+    write_outcome(matrix, outcome, out, f"Back-test of {path.name}", Recommendation(sentence))
     return sentence
 
 
@@ -103,15 +103,14 @@ def policy_yaml(outcome: Backtest, window_days: float) -> str:
 
 
 def write_outcome(
-    matrix: PerformanceMatrix, outcome: Backtest, out: Path, title: str, sentence: str, yaml: str = ""
+    matrix: PerformanceMatrix, outcome: Backtest, out: Path, title: str, recommendation: Recommendation
 ) -> Path:
     """Write summary.json and backtest.html atomically to `out`; return the page's path. Raises MatrixError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         storage.atomic_files.write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
-        return reports.backtest.write_page(
-            outcome, lifts(matrix, outcome), out / "backtest.html", title, sentence, yaml
-        )
+        page = out / "backtest.html"
+        return reports.backtest.write_page(outcome, lifts(matrix, outcome), page, title, recommendation)
     except OSError as error:
         raise MatrixError(f"{out}: cannot be written ({error.strerror}); expected a folder you may write to") from error
 
@@ -124,9 +123,10 @@ def backtest_candidates(
     matrix = load_matrix(path)
     outcome = run_backtest(matrix, choose_policies(names), alphas, share)
     sentence = recommend(matrix, outcome) + about_delay(config, matrix.lag)
-    yaml = policy_yaml(outcome, config.window_days)
+    recommendation = Recommendation(sentence, policy_yaml(outcome, config.window_days))
     folder = storage.workspace.make_folder(storage.workspace.workspace().reports / config.name / "backtest")
-    page = write_outcome(matrix, outcome, folder, f"Back-test of {config.name}", sentence, yaml)
-    reports.artifacts.publish_backtest(config.name, sentence, yaml, reports.backtest.table(outcome), str(page))
+    page = write_outcome(matrix, outcome, folder, f"Back-test of {config.name}", recommendation)
+    reports.artifacts.publish_backtest(config.name, recommendation, reports.backtest.table(outcome), str(page))
     get_run_logger().info("backtest: %s Page: %s", sentence, page)
-    return {"recommendation": sentence, "yaml": yaml, "page": str(page), "summary": str(folder / "summary.json")}
+    summary_file = str(folder / "summary.json")
+    return {"recommendation": sentence, "yaml": recommendation.yaml, "page": str(page), "summary": summary_file}

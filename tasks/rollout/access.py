@@ -19,7 +19,7 @@ from tasks.policy.governance.requests import MOVES, Action, Request, decided, wh
 from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.errors import AccessRefused
 from tasks.policy.records.events import Handover
-from tasks.policy.records.evidence import Judgement, LedgerEntry, Past
+from tasks.policy.records.evidence import Fact, Judgement, LedgerEntry, Past
 
 VALIDATED = "challenger.validated"
 
@@ -51,7 +51,7 @@ def check_trigger(config: ModelConfig, action: str, requested_by: str, as_of: da
     if refusal:
         _refuse(config, action, refusal, as_of, principal)
     if config.binding and not ledger.entries(config.name, kind=BOUND):
-        ledger.append(config.name, BOUND, config.binding, as_of, digest(config.name, BOUND), principal.name)
+        ledger.append(config.name, Fact(BOUND, config.binding, as_of, digest(config.name, BOUND), principal.name))
     return principal
 
 
@@ -130,8 +130,8 @@ def accept_file(model: str, by: str, reason: str, now: datetime) -> FileBinding:
     if refusal:
         raise AccessRefused(f"{config.name}: {refusal}")
     decision_id = digest(config.name, BOUND, str(len(bindings)))
-    ledger.append(config.name, "file.accepted", reason, now, decision_id, by)
-    ledger.append(config.name, BOUND, found, now, decision_id, by)
+    ledger.append(config.name, Fact("file.accepted", reason, now, decision_id, by))
+    ledger.append(config.name, Fact(BOUND, found, now, decision_id, by))
     return found
 
 
@@ -143,7 +143,7 @@ def check_override(
     if refusal:
         _refuse(config, action, refusal, as_of, principal)
     said = f"{override.by} overrides {action} until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}"
-    ledger.append(config.name, "override.used", said, as_of, digest(config.name, action, said), override.by)
+    ledger.append(config.name, Fact("override.used", said, as_of, digest(config.name, action, said), override.by))
     get_run_logger().warning("override: %s", said)
     return override
 
@@ -151,7 +151,7 @@ def check_override(
 def _refuse(config: ModelConfig, action: str, refusal: str, as_of: datetime, principal: Principal) -> None:
     reason = f"{action} was refused: {refusal}"
     decision_id = digest(config.name, action, refusal, as_of.isoformat())
-    ledger.append(config.name, "access.refused", reason, as_of, decision_id, principal.name)
+    ledger.append(config.name, Fact("access.refused", reason, as_of, decision_id, principal.name))
     orchestration.events.announce(
         "access.refused", config.name, Handover(config.name, decision_id, (reason,), as_of).payload()
     )

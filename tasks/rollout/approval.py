@@ -20,7 +20,7 @@ from tasks.policy.governance.people import ANYONE, UNNAMED
 from tasks.policy.records.base import digest, from_json
 from tasks.policy.records.errors import PromotionRefused
 from tasks.policy.records.events import Handover
-from tasks.policy.records.evidence import LedgerEntry, ModelVersion, ValidationReport
+from tasks.policy.records.evidence import Fact, LedgerEntry, ModelVersion, ValidationReport
 from tasks.policy.records.text import one_line
 from tasks.policy.rollout.validation import why_not_promote
 
@@ -72,7 +72,7 @@ def approval_of(
     else:
         approval = _asked(config, challenger, validation, request, as_of, now, model or config.name)
     if approval.verdict != "waiting":
-        ledger.append(config.name, "approval.answered", approval, as_of, decision_id, approval.by)
+        ledger.append(config.name, Fact("approval.answered", approval, as_of, decision_id, approval.by))
     get_run_logger().info(
         "approval: version %s %s by %s; %s", version, approval.verdict, approval.by, approval.reasons[0]
     )
@@ -113,7 +113,7 @@ def _request(
         run_id=orchestration.run_identity.waiting_run(),
         anonymous=bool({entry.actor for entry in trained} & ANONYMOUS),
     )
-    entry = ledger.append(config.name, "approval.requested", request, as_of, challenger.decision_id)
+    entry = ledger.append(config.name, Fact("approval.requested", request, as_of, challenger.decision_id))
     return from_json(ApprovalRequest, entry.body)
 
 
@@ -163,7 +163,7 @@ def _asked(
         if refusal is None:
             return _answer(request, verdict, name, one_line(form.comment))
         asked = digest(challenger.decision_id, run_id, str(question))
-        ledger.append(config.name, "access.refused", refusal, as_of, asked, name)
+        ledger.append(config.name, Fact("access.refused", refusal, as_of, asked, name))
     raise AssertionError("count never ends")
 
 

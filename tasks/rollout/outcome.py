@@ -18,7 +18,16 @@ from tasks.policy.economics.costs import Amount, Outcome, measured_cost, net_ben
 from tasks.policy.records.base import Window, from_json
 from tasks.policy.records.errors import VersionGone
 from tasks.policy.records.events import RunMode
-from tasks.policy.records.evidence import USAGE, ModelVersion, MonitorRun, Past, Promotion, Usage, ValidationReport
+from tasks.policy.records.evidence import (
+    USAGE,
+    Fact,
+    ModelVersion,
+    MonitorRun,
+    Past,
+    Promotion,
+    Usage,
+    ValidationReport,
+)
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.statistics.intervals import Gain, PairedPredictions, paired_bootstrap
 from tasks.policy.statistics.metrics import class_count, undefined
@@ -43,7 +52,7 @@ def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
     outcome = judge_outcome(config, run, latest, windows)
     if outcome is None:
         return None
-    ledger.append(config.name, "promotion.scored", outcome, as_of, latest.decision_id)
+    ledger.append(config.name, Fact("promotion.scored", outcome, as_of, latest.decision_id))
     reports.artifacts.publish_outcome(config.name, champion.version, outcome)
     get_run_logger().info("outcome: version %s: %s", champion.version, outcome.reason)
     return outcome
@@ -89,7 +98,7 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     scorers = [registry.version_files.load_scorer(version, config.training.estimator) for version in (old, new)]
     answers = [(scorer.classes, scorer.predict(rows)) for scorer in scorers]
-    y_true, (before, after) = models.label_alignment.encode_truth(rows.column(config.columns.label), answers)
+    y_true, (before, after) = models.label_alignment.align_labels(rows.column(config.columns.label), answers)
     pairs = PairedPredictions(y_true, champion=before, challenger=after).where(np.isfinite(y_true))
     metric = config.performance.primary_metric
     if undefined(metric.name, pairs.y_true, class_count(after)):

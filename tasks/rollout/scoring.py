@@ -3,8 +3,6 @@
 Rows are scored in batches of the size that an online service would receive; latencies are comparable.
 """
 
-import resource
-import sys
 import time
 
 import numpy as np
@@ -12,13 +10,12 @@ import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake, registry
+from tasks.adapters import lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.evidence import ModelVersion
 from tasks.policy.records.reports import Latency, Scoring, Snapshot
 
 BATCH_ROWS = 256
-BYTES_PER_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 # two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing
@@ -53,5 +50,4 @@ def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion)
 def _latency(seconds: list[float]) -> Latency:
     """Return quantiles of the seconds per batch, 0 if none was scored, and the process's peak memory so far in MB."""
     p50, p95, p99 = np.quantile(seconds or [0.0], [0.5, 0.95, 0.99])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * BYTES_PER_RSS_UNIT / 1e6
-    return Latency(float(p50), float(p95), float(p99), float(peak))
+    return Latency(float(p50), float(p95), float(p99), models.resources.peak_memory_mb())

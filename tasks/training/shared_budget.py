@@ -14,6 +14,7 @@ from deployments.config.model import ModelConfig, load_model_config
 from tasks.adapters import ledger, storage
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics import budget
+from tasks.policy.records.evidence import Fact
 
 LEASE = "_fleet"
 """A lease name that no model can have."""
@@ -48,6 +49,6 @@ def claim_shared_budget(
             left = balance.left_usd - own.cost_usd
             grant = budget.Grant(own.cost_usd, left, f"{balance.sentence}; {own.cost_usd:,.2f} USD more are promised")
             alone.check()  # right before the write: a process paused past its lease may see outdated balances
-            ledger.append(config.name, "budget.granted", grant, as_of, decision_id)
+            ledger.append(config.name, Fact("budget.granted", grant, as_of, decision_id))
     get_run_logger().info("shared budget: %s", refusal or balance.sentence)
     return refusal

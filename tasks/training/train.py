@@ -4,7 +4,6 @@ Training is refused, with a reason, if the rows cannot support a sound model. Th
 profile, which monitoring compares with, and the manifest that reproduces the training.
 """
 
-import resource
 from dataclasses import replace
 from time import perf_counter, process_time
 
@@ -19,11 +18,6 @@ from tasks.policy.records.errors import TrainingRefused
 from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
-
-
-def peak_memory_mb() -> float:
-    """Return the peak resident memory of this process so far, in MB. Linux reports it in kB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def _where_rows_are(config: ModelConfig, span: Window) -> str:
@@ -108,12 +102,12 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         coded = profiling.binned_rows.draw_rows(config, profile, rows)
         profile = profiling.domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
         contributed = models.shap.contributions(fitted.scorer, rows, models.shap.FROZEN_ROWS)
-        frozen = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
-        used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb())
+        attribution = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
+        peak_memory_mb = models.resources.peak_memory_mb()
+        used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
         sample = profiling.reference_sample.draw_sample(config, profile, rows)
-        version = registry.registration.register(
-            config, fitted, training, decision_id, profile, frozen, coded, used, sample
-        )
+        trained = registry.registration.TrainedModel(fitted, training, profile, attribution, coded, sample, used)
+        version = registry.registration.register(config, trained, decision_id)
         reached = fitted.metrics.get(config.performance.metric)
         get_run_logger().info(
             "training: version %s on %d rows in %.1f CPU s and %s rounds; held-back %s %s",

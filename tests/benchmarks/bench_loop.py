@@ -76,13 +76,13 @@ def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, riva
     measured = [metrics.Metric(name) for name in names]
     labelled = rows.filter(pc.is_valid(rows[label]))
     for known in (labelled.filter(pc.less_equal(labelled["label_at"], pa.scalar(window.end))), labelled):
-        y_true, y_pred = champion.judged(known, known[label])
+        y_true, y_pred = champion.predict_labelled(known, known[label])
         for metric in measured:
             metrics.compute(metric, y_true, y_pred)
         intervals.metric_intervals(measured, y_true, y_pred, RESAMPLING)
     intervals.metric_interval(primary, y_true, y_pred)
     for scorer in rivals:
-        metrics.compute(primary, *scorer.judged(labelled, labelled[label]))
+        metrics.compute(primary, *scorer.predict_labelled(labelled, labelled[label]))
 
 
 def main() -> int:

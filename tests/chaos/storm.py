@@ -27,7 +27,7 @@ import psutil
 
 from tasks.policy.records.base import Window
 from tasks.policy.records.events import about
-from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
+from tasks.policy.records.evidence import Decision, Fact, Judgement, WindowEvidence
 from tests.benchmarks.bench_e2e import await_that, free_ports, served
 from tests.benchmarks.e2e_model import DRIFT, WINDOW_DAYS, write_model
 
@@ -100,7 +100,7 @@ def _decide(name: str) -> None:
     window = Window(FIRST - timedelta(days=WINDOW_DAYS), FIRST)
     decision = Decision(_decision_id(name), name, window, True, ("a storm",))
     judgement = Judgement(FIRST, "none", WindowEvidence(window, 0), decision)
-    ledger.append(name, "window.judged", judgement, FIRST, decision.decision_id)
+    ledger.append(name, Fact("window.judged", judgement, FIRST, decision.decision_id))
 
 
 def _decision_id(name: str) -> str:

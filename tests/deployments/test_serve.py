@@ -24,6 +24,7 @@ from tasks.adapters.orchestration.server import free_port, served_url
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import WorkspaceError
+from tasks.policy.records.evidence import Fact
 from tests.support.served_pages import served_pages
 
 START_S = 180
@@ -50,13 +51,13 @@ class Serving:
                 env={**os.environ, "PERENNIAL_HOME": str(home)}, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     def await_start(self) -> None:
         deadline = monotonic() + START_S
-        while "Ctrl-C stops everything" not in self.said():
-            assert self.process.poll() is None and monotonic() < deadline, self.said()[-4000:]
+        while "Ctrl-C stops everything" not in self.output():
+            assert self.process.poll() is None and monotonic() < deadline, self.output()[-4000:]
             sleep(0.3)
 
     def has_scheduled_runs(self) -> bool:
@@ -96,7 +97,7 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     assert "Evidently" in httpx.get(first.urls["evidently"]).text
     fleet = httpx.get(f"{first.urls['reports']}/reports/fleet.html", timeout=60).text
     assert "Action required for 2 models." in fleet and "train and promote the first one" in fleet
-    assert re.search(r"│ worker\s+│ healthy │", first.said())
+    assert re.search(r"│ worker\s+│ healthy │", first.output())
     assert served_url(workspace()) == f"{first.urls['prefect']}/api"
     assert first.has_scheduled_runs(), "no run was planned ahead, though the fleet has a schedule"
     assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
@@ -112,14 +113,14 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     sleep(3)  # what each service started is noted every 2 s
     next(each for each in family if "tasks.adapters.dashboards.mlflow_app" in each.cmdline()).kill()
     assert first.process.wait(timeout=60) == 1
-    assert "mlflow ended with status -9, so all stops; its last lines:" in first.said()
+    assert "mlflow ended with status -9, so all stops; its last lines:" in first.output()
     assert not [each for each in family if each.is_running()]
     assert served_url(workspace()) is None
 
     second = Serving(home, tmp_path / "second.log")
     serving.append(second)
     second.await_start()
-    assert "nothing to change" in second.said(), "the second start did not find what the first one deployed"
+    assert "nothing to change" in second.output(), "the second start did not find what the first one deployed"
     family = second.family()
     second.process.send_signal(signal.SIGTERM)
     assert second.process.wait(timeout=60) == 0
@@ -135,7 +136,7 @@ def apply_under_serve() -> list[str]:
     services, stream = [], Stream(Console(record=True, width=400), len("evidently"))
     environment = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
     with hold_workspace(workspace()) as hold:
-        serve._apply(services, environment, stream, threading.Event(), hold)
+        serve._apply(serve.ServeRun(services, stream, threading.Event(), hold), environment)
         serve._check_alive(services)
     serve._say_refused(services, stream)
     return stream.console.export_text().splitlines()
@@ -188,7 +189,7 @@ def test_with_a_log_in_no_service_answers_who_has_none_and_a_changed_one_is_the_
             assert httpx.get(models, auth=auth).status_code == expected
             assert httpx.get(guarded.urls["reports"], auth=auth).status_code == expected
             assert httpx.get(guarded.urls["evidently"], auth=auth).status_code == expected
-        assert password not in guarded.said()
+        assert password not in guarded.output()
         assert not [each for each in guarded.family() if password in " ".join(each.cmdline())]
         guarded.process.terminate()
         assert guarded.process.wait(timeout=60) == 0
@@ -328,7 +329,7 @@ def test_the_fleet_page_shows_what_is_true_now(pages):
 def test_a_broken_file_is_said_on_the_fleet_page_beside_the_other_models(pages, tmp_path, monkeypatch):
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "odd.yaml").write_text("name: odd\nowner: [")
-    ledger.append("air_time", "note", "begun", utc("2024-01-01"))
+    ledger.append("air_time", Fact("note", "begun", utc("2024-01-01")))
     answer = pages.get("/reports/fleet.html", timeout=60)
     assert answer.status_code == 200
     assert "odd.yaml: is not YAML" in answer.text and 'data-model="air_time"' in answer.text

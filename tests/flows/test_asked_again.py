@@ -16,6 +16,7 @@ from flows.score import score
 from tasks.adapters import ledger
 from tasks.adapters.orchestration import events as announcements
 from tasks.policy.records.base import utc
+from tasks.policy.records.evidence import Fact
 from tests.support.prepared_workspaces import FIRST
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -27,7 +28,7 @@ EVERY = {
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
+def announced(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
     """How often each event was emitted about each decision."""
     counted: Counter[tuple[str, str]] = Counter()
     announce = announcements.announce
@@ -55,50 +56,50 @@ def ask(model: str) -> str:
     return decision.decision_id
 
 
-def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verdict(model, said):
+def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verdict(model, announced):
     wanted = ask(model)
     monitor(model, until=SECOND)
-    assert said["retraining.requested", wanted] == 2
+    assert announced["retraining.requested", wanted] == 2
     retrain(model, until=SECOND, decision_id=wanted)
     monitor(model, until=SECOND)
-    assert said["retraining.requested", wanted] == 2
+    assert announced["retraining.requested", wanted] == 2
 
 
-def test_a_request_that_was_refused_is_not_said_again(model, said):
+def test_a_request_that_was_refused_is_not_said_again(model, announced):
     wanted = ask(model)
-    ledger.append("small", "retraining.refused", "the budget refuses", SECOND, wanted)
+    ledger.append("small", Fact("retraining.refused", "the budget refuses", SECOND, wanted))
     monitor(model, until=SECOND)
-    assert said["retraining.requested", wanted] == 1
+    assert announced["retraining.requested", wanted] == 1
 
 
-def test_a_challenger_that_passed_is_handed_over_again_until_it_was_promoted(model, said):
+def test_a_challenger_that_passed_is_handed_over_again_until_it_was_promoted(model, announced):
     wanted = ask(model)
     for _ in range(2):
         retrain(model, until=SECOND, decision_id=wanted)
-    assert said["challenger.validated", wanted] == 2
+    assert announced["challenger.validated", wanted] == 2
     promote(model, decision_id=wanted, until=SECOND)
     retrain(model, until=SECOND, decision_id=wanted)
-    assert said["challenger.validated", wanted] == 2
+    assert announced["challenger.validated", wanted] == 2
 
 
-def test_after_a_rollback_nothing_asks_for_the_quarantined_version_again(model, said):
+def test_after_a_rollback_nothing_asks_for_the_quarantined_version_again(model, announced):
     wanted = ask(model)
     retrain(model, until=SECOND, decision_id=wanted)
     promote(model, decision_id=wanted, until=SECOND)
     rollback(model, reason="answers are late", until=SECOND)
-    before = said.copy()
+    before = announced.copy()
     monitor(model, until=SECOND)
     retrain(model, until=SECOND, decision_id=wanted)
-    said.subtract(before)
-    assert {event for (event, _), times in said.items() if times} == {"model.watched"}
+    announced.subtract(before)
+    assert {event for (event, _), times in announced.items() if times} == {"model.watched"}
 
 
-def test_what_a_back_fill_decided_is_never_handed_over_and_the_next_live_window_decides(model, said):
+def test_what_a_back_fill_decided_is_never_handed_over_and_the_next_live_window_decides(model, announced):
     backfill(model, start=FIRST, end=SECOND, dry_run=False)
     filled = monitor(model, until=SECOND)
     assert filled.decision.retrain and filled.backfilled
-    assert not [event for event, _ in said if event == "retraining.requested"]
+    assert not [event for event, _ in announced if event == "retraining.requested"]
     score(model, until=THIRD)
     live = monitor(model, until=THIRD)
     assert not live.backfilled
-    assert said["retraining.requested", live.decision.decision_id] == 1
+    assert announced["retraining.requested", live.decision.decision_id] == 1

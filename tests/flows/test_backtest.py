@@ -21,7 +21,7 @@ from tasks.policy.backtest.study import run_backtest
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import ModelConfigError
-from tasks.policy.records.evidence import LABELS_QUARANTINED, LabelVerdicts
+from tasks.policy.records.evidence import LABELS_QUARANTINED, Fact, LabelVerdicts
 from tasks.policy.records.reports import LabelReport
 from tasks.replay.candidates import plan_candidates
 from tasks.replay.simulation import choose_policies, policy_yaml
@@ -102,8 +102,8 @@ def test_what_cannot_be_back_tested_ends_with_one_clear_message(
     text = tmp_path / "text.npz"
     text.write_text("no zip")
     assert main(["backtest", *(part.format(file=matrix_file, text=text) for part in arguments)]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("backtest: ") and message in said and "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert printed.startswith("backtest: ") and message in printed and "Traceback" not in printed
 
 
 def test_benchmarks_outside_call_the_module_with_a_matrix_and_a_folder(matrix_file: Path, tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_a_window_without_rows_is_a_column_without_losses_until_its_rows_have_co
     assert known.tolist() == [False] * 6 + [True, False, True, True, True, True]
     write_model(tmp_path)
     backtest(model, (0.05,), ("never", "every"))
-    whole = max(workspace.glob("backtest/turning_model-*/matrix.npz"), key=lambda path: path.stat().st_mtime)
-    with np.load(whole) as stored:
+    complete = max(workspace.glob("backtest/turning_model-*/matrix.npz"), key=lambda path: path.stat().st_mtime)
+    with np.load(complete) as stored:
         assert np.isfinite(stored["loss"][5, 6:]).all()
 
 
@@ -226,13 +226,13 @@ def test_no_candidate_learns_from_or_is_judged_on_labels_in_doubt(tmp_path: Path
     (before,) = workspace.glob("backtest/turning_model-*/matrix.npz")
     in_doubt = Window(utc("2024-03-11"), utc("2024-03-21"))
     report = LabelReport(in_doubt, "fail", (), ("labels came in another unit",))
-    ledger.append("turning_model", LABELS_QUARANTINED, LabelVerdicts((report,)), in_doubt.end)
+    ledger.append("turning_model", Fact(LABELS_QUARANTINED, LabelVerdicts((report,)), in_doubt.end))
     backtest(model, (0.05,), ("never", "every"))
     (after,) = workspace.glob("backtest/turning_model-*-without-*/matrix.npz")
-    with np.load(before) as whole, np.load(after) as parted:
-        assert np.isfinite(whole["loss"][5, 6:]).all()
+    with np.load(before) as complete, np.load(after) as parted:
+        assert np.isfinite(complete["loss"][5, 6:]).all()
         assert np.isfinite(parted["loss"][5]).tolist() == [False] * 6 + [True, False, True, True, True, True]
-        assert parted["rows"][7] < whole["rows"][7]
+        assert parted["rows"][7] < complete["rows"][7]
 
 
 def test_an_end_that_is_no_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

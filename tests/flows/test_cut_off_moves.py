@@ -9,7 +9,7 @@ from flows.retrain import retrain
 from flows.rollback import rollback
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import from_json, utc
-from tasks.policy.records.evidence import LedgerEntry, Promotion
+from tasks.policy.records.evidence import Fact, LedgerEntry, Promotion
 from tasks.policy.rollout.restorable import returnable
 from tasks.record.publication import publish_promotion
 from tests.support.prepared_workspaces import FIRST, first_champion
@@ -39,23 +39,23 @@ def cut_off(monkeypatch: pytest.MonkeyPatch):
     append = ledger.append
 
     def at(interrupted: str) -> None:
-        def append_or_die(name: str, kind: str, *rest: object) -> object:
-            if kind == interrupted:
+        def append_or_die(name: str, fact: Fact) -> object:
+            if fact.kind == interrupted:
                 monkeypatch.setattr(ledger, "append", append)
                 raise KeyboardInterrupt
-            return append(name, kind, *rest)
+            return append(name, fact)
 
         monkeypatch.setattr(ledger, "append", append_or_die)
 
     return at
 
 
-def told(kind: str) -> list[LedgerEntry]:
+def facts(kind: str) -> list[LedgerEntry]:
     return list(ledger.entries(NAME, kind=kind))
 
 
 def test_a_rollback_cut_off_before_its_fact_tells_it_when_it_is_run_again(model, cut_off):
-    promotions = told("champion.promoted")
+    promotions = facts("champion.promoted")
 
     def go_back() -> Promotion:
         return rollback(model, reason="answers are late", requested_by="Ada", until=THIRD)
@@ -66,9 +66,9 @@ def test_a_rollback_cut_off_before_its_fact_tells_it_when_it_is_run_again(model,
     expected = (NAME, "1", None, "rolled_back", ("Ada: answers are late",))
     for again in (go_back(), go_back()):
         assert (again.model, again.champion, again.previous, again.action, again.reasons) == expected
-    (fact,) = told("champion.rolled_back")
+    (fact,) = facts("champion.rolled_back")
     assert (fact.actor, from_json(Promotion, fact.body)) == ("Ada", again)
-    assert told("champion.promoted") == promotions
+    assert facts("champion.promoted") == promotions
     assert returnable(ledger.entries(NAME)) == (), "version 2 is quarantined"
 
 
@@ -80,7 +80,7 @@ def test_a_promotion_cut_off_before_its_fact_tells_it_with_its_reasons(tmp_path,
         promote(model, until=FIRST)
     again = promote(model, until=FIRST)
     assert (again.action, again.champion, again.previous, again.reasons) == ("promoted", "1", None, validation.reasons)
-    assert [from_json(Promotion, fact.body) for fact in told("champion.promoted")] == [again]
+    assert [from_json(Promotion, fact.body) for fact in facts("champion.promoted")] == [again]
 
 
 def test_a_rollback_by_hand_that_prefect_runs_again_is_the_same_decision(model, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_rollback_by_hand_that_prefect_runs_again_is_the_same_decision(model, 
     monkeypatch.setattr("flows.rollback.publish_promotion", dies_once)
     restored = rollback.with_options(retries=1, retry_delay_seconds=0)(model, reason="answers are late")
     assert (restored.action, restored.champion) == ("rolled_back", "1")
-    assert [from_json(Promotion, fact.body) for fact in told("champion.rolled_back")] == [restored]
+    assert [from_json(Promotion, fact.body) for fact in facts("champion.rolled_back")] == [restored]
     assert registry.tags(NAME, "2")["status"] == "quarantined"
 
 

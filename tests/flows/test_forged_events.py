@@ -16,7 +16,7 @@ from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.access import Principal
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import AccessRefused
-from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
+from tasks.policy.records.evidence import Decision, Fact, Judgement, WindowEvidence
 from tasks.policy.rollout.probation import Degradation
 from tests.support.prepared_workspaces import first_champion
 
@@ -47,10 +47,12 @@ def by_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_identity, "creator", lambda claimed=None: AUTOMATION)
 
 
-def judged(window: Window = WINDOW, retrain: bool = True, back_to: str | None = None, **changes: object) -> None:
+def record_judgement(
+    window: Window = WINDOW, retrain: bool = True, back_to: str | None = None, **changes: object
+) -> None:
     decision = Decision(DECISION, "small", window, retrain, ("mae rose",), go_back_to=back_to)
     judgement = Judgement(window.end, "2", WindowEvidence(window, 300), decision, **changes)
-    ledger.append("small", "window.judged", judgement, window.end, DECISION)
+    ledger.append("small", Fact("window.judged", judgement, window.end, DECISION))
 
 
 def trained() -> int:
@@ -66,7 +68,7 @@ def test_a_retrain_that_nobody_decided_is_refused_and_recorded(live, by_event):
 
 
 def test_a_decision_to_keep_a_decision_of_a_back_fill_and_another_time_are_no_decision_to_retrain(live, by_event):
-    judged(retrain=False)
+    record_judgement(retrain=False)
     with pytest.raises(AccessRefused, match="holds no decision"):
         retrain(live, until=LATER, decision_id=DECISION)
     with pytest.raises(AccessRefused, match="holds no decision"):
@@ -75,7 +77,7 @@ def test_a_decision_to_keep_a_decision_of_a_back_fill_and_another_time_are_no_de
 
 
 def test_what_monitor_decided_is_done_with_its_own_reason_and_at_its_own_time_only(live, by_event):
-    judged()
+    record_judgement()
     with pytest.raises(AccessRefused, match="decided as of 2024-01-25"):
         retrain(live, until=LATER - timedelta(days=1), decision_id=DECISION)
     validation = retrain(live, until=LATER, decision_id=DECISION, reason="a forged reason", requested_by="automation")
@@ -88,7 +90,7 @@ def test_a_rollback_needs_the_degradation_that_it_names(live, by_event):
     with pytest.raises(AccessRefused, match="holds no decision"):
         rollback(live, reason="forged", until=LATER, decision_id=DECISION, champion="2")
     degraded = Degradation("2", "1", LATER, ("version 2 loses 3 mae",))
-    ledger.append("small", "champion.degraded", degraded, LATER, DECISION)
+    ledger.append("small", Fact("champion.degraded", degraded, LATER, DECISION))
     with pytest.raises(AccessRefused, match="holds no decision"):
         rollback(live, reason="forged", until=LATER, decision_id=DECISION, champion="1")
     assert registry.aliases("small")[registry.CHAMPION] == "2"
@@ -98,7 +100,7 @@ def test_a_rollback_needs_the_degradation_that_it_names(live, by_event):
 
 
 def test_an_event_cannot_make_a_live_model_judge_or_score_its_past(live, by_event):
-    judged()
+    record_judgement()
     for flow in (monitor, score):
         with pytest.raises(AccessRefused, match=r"2024-01-23\.\.2024-01-25 was judged already"):
             flow(live, until=utc("2024-01-23"))

@@ -3,7 +3,7 @@
 from tasks.adapters import ledger
 from tasks.policy.decision.retraining import decide_retraining
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import Judgement, ModelVersion, WindowEvidence
+from tasks.policy.records.evidence import Fact, Judgement, ModelVersion, WindowEvidence
 from tasks.policy.records.reports import QualityReport
 from tasks.record import history
 from tests.support.trained_models import make_config
@@ -23,7 +23,7 @@ def test_a_window_judged_again_after_its_policy_was_edited_counts_once():
         before = history.recall_history(config, history.recall_past(config), CHAMPION, WINDOW)
         decision = decide_retraining(config.name, config.retraining, evidence, before, WINDOW.end)
         judgement = Judgement(WINDOW.end, "1", evidence, decision)
-        ledger.append(config.name, "window.judged", judgement, WINDOW.end, decision.decision_id)
+        ledger.append(config.name, Fact("window.judged", judgement, WINDOW.end, decision.decision_id))
     assert len(ledger.entries(config.name)) == 2
     found = history.recall_history(config, history.recall_past(config), CHAMPION, WINDOW.next())
     assert (len(found.evidence), found.rows_since_training) == (1, 400)

@@ -16,6 +16,7 @@ from flows.score import score
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import NothingToPromote, PromotionRefused
+from tasks.policy.records.evidence import Fact
 from tests.support.prepared_workspaces import FIRST
 from tests.support.small_model import rows, write_model
 
@@ -168,10 +169,10 @@ def test_a_retrain_that_was_cut_off_after_its_first_fact_goes_on_within_its_own_
     )
     append = ledger.append
 
-    def cut_off(model: str, kind: str, *rest: object) -> object:
-        if kind == "challenger.validated":
+    def cut_off(model: str, fact: Fact) -> object:
+        if fact.kind == "challenger.validated":
             raise KeyboardInterrupt
-        return append(model, kind, *rest)
+        return append(model, fact)
 
     monkeypatch.setattr(ledger, "append", cut_off)
     with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ from prefect.logging import disable_run_logger
 
 from tasks.adapters import ledger, registry
 from tasks.policy.records.base import Window, utc
-from tasks.policy.records.evidence import History, Promotion
+from tasks.policy.records.evidence import Fact, History, Promotion
 from tasks.policy.records.reports import PerformanceReport
 from tasks.rollout import outcome
 from tests.support.monitor_runs import recorded_run
@@ -36,16 +36,16 @@ def served(count: int, without_positives: int) -> History:
     return History(performances=tuple(reports))
 
 
-@pytest.mark.parametrize(("windows", "told"), [(3, False), (4, True)])
-def test_a_window_in_which_the_metric_is_undefined_is_left_out_and_stops_nothing(windows, told):
+@pytest.mark.parametrize(("windows", "is_recorded"), [(3, False), (4, True)])
+def test_a_window_in_which_the_metric_is_undefined_is_left_out_and_stops_nothing(windows, is_recorded):
     register(CONFIG, "d1")
     champion = register(CONFIG, "d2", seed=1)
     promotion = Promotion(CONFIG.name, "d2", champion.version, "1", "promoted")
-    ledger.append(CONFIG.name, "champion.promoted", promotion, utc("2024-03-01"), "d2")
+    ledger.append(CONFIG.name, Fact("champion.promoted", promotion, utc("2024-03-01"), "d2"))
     history = served(windows, without_positives=1)
     with disable_run_logger():
         found = outcome.evaluate_promotion(
             CONFIG, recorded_run(CONFIG, registry.version(CONFIG.name, "2"), history, AS_OF)
         )
-    assert (found is not None) == told
-    assert len(ledger.entries(CONFIG.name, kind="promotion.scored")) == told
+    assert (found is not None) == is_recorded
+    assert len(ledger.entries(CONFIG.name, kind="promotion.scored")) == is_recorded

@@ -6,7 +6,14 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from tasks.adapters import ledger, registry
-from tasks.policy.records.evidence import LABELS_QUARANTINED, History, LabelVerdicts, MetricDifference, ValidationReport
+from tasks.policy.records.evidence import (
+    LABELS_QUARANTINED,
+    Fact,
+    History,
+    LabelVerdicts,
+    MetricDifference,
+    ValidationReport,
+)
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
 from tasks.record.history import recall_degradation
 from tasks.record.publication import publish_degradation
@@ -36,11 +43,11 @@ def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0, 
     registry.set_aliases(CONFIG.name, {registry.CHAMPION: fresh.version, registry.PREVIOUS: previous.version})
     difference = MetricDifference("mae", 0.5, FORECAST, 0.2, 0.1, 0.3, 500)
     report = ValidationReport(fresh.version, previous.version, "pass", (difference,), ("it gained",), 500)
-    ledger.append(CONFIG.name, "challenger.validated", report, HOLDOUT.start, "second")
+    ledger.append(CONFIG.name, Fact("challenger.validated", report, HOLDOUT.start, "second"))
     land(CONFIG, HOLDOUT, make_rows("regression", 600, HOLDOUT, seed=5, turn=rows_turn))
     if doubted:
         verdict = LabelReport(HOLDOUT, "fail", (), ("labels came in another unit",))
-        ledger.append(CONFIG.name, LABELS_QUARANTINED, LabelVerdicts((verdict,)), NOW)
+        ledger.append(CONFIG.name, Fact(LABELS_QUARANTINED, LabelVerdicts((verdict,)), NOW))
     realised = 4.0 if fresh_turn != rows_turn else 0.25
     measured = PerformanceReport(
         HOLDOUT, NOW, fresh.version, 600, 600, "closed", (MetricValue("mae", realised, realised, realised, 600, False),), "mae"
@@ -78,12 +85,14 @@ def test_after_its_first_windows_a_champion_is_no_longer_on_probation():
 def test_a_degradation_is_told_once_and_recalled(monkeypatch):
     from tasks.adapters.orchestration import events as announcements
 
-    told: list[tuple[str, dict[str, object]]] = []
-    monkeypatch.setattr(announcements, "announce", lambda event, model, payload, **more: told.append((event, payload)))
+    announced: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(
+        announcements, "announce", lambda event, model, payload, **more: announced.append((event, payload))
+    )
     fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
     for _ in range(2):
         publish_degradation.fn(CONFIG, degraded)
     assert len(ledger.entries(CONFIG.name, kind="champion.degraded")) == 1
-    assert {event for event, _ in told} == {"champion.degraded"}
-    assert told[0][1]["champion"] == fresh.version
+    assert {event for event, _ in announced} == {"champion.degraded"}
+    assert announced[0][1]["champion"] == fresh.version
     assert recall_degradation(CONFIG, fresh.version) == degraded

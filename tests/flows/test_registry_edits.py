@@ -18,7 +18,7 @@ from tasks.adapters.registry import version_files
 from tasks.adapters.reports import fleet as fleet_page
 from tasks.policy.records.base import to_json, utc
 from tasks.policy.records.errors import ModelFileError, PromotionRefused, VersionGone
-from tasks.policy.records.evidence import History, ModelVersion, Promotion
+from tasks.policy.records.evidence import Fact, History, ModelVersion, Promotion
 from tasks.record.fleet import survey_fleet
 from tasks.record.history import find_challenger, find_champion, recall_past, recall_validation, registry_changes
 from tasks.rollout.outcome import judge_outcome
@@ -42,8 +42,8 @@ def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> Model
     """A version that passed, as the flow retrain leaves it."""
     version = register(CONFIG, decision_id, turn=turn)
     registry.set_aliases(MODEL, {"challenger": version.version})
-    ledger.append(MODEL, "challenger.registered", version, AT, decision_id)
-    ledger.append(MODEL, "challenger.validated", passed(version.version, champion), AT, decision_id)
+    ledger.append(MODEL, Fact("challenger.registered", version, AT, decision_id))
+    ledger.append(MODEL, Fact("challenger.validated", passed(version.version, champion), AT, decision_id))
     return version
 
 
@@ -52,13 +52,13 @@ def promote(decision_id: str) -> Promotion:
     validation = recall_validation(CONFIG, decision_id)
     assert validation is not None
     promotion = promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation, decision_id), validation, decision_id)
-    ledger.append(MODEL, "champion.promoted", promotion, AT, decision_id)
+    ledger.append(MODEL, Fact("champion.promoted", promotion, AT, decision_id))
     return promotion
 
 
 def roll_back(decision_id: str = "back") -> Promotion:
     promotion = restore_previous.fn(CONFIG, decision_id, "wrong answers", "ada@example.com")
-    ledger.append(MODEL, "champion.rolled_back", promotion, AT, decision_id)
+    ledger.append(MODEL, Fact("champion.rolled_back", promotion, AT, decision_id))
     return promotion
 
 
@@ -93,7 +93,7 @@ def files_of(number: str) -> Path:
     return Path(registry.client().get_model_version(MODEL, number).source) / "data" / "files"
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
     main(["audit", "verify", MODEL])
     return capsys.readouterr().out
 
@@ -131,7 +131,7 @@ def test_a_model_deleted_and_made_again_gives_its_new_version_no_earlier_verdict
     with pytest.raises(PromotionRefused, match="nothing is rolled back: version 1, which is previous"):
         roll_back()
     assert registry.aliases(MODEL) == {"champion": "1", "previous": "2"}
-    assert "registry: version 2, which is champion" in said(capsys) and main(["audit", "verify", MODEL]) == 1
+    assert "registry: version 2, which is champion" in printed(capsys) and main(["audit", "verify", MODEL]) == 1
 
 
 def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earlier_version():
@@ -154,7 +154,7 @@ def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earli
 )
 def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back_on_it(alias, number, fix, capsys):
     registry.set_aliases(MODEL, {alias: number})
-    assert fix in said(capsys) and main(["audit", "verify", MODEL]) == 1
+    assert fix in printed(capsys) and main(["audit", "verify", MODEL]) == 1
     (change,) = registry_changes(CONFIG, recall_past(CONFIG))
     assert change.startswith(fix) and "set it back to version 2 in MLflow" in change
     on_trial("d4", number)
@@ -172,7 +172,7 @@ def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back
 @pytest.mark.parametrize("number", ["3", None])
 def test_a_previous_moved_by_hand_is_said_and_not_gone_back_to(number, capsys):
     registry.set_aliases(MODEL, {"previous": number})
-    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in said(capsys)
+    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in printed(capsys)
     for attempt in (roll_back, lambda: preview_rollback.fn(CONFIG)):
         with pytest.raises(PromotionRefused):
             attempt()
@@ -182,7 +182,7 @@ def test_a_previous_moved_by_hand_is_said_and_not_gone_back_to(number, capsys):
 
 def test_a_challenger_moved_by_hand_is_said(capsys):
     registry.set_aliases(MODEL, {"challenger": "1"})
-    assert "alias challenger is on version 1, which is not the one that waits" in said(capsys)
+    assert "alias challenger is on version 1, which is not the one that waits" in printed(capsys)
 
 
 def test_a_version_that_nobody_tried_does_not_serve_though_it_carries_our_tags():
@@ -196,7 +196,7 @@ def test_a_version_that_nobody_tried_does_not_serve_though_it_carries_our_tags()
 def test_a_deleted_version_that_the_ledger_names_is_said_and_its_classes_stay_known(capsys):
     registry.client().delete_model_version(MODEL, "1")
     assert (
-        "version 1, which is previous" in said(capsys)
+        "version 1, which is previous" in printed(capsys)
         and "was deleted" in registry_changes(CONFIG, recall_past(CONFIG))[0]
     )
     assert registry.classes(MODEL, "1") == ("0", "1")
@@ -237,7 +237,7 @@ def test_a_tag_that_was_edited_changes_nothing_and_is_said(tags, capsys):
     assert dict(after.tags)["trusted_types"] == dict(before.tags)["trusted_types"]
     assert registry.classes(MODEL, "3") == classes
     assert registry.find(MODEL, "another") is None
-    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in said(capsys)
+    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in printed(capsys)
     assert promote("d3").champion == "3"
 
 
@@ -277,7 +277,7 @@ def test_a_version_recorded_before_hashes_were_is_checked_against_its_tag(served
     ledger._KNOWN.clear()
     body = json.loads(to_json(registry.version(MODEL, "2")))
     del body["sha256"]
-    ledger.append(MODEL, "challenger.registered", json.dumps(body), AT, "d2")
+    ledger.append(MODEL, Fact("challenger.registered", json.dumps(body), AT, "d2"))
     version = registry.version(MODEL, "2")
     assert version.sha256 == registry.tags(MODEL, "2")["sha256"]
     assert version_files.load_scorer(version, fresh=True).classes == ("0", "1")

@@ -19,7 +19,7 @@ from tasks.adapters.storage.workspace import workspace
 from tasks.policy.economics.budget import Grant
 from tasks.policy.records.base import Window, from_json, utc
 from tasks.policy.records.errors import LedgerError, ModelConfigError
-from tasks.policy.records.evidence import Decision, Judgement, WindowEvidence
+from tasks.policy.records.evidence import Decision, Fact, Judgement, WindowEvidence
 from tasks.training.shared_budget import claim_shared_budget
 from tests.support.small_model import write_model
 
@@ -52,7 +52,8 @@ def ask(model: str, value_usd: float) -> str:
         f"decision-{model}", model, window, True, ("why",), expected_value_usd=value_usd, expected_cost_usd=40.0
     )
     ledger.append(
-        model, "window.judged", Judgement(FIRST, "1", WindowEvidence(window, 0), decision), FIRST, decision.decision_id
+        model,
+        Fact("window.judged", Judgement(FIRST, "1", WindowEvidence(window, 0), decision), FIRST, decision.decision_id),
     )
     return decision.decision_id
 
@@ -147,24 +148,24 @@ def test_a_refused_retrain_trains_nothing_says_so_by_an_event_and_stands_on_the_
     assert [entry.kind for entry in ledger.entries("beta")] == ["model.bound", "retraining.refused"]
     refusal = ledger.entries("beta")[1].body
     assert "of 50.00 USD shared by alpha, beta are spent in 30 days" in refusal
-    assert told("perennial.budget.refused", "beta") == [[refusal]]
+    assert announced_reasons("perennial.budget.refused", "beta") == [[refusal]]
     html = Path(fleet(["alpha", "beta"], until=FIRST)).read_text(encoding="utf-8")
     assert "data-balance" in html and "of 50.00 USD shared by alpha, beta are spent in 30 days; " in html
     assert refusal in html
 
 
-def told(event: str, model: str) -> list[list[str]]:
+def announced_reasons(event: str, model: str) -> list[list[str]]:
     """The reasons of the server's events of one kind about a model."""
     from prefect.client.orchestration import get_client
 
-    deadline, said = time.monotonic() + 150, []
+    deadline, reasons = time.monotonic() + 150, []
     with get_client(sync_client=True) as client:
-        while not said and time.monotonic() < deadline:  # events arrive after the run has ended
+        while not reasons and time.monotonic() < deadline:  # events arrive after the run has ended
             found = client._client.post("/events/filter", json={"filter": {"event": {"name": [event]}}})
             events = found.raise_for_status().json()["events"]
-            said = [list(each["payload"]["reasons"]) for each in events if each["payload"]["model"] == model]
+            reasons = [list(each["payload"]["reasons"]) for each in events if each["payload"]["model"] == model]
             time.sleep(0.5)
-    return said
+    return reasons
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from tasks.adapters.lake.schemas import conform_labels
 from tasks.data.split import split_labelled_rows
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import TooEarly
+from tasks.policy.records.evidence import Fact
 from tasks.policy.records.reports import QualityReport
 from tests.support.small_model import write_model
 from tests.support.trained_models import START, TRAINING, land, make_config, make_rows
@@ -84,7 +85,7 @@ def test_days_that_have_not_landed_are_no_part_of_the_holdout():
     bad = Window(TRAINING.end, TRAINING.end + timedelta(days=5))
     land(config, bad, make_rows(window=bad))
     ledger.append(
-        config.name, "window.quarantined", QualityReport(bad, "fail", 1000, (), 1000, ("it is bad",)), bad.end
+        config.name, Fact("window.quarantined", QualityReport(bad, "fail", 1000, (), 1000, ("it is bad",)), bad.end)
     )
     assert split_labelled_rows.fn(config, later)[1].labelled_rows == 500
 

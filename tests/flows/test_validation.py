@@ -106,8 +106,8 @@ def test_a_protected_group_that_loses_refuses_as_a_slice_does():
     assert groups["gender=f"].gain < -1 < 1 < groups["gender=m"].gain
     assert report.verdict == "fail"
     assert any("mae of gender=f loses" in reason and "more than the accepted" in reason for reason in report.reasons)
-    (told,) = (reason for reason in report.reasons if reason.startswith("groups of gender: challenger's mae"))
-    assert "gender=f gains least" in told
+    (sentence,) = (reason for reason in report.reasons if reason.startswith("groups of gender: challenger's mae"))
+    assert "gender=f gains least" in sentence
     assert from_json(ValidationReport, to_json(report)) == report
 
 
@@ -127,8 +127,8 @@ def test_groups_of_a_personal_column_are_numbered_and_a_column_of_before_it_was_
     report = validate(config, new, old, holdout)
     assert [item.slice_name for item in report.differences[-2:]] == ["gender=group 1", "gender=group 2"]
     later = guarded(protected=("age_group",))
-    told = validate(later, new, old, holdout).reasons[-1]
-    assert told == "groups of age_group: not compared, as none has 100 labelled rows that define the metric"
+    sentence = validate(later, new, old, holdout).reasons[-1]
+    assert sentence == "groups of age_group: not compared, as none has 100 labelled rows that define the metric"
 
 
 def test_a_copy_of_the_champion_is_no_worse_but_no_gain():
@@ -204,7 +204,9 @@ def test_a_challenger_that_needs_a_column_that_production_lacks_fails():
     from tests.support.trained_models import make_snapshot
 
     profile = freeze_reference(rows.to_batches(), wide, TRAINING, "0" * 64)
-    challenger = registration.register(wide, estimators.fit(wide, rows), make_snapshot(), "d1", profile)
+    challenger = registration.register(
+        wide, registration.TrainedModel(estimators.fit(wide, rows), make_snapshot(), profile), "d1"
+    )
     config = make_config()
     report = validate(config, challenger, None, held_out(config))
     assert report.verdict == "fail"
@@ -248,7 +250,9 @@ def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[s
     labels = [renamed.get(name, name) for name in rows.column("label").to_pylist()]
     rows = rows.set_column(rows.column_names.index("label"), "label", pa.array(labels))
     profile = freeze_reference(rows.to_batches(), config, BEFORE, "0" * 64)
-    return registration.register(config, estimators.fit(config, rows), make_snapshot(BEFORE), decision_id, profile)
+    return registration.register(
+        config, registration.TrainedModel(estimators.fit(config, rows), make_snapshot(BEFORE), profile), decision_id
+    )
 
 
 def test_what_a_promotion_brought_is_measured_in_one_order_of_classes():

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig, load_model_config
-from tasks.adapters.lake.schemas import moment
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.models import estimators, shap as attribution
 from tasks.adapters.profiling import baseline_drift
 from tasks.adapters.profiling.profile import freeze_reference, profile_batches
@@ -59,9 +59,9 @@ class Bed:
         table = read_flights(period.start, period.end)
         table = table.filter(table.column(self.config.columns.label).is_valid())
         blocks = list(Window(period.start, period.end).split(self.config.window_days))
-        kept = blocks[2::3]
-        learned = pa.concat_tables(self._between(table, block) for block in blocks if block not in kept)
-        days = [day for block in kept for day in block.split(1)]
+        held_out = blocks[2::3]
+        learned = pa.concat_tables(self._between(table, block) for block in blocks if block not in held_out)
+        days = [day for block in held_out for day in block.split(1)]
         order = np.random.default_rng(7).permutation(len(days))
         size = round(self.config.window_days)
         drawn = [[days[place] for place in order[start : start + size]] for start in range(0, len(days) - size, size)]
@@ -72,8 +72,8 @@ class Bed:
         learned = learned.take(np.arange(0, len(learned), -(-len(learned) // self.rows_at_most)))
         fitted = estimators.fit(self.config, learned)
         self.scorer, self.importance = fitted.scorer, fitted.importance
-        whole = Window(period.start, period.end)
-        frozen = freeze_reference(learned.to_batches(), self.config, whole, "bed")
+        complete = Window(period.start, period.end)
+        frozen = freeze_reference(learned.to_batches(), self.config, complete, "bed")
         self.reference = baseline_drift.with_stable_effects(self.config, frozen, learned)
         self.attribution = freeze(self.scorer.encoding.names, attribution.contributions(self.scorer, learned))
 
@@ -228,8 +228,8 @@ def by_column(name: str) -> Callable[[Bed, pa.Table], np.ndarray]:
 
 def by_expected_loss(bed: Bed, rows: pa.Table) -> np.ndarray:
     """Score rows by expected loss: p(1 - p) for classes, the predicted value for regression."""
-    predicted = bed.scorer.predict(rows)
-    return predicted if bed.config.task == "regression" else predicted * (1 - predicted)
+    y_pred = bed.scorer.predict(rows)
+    return y_pred if bed.config.task == "regression" else y_pred * (1 - y_pred)
 
 
 def relabelled(share: float, segment: tuple[str, str] | None = None) -> Change:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake.schemas import MOMENT
+from tasks.adapters.lake.casts import MOMENT
 from tasks.policy.records.base import Window
 from tests.support.monitored_model import WINDOW, model, rows
 

@@ -99,7 +99,9 @@ def register(
     rows = make_rows(config.task, window=window, seed=seed, turn=turn)
     snapshot = make_snapshot(window, len(rows))
     profile = freeze_reference(rows.to_batches(), config, window, snapshot.content_hash)
-    return registration.register(config, estimators.fit(config, rows), snapshot, decision_id, profile)
+    return registration.register(
+        config, registration.TrainedModel(estimators.fit(config, rows), snapshot, profile), decision_id
+    )
 
 
 def land(config: ModelConfig, window: Window, rows: pa.Table) -> Snapshot:

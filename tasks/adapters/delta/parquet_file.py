@@ -8,6 +8,7 @@ evaluation and landed files never change.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.fs as pa_fs
@@ -15,32 +16,41 @@ import pyarrow.parquet as pq
 
 from tasks.adapters.delta.content_hash import ContentHash, column_hashes, combined
 from tasks.adapters.storage.redaction import reason_of
-from tasks.adapters.storage.table_cache import KeptTables
+from tasks.adapters.storage.table_cache import TableCache
 from tasks.policy.records.errors import LakeError
 
 FOOTER = b"perennial"
 ROWS_PER_BATCH = 65_536  # rows in memory of a streaming reader; 64k rows × 35 floats are 18 MB
-KEPT_BYTES = 256 * 2**20  # size of the read cache; a larger file is read each time
-_kept = KeptTables(KEPT_BYTES)
+CACHE_BYTES = 256 * 2**20  # size of the read cache; a larger file is read each time
+_cache = TableCache(CACHE_BYTES)
 
 
-def write_parquet(
-    files: pa_fs.FileSystem,
-    path: str,
-    rows: pa.Table,
-    hashes: Mapping[str, str],
-    notes: Mapping[str, str],
-    stored_names: Mapping[str, str],
-) -> int:
-    """Write rows, column hashes and notes and return the size in bytes. Raises OSError, after removing a partial file.
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What a landed file says about itself: the content hash of each column, notes, and the columns stored renamed.
 
-    `stored_names` maps each column to its name in the file; readers map it back.
+    `renamed` maps the name in the file to the column's name; readers map it back.
     """
-    content = {"columns": dict(hashes), "notes": dict(notes)}
-    renamed = {stored: name for name, stored in stored_names.items() if stored != name}
-    footer = json.dumps(content | ({"names": renamed} if renamed else {}))
-    columns = [stored_names[name] for name in rows.column_names]
-    noted = rows.rename_columns(columns).replace_schema_metadata({FOOTER: footer})
+
+    hashes: Mapping[str, str]
+    notes: Mapping[str, str]
+    renamed: Mapping[str, str]
+
+    def to_json(self) -> str:
+        content = {"columns": dict(self.hashes), "notes": dict(self.notes)}
+        return json.dumps(content | ({"names": dict(self.renamed)} if self.renamed else {}))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Footer":
+        content = json.loads(text)
+        return cls(*(content.get(name, {}) for name in ("columns", "notes", "names")))
+
+
+def write_parquet(files: pa_fs.FileSystem, path: str, rows: pa.Table, footer: Footer) -> int:
+    """Write rows and footer and return the size in bytes. Raises OSError, after removing a partial file."""
+    stored_names = {name: stored for stored, name in footer.renamed.items()}
+    columns = [stored_names.get(name, name) for name in rows.column_names]
+    noted = rows.rename_columns(columns).replace_schema_metadata({FOOTER: footer.to_json()})
     try:
         files.create_dir(path.rpartition("/")[0])
         with files.open_output_stream(path) as stream:
@@ -69,11 +79,9 @@ class LandedParquet:
         except (OSError, pa.ArrowInvalid) as error:
             raise self._broken(f"cannot be read ({reason_of(error)})") from None
         schema = self._file.schema_arrow
-        footer = json.loads((schema.metadata or {}).get(FOOTER, b"{}"))
-        self.notes: dict[str, str] = footer.get("notes", {})
-        self._hashes: dict[str, str] = footer.get("columns", {})
-        names: dict[str, str] = footer.get("names", {})
-        own = [field.with_name(names.get(field.name, field.name)) for field in schema]
+        footer = Footer.from_json((schema.metadata or {}).get(FOOTER, b"{}"))
+        self.notes, self._hashes = footer.notes, footer.hashes
+        own = [field.with_name(footer.renamed.get(field.name, field.name)) for field in schema]
         self._stored = dict(zip((field.name for field in own), schema.names, strict=True))
         self._schema = pa.schema(own)
         if combined(self._hashes) != expected_hash:
@@ -116,7 +124,7 @@ class LandedParquet:
         """Return all rows, from the cache if the file is unchanged. Raises LakeError if a column's hash differs."""
         wanted = self.schema(columns)
         key = (*self._identity, *wanted.names)
-        return _kept.get(key, lambda: self._read(wanted))
+        return _cache.get(key, lambda: self._read(wanted))
 
     def _read(self, wanted: pa.Schema) -> pa.Table:
         try:

@@ -29,7 +29,7 @@ from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction, RemoveAction
 
 from tasks.adapters.delta.content_hash import column_hashes, combined
-from tasks.adapters.delta.parquet_file import LandedParquet, discard, write_parquet
+from tasks.adapters.delta.parquet_file import Footer, LandedParquet, discard, write_parquet
 from tasks.adapters.storage.aws_profile import storage_options
 from tasks.adapters.storage.redaction import reason_of
 from tasks.adapters.storage.workspace import keep_private
@@ -273,7 +273,8 @@ class LandedTable:
     ) -> AddAction:
         hashes = column_hashes(rows)
         path = f"{PARTITION}={window}/{version:08d}-{combined(hashes)}-{uuid4().hex[:8]}.parquet"
-        size = write_parquet(self._files, path, rows, hashes, notes, names)
+        footer = Footer(hashes, notes, {stored: name for name, stored in names.items() if stored != name})
+        size = write_parquet(self._files, path, rows, footer)
         statistics = json.dumps({"numRecords": rows.num_rows})
         return AddAction(path, size, {PARTITION: window}, int(time.time() * 1000), True, statistics)
 

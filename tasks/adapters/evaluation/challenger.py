@@ -14,7 +14,7 @@ import pyarrow as pa
 from deployments.config.model import ModelConfig
 from tasks.adapters import registry
 from tasks.adapters.models.files import Scorer
-from tasks.adapters.models.label_alignment import all_classes, encode_truth
+from tasks.adapters.models.label_alignment import align_labels, all_classes
 from tasks.adapters.models.slice_values import groups_of
 from tasks.adapters.registry import version_files
 from tasks.adapters.storage.redaction import reason_of
@@ -70,7 +70,7 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
     if config.task == "binary" and len(classes) > 2:
         return (f"the two versions know different classes, {len(classes)} in all, expected the same two",)
     labels = rows.column(config.columns.label)
-    y_true, aligned = encode_truth(labels, [(scorer.classes, values) for scorer, values in answers])
+    y_true, aligned = align_labels(labels, [(scorer.classes, values) for scorer, values in answers])
     known = np.isfinite(y_true)
     return _Scored(rows.filter(pa.array(known)), y_true[known], [values[known] for values in aligned], classes)
 

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
-from tasks.adapters.lake.schemas import moment
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.models import eligibility, estimators, files as model_files
 from tasks.adapters.models.files import Scorer
 from tasks.adapters.storage.atomic_files import whole_file, whole_folder
-from tasks.adapters.storage.table_cache import KeptTables
+from tasks.adapters.storage.table_cache import TableCache
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import WorkspaceError
@@ -39,7 +39,7 @@ LATEST = 8
 """Probes scored on a window of service: the latest ones, and those as old as each version that may serve."""
 DEFAULT_ROUNDS, DEFAULT_RATE = 100, 0.3
 NO_PROBE = "untaught"
-_samples = KeptTables(128 * 2**20)
+_samples = TableCache(128 * 2**20)
 """Cache of samples, which several probes read; 128 MiB hold 500 windows of 5,000 rows × 6 floats."""
 
 
@@ -159,7 +159,7 @@ def losses(config: ModelConfig, scorers: Sequence[Scorer], rows: pa.Table) -> li
     label, metric = scored.column(config.columns.label), config.performance.primary_metric
     found = []
     for scorer in scorers:
-        y_true, y_pred = scorer.judged(scored, label)
+        y_true, y_pred = scorer.predict_labelled(scored, label)
         few = metrics.undefined(metric.name, y_true, metrics.class_count(y_pred))
         value = metrics.compute(metric, y_true, y_pred)
         found.append(float("nan") if few else metrics.as_loss(metric.name, value))

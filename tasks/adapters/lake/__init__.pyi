@@ -1,4 +1,5 @@
 from . import (
+    casts as casts,
     label_faults as label_faults,
     label_spellings as label_spellings,
     label_times as label_times,

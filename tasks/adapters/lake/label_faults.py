@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.table import LandedTable, until_first
+from tasks.adapters.lake.casts import MOMENT, moment
 from tasks.adapters.lake.label_spellings import UNKNOWN, whole_numbers
-from tasks.adapters.lake.schemas import MOMENT, moment, stored_label_columns
+from tasks.adapters.lake.schemas import stored_label_columns
 from tasks.adapters.lake.window_scan import overlap, window_named
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
@@ -46,8 +47,8 @@ def land_label_faults(
             complete = searched.start <= window.start and window.end <= searched.end
             now = counts if complete else {fault: max(counts[fault], before[fault]) for fault in counts | before}
             if now != before:
-                kept = now or {"": 0}
-                columns = [list(kept), list(kept.values()), [as_of] * len(kept)]
+                stored = now or {"": 0}
+                columns = [list(stored), list(stored.values()), [as_of] * len(stored)]
                 parts[window.name] = pa.table(dict(zip(SCHEMA.names, columns, strict=True)), SCHEMA)
         if parts:
             lease.check(config.name)
@@ -100,8 +101,8 @@ def stored_alike(config: ModelConfig, labels: pa.Table, broken: pa.Table) -> tup
     usable = pc.or_(unknown, pc.is_valid(numbers))
     strange = labels.filter(pc.invert(usable))
     strange = strange.append_column("fault", pa.array([NO_WHOLE_NUMBER] * len(strange), pa.string()))
-    kept = [broken.drop_columns([name]), strange.drop_columns([name])]
-    return labels.filter(usable), pa.concat_tables(kept)
+    unusable = [broken.drop_columns([name]), strange.drop_columns([name])]
+    return labels.filter(usable), pa.concat_tables(unusable)
 
 
 def _amiss(config: ModelConfig, labels: pa.Table, broken: pa.Table, as_of: datetime) -> pa.Table:

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.table import LandedTable
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
-from tasks.adapters.lake.schemas import moment
 from tasks.adapters.lake.window_scan import overlap, window_named
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes
 from tasks.adapters.delta.table import LandedFile, LandedTable, until_first
+from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.label_times import labels_due_by
 from tasks.adapters.lake.row_identity import Repeats, by_place, first_match, landed_places, matches, repeats, taken
-from tasks.adapters.lake.schemas import conform_labels, moment, stored_label_columns
+from tasks.adapters.lake.schemas import conform_labels, stored_label_columns
 from tasks.adapters.lake.window_scan import overlap, read_span, window_named
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
@@ -216,7 +217,7 @@ def _label_of_each(
         known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
         match, shared = matches(taken(rows.column(0), own), known["id"])
         if shared.any() and not allow_repeats:
-            raise LakeError(_not_told_apart(rows, windows[place], repeats(taken(rows.column(0), own))))
+            raise LakeError(_ambiguous_ids(rows, windows[place], repeats(taken(rows.column(0), own))))
         at[own] = np.where(shared | (match < 0), -1, match + before)
         parts.append(known["label"])
         before += known.num_rows
@@ -226,7 +227,7 @@ def _label_of_each(
     return pa.chunked_array([every.take(pa.array(at, mask=at < 0))])
 
 
-def _not_told_apart(rows: pa.Table, window: Window, found: Repeats) -> str:
+def _ambiguous_ids(rows: pa.Table, window: Window, found: Repeats) -> str:
     return (
         f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, as "
         "labels are joined on it; list the columns that together identify a row, such as columns.id: [customer, week], and "

@@ -6,7 +6,8 @@ reading it returns the same rows bit for bit or raises LakeError. Rows are order
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes, combined
 from tasks.adapters.delta.parquet_file import LandedParquet
 from tasks.adapters.delta.table import LandedFile, LandedTable, stored_names, until_first
+from tasks.adapters.lake.casts import MOMENT, moment, to_utc
 from tasks.adapters.lake.label_faults import land_label_faults, read_label_faults, stored_alike
 from tasks.adapters.lake.label_times import label_lag, labels_came, labels_due_by
 from tasks.adapters.lake.late_labels import (
@@ -25,7 +27,7 @@ from tasks.adapters.lake.late_labels import (
     land_labels,
     read_labelled,
 )
-from tasks.adapters.lake.schemas import MOMENT, conform_rows, moment, require_columns, to_utc
+from tasks.adapters.lake.schemas import conform_rows, require_columns
 from tasks.adapters.lake.window_scan import window_named
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
@@ -57,8 +59,8 @@ def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
             f"{landed.uri}: rows are identified by {landed.key!r}, found columns.id {config.columns.key!r}; expected one id "
             "for good, as labels and predictions were joined on it; give the model a new name"
         )
-    notes = {"label": config.columns.label}
-    return _land_once(config.name, "rows", window, window.name, rows, notes)
+    landing = _Landing(config.name, "rows", window, window.name)
+    return _land_once(landing, rows, {"label": config.columns.label})
 
 
 def landed_rows(config: ModelConfig, window: Window) -> Snapshot | None:
@@ -92,9 +94,8 @@ def land_predictions(config: ModelConfig, window: Window, model_version: str, ta
         "model_version": pa.array([model_version] * table.num_rows, pa.string()),
     }
     further = {name: table[name] for name in table.column_names if name not in columns}
-    return _land_once(
-        config.name, "predictions", window, f"{window.name}/{model_version}", pa.table(columns | further), {}
-    )
+    landing = _Landing(config.name, "predictions", window, f"{window.name}/{model_version}")
+    return _land_once(landing, pa.table(columns | further), {})
 
 
 def read_predictions(config: ModelConfig, window: Window) -> pa.Table:
@@ -134,9 +135,19 @@ def _opened(snapshot: Snapshot) -> LandedParquet:
     return table.opened(file)
 
 
-def _land_once(model: str, name: str, window: Window, key: str, rows: pa.Table, notes: dict[str, str]) -> Snapshot:
-    """Commit rows under `key` unless rows were committed under it before; return the snapshot of the first commit."""
-    uri = workspace().table(model, name)
+@dataclass(frozen=True, slots=True)
+class _Landing:
+    """One landing in one of a model's tables; `key` is the transaction key under which it is committed once."""
+
+    model: str
+    table: str
+    window: Window
+    key: str
+
+
+def _land_once(landing: _Landing, rows: pa.Table, notes: Mapping[str, str]) -> Snapshot:
+    """Commit rows unless this landing was committed before; return the snapshot of the first commit."""
+    uri, window, key = workspace().table(landing.model, landing.table), landing.window, landing.key
     ordered = _ordered(rows, rows.column_names[1::-1])
     _require_inside(window, ordered, uri)
 
@@ -144,7 +155,7 @@ def _land_once(model: str, name: str, window: Window, key: str, rows: pa.Table, 
         table = LandedTable.open_or_create(uri, ordered.schema)
         landed = _landed(table, window, key)
         table.files()  # raises if another tool removed rows, so nothing lands on a damaged table
-        lease.check(model)
+        lease.check(landing.model)
         return landed or _snapshot(uri, window, table.append({window.name: ordered}, {key: None}, notes)[window.name])
 
     snapshot = until_first(attempt, uri)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tasks.adapters.delta.parquet_file import LandedParquet
 from tasks.adapters.delta.table import LandedFile, LandedTable
-from tasks.adapters.lake.schemas import moment
+from tasks.adapters.lake.casts import moment
 from tasks.policy.records.base import Window, utc
 from tasks.policy.records.errors import LakeError
 

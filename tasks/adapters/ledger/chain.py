@@ -12,7 +12,6 @@ elsewhere helps: record the head that `verify` prints and pass it back as `expec
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from threading import Lock
 
 import obstore
@@ -41,7 +40,7 @@ from tasks.adapters.storage.redaction import without_secrets
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import LedgerEntry
+from tasks.policy.records.evidence import Fact, LedgerEntry
 
 __all__ = ["HEAD", "Head", "Verification", "append", "entries", "models", "verify"]
 
@@ -52,32 +51,25 @@ _KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
 _ALONE = Lock()
 
 
-def append(
-    model: str,
-    kind: str,
-    body: object,
-    at: datetime,
-    decision_id: str | None = None,
-    actor: str = "perennial",
-    once: bool = True,
-) -> LedgerEntry:
-    """Append a fact, given as a record or text. With `once`, return a decision's existing fact of this kind instead.
+def append(model: str, fact: Fact) -> LedgerEntry:
+    """Append a fact and return its entry; if the decision has a fact of this kind already, return that entry instead.
 
     Raises LedgerError if the chain is damaged or the store cannot be written, FencedOut if another run has taken the
     model's lease; in both cases nothing is appended. A failure to write the head after the entry is only a warning.
     """
-    text = body if isinstance(body, str) else to_json(body)
+    body = fact.body if isinstance(fact.body, str) else to_json(fact.body)
     while True:
         known, head = _chain(model)
         if known and head is None:
             _witness(model, known)
-        if once and decision_id is not None:
-            recorded = [entry for entry in known if (entry.kind, entry.decision_id) == (kind, decision_id)]
-            if recorded:
-                return recorded[0]
+        recorded = [entry for entry in known if (entry.kind, entry.decision_id) == (fact.kind, fact.decision_id)]
+        if recorded and fact.decision_id is not None:
+            return recorded[0]
         previous_hash = known[-1].hash if known else GENESIS
         token = lease.check(model)  # after reading the chain: a takeover since then shows in the lease or next number
-        entry = LedgerEntry(model, len(known) + 1, kind, at, decision_id, actor, text, previous_hash, token)
+        entry = LedgerEntry(
+            model, len(known) + 1, fact.kind, fact.at, fact.decision_id, fact.actor, body, previous_hash, token
+        )
         with store_errors(f"{model}/{entry.sequence}"):
             try:
                 obstore.put(ledger_store(), key(model, entry.sequence), to_json(entry).encode(), mode="create")

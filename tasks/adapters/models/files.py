@@ -8,7 +8,6 @@ can write to the registry could edit that record too, so types are further limit
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from sklearn.pipeline import Pipeline
 from xgboost import XGBClassifier, XGBModel, XGBRegressor
 
 from tasks.adapters.models.encoding import Encoding, Rows, encode_labels, fitted_encoder
-from tasks.adapters.models.label_alignment import encode_truth
+from tasks.adapters.models.label_alignment import align_labels
+from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import newer_format
 from tasks.policy.records.errors import ModelFileError
 
@@ -58,20 +58,15 @@ class Scorer:
         """Encode labels as codes into `classes`, or as numbers; NaN where null or unknown to the model."""
         return encode_labels(column, self.classes)
 
-    def judged(self, rows: Rows, labels: pa.ChunkedArray) -> tuple[Floats, Floats]:
-        """Return (labels, predictions) of the rows with a known label, encoded for metrics; see `encode_truth`."""
-        truth, (predicted,) = encode_truth(labels, [(self.classes, self.predict(rows))])
-        known = np.isfinite(truth)
-        return truth[known], predicted[known]
+    def predict_labelled(self, rows: Rows, labels: pa.ChunkedArray) -> tuple[Floats, Floats]:
+        """Return (labels, predictions) of the rows with a known label, encoded for metrics; see `align_labels`."""
+        y_true, (y_pred,) = align_labels(labels, [(self.classes, self.predict(rows))])
+        known = np.isfinite(y_true)
+        return y_true[known], y_pred[known]
 
     @property
     def estimator(self) -> Any:
         return self.pipeline[-1]
-
-
-def threads() -> int:
-    """Threads per fit and prediction: PERENNIAL_THREADS, by default 1, because stages run in parallel."""
-    return int(os.environ.get("PERENNIAL_THREADS", "1"))
 
 
 def save(scorer: Scorer, folder: Path) -> None:

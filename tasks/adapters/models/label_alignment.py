@@ -18,23 +18,26 @@ Answer = tuple[tuple[str, ...], Floats]
 """A model's classes (empty for a regression) and its predictions."""
 
 
-def encode_truth(labels: pa.ChunkedArray, answers: Sequence[Answer]) -> tuple[Floats, list[Floats]]:
-    """Return (labels, predictions per answer), all of one length and one class order; NaN where no label is known."""
+def align_labels(labels: pa.ChunkedArray, answers: Sequence[Answer]) -> tuple[Floats, list[Floats]]:
+    """Return (labels, predictions per answer), encoded for metrics; the label is NaN where none is known.
+
+    All have one length and one order of classes.
+    """
     classes = all_classes(own for own, _ in answers)
     aligned = [in_order(own, predicted, classes) for own, predicted in answers]
     return with_misses(encode_labels(labels, classes, unknown=len(classes)), aligned, len(classes))
 
 
-def with_misses(truth: Floats, predicted: Sequence[Floats], classes: int) -> tuple[Floats, list[Floats]]:
+def with_misses(labels: Floats, predictions: Sequence[Floats], classes: int) -> tuple[Floats, list[Floats]]:
     """Apply the module's rule for unknown classes to rows with the code `classes`, one past the last known class."""
-    unseen = truth == classes
+    unseen = labels == classes
     if not classes or not unseen.any():
-        return truth, list(predicted)
-    if predicted[0].ndim == 2:
-        return truth, [np.column_stack([own, np.zeros(len(own))]) for own in predicted]
+        return labels, list(predictions)
+    if predictions[0].ndim == 2:
+        return labels, [np.column_stack([own, np.zeros(len(own))]) for own in predictions]
     turns = (np.arange(unseen.sum()) % 2).astype(float)
-    missed = [own.copy() for own in (truth, *predicted)]
-    for own, values in zip(missed, (turns, *[1 - turns] * len(predicted)), strict=True):
+    missed = [own.copy() for own in (labels, *predictions)]
+    for own, values in zip(missed, (turns, *[1 - turns] * len(predictions)), strict=True):
         own[unseen] = values
     return missed[0], missed[1:]
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from xgboost import DMatrix, XGBModel
 
-from tasks.adapters.models.files import Floats, Scorer, threads
+from tasks.adapters.models.files import Floats, Scorer
+from tasks.adapters.models.resources import threads
 
 ROWS = 500
 FROZEN_ROWS = 1000

@@ -22,7 +22,8 @@ from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.models.estimators import Fitted
-from tasks.adapters.models.files import Scorer, threads
+from tasks.adapters.models.files import Scorer
+from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import Snapshot
 

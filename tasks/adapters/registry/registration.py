@@ -7,6 +7,7 @@ for one decision at once. Both then see both versions; the lower number is kept 
 import json
 import logging
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities import DatasetInput, LoggedModelOutput, Metric, Param, RunTag
@@ -36,42 +37,41 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def register(
-    config: ModelConfig,
-    fitted: Fitted,
-    training: Snapshot,
-    decision_id: str,
-    reference_profile: ReferenceProfile,
-    attribution: AttributionProfile | None = None,
-    coded: CodedRows | None = None,
-    usage: Usage | None = None,
-    sample: ReferenceSample | None = None,
-) -> ModelVersion:
+@dataclass(frozen=True)
+class TrainedModel:
+    """A fitted model, the rows it was trained on, and what monitoring later compares with, stored with the version.
+
+    `attribution` is None for estimators without SHAP values.
+    """
+
+    fitted: Fitted
+    training: Snapshot
+    profile: ReferenceProfile
+    attribution: AttributionProfile | None = None
+    coded_rows: CodedRows | None = None
+    sample: ReferenceSample | None = None
+    usage: Usage | None = None
+
+
+def register(config: ModelConfig, trained: TrainedModel, decision_id: str) -> ModelVersion:
     """Register the version of this decision; return the existing version if there is one.
 
-    The reference profile and the suite learned from it are stored beside the model, and so is the attribution profile
-    if there is one. Raises RegistryError, and ModelFileError for an estimator that holds types of other packages.
+    Raises RegistryError, and ModelFileError for an estimator that holds types of other packages.
     """
     known = registry.find(config.name, decision_id)
     if known is not None:
         return known
-    client = registry.client()
+    client, training = registry.client(), trained.training
     with tempfile.TemporaryDirectory() as place, registry.answers(f"{config.name}: a version cannot be registered"):
         folder = Path(place)
-        manifest = _lay_out(folder, config, fitted, training, decision_id, reference_profile)
-        if attribution:
-            (folder / "notes" / version_files.ATTRIBUTION).write_text(to_json(attribution), encoding="utf-8")
-        if coded is not None:
-            (folder / "notes" / version_files.CODED_ROWS).write_bytes(binned_rows.to_parquet(coded))
-        if sample is not None:
-            (folder / "notes" / version_files.REFERENCE_SAMPLE).write_bytes(reference_sample.to_parquet(sample))
-        tags = _tags(config, fitted, manifest) | ({USAGE: to_json(usage)} if usage else {})
+        manifest = _lay_out(folder, config, trained, decision_id)
+        tags = _tags(config, trained, manifest)
         experiment = _ensure_model(client, config)
         lease.check(config.name)
         run_id = client.create_run(experiment, run_name=f"{config.name} {training.window.name}").info.run_id
         finished = False
         try:
-            _log_run(client, run_id, manifest, fitted.metrics, lineage.dataset_input(config, training))
+            _log_run(client, run_id, manifest, trained.fitted.metrics, lineage.dataset_input(config, training))
             client.log_artifacts(run_id, str(folder / "notes"))
             model = client.create_logged_model(experiment, name=config.name, source_run_id=run_id)
             client.log_model_artifacts(model.model_id, str(folder / "model"))
@@ -88,26 +88,26 @@ def register(
         return _settle_race(client, registry.as_record(stored))
 
 
-def _lay_out(
-    folder: Path,
-    config: ModelConfig,
-    fitted: Fitted,
-    training: Snapshot,
-    decision_id: str,
-    reference_profile: ReferenceProfile,
-) -> lineage.TrainingManifest:
+def _lay_out(folder: Path, config: ModelConfig, trained: TrainedModel, decision_id: str) -> lineage.TrainingManifest:
     """Write everything to upload: `model` in MLflow's format, and `notes` with the run's artifacts."""
     files, notes = folder / "files", folder / "notes"
     files.mkdir()
     notes.mkdir()
+    fitted, profile = trained.fitted, trained.profile
     model_files.save(fitted.scorer, files)
     sha256 = model_files.sha256(model_files.read(files))
-    manifest = lineage.manifest(config, fitted, training, decision_id, sha256)
+    manifest = lineage.manifest(config, fitted, trained.training, decision_id, sha256)
     lineage.save_for_mlflow(config, fitted.scorer, files, folder / "model")
-    (notes / version_files.PROFILE).write_text(to_json(reference_profile), encoding="utf-8")
-    (notes / version_files.SUITE).write_text(learned_suite(config, reference_profile), encoding="utf-8")
+    (notes / version_files.PROFILE).write_text(to_json(profile), encoding="utf-8")
+    (notes / version_files.SUITE).write_text(learned_suite(config, profile), encoding="utf-8")
     (notes / version_files.MANIFEST).write_text(to_json(manifest), encoding="utf-8")
     (notes / version_files.IMPORTANCE).write_text(json.dumps(fitted.importance), encoding="utf-8")
+    if trained.attribution:
+        (notes / version_files.ATTRIBUTION).write_text(to_json(trained.attribution), encoding="utf-8")
+    if trained.coded_rows is not None:
+        (notes / version_files.CODED_ROWS).write_bytes(binned_rows.to_parquet(trained.coded_rows))
+    if trained.sample is not None:
+        (notes / version_files.REFERENCE_SAMPLE).write_bytes(reference_sample.to_parquet(trained.sample))
     return manifest
 
 
@@ -167,8 +167,9 @@ def _log_run(
     client.log_inputs(run_id, datasets=[dataset])
 
 
-def _tags(config: ModelConfig, fitted: Fitted, manifest: lineage.TrainingManifest) -> dict[str, str]:
+def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.TrainingManifest) -> dict[str, str]:
     """Return the metadata that is read without opening the version's files."""
+    fitted = trained.fitted
     vouched = model_files.vouched_packages(config.training.estimator)
     trusted = model_files.needed_types(fitted.scorer.estimator, vouched)
     return {
@@ -186,6 +187,7 @@ def _tags(config: ModelConfig, fitted: Fitted, manifest: lineage.TrainingManifes
         "trusted_types": json.dumps(trusted),
         "status": "registered",
         **({registry.REMARKS: json.dumps(fitted.remarks)} if fitted.remarks else {}),
+        **({USAGE: to_json(trained.usage)} if trained.usage else {}),
     }
 
 

@@ -5,6 +5,7 @@ Versions are immutable, so results are cached.
 
 import json
 import tempfile
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,18 +42,31 @@ def load_scorer(version: ModelVersion, estimator: str | None = None, fresh: bool
     altered files and on types of other packages.
     """
     load = _scorer.__wrapped__ if fresh else _scorer
-    trusted = dict(version.tags).get("trusted_types", "[]")
-    scorer: Scorer = load(workspace().mlflow, version.model, version.version, version.sha256, estimator, trusted)
+    trusted_types = tuple(json.loads(dict(version.tags).get("trusted_types", "[]")))
+    scorer: Scorer = load(
+        _ModelFiles(workspace().mlflow, version.model, version.version, version.sha256, trusted_types), estimator
+    )
     return scorer
 
 
+@dataclass(frozen=True, slots=True)
+class _ModelFiles:
+    """The files of a version and what loading them depends on; unlike a `ModelVersion`, it does not change with tags."""
+
+    uri: str
+    model: str
+    version: str
+    sha256: str
+    trusted_types: tuple[str, ...]
+
+
 @lru_cache(maxsize=8)
-def _scorer(uri: str, model: str, number: str, sha256: str, estimator: str | None, trusted: str) -> "Scorer":
-    stored = registry.stored_version(model, number)
+def _scorer(stored: _ModelFiles, estimator: str | None) -> "Scorer":
+    source = registry.stored_version(stored.model, stored.version).source
     with tempfile.TemporaryDirectory() as folder:
-        files = _download(f"{relocation.present_place(stored.source)}/data/files", Path(folder), uri)
+        files = _download(f"{relocation.present_place(source)}/data/files", Path(folder), stored.uri)
         packages = models.files.vouched_packages(estimator)
-        return models.files.load(models.files.read(files), sha256, tuple(json.loads(trusted)), packages)
+        return models.files.load(models.files.read(files), stored.sha256, stored.trusted_types, packages)
 
 
 def _download(address: str, folder: Path, uri: str) -> Path:

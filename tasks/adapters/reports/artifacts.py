@@ -10,6 +10,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.reports.fleet import markdown as fleet_markdown
 from tasks.adapters.reports.markdown import bullets, key, quoted, table
 from tasks.adapters.storage.links import version_link
+from tasks.policy.backtest.study import Recommendation
 from tasks.policy.economics.costs import Outcome
 from tasks.policy.governance.access import Approval, ApprovalRequest
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
@@ -51,12 +52,13 @@ def publish_fleet(fleet: Fleet, page: str) -> None:
     create_markdown_artifact(fleet_markdown(fleet, page), key="fleet", description=plain(fleet.headline))
 
 
-def publish_backtest(model: str, sentence: str, yaml: str, rows: list[dict[str, str]], page: str) -> None:
+def publish_backtest(model: str, recommendation: Recommendation, rows: list[dict[str, str]], page: str) -> None:
     """Publish the backtest's recommendation, the YAML to paste and every policy's figures."""
-    parts = [f"# {model}: back-test of retraining policies", plain(sentence)]
-    parts += [f"```yaml\n{yaml}```"] if yaml else []
+    sentence = plain(recommendation.sentence)
+    parts = [f"# {model}: back-test of retraining policies", sentence]
+    parts += [f"```yaml\n{recommendation.yaml}```"] if recommendation.yaml else []
     parts += [table(tuple(rows[0]), [tuple(row.values()) for row in rows]), f"Page with plots: {page}"]
-    create_markdown_artifact("\n\n".join(parts), key=key("backtest", model), description=plain(sentence))
+    create_markdown_artifact("\n\n".join(parts), key=key("backtest", model), description=sentence)
 
 
 def publish_validation_page(config: ModelConfig, report: ValidationReport, run_id: str, reason: str) -> None:

@@ -13,7 +13,7 @@ from plotly import graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from tasks.adapters.storage.atomic_files import write_whole
-from tasks.policy.backtest.study import Backtest, Lift
+from tasks.policy.backtest.study import Backtest, Lift, Recommendation
 
 SEEN = 3.0
 """Lift at which the plot is cut off: if a timer is as good as hindsight, the lift's denominator is close to zero."""
@@ -24,17 +24,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 Lifts = Mapping[str, Mapping[float, Lift | None]]
 
 
-def write_page(backtest: Backtest, lifts: Lifts, path: Path, title: str, recommendation: str, yaml: str = "") -> Path:
+def write_page(backtest: Backtest, lifts: Lifts, path: Path, title: str, recommendation: Recommendation) -> Path:
     """Write the page atomically. Raises OSError."""
     pages = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     text = pages.get_template("backtest.html.j2").render(
         title=title,
-        recommendation=recommendation,
-        yaml=yaml,
+        recommendation=recommendation.sentence,
+        yaml=recommendation.yaml,
         plotly=get_plotlyjs(),
-        pareto=_drawn(_pareto(backtest), "pareto"),
-        regret=_drawn(_regret(backtest), "regret"),
-        lift=_drawn(_lift(backtest, lifts), "lift"),
+        pareto=_html(_pareto(backtest), "pareto"),
+        regret=_html(_regret(backtest), "regret"),
+        lift=_html(_lift(backtest, lifts), "lift"),
         lift_alpha=f"{_middle(backtest):g}",
         lift_rows=_lift_rows(backtest, lifts),
         alpha_names=[f"{alpha:g}" for alpha in backtest.alphas],
@@ -44,7 +44,7 @@ def write_page(backtest: Backtest, lifts: Lifts, path: Path, title: str, recomme
     return write_whole(path, text)
 
 
-def _drawn(figure: go.Figure, name: str) -> str:
+def _html(figure: go.Figure, name: str) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False}))
 
 
@@ -101,7 +101,7 @@ def _lift(backtest: Backtest, lifts: Lifts) -> go.Figure:
             "array": [lift.high - lift.lift],
             "arrayminus": [lift.lift - lift.low],
         }
-        hover = f"{policy}<br>{lift.retrains} retrains<br>lift {_spoken(lift)}<extra></extra>"
+        hover = f"{policy}<br>{lift.retrains} retrains<br>lift {_lift_text(lift)}<extra></extra>"
         figure.add_scatter(
             x=[lift.lift], y=[policy], mode="markers", name=policy, hovertemplate=hover, showlegend=False,
             marker={"color": colour, "size": 9}, error_x={**bars, "color": colour, "thickness": 2},
@@ -116,10 +116,10 @@ def _lift(backtest: Backtest, lifts: Lifts) -> go.Figure:
 def _lift_rows(backtest: Backtest, lifts: Lifts) -> list[tuple[str, list[str]]]:
     """Return the policies with a lift at any cost, best first, and their lift at each cost."""
     known = [policy for policy in backtest.ranking() if any(lifts[policy].values())]
-    return [(policy, [_spoken(lift) for lift in lifts[policy].values()]) for policy in known]
+    return [(policy, [_lift_text(lift) for lift in lifts[policy].values()]) for policy in known]
 
 
-def _spoken(lift: Lift | None) -> str:
+def _lift_text(lift: Lift | None) -> str:
     return "–" if lift is None else f"{lift.lift:.2f} ({lift.low:.2f} to {lift.high:.2f})"
 
 

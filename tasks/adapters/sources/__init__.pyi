@@ -1,4 +1,5 @@
 from . import (
+    csv_files as csv_files,
     file_dataset as file_dataset,
     files as files,
     limits as limits,

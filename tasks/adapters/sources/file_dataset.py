@@ -18,6 +18,7 @@ import pyarrow.dataset as pa_dataset
 import pyarrow.fs as pa_fs
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.sources.csv_files import csv_format
 from tasks.policy.records.errors import SourceError
 
 IGNORED = (".", "_")  # prefixes of file names that Arrow ignores
@@ -30,13 +31,13 @@ FAMILIES = {
 }
 
 
+def file_format(config: ModelConfig) -> pa_dataset.FileFormat:
+    """Return the format of the model's files: Parquet, or CSV with the types of the YAML."""
+    return pa_dataset.ParquetFileFormat() if config.source.kind == "parquet" else csv_format(config)
+
+
 def open_files(
-    config: ModelConfig,
-    files: pa_fs.FileSystem,
-    path: str,
-    form: pa_dataset.FileFormat,
-    columns: Sequence[str],
-    where: str,
+    config: ModelConfig, files: pa_fs.FileSystem, path: str, columns: Sequence[str], where: str
 ) -> pa_dataset.Dataset:
     """Open a file or a folder's files with one type per column of `columns`.
 
@@ -49,7 +50,7 @@ def open_files(
         _refuse_links(Path(path), where)
     selected = [path] if found.is_file else pa_fs.FileSelector(path, recursive=True)
     folders = pa_dataset.FileSystemFactoryOptions(partitioning=pa_dataset.HivePartitioning.discover())
-    factory = pa_dataset.FileSystemDatasetFactory(files, selected, form, folders)
+    factory = pa_dataset.FileSystemDatasetFactory(files, selected, file_format(config), folders)
     dataset = factory.finish()
     keys = (pa_dataset.get_partition_keys(fragment.partition_expression) for fragment in dataset.get_fragments())
     in_paths = {name for named in keys for name in named}
@@ -57,7 +58,7 @@ def open_files(
     if as_text:
         dataset = factory.finish(_with_types(dataset.schema, dict.fromkeys(as_text, pa.string())))
     stored = [name for name in columns if name not in in_paths]
-    if isinstance(form, pa_dataset.ParquetFileFormat) and len(dataset.files) > 1:
+    if config.source.kind == "parquet" and len(dataset.files) > 1:
         return _unified(config, dataset, stored, where)
     return dataset
 

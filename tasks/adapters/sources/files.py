@@ -2,9 +2,8 @@
 
 Arrow's file systems access S3 and GCS (credentials from the environment, AWS_ENDPOINT_URL for another S3 store). The
 window is pushed down as a filter on the time column, and only named columns are read. A file over HTTP is downloaded
-completely. CSV types follow the kinds in the YAML and are not inferred from the first block: "007" stays text, and a
-later value never has the wrong type. An empty field is a missing value. A column that one file of a folder lacks is
-null for that file, and the quality gate evaluates it; a folder of CSV files has the columns of its first file.
+completely. A column that one file of a folder lacks is null for that file, and the quality gate evaluates it; a folder of
+CSV files has the columns of its first file.
 """
 
 import os
@@ -22,15 +21,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import httpx
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.dataset as pa_dataset
 import pyarrow.fs as pa_fs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake.schemas import moment, require_columns, to_utc
-from tasks.adapters.sources.file_dataset import compares_alike, open_files
+from tasks.adapters.lake.casts import moment, to_utc
+from tasks.adapters.lake.schemas import require_columns
+from tasks.adapters.sources.csv_files import empty_is_missing
+from tasks.adapters.sources.file_dataset import compares_alike, file_format, open_files
 from tasks.adapters.sources.limits import check_file, local_path, opened_response
 from tasks.adapters.storage.aws_profile import keys, storage_options
 from tasks.adapters.storage.redaction import reason_of
@@ -41,7 +41,6 @@ CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 60.0
 DOWNLOAD_TIMEOUT_S = 600.0
 CONVERSION = re.compile(r"In CSV column #(?P<place>\d+): .*CSV conversion error to (?P<kind>\w+)", re.DOTALL)
-NO_TIME = pa.array(pa_csv.ConvertOptions().null_values)
 
 
 def read_files(config: ModelConfig, window: Window, columns: Sequence[str], where: str) -> pa.Table:
@@ -59,7 +58,7 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
             if config.source.kind != "parquet" or compares_alike(dataset, config.columns.time):
                 bounds = _pushed_down(config, dataset.schema, window, where)
             rows = dataset.to_table(columns=list(columns), filter=bounds)
-            return _empty_is_missing(config, rows) if config.source.kind == "csv" else rows
+            return empty_is_missing(config, rows) if config.source.kind == "csv" else rows
     except (FileNotFoundError, TableNotFoundError):
         raise SourceError(
             f"{where}: nothing is there, expected a {config.source.kind} source; fix source.path"
@@ -126,10 +125,9 @@ def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) 
     if config.source.kind == "delta":
         yield DeltaTable(path, storage_options=storage_options(path)).to_pyarrow_dataset()
         return
-    kind = pa_dataset.ParquetFileFormat() if config.source.kind == "parquet" else _csv_format(config)
     if local is not None or urlsplit(path).scheme not in ("http", "https"):
         files, inner = (pa_fs.LocalFileSystem(), path) if local is not None else _file_system(path, where)
-        yield open_files(config, files, inner, kind, columns, where)
+        yield open_files(config, files, inner, columns, where)
         return
     with tempfile.TemporaryDirectory() as folder:
         fetched, deadline = Path(folder) / "fetched", monotonic() + DOWNLOAD_TIMEOUT_S
@@ -139,7 +137,7 @@ def _opened(config: ModelConfig, path: str, columns: Sequence[str], where: str) 
                 file.write(chunk)
                 if monotonic() > deadline:
                     raise TimeoutError
-        yield pa_dataset.dataset(str(fetched), format=kind)
+        yield pa_dataset.dataset(str(fetched), format=file_format(config))
 
 
 def _file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
@@ -167,54 +165,6 @@ def _file_system(path: str, where: str) -> tuple[pa_fs.FileSystem, str]:
     raise SourceError(
         f"{where}: Parquet and CSV are not read from {scheme}://; expected a path, or an address with https://, s3:// or gs://"
     )
-
-
-def _csv_format(config: ModelConfig) -> pa_dataset.CsvFileFormat:
-    options, columns = config.source.options, config.columns
-    # times as text: inference would fix one precision, and label times may be empty in the first block; `to_utc` parses
-    types = {name: pa.string() for name in (*columns.protected, *columns.id_columns, *_times(config))}
-    types |= {name: pa.float64() for name in columns.features.numeric}
-    types |= {name: pa.string() for name in columns.features.categorical}
-    types |= {name: pa.string() for name in columns.features.boolean}  # yes and no, t and f: `conform_rows` parses them
-    # labels as text: inference would give no type if the first block has no label, and one label that is not a number
-    # must not prevent reading the others
-    types[columns.label] = pa.string()
-    return pa_dataset.CsvFileFormat(
-        parse_options=pa_csv.ParseOptions(
-            delimiter=str(options.get("delimiter", ",")),
-            quote_char=str(options.get("quote_char", '"')),
-            newlines_in_values=True,  # otherwise a quoted line break fails in files of more than one block
-        ),
-        convert_options=pa_csv.ConvertOptions(
-            column_types=types,
-            decimal_point=str(options.get("decimal_point", ".")),
-            null_values=[*pa_csv.ConvertOptions().null_values, *_own_null_values(config)],
-        ),
-        read_options=pa_csv.ReadOptions(encoding=str(options.get("encoding", "utf8"))),
-    )
-
-
-def _own_null_values(config: ModelConfig) -> list[str]:
-    options = config.source.options
-    return str(options["null_values"]).split(",") if "null_values" in options else []
-
-
-def _times(config: ModelConfig) -> tuple[str, ...]:
-    columns = config.columns
-    return (columns.time,) if columns.label_time is None else (columns.time, columns.label_time)
-
-
-def _empty_is_missing(config: ModelConfig, rows: pa.Table) -> pa.Table:
-    """Replace empty text by null, and also NA and the like in times and booleans; as a category NA may be a value."""
-    for place, field in enumerate(rows.schema):
-        if pa.types.is_string(field.type):
-            text = rows.column(place)
-            untold = field.name in _times(config) or field.name in config.columns.features.boolean
-            missing = pc.is_in(text, NO_TIME) if untold else pc.equal(text, "")
-            if field.name == config.columns.label:
-                missing = pc.or_(missing, pc.is_in(text, pa.array(_own_null_values(config), pa.string())))
-            rows = rows.set_column(place, field, pc.if_else(missing, pa.scalar(None, pa.string()), text))
-    return rows
 
 
 def _pushed_down(config: ModelConfig, schema: pa.Schema, window: Window, where: str) -> pc.Expression | None:

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
+from tasks.adapters.lake.casts import TimeForm, moment
 from tasks.adapters.lake.row_identity import how_to_tell_apart, repeats
-from tasks.adapters.lake.schemas import TimeForm, conform_rows, label_columns, moment, row_columns, sort_labels
+from tasks.adapters.lake.schemas import conform_rows, label_columns, row_columns, sort_labels
 from tasks.adapters.sources.files import read_files, shown
 from tasks.adapters.sources.sql import read_query
 from tasks.adapters.storage.redaction import reason_of
@@ -67,10 +68,10 @@ def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
     found = repeats(rows.column(0))
     if found:
         names = config.columns.id_columns
-        told_apart = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; fix the source"
+        remedy = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; fix the source"
         raise SourceError(
             f"{where(config)}: columns.id is {', '.join(names)}: {found} in the history {config.history().name}; expected "
-            f"each id once there, as labels and predictions are joined on it{told_apart}. "
+            f"each id once there, as labels and predictions are joined on it{remedy}. "
             "Nothing has landed"
         )
 

@@ -7,24 +7,24 @@ import pyarrow as pa
 from cachetools import LRUCache
 
 
-class KeptTables:
+class TableCache:
     """Thread-safe LRU cache of tables. The table under a key must be immutable."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self._kept: LRUCache[object, pa.Table] = LRUCache(most_bytes, getsizeof=lambda table: table.nbytes)
-        self._alone = Lock()
+    def __init__(self, max_bytes: int) -> None:
+        self._tables: LRUCache[object, pa.Table] = LRUCache(max_bytes, getsizeof=lambda table: table.nbytes)
+        self._lock = Lock()
 
     def get(self, key: object, read: Callable[[], pa.Table]) -> pa.Table:
         """Return the cached table, or read and cache it. A table larger than the cache is read each time."""
-        with self._alone:
-            kept = self._kept.get(key)
-        if kept is None:
-            kept = read()
-            with self._alone:
-                if kept.nbytes <= self._kept.maxsize:
-                    self._kept[key] = kept
-        return kept
+        with self._lock:
+            table = self._tables.get(key)
+        if table is None:
+            table = read()
+            with self._lock:
+                if table.nbytes <= self._tables.maxsize:
+                    self._tables[key] = table
+        return table
 
     def clear(self) -> None:
-        with self._alone:
-            self._kept.clear()
+        with self._lock:
+            self._tables.clear()

@@ -51,6 +51,14 @@ class Backtest:
         return sorted(self.policies, key=self.mean_regret)
 
 
+@dataclass(frozen=True)
+class Recommendation:
+    """The policy to use, in one sentence, and the YAML of its `retraining:` section; empty if no trigger is that policy."""
+
+    sentence: str
+    yaml: str = ""
+
+
 def run_backtest(
     matrix: PerformanceMatrix,
     policies: Mapping[str, PolicyFactory],

@@ -274,6 +274,17 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True)
+class Fact:
+    """What happened, to be appended to a model's ledger; `body` is a record or text."""
+
+    kind: str
+    body: object
+    at: datetime
+    decision_id: str | None = None
+    actor: str = "perennial"
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """One fact. `previous_hash` is the hash of the entry before it, which makes the ledger a chain."""
 

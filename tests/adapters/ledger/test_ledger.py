@@ -16,7 +16,7 @@ from tasks.adapters.storage import lease
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import from_json, to_json, utc
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import LedgerEntry, Promotion
+from tasks.policy.records.evidence import Fact, LedgerEntry, Promotion
 from tests.support.object_store import object_store
 
 AT = utc("2013-05-01")
@@ -25,7 +25,7 @@ MODEL = "flight_delay"
 
 def fill(count: int, model: str = MODEL) -> list[LedgerEntry]:
     return [
-        ledger.append(model, "window.judged", f"fact {i}", AT + timedelta(days=i), f"decision-{i}")
+        ledger.append(model, Fact("window.judged", f"fact {i}", AT + timedelta(days=i), f"decision-{i}"))
         for i in range(count)
     ]
 
@@ -44,12 +44,12 @@ def problems() -> str:
 
 def test_entries_come_back_as_they_were_told_in_order():
     promotion = Promotion(MODEL, "d1", "2", "1", "promoted", ("log_loss gained 0.01",))
-    told = ledger.append(MODEL, "champion.promoted", promotion, AT, "d1", "Ada")
-    assert ledger.entries(MODEL) == (told,)
-    assert (told.sequence, told.actor, told.previous_hash) == (1, "Ada", ledger.GENESIS)
-    assert from_json(Promotion, told.body) == promotion
-    second = ledger.append(MODEL, "note", "said by hand", AT)
-    assert second.previous_hash == told.hash
+    recorded = ledger.append(MODEL, Fact("champion.promoted", promotion, AT, "d1", "Ada"))
+    assert ledger.entries(MODEL) == (recorded,)
+    assert (recorded.sequence, recorded.actor, recorded.previous_hash) == (1, "Ada", ledger.GENESIS)
+    assert from_json(Promotion, recorded.body) == promotion
+    second = ledger.append(MODEL, Fact("note", "said by hand", AT))
+    assert second.previous_hash == recorded.hash
     assert ledger.entries(MODEL, kind="note") == (second,)
     assert ledger.entries(MODEL, last=1) == (second,)
     assert ledger.entries(MODEL, last=0) == ()
@@ -70,22 +70,21 @@ def test_models_have_chains_of_their_own():
 @pytest.mark.parametrize("model", ["../other", "a/b", "", "Flight", "x" * 64])
 def test_a_model_name_never_becomes_a_path(model):
     with pytest.raises(LedgerError, match="expected a name"):
-        ledger.append(model, "note", "x", AT)
+        ledger.append(model, Fact("note", "x", AT))
 
 
 def test_a_fact_of_a_decision_is_told_once():
-    first = ledger.append(MODEL, "champion.promoted", "one", AT, "d1")
-    assert ledger.append(MODEL, "champion.promoted", "another", AT, "d1") == first
-    assert ledger.append(MODEL, "champion.rolled_back", "one", AT, "d1").sequence == 2
-    assert ledger.append(MODEL, "champion.promoted", "one", AT, "d1", once=False).sequence == 3
-    assert [ledger.append(MODEL, "note", "x", AT).sequence for _ in range(2)] == [4, 5]
+    first = ledger.append(MODEL, Fact("champion.promoted", "one", AT, "d1"))
+    assert ledger.append(MODEL, Fact("champion.promoted", "another", AT, "d1")) == first
+    assert ledger.append(MODEL, Fact("champion.rolled_back", "one", AT, "d1")).sequence == 2
+    assert [ledger.append(MODEL, Fact("note", "x", AT)).sequence for _ in range(2)] == [3, 4]
 
 
 def _append_many(home: str, writer: int, count: int) -> None:
     os.environ["PERENNIAL_HOME"] = home
     for i in range(count):
-        ledger.append(MODEL, "note", f"writer {writer} fact {i}", AT)
-        ledger.append(MODEL, "shared", f"writer {writer}", AT, f"decision-{i}")
+        ledger.append(MODEL, Fact("note", f"writer {writer} fact {i}", AT))
+        ledger.append(MODEL, Fact("shared", f"writer {writer}", AT, f"decision-{i}"))
 
 
 def append_from_processes(writers: int, facts: int) -> None:
@@ -97,12 +96,12 @@ def append_from_processes(writers: int, facts: int) -> None:
         process.join()
         assert process.exitcode == 0
     assert ledger.verify(MODEL).problems == ()
-    told = ledger.entries(MODEL)
-    assert len(told) == writers * facts + facts  # each shared decision is told once, whoever came first
-    assert {entry.body for entry in told if entry.kind == "note"} == {
+    recorded = ledger.entries(MODEL)
+    assert len(recorded) == writers * facts + facts  # each shared decision is told once, whoever came first
+    assert {entry.body for entry in recorded if entry.kind == "note"} == {
         f"writer {writer} fact {i}" for writer in range(writers) for i in range(facts)
     }
-    own = [entry.body for entry in told if entry.body.startswith("writer 2 fact")]
+    own = [entry.body for entry in recorded if entry.body.startswith("writer 2 fact")]
     assert own == sorted(own, key=lambda body: int(body.split()[-1]))  # one writer's facts keep their order
 
 
@@ -117,14 +116,14 @@ def test_a_slower_writer_leaves_no_older_head(monkeypatch):
 
     def slow(store, path, *arguments, **options):
         if path.endswith("head.json") and waiting:
-            ledger.append(MODEL, "note", waiting.pop(0), AT)
+            ledger.append(MODEL, Fact("note", waiting.pop(0), AT))
         return put(store, path, *arguments, **options)
 
     monkeypatch.setattr(obstore, "put", slow)
-    ledger.append(MODEL, "note", "first", AT)
-    told = ledger.entries(MODEL)
-    assert {entry.body for entry in told} == {"first", "second", "third"}
-    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, told[-1].hash)
+    ledger.append(MODEL, Fact("note", "first", AT))
+    recorded = ledger.entries(MODEL)
+    assert {entry.body for entry in recorded} == {"first", "second", "third"}
+    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, recorded[-1].hash)
 
 
 def test_a_head_that_cannot_be_written_undoes_no_fact(monkeypatch, caplog):
@@ -138,11 +137,11 @@ def test_a_head_that_cannot_be_written_undoes_no_fact(monkeypatch, caplog):
         return put(store, path, *arguments, **options)
 
     monkeypatch.setattr(obstore, "put", refused)
-    told = ledger.append(MODEL, "note", "x", AT)
-    assert ledger.entries(MODEL)[-1] == told
+    recorded = ledger.append(MODEL, Fact("note", "x", AT))
+    assert ledger.entries(MODEL)[-1] == recorded
     assert "entry 2 is in, but head.json lags behind" in caplog.text
     monkeypatch.setattr(obstore, "put", put)
-    assert ledger.append(MODEL, "note", "y", AT).sequence == 3
+    assert ledger.append(MODEL, Fact("note", "y", AT)).sequence == 3
     assert ledger.verify(MODEL).head.sequence == from_json(ledger.Head, head_file().read_bytes()).sequence == 3
 
 
@@ -155,7 +154,7 @@ def test_a_damaged_entry_behind_ones_own_does_not_undo_it(monkeypatch):
         return put(store, path, *arguments, **options)
 
     monkeypatch.setattr(obstore, "put", tearing)
-    assert ledger.append(MODEL, "note", "first", AT).sequence == 1
+    assert ledger.append(MODEL, Fact("note", "first", AT)).sequence == 1
     assert "entry 2 cannot be read" in problems()
 
 
@@ -169,7 +168,7 @@ def test_nothing_half_written_lies_about():
 class TestDamageIsFound:
     @pytest.fixture(autouse=True)
     def _five_entries(self) -> Iterator[None]:
-        self.told = fill(5)
+        self.recorded = fill(5)
         assert not ledger.verify(MODEL).problems
         yield
 
@@ -208,12 +207,12 @@ class TestDamageIsFound:
     def test_a_tail_cut_off_and_covered_up_needs_a_head_noted_elsewhere(self):
         noted = ledger.verify(MODEL).head
         entry_file(5).unlink()
-        head_file().write_text(to_json(ledger.Head(4, self.told[3].hash)))
+        head_file().write_text(to_json(ledger.Head(4, self.recorded[3].hash)))
         assert not ledger.verify(MODEL).problems  # no chain can show this by itself
         assert "the head noted elsewhere names entry 5" in " ".join(ledger.verify(MODEL, noted).problems)
 
     def test_a_chain_forged_from_one_entry_on_needs_it_too(self):
-        noted, previous = ledger.verify(MODEL).head, self.told[2].hash
+        noted, previous = ledger.verify(MODEL).head, self.recorded[2].hash
         for number in (4, 5):
             self.rewrite(number, actor="nobody", previous_hash=previous)
             previous = from_json(LedgerEntry, entry_file(number).read_bytes()).hash
@@ -239,9 +238,9 @@ class TestDamageIsFound:
         assert "entry 3 says that it is entry 2" in found
         assert "entry 4 says that it is entry 3" in found
 
-    @pytest.mark.parametrize("kept", [0, 40])
-    def test_a_torn_entry(self, kept):
-        entry_file(5).write_bytes(entry_file(5).read_bytes()[:kept])
+    @pytest.mark.parametrize("length", [0, 40])
+    def test_a_torn_entry(self, length):
+        entry_file(5).write_bytes(entry_file(5).read_bytes()[:length])
         assert "entry 5 cannot be read: torn or changed" in problems()
 
     def test_a_foreign_file(self):
@@ -252,7 +251,7 @@ class TestDamageIsFound:
     def test_a_damaged_chain_is_neither_read_nor_extended(self, number):
         entry_file(number).unlink()
         ledger._KNOWN.clear()  # as a new process
-        for attempt in (lambda: ledger.append(MODEL, "note", "x", AT), lambda: ledger.entries(MODEL)):
+        for attempt in (lambda: ledger.append(MODEL, Fact("note", "x", AT)), lambda: ledger.entries(MODEL)):
             with pytest.raises(LedgerError, match=r"perennial audit verify flight_delay"):
                 attempt()
         assert not entry_file(6).exists()
@@ -265,11 +264,11 @@ class TestDamageIsFound:
         if not known:
             ledger._KNOWN.clear()  # as a new process
         with pytest.raises(LedgerError, match="nothing shows that entry 3 is the last one") as damaged:
-            ledger.append(MODEL, "note", "x", AT)
+            ledger.append(MODEL, Fact("note", "x", AT))
         assert not entry_file(4).exists() and not head_file().exists()
         assert len(ledger.entries(MODEL)) == 3, "what is there can be read"
         head_file().write_text(str(damaged.value).split(" write ")[1].removesuffix(" to head.json"))
-        assert ledger.append(MODEL, "note", "x", AT).sequence == 4
+        assert ledger.append(MODEL, Fact("note", "x", AT)).sequence == 4
         assert not ledger.verify(MODEL).problems
 
     def test_a_lost_beginning_is_not_begun_again(self):
@@ -277,13 +276,13 @@ class TestDamageIsFound:
             lost.unlink()
         ledger._KNOWN.clear()
         with pytest.raises(LedgerError, match=r"entry 1 is missing, though .*00000003\.json is there"):
-            ledger.append(MODEL, "note", "x", AT)
+            ledger.append(MODEL, Fact("note", "x", AT))
         assert not entry_file(1).exists()
 
     def test_an_unreadable_head_is_not_built_upon(self):
         head_file().write_text("{torn")
         with pytest.raises(LedgerError, match=r"head\.json is missing or cannot be read"):
-            ledger.append(MODEL, "note", "x", AT)
+            ledger.append(MODEL, Fact("note", "x", AT))
 
     def test_the_same_process_sees_a_lost_tail_too(self):
         entry_file(5).unlink()
@@ -293,10 +292,10 @@ class TestDamageIsFound:
 
 def test_a_lagging_head_is_caught_up_with():
     """A writer killed between its entry and the head: the next one goes on from the entry."""
-    told = fill(3)
-    head_file().write_text(to_json(ledger.Head(2, told[1].hash)))
+    recorded = fill(3)
+    head_file().write_text(to_json(ledger.Head(2, recorded[1].hash)))
     ledger._KNOWN.clear()
-    assert ledger.append(MODEL, "note", "x", AT).sequence == 4
+    assert ledger.append(MODEL, Fact("note", "x", AT)).sequence == 4
     assert not ledger.verify(MODEL).problems
 
 
@@ -304,7 +303,7 @@ def test_a_writer_killed_between_the_first_entry_and_its_head_is_made_up_for():
     fill(1)
     head_file().unlink()
     ledger._KNOWN.clear()
-    assert ledger.append(MODEL, "note", "x", AT).sequence == 2
+    assert ledger.append(MODEL, Fact("note", "x", AT)).sequence == 2
     assert not ledger.verify(MODEL).problems
 
 
@@ -314,21 +313,21 @@ def test_a_writer_that_read_the_head_before_there_was_one_is_no_damage(monkeypat
     ledger._KNOWN.clear()
     head, early = ledger.read_head, iter([True])
     monkeypatch.setattr(ledger, "read_head", lambda model: None if next(early, False) else head(model))
-    assert ledger.append(MODEL, "note", "x", AT).sequence == 3
+    assert ledger.append(MODEL, Fact("note", "x", AT)).sequence == 3
 
 
 def test_another_ledger_at_the_same_place_is_noticed(tmp_path, monkeypatch):
     fill(3)
     entry_file(1).parent.rename(tmp_path / "moved")
     assert ledger.entries(MODEL) == ()
-    assert ledger.append(MODEL, "note", "x", AT).sequence == 1
+    assert ledger.append(MODEL, Fact("note", "x", AT)).sequence == 1
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path, monkeypatch):
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("PERENNIAL_LEDGER", str(tmp_path / "a file" / "ledger"))
     with pytest.raises(Exception, match="expected a writable workspace"):
-        ledger.append(MODEL, "note", "x", AT)
+        ledger.append(MODEL, Fact("note", "x", AT))
 
 
 @pytest.fixture(params=["s3", "gs"])
@@ -340,12 +339,12 @@ def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_an_object_store_keeps_the_same_chain(remote):
-    told = fill(5)
-    assert ledger.entries(MODEL) == tuple(told)
+    recorded = fill(5)
+    assert ledger.entries(MODEL) == tuple(recorded)
     ledger._KNOWN.clear()
-    assert ledger.append(MODEL, "window.judged", "again", AT, "decision-3") == told[3]
+    assert ledger.append(MODEL, Fact("window.judged", "again", AT, "decision-3")) == recorded[3]
     assert ledger.models() == (MODEL,)
-    head = ledger.Head(5, told[4].hash)
+    head = ledger.Head(5, recorded[4].hash)
     assert ledger.verify(MODEL, head) == ledger.Verification(MODEL, 5, head, ())
 
 
@@ -353,7 +352,7 @@ def test_a_bucket_that_is_not_there_is_no_empty_history(remote, monkeypatch):
     monkeypatch.setenv("PERENNIAL_LEDGER", remote.replace("bucket", "bukcet"))
     for attempt in (
         lambda: ledger.entries(MODEL),
-        lambda: ledger.append(MODEL, "note", "x", AT),
+        lambda: ledger.append(MODEL, Fact("note", "x", AT)),
         lambda: ledger.verify(MODEL),
         lambda: lease.hold(MODEL, "retrain").__enter__(),
         lambda: lease._create(MODEL, lease.Record(1, "retrain", "me", None, 30)),
@@ -364,8 +363,8 @@ def test_a_bucket_that_is_not_there_is_no_empty_history(remote, monkeypatch):
 
 def test_threads_on_an_object_store_never_fork_the_chain(remote):
     with ThreadPoolExecutor(4) as pool:
-        told = list(pool.map(lambda i: ledger.append(MODEL, "note", f"fact {i}", AT), range(20)))
-    assert sorted(entry.sequence for entry in told) == list(range(1, 21))
+        recorded = list(pool.map(lambda i: ledger.append(MODEL, Fact("note", f"fact {i}", AT)), range(20)))
+    assert sorted(entry.sequence for entry in recorded) == list(range(1, 21))
     assert ledger.verify(MODEL).problems == ()
 
 
@@ -392,7 +391,7 @@ def test_a_burst_on_gcs_is_told_whole_though_one_object_may_change_once_a_second
     with object_store("gs", monkeypatch, pause_s=1.0) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         with ThreadPoolExecutor(3) as pool:
-            list(pool.map(lambda i: ledger.append(MODEL, "note", f"fact {i}", AT), range(6)))
+            list(pool.map(lambda i: ledger.append(MODEL, Fact("note", f"fact {i}", AT)), range(6)))
         assert ledger.verify(MODEL).problems == ()
         assert ledger.verify(MODEL).entries == 6
 
@@ -412,7 +411,7 @@ def test_an_entry_of_a_long_ledger_costs_as_many_requests_as_one_of_a_short_one(
     for length in (10, 500):
         fill(length)
         asked.clear()
-        ledger.append(MODEL, "note", f"after {length}", AT)
+        ledger.append(MODEL, Fact("note", f"after {length}", AT))
         requests.append([request.split()[0] for request in asked])
     assert requests[0] == requests[1]
     assert "list" not in requests[0]
@@ -424,7 +423,7 @@ def test_a_ledger_that_grows_while_it_is_verified_is_whole(monkeypatch: pytest.M
 
     def meanwhile(*arguments):
         monkeypatch.setattr(ledger_verification, "check", check)
-        ledger.append(MODEL, "window.judged", "another process", utc("2024-01-02"), "d9")
+        ledger.append(MODEL, Fact("window.judged", "another process", utc("2024-01-02"), "d9"))
         return check(*arguments)
 
     monkeypatch.setattr(ledger_verification, "check", meanwhile)

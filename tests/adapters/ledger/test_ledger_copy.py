@@ -15,7 +15,7 @@ from tasks.adapters.ledger import chain as ledger, copy as ledger_copy
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import digest, to_json, utc
 from tasks.policy.records.errors import LedgerError
-from tasks.policy.records.evidence import LedgerEntry
+from tasks.policy.records.evidence import Fact, LedgerEntry
 from tests.support.object_store import object_store, on_each_store
 
 AT, MODEL, LENGTH = utc("2013-05-01"), "flight_delay", 200
@@ -24,10 +24,10 @@ AT, MODEL, LENGTH = utc("2013-05-01"), "flight_delay", 200
 def fill(count: int = LENGTH) -> tuple[LedgerEntry, ...]:
     """A ledger that one process wrote, at the end of which nothing of it is known in memory."""
     for number in range(count):
-        ledger.append(MODEL, "window.judged", f'fact {number} "ü\\"', AT + timedelta(hours=number), f"d{number}")
-    told = ledger.entries(MODEL)
+        ledger.append(MODEL, Fact("window.judged", f'fact {number} "ü\\"', AT + timedelta(hours=number), f"d{number}"))
+    recorded = ledger.entries(MODEL)
     forget()
-    return told
+    return recorded
 
 
 def forget() -> None:
@@ -55,21 +55,21 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_a_new_process_reads_only_what_came_since(asked):
-    told = fill()
+    recorded = fill()
     asked.clear()
-    assert ledger.entries(MODEL) == told
+    assert ledger.entries(MODEL) == recorded
     assert len(asked) < ledger_copy.BATCH + 5
-    added = ledger.append(MODEL, "note", "later", AT)
+    added = ledger.append(MODEL, Fact("note", "later", AT))
     forget()
-    assert ledger.entries(MODEL) == (*told, added)
+    assert ledger.entries(MODEL) == (*recorded, added)
     assert ledger.verify(MODEL).problems == ()
 
 
 def test_a_copied_entry_is_in_every_byte_the_one_that_was_read():
-    told = fill()
+    recorded = fill()
     copied = ledger_copy.load(MODEL)
-    assert [to_json(entry) for entry in copied] == [to_json(entry) for entry in told[: len(copied)]]
-    assert [entry.hash for entry in copied] == [entry.hash for entry in told[: len(copied)]]
+    assert [to_json(entry) for entry in copied] == [to_json(entry) for entry in recorded[: len(copied)]]
+    assert [entry.hash for entry in copied] == [entry.hash for entry in recorded[: len(copied)]]
     assert len(copied) >= LENGTH - ledger_copy.BATCH
 
 
@@ -102,17 +102,17 @@ def rewritten(content: str) -> str:
     ids=["entry changed", "chain rewritten", "torn", "beginning lost", "garbage", "a list", "a blank line", "empty"],
 )
 def test_a_copy_that_was_changed_is_thrown_away_and_the_ledger_read(change):
-    told = fill()
+    recorded = fill()
     copy().write_text(change(copy().read_text()))
-    assert ledger.entries(MODEL) == told
+    assert ledger.entries(MODEL) == recorded
     forget()
-    assert ledger.entries(MODEL) == told
+    assert ledger.entries(MODEL) == recorded
 
 
 def test_bytes_that_are_no_text_are_no_copy():
-    told = fill()
+    recorded = fill()
     copy().write_bytes(b"\xff\xfe\n")
-    assert ledger.entries(MODEL) == told
+    assert ledger.entries(MODEL) == recorded
 
 
 @pytest.mark.parametrize("number", [1, 50, LENGTH])
@@ -133,20 +133,20 @@ def test_an_entry_changed_under_its_old_time_and_size_is_found_by_verify():
 
 
 def test_a_missing_entry_is_found_and_a_ledger_brought_back_from_a_backup_is_read():
-    told = fill()
+    recorded = fill()
     content = entry_file(50).read_bytes()
     entry_file(50).unlink()
     with pytest.raises(LedgerError, match="entry 50 is missing"):
         ledger.entries(MODEL)
     entry_file(50).write_bytes(content)
-    assert ledger.entries(MODEL) == told
+    assert ledger.entries(MODEL) == recorded
 
 
 def test_another_ledger_in_its_place_is_not_taken_for_the_one_that_was_copied():
     fill()
     for path in entry_file(1).parent.iterdir():
         path.unlink()
-    other = ledger.append(MODEL, "note", "begun anew", AT)
+    other = ledger.append(MODEL, Fact("note", "begun anew", AT))
     forget()
     assert ledger.entries(MODEL) == (other,)
 
@@ -154,26 +154,26 @@ def test_another_ledger_in_its_place_is_not_taken_for_the_one_that_was_copied():
 def test_where_nothing_can_be_copied_the_ledger_is_read_and_written_as_ever():
     (Path(os.environ["PERENNIAL_HOME"]) / ledger_copy.FOLDER).parent.mkdir(parents=True)
     (Path(os.environ["PERENNIAL_HOME"]) / ledger_copy.FOLDER).write_text("in the way")
-    told = fill()
-    assert ledger.entries(MODEL) == told
+    recorded = fill()
+    assert ledger.entries(MODEL) == recorded
 
 
 def test_processes_that_copy_at_once_leave_one_sound_copy():
-    told = fill()
+    recorded = fill()
     copy().unlink()
     script = f"from tasks.adapters.ledger import chain as ledger; print(len(ledger.entries({MODEL!r})))"
     running = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate(timeout=120)[0].strip() for process in running] == [str(LENGTH)] * 3
-    assert ledger_copy.load(MODEL) == list(told)
+    assert ledger_copy.load(MODEL) == list(recorded)
 
 
 @on_each_store
 def test_an_object_store_has_a_copy_here_too_and_a_changed_object_is_found(scheme, monkeypatch, asked):
     with object_store(scheme, monkeypatch) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
-        told = fill(70)
+        recorded = fill(70)
         asked.clear()
-        assert ledger.entries(MODEL) == told
+        assert ledger.entries(MODEL) == recorded
         assert len(asked) < 15
         forget()
         monkeypatch.setitem(ledger_copy.LOOKED_AT, False, 100)

@@ -93,9 +93,9 @@ def test_each_task_learns_the_signal(task, worst):
     config = make_config(task)
     scorer = estimators.fit(config, make_rows(task)).scorer
     fresh = make_rows(task, seed=1)
-    truth, predicted = scorer.labels(fresh.column("label")), scorer.predict(fresh)
+    y_true, predicted = scorer.labels(fresh.column("label")), scorer.predict(fresh)
     assert predicted.shape == ((1000, 3) if task == "multiclass" else (1000,))
-    assert metrics.compute(config.performance.primary_metric, truth, predicted) < worst
+    assert metrics.compute(config.performance.primary_metric, y_true, predicted) < worst
 
 
 def test_probabilities_are_of_the_positive_class():
@@ -148,15 +148,15 @@ def test_after_a_turn_of_the_concept_the_default_learns_it_and_says_so(task):
         "they contradict the earlier ones" in remark and f"{fitted.fitted_rows:,} of 1,000 rows, the latest" in remark
     )
     later = make_rows(task, rows=400, seed=9, turn=-1.0)
-    truth, predicted = fitted.scorer.judged(later, later.column("label"))
+    y_true, y_pred = fitted.scorer.predict_labelled(later, later.column("label"))
     stale = estimators.fit(config, make_rows(task))
-    _, before = stale.scorer.judged(later, later.column("label"))
+    _, before = stale.scorer.predict_labelled(later, later.column("label"))
     metric = config.performance.primary_metric
-    assert metrics.compute(metric, truth, predicted) < 0.6 * metrics.compute(metric, truth, before)
+    assert metrics.compute(metric, y_true, y_pred) < 0.6 * metrics.compute(metric, y_true, before)
 
 
 @pytest.mark.parametrize(
-    ("training", "said"),
+    ("training", "message"),
     [
         ({"parameters": {"n_estimator": 10}}, "did you mean n_estimators"),
         ({"parameters": {"max_depth": "deep"}}, "training.parameters cannot be used by XGBClassifier"),
@@ -168,8 +168,8 @@ def test_after_a_turn_of_the_concept_the_default_learns_it_and_says_so(task):
         ),
     ],
 )
-def test_an_estimator_that_cannot_be_used_is_refused_before_there_are_rows(training, said):
-    with pytest.raises(EstimatorError, match=said):
+def test_an_estimator_that_cannot_be_used_is_refused_before_there_are_rows(training, message):
+    with pytest.raises(EstimatorError, match=message):
         estimators.try_out(make_config(training=training))
 
 

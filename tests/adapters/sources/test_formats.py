@@ -13,6 +13,7 @@ from tasks.adapters.ledger.files import HEAD, Head
 from tasks.adapters.models import files as model_files
 from tasks.policy.records.base import FORMAT, digest, newer_format, to_json, utc
 from tasks.policy.records.errors import LakeError, LedgerError, ModelFileError
+from tasks.policy.records.evidence import Fact
 from tests.support.landed_model import CONFIG
 from tests.support.monitored_model import WINDOW, rows
 
@@ -33,19 +34,19 @@ def write_next(**changes: object) -> None:
 
 @pytest.mark.parametrize("changes", [{"format": FORMAT + 1}, {"format": FORMAT + 1, "actor": ..., "signature": "x"}])
 def test_an_entry_of_a_newer_perennial_is_said_to_be_one_and_nothing_is_written_after_it(changes):
-    ledger.append(MODEL, "note", "first", AT)
+    ledger.append(MODEL, Fact("note", "first", AT))
     write_next(**changes)
-    for attempt in (lambda: ledger.entries(MODEL), lambda: ledger.append(MODEL, "note", "second", AT)):
+    for attempt in (lambda: ledger.entries(MODEL), lambda: ledger.append(MODEL, Fact("note", "second", AT))):
         with pytest.raises(
             LedgerError, match=r"entry 2 is of format .2., this Perennial reads up to 1.*upgrade Perennial"
-        ) as said:
+        ) as caught:
             attempt()
-        assert "restore" not in str(said.value)
+        assert "restore" not in str(caught.value)
     assert "entry 2 is of format '2'" in ledger.verify(MODEL).problems[0]
 
 
 def test_entries_of_the_first_format_are_written_as_ever():
-    entry = ledger.append(MODEL, "note", "first", AT)
+    entry = ledger.append(MODEL, Fact("note", "first", AT))
     assert "format" not in json.loads(to_json(entry))
 
 

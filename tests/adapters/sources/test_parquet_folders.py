@@ -87,8 +87,10 @@ def test_a_file_of_another_kind_is_refused_by_name_instead_of_parsed(
     first, second = (str(array.type) for array in ((other, one) if reverse else (one, other)))
     with pytest.raises(SourceError) as caught:
         read_window(config, WINDOW)
-    said = f"column {name!r} is {first} in {tmp_path}/0.parquet and {second} in {tmp_path}/1.parquet, expected one kind"
-    assert said in str(caught.value)
+    message = (
+        f"column {name!r} is {first} in {tmp_path}/0.parquet and {second} in {tmp_path}/1.parquet, expected one kind"
+    )
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("later", [[1.0, None] * (ROWS // 2), [True, False] * (ROWS // 2)])
@@ -150,10 +152,10 @@ class CountingFiles(LocalFileSystem):
 
 def test_each_footer_is_read_before_the_scan_and_not_again_by_it(tmp_path: Path) -> None:
     """A scan reads every footer by itself, to pass over what lies outside the window."""
-    local, form = CountingFiles(), pa_dataset.ParquetFileFormat()
+    local = CountingFiles()
     config = folder(tmp_path, *(TABLE.slice(row * 20, 20) for row in range(6)))
     files = pa_fs.PyFileSystem(pa_fs.FSSpecHandler(local))
-    dataset = file_dataset.open_files(config, files, str(tmp_path), form, ["id", "at"], "here")
+    dataset = file_dataset.open_files(config, files, str(tmp_path), ["id", "at"], "here")
     assert sum(local.opened.values()) <= 6 + 1, "the first one's is also read to find out how folders are named"
     before = dict(local.opened)
     late = pc.field("at") > pa.scalar(WINDOW.end + 90 * (WINDOW.end - WINDOW.start))

@@ -18,6 +18,7 @@ from tasks.adapters.storage import lease
 from tasks.adapters.storage.lease import hold
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import FencedOut, LeaseHeld
+from tasks.policy.records.evidence import Fact
 from tests.support.object_store import object_store, on_each_store
 
 MODEL = "flight_delay"
@@ -29,13 +30,15 @@ from pathlib import Path
 from tasks.adapters.ledger import chain as ledger
 from tasks.adapters.storage import lease
 from tasks.policy.records.base import utc
+from tasks.policy.records.evidence import Fact
 place, ttl_s = Path(sys.argv[1]), float(sys.argv[2])
 with lease.hold("flight_delay", "retrain", ttl_s=ttl_s) as held:
     (place / "holds").write_text(str(held.record.token))
     while not (place / "write").exists():
         time.sleep(0.02)
     try:
-        entry = ledger.append("flight_delay", "challenger.registered", "late", utc("2013-05-01"), "stale-one")
+        fact = Fact("challenger.registered", "late", utc("2013-05-01"), "stale-one")
+        entry = ledger.append("flight_delay", fact)
         (place / "wrote").write_text(str(entry.lease))
     except lease.FencedOut as fenced:
         (place / "fenced").write_text(str(fenced))
@@ -67,7 +70,7 @@ def holder(tmp_path: Path):
         process.wait()
 
 
-def told() -> list[str]:
+def recorded() -> list[str]:
     return [entry.body for entry in ledger.entries(MODEL)]
 
 
@@ -82,8 +85,8 @@ def test_tokens_only_grow_and_a_released_lease_is_free_at_once():
 
 def test_what_is_written_under_a_lease_bears_its_token_and_what_is_not_bears_none():
     with hold(MODEL, "retrain"):
-        inside = ledger.append(MODEL, "challenger.registered", "one", AT, "d1")
-    outside = ledger.append(MODEL, "window.judged", "two", AT, "d2")
+        inside = ledger.append(MODEL, Fact("challenger.registered", "one", AT, "d1"))
+    outside = ledger.append(MODEL, Fact("window.judged", "two", AT, "d2"))
     assert (inside.lease, outside.lease) == (1, None)
     assert not ledger.verify(MODEL).problems
     text = (Path(os.environ["PERENNIAL_HOME"]) / "ledger" / MODEL / "00000002.json").read_text()
@@ -148,13 +151,13 @@ def test_a_process_that_wakes_past_its_lease_writes_nothing_once_another_took_ov
     frozen = holder(ttl_s=1.0)
     frozen.send_signal(signal.SIGSTOP)
     with hold(MODEL, "promote"):
-        ledger.append(MODEL, "champion.promoted", "ours", AT, "d1")
+        ledger.append(MODEL, Fact("champion.promoted", "ours", AT, "d1"))
         (tmp_path / "write").touch()
         frozen.send_signal(signal.SIGCONT)
         assert frozen.wait(60) == 0
-        assert told() == ["ours"]
+        assert recorded() == ["ours"]
     assert "was fenced out: promote by" in (tmp_path / "fenced").read_text()
-    assert told() == ["ours"]
+    assert recorded() == ["ours"]
 
 
 def test_a_process_that_wakes_after_the_other_one_ended_writes_nothing_either(holder, tmp_path):
@@ -166,7 +169,7 @@ def test_a_process_that_wakes_after_the_other_one_ended_writes_nothing_either(ho
     frozen.send_signal(signal.SIGCONT)
     assert frozen.wait(60) == 0
     assert (tmp_path / "fenced").exists()
-    assert told() == []
+    assert recorded() == []
 
 
 def test_a_process_that_wakes_past_its_lease_goes_on_under_a_new_token_where_nobody_took_over(holder, tmp_path):
@@ -195,8 +198,8 @@ def test_a_rollback_does_not_wait_for_a_training():
         token = elsewhere.submit(lambda: _token_of("rollback", ("retrain",))).result()
         assert token == 2
         with pytest.raises(FencedOut, match=r"rollback by .* took token 2"):
-            ledger.append(MODEL, "challenger.registered", "too late", AT, "d1")
-    assert told() == []
+            ledger.append(MODEL, Fact("challenger.registered", "too late", AT, "d1"))
+    assert recorded() == []
 
 
 def _token_of(purpose: str, outranks: tuple[str, ...] = ()) -> int:

@@ -13,6 +13,7 @@ from tasks.adapters.storage import aws_profile
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import utc
 from tasks.policy.records.errors import LakeError, LedgerError, PerennialError
+from tasks.policy.records.evidence import Fact
 from tests.support.landed_model import CONFIG, SECOND, SPAN, labels
 from tests.support.monitored_model import WINDOW, rows
 from tests.support.object_store import object_store
@@ -35,23 +36,23 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
 
 @pytest.mark.parametrize("decision_id", ["d2", None])
 def test_an_entry_whose_answer_was_lost_is_told_once(between: Between, decision_id):
-    ledger.append(MODEL, "note", "first", AT)
+    ledger.append(MODEL, Fact("note", "first", AT))
     between.trouble("lose", "PUT", "00000002.json")
-    told = ledger.append(MODEL, "note", "second", AT, decision_id)
-    assert between.lost and told.sequence == 2
+    entry = ledger.append(MODEL, Fact("note", "second", AT, decision_id))
+    assert between.lost and entry.sequence == 2
     assert [entry.body for entry in ledger.entries(MODEL)] == ["first", "second"]
     assert ledger.verify(MODEL).problems == ()
 
 
 def test_a_store_that_asks_to_slow_down_is_waited_for(between: Between):
     between.trouble("slow", "PUT", "", times=3)
-    assert ledger.append(MODEL, "note", "first", AT).sequence == 1
+    assert ledger.append(MODEL, Fact("note", "first", AT)).sequence == 1
 
 
 def test_keys_that_have_expired_are_named(between: Between):
     between.trouble("expired", times=10_000)
     with pytest.raises(LedgerError, match="renew credentials that are wrong or have expired"):
-        ledger.append(MODEL, "note", "first", AT)
+        ledger.append(MODEL, Fact("note", "first", AT))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_keys_of_a_profile_open_ledger_lake_and_sources(profile: str, tmp_path: Path):
     write_profile(tmp_path, "aws_access_key_id = testing", "aws_secret_access_key = testing")
-    assert ledger.append(MODEL, "note", "first", AT).sequence == 1
+    assert ledger.append(MODEL, Fact("note", "first", AT)).sequence == 1
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(20))
     assert lake.read_rows(snapshot).num_rows == 20
     files, path = _file_system(f"{profile}/ledger/{MODEL}/head.json", "here")
@@ -124,7 +125,7 @@ def test_keys_of_a_profile_open_ledger_lake_and_sources(profile: str, tmp_path: 
 def test_a_profile_without_usable_keys_is_named(profile: str, tmp_path: Path):
     write_profile(tmp_path)
     for attempt in (
-        lambda: ledger.append(MODEL, "note", "first", AT),
+        lambda: ledger.append(MODEL, Fact("note", "first", AT)),
         lambda: lake.land_rows(CONFIG, WINDOW, rows(20)),
         lambda: _file_system(f"{profile}/rows", "here"),
     ):

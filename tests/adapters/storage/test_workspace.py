@@ -9,6 +9,7 @@ import pytest
 from tasks.adapters import lake, ledger, registry
 from tasks.adapters.storage.workspace import workspace as described
 from tasks.policy.records.base import utc
+from tasks.policy.records.evidence import Fact
 from tests.support.monitored_model import WINDOW, model, rows
 from tests.support.trained_models import make_config, prepare_registry, register
 
@@ -28,7 +29,7 @@ def moved(tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 def use_all() -> None:
     lake.land_rows(model(), WINDOW, rows(50))
-    ledger.append("churn", "note", "a fact", utc("2024-02-01"))
+    ledger.append("churn", Fact("note", "a fact", utc("2024-02-01")))
     described().report("churn", WINDOW.name, "drift.html").write_text("numbers")
     register(make_config())
     assert registry.find("binary_model", "d1")

@@ -4,24 +4,24 @@ import pyarrow as pa
 import pytest
 
 from tasks.adapters.evaluation import probes
-from tasks.adapters.storage.table_cache import KeptTables
+from tasks.adapters.storage.table_cache import TableCache
 from tests.support.landed_model import DAY
 from tests.support.monitored_model import WINDOW, rows
 
 
-def test_what_was_used_longest_ago_makes_room_and_what_is_too_large_is_never_kept():
+def test_what_was_used_longest_ago_makes_room_and_what_is_too_large_is_never_cached():
     read = []
 
     def table(name: str, numbers: int = 10) -> pa.Table:
-        return kept.get(name, lambda: read.append(name) or pa.table({"x": pa.array([0.0] * numbers)}))
+        return cache.get(name, lambda: read.append(name) or pa.table({"x": pa.array([0.0] * numbers)}))
 
-    kept = KeptTables(200)  # two tables of 80 bytes
+    cache = TableCache(200)  # two tables of 80 bytes
     for name in ("a", "b", "a", "c", "a", "b"):
         table(name)
     assert read == ["a", "b", "c", "b"]
     table("large", 100), table("large", 100), table("b")
     assert read[4:] == ["large", "large"]
-    kept.clear()
+    cache.clear()
     table("b")
     assert read[6:] == ["b"]
 
@@ -36,13 +36,13 @@ def windows(tmp_path):
     return found, tmp_path
 
 
-def test_rows_for_a_probe_are_every_nth_of_all_windows_and_samples_keep_within_their_bytes(windows, monkeypatch):
+def test_rows_for_a_probe_are_every_nth_of_all_windows_and_samples_stay_within_their_bytes(windows, monkeypatch):
     found, folder = windows
     one = probes._drawn(found[:1], folder)
     assert len(one) == 125
-    kept = KeptTables(2 * one.nbytes)
-    monkeypatch.setattr(probes, "_samples", kept)
+    cache = TableCache(2 * one.nbytes)
+    monkeypatch.setattr(probes, "_samples", cache)
     monkeypatch.setattr(probes, "PROBE_ROWS", 210)  # of 625: every third
     drawn = probes._drawn(found, folder)
     assert drawn.equals(pa.concat_tables([one] * 5).take(list(range(0, 625, 3))))
-    assert kept._kept.currsize <= 2 * one.nbytes
+    assert cache._tables.currsize <= 2 * one.nbytes

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score
 
-from tasks.adapters.models.label_alignment import encode_truth, in_order
+from tasks.adapters.models.label_alignment import align_labels, in_order
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.intervals import metric_intervals
 from tasks.policy.statistics.metrics import Metric
@@ -35,9 +35,9 @@ def test_two_classes_compare_in_one_order_whichever_each_model_calls_positive():
 @pytest.mark.parametrize("metric", metrics.CLASS_METRICS)
 def test_where_no_label_is_of_the_two_classes_every_metric_is_at_its_worst(metric):
     """A source that begins to write ja and nein where it wrote yes and no; the model answers as well as ever."""
-    truth, (predicted,) = encode_truth(labels(*["ja", "nein"] * 20), [(("no", "yes"), np.array([0.9, 0.2] * 20))])
-    assert metrics.compute(Metric(metric), truth, predicted) == pytest.approx(WORST[metric])
-    low, high = metric_intervals([Metric(metric)], truth, predicted)[metric]
+    y_true, (predicted,) = align_labels(labels(*["ja", "nein"] * 20), [(("no", "yes"), np.array([0.9, 0.2] * 20))])
+    assert metrics.compute(Metric(metric), y_true, predicted) == pytest.approx(WORST[metric])
+    low, high = metric_intervals([Metric(metric)], y_true, predicted)[metric]
     assert low <= WORST[metric] + 1e-9 and WORST[metric] - 1e-9 <= high
 
 
@@ -49,7 +49,7 @@ def test_a_third_class_makes_every_metric_of_two_worse_whatever_was_predicted(me
     spoilt = np.where(np.arange(400) % 4 == 1, "maybe", texts)
     before, after = (
         metrics.as_loss(
-            metric, metrics.compute(Metric(metric), *_alone(encode_truth(labels(*seen), [(("no", "yes"), predicted)])))
+            metric, metrics.compute(Metric(metric), *_alone(align_labels(labels(*seen), [(("no", "yes"), predicted)])))
         )
         for seen in (texts, spoilt)
     )
@@ -57,15 +57,15 @@ def test_a_third_class_makes_every_metric_of_two_worse_whatever_was_predicted(me
 
 
 def _alone(encoded):
-    truth, (predicted,) = encoded
-    return truth, predicted
+    y_true, (predicted,) = encoded
+    return y_true, predicted
 
 
 def test_a_missing_label_stays_missing_and_a_number_a_number():
-    truth, _ = encode_truth(labels("no", None, "maybe"), [(("no", "yes"), np.array([0.1, 0.5, 0.9]))])
-    assert list(np.isnan(truth)) == [False, True, False]
-    truth, (predicted,) = encode_truth(pa.chunked_array([[0.0, 1.5]]), [((), np.array([2.0, 3.0]))])
-    assert (truth == [0.0, 1.5]).all() and (predicted == [2.0, 3.0]).all()
+    y_true, _ = align_labels(labels("no", None, "maybe"), [(("no", "yes"), np.array([0.1, 0.5, 0.9]))])
+    assert list(np.isnan(y_true)) == [False, True, False]
+    y_true, (predicted,) = align_labels(pa.chunked_array([[0.0, 1.5]]), [((), np.array([2.0, 3.0]))])
+    assert (y_true == [0.0, 1.5]).all() and (predicted == [2.0, 3.0]).all()
 
 
 @pytest.mark.parametrize("known", [("a", "b"), ("a", "b", "c")])
@@ -73,17 +73,17 @@ def test_of_several_classes_a_class_that_no_model_knows_is_one_more_for_all(know
     """An even number of classes was silently wrong, an odd one a ValueError, as NaN became the least integer."""
     texts = [*known, "zz"] * 10
     sure = np.eye(len(known))[[place % len(known) for place in range(len(texts))]]
-    truth, both = encode_truth(labels(*texts), [(known, sure), (known, sure)])
+    y_true, both = align_labels(labels(*texts), [(known, sure), (known, sure)])
     decided = [(*known, "zz")[place] for place in both[0].argmax(axis=1)]
     for predicted in both:
-        assert metrics.compute(Metric("f1"), truth, predicted) == pytest.approx(
+        assert metrics.compute(Metric("f1"), y_true, predicted) == pytest.approx(
             f1_score(texts, decided, average="macro")
         )
-        assert np.isfinite(metrics.compute(Metric("log_loss"), truth, predicted))
+        assert np.isfinite(metrics.compute(Metric("log_loss"), y_true, predicted))
 
 
 def test_two_models_of_different_two_classes_meet_on_all_four():
     upper, lower = (("No", "Yes"), np.array([0.1, 0.9, 0.9])), (("no", "yes"), np.array([0.1, 0.9, 0.9]))
-    truth, (first, second) = encode_truth(labels("no", "yes", "Yes"), [upper, lower])
-    assert metrics.compute(Metric("accuracy"), truth, first) == pytest.approx(1 / 3)
-    assert metrics.compute(Metric("accuracy"), truth, second) == pytest.approx(2 / 3)
+    y_true, (first, second) = align_labels(labels("no", "yes", "Yes"), [upper, lower])
+    assert metrics.compute(Metric("accuracy"), y_true, first) == pytest.approx(1 / 3)
+    assert metrics.compute(Metric("accuracy"), y_true, second) == pytest.approx(2 / 3)
