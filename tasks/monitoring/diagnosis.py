@@ -95,11 +95,11 @@ def explain_loss(
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     rows = rows.take(models.shap.drawn_places(len(rows), models.shap.ROWS))
-    contributed, truth = models.shap.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
+    contributed, y_true = models.shap.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
     name = config.performance.metric
     name = name if name in ("mae", "pinball", "brier") else "mae" if config.task == "regression" else "log_loss"
-    known = np.isfinite(truth)
-    losses = metrics.row_losses(name, truth[known], scorer.predict(rows)[known], config.performance.quantile)
+    known = np.isfinite(y_true)
+    losses = metrics.row_losses(name, y_true[known], scorer.predict(rows)[known], config.performance.quantile)
     if contributed is None or losses is None or not known.any():
         return None
     drifted = [feature.feature for feature in drift.features if feature.verdict == "drifted"]
@@ -114,27 +114,28 @@ def estimate_performance(
     None for multiclass models, without a prediction in the window, before an earlier window of this version has
     closed with sound labels, and with fewer than `retraining.min_labelled_rows` rows to learn from.
     """
-    served = evaluation.prediction_log.read_served(config, window, as_of)
+    logged = evaluation.prediction_log.read_logged(config, window, as_of)
     closed = [
         report.window
         for report in performances
         if report.maturity == "closed"
         and report.window < window
-        and report.model_version == served.version
+        and report.model_version == logged.version
         and report.has_sound_labels
     ]
-    if config.task == "multiclass" or not closed or not len(served.predicted):
+    if config.task == "multiclass" or not closed or not len(logged.y_pred):
         return None
     learned = [
-        evaluation.prediction_log.read_served(config, earlier, as_of).answerable for earlier in closed[-LEARN_FROM:]
+        evaluation.prediction_log.read_logged(config, earlier, as_of).of_known_classes
+        for earlier in closed[-LEARN_FROM:]
     ]
-    truth, predicted = (np.concatenate(parts) for parts in zip(*learned, strict=True))
-    if len(truth) < config.retraining.min_labelled_rows:
+    y_true, y_pred = (np.concatenate(parts) for parts in zip(*learned, strict=True))
+    if len(y_true) < config.retraining.min_labelled_rows:
         return None
     name = config.performance.metric
     if config.task == "regression":
         return estimation.estimate_loss(
-            estimation.learn_losses(name, truth, predicted, config.performance.quantile), served.predicted
+            estimation.learn_losses(name, y_true, y_pred, config.performance.quantile), logged.y_pred
         )
-    estimates = estimation.estimate_classes(served.predicted, estimation.calibrate(truth, predicted))
+    estimates = estimation.estimate_classes(logged.y_pred, estimation.calibrate(y_true, y_pred))
     return next((estimate for estimate in estimates if estimate.name == name), None)

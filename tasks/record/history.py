@@ -181,7 +181,7 @@ def find_challenger(config: ModelConfig, validation: ValidationReport, decision_
 
 def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVersion:
     """Return an earlier champion as this decision's challenger. Raises PromotionRefused if it may not serve again."""
-    known = {served.version for served in returnable(ledger.entries(config.name))}
+    known = {earlier.version for earlier in returnable(ledger.entries(config.name))}
     if number not in known:
         raise PromotionRefused(
             f"{config.name}: version {number} may not be tried again, expected a version that was champion, was not rolled "

@@ -10,7 +10,7 @@ import pytest
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.economics.costs import Budget, forecast_cost
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import Decision, History, Served, Usage, WindowEvidence
+from tasks.policy.records.evidence import Decision, EarlierChampion, History, Usage, WindowEvidence
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.reporting.decision import headline
 from tasks.policy.triggers.base import Case, Finding
@@ -170,7 +170,7 @@ class TestAReturningSeason:
         random, done = np.random.default_rng(5), []
         rule = Perennial(trigger="perennial", alpha=0.2)
         learned, champion, since = {"1": 11}, "1", window(12).start
-        versions: list[Served] = []
+        versions: list[EarlierChampion] = []
         past: list[WindowEvidence] = []
 
         def seen(number: int, places: set[int], served: bool) -> ProbeColumn:
@@ -196,7 +196,7 @@ class TestAReturningSeason:
                 before, champion = champion, finding.go_back_to or str(len(learned) + 1)
                 learned.setdefault(champion, number)
                 versions = [each for each in versions if each.version != champion]
-                versions.append(Served(before, window(learned[before]).end, since))
+                versions.append(EarlierChampion(before, window(learned[before]).end, since))
                 since = window(number).end
                 done.append((number, finding, seasons[learned[champion]]))
         return done
