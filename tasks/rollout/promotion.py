@@ -44,7 +44,7 @@ def promote_challenger(
     # previous first: interrupted at any step, the serving champion stays known
     wanted = {registry.PREVIOUS: champion, registry.CHAMPION: number}
     wanted[registry.CHALLENGER] = None if waiting == number else waiting
-    evaluation.alias_transaction.move(model, decision_id, number, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.estimator)
     if champion is not None:
         registry.tag(model, champion, status="stale", replaced_by=number)
     registry.tag(model, number, status="champion", promoted_by=decision_id)
@@ -75,7 +75,7 @@ def restore_previous(
     if begun:
         evaluation.alias_transaction.take_back(model, *begun)
     wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
-    evaluation.alias_transaction.move(model, decision_id, target, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.estimator)
     registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
     registry.tag(model, target, status="champion", restored_by=decision_id)
     get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)

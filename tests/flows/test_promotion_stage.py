@@ -150,7 +150,7 @@ def test_a_model_that_breaks_while_aliases_move_puts_them_all_back(three_version
     corrupt(three_versions[2])
     wanted = {"previous": "2", "champion": "3", "challenger": None}
     with disable_run_logger(), pytest.raises(MoveFailed, match="version 3 does not serve as champion"):
-        alias_transaction.move(MODEL, "d3", "3", before, wanted)
+        alias_transaction.move(MODEL, "d3", before, wanted)
     assert registry.aliases(MODEL) == before
     assert alias_transaction.remembered(MODEL, "3", "d3") == before
 
@@ -158,12 +158,12 @@ def test_a_model_that_breaks_while_aliases_move_puts_them_all_back(three_version
 def test_a_registry_that_fails_between_two_aliases_gets_them_put_back(three_versions):
     """MLflow refuses an alias on a version that is not there: previous has moved by then, champion has not."""
     before = registry.aliases(MODEL)
-    wanted = {"previous": "2", "champion": "99", "challenger": None}
+    wanted = {"previous": "2", "challenger": "99", "champion": "3"}
     with (
         disable_run_logger(),
-        pytest.raises(RegistryError, match="alias champion cannot be moved to version 99"),
+        pytest.raises(RegistryError, match="alias challenger cannot be moved to version 99"),
     ):
-        alias_transaction.move(MODEL, "d3", "3", before, wanted)
+        alias_transaction.move(MODEL, "d3", before, wanted)
     assert registry.aliases(MODEL) == before
 
 
@@ -197,7 +197,7 @@ def test_a_killed_move_whose_model_broke_meanwhile_goes_back_to_what_really_was_
     corrupt(three_versions[2])
     with disable_run_logger(), pytest.raises(MoveFailed):
         alias_transaction.move(
-            MODEL, "d3", "3", alias_transaction.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
+            MODEL, "d3", alias_transaction.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
         )
     assert registry.aliases(MODEL) == before
 
@@ -206,7 +206,7 @@ def test_aliases_that_somebody_else_moved_meanwhile_are_left_alone(three_version
     read_earlier = registry.aliases(MODEL)
     registry.set_aliases(MODEL, {"champion": "1"})
     with disable_run_logger(), pytest.raises(MoveFailed, match="champion was moved by somebody else"):
-        alias_transaction.move(MODEL, "d3", "3", read_earlier, {"previous": "2", "champion": "3"})
+        alias_transaction.move(MODEL, "d3", read_earlier, {"previous": "2", "champion": "3"})
     assert registry.aliases(MODEL)["champion"] == "1"
 
 

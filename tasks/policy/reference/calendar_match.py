@@ -30,7 +30,7 @@ class Matched:
 
     reference: ReferenceProfile
     weights: Floats
-    told: str
+    reason: str
 
 
 def match_calendar(
@@ -42,16 +42,16 @@ def match_calendar(
     min_rows: int,
 ) -> Matched | None:
     """The reference at the window's phase; None if the history has fewer than `min_rows` effective rows of it."""
-    weights, told = np.ones(len(rows)), []
+    weights, phases_matched = np.ones(len(rows)), []
     season = in_season(rows.hours, window, SEASON_DAYS) if "season" in phases else np.zeros(len(rows), bool)
     if season.sum() >= min_rows:
         weights = season.astype(float)
-        told.append(f"the time of year, within {SEASON_DAYS:g} days in earlier years")
+        phases_matched.append(f"the time of year, within {SEASON_DAYS:g} days in earlier years")
     mix = _mix(rows.hours, weights > 0, window_hours[window_hours >= 0], phases)
     if mix is not None and effective_rows(weights * mix) >= min_rows:
         weights = weights * mix
-        told.append(f"the hours of the {'week' if 'week' in phases else 'day'}")
-    if not told:
+        phases_matched.append(f"the hours of the {'week' if 'week' in phases else 'day'}")
+    if not phases_matched:
         return None
     size = effective_rows(weights)
     scale = size / weights.sum()
@@ -59,8 +59,8 @@ def match_calendar(
         _reweighted(frozen, rows.codes.get(frozen.feature), weights * scale, seasonal=season.sum() >= min_rows)
         for frozen in reference.features
     )
-    words = f"compared with what {size:,.0f} training rows are worth that match the window in {' and in '.join(told)}"
-    return Matched(replace(reference, rows=round(size), features=features), weights, words)
+    reason = f"compared with what {size:,.0f} training rows are worth that match the window in {' and in '.join(phases_matched)}"
+    return Matched(replace(reference, rows=round(size), features=features), weights, reason)
 
 
 def _mix(
