@@ -17,7 +17,7 @@ from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring import attribution as judgement, estimation
 from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
-from tasks.policy.monitoring.estimate_errors import describe_estimate, past_error, widened
+from tasks.policy.monitoring.estimate_errors import Estimate, describe_estimate, past_error, widened
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion, MonitorRun, WindowEvidence, newest_labels
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport
@@ -33,26 +33,22 @@ def diagnose_window(
     config: ModelConfig, run: MonitorRun, evidence: WindowEvidence, revised: Sequence[PerformanceReport] = ()
 ) -> Diagnosis:
     """Diagnose a window: the kind of change, its reasons, the features that explain it, and the estimate."""
-    history, as_of = run.history, run.as_of
-    estimate, error = None, past_error(history, config.performance.metric)
-    if evidence.quality is not None and evidence.quality.verdict != "fail":
-        estimate = estimate_performance(config, evidence.window, history.performances, as_of)
-    estimate = widened(estimate, error) if estimate else None
-    found = decide_diagnosis(
-        evidence.quality,
-        evidence.drift,
-        evidence.performance,
-        estimate,
-        limits=config.diagnosis,
-        estimate_error=error if estimate else None,
-        allowed=config.quality.columns,
-        labels=newest_labels(evidence, history, revised),
-    )
+    estimate, labels = _estimate(config, run, evidence), newest_labels(evidence, run.history, revised)
+    found = decide_diagnosis(evidence, estimate, labels, config.diagnosis, config.quality.columns)
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
-    explanations = explain_change(config, evidence, run.champion, as_of)
+    explanations = explain_change(config, evidence, run.champion, run.as_of)
     if estimate and _stands_in(evidence.performance):
-        explanations = (describe_estimate(estimate, error), *explanations)
-    return replace(found, estimate=estimate, estimate_error=error if estimate else None, explanations=explanations)
+        explanations = (describe_estimate(estimate), *explanations)
+    return replace(found, estimate=estimate, explanations=explanations)
+
+
+def _estimate(config: ModelConfig, run: MonitorRun, evidence: WindowEvidence) -> Estimate | None:
+    """Estimate the primary metric, with an interval that fits the error of earlier estimates; None for failed data."""
+    if evidence.quality is None or evidence.quality.verdict == "fail":
+        return None
+    value = estimate_performance(config, evidence.window, run.history.performances, run.as_of)
+    error = past_error(run.history, config.performance.metric)
+    return Estimate(widened(value, error), error) if value else None
 
 
 def _stands_in(performance: PerformanceReport | None) -> bool:
