@@ -12,6 +12,7 @@ from tasks.adapters import ledger, orchestration, registry, reports
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.placement import DEDICATED
 from tasks.policy.governance.access import Approval
+from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import digest, to_json
 from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import (
@@ -66,12 +67,12 @@ def publish_judgement(config: ModelConfig, run: MonitorRun, judgement: Judgement
     if run.mode is RunMode.DRY_RUN:
         return ()
     quality, record = judgement.evidence.quality, partial(ledger.append, config.name)
-    judged = record("window.judged", judgement, judgement.as_of, decision.decision_id)
-    recorded = [judged]
+    entry = record("window.judged", judgement, judgement.as_of, decision.decision_id)
+    recorded = [entry]
     if quality and quality.verdict == "fail":
         if judgement.evidence.rows:  # an empty window has no rows to exclude, and its late rows must stay usable
             recorded.append(record("window.quarantined", quality, judgement.as_of, decision.decision_id))
-        if judged.body == to_json(judgement):  # an empty window is judged again; announce it once
+        if entry.body == to_json(judgement):  # an empty window is judged again; announce it once
             orchestration.events.announce("window.quarantined", config.name, _handover(judgement))
     recorded += _publish_labels(config, judgement, run.history)
     ask_for_retraining(config, judgement, run.past.extended(recorded))
@@ -132,12 +133,7 @@ def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
 
 @stage(**RETRIES)
 def publish_validation(
-    config: ModelConfig,
-    challenger: ModelVersion,
-    validation: ValidationReport,
-    as_of: datetime,
-    reason: str,
-    requested_by: str,
+    config: ModelConfig, request: RunRequest, challenger: ModelVersion, validation: ValidationReport
 ) -> None:
     """Record the challenger and its validation verdict; hand a challenger that passed over to `promote`.
 
@@ -147,11 +143,11 @@ def publish_validation(
     decision_id = challenger.decision_id
     recalled = decision_id != dict(challenger.tags).get("decision_id", decision_id)
     made = "challenger.recalled" if recalled else "challenger.registered"
-    ledger.append(config.name, made, challenger, as_of, decision_id, requested_by)
+    ledger.append(config.name, made, challenger, request.as_of, decision_id, request.actor)
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
-    ledger.append(config.name, kind, validation, as_of, decision_id, requested_by)
-    reports.artifacts.publish_validation_page(config, validation, challenger.run_id, reason)
-    hand_over(config, validation, decision_id, as_of)
+    ledger.append(config.name, kind, validation, request.as_of, decision_id, request.actor)
+    reports.artifacts.publish_validation_page(config, validation, challenger.run_id, request.reason)
+    hand_over(config, validation, decision_id, request.as_of)
 
 
 def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
@@ -196,9 +192,8 @@ def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Appr
 
 
 @stage(**RETRIES)
-def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
+def refuse_retraining(config: ModelConfig, request: RunRequest, decision_id: str, refusal: str) -> None:
     """Record and announce that the budget refused a retrain."""
-    ledger.append(config.name, "retraining.refused", refusal, as_of, decision_id, requested_by)
-    orchestration.events.announce(
-        "budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload()
-    )
+    ledger.append(config.name, "retraining.refused", refusal, request.as_of, decision_id, request.actor)
+    handover = Handover(config.name, decision_id, (refusal,), request.as_of)
+    orchestration.events.announce("budget.refused", config.name, handover.payload())

@@ -16,9 +16,13 @@ from prefect.transactions import transaction
 from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction
 from tasks.adapters.registry import version_files
+from tasks.policy.governance.access import Principal
+from tasks.policy.governance.requests import RunRequest
+from tasks.policy.records.base import utc
 from tasks.policy.records.errors import MoveFailed, PromotionRefused, RegistryError
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
-from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous
+from tasks.policy.rollout.restorable import RollbackPlan
+from tasks.rollout.promotion import plan_rollback, promote_challenger, restore_previous
 from tests.support.trained_models import make_config, prepare_registry, register
 
 CONFIG = make_config()
@@ -42,9 +46,16 @@ def promote(version: ModelVersion, serving: str | None, /, **changes) -> Promoti
         return promote_challenger.fn(CONFIG, version, report, version.decision_id)
 
 
+def rollback_request(model: str, reason: str) -> RunRequest:
+    """Ada asks for a rollback."""
+    moment, ada = utc("2024-03-06"), Principal("person", "ada@example.com")
+    return RunRequest("rollback", model, ada, ada.name, moment, moment, reason)
+
+
 def roll_back(decision_id: str = "rollback-1") -> Promotion:
     with disable_run_logger():
-        return restore_previous.fn(CONFIG, decision_id, "wrong answers at night", "ada@example.com")
+        request = rollback_request(MODEL, "wrong answers at night")
+        return restore_previous.fn(CONFIG, request, decision_id)
 
 
 def status(number: str) -> str:
@@ -269,7 +280,7 @@ def promotion_cut_off_after_its_first_alias(number: str, decision_id: str) -> No
 def test_a_rollback_after_a_promotion_that_was_killed_at_its_first_alias_restores_what_was_previous(three_versions):
     promotion_cut_off_after_its_first_alias("3", "d3")
     with disable_run_logger():
-        assert "version 1 answers and would serve again" in preview_rollback.fn(CONFIG).reasons[0]
+        assert plan_rollback.fn(CONFIG) == RollbackPlan("2", "1", None)
     assert registry.aliases(MODEL)["previous"] == "2", "a dry run changes nothing"
     assert roll_back().champion == "1"
     assert registry.aliases(MODEL) == {"champion": "1", "challenger": "3"}

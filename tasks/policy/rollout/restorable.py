@@ -4,11 +4,21 @@ A version that was rolled back is quarantined and is never restored.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import EarlierChampion, LedgerEntry, Promotion
 from tasks.policy.rollout.versions import recorded_version
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackPlan:
+    """The versions that a rollback would move now, and why it would be refused; a version is None if there is none."""
+
+    champion: str | None
+    previous: str | None
+    refusal: str | None
 
 
 def returnable(entries: Sequence[LedgerEntry]) -> tuple[EarlierChampion, ...]:
