@@ -92,8 +92,8 @@ def prepare_run(config: ModelConfig, past: Past, window: Window, as_of: datetime
 def recall_history(config: ModelConfig, past: Past, champion: ModelVersion, window: Window) -> History:
     """Return all history that the policy may use when it judges `window`."""
     entries = past.entries
-    judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
-    before = [judgement for judgement in judged if judgement.evidence.window < window]
+    judgements = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
+    before = [judgement for judgement in judgements if judgement.evidence.window < window]
     earlier = _latest_of_each(before)
     since = champion.trained.end
     made = [entry for entry in entries if entry.kind == "challenger.registered"]
