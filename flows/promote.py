@@ -12,7 +12,7 @@ from pydantic import Field
 
 from deployments.config.model import ModelConfig
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_name, wall_clock
-from tasks.adapters.orchestration.run_identity import creator
+from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.access import Approval, Override
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.errors import NothingToPromote
@@ -53,9 +53,9 @@ def promote(
         dry_run: Only show the gates' verdict and what would stop the promotion; nobody is asked and nothing moves.
     """
     config = admit(model)
-    as_of = present(config, until)
+    as_of, principal = present(config, until), run_identity.creator(requested_by)
     request = RunRequest(
-        "promote", model, creator(requested_by), requested_by, as_of, wall_clock(),
+        "promote", model, principal, requested_by, as_of, wall_clock(),
         override=override, approved_by=approved_by, comment=comment,
     )  # fmt: skip
     if dry_run:

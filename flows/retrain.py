@@ -21,7 +21,7 @@ from flows.parameters import (
     run_name,
     wall_clock,
 )
-from tasks.adapters.orchestration.run_identity import creator
+from tasks.adapters.orchestration import run_identity
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.data.split import split_labelled_rows
 from tasks.monitoring.decision import check_budget
@@ -67,8 +67,9 @@ def retrain(
         earlier: Number of an earlier champion to try again instead of training: no training, no budget, the same proof.
     """
     config = admit(model)
-    as_of, decision_id = present(config, until), decision_id or manual_decision_id(config, until, reason)
-    request = RunRequest("retrain", model, creator(requested_by), requested_by, as_of, wall_clock(), reason, override)
+    as_of, principal = present(config, until), run_identity.creator(requested_by)
+    decision_id = decision_id or manual_decision_id(config, until, reason)
+    request = RunRequest("retrain", model, principal, requested_by, as_of, wall_clock(), reason, override)
     if dry_run:
         return _preview(config, request, decision_id, earlier)
     check_trigger(config, request)

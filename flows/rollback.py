@@ -16,7 +16,7 @@ from flows.parameters import (
     run_name,
     wall_clock,
 )
-from tasks.adapters.orchestration.run_identity import creator
+from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.evidence import Promotion
 from tasks.policy.reporting.preview import Preview
@@ -50,8 +50,9 @@ def rollback(
         dry_run: Only try whether the previous champion answers, and say what would be restored.
     """
     config = admit(model)
-    as_of, decision_id = present(config, until), decision_id or manual_decision_id(config, until, reason)
-    request = RunRequest("rollback", model, creator(requested_by), requested_by, as_of, wall_clock(), reason)
+    as_of, principal = present(config, until), run_identity.creator(requested_by)
+    decision_id = decision_id or manual_decision_id(config, until, reason)
+    request = RunRequest("rollback", model, principal, requested_by, as_of, wall_clock(), reason)
     if dry_run:
         return preview_rollback(config, request, plan_rollback(config, champion))
     check_trigger(config, request)
