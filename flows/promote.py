@@ -12,7 +12,9 @@ from pydantic import Field
 
 from deployments.config.model import ModelConfig
 from flows.parameters import Actor, DecisionId, Model, Moment, present, run_name, wall_clock
+from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.access import Approval, Override
+from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.errors import NothingToPromote
 from tasks.policy.records.evidence import Promotion, ValidationReport
 from tasks.policy.records.text import OneLine
@@ -20,7 +22,7 @@ from tasks.policy.reporting.preview import Preview
 from tasks.record.history import find_challenger, recall_validation
 from tasks.record.preview import preview_promotion
 from tasks.record.publication import publish_answer, publish_promotion
-from tasks.rollout.access import admit, check_override, check_trigger, check_verdict_time
+from tasks.rollout.access import admit, check_trigger, check_verdict_time, use_override
 from tasks.rollout.approval import approval_of
 from tasks.rollout.lease import with_lease
 from tasks.rollout.promotion import promote_challenger
@@ -51,26 +53,30 @@ def promote(
         dry_run: Only show the gates' verdict and what would stop the promotion; nobody is asked and nothing moves.
     """
     config = admit(model)
-    as_of = present(config, until)
+    as_of, principal = present(config, until), run_identity.creator(requested_by)
+    request = RunRequest(
+        "promote", model, principal, requested_by, as_of, wall_clock(),
+        override=override, approved_by=approved_by, comment=comment,
+    )  # fmt: skip
     if dry_run:
-        validation = _verdict(config, model, decision_id)
-        challenger = find_challenger(config, validation, decision_id)
-        return preview_promotion(config, challenger, validation, requested_by, override, wall_clock())
-    principal = check_trigger(config, "promote", requested_by, as_of)
+        return _preview(config, request, decision_id)
+    check_trigger(config, request)
     validation = _verdict(config, model, decision_id)
-    if override and validation.verdict == "warn":
-        check_override(config, "a warning", override, principal, as_of, wall_clock())
+    if validation.verdict == "warn" and use_override(config, request, "a warning"):
         config = config.accepting_warnings()
     challenger = find_challenger(config, validation, decision_id)
-    check_verdict_time(config, principal, challenger.decision_id, as_of)
-    approval = approval_of(
-        config, challenger, validation, as_of, wall_clock(), approved_by, comment, requested_by, model
-    )
+    check_verdict_time(config, request, challenger.decision_id)
+    approval = approval_of(config, request, challenger, validation)
     if approval.verdict not in ("approved", "not_needed"):
         return publish_answer(config, challenger, approval, as_of)
     promotion = promote_challenger(config, challenger, validation, challenger.decision_id)
     publish_promotion(config, promotion, as_of, approval.by, approval.comment)
     return promotion
+
+
+def _preview(config: ModelConfig, request: RunRequest, decision_id: str | None) -> Preview:
+    validation = _verdict(config, request.model, decision_id)
+    return preview_promotion(config, request, find_challenger(config, validation, decision_id), validation)
 
 
 def _verdict(config: ModelConfig, model: str, decision_id: str | None) -> ValidationReport:

@@ -7,9 +7,10 @@ interrupted replay resumes.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -57,10 +58,11 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
     # the replay has a heartbeat of its own; each of a subflow's would cost a second
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), ThreadPoolExecutor(1) as beside:
         first = first_champion(config) or _train_first(config, steps, windows[0])
+        score_beside = partial(beside.submit, score_baselines, config, first, folder)
         progress = create_progress_artifact(0.0, f"replay-{config.name}".replace("_", "-"), f"{len(windows)} windows")
         for number, window in enumerate(windows, start=1):
             if recall_window(folder, window) is None:
-                record_window(folder, _live_through(config, steps, window, first, folder, beside))
+                record_window(folder, _live_through(config, steps, window, score_beside))
                 update_progress_artifact(progress, 100.0 * number / len(windows), f"{number} of {len(windows)} windows")
     records = recall_windows(folder, windows)
     served = tuple((record.window, record.champion) for record in records if record.rows)
@@ -102,16 +104,16 @@ def _train_first(config: ModelConfig, steps: _Steps, window: Window) -> ModelVer
 
 
 def _live_through(
-    config: ModelConfig, steps: _Steps, window: Window, first: ModelVersion, folder: Path, beside: ThreadPoolExecutor
+    config: ModelConfig, steps: _Steps, window: Window, score_beside: "Callable[[Window], Future[Path]]"
 ) -> ReplayWindow:
     """One window from its first row to the end of what it led to.
 
-    Baselines touch nothing that the loop reads, so they are trained `beside` it.
+    Baselines touch nothing that the loop reads, so `score_beside` starts them in another thread.
     """
     steps.seconds.clear()
     baselines: Future[Path] | None = None
     if steps.run("score", until=config.read_at(window)):  # else it has no rows, as on a holiday
-        baselines = beside.submit(score_baselines, config, window, first, folder)
+        baselines = score_beside(window)
     judgement = steps.run("monitor", until=config.read_at(window))
     events = _go_back(config, steps, window, judgement.champion)
     acts = judgement.decision.retrain or judgement.decision.go_back_to

@@ -21,16 +21,19 @@ from flows.parameters import (
     run_name,
     wall_clock,
 )
+from tasks.adapters.orchestration import run_identity
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.data.split import split_labelled_rows
 from tasks.monitoring.decision import check_budget
+from tasks.policy.economics.costs import BudgetCheck
 from tasks.policy.governance.access import Override
+from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.evidence import ValidationReport
 from tasks.policy.reporting.preview import Preview
 from tasks.record.history import find_champion, find_earlier, next_cost_usd, recall_validation, spent_usd
 from tasks.record.preview import preview_retraining, preview_trial
 from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
-from tasks.rollout.access import actor, admit, check_override, check_request, check_trigger
+from tasks.rollout.access import admit, check_decision, check_trigger, use_override
 from tasks.rollout.lease import with_lease
 from tasks.training.shared_budget import claim_shared_budget
 from tasks.training.slots import in_a_training_slot
@@ -64,13 +67,13 @@ def retrain(
         earlier: Number of an earlier champion to try again instead of training: no training, no budget, the same proof.
     """
     config = admit(model)
-    as_of = present(config, until)
+    as_of, principal = present(config, until), run_identity.creator(requested_by)
     decision_id = decision_id or manual_decision_id(config, until, reason)
+    request = RunRequest("retrain", model, principal, requested_by, as_of, wall_clock(), reason, override)
     if dry_run:
-        return _preview(config, as_of, decision_id, requested_by, override, earlier)
-    principal = check_trigger(config, "retrain", requested_by, as_of)
-    request = check_request(config, "retrain", principal, decision_id, as_of, earlier)
-    reason, requested_by = request.reasons[0] if request else reason, actor(principal, requested_by)
+        return _preview(config, request, decision_id, earlier)
+    check_trigger(config, request)
+    request = check_decision(config, request, decision_id, earlier)
     recorded = recall_validation(config, decision_id)
     if recorded:
         hand_over_again(config, recorded, decision_id, as_of)
@@ -78,42 +81,31 @@ def retrain(
     champion = find_champion(config)
     if champion is None:
         take_snapshot(config, config.history())
-    refusal = None if earlier else _over_budget(config, decision_id, as_of)
-    if refusal and override:
-        check_override(config, "the budget", override, principal, as_of, wall_clock())
-    elif refusal:
-        return refuse_retraining(config, decision_id, refusal, as_of, requested_by)
+    refusal = None if earlier else _check_budgets(config, decision_id, as_of).refusal
+    if refusal and not use_override(config, request, "the budget"):
+        return refuse_retraining(config, request, decision_id, refusal)
     land_labels(config, as_of)
     training, holdout = split_labelled_rows(config, as_of)
     challenger = (
         find_earlier(config, earlier, decision_id) if earlier else train_challenger(config, training, decision_id)
     )
     validation = validate_challenger(config, challenger, champion, holdout)
-    publish_validation(config, challenger, validation, as_of, reason, requested_by)
+    publish_validation(config, request, challenger, validation)
     return validation
 
 
-def _preview(
-    config: ModelConfig,
-    as_of: datetime,
-    decision_id: str,
-    requested_by: str,
-    override: Override | None,
-    earlier: str | None,
-) -> Preview:
-    champion, now = find_champion(config), wall_clock()
-    split = split_labelled_rows(config, as_of) if champion else None
+def _preview(config: ModelConfig, request: RunRequest, decision_id: str, earlier: str | None) -> Preview:
+    split = split_labelled_rows(config, request.as_of) if find_champion(config) else None
     recorded = recall_validation(config, decision_id)
-    if earlier and champion and split:
+    if earlier and split:
         challenger = find_earlier(config, earlier, decision_id)
-        return preview_trial(config, challenger, champion, split[1], recorded, requested_by, now)
+        return preview_trial(config, request, challenger, split[1], recorded)
+    budget = _check_budgets(config, decision_id, request.as_of, dry_run=True)
+    return preview_retraining(config, request, split, budget, recorded)
+
+
+def _check_budgets(config: ModelConfig, decision_id: str, as_of: datetime, dry_run: bool = False) -> BudgetCheck:
+    """Check the model's own budget, and the one that it shares."""
     spent, cost = spent_usd(config, as_of, decision_id), next_cost_usd(config, as_of)
-    shared = claim_shared_budget(config, decision_id, cost, as_of, dry_run=True)
-    return preview_retraining(config, champion, split, spent, cost, recorded, requested_by, override, now, shared)
-
-
-def _over_budget(config: ModelConfig, decision_id: str, as_of: datetime) -> str | None:
-    """Why the model's own budget refuses, or the one that it shares; None where both allow it."""
-    cost = next_cost_usd(config, as_of)
-    refusal = check_budget(config, spent_usd(config, as_of, decision_id), cost)
-    return refusal or claim_shared_budget(config, decision_id, cost, as_of)
+    refusal = check_budget(config, spent, cost)
+    return BudgetCheck(spent, cost, refusal or claim_shared_budget(config, decision_id, cost, as_of, dry_run))

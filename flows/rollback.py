@@ -14,12 +14,17 @@ from flows.parameters import (
     manual_decision_id,
     present,
     run_name,
+    wall_clock,
 )
+from tasks.adapters.orchestration import run_identity
+from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.evidence import Promotion
+from tasks.policy.reporting.preview import Preview
+from tasks.record.preview import preview_rollback
 from tasks.record.publication import publish_promotion
-from tasks.rollout.access import actor, admit, check_request, check_trigger
+from tasks.rollout.access import admit, check_decision, check_trigger
 from tasks.rollout.lease import with_lease
-from tasks.rollout.promotion import preview_rollback, restore_previous
+from tasks.rollout.promotion import plan_rollback, restore_previous
 
 
 @flow(name="rollback", flow_run_name=run_name("rollback"))
@@ -32,7 +37,7 @@ def rollback(
     decision_id: DecisionId | None = None,
     champion: Annotated[str, Field(pattern=r"^[0-9]{1,9}$")] | None = None,
     dry_run: bool = False,
-) -> Promotion:
+) -> Promotion | Preview:
     """Restore the previous champion and quarantine the present one.
 
     Args:
@@ -45,13 +50,13 @@ def rollback(
         dry_run: Only try whether the previous champion answers, and say what would be restored.
     """
     config = admit(model)
-    if dry_run:
-        return preview_rollback(config)
-    as_of = present(config, until)
-    principal = check_trigger(config, "rollback", requested_by, as_of)
-    request = check_request(config, "rollback", principal, decision_id, as_of, champion)
-    reason, requested_by = request.reasons[0] if request else reason, actor(principal, requested_by)
+    as_of, principal = present(config, until), run_identity.creator(requested_by)
     decision_id = decision_id or manual_decision_id(config, until, reason)
-    promotion = restore_previous(config, decision_id, reason, requested_by, champion)
-    publish_promotion(config, promotion, as_of, requested_by, reason)
+    request = RunRequest("rollback", model, principal, requested_by, as_of, wall_clock(), reason)
+    if dry_run:
+        return preview_rollback(config, request, plan_rollback(config, champion))
+    check_trigger(config, request)
+    request = check_decision(config, request, decision_id, champion)
+    promotion = restore_previous(config, request, decision_id, champion)
+    publish_promotion(config, promotion, as_of, request.actor, request.reason)
     return promotion

@@ -19,7 +19,6 @@ from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Judgement, MonitorRun, WindowEvidence, label_reports
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.reporting.decision import headline
-from tasks.policy.triggers.base import Case
 
 
 @stage
@@ -34,40 +33,31 @@ def decide(
 
     Changes that others made in the registry are reported but do not influence the decision.
     """
-    history, as_of = run.history, run.as_of
-    kind, explanations = (diagnosis.kind, diagnosis.explanations) if diagnosis else ("none", ())
-    past, policy, budget = history.revised(revised), config.retraining, config.budget
-    cost = expected_cost(budget, past, grows=config.training.window_days is None)
-    case = Case(evidence, past, as_of, policy.min_rows, policy.min_labelled_rows, budget, cost.usd if cost else None)
+    history, policy, budget = run.history.revised(revised), config.retraining, config.budget
+    cost = expected_cost(budget, history, grows=config.training.window_days is None)
+    case = policy.case(evidence, history, run.as_of, budget, cost.usd if cost else None)
     benefit = expected_benefit(case, config.performance.metric, cost)
-    decision = decide_retraining(
-        config.name,
-        policy,
-        evidence,
-        past,
-        as_of,
-        budget,
-        kind,
-        expected_cost_usd=cost.usd if cost else None,
-        expected_value_usd=benefit.value.usd if benefit else None,
-        fault=diagnosis.reasons[0] if diagnosis and kind == "upstream_data_fault" else "",
-        explanations=(*([describe(benefit, budget)] if benefit else []), *_on_labels(evidence, revised)),
-    )
+    decision = decide_retraining(config.name, policy, case, diagnosis)
+    if benefit:
+        reasons = (*decision.reasons, describe(benefit, budget))
+        decision = replace(decision, expected_value_usd=benefit.value.usd, reasons=reasons)
+    decision = replace(decision, reasons=(*decision.reasons, *_on_labels(evidence, revised)))
     if decision.retrain:
-        rows = forecast_rows(history, evidence, config.training.window_days)
+        rows = forecast_rows(run.history, evidence, config.training.window_days)
         decision = replace(decision, placement=decide_placement(config.placement, rows, config.columns.personal))
     get_run_logger().info("decision: %s", headline(decision, run.champion.version))
     for change in run.registry_changes:
         get_run_logger().warning("registry: %s", change)
+    estimate = diagnosis.estimate if diagnosis else None
     return Judgement(
-        as_of=as_of,
+        as_of=run.as_of,
         champion=run.champion.version,
         evidence=evidence,
         decision=decision,
         revised=tuple(revised),
-        diagnosis_reasons=(*diagnosis.reasons, *explanations) if diagnosis else (),
-        estimate=diagnosis.estimate if diagnosis else None,
-        estimate_error=diagnosis.estimate_error if diagnosis else None,
+        diagnosis_reasons=(*diagnosis.reasons, *diagnosis.explanations) if diagnosis else (),
+        estimate=estimate.value if estimate else None,
+        estimate_error=estimate.error if estimate else None,
         backfilled=run.mode is RunMode.BACKFILL,
         registry_changes=run.registry_changes,
     )

@@ -17,7 +17,7 @@ from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.monitoring import attribution as judgement, estimation
 from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
-from tasks.policy.monitoring.estimate_errors import describe_estimate, past_error, widened
+from tasks.policy.monitoring.estimate_errors import Estimate, describe_estimate, past_error, widened
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion, MonitorRun, WindowEvidence, newest_labels
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport
@@ -33,26 +33,22 @@ def diagnose_window(
     config: ModelConfig, run: MonitorRun, evidence: WindowEvidence, revised: Sequence[PerformanceReport] = ()
 ) -> Diagnosis:
     """Diagnose a window: the kind of change, its reasons, the features that explain it, and the estimate."""
-    history, as_of = run.history, run.as_of
-    estimate, error = None, past_error(history, config.performance.metric)
-    if evidence.quality is not None and evidence.quality.verdict != "fail":
-        estimate = estimate_performance(config, evidence.window, history.performances, as_of)
-    estimate = widened(estimate, error) if estimate else None
-    found = decide_diagnosis(
-        evidence.quality,
-        evidence.drift,
-        evidence.performance,
-        estimate,
-        limits=config.diagnosis,
-        estimate_error=error if estimate else None,
-        allowed=config.quality.columns,
-        labels=newest_labels(evidence, history, revised),
-    )
+    estimate, labels = _estimate(config, run, evidence), newest_labels(evidence, run.history, revised)
+    found = decide_diagnosis(evidence, estimate, labels, config.diagnosis, config.quality.columns)
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
-    explanations = explain_change(config, evidence, run.champion, as_of)
+    explanations = explain_change(config, evidence, run.champion, run.as_of)
     if estimate and _stands_in(evidence.performance):
-        explanations = (describe_estimate(estimate, error), *explanations)
-    return replace(found, estimate=estimate, estimate_error=error if estimate else None, explanations=explanations)
+        explanations = (describe_estimate(estimate), *explanations)
+    return replace(found, estimate=estimate, explanations=explanations)
+
+
+def _estimate(config: ModelConfig, run: MonitorRun, evidence: WindowEvidence) -> Estimate | None:
+    """Estimate the primary metric, with an interval that fits the error of earlier estimates; None for failed data."""
+    if evidence.quality is None or evidence.quality.verdict == "fail":
+        return None
+    value = estimate_performance(config, evidence.window, run.history.performances, run.as_of)
+    error = past_error(run.history, config.performance.metric)
+    return Estimate(widened(value, error), error) if value else None
 
 
 def _stands_in(performance: PerformanceReport | None) -> bool:
@@ -95,12 +91,12 @@ def explain_loss(
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
     rows = rows.take(models.shap.drawn_places(len(rows), models.shap.ROWS))
-    contributed, truth = models.shap.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
+    contributed, y_true = models.shap.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
     name = config.performance.metric
     name = name if name in ("mae", "pinball", "brier") else "mae" if config.task == "regression" else "log_loss"
-    known = np.isfinite(truth)
+    known = np.isfinite(y_true)
     metric = metrics.Metric(name, config.performance.quantile)
-    losses = metrics.row_losses(metric, truth[known], scorer.predict(rows)[known])
+    losses = metrics.row_losses(metric, y_true[known], scorer.predict(rows)[known])
     if contributed is None or losses is None or not known.any():
         return None
     drifted = [feature.feature for feature in drift.features if feature.verdict == "drifted"]
@@ -115,27 +111,28 @@ def estimate_performance(
     None for multiclass models, without a prediction in the window, before an earlier window of this version has
     closed with sound labels, and with fewer than `retraining.min_labelled_rows` rows to learn from.
     """
-    served = evaluation.prediction_log.read_served(config, window, as_of)
+    logged = evaluation.prediction_log.read_logged(config, window, as_of)
     closed = [
         report.window
         for report in performances
         if report.maturity == "closed"
         and report.window < window
-        and report.model_version == served.version
+        and report.model_version == logged.version
         and report.has_sound_labels
     ]
-    if config.task == "multiclass" or not closed or not len(served.predicted):
+    if config.task == "multiclass" or not closed or not len(logged.y_pred):
         return None
     learned = [
-        evaluation.prediction_log.read_served(config, earlier, as_of).answerable for earlier in closed[-LEARN_FROM:]
+        evaluation.prediction_log.read_logged(config, earlier, as_of).of_known_classes
+        for earlier in closed[-LEARN_FROM:]
     ]
-    truth, predicted = (np.concatenate(parts) for parts in zip(*learned, strict=True))
-    if len(truth) < config.retraining.min_labelled_rows:
+    y_true, y_pred = (np.concatenate(parts) for parts in zip(*learned, strict=True))
+    if len(y_true) < config.retraining.min_labelled_rows:
         return None
     name = config.performance.metric
     if config.task == "regression":
         return estimation.estimate_loss(
-            estimation.learn_losses(config.performance.primary_metric, truth, predicted), served.predicted
+            estimation.learn_losses(config.performance.primary_metric, y_true, y_pred), logged.y_pred
         )
-    estimates = estimation.estimate_classes(served.predicted, estimation.calibrate(truth, predicted))
+    estimates = estimation.estimate_classes(logged.y_pred, estimation.calibrate(y_true, y_pred))
     return next((estimate for estimate in estimates if estimate.name == name), None)

@@ -87,16 +87,15 @@ def report_drift(
     Coded training rows allow two more steps: the reference is matched to the window's phase of the calendar, and joint
     drift is tested. Prediction shifts are measured only if a feature drifted, because they cost more than the rest.
     """
-    coded, importances = baseline.coded, baseline.importances
-    sample = None if coded is None else _read_sample(config, profile, baseline.profile, importances)
-    matched = _match(config, profile, baseline.profile, coded, sample)
-    reference = matched.reference if matched else baseline.profile
-    report = measure(profile, reference, config.drift, importances)
+    sample = None if baseline.coded is None else _read_sample(config, profile, baseline)
+    matched = None if sample is None else _match(config, profile, baseline, sample)
+    reference = replace(baseline, profile=matched.reference) if matched else baseline
+    report = measure(profile, reference.profile, config.drift, reference.importances)
     if any(feature.verdict == "drifted" for feature in report.features):
         report = _with_shifts(report, measure_shifts(), config)
-    report = _with_rows(config, report, coded, sample, matched, reference.stable_auc)
-    samples = _draw_samples(config, profile, replace(baseline, profile=reference), matched)
-    return _with_evidently(config, report, samples, NO_SAMPLE if baseline.sample is None else NO_ROW)
+    report = _with_joint(config, report, reference, sample, matched)
+    samples = _draw_samples(config, profile, reference, matched)
+    return _with_evidently(config, report, samples, NO_SAMPLE if reference.sample is None else NO_ROW)
 
 
 def _draw_samples(
@@ -137,8 +136,8 @@ def _with_evidently(config: ModelConfig, report: DriftReport, samples: "Samples 
         gates.evidently_page.write_page(
             path, workspace().reports, f"{name} {window}: {report.verdict}", report, drawn, own.snapshots
         )
-        for kept, snapshot in (("", drawn), *own.snapshots.items()):
-            dashboards.evidently_workspace.keep(snapshot, name, f"{window} {kept}".strip(), moment)
+        for item, snapshot in (("", drawn), *own.snapshots.items()):
+            dashboards.evidently_workspace.keep(snapshot, name, f"{window} {item}".strip(), moment)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
     return replace(report, report_uri=str(path))
@@ -167,19 +166,17 @@ def _with_shifts(report: DriftReport, shifts: Sequence[Shift], config: ModelConf
     features = tuple(replace(drift, prediction_shift=moved.get(drift.feature)) for drift in report.features)
     drifted = [drift.feature for drift in report.features if drift.verdict == "drifted"]
     unit = (config.columns.label_unit or "in the label's unit") if config.task == "regression" else "in log-odds"
-    told = explain_predictions(shifts, drifted, unit)
-    reasons = (*report.reasons, told) if told else report.reasons
-    return replace(report, features=features, reasons=reasons, explanation=told)
+    explanation = explain_predictions(shifts, drifted, unit)
+    reasons = (*report.reasons, explanation) if explanation else report.reasons
+    return replace(report, features=features, reasons=reasons, explanation=explanation)
 
 
-def _read_sample(
-    config: ModelConfig, profile: WindowProfile, reference: ReferenceProfile, importances: Mapping[str, float]
-) -> CodedRows | None:
+def _read_sample(config: ModelConfig, profile: WindowProfile, baseline: DriftReference) -> CodedRows | None:
     """Read the window's sample as bin codes: its hours, and the most important features if joint drift is tested."""
     if profile.sample_uri is None:
         return None
-    held = set(pq.read_schema(profile.sample_uri).names)
-    ordered = sorted(reference.features, key=lambda frozen: -importances.get(frozen.feature, 0.0))
+    held, reference = set(pq.read_schema(profile.sample_uri).names), baseline.profile
+    ordered = sorted(reference.features, key=lambda frozen: -baseline.importances.get(frozen.feature, 0.0))
     features = tuple(frozen for frozen in ordered if frozen.feature in held)[
         : profiling.domain_classifier.COLUMNS if config.drift.joint else 0
     ]
@@ -188,32 +185,26 @@ def _read_sample(
     return profiling.binned_rows.code_rows(config, replace(reference, features=features), table)
 
 
-def _match(
-    config: ModelConfig,
-    profile: WindowProfile,
-    reference: ReferenceProfile,
-    coded: CodedRows | None,
-    sample: CodedRows | None,
-) -> Matched | None:
-    """Match the reference to the window's phase of the calendar; None without coded rows on either side."""
-    if coded is None or sample is None:
+def _match(config: ModelConfig, profile: WindowProfile, baseline: DriftReference, sample: CodedRows) -> Matched | None:
+    """Match the reference to the window's phase of the calendar; None without coded training rows or without a match."""
+    if baseline.coded is None:
         return None
-    return match_calendar(reference, coded, profile, sample.hours, config.drift)
+    return match_calendar(baseline.profile, baseline.coded, profile, sample.hours, config.drift)
 
 
-def _with_rows(
+def _with_joint(
     config: ModelConfig,
     report: DriftReport,
-    coded: CodedRows | None,
+    reference: DriftReference,
     sample: CodedRows | None,
     matched: Matched | None,
-    stable_auc: float | None,
 ) -> DriftReport:
     """Add row-level findings to the report: the part of the reference that was compared, and joint drift."""
-    told = [matched.description] if matched else []
-    if coded is None or sample is None or not config.drift.joint:
-        return replace(report, reasons=(*report.reasons, *told))
-    weights, limit = matched.weights if matched else None, max(config.drift.joint_threshold, stable_auc or 0.0)
-    joint = profiling.domain_classifier.tell_apart(coded, sample, limit, config.drift.min_rows, weights)
-    told.append(describe_joint(joint, any(feature.verdict == "drifted" for feature in report.features)))
-    return replace(report, joint=joint, reasons=(*report.reasons, *told))
+    reasons = (*report.reasons, matched.description) if matched else report.reasons
+    if reference.coded is None or sample is None or not config.drift.joint:
+        return replace(report, reasons=reasons)
+    weights = matched.weights if matched else None
+    limit = max(config.drift.joint_threshold, reference.profile.stable_auc or 0.0)
+    joint = profiling.domain_classifier.tell_apart(reference.coded, sample, limit, config.drift.min_rows, weights)
+    sentence = describe_joint(joint, any(feature.verdict == "drifted" for feature in report.features))
+    return replace(report, joint=joint, reasons=(*reasons, sentence))

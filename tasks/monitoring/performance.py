@@ -5,7 +5,7 @@ window is measured again if its labels arrived or were corrected within `label_l
 """
 
 import statistics
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +34,7 @@ from tasks.policy.statistics.intervals import metric_intervals
 from tasks.policy.statistics.metrics import Floats
 
 if TYPE_CHECKING:
-    from tasks.adapters.evaluation.prediction_log import Served
+    from tasks.adapters.evaluation.prediction_log import LoggedPredictions
 
 USUAL_WINDOWS, USUAL_FROM = 6, 3
 """The usual labelled share is the median of the latest `USUAL_WINDOWS` closed windows, given at least `USUAL_FROM`."""
@@ -49,14 +49,13 @@ def measure_performance(
 
     Returns the window's report, followed by the reports of earlier windows that differ from their last one.
     """
-    window, as_of, history, champion = run.window, run.as_of, run.history, run.champion
     revised = []
-    for earlier in history.performances:
-        if earlier.window < window and _may_differ(config, earlier, window, as_of):
-            again = _measure(config, earlier.window, as_of, history, earlier.latency, champion)
-            if _said(again) != _said(earlier):
+    for earlier in run.history.performances:
+        if earlier.window < run.window and _may_differ(config, run, earlier):
+            again = _measure(config, run, earlier.window, earlier.latency)
+            if _findings(again) != _findings(earlier):
                 revised.append(again)
-    report = _measure(config, window, as_of, history.revised(revised), latency, champion)
+    report = _measure(config, run.with_labels(revised), run.window, latency)
     get_run_logger().info("performance: %s", describe(report))
     for each in (report, *revised):
         if each.labels and each.labels.reasons:
@@ -66,7 +65,7 @@ def measure_performance(
     return (report, *revised)
 
 
-def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window, as_of: datetime) -> bool:
+def _may_differ(config: ModelConfig, run: MonitorRun, earlier: PerformanceReport) -> bool:
     """Return whether measuring again can change the report. Labels past `label_lookback_days` are not read."""
     if (
         earlier.maturity != "closed" or not earlier.has_sound_labels
@@ -74,10 +73,11 @@ def _may_differ(config: ModelConfig, earlier: PerformanceReport, window: Window,
         return True
     columns = config.columns
     sought_until = earlier.window.end + columns.label_delay + timedelta(days=columns.label_lookback_days)
-    return sought_until > window.start and lake.labels_came(config, earlier.window, earlier.as_of, as_of)
+    return sought_until > run.window.start and lake.labels_came(config, earlier.window, earlier.as_of, run.as_of)
 
 
-def _said(report: PerformanceReport) -> tuple[object, ...]:
+def _findings(report: PerformanceReport) -> tuple[object, ...]:
+    """Return what labels can change in a report."""
     labels = report.labels
     return report.maturity, report.labelled_rows, report.metrics, labels and (labels.verdict, labels.reasons)
 
@@ -97,23 +97,16 @@ def describe(report: PerformanceReport) -> str:
     )
 
 
-def _measure(
-    config: ModelConfig,
-    window: Window,
-    as_of: datetime,
-    history: History,
-    latency: Latency | None,
-    champion: ModelVersion | None,
-) -> PerformanceReport:
-    served = evaluation.prediction_log.read_served(config, window, as_of)
-    truth, predicted = served.judged
-    rows, labelled_rows = len(served.truth), len(truth)
+def _measure(config: ModelConfig, run: MonitorRun, window: Window, latency: Latency | None) -> PerformanceReport:
+    logged = evaluation.prediction_log.read_logged(config, window, run.as_of)
+    y_true, y_pred = logged.labelled
+    rows, labelled_rows = len(logged.y_true), len(y_true)
     settings, primary, floor = config.performance, config.performance.metric, config.retraining.min_labelled_rows
-    classes = max(2, len(served.classes))
-    values = _metrics(config, truth, predicted, classes)
+    classes = max(2, len(logged.classes))
+    values = _metrics(config, y_true, y_pred, classes)
     least = config.validation.slice_min_rows
-    slices = measure_slices(settings.primary_metric, truth, predicted, served.judged_slices, least)
-    before = [report for report in history.performances if report.window < window]
+    slices = measure_slices(settings.primary_metric, y_true, y_pred, logged.labelled_slices, least)
+    before = [report for report in run.history.performances if report.window < window]
     value = next((metric for metric in values if metric.name == primary), None)
     best = best_past_level(before, primary, floor)
     noise = noise_before_collapse(closed_values(before, primary, floor))
@@ -123,20 +116,20 @@ def _measure(
         smallest = smallest_shift(value, best[0], noise)
     return PerformanceReport(
         window=window,
-        as_of=as_of,
-        model_version=served.version,
+        as_of=run.as_of,
+        model_version=logged.version,
         rows=rows,
         labelled_rows=labelled_rows,
         maturity=decide_maturity(
             rows,
             labelled_rows,
-            as_of >= window.end + config.columns.all_labels_within,
+            run.as_of >= window.end + config.columns.all_labels_within,
             settings.maturing_at,
             settings.closed_at,
         ),
         metrics=values,
         primary=primary,
-        confidence_histogram=() if config.task == "regression" else confidence_histogram(served.predicted),
+        confidence_histogram=() if config.task == "regression" else confidence_histogram(logged.y_pred),
         latency=latency,
         baseline=best[0] if best else None,
         baseline_window=best[1] if best else None,
@@ -145,35 +138,30 @@ def _measure(
         noise_windows=noise.windows if noise else None,
         smallest_shift=smallest,
         slices=slices,
-        undefined=metrics.undefined(primary, truth, classes, each=True) if labelled_rows else None,
-        labels=_judge_labels(config, window, as_of, history, served, champion),
+        undefined=metrics.undefined(primary, y_true, classes, each=True) if labelled_rows else None,
+        labels=_judge_labels(config, run, window, logged),
     )
 
 
 def _judge_labels(
-    config: ModelConfig,
-    window: Window,
-    as_of: datetime,
-    history: History,
-    served: "Served",
-    champion: ModelVersion | None,
+    config: ModelConfig, run: MonitorRun, window: Window, logged: "LoggedPredictions"
 ) -> LabelReport | None:
-    """Judge the labels of the served rows; None without served rows, or if no label has arrived and none is overdue."""
-    if not len(served.truth):
+    """Judge the labels of the predicted rows; None without any, or if no label has arrived and none is overdue."""
+    if not len(logged.y_true):
         return None
-    known = np.isfinite(served.truth)
-    faults, words, conflicts = lake.label_faults.sorted_faults(lake.read_label_faults(config, window, as_of))
-    reference = _learned_labels(config, served.version, champion)
-    due_by = lake.labels_due_by(config, as_of)
+    known = np.isfinite(logged.y_true)
+    faults, words, conflicts = lake.label_faults.sorted_faults(lake.read_label_faults(config, window, run.as_of))
+    reference = _learned_labels(config, logged.version, run.champion)
+    due_by = lake.labels_due_by(config, run.as_of)
     facts = LabelFacts(
         window=window,
         column=config.columns.label,
-        rows=len(served.truth),
-        due=window.end <= (due_by if due_by is not None else as_of - config.columns.label_delay),
-        y_true=served.truth[known],
-        y_pred=served.predicted[known],
-        classes=served.classes,
-        usual_share=_usual_share(history, window, reference),
+        rows=len(logged.y_true),
+        due=window.end <= (due_by if due_by is not None else run.as_of - config.columns.label_delay),
+        y_true=logged.y_true[known],
+        y_pred=logged.y_pred[known],
+        classes=logged.classes,
+        usual_share=_usual_share(run.history, window, reference),
         faults=faults,
         words=words,
         conflicts=conflicts,
@@ -186,8 +174,8 @@ def _learned_labels(config: ModelConfig, version: str, champion: ModelVersion | 
     """Return the profile of the labels that the version was trained on; None if it was not stored."""
     if champion is None or version == "none":
         return None
-    served = champion if champion.version == version else registry.version(config.name, version)
-    return registry.version_files.reference_profile(served).labels
+    trained = champion if champion.version == version else registry.version(config.name, version)
+    return registry.version_files.reference_profile(trained).labels
 
 
 def _usual_share(history: History, window: Window, reference: LabelProfile | None) -> float | None:

@@ -42,6 +42,6 @@ def new_columns(config: ModelConfig, run: MonitorRun, reports: Sequence[Performa
     latest = {report.window: report for report in (*history.performances, *reports) if report.window <= run.window}
     sound = {found: report for found, report in latest.items() if report.has_sound_labels}
     ready = [found for found, report in sound.items() if report.maturity != "open" and report.labelled_rows >= floor]
-    aged = (run.champion.trained.end, *(served.learned_until for served in history.returnable))
+    aged = (run.champion.trained.end, *(earlier.learned_until for earlier in history.returnable))
     columns += [evaluation.probes.take_up(config, other, as_of, folder, aged) for other in sorted(set(ready) - known)]
     return tuple(columns)

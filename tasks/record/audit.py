@@ -32,18 +32,18 @@ def describe_entry(entry: LedgerEntry) -> str:
     """Describe an entry in one line, with its first reason if it has one; unprintable characters become spaces."""
     reason = _first_reason(entry)
     decision = f" decision {entry.decision_id}" if entry.decision_id else ""
-    told = f": {reason}" if reason else ""
-    return printable(f"{entry.sequence:>6} {entry.at:%Y-%m-%d %H:%M} {entry.kind} by {entry.actor}{decision}{told}")
+    because = f": {reason}" if reason else ""
+    return printable(f"{entry.sequence:>6} {entry.at:%Y-%m-%d %H:%M} {entry.kind} by {entry.actor}{decision}{because}")
 
 
 def describe_champion(model: str, moment: datetime, entry: LedgerEntry, promotion: Promotion) -> list[str]:
     """Describe which version served at the moment, who made it champion, and the reasons."""
-    said = (
+    sentence = (
         f"{model}: version {promotion.champion} served at {moment:%Y-%m-%d %H:%M} UTC, "
         f"{promotion.action} on {entry.at:%Y-%m-%d %H:%M} by {entry.actor} "
         f"(entry {entry.sequence}, decision {promotion.decision_id})"
     )
-    return [printable(said), *(printable(f"  {reason}") for reason in promotion.reasons)]
+    return [printable(sentence), *(printable(f"  {reason}") for reason in promotion.reasons)]
 
 
 def _first_reason(entry: LedgerEntry) -> str:

@@ -92,8 +92,8 @@ def prepare_run(config: ModelConfig, past: Past, window: Window, as_of: datetime
 def recall_history(config: ModelConfig, past: Past, champion: ModelVersion, window: Window) -> History:
     """Return all history that the policy may use when it judges `window`."""
     entries = past.entries
-    judged = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
-    before = [judgement for judgement in judged if judgement.evidence.window < window]
+    judgements = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
+    before = [judgement for judgement in judgements if judgement.evidence.window < window]
     earlier = _latest_of_each(before)
     since = champion.trained.end
     made = [entry for entry in entries if entry.kind == "challenger.registered"]
@@ -181,7 +181,7 @@ def find_challenger(config: ModelConfig, validation: ValidationReport, decision_
 
 def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVersion:
     """Return an earlier champion as this decision's challenger. Raises PromotionRefused if it may not serve again."""
-    known = {served.version for served in returnable(ledger.entries(config.name))}
+    known = {earlier.version for earlier in returnable(ledger.entries(config.name))}
     if number not in known:
         raise PromotionRefused(
             f"{config.name}: version {number} may not be tried again, expected a version that was champion, was not rolled "

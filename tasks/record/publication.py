@@ -11,6 +11,7 @@ from tasks.adapters import ledger, orchestration, registry, reports
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.economics.placement import DEDICATED
 from tasks.policy.governance.access import Approval
+from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import digest, to_json
 from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import (
@@ -135,12 +136,7 @@ def publish_degradation(config: ModelConfig, degraded: Degradation) -> None:
 
 @stage(**RETRIES)
 def publish_validation(
-    config: ModelConfig,
-    challenger: ModelVersion,
-    validation: ValidationReport,
-    as_of: datetime,
-    reason: str,
-    requested_by: str,
+    config: ModelConfig, request: RunRequest, challenger: ModelVersion, validation: ValidationReport
 ) -> None:
     """Record the challenger and its validation verdict; hand a challenger that passed over to `promote`.
 
@@ -150,11 +146,11 @@ def publish_validation(
     decision_id = challenger.decision_id
     recalled = decision_id != dict(challenger.tags).get("decision_id", decision_id)
     made = "challenger.recalled" if recalled else "challenger.registered"
-    ledger.append(config.name, Fact(made, challenger, as_of, decision_id, requested_by))
+    ledger.append(config.name, Fact(made, challenger, request.as_of, decision_id, request.actor))
     kind = "challenger.validated" if config.promotion.accepts(validation.verdict) else "challenger.refused"
-    ledger.append(config.name, Fact(kind, validation, as_of, decision_id, requested_by))
-    reports.artifacts.publish_validation_page(config, validation, challenger.run_id, reason)
-    hand_over(config, validation, decision_id, as_of)
+    ledger.append(config.name, Fact(kind, validation, request.as_of, decision_id, request.actor))
+    reports.artifacts.publish_validation_page(config, validation, challenger.run_id, request.reason)
+    hand_over(config, validation, decision_id, request.as_of)
 
 
 def hand_over(config: ModelConfig, validation: ValidationReport, decision_id: str, as_of: datetime) -> None:
@@ -199,9 +195,8 @@ def publish_answer(config: ModelConfig, challenger: ModelVersion, approval: Appr
 
 
 @stage(**RETRIES)
-def refuse_retraining(config: ModelConfig, decision_id: str, refusal: str, as_of: datetime, requested_by: str) -> None:
+def refuse_retraining(config: ModelConfig, request: RunRequest, decision_id: str, refusal: str) -> None:
     """Record and announce that the budget refused a retrain."""
-    ledger.append(config.name, Fact("retraining.refused", refusal, as_of, decision_id, requested_by))
-    orchestration.events.announce(
-        "budget.refused", config.name, Handover(config.name, decision_id, (refusal,), as_of).payload()
-    )
+    ledger.append(config.name, Fact("retraining.refused", refusal, request.as_of, decision_id, request.actor))
+    handover = Handover(config.name, decision_id, (refusal,), request.as_of)
+    orchestration.events.announce("budget.refused", config.name, handover.payload())

@@ -22,7 +22,7 @@ from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics import intervals, metrics
 
 
-def score_baselines(config: ModelConfig, window: Window, first: ModelVersion, folder: Path) -> Path:
+def score_baselines(config: ModelConfig, first: ModelVersion, folder: Path, window: Window) -> Path:
     """Write one window's columns `id`, `never` and `every` (predictions) to Parquet; keep an existing file."""
     path = folder / f"{window.name}.parquet"
     if path.exists():

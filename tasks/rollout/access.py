@@ -6,16 +6,16 @@ what the ledger has a decision for. A ledger accepts facts only from the model f
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig, load_model_config
 from tasks.adapters import ledger, orchestration
-from tasks.policy.governance.access import Override, Principal, why_not_override, why_not_trigger
+from tasks.policy.governance.access import why_not_override, why_not_trigger
 from tasks.policy.governance.binding import BOUND, FileBinding, bound_to, why_not_accept, why_not_bound
-from tasks.policy.governance.people import AUTOMATION, SCHEDULE
-from tasks.policy.governance.requests import MOVES, Action, Request, decided, why_not_requested, why_too_early
+from tasks.policy.governance.requests import MOVES, RunRequest, decided, why_not_requested, why_too_early
 from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.errors import AccessRefused
 from tasks.policy.records.events import Handover
@@ -41,79 +41,62 @@ def admit(model: str) -> ModelConfig:
     return config
 
 
-def check_trigger(config: ModelConfig, action: str, requested_by: str, as_of: datetime) -> Principal:
-    """Return who started this run. Raises AccessRefused, after recording it, if they lack the right.
+def check_trigger(config: ModelConfig, request: RunRequest) -> None:
+    """Raise AccessRefused, after recording it, if who started this run lacks the right.
 
     The first authorised run binds the model's ledger to its file.
     """
-    principal: Principal = orchestration.run_identity.creator(requested_by)
-    refusal = why_not_trigger(config.access, principal, requested_by)
+    refusal = why_not_trigger(config.access, request.principal, request.requested_by)
     if refusal:
-        _refuse(config, action, refusal, as_of, principal)
+        _refuse(config, request, request.action, refusal)
     if config.binding and not ledger.entries(config.name, kind=BOUND):
-        ledger.append(config.name, Fact(BOUND, config.binding, as_of, digest(config.name, BOUND), principal.name))
-    return principal
+        bound = digest(config.name, BOUND)
+        ledger.append(config.name, Fact(BOUND, config.binding, request.as_of, bound, request.principal.name))
 
 
-def check_request(
-    config: ModelConfig,
-    action: Action,
-    principal: Principal,
-    decision_id: str | None,
-    as_of: datetime,
-    version: str | None = None,
-) -> Request | None:
-    """Return the decision in the ledger that this run carries out; None for a manual run.
+def check_decision(
+    config: ModelConfig, request: RunRequest, decision_id: str, version: str | None = None
+) -> RunRequest:
+    """Return the request with the reason of the decision in the ledger that it carries out; a manual run keeps its own.
 
     Raises AccessRefused if an event requests an action that was not decided, or if a person requests an action on a
     live model with an `as_of` before its latest promotion or rollback.
     """
     entries = ledger.entries(config.name)
-    request = decided(entries, action, decision_id, version)
-    refusal = why_not_requested(action, request, principal.kind == "automation", as_of)
+    decision = decided(entries, request.action, decision_id, version)
+    refusal = why_not_requested(request, decision)
     if refusal:
-        _refuse(config, action, refusal, as_of, principal)
-    if request is None:
-        _check_moment(config, action, principal, [entry for entry in entries if entry.kind in MOVES], as_of)
-    return request
+        _refuse(config, request, request.action, refusal)
+    if decision is None:
+        _check_moment(config, request, request.action, [entry for entry in entries if entry.kind in MOVES])
+        return request
+    return replace(request, reason=decision.reasons[0])
 
 
-def check_verdict_time(config: ModelConfig, principal: Principal, decision_id: str, as_of: datetime) -> None:
+def check_verdict_time(config: ModelConfig, request: RunRequest, decision_id: str) -> None:
     """Raise AccessRefused if a live model's challenger would be promoted as of a time before its validation."""
     verdicts = [entry for entry in ledger.entries(config.name, kind=VALIDATED) if entry.decision_id == decision_id]
-    _check_moment(config, "promotion", principal, verdicts, as_of)
+    _check_moment(config, request, "promotion", verdicts)
 
 
-def _check_moment(
-    config: ModelConfig, action: str, principal: Principal, built_on: Sequence[LedgerEntry], as_of: datetime
-) -> None:
+def _check_moment(config: ModelConfig, request: RunRequest, action: str, built_on: Sequence[LedgerEntry]) -> None:
     """Raise AccessRefused if the action would take effect before a fact it depends on. Recorded data is exempt."""
-    refusal = why_too_early(built_on, action, as_of) if config.period.end is None else None
+    refusal = why_too_early(built_on, action, request.as_of) if config.period.end is None else None
     if refusal:
-        _refuse(config, action, refusal, as_of, principal)
+        _refuse(config, request, action, refusal)
 
 
 def check_window(config: ModelConfig, past: Past, window: Window) -> None:
     """Raise AccessRefused for an event about a live model's window that precedes the latest judged window."""
     if config.period.end or orchestration.run_identity.creator().kind != "automation":
         return
-    judged = past.of("window.judged")
-    latest = from_json(Judgement, judged[-1].body).evidence.window if judged else window
+    judgements = past.of("window.judged")
+    latest = from_json(Judgement, judgements[-1].body).evidence.window if judgements else window
     if window < latest:
         raise AccessRefused(
             f"{config.name}: an event asked about {window.name}, but {latest.name} was judged already; expected until to "
             f"lie after {latest.start:%Y-%m-%d %H:%M} UTC; fill earlier windows in with: perennial run backfill"
         )
-
-
-def actor(principal: Principal, requested_by: str) -> str:
-    """Return the actor to record: the person that the server recorded, else `requested_by`.
-
-    `automation` and `schedule` are recorded only if the server confirms them; otherwise the actor is "unnamed".
-    """
-    if principal.recorded and principal.kind == "person":
-        return principal.name
-    return requested_by if principal.recorded or requested_by not in (AUTOMATION, SCHEDULE) else "unnamed"
 
 
 def accept_file(model: str, by: str, reason: str, now: datetime) -> FileBinding:
@@ -135,24 +118,28 @@ def accept_file(model: str, by: str, reason: str, now: datetime) -> FileBinding:
     return found
 
 
-def check_override(
-    config: ModelConfig, action: str, override: Override, principal: Principal, as_of: datetime, now: datetime
-) -> Override:
-    """Record an override with its reason and expiry, and return it. Raises AccessRefused if it is not valid."""
-    refusal = why_not_override(config.access, override, principal, now)
+def use_override(config: ModelConfig, request: RunRequest, limit: str) -> bool:
+    """Record that the request's override lifts this limit; False without an override.
+
+    Raises AccessRefused if the override is not valid.
+    """
+    override = request.override
+    if override is None:
+        return False
+    refusal = why_not_override(config.access, override, request.principal, request.now)
     if refusal:
-        _refuse(config, action, refusal, as_of, principal)
-    said = f"{override.by} overrides {action} until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}"
-    ledger.append(config.name, Fact("override.used", said, as_of, digest(config.name, action, said), override.by))
-    get_run_logger().warning("override: %s", said)
-    return override
+        _refuse(config, request, limit, refusal)
+    reason = f"{override.by} overrides {limit} until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}"
+    decision_id = digest(config.name, limit, reason)
+    ledger.append(config.name, Fact("override.used", reason, request.as_of, decision_id, override.by))
+    get_run_logger().warning("override: %s", reason)
+    return True
 
 
-def _refuse(config: ModelConfig, action: str, refusal: str, as_of: datetime, principal: Principal) -> None:
+def _refuse(config: ModelConfig, request: RunRequest, action: str, refusal: str) -> None:
     reason = f"{action} was refused: {refusal}"
-    decision_id = digest(config.name, action, refusal, as_of.isoformat())
-    ledger.append(config.name, Fact("access.refused", reason, as_of, decision_id, principal.name))
-    orchestration.events.announce(
-        "access.refused", config.name, Handover(config.name, decision_id, (reason,), as_of).payload()
-    )
+    decision_id = digest(config.name, action, refusal, request.as_of.isoformat())
+    ledger.append(config.name, Fact("access.refused", reason, request.as_of, decision_id, request.principal.name))
+    handover = Handover(config.name, decision_id, (reason,), request.as_of)
+    orchestration.events.announce("access.refused", config.name, handover.payload())
     raise AccessRefused(f"{config.name}: {reason}")

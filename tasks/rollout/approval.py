@@ -7,7 +7,7 @@ not wait in a task.
 """
 
 import shlex
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from typing import Literal
 
@@ -17,6 +17,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration, registry, reports
 from tasks.policy.governance.access import Approval, ApprovalRequest, why_not_approve
 from tasks.policy.governance.people import ANYONE, UNNAMED
+from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.base import digest, from_json
 from tasks.policy.records.errors import PromotionRefused
 from tasks.policy.records.events import Handover
@@ -30,28 +31,15 @@ ANONYMOUS = {"", "unnamed", ANYONE}
 
 
 def approval_of(
-    config: ModelConfig,
-    challenger: ModelVersion,
-    validation: ValidationReport,
-    as_of: datetime,
-    now: datetime,
-    approved_by: str | None = None,
-    comment: str = "",
-    requested_by: str | None = None,
-    model: str | None = None,
+    config: ModelConfig, request: RunRequest, challenger: ModelVersion, validation: ValidationReport
 ) -> Approval:
     """Return a person's answer, or that none is needed; suspend the run while it waits for one.
 
     Args:
         config: The model's configuration.
+        request: Who requested the promotion, and so may not approve it; who approves it without a form, if anyone.
         challenger: The version to approve.
         validation: Its validation report, shown as evidence.
-        as_of: Time of the facts that are recorded.
-        now: Wall-clock time, for the deadline.
-        approved_by: An approver who is passed to the run itself, without a form.
-        comment: The approver's comment.
-        requested_by: Who requested the promotion; a requester may not approve.
-        model: The model's name or path as the caller gave it, for the command shown to the approver.
 
     Raises:
         PromotionRefused: Approval is required and this run cannot wait for it, the approver lacks the right, or the
@@ -62,17 +50,17 @@ def approval_of(
         if entry.decision_id == decision_id:
             return from_json(Approval, entry.body)
     if not config.needs_approval or _serves(challenger):
-        return Approval(version, "not_needed", approved_by or NOBODY, comment, ())
+        return Approval(version, "not_needed", request.approved_by or NOBODY, request.comment, ())
     _refuse_the_hopeless(config, challenger, validation)
-    request = _request(config, challenger, as_of, now, requested_by)
-    if now >= request.expires_at and not orchestration.run_identity.was_answered():
-        approval = _expired(request)
-    elif approved_by is not None:
-        approval = _typed(config, request, approved_by, comment)
+    pending = _open(config, request, challenger)
+    if request.now >= pending.expires_at and not orchestration.run_identity.was_answered():
+        approval = _expired(pending)
+    elif request.approved_by is not None:
+        approval = _typed(config, pending, request.approved_by, request.comment)
     else:
-        approval = _asked(config, challenger, validation, request, as_of, now, model or config.name)
+        approval = _ask(config, request, challenger, validation, pending)
     if approval.verdict != "waiting":
-        ledger.append(config.name, Fact("approval.answered", approval, as_of, decision_id, approval.by))
+        ledger.append(config.name, Fact("approval.answered", approval, request.as_of, decision_id, approval.by))
     get_run_logger().info(
         "approval: version %s %s by %s; %s", version, approval.verdict, approval.by, approval.reasons[0]
     )
@@ -94,26 +82,21 @@ def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validati
         raise PromotionRefused(f"{config.name}: version {challenger.version} is not promoted: {refusal}")
 
 
-def _request(
-    config: ModelConfig, challenger: ModelVersion, as_of: datetime, now: datetime, requested_by: str | None
-) -> ApprovalRequest:
+def _open(config: ModelConfig, request: RunRequest, challenger: ModelVersion) -> ApprovalRequest:
     """Record the approval request and return it; later runs of the decision get the first run's request."""
     trained = [
         entry for entry in _entries(config, "challenger.registered") if entry.decision_id == challenger.decision_id
     ]
-    asked = {entry.actor for entry in trained} | {
-        orchestration.run_identity.creator(requested_by).name,
-        requested_by or "",
-    }
-    request = ApprovalRequest(
+    requesters = {entry.actor for entry in trained} | {request.principal.name, request.requested_by}
+    pending = ApprovalRequest(
         version=challenger.version,
-        requesters=tuple(sorted(asked - UNNAMED)),
-        asked_at=now,
-        expires_at=now + timedelta(hours=config.access.approval_hours),
+        requesters=tuple(sorted(requesters - UNNAMED)),
+        asked_at=request.now,
+        expires_at=request.now + timedelta(hours=config.access.approval_hours),
         run_id=orchestration.run_identity.waiting_run(),
         anonymous=bool({entry.actor for entry in trained} & ANONYMOUS),
     )
-    entry = ledger.append(config.name, Fact("approval.requested", request, as_of, challenger.decision_id))
+    entry = ledger.append(config.name, Fact("approval.requested", pending, request.as_of, challenger.decision_id))
     return from_json(ApprovalRequest, entry.body)
 
 
@@ -121,79 +104,80 @@ def _entries(config: ModelConfig, kind: str) -> tuple[LedgerEntry, ...]:
     return ledger.entries(config.name, kind=kind)
 
 
-def _typed(config: ModelConfig, request: ApprovalRequest, approver: str, comment: str) -> Approval:
+def _typed(config: ModelConfig, pending: ApprovalRequest, approver: str, comment: str) -> Approval:
     """Return the approval passed to the run itself. Raises PromotionRefused if the approver lacks the right."""
-    refusal = why_not_approve(config.access, approver, request.requesters, request.anonymous, config.risk)
+    refusal = why_not_approve(config.access, approver, pending.requesters, pending.anonymous, config.risk)
     if refusal:
-        raise PromotionRefused(f"{config.name}: version {request.version} is not approved: {refusal}")
-    return _answer(request, "approved", approver, comment)
+        raise PromotionRefused(f"{config.name}: version {pending.version} is not approved: {refusal}")
+    return _answer(pending, "approved", approver, comment)
 
 
-def _asked(
+def _ask(
     config: ModelConfig,
+    request: RunRequest,
     challenger: ModelVersion,
     validation: ValidationReport,
-    request: ApprovalRequest,
-    as_of: datetime,
-    now: datetime,
-    model: str,
+    pending: ApprovalRequest,
 ) -> Approval:
     """Return the form's answer. An answer by a person without the right is recorded, and the form is shown again."""
     run_id = orchestration.run_identity.waiting_run()
     if run_id is None:
         raise PromotionRefused(
-            f"{config.name}: version {request.version} requires approval by a person and this run cannot wait for one; run, as "
-            f"{' or '.join(config.access.approve) or 'a named person'}: {_command(model, challenger, as_of)}, or the "
+            f"{config.name}: version {pending.version} requires approval by a person and this run cannot wait for one; run, as "
+            f"{' or '.join(config.access.approve) or 'a named person'}: {_command(request, challenger)}, or the "
             "deployment `promote`"
         )
-    if request.run_id != run_id and orchestration.run_identity.is_waiting(request.run_id):
-        return Approval(request.version, "waiting", NOBODY, "", (f"run {request.run_id} waits for the answer already",))
+    if pending.run_id != run_id and orchestration.run_identity.is_waiting(pending.run_id):
+        return Approval(pending.version, "waiting", NOBODY, "", (f"run {pending.run_id} waits for the answer already",))
     if not orchestration.run_identity.was_answered():
-        handover = Handover(config.name, challenger.decision_id, _question(request, validation), as_of, request.version)
+        reasons = _question(pending, validation)
+        handover = Handover(config.name, challenger.decision_id, reasons, request.as_of, pending.version)
         orchestration.events.announce("approval.requested", config.name, handover.payload())
     refusal = None
     for question in count(1):
-        evidence = reports.artifacts.approval_evidence(config, validation, challenger, request, refusal)
-        form = orchestration.run_identity.ask(evidence, int((request.expires_at - now).total_seconds()), question)
+        evidence = reports.artifacts.approval_evidence(config, validation, challenger, pending, refusal)
+        form = orchestration.run_identity.ask(
+            evidence, int((pending.expires_at - request.now).total_seconds()), question
+        )
         name = one_line(form.name)
         verdict = "approved" if form.decision == "approve" else "rejected"
         approving = verdict == "approved"
-        requesters, anonymous = (request.requesters, request.anonymous) if approving else ((), False)
+        requesters, anonymous = (pending.requesters, pending.anonymous) if approving else ((), False)
         refusal = why_not_approve(config.access, name, requesters, anonymous, config.risk)
         if refusal is None:
-            return _answer(request, verdict, name, one_line(form.comment))
+            return _answer(pending, verdict, name, one_line(form.comment))
         asked = digest(challenger.decision_id, run_id, str(question))
-        ledger.append(config.name, Fact("access.refused", refusal, as_of, asked, name))
+        ledger.append(config.name, Fact("access.refused", refusal, request.as_of, asked, name))
     raise AssertionError("count never ends")
 
 
-def _command(model: str, challenger: ModelVersion, as_of: datetime) -> str:
+def _command(request: RunRequest, challenger: ModelVersion) -> str:
     """Return the command that approves exactly this challenger.
 
     It states the request's `as_of`, because in a replay the current time is not today and other challengers follow.
     """
-    moment = as_of.isoformat().replace("+00:00", "Z")
+    moment = request.as_of.isoformat().replace("+00:00", "Z")
     return (
-        f"perennial run promote --model {shlex.quote(model)} --decision-id {challenger.decision_id} --until {moment} "
+        f"perennial run promote --model {shlex.quote(request.model)} --decision-id {challenger.decision_id} --until {moment} "
         "--approved-by NAME"
     )
 
 
-def _question(request: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
+def _question(pending: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
     """Return the sentences of the notification."""
-    asked = f"version {request.version} waits for approval until {request.expires_at:%Y-%m-%d %H:%M} UTC, in run {request.run_id}"
+    asked = f"version {pending.version} waits for approval until {pending.expires_at:%Y-%m-%d %H:%M} UTC, in run {pending.run_id}"
     return (asked, *validation.reasons)
 
 
-def _answer(request: ApprovalRequest, verdict: Literal["approved", "rejected"], by: str, comment: str) -> Approval:
-    nobody = "a person without a name" if request.anonymous else "automation"
-    asked = f"requested by {', '.join(request.requesters) or nobody}"
-    return Approval(request.version, verdict, by, comment, (f"{by} {verdict} version {request.version}, {asked}",))
+def _answer(pending: ApprovalRequest, verdict: Literal["approved", "rejected"], by: str, comment: str) -> Approval:
+    nobody = "a person without a name" if pending.anonymous else "automation"
+    asked = f"requested by {', '.join(pending.requesters) or nobody}"
+    return Approval(pending.version, verdict, by, comment, (f"{by} {verdict} version {pending.version}, {asked}",))
 
 
-def _expired(request: ApprovalRequest) -> Approval:
+def _expired(pending: ApprovalRequest) -> Approval:
     reason = (
-        f"no one answered for version {request.version} between {request.asked_at:%Y-%m-%d %H:%M} and "
-        f"{request.expires_at:%Y-%m-%d %H:%M} UTC, which is a no; train again to ask again"
+        f"no one answered for version {pending.version} between {pending.asked_at:%Y-%m-%d %H:%M} and "
+        f"{pending.expires_at:%Y-%m-%d %H:%M} UTC, which is a no; train again to ask again"
     )
-    return Approval(request.version, "expired", NOBODY, "", (reason,))
+    return Approval(pending.version, "expired", NOBODY, "", (reason,))

@@ -12,8 +12,10 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, registry
 from tasks.adapters.orchestration.stage import stage
+from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.errors import PromotionRefused
 from tasks.policy.records.evidence import ModelVersion, Promotion, ValidationReport
+from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.validation import why_not_promote
 
 
@@ -44,7 +46,7 @@ def promote_challenger(
     # previous first: interrupted at any step, the serving champion stays known
     wanted = {registry.PREVIOUS: champion, registry.CHAMPION: number}
     wanted[registry.CHALLENGER] = None if waiting == number else waiting
-    evaluation.alias_transaction.move(model, decision_id, number, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.estimator)
     if champion is not None:
         registry.tag(model, champion, status="stale", replaced_by=number)
     registry.tag(model, number, status="champion", promoted_by=decision_id)
@@ -54,14 +56,14 @@ def promote_challenger(
 
 @stage
 def restore_previous(
-    config: ModelConfig, decision_id: str, reason: str, actor: str, expected: str | None = None
+    config: ModelConfig, request: RunRequest, decision_id: str, expected: str | None = None
 ) -> Promotion:
     """Make the previous champion serve again and quarantine the current one. Raises PromotionRefused or MoveFailed.
 
     `expected` is the version to roll back, if the request names one; a late or repeated request must not affect
     another.
     """
-    model = config.name
+    model, actor, reason = config.name, request.actor, request.reason
     now = registry.aliases(model)
     serving = now.get(registry.CHAMPION)
     tags = registry.tags(model, serving) if serving else {}
@@ -71,11 +73,14 @@ def restore_previous(
     before = evaluation.alias_transaction.remembered(model, serving, decision_id) if serving else now
     begun = evaluation.alias_transaction.begun(model, before)
     before = _as_before(before, begun)
-    bad, target = _rollback_target(config, before, expected)
+    refusal = _why_not_roll_back(config, before, expected)
+    if refusal:
+        raise PromotionRefused(f"{model}: {refusal}")
+    bad, target = before[registry.CHAMPION], before[registry.PREVIOUS]
     if begun:
         evaluation.alias_transaction.take_back(model, *begun)
     wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
-    evaluation.alias_transaction.move(model, decision_id, target, before, wanted, config.training.estimator)
+    evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.estimator)
     registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
     registry.tag(model, target, status="champion", restored_by=decision_id)
     get_run_logger().info("rollback: champion %s → %s, %s quarantined by %s: %s", bad, target, bad, actor, reason)
@@ -83,13 +88,12 @@ def restore_previous(
 
 
 @stage
-def preview_rollback(config: ModelConfig) -> Promotion:
-    """Show what a rollback would do now, without changing anything. Raises PromotionRefused if it would be refused."""
+def plan_rollback(config: ModelConfig, expected: str | None = None) -> RollbackPlan:
+    """Return what a rollback would do now, and why it would be refused, without changing anything."""
     now = registry.aliases(config.name)
-    bad, target = _rollback_target(config, _as_before(now, evaluation.alias_transaction.begun(config.name, now)))
-    said = f"version {target} answers and would serve again; version {bad} would be quarantined"
-    get_run_logger().info("rollback (dry run): %s", said)
-    return Promotion(config.name, "dry run", bad, target, "unchanged", (said,))
+    aliases = _as_before(now, evaluation.alias_transaction.begun(config.name, now))
+    refusal = _why_not_roll_back(config, aliases, expected)
+    return RollbackPlan(aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS), refusal)
 
 
 def _promoted_before(
@@ -120,19 +124,19 @@ def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | No
     return {alias: number for alias, number in put_back.items() if number is not None}
 
 
-def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: str | None = None) -> tuple[str, str]:
-    """Return (champion to roll back, version that would serve again). Raises PromotionRefused if there is none."""
+def _why_not_roll_back(config: ModelConfig, aliases: Mapping[str, str], expected: str | None) -> str | None:
+    """Return why the previous version may not serve again; None if it may."""
     model = config.name
     bad, target = aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS)
     if bad is None or target is None or bad == target:
-        raise PromotionRefused(
-            f"{model}: nothing to roll back to: champion is {bad or 'none'}, previous is {target or 'none'}; "
+        return (
+            f"nothing to roll back to: champion is {bad or 'none'}, previous is {target or 'none'}; "
             "a rollback needs a previous champion, and uses it up; promote another version instead"
         )
     if expected not in (None, bad):
-        raise PromotionRefused(f"{model}: version {bad} serves by now, not {expected}; nothing is rolled back")
+        return f"version {bad} serves by now, not {expected}; nothing is rolled back"
     if changed := evaluation.alias_transaction.why_aliases_stay(model, aliases, needs_previous=True):
-        raise PromotionRefused(f"{model}: nothing is rolled back: {changed}")
+        return f"nothing is rolled back: {changed}"
     version = registry.version(model, target)
     is_quarantined = dict(version.tags).get("status") == "quarantined" or evaluation.alias_transaction.was_rolled_back(
         model, target
@@ -140,6 +144,4 @@ def _rollback_target(config: ModelConfig, aliases: Mapping[str, str], expected: 
     refusal = (
         "it is quarantined" if is_quarantined else evaluation.challenger.smoke_test(version, config.training.estimator)
     )
-    if refusal:
-        raise PromotionRefused(f"{model}: previous version {target} cannot serve: {refusal}; {bad} keeps serving")
-    return bad, target
+    return f"previous version {target} cannot serve: {refusal}; {bad} keeps serving" if refusal else None

@@ -74,7 +74,7 @@ def test_state_names_who_did_it_and_why(recorded, capsys):
 def test_show_tells_decisions_with_their_first_reason(recorded, capsys):
     rule = RetrainingPolicy.model_validate({"when": {"trigger": "mean_shift", "sigma": 3}})
     seen: WindowEvidence = evidence(0, drift=drift(0, pressure=4.0))
-    decision = decide_retraining(MODEL, rule, seen, history(), window(0).end)
+    decision = decide_retraining(MODEL, rule, rule.case(seen, history(), window(0).end))
     judgement = Judgement(window(0).end, "1", seen, decision)
     ledger.append(MODEL, Fact("window.judged", judgement, window(0).end, decision.decision_id))
     assert main(["audit", "show", MODEL, "--last", "1"]) == 0

@@ -100,9 +100,11 @@ def test_a_rollback_can_be_tried_without_a_change(tmp_path):
     promote(model, until=day)
     before, aliases = facts(), registry.aliases("small")
     shown = rollback(model, reason="just a try", dry_run=True)
-    assert "version 1 answers and would serve again; version 2 would be quarantined" in shown.reasons[0]
+    assert shown.headline == (
+        "rollback of small would go ahead: version 1 answers and would serve again; version 2 would be quarantined"
+    )
     assert (facts(), registry.aliases("small")) == (before, aliases)
-    assert rollback(model, reason="meant", requested_by="Ada").champion == shown.previous
+    assert rollback(model, reason="meant", requested_by="Ada").champion == "1"
 
 
 def test_runs_are_named_by_what_they_do_so_that_search_finds_them(tmp_path):

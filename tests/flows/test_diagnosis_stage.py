@@ -74,7 +74,7 @@ def test_a_loss_that_the_inputs_do_not_explain_is_concept_drift_and_the_estimate
     evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 3.0])
     found = diagnose_window.fn(config, run_of(window, window.end, history, CHAMPION), evidence)
     assert found.kind == "concept_drift"
-    assert found.estimate.value < 1
+    assert found.estimate.value.value < 1
 
 
 def test_a_model_that_stands_where_it_stood_has_no_diagnosis(config):
@@ -104,11 +104,11 @@ def test_the_estimates_own_error_stands_beside_it_once_labels_have_come(config):
         config, run_of(window, window.end, replace(history, estimates=estimates), CHAMPION), waiting
     )
     closed = [report for report in history.performances[1:] if report.maturity == "closed"]
-    assert found.estimate_error.windows == len(closed) > 0
-    assert found.estimate.estimated
+    assert found.estimate.error.windows == len(closed) > 0
+    assert found.estimate.value.estimated
     assert found.explanations[0].startswith("mae is estimated without labels at")
     assert "mean absolute error" in found.explanations[0]
-    told = diagnose_window.fn(
+    again = diagnose_window.fn(
         config, run_of(window, window.end, replace(history, estimates=estimates), CHAMPION), evidence
     )
-    assert told.estimate_error == found.estimate_error
+    assert again.estimate.error == found.estimate.error

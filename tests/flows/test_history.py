@@ -21,7 +21,8 @@ def test_a_window_judged_again_after_its_policy_was_edited_counts_once():
         config = make_config(retraining={"when": when, "cooldown_days": cooldown_days})
         evidence = WindowEvidence(WINDOW, 400, QualityReport(WINDOW, "pass", 400, (), 0, ()))
         before = history.recall_history(config, history.recall_past(config), CHAMPION, WINDOW)
-        decision = decide_retraining(config.name, config.retraining, evidence, before, WINDOW.end)
+        case = config.retraining.case(evidence, before, WINDOW.end)
+        decision = decide_retraining(config.name, config.retraining, case)
         judgement = Judgement(WINDOW.end, "1", evidence, decision)
         ledger.append(config.name, Fact("window.judged", judgement, WINDOW.end, decision.decision_id))
     assert len(ledger.entries(config.name)) == 2

@@ -16,9 +16,13 @@ from prefect.transactions import transaction
 from tasks.adapters import registry
 from tasks.adapters.evaluation import alias_transaction
 from tasks.adapters.registry import version_files
+from tasks.policy.governance.access import Principal
+from tasks.policy.governance.requests import RunRequest
+from tasks.policy.records.base import utc
 from tasks.policy.records.errors import MoveFailed, PromotionRefused, RegistryError
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
-from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous
+from tasks.policy.rollout.restorable import RollbackPlan
+from tasks.rollout.promotion import plan_rollback, promote_challenger, restore_previous
 from tests.support.trained_models import make_config, prepare_registry, register
 
 CONFIG = make_config()
@@ -42,9 +46,16 @@ def promote(version: ModelVersion, serving: str | None, /, **changes) -> Promoti
         return promote_challenger.fn(CONFIG, version, report, version.decision_id)
 
 
+def rollback_request(model: str, reason: str) -> RunRequest:
+    """Ada asks for a rollback."""
+    moment, ada = utc("2024-03-06"), Principal("person", "ada@example.com")
+    return RunRequest("rollback", model, ada, ada.name, moment, moment, reason)
+
+
 def roll_back(decision_id: str = "rollback-1") -> Promotion:
     with disable_run_logger():
-        return restore_previous.fn(CONFIG, decision_id, "wrong answers at night", "ada@example.com")
+        request = rollback_request(MODEL, "wrong answers at night")
+        return restore_previous.fn(CONFIG, request, decision_id)
 
 
 def status(number: str) -> str:
@@ -150,7 +161,7 @@ def test_a_model_that_breaks_while_aliases_move_puts_them_all_back(three_version
     corrupt(three_versions[2])
     wanted = {"previous": "2", "champion": "3", "challenger": None}
     with disable_run_logger(), pytest.raises(MoveFailed, match="version 3 does not serve as champion"):
-        alias_transaction.move(MODEL, "d3", "3", before, wanted)
+        alias_transaction.move(MODEL, "d3", before, wanted)
     assert registry.aliases(MODEL) == before
     assert alias_transaction.remembered(MODEL, "3", "d3") == before
 
@@ -158,12 +169,12 @@ def test_a_model_that_breaks_while_aliases_move_puts_them_all_back(three_version
 def test_a_registry_that_fails_between_two_aliases_gets_them_put_back(three_versions):
     """MLflow refuses an alias on a version that is not there: previous has moved by then, champion has not."""
     before = registry.aliases(MODEL)
-    wanted = {"previous": "2", "champion": "99", "challenger": None}
+    wanted = {"previous": "2", "challenger": "99", "champion": "3"}
     with (
         disable_run_logger(),
-        pytest.raises(RegistryError, match="alias champion cannot be moved to version 99"),
+        pytest.raises(RegistryError, match="alias challenger cannot be moved to version 99"),
     ):
-        alias_transaction.move(MODEL, "d3", "3", before, wanted)
+        alias_transaction.move(MODEL, "d3", before, wanted)
     assert registry.aliases(MODEL) == before
 
 
@@ -197,7 +208,7 @@ def test_a_killed_move_whose_model_broke_meanwhile_goes_back_to_what_really_was_
     corrupt(three_versions[2])
     with disable_run_logger(), pytest.raises(MoveFailed):
         alias_transaction.move(
-            MODEL, "d3", "3", alias_transaction.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
+            MODEL, "d3", alias_transaction.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
         )
     assert registry.aliases(MODEL) == before
 
@@ -206,7 +217,7 @@ def test_aliases_that_somebody_else_moved_meanwhile_are_left_alone(three_version
     read_earlier = registry.aliases(MODEL)
     registry.set_aliases(MODEL, {"champion": "1"})
     with disable_run_logger(), pytest.raises(MoveFailed, match="champion was moved by somebody else"):
-        alias_transaction.move(MODEL, "d3", "3", read_earlier, {"previous": "2", "champion": "3"})
+        alias_transaction.move(MODEL, "d3", read_earlier, {"previous": "2", "champion": "3"})
     assert registry.aliases(MODEL)["champion"] == "1"
 
 
@@ -269,7 +280,7 @@ def promotion_cut_off_after_its_first_alias(number: str, decision_id: str) -> No
 def test_a_rollback_after_a_promotion_that_was_killed_at_its_first_alias_restores_what_was_previous(three_versions):
     promotion_cut_off_after_its_first_alias("3", "d3")
     with disable_run_logger():
-        assert "version 1 answers and would serve again" in preview_rollback.fn(CONFIG).reasons[0]
+        assert plan_rollback.fn(CONFIG) == RollbackPlan("2", "1", None)
     assert registry.aliases(MODEL)["previous"] == "2", "a dry run changes nothing"
     assert roll_back().champion == "1"
     assert registry.aliases(MODEL) == {"champion": "1", "challenger": "3"}

@@ -22,8 +22,8 @@ from tasks.policy.records.evidence import Fact, History, ModelVersion, Promotion
 from tasks.record.fleet import survey_fleet
 from tasks.record.history import find_challenger, find_champion, recall_past, recall_validation, registry_changes
 from tasks.rollout.outcome import judge_outcome
-from tasks.rollout.promotion import preview_rollback, promote_challenger, restore_previous
-from tests.flows.test_promotion_stage import passed, put
+from tasks.rollout.promotion import plan_rollback, promote_challenger, restore_previous
+from tests.flows.test_promotion_stage import passed, put, rollback_request
 from tests.support.monitor_runs import recorded_run
 from tests.support.small_model import write_model
 from tests.support.trained_models import make_config, make_rows, prepare_registry, register
@@ -57,7 +57,7 @@ def promote(decision_id: str) -> Promotion:
 
 
 def roll_back(decision_id: str = "back") -> Promotion:
-    promotion = restore_previous.fn(CONFIG, decision_id, "wrong answers", "ada@example.com")
+    promotion = restore_previous.fn(CONFIG, rollback_request(MODEL, "wrong answers"), decision_id)
     ledger.append(MODEL, Fact("champion.rolled_back", promotion, AT, decision_id))
     return promotion
 
@@ -173,9 +173,9 @@ def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back
 def test_a_previous_moved_by_hand_is_said_and_not_gone_back_to(number, capsys):
     registry.set_aliases(MODEL, {"previous": number})
     assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in printed(capsys)
-    for attempt in (roll_back, lambda: preview_rollback.fn(CONFIG)):
-        with pytest.raises(PromotionRefused):
-            attempt()
+    with pytest.raises(PromotionRefused):
+        roll_back()
+    assert plan_rollback.fn(CONFIG).refusal
     assert registry.aliases(MODEL)["champion"] == "2"
     assert promote("d3").champion == "3", "what previous names is nothing to a promotion"
 

@@ -160,10 +160,10 @@ def test_rivals_that_fail_beside_the_loop_end_the_replay_before_the_windows_reco
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     first, second = (record.window for record in outcome.windows[:2])
 
-    def without_room(config, window, *rest):
+    def without_room(config, first, folder, window):
         if window == second:
             raise OSError(28, "No space left on device")
-        return score_baselines(config, window, *rest)
+        return score_baselines(config, first, folder, window)
 
     with monkeypatch.context() as patch:
         patch.setattr("flows.replay.score_baselines", without_room)

@@ -27,6 +27,7 @@ from tasks.policy.monitoring import estimation, performance as levels
 from tasks.policy.monitoring.attribution import freeze
 from tasks.policy.monitoring.diagnosis import decide_diagnosis
 from tasks.policy.monitoring.drift import measure
+from tasks.policy.monitoring.estimate_errors import Estimate
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import Decision, History, WindowEvidence
 from tasks.policy.records.reports import MetricValue, PerformanceReport
@@ -114,7 +115,7 @@ class Bed:
             report = self._performance(window, rows, reports)
             estimate = self._estimate(earlier[-LEARN_FROM:], rows)
         evidence = WindowEvidence(window, len(rows), quality, drift, report)
-        diagnosis = decide_diagnosis(quality, drift, report, estimate)
+        diagnosis = decide_diagnosis(evidence, Estimate(estimate) if estimate else None)
         name = config.performance.metric
         eager = AnyOf(
             trigger="any_of",
@@ -125,7 +126,7 @@ class Bed:
             ),
         )
         policy, history = RetrainingPolicy(when=eager), History(performances=tuple(reports))
-        decision = decide_retraining(config.name, policy, evidence, history, window.end, None, diagnosis.kind)
+        decision = decide_retraining(config.name, policy, policy.case(evidence, history, window.end), diagnosis)
         return replace(decision, reasons=(*decision.reasons, *diagnosis.reasons))
 
     def losses(self, rows: pa.Table) -> np.ndarray:

@@ -68,16 +68,18 @@ def take_back(model: str, number: str, before: Mapping[str, str]) -> None:
 def move(
     model: str,
     decision_id: str,
-    champion: str,
     before: Mapping[str, str],
     wanted: Mapping[str, str | None],
     estimator: str | None = None,
 ) -> None:
     """Set the aliases `wanted` and load the champion through its alias; on any failure restore `before`.
 
-    `before` is passed in, never read here. `estimator` is the configured one (`version_files.load_scorer`). Raises
-    MoveFailed, or the registry's error, after restoring.
+    `wanted` names the champion; `before` is passed in, never read here. `estimator` is the configured one
+    (`version_files.load_scorer`). Raises MoveFailed, or the registry's error, after restoring.
     """
+    champion = wanted[registry.CHAMPION]
+    if champion is None:
+        raise ValueError(f"{model}: a move without a champion was asked for, expected the version that shall serve")
     registry.tag(model, champion, move_from=json.dumps(dict(before)))
     registry.tag(model, champion, move_by=decision_id)
 

@@ -22,60 +22,60 @@ from tasks.policy.records.errors import LakeError
 from tasks.policy.statistics.metrics import Floats
 
 
-class Served(NamedTuple):
+class LoggedPredictions(NamedTuple):
     """Predictions of one version and the labels of the same rows, as codes into the version's classes or as numbers.
 
     A label is NaN where unknown, and one past the last class where its class is unknown to this version.
     """
 
     version: str
-    predicted: Floats
-    truth: Floats
+    y_pred: Floats
+    y_true: Floats
     classes: tuple[str, ...] = ()
     slices: Mapping[str, NDArray[np.str_]] = {}
     """The rows' values of each column of `performance.slices`; empty for rows without a label."""
 
     @property
-    def judged(self) -> tuple[Floats, Floats]:
+    def labelled(self) -> tuple[Floats, Floats]:
         """(labels, predictions) of the labelled rows, encoded for metrics: a class unknown to the version is a miss."""
-        labelled = ~np.isnan(self.truth)
-        truth, (predicted,) = with_misses(self.truth[labelled], [self.predicted[labelled]], len(self.classes))
-        return truth, predicted
+        known = ~np.isnan(self.y_true)
+        y_true, (y_pred,) = with_misses(self.y_true[known], [self.y_pred[known]], len(self.classes))
+        return y_true, y_pred
 
     @property
-    def judged_slices(self) -> dict[str, NDArray[np.str_]]:
-        """The slices of the rows in `judged`."""
-        labelled = ~np.isnan(self.truth)
-        return {name: groups[labelled] for name, groups in self.slices.items()}
+    def labelled_slices(self) -> dict[str, NDArray[np.str_]]:
+        """The slices of the rows in `labelled`."""
+        known = ~np.isnan(self.y_true)
+        return {name: groups[known] for name, groups in self.slices.items()}
 
     @property
-    def answerable(self) -> tuple[Floats, Floats]:
+    def of_known_classes(self) -> tuple[Floats, Floats]:
         """(labels, predictions) of the labelled rows whose class the version knows, which show its calibration."""
-        known = self.truth < len(self.classes) if self.classes else ~np.isnan(self.truth)
-        return self.truth[known], self.predicted[known]
+        known = self.y_true < len(self.classes) if self.classes else ~np.isnan(self.y_true)
+        return self.y_true[known], self.y_pred[known]
 
 
-def read_served(config: ModelConfig, window: Window, as_of: datetime) -> Served:
-    """Read the window's served rows with the labels known at `as_of`; version "none" and no rows if none was served."""
+def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedPredictions:
+    """Read the window's logged predictions with the labels known at `as_of`; version "none" and no rows without any."""
     columns = config.columns
     log = lake.read_predictions(config, window).select(["id", "prediction", "model_version"]).to_pandas()
     if log.empty:
-        return Served("none", np.empty(0), np.empty(0))
+        return LoggedPredictions("none", np.empty(0), np.empty(0))
     version = str(log["model_version"].mode()[0])
     own = log[log["model_version"] == version].drop_duplicates("id")
-    served_ids = pa.chunked_array([pa.array(own["id"])])
+    logged_ids = pa.chunked_array([pa.array(own["id"])])
     labelled = _labelled(config, window, as_of)
     classes = registry.classes(config.name, version) if config.task != "regression" else ()
     codes = encode_labels(labelled.column(columns.label), classes, unknown=len(classes))
-    truth = np.full(len(own), np.nan)
-    places = first_match(labelled.column(columns.key), served_ids).fill_null(-1).to_numpy()
-    truth[places[places >= 0]] = codes[places >= 0]
+    y_true = np.full(len(own), np.nan)
+    places = first_match(labelled.column(columns.key), logged_ids).fill_null(-1).to_numpy()
+    y_true[places[places >= 0]] = codes[places >= 0]
     slices = {}
     for name in (name for name in config.performance.slices if name in labelled.column_names):
         groups = groups_of(config, name, labelled.column(name))
         slices[name] = np.full(len(own), "", groups.dtype)
         slices[name][places[places >= 0]] = groups[places >= 0]
-    return Served(version, np.stack(own["prediction"].to_numpy()).astype(float), truth, classes, slices)
+    return LoggedPredictions(version, np.stack(own["prediction"].to_numpy()).astype(float), y_true, classes, slices)
 
 
 def _labelled(config: ModelConfig, window: Window, as_of: datetime) -> pa.Table:

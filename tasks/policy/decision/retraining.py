@@ -4,7 +4,6 @@ A condition requests a retrain; quality, diagnosis, cooldown, monthly cap and bu
 retrain is recorded as well, with the evidence, the limits and what would change it.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -12,9 +11,9 @@ from pydantic import Field
 
 from tasks.policy.decision.escalation import OF_THE_METRIC
 from tasks.policy.economics.costs import Budget, over_budget
+from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.base import Settings, Window, digest
-from tasks.policy.records.evidence import Decision, DiagnosisKind, History, WindowEvidence, newest_labels
-from tasks.policy.records.reports import LabelReport
+from tasks.policy.records.evidence import Decision, History, WindowEvidence, newest_labels
 from tasks.policy.triggers.base import Case
 from tasks.policy.triggers.combinators import Condition
 from tasks.policy.triggers.schedule import day, is_reached
@@ -44,6 +43,17 @@ class RetrainingPolicy(Settings):
         """Every metric that a condition names."""
         return self.when.metrics()
 
+    def case(
+        self,
+        evidence: WindowEvidence,
+        history: History,
+        as_of: datetime,
+        budget: Budget | None = None,
+        cost_usd: float | None = None,
+    ) -> Case:
+        """The inputs of this policy's decision; `cost_usd` is the expected cost of a retrain, None while unknown."""
+        return Case(evidence, history, as_of, self.min_rows, self.min_labelled_rows, budget or Budget(), cost_usd)
+
 
 def decision_id(model: str, policy: RetrainingPolicy, window: Window, empty: bool = False) -> str:
     """Id of the decision on a window, the same for the same model, policy and window, so writes are idempotent.
@@ -53,50 +63,34 @@ def decision_id(model: str, policy: RetrainingPolicy, window: Window, empty: boo
     return digest(model, digest(policy.model_dump_json()), window.name, *(["empty"] if empty else []))
 
 
-def decide_retraining(
-    model: str,
-    policy: RetrainingPolicy,
-    evidence: WindowEvidence,
-    history: History,
-    as_of: datetime,
-    budget: Budget | None = None,
-    diagnosis: DiagnosisKind = "none",
-    expected_cost_usd: float | None = None,
-    expected_value_usd: float | None = None,
-    explanations: Sequence[str] = (),
-    fault: str = "",
-) -> Decision:
-    """Decide whether to retrain, and why; `explanations` of the window's change come last among the reasons.
+def decide_retraining(model: str, policy: RetrainingPolicy, case: Case, diagnosis: Diagnosis | None = None) -> Decision:
+    """Decide whether to retrain, and why; `case` comes from `policy.case`.
 
-    `fault` gives the evidence for a diagnosed data fault: column, number, limit and setting.
-
-    Pure: the same arguments give the same record, and nothing after `as_of` is read.
+    Pure: the same arguments give the same record, and nothing after `case.as_of` is read.
     """
-    history = replace(history, retrained_at=tuple(moment for moment in history.retrained_at if moment < as_of))
-    budget = budget or Budget()
-    floors = policy.min_rows, policy.min_labelled_rows
-    finding = policy.when.judge(Case(evidence, history, as_of, *floors, budget, expected_cost_usd))
-    block = _data_fault(evidence, diagnosis, fault, newest_labels(evidence, history))
+    evidence, earlier = case.evidence, tuple(moment for moment in case.history.retrained_at if moment < case.as_of)
+    case = replace(case, history=replace(case.history, retrained_at=earlier))
+    finding = policy.when.judge(case)
+    block = _data_fault(case, diagnosis)
     would_change = finding.would_change
     if finding.holds and block is None:
-        block = _block(policy, budget, history, evidence.window, as_of, expected_cost_usd)
+        block = _block(policy, case)
         would_change = (block[2],) if block else would_change
     elif finding.go_back_to and block is None:
-        block = _too_soon(policy, history.champion_since, evidence.window, as_of)
+        block = _too_soon(policy, case)
         would_change = (block[2],) if block else would_change
     reasons = (block[1], *finding.reasons) if block else finding.reasons
-    unresolved = history.unresolved if OF_THE_METRIC & set(finding.triggers) else None
+    unresolved = case.history.unresolved if OF_THE_METRIC & set(finding.triggers) else None
     return Decision(
         decision_id=decision_id(model, policy, evidence.window, empty=not evidence.rows),
         model=model,
         window=evidence.window,
         retrain=finding.holds and block is None,
-        reasons=(*reasons, *([unresolved] if unresolved else []), *explanations),
-        diagnosis=diagnosis,
+        reasons=(*reasons, *([unresolved] if unresolved else [])),
+        diagnosis=diagnosis.kind if diagnosis else "none",
         triggers=finding.triggers,
         blocked_by=block[0] if block else None,
-        expected_value_usd=expected_value_usd,
-        expected_cost_usd=expected_cost_usd,
+        expected_cost_usd=case.cost_usd,
         would_change=would_change,
         go_back_to=finding.go_back_to if block is None and not finding.holds else None,
         unresolved=unresolved,
@@ -104,12 +98,10 @@ def decide_retraining(
     )
 
 
-def _data_fault(
-    evidence: WindowEvidence, diagnosis: DiagnosisKind, fault: str, labels: LabelReport | None
-) -> tuple[str, str, str] | None:
+def _data_fault(case: Case, diagnosis: Diagnosis | None) -> tuple[str, str, str] | None:
     """(block, reason, what would change it) if the data cannot be trusted: it must be repaired, never learned from."""
     change = "would judge again once the data is repaired"
-    quality = evidence.quality
+    evidence, quality, labels = case.evidence, case.evidence.quality, newest_labels(case.evidence, case.history)
     if quality is None:
         return "quality", f"the data of {evidence.window.name} was not checked, so nothing is decided from it", change
     if quality.verdict == "fail":
@@ -123,16 +115,15 @@ def _data_fault(
         first = labels.reasons[0] if labels.reasons else "they failed their checks"
         text = f"the labels of {labels.window.name} cannot be trusted ({first}), so nothing is decided or learned from them"
         return "labels", text, "would judge again once the labels are repaired, or with another quality.labels"
-    if diagnosis == "upstream_data_fault":
+    if diagnosis and diagnosis.kind == "upstream_data_fault":
         why = "the change is an upstream data fault, which retraining cannot repair"
-        return "diagnosis", f"{why}: {fault}" if fault else why, change
+        return "diagnosis", f"{why}: {diagnosis.reasons[0]}", change
     return None
 
 
-def _block(
-    policy: RetrainingPolicy, budget: Budget, history: History, window: Window, as_of: datetime, cost_usd: float | None
-) -> tuple[str, str, str] | None:
+def _block(policy: RetrainingPolicy, case: Case) -> tuple[str, str, str] | None:
     """(block, reason, what would change it) if the condition holds but a limit blocks the retrain."""
+    history, window, as_of = case.history, case.evidence.window, case.as_of
     last = max(history.retrained_at, default=None)
     if last is not None and not is_reached(free := last + timedelta(days=policy.cooldown_days), as_of, window):
         text = f"the last retrain was on {last:%Y-%m-%d}, and the cooldown of {policy.cooldown_days:g} days is not over"
@@ -143,19 +134,18 @@ def _block(
         text = f"{len(recent)} retrains in the last 30 days, {cap} are allowed"
         free_again = f"from {day(recent[-cap] + MONTH)}" if cap else "with a higher max_retrains_per_month"
         return "max_retrains_per_month", text, f"would retrain {free_again}, if the condition still holds"
-    refusal = over_budget(budget, history.spent_usd_this_month, cost_usd)
+    refusal = over_budget(case.budget, history.spent_usd_this_month, case.cost_usd)
     if refusal:
-        alone = over_budget(budget, 0.0, cost_usd)
+        alone = over_budget(case.budget, 0.0, case.cost_usd)
         later = "" if alone else ", or once enough of the spending is 30 days old"
         return "budget", refusal, f"would retrain with a larger budget{later}"
     return None
 
 
-def _too_soon(
-    policy: RetrainingPolicy, since: datetime | None, window: Window, as_of: datetime
-) -> tuple[str, str, str] | None:
+def _too_soon(policy: RetrainingPolicy, case: Case) -> tuple[str, str, str] | None:
     """The same for a return to an earlier version: the cooldown counts from the last change of champions."""
-    if since is None or is_reached(free := since + timedelta(days=policy.cooldown_days), as_of, window):
+    since, window = case.history.champion_since, case.evidence.window
+    if since is None or is_reached(free := since + timedelta(days=policy.cooldown_days), case.as_of, window):
         return None
     text = f"the champion changed on {since:%Y-%m-%d}, and the cooldown of {policy.cooldown_days:g} days is not over"
     return "cooldown", text, f"would return to the earlier version from {day(free)}, if that still pays"

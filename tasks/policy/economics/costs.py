@@ -152,6 +152,17 @@ def over_budget(budget: Budget, spent_usd_this_month: float, cost_usd: float | N
     )
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetCheck:
+    """Whether a retrain is within budget: USD spent in 30 days, USD that it is forecast to cost, and any refusal."""
+
+    spent_usd: float
+    cost_usd: float | None
+    """None before a first retrain."""
+    refusal: str | None
+    """Why the model's own budget or the shared one refuses; None if both allow it."""
+
+
 def score_outcome(
     budget: Budget, forecast: NetBenefit | None, gains: Sequence[tuple[Gain, float]], cost_usd: float
 ) -> Outcome:

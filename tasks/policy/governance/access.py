@@ -50,8 +50,8 @@ class Principal:
     recorded: bool = False
 
     def __str__(self) -> str:
-        said = "" if self.kind == self.name or self.kind == "person" else f"{self.kind} "
-        return f"{said}{self.name}"
+        prefix = "" if self.kind == self.name or self.kind == "person" else f"{self.kind} "
+        return f"{prefix}{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,51 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from tasks.policy.governance.access import Override, Principal
+from tasks.policy.governance.people import AUTOMATION, SCHEDULE
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import Judgement, LedgerEntry
 from tasks.policy.rollout.probation import Degradation
 
-Action = Literal["retrain", "rollback"]
+Action = Literal["retrain", "promote", "rollback"]
 MOVES = ("champion.promoted", "champion.rolled_back")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A decision as recorded in the ledger."""
+class RunRequest:
+    """What a run of `retrain`, `promote` or `rollback` was asked for, by whom, and as of when."""
+
+    action: Action
+    model: str
+    """Name or path of the model, as the caller gave it."""
+    principal: Principal
+    requested_by: str
+    as_of: datetime
+    """Time of the facts that the run records."""
+    now: datetime
+    """Wall-clock time, by which overrides and approvals expire."""
+    reason: str = ""
+    override: Override | None = None
+    approved_by: str | None = None
+    """An approver who is passed to the run itself, without a form."""
+    comment: str = ""
+    """The approver's comment."""
+
+    @property
+    def actor(self) -> str:
+        """The actor to record: the person that the server recorded, else `requested_by`.
+
+        `automation` and `schedule` are recorded only if the server confirms them; otherwise the actor is "unnamed".
+        """
+        if self.principal.recorded and self.principal.kind == "person":
+            return self.principal.name
+        claims_a_machine = self.requested_by in (AUTOMATION, SCHEDULE)
+        return "unnamed" if claims_a_machine and not self.principal.recorded else self.requested_by
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDecision:
+    """A decision to retrain, to try an earlier version or to roll back, as recorded in the ledger."""
 
     at: datetime
     reasons: tuple[str, ...]
@@ -28,7 +62,7 @@ class Request:
 
 def decided(
     entries: Iterable[LedgerEntry], action: Action, decision_id: str | None, version: str | None = None
-) -> Request | None:
+) -> RecordedDecision | None:
     """The recorded decision with this id for this action, and this version if given; None if there is none."""
     for entry in entries:
         if decision_id is None or entry.decision_id != decision_id:
@@ -38,27 +72,27 @@ def decided(
             decision = judgement.decision
             wanted = decision.go_back_to == version if version else decision.retrain
             if wanted and not judgement.backfilled:
-                return Request(entry.at, decision.reasons)
+                return RecordedDecision(entry.at, decision.reasons)
         if action == "rollback" and entry.kind == "champion.degraded":
             degraded = from_json(Degradation, entry.body)
             if degraded.champion == version:
-                return Request(entry.at, degraded.reasons)
+                return RecordedDecision(entry.at, degraded.reasons)
     return None
 
 
-def why_not_requested(action: Action, request: Request | None, by_event: bool, as_of: datetime) -> str | None:
+def why_not_requested(request: RunRequest, decision: RecordedDecision | None) -> str | None:
     """Why an event's request is rejected; None if the ledger holds the decision, or no event made the request."""
-    if not by_event:
+    if request.principal.kind != "automation":
         return None
-    if request is None:
+    if decision is None:
         return (
-            f"an event requested a {action} that the ledger holds no decision for; expected the decision_id of one "
+            f"an event requested a {request.action} that the ledger holds no decision for; expected the decision_id of one "
             "that monitor recorded, and the version that it is about"
         )
-    if request.at != as_of:
+    if decision.at != request.as_of:
         return (
-            f"an event requested a {action} as of {as_of:%Y-%m-%d %H:%M} UTC, but it was decided as of "
-            f"{request.at:%Y-%m-%d %H:%M} UTC"
+            f"an event requested a {request.action} as of {request.as_of:%Y-%m-%d %H:%M} UTC, but it was decided as of "
+            f"{decision.at:%Y-%m-%d %H:%M} UTC"
         )
     return None
 

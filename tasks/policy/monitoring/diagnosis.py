@@ -21,18 +21,10 @@ import scipy  # its parts load on first use
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.policy.data_quality.acceptance import Bounds
-from tasks.policy.monitoring.estimate_errors import describe_estimate
+from tasks.policy.monitoring.estimate_errors import Estimate, describe_estimate
 from tasks.policy.monitoring.performance import noise_of, shift_p_value, standard_error
-from tasks.policy.records.evidence import DiagnosisKind
-from tasks.policy.records.reports import (
-    DriftReport,
-    EstimateError,
-    FeatureDrift,
-    LabelReport,
-    MetricValue,
-    PerformanceReport,
-    QualityReport,
-)
+from tasks.policy.records.evidence import DiagnosisKind, WindowEvidence
+from tasks.policy.records.reports import DriftReport, FeatureDrift, LabelReport, PerformanceReport
 
 
 class ColumnRule(Protocol):
@@ -75,44 +67,34 @@ class Diagnosis:
     kind: DiagnosisKind
     reasons: tuple[str, ...]
     features: tuple[str, ...] = ()
-    estimate: MetricValue | None = None
+    estimate: Estimate | None = None
     """Estimate of the primary metric from the inputs alone, if there is one."""
-    estimate_error: EstimateError | None = None
-    """Error of earlier estimates."""
     explanations: tuple[str, ...] = ()
     """Sentences on the features whose drift moved the predictions and the loss."""
 
 
 def decide_diagnosis(
-    quality: QualityReport | None,
-    drift: DriftReport | None,
-    performance: PerformanceReport | None,
-    estimate: MetricValue | None = None,
-    importances: Mapping[str, float] | None = None,
-    limits: DiagnosisLimits | None = None,
-    estimate_error: EstimateError | None = None,
-    allowed: Mapping[str, ColumnRule] | None = None,
+    evidence: WindowEvidence,
+    estimate: Estimate | None = None,
     labels: LabelReport | None = None,
+    limits: DiagnosisLimits | None = None,
+    allowed: Mapping[str, ColumnRule] | None = None,
 ) -> Diagnosis:
     """Decide the kind of change.
 
-    `estimate` is the primary metric expected from the inputs alone (`estimation.py`). It is judged by its interval;
-    `estimate_error` is only reported. `allowed` is `quality.columns` of the model's file: what it accepts is not a
-    fault. `labels` is the label report of the latest window that has one. `importances` are each feature's share in the
-    model's predictions; without them those of the drift report are used, else all features weigh the same.
+    `estimate` is the primary metric expected from the inputs alone (`estimation.py`). It is tested by its interval; its
+    error is only reported. `labels` is the label report of the latest window that has one. `allowed` is
+    `quality.columns` of the model's file: what it accepts is not a fault.
     """
+    quality, drift, performance = evidence.quality, evidence.drift, evidence.performance
     limits = limits or DiagnosisLimits()
     if quality is not None and quality.verdict == "fail":
         return Diagnosis("upstream_data_fault", quality.reasons or ("the window failed its quality checks",))
     if labels is not None and labels.verdict == "fail":
         return Diagnosis("upstream_data_fault", labels.reasons)
-    moved = _moved(drift, importances)
-    judged = (
-        0
-        if drift is None
-        else sum(feature.verdict != "insufficient" or feature.is_underpowered for feature in drift.features)
-    )
-    few = judged > 0 and len(moved) <= max(1, math.floor(limits.fault_features_share * judged))
+    moved = _moved(drift)
+    tested = [feature for feature in drift.features if _is_tested(feature)] if drift else []
+    few = bool(tested) and len(moved) <= max(1, math.floor(limits.fault_features_share * len(tested)))
     leader = _stands_out(drift, limits)
     faults = [
         (feature.feature, text)
@@ -125,7 +107,7 @@ def decide_diagnosis(
     names, inputs = tuple(feature.feature for feature in moved), _describe_inputs(drift, moved)
     fallen = _fallen(performance, limits)
     if fallen is None:
-        return _without_labels(drift, performance, estimate, names, inputs, limits, estimate_error)
+        return _without_labels(evidence, estimate, names, inputs, limits)
     worse, sentence = fallen
     if not worse:
         if drift is None or not drift.says_something:
@@ -136,12 +118,19 @@ def decide_diagnosis(
     return _explain_fall(performance, estimate, names, (sentence, inputs), limits)
 
 
-def _moved(drift: DriftReport | None, importances: Mapping[str, float] | None) -> list[FeatureDrift]:
-    """Drifted features that the model uses, sorted by importance times effect over limit."""
+def _is_tested(feature: FeatureDrift) -> bool:
+    """Whether the feature had enough rows for a verdict."""
+    return feature.verdict != "insufficient" or feature.is_underpowered
+
+
+def _moved(drift: DriftReport | None) -> list[FeatureDrift]:
+    """Drifted features that the model uses, sorted by importance times effect over limit.
+
+    Without importances in the report, all features weigh the same.
+    """
     if drift is None or not drift.says_something:
         return []
-    own = {feature.feature: feature.importance for feature in drift.features if feature.importance is not None}
-    shares: Mapping[str, float] = importances or own
+    shares = {feature.feature: feature.importance for feature in drift.features if feature.importance is not None}
 
     def weight(feature: FeatureDrift) -> float:
         return shares.get(feature.feature, 0.0) if shares else 1.0
@@ -214,54 +203,52 @@ def _blindness(performance: PerformanceReport, worse: bool) -> str:
 
 def _explain_fall(
     performance: PerformanceReport | None,
-    estimate: MetricValue | None,
+    estimate: Estimate | None,
     names: tuple[str, ...],
     reasons: tuple[str, ...],
     limits: DiagnosisLimits,
 ) -> Diagnosis:
     """Diagnose a fall with moved inputs: harmful shift if the estimate from inputs explains it, else concept drift."""
     value = performance.metric(performance.primary) if performance else None
-    if performance is None or value is None or estimate is None or estimate.name != value.name:
+    expected = estimate.value if estimate else None
+    if performance is None or value is None or expected is None or expected.name != value.name:
         unknown = "how much of it the inputs explain is not known, as there is no estimate to compare with"
         return Diagnosis("harmful_covariate_shift", (*reasons, unknown), names)
     sign = -1 if value.higher_is_better else 1
-    gap = sign * (value.value - estimate.value)
-    error = max(math.hypot(standard_error(value), standard_error(estimate)), performance.noise or 0.0)
+    gap = sign * (value.value - expected.value)
+    error = max(math.hypot(standard_error(value), standard_error(expected)), performance.noise or 0.0)
     p_value = float(scipy.stats.norm.sf(gap / error)) if error else float(gap <= 0)
-    expected = f"from the inputs alone {estimate.value:.4g} was expected"
-    compared = f"{expected}, the realised value is {gap:+.4g} worse than that (p={p_value:.2g})"
+    compared = (
+        f"from the inputs alone {expected.value:.4g} was expected, the realised value is {gap:+.4g} worse than that "
+        f"(p={p_value:.2g})"
+    )
     kind: DiagnosisKind = "concept_drift" if p_value <= limits.alpha else "harmful_covariate_shift"
     return Diagnosis(kind, (*reasons, compared), names)
 
 
 def _without_labels(
-    drift: DriftReport | None,
-    performance: PerformanceReport | None,
-    estimate: MetricValue | None,
-    names: tuple[str, ...],
-    inputs: str,
-    limits: DiagnosisLimits,
-    estimate_error: EstimateError | None,
+    evidence: WindowEvidence, estimate: Estimate | None, names: tuple[str, ...], inputs: str, limits: DiagnosisLimits
 ) -> Diagnosis:
-    """Diagnose without labels: moved inputs are judged by the estimate; concept drift is not visible yet.
+    """Diagnose without labels: moved inputs are tested by the estimate; concept drift is not visible yet.
 
     The estimate is tested like a realised value, with the noise of windows and against the best past level, since it is
     learned from windows with the same noise.
     """
+    drift, performance = evidence.drift, evidence.performance
     if drift is None or not drift.says_something:
         return Diagnosis("insufficient_evidence", (inputs, "performance is not known yet"))
     if not names:
         return Diagnosis("none", (inputs, "performance is not known yet; concept drift would show once labels arrive"))
     level = performance.baseline if performance else None
-    if performance is None or estimate is None or level is None or estimate.name != level.name:
+    if performance is None or estimate is None or level is None or estimate.value.name != level.name:
         return Diagnosis(
             "insufficient_evidence",
             (inputs, "there are neither labels nor an estimate to show whether it harms"),
             names,
         )
-    p_value = shift_p_value(estimate, level, noise_of(performance))
+    p_value = shift_p_value(estimate.value, level, noise_of(performance))
     harmful = p_value <= limits.alpha
-    estimated = f"{describe_estimate(estimate, estimate_error)}, best past level {level.value:.4g} (p={p_value:.2g})"
+    estimated = f"{describe_estimate(estimate)}, best past level {level.value:.4g} (p={p_value:.2g})"
     return Diagnosis("harmful_covariate_shift" if harmful else "harmless_covariate_shift", (inputs, estimated), names)
 
 

@@ -5,7 +5,7 @@ the interval.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -16,6 +16,14 @@ from tasks.policy.records.reports import EstimateError, MetricValue
 
 MEASURED_FROM = 3
 """Closed windows from which the measured error widens the interval; it is reported from the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The value of a metric without the window's labels, and the error of earlier estimates; None while unknown."""
+
+    value: MetricValue
+    error: EstimateError | None = None
 
 
 def past_error(history: History, metric: str) -> EstimateError | None:
@@ -67,10 +75,10 @@ def possible(estimate: MetricValue) -> MetricValue:
     return replace(estimate, low=max(0.0, estimate.low), high=min(most, estimate.high))
 
 
-def describe_estimate(estimate: MetricValue, error: EstimateError | None) -> str:
+def describe_estimate(estimate: Estimate) -> str:
     """Describe an estimate with its interval and its measured error."""
-    shown = possible(estimate)
+    shown = possible(estimate.value)
     return (
-        f"{estimate.name} is estimated without labels at {estimate.value:.4g} "
-        f"({estimate.confidence:.0%} interval {shown.low:.4g} to {shown.high:.4g}; {describe_error(error)})"
+        f"{shown.name} is estimated without labels at {shown.value:.4g} "
+        f"({shown.confidence:.0%} interval {shown.low:.4g} to {shown.high:.4g}; {describe_error(estimate.error)})"
     )

@@ -65,7 +65,7 @@ class WindowEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class EarlierChampion:
     """A version that became champion at `since` and was never quarantined; its training data end at `learned_until`."""
 
     version: str
@@ -91,7 +91,7 @@ class History:
     rows_since_training: int = 0
     learned: tuple[tuple[datetime, datetime], ...] = ()
     """For each challenger, promoted or not: when it was created, and the end of its training rows."""
-    returnable: tuple["Served", ...] = ()
+    returnable: tuple[EarlierChampion, ...] = ()
     """Earlier champions that may be restored."""
     asked_at: tuple[datetime, ...] = ()
     """Ends of windows after which a retrain was requested, except for requests that a budget refused."""

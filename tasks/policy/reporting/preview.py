@@ -1,4 +1,4 @@
-"""Describe what a retrain or a promotion would do now.
+"""Describe what a retrain, a promotion or a rollback would do now.
 
 The sentences come from the same decisions that the run uses, so preview and run differ only by events in between.
 """
@@ -10,6 +10,7 @@ from tasks.policy.economics.costs import Budget, over_budget
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import ModelVersion, Placement, ValidationReport
 from tasks.policy.records.reports import Snapshot
+from tasks.policy.rollout.restorable import RollbackPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def where_it_runs(placement: Placement) -> str:
     return f"place: {placement.place}{hours}, since {'; '.join(placement.reasons)}"
 
 
-def what_validation_said(validation: ValidationReport, champion: str | None) -> tuple[str, ...]:
+def how_validation_ended(validation: ValidationReport, champion: str | None) -> tuple[str, ...]:
     """The verdict on a challenger and all its sentences."""
     replaced = f"champion {champion} would become previous" if champion else "it would be the first champion"
     return (
@@ -80,6 +81,14 @@ def what_validation_said(validation: ValidationReport, champion: str | None) -> 
         f"validation: {validation.verdict} on {validation.rows:,} rows",
         *validation.reasons,
     )
+
+
+def what_it_restores(plan: RollbackPlan) -> str:
+    """Describe which version a rollback restores and which one it quarantines."""
+    if plan.champion is None or plan.previous is None:
+        return "no version would be restored"
+    answers = "" if plan.refusal else "answers and "
+    return f"version {plan.previous} {answers}would serve again; version {plan.champion} would be quarantined"
 
 
 def stopped_by(refusals: Sequence[str | None]) -> tuple[str, ...]:

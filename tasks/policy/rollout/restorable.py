@@ -4,18 +4,28 @@ A version that was rolled back is quarantined and is never restored.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from tasks.policy.records.base import from_json
-from tasks.policy.records.evidence import LedgerEntry, Promotion, Served
+from tasks.policy.records.evidence import EarlierChampion, LedgerEntry, Promotion
 from tasks.policy.rollout.versions import recorded_version
 
 
-def returnable(entries: Sequence[LedgerEntry]) -> tuple[Served, ...]:
+@dataclass(frozen=True, slots=True)
+class RollbackPlan:
+    """The versions that a rollback would move now, and why it would be refused; a version is None if there is none."""
+
+    champion: str | None
+    previous: str | None
+    refusal: str | None
+
+
+def returnable(entries: Sequence[LedgerEntry]) -> tuple[EarlierChampion, ...]:
     """Earlier champions from a model's ledger (oldest first), without the current one, in order of first service."""
     learned: dict[str, datetime] = {}
     serving: str | None = None
-    known: dict[str, Served] = {}
+    known: dict[str, EarlierChampion] = {}
     for entry in entries:
         if entry.kind == "challenger.registered":
             version = recorded_version(entry.body)
@@ -27,6 +37,6 @@ def returnable(entries: Sequence[LedgerEntry]) -> tuple[Served, ...]:
         if entry.kind == "champion.rolled_back" and serving is not None:
             known.pop(serving, None)
         elif now in learned:
-            known.setdefault(now, Served(now, learned[now], entry.at))
+            known.setdefault(now, EarlierChampion(now, learned[now], entry.at))
         serving = now
-    return tuple(served for version, served in known.items() if version != serving)
+    return tuple(earlier for version, earlier in known.items() if version != serving)

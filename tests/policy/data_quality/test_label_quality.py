@@ -292,7 +292,7 @@ def test_nothing_is_decided_by_labels_that_cannot_be_trusted():
     decided = {}
     for name, labels in (("failed", FAILED), ("sound", sound), ("of an older record", None)):
         evidence = WindowEvidence(WINDOW, 800, quality, performance=report(WINDOW, labels))
-        decided[name] = decide_retraining("m", policy, evidence, History(), WINDOW.end)
+        decided[name] = decide_retraining("m", policy, policy.case(evidence, History(), WINDOW.end))
     assert [decided[name].retrain for name in ("failed", "sound", "of an older record")] == [False, True, True]
     assert decided["failed"].blocked_by == "labels"
     assert (
@@ -308,7 +308,7 @@ def test_the_latest_window_with_a_verdict_speaks_and_the_diagnosis_names_the_lab
     history = History(performances=(report(earlier, None),))
     assert newest_labels(evidence, history) is None
     assert newest_labels(evidence, history, [report(earlier, FAILED)]) == FAILED
-    found = decide_diagnosis(None, None, None, labels=FAILED)
+    found = decide_diagnosis(WindowEvidence(WINDOW, 0), labels=FAILED)
     assert (found.kind, found.reasons) == ("upstream_data_fault", FAILED.reasons)
 
 

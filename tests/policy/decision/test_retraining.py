@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining, decision_id
 from tasks.policy.economics.costs import Budget
+from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.base import from_json, to_json, utc
 from tasks.policy.records.evidence import Decision
 from tests.policy.triggers.judged_windows import drift, evidence, history, quality, report, window
@@ -27,8 +28,9 @@ def policy(text: str = "", **settings: object) -> RetrainingPolicy:
     return RetrainingPolicy.model_validate({"when": yaml.safe_load(text), **settings})
 
 
-def decide(rule: RetrainingPolicy, seen, past=None, **known) -> Decision:
-    return decide_retraining("flight_delay", rule, seen, past or history(), seen.window.end, **known)
+def decide(rule: RetrainingPolicy, seen, past=None, diagnosis=None, **known) -> Decision:
+    case = rule.case(seen, past or history(), seen.window.end, **known)
+    return decide_retraining("flight_delay", rule, case, diagnosis)
 
 
 BREACH = "{trigger: metric_breach, metric: accuracy, limit: 0.9, k: 2, m: 3}"
@@ -284,10 +286,13 @@ class TestWhatBlocks:
         assert decide(policy(self.rule), evidence(4, quality=quality(4, "warn"), drift=drift(4, x=9.0))).retrain
 
     def test_a_diagnosed_data_fault_never_leads_to_retraining(self):
-        decision = decide(policy(self.rule), self.seen, diagnosis="upstream_data_fault")
+        decision = decide(
+            policy(self.rule), self.seen, diagnosis=Diagnosis("upstream_data_fault", ("wind: as if stuck",))
+        )
         assert not decision.retrain
         assert decision.blocked_by == "diagnosis"
-        assert decide(policy(self.rule), self.seen, diagnosis="concept_drift").retrain
+        assert decision.reasons[0].endswith("which retraining cannot repair: wind: as if stuck")
+        assert decide(policy(self.rule), self.seen, diagnosis=Diagnosis("concept_drift", ("mae fell",))).retrain
 
     @pytest.mark.parametrize(("days_ago", "blocked"), [(9, "cooldown"), (10, None)])
     def test_cooldown(self, days_ago, blocked):
@@ -312,7 +317,7 @@ class TestWhatBlocks:
     def test_the_budget_refuses_with_its_numbers(self, spent, blocked):
         budget = Budget(max_usd_per_month=100)
         decision = decide(
-            policy(self.rule), self.seen, history(spent_usd_this_month=spent), budget=budget, expected_cost_usd=40.0
+            policy(self.rule), self.seen, history(spent_usd_this_month=spent), budget=budget, cost_usd=40.0
         )
         assert decision.blocked_by == blocked
         assert decision.expected_cost_usd == 40.0
@@ -322,7 +327,7 @@ class TestWhatBlocks:
             assert decision.would_change == (f"would retrain with a larger budget, {later}",)
 
     def test_a_retrain_dearer_than_the_whole_budget_is_promised_nothing_by_waiting(self):
-        decision = decide(policy(self.rule), self.seen, budget=Budget(max_usd_per_month=30), expected_cost_usd=40.0)
+        decision = decide(policy(self.rule), self.seen, budget=Budget(max_usd_per_month=30), cost_usd=40.0)
         assert decision.would_change == ("would retrain with a larger budget",)
 
     def test_what_happened_after_the_judgement_blocks_nothing(self):

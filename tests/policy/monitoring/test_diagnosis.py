@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from deployments.config.monitoring import ColumnQuality
-from tasks.policy.monitoring.diagnosis import DiagnosisLimits, decide_diagnosis
+from tasks.policy.monitoring.diagnosis import Diagnosis, DiagnosisLimits, decide_diagnosis
+from tasks.policy.monitoring.estimate_errors import Estimate
 from tasks.policy.monitoring.performance import best_past_level, window_noise
 from tasks.policy.records.reports import DriftReport, MetricValue, PerformanceReport
-from tests.policy.triggers.judged_windows import drift, quality, report, valued
+from tests.policy.triggers.judged_windows import drift, evidence, quality, report, valued
 
-GOOD = quality(0)
 STILL = drift(0, wind=0.1, pressure=0.1, distance=0.1, hour=0.1, day=0.1, humidity=0.1)
 MOVED = drift(0, wind=2.0, pressure=1.5, distance=1.2, hour=1.1, day=0.1, humidity=0.1)
 
@@ -21,6 +21,14 @@ def performed(mae: float, p_value: float | None, half: float = 0.05) -> Performa
     """A closed window against a best past level of 5."""
     level = None if p_value is None else valued("mae", 5.0, 0.05)
     return replace(report(0, half=half, mae=mae), baseline=level, shift_p_value=p_value)
+
+
+def diagnosed(
+    found: DriftReport | None, performance: PerformanceReport | None, estimate: MetricValue | None = None, **settings
+) -> Diagnosis:
+    """The diagnosis of a window that passed its quality checks."""
+    seen = evidence(0, drift=found, performance=performance)
+    return decide_diagnosis(seen, Estimate(estimate) if estimate else None, **settings)
 
 
 FELL, STOOD = performed(6.0, 1e-9), performed(5.02, 0.3)
@@ -32,6 +40,12 @@ def changed(found: DriftReport, name: str, **changes: object) -> DriftReport:
         for feature in found.features
     )
     return replace(found, features=features)
+
+
+def weighed(found: DriftReport, **weights: float) -> DriftReport:
+    """The same drift of a model that uses its features so much; those without a weight not at all."""
+    features = (replace(feature, importance=weights.get(feature.feature, 0.0)) for feature in found.features)
+    return replace(found, features=tuple(features))
 
 
 def estimated(mae: float, half: float = 0.05) -> MetricValue:
@@ -57,19 +71,19 @@ def estimated(mae: float, half: float = 0.05) -> MetricValue:
     ],
 )
 def test_kinds(moved, performance, estimate, kind):
-    found = decide_diagnosis(GOOD, moved, performance, estimate)
+    found = diagnosed(moved, performance, estimate)
     assert found.kind == kind
     assert found.reasons
 
 
 def test_an_improvement_is_never_harm():
-    assert decide_diagnosis(GOOD, MOVED, performed(4.0, 1e-9)).kind == "harmless_covariate_shift"
+    assert diagnosed(MOVED, performed(4.0, 1e-9)).kind == "harmless_covariate_shift"
 
 
 def test_before_labels_the_estimate_speaks_for_the_inputs():
     waiting = replace(performed(5.0, 0.5), maturity="open", metrics=())
-    assert decide_diagnosis(GOOD, MOVED, waiting, estimated(6.0)).kind == "harmful_covariate_shift"
-    assert decide_diagnosis(GOOD, MOVED, waiting, estimated(5.0)).kind == "harmless_covariate_shift"
+    assert diagnosed(MOVED, waiting, estimated(6.0)).kind == "harmful_covariate_shift"
+    assert diagnosed(MOVED, waiting, estimated(5.0)).kind == "harmless_covariate_shift"
 
 
 @pytest.mark.parametrize(("harm", "least", "most"), [(0.0, 0.0, 0.05), (0.6, 0.95, 1.0)])
@@ -85,12 +99,14 @@ def test_before_labels_the_estimate_is_judged_by_what_windows_vary_by(harm, leas
         expected = estimated(np.mean(values[-3:]) + harm + random.normal(0, 0.01), 0.01)
         waiting = replace(report(12, "open", mae=5.0), metrics=(), baseline=level)
         waiting = replace(waiting, noise=window_noise(values).sigma, noise_windows=len(values), primary="mae")
-        found[decide_diagnosis(GOOD, MOVED, waiting, expected).kind] += 1
+        found[diagnosed(MOVED, waiting, expected).kind] += 1
     assert least <= found["harmful_covariate_shift"] / 200 <= most
 
 
 def test_a_failed_gate_is_a_fault_with_its_own_reasons():
-    found = decide_diagnosis(quality(0, "fail", "wind is 100 % null"), MOVED, FELL)
+    found = decide_diagnosis(
+        evidence(0, quality=quality(0, "fail", "wind is 100 % null"), drift=MOVED, performance=FELL)
+    )
     assert (found.kind, found.reasons) == ("upstream_data_fault", ("wind is 100 % null",))
 
 
@@ -104,25 +120,24 @@ def test_a_failed_gate_is_a_fault_with_its_own_reasons():
     ],
 )
 def test_one_feature_that_moves_as_broken_feeds_do_is_a_fault_even_when_performance_falls(changes, words):
-    found = decide_diagnosis(GOOD, changed(STILL, "wind", **changes), FELL)
+    found = diagnosed(changed(STILL, "wind", **changes), FELL)
     assert found.kind == "upstream_data_fault"
     assert words in found.reasons[0]
     assert found.features == ("wind",)
 
 
 def test_when_most_features_move_the_world_has_changed_and_not_one_feed():
-    assert decide_diagnosis(GOOD, changed(MOVED, "wind", mean_shift_sigma=7.0), FELL).kind != "upstream_data_fault"
+    assert diagnosed(changed(MOVED, "wind", mean_shift_sigma=7.0), FELL).kind != "upstream_data_fault"
 
 
 def test_features_the_model_does_not_use_explain_nothing():
-    unused = {"wind": 0.0, "pressure": 0.0, "distance": 0.0, "hour": 0.0, "day": 0.6, "humidity": 0.4}
-    assert decide_diagnosis(GOOD, MOVED, FELL, importances=unused).kind == "concept_drift"
-    assert decide_diagnosis(GOOD, MOVED, STOOD, importances=unused).kind == "none"
+    unused = weighed(MOVED, day=0.6, humidity=0.4)
+    assert diagnosed(unused, FELL).kind == "concept_drift"
+    assert diagnosed(unused, STOOD).kind == "none"
 
 
 def test_features_are_named_by_drift_times_importance():
-    weights = {"wind": 0.1, "pressure": 0.1, "distance": 0.6, "hour": 0.2}
-    found = decide_diagnosis(GOOD, MOVED, STOOD, importances=weights)
+    found = diagnosed(weighed(MOVED, wind=0.1, pressure=0.1, distance=0.6, hour=0.2), STOOD)
     assert found.features == ("distance", "hour", "wind", "pressure")
     assert "most important first: distance 1.2" in found.reasons[1]
 
@@ -130,28 +145,26 @@ def test_features_are_named_by_drift_times_importance():
 def test_confusion_table_of_injected_changes(capsys):
     """Noisy evidence of known changes: shifts of inputs, loss explained by them or not. Most must be named rightly."""
     random, table = np.random.default_rng(0), Counter()
-    truths = {
+    kinds_injected = {
         "none": (0.0, 0.0, 0.0),
         "harmless_covariate_shift": (1.6, 0.0, 0.0),
         "harmful_covariate_shift": (1.6, 0.6, 0.6),
         "concept_drift": (0.0, 0.6, 0.0),
     }
     names = ("wind", "pressure", "distance", "hour", "day", "humidity")
-    for truth, (shift, loss, explained) in truths.items():
+    for injected, (shift, loss, explained) in kinds_injected.items():
         for _ in range(100):
             moved = random.choice([0, 1], len(names), p=[0.4, 0.6]) if shift else np.zeros(len(names))
             shifts = {n: float(abs(random.normal(shift * m, 0.15))) for n, m in zip(names, moved, strict=True)}
             value, expected = 5 + loss + random.normal(0, 0.1), 5 + explained + random.normal(0, 0.05)
             p_value = float(1 - _normal_cdf((value - 5) / 0.11))
-            found = decide_diagnosis(
-                GOOD, drift(0, **shifts), performed(value, p_value, half=0.2), estimated(expected, 0.1)
-            )
-            table[truth, found.kind] += 1
+            found = diagnosed(drift(0, **shifts), performed(value, p_value, half=0.2), estimated(expected, 0.1))
+            table[injected, found.kind] += 1
     kinds = sorted({kind for _, kind in table})
-    print("truth".ljust(26), *(kind[:14].rjust(15) for kind in kinds))
-    for truth in truths:
-        print(truth.ljust(26), *(str(table[truth, kind]).rjust(15) for kind in kinds))
-    assert min(table[truth, truth] for truth in truths) >= 90
+    print("injected".ljust(26), *(kind[:14].rjust(15) for kind in kinds))
+    for injected in kinds_injected:
+        print(injected.ljust(26), *(str(table[injected, kind]).rjust(15) for kind in kinds))
+    assert min(table[injected, injected] for injected in kinds_injected) >= 90
 
 
 def _normal_cdf(z: float) -> float:
@@ -163,40 +176,40 @@ def _normal_cdf(z: float) -> float:
 def test_an_unsure_suspicion_needs_the_other_features_to_stand_still():
     alone = changed(drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", suspicion="as if °F were given in °C")
     season = changed(drift(0, wind=2.4, rain=1.5, sun=1.2), "wind", suspicion="as if °F were given in °C")
-    assert decide_diagnosis(GOOD, alone, FELL).kind == "upstream_data_fault"
-    assert decide_diagnosis(GOOD, season, FELL).kind != "upstream_data_fault"
+    assert diagnosed(alone, FELL).kind == "upstream_data_fault"
+    assert diagnosed(season, FELL).kind != "upstream_data_fault"
 
 
 def test_a_gap_to_the_estimate_within_the_noise_of_windows_is_no_concept_drift():
     """Realised 6.0, estimated 5.5 with errors of 0.05: 7 σ of rows, but half a σ of windows that vary by 1."""
     calm = replace(FELL, noise=0.05)
-    assert decide_diagnosis(GOOD, MOVED, calm, estimated(5.5)).kind == "concept_drift"
-    assert decide_diagnosis(GOOD, MOVED, replace(FELL, noise=1.0), estimated(5.5)).kind == "harmful_covariate_shift"
+    assert diagnosed(MOVED, calm, estimated(5.5)).kind == "concept_drift"
+    assert diagnosed(MOVED, replace(FELL, noise=1.0), estimated(5.5)).kind == "harmful_covariate_shift"
 
 
 def test_what_the_models_file_allows_of_a_column_is_no_fault_and_a_fault_names_column_number_limit_and_setting():
     nulls = changed(drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", null_share=0.45, reference_null_share=0.0)
-    found = decide_diagnosis(GOOD, nulls, None)
+    found = diagnosed(nulls, None)
     assert found.kind == "upstream_data_fault"
     assert found.reasons == (
         "wind: nulls rose from 0% to 45%, a fault from 20% more on (diagnosis.null_share_increase; "
         "quality.columns.wind.max_null_share allows them)",
     )
     allowed = {"wind": ColumnQuality(max_null_share=0.5)}
-    assert decide_diagnosis(GOOD, nulls, None, allowed=allowed).kind != "upstream_data_fault"
+    assert diagnosed(nulls, None, allowed=allowed).kind != "upstream_data_fault"
     strict = {"wind": ColumnQuality(max_null_share=0.4)}
-    assert decide_diagnosis(GOOD, nulls, None, allowed=strict).kind == "upstream_data_fault"
+    assert diagnosed(nulls, None, allowed=strict).kind == "upstream_data_fault"
     loose = DiagnosisLimits(null_share_increase=0.6)
-    assert decide_diagnosis(GOOD, nulls, None, limits=loose).kind != "upstream_data_fault"
+    assert diagnosed(nulls, None, limits=loose).kind != "upstream_data_fault"
 
 
 def test_a_possible_change_of_unit_stops_nothing_and_unit_faults_can_be_switched_off():
     suspect = changed(
         drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", suspicion="as if pounds were given in kg", suspicion_sure=True
     )
-    assert decide_diagnosis(GOOD, suspect, None).kind == "upstream_data_fault"
-    assert "diagnosis.unit_faults" in decide_diagnosis(GOOD, suspect, None).reasons[0]
+    assert diagnosed(suspect, None).kind == "upstream_data_fault"
+    assert "diagnosis.unit_faults" in diagnosed(suspect, None).reasons[0]
     off = DiagnosisLimits(unit_faults=False)
-    assert decide_diagnosis(GOOD, suspect, None, limits=off).kind != "upstream_data_fault"
+    assert diagnosed(suspect, None, limits=off).kind != "upstream_data_fault"
     possible = changed(suspect, "wind", suspicion_possible=True)
-    assert decide_diagnosis(GOOD, possible, None).kind != "upstream_data_fault"
+    assert diagnosed(possible, None).kind != "upstream_data_fault"

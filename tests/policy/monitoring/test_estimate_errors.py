@@ -9,6 +9,7 @@ from scipy import stats
 
 from tasks.policy.monitoring.diagnosis import decide_diagnosis
 from tasks.policy.monitoring.estimate_errors import (
+    Estimate,
     describe_error,
     describe_estimate,
     is_poor,
@@ -17,7 +18,7 @@ from tasks.policy.monitoring.estimate_errors import (
     widened,
 )
 from tasks.policy.records.reports import EstimateError
-from tests.policy.triggers.judged_windows import drift, history, quality, report, valued, window
+from tests.policy.triggers.judged_windows import drift, evidence, history, report, valued, window
 
 
 def estimated(value: float, half: float = 0.05):
@@ -50,7 +51,7 @@ def test_an_estimator_that_was_wrong_is_shown_as_such_and_one_that_was_right_is_
     wrong, right = (past_error(looked_back([(5.0, 5.0 + gap)] * 8), "mae") for gap in (0.5, 0.02))
     assert is_poor(wrong) and not is_poor(right)
     assert "0.5 over 8 closed windows, 0 within the interval: wrong more often" in describe_error(wrong)
-    assert "0.02 over 8 closed windows, 8 within the interval" in describe_estimate(estimated(5.0), right)
+    assert "0.02 over 8 closed windows, 8 within the interval" in describe_estimate(Estimate(estimated(5.0), right))
     assert "wrong" not in describe_error(right)
 
 
@@ -81,8 +82,8 @@ def test_an_estimate_that_was_wrong_before_no_longer_proves_harm():
     """Before labels, 6.0 ± 0.05 against a level of 5.0 is harm; from an estimator that misses by 1 it is not."""
     waiting = replace(report(5, "open", labels=0, mae=5.0), metrics=(), baseline=valued("mae", 5.0))
     for error, kind in ((None, "harmful_covariate_shift"), (EstimateError(8, 1.0, 0.0, 0), "harmless_covariate_shift")):
-        judged = widened(estimated(6.0), error)
-        found = decide_diagnosis(quality(5), drift(5, x=2.0), waiting, judged, estimate_error=error)
+        estimate = Estimate(widened(estimated(6.0), error), error)
+        found = decide_diagnosis(evidence(5, drift=drift(5, x=2.0), performance=waiting), estimate)
         assert found.kind == kind
         assert describe_error(error) in found.reasons[-1]
 
@@ -90,6 +91,6 @@ def test_an_estimate_that_was_wrong_before_no_longer_proves_harm():
 def test_people_are_shown_no_value_that_the_metric_cannot_have():
     wide = widened(estimated(0.5), EstimateError(4, 0.6, 0.0, 0))
     assert wide.low < 0 and possible(wide).low == 0 and possible(wide).high == wide.high
-    assert "interval 0 to" in describe_estimate(wide, None)
+    assert "interval 0 to" in describe_estimate(Estimate(wide))
     sure = replace(valued("accuracy", 0.95, 0.2), estimated=True)
     assert possible(sure).high == 1

@@ -6,13 +6,15 @@ from tasks.policy.records.evidence import ModelVersion, Placement, ValidationRep
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
     Preview,
+    how_validation_ended,
     stopped_by,
     too_few_rows,
     what_it_costs,
     what_it_learns_from,
-    what_validation_said,
+    what_it_restores,
     where_it_runs,
 )
+from tasks.policy.rollout.restorable import RollbackPlan
 
 TRAINED = Window(utc("2024-01-11"), utc("2024-01-19"))
 HELD_OUT = Window(utc("2024-01-19"), utc("2024-01-21"))
@@ -68,7 +70,17 @@ def test_a_place_comes_with_its_hours_and_its_reasons():
 
 def test_the_gates_own_sentences_follow_what_would_move():
     report = ValidationReport("5", "4", "warn", (), ("mae: gain +0.1", "colour red may lose"), 226)
-    assert what_validation_said(report, "4") == (
+    assert how_validation_ended(report, "4") == (
         "version 5 would serve and champion 4 would become previous", "validation: warn on 226 rows", "mae: gain +0.1", "colour red may lose",
     )  # fmt: skip
-    assert what_validation_said(report, None)[0] == "version 5 would serve and it would be the first champion"
+    assert how_validation_ended(report, None)[0] == "version 5 would serve and it would be the first champion"
+
+
+def test_a_rollback_names_both_versions_and_says_that_one_answers_only_where_it_was_tried():
+    assert what_it_restores(RollbackPlan("2", "1", None)) == (
+        "version 1 answers and would serve again; version 2 would be quarantined"
+    )
+    assert what_it_restores(RollbackPlan("2", "1", "it is quarantined")) == (
+        "version 1 would serve again; version 2 would be quarantined"
+    )
+    assert what_it_restores(RollbackPlan("1", None, "nothing to roll back to")) == "no version would be restored"

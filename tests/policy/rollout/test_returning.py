@@ -1,7 +1,7 @@
 """Which earlier champions may serve again, from the ledger alone."""
 
 from tasks.policy.records.base import to_json
-from tasks.policy.records.evidence import LedgerEntry, ModelVersion, Promotion, Served
+from tasks.policy.records.evidence import EarlierChampion, LedgerEntry, ModelVersion, Promotion
 from tasks.policy.rollout.restorable import returnable
 from tests.policy.triggers.judged_windows import window
 
@@ -26,7 +26,7 @@ def names(*entries: LedgerEntry) -> list[str]:
 def test_a_version_may_return_once_it_is_replaced_and_not_while_it_serves():
     story = (made(1), serves(1, 1), made(2), serves(2, 2))
     assert names(*story[:2]) == []
-    assert returnable(story) == (Served("1", window(1).end, window(1).end),)
+    assert returnable(story) == (EarlierChampion("1", window(1).end, window(1).end),)
     assert names(*story, serves(1, 5)) == ["2"]
 
 

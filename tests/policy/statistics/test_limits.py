@@ -20,7 +20,7 @@ def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision
     """The decision on a window whose means moved so, or of which this share drifted."""
     found = drift(0, **(shifts or {"x": 0.0}))
     seen = evidence(0, drift=found if share is None else replace(found, drifted_share=share))
-    return decide_retraining("a_model", policy(rule), seen, history(), seen.window.end)
+    return decide_retraining("a_model", policy(rule), policy(rule).case(seen, history(), seen.window.end))
 
 
 @pytest.mark.parametrize(

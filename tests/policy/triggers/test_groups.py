@@ -22,7 +22,7 @@ def decided(rule: str, accuracy: float = GOOD, shift: float = 0.0, rows: int = 1
     """The first window, 10,000 rows having been trained on until it began."""
     seen = evidence(0, performance=report(0, accuracy=accuracy), drift=drift(0, x=shift), rows=rows)
     past = history(training_rows=10_000, trained_until=window(0).start)
-    return decide_retraining("a_model", policy(rule), seen, past, seen.window.end)
+    return decide_retraining("a_model", policy(rule), policy(rule).case(seen, past, seen.window.end))
 
 
 def test_what_must_all_come_is_one_sentence():

@@ -9,8 +9,9 @@ import pytest
 
 from tasks.policy.decision.retraining import RetrainingPolicy, decide_retraining
 from tasks.policy.economics.costs import Budget, forecast_cost
+from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.evidence import Decision, History, Served, Usage, WindowEvidence
+from tasks.policy.records.evidence import Decision, EarlierChampion, History, Usage, WindowEvidence
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.reporting.decision import headline
 from tasks.policy.triggers.base import Case, Finding
@@ -58,7 +59,7 @@ def test_a_decision_that_rests_on_a_forecast_cost_can_be_written_down(trigger: s
     *earlier, latest = (report(HISTORY - 3 + place, accuracy=value) for place, value in enumerate((0.9, 0.9, 0.9, 0.6)))
     seen = evidence(HISTORY, performance=latest, probes=(column(HISTORY, 0.24, 0.2),))
     past = history(*earlier, champion_since=seen.window.start, trained_until=CHAMPION_UNTIL)
-    decision = decide_retraining("m", policy, seen, past, seen.window.end, budget, expected_cost_usd=cost.usd)
+    decision = decide_retraining("m", policy, policy.case(seen, past, seen.window.end, budget, cost.usd))
     assert decision.retrain is pays
     assert from_json(Decision, to_json(decision)) == decision
 
@@ -170,7 +171,7 @@ class TestAReturningSeason:
         random, done = np.random.default_rng(5), []
         rule = Perennial(trigger="perennial", alpha=0.2)
         learned, champion, since = {"1": 11}, "1", window(12).start
-        versions: list[Served] = []
+        versions: list[EarlierChampion] = []
         past: list[WindowEvidence] = []
 
         def seen(number: int, places: set[int], served: bool) -> ProbeColumn:
@@ -196,7 +197,7 @@ class TestAReturningSeason:
                 before, champion = champion, finding.go_back_to or str(len(learned) + 1)
                 learned.setdefault(champion, number)
                 versions = [each for each in versions if each.version != champion]
-                versions.append(Served(before, window(learned[before]).end, since))
+                versions.append(EarlierChampion(before, window(learned[before]).end, since))
                 since = window(number).end
                 done.append((number, finding, seasons[learned[champion]]))
         return done
@@ -225,13 +226,14 @@ def test_going_back_keeps_the_cooldown_and_asks_for_no_training():
     assert (fresh.go_back_to, fresh.blocked_by) == (None, "cooldown")
     assert "would return to the earlier version from 2013-05-26" in fresh.would_change[0]
     assert decided(replace(found, holds=True), champion_since=window(0).start).go_back_to is None
-    assert decided(found, diagnosis="upstream_data_fault", champion_since=window(0).start).go_back_to is None
+    fault = Diagnosis("upstream_data_fault", ("wind: as if stuck",))
+    assert decided(found, fault, champion_since=window(0).start).go_back_to is None
 
 
-def decided(finding: Finding, diagnosis: str = "none", **known: Any) -> Decision:
+def decided(finding: Finding, diagnosis: Diagnosis | None = None, **known: Any) -> Decision:
     """The decision where the policy's condition found this, after window 3, with a cooldown of ten days."""
     policy = RetrainingPolicy(when=Perennial(trigger="perennial"), cooldown_days=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Perennial, "judge", lambda *_: finding)
         seen = evidence(3)
-        return decide_retraining("m", policy, seen, History(**known), seen.window.end, diagnosis=diagnosis)
+        return decide_retraining("m", policy, policy.case(seen, History(**known), seen.window.end), diagnosis)

@@ -26,7 +26,7 @@ def judged(text: str, values: list[float], champion_from: int = 0, metric: str =
     reports = [report(number, **{metric: value}) for number, value in enumerate(values)]
     past = history(*reports[:-1], champion_since=window(champion_from).start, **known.pop("past", {}))
     seen = evidence(len(values) - 1, performance=reports[-1])
-    return decide_retraining("air_time", policy(text), seen, past, seen.window.end, **known)
+    return decide_retraining("air_time", policy(text), policy(text).case(seen, past, seen.window.end, **known))
 
 
 STABLE = [5.0, 5.2, 4.9, 5.1, 5.0, 5.2, 5.1, 4.9]
@@ -72,7 +72,9 @@ class TestDecay:
         reports = [*[report(number, mae=5.0) for number in range(3)], report(3, "maturing", mae=5.1)]
         past = history(*reports, champion_since=window(3).start)
         seen = evidence(4, performance=report(4, mae=5.1))
-        decision = decide_retraining("air_time", policy(self.plain), seen, past, seen.window.end)
+        decision = decide_retraining(
+            "air_time", policy(self.plain), policy(self.plain).case(seen, past, seen.window.end)
+        )
         assert not decision.retrain and "not known before four closed" in decision.reasons[0]
 
 
@@ -96,7 +98,7 @@ class TestRegret:
 
     def regret(self, *values: float, cost: float | None = 90.0, budget: Budget = PRICED, text: str = "") -> Decision:
         """Best past level 5, windows of five days at 10 USD a unit and day: each unit of loss costs 50 USD a window."""
-        return judged(text or self.rule, [5.0, 5.0, 5.0, *values], 3, budget=budget, expected_cost_usd=cost)
+        return judged(text or self.rule, [5.0, 5.0, 5.0, *values], 3, budget=budget, cost_usd=cost)
 
     def test_it_accumulates_until_it_reaches_the_cost(self):
         assert not self.regret(6.0).retrain
@@ -114,7 +116,7 @@ class TestRegret:
         random, ever = np.random.default_rng(5), 0
         for _ in range(60):
             values = list(5 + 0.1 * random.normal(size=42))
-            known = {"budget": PRICED, "expected_cost_usd": 20 * 0.1 * 50}
+            known = {"budget": PRICED, "cost_usd": 20 * 0.1 * 50}
             ever += any(judged(self.rule, values[:length], 12, **known).retrain for length in range(18, 43, 6))
         assert ever / 60 <= 0.15
 
@@ -178,8 +180,8 @@ def test_the_series_is_the_present_champions_and_its_level_older():
     """A champion that starts badly is not its own measure."""
     values = [5.0, 5.0, 5.0, 7.0, 7.0, 7.0, 7.0]
     rule = "{trigger: regret_exceeds_cost}"
-    assert judged(rule, values, champion_from=3, budget=PRICED, expected_cost_usd=300.0).retrain
-    assert not judged(rule, values, champion_from=6, budget=PRICED, expected_cost_usd=300.0).retrain
+    assert judged(rule, values, champion_from=3, budget=PRICED, cost_usd=300.0).retrain
+    assert not judged(rule, values, champion_from=6, budget=PRICED, cost_usd=300.0).retrain
 
 
 def test_estimates_and_open_windows_never_speak_in_a_series():
@@ -188,5 +190,5 @@ def test_estimates_and_open_windows_never_speak_in_a_series():
     poor = report(3, mae=50.0)
     for silent in (replace(poor, maturity="open"), replace(poor, metrics=(replace(poor.metrics[0], estimated=True),))):
         seen = evidence(3, performance=silent)
-        known = {"budget": PRICED, "expected_cost_usd": 10.0}
-        assert not decide_retraining("air_time", rule, seen, past, seen.window.end, **known).retrain
+        known = {"budget": PRICED, "cost_usd": 10.0}
+        assert not decide_retraining("air_time", rule, rule.case(seen, past, seen.window.end, **known)).retrain

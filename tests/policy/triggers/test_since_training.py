@@ -28,7 +28,8 @@ def calendar(text: str, trained: str, end: str = "2013-05-06", late_days: float 
     seen = replace(evidence(0), window=Window(until - timedelta(days=5), until))
     limits = {"cooldown_days": known.pop("cooldown_days", 0)}
     past = history(retrained_at=(utc(trained),), **known)
-    return decide_retraining("small", policy(text, **limits), seen, past, until + timedelta(days=late_days))
+    rule = policy(text, **limits)
+    return decide_retraining("small", rule, rule.case(seen, past, until + timedelta(days=late_days)))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_a_late_run_neither_takes_a_date_early_nor_skips_it():
 
 def test_one_date_leads_to_one_retrain():
     """Window by window through a year: as many retrains as dates, whether trainings end at once or weeks later."""
+    rule = policy(TENTH)
     for delay_days in (0, 2, 12):
         retrained: list[datetime] = [utc("2013-01-01")]
         asked: list[datetime] = []
@@ -72,7 +74,7 @@ def test_one_date_leads_to_one_retrain():
             done = tuple(moment for moment in retrained if moment <= end)
             seen = replace(evidence(0), window=Window(end - timedelta(days=5), end))
             past = history(retrained_at=done, asked_at=tuple(asked))
-            if decide_retraining("small", policy(TENTH), seen, past, end + timedelta(hours=1)).retrain:
+            if decide_retraining("small", rule, rule.case(seen, past, end + timedelta(hours=1))).retrain:
                 asked.append(end)
                 retrained.append(end + timedelta(days=delay_days))
             end += timedelta(days=5)
@@ -129,7 +131,8 @@ class TestArrival:
         reports = [report(number, labels=count, mae=5.0) for number, count in enumerate(labels)]
         past = history(*reports[:-1], trained_until=window(0).start, training_rows=10_000, **known)
         seen = evidence(len(labels) - 1, performance=reports[-1])
-        return decide_retraining("small", policy(text), seen, past, seen.window.end)
+        rule = policy(text)
+        return decide_retraining("small", rule, rule.case(seen, past, seen.window.end))
 
     def test_it_counts_labels_and_not_rows(self):
         assert self.decide(self.rows, 1000, 900, 600).retrain
@@ -159,9 +162,9 @@ class TestArrival:
         seen = evidence(2, performance=report(2, labels=600, mae=5.0))
         rule = policy(self.rows)
         open_first = history(report(0, labels=100, mae=5.0), report(1, mae=5.0), trained_until=window(0).start)
-        assert not decide_retraining("small", rule, seen, open_first, seen.window.end).retrain
+        assert not decide_retraining("small", rule, rule.case(seen, open_first, seen.window.end)).retrain
         revised = open_first.revised([report(0, labels=900, mae=5.0)])
-        assert decide_retraining("small", rule, seen, revised, seen.window.end).retrain
+        assert decide_retraining("small", rule, rule.case(seen, revised, seen.window.end)).retrain
 
     @pytest.mark.parametrize(("group", "retrain"), [("any_of", True), ("all_of", False)])
     def test_it_joins_groups_like_any_other(self, group, retrain):
@@ -187,12 +190,10 @@ def test_a_limit_of_whole_windows_is_met_whether_the_run_starts_seconds_sooner_o
     """A judged window stays judged: missing it by two seconds would cost a whole window."""
     windows = 6 if "max_retrains_per_month" in limits else 2
     trained = window(0).end + timedelta(hours=6, seconds=7)
-    past = history(retrained_at=(trained,))
-    assert decide_retraining(
-        "small", policy(rule, **limits), evidence(windows), past, window(windows).end + late
-    ).retrain
-    before = windows - 1
-    early = decide_retraining("small", policy(rule, **limits), evidence(before), past, window(before).end + LATER)
+    past, limited, before = history(retrained_at=(trained,)), policy(rule, **limits), windows - 1
+    due_case = limited.case(evidence(windows), past, window(windows).end + late)
+    assert decide_retraining("small", limited, due_case).retrain
+    early = decide_retraining("small", limited, limited.case(evidence(before), past, window(before).end + LATER))
     assert not early.retrain
     days = 30 if "max_retrains_per_month" in limits else 10
     due = f"{trained + timedelta(days=days):%Y-%m-%d %H:%M} UTC"
@@ -201,12 +202,14 @@ def test_a_limit_of_whole_windows_is_met_whether_the_run_starts_seconds_sooner_o
 
 def test_a_run_that_starts_late_by_more_than_a_tenth_of_a_window_moves_the_limit_on():
     late = history(retrained_at=(window(0).end + timedelta(hours=13),))
-    assert not decide_retraining("small", policy("{trigger: every, days: 5}"), evidence(1), late, window(1).end).retrain
+    rule = policy("{trigger: every, days: 5}")
+    assert not decide_retraining("small", rule, rule.case(evidence(1), late, window(1).end)).retrain
 
 
 def test_seven_percent_of_a_hundred_rows_are_seven_rows():
     """0.07 · 100 is 7.000000000000001 to a computer."""
     past = history(training_rows=100, rows_since_training=0)
     rule = policy("{trigger: new_rows, fraction: 0.07}", min_rows=1)
-    decisions = [decide_retraining("small", rule, evidence(1, rows=rows), past, window(1).end) for rows in (6, 7)]
+    cases = [rule.case(evidence(1, rows=rows), past, window(1).end) for rows in (6, 7)]
+    decisions = [decide_retraining("small", rule, case) for case in cases]
     assert [decision.retrain for decision in decisions] == [False, True]
