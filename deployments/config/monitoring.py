@@ -57,7 +57,8 @@ class EvidentlyItem(Settings):
     default_tests: bool = False
     """Whether Evidently adds its default tests against the reference to what has none; they are two-sided and strict."""
     fails_as: Literal["warn", "drifted"] = "warn"
-    """What a failed test does: warn tells, drifted makes the window drifted."""
+    """What a failed test does: `warn` reports it, `drifted` makes the window drifted. If a test that counts as drift
+    cannot be computed, the window is not called stable: its drift is `insufficient`, which triggers nothing."""
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:

@@ -174,6 +174,7 @@ class SecondOpinion:
 
 
 FailsAs = Literal["warn", "drifted"]
+"""What a failed test of `drift.evidently` does: `warn` reports it, `drifted` makes the window drifted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,14 @@ class OwnTest:
     metric: str
     passed: bool
     description: str
+    fails_as: FailsAs = "warn"
+
+
+@dataclass(frozen=True, slots=True)
+class UncomputedTest:
+    """A test of `drift.evidently` that gave no result, in a sentence that names its place in the model's file."""
+
+    reason: str
     fails_as: FailsAs = "warn"
 
 
@@ -207,6 +216,9 @@ class DriftReport:
     own_tests: tuple[OwnTest, ...] = ()
     warnings: tuple[str, ...] = ()
     """Sentences that change no verdict: disagreements of Evidently, failed tests that warn, metrics not computed."""
+    unknown_tests: tuple[str, ...] = ()
+    """One sentence for each of the user's tests that counts as drift and was not computed: while there is one, the
+    verdict is not `stable`."""
 
     @property
     def says_something(self) -> bool:
