@@ -72,6 +72,10 @@ class QualityReport:
     failing_rows: int
     reasons: tuple[str, ...]
     report_uri: str | None = None
+    learned_suite_sha256: str | None = None
+    """SHA-256 of the canonical JSON of the suite learned from the reference; None in older reports."""
+    own_suite_sha256: str | None = None
+    """The same of the owner's suite (`quality.suite`); None without one."""
 
 
 @dataclass(frozen=True, slots=True)
