@@ -152,7 +152,8 @@ class Quality(Settings):
     suite: Annotated[str, AfterValidator(_file_or_function)] | None = Field(None, examples=["churn_suite.json"])
     """Your own expectations besides those that are learned from the reference: a suite of Great Expectations as JSON, by a
     path relative to the YAML file, or `module:function` that returns one. Severity critical fails the window, warning and
-    info warn. They see id, time, features, protected and extra columns, as they landed."""
+    info warn. They see id, time, features, protected and extra columns, as they landed. Expectations that read the label are
+    judged with the labels (`quality.labels`): on single rows as labels arrive, on all of them once they are due."""
     rows_in_memory: int = Field(1_000_000, ge=1000, examples=[200_000])
     """Up to this many rows Great Expectations judges a window in one piece, which takes about 8 bytes a value, 8 columns
     at a time and for `suite` all that it names. Above it a window is judged in parts, and what does not add up over parts,

@@ -107,7 +107,9 @@ def judge_quality(
     if config.quality.suite:
         facts["own suite"] = f"{config.quality.suite}, {_short(own)}"
     if on_labels:
-        facts["labels"] = f"{len(on_labels)} expectations of the own suite are judged when the labels are known"
+        facts["labels"] = (
+            f"{len(on_labels)} of {len(own.expectations)} expectations of the own suite: judged when labels are known"
+        )
     try:
         gates.quality_page.write_page(path, f"{config.name} {profile.window.name}: quality", report, findings, facts)
     except OSError as error:

@@ -27,17 +27,17 @@ def _judge_labels(
     if isinstance(answered, str):
         return None
     scorer, predicted = answered
-    truth = models.encoding.encode_labels(
+    y_true = models.encoding.encode_labels(
         rows.column(config.columns.label), scorer.classes, unknown=len(scorer.classes)
     )
-    known = np.isfinite(truth)
+    known = np.isfinite(y_true)
     facts = LabelFacts(
         window=holdout.window,
         column=config.columns.label,
         rows=holdout.rows,
         due=False,
-        truth=truth[known],
-        predicted=predicted[known],
+        y_true=y_true[known],
+        y_pred=predicted[known],
         classes=scorer.classes,
         words=lake.label_faults.sorted_faults(
             lake.read_label_faults(config, challenger.trained, holdout.as_of or holdout.window.end)

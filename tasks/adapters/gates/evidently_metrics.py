@@ -31,7 +31,7 @@ from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.records.reports import OwnTest, UncomputedTest
 
 LONGEST = 300  # maximum length in characters of a test's description
-NO_TEST = "it has no test, expected tests, share_tests or default_tests: true"
+NO_TEST = "the item has no test; expected tests, share_tests or default_tests: true"
 SHARED = ("tests", "share_tests")  # settings of an item that are not parameters of its class
 NO_RESULT = (TestStatus.ERROR, TestStatus.SKIPPED)
 
@@ -51,6 +51,9 @@ def check_items(config: ModelConfig) -> None:
     for number, item in enumerate(config.drift.evidently):
         place = f"{config.name}: drift.evidently.{number}"
         _function(item, place) if item.report else _build(item, place, names)
+        own = item.tests or item.share_tests or any(name.endswith("tests") for name in item.parameters)
+        if item.fails_as == "drifted" and not (item.report or item.default_tests or own):
+            raise ModelConfigError(f"{place}.fails_as is drifted, but {NO_TEST}")
 
 
 def compute_items(items: Sequence[EvidentlyItem], samples: Samples, moment: datetime) -> OwnResults:

@@ -67,10 +67,23 @@ class Expected:
         return condition_columns(self.arguments.get("row_condition"), known).union(self.columns)
 
     @property
+    def expects_text(self) -> bool:
+        """Whether its arguments can only fit text: a pattern, a length, or a set with text in it."""
+        names = ("column", "column_A", "column_B", "column_list", "row_condition", "condition_parser")
+        given = [value for name, value in self.arguments.items() if name not in names]
+        return "lengths" in self.type or any(map(_has_text, given))
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the bounds that are filled in per window."""
         found = [value for value in self.arguments.values() if isinstance(value, dict) and "$PARAMETER" in value]
         return tuple(value["$PARAMETER"] for value in found)
+
+
+def _has_text(value: object) -> bool:
+    if isinstance(value, dict):
+        return "$PARAMETER" not in value and any(map(_has_text, value.values()))
+    return any(map(_has_text, value)) if isinstance(value, list | tuple | set) else isinstance(value, str)
 
 
 @dataclass(frozen=True)

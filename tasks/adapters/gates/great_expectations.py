@@ -15,19 +15,20 @@ from typing import Any
 
 import great_expectations as gx
 import pandas as pd
+import pyarrow as pa
 from great_expectations.core import ExpectationValidationResult
 from great_expectations.execution_engine import pandas_execution_engine
 
 from tasks.adapters.gates.expectation_suite import Expected
 from tasks.adapters.gates.sentences import Shown, describe
-from tasks.adapters.gates.window_rows import Reader, as_landed, as_read, parts, sampled
+from tasks.adapters.gates.window_rows import Reader, as_landed, as_read, parts, sampled, with_numbers
 from tasks.policy.data_quality.expectations import COLUMN_MAX, ROW_COUNT, UNIQUE, Parameters, Roles
 from tasks.policy.data_quality.quality import COUNTS, Finding
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 
 COLUMNS_AT_ONCE = 8
 SAMPLE_SHARE = 0.1
-ALL_ROWS, IN_PARTS = "all rows", "all rows, in parts"
+ALL_ROWS, IN_PARTS, LABELLED = "all rows", "all rows, in parts", "all rows with a label"
 COUNT_ONLY = {"result_format": "BASIC", "partial_unexpected_count": 0}
 ADDED: Mapping[str, Callable[[Iterable[Any]], Any]] = {
     ROW_COUNT: sum,
@@ -146,6 +147,27 @@ def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tupl
         for place in others:
             seen[place].looked_at = f"a sample of {len(frame):,} rows"
     return tuple(_finding(one, seen[place], rows.profile.rows, shown) for place, one in enumerate(suite))
+
+
+def judge_own_labels(
+    suite: Sequence[Expected], labelled: pa.Table, label: str, mature: bool, shown: Shown
+) -> tuple[Finding, ...]:
+    """Validate the owner's expectations on labels, on the rows of a window whose label is known.
+
+    One on single rows is validated as soon as a label is known. One on all labels, such as their mean, waits until the
+    window is `mature`: the labels that arrive first are often of one class.
+    """
+    asked = [one for one in suite if mature or one.type in ROW_BY_ROW] if len(labelled) else []
+    present = frozenset(labelled.column_names)
+    seen = {place: Seen(LABELLED, missing=one.reads(present) - present) for place, one in enumerate(asked)}
+    for frame, with_text in ((as_landed(with_numbers(labelled, label)), False), (as_landed(labelled), True)):
+        about = {
+            place: one
+            for place, one in enumerate(asked)
+            if one.expects_text == with_text and set(one.parameters) <= set(shown.parameters)
+        }
+        _validate(frame, about, shown.parameters, seen)
+    return tuple(_finding(one, seen[place], len(labelled), shown) for place, one in enumerate(asked))
 
 
 @cache

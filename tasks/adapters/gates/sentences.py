@@ -89,7 +89,7 @@ def _found(one: Expected, total: Mapping[str, Any], met: bool, hidden: bool, sha
         values = total["element_count"] - (total.get("missing_count") or 0)
         return f"otherwise in {total['unexpected_count']:,} of {values:,} rows ({share} %)"
     if "unexpected_count" in total:
-        return f"{total['unexpected_count']:,} other values"
+        return f"other values: {total['unexpected_count']:,}"
     observed = total.get("observed_value")
     if observed is None:
         return "as expected" if met else NO_VALUE.get(one.type, "none")

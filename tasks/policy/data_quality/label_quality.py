@@ -11,6 +11,7 @@
 | usual scale, usual level | a label in another unit: its spread or median jumped, that of predictions did not |
 | classes in place | exchanged classes: with the names swapped the predictions would be right (warns only) |
 | labels in step | numbers that correlate with the predictions on another scale or with the other sign (warns only) |
+| your own | an expectation of `quality.suite` that reads the label; its severity decides |
 
 A failed check blocks: performance with such labels triggers nothing, and nothing is trained on them. Swapped classes
 and rescaled numbers look like a reversed concept, so they are only reported. A ratio alone does not prove a change of
@@ -27,6 +28,7 @@ import scipy  # its parts load on first use
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.data_quality.quality import Finding
 from tasks.policy.records.base import Window
 from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import LabelReport, QualityCheck, Verdict
@@ -71,14 +73,14 @@ class LabelRules(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
-    """Facts on a window's labels. `truth` and `predicted` have the shapes of `metrics`, for labelled rows only."""
+    """Facts on a window's labels. `y_true` and `y_pred` have the shapes of `metrics`, for labelled rows only."""
 
     window: Window
     column: str
     rows: int
     due: bool
-    truth: Floats
-    predicted: Floats
+    y_true: Floats
+    y_pred: Floats
     classes: tuple[str, ...] = ()
     usual_share: float | None = None
     """Share of rows that usually have a label once all are due; None while not known."""
@@ -88,6 +90,9 @@ class LabelFacts:
     """Number of labels that are words for a missing value, by word."""
     conflicts: int = 0
     reference: LabelProfile | None = None
+    own: tuple[Finding, ...] = ()
+    """Results of the owner's expectations on the labels (`quality.suite`)."""
+    own_suite_sha256: str | None = None
 
 
 def label_levels(values: Floats) -> tuple[float, ...]:
@@ -100,17 +105,18 @@ def label_levels(values: Floats) -> tuple[float, ...]:
 
 def judge_labels(facts: LabelFacts, rules: LabelRules) -> LabelReport | None:
     """The verdict on a window's labels; None while none has arrived and none is overdue."""
-    checks = tuple(_checks(facts, rules))
-    if not len(facts.truth) and not facts.due and all(check.verdict == "pass" for check in checks):
+    sentences = {check: f"{check.observed}, expected {check.expected}" for check in _checks(facts, rules)}
+    sentences |= {one.as_check(): f"{one.sentence}, from quality.suite" for one in facts.own}
+    if not len(facts.y_true) and not facts.due and all(check.verdict == "pass" for check in sentences):
         return None
-    broken = sorted((check for check in checks if check.verdict != "pass"), key=lambda check: check.verdict)
+    broken = sorted((check for check in sentences if check.verdict != "pass"), key=lambda check: check.verdict)
     verdict: Verdict = broken[0].verdict if broken else "pass"
-    reasons = tuple(f"labels ({facts.column}): {check.observed}, expected {check.expected}" for check in broken)
-    return LabelReport(facts.window, verdict, checks, reasons)
+    reasons = tuple(f"labels ({facts.column}): {sentences[check]}" for check in broken)
+    return LabelReport(facts.window, verdict, tuple(sentences), reasons, facts.own_suite_sha256)
 
 
 def _checks(facts: LabelFacts, rules: LabelRules) -> Iterator[QualityCheck]:
-    labels = len(facts.truth)
+    labels = len(facts.y_true)
 
     def check(
         name: str, verdict: Verdict, expected: str, setting: str, observed: str, failing: int = 0
@@ -166,7 +172,7 @@ def _checks(facts: LabelFacts, rules: LabelRules) -> Iterator[QualityCheck]:
 
 def _arrived(facts: LabelFacts, rules: LabelRules) -> tuple[Verdict, str]:
     """Fail if labels are overdue: fewer than the required share, beyond chance. None at all always fails."""
-    labels = len(facts.truth)
+    labels = len(facts.y_true)
     if not rules.min_usual_share:
         return "pass", "none, as min_usual_share is 0"
     if facts.usual_share is None:
@@ -180,8 +186,8 @@ def _arrived(facts: LabelFacts, rules: LabelRules) -> tuple[Verdict, str]:
 
 def _known_classes(facts: LabelFacts, rules: LabelRules) -> QualityCheck:
     """Check for classes that the model has not seen: of two classes a fault, of several a warning unless most are."""
-    count, labels = int((facts.truth >= len(facts.classes)).sum()), len(facts.truth)
-    share, binary = count / labels, len(facts.classes) == 2 and facts.predicted.ndim == 1
+    count, labels = int((facts.y_true >= len(facts.classes)).sum()), len(facts.y_true)
+    share, binary = count / labels, len(facts.classes) == 2 and facts.y_pred.ndim == 1
     setting = "max_unusable_share" if binary else "max_unknown_class_share"
     limit = rules.max_unusable_share if binary else rules.max_unknown_class_share
     verdict: Verdict = "pass" if not count else "fail" if share > limit else "warn"
@@ -205,25 +211,25 @@ def _known_classes(facts: LabelFacts, rules: LabelRules) -> QualityCheck:
 def _renamed(facts: LabelFacts) -> int | None:
     """The class that disappeared and is predicted where labels of unknown classes occur; None if there is none."""
     shares = dict(facts.reference.shares) if facts.reference else {}
-    unseen, decided = facts.truth >= len(facts.classes), predicted_codes(facts.predicted)
+    unseen, decided = facts.y_true >= len(facts.classes), predicted_codes(facts.y_pred)
     for place, name in enumerate(facts.classes):
         share = shares.get(name, 0.0)
-        gone = (1 - share) ** len(facts.truth) < CHANCE and not (facts.truth == place).any()
+        gone = (1 - share) ** len(facts.y_true) < CHANCE and not (facts.y_true == place).any()
         if gone and unseen.mean() >= share / 2 and (decided[unseen] == place).mean() >= 0.5:
             return place
     return None
 
 
 def _varying(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> QualityCheck:
-    labels = len(facts.truth)
-    constant = bool((facts.truth == facts.truth[0]).all())
+    labels = len(facts.y_true)
+    constant = bool((facts.y_true == facts.y_true[0]).all())
     if facts.classes:
-        name = facts.classes[int(facts.truth[0])] if facts.truth[0] < len(facts.classes) else ""
+        name = facts.classes[int(facts.y_true[0])] if facts.y_true[0] < len(facts.classes) else ""
         stuck = constant and dict(reference.shares).get(name, 0.0) ** labels < CHANCE
-        expected_so = predicted_codes(facts.predicted) == facts.truth
+        expected_so = predicted_codes(facts.y_pred) == facts.y_true
         stuck = stuck and bool(expected_so.mean() < EXPECTED)
     else:
-        levels, guessed = reference.levels, label_levels(facts.predicted)
+        levels, guessed = reference.levels, label_levels(facts.y_pred)
         stuck = constant and bool(levels) and levels[1] < levels[3]
         stuck = stuck and (guessed[4] - guessed[0]) / (levels[4] - levels[0]) > rules.max_scale_ratio**-0.5
     verdict: Verdict = rules.on_constant if stuck else "pass"
@@ -235,14 +241,14 @@ def _varying(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Q
 
 def _unit(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Iterator[QualityCheck]:
     """Compare spread and median with the reference's; a jump does not count if predictions moved half of the way."""
-    before, now, predicted = reference.levels, label_levels(facts.truth), label_levels(facts.predicted)
+    before, now, predicted = reference.levels, label_levels(facts.y_true), label_levels(facts.y_pred)
     for name, jump, setting in _jumps(before, now, predicted, rules):
         verdict: Verdict = rules.on_unit_change if jump else "pass"
         expected = "as in the rows that the model learned from, whose middle nine tenths lie between "
         expected += f"{before[0]:.4g} and {before[4]:.4g}"
         expected += f" ({setting}; quality.labels.on_unit_change: warn accepts it)" if jump else ""
         observed = jump or f"middle nine tenths between {now[0]:.4g} and {now[4]:.4g}"
-        yield QualityCheck(name, facts.column, verdict, expected, observed, len(facts.truth) if jump else 0)
+        yield QualityCheck(name, facts.column, verdict, expected, observed, len(facts.y_true) if jump else 0)
 
 
 def _plausible(facts: LabelFacts, span: tuple[float, float], rules: LabelRules) -> QualityCheck:
@@ -250,9 +256,9 @@ def _plausible(facts: LabelFacts, span: tuple[float, float], rules: LabelRules) 
 
     A few labels that outweigh all others decide the metric alone, and would dominate a retrain.
     """
-    reach, labels = rules.max_scale_ratio * (span[1] - span[0]), len(facts.truth)
-    far = (facts.truth < span[0] - reach) | (facts.truth > span[1] + reach) if reach > 0 else np.zeros(labels, bool)
-    distance = np.abs(facts.truth - np.median(facts.truth))
+    reach, labels = rules.max_scale_ratio * (span[1] - span[0]), len(facts.y_true)
+    far = (facts.y_true < span[0] - reach) | (facts.y_true > span[1] + reach) if reach > 0 else np.zeros(labels, bool)
+    distance = np.abs(facts.y_true - np.median(facts.y_true))
     count, weight = int(far.sum()), float(distance[far].sum() / max(distance.sum(), np.finfo(float).tiny))
     share, limit = count / labels, rules.max_unusable_share
     verdict: Verdict = "pass" if not count else "warn" if share <= limit and weight <= 0.5 else rules.on_unit_change
@@ -293,10 +299,10 @@ def _jumps(
 
 def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
     """Check if permuted classes would make the predictions right: the labels' meaning, or the concept, was reversed."""
-    known = facts.truth < len(facts.classes)
+    known = facts.y_true < len(facts.classes)
     if not known.any():
         return
-    counts = confusion(facts.truth[known], facts.predicted[known])
+    counts = confusion(facts.y_true[known], facts.y_pred[known])
     rows = int(counts.sum())
     places = scipy.optimize.linear_sum_assignment(-counts)
     reached, possible = float(np.trace(counts)) / rows, float(counts[places].sum()) / rows
@@ -313,15 +319,14 @@ def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
 
 def _in_step(facts: LabelFacts) -> Iterator[QualityCheck]:
     """Check if a linear rescaling would make the predictions right: another unit or sign, or a reversed concept."""
-    truth, predicted = facts.truth, facts.predicted
-    known = np.isfinite(truth) & np.isfinite(predicted)
-    truth, predicted = truth[known], predicted[known]
-    if len(truth) < MIN_LABELS or not truth.std() or not predicted.std():
+    known = np.isfinite(facts.y_true) & np.isfinite(facts.y_pred)
+    y_true, y_pred = facts.y_true[known], facts.y_pred[known]
+    if len(y_true) < MIN_LABELS or not y_true.std() or not y_pred.std():
         return
-    along = float(np.corrcoef(truth, predicted)[0, 1])
-    slope = along * float(truth.std() / predicted.std())
-    left = float(truth.std()) * max(0.0, 1 - along**2) ** 0.5
-    error = float(np.sqrt(np.mean((truth - predicted) ** 2)))
+    along = float(np.corrcoef(y_true, y_pred)[0, 1])
+    slope = along * float(y_true.std() / y_pred.std())
+    left = float(y_true.std()) * max(0.0, 1 - along**2) ** 0.5
+    error = float(np.sqrt(np.mean((y_true - y_pred) ** 2)))
     turned = abs(along) >= IN_STEP and error > 2 * left and (slope < 0 or max(slope, 1 / slope) >= OUT_OF_SCALE)
     observed = "they are"
     if turned:

@@ -87,6 +87,8 @@ class LabelReport:
     checks: tuple[QualityCheck, ...]
     reasons: tuple[str, ...]
     """One sentence for each check that warns or fails, failures first."""
+    own_suite_sha256: str | None = None
+    """SHA-256 of the owner's suite (`quality.suite`), where some of its expectations read the label."""
 
 
 @dataclass(frozen=True, slots=True)

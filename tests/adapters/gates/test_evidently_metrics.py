@@ -48,6 +48,10 @@ def report(folder: Path, *items: dict, **replaced):
             {"metric": "MeanValue", "parameters": {"column": "amount"}, "share_tests": {"lt": 1}},
             "share_tests does not fit",
         ),
+        (
+            {"preset": "DataDriftPreset", "fails_as": "drifted"},
+            "fails_as is drifted, but the item has no test; expected tests, share_tests or default_tests: true",
+        ),
         ({"report": "no_such_module:made"}, "report is no_such_module:made, which cannot be imported"),
         ({"report": "json:made"}, "report is json:made, which cannot be imported"),
     ],
@@ -61,6 +65,8 @@ def test_what_evidently_does_not_have_is_refused_by_check(item, message):
 
 def test_known_metrics_presets_and_functions_pass_the_check():
     check_items(own(MEAN, {"preset": "DataSummaryPreset"}, {"report": "json:dumps"}))
+    check_items(own(MEAN | {"fails_as": "drifted"}, {"report": "json:dumps", "fails_as": "drifted"}))
+    check_items(own({"preset": "DataDriftPreset", "default_tests": True, "fails_as": "drifted"}))
 
 
 def test_a_test_that_passes_changes_nothing(tmp_path):

@@ -258,6 +258,16 @@ def test_the_stored_suite_is_used_until_the_settings_change(frozen):
     assert judge_quality(other, profiled, QualityReference(frozen, tight), reader(table)).verdict == "pass"
 
 
+def test_an_expectation_on_the_label_is_not_asked_of_rows_and_the_page_says_when_it_is(frozen, own):
+    """Labels come after their rows: at this time no row has one."""
+    label = gxe.ExpectColumnValuesToBeInSet(column="churned", value_set=[0, 1])
+    ages = gxe.ExpectColumnMaxToBeBetween(column="age", max_value=100)
+    report = quality_of(own(label, ages), frozen, rows())
+    assert report.verdict == "pass"
+    assert "1 of 2 expectations of the own suite: judged when labels are known" in page(report)
+    assert "judged when labels are known" not in page(quality_of(own(ages), frozen, rows()))
+
+
 def test_the_report_and_the_page_name_the_suites_by_their_hash(frozen, own, tmp_path):
     """Computed here from the files alone, as an audit does."""
     config = own(gxe.ExpectColumnMaxToBeBetween(column="age", max_value=100))

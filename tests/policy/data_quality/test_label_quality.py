@@ -30,11 +30,11 @@ MINUTES = RANDOM.normal(20, 3, 800)
 LEARNED = LabelProfile(5000, levels=label_levels(RANDOM.normal(20, 3, 5000)), labelled_share=0.97)
 
 
-def facts(truth, predicted=None, **known) -> LabelFacts:
-    truth = np.asarray(truth, float)
-    predicted = truth if predicted is None else np.asarray(predicted, float)
-    found = {"rows": len(truth), "due": False, "classes": ()} | known
-    return LabelFacts(WINDOW, "y", truth=truth, predicted=predicted, **found)
+def facts(y_true, y_pred=None, **known) -> LabelFacts:
+    y_true = np.asarray(y_true, float)
+    y_pred = y_true if y_pred is None else np.asarray(y_pred, float)
+    found = {"rows": len(y_true), "due": False, "classes": ()} | known
+    return LabelFacts(WINDOW, "y", y_true=y_true, y_pred=y_pred, **found)
 
 
 def broken(report: LabelReport | None) -> dict[str, str]:
@@ -109,32 +109,32 @@ def test_words_for_unknown_are_told_and_no_fault():
 
 @pytest.mark.parametrize(("third", "verdict"), [(0, "pass"), (10, "warn"), (200, "fail")])
 def test_a_third_class_of_two_is_a_verdict(third, verdict):
-    truth = np.r_[np.arange(600) % 2, np.full(third, 2)]
-    report = judge_labels(facts(truth, np.r_[np.arange(600) % 2, np.zeros(third)], classes=("0", "1")), RULES)
+    y_true = np.r_[np.arange(600) % 2, np.full(third, 2)]
+    report = judge_labels(facts(y_true, np.r_[np.arange(600) % 2, np.zeros(third)], classes=("0", "1")), RULES)
     assert report.verdict == verdict
     assert (broken(report) == {"known classes": verdict}) == bool(third)
 
 
 @pytest.mark.parametrize(("new", "verdict"), [(150, "warn"), (2000, "fail")])
 def test_among_several_classes_a_new_one_is_a_miss_until_hardly_any_is_known(new, verdict):
-    truth = np.r_[np.arange(600) % 3, np.full(new, 3)].astype(float)
-    report = judge_labels(facts(truth, np.eye(3)[(truth % 3).astype(int)], classes=("a", "b", "c")), RULES)
+    y_true = np.r_[np.arange(600) % 3, np.full(new, 3)].astype(float)
+    report = judge_labels(facts(y_true, np.eye(3)[(y_true % 3).astype(int)], classes=("a", "b", "c")), RULES)
     assert broken(report) == {"known classes": verdict}
 
 
 def test_classes_that_changed_places_are_suspected_and_never_block():
     """A concept that turned looks the same, and is to be learned."""
-    truth = RANDOM.integers(0, 2, 600)
-    answered = np.where(RANDOM.random(600) < 0.8, truth, 1 - truth)
-    swapped = judge_labels(facts(1 - truth, answered, classes=("0", "1")), RULES)
+    y_true = RANDOM.integers(0, 2, 600)
+    answered = np.where(RANDOM.random(600) < 0.8, y_true, 1 - y_true)
+    swapped = judge_labels(facts(1 - y_true, answered, classes=("0", "1")), RULES)
     assert broken(swapped) == {"classes in place": "warn"}
-    assert judge_labels(facts(truth, answered, classes=("0", "1")), RULES).verdict == "pass"
+    assert judge_labels(facts(y_true, answered, classes=("0", "1")), RULES).verdict == "pass"
 
 
 def test_several_classes_that_were_numbered_anew_are_suspected():
-    truth = RANDOM.integers(0, 3, 600)
-    answered = np.eye(3)[truth]
-    assert broken(judge_labels(facts((truth + 1) % 3, answered, classes=("0", "1", "2")), RULES)) == {
+    y_true = RANDOM.integers(0, 3, 600)
+    answered = np.eye(3)[y_true]
+    assert broken(judge_labels(facts((y_true + 1) % 3, answered, classes=("0", "1", "2")), RULES)) == {
         "classes in place": "warn"
     }
 
@@ -142,27 +142,27 @@ def test_several_classes_that_were_numbered_anew_are_suspected():
 @pytest.mark.parametrize("scale", [-1.0, 0.3048, 0.4536, 2.2046, -3.0])
 def test_numbers_in_another_unit_or_of_the_other_sign_are_suspected_and_do_not_block(scale):
     answered = RANDOM.normal(0, 3, 800)
-    truth = scale * (answered + RANDOM.normal(0, 1, 800))
-    report = judge_labels(facts(truth, answered), RULES)
+    y_true = scale * (answered + RANDOM.normal(0, 1, 800))
+    report = judge_labels(facts(y_true, answered), RULES)
     assert broken(report) == {"labels in step": "warn"}
-    assert f"labels go with {np.cov(truth, answered)[0, 1] / answered.var(ddof=1):.3g} times" in report.reasons[0]
+    assert f"labels go with {np.cov(y_true, answered)[0, 1] / answered.var(ddof=1):.3g} times" in report.reasons[0]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3, 0.75])
 @pytest.mark.parametrize("noise", [0.5, 1, 3, 9])
 def test_noise_growth_and_a_poor_model_are_no_other_unit(scale, noise):
     answered = RANDOM.normal(20, 3, 800)
-    truth = scale * answered + RANDOM.normal(0, noise, 800)
-    assert judge_labels(facts(truth, answered), RULES).verdict == "pass"
-    unmoved = judge_labels(facts(truth, np.full(800, 20.0)), RULES)
+    y_true = scale * answered + RANDOM.normal(0, noise, 800)
+    assert judge_labels(facts(y_true, answered), RULES).verdict == "pass"
+    unmoved = judge_labels(facts(y_true, np.full(800, 20.0)), RULES)
     assert unmoved.verdict == "pass"
 
 
 @pytest.mark.parametrize("share", [0.5, 0.05])
 def test_a_poor_model_and_rare_classes_are_no_swap(share):
-    truth = (RANDOM.random(800) < share).astype(float)
+    y_true = (RANDOM.random(800) < share).astype(float)
     for answered in (RANDOM.random(800), np.zeros(800), np.full(800, 0.9)):
-        assert judge_labels(facts(truth, answered, classes=("0", "1")), RULES).verdict == "pass"
+        assert judge_labels(facts(y_true, answered, classes=("0", "1")), RULES).verdict == "pass"
 
 
 def test_one_label_in_all_rows_is_said_only_where_chance_does_not_give_it():
@@ -190,13 +190,13 @@ def test_where_predictions_say_the_same_one_label_in_all_rows_is_the_world():
 def test_a_class_that_is_spelled_anew_is_a_fault_and_a_new_class_beside_the_others_is_not():
     learned = LabelProfile(5000, shares=(("setosa", 0.4), ("other", 0.35), ("virginica", 0.25)))
     classes = ("other", "setosa", "virginica")
-    truth = RANDOM.choice(3, 600, p=[0.35, 0.4, 0.25]).astype(float)
-    answered = np.eye(3)[truth.astype(int)]
-    anew = facts(np.where(truth == 1, 3, truth), answered, classes=classes, reference=learned)
+    y_true = RANDOM.choice(3, 600, p=[0.35, 0.4, 0.25]).astype(float)
+    answered = np.eye(3)[y_true.astype(int)]
+    anew = facts(np.where(y_true == 1, 3, y_true), answered, classes=classes, reference=learned)
     report = judge_labels(anew, RULES)
     assert report.verdict == "fail"
     assert "as if that were spelled in another way" in report.reasons[0]
-    some = facts(np.where(np.arange(600) % 4 == 0, 3, truth), answered, classes=classes, reference=learned)
+    some = facts(np.where(np.arange(600) % 4 == 0, 3, y_true), answered, classes=classes, reference=learned)
     assert broken(judge_labels(some, RULES)) == {"known classes": "warn"}
 
 
@@ -238,9 +238,9 @@ def test_a_concept_that_turns_and_a_world_that_moves_are_trusted(change):
     [(0, 0.0, "pass"), (1, -999.0, "warn"), (8, -999.0, "fail"), (1, 20_000.0, "fail"), (60, 300.0, "fail")],
 )
 def test_single_labels_far_past_all_that_were_learned_from_are_said_and_block_where_they_outweigh(count, code, verdict):
-    truth = np.r_[np.full(count, code), MINUTES[count:]]
+    y_true = np.r_[np.full(count, code), MINUTES[count:]]
     learned = replace(LEARNED, span=(8.0, 32.0))
-    report = judge_labels(facts(truth, MINUTES, reference=learned), RULES)
+    report = judge_labels(facts(y_true, MINUTES, reference=learned), RULES)
     assert report.verdict == verdict
     assert not count or "plausible labels" in broken(report)
     assert judge_labels(facts(np.r_[150.0, MINUTES], np.r_[20.0, MINUTES], reference=learned), RULES).verdict == "pass"
