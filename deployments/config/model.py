@@ -7,7 +7,6 @@ what is accepted.
 import difflib
 import json
 import os
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from deployments.config.monitoring import Drift, Performance, Quality
 from deployments.config.risk import with_risk_defaults
 from deployments.config.settings import Columns, Period, Source, Training
 from deployments.config.yaml_file import UnreadableYaml, read_yaml
+from tasks.policy.data_quality.expectations import condition_columns, named_columns
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.economics.costs import Budget
 from tasks.policy.economics.placement import PlacementPolicy
@@ -290,11 +290,11 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
 
 
 def _check_suite(file: str, config: ModelConfig, suite: Path) -> None:
-    """Check a suite file. Raises ModelConfigError if it is no suite or names a column that is not stored with rows."""
+    """Check a suite file. Raises ModelConfigError if it is no suite or names a column that it cannot be given."""
     at = f"{file}: quality.suite is {config.quality.suite}"
     try:
         listed = json.loads(suite.read_text(encoding="utf-8"))["expectations"]
-        named = {name for one in listed for name in _columns_of(one["kwargs"])}
+        named = [(str(one.get("type", "")), _columns_of(one)) for one in listed]
     except OSError as error:
         raise ModelConfigError(
             f"{at}, which cannot be read ({error.strerror}); expected a file beside {file}"
@@ -305,16 +305,27 @@ def _check_suite(file: str, config: ModelConfig, suite: Path) -> None:
         ) from None
     columns = config.columns
     landed = {columns.key, columns.time, *columns.features.names, *columns.protected, *columns.extra}
-    if strange := sorted(named - landed):
-        label = strange[0] in (columns.label, columns.label_time)
-        remedy = "quality.labels judges labels, which come later" if label else "list it under columns.extra"
-        raise ModelConfigError(
-            f"{at}, which names column {strange[0]!r}; expected columns that are stored with the rows: "
-            f"{', '.join(sorted(landed))}; {remedy}"
-        )
+    for number, (kind, names) in enumerate(named, start=1):
+        on_table = kind.startswith("expect_table_")
+        if strange := sorted(names - landed - ({columns.label} if not on_table else set())):
+            raise ModelConfigError(
+                f"{at}, which names column {strange[0]!r} in expectation {number} ({kind}); expected columns that are "
+                f"stored with the rows: {', '.join(sorted(landed))}; {_remedy(config, strange[0])}"
+            )
 
 
-def _columns_of(arguments: dict[str, Any]) -> Iterator[str]:
-    """Yield the columns that an expectation of Great Expectations names."""
-    yield from (arguments[name] for name in ("column", "column_A", "column_B") if name in arguments)
-    yield from arguments.get("column_list", ())
+def _remedy(config: ModelConfig, name: str) -> str:
+    """What to do about a column that an expectation names and that is not stored with the rows."""
+    if name == config.columns.label:
+        return "labels come later than their rows, so leave the label out of this list of columns"
+    if name == config.columns.label_time:
+        return "the time of a label comes with the label and is not stored with its row; remove this expectation"
+    return "list it under columns.extra"
+
+
+def _columns_of(expectation: dict[str, Any]) -> frozenset[str]:
+    """The columns that an expectation of Great Expectations names, those of its row condition and its lists included."""
+    arguments = expectation["kwargs"]
+    lists = (*(arguments.get("column_list") or ()), *(arguments.get("column_set") or ()))
+    read = named_columns(str(expectation.get("type", "")), arguments)
+    return condition_columns(arguments.get("row_condition")).union(read, lists)

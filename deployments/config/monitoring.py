@@ -58,7 +58,8 @@ class EvidentlyItem(Settings):
     default_tests: bool = False
     """Whether Evidently adds its default tests against the reference to what has none; they are two-sided and strict."""
     fails_as: Literal["warn", "drifted"] = "warn"
-    """What a failed test does: warn tells, drifted makes the window drifted."""
+    """What a failed test does: `warn` reports it, `drifted` makes the window drifted. If a test that counts as drift
+    cannot be computed, the window is not called stable: its drift is `insufficient`, which triggers nothing."""
 
     @model_validator(mode="after")
     def _names_one_thing(self) -> Self:
@@ -152,7 +153,8 @@ class Quality(Settings):
     suite: Annotated[str, AfterValidator(_file_or_function)] | None = Field(None, examples=["churn_suite.json"])
     """Your own expectations besides those that are learned from the reference: a suite of Great Expectations as JSON, by a
     path relative to the YAML file, or `module:function` that returns one. Severity critical fails the window, warning and
-    info warn. They see id, time, features, protected and extra columns, as they landed."""
+    info warn. They see id, time, features, protected and extra columns, as they landed. Expectations that read the label are
+    judged with the labels (`quality.labels`): on single rows as labels arrive, on all of them once they are due."""
     rows_in_memory: int = Field(1_000_000, ge=1000, examples=[200_000])
     """Up to this many rows Great Expectations judges a window in one piece, which takes about 8 bytes a value, 8 columns
     at a time and for `suite` all that it names. Above it a window is judged in parts, and what does not add up over parts,

@@ -71,7 +71,7 @@ def measure_drift(config: ModelConfig, profile: WindowProfile, champion: ModelVe
         len(report.features),
         worst,
     )
-    for warning in report.warnings:
+    for warning in (*report.unknown_tests, *report.warnings):
         get_run_logger().warning("drift: %s", warning)
     return report
 
@@ -122,21 +122,18 @@ def _with_evidently(config: ModelConfig, report: DriftReport, samples: "Samples 
     opinion = measured.opinion if measured else SecondOpinion("insufficient", 0, 0, unavailable=why_none)
     report = with_second_opinion(report, opinion, config.drift.max_share)
     items, moment = config.drift.evidently, report.window.end
-    own = (
-        gates.evidently_metrics.compute_items(items, samples, moment)
-        if samples and items
-        else gates.evidently_metrics.OwnResults()
-    )
-    skipped = () if samples else tuple(f"Evidently's {item.name} was not computed: {why_none}" for item in items)
-    report = with_own_tests(report, own.tests, (*own.not_computed, *skipped))
-    drawn = gates.evidently.draw_report(report, measured, config.drift.plots)
+    own = gates.evidently_metrics.without_samples(items, why_none)
+    if samples and items:
+        own = gates.evidently_metrics.compute_items(items, samples, moment)
+    report = with_own_tests(report, own.tests, own.uncomputed)
+    snapshots = {"": gates.evidently.draw_report(report, measured, config.drift.plots), **own.snapshots}
     name, window = config.name, report.window.name
     path = workspace().report(name, window, PAGE)
     try:
         gates.evidently_page.write_page(
-            path, workspace().reports, f"{name} {window}: {report.verdict}", report, drawn, own.snapshots
+            path, workspace().reports, f"{name} {window}: {report.verdict}", report, snapshots
         )
-        for item, snapshot in (("", drawn), *own.snapshots.items()):
+        for item, snapshot in snapshots.items():
             dashboards.evidently_workspace.keep(snapshot, name, f"{window} {item}".strip(), moment)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error

@@ -12,9 +12,10 @@ import numpy as np
 from prefect.logging import get_run_logger
 
 from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
-from tasks.adapters import evaluation, lake, registry
+from tasks.adapters import evaluation, gates, lake, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
+from tasks.policy.data_quality.quality import Finding
 from tasks.policy.monitoring.performance import (
     best_past_level,
     closed_values,
@@ -26,6 +27,7 @@ from tasks.policy.monitoring.performance import (
 )
 from tasks.policy.monitoring.slices import RESAMPLING, describe_worst, measure_slices
 from tasks.policy.records.base import Window
+from tasks.policy.records.errors import LakeError
 from tasks.policy.records.evidence import History, ModelVersion, MonitorRun
 from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import NEVER_SCORED, LabelReport, Latency, MetricValue, PerformanceReport
@@ -152,12 +154,15 @@ def _judge_labels(
     known = np.isfinite(logged.y_true)
     faults, words, conflicts = lake.label_faults.sorted_faults(lake.read_label_faults(config, window, run.as_of))
     reference = _learned_labels(config, logged.version, run.champion)
-    due_by = lake.labels_due_by(config, run.as_of)
+    due_by, all_by = lake.labels_due_by(config, run.as_of), window.end + config.columns.all_labels_within
+    due = window.end <= (due_by if due_by is not None else run.as_of - config.columns.label_delay)
+    closed = known.mean() >= config.performance.closed_at or run.as_of >= all_by
+    own, own_suite_sha256 = _judge_own(config, window, run.as_of, mature=due or bool(closed))
     facts = LabelFacts(
         window=window,
         column=config.columns.label,
         rows=len(logged.y_true),
-        due=window.end <= (due_by if due_by is not None else run.as_of - config.columns.label_delay),
+        due=due,
         y_true=logged.y_true[known],
         y_pred=logged.y_pred[known],
         classes=logged.classes,
@@ -166,8 +171,33 @@ def _judge_labels(
         words=words,
         conflicts=conflicts,
         reference=reference,
+        own=own,
+        own_suite_sha256=own_suite_sha256,
     )
     return judge_labels(facts, config.quality.labels)
+
+
+def _judge_own(
+    config: ModelConfig, window: Window, as_of: datetime, mature: bool
+) -> tuple[tuple[Finding, ...], str | None]:
+    """Return the results of the expectations of `quality.suite` that read the label, and the suite's hash."""
+    columns = config.columns
+    suite = gates.expectation_suite.own_suite(config.quality.suite) if config.quality.suite else None
+    on_labels = suite.split(columns.label)[1] if suite else ()
+    if not suite or not on_labels:
+        return (), None
+    landed = (columns.key, columns.time, *columns.features.names, *columns.protected, *columns.extra)
+    needed = {name for one in on_labels for name in one.reads(landed)} & {*landed}
+    try:
+        labelled = lake.labelled_rows(config, window, as_of, [*sorted(needed), columns.label])
+    except LakeError:  # the window may predate a column; any other fault is raised by the next read
+        labelled = lake.labelled_rows(config, window, as_of, [columns.label])
+    shown = gates.sentences.Shown(
+        {"window_start": window.start, "window_end": window.end},
+        frozenset((*columns.personal, *columns.protected, columns.key)),
+    )
+    judge = gates.great_expectations.judge_own_labels
+    return judge(on_labels, labelled, columns.label, mature, shown), suite.sha256
 
 
 def _learned_labels(config: ModelConfig, version: str, champion: ModelVersion | None) -> LabelProfile | None:

@@ -1,5 +1,6 @@
 """Check a window's data quality. A failed window is quarantined: no stage measures, trains on or decides from it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import gates, lake, profiling, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.adapters.storage.workspace import workspace
+from tasks.policy.data_quality.acceptance import decimals_of
 from tasks.policy.data_quality.expectations import window_parameters
 from tasks.policy.data_quality.quality import Finding, check_columns, worst_first
 from tasks.policy.records.base import Window
@@ -20,10 +22,13 @@ from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import QualityCheck, QualityReport, Snapshot, Verdict
 
 if TYPE_CHECKING:  # Great Expectations and pandas are imported only when a window is judged
+    from tasks.adapters.gates.expectation_suite import Expected, Suite
     from tasks.adapters.gates.window_rows import Reader
 
 RECENT_WINDOWS = 6
 PAGE = "quality.html"
+SHORT = 12
+"""Digits of a suite's hash on the page; the report has all of them."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +81,35 @@ def judge_quality(
     `failing_rows` is the largest count of any broken expectation. A row may break several, so this is a lower bound.
     Raises WorkspaceError if the page cannot be written.
     """
-    findings = _findings(config, profile, baseline, read, recent_rows)
+    learned, own = _suites(config, baseline)
+    on_rows, on_labels = own.split(config.columns.label)
+    findings = _findings(config, profile, baseline.reference, (learned.expectations, on_rows), read, recent_rows)
     broken = worst_first(findings)
     verdict: Verdict = broken[0].on_failure if broken else "pass"
-    kept = f"all {len(findings):,} expectations on {len(profile.features)} features hold"
+    holding = f"all {len(findings):,} expectations on {len(profile.features)} features hold"
+    path, reference = workspace().report(config.name, profile.window.name, PAGE), baseline.reference
     report = QualityReport(
         window=profile.window,
         verdict=verdict,
         rows=profile.rows,
         checks=_checks(findings, broken),
         failing_rows=max((one.failing_rows for one in broken), default=0),
-        reasons=tuple(one.sentence for one in broken) or (kept,),
-        report_uri=str(workspace().report(config.name, profile.window.name, PAGE)),
+        reasons=tuple(one.sentence for one in broken) or (holding,),
+        report_uri=str(path),
+        learned_suite_sha256=learned.sha256,
+        own_suite_sha256=own.sha256,
     )
-    path, reference = workspace().report(config.name, profile.window.name, PAGE), baseline.reference
-    facts = {"rows": f"{profile.rows:,}", "reference": f"{reference.window.name}, {reference.rows:,} rows"}
+    facts = {
+        "rows": f"{profile.rows:,}",
+        "reference": f"{reference.window.name}, {reference.rows:,} rows",
+        "learned suite": _short(learned),
+    }
     if config.quality.suite:
-        facts["own suite"] = config.quality.suite
+        facts["own suite"] = f"{config.quality.suite}, {_short(own)}"
+    if on_labels:
+        facts["labels"] = (
+            f"{len(on_labels)} of {len(own.expectations)} expectations of the own suite: judged when labels are known"
+        )
     try:
         gates.quality_page.write_page(path, f"{config.name} {profile.window.name}: quality", report, findings, facts)
     except OSError as error:
@@ -100,21 +117,37 @@ def judge_quality(
     return report
 
 
+def _suites(config: ModelConfig, baseline: QualityReference) -> "tuple[Suite, Suite]":
+    """Return the suite learned from the reference, and the owner's suite, which is empty without `quality.suite`."""
+    text = gates.expectation_suite.present_suite(config, baseline.reference, baseline.suite)
+    setting = config.quality.suite
+    own = gates.expectation_suite.own_suite(setting) if setting else gates.expectation_suite.Suite()
+    return gates.expectation_suite.read_suite(text), own
+
+
+def _short(suite: "Suite") -> str:
+    return f"SHA-256 {str(suite.sha256)[:SHORT]}"
+
+
 def _findings(
-    config: ModelConfig, profile: WindowProfile, baseline: QualityReference, read: "Reader", recent_rows: Sequence[int]
+    config: ModelConfig,
+    profile: WindowProfile,
+    reference: ReferenceProfile,
+    suites: "tuple[Sequence[Expected], Sequence[Expected]]",
+    read: "Reader",
+    recent_rows: Sequence[int],
 ) -> tuple[Finding, ...]:
     """Collect the findings of the schema checks, the learned suite and the owner's suite."""
-    reference, columns = baseline.reference, config.columns
+    columns, (learned, own) = config.columns, suites
     roles = gates.expectation_suite.roles_of(
         config, dict.fromkeys((*profiling.leakage.leaks_by_name(config), *reference.leaking))
     )
-    parameters = window_parameters(profile.window, reference, config.quality, recent_rows)
-    shown = gates.great_expectations.Shown(parameters, frozenset((*columns.personal, *columns.protected, columns.key)))
-    rows = gates.great_expectations.WindowRows(read, profile, config.quality.rows_in_memory)
-    learned = gates.expectation_suite.read_suite(
-        gates.expectation_suite.present_suite(config, reference, baseline.suite)
+    shown = gates.sentences.Shown(
+        window_parameters(profile.window, reference, config.quality, recent_rows),
+        frozenset((*columns.personal, *columns.protected, columns.key)),
+        {feature.feature: decimals_of(feature) for feature in reference.features if feature.kind == "numeric"},
     )
-    own = gates.expectation_suite.own_suite(config.quality.suite) if config.quality.suite else ()
+    rows = gates.great_expectations.WindowRows(read, profile, config.quality.rows_in_memory)
     return (
         *check_columns(profile, reference, config.quality, roles),
         *gates.great_expectations.judge_learned(learned, rows, reference, roles, shown),
@@ -124,9 +157,6 @@ def _findings(
 
 def _checks(findings: Sequence[Finding], broken: Sequence[Finding]) -> tuple[QualityCheck, ...]:
     """List every broken expectation by column, and each fulfilled one once with its number of cases."""
-    kept: dict[str, int] = {}
-    for one in findings:
-        if one.met:
-            kept[one.check] = kept.get(one.check, 0) + 1
-    passed = [QualityCheck(name, None, "pass", "as expected", f"in {count} cases") for name, count in kept.items()]
+    met = Counter(one.check for one in findings if one.met)
+    passed = [QualityCheck(name, None, "pass", "as expected", f"in {count} cases") for name, count in met.items()]
     return (*(one.as_check() for one in broken), *passed)

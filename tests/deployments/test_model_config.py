@@ -281,8 +281,24 @@ def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> N
     ("content", "words"),
     [
         ("[]", "which holds no suite; expected what json.dumps"),
-        ('{"expectations": [{"kwargs": {"column": "wind"}}]}', "names column 'wind'; expected columns that are stored"),
-        ('{"expectations": [{"kwargs": {"column_list": ["air_time"]}}]}', "quality.labels judges labels"),
+        (
+            '{"expectations": [{"kwargs": {"column": "wind"}}]}',
+            "names column 'wind' in expectation 1 (); expected columns",
+        ),
+        (
+            '{"expectations": [{"type": "t", "kwargs": {"column": "distance"}}, {"type": "expect_table_columns_to_match_set", '
+            '"kwargs": {"column_set": ["distance", "air_time"]}}]}',
+            "names column 'air_time' in expectation 2 (expect_table_columns_to_match_set); expected columns that are stored",
+        ),
+        (
+            '{"expectations": [{"type": "expect_table_columns_to_match_ordered_list", '
+            '"kwargs": {"column_list": ["air_time"]}}]}',
+            "labels come later than their rows, so leave the label out of this list of columns",
+        ),
+        (
+            '{"expectations": [{"kwargs": {"column": "distance", "row_condition": {"column": {"name": "wind"}}}}]}',
+            "names column 'wind'",
+        ),
     ],
 )
 def test_a_suite_that_cannot_be_used_is_named_when_the_file_is_read(tmp_path, content, words):

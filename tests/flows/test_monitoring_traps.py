@@ -33,7 +33,7 @@ def test_nulls_from_0_to_60_percent_fail_and_drift(judged):
     assert broken(quality) == {("null share", "amount")} and quality.verdict == "fail"
     assert quality.failing_rows == 1200
     assert quality.reasons == (
-        "amount values must not be null, at least 90 % of the time; found otherwise in 1,200 of 2,000 rows (60.0%) "
+        "amount values must not be null, at least 90 % of the time; found otherwise in 1,200 of 2,000 rows (60 %) "
         "(null share)",
     )
     assert (drift_of(drift, "amount").verdict, drift_of(drift, "amount").method) == ("drifted", "null share psi")

@@ -58,11 +58,11 @@ class Samples:
         held = set(self.current.column_names) & set(self.reference.column_names)
         return tuple(name for name in self.frozen if name in held)
 
-    def sides(self, feature: str, whole: bool = False) -> tuple[Side, Side]:
-        """Return the feature's window and reference side; `whole` keeps all names and the reference's excluded days."""
+    def sides(self, feature: str, all_rows: bool = False) -> tuple[Side, Side]:
+        """Return the feature's window and reference side; `all_rows` adds excluded days, with every category's name."""
         frozen = self.frozen[feature]
-        now, before = (_read_side(side.column(feature), frozen, whole) for side in (self.current, self.reference))
-        if frozen.left_out and not whole:
+        now, before = (_read_side(side.column(feature), frozen, all_rows) for side in (self.current, self.reference))
+        if frozen.left_out and not all_rows:
             counted = ~np.isin(self.days, frozen.left_out)
             before = Side(before.values[counted], before.missing[counted])
         return now, before
@@ -137,8 +137,8 @@ def _names(column: pa.Array, frozen: FeatureReference, all_names: bool) -> Side:
         None if value is None or value != value else category_name(value, frozen.kind == "boolean")
         for value in encoded.dictionary.to_pylist()
     ]
-    keep = [name is None or all_names or name in known for name in names]
-    listed = np.array([*(name if kept else other for name, kept in zip(names, keep, strict=True)), None], object)
+    shown = [name if name is None or all_names or name in known else other for name in names]
+    listed = np.array([*shown, None], object)
     places = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
     values = listed[places]
     missing[values == None] = KINDS[0]  # noqa: E711  element by element

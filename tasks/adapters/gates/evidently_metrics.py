@@ -1,7 +1,8 @@
 """Compute the metrics, presets and reports that a model's file adds under `drift.evidently`.
 
 Names are looked up in Evidently's public modules only. Evidently silently accepts misspelt parameters, so parameters
-are checked against the class first. Each item runs as its own report; a failed item becomes a warning that names it.
+are checked against the class first. Each item runs as its own report. A test without a result is reported with the
+item's place in the file; whether that only warns is for the policy (`second_opinion.with_own_tests`).
 """
 
 import difflib
@@ -27,19 +28,20 @@ from deployments.config.monitoring import EvidentlyItem
 from tasks.adapters.gates.evidently import as_dataset
 from tasks.adapters.gates.evidently_columns import Samples, escape, without_markup
 from tasks.policy.records.errors import ModelConfigError
-from tasks.policy.records.reports import OwnTest
+from tasks.policy.records.reports import OwnTest, UncomputedTest
 
 LONGEST = 300  # maximum length in characters of a test's description
+NO_TEST = "the item has no test; expected tests, share_tests or default_tests: true"
 SHARED = ("tests", "share_tests")  # settings of an item that are not parameters of its class
-PASSED = (TestStatus.SUCCESS, TestStatus.SKIPPED)
+NO_RESULT = (TestStatus.ERROR, TestStatus.SKIPPED)
 
 
 @dataclass(frozen=True)
 class OwnResults:
-    """Results of the user's items: tests, one sentence per item that failed to compute, and one snapshot per item."""
+    """Results of the user's items: tests, tests and items that gave no result, and one snapshot per computed item."""
 
     tests: tuple[OwnTest, ...] = ()
-    not_computed: tuple[str, ...] = ()
+    uncomputed: tuple[UncomputedTest, ...] = ()
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
 
 
@@ -49,25 +51,43 @@ def check_items(config: ModelConfig) -> None:
     for number, item in enumerate(config.drift.evidently):
         place = f"{config.name}: drift.evidently.{number}"
         _function(item, place) if item.report else _build(item, place, names)
+        own = item.tests or item.share_tests or any(name.endswith("tests") for name in item.parameters)
+        if item.fails_as == "drifted" and not (item.report or item.default_tests or own):
+            raise ModelConfigError(f"{place}.fails_as is drifted, but {NO_TEST}")
 
 
 def compute_items(items: Sequence[EvidentlyItem], samples: Samples, moment: datetime) -> OwnResults:
-    """Run every item on the samples. An exception of an item or a function is reported in `not_computed`."""
+    """Run every item on the samples. An exception of an item or a function is reported in `uncomputed`."""
     shown = dict(zip(samples.features, escape(samples.features), strict=True))
     current, reference = _datasets(samples, shown)
     tests: list[OwnTest] = []
-    failures: list[str] = []
+    uncomputed: list[UncomputedTest] = []
     snapshots: dict[str, Snapshot] = {}
     for number, item in enumerate(items):
         place = f"drift.evidently.{number}"
         try:
             snapshot = _report(item, place, shown).run(current, reference, timestamp=moment, name=item.name)
-            tests += _tests_of(snapshot, item)
-        except Exception as error:  # noqa: BLE001 – user code may raise anything; it becomes a warning that names the item
-            failures.append(f"Evidently's {item.name} was not computed ({place}): {_describe(error)}")
+        except Exception as error:  # noqa: BLE001 – user code may raise anything; the report names the item
+            uncomputed.append(_uncomputed(item, place, _describe(error)))
         else:
+            results = list(_results_of(snapshot, item, place))
+            tests += [one for one in results if isinstance(one, OwnTest)]
+            uncomputed += [one for one in results if isinstance(one, UncomputedTest)]
+            if not results and item.fails_as == "drifted":
+                uncomputed.append(_uncomputed(item, place, NO_TEST))
             snapshots[item.name if item.name not in snapshots else f"{item.name} ({number})"] = snapshot
-    return OwnResults(tuple(tests), tuple(failures), snapshots)
+    return OwnResults(tuple(tests), tuple(uncomputed), snapshots)
+
+
+def without_samples(items: Sequence[EvidentlyItem], reason: str) -> OwnResults:
+    """Return the results of a window whose rows cannot be compared with a sample of the reference."""
+    return OwnResults(
+        uncomputed=tuple(_uncomputed(item, f"drift.evidently.{number}", reason) for number, item in enumerate(items))
+    )
+
+
+def _uncomputed(item: EvidentlyItem, place: str, reason: str) -> UncomputedTest:
+    return UncomputedTest(f"Evidently's {item.name} was not computed ({place}): {reason}", item.fails_as)
 
 
 def _report(item: EvidentlyItem, place: str, shown: Mapping[str, str]) -> Report:
@@ -156,7 +176,7 @@ def _datasets(samples: Samples, shown: Mapping[str, str]) -> tuple[Dataset, Data
     for feature in samples.features:
         is_numeric = samples.frozen[feature].kind == "numeric"
         numeric += [shown[feature]] if is_numeric else []
-        for frame, side in zip(frames, samples.sides(feature, whole=True), strict=True):
+        for frame, side in zip(frames, samples.sides(feature, all_rows=True), strict=True):
             frame[shown[feature]] = side.values if is_numeric else _escaped(side.values)
     current, reference = (as_dataset(pd.DataFrame(frame), numeric) for frame in frames)
     return current, reference
@@ -168,19 +188,22 @@ def _escaped(names: Any) -> pd.Series:
     return column.map(dict(zip(known, escape(known), strict=True))).astype(object)
 
 
-def _tests_of(snapshot: Snapshot, item: EvidentlyItem) -> Iterator[OwnTest]:
-    """Yield the results of an item's tests. Raises ValueError for a NaN value, whose test result is meaningless."""
+def _results_of(snapshot: Snapshot, item: EvidentlyItem, place: str) -> Iterator[OwnTest | UncomputedTest]:
+    """Yield the result of each of an item's tests; Evidently compares NaN as any number, which says nothing."""
     for metric in snapshot.metric_results.values():
         for result in metric.tests:
             if _is_nan(metric):
-                raise ValueError(f"{result.name}: the value is not a number")
-            critical = result.status != TestStatus.WARNING
-            yield OwnTest(
-                metric=item.name,
-                passed=result.status in PASSED,
-                description=_shortened(_in_words(result)),
-                fails_as=item.fails_as if critical else "warn",
-            )
+                yield _uncomputed(item, place, f"{result.name}: the value is not a number")
+            elif result.status in NO_RESULT:
+                yield _uncomputed(item, place, _shortened(_in_words(result)))
+            else:
+                critical = result.status != TestStatus.WARNING
+                yield OwnTest(
+                    metric=item.name,
+                    passed=result.status == TestStatus.SUCCESS,
+                    description=_shortened(_in_words(result)),
+                    fails_as=item.fails_as if critical else "warn",
+                )
 
 
 def _in_words(result: MetricTestResult) -> str:

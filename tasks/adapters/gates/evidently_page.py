@@ -33,13 +33,10 @@ header { max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 """
 
 
-def write_page(
-    path: Path, reports: Path, title: str, report: DriftReport, drawn: Snapshot, own: Mapping[str, Snapshot]
-) -> None:
-    """Write the page to `path`, under `reports`. Raises OSError."""
+def write_page(path: Path, reports: Path, title: str, report: DriftReport, snapshots: Mapping[str, Snapshot]) -> None:
+    """Write the page to `path`, under `reports`, with one group of widgets per named snapshot. Raises OSError."""
     up = "../" * len(path.parent.relative_to(reports).parts) + SHARED
     script, style = write_assets(reports)
-    snapshots = [("", drawn), *own.items()]
     write_whole(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -73,10 +70,10 @@ def _list(sentences: Sequence[str]) -> str:
     return f"<ul>{items}</ul>"
 
 
-def _drawing(snapshots: Sequence[tuple[str, Snapshot]]) -> str:
+def _drawing(snapshots: Mapping[str, Snapshot]) -> str:
     """Return the script call that draws all snapshots in one dashboard, one group each."""
     widgets: list[BaseWidgetInfo] = []
-    for name, snapshot in snapshots:
+    for name, snapshot in snapshots.items():
         stored = snapshot.to_snapshot_model()
         widgets += [group_widget(title=name, widgets=stored.widgets), *stored.tests_widgets]
     graphs = {

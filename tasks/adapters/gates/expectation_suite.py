@@ -4,9 +4,10 @@ Great Expectations logs and drops an expectation type that it does not know. A g
 expectation is built individually here, and one that cannot be built is an error.
 """
 
+import hashlib
 import importlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,18 @@ from great_expectations.expectations.expectation_configuration import Expectatio
 from great_expectations.expectations.metadata_types import FailureSeverity
 
 from deployments.config.model import ModelConfig
-from tasks.policy.data_quality.expectations import Expectation, Roles, learn_expectations
+from tasks.policy.data_quality.expectations import (
+    Expectation,
+    Roles,
+    condition_columns,
+    learn_expectations,
+    named_columns,
+)
 from tasks.policy.records.base import digest
 from tasks.policy.records.errors import SuiteError
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Verdict
 
-COLUMN_ARGUMENTS = ("column", "column_A", "column_B")
 EXAMPLE = "json.dumps(suite.to_json_dict())"
 
 
@@ -53,15 +59,49 @@ class Expected:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column that the expectation names; empty for an expectation on the whole table."""
-        named = [self.arguments[name] for name in COLUMN_ARGUMENTS if self.arguments.get(name) is not None]
-        return (*named, *(self.arguments.get("column_list") or ()))
+        """The columns whose values it is about; empty for an expectation on the table."""
+        return named_columns(self.type, self.arguments)
+
+    def reads(self, known: Collection[str]) -> frozenset[str]:
+        """Every column that is needed to evaluate it; a row condition written as text may name `known` columns."""
+        return condition_columns(self.arguments.get("row_condition"), known).union(self.columns)
+
+    @property
+    def expects_text(self) -> bool:
+        """Whether its arguments can only fit text: a pattern, a length, or a set with text in it."""
+        names = ("column", "column_A", "column_B", "column_list", "row_condition", "condition_parser")
+        given = [value for name, value in self.arguments.items() if name not in names]
+        return "lengths" in self.type or any(map(_has_text, given))
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """Names of the bounds that are filled in per window."""
         found = [value for value in self.arguments.values() if isinstance(value, dict) and "$PARAMETER" in value]
         return tuple(value["$PARAMETER"] for value in found)
+
+
+def _has_text(value: object) -> bool:
+    if isinstance(value, dict):
+        return "$PARAMETER" not in value and any(map(_has_text, value.values()))
+    return any(map(_has_text, value)) if isinstance(value, list | tuple | set) else isinstance(value, str)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The expectations of a suite, and the SHA-256 of its canonical JSON, which tells later which suite was used."""
+
+    expectations: tuple[Expected, ...] = ()
+    sha256: str | None = None
+
+    def split(self, label: str) -> tuple[tuple[Expected, ...], tuple[Expected, ...]]:
+        """Return the expectations on rows, and those that read the label, which comes later than its row."""
+        on_rows = tuple(one for one in self.expectations if label not in one.reads((label,)))
+        return on_rows, tuple(one for one in self.expectations if label in one.reads((label,)))
+
+
+def canonical_sha256(content: object) -> str:
+    """SHA-256 of content as JSON with sorted keys and without spaces: the layout of a file does not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def roles_of(config: ModelConfig, leaks: Iterable[str] = ()) -> Roles:
@@ -109,9 +149,10 @@ def _to_gx(one: Expectation) -> gxe.Expectation:
     ).to_domain_obj()
 
 
-def read_suite(text: str) -> tuple[Expected, ...]:
-    """Parse the expectations of a suite that `learned_suite` wrote."""
-    return tuple(
+def read_suite(text: str) -> Suite:
+    """Parse a suite that `learned_suite` wrote."""
+    content = json.loads(text)
+    expectations = tuple(
         Expected(
             one["type"],
             one["kwargs"],
@@ -120,14 +161,15 @@ def read_suite(text: str) -> tuple[Expected, ...]:
             severity=FailureSeverity(one["severity"]),
             description=one.get("description"),
         )
-        for one in json.loads(text)["expectations"]
+        for one in content["expectations"]
     )
+    return Suite(expectations, canonical_sha256(content))
 
 
-def own_suite(setting: str) -> tuple[Expected, ...]:
-    """Load the expectations of `quality.suite`: the path of a JSON suite, or `module:function`. Raises SuiteError."""
-    found = _from_file(Path(setting)) if setting.endswith(".json") else _from_function(setting)
-    return tuple(_expected(one) for one in found)
+def own_suite(setting: str) -> Suite:
+    """Load the suite that `quality.suite` names: the path of a JSON suite, or `module:function`. Raises SuiteError."""
+    found, content = _from_file(Path(setting)) if setting.endswith(".json") else _from_function(setting)
+    return Suite(tuple(_expected(one) for one in found), canonical_sha256(content))
 
 
 def _expected(one: gxe.Expectation) -> Expected:
@@ -135,9 +177,10 @@ def _expected(one: gxe.Expectation) -> Expected:
     return Expected(kind, arguments, kind, False, FailureSeverity(one.severity), one.description, one)
 
 
-def _from_file(path: Path) -> list[gxe.Expectation]:
+def _from_file(path: Path) -> tuple[list[gxe.Expectation], object]:
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["expectations"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        listed = content["expectations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SuiteError(
             f"quality.suite: {path}: cannot be read as a suite ({type(error).__name__}); expected what {EXAMPLE} gives"
@@ -151,10 +194,10 @@ def _from_file(path: Path) -> list[gxe.Expectation]:
                 f"quality.suite: {path}: expectation {number} cannot be used ({error}); expected a type of Great "
                 f"Expectations {gx.__version__} with its arguments, as {EXAMPLE} gives"
             ) from error
-    return found
+    return found, content
 
 
-def _from_function(name: str) -> list[gxe.Expectation]:
+def _from_function(name: str) -> tuple[list[gxe.Expectation], object]:
     module, _, function = name.partition(":")
     try:
         make = getattr(importlib.import_module(module), function)
@@ -169,4 +212,6 @@ def _from_function(name: str) -> list[gxe.Expectation]:
         raise SuiteError(
             f"quality.suite: {name}: returned {strange[0]}, expected an ExpectationSuite or a list of expectations"
         )
-    return found
+    suite = made if isinstance(made, gx.ExpectationSuite) else None
+    content = suite.to_json_dict() if suite else {"expectations": [one.configuration.to_json_dict() for one in found]}
+    return found, content

@@ -15,20 +15,20 @@ from typing import Any
 
 import great_expectations as gx
 import pandas as pd
+import pyarrow as pa
 from great_expectations.core import ExpectationValidationResult
 from great_expectations.execution_engine import pandas_execution_engine
 
 from tasks.adapters.gates.expectation_suite import Expected
-from tasks.adapters.gates.sentences import found, sentence
-from tasks.adapters.gates.window_rows import Reader, as_landed, as_read, parts, sampled
+from tasks.adapters.gates.sentences import Shown, describe
+from tasks.adapters.gates.window_rows import Reader, as_landed, as_read, parts, sampled, with_numbers
 from tasks.policy.data_quality.expectations import COLUMN_MAX, ROW_COUNT, UNIQUE, Parameters, Roles
 from tasks.policy.data_quality.quality import COUNTS, Finding
 from tasks.policy.records.profile import ReferenceProfile, WindowProfile
-from tasks.policy.records.reports import Verdict
 
 COLUMNS_AT_ONCE = 8
 SAMPLE_SHARE = 0.1
-ALL_ROWS, IN_PARTS = "all rows", "all rows, in parts"
+ALL_ROWS, IN_PARTS, LABELLED = "all rows", "all rows, in parts", "all rows with a label"
 COUNT_ONLY = {"result_format": "BASIC", "partial_unexpected_count": 0}
 ADDED: Mapping[str, Callable[[Iterable[Any]], Any]] = {
     ROW_COUNT: sum,
@@ -62,14 +62,6 @@ class WindowRows:
     @property
     def in_parts(self) -> bool:
         return self.profile.rows > self.most_rows
-
-
-@dataclass(frozen=True)
-class Shown:
-    """How findings are presented: bounds that depend on the window, and columns whose values and bounds are hidden."""
-
-    parameters: Parameters
-    hidden: frozenset[str]
 
 
 @dataclass
@@ -111,10 +103,20 @@ def judge_learned(
                 _validate(frame[columns], on, shown.parameters, seen)
                 about = {place: one for place, one in about.items() if place not in on}
     return tuple(
-        _finding(one, seen[place], rows.profile, shown)
+        _from_sketch(one, rows.profile, shown)
+        if one.type == UNIQUE and rows.in_parts
+        else _finding(one, seen[place], rows.profile.rows, shown)
         for place, one in enumerate(asked)
         if set(one.columns) <= readable or one.type == COLUMN_MAX  # freshness is always reported
     )
+
+
+def _from_sketch(one: Expected, profile: WindowProfile, shown: Shown) -> Finding:
+    """Judge the uniqueness of ids by the profile's sketch of all ids."""
+    count = profile.duplicate_ids
+    observed = f"{'' if profile.duplicates_exact else 'about '}{count:,} rows with an id that another row has"
+    words, _ = describe(one, None, not count, shown)
+    return Finding(one.check, one.columns[0], not count, words, observed, count, one.on_failure, COUNTS)
 
 
 def _apart(frame: pd.DataFrame) -> list[list[str]]:
@@ -128,10 +130,10 @@ def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tupl
     if not rows.profile.rows or not suite:
         return ()
     present = list(next(iter(rows.read(None))).schema.names)
-    named = {name for one in suite for name in one.columns}
-    names = [name for name in present if name in named or not all(one.columns for one in suite)]
+    needed = {name for one in suite for name in one.reads(present)}
+    names = [name for name in present if name in needed or not all(one.columns for one in suite)]
     seen = {
-        place: Seen(IN_PARTS if rows.in_parts else ALL_ROWS, missing=frozenset(one.columns) - {*present})
+        place: Seen(IN_PARTS if rows.in_parts else ALL_ROWS, missing=one.reads(present) - {*present})
         for place, one in enumerate(suite)
     }
     known = {place: one for place, one in enumerate(suite) if set(one.parameters) <= set(shown.parameters)}
@@ -144,7 +146,28 @@ def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tupl
         _validate(frame, others, shown.parameters, seen)
         for place in others:
             seen[place].looked_at = f"a sample of {len(frame):,} rows"
-    return tuple(_finding(one, seen[place], rows.profile, shown) for place, one in enumerate(suite))
+    return tuple(_finding(one, seen[place], rows.profile.rows, shown) for place, one in enumerate(suite))
+
+
+def judge_own_labels(
+    suite: Sequence[Expected], labelled: pa.Table, label: str, mature: bool, shown: Shown
+) -> tuple[Finding, ...]:
+    """Validate the owner's expectations on labels, on the rows of a window whose label is known.
+
+    One on single rows is validated as soon as a label is known. One on all labels, such as their mean, waits until the
+    window is `mature`: the labels that arrive first are often of one class.
+    """
+    asked = [one for one in suite if mature or one.type in ROW_BY_ROW] if len(labelled) else []
+    present = frozenset(labelled.column_names)
+    seen = {place: Seen(LABELLED, missing=one.reads(present) - present) for place, one in enumerate(asked)}
+    for frame, with_text in ((as_landed(with_numbers(labelled, label)), False), (as_landed(labelled), True)):
+        about = {
+            place: one
+            for place, one in enumerate(asked)
+            if one.expects_text == with_text and set(one.parameters) <= set(shown.parameters)
+        }
+        _validate(frame, about, shown.parameters, seen)
+    return tuple(_finding(one, seen[place], len(labelled), shown) for place, one in enumerate(asked))
 
 
 @cache
@@ -171,35 +194,39 @@ def _validate(
         seen[result.expectation_config.meta["place"]].results.append(result)
 
 
-def _finding(one: Expected, seen: Seen, profile: WindowProfile, shown: Shown) -> Finding:
+def _finding(one: Expected, seen: Seen, rows: int, shown: Shown) -> Finding:
     """Summarise the results of one expectation. One that cannot be evaluated, or never was, counts as broken."""
-    hidden = bool(shown.hidden & {*one.columns})
-    words = sentence(one, shown.parameters, hidden)
-    column = one.columns[0] if len(one.columns) == 1 else None
-
-    def finding(met: bool, observed: str, failing: int, verdict: Verdict = one.on_failure) -> Finding:
-        return Finding(one.check, column, met, words, observed, 0 if met else failing, verdict, seen.looked_at)
-
-    if one.learned and one.type == UNIQUE and not seen.results:
-        about = "" if profile.duplicates_exact else "about "
-        observed = f"{about}{profile.duplicate_ids:,} rows with an id that another row has"
-        return replace(finding(not profile.duplicate_ids, observed, profile.duplicate_ids), looked_at=COUNTS)
+    unusable = ""
     if seen.missing:
-        return finding(False, f"no column {', '.join(sorted(seen.missing))}", profile.rows)
-    if not seen.results or any(map(_raised, seen.results)):
-        return finding(False, "values on which it cannot be evaluated", profile.rows)
-    total = _total(one, seen.results)
-    met = bool(seen.results[0].success) if len(seen.results) == 1 else _holds(one, seen.results[0], total)
-    rows = total.get("element_count")
-    if met and not one.learned and rows and total.get("missing_count") == rows:  # passes only for lack of values
-        return finding(False, "no value at all, so nothing was judged", profile.rows, "warn")
-    return finding(met, found(total, hidden), total.get("unexpected_count", profile.rows))
+        unusable = f"no column {', '.join(sorted(seen.missing))}"
+    elif not seen.results or any(map(_raised, seen.results)):
+        unusable = "values on which it cannot be evaluated"
+    total = None if unusable else _total(one, seen.results)
+    met = total is not None and (
+        seen.results[0].success if len(seen.results) == 1 else _holds(one, seen.results, total)
+    )
+    expected, observed = describe(one, total, bool(met), shown)
+    column = one.columns[0] if len(one.columns) == 1 else None
+    failing = 0 if met else rows if total is None else total.get("unexpected_count", rows)
+    finding = Finding(
+        one.check, column, bool(met), expected, observed or unusable, failing, one.on_failure, seen.looked_at
+    )
+    if met and not one.learned and total and _has_no_values(total):  # passes only for lack of values
+        why = "no value at all" if total["element_count"] else "no row that meets its condition"
+        return replace(
+            finding, met=False, observed=f"{why}, so nothing was judged", failing_rows=rows, on_failure="warn"
+        )
+    return finding
+
+
+def _has_no_values(total: Mapping[str, Any]) -> bool:
+    return "element_count" in total and total["element_count"] == (total.get("missing_count") or 0)
 
 
 def _raised(result: ExpectationValidationResult) -> bool:
     """Whether evaluation raised; then `exception_info` holds the exceptions by metric."""
-    told = result.exception_info or {}
-    return bool(told.get("raised_exception", told))
+    exceptions = result.exception_info or {}
+    return bool(exceptions.get("raised_exception", exceptions))
 
 
 def _total(one: Expected, results: Sequence[ExpectationValidationResult]) -> dict[str, Any]:
@@ -214,9 +241,10 @@ def _total(one: Expected, results: Sequence[ExpectationValidationResult]) -> dic
     return {name: sum(part.result.get(name) or 0 for part in results) for name in names}
 
 
-def _holds(one: Expected, result: ExpectationValidationResult, total: Mapping[str, Any]) -> bool:
+def _holds(one: Expected, results: Sequence[ExpectationValidationResult], total: Mapping[str, Any]) -> bool:
     """Whether an expectation holds on all parts together, by the rule that Great Expectations applies to one batch."""
-    arguments = result.expectation_config.kwargs if result.expectation_config else {}
+    configuration = results[0].expectation_config
+    arguments = configuration.kwargs if configuration else {}
     if one.type not in ADDED:
         values = total["element_count"] - total["missing_count"]
         return not values or (values - total["unexpected_count"]) / values >= arguments.get("mostly", 1.0)

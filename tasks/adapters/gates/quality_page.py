@@ -55,5 +55,5 @@ def _table(findings: Sequence[Finding]) -> str:
 
 def _row(one: Finding) -> str:
     cells = (one.expected, one.observed, one.on_failure, one.looked_at)
-    told = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-    return f"<tr><td class='{one.verdict}'>{'✓' if one.met else '✗'}</td>{told}</tr>"
+    row = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+    return f"<tr><td class='{one.verdict}'>{'✓' if one.met else '✗'}</td>{row}</tr>"

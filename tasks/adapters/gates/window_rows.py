@@ -52,6 +52,19 @@ def as_landed(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
+def with_numbers(table: pa.Table, name: str) -> pa.Table:
+    """Replace text that spells numbers or booleans by its values: a CSV file's labels are stored as text."""
+    column = table.column(name)
+    if not (kinds.is_string(column.type) or kinds.is_large_string(column.type)):
+        return table
+    for kind in (pa.int64(), pa.float64(), pa.bool_()):
+        try:
+            return table.set_column(table.column_names.index(name), name, column.cast(kind))
+        except pa.ArrowInvalid:
+            continue
+    return table
+
+
 def as_read(table: pa.Table, features: Sequence[FeatureReference], roles: Roles) -> pd.DataFrame:
     """Convert the columns as the profile reads them. Leave out unreadable columns: they are a separate finding."""
     known = {feature.feature: feature for feature in features}

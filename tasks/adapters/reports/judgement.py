@@ -155,7 +155,7 @@ def _evidently(report: DriftReport) -> str:
         return ""
     failed = sum(not test.passed for test in report.own_tests)
     own = [f"{failed} of {len(report.own_tests)} tests of drift.evidently failed"] if report.own_tests else []
-    return f"{bullets((opinion.summary, *own))}\n\n"
+    return f"{bullets((opinion.summary, *own, *report.unknown_tests))}\n\n"
 
 
 def _quality(report: QualityReport) -> str:

@@ -9,6 +9,9 @@ from typing import Literal, Protocol
 
 from tasks.policy.records.profile import ROUNDING, FeatureReference
 
+MOST_DECIMALS = 3
+"""Values with more decimals than this count as continuous."""
+
 
 class Bounds(Protocol):
     @property
@@ -71,6 +74,18 @@ def accepted_categories(reference: FeatureReference, own: Sequence[str] | None =
     if own is not None:
         return frozenset(own)
     return None if reference.more_categories or not reference.categories else frozenset(reference.categories)
+
+
+def decimals_of(reference: FeatureReference) -> int:
+    """Decimals in which bounds of a numeric feature are shown: those of its values, else those that show 1 % of σ."""
+    counts = reference.counts
+    if counts.arrow_type.startswith(("int", "uint")):
+        return 0
+    known = [value for value in (*reference.edges, counts.minimum, counts.maximum) if value is not None]
+    for decimals in range(MOST_DECIMALS + 1):
+        if all(math.isclose(value, round(value, decimals), rel_tol=ROUNDING) for value in known):
+            return decimals
+    return max(0, math.ceil(2 - math.log10(reference.sigma))) if reference.sigma > 0 else MOST_DECIMALS
 
 
 def type_family(name: str) -> str:

@@ -9,15 +9,18 @@ of rows.
 """
 
 import math
+import re
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from tasks.policy.data_quality.acceptance import ColumnRule, Limits, accepted_categories, accepted_range
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.profile import FeatureCounts, FeatureReference, ReferenceProfile
+from tasks.policy.statistics.numbers import percent
 
 ROW_COUNT = "expect_table_row_count_to_be_between"
 COLUMN_MAX = "expect_column_max_to_be_between"
@@ -51,6 +54,27 @@ class Roles:
     time: str
     leaks: tuple[str, ...] = ()
     personal: frozenset[str] = field(default_factory=frozenset)
+
+
+def named_columns(kind: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns whose values an expectation is about; empty for one on the table, such as on its list of columns."""
+    if kind.startswith("expect_table_"):
+        return ()
+    named = [arguments[name] for name in ("column", "column_A", "column_B") if arguments.get(name) is not None]
+    return (*named, *(arguments.get("column_list") or ()))
+
+
+def condition_columns(condition: object, known: Collection[str] = ()) -> frozenset[str]:
+    """The columns that a `row_condition` reads. One written as text reads those of the `known` columns that it names."""
+    if isinstance(condition, str):
+        return frozenset(name for name in known if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", condition))
+    if not isinstance(condition, Mapping):
+        return frozenset()
+    own = condition.get("column") or {}
+    parts = [condition_columns(part, known) for part in condition.get("conditions") or ()]
+    return frozenset({own["name"]} if "name" in own else ()).union(
+        condition_columns(condition.get("pass_through_filter"), known), *parts
+    )
 
 
 def learn_expectations(reference: ReferenceProfile, limits: Limits, roles: Roles) -> tuple[Expectation, ...]:
@@ -127,7 +151,7 @@ def _numeric(
     before, name = reference.counts, reference.feature
     infinite = _among_values(before.non_finite / max(before.rows, 1), before)
     mostly = _mostly(infinite)
-    often = f", at least {100 * mostly['mostly']:g} % of the time" if mostly else ""
+    often = f", at least {percent(mostly['mostly'])} % of the time" if mostly else ""
     bounds = {"min_value": -sys.float_info.max, "max_value": sys.float_info.max}
     finite = f"{name} values must be finite{often}."
     yield Expectation("finite values", BETWEEN, name, {**bounds, **mostly}, warns, finite)

@@ -11,6 +11,7 @@
 | usual scale, usual level | a label in another unit: its spread or median jumped, that of predictions did not |
 | classes in place | exchanged classes: with the names swapped the predictions would be right (warns only) |
 | labels in step | numbers that correlate with the predictions on another scale or with the other sign (warns only) |
+| your own | an expectation of `quality.suite` that reads the label; its severity decides |
 
 A failed check blocks: performance with such labels triggers nothing, and nothing is trained on them. Swapped classes
 and rescaled numbers look like a reversed concept, so they are only reported. A ratio alone does not prove a change of
@@ -27,6 +28,7 @@ import scipy  # its parts load on first use
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.policy.data_quality.quality import Finding
 from tasks.policy.records.base import Window
 from tasks.policy.records.profile import LabelProfile
 from tasks.policy.records.reports import LabelReport, QualityCheck, Verdict
@@ -88,6 +90,9 @@ class LabelFacts:
     """Number of labels that are words for a missing value, by word."""
     conflicts: int = 0
     reference: LabelProfile | None = None
+    own: tuple[Finding, ...] = ()
+    """Results of the owner's expectations on the labels (`quality.suite`)."""
+    own_suite_sha256: str | None = None
 
 
 def label_levels(values: Floats) -> tuple[float, ...]:
@@ -100,13 +105,14 @@ def label_levels(values: Floats) -> tuple[float, ...]:
 
 def judge_labels(facts: LabelFacts, rules: LabelRules) -> LabelReport | None:
     """The verdict on a window's labels; None while none has arrived and none is overdue."""
-    checks = tuple(_checks(facts, rules))
-    if not len(facts.y_true) and not facts.due and all(check.verdict == "pass" for check in checks):
+    sentences = {check: f"{check.observed}, expected {check.expected}" for check in _checks(facts, rules)}
+    sentences |= {one.as_check(): f"{one.sentence}, from quality.suite" for one in facts.own}
+    if not len(facts.y_true) and not facts.due and all(check.verdict == "pass" for check in sentences):
         return None
-    broken = sorted((check for check in checks if check.verdict != "pass"), key=lambda check: check.verdict)
+    broken = sorted((check for check in sentences if check.verdict != "pass"), key=lambda check: check.verdict)
     verdict: Verdict = broken[0].verdict if broken else "pass"
-    reasons = tuple(f"labels ({facts.column}): {check.observed}, expected {check.expected}" for check in broken)
-    return LabelReport(facts.window, verdict, checks, reasons)
+    reasons = tuple(f"labels ({facts.column}): {sentences[check]}" for check in broken)
+    return LabelReport(facts.window, verdict, tuple(sentences), reasons, facts.own_suite_sha256)
 
 
 def _checks(facts: LabelFacts, rules: LabelRules) -> Iterator[QualityCheck]:

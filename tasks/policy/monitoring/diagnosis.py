@@ -256,7 +256,7 @@ def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> st
     if drift is None:
         return "drift was not measured"
     if not drift.says_something:
-        return f"drift: insufficient, {drift.rows} rows"
+        return f"drift: insufficient, {drift.unknown_tests[0] if drift.unknown_tests else f'{drift.rows} rows'}"
     if not moved:
         return "no feature that the model uses drifted"
     worst = ", ".join(f"{feature.feature} {feature.effect_size:.3g} {feature.method}" for feature in moved[:3])

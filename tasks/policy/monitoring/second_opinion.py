@@ -19,6 +19,7 @@ from tasks.policy.records.reports import (
     FeatureOpinion,
     OwnTest,
     SecondOpinion,
+    UncomputedTest,
 )
 from tasks.policy.statistics.distances import noise_floor
 from tasks.policy.statistics.numbers import beside
@@ -26,6 +27,11 @@ from tasks.policy.statistics.power import Method
 
 SMALLEST_P = 1e-300
 LISTED = 5
+UNKNOWN = (
+    "it counts as drift, so drift is not ruled out in this window; repair the item or the data that it reads, or set "
+    "fails_as: warn"
+)
+"""What follows from a test that counts as drift and was not computed."""
 QUANTILE = 2.576
 """Normal quantile for a two-sided interval of 99 %."""
 
@@ -82,15 +88,15 @@ def with_second_opinion(report: DriftReport, opinion: SecondOpinion, max_share: 
     """Add Evidently's result to the report's reasons, and a warning for each disagreement beyond sampling error."""
     known = {drift.feature: drift for drift in report.features}
     serious = [one for one in opinion.features if one.is_beyond_sampling_error]
-    told = [_warn(one, known[one.feature], opinion.rows, report.rows) for one in serious[:LISTED]]
+    warnings = [_warn(one, known[one.feature], opinion.rows, report.rows) for one in serious[:LISTED]]
     if len(serious) > LISTED:
-        told.append(f"Evidently also disagrees beyond sampling error on {len(serious) - LISTED} more features")
+        warnings.append(f"Evidently also disagrees beyond sampling error on {len(serious) - LISTED} more features")
     summary = describe_opinion(opinion, report, max_share)
     return replace(
         report,
         second_opinion=replace(opinion, summary=summary),
         reasons=(*report.reasons, summary),
-        warnings=(*report.warnings, *told),
+        warnings=(*report.warnings, *warnings),
     )
 
 
@@ -117,17 +123,31 @@ def _warn(one: FeatureOpinion, drift: FeatureDrift, rows: int, all_rows: int) ->
     )
 
 
-def with_own_tests(report: DriftReport, tests: Sequence[OwnTest], not_computed: Sequence[str]) -> DriftReport:
-    """Add the user's tests to the report: a failed one warns or makes the window drifted, as the model's file says."""
+def with_own_tests(
+    report: DriftReport, tests: Sequence[OwnTest], uncomputed: Sequence[UncomputedTest] = ()
+) -> DriftReport:
+    """Add the user's tests to the report: a failed one warns or makes the window drifted, as the model's file says.
+
+    A test that counts as drift and was not computed shows neither drift nor its absence. It makes a stable window
+    insufficient, which triggers nothing and which the diagnosis does not read as "no change". It hides no drift that
+    was found, and it does not stop retrains for other reasons: a broken test must not keep a failing model in service.
+    """
     failed = [test for test in tests if not test.passed]
     drifted = [_explain(test) for test in failed if test.fails_as == "drifted"]
     warned = [_explain(test) for test in failed if test.fails_as == "warn"]
+    unknown = tuple(f"{one.reason}; {UNKNOWN}" for one in uncomputed if one.fails_as == "drifted")
+    verdict: DriftVerdict = "drifted" if drifted else report.verdict
     return replace(
         report,
         own_tests=tuple(tests),
-        verdict="drifted" if drifted else report.verdict,
-        reasons=(*(f"{sentence}; it counts as drift (drift.evidently)" for sentence in drifted), *report.reasons),
-        warnings=(*report.warnings, *warned, *not_computed),
+        verdict="insufficient" if unknown and verdict == "stable" else verdict,
+        reasons=(
+            *(f"{sentence}; it counts as drift (drift.evidently)" for sentence in drifted),
+            *unknown,
+            *report.reasons,
+        ),
+        warnings=(*report.warnings, *warned, *(one.reason for one in uncomputed if one.fails_as == "warn")),
+        unknown_tests=unknown,
     )
 
 

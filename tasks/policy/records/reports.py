@@ -72,6 +72,10 @@ class QualityReport:
     failing_rows: int
     reasons: tuple[str, ...]
     report_uri: str | None = None
+    learned_suite_sha256: str | None = None
+    """SHA-256 of the canonical JSON of the suite learned from the reference; None in older reports."""
+    own_suite_sha256: str | None = None
+    """The same of the owner's suite (`quality.suite`); None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class LabelReport:
     checks: tuple[QualityCheck, ...]
     reasons: tuple[str, ...]
     """One sentence for each check that warns or fails, failures first."""
+    own_suite_sha256: str | None = None
+    """SHA-256 of the owner's suite (`quality.suite`), where some of its expectations read the label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +180,7 @@ class SecondOpinion:
 
 
 FailsAs = Literal["warn", "drifted"]
+"""What a failed test of `drift.evidently` does: `warn` reports it, `drifted` makes the window drifted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +190,14 @@ class OwnTest:
     metric: str
     passed: bool
     description: str
+    fails_as: FailsAs = "warn"
+
+
+@dataclass(frozen=True, slots=True)
+class UncomputedTest:
+    """A test of `drift.evidently` that gave no result, in a sentence that names its place in the model's file."""
+
+    reason: str
     fails_as: FailsAs = "warn"
 
 
@@ -207,6 +222,9 @@ class DriftReport:
     own_tests: tuple[OwnTest, ...] = ()
     warnings: tuple[str, ...] = ()
     """Sentences that change no verdict: disagreements of Evidently, failed tests that warn, metrics not computed."""
+    unknown_tests: tuple[str, ...] = ()
+    """One sentence for each of the user's tests that counts as drift and was not computed: while there is one, the
+    verdict is not `stable`."""
 
     @property
     def says_something(self) -> bool:

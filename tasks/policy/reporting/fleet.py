@@ -32,6 +32,7 @@ NeedKind = Literal[
     "labels",
     "unresolved",
     "overdue",
+    "drift tests",
     "budget",
     "refused",
     "worse",
@@ -40,8 +41,8 @@ NeedKind = Literal[
     "drifted",
 ]
 URGENCY: tuple[NeedKind, ...] = (
-    "approval", "no champion", "registry", "quarantined", "labels", "unresolved", "overdue", "budget", "refused", "worse",
-    "retraining", "record ended", "drifted",
+    "approval", "no champion", "registry", "quarantined", "labels", "unresolved", "overdue", "drift tests", "budget", "refused",
+    "worse", "retraining", "record ended", "drifted",
 )  # fmt: skip
 """Most urgent first."""
 ACTION_REQUIRED: frozenset[NeedKind] = frozenset(URGENCY[: URGENCY.index("budget") + 1])
@@ -237,6 +238,9 @@ def _standing_needs(
     labels = [] if latest is None else [one for one in known if one.window <= latest.evidence.window]
     if labels and labels[-1].verdict == "fail":
         yield Need("labels", f"the labels of {labels[-1].window.name} cannot be trusted: {labels[-1].reasons[0]}")
+    drift = latest.evidence.drift if latest else None
+    for reason in drift.unknown_tests[:1] if drift else ():
+        yield Need("drift tests", reason)
     if latest and latest.decision.blocked_by == "budget":
         yield Need("budget", latest.decision.reasons[0])
 

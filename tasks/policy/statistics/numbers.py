@@ -4,10 +4,13 @@ With plain rounding, 0.298 reads as 30 % against a limit of 30 %, and a rounded 
 sentence states. Limits that a user set are quoted as written (`:g`).
 """
 
+import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 MOST_DIGITS = 17
 """Digits that distinguish any two floats."""
+SLACK = 2e-6
+"""Relative difference of a bound that was widened for rounding errors (`profile.ROUNDING`)."""
 
 
 def beside(value: float, limit: float, digits: int = 4, form: str = "g") -> str:
@@ -28,3 +31,41 @@ def rounded(limit: float, up: bool, digits: int = 4) -> str:
     """A computed limit, rounded to the side on which the sentence about it holds."""
     exact = Decimal(f"{limit:.12g}")  # floating-point error of a sum must not move it by another step
     return f"{float(Context(digits, ROUND_CEILING if up else ROUND_FLOOR).create_decimal(exact)):.{digits}g}"
+
+
+def percent(share: float, digits: int = 3) -> str:
+    """A share in percent in `digits` significant digits, or in as many as tell it from 0 and 100 %.
+
+    >>> percent(0.87587), percent(0.9996), percent(0.0004), percent(1), percent(0.999999)
+    ('87.6', '99.96', '0.04', '100', '99.9999')
+    """
+    for length in range(digits, MOST_DIGITS + 1):
+        text = plain(f"{Decimal(repr(float(share))).scaleb(2):.{length}g}")
+        if (float(text) in (0, 100)) == (share in (0, 1)):
+            break
+    return text
+
+
+def rounded_bound(bound: float, decimals: int, up: bool) -> str:
+    """A computed bound in this many decimals, rounded to the side of the values that it accepts.
+
+    One of up to four digits is given as it is, as a person may have set it.
+
+    >>> rounded_bound(-61.27384, 1, up=True), rounded_bound(130.50013, 0, up=False), rounded_bound(0.125, 0, up=True)
+    ('-61.2', '130.5', '0.125')
+    """
+    if math.isclose(float(f"{bound:.4g}"), bound, rel_tol=SLACK):
+        return plain(f"{bound:.4g}")
+    step = Decimal(1).scaleb(-decimals)
+    exact = Decimal(f"{bound:.12g}")  # floating-point error of a sum must not move it by another step
+    return plain(str(exact.quantize(step, ROUND_CEILING if up else ROUND_FLOOR)))
+
+
+def plain(text: str) -> str:
+    """A number's text without an exponent and without trailing zeros.
+
+    >>> plain("1.50e+03"), plain("0.0400"), plain("-0")
+    ('1500', '0.04', '0')
+    """
+    number = Decimal(text)
+    return f"{number.normalize():f}" if number else "0"

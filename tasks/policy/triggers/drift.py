@@ -76,6 +76,8 @@ class DriftedShare(Trigger):
         )
         if failed:
             reason += f"; failed tests of drift.evidently that count as drift: {len(failed)}"
+        if drift.unknown_tests:
+            reason += f"; such tests that were not computed, which count neither way: {len(drift.unknown_tests)}"
         keep = f"would not retrain at a share of drifted features < {limit}"
         return self.finding(holds, reason, keep if holds else wish)
 

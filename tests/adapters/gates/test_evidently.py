@@ -44,7 +44,7 @@ def page(folder: Path, parts, plots: int = 4, title: str = "title") -> str:
     report, found = parts
     path = folder / "churn" / "window" / "drift.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_page(path, folder, title, report, draw_report(report, found, plots), {})
+    write_page(path, folder, title, report, {"": draw_report(report, found, plots)})
     return path.read_text(encoding="utf-8")
 
 

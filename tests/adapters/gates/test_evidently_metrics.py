@@ -48,6 +48,10 @@ def report(folder: Path, *items: dict, **replaced):
             {"metric": "MeanValue", "parameters": {"column": "amount"}, "share_tests": {"lt": 1}},
             "share_tests does not fit",
         ),
+        (
+            {"preset": "DataDriftPreset", "fails_as": "drifted"},
+            "fails_as is drifted, but the item has no test; expected tests, share_tests or default_tests: true",
+        ),
         ({"report": "no_such_module:made"}, "report is no_such_module:made, which cannot be imported"),
         ({"report": "json:made"}, "report is json:made, which cannot be imported"),
     ],
@@ -61,6 +65,8 @@ def test_what_evidently_does_not_have_is_refused_by_check(item, message):
 
 def test_known_metrics_presets_and_functions_pass_the_check():
     check_items(own(MEAN, {"preset": "DataSummaryPreset"}, {"report": "json:dumps"}))
+    check_items(own(MEAN | {"fails_as": "drifted"}, {"report": "json:dumps", "fails_as": "drifted"}))
+    check_items(own({"preset": "DataDriftPreset", "default_tests": True, "fails_as": "drifted"}))
 
 
 def test_a_test_that_passes_changes_nothing(tmp_path):
@@ -73,8 +79,10 @@ def test_a_test_that_passes_changes_nothing(tmp_path):
 def test_a_failed_test_warns_or_makes_the_window_drifted_as_the_file_says(tmp_path, fails_as, verdict):
     found = report(tmp_path, MEAN | {"tests": {"lt": 50}, "fails_as": fails_as})
     assert found.verdict == verdict
-    told = found.reasons[0] if fails_as == "drifted" else found.warnings[0]
-    assert told.startswith("Evidently's MeanValue of amount fails its test: Mean value of 'amount': Actual value 100.")
+    sentence = found.reasons[0] if fails_as == "drifted" else found.warnings[0]
+    assert sentence.startswith(
+        "Evidently's MeanValue of amount fails its test: Mean value of 'amount': Actual value 100."
+    )
     assert "Evidently's MeanValue of amount fails" in page_of(found)
 
 
@@ -98,7 +106,7 @@ def test_counts_may_be_tested_as_shares_and_see_nulls(tmp_path):
 def test_what_cannot_be_computed_is_a_warning_that_names_it(tmp_path):
     found = report(
         tmp_path,
-        {"metric": "MeanValue", "parameters": {"column": "country"}, "tests": {"lt": 1}, "fails_as": "drifted"},
+        {"metric": "MeanValue", "parameters": {"column": "country"}, "tests": {"lt": 1}},
         {"preset": "ClassificationPreset"},
         MEAN,
     )
@@ -110,12 +118,46 @@ def test_what_cannot_be_computed_is_a_warning_that_names_it(tmp_path):
 
 
 def test_a_value_that_is_not_a_number_is_not_computed_rather_than_failed(tmp_path):
-    found = report(tmp_path, MEAN | {"fails_as": "drifted"}, amount=[None] * COUNT)
+    found = report(tmp_path, MEAN, amount=[None] * COUNT)
     assert "MeanValue of amount was not computed" in found.warnings[0] and found.own_tests == ()
+
+
+UNCOMPUTED = {
+    "metric that raises": {"metric": "MeanValue", "parameters": {"column": "country"}, "tests": {"lt": 1}},
+    "function that raises": {"report": "own_reports:broken"},
+    "test without a value": {"metric": "UniqueValueCount", "parameters": {"column": "country"}},
+    "item without a test": {"report": "own_reports:untested"},
+}
+
+
+@pytest.mark.parametrize("kind", UNCOMPUTED)
+def test_a_gate_that_cannot_be_computed_is_neither_stable_nor_drifted(tmp_path, monkeypatch, kind):
+    """Unknown fails closed in both directions: it claims no stability, and it triggers no retrain."""
+    monkeypatch.setitem(sys.modules, "own_reports", sys.modules[__name__])
+    item = UNCOMPUTED[kind]
+    assert report(tmp_path, item).verdict == "stable"
+    found = report(tmp_path, item | {"fails_as": "drifted"}, MEAN | {"fails_as": "drifted"})
+    assert (found.verdict, found.failed_as_drifted, found.says_something) == ("insufficient", (), False)
+    (unknown,) = found.unknown_tests
+    assert found.reasons[0] == unknown and "was not computed (drift.evidently.0): " in unknown
+    assert "drift is not ruled out in this window; repair the item" in unknown and "fails_as: warn" in unknown
+    assert "was not computed (drift.evidently.0)" in page_of(found)
+
+
+def test_a_gate_that_cannot_be_computed_hides_no_drift(tmp_path):
+    broken_gate = UNCOMPUTED["metric that raises"] | {"fails_as": "drifted"}
+    failed = MEAN | {"tests": {"lt": 50}, "fails_as": "drifted"}
+    assert report(tmp_path, broken_gate, failed).verdict == "drifted"
+    moved = report(tmp_path, broken_gate, amount=[None] * COUNT, age=[500.0] * COUNT)
+    assert moved.verdict == "drifted" and moved.unknown_tests
 
 
 def made(limit: float) -> Report:
     return Report([MaxValue(column="amount", tests=[lt(limit)])])
+
+
+def untested() -> Report:
+    return Report([MaxValue(column="amount")])
 
 
 def broken() -> Report:
@@ -127,12 +169,12 @@ def test_a_function_of_the_user_makes_a_report(tmp_path, monkeypatch):
     item = {"report": "own_reports:made", "parameters": {"limit": 10}, "fails_as": "drifted"}
     assert report(tmp_path, item).verdict == "drifted"
     assert report(tmp_path, item | {"parameters": {"limit": 1e9}}).verdict == "stable"
-    for name, said in (
+    for name, reason in (
         ("broken", "RuntimeError: no such table"),
         ("own", "TypeError: the function returned ModelConfig"),
     ):
         (warning,) = report(tmp_path, {"report": f"own_reports:{name}"}).warnings
-        assert warning.startswith(f"Evidently's own_reports:{name} was not computed (drift.evidently.0): {said}")
+        assert warning.startswith(f"Evidently's own_reports:{name} was not computed (drift.evidently.0): {reason}")
 
 
 def test_a_preset_has_tests_only_where_they_are_asked_for(tmp_path):
@@ -140,7 +182,7 @@ def test_a_preset_has_tests_only_where_they_are_asked_for(tmp_path):
     assert report(tmp_path, {"preset": "DataDriftPreset"}, **shift).own_tests == ()
     tested = report(tmp_path, {"preset": "DataDriftPreset", "default_tests": True}, **shift)
     failed = [test.description for test in tested.own_tests if not test.passed]
-    assert any(told.startswith("Value Drift for column amount: Drift score is") for told in failed)
+    assert any(description.startswith("Value Drift for column amount: Drift score is") for description in failed)
 
 
 def test_the_samples_hold_the_values_and_names_that_came(tmp_path):
@@ -160,4 +202,7 @@ def test_a_version_without_a_sample_computes_none_and_says_so(tmp_path):
     found = report_drift(judged.config, judged.profiled, DriftReference(judged.frozen))
     assert found.second_opinion.unavailable and found.verdict == "stable"
     assert "was registered before a sample of its training rows was stored" in found.warnings[0]
+    judged = judge(tmp_path, own(MEAN | {"fails_as": "drifted"}))
+    gated = report_drift(judged.config, judged.profiled, DriftReference(judged.frozen))
+    assert gated.verdict == "insufficient" and "the next retrain stores one" in gated.unknown_tests[0]
     assert "Evidently did not measure this window" in page_of(found)

@@ -1,13 +1,16 @@
 """Great Expectations as a gate: it judges rows, a stranger's suite works unchanged, and nothing passes for want of a look."""
 
+import hashlib
 import json
 import re
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import great_expectations as gx
 import great_expectations.expectations as gxe
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -15,7 +18,9 @@ from tasks.adapters.gates.expectation_suite import learned_suite, own_suite, rea
 from tasks.adapters.gates.great_expectations import ADDED, ROW_BY_ROW
 from tasks.adapters.profiling.profile import profile_batches
 from tasks.monitoring.quality import QualityReference, judge_quality
+from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.errors import SuiteError
+from tasks.policy.records.reports import QualityReport
 from tests.support.monitored_model import (
     COUNT,
     WINDOW,
@@ -184,9 +189,9 @@ def test_a_window_above_the_limit_is_judged_in_parts_with_the_same_outcome(froze
         rows(age=[101.0, *ages[1:]]),
         rows(age=[age / 3 for age in ages]),
     ):
-        whole, parted = (quality_of(own(*expectations, rows_in_memory=most), frozen, table) for most in (10_000, 1000))
-        assert broken(parted) == broken(whole)
-        assert parted.failing_rows == pytest.approx(whole.failing_rows, abs=1)
+        in_one, parted = (quality_of(own(*expectations, rows_in_memory=most), frozen, table) for most in (10_000, 1000))
+        assert broken(parted) == broken(in_one)
+        assert parted.failing_rows == pytest.approx(in_one.failing_rows, abs=1)
     text = page(quality_of(own(*expectations, rows_in_memory=1000), frozen, rows()))
     assert text.count("all rows, in parts") > 10 and text.count("a sample of 100 rows") == 1
     assert "counts of all rows" in text
@@ -242,7 +247,7 @@ def test_the_stored_suite_is_used_until_the_settings_change(frozen):
     config, table = model(), rows(age=[95.0] * 1000 + [30.0] * 1000)
     stored = learned_suite(config, frozen)
     tight = stored.replace(json.dumps(next(
-        one.arguments["max_value"] for one in read_suite(stored) if one.check == "accepted range" and one.columns == ("age",)
+        one.arguments["max_value"] for one in read_suite(stored).expectations if one.check == "accepted range" and one.columns == ("age",)
     )), "90.0")  # fmt: skip
     profiled = profile(config, frozen, table)
     assert judge_quality(config, profiled, QualityReference(frozen, stored), reader(table)).verdict == "pass"
@@ -251,6 +256,84 @@ def test_the_stored_suite_is_used_until_the_settings_change(frozen):
     }
     other = model(quality={"min_rows": 51})
     assert judge_quality(other, profiled, QualityReference(frozen, tight), reader(table)).verdict == "pass"
+
+
+def test_an_expectation_on_the_label_is_not_asked_of_rows_and_the_page_says_when_it_is(frozen, own):
+    """Labels come after their rows: at this time no row has one."""
+    label = gxe.ExpectColumnValuesToBeInSet(column="churned", value_set=[0, 1])
+    ages = gxe.ExpectColumnMaxToBeBetween(column="age", max_value=100)
+    report = quality_of(own(label, ages), frozen, rows())
+    assert report.verdict == "pass"
+    assert "1 of 2 expectations of the own suite: judged when labels are known" in page(report)
+    assert "judged when labels are known" not in page(quality_of(own(ages), frozen, rows()))
+
+
+def test_the_report_and_the_page_name_the_suites_by_their_hash(frozen, own, tmp_path):
+    """Computed here from the files alone, as an audit does."""
+    config = own(gxe.ExpectColumnMaxToBeBetween(column="age", max_value=100))
+    stored = learned_suite(config, frozen)
+    report = judge_quality(config, profile(config, frozen, rows()), QualityReference(frozen, stored), reader(rows()))
+    own_json, learned_json = (json.loads(text) for text in (Path(config.quality.suite).read_text(), stored))
+    hashes = [
+        hashlib.sha256(json.dumps(one, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        for one in (learned_json, own_json)
+    ]
+    assert [report.learned_suite_sha256, report.own_suite_sha256] == hashes
+    assert all(f"SHA-256 {one[:12]}<" in page(report) for one in hashes) and hashes[0] not in page(report)
+    (tmp_path / "own.json").write_text(json.dumps(own_json, indent=4), encoding="utf-8")
+    assert quality_of(config, frozen, rows()).own_suite_sha256 == hashes[1], "the layout of the file does not matter"
+    other = own(gxe.ExpectColumnMaxToBeBetween(column="age", max_value=101))
+    assert quality_of(other, frozen, rows()).own_suite_sha256 != hashes[1]
+    assert quality_of(model(), frozen, rows()).own_suite_sha256 is None
+
+
+def test_a_report_from_before_suites_were_hashed_is_read(frozen):
+    report = quality_of(model(), frozen, rows())
+    assert from_json(QualityReport, to_json(report)) == report
+    before = json.loads(to_json(report))
+    del before["learned_suite_sha256"], before["own_suite_sha256"]
+    assert from_json(QualityReport, json.dumps(before)) == replace(report, learned_suite_sha256=None)
+
+
+@pytest.mark.parametrize(
+    ("mostly", "unusual", "expected", "found"),
+    [
+        (0.87587, 100, "at least 87.6 % of the time", "100 of 2,000 rows (5 %)"),
+        (0.9996, 1, "at least 99.96 % of the time", "1 of 2,000 rows (0.05 %)"),
+        (0.87587, 249, "at least 87.59 % of the time", "249 of 2,000 rows (12.45 %)"),
+        (0.6666666, 667, "at least 66.7 % of the time", "667 of 2,000 rows (33.4 %)"),
+        (0.5, 1999, "at least 50 % of the time", "1,999 of 2,000 rows (99.95 %)"),
+        (0.5, 2000, "at least 50 % of the time", "2,000 of 2,000 rows (100 %)"),
+    ],
+)
+def test_shares_have_three_digits_or_as_many_as_the_verdict_needs(frozen, own, mostly, unusual, expected, found):
+    config = own(gxe.ExpectColumnValuesToBeBetween(column="age", max_value=200, mostly=mostly))
+    ages = [201 if number < unusual else 50 for number in range(COUNT)]
+    text = page(quality_of(config, frozen, rows(age=ages)))
+    assert expected in text and found in text
+
+
+def test_values_have_the_precision_of_their_column(frozen, own):
+    """Ages are whole numbers; amounts have a σ of about 70; the owner's own bounds stand as written."""
+    config = own(
+        gxe.ExpectColumnMeanToBeBetween(column="amount", max_value=12345.678),
+        gxe.ExpectColumnMaxToBeBetween(column="age", max_value=89),
+    )
+    text = page(quality_of(config, frozen, rows(amount=np.linspace(1.0, 200.123456, COUNT))))
+    assert "amount mean must be less than or equal to 12345.678" in text and "<td>100.6</td>" in text
+    assert "age maximum value must be less than or equal to 89" in text and "<td>89</td>" in text
+    for name, pattern in (("age", r"-?\d+(\.5)?"), ("amount", r"-?\d+(\.\d)?")):
+        bounds = re.search(
+            rf"{name} values must be greater than or equal to (\S+) and less than or equal to (\S+),", text
+        )
+        assert all(re.fullmatch(pattern, bound) for bound in bounds.groups()), bounds.groups()
+
+
+def test_an_observed_value_is_never_rounded_across_its_limit(frozen, own):
+    config = own(gxe.ExpectColumnMeanToBeBetween(column="amount", max_value=100))
+    report = quality_of(config, frozen, rows(amount=[100.0004] * (COUNT - 1) + [100.0005]))
+    check = next(one for one in report.checks if one.name == "expect_column_mean_to_be_between")
+    assert (check.verdict, check.observed) == ("fail", "100.0004")
 
 
 def test_a_code_for_missing_counts_as_null_and_not_as_out_of_range():

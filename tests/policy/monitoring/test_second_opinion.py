@@ -1,12 +1,21 @@
 """What Evidently finds on a sample is translated, weighed and told; the verdict of record stays that of all rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from tasks.policy.monitoring.second_opinion import Scale, weigh, with_own_tests, with_second_opinion
 from tasks.policy.records.base import from_json, to_json
-from tasks.policy.records.reports import DriftReport, FeatureDrift, FeatureOpinion, OwnTest, SecondOpinion
+from tasks.policy.records.reports import (
+    DriftReport,
+    FeatureDrift,
+    FeatureOpinion,
+    OwnTest,
+    SecondOpinion,
+    UncomputedTest,
+)
 from tests.support.monitored_model import WINDOW
 
 
@@ -98,11 +107,34 @@ def test_many_disagreements_are_counted_after_the_first_few():
 @pytest.mark.parametrize(("fails_as", "verdict"), [("warn", "stable"), ("drifted", "drifted")])
 def test_a_failed_test_of_the_user_counts_as_the_file_says(fails_as, verdict):
     failed = OwnTest("MeanValue of a", False, "Actual value 3 < 5", fails_as)
-    found = with_own_tests(report(feature("a")), [failed, OwnTest("MaxValue of a", True, "")], ["not computed"])
+    uncomputed = [UncomputedTest("not computed")]
+    found = with_own_tests(report(feature("a")), [failed, OwnTest("MaxValue of a", True, "")], uncomputed)
     assert found.verdict == verdict and found.failed_as_drifted == ((failed,) if fails_as == "drifted" else ())
     words = found.reasons[0] if fails_as == "drifted" else found.warnings[0]
     assert words.startswith("Evidently's MeanValue of a fails its test: Actual value 3 < 5")
     assert found.warnings[-1] == "not computed"
+
+
+GATE = UncomputedTest("Evidently's MeanValue of a was not computed (drift.evidently.0): no such table", "drifted")
+FAILED = OwnTest("MeanValue of b", False, "3 < 5", "drifted")
+
+
+@pytest.mark.parametrize(
+    ("before", "tests", "verdict"),
+    [("stable", [], "insufficient"), ("insufficient", [], "insufficient"), ("drifted", [], "drifted"), ("stable", [FAILED], "drifted")],
+)  # fmt: skip
+def test_a_test_that_counts_as_drift_and_was_not_computed_is_neither_drift_nor_its_absence(before, tests, verdict):
+    found = with_own_tests(report(feature("a"), verdict=before), tests, [GATE])
+    assert found.verdict == verdict and found.failed_as_drifted == tuple(tests)
+    assert found.unknown_tests[0] in found.reasons[:2] and found.warnings == ()
+    assert found.unknown_tests[0].startswith(
+        f"{GATE.reason}; it counts as drift, so drift is not ruled out in this window"
+    )
+
+
+def test_the_same_test_only_warns_where_the_file_says_so():
+    found = with_own_tests(report(feature("a")), [], [replace(GATE, fails_as="warn")])
+    assert (found.verdict, found.unknown_tests, found.warnings) == ("stable", (), (GATE.reason,))
 
 
 def test_a_report_is_read_back_and_so_is_one_from_before():
@@ -110,7 +142,13 @@ def test_a_report_is_read_back_and_so_is_one_from_before():
     told = with_second_opinion(found, SecondOpinion("insufficient", 0, 0, unavailable="no sample"), 0.3)
     assert from_json(DriftReport, to_json(told)) == told
     before = to_json(found)
-    for name in ('"second_opinion":null,', ',"warnings":[]', ',"own_tests":[]', '"own_tests":[],'):
+    for name in (
+        '"second_opinion":null,',
+        '"unknown_tests":[],',
+        ',"warnings":[]',
+        ',"own_tests":[]',
+        '"own_tests":[],',
+    ):
         before = before.replace(name, "")
-    assert "own_tests" not in before and "second_opinion" not in before
+    assert "own_tests" not in before and "unknown_tests" not in before and "second_opinion" not in before
     assert from_json(DriftReport, before) == found

@@ -39,7 +39,10 @@ def judged(window: Window = WINDOW, **changes: Any) -> LedgerEntry:
         shift_p_value=changes.pop("p", 0.5),
     )  # fmt: skip
     quality = QualityReport(window, changes.pop("quality", "pass"), 1000, (), 12, ("12 % of plan is null",))
-    drift = DriftReport(window, changes.pop("drift", "stable"), (), 0.4, 10, 10, ("4 of 10 features drifted",))
+    drift = DriftReport(
+        window, changes.pop("drift", "stable"), (), 0.4, 10, 10, ("4 of 10 features drifted",),
+        unknown_tests=changes.pop("unknown_tests", ()),
+    )  # fmt: skip
     decision = Decision("a" * 16, "churn", window, changes.pop("retrain", False), ("no reason to",), **changes)
     return entry(
         "window.judged",
@@ -72,6 +75,7 @@ def test_a_model_that_was_judged_in_time_and_sound_is_healthy():
     [
         ((), {"champion": None}, "no champion", "action required"),
         ((judged(quality="fail"),), {}, "quarantined", "action required"),
+        ((judged(unknown_tests=("a test was not computed",)),), {}, "drift tests", "action required"),
         ((judged(blocked_by="budget"),), {}, "budget", "action required"),
         ((judged(), entry("retraining.refused", "the budget refuses")), {}, "budget", "action required"),
         ((judged(),), {"as_of": utc("2024-03-08")}, "overdue", "action required"),
