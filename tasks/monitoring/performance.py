@@ -5,7 +5,7 @@ window is measured again if its labels arrived or were corrected within `label_l
 """
 
 import statistics
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np

@@ -135,7 +135,7 @@ def fleet_html(fleet: Fleet) -> str:
 @stage(retries=2, timeout_seconds=600)
 def publish_fleet(fleet: Fleet) -> Path:
     """Write the fleet page to the reports folder and publish its artifact; return the page's path."""
-    path = reports.fleet.write_page(fleet_html(fleet), storage.workspace.workspace().reports / PAGE)
+    path = reports.page.write(fleet_html(fleet), storage.workspace.workspace().reports / PAGE, "fleet")
     reports.artifacts.publish_fleet(fleet, str(path))
     get_run_logger().info("fleet: %s", fleet.headline)
     for each in fleet.broken:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from prefect.logging import disable_run_logger
 
 from tasks.adapters.registry import database as registry_database
 from tests.support.prepared_workspaces import Preparation, PreparedWorkspaces, first_champion
@@ -22,6 +23,13 @@ def _registries_start_with_their_tables() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry_database, "_make_tables", copy_tables)
+        yield
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Calls stages outside of a flow, where Prefect has no run to log for."""
+    with disable_run_logger():
         yield
 
 

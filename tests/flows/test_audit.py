@@ -3,12 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from prefect.logging import disable_run_logger
 
 from deployments.cli import main
 from tasks.adapters import ledger
@@ -19,13 +17,8 @@ from tasks.record import audit
 from tasks.record.audit import champion_at
 from tests.policy.triggers.judged_windows import drift, evidence, history, window
 
+pytestmark = pytest.mark.usefixtures("quiet")
 MODEL = "flight_delay"
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with disable_run_logger():
-        yield
 
 
 def promote(version: str, previous: str | None, day: str, action: str = "promoted", actor: str = "Ada") -> LedgerEntry:

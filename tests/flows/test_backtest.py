@@ -61,7 +61,9 @@ def test_the_page_draws_lift_over_a_timer_with_intervals_and_lists_the_numbers(
     matrix_file: Path, tmp_path: Path
 ) -> None:
     assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path / "out")]) == 0
-    page = render(tmp_path / "out" / "backtest.html", tmp_path, height=3600, ready="#lift .plotly .errorbar")
+    page = render(
+        tmp_path / "out" / "backtest.html", tmp_path, height=3600, ready="[data-figure=lift] .plotly .errorbar"
+    )
     assert not page.console, page.console
     assert len(page.requests) == 1, "the page asks nobody for anything"
     assert page.page_width <= 1280
@@ -71,6 +73,15 @@ def test_the_page_draws_lift_over_a_timer_with_intervals_and_lists_the_numbers(
     assert len(spoken) > 20
     drawn = page.dom.count('class="xerror"')
     assert drawn >= 5, f"{drawn} policies are drawn with an interval"
+
+
+def test_a_hostile_file_name_is_shown_as_text(matrix_file: Path, tmp_path: Path) -> None:
+    hostile = matrix_file.rename(tmp_path / "<script>alert(1)<script>.npz")
+    chosen = ["--alphas", "0.05", "--policies", "perennial"]
+    assert main(["backtest", "--matrix", str(hostile), "--out", str(tmp_path), *chosen]) == 0
+    page = elements((tmp_path / "backtest.html").read_text())
+    assert next(element.text for element in page if element.tag == "h1") == f"Back-test of {hostile.name}"
+    assert sum(element.tag == "script" for element in page) == 3  # the bundle, the figures, the drawing
 
 
 def test_costs_and_policies_can_be_chosen(

@@ -1,13 +1,11 @@
 """The estimate without labels and the diagnosis, on a served model in the real lake."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig, load_model_config
 from tasks.adapters import lake
@@ -20,13 +18,8 @@ from tasks.policy.records.reports import QualityReport
 from tests.support.monitor_runs import run_of
 from tests.support.small_model import rows, write_model
 
+pytestmark = pytest.mark.usefixtures("quiet")
 CHAMPION = ModelVersion("small", "1", "", "d1", Window(utc("2024-01-01"), utc("2024-01-19")), 2700, "")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with disable_run_logger():
-        yield
 
 
 @pytest.fixture

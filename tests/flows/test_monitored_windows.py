@@ -43,15 +43,9 @@ US = pa.timestamp("us", "UTC")
 EVIL = "</script><img src=x onerror=alert(1)>\"'"
 
 
-@pytest.fixture(autouse=True)
-def in_a_workspace(tmp_path, monkeypatch):
-    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path))
-    return tmp_path
-
-
 @pytest.fixture
-def judged(in_a_workspace):
-    return partial(judge, in_a_workspace)
+def judged(tmp_path):
+    return partial(judge, tmp_path)
 
 
 def test_a_column_missing_from_the_window_fails_and_drifts(judged):
@@ -66,10 +60,10 @@ def test_a_missing_id_or_time_column_fails(judged, role):
     assert ("column present once", role) in broken(judged(**{role: None}).quality)
 
 
-def test_two_columns_of_one_name_fail(judged, in_a_workspace):
+def test_two_columns_of_one_name_fail(judged, tmp_path):
     config = model()
     table = rows().append_column("amount", pa.array(amounts()))
-    profiled = profile(config, reference(config), table, sample_path=in_a_workspace / "sample")
+    profiled = profile(config, reference(config), table, sample_path=tmp_path / "sample")
     assert ("column present once", "amount") in broken(quality_of(config, reference(config), table))
     report_drift(config, profiled, DriftReference(reference(config)))
 
@@ -168,7 +162,7 @@ def test_names_and_categories_cannot_inject_into_either_page(judged):
             assert "<img src=x" not in Path(report.report_uri).read_text(encoding="utf-8")
 
 
-def test_no_value_of_a_personal_or_id_column_reaches_a_report(judged, in_a_workspace):
+def test_no_value_of_a_personal_or_id_column_reaches_a_report(judged, tmp_path):
     """SUMMARY results of Great Expectations hold raw values."""
     config = model(
         {"numeric": ["amount"], "categorical": ["country", "email"], "boolean": []}, columns={"personal": ["email"]}
@@ -179,7 +173,7 @@ def test_no_value_of_a_personal_or_id_column_reaches_a_report(judged, in_a_works
     assert quality.verdict == "fail"
     written = "".join(Path(report.report_uri).read_text(encoding="utf-8") for report in (quality, drift))
     assert "@example.org" not in written + str(quality) + str(drift) + to_json(frozen)
-    assert b"@example.org" not in (in_a_workspace / "sample.parquet").read_bytes()
+    assert b"@example.org" not in (tmp_path / "sample.parquet").read_bytes()
 
 
 def test_every_check_counts_what_it_looked_at(judged):
@@ -190,8 +184,8 @@ def test_every_check_counts_what_it_looked_at(judged):
     assert looked["enough rows"] == looked["fresh rows"] == looked["id unique"] == 1
 
 
-def test_a_workspace_that_cannot_be_written_is_named(judged, in_a_workspace):
-    blocked = in_a_workspace / "reports" / "churn" / WINDOW.name.replace("..", "_") / "quality.html"
+def test_a_workspace_that_cannot_be_written_is_named(judged, workspace):
+    blocked = workspace / "reports" / "churn" / WINDOW.name.replace("..", "_") / "quality.html"
     blocked.mkdir(parents=True)
     with pytest.raises(WorkspaceError, match=r"quality.html: cannot be written"):
         _ = judged().quality
@@ -203,7 +197,7 @@ def test_windows_and_references_are_named_in_the_pages(judged):
     assert HISTORY.name in Path(quality.report_uri).read_text(encoding="utf-8")
 
 
-def test_the_stages_read_a_landed_snapshot_and_agree_with_its_batches(in_a_workspace):
+def test_the_stages_read_a_landed_snapshot_and_agree_with_its_batches():
     """From the lake through all three stages, as `monitor` runs them, with the reference at hand."""
     config = model()
     frozen, table = reference(config), rows()
@@ -216,12 +210,12 @@ def test_the_stages_read_a_landed_snapshot_and_agree_with_its_batches(in_a_works
     assert report_drift(config, profiled, DriftReference(frozen)).verdict == "stable"
 
 
-def test_a_suite_gates_on_a_column_that_is_kept_for_it_alone(in_a_workspace):
+def test_a_suite_gates_on_a_column_that_is_kept_for_it_alone(tmp_path):
     """Made with Great Expectations, of a column that no model reads, on a window as it landed."""
     suite = gx.ExpectationSuite(
         name="theirs", expectations=[gxe.ExpectColumnValuesToBeInSet(column="desk", value_set=["north", "south"])]
     )
-    path = in_a_workspace / "theirs.json"
+    path = tmp_path / "theirs.json"
     path.write_text(json.dumps(suite.to_json_dict()), encoding="utf-8")
     config = model(quality={"suite": str(path)}, columns={"extra": ["desk"]})
     frozen = reference(config)
@@ -240,7 +234,7 @@ def test_a_rule_for_a_column_that_is_no_feature_is_refused():
 
 
 @pytest.mark.parametrize(("country", "asked"), [(None, 0), ("DE", 1)])
-def test_shifts_of_predictions_are_measured_where_a_feature_drifted_and_only_there(in_a_workspace, country, asked):
+def test_shifts_of_predictions_are_measured_where_a_feature_drifted_and_only_there(tmp_path, country, asked):
     config, measured = model(), []
 
     def shifts():
@@ -248,7 +242,7 @@ def test_shifts_of_predictions_are_measured_where_a_feature_drifted_and_only_the
         return (Shift("country", 0.5, 0.01),)
 
     replaced = {"country": [country] * COUNT} if country else {}
-    profiled = profile(config, reference(config), rows(**replaced), sample_path=in_a_workspace / "sample")
+    profiled = profile(config, reference(config), rows(**replaced), sample_path=tmp_path / "sample")
     report = report_drift(config, profiled, DriftReference(reference(config)), shifts)
     assert len(measured) == asked
     assert (drift_of(report, "country").prediction_shift, "country +0.5" in (report.explanation or "")) == (

@@ -10,15 +10,9 @@ import pytest
 from tests.support.monitored_model import COUNT, amounts, broken, drift_of, judge, model, reference, rows, with_share
 
 
-@pytest.fixture(autouse=True)
-def in_a_workspace(tmp_path, monkeypatch):
-    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path))
-    return tmp_path
-
-
 @pytest.fixture
-def judged(in_a_workspace):
-    return partial(judge, in_a_workspace)
+def judged(tmp_path):
+    return partial(judge, tmp_path)
 
 
 def test_an_ordinary_window_passes_and_is_stable(judged):

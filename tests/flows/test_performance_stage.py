@@ -1,7 +1,7 @@
 """Performance of served windows, measured on the real lake as labels come in: late, in part, for two versions."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from prefect.logging import disable_run_logger
 
 from deployments.config.model import ModelConfig, load_model_config
 from tasks.adapters import lake, registry
@@ -22,13 +21,8 @@ from tests.support.monitor_runs import run_of
 from tests.support.small_model import rows, write_model
 from tests.support.trained_models import prepare_registry
 
+pytestmark = pytest.mark.usefixtures("quiet")
 HOURS = timedelta(hours=1)
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    with disable_run_logger():
-        yield
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 import pytest
-from prefect.logging import disable_run_logger
 
 from tasks.adapters import ledger, registry
 from tasks.policy.records.evidence import (
@@ -30,10 +29,8 @@ FORECAST = 0.3
 
 
 @pytest.fixture(autouse=True)
-def quiet(workspace):
+def _registry(workspace, quiet):
     prepare_registry(workspace)
-    with disable_run_logger():
-        yield
 
 
 def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0, doubted: bool = False):

@@ -28,14 +28,9 @@ from tests.support.monitor_runs import recorded_run
 from tests.support.small_model import write_model
 from tests.support.trained_models import make_config, make_rows, prepare_registry, register
 
+pytestmark = pytest.mark.usefixtures("quiet")
 CONFIG = make_config()
 MODEL, AT = CONFIG.name, utc("2024-03-06")
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    with disable_run_logger():
-        yield
 
 
 def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> ModelVersion:
@@ -249,12 +244,17 @@ def test_a_rolled_back_version_stays_barred_when_its_status_is_edited():
         promote("d3")
 
 
-@pytest.mark.attack("whoever can write to the registry")
-def test_model_files_exchanged_together_with_their_hash_tag_are_not_served():
+def exchange_files(version: str) -> None:
+    """Put another model's files in place of a version's, with the hash tag that fits them."""
     foreign = register(CONFIG, "foreign", turn=-1.0)
     for name in model_files.read(files_of(foreign.version)):
-        shutil.copy(files_of(foreign.version) / name, files_of("2") / name)
-    registry.tag(MODEL, "2", sha256=foreign.sha256)
+        shutil.copy(files_of(foreign.version) / name, files_of(version) / name)
+    registry.tag(MODEL, version, sha256=foreign.sha256)
+
+
+@pytest.mark.attack("whoever can write to the registry")
+def test_model_files_exchanged_together_with_their_hash_tag_are_not_served():
+    exchange_files("2")
     champion = registry.version(MODEL, "champion")
     with pytest.raises(ModelFileError, match=r"expected .* as recorded when they were registered"):
         version_files.load_scorer(champion, fresh=True)
@@ -264,10 +264,7 @@ def test_model_files_exchanged_together_with_their_hash_tag_are_not_served():
 
 @pytest.mark.attack("whoever can write to the registry")
 def test_files_exchanged_of_the_previous_version_stop_a_rollback_to_it():
-    foreign = register(CONFIG, "foreign", turn=-1.0)
-    for name in model_files.read(files_of(foreign.version)):
-        shutil.copy(files_of(foreign.version) / name, files_of("1") / name)
-    registry.tag(MODEL, "1", sha256=foreign.sha256)
+    exchange_files("1")
     with pytest.raises(PromotionRefused, match="cannot serve: version 1 does not serve"):
         roll_back()
 

@@ -4,8 +4,8 @@ from . import (
     fleet as fleet,
     judgement as judgement,
     markdown as markdown,
+    page as page,
     plots as plots,
     replay as replay,
     replay_charts as replay_charts,
-    replay_panels as replay_panels,
 )

@@ -1,25 +1,17 @@
 """The fleet page as self-contained HTML, and the table in the dashboard's artifact.
 
-The page has no script, and its content security policy forbids every request. Texts from files, people and data are
-escaped by Jinja. A report's link is relative to the page, or an http(s), file, s3 or gs address.
+The page has no script. A report's link is relative to the page, or an http(s), file, s3 or gs address.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.reports import page
 from tasks.adapters.storage.links import link, relative_link, version_link
-from tasks.adapters.storage.workspace import make_folder
-from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.text import plain
 from tasks.policy.reporting.decision import action_words, as_sentence, headline
 from tasks.policy.reporting.fleet import Fleet, FleetMember
 
-TEMPLATES = Path(__file__).parent / "templates"
 WIDTH, HEIGHT, MARGIN = 180.0, 44.0, 4.0
 
 
@@ -35,8 +27,8 @@ class Curve:
 
 def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
     """Render the page. `without_file` lists the models in the ledger that no file describes."""
-    template = _environment().get_template("fleet.html.j2")
-    return template.render(
+    return page.render(
+        "fleet.html.j2",
         fleet=fleet,
         without_file=without_file,
         curve=curve,
@@ -49,28 +41,14 @@ def render(fleet: Fleet, without_file: Sequence[str] = ()) -> str:
     )
 
 
-def write_page(html: str, path: Path) -> Path:
-    """Write the page atomically. Raises WorkspaceError."""
-    make_folder(path.parent)
-    try:
-        return write_whole(path, html)
-    except OSError as error:
-        raise WorkspaceError(
-            f"{path}: the fleet page cannot be written ({error.strerror}); expected a writable folder; "
-            "set PERENNIAL_HOME to another one, or free disk space"
-        ) from error
-
-
 def curve(member: FleetMember) -> Curve | None:
     """Return the metric over the latest windows; None for fewer than two values."""
     values = [value for _, value in member.series]
     if len(values) < 2:
         return None
     level = member.baseline.value if member.baseline else None
-    low, high = (
-        min([*values, *([level] if level is not None else [])]),
-        max([*values, *([level] if level is not None else [])]),
-    )
+    shown = values if level is None else [*values, level]
+    low, high = min(shown), max(shown)
     span = high - low or 1.0
 
     def height(value: float) -> float:
@@ -106,9 +84,9 @@ def _is_page(address: str) -> bool:
     return not separator or scheme.lower() in ("http", "https", "file", "s3", "gs")
 
 
-def markdown(fleet: Fleet, page: str) -> str:
+def markdown(fleet: Fleet, address: str) -> str:
     """Return the dashboard's artifact: a list of what needs attention, then every model as a table."""
-    lines = [f"# Fleet: {fleet.headline}", f"[Full page]({link(page)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
+    lines = [f"# Fleet: {fleet.headline}", f"[Full page]({link(address)}), as of {fleet.as_of:%Y-%m-%d %H:%M} UTC."]
     if fleet.balance:
         lines.append(plain(f"{fleet.balance.sentence}; {max(0.0, fleet.balance.left_usd):,.2f} USD are left."))
     urgent = [f"- **{plain(each.model)}**: {plain(each.sentence)}" for each in fleet.broken]
@@ -141,14 +119,3 @@ def _row(member: FleetMember) -> tuple[str, ...]:
     )
     serving = f"[version {champion.version}]({version_link(facts.model, champion.version)})" if champion else "none"
     return plain(facts.model), member.health, serving, *map(plain, cells)
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -1,32 +1,57 @@
-"""The replay as one self-contained HTML page, and as a table for the terminal.
+"""The replay as one HTML page, from the outcome to its causes and its cost, and as a table for the terminal.
 
-Style, data and Plotly's bundle are embedded, and the content security policy forbids every request, so the page works
-offline. Names and reasons come from configuration and data and are escaped wherever they enter the page (Jinja's
-autoescape, `tojson` inside scripts, tasks.adapters.reports.replay_charts).
+Each chart has a title that names the quantity, one line on how to read it, a legend, and a sentence that describes it
+for readers who cannot see it.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import dataclass
+from itertools import accumulate
+from math import isfinite
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from tasks.adapters.reports.replay_panels import panels
-from tasks.adapters.storage.atomic_files import write_whole
-from tasks.adapters.storage.workspace import make_folder
-from tasks.policy.records.errors import WorkspaceError
-from tasks.policy.records.replay import Replay
+from tasks.adapters.reports import page, replay_charts as charts
+from tasks.policy.records.replay import Replay, ReplayWindow
 from tasks.policy.reporting import replay_story as story
 from tasks.policy.reporting.decision import as_sentence
+from tasks.policy.reporting.replay_story import (
+    EVENT_WORDS,
+    confidence_text,
+    counted,
+    effect_text,
+    metric_name,
+    scaled,
+    share_text,
+    shown,
+    unit_of,
+    version_name,
+)
 
-TEMPLATES = Path(__file__).parent / "templates"
 LINK_SCHEMES = ("", "http", "https", "file")
+
+NAMED_PEAKS = 6
+"""Number of worst features named in the chart; the others are named on hover."""
+
+BASELINE_KEYS = (("line never", "never retrained"), ("line every", "retrained every window"))
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart; `keys` are pairs of style class and label, `height` is in pixels."""
+
+    name: str
+    title: str
+    note: str
+    keys: tuple[tuple[str, str], ...]
+    summary: str
+    height: int
+    figure: page.Chart
 
 
 def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] | None = None) -> Path:
@@ -37,14 +62,18 @@ def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] |
     for words, address in (links or {}).items():
         if urlsplit(address).scheme.lower() not in LINK_SCHEMES:
             raise ValueError(f"link {words!r} leads to {address!r}; expected http(s)://, file:// or a relative path")
-    make_folder(path.parent)
-    try:
-        return write_whole(path, _page(replays, links or {}))
-    except OSError as error:
-        raise WorkspaceError(
-            f"{path}: the replay page cannot be written ({error.strerror}); expected a writable folder with about "
-            "6 MB free; set PERENNIAL_HOME to another folder, or free disk space"
-        ) from error
+    drawn = [_panels(replay) for replay in replays]
+    figures = {f"{panel.name}-{i}": panel.figure for i, group in enumerate(drawn) for panel in group}
+    html = page.render(
+        "replay.html.j2",
+        figures,
+        story=story,
+        as_sentence=as_sentence,
+        replays=replays,
+        panels=drawn,
+        links=links or {},
+    )
+    return page.write(html, path, "replay")
 
 
 def summary_table(replays: Sequence[Replay]) -> Table:
@@ -68,27 +97,141 @@ def summary_table(replays: Sequence[Replay]) -> Table:
     return table
 
 
-def _page(replays: Sequence[Replay], links: Mapping[str, str]) -> str:
-    drawn = [panels(replay) for replay in replays]
-    figures = {f"{panel.name}-{i}": panel.figure for i, group in enumerate(drawn) for panel in group}
-    template = _environment().get_template("replay.html.j2")
-    bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, nothing put in
-    return template.render(
-        story=story, as_sentence=as_sentence, replays=replays, panels=drawn, figures=figures, links=links, plotly=bundle
-    )
+def _panels(replay: Replay) -> tuple[Panel, ...]:
+    """Return the charts of one replay; empty without windows."""
+    makers = (_metric, _events, _drift, _worst, _labels, _cost)
+    return tuple(make(replay) for make in makers) if replay.windows else ()
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {
-        "allow_nan": False,
-        "separators": (",", ":"),
-    }  # browsers reject NaN in JSON
-    return environment
+def _metric(replay: Replay) -> Panel:
+    windows = replay.windows
+    values = [w.metric and scaled(w.metric.value, replay) for w in windows]
+    never = [None if w.never is None else scaled(w.never, replay) for w in windows]
+    every = [None if w.every is None else scaled(w.every, replay) for w in windows]
+    estimated = [bool(w.metric and w.metric.estimated) for w in windows]
+    marker = {
+        "color": "loop",
+        "size": 5 if len(windows) < 150 else 3,
+        "symbol": ["circle-open" if guess else "circle" for guess in estimated],
+    }
+    hover = [_metric_label(window, replay) for window in windows]
+    line = {"color": "loop", "width": 2.5}
+    loop = charts.trace(windows, values, hover, type="scatter", mode="lines+markers", line=line, marker=marker)
+    baselines = [charts.baseline(windows, every, "every", "dot"), charts.baseline(windows, never, "never", "dash")]
+    shades = charts.quarantine_shades(replay)
+    keys = [("line loop", "the loop"), ("band loop", confidence_text(replay)), *BASELINE_KEYS]
+    keys += [("ring loop", "estimate until labels arrive")] * any(estimated)
+    keys += [("shade", "quarantined")] * bool(shades)
+    note = "Per window, higher is better." if replay.higher_is_better else "Per window, lower is better."
+    axis_title = unit_of(replay) or metric_name(replay).short
+    figure = charts.figure(replay, [charts.band(replay), *baselines, loop], shades, title=axis_title)
+    known = sum(value is not None for value in values)
+    note = note if known else "No window has a value yet: its labels are open or its data was quarantined."
+    summary = f"{metric_name(replay).title}: {known} of {counted(len(windows), 'window')} have a value."
+    return Panel("metric", metric_name(replay).title, note, tuple(keys), summary, 312, figure)
+
+
+def _metric_label(window: ReplayWindow, replay: Replay) -> str:
+    served = f"{version_name(window.champion)} served {counted(window.rows, 'row')}"
+    metric = window.metric
+    if metric is None:
+        why = "quarantined" if window.quality == "fail" else f"labels {window.maturity}"
+        return charts.label(window, served, f"no value: {why}")
+    interval = f"({shown(metric.low, replay)} to {shown(metric.high, replay)})"
+    loop = f"loop {shown(metric.value, replay, unit=True)} {interval}{', estimated' if metric.estimated else ''}"
+    baselines = f"never retrained {shown(window.never, replay)}, every window {shown(window.every, replay)}"
+    return charts.label(window, served, loop, baselines)
+
+
+def _events(replay: Replay) -> Panel:
+    happened = {event.kind for window in replay.windows for event in window.events}
+    kinds = [kind for kind in charts.MARKS if kind in happened]
+    lanes = ["champion", *(EVENT_WORDS[kind] for kind in kinds)]
+    reigns = ", then ".join(version_name(name) for name, _, _ in charts.reigns(replay))
+    counts = ", ".join(f"{replay.count(kind)} {EVENT_WORDS[kind]}" for kind in kinds)
+    axis: dict[str, Any] = {"type": "category", "categoryorder": "array", "categoryarray": lanes, "showgrid": False}
+    traces = [charts.reign_bars(replay), *(charts.lane(replay, kind) for kind in kinds)]
+    figure = charts.figure(replay, traces, **axis, range=[len(lanes) - 0.4, -0.6])
+    figure["layout"]["hovermode"] = "closest"
+    summary = f"Champions: {reigns}. Events: {counts or 'none'}."
+    note = "Which version served, and what was done. A thin line runs through all charts where a new one took over."
+    return Panel("events", "Champion and events", note, (), summary, 52 + 27 * len(lanes), figure)
+
+
+def _drift(replay: Replay) -> Panel:
+    windows = replay.windows
+    fills = ["never" if w.drift == "drifted" else "calm" for w in windows]
+    hatches = ["/" if w.drift == "insufficient" else "" for w in windows]
+    shares = [w.drifted_share * 100 for w in windows]
+    hover = [charts.label(w, _drift_sentence(w), f"diagnosis: {w.diagnosis.replace('_', ' ')}") for w in windows]
+    bars = charts.bars(windows, shares, hover, fills, hatches)
+    figure = charts.figure(replay, [bars], title="% of features", range=[0, max(10.0, *shares) * 1.1], nticks=4)
+    past = sum(w.drift == "drifted" for w in windows)
+    keys = [("box never", "drifted")] * bool(past) + [("box calm", "stable")] * ("stable" in {w.drift for w in windows})
+    keys += [("hatch calm", "too few rows")] * any(hatches)
+    note = "Share of features that moved from the champion's reference."
+    summary = f"{past} of {counted(len(windows), 'window')} drifted."
+    return Panel("drift", "Drifted features", note, tuple(keys), summary, 162, figure)
+
+
+def _drift_sentence(window: ReplayWindow) -> str:
+    if window.drift == "insufficient":
+        return f"too few rows to tell drift from chance ({window.rows:,})"
+    return f"{window.drift}: {share_text(window.drifted_share)} of features drifted"
+
+
+def _worst(replay: Replay) -> Panel:
+    windows = replay.windows
+    effects = [w.worst_effect if w.worst_effect is not None and isfinite(w.worst_effect) else None for w in windows]
+    top = max((effect for effect in effects if effect is not None), default=0.0)
+    hover = [charts.label(w, f"{w.worst_feature or 'no feature'}: {effect_text(w.worst_effect)}") for w in windows]
+    named = charts.peaks(effects, NAMED_PEAKS)
+    line = charts.trace(windows, effects, hover, type="scatter", mode="lines+markers", **_stroke("muted"))
+    figure = charts.figure(replay, [line], title="effect size", range=[0, top * 1.45 or 1], nticks=4)
+    figure["layout"]["annotations"] = [charts.name_tag(windows, i, effects[i], windows[i].worst_feature) for i in named]
+    worst = next((w for w in windows if top and w.worst_effect == top), None)
+    summary = f"Largest: {worst.worst_feature}, {effect_text(top)}, in {worst.window.name}." if worst else "No effect."
+    note = "The one that moved most in its window; 0 is unchanged."
+    return Panel("worst", "Worst feature", note, (), summary, 172, figure)
+
+
+def _labels(replay: Replay) -> Panel:
+    windows = replay.windows
+    fills = ["calm" if w.maturity == "closed" else "warn" for w in windows]
+    hatches = [{"closed": "", "maturing": "/", "open": "x"}[w.maturity] for w in windows]
+    shares = [w.labelled_rows / w.rows * 100 if w.rows else 0.0 for w in windows]
+    hover = [charts.label(w, f"{w.maturity}: {w.labelled_rows:,} of {w.rows:,} rows have a label") for w in windows]
+    bars = charts.bars(windows, shares, hover, fills, hatches)
+    figure = charts.figure(replay, [bars], title="% of rows", range=[0, 105], tickvals=[0, 50, 100])
+    counts = {kind: sum(w.maturity == kind for w in windows) for kind in ("closed", "maturing", "open")}
+    keys = (("box calm", "closed"), ("hatch warn", "maturing"), ("cross warn", "open"))
+    summary = f"Windows by maturity: {', '.join(f'{count} {kind}' for kind, count in counts.items())}."
+    note = "Label maturity of each window when it was last judged."
+    return Panel("labels", "Labels known", note, tuple(key for key in keys if counts[key[1]]), summary, 142, figure)
+
+
+def _cost(replay: Replay) -> Panel:
+    windows = replay.windows
+    loop = list(accumulate(sum(event.kind == "retrained" for event in w.events) for w in windows))
+    every = list(range(1, len(windows) + 1))
+    hover = [
+        charts.label(w, f"{counted(made, 'retrain')} so far, {at_every} had it retrained every window")
+        for w, made, at_every in zip(windows, loop, every, strict=True)
+    ]
+    line = charts.trace(windows, loop, hover, type="scatter", mode="lines", line={"color": "loop", "width": 2.5})
+    line["line"]["shape"] = "hvh"
+    baselines = [
+        charts.baseline(windows, every, "every", "dot"),
+        charts.baseline(windows, [0] * len(windows), "never", "dash"),
+    ]
+    figure = charts.figure(replay, [*baselines, line], title="retrains", range=[0, len(windows) * 1.25], nticks=4)
+    last = len(windows) - 1
+    ends = ((loop[-1], f"the loop {loop[-1]}"), (every[-1], f"every window {every[-1]}"))
+    figure["layout"]["annotations"] = [charts.name_tag(windows, last, count, words) for count, words in ends]
+    summary = f"{counted(loop[-1], 'retrain')} by the loop, {every[-1]} had it retrained every window."
+    keys = (("line loop", "the loop"), *BASELINE_KEYS)
+    return Panel("cost", "Cost: retrains so far", "Each one is a fit and a validation.", keys, summary, 182, figure)
+
+
+def _stroke(colour: str) -> dict[str, dict[str, object]]:
+    return {"line": {"color": colour, "width": 1.5}, "marker": {"color": colour, "size": 5}}

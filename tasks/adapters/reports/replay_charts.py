@@ -1,9 +1,7 @@
 """A replay's series as Plotly traces on one time axis: the building blocks of the replay page's charts.
 
-Charts are Plotly's own JSON (https://plotly.com/javascript/reference/) as plain data, so the page needs no kernel and
-no network. A colour is the name of a style in the page's style sheet ("loop", "never", …), which the page replaces by
-the colour of the reader's light or dark theme (palette: Okabe and Ito 2008). Shapes, dashes and hatches differ too, so
-no information is in colour alone. Text is escaped here, because Plotly interprets tags in its labels.
+The palette is that of Okabe and Ito (2008). Shapes, dashes and hatches differ too, so no information is in colour alone.
+Text is escaped here, because Plotly interprets tags in its labels.
 """
 
 import textwrap
@@ -14,13 +12,11 @@ from itertools import groupby
 from math import isfinite
 from typing import Any
 
+from tasks.adapters.reports.page import Chart
 from tasks.policy.records.base import Window
 from tasks.policy.records.replay import EventKind, Replay, ReplayWindow
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.reporting.replay_story import EVENT_WORDS, scaled, version_name
-
-Chart = dict[str, Any]
-"""Plotly JSON: a trace, or a figure of traces and layout."""
 
 MARKS: dict[EventKind, tuple[str, str]] = {
     "promoted": ("triangle-up", "better"),
@@ -56,7 +52,7 @@ def figure(
         for _, reign, _ in reigns(replay)[1:]
     ]
     layout = {
-        "xaxis": {"range": span, "type": "date"},
+        "xaxis": {"range": span, "type": "date", "hoverformat": " "},
         "yaxis": {"title": plotly_text(title), **yaxis},
         "shapes": [*shapes, *handovers],
     }

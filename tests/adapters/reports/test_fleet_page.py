@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.adapters.reports.fleet import curve, markdown, render, write_page
+from tasks.adapters.reports.fleet import curve, markdown, render
+from tasks.adapters.reports.page import write
 from tasks.adapters.storage.workspace import workspace as described
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.errors import WorkspaceError
@@ -108,6 +109,11 @@ def test_hostile_texts_are_shown_as_text():
     assert "<script" not in markdown(hostile(), "fleet.html")
 
 
+def test_a_page_without_charts_forbids_scripts():
+    policy = next(each for each in elements(render(fleet())) if each.attributes.get("http-equiv"))
+    assert policy.attributes["content"] == "default-src 'none'; style-src 'unsafe-inline'"
+
+
 def test_the_artifact_lists_what_to_look_at_above_the_table():
     text = markdown(fleet(), str(described().reports / "fleet.html"))
     assert text.startswith("# Fleet: Action required for 2 models, 1 to watch.")
@@ -124,14 +130,14 @@ def test_no_model_is_said_in_a_sentence():
 def test_a_page_that_cannot_be_written_leaves_the_old_one_and_says_why(tmp_path: Path):
     (tmp_path / "fleet.html").mkdir()
     with pytest.raises(WorkspaceError, match="the fleet page cannot be written"):
-        write_page("new", tmp_path / "fleet.html")
+        write("new", tmp_path / "fleet.html", "fleet")
     assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["fleet.html"]
 
 
 @needs_chromium
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_the_page_shows_everything_offline_without_a_word_on_the_console(tmp_path: Path, width: int, dark: bool):
-    page = write_page(render(fleet()), tmp_path / "fleet.html")
+    page = write(render(fleet()), tmp_path / "fleet.html", "fleet")
     shown = shown_in_browser(page, tmp_path, width=width, height=1200, dark=dark, ready="svg.spark polyline")
     assert shown.console == ()
     assert shown.requests == (page.as_uri(),)
@@ -141,6 +147,6 @@ def test_the_page_shows_everything_offline_without_a_word_on_the_console(tmp_pat
 
 @needs_chromium
 def test_hostile_texts_do_not_run_in_a_browser(tmp_path: Path):
-    shown = shown_in_browser(write_page(render(hostile()), tmp_path / "fleet.html"), tmp_path)
+    shown = shown_in_browser(write(render(hostile()), tmp_path / "fleet.html", "fleet"), tmp_path)
     assert next(element.text for element in elements(shown.dom) if element.tag == "title") == "Perennial fleet"
     assert str(WINDOW.name) in shown.dom

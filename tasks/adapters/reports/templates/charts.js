@@ -48,8 +48,8 @@
       dragmode: fine ? "zoom" : false,
       hoverlabel: { bgcolor: "raised", bordercolor: "rule", font: { color: "ink", size: 12 }, align: "left" },
       ...own,
-      annotations: readable(own.annotations || [], own, width, height),
-      xaxis: { ...axis, fixedrange: !fine, hoverformat: " ", ticks: "outside", tickcolor: "grid", tickangle: 0, nticks: Math.max(4, Math.floor(width / 85)), ...own.xaxis },
+      annotations: own.annotations ? readable(own.annotations, own, width, height) : [],
+      xaxis: { ...axis, fixedrange: !fine, ticks: "outside", tickcolor: "grid", tickangle: 0, nticks: Math.max(4, Math.floor(width / 85)), ...own.xaxis, title: { text: own.xaxis.title || "" } },
       yaxis: { ...axis, ...own.yaxis, title: { text: own.yaxis.title || "", standoff: 8 } },
     };
   }
