@@ -36,7 +36,7 @@ def multiclass_rows(rows: int = 600, seed: int = 1) -> tuple[np.ndarray, np.ndar
         ("brier", sklearn.brier_score_loss),
     ],
 )
-def test_two_class_metrics_equal_scikit_learns(name, independent):
+def test_binary_metrics_equal_scikit_learn(name, independent):
     y_true, y_pred = binary_rows()
     assert metrics.compute(Metric(name), y_true, y_pred) == pytest.approx(independent(y_true, y_pred), rel=1e-12)
 
@@ -52,13 +52,13 @@ def test_two_class_metrics_equal_scikit_learns(name, independent):
         ("brier", lambda y, p: sklearn.brier_score_loss(y, p, labels=[0, 1, 2])),
     ],
 )
-def test_multiclass_metrics_equal_scikit_learns(name, independent):
+def test_multiclass_metrics_equal_scikit_learn(name, independent):
     y_true, y_pred = multiclass_rows()
     assert metrics.compute(Metric(name), y_true, y_pred) == pytest.approx(independent(y_true, y_pred), rel=1e-12)
 
 
 @pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
-def test_regression_metrics_equal_scikit_learns(quantile):
+def test_regression_metrics_equal_scikit_learn(quantile):
     random = np.random.default_rng(2)
     y_true, y_pred = random.normal(size=300), random.normal(size=300)
     pinball = sklearn.mean_pinball_loss(y_true, y_pred, alpha=quantile)
@@ -79,14 +79,14 @@ def test_hand_worked_values():
     assert metrics.compute(Metric("pinball", 0.9), [10, 10], [8, 12]) == pytest.approx((0.9 * 2 + 0.1 * 2) / 2)
 
 
-def test_what_the_rows_do_not_define_is_nan_and_never_a_number():
+def test_undefined_metric_is_nan():
     assert np.isnan(metrics.compute(Metric("roc_auc"), [1, 1, 1], [0.2, 0.5, 0.9]))
     assert np.isnan(metrics.compute(Metric("f1"), [0, 0], [0.1, 0.2]))
     for name in metrics.HIGHER_IS_BETTER:
         assert np.isnan(metrics.compute(Metric(name), [], []))
 
 
-def test_a_class_that_does_not_occur_is_left_out_of_the_mean_over_classes():
+def test_absent_class_is_left_out_of_class_mean():
     y_true, y_pred = multiclass_rows()
     rows = y_true != 2
     value = metrics.compute(Metric("roc_auc"), y_true[rows], y_pred[rows])
@@ -94,7 +94,7 @@ def test_a_class_that_does_not_occur_is_left_out_of_the_mean_over_classes():
     assert value == pytest.approx(np.mean(by_hand))
 
 
-def test_a_certain_and_wrong_prediction_costs_a_finite_log_loss():
+def test_certain_wrong_prediction_has_finite_log_loss():
     assert metrics.compute(Metric("log_loss"), [1], [0.0]) == pytest.approx(-np.log(np.finfo(float).eps))
 
 
@@ -107,7 +107,7 @@ def test_a_certain_and_wrong_prediction_costs_a_finite_log_loss():
         ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would make the least integer of it
     ],
 )
-def test_unknown_names_unequal_shapes_and_unknown_labels_are_refused(name, y_true, y_pred):
+def test_invalid_metric_arguments_are_refused(name, y_true, y_pred):
     with pytest.raises(ValueError, match="expected"):
         metrics.compute(Metric(name), y_true, y_pred)
 
@@ -129,7 +129,7 @@ def test_row_losses_average_to_the_metric(rows):
 
 @settings(max_examples=60, deadline=None)
 @given(rows_of_scores)
-def test_auc_turns_round_with_the_score_and_ignores_its_scale(rows):
+def test_auc_is_invariant_to_scale_and_flips_with_sign(rows):
     y_true = np.array([row[0] for row in rows], float)
     y_pred = np.round(np.array([row[1] for row in rows]), 3)
     area = metrics.compute(Metric("roc_auc"), y_true, y_pred)
@@ -140,7 +140,7 @@ def test_auc_turns_round_with_the_score_and_ignores_its_scale(rows):
 
 @settings(max_examples=40, deadline=None)
 @given(rows_of_scores, st.floats(-100, 100))
-def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
+def test_errors_are_shift_invariant(rows, shift):
     y_true, y_pred = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
     for name in metrics.REGRESSION_METRICS:
         moved = metrics.compute(Metric(name), y_true + shift, y_pred + shift)
@@ -162,13 +162,13 @@ def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
         ("log_loss", [0], 2, None),
     ],
 )
-def test_labels_that_lack_a_class_define_no_metric_that_compares_classes(name, labels, classes, words):
+def test_class_metrics_need_every_class(name, labels, classes, words):
     reason = metrics.undefined(name, labels, classes)
     assert reason is None if words is None else words in reason
 
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
-def test_a_level_needs_each_of_a_few_classes(name):
+def test_level_needs_each_of_a_few_classes(name):
     """A week without the hardest of three classes looks better than the model is; of fifty some always lack."""
     without = [0] * 50 + [1] * 50 + [2] * 4
     assert metrics.undefined(name, without, 3) is None, "two models on the same rows can be compared"
@@ -178,11 +178,11 @@ def test_a_level_needs_each_of_a_few_classes(name):
 
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
-def test_a_quiet_window_has_no_value_instead_of_zero(name):
+def test_window_without_positives_has_no_value(name):
     assert math.isnan(metrics.compute(Metric(name), np.zeros(20), np.linspace(0, 0.9, 20)))
 
 
-def test_the_best_constant_is_the_median_the_majority_or_the_shares():
+def test_best_constant_is_median_majority_or_shares():
     assert metrics.constant_prediction(Metric("mae"), [1.0, 2.0, 9.0], 0)[0] == 2.0
     assert metrics.constant_prediction(Metric("rmse"), [1.0, 2.0, 9.0], 0)[0] == 4.0
     assert metrics.constant_prediction(Metric("pinball", 0.9), [0.0, 10.0], 0)[0] == pytest.approx(9.0)
