@@ -1,6 +1,6 @@
-"""Run everything on this machine (`make serve`), on the workspace that `make demo` filled; listen on localhost only.
+"""Run all services on this machine (`make serve`), on the workspace that `make demo` filled; listen on localhost only.
 
-Starts the servers of Prefect, MLflow, Evidently and the reports, and one worker, and applies the deployments. If one
+Starts the servers of Prefect, MLflow, Evidently and the reports, applies the deployments, and starts a worker. If one
 process ends, the others are stopped, because a partial system looks healthy but is not. All state is in the
 workspace; the next start continues where this one stopped.
 """
@@ -65,13 +65,13 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
     """
     space, console = workspace(), Console()
     known = read_credentials(credentials) if credentials else None
-    kept = False
+    uses_own_log_in = False
     stream = Stream(console, width=len("evidently"))
     services: list[Service] = []
     with hold_workspace(space) as hold, asked_to_stop() as stop:
         if known is None and not without_log_in:
             known, new = made_credentials(space)
-            kept = True
+            uses_own_log_in = True
         if known:
             os.environ |= known.environment(space)  # also for this process, which is a client of the server
         listening = {name: _port(name, port, stream) for name, port in ports.items()}
@@ -85,10 +85,10 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
             _start_all(services, space, environment, addresses, stream, stop, hold)
             if not stop.is_set():
                 stream.show(_table(services))
-                if kept and known:
-                    _say_log_in(known, new, space, stream)
-                _say_refused(services, stream)
-                stream.line("serve", "Ctrl-C stops everything; the next start goes on from here")
+                if uses_own_log_in and known:
+                    _print_log_in(known, new, space, stream)
+                _print_refusal(services, stream)
+                stream.line("serve", "Ctrl-C stops everything; the next start continues from here")
             _watch(services, stream, stop)
         except ServiceEnded as ended:
             _explain(ended.service, stream)
@@ -98,11 +98,11 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
     return 0
 
 
-def _say_log_in(known: Credentials, new: bool, space: Workspace, stream: Stream) -> None:
+def _print_log_in(known: Credentials, new: bool, space: Workspace, stream: Stream) -> None:
     """Print the log-in. The password is shown only by the start that created it."""
     file = space.home / LOG_IN
     if new:
-        stream.line("serve", f"log-in: {known.user} with password {known.password}, shown this once; kept in {file}")
+        stream.line("serve", f"log-in: {known.user} with password {known.password}, shown only once; stored in {file}")
     else:
         stream.line("serve", f"log-in: {known.user} with the password in {file}")
 
@@ -153,7 +153,7 @@ def _start_all(
     # imported here because it loads Prefect, which starting the servers does not need
     from deployments.local.worker import worker
 
-    _say_handed_back(orchestration.requeue.hand_back_runs(api_url), stream)  # runs of a killed `serve`
+    _print_requeued(orchestration.requeue.hand_back_runs(api_url), stream)  # runs of a killed `serve`
     last = worker(environment)
     _start([last], [*servers, last], services, stream, stop, hold)
 
@@ -238,17 +238,19 @@ def _check_alive(services: Sequence[Service]) -> None:
 
 
 def _explain(service: Service, stream: Stream) -> None:
-    stream.line("serve", f"{service.name} ended with status {service.exit_status}, so all stops; its last lines:")
+    stream.line(
+        "serve", f"{service.name} ended with status {service.exit_status}, so all services stop; its last lines:"
+    )
     for line in service.last_lines:
         stream.line(service.name, line)
 
 
-def _say_refused(services: Sequence[Service], stream: Stream) -> None:
+def _print_refusal(services: Sequence[Service], stream: Stream) -> None:
     """Print that `apply` refused and the previous state is served; printed last, where it is not overlooked."""
     for service in services:
         if service.name == "apply" and service.exit_status == REFUSED:
-            text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is fixed and"
-            stream.line("serve", f"{text} `perennial apply --keep-switches` or the next start passes:")
+            text = "NOTHING NEW IS DEPLOYED: the deployments of the last apply stay active. Fix this, then run"
+            stream.line("serve", f"{text} `perennial apply --keep-switches` or start again:")
             for line in service.last_lines:
                 stream.line("apply", line)
 
@@ -260,14 +262,14 @@ def _stop_all(services: Sequence[Service], space: Workspace, api_url: str, strea
         service.stop(PATIENCE_S)
         if service.name == "worker" and services[0].exit_status is None:
             try:
-                _say_handed_back(orchestration.requeue.hand_back_runs(api_url), stream)
+                _print_requeued(orchestration.requeue.hand_back_runs(api_url), stream)
             except httpx.HTTPError as error:
-                stream.line("serve", f"runs under way stay Running, the server did not take them back: {error}")
+                stream.line("serve", f"active runs stay Running, because the server did not requeue them: {error}")
     record_served(space, None)
     stream.line("serve", "stopped")
 
 
-def _say_handed_back(count: int, stream: Stream) -> None:
+def _print_requeued(count: int, stream: Stream) -> None:
     if count:
         stream.line("serve", f"{count} run{'s' * (count > 1)} put back into the queue; the next worker takes over")
 

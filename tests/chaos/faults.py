@@ -143,7 +143,7 @@ def _full(stack: Stack, name: str, part: str, size: str, words: str) -> Iterator
 
 
 def _told(stack: Stack, run: str) -> bool:
-    """Whether the event is there on which "tell of a failed run" acts."""
+    """Whether the event is there on which "notify about a failed run" acts."""
     wanted = {"resource": {"id": [f"prefect.flow-run.{run}"]}, "event": {"name": ["prefect.flow-run.Failed"]}}
     return bool(stack.ask("events/filter", filter=wanted)["events"])
 

@@ -51,7 +51,7 @@ def test_a_schedule_that_prefect_yaml_gives_a_model_beats_the_common_one():
 def test_a_model_that_keeps_receiving_rows_is_missed_when_nobody_watches_it():
     recorded = churn()
     live = churn(period=recorded.period.model_copy(update={"end": None}))
-    missed = "perennial: tell that churn is not watched"
+    missed = "perennial: notify that churn is not monitored"
     assert missed not in {each["name"] for each in read_definitions(models(recorded)).automations}
     (automation,) = [each for each in read_definitions(models(live)).automations if each["name"] == missed]
     assert automation["trigger"]["match"] == {"prefect.resource.id": "perennial.model.churn"}
@@ -122,9 +122,9 @@ def test_a_variable_that_is_not_set_is_refused_instead_of_deployed_as_text(tmp_p
 
 
 def test_an_automation_that_could_not_be_told_from_others_is_refused(tmp_path):
-    path = index_with(tmp_path, '"perennial: promote what was validated"', '"promote what was validated"')
+    path = index_with(tmp_path, '"perennial: promote a validated challenger"', '"promote a validated challenger"')
     with pytest.raises(
-        DeploymentError, match="'promote what was validated', expected a name that begins with 'perennial: '"
+        DeploymentError, match="'promote a validated challenger', expected a name that begins with 'perennial: '"
     ):
         read_definitions(models(), path)
 

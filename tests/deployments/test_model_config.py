@@ -235,7 +235,7 @@ def test_a_label_time_of_its_own_is_told(tmp_path):
     later = edited(tmp_path, "label_time: scheduled_departure", "label_time: known_at")
     told = " ".join(describe(load_model_config(later)))
     assert (
-        "labels follow at a time of their own (24 h after columns.label_time: known_at), sought for 30 days more"
+        "labels follow at a time of their own (24 h after columns.label_time: known_at), read for 30 days more"
         in told
     )
 
@@ -244,7 +244,7 @@ def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path,
     assert main(["check"]) == 0
     told = capsys.readouterr().out
     assert "the perennial policy finds that a fresh model pays what a retrain costs or 15 days have passed" in told
-    assert "no group of origin may surely lose more than 0.06" in told
+    assert "no group of origin may significantly lose more than 0.06" in told
     assert "predicts arrives_late (binary; F1 and probabilities are of" in told
     assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err

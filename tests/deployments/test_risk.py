@@ -36,7 +36,7 @@ def test_what_the_file_says_goes_first():
 
 def test_check_tells_what_the_risk_asks_for():
     told = " ".join(describe(config(risk="high")))
-    assert "its risk, high, asks for 99% intervals on at least 100 rows and a person's approval" in told
+    assert "its risk, high, requires 99% intervals on at least 100 rows and a person's approval" in told
 
 
 def test_an_unknown_risk_is_an_error_that_names_what_is_accepted(tmp_path):

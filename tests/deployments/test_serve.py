@@ -112,7 +112,7 @@ def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_
     sleep(3)  # what each service started is noted every 2 s
     next(each for each in family if "tasks.adapters.dashboards.mlflow_app" in each.cmdline()).kill()
     assert first.process.wait(timeout=60) == 1
-    assert "mlflow ended with status -9, so all stops; its last lines:" in first.said()
+    assert "mlflow ended with status -9, so all services stop; its last lines:" in first.said()
     assert not [each for each in family if each.is_running()]
     assert served_url(workspace()) is None
 
@@ -137,7 +137,7 @@ def apply_under_serve() -> list[str]:
     with hold_workspace(workspace()) as hold:
         serve._apply(services, environment, stream, threading.Event(), hold)
         serve._check_alive(services)
-    serve._say_refused(services, stream)
+    serve._print_refusal(services, stream)
     return stream.console.export_text().splitlines()
 
 
@@ -153,7 +153,7 @@ def test_a_broken_file_leaves_what_was_deployed_as_it_is_and_all_starts(tmp_path
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "broken.yaml").write_text("bogus: [")
     *_, loud, named = apply_under_serve()
-    assert "NOTHING NEW IS DEPLOYED: all goes on as it was applied last" in loud
+    assert "NOTHING NEW IS DEPLOYED: the deployments of the last apply stay active" in loud
     assert "broken.yaml: is not YAML" in named
     with server_state.PrefectState() as state:
         assert state.found_definitions(("perennial",)) == before

@@ -16,7 +16,7 @@ import pytest
 
 from deployments.apply.definitions import read_definitions
 from deployments.apply.pools import read_pool
-from deployments.apply.unpolled_queues import unattended
+from deployments.apply.unpolled_queues import list_unpolled_queues
 from deployments.local.worker import AWAY_S
 from tasks.adapters.orchestration.server import free_port, running_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
@@ -204,12 +204,12 @@ def test_a_queue_that_was_last_polled_a_minute_ago_is_deserted():
             return polled.get((pool, queue))
 
     definitions = read_definitions()
-    assert len(unattended(Known(), definitions, now=now)) == 1
+    assert len(list_unpolled_queues(Known(), definitions, now=now)) == 1
     polled["perennial", "default"] = now - timedelta(seconds=60)
-    assert unattended(Known(), definitions, now=now) == []
+    assert list_unpolled_queues(Known(), definitions, now=now) == []
     polled["perennial", "default"] = now - timedelta(seconds=61)
-    assert len(unattended(Known(), definitions, now=now)) == 1
-    assert unattended(Known(), definitions, ["perennial"], now) == []
+    assert len(list_unpolled_queues(Known(), definitions, now=now)) == 1
+    assert list_unpolled_queues(Known(), definitions, ["perennial"], now) == []
 
 
 def test_a_worker_without_a_server_says_what_to_set(tmp_path):
@@ -225,7 +225,7 @@ def test_a_pool_that_the_server_does_not_have_is_refused_and_not_made(environmen
     ended = work(environment, "--pool", "nope")
     assert ended.returncode == 2
     assert ended.stderr == (
-        f"work pool nope: {environment['PREFECT_API_URL']} has none of that name; fix --pool, or make the pools that "
+        f"work pool nope: {environment['PREFECT_API_URL']} has no pool of that name; fix --pool, or create the pools that "
         "deployments use: perennial apply\n"
     )
     with get_client(sync_client=True) as client:

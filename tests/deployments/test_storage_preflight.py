@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deployments.apply.definitions import Definitions, read_definitions
-from deployments.apply.storage_preflight import refuse_lost_work, withheld
+from deployments.apply.storage_preflight import refuse_ephemeral_storage, withheld
 from tasks.policy.records.errors import DeploymentError
 from tests.infra.test_pools import sent_to
 from tests.support.deployed_models import models
@@ -36,19 +36,19 @@ def placed_on(place: str, **told: str) -> Definitions:
 def test_containers_that_nobody_told_where_the_workspace_is_are_refused_and_told_ones_are_not(place):
     definitions = placed_on(place)
     with pytest.raises(DeploymentError) as refusal:
-        refuse_lost_work(definitions, {})
+        refuse_ephemeral_storage(definitions, {})
     assert str(refusal.value).startswith(
         f"retrain-{place}: its containers have no PERENNIAL_LAKE and no PERENNIAL_LEDGER and no MLFLOW_TRACKING_URI, "
         "so a run ends Completed and what it wrote is lost with its container; expected addresses that every "
         "host reaches, such as PERENNIAL_LAKE=s3://bucket/lake, PERENNIAL_LEDGER=s3://bucket/ledger, "
         "MLFLOW_TRACKING_URI=http://mlflow.internal:5000\nnothing was changed; "
     )
-    refuse_lost_work(definitions, ADDRESSES)
+    refuse_ephemeral_storage(definitions, ADDRESSES)
 
 
 @pytest.mark.parametrize("place", ["dedicated", "gpu"])
 def test_runs_on_hosts_of_ones_own_need_no_address(place):
-    refuse_lost_work(placed_on(place) if place != "dedicated" else read_definitions(models()), {})
+    refuse_ephemeral_storage(placed_on(place) if place != "dedicated" else read_definitions(models()), {})
 
 
 @pytest.mark.parametrize(
@@ -63,19 +63,19 @@ def test_runs_on_hosts_of_ones_own_need_no_address(place):
 )
 def test_a_folder_or_a_file_of_the_host_is_no_address_that_a_container_reaches(part, value):
     with pytest.raises(DeploymentError, match=f"^retrain-docker: its containers have no {part}, so"):
-        refuse_lost_work(placed_on("docker"), {**ADDRESSES, part: value})
+        refuse_ephemeral_storage(placed_on("docker"), {**ADDRESSES, part: value})
 
 
 def test_model_files_need_an_address_only_where_no_mlflow_server_keeps_them():
     registry = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://database.internal/mlflow"}
     with pytest.raises(DeploymentError, match=r"^retrain-docker: its containers have no PERENNIAL_ARTIFACTS, so"):
-        refuse_lost_work(placed_on("docker"), registry)
-    refuse_lost_work(placed_on("docker"), {**registry, "PERENNIAL_ARTIFACTS": "s3://bucket/models"})
+        refuse_ephemeral_storage(placed_on("docker"), registry)
+    refuse_ephemeral_storage(placed_on("docker"), {**registry, "PERENNIAL_ARTIFACTS": "s3://bucket/models"})
 
 
 @pytest.mark.parametrize("told", [ADDRESSES, {"PERENNIAL_HOME": "/srv/volume"}])
 def test_what_prefect_yaml_tells_the_jobs_themselves_counts(told):
-    refuse_lost_work(placed_on("docker", **told), {})
+    refuse_ephemeral_storage(placed_on("docker", **told), {})
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_prefect_yaml_tells_the_jobs_themselves_counts(told):
 def test_an_address_with_a_password_is_not_refused_but_said_as_its_pool_must_not_show_it(address):
     secret = {**ADDRESSES, "PERENNIAL_ARTIFACTS": "s3://bucket/models", "MLFLOW_TRACKING_URI": address}
     definitions = placed_on("docker")
-    refuse_lost_work(definitions, secret)
+    refuse_ephemeral_storage(definitions, secret)
     (said,) = withheld(definitions, secret)
     assert said.startswith(
         "retrain-docker: MLFLOW_TRACKING_URI holds a password, and everyone can read a pool's template"
