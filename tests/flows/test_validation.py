@@ -172,7 +172,7 @@ def test_too_few_labelled_rows_fail():
 
 
 @pytest.mark.parametrize(("floor", "verdict"), [(0.5, "pass"), (0.001, "fail"), (None, "pass")])
-def test_the_first_model_is_held_to_its_floor(floor, verdict):
+def test_first_model_is_compared_with_its_floor(floor, verdict):
     config = make_config(validation={"first_model_floor": floor, "min_rows": 100})
     report = validate(config, register(config), None, held_out(config))
     assert (report.verdict, report.first_model, report.champion) == (verdict, True, None)

@@ -44,7 +44,7 @@ def test_a_timer_is_priced_by_hand() -> None:
     assert cost(run, alpha=0.3, share=0.2, served=3) == pytest.approx(0.2 + 0.2)
 
 
-def test_the_optimum_is_what_trying_every_schedule_finds_by_hand() -> None:
+def test_optimum_equals_exhaustive_search_by_hand() -> None:
     """At α = 0.3: never costs 1.3/3, candidate 1 then stay 1.6/3, 1 then back to 0 is 0.9 + 0.3 + 0.24, both retrains
     0.6 + 0.6, only the last 1.0 + 0.3 = 1.3/3; the least is 0.6 + 0.6 = 1.2/3."""
     best = best_run(SMALL, alpha=0.3, share=0.2)
@@ -66,7 +66,7 @@ def brute_force(matrix: PerformanceMatrix, alpha: float, share: float) -> float:
 @settings(max_examples=100, deadline=None)
 @example(932, 0.2, 0.9, 0)  # it pays to train what is deployed twice, though not for either deployment alone
 @given(st.integers(0, 10_000), st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 2))
-def test_the_optimum_is_exact_also_where_a_trained_candidate_is_returned_to(
+def test_optimum_is_exact_with_returns(
     seed: int, alpha: float, share: float, lag: int
 ) -> None:
     generator = np.random.default_rng(seed)
@@ -87,7 +87,7 @@ def with_empty_windows(seed: int, windows: int, lag: int = 0) -> PerformanceMatr
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.02, 0.1, 0.2]), st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 2))
-def test_the_optimum_is_exact_also_where_windows_are_empty(seed: int, alpha: float, share: float, lag: int) -> None:
+def test_optimum_is_exact_with_empty_windows(seed: int, alpha: float, share: float, lag: int) -> None:
     matrix = with_empty_windows(seed, 7, lag)
     exact = cost(best_run(matrix, alpha, share), alpha, share, matrix.served)
     assert exact == pytest.approx(brute_force(matrix, alpha, share))
@@ -95,7 +95,7 @@ def test_the_optimum_is_exact_also_where_windows_are_empty(seed: int, alpha: flo
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([0.02, 0.1, 0.2]))
-def test_the_best_schedule_is_exact_also_where_windows_are_empty(seed: int, alpha: float) -> None:
+def test_best_schedule_is_exact_with_empty_windows(seed: int, alpha: float) -> None:
     matrix = with_empty_windows(seed, 9)
     tried = []
     for steps in itertools.chain.from_iterable(itertools.combinations(range(1, 7), n) for n in range(7)):
@@ -106,7 +106,7 @@ def test_the_best_schedule_is_exact_also_where_windows_are_empty(seed: int, alph
     assert cost(best_schedule(matrix, alpha), alpha, 0.2, matrix.served) == pytest.approx(min(tried))
 
 
-def test_no_policy_beats_hindsight_where_every_other_window_is_empty() -> None:
+def test_no_policy_beats_hindsight_with_empty_windows() -> None:
     """Candidates age by 0.02 a window; a retrain that pays over ten windows need not pay over the five with losses."""
     loss = 0.2 + 0.02 * np.maximum(0, np.arange(12)[None] - np.arange(12)[:, None] - 1.0)
     loss[:, [3, 5, 7, 9, 11]] = NAN
@@ -125,14 +125,14 @@ def test_no_policy_beats_hindsight(lag: int) -> None:
         assert min(score.regret for scores in outcome.policies.values() for score in scores.values()) >= -1e-12
 
 
-def test_skill_is_zero_for_the_better_trivial_policy_and_one_for_the_optimum() -> None:
+def test_skill_is_zero_for_trivial_policy_and_one_for_optimum() -> None:
     outcome = run_backtest(matrix_of(), {name: BASELINES[name] for name in ("never", "every")}, alphas=(0.05,))
     skills = [outcome.policies[name][0.05].skill for name in ("never", "every")]
     assert max(skill for skill in skills if skill is not None) == pytest.approx(0.0)
     assert outcome.optimum[0.05].skill == pytest.approx(1.0)
 
 
-def test_lift_is_one_for_the_best_schedule_and_null_without_a_retrain() -> None:
+def test_lift_is_one_for_best_schedule_and_null_without_retrains() -> None:
     matrix = matrix_of(seed=3)
     outcome = run_backtest(matrix, {"never": BASELINES["never"], "timer_4": BASELINES["timer_4"]}, alphas=(0.05,))
     assert outcome.policies["never"][0.05].lift is None
@@ -142,7 +142,7 @@ def test_lift_is_one_for_the_best_schedule_and_null_without_a_retrain() -> None:
     assert outcome.policies["timer_4"][0.05].lift == pytest.approx((even - run.mean_loss) / (even - best))
 
 
-def test_the_best_schedule_of_a_number_of_retrains_is_what_trying_all_finds() -> None:
+def test_best_schedule_for_a_retrain_count_equals_exhaustive_search() -> None:
     matrix = matrix_of("none", windows=9, history=2, seed=5)
     tried = []
     for steps in itertools.combinations(range(1, matrix.served), 2):
@@ -154,7 +154,7 @@ def test_the_best_schedule_of_a_number_of_retrains_is_what_trying_all_finds() ->
     assert best_mean_loss(matrix, 2) == pytest.approx(min(tried))
 
 
-def test_the_best_schedule_without_returns_is_what_trying_all_finds() -> None:
+def test_best_schedule_without_returns_equals_exhaustive_search() -> None:
     matrix = matrix_of("drift", windows=10, history=3, seed=6)
     tried = []
     for steps in itertools.chain.from_iterable(itertools.combinations(range(1, 7), n) for n in range(7)):
@@ -166,7 +166,7 @@ def test_the_best_schedule_without_returns_is_what_trying_all_finds() -> None:
     assert cost(best_schedule(matrix, 0.03), 0.03, 0.2, matrix.served) == pytest.approx(min(tried))
 
 
-def test_an_evenly_spaced_schedule_has_as_many_retrains_and_equal_gaps() -> None:
+def test_evenly_spaced_schedule_has_equal_gaps() -> None:
     assert evenly_spaced(matrix_of(windows=16, history=8), 3) == (7, 7, 9, 9, 11, 11, 13, 13)
 
 
@@ -186,7 +186,7 @@ class Recorder:
             service.train_probe()
 
 
-def test_a_policy_is_shown_the_past_of_what_it_may_know_and_nothing_else() -> None:
+def test_policy_sees_only_known_past() -> None:
     matrix, policy = matrix_of(), Recorder(train_after=(10,))
     simulate(matrix, policy)
     for step, (loss, probe) in enumerate(policy.seen):
@@ -198,7 +198,7 @@ def test_a_policy_is_shown_the_past_of_what_it_may_know_and_nothing_else() -> No
     assert np.isfinite(policy.seen[-1][1][10, 11:]).all()
 
 
-def test_where_labels_come_late_a_policy_learns_of_a_window_as_much_later_and_so_does_the_optimum() -> None:
+def test_late_labels_delay_policy_and_optimum() -> None:
     """Trained once window 10 is known, two windows later, the candidate serves from 13 on and is seen there first."""
     matrix, policy = replace(matrix_of(), lag=2), Recorder(train_after=(10,))
     run = simulate(matrix, policy)
@@ -216,24 +216,24 @@ def test_where_labels_come_late_a_policy_learns_of_a_window_as_much_later_and_so
     assert every.mean_loss == pytest.approx(np.mean([matrix.loss[j - 3, j] for j in range(10, 24)]))
 
 
-def test_a_lag_that_leaves_no_window_to_serve_is_refused() -> None:
+def test_lag_without_windows_to_serve_is_refused() -> None:
     with pytest.raises(MatrixError, match="lag is 16, expected at least 0 and below W - H = 16"):
         replace(matrix_of(), lag=16)
 
 
-def test_what_a_policy_is_shown_cannot_be_used_to_change_the_record() -> None:
+def test_policy_cannot_modify_the_record() -> None:
     service = Service(matrix_of())
     service.loss[:] = 0
     assert np.nanmin(service.loss) > 0.1
 
 
-def test_a_candidate_that_was_not_trained_cannot_serve() -> None:
+def test_untrained_candidate_cannot_serve() -> None:
     service = Service(matrix_of())
     with pytest.raises(KeyError, match="train it first"):
         service.deploy(service.history)
 
 
-def test_going_back_costs_a_deployment_but_no_training() -> None:
+def test_going_back_costs_only_a_deployment() -> None:
     class Back:
         def act(self, service: Service) -> None:
             service.deploy(3 if service.now % 2 else 7)
@@ -250,7 +250,7 @@ def test_probes_are_charged_a_tenth_of_a_training() -> None:
     assert cost(run, 0.1, 0.2, 16) == pytest.approx(run.mean_loss + 0.1 / 16 * 0.1 * 0.2 * 15)
 
 
-def test_debt_retrains_once_the_excess_has_reached_the_cost() -> None:
+def test_debt_retrains_when_excess_reaches_cost() -> None:
     loss = np.full((6, 6), NAN)
     loss[0, 1:] = [0.1, 0.12, 0.14, 0.13, 0.13]  # excess over window 1: 0.02, 0.04, 0.03: sum 0.06 after window 3
     loss[3, 4:] = 0.1
@@ -259,7 +259,7 @@ def test_debt_retrains_once_the_excess_has_reached_the_cost() -> None:
     assert simulate(PerformanceMatrix(loss, 1), Debt(alpha=0.1)).trainings == ()
 
 
-def test_threshold_needs_k_breaches_the_latest_among_them() -> None:
+def test_threshold_needs_k_breaches_including_the_latest() -> None:
     """Windows 1-3 calibrate at 0.1; the last two of three windows breach only after window 6."""
     loss = np.full((9, 9), NAN)
     loss[0, 1:] = [0.1, 0.1, 0.1, 0.9, 0.1, 0.9, 0.9, 0.9]
@@ -268,7 +268,7 @@ def test_threshold_needs_k_breaches_the_latest_among_them() -> None:
     assert run.trainings == (6,)
 
 
-def test_a_gap_in_the_record_is_not_trained_and_not_charged() -> None:
+def test_gap_in_the_record_is_neither_trained_nor_charged() -> None:
     matrix = matrix_of()
     loss = matrix.loss.copy()
     loss[10] = NAN
@@ -277,7 +277,7 @@ def test_a_gap_in_the_record_is_not_trained_and_not_charged() -> None:
     assert np.isfinite(run.mean_loss)
 
 
-def test_a_window_without_labels_counts_for_nobody() -> None:
+def test_window_without_labels_is_ignored() -> None:
     matrix = matrix_of()
     loss = matrix.loss.copy()
     loss[:, 12] = NAN
@@ -299,12 +299,12 @@ def test_a_window_without_labels_counts_for_nobody() -> None:
         ({"loss": np.array([["a"] * 5] * 5), "H": np.array(2)}, "not a number"),
     ],
 )
-def test_a_matrix_that_cannot_be_simulated_is_refused_with_what_is_expected(stored: dict, message: str) -> None:
+def test_invalid_matrix_is_refused_with_expectation(stored: dict, message: str) -> None:
     with pytest.raises(MatrixError, match=message):
         read_matrix(stored, "history.npz")
 
 
-def test_cells_up_to_the_training_window_are_never_read() -> None:
+def test_cells_before_training_are_never_read() -> None:
     matrix = matrix_of()
     filled = np.where(np.isfinite(matrix.loss), matrix.loss, 0.0)
     assert simulate(replace(matrix, loss=filled), Timer(4)) == simulate(matrix, Timer(4))
@@ -317,7 +317,7 @@ def test_costs_out_of_range_are_refused() -> None:
         run_backtest(matrix_of(), BASELINES, share=1.5)
 
 
-def test_the_summary_has_the_fixed_layout() -> None:
+def test_summary_has_fixed_layout() -> None:
     outcome = run_backtest(matrix_of(), {"never": BASELINES["never"]})
     content = summary(outcome)
     assert list(content["policies"]["never"]) == ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2"]
@@ -328,7 +328,7 @@ def test_the_summary_has_the_fixed_layout() -> None:
     assert list(content["optimum"]) == list(content["policies"]["never"])
 
 
-def test_the_interval_of_a_constant_gain_is_that_gain() -> None:
+def test_interval_of_constant_gain_is_that_gain() -> None:
     loss = np.where(np.tri(12, 12, 0, dtype=bool), NAN, 0.4)
     loss[5, 6:] = 0.1
     outcome = run_backtest(
@@ -348,7 +348,7 @@ class _At:
             service.retrain()
 
 
-def test_lift_has_an_interval_around_it_and_a_timer_has_none_over_itself() -> None:
+def test_lift_has_interval_except_timer_over_itself() -> None:
     matrix = matrix_of(windows=60, history=8)
     even = as_run(matrix, evenly_spaced(matrix, 4)).trainings
     policies = {
@@ -368,7 +368,7 @@ def test_lift_has_an_interval_around_it_and_a_timer_has_none_over_itself() -> No
 
 
 @pytest.mark.parametrize(("turns", "sure"), [((16, 32, 48), True), ((26,), False)])
-def test_the_best_schedule_in_hindsight_is_surely_better_than_the_timer_and_one_turn_proves_nothing(
+def test_best_schedule_beats_timer_significantly_but_one_change_proves_nothing(
     turns: tuple[int, ...], sure: bool
 ) -> None:
     """After a turn of the concept only later candidates are good. A timer is late once for a few windows in a row: chance."""

@@ -41,7 +41,7 @@ def run(matrix: PerformanceMatrix, alpha: float = 0.05) -> Run:
 
 
 @pytest.mark.parametrize("alpha", [0.005, 0.05, 0.2])
-def test_noise_in_every_cell_it_may_not_know_changes_no_decision(alpha: float) -> None:
+def test_noise_in_unknown_cells_changes_no_decision(alpha: float) -> None:
     matrix = changing()
     reference = run(matrix, alpha)
     generator = np.random.default_rng(1)
@@ -60,7 +60,7 @@ def test_noise_in_every_cell_it_may_not_know_changes_no_decision(alpha: float) -
 
 @pytest.mark.parametrize("fill", [NAN, 0.0, 1.0])
 @pytest.mark.parametrize("until", [15, 25, 26, 33])
-def test_a_blank_future_changes_no_decision_before_it(fill: float, until: int) -> None:
+def test_blank_future_changes_no_earlier_decision(fill: float, until: int) -> None:
     matrix = changing(seed=2)
     assert matrix.probe is not None
     loss, probe = matrix.loss.copy(), matrix.probe.copy()
@@ -71,14 +71,14 @@ def test_a_blank_future_changes_no_decision_before_it(fill: float, until: int) -
     assert [w for w in blanked.probes if w < until] == [w for w in whole.probes if w < until]
 
 
-def test_the_length_of_the_record_changes_no_decision() -> None:
+def test_record_length_changes_no_decision() -> None:
     matrix = changing(seed=2)
     assert matrix.probe is not None
     short = PerformanceMatrix(matrix.loss[:30, :30], matrix.history, matrix.probe[:30, :30])
     assert run(short).serving == run(matrix).serving[:18]
 
 
-def test_an_abrupt_change_is_answered_within_three_windows_by_one_retrain() -> None:
+def test_abrupt_change_leads_to_one_retrain_within_three_windows() -> None:
     outcome = run(changing(), alpha=0.2)
     assert len(outcome.trainings) in (1, 2)
     assert CHANGE <= outcome.trainings[0] <= CHANGE + 2
@@ -86,11 +86,11 @@ def test_an_abrupt_change_is_answered_within_three_windows_by_one_retrain() -> N
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("alpha", [0.005, 0.02, 0.1])
-def test_a_stream_without_change_is_retrained_at_most_once(seed: int, alpha: float) -> None:
+def test_stream_without_change_is_retrained_at_most_once(seed: int, alpha: float) -> None:
     assert len(run(matrix_of("none", windows=60, history=18, seed=seed), alpha).trainings) <= 1
 
 
-def test_a_season_that_returns_is_met_by_going_back_not_by_training() -> None:
+def test_returning_season_leads_to_a_return_without_training() -> None:
     outcome = run(returning(), alpha=0.2)
     assert outcome.deployments >= 3
     assert len(outcome.trainings) <= 1
@@ -99,26 +99,26 @@ def test_a_season_that_returns_is_met_by_going_back_not_by_training() -> None:
     )
 
 
-def test_probes_are_spared_where_a_retrain_is_dear_and_nothing_happens() -> None:
+def test_probes_are_skipped_when_retrains_are_expensive_and_nothing_changes() -> None:
     quiet = matrix_of("none", windows=60, history=18)
     assert len(run(quiet, alpha=0.2).probes) < len(run(quiet, alpha=0.005).probes) / 2
 
 
-def test_without_probes_it_works_from_labels_alone() -> None:
+def test_works_from_labels_without_probes() -> None:
     outcome = run(replace(changing(), probe=None), alpha=0.1)
     assert outcome.probes == ()
     assert any(CHANGE <= window <= CHANGE + 4 for window in outcome.trainings)
 
 
 @pytest.mark.parametrize("history", [1, 2, 3, 5])
-def test_a_history_of_few_windows_is_enough_to_start(history: int) -> None:
+def test_short_history_is_enough_to_start(history: int) -> None:
     matrix = changing()
     assert matrix.probe is not None
     for probe in (matrix.probe, None):
         assert len(run(PerformanceMatrix(matrix.loss, history, probe)).serving) == matrix.windows - history
 
 
-def test_history_candidates_that_were_never_trained_are_no_obstacle() -> None:
+def test_untrained_history_candidates_are_skipped() -> None:
     matrix = changing()
     loss, probe = matrix.loss.copy(), matrix.probe
     assert probe is not None
@@ -128,14 +128,14 @@ def test_history_candidates_that_were_never_trained_are_no_obstacle() -> None:
     assert any(CHANGE <= window <= CHANGE + 4 for window in outcome.trainings)
 
 
-def test_losses_in_another_unit_with_the_cost_in_that_unit_change_no_decision() -> None:
+def test_rescaled_losses_and_cost_change_no_decision() -> None:
     matrix = changing()
     assert matrix.probe is not None
     minutes = replace(matrix, loss=matrix.loss * 60, probe=matrix.probe * 60)
     assert run(minutes, alpha=0.05 * 60).serving == run(matrix, alpha=0.05).serving
 
 
-def test_a_window_without_labels_is_passed_over() -> None:
+def test_window_without_labels_is_skipped() -> None:
     matrix = changing()
     assert matrix.probe is not None
     loss, probe = matrix.loss.copy(), matrix.probe.copy()
@@ -175,7 +175,7 @@ def test_live_and_simulated_decisions_are_the_same() -> None:
     assert state["champion"][-1] == run(matrix).serving[-1]
 
 
-def test_a_refused_retrain_is_noticed_by_the_champion_that_still_serves() -> None:
+def test_refused_retrain_is_noticed() -> None:
     matrix = changing()
     rule, state = _start(matrix)
     asked = [a.window for a in _live(rule, matrix, range(12, 27), {**state, "champion": [11] * 2}) if a.retrain]
@@ -183,7 +183,7 @@ def test_a_refused_retrain_is_noticed_by_the_champion_that_still_serves() -> Non
     assert rule.champion in (11, asked[0])
 
 
-def test_each_action_carries_the_figures_that_it_rests_on() -> None:
+def test_actions_carry_their_figures() -> None:
     matrix = changing()
     rule, state = _start(matrix)
     actions = _live(rule, matrix, range(12, 39), state)
@@ -195,7 +195,7 @@ def test_each_action_carries_the_figures_that_it_rests_on() -> None:
     assert not actions[0].retrain and (not first.may_train or first.saved is None or first.saved <= first.price)
 
 
-def test_the_forecast_learns_that_leads_persist_where_they_do() -> None:
+def test_forecast_learns_persistent_leads() -> None:
     """Candidates with lasting differences: after some windows the forecast is close to those differences."""
     generator = np.random.default_rng(3)
     lasting = generator.normal(0, 0.02, 40)
@@ -208,13 +208,13 @@ def test_the_forecast_learns_that_leads_persist_where_they_do() -> None:
     assert np.abs(predicted[:39] - relative).mean() < 0.01
 
 
-def test_an_unknown_service_is_never_asked_for_a_candidate_that_does_not_exist() -> None:
+def test_missing_candidates_are_never_requested() -> None:
     service = Service(changing())
     PerennialPolicy(0.05, 0.2)
     assert service.candidates == tuple(range(12))
 
 
-def test_a_fresh_model_is_estimated_from_how_much_fresh_ones_beat_their_probes_not_old_ones() -> None:
+def test_fresh_model_estimate_uses_fresh_models_only() -> None:
     """A full model leads its probe by 0.10 in its first windows and by 0.02 past age 4, as measured on drifting streams."""
     ages = np.arange(30)[None, :] - np.arange(30)[:, None]
     probe = np.where(ages > 0, 0.5, NAN)
@@ -228,7 +228,7 @@ def test_a_fresh_model_is_estimated_from_how_much_fresh_ones_beat_their_probes_n
     assert known.filled[17, 25] == pytest.approx(0.48, abs=0.025)
 
 
-def test_without_any_pair_of_full_model_and_probe_probes_count_as_they_are() -> None:
+def test_probes_count_as_they_are_without_paired_models() -> None:
     known = LossMatrix((Observation(0, ((0, 0.3),), ()), Observation(0, ((0, 0.3),), ())))
     known.take_in(2, Observation(1, (), ((0, 0.4), (1, 0.45))), since=2)
     assert known.filled[:2, 2] == pytest.approx([0.4, 0.45])

@@ -43,24 +43,24 @@ def learned(feature: FeatureReference, roles: Roles = ROLES, **changed):
     return {one.check: one for one in learn_expectations(profile, limits(**changed), roles) if one.column == "x"}
 
 
-def test_a_range_is_the_references_and_half_its_width_more_at_least_99_percent_of_the_time():
+def test_range_is_widened_by_half_and_must_hold_for_99_percent():
     arguments = learned(numeric())["accepted range"].arguments
     assert arguments == pytest.approx({"min_value": -5.0, "max_value": 15.0, "mostly": 0.99}, rel=1e-5)
 
 
-def test_a_share_of_all_rows_becomes_one_of_the_values_that_are_not_null():
+def test_share_of_rows_is_converted_to_non_null_values():
     """Of 1,000 rows 800 are null: 1 % of the rows is 5 % of the values."""
     assert learned(numeric(nulls=800))["accepted range"].arguments["mostly"] == 0.95
 
 
-def test_nulls_may_be_as_many_as_before_and_a_tenth_more():
+def test_null_share_may_rise_by_a_tenth():
     assert learned(numeric(nulls=150))["null share"].arguments == {"mostly": 0.75}
     own = {"x": rule(max_null_share=0.02, on_failure="warn")}
     found = learned(numeric(nulls=150), columns=own)["null share"]
     assert (found.arguments, found.warns) == ({"mostly": 0.98}, True)
 
 
-def test_a_column_that_had_values_needs_some_however_many_nulls_are_accepted():
+def test_all_null_column_fails_even_if_nulls_are_accepted():
     """Great Expectations passes a column of nulls on every expectation about its values."""
     any_nulls = {"x": rule(max_null_share=1.0)}
     assert learned(numeric(), columns=any_nulls)["null share"].arguments == {"mostly": 1e-6}
@@ -68,7 +68,7 @@ def test_a_column_that_had_values_needs_some_however_many_nulls_are_accepted():
     assert "null share" not in learned(empty, columns=any_nulls)
 
 
-def test_infinite_values_are_expected_as_often_as_the_reference_had_them():
+def test_infinite_values_are_accepted_as_in_reference():
     assert "mostly" not in learned(numeric())["finite values"].arguments
     found = learned(numeric(non_finite=20))
     assert found["finite values"].arguments["mostly"] == 0.98
@@ -76,7 +76,7 @@ def test_infinite_values_are_expected_as_often_as_the_reference_had_them():
     assert found["accepted range"].arguments["mostly"] == 0.97
 
 
-def test_a_range_open_at_both_sides_is_no_expectation_and_finite_values_still_are():
+def test_unbounded_range_still_expects_finite_values():
     """A half-open range of Great Expectations accepts infinite values."""
     found = learned(numeric(low=3.0, high=3.0))
     assert "accepted range" not in found and math.isfinite(found["finite values"].arguments["max_value"])
@@ -89,7 +89,7 @@ def category(kind="categorical", names=("a", "b"), more=False):
     return FeatureReference("x", kind, counts, categories=names, more_categories=more)
 
 
-def test_categories_are_those_of_the_reference_or_of_the_settings():
+def test_categories_come_from_reference_or_settings():
     assert learned(category())["known categories"].arguments == {"value_set": ["a", "b"], "mostly": 0.9}
     assert "known categories" not in learned(category(more=True))
     own = {"x": rule(categories=("c",))}
@@ -97,7 +97,7 @@ def test_categories_are_those_of_the_reference_or_of_the_settings():
     assert learned(category("boolean", ("true", "false")))["known categories"].arguments["value_set"] == [False, True]
 
 
-def test_categories_of_a_personal_column_are_expected_by_digest():
+def test_personal_categories_are_compared_by_digest():
     roles = Roles("id", "at", personal=frozenset({"x"}))
     (name,) = learned(category(), roles, columns={"x": rule(categories=("Ann",))})["known categories"].arguments[
         "value_set"
@@ -105,7 +105,7 @@ def test_categories_of_a_personal_column_are_expected_by_digest():
     assert name != "Ann" and len(name) == 16
 
 
-def test_bounds_of_a_window_follow_from_its_times_and_the_windows_before():
+def test_window_bounds_follow_from_its_times_and_earlier_windows():
     profile = ReferenceProfile("m", WINDOW, 1000, "hash", (), (), usual_gap_days=7)
     found = window_parameters(WINDOW, profile, limits(), (5000, 4990, 100))
     assert found["fresh_from"] == utc("2024-01-30") and found["window_start"] == WINDOW.start

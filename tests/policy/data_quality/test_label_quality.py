@@ -45,11 +45,11 @@ def broken(report: LabelReport | None) -> dict[str, str]:
 # --- arrival
 
 
-def test_nothing_is_said_while_labels_may_still_come():
+def test_no_verdict_while_labels_may_still_arrive():
     assert judge_labels(facts([], rows=800), RULES) is None
 
 
-def test_labels_that_are_due_and_did_not_come_are_overdue():
+def test_missing_due_labels_are_overdue():
     report = judge_labels(facts([], rows=841, due=True, usual_share=0.98), RULES)
     assert report.verdict == "fail"
     assert report.reasons == (
@@ -70,12 +70,12 @@ def test_labels_that_are_due_and_did_not_come_are_overdue():
         (1, 1000, None, False),
     ],
 )
-def test_far_fewer_than_usual_are_overdue_unless_chance_gives_as_few(labelled, rows, usual, overdue):
+def test_unusually_few_labels_are_overdue_unless_by_chance(labelled, rows, usual, overdue):
     report = judge_labels(facts(MINUTES[:labelled], rows=rows, due=True, usual_share=usual), RULES)
     assert (broken(report) == {"labels arrived": "fail"}) == overdue
 
 
-def test_where_no_labels_are_expected_none_is_overdue():
+def test_nothing_is_overdue_if_no_labels_are_expected():
     rules = LabelRules(min_usual_share=0)
     assert judge_labels(facts([], rows=841, due=True, usual_share=0.98), rules).verdict == "pass"
 
@@ -84,7 +84,7 @@ def test_where_no_labels_are_expected_none_is_overdue():
 
 
 @pytest.mark.parametrize(("count", "verdict"), [(0, "pass"), (8, "warn"), (80, "fail")])
-def test_unusable_labels_are_said_and_block_where_they_are_many(count, verdict):
+def test_unusable_labels_are_reported_and_many_block(count, verdict):
     report = judge_labels(facts(MINUTES, faults=(("infinite", count),) if count else ()), RULES)
     assert report.verdict == verdict
     if count:
@@ -92,11 +92,11 @@ def test_unusable_labels_are_said_and_block_where_they_are_many(count, verdict):
         assert "at most 5.0% (quality.labels.max_unusable_share)" in report.reasons[0]
 
 
-def test_labels_that_contradict_each_other_are_said():
+def test_contradictory_labels_are_reported():
     assert broken(judge_labels(facts(MINUTES, conflicts=3), RULES)) == {"one label a row": "warn"}
 
 
-def test_words_for_unknown_are_told_and_no_fault():
+def test_words_for_unknown_are_reported_but_not_a_fault():
     report = judge_labels(facts(MINUTES, words=(("NA", 300),)), RULES)
     assert report.verdict == "pass"
     assert any(
@@ -108,7 +108,7 @@ def test_words_for_unknown_are_told_and_no_fault():
 
 
 @pytest.mark.parametrize(("third", "verdict"), [(0, "pass"), (10, "warn"), (200, "fail")])
-def test_a_third_class_of_two_is_a_verdict(third, verdict):
+def test_third_class_of_a_binary_task_is_a_fault(third, verdict):
     truth = np.r_[np.arange(600) % 2, np.full(third, 2)]
     report = judge_labels(facts(truth, np.r_[np.arange(600) % 2, np.zeros(third)], classes=("0", "1")), RULES)
     assert report.verdict == verdict
@@ -116,13 +116,13 @@ def test_a_third_class_of_two_is_a_verdict(third, verdict):
 
 
 @pytest.mark.parametrize(("new", "verdict"), [(150, "warn"), (2000, "fail")])
-def test_among_several_classes_a_new_one_is_a_miss_until_hardly_any_is_known(new, verdict):
+def test_new_class_is_a_miss_until_hardly_any_label_is_known(new, verdict):
     truth = np.r_[np.arange(600) % 3, np.full(new, 3)].astype(float)
     report = judge_labels(facts(truth, np.eye(3)[(truth % 3).astype(int)], classes=("a", "b", "c")), RULES)
     assert broken(report) == {"known classes": verdict}
 
 
-def test_classes_that_changed_places_are_suspected_and_never_block():
+def test_swapped_classes_are_suspected_but_never_block():
     """A concept that turned looks the same, and is to be learned."""
     truth = RANDOM.integers(0, 2, 600)
     answered = np.where(RANDOM.random(600) < 0.8, truth, 1 - truth)
@@ -131,7 +131,7 @@ def test_classes_that_changed_places_are_suspected_and_never_block():
     assert judge_labels(facts(truth, answered, classes=("0", "1")), RULES).verdict == "pass"
 
 
-def test_several_classes_that_were_numbered_anew_are_suspected():
+def test_renumbered_classes_are_suspected():
     truth = RANDOM.integers(0, 3, 600)
     answered = np.eye(3)[truth]
     assert broken(judge_labels(facts((truth + 1) % 3, answered, classes=("0", "1", "2")), RULES)) == {
@@ -140,7 +140,7 @@ def test_several_classes_that_were_numbered_anew_are_suspected():
 
 
 @pytest.mark.parametrize("scale", [-1.0, 0.3048, 0.4536, 2.2046, -3.0])
-def test_numbers_in_another_unit_or_of_the_other_sign_are_suspected_and_do_not_block(scale):
+def test_changed_unit_or_sign_is_suspected_but_does_not_block(scale):
     answered = RANDOM.normal(0, 3, 800)
     truth = scale * (answered + RANDOM.normal(0, 1, 800))
     report = judge_labels(facts(truth, answered), RULES)
@@ -150,7 +150,7 @@ def test_numbers_in_another_unit_or_of_the_other_sign_are_suspected_and_do_not_b
 
 @pytest.mark.parametrize("scale", [1.0, 1.3, 0.75])
 @pytest.mark.parametrize("noise", [0.5, 1, 3, 9])
-def test_noise_growth_and_a_poor_model_are_no_other_unit(scale, noise):
+def test_noise_growth_and_poor_model_are_not_a_unit_change(scale, noise):
     answered = RANDOM.normal(20, 3, 800)
     truth = scale * answered + RANDOM.normal(0, noise, 800)
     assert judge_labels(facts(truth, answered), RULES).verdict == "pass"
@@ -159,13 +159,13 @@ def test_noise_growth_and_a_poor_model_are_no_other_unit(scale, noise):
 
 
 @pytest.mark.parametrize("share", [0.5, 0.05])
-def test_a_poor_model_and_rare_classes_are_no_swap(share):
+def test_poor_model_and_rare_classes_are_not_a_swap(share):
     truth = (RANDOM.random(800) < share).astype(float)
     for answered in (RANDOM.random(800), np.zeros(800), np.full(800, 0.9)):
         assert judge_labels(facts(truth, answered, classes=("0", "1")), RULES).verdict == "pass"
 
 
-def test_one_label_in_all_rows_is_said_only_where_chance_does_not_give_it():
+def test_single_label_value_is_reported_unless_by_chance():
     """It may be a quiet week, so it blocks only where the model's file says so."""
     often, rare = (LabelProfile(5000, shares=(("0", 1 - share), ("1", share))) for share in (0.3, 0.001))
     stuck = facts(np.zeros(800), RANDOM.random(800), classes=("0", "1"), reference=often)
@@ -176,7 +176,7 @@ def test_one_label_in_all_rows_is_said_only_where_chance_does_not_give_it():
     assert "varying labels" in broken(judge_labels(facts(np.zeros(800), MINUTES, reference=LEARNED), RULES))
 
 
-def test_where_predictions_say_the_same_one_label_in_all_rows_is_the_world():
+def test_single_label_value_is_accepted_if_predicted():
     """At night the sun gives nothing, and the model knows."""
     often = LabelProfile(5000, shares=(("0", 0.7), ("1", 0.3)))
     assert (
@@ -187,7 +187,7 @@ def test_where_predictions_say_the_same_one_label_in_all_rows_is_the_world():
     assert "varying labels" not in broken(judge_labels(night, RULES))
 
 
-def test_a_class_that_is_spelled_anew_is_a_fault_and_a_new_class_beside_the_others_is_not():
+def test_respelled_class_is_a_fault_but_new_class_is_not():
     learned = LabelProfile(5000, shares=(("setosa", 0.4), ("other", 0.35), ("virginica", 0.25)))
     classes = ("other", "setosa", "virginica")
     truth = RANDOM.choice(3, 600, p=[0.35, 0.4, 0.25]).astype(float)
@@ -214,7 +214,7 @@ def test_labels_that_are_mostly_zero_are_trusted(shares):
 
 
 @pytest.mark.parametrize("change", [lambda y: y * 1000, lambda y: y * 60, lambda y: y / 60, lambda y: y + 273.15])
-def test_a_label_in_another_unit_is_not_trusted(change):
+def test_label_in_another_unit_is_not_trusted(change):
     report = judge_labels(facts(change(MINUTES), MINUTES, reference=LEARNED), RULES)
     assert report.verdict == "fail"
     assert "as if in another unit" in report.reasons[0]
@@ -227,7 +227,7 @@ def test_a_label_in_another_unit_is_not_trusted(change):
 @pytest.mark.parametrize(
     "change", [lambda y: 40 - y, lambda y: y * 2, lambda y: y * 0.5, lambda y: y + 15, lambda y: 20 + (y - 20) * 4]
 )
-def test_a_concept_that_turns_and_a_world_that_moves_are_trusted(change):
+def test_concept_drift_and_level_shift_are_trusted(change):
     report = judge_labels(facts(change(MINUTES), MINUTES, reference=LEARNED), RULES)
     assert set(broken(report)) <= {"labels in step"}
     assert report.verdict != "fail"
@@ -237,7 +237,7 @@ def test_a_concept_that_turns_and_a_world_that_moves_are_trusted(change):
     ("count", "code", "verdict"),
     [(0, 0.0, "pass"), (1, -999.0, "warn"), (8, -999.0, "fail"), (1, 20_000.0, "fail"), (60, 300.0, "fail")],
 )
-def test_single_labels_far_past_all_that_were_learned_from_are_said_and_block_where_they_outweigh(count, code, verdict):
+def test_outlying_labels_are_reported_and_block_if_dominant(count, code, verdict):
     truth = np.r_[np.full(count, code), MINUTES[count:]]
     learned = replace(LEARNED, span=(8.0, 32.0))
     report = judge_labels(facts(truth, MINUTES, reference=learned), RULES)
@@ -246,11 +246,11 @@ def test_single_labels_far_past_all_that_were_learned_from_are_said_and_block_wh
     assert judge_labels(facts(np.r_[150.0, MINUTES], np.r_[20.0, MINUTES], reference=learned), RULES).verdict == "pass"
 
 
-def test_where_predictions_move_along_it_is_the_world():
+def test_label_shift_is_accepted_if_predictions_follow():
     assert judge_labels(facts(MINUTES * 12, MINUTES * 11, reference=LEARNED), RULES).verdict == "pass"
 
 
-def test_labels_of_which_the_training_rows_hold_two_units_are_found_with_the_place():
+def test_two_units_in_training_labels_are_located():
     days = np.r_[RANDOM.normal(20, 3, 3000), RANDOM.normal(20_000, 3000, 1000)]
     place, sentence = find_jump(days, RULES)
     assert 2500 <= place <= 3100
@@ -271,7 +271,7 @@ def test_labels_of_which_the_training_rows_hold_two_units_are_found_with_the_pla
     ],
     ids=["sign", "heavy tail", "mostly zero", "growth", "season", "a step of the world", "few"],
 )
-def test_what_the_world_does_is_no_jump(labels):
+def test_natural_label_change_is_not_a_jump(labels):
     assert find_jump(labels, RULES) is None
 
 
@@ -285,7 +285,7 @@ def report(window: Window, labels: LabelReport | None, value: float = 5.0) -> Pe
     return PerformanceReport(window, window.end, "1", 800, 800, "closed", metrics, "mae", labels=labels)
 
 
-def test_nothing_is_decided_by_labels_that_cannot_be_trusted():
+def test_untrusted_labels_decide_nothing():
     policy = RetrainingPolicy.model_validate({"when": {"trigger": "metric_breach", "metric": "mae", "limit": 1.0}})
     quality = QualityReport(WINDOW, "pass", 800, (), 0, ())
     sound = judge_labels(facts(MINUTES), RULES)
@@ -302,7 +302,7 @@ def test_nothing_is_decided_by_labels_that_cannot_be_trusted():
     )
 
 
-def test_the_latest_window_with_a_verdict_speaks_and_the_diagnosis_names_the_labels():
+def test_latest_verdict_counts_and_diagnosis_names_labels():
     earlier = Window(WINDOW.start - timedelta(days=7), WINDOW.start)
     evidence = WindowEvidence(WINDOW, 800, performance=report(WINDOW, None))
     history = History(performances=(report(earlier, None),))
@@ -312,7 +312,7 @@ def test_the_latest_window_with_a_verdict_speaks_and_the_diagnosis_names_the_lab
     assert (found.kind, found.reasons) == ("upstream_data_fault", FAILED.reasons)
 
 
-def test_windows_stay_in_doubt_until_their_labels_are_sound_and_records_of_before_are_read():
+def test_windows_stay_untrusted_until_labels_are_sound():
     body, at = to_json(LabelVerdicts((FAILED,))), WINDOW.end
     entries = [LedgerEntry("m", 1, LABELS_QUARANTINED, at, "d", "perennial", body, "")]
     assert windows_in_doubt(entries) == (WINDOW.name,)

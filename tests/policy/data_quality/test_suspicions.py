@@ -39,7 +39,7 @@ def named(*shares: int) -> FeatureCounts:
         (FAHRENHEIT, lambda x: np.full(len(x), 41.0), "as if stuck"),
     ],
 )
-def test_a_changed_unit_and_a_stuck_sensor_are_named(before, change, words):
+def test_changed_unit_and_stuck_sensor_are_named(before, change, words):
     reference = numeric(before)
     found = suspect(reference, window(reference, change(before[::7])))
     assert found is not None and words in found.text
@@ -56,14 +56,14 @@ def test_a_changed_unit_and_a_stuck_sensor_are_named(before, change, words):
     ],
     ids=["the same", "longer routes", "warm", "cold", "no rain"],
 )
-def test_a_season_and_a_rare_event_that_stays_away_are_not(before, now):
+def test_season_and_absent_rare_event_are_not_suspected(before, now):
     reference = numeric(before)
     found = suspect(reference, window(reference, now))
     assert found is None or not found.sure
 
 
 @pytest.mark.parametrize(("warm_share", "suspected"), [(0.0, True), (0.01, True), (0.05, False)])
-def test_values_that_the_rescaled_reference_cannot_hold_speak_against_a_unit(warm_share, suspected):
+def test_impossible_rescaled_values_rule_out_a_unit_change(warm_share, suspected):
     """Cold days have the mean and spread of the reference in °C, but 65 °F would be 149: beyond all that ever was."""
     reference, count = numeric(FAHRENHEIT), 3000
     warm = round(warm_share * count)
@@ -73,7 +73,7 @@ def test_values_that_the_rescaled_reference_cannot_hold_speak_against_a_unit(war
     assert (found is not None and "°F were given in °C" in found.text) == suspected
 
 
-def test_swapped_names_are_told_from_other_shares():
+def test_swapped_names_differ_from_changed_shares():
     reference = FeatureReference("x", "categorical", named(8000, 4000, 1500, 500), categories=("a", "b", "c", "d"))
     rotated = suspect(reference, named(50, 800, 400, 150))
     assert suspect(reference, named(50, 150, 400, 800)) is not None
@@ -88,7 +88,7 @@ def test_few_values_raise_no_suspicion():
     assert suspect(reference, window(reference, MILES[::7][:100] * 1000)) is None
 
 
-def test_a_ratio_alone_is_a_possibility_and_no_proof_of_a_unit():
+def test_matching_ratio_alone_does_not_prove_a_unit_change():
     """Mean and spread as if pounds were given in kg, but of another shape: two humps where there was one."""
     reference = numeric(np.sort(RANDOM.normal(60, 8, 20_000)))
     kg = 0.45359237

@@ -23,7 +23,7 @@ def retrains(*numbers: int) -> list:
     return [window(number).end for number in numbers]
 
 
-def test_three_retrains_without_effect_are_said_with_their_number_and_since_when():
+def test_three_retrains_without_effect_are_reported_with_dates():
     found = unresolved(past(5, 5, 6, 6, 6, 6), retrains(2, 3, 4), after=3)
     assert found is not None and found.retrains == 3
     assert f"3 retrains since {window(2).start:%Y-%m-%d} have not solved this" in found.sentence
@@ -33,10 +33,10 @@ def test_three_retrains_without_effect_are_said_with_their_number_and_since_when
     ("values", "made"),
     [((5, 6, 6, 6), (1, 2)), ((6, 6, 6, 6, 5), (0, 1, 2, 3)), ((5, 5, 5, 5), (0, 1, 2)), ((), ())],
 )
-def test_fewer_retrains_and_a_breach_that_is_over_are_nothing_to_say(values, made):
+def test_fewer_retrains_or_ended_breach_report_nothing(values, made):
     assert unresolved(past(*values), retrains(*made), after=3) is None
 
 
-def test_a_timer_asks_for_retrains_without_saying_that_anything_is_wrong():
+def test_timer_retrains_are_not_escalated():
     decisions = [replace(one, decision=replace(one.decision, triggers=("every",))) for one in past(6, 6, 6, 6, 6)]
     assert unresolved(decisions, retrains(0, 1, 2, 3), after=3) is None

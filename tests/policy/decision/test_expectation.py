@@ -18,26 +18,26 @@ from tests.policy.triggers.test_probe_triggers import case
 HOURLY = Budget(cpu_usd_per_hour=3600, fixed_usd_per_retrain=10, value_usd_per_metric_unit_per_day=1000)
 
 
-def test_cost_grows_with_the_rows_of_a_model_that_trains_on_all_history():
+def test_cost_grows_with_rows_when_training_on_all_history():
     history = History(training_rows=1000, rows_since_training=500, usages=(Usage(1000, 1.0, cpu_s=2.0),))
     assert expected_cost(HOURLY, history).usd == pytest.approx(10 + 3, abs=1e-3)
     assert expected_cost(HOURLY, history, grows=False).usd == pytest.approx(10 + 2, abs=1e-3)
     assert expected_cost(HOURLY, History()) is None
 
 
-def test_the_gain_is_the_mean_lead_of_fresh_probes_with_students_interval():
+def test_gain_is_mean_probe_lead_with_t_interval():
     """Leads 0.02 and 0.04: mean 0.03, standard error 0.01, t(0.95, 1 degree) = 6.314."""
     gain = expected_gain(case(0.02, 0.04), "accuracy")
     half = stats.t.ppf(0.95, 1) * 0.01
     assert gain == pytest.approx((0.03, 0.03 - half, 0.03 + half))
 
 
-def test_one_lead_and_no_level_promise_nothing():
+def test_single_lead_without_level_promises_nothing():
     assert expected_gain(case(0.02), "accuracy") is None
     assert expected_benefit(case(0.02, 0.04), "accuracy", None) is None
 
 
-def test_the_sentence_has_net_benefit_and_pay_back():
+def test_sentence_has_net_benefit_and_payback():
     """0.03 of the metric at 1000 USD a day over 30 days: 900 USD against 60; paid back in 2 days."""
     known = replace(case(0.03, 0.03), budget=HOURLY)
     benefit = expected_benefit(known, "accuracy", Amount(60.0, 60.0, 60.0))
@@ -57,7 +57,7 @@ def promised(values: list[float], champion_from: int = 0, versions: str = "") ->
     return expected_gain(Case(seen, past, seen.window.end, 100, 100), "mae")
 
 
-def test_without_probes_the_gain_is_over_what_models_lost_when_fresh_with_welchs_interval():
+def test_gain_without_probes_uses_fresh_losses_and_welch_interval():
     """Fresh: 4, 5, 6 of a and 7, 8, 9 of b; latest: 10, 12 of c. Only the first five windows of a are fresh."""
     values = [4, 5, 6, 5, 5, 9, 9, 9, 7, 8, 9, 10, 12]
     fresh, latest = [4, 5, 6, 5, 5, 7, 8, 9], [10, 12]
@@ -69,7 +69,7 @@ def test_without_probes_the_gain_is_over_what_models_lost_when_fresh_with_welchs
 
 
 @pytest.mark.parametrize(("windows", "champion_from"), [(24, 0), (24, 12), (30, 20)])
-def test_a_stable_model_is_promised_nothing_by_a_retrain(windows, champion_from):
+def test_stable_model_has_no_expected_gain(windows, champion_from):
     """Against the best past level its mean gain is one sigma, and half of the intervals lie above 0."""
     random = np.random.default_rng(0)
     gains = [promised(list(random.normal(5, 0.1, windows)), champion_from) for _ in range(300)]
@@ -78,7 +78,7 @@ def test_a_stable_model_is_promised_nothing_by_a_retrain(windows, champion_from)
 
 
 @pytest.mark.parametrize(("sigmas", "seen"), [(2, 0.8), (3, 0.95)])
-def test_five_windows_of_a_lasting_worsening_promise_what_it_costs(sigmas, seen):
+def test_lasting_worsening_has_its_cost_as_expected_gain(sigmas, seen):
     random, gains = np.random.default_rng(1), []
     for _ in range(200):
         values = random.normal(5, 0.1, 25)

@@ -53,14 +53,14 @@ class TestTheSeedRule:
         assert "is below the limit 0.9" in decision.reasons[0]
 
     @pytest.mark.parametrize("values", [(0.89, 0.88, 0.89), (0.89, 0.91, 0.89, 0.88, 0.85), (0.8, 0.8, 0.8, 0.9)])
-    def test_three_windows_or_an_interrupted_run_do_not(self, values):
+    def test_three_windows_or_interrupted_run_do_not_retrain(self, values):
         decision = self.accuracies(*values)
         assert not decision.retrain
         assert any("of the last" in reason for reason in decision.reasons)
         assert "would retrain at accuracy < 0.9 in 4 of the last 4 windows and the latest" in decision.would_change
 
     @pytest.mark.parametrize(("shift", "retrain"), [(3.0, False), (3.01, True), (-3.01, True)])
-    def test_a_mean_beyond_three_sigma_retrains_in_either_direction(self, shift, retrain):
+    def test_mean_beyond_three_sigma_retrains_in_either_direction(self, shift, retrain):
         decision = decide(self.rule, evidence(0, drift=drift(0, pressure=shift, wind=0.2)))
         assert decision.retrain is retrain
         assert any("the mean of pressure lies 3.0" in reason for reason in decision.reasons)
@@ -70,7 +70,7 @@ class TestTheSeedRule:
     ("metric", "good", "bad"),
     [("accuracy", 0.95, 0.85), ("roc_auc", 0.95, 0.85), ("mae", 0.85, 0.95), ("log_loss", 0.85, 0.95)],
 )
-def test_a_breach_points_where_the_metric_does(metric, good, bad):
+def test_breach_follows_the_metric_direction(metric, good, bad):
     """A peer's breach test hard-codes `>`: wrong for accuracy."""
     rule = policy(f"{{trigger: metric_breach, metric: {metric}, limit: 0.9}}")
     assert decide(rule, evidence(0, performance=report(0, **{metric: bad}))).retrain
@@ -82,13 +82,13 @@ def test_a_breach_points_where_the_metric_does(metric, good, bad):
     ("past", "latest", "retrain"),
     [((0.8, 0.95), 0.8, True), ((0.8, 0.8), 0.95, False), ((0.95, 0.95), 0.8, False), ((0.8, 0.95, 0.95), 0.8, False)],
 )
-def test_a_breach_needs_k_of_the_last_m_and_the_latest(past, latest, retrain):
+def test_breach_needs_k_of_last_m_including_the_latest(past, latest, retrain):
     reports = [report(i, accuracy=value) for i, value in enumerate(past)]
     seen = evidence(len(past), performance=report(len(past), accuracy=latest))
     assert decide(policy(BREACH), seen, history(*reports)).retrain is retrain
 
 
-def test_open_windows_and_windows_with_few_labels_never_trigger():
+def test_open_or_sparsely_labelled_windows_never_trigger():
     rule = policy("{trigger: metric_breach, metric: accuracy, limit: 0.9}", min_labelled_rows=200)
     for poor in (report(0, "open", accuracy=0.5), report(0, labels=199, accuracy=0.5)):
         decision = decide(rule, evidence(0, performance=poor))
@@ -97,7 +97,7 @@ def test_open_windows_and_windows_with_few_labels_never_trigger():
     assert decide(rule, evidence(0, performance=report(0, "maturing", labels=200, accuracy=0.5))).retrain
 
 
-def test_with_labels_a_month_late_the_latest_mature_window_speaks():
+def test_latest_mature_window_counts_with_late_labels():
     rule = policy("{trigger: metric_breach, metric: accuracy, limit: 0.9}")
     late = report(6, "open", labels=0)
     decision = decide(rule, evidence(6, performance=late), history(report(0, accuracy=0.5)))
@@ -106,7 +106,7 @@ def test_with_labels_a_month_late_the_latest_mature_window_speaks():
     assert told in decision.reasons[0]
 
 
-def test_only_windows_of_the_present_champion_speak_after_a_retrain():
+def test_only_windows_of_the_present_champion_count():
     reports = [report(i, accuracy=0.8) for i in range(3)]
     seen = evidence(3, performance=report(3, accuracy=0.8))
     before = history(*reports, champion_since=window(0).start)
@@ -117,7 +117,7 @@ def test_only_windows_of_the_present_champion_speak_after_a_retrain():
     assert "1 of the last 1 windows past it" in decision.reasons[0]
 
 
-def test_a_closed_window_that_began_before_the_promotion_is_said_to_have_not_to_lack_labels():
+def test_window_before_promotion_is_not_reported_as_unlabelled():
     seen, promoted = evidence(3, performance=report(3, accuracy=0.8)), window(3).start + timedelta(hours=6)
     (reason,) = decide(policy(BREACH), seen, history(champion_since=promoted)).reasons
     assert reason == (
@@ -129,7 +129,7 @@ def test_a_closed_window_that_began_before_the_promotion_is_said_to_have_not_to_
     assert "no window of the present champion has enough labels; this one is closed with 5 of 1000 labels" in reason
 
 
-def test_a_shift_is_measured_from_the_best_level_not_from_the_window_before():
+def test_shift_is_measured_from_the_best_level():
     """After an abrupt change the poor windows must not become the new baseline."""
     levels = [5.0, 5.1, 5.0, 8.0, 8.1, 8.0]
     past = [report(i, mae=value) for i, value in enumerate(levels)]
@@ -144,7 +144,7 @@ def test_a_shift_is_measured_from_the_best_level_not_from_the_window_before():
 
 
 @pytest.mark.parametrize(("value", "retrain"), [(5.4, False), (5.7, True), (4.0, False)])
-def test_a_shift_needs_its_margin_and_never_fires_on_improvement(value, retrain):
+def test_shift_needs_margin_and_ignores_improvement(value, retrain):
     """Auto tests of a peer are two-sided: an improved model fails."""
     past = [report(i, mae=level) for i, level in enumerate((5.0, 5.1, 5.0, 5.1))]
     decision = decide(policy(SHIFT), evidence(4, performance=report(4, mae=value)), history(*past))
@@ -153,13 +153,13 @@ def test_a_shift_needs_its_margin_and_never_fires_on_improvement(value, retrain)
         assert decision.would_change == ("would retrain at mae ≥ 5.602 (p ≤ 0.01 at this window's precision)",)
 
 
-def test_a_shift_within_what_windows_vary_by_is_not_significant():
+def test_shift_within_window_noise_is_not_significant():
     past = [report(i, mae=level) for i, level in enumerate((5.0, 6.0, 5.0, 6.0, 5.0))]
     decision = decide(policy(SHIFT), evidence(5, performance=report(5, mae=6.2)), history(*past))
     assert not decision.retrain
 
 
-def test_a_window_too_small_for_the_margin_is_insufficient_a_large_one_is_not_and_a_huge_fall_still_counts():
+def test_small_window_is_insufficient_unless_the_fall_is_huge():
     past = history(*(report(n, mae=5.0, half=0.02) for n in range(3)))
     for half, value, retrain, told in (
         (0.8, 5.1, False, "insufficient: 100 labels would show a worsening from 1.3 on, 0.5 is asked for; about 670"),
@@ -173,7 +173,7 @@ def test_a_window_too_small_for_the_margin_is_insufficient_a_large_one_is_not_an
         assert told in decision.reasons[0]
 
 
-def test_where_windows_vary_by_more_than_the_margin_no_number_of_labels_is_asked_for():
+def test_no_label_count_is_requested_if_noise_exceeds_margin():
     """Noise of 0.0145 from five windows, Student's t with 8/3 degrees of freedom: 0.06 with any number of labels."""
     values = (0.9, 0.915, 0.903, 0.914, 0.9)
     rule = policy("{trigger: metric_shift, metric: accuracy, margin: 0.05, alpha: 0.01, always_valid: false}")
@@ -183,7 +183,7 @@ def test_where_windows_vary_by_more_than_the_margin_no_number_of_labels_is_asked
         assert "a worsening from 0.063 on, 0.05 is asked for; no number of labels would do" in decision.reasons[0]
 
 
-def test_without_a_past_level_nothing_shifted():
+def test_no_shift_without_a_past_level():
     decision = decide(policy(SHIFT), evidence(1, performance=report(1, mae=9)), history(report(0, mae=5)))
     assert not decision.retrain
     assert "three closed windows make one" in decision.reasons[0]
@@ -199,7 +199,7 @@ def test_insufficient_drift_never_triggers(trigger):
         assert "insufficient" in decision.reasons[0] or "not measured" in decision.reasons[0]
 
 
-def test_a_feature_that_drifted_triggers_though_the_window_is_too_small_to_clear_the_others():
+def test_drifted_feature_triggers_although_others_are_insufficient():
     rule, small = policy("{trigger: mean_shift, sigma: 3}"), drift(0, x=9.0, y=0.0)
     seen, unseen = small.features
     blind = replace(unseen, verdict="insufficient", smallest_effect=0.4, rows_needed=2000)
@@ -210,7 +210,7 @@ def test_a_feature_that_drifted_triggers_though_the_window_is_too_small_to_clear
 
 
 @pytest.mark.parametrize(("moved", "retrain"), [(2, False), (3, True)])
-def test_the_share_of_drifted_features_is_held_against_its_limit(moved, retrain):
+def test_drifted_share_is_compared_with_its_limit(moved, retrain):
     shifts = {f"x{i}": 2.0 if i < moved else 0.0 for i in range(10)}
     decision = decide(policy("{trigger: drifted_share, share: 0.3}"), evidence(0, drift=drift(0, **shifts)))
     assert decision.retrain is retrain
@@ -218,7 +218,7 @@ def test_the_share_of_drifted_features_is_held_against_its_limit(moved, retrain)
 
 
 @pytest.mark.parametrize(("rows", "retrain"), [(499, False), (500, True)])
-def test_new_rows_count_the_window_at_hand(rows, retrain):
+def test_new_rows_include_the_current_window(rows, retrain):
     past = history(training_rows=10_000, rows_since_training=rows - 100, trained_until=window(0).start)
     decision = decide(policy("{trigger: new_rows, fraction: 0.05}"), evidence(0, rows=100), past)
     assert decision.retrain is retrain
@@ -226,7 +226,7 @@ def test_new_rows_count_the_window_at_hand(rows, retrain):
 
 
 @pytest.mark.parametrize(("days", "retrain"), [(29.4, False), (30, True)])
-def test_the_timer_counts_from_the_last_training_promoted_or_not(days, retrain):
+def test_timer_counts_from_last_training(days, retrain):
     past = history(trained_until=utc("2013-01-01"), retrained_at=(window(0).end - timedelta(days=days),))
     decision = decide(policy("{trigger: every, days: 30}"), evidence(0), past)
     assert decision.retrain is retrain
@@ -238,7 +238,7 @@ def test_the_timer_counts_from_the_last_training_promoted_or_not(days, retrain):
     ("group", "retrain"),
     [("any_of", True), ("all_of", False), ("at_least, n: 1", True), ("at_least, n: 2", False)],
 )
-def test_groups_count_the_conditions_that_hold(group, retrain):
+def test_groups_count_conditions_that_hold(group, retrain):
     conditions = "[{trigger: mean_shift, sigma: 3}, {trigger: every, days: 30}]"
     seen, past = evidence(0, drift=drift(0, x=4.0)), history(trained_until=window(0).start)
     decision = decide(policy(f"{{trigger: {group}, conditions: {conditions}}}"), seen, past)
@@ -247,7 +247,7 @@ def test_groups_count_the_conditions_that_hold(group, retrain):
     assert any("days since the last training" in reason for reason in decision.reasons)
 
 
-def test_groups_nest_and_their_metrics_are_found():
+def test_nested_groups_list_their_metrics():
     nested = (
         f"{{trigger: any_of, conditions: [{{trigger: all_of, conditions: [{BREACH}, {SHIFT}]}}, {{trigger: every}}]}}"
     )
@@ -261,7 +261,7 @@ def test_groups_nest_and_their_metrics_are_found():
         "{trigger: at_least, n: 2, conditions: [{trigger: every}]}",
     ],
 )
-def test_a_rule_that_can_never_hold_is_refused(text):
+def test_impossible_rule_is_refused(text):
     with pytest.raises(ValidationError, match="expected"):
         policy(text)
 
@@ -270,7 +270,7 @@ class TestWhatBlocks:
     rule = "{trigger: mean_shift, sigma: 3}"
     seen = evidence(4, drift=drift(4, x=9.0))
 
-    def test_a_failed_or_unchecked_window_triggers_nothing_not_even_a_timer(self):
+    def test_failed_or_unchecked_window_triggers_nothing(self):
         failed = quality(4, "fail", "wind_speed is 100 % null")
         for gate in (failed, None):
             seen = evidence(4, quality=gate, drift=drift(4, x=9.0))
@@ -283,7 +283,7 @@ class TestWhatBlocks:
     def test_a_warning_does_not_block(self):
         assert decide(policy(self.rule), evidence(4, quality=quality(4, "warn"), drift=drift(4, x=9.0))).retrain
 
-    def test_a_diagnosed_data_fault_never_leads_to_retraining(self):
+    def test_data_fault_never_leads_to_retraining(self):
         decision = decide(policy(self.rule), self.seen, diagnosis="upstream_data_fault")
         assert not decision.retrain
         assert decision.blocked_by == "diagnosis"
@@ -301,7 +301,7 @@ class TestWhatBlocks:
             assert any("reference σ" in reason for reason in decision.reasons)
 
     @pytest.mark.parametrize(("ages", "blocked"), [((1, 12, 29), "max_retrains_per_month"), ((1, 12, 30), None)])
-    def test_monthly_cap_looks_back_thirty_days(self, ages, blocked):
+    def test_monthly_cap_covers_thirty_days(self, ages, blocked):
         past = history(retrained_at=tuple(window(4).end - timedelta(days=age) for age in sorted(ages, reverse=True)))
         decision = decide(policy(self.rule, max_retrains_per_month=3), self.seen, past)
         assert decision.blocked_by == blocked
@@ -309,7 +309,7 @@ class TestWhatBlocks:
             assert decision.would_change == ("would retrain from 2013-05-27, if the condition still holds",)
 
     @pytest.mark.parametrize(("spent", "blocked"), [(60.0, None), (60.01, "budget")])
-    def test_the_budget_refuses_with_its_numbers(self, spent, blocked):
+    def test_budget_refuses_with_numbers(self, spent, blocked):
         budget = Budget(max_usd_per_month=100)
         decision = decide(
             policy(self.rule), self.seen, history(spent_usd_this_month=spent), budget=budget, expected_cost_usd=40.0
@@ -321,17 +321,17 @@ class TestWhatBlocks:
             later = "or once enough of the spending is 30 days old"
             assert decision.would_change == (f"would retrain with a larger budget, {later}",)
 
-    def test_a_retrain_dearer_than_the_whole_budget_is_promised_nothing_by_waiting(self):
+    def test_retrain_above_total_budget_is_not_told_to_wait(self):
         decision = decide(policy(self.rule), self.seen, budget=Budget(max_usd_per_month=30), expected_cost_usd=40.0)
         assert decision.would_change == ("would retrain with a larger budget",)
 
-    def test_what_happened_after_the_judgement_blocks_nothing(self):
+    def test_later_events_block_nothing(self):
         """A window judged again, in a replay or a dry run, sees neither later retrains nor the one it asked for."""
         past = history(retrained_at=(window(4).end, window(9).end))
         assert decide(policy(self.rule, max_retrains_per_month=1, cooldown_days=30), self.seen, past).retrain
 
 
-def test_the_id_follows_model_policy_and_window_and_nothing_else():
+def test_id_depends_on_model_policy_and_window_only():
     one, other = policy("{trigger: every, days: 30}"), policy("{trigger: every, days: 31}")
     ids = {
         decision_id("a_model", one, window(0)),
@@ -344,7 +344,7 @@ def test_the_id_follows_model_policy_and_window_and_nothing_else():
     assert first.decision_id == again.decision_id
 
 
-def test_a_decision_survives_as_json_and_always_has_reasons():
+def test_decision_round_trips_as_json_with_reasons():
     for seen in (evidence(0), evidence(0, drift=drift(0, x=9.0)), evidence(0, performance=report(0, accuracy=0.5))):
         decision = decide(RetrainingPolicy.model_validate(yaml.safe_load(SEED_RULE)), seen)
         assert decision.reasons

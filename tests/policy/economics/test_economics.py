@@ -31,7 +31,7 @@ def sure_gain(units: float) -> Gain:
     return Gain(units, units, units)
 
 
-def test_the_seeds_table():
+def test_roi_examples_match_the_specification():
     """120 $/h × 4 h = 480 $, oversight 200 $ a day, 0.05 $ per inference; 50 k$ per 3 % accuracy, 200 k$, 500 k$."""
     budget = Budget(
         compute_usd_per_hour=120,
@@ -51,13 +51,13 @@ def test_the_seeds_table():
     assert benefit.payback_days == pytest.approx(7_480 / (750_000 / 365))
 
 
-def test_every_part_of_the_bill_by_hand():
+def test_every_cost_item_by_hand():
     budget = Budget(compute_usd_per_hour=2, cpu_usd_per_hour=1, memory_usd_per_gb_hour=0.5, fixed_usd_per_retrain=3)
     usage = Usage(rows=10, wall_s=1800, cpu_s=7200, peak_memory_mb=4000)
     assert measured_cost(budget, usage) == pytest.approx(0.5 * 2 + 2 * 1 + 0.5 * 4 * 0.5 + 3)
 
 
-def test_a_forecast_follows_the_rows_and_its_interval_the_noise():
+def test_forecast_follows_rows_and_interval_follows_noise():
     budget = Budget(compute_usd_per_hour=3600, fixed_usd_per_retrain=10)  # one dollar a second
     exact = [Usage(rows, wall_s=5 + rows / 100) for rows in (1000, 2000, 4000)]
     forecast = forecast_cost(budget, exact, 3000)
@@ -69,7 +69,7 @@ def test_a_forecast_follows_the_rows_and_its_interval_the_noise():
     assert 10 < forecast.low < forecast.usd < forecast.high
 
 
-def test_forecast_intervals_hold_nine_of_ten():
+def test_forecast_intervals_cover_nine_of_ten():
     random, kept = np.random.default_rng(0), 0
     for _ in range(400):
         sizes = random.uniform(1e3, 1e5, 8)
@@ -79,7 +79,7 @@ def test_forecast_intervals_hold_nine_of_ten():
     assert 0.85 < kept / 400 < 0.95
 
 
-def test_with_few_iterations_the_last_is_scaled_and_with_none_nothing_is_claimed():
+def test_few_iterations_scale_the_last_cost():
     budget = Budget(compute_usd_per_hour=3600)
     assert forecast_cost(budget, [], 100) is None
     assert type(forecast_cost(budget, [Usage(1000, wall_s=3600)], 1500).usd) is float  # NumPy's cannot be written
@@ -87,7 +87,7 @@ def test_with_few_iterations_the_last_is_scaled_and_with_none_nothing_is_claimed
     assert forecast_cost(budget, [Usage(100, wall_s=30)] * 5, 100) == Amount(30, 15, 60)
 
 
-def test_without_a_value_per_unit_no_benefit_is_claimed():
+def test_no_benefit_without_value_per_unit():
     assert net_benefit(Budget(), sure_gain(0.03), sure(10)) is None
 
 
@@ -98,13 +98,13 @@ def test_a_loss_never_pays_back():
     assert benefit.payback_days is None
 
 
-def test_the_interval_of_the_net_joins_both_sources_of_doubt():
+def test_net_interval_combines_both_uncertainties():
     budget = Budget(value_usd_per_metric_unit_per_day=1, horizon_days=10)
     benefit = net_benefit(budget, Gain(5, 4.7, 5.3), Amount(10, 6, 14))
     assert (benefit.net.usd, benefit.net.low, benefit.net.high) == pytest.approx((40, 35, 45))  # 3-4-5
 
 
-def test_a_budget_is_hard_and_an_unknown_cost_counts_as_its_fixed_part():
+def test_budget_is_hard_and_unknown_cost_counts_as_fixed_part():
     budget = Budget(max_usd_per_month=100, fixed_usd_per_retrain=30)
     assert over_budget(budget, 50, 50) is None
     assert over_budget(budget, 70, None) is None
@@ -116,7 +116,7 @@ def test_a_budget_is_hard_and_an_unknown_cost_counts_as_its_fixed_part():
     ("gain", "half", "verdict"),
     [(0.2, 0.01, "paid"), (0.05, 0.01, "not paid"), (0.1, 0.05, "open")],
 )
-def test_an_outcome_is_scored_against_its_forecast(gain, half, verdict):
+def test_outcome_is_scored_against_forecast(gain, half, verdict):
     budget = Budget(value_usd_per_metric_unit_per_day=100, horizon_days=30)
     forecast = net_benefit(budget, sure_gain(0.15), sure(100))
     outcome = score_outcome(budget, forecast, [(Gain(gain, gain - half, gain + half), 5.0)] * 2, cost_usd=100)
@@ -126,7 +126,7 @@ def test_an_outcome_is_scored_against_its_forecast(gain, half, verdict):
     assert f"it cost 100.00 USD: {verdict}" in outcome.reason
 
 
-def test_a_shared_budget_goes_to_the_set_that_brings_most_not_to_the_best_ratio_first():
+def test_shared_budget_goes_to_the_most_beneficial_set():
     requests = [Request("a", 60, 90), Request("b", 50, 70), Request("c", 50, 70), Request("d", 1, -5)]
     answers = share_budget(requests, 100)
     assert (answers["a"] is None, answers["b"], answers["c"]) == (False, None, None)
@@ -145,7 +145,7 @@ HARD_CHOICES = """
 """Cost and net benefit, found by random search: within 1e-4 of the best, where HiGHS stops by default, lies 44,401."""
 
 
-def test_the_best_set_is_exact_where_the_next_best_brings_hardly_less():
+def test_best_set_is_exact_for_close_alternatives():
     pairs = [tuple(map(int, pair.split(":"))) for pair in HARD_CHOICES.split()]
     best = np.zeros(34_643 + 1)  # by dynamic programming over whole dollars
     for cost, net in pairs:
@@ -157,7 +157,7 @@ def test_the_best_set_is_exact_where_the_next_best_brings_hardly_less():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(-20, 50)), max_size=8), st.integers(0, 120))
-def test_no_affordable_set_brings_more(offers, budget):
+def test_no_affordable_set_has_more_benefit(offers, budget):
     requests = [Request(f"m{i}", cost, net) for i, (cost, net) in enumerate(offers)]
     granted = [r for r in requests if share_budget(requests, budget)[r.model] is None]
     assert sum(r.cost_usd for r in granted) <= budget
@@ -166,14 +166,14 @@ def test_no_affordable_set_brings_more(offers, budget):
     assert sum(r.net_usd for r in granted) == pytest.approx(best)
 
 
-def test_records_travel_as_json():
+def test_records_round_trip_as_json():
     from tasks.policy.records.base import from_json, to_json
 
     benefit = net_benefit(Budget(value_usd_per_metric_unit_per_day=1), sure_gain(1), sure(2))
     assert from_json(NetBenefit, to_json(benefit)) == benefit
 
 
-def test_without_a_price_a_promotion_is_scored_in_units_of_the_metric():
+def test_promotion_without_price_is_scored_in_metric_units():
     """Gains of 0.3 and 0.1 over 5 and 15 days: 0.15 a day; bounds ±0.1 join to hypot(0.5, 1.5) / 20."""
     outcome = score_gains([(Gain(0.3, 0.2, 0.4), 5.0), (Gain(0.1, 0.0, 0.2), 15.0)], "mae")
     assert "by 0.15 (0.07094 to 0.2291)" in outcome.reason

@@ -15,7 +15,7 @@ def policy(**changes: object) -> PlacementPolicy:
     return PlacementPolicy.model_validate({"dedicated": DEDICATED, "serverless": SERVERLESS, **changes})
 
 
-def test_a_model_that_names_no_pool_stays_on_dedicated_hosts_whatever_its_size():
+def test_model_without_pool_stays_on_dedicated_hosts():
     placed = decide_placement(PlacementPolicy(), 10**9)
     assert (placed.place, placed.kind, placed.hours) == ("dedicated", "dedicated", None)
 
@@ -35,7 +35,7 @@ def test_a_model_that_names_no_pool_stays_on_dedicated_hosts_whatever_its_size()
         ({"prefer": "serverless", "residency": "anywhere"}, 100, ("email",), "ecs", "serverless is preferred"),
     ],
 )  # fmt: skip
-def test_the_preferred_place_is_taken_unless_size_deadline_or_residency_speaks_against_it(
+def test_preferred_place_is_used_unless_size_deadline_or_residency_forbid(
     changes, rows, personal, place, reason
 ):
     placed = decide_placement(policy(**changes), rows, personal)
@@ -43,20 +43,20 @@ def test_the_preferred_place_is_taken_unless_size_deadline_or_residency_speaks_a
     assert reason in placed.reasons[0]
 
 
-def test_sensitive_data_stays_even_where_the_dedicated_hosts_are_too_small_or_too_slow():
+def test_sensitive_data_stays_on_dedicated_hosts():
     placed = decide_placement(policy(deadline_hours=1), 20_000, ("email",))
     assert (placed.place, placed.hours) == ("dedicated", 20)
     assert len(placed.reasons) == 5  # neither fits; size and time of the hosts; the data, and time of the pool
 
 
-def test_the_forecast_is_the_training_window_at_the_present_rate_or_all_that_was_and_came():
+def test_forecast_rows_follow_training_window_and_rate():
     history = History(training_rows=1_000, rows_since_training=200)
     evidence = WindowEvidence(WINDOW, 50)  # ten rows a day
     assert forecast_rows(history, evidence, 30) == 300
     assert forecast_rows(history, evidence, None) == 1_250
 
 
-def test_a_decision_keeps_its_placement_and_one_from_before_there_was_any_still_reads():
+def test_decision_stores_placement_and_old_records_load():
     decision = Decision("a" * 16, "churn", WINDOW, True, ("why",), placement=decide_placement(policy(), 9_000))
     assert from_json(Decision, to_json(decision)) == decision
     old = to_json(decision).replace(to_json(decision.placement), "null").replace('"placement":null,', "")

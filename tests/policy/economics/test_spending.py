@@ -42,7 +42,7 @@ def judged(days_ago: float, decision: str, retrain: bool = True, value: float | 
     return entry("window.judged", Judgement(NOW, "1", evidence(0), found), days_ago, decision)
 
 
-def test_spent_is_what_was_used_in_thirty_days_and_promised_what_was_granted_and_not_made():
+def test_spent_covers_thirty_days_and_promised_covers_open_grants():
     facts = (
         made(31, "a"),
         made(29, "b", 5),
@@ -72,18 +72,18 @@ def test_spent_is_what_was_used_in_thirty_days_and_promised_what_was_granted_and
         ((), False),
     ],
 )
-def test_what_asks_is_the_latest_judgement_that_nothing_came_of(facts, asks):
+def test_open_request_is_the_latest_unanswered_judgement(facts, asks):
     assert open_request("small", facts, BUDGET, NOW) == (Request("small", 50.0, 50.0) if asks else None)
 
 
-def test_what_a_back_fill_decided_asks_for_no_money_and_hides_no_live_request():
+def test_backfill_requests_no_budget_and_hides_no_live_request():
     live, filled = judged(2, "a"), judged(1, "b")
     body = to_json(replace(from_json(Judgement, filled.body), backfilled=True))
     assert open_request("small", (replace(filled, body=body),), BUDGET, NOW) is None
     assert open_request("small", (live, replace(filled, body=body)), BUDGET, NOW) == Request("small", 50.0, 50.0)
 
 
-def test_what_nobody_judged_brings_nobody_knows_what():
+def test_unjudged_model_has_unknown_benefit():
     assert request_of("small", "byhand", (judged(1, "a"),), BUDGET, 45.0) == Request("small", 45.0, None)
     assert request_of("small", "byhand", (), BUDGET) == Request("small", 40.0, None)
     assert request_of("small", "a", (judged(1, "a", value=None),), BUDGET) == Request("small", 50.0, None)
@@ -93,13 +93,13 @@ def budget_balance(left: float) -> BudgetBalance:
     return BudgetBalance(100.0, 100.0 - left, 0.0, ("a", "b"))
 
 
-def test_where_the_budget_covers_all_everybody_is_granted():
+def test_all_requests_are_granted_within_budget():
     asking = [Request("a", 50, -1), Request("b", 50, None)]
     assert decide_share(asking[0], asking[1:], budget_balance(100)) is None
     assert decide_share(asking[1], asking[:1], budget_balance(100)) is None
 
 
-def test_where_it_does_not_the_larger_benefit_for_the_cost_goes_first_and_the_other_is_told_why():
+def test_larger_benefit_is_granted_first_and_the_other_gets_a_reason():
     better, worse = Request("a", 50, 90), Request("b", 50, 30)
     assert decide_share(better, [worse], budget_balance(99)) is None
     refusal = decide_share(worse, [better], budget_balance(99))
@@ -108,7 +108,7 @@ def test_where_it_does_not_the_larger_benefit_for_the_cost_goes_first_and_the_ot
     assert "others that ask go first: a is expected to bring 90.00 USD net for 50.00 USD" in refusal
 
 
-def test_what_is_not_known_to_pay_waits_for_what_is():
+def test_known_benefit_comes_before_unknown():
     known, unknown, losing = Request("a", 50, 5), Request("b", 50, None), Request("c", 50, -5)
     assert decide_share(known, [unknown, losing], budget_balance(60)) is None
     assert decide_share(unknown, [known], budget_balance(60)) is not None
@@ -117,6 +117,6 @@ def test_what_is_not_known_to_pay_waits_for_what_is():
     assert share_budget([unknown, Request("d", 20, None)], 60)["d"] is not None
 
 
-def test_what_does_not_fit_alone_is_refused_whatever_it_brings():
+def test_request_above_budget_is_refused():
     assert decide_share(Request("a", 50, 1e6), [], budget_balance(50)) is None
     assert "expected to cost 50.00 USD" in decide_share(Request("a", 50, 1e6), [], budget_balance(49.99))

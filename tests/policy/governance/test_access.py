@@ -32,11 +32,11 @@ CLOSED = AccessPolicy(trigger=("automation", "Ada"), approve=("Grace",), overrid
         ("USER", "ada@example.com", "Grace", Principal("person", "ada@example.com", True)),
     ],
 )
-def test_what_the_server_recorded_beats_what_was_typed(kind, name, claimed, expected):
+def test_recorded_name_overrides_typed_name(kind, name, claimed, expected):
     assert principal_of(kind, name, claimed) == expected
 
 
-def test_who_is_in_the_role_may_trigger_and_who_is_not_is_told_who_may():
+def test_only_people_in_the_role_may_trigger():
     assert why_not_trigger(CLOSED, Principal("automation", "perennial: x", True), "automation") is None
     assert why_not_trigger(CLOSED, Principal("person", "ADA"), "ADA") is None
     assert why_not_trigger(CLOSED, Principal("person", "Mallory"), "Mallory") == (
@@ -46,18 +46,18 @@ def test_who_is_in_the_role_may_trigger_and_who_is_not_is_told_who_may():
     assert why_not_trigger(CLOSED, Principal("unnamed", "unnamed"), None)
 
 
-def test_by_default_anyone_who_passed_the_servers_log_in_may_trigger():
+def test_anyone_logged_in_may_trigger_by_default():
     for principal in (ADA, Principal("unnamed", "unnamed"), Principal("automation", "a", True)):
         assert why_not_trigger(AccessPolicy(), principal, None) is None
 
 
-def test_nobody_starts_a_run_in_anothers_name_where_the_server_knows_better():
+def test_run_in_another_name_is_refused():
     recorded = Principal("person", "mallory@example.com", True)
     assert "in the name of Ada" in why_not_trigger(AccessPolicy(), recorded, "Ada")
     assert why_not_trigger(AccessPolicy(), recorded, "unnamed") is None
 
 
-def test_an_approver_is_another_person_of_the_role():
+def test_approver_is_another_person_in_the_role():
     assert why_not_approve(CLOSED, "grace", ["Ada"]) is None
     assert "Grace requested this" in why_not_approve(CLOSED, "Grace", ["grace"])
     assert "Ada may not approve" in why_not_approve(CLOSED, "Ada", [])
@@ -70,7 +70,7 @@ def override(by: str = "Grace", days: float = 1) -> Override:
     return Override(by=by, reason="the budget is renewed on Monday", until=NOW + timedelta(days=days))
 
 
-def test_an_override_is_of_a_person_in_the_role_and_ends():
+def test_override_needs_role_and_expiry():
     grace = Principal("person", "Grace")
     assert why_not_override(CLOSED, override(), grace, NOW) is None
     assert "Ada may not override" in why_not_override(CLOSED, override("Ada"), ADA, NOW)
@@ -83,12 +83,12 @@ def test_an_override_is_of_a_person_in_the_role_and_ends():
 @pytest.mark.parametrize(
     "fields", [{"reason": "because"}, {"until": "2026-11-25T00:00:00"}, {"by": ""}, {"gate": "quality"}]
 )
-def test_an_override_without_a_person_a_reason_or_an_end_is_none(fields):
+def test_incomplete_override_is_invalid(fields):
     with pytest.raises(ValidationError):
         Override.model_validate({"by": "Grace", "reason": "the budget is renewed", "until": NOW.isoformat(), **fields})
 
 
-def test_a_role_that_people_answer_in_names_people():
+def test_approver_roles_name_people():
     for role in ("approve", "override"):
         with pytest.raises(ValidationError, match="expected people"):
             AccessPolicy(**{role: ("anyone",)})

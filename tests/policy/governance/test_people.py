@@ -12,7 +12,7 @@ CYRILLIC_ADA = "\u0410d\u0430"
 @pytest.mark.parametrize(
     "written", ["ADA  lovelace", "Ａｄａ Lovelace", "Ada\u200b Lovelace", "\ufeffada\u00a0lovelace "]
 )
-def test_case_blanks_width_and_invisible_characters_change_no_name(written):
+def test_case_spaces_width_and_invisible_characters_are_normalised(written):
     assert plain(written) == "ada lovelace"
 
 
@@ -20,7 +20,7 @@ def test_case_blanks_width_and_invisible_characters_change_no_name(written):
     "written",
     [CYRILLIC_ADA, "A\u200dda", "Adɑ", "Áda", "A.d.a", "𝐀𝐝𝐚", "ADA", " a d a "],
 )
-def test_a_name_that_looks_like_another_is_the_same_person_for_four_eyes(written):
+def test_look_alike_names_count_as_one_person(written):
     assert look_alike(written, ["Grace", "Ada"])
 
 
@@ -38,18 +38,18 @@ def test_other_people_are_other_people(one, other):
 @pytest.mark.parametrize(
     "nobody", ["", "  ", "\u200b\u200d", "unnаmed", "Automation", "anyone\u200b", "---", "PERENNIAL"]
 )
-def test_placeholders_and_what_looks_like_them_identify_nobody(nobody):
+def test_placeholders_identify_nobody(nobody):
     assert is_unnamed(nobody)
 
 
 @given(st.text(min_size=1, max_size=20))
-def test_every_name_looks_like_itself_or_is_nobodys(name):
+def test_every_name_looks_like_itself_or_is_a_placeholder(name):
     assert is_unnamed(name) or look_alike(name, [name])
     assert plain(plain(name)) == plain(name)
 
 
 @pytest.mark.attack("whoever asks and approves")
-def test_an_approver_who_looks_like_the_requester_is_refused_and_a_look_alike_holds_no_right():
+def test_look_alike_approver_is_refused():
     anybody = AccessPolicy()
     assert "requested this" in why_not_approve(anybody, CYRILLIC_ADA, ["Ada"])
     assert why_not_approve(anybody, "Grace", ["Ada"]) is None
@@ -59,7 +59,7 @@ def test_an_approver_who_looks_like_the_requester_is_refused_and_a_look_alike_ho
 
 
 @pytest.mark.attack("whoever asks and approves")
-def test_what_a_person_without_a_name_started_is_approved_by_nobody_where_risk_is_high():
+def test_anonymous_request_cannot_be_approved_at_high_risk():
     anybody = AccessPolicy()
     assert "gave no name" in why_not_approve(anybody, "Grace", [], anonymous=True, risk="high")
     assert why_not_approve(anybody, "Grace", [], anonymous=True, risk="medium") is None

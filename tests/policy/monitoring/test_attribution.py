@@ -14,7 +14,7 @@ from tasks.policy.monitoring.attribution import (
 from tests.support.trained_models import make_config, make_rows
 
 
-def test_the_move_of_the_mean_prediction_is_split_by_feature_and_adds_up():
+def test_prediction_shift_is_split_by_feature():
     """Contributions of a: mean 1 → 3; of b: mean 0 → -0.5. Together the prediction moved by +1.5."""
     before = np.array([[0.0, 0.0], [2.0, 0.0]])
     now = np.array([[3.0, -1.0], [3.0, 0.0]])
@@ -22,7 +22,7 @@ def test_the_move_of_the_mean_prediction_is_split_by_feature_and_adds_up():
     assert [(shift.feature, shift.moved) for shift in shifts] == [("a", 2.0), ("b", -0.5)]
 
 
-def test_the_loss_that_a_features_spread_explains_is_a_change_of_shares_times_losses():
+def test_explained_loss_is_change_of_shares_times_losses():
     """Low and high contributions, half each in training; now a quarter low (loss 1) and three quarters high (loss 5).
 
     (1/4 - 1/2) · 1 + (3/4 - 1/2) · 5 = 1.
@@ -33,7 +33,7 @@ def test_the_loss_that_a_features_spread_explains_is_a_change_of_shares_times_lo
     assert [(shift.feature, pytest.approx(shift.moved)) for shift in shifts] == [("a", 1.0), ("still", 0.0)]
 
 
-def test_a_sentence_names_drifted_features_that_moved_something_beyond_chance():
+def test_sentence_names_features_with_significant_effect():
     random = np.random.default_rng(0)
     profile = freeze(["a", "b", "c"], random.normal(0, 1, (1000, 3)))
     shifts = prediction_shifts(profile, random.normal((0.8, 0.0, 0.5), 1, (500, 3)))
@@ -44,7 +44,7 @@ def test_a_sentence_names_drifted_features_that_moved_something_beyond_chance():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_same_distribution_moves_no_loss_beyond_its_error(seed):
+def test_same_distribution_has_no_significant_effect(seed):
     """Ten features without drift at two errors each: at most two may look moved."""
     random = np.random.default_rng(seed)
     profile = freeze([f"f{place}" for place in range(10)], random.normal(size=(2000, 10)))
@@ -54,7 +54,7 @@ def test_the_same_distribution_moves_no_loss_beyond_its_error(seed):
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])
-def test_xgboosts_contributions_explain_the_whole_move_and_name_its_cause(task):
+def test_xgboost_contributions_explain_the_shift(task):
     config, rows = make_config(task), make_rows(task)
     scorer = estimators.fit(config, rows).scorer
     moved = make_rows(task, seed=1)
@@ -69,7 +69,7 @@ def test_xgboosts_contributions_explain_the_whole_move_and_name_its_cause(task):
     assert sum(shift.moved for shift in shifts) == pytest.approx(margins[1] - margins[0], abs=1e-3)
 
 
-def test_what_has_no_shap_values_is_not_explained():
+def test_model_without_shap_values_is_not_explained():
     config = make_config(training={"estimator": "sklearn.linear_model:LogisticRegression", "min_rows": 200})
     scorer = estimators.fit(config, make_rows()).scorer
     assert attribution.contributions(scorer, make_rows()) is None
@@ -77,6 +77,6 @@ def test_what_has_no_shap_values_is_not_explained():
     assert attribution.contributions(boosted, make_rows().drop_columns(["x"])) is None
 
 
-def test_of_several_classes_the_one_decided_for_is_explained():
+def test_predicted_class_is_explained():
     scorer = estimators.fit(make_config("multiclass"), make_rows("multiclass")).scorer
     assert attribution.contributions(scorer, make_rows("multiclass"), 50).shape == (50, 4)

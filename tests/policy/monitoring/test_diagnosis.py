@@ -66,14 +66,14 @@ def test_an_improvement_is_never_harm():
     assert decide_diagnosis(GOOD, MOVED, performed(4.0, 1e-9)).kind == "harmless_covariate_shift"
 
 
-def test_before_labels_the_estimate_speaks_for_the_inputs():
+def test_estimate_is_used_before_labels_arrive():
     waiting = replace(performed(5.0, 0.5), maturity="open", metrics=())
     assert decide_diagnosis(GOOD, MOVED, waiting, estimated(6.0)).kind == "harmful_covariate_shift"
     assert decide_diagnosis(GOOD, MOVED, waiting, estimated(5.0)).kind == "harmless_covariate_shift"
 
 
 @pytest.mark.parametrize(("harm", "least", "most"), [(0.0, 0.0, 0.05), (0.6, 0.95, 1.0)])
-def test_before_labels_the_estimate_is_judged_by_what_windows_vary_by(harm, least, most):
+def test_estimate_is_judged_against_window_noise(harm, least, most):
     """Inputs moved; windows vary by 0.1 and their rows' error is 0.005. The estimate learned on the latest three windows.
 
     By the rows' error alone, nearly every stable model would be harmed, as the level is the luckiest of the past.
@@ -89,7 +89,7 @@ def test_before_labels_the_estimate_is_judged_by_what_windows_vary_by(harm, leas
     assert least <= found["harmful_covariate_shift"] / 200 <= most
 
 
-def test_a_failed_gate_is_a_fault_with_its_own_reasons():
+def test_failed_gate_is_a_fault_with_its_reasons():
     found = decide_diagnosis(quality(0, "fail", "wind is 100 % null"), MOVED, FELL)
     assert (found.kind, found.reasons) == ("upstream_data_fault", ("wind is 100 % null",))
 
@@ -103,18 +103,18 @@ def test_a_failed_gate_is_a_fault_with_its_own_reasons():
         ({"mean_shift_sigma": -7.0}, "its mean moved by -7.0 σ alone"),
     ],
 )
-def test_one_feature_that_moves_as_broken_feeds_do_is_a_fault_even_when_performance_falls(changes, words):
+def test_one_broken_feature_is_a_fault_even_if_performance_falls(changes, words):
     found = decide_diagnosis(GOOD, changed(STILL, "wind", **changes), FELL)
     assert found.kind == "upstream_data_fault"
     assert words in found.reasons[0]
     assert found.features == ("wind",)
 
 
-def test_when_most_features_move_the_world_has_changed_and_not_one_feed():
+def test_shift_of_most_features_is_not_a_feed_fault():
     assert decide_diagnosis(GOOD, changed(MOVED, "wind", mean_shift_sigma=7.0), FELL).kind != "upstream_data_fault"
 
 
-def test_features_the_model_does_not_use_explain_nothing():
+def test_unused_features_explain_nothing():
     unused = {"wind": 0.0, "pressure": 0.0, "distance": 0.0, "hour": 0.0, "day": 0.6, "humidity": 0.4}
     assert decide_diagnosis(GOOD, MOVED, FELL, importances=unused).kind == "concept_drift"
     assert decide_diagnosis(GOOD, MOVED, STOOD, importances=unused).kind == "none"
@@ -160,21 +160,21 @@ def _normal_cdf(z: float) -> float:
     return float(stats.norm.cdf(z))
 
 
-def test_an_unsure_suspicion_needs_the_other_features_to_stand_still():
+def test_weak_suspicion_needs_stable_other_features():
     alone = changed(drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", suspicion="as if °F were given in °C")
     season = changed(drift(0, wind=2.4, rain=1.5, sun=1.2), "wind", suspicion="as if °F were given in °C")
     assert decide_diagnosis(GOOD, alone, FELL).kind == "upstream_data_fault"
     assert decide_diagnosis(GOOD, season, FELL).kind != "upstream_data_fault"
 
 
-def test_a_gap_to_the_estimate_within_the_noise_of_windows_is_no_concept_drift():
+def test_gap_within_window_noise_is_not_concept_drift():
     """Realised 6.0, estimated 5.5 with errors of 0.05: 7 σ of rows, but half a σ of windows that vary by 1."""
     calm = replace(FELL, noise=0.05)
     assert decide_diagnosis(GOOD, MOVED, calm, estimated(5.5)).kind == "concept_drift"
     assert decide_diagnosis(GOOD, MOVED, replace(FELL, noise=1.0), estimated(5.5)).kind == "harmful_covariate_shift"
 
 
-def test_what_the_models_file_allows_of_a_column_is_no_fault_and_a_fault_names_column_number_limit_and_setting():
+def test_allowed_change_is_no_fault_and_fault_names_its_setting():
     nulls = changed(drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", null_share=0.45, reference_null_share=0.0)
     found = decide_diagnosis(GOOD, nulls, None)
     assert found.kind == "upstream_data_fault"
@@ -190,7 +190,7 @@ def test_what_the_models_file_allows_of_a_column_is_no_fault_and_a_fault_names_c
     assert decide_diagnosis(GOOD, nulls, None, limits=loose).kind != "upstream_data_fault"
 
 
-def test_a_possible_change_of_unit_stops_nothing_and_unit_faults_can_be_switched_off():
+def test_possible_unit_change_blocks_nothing_and_check_can_be_disabled():
     suspect = changed(
         drift(0, wind=2.4, rain=0.1, sun=0.3), "wind", suspicion="as if pounds were given in kg", suspicion_sure=True
     )

@@ -52,7 +52,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("shift", [0.1, 0.5, 3.0])
-def test_scores_from_counts_are_those_of_scipy_on_all_rows(shape: str, shift: float):
+def test_scores_from_counts_equal_scipy(shape: str, shift: float):
     random = np.random.default_rng(5)
     before, now = SHAPES[shape](random, 30_000, 0.0), SHAPES[shape](random, 8_000, shift)
     frozen = numeric(before)
@@ -73,7 +73,7 @@ def test_psi_and_kl_worked_by_hand():
     assert distances.kl(table) == pytest.approx((q * np.log(q / p)).sum() - floor / 2)
 
 
-def test_psi_of_two_samples_of_one_distribution_is_its_noise_floor():
+def test_psi_of_equal_distributions_is_its_noise_floor():
     random = np.random.default_rng(0)
     above_floor, plain = [], []
     for _ in range(200):
@@ -85,24 +85,24 @@ def test_psi_of_two_samples_of_one_distribution_is_its_noise_floor():
     assert np.max(above_floor) < 0.06
 
 
-def test_chi2_is_scipys_where_no_bin_is_rare():
+def test_chi2_equals_scipy_without_rare_bins():
     table = Table((50, 30, 20), (30, 30, 40))
     expected = stats.chi2_contingency([table.reference, table.current], correction=False)
     assert distances.chi2(table) == pytest.approx((expected.statistic, expected.pvalue))
 
 
-def test_one_row_of_an_unseen_category_proves_nothing_and_many_do():
+def test_single_row_of_unseen_category_is_not_drift():
     assert distances.chi2(Table((5000, 5000, 0), (500, 499, 1)))[1] > 0.5
     assert distances.chi2(Table((5000, 5000, 0), (450, 450, 100)))[1] < 1e-6
 
 
-def test_coarse_bins_hold_like_shares_and_values_above_the_reference():
+def test_coarse_bins_have_similar_shares():
     table = Table((10,) * 200 + (0,), (0,) * 200 + (50,)).coarse()
     assert list(table.reference) == [100] * 20
     assert list(table.current) == [0] * 19 + [50]
 
 
-def test_scores_of_an_empty_side_are_no_drift_rather_than_an_error():
+def test_empty_side_is_no_drift():
     for table in (Table((0, 0), (1, 2)), Table((1, 2), (0, 0)), Table((), ())):
         assert (distances.ks(table), distances.ks_p_value(table), distances.psi(table), distances.kl(table)) == (
             0,
@@ -113,7 +113,7 @@ def test_scores_of_an_empty_side_are_no_drift_rather_than_an_error():
         assert distances.chi2(table) == (0, 1)
 
 
-def test_a_shift_past_the_threshold_drifts_and_one_below_it_does_not():
+def test_shift_past_threshold_is_drift():
     random = np.random.default_rng(1)
     frozen = numeric(random.normal(0, 2, 20_000))
     for shift, verdict in ((0.05, "stable"), (0.2, "drifted")):
@@ -123,7 +123,7 @@ def test_a_shift_past_the_threshold_drifts_and_one_below_it_does_not():
         assert report.features[0].wasserstein_sigma == pytest.approx(shift, abs=0.03)
 
 
-def test_a_large_effect_that_chance_explains_is_not_drift():
+def test_large_effect_explained_by_chance_is_not_drift():
     """One outlier of 1e6 moves mean and Wasserstein by hundreds of σ; the distribution is where it was."""
     random = np.random.default_rng(2)
     frozen, values = numeric(random.normal(0, 1, 20_000)), random.normal(0, 1, 5000)
@@ -133,7 +133,7 @@ def test_a_large_effect_that_chance_explains_is_not_drift():
     assert feature.verdict == "stable"
 
 
-def test_a_shift_is_seen_in_spite_of_an_outlier():
+def test_shift_is_detected_despite_an_outlier():
     random = np.random.default_rng(3)
     frozen, values = numeric(random.normal(0, 1, 20_000)), random.normal(2, 1, 5000)
     values[0] = 1e6
@@ -151,7 +151,7 @@ def test_few_rows_are_insufficient_and_enough_are_not():
     assert (enough.verdict, enough.features[0].verdict, enough.drifted_share) == ("drifted", "drifted", 1)
 
 
-def test_a_feature_with_few_values_in_a_large_window_is_insufficient_by_itself():
+def test_mostly_null_feature_is_insufficient():
     random = np.random.default_rng(4)
     frozen = numeric(random.normal(0, 1, 5000))
     frozen = replace(frozen, counts=with_missing(frozen.counts, nulls=45_000))
@@ -166,7 +166,7 @@ def test_many_stable_features_raise_no_false_alarm():
     assert report.drifted_share == 0
 
 
-def test_q_values_are_benjamini_hochbergs():
+def test_q_values_equal_benjamini_hochberg():
     random = np.random.default_rng(7)
     frozen = [numeric(random.normal(0, 1, 3000), f"x{number}") for number in range(5)]
     report = judged(frozen, [current(random.normal(0.03 * i, 1, 1000), one) for i, one in enumerate(frozen)])
@@ -175,7 +175,7 @@ def test_q_values_are_benjamini_hochbergs():
     assert [feature.q_value for feature in features] == pytest.approx(expected.tolist())
 
 
-def test_a_jump_of_nulls_is_drift_by_itself():
+def test_jump_of_nulls_is_drift():
     random = np.random.default_rng(8)
     frozen, values = numeric(random.normal(0, 1, 5000)), random.normal(0, 1, 2000)
     counts = with_missing(current(values, frozen), nulls=3000)
@@ -192,7 +192,7 @@ def test_a_reference_of_one_value_is_measured_by_ks():
     assert judged([frozen], [current(np.zeros(1000), frozen)]).features[0].verdict == "stable"
 
 
-def test_importance_decides_how_much_a_drifted_feature_counts():
+def test_drifted_share_is_weighted_by_importance():
     random = np.random.default_rng(9)
     frozen = [numeric(random.normal(0, 1, 2000), name) for name in ("used", "unused")]
     counts = [current(random.normal(shift, 1, 2000), one) for shift, one in zip((0, 3), frozen, strict=True)]
@@ -203,7 +203,7 @@ def test_importance_decides_how_much_a_drifted_feature_counts():
 
 
 @pytest.mark.parametrize("method", ["wasserstein", "ks", "psi", "kl"])
-def test_a_window_too_small_for_its_limit_is_insufficient_and_says_what_it_would_take(method):
+def test_small_window_is_insufficient_and_states_needed_rows(method):
     """On the rows it asks for, the same stable feature is stable."""
     random = np.random.default_rng(12)
     frozen = numeric(random.normal(0, 1, 20_000))
@@ -219,7 +219,7 @@ def test_a_window_too_small_for_its_limit_is_insufficient_and_says_what_it_would
     assert len(large.reasons) == 1
 
 
-def test_a_huge_effect_in_a_window_too_small_for_its_limit_is_drift():
+def test_huge_effect_in_a_small_window_is_drift():
     random = np.random.default_rng(13)
     frozen = [numeric(random.normal(0, 1, 20_000), f"x{number}") for number in range(4)]
     report = judged(frozen, [current(random.normal(3.5 if one is frozen[0] else 0, 1, 250), one) for one in frozen])
@@ -229,7 +229,7 @@ def test_a_huge_effect_in_a_window_too_small_for_its_limit_is_drift():
     assert (alone.verdict, alone.drifted_share) == ("drifted", 1)
 
 
-def test_no_number_of_rows_helps_where_the_reference_is_small():
+def test_more_rows_do_not_help_with_a_small_reference():
     random = np.random.default_rng(14)
     frozen = numeric(random.normal(0, 1, 300))
     report = judged([frozen], [current(random.normal(0, 1, 50_000), frozen)])
@@ -237,12 +237,12 @@ def test_no_number_of_rows_helps_where_the_reference_is_small():
     assert "a larger reference would do" in report.reasons[1]
 
 
-def test_no_feature_is_no_share():
+def test_no_features_give_no_share():
     assert drifted_share([]) == 0
     assert judged([], []).verdict == "insufficient"
 
 
-def test_values_near_the_largest_float_leave_a_report_that_json_can_hold():
+def test_values_near_float_max_serialise_as_json():
     random = np.random.default_rng(11)
     frozen, values = numeric(random.normal(0, 1e-9, 2000)), random.normal(0, 1e-9, 2000)
     values[:900] = 1.7e308
@@ -259,7 +259,7 @@ def test_a_report_round_trips_through_json():
 
 
 @pytest.mark.parametrize("now", [5.0, -5.0])
-def test_a_constant_that_moves_has_drifted_whichever_way_it_went(now):
+def test_moved_constant_is_drift_in_either_direction(now):
     frozen = numeric(np.zeros(1000))
     assert judged([frozen], [current(np.full(1000, now), frozen)]).features[0].verdict == "drifted"
     assert judged([frozen], [current(np.zeros(1000), frozen)]).features[0].verdict == "stable"

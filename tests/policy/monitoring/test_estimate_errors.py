@@ -31,14 +31,14 @@ def looked_back(pairs, **known):
     return history(*reports, estimates=guesses, **known)
 
 
-def test_the_error_is_measured_by_hand_once_labels_have_come():
+def test_estimate_error_by_hand():
     error = past_error(looked_back([(5.0, 5.02), (5.0, 5.3), (5.1, 5.0)]), "mae")
     assert (error.windows, error.within) == (3, 1)
     assert error.mean_absolute == pytest.approx((0.02 + 0.3 + 0.1) / 3)
     assert error.bias == pytest.approx((0.02 + 0.3 - 0.1) / 3)
 
 
-def test_windows_that_wait_for_labels_and_other_metrics_say_nothing_yet():
+def test_unlabelled_windows_and_other_metrics_are_ignored():
     waiting = looked_back([(5.0, 9.0)])
     waiting = replace(waiting, performances=(report(0, "maturing", mae=9.0),))
     assert past_error(waiting, "mae") is None
@@ -46,7 +46,7 @@ def test_windows_that_wait_for_labels_and_other_metrics_say_nothing_yet():
     assert "no estimated window has closed" in describe_error(None)
 
 
-def test_an_estimator_that_was_wrong_is_shown_as_such_and_one_that_was_right_is_not():
+def test_inaccurate_estimator_is_reported():
     wrong, right = (past_error(looked_back([(5.0, 5.0 + gap)] * 8), "mae") for gap in (0.5, 0.02))
     assert is_poor(wrong) and not is_poor(right)
     assert "0.5 over 8 closed windows, 0 within the interval: wrong more often" in describe_error(wrong)
@@ -54,7 +54,7 @@ def test_an_estimator_that_was_wrong_is_shown_as_such_and_one_that_was_right_is_
     assert "wrong" not in describe_error(right)
 
 
-def test_a_measured_error_widens_the_interval_and_a_small_one_leaves_it():
+def test_measured_error_widens_the_interval():
     estimate = estimated(5.0)
     wide = widened(estimate, EstimateError(8, 0.5, 0.5, 0))
     half = stats.t.ppf(0.975, 8) * 0.5 * math.sqrt(math.pi / 2)
@@ -64,7 +64,7 @@ def test_a_measured_error_widens_the_interval_and_a_small_one_leaves_it():
     assert widened(estimate, None) == estimate
 
 
-def test_the_widened_interval_holds_at_its_level_where_the_estimates_own_does_not():
+def test_widened_interval_keeps_its_level():
     """Estimates miss by a normal error of 0.2 and claim one of 0.025; twelve windows are known, the next is judged."""
     random, held, own = np.random.default_rng(0), 0, 0
     for _ in range(400):
@@ -77,7 +77,7 @@ def test_the_widened_interval_holds_at_its_level_where_the_estimates_own_does_no
     assert own / 400 < 0.4
 
 
-def test_an_estimate_that_was_wrong_before_no_longer_proves_harm():
+def test_previously_wrong_estimate_does_not_prove_harm():
     """Before labels, 6.0 ± 0.05 against a level of 5.0 is harm; from an estimator that misses by 1 it is not."""
     waiting = replace(report(5, "open", labels=0, mae=5.0), metrics=(), baseline=valued("mae", 5.0))
     for error, kind in ((None, "harmful_covariate_shift"), (EstimateError(8, 1.0, 0.0, 0), "harmless_covariate_shift")):
@@ -87,7 +87,7 @@ def test_an_estimate_that_was_wrong_before_no_longer_proves_harm():
         assert describe_error(error) in found.reasons[-1]
 
 
-def test_people_are_shown_no_value_that_the_metric_cannot_have():
+def test_displayed_interval_stays_within_metric_bounds():
     wide = widened(estimated(0.5), EstimateError(4, 0.6, 0.0, 0))
     assert wide.low < 0 and possible(wide).low == 0 and possible(wide).high == wide.high
     assert "interval 0 to" in describe_estimate(wide, None)

@@ -17,7 +17,7 @@ def calibrated(rows: int, shift: float = 0.0, seed: int = 0) -> tuple[np.ndarray
 
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 @pytest.mark.parametrize("name", metrics.CLASS_METRICS)
-def test_estimates_meet_the_realised_value_also_when_inputs_move(name, shift):
+def test_estimates_match_realised_value_under_covariate_shift(name, shift):
     truth, chance = calibrated(50_000, shift)
     estimate = next(value for value in estimation.estimate_classes(chance) if value.name == name)
     assert estimate.estimated
@@ -33,7 +33,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss", "brier", "f1", "balanced_accuracy", "roc_auc"])
-def test_intervals_hold_the_realised_value_at_their_level(name):
+def test_intervals_cover_realised_value_at_their_level(name):
     kept = []
     for seed in range(150):
         truth, chance = calibrated(400, seed=seed)
@@ -42,7 +42,7 @@ def test_intervals_hold_the_realised_value_at_their_level(name):
     assert np.mean(kept) > 0.92
 
 
-def test_calibration_mends_probabilities_that_promise_too_much():
+def test_calibration_corrects_overconfident_probabilities():
     truth, chance = calibrated(20_000)
     boastful = chance**3 / (chance**3 + (1 - chance) ** 3)
     realised = metrics.compute("accuracy", truth, boastful)
@@ -61,7 +61,7 @@ def test_calibration_agrees_with_scikit_learns_isotonic_regression():
     assert (np.diff(curve.apply(np.linspace(0, 1, 50))) >= 0).all()
 
 
-def test_a_changed_concept_is_not_seen_and_shows_as_the_gap():
+def test_concept_drift_shows_as_gap_to_the_estimate():
     truth, chance = calibrated(20_000)
     flipped = 1 - truth
     estimate = estimation.estimate_classes(chance)[0]
@@ -69,7 +69,7 @@ def test_a_changed_concept_is_not_seen_and_shows_as_the_gap():
 
 
 @pytest.mark.parametrize("metric", estimation.LOSS_ESTIMATES)
-def test_errors_of_like_predictions_foretell_the_loss_when_inputs_move(metric):
+def test_errors_of_similar_predictions_estimate_the_loss(metric):
     """Errors grow with the prediction; the current window predicts larger values than the reference."""
     random = np.random.default_rng(1)
 
@@ -87,7 +87,7 @@ def test_errors_of_like_predictions_foretell_the_loss_when_inputs_move(metric):
 
 @pytest.mark.parametrize("metric", estimation.LOSS_ESTIMATES)
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_intervals_of_losses_hold_the_realised_value_though_the_curve_was_learned_on_few_rows(metric, shift):
+def test_loss_intervals_cover_with_few_calibration_rows(metric, shift):
     """As many rows to learn from as are estimated; without the curve's own doubt 77 to 84 % held."""
     kept, random = [], np.random.default_rng(2)
 
@@ -103,7 +103,7 @@ def test_intervals_of_losses_hold_the_realised_value_though_the_curve_was_learne
 
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss", "brier", "f1", "balanced_accuracy"])
-def test_intervals_hold_the_realised_value_though_the_calibration_was_learned_on_few_rows(name):
+def test_intervals_cover_with_few_calibration_rows(name):
     """Without the calibration's own doubt 80 to 85 % held."""
     kept = []
     for seed in range(250):

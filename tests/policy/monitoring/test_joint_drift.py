@@ -7,7 +7,7 @@ from tasks.policy.monitoring.joint_drift import describe_joint, judge_joint
 
 
 @pytest.mark.parametrize(("gap", "verdict"), [(0.0, "stable"), (0.5, "drifted"), (-0.5, "error")])
-def test_the_domain_classifier_sees_joint_drift_and_its_own_mistakes(gap, verdict):
+def test_domain_classifier_detects_joint_drift_and_errors(gap, verdict):
     random = np.random.default_rng(2)
     is_current = np.repeat([0, 1], 2000)
     scores = random.normal(0, 1, 4000) + gap * is_current
@@ -17,13 +17,13 @@ def test_the_domain_classifier_sees_joint_drift_and_its_own_mistakes(gap, verdic
     assert judge_joint(is_current[1900:2100], scores[1900:2100]).verdict == "insufficient"
 
 
-def test_the_interval_of_one_classifier_leaves_out_chance_at_its_rate():
+def test_interval_excludes_chance_at_its_nominal_rate():
     random, is_current = np.random.default_rng(3), np.repeat([0, 1], 500)
     found = [judge_joint(is_current, random.random(1000), confidence=0.9) for _ in range(400)]
     assert np.mean([joint.low > 0.5 or joint.high < 0.5 for joint in found]) == pytest.approx(0.1, abs=0.05)
 
 
-def test_halves_that_agree_are_worth_one_half_and_are_not_compared_with_each_other():
+def test_identical_halves_count_as_one_half():
     """Both halves hold the same scores, on scales of their own: the area and the interval are those of one half."""
     random, is_current = np.random.default_rng(5), np.repeat([0, 1], 300)
     scores = random.normal(0, 1, 600) + 0.3 * is_current
@@ -33,7 +33,7 @@ def test_halves_that_agree_are_worth_one_half_and_are_not_compared_with_each_oth
     assert both.rows == 600
 
 
-def test_a_half_with_a_single_row_of_one_side_is_insufficient():
+def test_half_with_single_row_of_one_side_is_insufficient():
     is_current, scored_by = np.repeat([0, 1], 250), np.repeat([0, 1], [499, 1])
     assert judge_joint(is_current, np.zeros(500), scored_by=scored_by).verdict == "insufficient"
 
@@ -47,7 +47,7 @@ def test_only_an_interval_well_below_chance_is_an_error():
     assert judge_joint(is_current, scores - 0.4 * is_current).verdict == "error"
 
 
-def test_what_it_saw_is_told():
+def test_joint_drift_is_described():
     is_current, scores = np.repeat([0, 1], 2000), np.random.default_rng(4).normal(0, 1, 4000)
     moved = judge_joint(is_current, scores + is_current)
     assert "joint drift: drifted" in describe_joint(moved, any_drifted=False)

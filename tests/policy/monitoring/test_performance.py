@@ -24,17 +24,17 @@ from tests.policy.triggers.judged_windows import report, valued
         (0, 0, True, "open"),
     ],
 )
-def test_maturity_follows_the_share_of_labels_and_what_is_still_due(rows, labelled, all_due, maturity):
+def test_maturity_follows_label_share_and_due_labels(rows, labelled, all_due, maturity):
     assert performance.decide_maturity(rows, labelled, all_due, maturing_at=0.3, closed_at=0.98) == maturity
 
 
-def test_confidence_is_the_probability_of_the_class_decided_for():
+def test_confidence_is_probability_of_predicted_class():
     assert performance.confidence_histogram([0.5, 0.5, 0.01, 0.99]) == (0.5, 0, 0, 0, 0, 0, 0, 0, 0, 0.5)
     assert performance.confidence_histogram([[0.25, 0.25, 0.25, 0.25]])[0] == 1.0
     assert performance.confidence_histogram([]) == ()
 
 
-def test_the_baseline_is_the_best_mean_of_three_windows_in_the_metrics_own_direction():
+def test_baseline_is_best_three_window_mean():
     accuracies = [0.80, 0.90, 0.91, 0.92, 0.70, 0.99]
     best, where = performance.best_past_level([report(i, accuracy=v) for i, v in enumerate(accuracies)], "accuracy")
     assert best.value == pytest.approx(0.91)
@@ -50,7 +50,7 @@ def test_one_lucky_window_is_no_level():
     assert performance.best_past_level([report(0, accuracy=0.9), report(1, accuracy=0.9)], "accuracy") is None
 
 
-def test_open_maturing_and_small_windows_are_no_part_of_the_baseline():
+def test_open_maturing_and_small_windows_are_not_in_baseline():
     kept = [report(i, accuracy=0.8) for i in range(3)]
     left_out = [
         report(3, "maturing", accuracy=0.99),
@@ -61,7 +61,7 @@ def test_open_maturing_and_small_windows_are_no_part_of_the_baseline():
     assert best.value == pytest.approx(0.8)
 
 
-def test_rows_weigh_alike_in_a_level_and_independent_intervals_join():
+def test_rows_weigh_equally_in_a_level():
     windows = [report(0, labels=1000, mae=1.0), report(1, labels=2000, mae=2.0), report(2, labels=1000, mae=3.0)]
     best, _ = performance.best_past_level(windows, "mae")
     assert best.value == 2.0
@@ -69,25 +69,25 @@ def test_rows_weigh_alike_in_a_level_and_independent_intervals_join():
     assert best.high - best.value == pytest.approx(0.01 * math.sqrt(0.25**2 + 0.5**2 + 0.25**2))
 
 
-def test_the_shift_of_a_proportion_is_a_two_proportion_test():
+def test_proportion_shift_is_two_proportion_test():
     current, level = valued("accuracy", 0.85, rows=1000), valued("accuracy", 0.90, rows=3000)
     assert performance.shift_p_value(current, level) == two_proportion_test(850, 1000, 2700, 3000)
 
 
-def test_the_shift_of_a_loss_is_the_z_of_the_difference_and_points_upwards():
+def test_loss_shift_is_z_of_difference():
     z = stats.norm.ppf(0.975)
     current, level = valued("mae", 8.0, half=0.3 * z), valued("mae", 7.0, half=0.4 * z)
     assert performance.shift_p_value(current, level) == pytest.approx(stats.norm.sf(1 / 0.5))
     assert performance.shift_p_value(level, current) == pytest.approx(stats.norm.cdf(2))
 
 
-def test_what_windows_vary_by_widens_the_standard_error():
+def test_window_noise_widens_the_standard_error():
     current, level = valued("mae", 8.0, half=0.001), valued("mae", 7.0, half=0.001)
     assert performance.shift_p_value(current, level) < 1e-9
     assert performance.shift_p_value(current, level, noise=1.0) == pytest.approx(stats.norm.sf(1 / math.sqrt(4 / 3)))
 
 
-def test_noise_between_windows_is_seen_through_a_slow_drift():
+def test_window_noise_is_estimated_despite_slow_drift():
     random = np.random.default_rng(0)
     drifting = np.linspace(0, 20, 400) + random.normal(0, 0.5, 400)
     assert performance.window_noise(list(drifting)) == pytest.approx(0.5, rel=0.1)
@@ -95,7 +95,7 @@ def test_noise_between_windows_is_seen_through_a_slow_drift():
     assert performance.window_noise([1.0, 2.0, 1.0, 2.0]) == pytest.approx(math.sqrt(1 / 2))
 
 
-def test_false_alarms_of_the_shift_stay_near_their_level_on_stable_windows():
+def test_shift_test_keeps_its_level_on_stable_windows():
     """Windows that vary by more than their rows explain: the plain test alarms almost always, with noise rarely."""
     random = np.random.default_rng(1)
     plain = guarded = 0
@@ -109,7 +109,7 @@ def test_false_alarms_of_the_shift_stay_near_their_level_on_stable_windows():
     assert guarded / 400 < 0.1
 
 
-def test_the_smallest_shift_is_found_four_times_of_five_and_twice_the_labels_see_less():
+def test_detectable_shift_is_found_with_80_percent_power():
     """Windows around 5.0 + the smallest shift, each with a standard error of 0.1, against a level known to 0.05."""
     random, z = np.random.default_rng(2), stats.norm.ppf(0.975)
     level = valued("mae", 5.0, half=0.05 * z)
@@ -127,14 +127,14 @@ def test_the_smallest_shift_is_found_four_times_of_five_and_twice_the_labels_see
     assert performance.smallest_shift(valued("mae", 5.0, half=0.07 * z), level) < size
 
 
-def test_the_smallest_drop_of_accuracy_is_that_of_a_proportion():
+def test_detectable_accuracy_drop_is_that_of_a_proportion():
     current, level = valued("accuracy", 0.9, rows=1000), valued("accuracy", 0.9, rows=3000)
     assert performance.smallest_shift(current, level, alpha=0.05) == pytest.approx(
         minimum_detectable_drop(1000, 3000, 0.9, 0.05)
     )
 
 
-def test_the_labels_needed_show_the_shift_and_no_number_mends_the_noise_of_windows():
+def test_needed_labels_reveal_the_shift_unless_noise_dominates():
     z = stats.norm.ppf(0.975)
     current, level = valued("mae", 5.0, half=0.4 * z, rows=100), valued("mae", 5.0, half=0.01 * z)
     needed = performance.labels_needed(0.5, current, level)
@@ -152,7 +152,7 @@ def test_the_labels_needed_show_the_shift_and_no_number_mends_the_noise_of_windo
 
 @pytest.mark.parametrize("noise", [0.02, 0.05, 0.1, 0.2])
 @pytest.mark.parametrize("windows", [4, 7, 20, 60])
-def test_the_labels_needed_do_and_where_none_are_named_no_number_does(noise, windows):
+def test_needed_labels_suffice(noise, windows):
     z = stats.norm.ppf(0.975)
     level = valued("mae", 5.0, half=0.01 * z)
 
@@ -168,7 +168,7 @@ def test_the_labels_needed_do_and_where_none_are_named_no_number_does(noise, win
 
 
 @pytest.mark.parametrize("good", [3, 4, 5, 6, 7])
-def test_a_collapse_never_becomes_its_own_noise(good):
+def test_collapse_is_not_absorbed_as_noise(good):
     """Accuracy near 0.79, then near 0.47 and unsteady: each window after the fall is as sure as the first."""
     random = np.random.default_rng(good)
     values = [*0.79 + 0.015 * random.normal(size=good), *0.47 + 0.04 * random.normal(size=6)]
@@ -180,7 +180,7 @@ def test_a_collapse_never_becomes_its_own_noise(good):
         assert performance.shift_p_value(seen[place], level, noise, windows) <= 0.01, place
 
 
-def test_stable_windows_keep_their_noise_and_a_way_back_ends_a_collapse():
+def test_recovery_ends_a_collapse():
     random = np.random.default_rng(0)
     steady = [valued("mae", float(value), 0.01) for value in 5 + random.normal(size=20)]
     assert performance.noise_before_collapse(steady) == (performance.window_noise([one.value for one in steady]), 20)

@@ -24,12 +24,12 @@ def opinion(name: str, verdict: str, effect: float, **found) -> FeatureOpinion:
 
 @pytest.mark.parametrize("method", ["psi", "kl", "ks", "wasserstein"])
 @pytest.mark.parametrize("effect", [0.02, 0.1, 0.4])
-def test_a_score_at_the_threshold_is_the_effect(method, effect):
+def test_score_at_threshold_is_the_effect(method, effect):
     scale = Scale(method, 5000, 3000, bins=12, sigma_ratio=0.7)
     assert scale.effect(scale.threshold(effect)) == pytest.approx(effect)
 
 
-def test_the_threshold_of_ks_is_the_p_value_of_that_distance():
+def test_ks_threshold_is_p_value_of_that_distance():
     first, second = np.arange(2000.0), np.arange(2000.0) + 200  # distance 0.1
     assert Scale("ks", 2000, 2000).threshold(0.1) == pytest.approx(
         stats.ks_2samp(first, second, method="asymp").pvalue, rel=0.15
@@ -42,7 +42,7 @@ def test_distances_keep_evidentlys_noise_floor_and_sigma():
     assert Scale("wasserstein", 1000, 1000, sigma_ratio=2.0).threshold(0.1) == pytest.approx(0.2)
 
 
-def test_a_p_value_of_zero_is_a_large_finite_effect():
+def test_zero_p_value_is_a_large_finite_effect():
     assert 0.2 < Scale("ks", 5000, 5000).effect(0.0) < 1
 
 
@@ -57,7 +57,7 @@ def test_nothing_measured_is_insufficient():
     assert weigh(report(feature("a")), [], 5000, 5000, 0.3).verdict == "insufficient"
 
 
-def test_agreement_is_told_and_warns_of_nothing():
+def test_agreement_is_reported_without_warning():
     found = report(feature("a"))
     told = with_second_opinion(found, weigh(found, [opinion("a", "stable", 0.04)], 5000, 5000, 0.3), 0.3)
     assert told.reasons == ("the summary", told.second_opinion.summary) and told.warnings == ()
@@ -76,7 +76,7 @@ def test_agreement_is_told_and_warns_of_nothing():
         ("drifted", 0.09, 0.2, False),
     ],
 )
-def test_a_disagreement_warns_where_its_interval_leaves_the_limit_out(verdict, low, high, warns):
+def test_disagreement_beyond_interval_warns(verdict, low, high, warns):
     ours = "drifted" if verdict == "stable" else "stable"
     found = report(feature("a", ours, 0.12), verdict=ours, share=float(ours == "drifted"))
     one = opinion("a", verdict, (low + high) / 2, disagrees=True, low=low, high=high)
@@ -88,7 +88,7 @@ def test_a_disagreement_warns_where_its_interval_leaves_the_limit_out(verdict, l
         assert f"on all 1,204,331 rows: {ours}, wasserstein 0.12 against 0.1" in told.warnings[0]
 
 
-def test_many_disagreements_are_counted_after_the_first_few():
+def test_many_disagreements_are_summarised():
     found = report(*(feature(str(number), "drifted", 0.2) for number in range(9)), verdict="drifted", share=1.0)
     apart = [opinion(str(number), "stable", 0.02, disagrees=True, low=0.01, high=0.03) for number in range(9)]
     warnings = with_second_opinion(found, weigh(found, apart, 5000, 5000, 0.3), 0.3).warnings
@@ -96,7 +96,7 @@ def test_many_disagreements_are_counted_after_the_first_few():
 
 
 @pytest.mark.parametrize(("fails_as", "verdict"), [("warn", "stable"), ("drifted", "drifted")])
-def test_a_failed_test_of_the_user_counts_as_the_file_says(fails_as, verdict):
+def test_failed_user_test_counts_as_configured(fails_as, verdict):
     failed = OwnTest("MeanValue of a", False, "Actual value 3 < 5", fails_as)
     found = with_own_tests(report(feature("a")), [failed, OwnTest("MaxValue of a", True, "")], ["not computed"])
     assert found.verdict == verdict and found.failed_as_drifted == ((failed,) if fails_as == "drifted" else ())
@@ -105,7 +105,7 @@ def test_a_failed_test_of_the_user_counts_as_the_file_says(fails_as, verdict):
     assert found.warnings[-1] == "not computed"
 
 
-def test_a_report_is_read_back_and_so_is_one_from_before():
+def test_report_round_trips_and_old_report_loads():
     found = report(feature("a"))
     told = with_second_opinion(found, SecondOpinion("insufficient", 0, 0, unavailable="no sample"), 0.3)
     assert from_json(DriftReport, to_json(told)) == told

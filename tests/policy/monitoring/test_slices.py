@@ -15,7 +15,7 @@ def gained(name: str, gain: float, rows: int = 500) -> MetricDifference:
     return MetricDifference("mae", 1.0, 1.0 - gain, gain, gain - 0.1, gain + 0.1, rows, None, name)
 
 
-def test_of_many_groups_the_largest_are_measured_and_small_ones_never():
+def test_only_the_largest_groups_are_measured():
     sizes = range(1, 60)
     groups = np.array([f"g{size:02}" for size in sizes for _ in range(size)])
     assert largest_groups(groups) == tuple(f"g{size}" for size in range(60 - MAX_GROUPS, 60))
@@ -23,19 +23,19 @@ def test_of_many_groups_the_largest_are_measured_and_small_ones_never():
     assert largest_groups(np.array([], dtype=np.str_)) == ()
 
 
-def test_a_slice_whose_rows_define_no_metric_is_left_out():
+def test_slice_with_undefined_metric_is_left_out():
     truth, predicted = np.array([0.0, 1.0] * 20 + [0.0] * 40), np.linspace(0.1, 0.9, 80)
     groups = {"plan": np.array(["both"] * 40 + ["nobody churned"] * 40)}
     assert [item.name for item in measure_slices("roc_auc", truth, predicted, groups, 10, 100)] == ["plan=both"]
 
 
-def test_the_worst_slice_follows_the_metrics_direction_and_one_alone_is_not_worst():
+def test_worst_slice_follows_metric_direction():
     assert "slices is b: m 0.9" in describe_worst([valued("a", 0.2), valued("b", 0.9)])
     assert "slices is a: m 0.2" in describe_worst([valued("a", 0.2, True), valued("b", 0.9, True)])
     assert describe_worst([valued("a", 0.2)]) is None
 
 
-def test_what_is_told_of_groups_names_the_range_the_least_gain_and_what_is_too_small():
+def test_group_summary_names_range_least_gain_and_small_groups():
     found = [gained("sex=f", -0.02), gained("sex=m", 0.3), gained("sex=x", -5.0, rows=9), gained("sexes=f", -1.0)]
     assert describe_fairness("sex", found, 100, 0.05) == (
         "groups of sex: challenger's mae 0.7 (sex=m) to 1.02 (sex=f) over 2; sex=f gains least, -0.02 (-0.12 to +0.08) "

@@ -21,14 +21,14 @@ def _likeness(losses: np.ndarray, order: tuple[int, ...]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_order_is_measured_in_sigmas_over_all_orders_of_the_windows(seed: int) -> None:
+def test_order_evidence_is_in_sigmas_over_all_permutations(seed: int) -> None:
     losses = np.random.default_rng(seed).normal(size=(4, 6))
     every = [_likeness(losses, order) for order in itertools.permutations(range(6))]
     expected = (_likeness(losses, tuple(range(6))) - np.mean(every)) / np.std(every)
     assert order_sigmas(losses) == pytest.approx(expected)
 
 
-def test_order_is_silent_where_nothing_changes_however_unlike_the_models_and_the_windows() -> None:
+def test_order_evidence_is_low_without_change() -> None:
     generator = np.random.default_rng(1)
     found = []
     for _ in range(400):
@@ -40,13 +40,13 @@ def test_order_is_silent_where_nothing_changes_however_unlike_the_models_and_the
     assert np.mean(np.array(found) > 3.5) <= 0.005
 
 
-def test_order_shows_models_that_drift_apart() -> None:
+def test_order_evidence_shows_diverging_models() -> None:
     generator = np.random.default_rng(2)
     losses = np.cumsum(generator.normal(0, 0.3, (8, 40)), axis=1) + generator.normal(size=(8, 40))
     assert order_sigmas(losses) > 5
 
 
-def test_order_leaves_out_windows_that_not_every_model_was_scored_on() -> None:
+def test_order_evidence_uses_fully_scored_windows() -> None:
     losses = np.random.default_rng(3).normal(size=(4, 9))
     gapped = losses.copy()
     gapped[1, [2, 5]] = NAN
@@ -54,7 +54,7 @@ def test_order_leaves_out_windows_that_not_every_model_was_scored_on() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 12), (0, 0)])
-def test_order_says_nothing_of_too_few_windows_or_models(shape: tuple[int, int]) -> None:
+def test_order_evidence_needs_enough_windows_and_models(shape: tuple[int, int]) -> None:
     assert order_sigmas(np.ones(shape)) == 0.0
 
 
@@ -65,7 +65,7 @@ def test_paired_noise_by_hand() -> None:
     assert noise.luck == pytest.approx(2.0 / 0.455)
 
 
-def test_paired_noise_finds_the_noise_of_windows_and_the_luck_of_training() -> None:
+def test_paired_noise_separates_window_and_training_noise() -> None:
     generator = np.random.default_rng(4)
     losses = generator.normal(0, 0.02, (60, 1)) + generator.normal(0, 0.05, 80) + generator.normal(0, 0.01, (60, 80))
     noise = paired_noise(losses)
@@ -73,7 +73,7 @@ def test_paired_noise_finds_the_noise_of_windows_and_the_luck_of_training() -> N
     assert math.sqrt(noise.luck) == pytest.approx(0.02 * math.sqrt(2), rel=0.35)
 
 
-def test_a_lead_is_measured_against_noise_and_luck_by_hand() -> None:
+def test_lead_evidence_by_hand() -> None:
     """Latest 4: 4 / √(1 + 2); latest two: 6 / √(2 + 8); all three: 0 / …; the greatest counts."""
     assert lead_sigmas(np.array([-6.0, 2.0, 4.0]), PairedNoise(1.0, 2.0)) == pytest.approx(4 / math.sqrt(3))
     assert lead_sigmas(np.array([NAN, 0.1]), PairedNoise(0.0, 0.0)) == math.inf
@@ -85,25 +85,25 @@ def _options(forecast: list[float], losses: list[float], fresh: float, may_train
     return Options(len(losses), np.array(losses), fresh, len(losses) - 1, np.array(forecast), exists)
 
 
-def test_a_switch_is_made_when_forecast_and_debt_pay_its_price_by_hand() -> None:
+def test_switch_pays_by_hand() -> None:
     """Fresh leads by 0.02 for 4 windows and has a debt of 0.03: 0.08 + 0.015 - 0.09 = 0.005."""
     options = _options([0.30, 0.30, 0.28], losses=[0.30, 0.30], fresh=0.27)
     assert SwitchingRule(0.09, 0.2).choose(options, 0, 4.0) == (2, pytest.approx(0.005), pytest.approx(0.095), 0.09)
     assert SwitchingRule(0.096, 0.2).choose(options, 0, 4.0) == (0, 0.0, pytest.approx(0.095), 0.096)
 
 
-def test_a_return_is_cheaper_but_its_debt_is_believed_less() -> None:
+def test_return_is_cheaper_but_its_debt_is_discounted() -> None:
     """Candidate 1 leads by 0.02 for 4 windows and has a debt of 0.03 / 1.5: 0.08 + 0.01 - 0.8 · 0.1 = 0.01."""
     options = _options([0.30, 0.28, 0.29], losses=[0.30, 0.27], fresh=0.30)
     assert SwitchingRule(0.1, 0.2).choose(options, 0, 4.0) == (1, *map(pytest.approx, (0.01, 0.09, 0.08)))
 
 
-def test_nothing_is_trained_where_it_may_not_be() -> None:
+def test_no_training_when_not_allowed() -> None:
     options = _options([0.3, 0.3, 0.1], losses=[0.3, 0.3], fresh=0.1, may_train=False)
     assert SwitchingRule(0.01, 0.2).choose(options, 0, 4.0)[0] == 0
 
 
-def test_patience_follows_the_square_root_law_and_the_unit_of_the_losses() -> None:
+def test_patience_follows_square_root_law() -> None:
     assert patience(0.4, 0.01, 0.2) == pytest.approx(2 * patience(0.1, 0.01, 0.2))
     assert patience(0.1 * 60, 0.01 * 60, 0.2 * 60) == pytest.approx(patience(0.1, 0.01, 0.2))
     assert patience(0.1, 0.01, 0.2) == pytest.approx(math.sqrt(0.1 / (2 * AGEING * math.sqrt(0.002))))

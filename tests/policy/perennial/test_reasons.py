@@ -14,7 +14,7 @@ def why(weighed: Weighed, retrain: bool = False, earlier: str | None = None, ter
     return explain(Action(20, retrain, None, False, weighed), terms, SINCE, earlier)[0]
 
 
-def test_a_lead_too_small_is_held_against_the_price_in_the_metric_and_in_money() -> None:
+def test_small_lead_is_compared_with_cost() -> None:
     """0.014 · 0.05 and 0.072 · 0.05 of the metric; 0.014 / 0.072 · 30 USD."""
     assert why(WEIGHED) == (
         "fresh models are not ahead by enough to pay for a retrain "
@@ -24,7 +24,7 @@ def test_a_lead_too_small_is_held_against_the_price_in_the_metric_and_in_money()
     assert unpriced.endswith("(lead 0.0007, needed 0.0036 log_loss)")
 
 
-def test_a_lead_that_pays_retrains_or_returns() -> None:
+def test_paying_lead_retrains_or_returns() -> None:
     ahead = replace(WEIGHED, saved=0.1, established=True, may_train=True)
     assert why(ahead, retrain=True).startswith(
         "a fresh model is ahead by enough to pay for a retrain (lead 0.005, needed"
@@ -33,7 +33,7 @@ def test_a_lead_that_pays_retrains_or_returns() -> None:
     assert why(ahead, earlier="12").startswith("version 12 is ahead again by enough to pay for the switch")
 
 
-def test_a_lead_that_may_be_chance_names_the_evidence_that_is_missing() -> None:
+def test_uncertain_lead_names_missing_evidence() -> None:
     """√(0.9² + 0.6²) = 1.08 σ of the 3.5 σ once a retrain was tried; the lead's own 0.9 σ of 1 σ before."""
     ahead = replace(WEIGHED, saved=0.1)
     assert why(ahead).endswith("but this may still be chance (evidence 1.1 σ, needed 3.5 σ)")
@@ -41,7 +41,7 @@ def test_a_lead_that_may_be_chance_names_the_evidence_that_is_missing() -> None:
     assert why(replace(ahead, saved=None)) == "there is no forecast yet of how a fresh model would do"
 
 
-def test_details_say_whether_the_relationship_changes() -> None:
+def test_details_state_evidence_of_change() -> None:
     action = Action(20, False, None, False, WEIGHED)
     details = explain(action, TERMS, SINCE)[1]
     assert details[0] == "no sign yet that the relationship is changing (evidence 1.1 σ, needed 3.5 σ)"

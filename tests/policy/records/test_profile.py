@@ -24,7 +24,7 @@ def counted(values: list[float], accepted: tuple[float, float] = ANY) -> Feature
     return count_values("x", "double", np.array(values, dtype=float), BinGuide.of(EDGES), accepted)
 
 
-def test_values_fall_into_bins_that_end_at_their_edge():
+def test_bins_include_their_upper_edge():
     # (-inf, 0] holds -3 and 0; (0, 1] holds 1; (1, 2.5] holds 2; above lie 5 and 7
     counts = counted([5, 1, -3, 0, 2, 7], accepted=(-2, 5))
     assert counts.counts == (2, 1, 1, 2)
@@ -34,13 +34,13 @@ def test_values_fall_into_bins_that_end_at_their_edge():
     assert counts.outside == 2  # -3 and 7
 
 
-def test_an_empty_batch_counts_nothing_and_merges_away():
+def test_empty_batch_merges_without_effect():
     some = counted([1, 2])
     assert counted([]).merge(some) == some.merge(counted([])) == some
 
 
 @given(batches)
-def test_batches_merge_into_the_counts_of_all_rows(parts: list[list[float]]):
+def test_batches_merge_into_total_counts(parts: list[list[float]]):
     whole, merged = counted([value for part in parts for value in part]), merge_counts(map(counted, parts))
     assert merged.counts == whole.counts
     assert (merged.rows, merged.minimum, merged.maximum) == (whole.rows, whole.minimum, whole.maximum)
@@ -69,12 +69,12 @@ def test_counts_of_different_features_do_not_merge():
         counted([1]).merge(other)
 
 
-def test_moments_near_the_largest_float_stay_numbers_that_json_can_hold():
+def test_moments_near_float_max_serialise_as_json():
     counts = counted([-1e308, 1e308]).merge(counted([1e308]))
     assert from_json(FeatureCounts, to_json(counts)) == counts
 
 
-def test_few_distinct_values_are_all_edges_and_many_become_quantiles():
+def test_few_values_become_edges_and_many_become_quantiles():
     assert choose_edges(np.array([1.0, 1.0, 2.0, 4.0])) == pytest.approx((1.0, 2.0, 4.0), rel=2e-6)
     edges = choose_edges(np.arange(100_000.0))
     assert len(edges) == 255 and edges[0] == pytest.approx(0, abs=1e-6) and edges[-1] == pytest.approx(99_999, rel=2e-6)
@@ -115,7 +115,7 @@ def test_duplicates_are_counted_across_parts_in_any_order(first: list[int], seco
     assert sketches[0].duplicates() == len(everything) - len(set(everything))
 
 
-def test_beyond_its_capacity_the_sketch_estimates_and_says_so():
+def test_sketch_beyond_capacity_estimates():
     random = np.random.default_rng(0)
     ids = random.integers(0, 2**64, 50_000, dtype=np.uint64)
     sketch = IdSketch(capacity=4096)
@@ -126,7 +126,7 @@ def test_beyond_its_capacity_the_sketch_estimates_and_says_so():
     assert sketch.duplicates() == pytest.approx(10_000, rel=0.2)
 
 
-def test_one_id_in_every_row_takes_the_room_of_one():
+def test_repeated_id_is_stored_once():
     sketch = IdSketch(capacity=8)
     sketch.add(np.full(1000, 12345, np.uint64))
     assert sketch.duplicates() == 999 and sketch.is_exact
@@ -142,14 +142,14 @@ def test_one_id_in_every_row_takes_the_room_of_one():
         np.array([0.0, 0.1, 0.2]),
     ],
 )
-def test_the_last_bits_of_a_float_move_no_value_into_another_bin(values):
+def test_float_rounding_moves_no_value_to_another_bin(values):
     edges = BinGuide.of(np.array(choose_edges(np.sort(values))))
     counted = count_values("x", "double", values, edges, ANY).counts
     for stored in (values.astype(np.float32).astype(float), values * (1 + 1e-12), values * (1 - 1e-12)):
         assert count_values("x", "double", stored, edges, ANY).counts == counted
 
 
-def test_a_sum_lies_in_the_bin_of_the_number_it_stands_for():
+def test_sum_falls_into_the_bin_of_its_decimal_value():
     edges = choose_edges(np.array([0.1 + 0.2, 0.3, 0.4]))
     assert len(edges) == 2, "0.1 + 0.2 and 0.3 are one value"
     guide = BinGuide.of(np.array(edges))
@@ -159,7 +159,7 @@ def test_a_sum_lies_in_the_bin_of_the_number_it_stands_for():
     )
 
 
-def test_many_categories_that_are_not_listed_are_no_single_value():
+def test_unlisted_categories_are_not_constant():
     counts = FeatureCounts("c", "string", 822, (0, 0, 822))
     assert not counts.is_constant
     assert FeatureCounts("c", "string", 822, (0, 822, 0)).is_constant

@@ -14,7 +14,7 @@ def test_limits_by_hand():
     assert calibration.calibrated_threshold(effects, 0.05, at_least=2.0) == 2.0
 
 
-def test_rows_of_the_same_season_of_earlier_years_are_found():
+def test_rows_of_same_season_in_earlier_years_are_found():
     july = Window(utc("2013-07-01"), utc("2013-07-06"))
     days = {"2012-06-12": False, "2012-06-20": True, "2011-07-20": True, "2011-07-25": False, "2012-12-24": False}
     days |= {"2013-06-26": False, "2013-07-01": False}
@@ -23,7 +23,7 @@ def test_rows_of_the_same_season_of_earlier_years_are_found():
     assert not calibration.in_season([-1], july).any()
 
 
-def test_a_daily_season_does_not_alarm_when_the_calendar_matches():
+def test_calendar_match_avoids_false_alarm_for_daily_season():
     """Values follow the hour; the current window holds mornings only."""
     random = np.random.default_rng(1)
     hours, mornings = random.uniform(0, 24 * 50, 20_000), 24 * random.integers(0, 5, 2000) + random.uniform(6, 10, 2000)
@@ -37,7 +37,7 @@ def test_a_daily_season_does_not_alarm_when_the_calendar_matches():
     assert calibration.effective_rows([1, 1, 0, 0]) == 2
 
 
-def test_phases_that_the_reference_lacks_are_left_out():
+def test_phases_missing_in_reference_are_left_out():
     assert calibration.calendar_weights([1, 2], [2, 3], "day") == pytest.approx([0, 2])
     assert calibration.calendar_weights([1, 2], [3], "day") == pytest.approx([0, 0])
 
@@ -51,7 +51,7 @@ def test_distances_of_stable_windows_by_hand():
 
 
 @pytest.mark.parametrize("method", ["ks", "psi", "wasserstein"])
-def test_a_limit_set_by_stable_days_alarms_on_stable_windows_at_its_rate(method):
+def test_calibrated_limit_keeps_its_alarm_rate(method):
     """Days drift together by a random amount; fresh windows of the same process exceed the limit seldom."""
     random = np.random.default_rng(1)
     edges = np.linspace(-3, 3, 30)
@@ -67,12 +67,12 @@ def test_a_limit_set_by_stable_days_alarms_on_stable_windows_at_its_rate(method)
     assert 0.005 <= (fresh > limit).mean() <= 0.15
 
 
-def test_too_few_days_say_nothing():
+def test_too_few_days_give_no_limit():
     with pytest.raises(ValueError, match="expected more than the 5"):
         calibration.stable_distances(np.ones((5, 2)), 5, "ks")
 
 
-def test_distances_from_the_days_around_forget_the_rest_of_the_year():
+def test_local_distances_ignore_other_seasons():
     """Two seasons of 30 days, as far apart as can be; within each every day is alike."""
     counts = np.repeat([[10, 0], [0, 10]], 30, axis=0)
     whole = calibration.stable_distances(counts, 5, "ks")

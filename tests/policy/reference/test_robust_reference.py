@@ -12,7 +12,7 @@ DAYS = np.repeat([f"2024-01-{day:02d}" for day in range(1, 31)], 200)
 
 @pytest.mark.parametrize("code", [-999.0, 9999.0, -999_999.0, 1e9])
 @pytest.mark.parametrize("rows", [20, 2000])
-def test_a_code_for_missing_is_found_at_either_end(code, rows):
+def test_missing_value_code_is_found_at_either_end(code, rows):
     found = find_sentinel(np.sort(np.append(NORMAL, np.full(rows, code))))
     assert found is not None and found.value == code
     assert found.share == pytest.approx(rows / (len(NORMAL) + rows))
@@ -31,11 +31,11 @@ def test_a_code_for_missing_is_found_at_either_end(code, rows):
         RANDOM.integers(0, 5, 1000).astype(float),
     ],
 )
-def test_ordinary_values_hold_no_code(values):
+def test_ordinary_values_contain_no_missing_value_code(values):
     assert find_sentinel(np.sort(values)) is None
 
 
-def test_a_heavy_tail_does_not_stretch_the_scale_and_a_normal_one_keeps_its_own():
+def test_heavy_tail_does_not_stretch_the_scale():
     assert robust_scale(NORMAL) == pytest.approx(10, rel=0.03)
     heavy = np.sort(np.exp(2 * RANDOM.normal(size=50_000)))
     assert robust_scale(heavy) < heavy.std() / 4
@@ -43,14 +43,14 @@ def test_a_heavy_tail_does_not_stretch_the_scale_and_a_normal_one_keeps_its_own(
 
 
 @pytest.mark.parametrize("change", [lambda x: x * 100, lambda x: x + 60, lambda x: 0 * x + 1000])
-def test_a_broken_week_is_found_and_named(change):
+def test_broken_week_is_named(change):
     values = RANDOM.normal(50, 10, len(DAYS))
     broken = (DAYS >= "2024-01-10") & (DAYS <= "2024-01-14")
     values[broken] = change(values[broken])
     assert broken_days(values, DAYS) == tuple(f"2024-01-{day}" for day in range(10, 15))
 
 
-def test_a_season_a_trend_and_single_odd_days_are_no_broken_week():
+def test_season_trend_and_single_odd_days_are_not_a_broken_week():
     noise = RANDOM.normal(0, 5, len(DAYS))
     day = np.repeat(np.arange(30), 200)
     assert broken_days(50 + 40 * np.sin(day / 5) + noise, DAYS) == ()

@@ -11,7 +11,7 @@ from tasks.policy.reporting.decision import action_words, as_sentence, headline
 KEPT = Decision("d1", "churn", Window(utc("2024-01-01"), utc("2024-01-06")), False, ("mae 5.1 is below the limit 5",))
 
 
-def test_the_first_sentence_says_what_was_decided_and_why() -> None:
+def test_first_sentence_states_decision_and_reason() -> None:
     assert headline(KEPT, "17") == "Keep champion v17. MAE 5.1 is below the limit 5."
 
 
@@ -27,6 +27,6 @@ def test_each_decision_names_its_versions(decision: Decision, words: str) -> Non
     assert action_words(decision, "17") == words
 
 
-def test_a_reason_becomes_a_sentence_and_a_column_with_a_metrics_name_in_it_stays() -> None:
+def test_reason_becomes_sentence_without_renaming_columns() -> None:
     assert as_sentence("log_loss rose to 0.4") == "Log loss rose to 0.4."
     assert as_sentence("column log_loss_before is new.") == "Column log_loss_before is new."

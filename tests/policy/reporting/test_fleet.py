@@ -60,7 +60,7 @@ def needs(member: FleetMember) -> list[str]:
     return [need.kind for need in member.needs]
 
 
-def test_a_model_that_was_judged_in_time_and_sound_is_healthy():
+def test_model_judged_in_time_is_healthy():
     member = describe_member(facts(judged()))
     assert (member.health, member.needs) == ("healthy", ())
     assert member.next_check == utc("2024-03-05")
@@ -80,7 +80,7 @@ def test_a_model_that_was_judged_in_time_and_sound_is_healthy():
         ((judged(retrain=True),), {}, "retraining", "watch"),
     ],
 )
-def test_each_thing_to_look_at_is_a_need_of_its_kind(entries, changes, kind, health):
+def test_each_problem_is_listed_as_its_kind(entries, changes, kind, health):
     member = describe_member(facts(*entries, **changes))
     assert needs(member) == [kind]
     assert member.health == health
@@ -91,11 +91,11 @@ def test_each_thing_to_look_at_is_a_need_of_its_kind(entries, changes, kind, hea
     [judged(value=0.95, p=0.01), judged(value=0.8, p=0.2), judged(drift="insufficient")],
     ids=["better than its best", "within the noise", "too few rows to tell"],
 )
-def test_what_is_no_loss_and_no_drift_is_no_need(entry_after):
+def test_no_loss_and_no_drift_need_no_action(entry_after):
     assert needs(describe_member(facts(entry_after))) == []
 
 
-def test_a_check_within_its_grace_is_not_overdue():
+def test_check_within_grace_period_is_not_overdue():
     assert needs(describe_member(facts(judged(), as_of=utc("2024-03-07T11:00")))) == []
 
 
@@ -105,7 +105,7 @@ def test_no_check_is_due_after_the_end_of_recorded_data():
     assert needs(member) == []
 
 
-def test_a_record_that_ends_with_a_quarantined_window_is_to_watch_and_a_live_model_is_not():
+def test_final_quarantined_window_is_watched_in_recorded_data():
     ended = describe_member(facts(judged(quality="fail"), served_until=WINDOW.end, as_of=WINDOW.end))
     assert (ended.health, needs(ended)) == ("watch", ["record ended"])
     assert ended.needs[0].sentence.startswith(
@@ -120,7 +120,7 @@ PASSED = entry(
 )
 
 
-def test_a_challenger_that_passed_waits_for_approval_only_where_the_model_asks_for_it():
+def test_passed_challenger_waits_only_if_approval_is_required():
     (approval,) = describe_member(facts(judged(), PASSED, approval=True)).approvals
     assert (approval.version, approval.reason) == ("4", "gains 0.02")
     assert describe_member(facts(judged(), PASSED, approval=False)).approvals == ()
@@ -134,17 +134,17 @@ def test_a_challenger_that_passed_waits_for_approval_only_where_the_model_asks_f
         entry("challenger.refused", ValidationReport("5", "3", "fail", (), ("worse",), 500), decision_id="c" * 16),
     ],
 )
-def test_an_approval_is_closed_by_an_answer_or_by_a_later_challenger(answer):
+def test_approval_is_closed_by_answer_or_later_challenger(answer):
     assert describe_member(facts(judged(), PASSED, answer, approval=True)).approvals == ()
 
 
-def test_asking_for_approval_does_not_close_it():
+def test_approval_request_does_not_close_it():
     asked = entry("promotion.requested", "asked Ada", decision_id="b" * 16)
     assert describe_member(facts(judged(), PASSED, asked, approval=True)).approvals
 
 
 @pytest.mark.parametrize("looked_at", [None, utc("2024-03-04T06:00")])  # production time may have ended long before
-def test_an_approval_that_nobody_gave_in_time_says_so_and_what_to_run(looked_at):
+def test_expired_approval_names_the_command(looked_at):
     expires_at = looked_at or NOW
     request = ApprovalRequest("4", ("Ada",), NOW - timedelta(hours=72), expires_at, "run")
     asked = entry("approval.requested", request, decision_id="b" * 16)
@@ -158,7 +158,7 @@ def test_an_approval_that_nobody_gave_in_time_says_so_and_what_to_run(looked_at)
     assert in_time.sentence == "version 4 passed and waits for approval: gains 0.02"
 
 
-def test_a_refused_challenger_is_watched_until_the_next_window_is_judged():
+def test_refused_challenger_is_watched_until_next_window():
     refused = entry("challenger.refused", ValidationReport("5", "3", "fail", (), ("worse by 0.1",), 500), WINDOW.end)
     assert needs(describe_member(facts(judged(), refused))) == ["refused"]
     assert needs(describe_member(facts(judged(), refused, judged(WINDOW.next().next()), as_of=utc("2024-03-10")))) == []
@@ -169,7 +169,7 @@ def test_retrains_count_for_thirty_days():
     assert describe_member(facts(old, new, judged())).retrains == 1
 
 
-def test_the_most_urgent_model_comes_first_and_names_break_ties():
+def test_most_urgent_model_comes_first():
     members = [
         facts(judged(), model="b_healthy"),
         facts(judged(drift="drifted"), model="drifting"),
@@ -188,7 +188,7 @@ def test_the_most_urgent_model_comes_first_and_names_break_ties():
     assert fleet.headline == "Action required for 2 models, 1 to watch, 2 healthy."
 
 
-def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarantine():
+def test_backfill_does_not_hide_the_latest_window():
     days = [utc("2023-06-01") + timedelta(days=5 * number) for number in range(40)]  # more than are read
     earlier = tuple(judged(Window(day, day + timedelta(days=5))) for day in days)
     member = describe_member(facts(judged(), *earlier))
@@ -198,13 +198,13 @@ def test_a_back_fill_of_earlier_windows_hides_neither_the_latest_nor_its_quarant
     )
 
 
-def test_a_model_whose_file_is_broken_requires_action_beside_the_others():
+def test_broken_model_file_requires_action():
     fleet = survey([facts(judged())], NOW, broken=[BrokenModel("odd", "odd.yaml: is not YAML")])
     assert fleet.headline == "Action required for 1 model, 1 healthy."
     assert survey([], NOW, broken=fleet.broken).headline == "Action required for 1 model."
 
 
-def test_what_a_back_fill_decided_is_no_request_for_a_retrain():
+def test_backfill_decision_is_not_a_retrain_request():
     (entry_of,) = facts(judged(retrain=True)).entries
     filled = replace(from_json(Judgement, entry_of.body), backfilled=True)
     assert needs(describe_member(facts(replace(entry_of, body=to_json(filled))))) == []

@@ -22,7 +22,7 @@ def rows(window: Window, count: int, labelled: int | None) -> Snapshot:
     return Snapshot("lake/small/rows", 3, window, count, "hash", labelled_rows=labelled)
 
 
-def test_the_headline_names_the_first_thing_in_the_way_and_else_what_would_happen():
+def test_headline_names_the_first_obstacle():
     assert Preview("small", "retraining", (), ("it would train",)).headline == (
         "retraining of small would go ahead: it would train"
     )
@@ -32,20 +32,20 @@ def test_the_headline_names_the_first_thing_in_the_way_and_else_what_would_happe
     assert stopped_by((None, "no money", None, "no rows")) == ("no money", "no rows")
 
 
-def test_the_rows_are_named_by_count_window_and_version():
+def test_rows_are_described_by_count_window_and_version():
     champion = ModelVersion("small", "4", "run", "decision", TRAINED, 1200, "sha")
     said = what_it_learns_from(rows(TRAINED, 1210, 1200), rows(HELD_OUT, 300, 226), champion)
     assert "1,200 labelled rows of 1,210 in 2024-01-11..2024-01-19 (version 3 of lake/small/rows)" in said
     assert "meet champion 4 on 226 rows of 2024-01-19..2024-01-21" in said
 
 
-def test_too_few_labelled_rows_are_said_from_one_below_the_floor_on():
+def test_too_few_labelled_rows_are_reported():
     assert too_few_rows(rows(TRAINED, 5000, 1000), 1000) is None
     assert too_few_rows(rows(TRAINED, 5000, 999), 1000).startswith("999 labelled rows are known")
     assert too_few_rows(rows(TRAINED, 5000, None), 1).startswith("0 labelled rows")
 
 
-def test_the_budget_allows_up_to_its_limit_and_refuses_past_it():
+def test_budget_allows_up_to_its_limit():
     month = Budget(max_usd_per_month=100)
     assert (
         what_it_costs(month, 60, 40)
@@ -57,7 +57,7 @@ def test_the_budget_allows_up_to_its_limit_and_refuses_past_it():
     )
 
 
-def test_a_place_comes_with_its_hours_and_its_reasons():
+def test_place_has_hours_and_reasons():
     assert where_it_runs(Placement("ecs", "serverless", 10, 1.5, ("it fits", "it is cheap"))) == (
         "place: ecs, about 1.5 h, since it fits; it is cheap"
     )
@@ -66,7 +66,7 @@ def test_a_place_comes_with_its_hours_and_its_reasons():
     )
 
 
-def test_the_gates_own_sentences_follow_what_would_move():
+def test_gate_sentences_follow_the_aliases():
     report = ValidationReport("5", "4", "warn", (), ("mae: gain +0.1", "colour red may lose"), 226)
     assert what_validation_said(report, "4") == (
         "version 5 would serve and champion 4 would become previous", "validation: warn on 226 rows", "mae: gain +0.1", "colour red may lose",

@@ -54,7 +54,7 @@ def replayed(
     return Replay("m", "p", task, metric, higher, tuple(served), (("score", 1.0),), unit)
 
 
-def test_a_loop_that_beats_never_retraining_says_so_with_all_three_numbers() -> None:
+def test_winning_loop_states_all_three_numbers() -> None:
     replay = replayed(8.1, 9.4, 8.0, "retrained", windows=51)
     assert headline(replay) == (
         "The loop kept MAE at 8.1 minutes; never retraining would have been 9.4; "
@@ -62,23 +62,23 @@ def test_a_loop_that_beats_never_retraining_says_so_with_all_three_numbers() -> 
     )
 
 
-def test_a_loop_that_lost_to_never_retraining_says_that_too() -> None:
+def test_losing_loop_is_reported() -> None:
     assert "8.5 minutes was worse than never retraining, 8.2;" in headline(replayed(8.5, 8.2, 8.0, "retrained"))
     assert bargain(replayed(8.5, 8.2, 8.0, "retrained")) is None
 
 
-def test_higher_is_better_turns_the_comparison_around() -> None:
+def test_comparison_respects_metric_direction() -> None:
     better = replayed(0.91, 0.88, 0.92, "retrained", metric="accuracy", unit="", higher=True)
     assert headline(better).startswith("The loop kept accuracy at 91.0 %; never retraining would have been 88.0;")
     worse = replayed(0.88, 0.91, 0.92, "retrained", metric="accuracy", unit="", higher=True)
     assert "worse than never retraining" in headline(worse)
 
 
-def test_values_that_read_the_same_are_called_the_same() -> None:
+def test_equal_displayed_values_are_called_equal() -> None:
     assert "8.1 minutes, the same as never retraining" in headline(replayed(8.1, 8.1, 8.0, "retrained"))
 
 
-def test_a_loop_without_retrains_does_not_boast() -> None:
+def test_loop_without_retrains_claims_no_gain() -> None:
     sentence = headline(replayed(8.1, 8.1, 8.0))
     assert sentence.startswith("The loop did not retrain: MAE 8.1 minutes, never retraining 8.1;")
     assert sentence.endswith("with 10 retrains instead of 0.")
@@ -92,13 +92,13 @@ def test_without_windows_or_labels_nothing_is_compared() -> None:
     assert headline(unlabelled) == "10 windows served with 1 retrain; no labels to compare by yet."
 
 
-def test_a_value_that_is_no_number_compares_nothing() -> None:
+def test_nan_value_is_not_compared() -> None:
     replay = replayed(float("nan"), 9.4, 8.0, "retrained")
     assert comparison(replay) == {}
     assert shown(float("nan"), replay) == "–"
 
 
-def test_the_bargain_is_the_share_of_the_gain_for_the_share_of_the_retrains() -> None:
+def test_gain_share_is_stated_per_retrain_share() -> None:
     # loop gains 1.2 of the 1.6 that retraining every window gains, with 2 of 10 retrains
     share = bargain(replayed(8.4, 9.6, 8.0, "retrained", "retrained"))
     assert share == "That is 75 % of what retraining every window gains, for 20 % of its retrains."
@@ -110,7 +110,7 @@ def test_the_bargain_is_the_share_of_the_gain_for_the_share_of_the_retrains() ->
     ("loop", "verdict"),
     [(7.9999, "Better than"), (8.0, "As good as"), (8.00001, "As good as"), (8.0001, "That is 100 % of what")],
 )
-def test_the_bargain_calls_a_loop_better_only_where_its_number_reads_better(loop, verdict):
+def test_loop_is_better_only_if_its_displayed_value_is(loop, verdict):
     assert bargain(replayed(loop, 9.6, 8.0, "retrained")).startswith(f"{verdict} retraining every window")
 
 
@@ -118,11 +118,11 @@ def test_the_bargain_calls_a_loop_better_only_where_its_number_reads_better(loop
     ("loop", "never", "expected"),
     [(8.1, 9.4, "8.1"), (8.12, 8.16, "8.12"), (8.123, 8.128, "8.123"), (8.0, 8.0, "8.0")],
 )
-def test_numbers_get_the_decimals_that_tell_them_apart(loop: float, never: float, expected: str) -> None:
+def test_numbers_get_enough_decimals_to_differ(loop: float, never: float, expected: str) -> None:
     assert shown(loop, replayed(loop, never, never)) == expected
 
 
-def test_a_metric_without_a_unit_has_three_decimals_at_least() -> None:
+def test_unitless_metric_has_three_decimals() -> None:
     assert shown(0.43, replayed(0.43, 0.47, 0.42, metric="log_loss", unit="")) == "0.430"
 
 
@@ -130,7 +130,7 @@ def test_refusals_count_gates_and_budget() -> None:
     assert refusals(replayed(8.1, 9.4, 8.0, "refused", "budget_refused", "retrained")) == 2
 
 
-def test_only_windows_where_something_happened_are_eventful() -> None:
+def test_only_windows_with_events_are_eventful() -> None:
     replay = replayed(8.1, 9.4, 8.0, "promoted", windows=4)
     wanting = replace(replay.windows[2], quality="fail")
     decided = replace(replay.windows[3], retrain=True)
@@ -153,14 +153,14 @@ def test_a_window_is_called_by_its_length() -> None:
     assert window_length(replace(replay, windows=(short,))) == "6 hours"
 
 
-def test_small_words_are_right() -> None:
+def test_plurals_and_articles_are_correct() -> None:
     assert [counted(n, "retrain") for n in (0, 1, 4738)] == ["no retrains", "1 retrain", "4,738 retrains"]
     assert [share_text(share) for share in (0.0, 0.004, 0.333, 1.0)] == ["0 %", "0.4 %", "33 %", "100 %"]
     assert [duration_text(seconds) for seconds in (0.42, 12.4, 185.0)] == ["0.4 s", "12 s", "3 min 5 s"]
     assert [version_name(name) for name in ("3", "canary", "")] == ["v3", "canary", "–"]
 
 
-def test_a_newcomer_is_led_from_the_page_to_one_decision_and_the_dashboards() -> None:
+def test_next_steps_lead_to_page_decision_and_dashboards() -> None:
     replay = replayed(8.1, 9.4, 8.0, "refused")
     promoted = replace(replay.windows[3], events=(ReplayEvent("promoted", "version 2 in place of 1"),))
     told = replace(replay, windows=(*replay.windows[:3], promoted, *replay.windows[4:]))

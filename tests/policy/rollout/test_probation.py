@@ -38,24 +38,24 @@ def realised(value: float) -> MetricValue:
     return MetricValue("mae", value, value - 0.05, value + 0.05, 500, higher_is_better=False)
 
 
-def test_a_champion_worse_than_the_one_it_replaced_and_than_its_forecast_goes_back_with_its_reasons():
+def test_worse_champion_is_rolled_back_with_reasons():
     found = decide_degradation(POLICY, served(1.0, 0.5), realised(1.0), forecast=0.5, at=SERVED.end)
     assert (found.champion, found.previous, found.at) == ("3", "2", SERVED.end)
     assert "champion 3 loses 0.4" in found.reasons[0]
     assert found.reasons[1] == "mae is 1 in service, validation let expect 0.5"
 
 
-def test_when_the_world_got_harder_for_both_the_champion_stays():
+def test_champion_stays_if_both_versions_degrade():
     assert decide_degradation(POLICY, served(1.0, 1.0), realised(1.0), forecast=0.5, at=SERVED.end) is None
 
 
-def test_a_champion_that_keeps_its_forecast_is_not_even_compared():
+def test_champion_within_forecast_is_not_compared():
     assert not is_below_forecast(realised(0.55), 0.5, 0.1)
     assert is_below_forecast(realised(0.65), 0.5, 0.1)
     assert decide_degradation(POLICY, served(1.0, 0.5), realised(0.55), forecast=0.5, at=SERVED.end) is None
 
 
-def test_the_forecast_of_a_metric_that_is_better_when_higher_is_missed_from_below():
+def test_forecast_miss_respects_metric_direction():
     value = replace(realised(0.8), name="accuracy", higher_is_better=True)
     assert is_below_forecast(value, 0.95, 0.1)
     assert not is_below_forecast(value, 0.85, 0.1)
@@ -71,11 +71,11 @@ def test_the_forecast_of_a_metric_that_is_better_when_higher_is_missed_from_belo
     ],
     ids=["too few rows", "the previous one cannot answer", "there is no previous one", "it has seen the rows"],
 )
-def test_what_cannot_be_compared_sends_nobody_back(comparison):
+def test_incomparable_versions_cause_no_rollback(comparison):
     assert decide_degradation(POLICY, comparison, realised(1.0), forecast=0.5, at=SERVED.end) is None
 
 
-def test_a_sound_champion_is_sent_back_less_often_than_the_stated_level():
+def test_sound_champion_is_rolled_back_below_the_level():
     """Same error as the previous one and a margin of nothing: the worst case that still counts as sound."""
     strict = POLICY.model_copy(update={"non_inferiority_margin": 0.0})
     sent_back = [
@@ -86,7 +86,7 @@ def test_a_sound_champion_is_sent_back_less_often_than_the_stated_level():
     assert sum(found is not None for found in sent_back) <= 120 * per_look + 4
 
 
-def test_probation_lasts_as_many_windows_as_the_file_says_counted_where_labels_can_be():
+def test_probation_length_counts_windows_that_can_have_labels():
     def on(days: float, **changes: float) -> Window | None:
         policy = PromotionPolicy(**{"probation_windows": 2, **changes})
         return probation(policy, SINCE, SINCE + timedelta(days=days), 5, timedelta(days=1))
@@ -100,7 +100,7 @@ def test_probation_lasts_as_many_windows_as_the_file_says_counted_where_labels_c
 
 
 @pytest.mark.parametrize("late", [timedelta(seconds=-7), timedelta(seconds=7)])
-def test_every_look_is_taken_whether_runs_start_seconds_sooner_or_later_than_the_promotion_did(late):
+def test_probation_tolerates_start_times_seconds_apart(late):
     looks = [
         probation(PROMOTION, SINCE, SINCE + number * timedelta(days=5) + late, 5, timedelta()) for number in range(5)
     ]

@@ -50,18 +50,18 @@ def test_a_significant_gain_passes_with_its_numbers():
 
 
 @pytest.mark.parametrize(("low", "verdict"), [(-0.01, "pass"), (-0.0101, "fail")])
-def test_the_whole_interval_must_lie_above_the_margin(low, verdict):
+def test_interval_must_lie_above_margin(low, verdict):
     assert decide_validation(POLICY, compared(gained(0.0, low, 0.02))).verdict == verdict
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.02, "pass"), (0.0199, "fail")])
-def test_a_minimum_gain_is_asked_of_the_mean(gain, verdict):
+def test_minimum_gain_applies_to_the_mean(gain, verdict):
     policy = POLICY.model_copy(update={"min_gain": 0.02})
     assert decide_validation(policy, compared(gained(gain, 0.0, 0.03))).verdict == verdict
 
 
 @pytest.mark.parametrize(("rows", "verdict"), [(100, "pass"), (99, "fail")])
-def test_too_few_rows_validate_nothing(rows, verdict):
+def test_too_few_rows_fail_validation(rows, verdict):
     assert decide_validation(POLICY, compared(BETTER, rows=rows)).verdict == verdict
 
 
@@ -75,7 +75,7 @@ def test_too_few_rows_validate_nothing(rows, verdict):
         (gained(-0.2, -0.3, -0.1, rows=50, slice_name="origin=JFK"), "fail"),
     ],
 )
-def test_no_slice_may_lose_significantly_more_than_its_margin(slice_difference, verdict):
+def test_slice_loss_beyond_margin_fails(slice_difference, verdict):
     report = decide_validation(POLICY, compared(BETTER, slice_difference))
     assert report.verdict == verdict
     if verdict != "pass":
@@ -83,7 +83,7 @@ def test_no_slice_may_lose_significantly_more_than_its_margin(slice_difference, 
 
 
 @pytest.mark.parametrize("role", ["challenger", "champion"])
-def test_rows_that_either_model_was_trained_on_prove_nothing(role):
+def test_training_rows_in_holdout_fail(role):
     touching = compared(BETTER, **{role: version("2" if role == "challenger" else "1", "2024-03-01")})
     overlapping = compared(BETTER, **{role: version("2" if role == "challenger" else "1", "2024-03-02")})
     assert decide_validation(POLICY, touching).verdict == "pass"
@@ -117,7 +117,7 @@ def test_equal_predictions_are_no_gain():
         ("rmse", [1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0], [1.5, 2.5, 3.5, 4.5]),
     ],
 )
-def test_gain_is_positive_when_better_whichever_way_the_metric_points(metric, truth, worse, better):
+def test_gain_is_positive_for_improvement(metric, truth, worse, better):
     """A published breach test hard-codes `>`, wrong for accuracy."""
     rows = [np.tile(values, 50) for values in (truth, worse, better)]
     forward = difference(metric, *rows, 0.95, 7)
@@ -158,7 +158,7 @@ def test_an_undefined_metric_fails_and_the_report_can_still_be_written():
 
 
 @pytest.mark.parametrize("positives", [0, 1, 200])
-def test_a_slice_whose_rows_define_no_difference_is_named_and_stops_nobody(positives):
+def test_undefined_slice_is_named_but_does_not_fail(positives):
     """Where nobody has churned there is no AUC, and of one positive row no interval."""
     truth = np.r_[np.ones(positives), np.zeros(200 - positives)]
     item = difference(
@@ -177,7 +177,7 @@ def test_an_infinite_loss_in_a_slice_still_fails():
     assert "plan=free is not a finite number" in report.reasons[0]
 
 
-def test_what_could_not_be_measured_fails():
+def test_missing_measurement_fails():
     assert decide_validation(POLICY, compared(None)).verdict == "fail"
     report = decide_validation(POLICY, compared(BETTER, faults=("version 2 does not serve: files were changed",)))
     assert report.verdict == "fail"
@@ -195,7 +195,7 @@ def test_what_could_not_be_measured_fails():
         ("mae", False, float("nan"), None, "fail"),
     ],
 )
-def test_the_first_model_is_held_to_its_floor(name, higher, value, floor, verdict):
+def test_first_model_is_compared_with_its_floor(name, higher, value, floor, verdict):
     first = MetricValue(name, value, value - 0.01, value + 0.01, 500, higher)
     policy = POLICY.model_copy(update={"first_model_floor": floor})
     report = decide_validation(policy, compared(None, champion=None, first=first))
@@ -203,7 +203,7 @@ def test_the_first_model_is_held_to_its_floor(name, higher, value, floor, verdic
     assert report.reasons[-1].startswith("first model:")
 
 
-def test_a_first_models_interval_that_is_not_known_is_called_that():
+def test_unknown_interval_of_first_model_is_named():
     first = MetricValue("roc_auc", 0.9, float("nan"), float("nan"), 500, True)
     report = decide_validation(POLICY, compared(None, champion=None, first=first))
     assert "roc_auc 0.9 (its interval is not known) on 500 rows" in report.reasons[-1]
@@ -228,7 +228,7 @@ def test_the_first_models_value_has_its_interval():
         ([0.5], "binary", "1 predictions for 2 rows"),
     ],
 )
-def test_predictions_that_are_none_are_a_fault(predicted, task, fault):
+def test_invalid_predictions_fail(predicted, task, fault):
     found = prediction_fault(np.array(predicted), 2, task)
     assert found is None if fault is None else fault in found
 
@@ -245,21 +245,21 @@ def test_a_passed_challenger_may_be_promoted():
 
 
 @pytest.mark.parametrize("verdict", ["fail", "warn"])
-def test_another_verdict_than_pass_promotes_nothing(verdict):
+def test_only_a_passed_verdict_promotes(verdict):
     assert f"validation says {verdict}" in (refusal(replace(PASSED, verdict=verdict)) or "")
 
 
-def test_a_warning_promotes_where_the_policy_says_so():
+def test_warning_promotes_if_policy_accepts():
     assert refusal(replace(PASSED, verdict="warn"), accept_warnings=True) is None
     assert refusal(replace(PASSED, verdict="fail"), accept_warnings=True) is not None
 
 
-def test_a_validation_of_another_version_promotes_nothing():
+def test_validation_of_another_version_is_refused():
     assert "validation is of version 2, not of 3" in (refusal(PASSED, challenger="3") or "")
 
 
 @pytest.mark.parametrize("champion", ["7", None])
-def test_a_champion_that_has_changed_since_asks_for_another_validation(champion):
+def test_changed_champion_requires_new_validation(champion):
     assert "validate again" in (refusal(PASSED, champion=champion) or "")
 
 
@@ -272,19 +272,19 @@ def test_a_champion_that_has_changed_since_asks_for_another_validation(champion)
         ((BETTER,), 99),
     ],
 )
-def test_a_report_that_says_pass_against_its_own_numbers_promotes_nothing(differences, rows):
+def test_inconsistent_passed_report_is_refused(differences, rows):
     """A published approval record says approved with two checks false."""
     assert refusal(replace(PASSED, differences=differences, rows=rows)) is not None
 
 
-def test_only_a_first_models_validation_promotes_where_nothing_serves():
+def test_first_model_validation_promotes_without_champion():
     first = MetricValue("mae", 8.0, 7.9, 8.1, 500, False)
     report = decide_validation(POLICY, compared(None, champion=None, first=first))
     assert refusal(report, champion=None) is None
     assert refusal(replace(report, first_model=False), champion=None) is not None
 
 
-def test_what_is_surely_worse_than_a_constant_is_never_promoted_the_first_model_included():
+def test_model_worse_than_constant_is_never_promoted():
     worse = gained(-0.2, -0.25, -0.15)
     first = MetricValue("log_loss", 0.7, 0.65, 0.75, 500, False)
     alone = replace(compared(None), champion=None, first=first, constant=worse)
@@ -301,7 +301,7 @@ def test_what_is_surely_worse_than_a_constant_is_never_promoted_the_first_model_
     assert decide_validation(off, compared(BETTER, constant=worse)).verdict == "pass"
 
 
-def test_margins_are_a_share_of_the_champions_metric_unless_they_are_given():
+def test_margins_default_to_share_of_champion_metric():
     policy = ValidationPolicy(min_rows=100)
     slightly = MetricDifference("mae", 6.0, 5.92, 0.08, -0.07, 0.23, 500)
     report = decide_validation(policy, compared(slightly))
@@ -314,7 +314,7 @@ def test_margins_are_a_share_of_the_champions_metric_unless_they_are_given():
     assert policy.margin("accuracy", 0.2) == 0.01, "a metric between 0 and 1 has at least 0.01"
 
 
-def test_a_model_is_held_against_the_constant_on_the_same_rows():
+def test_model_is_compared_with_constant_on_same_rows():
     random = np.random.default_rng(0)
     truth = (random.random(600) < 0.4).astype(float)
     good, flipped = 0.1 + 0.8 * truth, 0.9 - 0.8 * truth
@@ -327,7 +327,7 @@ def test_a_model_is_held_against_the_constant_on_the_same_rows():
 
 
 @pytest.mark.parametrize("metric", ["f1", "balanced_accuracy", "roc_auc"])
-def test_a_holdout_with_one_positive_shows_nothing_of_two_models(metric):
+def test_holdout_with_one_positive_is_inconclusive(metric):
     """Both miss it, so that their F1 of 0 would be equal for sure."""
     truth, random = np.array([1.0] + [0.0] * 599), np.random.default_rng(0)
     old, new = random.uniform(0, 0.4, 600), random.uniform(0, 0.4, 600)
@@ -337,7 +337,7 @@ def test_a_holdout_with_one_positive_shows_nothing_of_two_models(metric):
     assert against_constant(metric, truth, new, 0.95, 0) is None
 
 
-def test_a_model_that_is_no_better_than_a_constant_is_said_to_be():
+def test_model_equal_to_constant_is_reported():
     """Where one row in twenty is positive, accuracy can hardly show more: it is said, and stops nobody."""
     equal = MetricDifference("accuracy", 0.95, 0.951, 0.001, -0.003, 0.005, 600)
     report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=equal))
@@ -356,12 +356,12 @@ def test_a_model_that_is_no_better_than_a_constant_is_said_to_be():
         (0.4, "-0.01 accuracy (the least, more than 0.02 of the"),
     ],
 )
-def test_the_margin_is_printed_as_what_it_is(champion, words):
+def test_margin_is_printed_in_its_unit(champion, words):
     primary = MetricDifference("accuracy", champion, champion + 0.05, 0.05, 0.04, 0.06, 600)
     assert any(words in one for one in decide_validation(ValidationPolicy(), compared(primary)).reasons)
 
 
-def test_a_constant_of_probabilities_knows_the_shares_of_training_and_not_those_of_the_days_to_come():
+def test_constant_uses_training_shares():
     """Delays fall from 22 to 8 % with the season: a model that learned before is no worse than a constant that did too."""
     random = np.random.default_rng(0)
     truth = (random.random(4000) < 0.08).astype(float)

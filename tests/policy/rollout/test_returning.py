@@ -23,14 +23,14 @@ def names(*entries: LedgerEntry) -> list[str]:
     return [served.version for served in returnable(entries)]
 
 
-def test_a_version_may_return_once_it_is_replaced_and_not_while_it_serves():
+def test_version_may_return_after_replacement():
     story = (made(1), serves(1, 1), made(2), serves(2, 2))
     assert names(*story[:2]) == []
     assert returnable(story) == (Served("1", window(1).end, window(1).end),)
     assert names(*story, serves(1, 5)) == ["2"]
 
 
-def test_one_that_never_served_or_was_rolled_back_may_not():
+def test_unserved_or_rolled_back_version_may_not_return():
     story = (made(1), serves(1, 1), made(2), made(3), serves(3, 3))
     assert names(*story) == ["1"]
     assert names(*story, serves(1, 4, "champion.rolled_back")) == []

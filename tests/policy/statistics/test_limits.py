@@ -32,7 +32,7 @@ def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision
         (0.07, 0.07, "7%", "< 7%"),
     ],
 )
-def test_a_share_that_just_misses_its_limit_does_not_read_like_it(limit, share, told, wish):
+def test_share_below_limit_is_not_rounded_to_it(limit, share, told, wish):
     decision = of_drift(f"{{trigger: drifted_share, share: {limit}}}", share)
     assert f"a share of {told}; the limit is {wish[2:]}" in decision.reasons[0]
     assert decision.would_change[0].endswith(wish)
@@ -42,20 +42,20 @@ def test_a_share_that_just_misses_its_limit_does_not_read_like_it(limit, share, 
 @pytest.mark.parametrize(
     ("share", "told"), [(0.298, "0.298, below"), (0.3, "0.30, at or above"), (0.12, "0.12, below")]
 )
-def test_a_drift_report_tells_a_share_from_its_limit_too(share, told):
+def test_drift_report_distinguishes_share_and_limit(share, told):
     sides = SimpleNamespace(rows=1000), SimpleNamespace(rows=1000, features=())
     reasons = explain([], share, "drifted" if share >= 0.3 else "stable", *sides, min_rows=200, max_share=0.3)
     assert reasons == (f"0 of 0 features drifted: a share of {told} the limit of 0.3",)
 
 
 @pytest.mark.parametrize(("shift", "told"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
-def test_a_mean_shift_reads_as_what_it_is_held_to_be(shift, told):
+def test_mean_shift_is_displayed_consistently(shift, told):
     decision = of_drift("{trigger: mean_shift, sigma: 3}", x=shift)
     assert f"the mean of x lies {told} reference σ" in decision.reasons[0]
     assert decision.retrain is (shift > 3)
 
 
-def test_a_mean_shift_ends_only_where_every_feature_is_back():
+def test_mean_shift_ends_when_every_feature_is_back():
     rule = "{trigger: mean_shift, sigma: 3}"
     assert of_drift(rule, a=5.0, b=4.0).would_change == ("would not retrain at a mean shift ≤ 3 σ in every feature",)
     assert of_drift(rule, a=2.9, b=4.0).retrain
@@ -63,7 +63,7 @@ def test_a_mean_shift_ends_only_where_every_feature_is_back():
 
 
 @pytest.mark.parametrize(("value", "told"), [(0.79996, "0.79996"), (0.8, "0.8"), (0.80004, "0.80004")])
-def test_a_metric_just_past_its_limit_does_not_read_like_it(value, told):
+def test_metric_past_limit_is_not_rounded_to_it(value, told):
     decision = judged("{trigger: metric_breach, metric: accuracy, limit: 0.8}", [value], metric="accuracy")
     assert decision.reasons[0].startswith(f"accuracy {told} (")
     assert decision.retrain is (value < 0.8)
@@ -82,7 +82,7 @@ def test_a_metric_just_past_its_limit_does_not_read_like_it(value, told):
         ("mae", "alpha: 0.7", [5.0, 5.0, 5.0]),  # any worsening
     ],
 )
-def test_a_shift_keeps_its_word_at_the_level_it_quotes(metric, rule, past, retrain):
+def test_quoted_shift_level_is_exact(metric, rule, past, retrain):
     def at(latest: float) -> Decision:
         text = f"{{trigger: metric_shift, metric: {metric}, always_valid: false, {rule}}}"
         return judged(text, [*past, latest], metric=metric)
@@ -98,7 +98,7 @@ def test_a_shift_keeps_its_word_at_the_level_it_quotes(metric, rule, past, retra
     assert at(promised - onward * far).retrain is retrain
 
 
-def test_a_shift_that_noise_hides_does_not_promise_to_retrain_at_what_it_has():
+def test_shift_hidden_by_noise_quotes_a_reachable_level():
     """0.88 after 0.9 three times, a thousand labels each: p = 0.037 is more than alpha, at 0.873 z is -2.395, p = 0.0083."""
     decision = judged(
         "{trigger: metric_shift, metric: accuracy, always_valid: false}", [0.9, 0.9, 0.9, 0.88], metric="accuracy"
@@ -108,19 +108,19 @@ def test_a_shift_that_noise_hides_does_not_promise_to_retrain_at_what_it_has():
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
-def test_a_number_never_changes_sides(value, limit):
+def test_rounding_never_crosses_the_limit(value, limit):
     for told in (beside(value, limit), beside(value, limit, 0, "f")):
         assert (float(told) < limit, float(told) > limit) == (value < limit, value > limit)
 
 
 @given(st.floats(1e-6, 1e6))
-def test_a_computed_limit_is_rounded_to_the_side_asked_for(limit):
+def test_limit_is_rounded_in_requested_direction(limit):
     low, high = float(rounded(limit, up=False)), float(rounded(limit, up=True))
     assert low * (1 - 1e-11) <= limit <= high * (1 + 1e-11)
     assert high - low <= limit * 1.001e-3
 
 
-def test_numbers_are_no_longer_than_they_must_be():
+def test_numbers_are_as_short_as_possible():
     assert [rounded(0.85, up) for up in (True, False)] == ["0.85", "0.85"]
     assert [rounded(1.9 / 3, up) for up in (True, False)] == ["0.6334", "0.6333"]
     assert rounded(0.1 + 0.2, up=True) == "0.3"

@@ -35,7 +35,7 @@ def multiclass_rows(rows: int = 600, seed: int = 1) -> tuple[np.ndarray, np.ndar
         ("brier", sklearn.brier_score_loss),
     ],
 )
-def test_two_class_metrics_equal_scikit_learns(name, independent):
+def test_binary_metrics_equal_scikit_learn(name, independent):
     truth, predicted = binary_rows()
     assert metrics.compute(name, truth, predicted) == pytest.approx(independent(truth, predicted), rel=1e-12)
 
@@ -51,13 +51,13 @@ def test_two_class_metrics_equal_scikit_learns(name, independent):
         ("brier", lambda y, p: sklearn.brier_score_loss(y, p, labels=[0, 1, 2])),
     ],
 )
-def test_multiclass_metrics_equal_scikit_learns(name, independent):
+def test_multiclass_metrics_equal_scikit_learn(name, independent):
     truth, predicted = multiclass_rows()
     assert metrics.compute(name, truth, predicted) == pytest.approx(independent(truth, predicted), rel=1e-12)
 
 
 @pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
-def test_regression_metrics_equal_scikit_learns(quantile):
+def test_regression_metrics_equal_scikit_learn(quantile):
     random = np.random.default_rng(2)
     truth, predicted = random.normal(size=300), random.normal(size=300)
     pinball = sklearn.mean_pinball_loss(truth, predicted, alpha=quantile)
@@ -76,14 +76,14 @@ def test_hand_worked_values():
     assert metrics.compute("pinball", [10, 10], [8, 12], 0.9) == pytest.approx((0.9 * 2 + 0.1 * 2) / 2)
 
 
-def test_what_the_rows_do_not_define_is_nan_and_never_a_number():
+def test_undefined_metric_is_nan():
     assert np.isnan(metrics.compute("roc_auc", [1, 1, 1], [0.2, 0.5, 0.9]))
     assert np.isnan(metrics.compute("f1", [0, 0], [0.1, 0.2]))
     for name in metrics.HIGHER_IS_BETTER:
         assert np.isnan(metrics.compute(name, [], []))
 
 
-def test_a_class_that_does_not_occur_is_left_out_of_the_mean_over_classes():
+def test_absent_class_is_left_out_of_class_mean():
     truth, predicted = multiclass_rows()
     rows = truth != 2
     kept = metrics.compute("roc_auc", truth[rows], predicted[rows])
@@ -91,7 +91,7 @@ def test_a_class_that_does_not_occur_is_left_out_of_the_mean_over_classes():
     assert kept == pytest.approx(np.mean(by_hand))
 
 
-def test_a_certain_and_wrong_prediction_costs_a_finite_log_loss():
+def test_certain_wrong_prediction_has_finite_log_loss():
     assert metrics.compute("log_loss", [1], [0.0]) == pytest.approx(-np.log(np.finfo(float).eps))
 
 
@@ -104,7 +104,7 @@ def test_a_certain_and_wrong_prediction_costs_a_finite_log_loss():
         ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would make the least integer of it
     ],
 )
-def test_unknown_names_unequal_shapes_and_unknown_labels_are_refused(name, truth, predicted):
+def test_invalid_metric_arguments_are_refused(name, truth, predicted):
     with pytest.raises(ValueError, match="expected"):
         metrics.compute(name, truth, predicted)
 
@@ -126,7 +126,7 @@ def test_row_losses_average_to_the_metric(rows):
 
 @settings(max_examples=60, deadline=None)
 @given(rows_of_scores)
-def test_auc_turns_round_with_the_score_and_ignores_its_scale(rows):
+def test_auc_is_invariant_to_scale_and_flips_with_sign(rows):
     truth = np.array([row[0] for row in rows], float)
     predicted = np.round(np.array([row[1] for row in rows]), 3)
     area = metrics.compute("roc_auc", truth, predicted)
@@ -137,7 +137,7 @@ def test_auc_turns_round_with_the_score_and_ignores_its_scale(rows):
 
 @settings(max_examples=40, deadline=None)
 @given(rows_of_scores, st.floats(-100, 100))
-def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
+def test_errors_are_shift_invariant(rows, shift):
     truth, predicted = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows])
     for name in metrics.REGRESSION_METRICS:
         moved = metrics.compute(name, truth + shift, predicted + shift)
@@ -159,13 +159,13 @@ def test_errors_do_not_depend_on_where_zero_lies(rows, shift):
         ("log_loss", [0], 2, None),
     ],
 )
-def test_labels_that_lack_a_class_define_no_metric_that_compares_classes(name, labels, classes, words):
+def test_class_metrics_need_every_class(name, labels, classes, words):
     said = metrics.undefined(name, labels, classes)
     assert said is None if words is None else words in said
 
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
-def test_a_level_needs_each_of_a_few_classes(name):
+def test_level_needs_each_of_a_few_classes(name):
     """A week without the hardest of three classes looks better than the model is; of fifty some always lack."""
     without = [0] * 50 + [1] * 50 + [2] * 4
     assert metrics.undefined(name, without, 3) is None, "two models on the same rows can be compared"
@@ -175,11 +175,11 @@ def test_a_level_needs_each_of_a_few_classes(name):
 
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
-def test_a_quiet_window_has_no_value_instead_of_zero(name):
+def test_window_without_positives_has_no_value(name):
     assert math.isnan(metrics.compute(name, np.zeros(20), np.linspace(0, 0.9, 20)))
 
 
-def test_the_best_constant_is_the_median_the_majority_or_the_shares():
+def test_best_constant_is_median_majority_or_shares():
     assert metrics.constant_prediction("mae", [1.0, 2.0, 9.0], 0)[0] == 2.0
     assert metrics.constant_prediction("rmse", [1.0, 2.0, 9.0], 0)[0] == 4.0
     assert metrics.constant_prediction("pinball", [0.0, 10.0], 0, quantile=0.9)[0] == pytest.approx(9.0)

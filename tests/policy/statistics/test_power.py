@@ -11,21 +11,21 @@ from tasks.policy.statistics import power
 from tasks.policy.statistics.distances import Table, chi2, compared_bins
 
 
-def test_the_smallest_psi_is_statsmodels():
+def test_detectable_psi_equals_statsmodels():
     """Effect size w of one sample, w² = Σ(p - q)²/q; against an endless reference PSI is w²."""
     independent = GofChisquarePower().solve_power(nobs=400, alpha=0.01, power=0.8, n_bins=20) ** 2
     assert power.smallest_effect("psi", 400, 10**12, 0.01, 0.8, 20) == pytest.approx(independent, rel=1e-3)
     assert power.smallest_effect("kl", 400, 10**12, 0.01, 0.8, 20) == pytest.approx(independent / 2, rel=1e-3)
 
 
-def test_the_detectable_shift_is_statsmodels():
+def test_detectable_shift_equals_statsmodels():
     independent = NormalIndPower().solve_power(nobs1=400, alpha=0.01, power=0.8, ratio=5)
     assert power.minimum_detectable_shift(400, 2000, 0.01, 0.8) == pytest.approx(independent, rel=1e-4)
     assert power.minimum_detectable_shift(1, 2000) == math.inf
 
 
 @pytest.mark.parametrize("method", ["ks", "wasserstein"])
-def test_a_shift_of_the_smallest_size_is_found_four_times_of_five_by_ks(method):
+def test_detectable_ks_shift_has_80_percent_power(method):
     random = np.random.default_rng(0)
     size = power.smallest_effect(method, 500, 2000, alpha=0.01)
     shift = size if method == "wasserstein" else 2 * stats.norm.ppf((1 + size) / 2)
@@ -36,7 +36,7 @@ def test_a_shift_of_the_smallest_size_is_found_four_times_of_five_by_ks(method):
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
 
 
-def test_categories_that_move_by_the_smallest_size_are_found_four_times_of_five():
+def test_detectable_category_shift_has_80_percent_power():
     random, shares = np.random.default_rng(1), np.array([0.4, 0.3, 0.2, 0.1])
     size = power.smallest_effect("psi", 500, 2000, 0.01, bins=4)
     way = np.array([1, -1, 1, -1])
@@ -49,7 +49,7 @@ def test_categories_that_move_by_the_smallest_size_are_found_four_times_of_five(
     assert np.mean(found) == pytest.approx(0.8, abs=0.06)
 
 
-def test_nothing_is_seen_in_a_row_and_more_rows_see_less():
+def test_detectable_effect_shrinks_with_rows():
     assert power.smallest_effect("ks", 1, 1000, 0.01) == math.inf
     sizes = [power.smallest_effect("wasserstein", rows, 10**6, 0.01) for rows in (200, 2000, 20_000)]
     assert sizes == sorted(sizes, reverse=True)
@@ -57,14 +57,14 @@ def test_nothing_is_seen_in_a_row_and_more_rows_see_less():
 
 
 @pytest.mark.parametrize("method", ["ks", "wasserstein", "psi", "kl"])
-def test_the_rows_needed_are_the_fewest_that_see_the_effect(method):
+def test_needed_rows_are_minimal(method):
     rows = power.rows_needed(0.1, method, 50_000, 0.01)
     assert power.smallest_effect(method, rows, 50_000, 0.01) <= 0.1
     assert power.smallest_effect(method, rows - 1, 50_000, 0.01) > 0.1
     assert power.rows_needed(0.01, "ks", 1000, 0.01) is None
 
 
-def test_bins_that_are_pooled_are_not_counted():
+def test_pooled_bins_are_not_counted():
     assert compared_bins(Table((50, 50, 50), (50, 50, 50))) == 3
     assert compared_bins(Table((500, 500, 1, 1, 1), (500, 500, 1, 1, 1))) == 2  # all rare ones and one more
     assert compared_bins(Table((), ())) == 0

@@ -19,7 +19,7 @@ def test_the_radius_by_hand():
     assert (low, high) == pytest.approx((2 - half, 2 + half))
 
 
-def test_intervals_hold_at_every_look_at_once_where_fixed_ones_do_not():
+def test_anytime_intervals_keep_level_over_all_looks():
     """600 stable series of 300 windows: the share that ever excludes the truth."""
     random, ever, ever_fixed = np.random.default_rng(0), 0, 0
     counts = np.arange(1, 301)
@@ -31,7 +31,7 @@ def test_intervals_hold_at_every_look_at_once_where_fixed_ones_do_not():
     assert ever_fixed / 600 > 0.3
 
 
-def test_a_sequence_a_block_holds_at_every_look_at_once_and_forgets_the_block_before():
+def test_block_sequence_keeps_level_and_restarts():
     random, ever = np.random.default_rng(3), 0
     for _ in range(400):
         found = sequential.block_sequences(random.normal(size=100), 0.05, 1.0)
@@ -42,12 +42,12 @@ def test_a_sequence_a_block_holds_at_every_look_at_once_and_forgets_the_block_be
     )
 
 
-def test_a_shift_of_one_sigma_is_seen_within_the_windows_it_is_tuned_for():
+def test_one_sigma_shift_is_detected_in_time():
     random = np.random.default_rng(1)
     seen = [confidence_sequence(random.normal(1, 1, 20), 0.05, 1.0)[-1].low > 0 for _ in range(300)]
     assert np.mean(seen) > 0.9
 
 
-def test_values_without_spread_and_none():
+def test_constant_and_empty_series():
     assert confidence_sequence([2.0, 2.0], 0.05, 0.0)[-1] == (2.0, 2.0)
     assert confidence_sequence([], 0.05, 1.0) == []

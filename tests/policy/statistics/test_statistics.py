@@ -24,7 +24,7 @@ def test_wilson_equals_its_formula_and_stays_inside_the_unit_interval():
     assert np.isnan(intervals.wilson_interval(0, 0).low)
 
 
-def test_bootstrap_of_a_mean_agrees_with_scipys():
+def test_bootstrap_of_a_mean_agrees_with_scipy():
     rows = np.random.default_rng(0).exponential(size=400)
     independent = stats.bootstrap((rows,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(5))
     low, high = mean_interval(rows, draws=4000, seed=3)
@@ -32,7 +32,7 @@ def test_bootstrap_of_a_mean_agrees_with_scipys():
     assert high == pytest.approx(independent.confidence_interval.high, abs=0.01)
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+def test_interval_depends_on_the_seed():
     rows = np.random.default_rng(0).normal(size=200)
     assert mean_interval(rows, seed=1) == mean_interval(rows, seed=1)
     assert mean_interval(rows, seed=1) != mean_interval(rows, seed=2)
@@ -49,14 +49,14 @@ def test_bootstrap_draws_have_the_standard_error_of_the_mean_and_stay_paired(cou
     assert pairs[:, 1] - pairs[:, 0] == pytest.approx(1000)
 
 
-def test_both_ways_to_resample_give_the_same_interval():
+def test_both_resampling_methods_agree():
     rows = np.random.default_rng(1).exponential(size=500)
     fewer = mean_interval(rows[:499], draws=20_000)
     assert mean_interval(rows, draws=20_000) == pytest.approx(fewer, abs=0.01)
 
 
 @pytest.mark.parametrize("rows", [4096, 4097])
-def test_weights_that_are_kept_for_windows_of_like_size_cover_as_those_drawn_for_one_do(rows):
+def test_cached_weights_keep_coverage(rows):
     """1,000 draws of 4,096 rows are kept, of 4,097 not; 150 windows of mean 1: 10 % ± 3.5 binomial σ miss."""
     random = np.random.default_rng(4)
     windows = (random.exponential(size=rows) for _ in range(150))
@@ -74,7 +74,7 @@ def test_intervals_cover_at_their_nominal_level():
     assert 0.04 <= missed / 300 <= 0.16
 
 
-def test_delong_equals_the_auc_and_its_published_variance_form():
+def test_delong_equals_published_variance():
     random = np.random.default_rng(6)
     score = np.round(random.random(300), 2)
     truth = (random.random(300) < score).astype(int)
@@ -89,7 +89,7 @@ def test_delong_equals_the_auc_and_its_published_variance_form():
 
 
 @pytest.mark.parametrize("name", [*metrics.CLASS_METRICS, *metrics.REGRESSION_METRICS])
-def test_every_metrics_interval_contains_its_value_and_narrows_with_rows(name):
+def test_intervals_contain_value_and_narrow_with_rows(name):
     random = np.random.default_rng(7)
     predicted = random.random(4000)
     truth = (random.random(4000) < predicted).astype(float)
@@ -102,7 +102,7 @@ def test_every_metrics_interval_contains_its_value_and_narrows_with_rows(name):
 
 
 @pytest.mark.parametrize("name", [*metrics.CLASS_METRICS, *metrics.REGRESSION_METRICS])
-def test_a_better_challenger_gains_whatever_direction_the_metric_has(name):
+def test_better_challenger_gains_in_any_metric(name):
     """Peers compare a model with itself, or hard-code `>`: both fail here."""
     random = np.random.default_rng(8)
     better = random.random(1500)
@@ -136,7 +136,7 @@ def test_pairing_narrows_the_interval_of_a_gain():
     assert alone.high - alone.low > 0.5
 
 
-def test_mcnemar_is_the_binomial_test_of_the_rows_on_which_they_differ():
+def test_mcnemar_is_binomial_test_of_discordant_rows():
     truth = np.ones(20)
     old, new = np.ones(20), np.ones(20)
     old[:8], new[8:10] = 0, 0  # 8 rows only the challenger gets right, 2 only the champion
@@ -153,7 +153,7 @@ def test_two_proportions_by_hand_and_one_sided():
     assert np.isnan(intervals.two_proportion_test(0, 0, 1, 2))
 
 
-def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_correlate():
+def test_moving_blocks_widen_with_autocorrelation():
     """The mean of n independent values has error σ/√n; of an AR(1) with ρ = 0.8 it is 3 times as large."""
     random = np.random.default_rng(11)
     noise = random.normal(size=400)
@@ -168,7 +168,7 @@ def test_moving_blocks_agree_with_theory_on_noise_and_widen_where_neighbours_cor
 
 
 @pytest.mark.parametrize(("values", "correlation"), [(12, 0.0), (40, 0.0), (40, 0.4), (150, 0.4)])
-def test_moving_blocks_keep_about_their_level_where_neighbours_correlate(values, correlation):
+def test_moving_blocks_keep_level_with_autocorrelation(values, correlation):
     """Without being stretched they keep 86, 91, 84 and 89 of 95 %."""
     random, kept = np.random.default_rng(11), 0
     for _ in range(400):
@@ -179,7 +179,7 @@ def test_moving_blocks_keep_about_their_level_where_neighbours_correlate(values,
 
 
 @pytest.mark.parametrize(("positives", "known"), [(0, False), (1, False), (2, True), (399, False), (400, False)])
-def test_fewer_than_two_rows_of_a_class_give_no_interval_of_an_auc(positives, known):
+def test_auc_interval_needs_two_rows_per_class(positives, known):
     truth, score = (np.arange(400) < positives).astype(float), np.random.default_rng(4).random(400)
     interval = intervals.metric_interval("roc_auc", truth, score)
     assert (interval.low < interval.high) == known
@@ -187,7 +187,7 @@ def test_fewer_than_two_rows_of_a_class_give_no_interval_of_an_auc(positives, kn
 
 
 @pytest.mark.parametrize(("positives", "known"), [(1, False), (2, True), (399, False)])
-def test_one_row_of_a_class_gives_no_interval_of_a_gain_in_auc(positives, known):
+def test_auc_gain_interval_needs_two_rows_per_class(positives, known):
     random = np.random.default_rng(4)
     truth = (np.arange(400) < positives).astype(float)
     old, new = random.random(400), random.random(400)

@@ -30,7 +30,7 @@ async def _dates_of_prefect(kind: str, rule: str, timezone: str, start: datetime
         ("rrule", "FREQ=WEEKLY;BYDAY=MO,TH;BYHOUR=9"),
     ],
 )
-def test_dates_are_those_of_prefects_own_schedules(kind, rule, timezone):
+def test_dates_equal_prefect_schedules(kind, rule, timezone):
     start = utc("2013-01-01T00:30")
     expected = asyncio.run(_dates_of_prefect(kind, rule, timezone, start, 40))
     found, moment = [], start
@@ -41,6 +41,6 @@ def test_dates_are_those_of_prefects_own_schedules(kind, rule, timezone):
 
 
 @pytest.mark.parametrize(("kind", "rule"), [("cron", "30 1 * * *"), ("rrule", "FREQ=DAILY;BYHOUR=1;BYMINUTE=30")])
-def test_in_the_hour_that_clocks_repeat_the_next_date_is_still_later(kind, rule):
+def test_next_date_is_later_in_repeated_hour(kind, rule):
     after = utc("2026-11-01T06:00")  # 01:00 in New York for the second time; 01:30 of the first has passed
     assert next_date(kind, rule, "America/New_York", after) > after

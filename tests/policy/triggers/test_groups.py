@@ -25,7 +25,7 @@ def decided(rule: str, accuracy: float = GOOD, shift: float = 0.0, rows: int = 1
     return decide_retraining("a_model", policy(rule), seen, past, seen.window.end)
 
 
-def test_what_must_all_come_is_one_sentence():
+def test_all_of_is_one_sentence():
     rule = group("all_of", BREACH, SHIFT)
     decision = decided(rule)
     wish = "would retrain at accuracy < 0.8 and at a mean shift > 3 σ in any feature, both at once"
@@ -35,7 +35,7 @@ def test_what_must_all_come_is_one_sentence():
     assert decided(rule, BAD, 4.0).retrain
 
 
-def test_what_is_there_already_is_not_asked_for():
+def test_met_conditions_are_not_listed():
     rule = group("all_of", BREACH, SHIFT)
     for seen, wish in (
         ({"accuracy": BAD}, "would retrain at a mean shift > 3 σ in any feature"),
@@ -45,7 +45,7 @@ def test_what_is_there_already_is_not_asked_for():
         assert (decision.retrain, decision.would_change) == (False, (wish,))
 
 
-def test_what_must_all_fall_is_one_sentence_and_what_is_missing_is_left_out():
+def test_releasing_any_of_is_one_sentence():
     rule = group("any_of", BREACH, SHIFT, ROWS)
     decision = decided(rule, BAD, 4.0)
     keep = "would not retrain at accuracy ≥ 0.8 and at a mean shift ≤ 3 σ in every feature, both at once"
@@ -56,7 +56,7 @@ def test_what_must_all_fall_is_one_sentence_and_what_is_missing_is_left_out():
     assert decided(rule, BAD).would_change == ("would not retrain at accuracy ≥ 0.8",)
 
 
-def test_where_either_is_enough_each_has_its_own_sentence():
+def test_any_of_has_one_sentence_each():
     assert decided(group("any_of", BREACH, SHIFT)).would_change == (
         "would retrain at accuracy < 0.8",
         "would retrain at a mean shift > 3 σ in any feature",
@@ -69,7 +69,7 @@ def test_where_either_is_enough_each_has_its_own_sentence():
     assert not decided(rule, 0.8, 4.0).retrain and not decided(rule, BAD, 3.0).retrain
 
 
-def test_a_number_of_conditions_says_how_many_are_missing_or_must_fall():
+def test_at_least_states_the_missing_count():
     rule = group("at_least, n: 2", BREACH, SHIFT, ROWS)
     none, one, three = decided(rule), decided(rule, BAD), decided(rule, BAD, 4.0, 500)
     assert none.would_change == (
@@ -88,7 +88,7 @@ def test_a_number_of_conditions_says_how_many_are_missing_or_must_fall():
     assert decided(rule, 0.8, 4.0, 500).retrain and not decided(rule, 0.8, 3.0, 500).retrain
 
 
-def test_what_cannot_be_undone_by_a_number_is_named():
+def test_condition_without_release_level_is_named():
     """New rows stay where they are: the condition has no limit to fall back to."""
     decision = decided(group("any_of", BREACH, ROWS), BAD, rows=500)
     assert decision.would_change == (
@@ -122,7 +122,7 @@ def test_groups_in_groups_keep_their_own_counts():
     assert not decided(both, 0.8, 3.0, 500).retrain
 
 
-def test_a_group_whose_parts_say_nothing_is_named_by_them():
+def test_group_without_sentences_is_named_by_its_conditions():
     rows = group("any_of", ROWS, "{trigger: new_rows, fraction: 0.01}")
     decision = decided(group("any_of", BREACH, group("all_of", ROWS, ROWS)), BAD, rows=500)
     assert decision.would_change == (
@@ -132,11 +132,11 @@ def test_a_group_whose_parts_say_nothing_is_named_by_them():
 
 
 @pytest.mark.parametrize("kind", ["any_of", "all_of"])
-def test_a_group_of_one_says_what_its_condition_says(kind):
+def test_group_of_one_reads_like_its_condition(kind):
     for accuracy in (GOOD, BAD):
         assert decided(group(kind, BREACH), accuracy).would_change == decided(BREACH, accuracy).would_change
 
 
-def test_a_timer_with_nothing_known_is_told_as_waiting():
+def test_timer_without_training_is_waiting():
     decision = decided(group("all_of", BREACH, TIMER))
     assert decision.would_change == ("would retrain at accuracy < 0.8 and from 2013-05-31, both at once",)

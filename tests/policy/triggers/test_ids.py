@@ -174,12 +174,12 @@ POLICIES = [
 
 
 @pytest.mark.parametrize(("given", "written"), CONDITIONS)
-def test_a_condition_is_written_as_ever(given: dict, written: str) -> None:
+def test_condition_json_is_unchanged(given: dict, written: str) -> None:
     assert RetrainingPolicy.model_validate({"when": given}).when.model_dump_json() == written
 
 
 @pytest.mark.parametrize(("given", "written", "own", "when_empty"), POLICIES)
-def test_a_decision_has_the_id_that_it_ever_had(given: dict, written: str, own: str, when_empty: str) -> None:
+def test_decision_ids_are_unchanged(given: dict, written: str, own: str, when_empty: str) -> None:
     policy = RetrainingPolicy.model_validate(given)
     assert policy.model_dump_json() == written
     assert decision_id("flight_delay", policy, WINDOW) == own

@@ -75,7 +75,7 @@ def test_a_condition_is_described_as_a_clause(text: str, clause: str | None) -> 
 
 
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.kind())
-def test_every_kind_documents_itself_with_an_example_that_loads(kind: type[Trigger]) -> None:
+def test_every_kind_has_an_example_that_loads(kind: type[Trigger]) -> None:
     name, meaning, example = kind.documentation()
     assert meaning.endswith(".")
     assert "\n" not in meaning
@@ -85,33 +85,33 @@ def test_every_kind_documents_itself_with_an_example_that_loads(kind: type[Trigg
     assert found.describe()
 
 
-def test_a_groups_leaves_and_metrics_are_those_of_its_whole_tree() -> None:
+def test_group_lists_leaves_and_metrics_of_its_tree() -> None:
     inner = "{trigger: any_of, conditions: [{trigger: adaptive, metric: mae}, {trigger: every}]}"
     group = condition(f"{{trigger: all_of, conditions: [{inner}, {{trigger: metric_decay, metric: rmse}}]}}")
     assert [leaf.trigger for leaf in group.leaves()] == ["adaptive", "every", "metric_decay"]
     assert group.metrics() == ("mae", "rmse")
 
 
-def test_retrains_in_vain_are_counted_for_what_judges_the_model_and_not_for_timers_and_drift() -> None:
+def test_ineffective_retrains_count_for_performance_conditions() -> None:
     assert set(OF_THE_METRIC) == {"metric_breach", "metric_shift", "metric_decay", "adaptive", "regret_exceeds_cost"}
 
 
-def test_probes_are_trained_for_the_kinds_that_are_judged_by_them() -> None:
+def test_probes_are_trained_for_conditions_that_need_them() -> None:
     assert {kind.kind() for kind in kinds() if kind.needs_probes} == {"probe", "perennial"}
 
 
-def test_the_base_brings_no_field_into_the_json_that_ids_are_made_of() -> None:
+def test_base_class_adds_no_field_to_the_json() -> None:
     assert not Trigger.model_fields
     assert next(iter(MetricBreach.model_fields)) == "k"
 
 
-def test_the_kinds_are_the_same_whichever_module_comes_first() -> None:
+def test_kinds_do_not_depend_on_import_order() -> None:
     code = "import tasks.policy.triggers.series; from tasks.policy.triggers.combinators import kinds; print([k.kind() for k in kinds()])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == str([kind.kind() for kind in kinds()])
 
 
-def test_a_kind_that_judges_nothing_cannot_be_made() -> None:
+def test_kind_without_judge_is_rejected() -> None:
     class Idle(Trigger):
         """Waits."""
 

@@ -20,7 +20,7 @@ def first_alarm(rule: str, values: list[float], champion_from: int = 0) -> int |
 
 
 @pytest.mark.slow("200 series, looked at 45 times each, as only so many show a level of 5 %")
-def test_over_a_year_of_looks_a_stable_model_alarms_at_its_level_where_a_test_of_each_window_does_not():
+def test_stable_model_alarms_at_its_level_over_a_year():
     """200 stable series, each looked at after each of 50 windows."""
     random = np.random.default_rng(0)
     series = [list(5 + 0.1 * random.normal(size=50)) for _ in range(200)]
@@ -30,7 +30,7 @@ def test_over_a_year_of_looks_a_stable_model_alarms_at_its_level_where_a_test_of
     assert plain > 0.5
 
 
-def test_the_level_is_kept_by_champions_that_begin_later_and_by_metrics_that_rise():
+def test_level_holds_for_later_champions_and_rising_metrics():
     random = np.random.default_rng(1)
     alarms = 0
     for _ in range(60):
@@ -41,7 +41,7 @@ def test_the_level_is_kept_by_champions_that_begin_later_and_by_metrics_that_ris
 
 
 @pytest.mark.parametrize(("sigmas", "within"), [(3, 10), (5, 5)])
-def test_a_lasting_fall_is_seen_the_sooner_the_larger_it_is(sigmas, within):
+def test_larger_fall_is_detected_sooner(sigmas, within):
     random, delays, early = np.random.default_rng(2), [], 0
     for _ in range(25):
         values = 5 + 0.1 * random.normal(size=45)
@@ -53,7 +53,7 @@ def test_a_lasting_fall_is_seen_the_sooner_the_larger_it_is(sigmas, within):
     assert np.median(delays) <= within
 
 
-def test_a_fall_must_exceed_its_margin_surely_and_an_improvement_never_counts():
+def test_fall_must_exceed_margin_significantly():
     fall = [*STABLE, *STABLE, 7.0, 7.1, 6.9, 7.0]
     rule = "{trigger: metric_shift, metric: mae, margin: %s, alpha: 0.05}"
     assert judged(rule % 0.1, fall, champion_from=16).retrain
@@ -69,7 +69,7 @@ def test_it_needs_k_of_the_last_m_windows():
     assert judged(rule, [*fall, 9.1], champion_from=16).retrain
 
 
-def test_its_sentences_say_how_often_and_keep_their_word_at_the_limit():
+def test_sentences_are_exact_at_the_limit():
     fall = [*STABLE, *STABLE, 9.0]
     rule = "{trigger: metric_shift, metric: mae, alpha: 0.05, k: %s, m: 3%s}"
     waiting = judged(rule % (3, ""), fall, champion_from=16)
@@ -81,7 +81,7 @@ def test_its_sentences_say_how_often_and_keep_their_word_at_the_limit():
 
 
 @pytest.mark.parametrize("metric", ["mae", "accuracy"])
-def test_an_average_just_past_its_limit_reads_as_past_it(metric):
+def test_average_past_limit_is_displayed_as_past(metric):
     """The champion's one window is moved to where the average's near end just misses the limit, and just meets it."""
     stable, sign = [*STABLE, *STABLE], 1 if metric == "mae" else -1
 
@@ -104,7 +104,7 @@ def test_an_average_just_past_its_limit_reads_as_past_it(metric):
     assert at(held)[0] and not at(missed)[0]
 
 
-def test_its_sentences_say_what_is_sure_and_what_would_change_it():
+def test_sentences_state_evidence_and_limit():
     decision = judged(ALWAYS, [*STABLE, *STABLE, 5.1, 5.0], champion_from=16)
     assert "mae of the champion's latest 2 windows is on average" in decision.reasons[0]
     assert "at every look at once (alpha 0.05, margin 0)" in decision.reasons[0]
@@ -113,7 +113,7 @@ def test_its_sentences_say_what_is_sure_and_what_would_change_it():
     assert not early.retrain and "not known before four closed" in early.reasons[0]
 
 
-def test_a_policy_that_says_nothing_of_it_keeps_its_decision_ids():
+def test_default_policy_keeps_decision_ids():
     from tasks.policy.decision.retraining import RetrainingPolicy
 
     text = {"when": {"trigger": "metric_shift", "metric": "mae"}}
@@ -122,7 +122,7 @@ def test_a_policy_that_says_nothing_of_it_keeps_its_decision_ids():
     assert "always_valid" in RetrainingPolicy.model_validate(off).model_dump_json()
 
 
-def test_a_jump_in_the_latest_window_is_seen_in_it_and_not_averaged_away():
+def test_jump_in_latest_window_is_not_averaged_away():
     """Months near 3.2 and then one of 5.5, eight windows into the champion's time."""
     months = [3.2, 3.25, 3.15, 3.2, 3.22, 3.18, 3.2, 3.24, 3.16, 3.2, 3.21, 5.5]
     rule = "{trigger: metric_shift, metric: mae, margin: 0.5}"

@@ -12,7 +12,7 @@ from tests.policy.triggers.judged_windows import drift, evidence, history, windo
 @pytest.mark.parametrize(
     ("passed", "fails_as", "fires"), [(False, "drifted", True), (False, "warn", False), (True, "drifted", False)]
 )
-def test_a_failed_own_test_fires_where_it_counts_as_drift(passed, fails_as, fires):
+def test_failed_user_test_triggers_if_it_counts_as_drift(passed, fails_as, fires):
     measured = with_own_tests(drift(1, amount=0.1), [OwnTest("MeanValue of amount", passed, "3 < 5", fails_as)], ())
     case = Case(evidence(1, drift=measured), history(), window(1).end, min_rows=100, min_labelled_rows=100)
     finding = DriftedShare(trigger="drifted_share").judge(case)

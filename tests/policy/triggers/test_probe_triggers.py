@@ -41,7 +41,7 @@ def case(*leads: float, budget: Budget | None = None, cost_usd: float | None = N
     return Case(latest, history, latest.window.end, 200, 200, budget or Budget(), cost_usd)
 
 
-def test_advantages_add_up_and_a_setback_never_counts_below_zero():
+def test_advantages_accumulate_from_zero():
     """0.02, then -0.05 (floored at 0), then 0.03 + 0.0201: the limit of 0.05 is reached in the fourth window, not before."""
     rule = Probe(trigger="probe", alpha=0.05)
     leads = (0.02, -0.05, 0.03, 0.0201)
@@ -50,7 +50,7 @@ def test_advantages_add_up_and_a_setback_never_counts_below_zero():
 
 @pytest.mark.parametrize(("fixed_usd", "pays"), [(90.0, True), (90_000.0, False)])
 @pytest.mark.parametrize("trigger", ["probe", "perennial", "regret_exceeds_cost"])
-def test_a_decision_that_rests_on_a_forecast_cost_can_be_written_down(trigger: str, fixed_usd: float, pays: bool):
+def test_decision_with_forecast_cost_serialises(trigger: str, fixed_usd: float, pays: bool):
     """A NumPy number in the cost makes a NumPy truth value of `holds`, which no ledger can hold."""
     budget = Budget(fixed_usd_per_retrain=fixed_usd, value_usd_per_metric_unit_per_day=1000.0)
     cost = forecast_cost(budget, [Usage(1000, wall_s=60.0)], 1500)
@@ -63,7 +63,7 @@ def test_a_decision_that_rests_on_a_forecast_cost_can_be_written_down(trigger: s
     assert from_json(Decision, to_json(decision)) == decision
 
 
-def test_what_is_lacking_is_told_with_the_windows_it_would_take():
+def test_missing_evidence_is_stated_in_windows():
     finding = Probe(trigger="probe", alpha=0.05).judge(case(0.02))
     assert "0.02 accuracy in sum over 1 windows" in finding.reasons[0]
     assert finding.would_change == (
@@ -72,13 +72,13 @@ def test_what_is_lacking_is_told_with_the_windows_it_would_take():
     )
 
 
-def test_windows_before_the_last_training_were_answered_by_it():
+def test_windows_before_last_training_are_ignored():
     rule, leads = Probe(trigger="probe", alpha=0.05), (0.04, 0.04)
     assert rule.judge(case(*leads)).holds
     assert not rule.judge(case(*leads, retrained_at=(window(HISTORY + 1).start,))).holds
 
 
-def test_a_window_without_new_labels_is_silent_although_the_sum_is_high():
+def test_window_without_new_labels_does_not_trigger():
     known = case(0.04, 0.04)
     waiting = WindowEvidence(window(HISTORY + 2), 1000)
     history = replace(known.history, evidence=(*known.history.evidence, known.evidence))
@@ -88,7 +88,7 @@ def test_a_window_without_new_labels_is_silent_although_the_sum_is_high():
     assert "no window has got enough labels" in rule.judge(later).reasons[0]
 
 
-def test_before_any_service_window_has_labels_nothing_triggers():
+def test_nothing_triggers_before_service_labels():
     silent = Perennial(trigger="perennial").judge(case())
     assert not silent.holds and "no window of service" in silent.reasons[0]
 
@@ -102,7 +102,7 @@ def test_the_limit_comes_from_money():
         assert "a retrain pays from 0.024 accuracy (120.00 USD)" in finding.reasons[0]
 
 
-def test_losses_without_a_bound_are_measured_against_their_own_level():
+def test_unbounded_losses_are_scaled_by_their_median():
     """A median of 10 minutes counts as 0.2, so alpha 0.05 is 2.5 minutes."""
     before = tuple(column(number, 10, 10, served=False, metric="mae") for number in range(1, HISTORY))
     for lead, holds in ((2.4, False), (2.6, True)):
@@ -125,7 +125,7 @@ def stream(gap: float, windows: int = 30, seed: int = 0) -> list[ProbeColumn]:
 
 
 @pytest.mark.parametrize(("gap", "retrains"), [(0.0, False), (0.01, True)])
-def test_perennial_retrains_a_model_that_ages_and_leaves_one_that_does_not(gap, retrains):
+def test_perennial_retrains_only_an_ageing_model(gap, retrains):
     columns = stream(gap)
     held = []
     for last in range(HISTORY * 2 - 1, len(columns)):
@@ -147,14 +147,14 @@ def test_what_comes_later_is_not_read():
         assert rule.judge(Case(future, History(), latest.window.end, 200, 200)) == plain
 
 
-def test_with_little_history_perennial_judges_as_the_plain_rule_does():
+def test_perennial_equals_plain_rule_with_little_history():
     latest = replace(evidence(HISTORY), probes=(column(HISTORY, 0.3, 0.2),))
     known = Case(latest, History(), latest.window.end, 200, 200)
     finding = Perennial(trigger="perennial", alpha=0.05).judge(known)
     assert finding.holds and finding.triggers == ("perennial",)
 
 
-def test_a_column_survives_the_ledger():
+def test_column_round_trips_through_the_ledger():
     one = column(HISTORY, 0.3, 0.2)
     assert from_json(ProbeColumn, to_json(one)) == one
     assert isinstance(one.losses[0][0], datetime)
@@ -201,7 +201,7 @@ class TestAReturningSeason:
                 done.append((number, finding, seasons[learned[champion]]))
         return done
 
-    def test_it_goes_back_to_the_version_of_the_season_that_returns(self):
+    def test_goes_back_when_a_season_returns(self):
         done = self.live(self.seasons)
         returns = [(number, concept) for number, finding, concept in done if finding.go_back_to]
         assert len(returns) == 3, "each time that a season returns"
@@ -210,13 +210,13 @@ class TestAReturningSeason:
             not finding.holds and finding.triggers == ("perennial",) for _, finding, _ in done if finding.go_back_to
         )
 
-    def test_without_an_earlier_version_it_retrains_and_without_a_change_it_does_neither(self):
+    def test_retrains_without_an_earlier_version(self):
         done = self.live(self.seasons, may_return=False)
         assert done and all(finding.holds and finding.go_back_to is None for _, finding, _ in done)
         assert not self.live("A" * len(self.seasons))
 
 
-def test_going_back_keeps_the_cooldown_and_asks_for_no_training():
+def test_going_back_respects_cooldown_without_training():
     found = Finding(False, ("better",), (), ("perennial",), go_back_to="3")
     settled = decided(found, champion_since=window(0).start)
     assert (settled.retrain, settled.go_back_to) == (False, "3")

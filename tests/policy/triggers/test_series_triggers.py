@@ -36,18 +36,18 @@ class TestDecay:
     rule = "{trigger: metric_decay, metric: mae, margin: 0.1}"
     plain = "{trigger: metric_decay, metric: mae}"
 
-    def test_a_lasting_loss_is_found_and_one_bad_window_is_not(self):
+    def test_lasting_loss_is_detected_but_one_bad_window_is_not(self):
         assert judged(self.rule, [*STABLE, 6.0, 6.1, 5.9, 6.0, 6.1], champion_from=8).retrain
         assert not judged(self.rule, [*STABLE, 5.0, 5.1, 5.5], champion_from=8).retrain
 
-    def test_it_points_where_the_metric_does(self):
+    def test_decay_respects_metric_direction(self):
         values = [*[0.9, 0.91, 0.89, 0.9, 0.91] * 2, 0.8, 0.79, 0.81, 0.8]
         rule = "{trigger: metric_decay, metric: accuracy, margin: 0.01}"
         assert judged(rule, values, 10, "accuracy").retrain
         assert not judged(rule, [1 - value for value in values], 10, "accuracy").retrain
 
     @pytest.mark.parametrize("champion_from", [0, 12])
-    def test_a_stable_champion_is_left_alone_however_often_one_looks(self, champion_from):
+    def test_stable_champion_is_not_retrained(self, champion_from):
         """Champions without a margin, each looked at every third window; against the best of three-window means as if
         it were known, two of three alarm, and all of those that served from the first window."""
         random, ever = np.random.default_rng(0), 0
@@ -58,7 +58,7 @@ class TestDecay:
         assert ever / 60 <= 0.05
 
     @pytest.mark.parametrize(("sigmas", "within"), [(2, 14), (3, 6)])
-    def test_a_champion_worse_than_those_before_is_found_the_sooner_the_worse_it_is(self, sigmas, within):
+    def test_worse_champion_is_detected_sooner(self, sigmas, within):
         random, delays = np.random.default_rng(1), []
         for _ in range(15):
             values = 5 + 0.1 * random.normal(size=44)
@@ -67,7 +67,7 @@ class TestDecay:
             delays.append(next(alarms, 99))
         assert np.median(delays) <= within
 
-    def test_two_windows_that_happen_to_be_alike_are_no_known_noise(self):
+    def test_two_equal_windows_are_no_noise_estimate(self):
         """Three windows have closed and one is maturing: all that is known of how windows vary would be 0.0."""
         reports = [*[report(number, mae=5.0) for number in range(3)], report(3, "maturing", mae=5.1)]
         past = history(*reports, champion_since=window(3).start)
@@ -79,7 +79,7 @@ class TestDecay:
 class TestAdaptive:
     rule = "{trigger: adaptive, metric: mae, delta: 0.05}"
 
-    def test_a_large_lasting_change_is_found_and_only_for_the_worse(self):
+    def test_large_lasting_worsening_is_detected(self):
         quiet = [5.0 + 0.02 * (-1) ** i for i in range(24)]
         assert judged(self.rule, [*quiet, *[6.0 + 0.02 * (-1) ** i for i in range(10)]]).retrain
         better = judged(self.rule, [*quiet, *[4.0 + 0.02 * (-1) ** i for i in range(10)]])
@@ -98,7 +98,7 @@ class TestRegret:
         """Best past level 5, windows of five days at 10 USD a unit and day: each unit of loss costs 50 USD a window."""
         return judged(text or self.rule, [5.0, 5.0, 5.0, *values], 3, budget=budget, expected_cost_usd=cost)
 
-    def test_it_accumulates_until_it_reaches_the_cost(self):
+    def test_regret_accumulates_until_it_reaches_the_cost(self):
         assert not self.regret(6.0).retrain
         decision = self.regret(6.0, 6.0)
         assert decision.retrain
@@ -108,7 +108,7 @@ class TestRegret:
         )
         assert not self.regret(6.0, 6.0, text="{trigger: regret_exceeds_cost, factor: 1.2}").retrain
 
-    def test_a_stable_champion_seldom_owes_a_dear_retrain(self):
+    def test_stable_champion_rarely_reaches_an_expensive_retrain(self):
         """A retrain that costs what 20 windows lose which are one sigma worse, 30 windows of service; against the best past
         level, as lucky as it is, more than half of such champions are retrained."""
         random, ever = np.random.default_rng(5), 0
@@ -118,19 +118,19 @@ class TestRegret:
             ever += any(judged(self.rule, values[:length], 12, **known).retrain for length in range(18, 43, 6))
         assert ever / 60 <= 0.15
 
-    def test_it_says_when_it_would(self):
+    def test_regret_states_when_it_would_trigger(self):
         assert self.regret(6.0).would_change == (
             "would retrain from a regret of 90.00 USD, in 4 days if the latest window's loss stays",
         )
 
-    def test_good_windows_pay_it_back_but_never_below_zero(self):
+    def test_good_windows_reduce_regret_to_zero_at_most(self):
         assert not self.regret(6.5, 4.0, 6.0, 5.0).retrain  # 75, 25, 75, 75
         assert self.regret(1.0, 6.0, 6.0).retrain  # a very good window is no credit: 0, 50, 100
 
     @pytest.mark.parametrize(
         ("cost", "budget", "lacking"), [(None, PRICED, "cost of a retrain"), (90.0, Budget(), "value_usd_per_metric")]
     )
-    def test_without_prices_it_says_what_is_missing(self, cost, budget, lacking):
+    def test_regret_names_missing_prices(self, cost, budget, lacking):
         decision = self.regret(9.0, cost=cost, budget=budget)
         assert not decision.retrain
         assert lacking in decision.reasons[0]
@@ -150,7 +150,7 @@ class TestHysteresis:
         ("values", "level"),
         [((0.75, 0.82), 0.85), ((0.75, 0.86), 0.85), ((0.82, 0.82), 0.8), ((0.75, 0.86, 0.82), 0.8)],
     )
-    def test_it_quotes_the_level_in_force_and_keeps_its_word_there(self, values, level):
+    def test_quoted_level_in_force_is_exact(self, values, level):
         def at(value: float) -> Decision:
             rule = "{trigger: metric_breach, metric: accuracy, limit: 0.8, release: 0.85}"
             return judged(rule, [*values[:-1], value], metric="accuracy")
@@ -168,13 +168,13 @@ class TestHysteresis:
         assert not at(level).retrain
         assert at(level - 0.001).retrain
 
-    def test_a_release_on_the_bad_side_is_refused(self):
+    def test_release_on_the_wrong_side_is_refused(self):
         for text in (self.rule.replace("release: 7", "release: 9"), self.rule.replace("mae", "accuracy")):
             with pytest.raises(ValidationError, match="expected"):
                 policy(text)
 
 
-def test_the_series_is_the_present_champions_and_its_level_older():
+def test_series_is_of_the_present_champion():
     """A champion that starts badly is not its own measure."""
     values = [5.0, 5.0, 5.0, 7.0, 7.0, 7.0, 7.0]
     rule = "{trigger: regret_exceeds_cost}"
@@ -182,7 +182,7 @@ def test_the_series_is_the_present_champions_and_its_level_older():
     assert not judged(rule, values, champion_from=6, budget=PRICED, expected_cost_usd=300.0).retrain
 
 
-def test_estimates_and_open_windows_never_speak_in_a_series():
+def test_series_ignores_estimates_and_open_windows():
     rule = policy("{trigger: regret_exceeds_cost}")
     past = history(*[report(number, mae=5.0) for number in range(3)], champion_since=window(3).start)
     poor = report(3, mae=50.0)

@@ -42,13 +42,13 @@ def calendar(text: str, trained: str, end: str = "2013-05-06", late_days: float 
         ("{trigger: calendar, rrule: 'FREQ=DAILY;INTERVAL=10'}", "2013-05-02", False, "2013-05-12"),
     ],
 )
-def test_a_date_since_the_last_training_asks_for_one(rule, trained, retrain, following):
+def test_date_since_last_training_triggers(rule, trained, retrain, following):
     decision = calendar(rule, trained)
     assert decision.retrain is retrain
     assert decision.would_change == ((f"would retrain from {following}",) if following else ())
 
 
-def test_the_wall_clock_is_the_one_of_the_named_zone():
+def test_calendar_uses_the_named_zone():
     """06:00 in New York on 5 May 2013 is 10:00 UTC, after this window's end; in UTC it is before."""
     rule = "{trigger: calendar, cron: 0 6 5 5 *%s}"
     assert calendar(rule % "", "2013-05-01", end="2013-05-05T08:00").retrain
@@ -57,7 +57,7 @@ def test_the_wall_clock_is_the_one_of_the_named_zone():
     assert there.would_change == ("would retrain from 2013-05-05 10:00 UTC",)
 
 
-def test_a_late_run_neither_takes_a_date_early_nor_skips_it():
+def test_late_run_takes_each_date_once():
     assert not calendar(TENTH, "2013-05-01", end="2013-05-06", late_days=5).retrain  # the window ended before the date
     assert calendar(TENTH, "2013-05-01", end="2013-05-11", late_days=20).retrain
 
@@ -79,13 +79,13 @@ def test_one_date_leads_to_one_retrain():
         assert len(asked) == 12
 
 
-def test_a_date_that_could_not_be_taken_stays_due():
+def test_missed_date_stays_due():
     kept = calendar(MONTHLY, "2013-04-30", cooldown_days=10)
     assert (kept.retrain, kept.blocked_by) == (False, "cooldown")
     assert calendar(MONTHLY, "2013-04-30", end="2013-05-11", cooldown_days=10).retrain
 
 
-def test_a_rule_that_has_ended_says_so():
+def test_ended_rule_is_reported():
     decision = calendar("{trigger: calendar, rrule: 'FREQ=YEARLY;COUNT=2'}", "2013-05-01")
     assert not decision.retrain
     assert "has no date after 2013-05-01" in decision.reasons[0]
@@ -106,14 +106,14 @@ def test_a_rule_that_has_ended_says_so():
         ("cron: 0 3 * * *, rrule: FREQ=DAILY", "both given"),
     ],
 )  # fmt: skip
-def test_a_calendar_that_cannot_be_read_is_refused_with_what_is_accepted(rule, words):
+def test_invalid_calendar_is_refused(rule, words):
     with pytest.raises(ValidationError, match=words):
         policy(f"{{trigger: calendar, {rule}}}")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 730 * 24 * 60), st.sampled_from(["30 1 * * *", "30 2 * * *"]))
-def test_dates_always_lie_ahead_also_where_clocks_change(minutes, rule):
+def test_next_date_is_always_later(minutes, rule):
     after = utc("2013-01-01") + timedelta(minutes=minutes)
     for kind, text in (("cron", rule), ("rrule", f"FREQ=DAILY;BYHOUR={rule[3]};BYMINUTE=30")):
         found = next_date(kind, text, "America/New_York", after)
@@ -131,31 +131,31 @@ class TestArrival:
         seen = evidence(len(labels) - 1, performance=reports[-1])
         return decide_retraining("small", policy(text), seen, past, seen.window.end)
 
-    def test_it_counts_labels_and_not_rows(self):
+    def test_arrival_counts_labels_not_rows(self):
         assert self.decide(self.rows, 1000, 900, 600).retrain
         decision = self.decide(self.rows, 1000, 900, 599)
         assert not decision.retrain
         assert decision.reasons[0].startswith("2,499 rows with labels arrived since the rows of the latest training")
         assert decision.would_change == ("would retrain from 2,500 new rows with labels, 1 more",)
 
-    def test_a_share_is_of_the_champions_training_rows(self):
+    def test_share_refers_to_training_rows(self):
         assert self.decide(self.share, 1000, 1000, 500).retrain
         assert not self.decide(self.share, 1000, 1000, 499).retrain
 
-    def test_a_refused_challenger_has_tried_those_rows(self):
+    def test_rows_of_a_refused_challenger_are_used_up(self):
         tried = {"learned": ((window(1).end, window(2).start),), "retrained_at": (window(1).end,)}
         assert not self.decide(self.rows, 1000, 1000, 1000, **tried).retrain
         assert self.decide(self.rows, 1000, 1000, 1000, 1000, 500, **tried).retrain
 
-    def test_of_a_window_that_straddles_only_what_lies_after_counts(self):
+    def test_straddling_window_counts_in_part(self):
         halfway = {"learned": ((window(0).end, window(0).start + timedelta(days=2.5)),)}
         assert "1,500 rows with labels" in self.decide(self.rows, 1000, 1000, **halfway).reasons[0]
 
-    def test_what_was_made_after_the_judgement_is_not_read(self):
+    def test_later_training_is_not_read(self):
         later = {"learned": ((window(9).end, window(9).start),)}
         assert self.decide(self.rows, 1000, 1000, 500, **later).retrain
 
-    def test_late_labels_count_when_they_come(self):
+    def test_late_labels_count_on_arrival(self):
         seen = evidence(2, performance=report(2, labels=600, mae=5.0))
         rule = policy(self.rows)
         open_first = history(report(0, labels=100, mae=5.0), report(1, mae=5.0), trained_until=window(0).start)
@@ -164,7 +164,7 @@ class TestArrival:
         assert decide_retraining("small", rule, seen, revised, seen.window.end).retrain
 
     @pytest.mark.parametrize(("group", "retrain"), [("any_of", True), ("all_of", False)])
-    def test_it_joins_groups_like_any_other(self, group, retrain):
+    def test_arrival_works_in_groups(self, group, retrain):
         text = f"{{trigger: {group}, conditions: [{self.rows}, {{trigger: calendar, cron: 0 0 1 1 *}}]}}"
         assert self.decide(text, 1000, 1000, 500).retrain is retrain
 
@@ -181,7 +181,7 @@ LATER, SOONER = timedelta(hours=6, seconds=9), timedelta(hours=6, seconds=5)
         ("{trigger: every, days: 1}", {"max_retrains_per_month": 1}),
     ],
 )
-def test_a_limit_of_whole_windows_is_met_whether_the_run_starts_seconds_sooner_or_later_than_the_last_one(
+def test_window_limit_tolerates_start_times_seconds_apart(
     rule, limits, late
 ):
     """A judged window stays judged: missing it by two seconds would cost a whole window."""
@@ -199,7 +199,7 @@ def test_a_limit_of_whole_windows_is_met_whether_the_run_starts_seconds_sooner_o
     assert early.would_change[0].startswith(f"would retrain from {due}")
 
 
-def test_a_run_that_starts_late_by_more_than_a_tenth_of_a_window_moves_the_limit_on():
+def test_late_start_beyond_a_tenth_moves_the_limit():
     late = history(retrained_at=(window(0).end + timedelta(hours=13),))
     assert not decide_retraining("small", policy("{trigger: every, days: 5}"), evidence(1), late, window(1).end).retrain
 
