@@ -33,7 +33,7 @@ print(json.dumps([project.name, [run.name for run in runs], [test.status.value f
 """
 
 
-def test_another_process_reads_a_measured_window_once_with_its_verdicts(tmp_path):
+def test_another_process_reads_a_measured_window_once(tmp_path):
     judged = judge(tmp_path, amount=np.zeros(2000))
     assert judged.drift.verdict and judged.drift.verdict  # measured twice
     read = subprocess.run([sys.executable, "-c", READ, str(folder())], capture_output=True, text=True, check=False)
@@ -56,7 +56,7 @@ def shown(tmp_path) -> Iterator[LocalState]:
     observer.join(10)
 
 
-def test_a_running_ui_shows_each_window_as_soon_as_it_is_kept(tmp_path, shown, monkeypatch):
+def test_running_ui_shows_each_new_window(tmp_path, shown, monkeypatch):
     drawn = []
     with monkeypatch.context() as patched:
         patched.setattr(evidently_workspace, "keep", lambda snapshot, *_: drawn.append(snapshot))
@@ -71,7 +71,7 @@ def test_a_running_ui_shows_each_window_as_soon_as_it_is_kept(tmp_path, shown, m
 
 
 @pytest.mark.parametrize("torn", ["", '{"id": "', "[]"])
-def test_what_a_killed_process_left_of_a_project_is_written_anew(tmp_path, torn):
+def test_incomplete_project_is_rewritten(tmp_path, torn):
     assert judge(tmp_path).drift
     metadata = folder() / str(project_id("churn")) / "metadata.json"
     metadata.write_text(torn)
@@ -81,7 +81,7 @@ def test_what_a_killed_process_left_of_a_project_is_written_anew(tmp_path, torn)
     assert len(state.snapshots[project_id("churn")]) == 1
 
 
-def test_a_window_whose_writing_fails_leaves_the_earlier_one_and_nothing_else(tmp_path, monkeypatch):
+def test_failed_write_leaves_the_earlier_window(tmp_path, monkeypatch):
     assert judge(tmp_path).drift
     before = {path: path.read_bytes() for path in workspace().home.rglob("*.json")}
 
@@ -101,7 +101,7 @@ def page(tmp_path) -> Path:
     return Path(judge(tmp_path, amount=np.zeros(2000)).drift.report_uri)
 
 
-def test_pages_share_script_and_style_by_an_address_that_works_offline(page, tmp_path):
+def test_pages_share_assets_by_relative_address(page, tmp_path):
     html = page.read_text(encoding="utf-8")
     assert len(html) < 400_000
     addresses = re.findall(r"(?:src|href)=\"([^\"]*assets/[^\"]+)\"", html)
@@ -114,7 +114,7 @@ def test_pages_share_script_and_style_by_an_address_that_works_offline(page, tmp
 
 
 @needs_chromium
-def test_a_shared_page_is_drawn_in_a_browser_without_a_network(page, tmp_path):
+def test_page_renders_offline(page, tmp_path):
     shown = render(page, tmp_path, width=1280, height=1200, ready="text=Columns, worst first")
     assert all(address.startswith("file://") or address.startswith("data:") for address in shown.requests)
     assert "amount" in shown.dom

@@ -5,7 +5,7 @@ import pyarrow as pa
 from tasks.adapters.delta.content_hash import ContentHash, column_hashes
 
 
-def test_the_content_hash_ignores_layout_and_sees_values_nulls_types_and_order() -> None:
+def test_content_hash_depends_on_content_not_layout() -> None:
     texts, numbers = ["a", None, "", "bc"], [1.0, None, 0.0, -2.5]
     table = pa.table({"t": texts, "n": numbers, "l": [[1.0], [], None, [2.0, 3.0]]})
     hashes = column_hashes(table)

@@ -52,7 +52,7 @@ def report(folder: Path, *items: dict, **replaced):
         ({"report": "json:made"}, "report is json:made, which cannot be imported"),
     ],
 )
-def test_what_evidently_does_not_have_is_refused_by_check(item, message):
+def test_unknown_evidently_names_are_refused_by_check(item, message):
     """Evidently itself takes a misspelt parameter without a word."""
     with pytest.raises(ModelConfigError, match=r"churn: drift\.evidently\.0") as raised:
         check_items(own(item))
@@ -63,14 +63,14 @@ def test_known_metrics_presets_and_functions_pass_the_check():
     check_items(own(MEAN, {"preset": "DataSummaryPreset"}, {"report": "json:dumps"}))
 
 
-def test_a_test_that_passes_changes_nothing(tmp_path):
+def test_passed_test_changes_nothing(tmp_path):
     found = report(tmp_path, MEAN | {"fails_as": "drifted"})
     assert (found.verdict, found.warnings) == ("stable", ())
     assert [(test.metric, test.passed) for test in found.own_tests] == [("MeanValue of amount", True)]
 
 
 @pytest.mark.parametrize(("fails_as", "verdict"), [("warn", "stable"), ("drifted", "drifted")])
-def test_a_failed_test_warns_or_makes_the_window_drifted_as_the_file_says(tmp_path, fails_as, verdict):
+def test_failed_test_warns_or_drifts_as_configured(tmp_path, fails_as, verdict):
     found = report(tmp_path, MEAN | {"tests": {"lt": 50}, "fails_as": fails_as})
     assert found.verdict == verdict
     told = found.reasons[0] if fails_as == "drifted" else found.warnings[0]
@@ -95,7 +95,7 @@ def test_counts_may_be_tested_as_shares_and_see_nulls(tmp_path):
     assert "missing values" in report(tmp_path, item, amount=nulls).warnings[0]
 
 
-def test_what_cannot_be_computed_is_a_warning_that_names_it(tmp_path):
+def test_failed_computation_is_a_warning(tmp_path):
     found = report(
         tmp_path,
         {"metric": "MeanValue", "parameters": {"column": "country"}, "tests": {"lt": 1}, "fails_as": "drifted"},
@@ -109,7 +109,7 @@ def test_what_cannot_be_computed_is_a_warning_that_names_it(tmp_path):
     ]
 
 
-def test_a_value_that_is_not_a_number_is_not_computed_rather_than_failed(tmp_path):
+def test_nan_value_counts_as_not_computed(tmp_path):
     found = report(tmp_path, MEAN | {"fails_as": "drifted"}, amount=[None] * COUNT)
     assert "MeanValue of amount was not computed" in found.warnings[0] and found.own_tests == ()
 
@@ -122,7 +122,7 @@ def broken() -> Report:
     raise RuntimeError("no such table")
 
 
-def test_a_function_of_the_user_makes_a_report(tmp_path, monkeypatch):
+def test_user_function_returns_a_report(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "own_reports", sys.modules[__name__])
     item = {"report": "own_reports:made", "parameters": {"limit": 10}, "fails_as": "drifted"}
     assert report(tmp_path, item).verdict == "drifted"
@@ -135,7 +135,7 @@ def test_a_function_of_the_user_makes_a_report(tmp_path, monkeypatch):
         assert warning.startswith(f"Evidently's own_reports:{name} was not computed (drift.evidently.0): {said}")
 
 
-def test_a_preset_has_tests_only_where_they_are_asked_for(tmp_path):
+def test_preset_has_tests_only_on_request(tmp_path):
     shift = {"amount": np.random.default_rng(0).gamma(2, 150, COUNT)}
     assert report(tmp_path, {"preset": "DataDriftPreset"}, **shift).own_tests == ()
     tested = report(tmp_path, {"preset": "DataDriftPreset", "default_tests": True}, **shift)
@@ -143,7 +143,7 @@ def test_a_preset_has_tests_only_where_they_are_asked_for(tmp_path):
     assert any(told.startswith("Value Drift for column amount: Drift score is") for told in failed)
 
 
-def test_the_samples_hold_the_values_and_names_that_came(tmp_path):
+def test_samples_hold_original_values_and_names(tmp_path):
     """Not the ranks and pooled names that Evidently's drift tests are given."""
     largest = {"metric": "MaxValue", "parameters": {"column": "amount"}, "tests": {"eq": 1e6}}
     listed = {
@@ -155,7 +155,7 @@ def test_the_samples_hold_the_values_and_names_that_came(tmp_path):
     assert [test.passed for test in found.own_tests] == [True, True]
 
 
-def test_a_version_without_a_sample_computes_none_and_says_so(tmp_path):
+def test_version_without_sample_computes_no_metrics(tmp_path):
     judged = judge(tmp_path, own(MEAN))
     found = report_drift(judged.config, judged.profiled, DriftReference(judged.frozen))
     assert found.second_opinion.unavailable and found.verdict == "stable"

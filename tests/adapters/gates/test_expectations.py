@@ -61,7 +61,7 @@ def page(report) -> str:
     return Path(report.report_uri).read_text(encoding="utf-8")
 
 
-def test_the_learned_suite_is_one_that_great_expectations_reads_and_validates_by_itself(frozen):
+def test_learned_suite_works_in_plain_great_expectations(frozen):
     """By its plain API on a plain frame, without Perennial: an ordinary window passes, a broken one does not."""
     suite = gx.ExpectationSuite(**json.loads(learned_suite(model(), frozen)))
     assert len(suite.expectations) == 16
@@ -84,7 +84,7 @@ def test_the_learned_suite_is_one_that_great_expectations_reads_and_validates_by
     assert failing(rows(age=[500.0] * COUNT, country=["XX"] * COUNT)) == {"accepted range", "known categories"}
 
 
-def test_each_learned_expectation_is_judged_from_both_sides_of_its_bound(frozen):
+def test_each_learned_expectation_passes_and_fails_at_its_bound(frozen):
     config = model()
     ages = [40.0] * 1000 + [50.0] * 1000
     for share, outcome in ((0.01, set()), (0.0105, {("accepted range", "age")})):
@@ -94,7 +94,7 @@ def test_each_learned_expectation_is_judged_from_both_sides_of_its_bound(frozen)
         assert broken(quality_of(config, frozen, rows(country=with_share(names, share, "XX")))) == outcome
 
 
-def test_the_page_speaks_in_the_words_of_great_expectations(frozen):
+def test_page_uses_great_expectations_wording(frozen):
     config = model(quality={"columns": {"amount": {"range": {"min": -60, "max": 130000}}}})
     text = page(quality_of(config, frozen, rows()))
     for words in (
@@ -109,7 +109,7 @@ def test_the_page_speaks_in_the_words_of_great_expectations(frozen):
         assert words in text, words
 
 
-def test_the_page_is_one_file_without_network_and_without_markup_from_names(frozen, own):
+def test_page_is_self_contained_and_escapes_names(frozen, own):
     config = own(gxe.ExpectColumnValuesToBeInSet(column="country", value_set=[EVIL], description=EVIL))
     text = page(quality_of(config, frozen, rows(country=[EVIL] * COUNT)))
     assert not re.search(r"(?:src|href)\s*=", text.replace("&lt;img src=x", ""))
@@ -118,7 +118,7 @@ def test_the_page_is_one_file_without_network_and_without_markup_from_names(froz
 
 
 @pytest.mark.parametrize("severity", ["critical", "warning", "info"])
-def test_a_suite_made_with_great_expectations_alone_gates_by_its_severity(frozen, own, severity):
+def test_external_suite_gates_by_severity(frozen, own, severity):
     """Severity warning still makes Great Expectations' own success false."""
     config = own(
         gxe.ExpectColumnValuesToMatchRegex(column="country", regex="^[A-Z]{2}$", severity=severity),
@@ -132,7 +132,7 @@ def test_a_suite_made_with_great_expectations_alone_gates_by_its_severity(frozen
     assert "country values must match this regular expression" in report.reasons[0]
 
 
-def test_expectations_on_the_whole_table_and_on_several_columns_work(frozen, own):
+def test_table_and_multi_column_expectations_work(frozen, own):
     config = own(
         gxe.ExpectTableColumnCountToEqual(value=6),
         gxe.ExpectColumnPairValuesAToBeGreaterThanB(column_A="age", column_B="amount", mostly=0.01),
@@ -153,20 +153,20 @@ def test_expectations_on_the_whole_table_and_on_several_columns_work(frozen, own
     ],
     ids=["missing column", "text compared with a number", "unknown parameter"],
 )
-def test_what_cannot_be_evaluated_is_broken(frozen, own, expectation):
+def test_unevaluable_expectation_fails(frozen, own, expectation):
     config = own(expectation, gxe.ExpectColumnValuesToNotBeNull(column="age"))
     report = quality_of(config, frozen, rows())
     assert report.verdict == "fail" and len(broken(report)) == 1 and report.failing_rows == COUNT
 
 
-def test_an_owners_expectation_on_a_column_of_nulls_does_not_pass_for_lack_of_values(frozen, own):
+def test_user_expectation_fails_on_all_null_column(frozen, own):
     config = own(gxe.ExpectColumnValuesToBeInSet(column="note", value_set=["a"]))
     assert quality_of(config, frozen, rows(note=["a", None] * (COUNT // 2))).verdict == "pass"
     report = quality_of(config, frozen, rows(note=pa.nulls(COUNT, pa.string())))
     assert report.verdict == "warn" and "no value at all" in report.reasons[0]
 
 
-def test_a_window_above_the_limit_is_judged_in_parts_with_the_same_outcome(frozen, own):
+def test_large_window_is_validated_in_parts_with_equal_outcome(frozen, own):
     """Counts add up; what does not is judged on a sample, and the page says which was looked at how."""
     expectations = (
         gxe.ExpectColumnValuesToMatchRegex(column="country", regex="^[A-Z]{2}$", mostly=0.9),
@@ -192,12 +192,12 @@ def test_a_window_above_the_limit_is_judged_in_parts_with_the_same_outcome(froze
     assert "counts of all rows" in text
 
 
-def test_every_type_that_is_added_up_over_parts_exists():
+def test_every_combinable_expectation_type_exists():
     spelled = {re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower() for name in dir(gxe) if name.startswith("Expect")}
     assert ROW_BY_ROW | set(ADDED) <= spelled
 
 
-def test_an_expectation_that_great_expectations_does_not_know_is_an_error(tmp_path):
+def test_unknown_expectation_is_an_error(tmp_path):
     """It would be left out of the suite in silence."""
     path = tmp_path / "own.json"
     for wrong in ({"type": "expect_magic", "kwargs": {}}, {"type": "expect_column_to_exist", "kwargs": {"colum": "a"}}):
@@ -206,7 +206,7 @@ def test_an_expectation_that_great_expectations_does_not_know_is_an_error(tmp_pa
             own_suite(str(path))
 
 
-def test_a_function_may_return_a_suite_or_a_list(frozen, tmp_path, monkeypatch):
+def test_function_may_return_suite_or_list(frozen, tmp_path, monkeypatch):
     (tmp_path / "our_suite.py").write_text(
         "import great_expectations.expectations as gxe\n"
         "def listed():\n    return [gxe.ExpectColumnMaxToBeBetween(column='age', max_value=60)]\n"
@@ -221,7 +221,7 @@ def test_a_function_may_return_a_suite_or_a_list(frozen, tmp_path, monkeypatch):
     sys.modules.pop("our_suite")
 
 
-def test_neither_values_nor_bounds_of_personal_and_protected_columns_are_shown(own):
+def test_personal_and_protected_values_are_hidden(own):
     features = {"numeric": ["amount", "age"], "categorical": ["country", "email"], "boolean": []}
     roles = {"personal": ["email", "amount"], "protected": ["age"]}
     settings = own(
@@ -238,7 +238,7 @@ def test_neither_values_nor_bounds_of_personal_and_protected_columns_are_shown(o
     assert not re.search(r"@example|12345|67890|95662|\b61\b|\b89\b", text)
 
 
-def test_the_stored_suite_is_used_until_the_settings_change(frozen):
+def test_stored_suite_is_used_until_settings_change(frozen):
     config, table = model(), rows(age=[95.0] * 1000 + [30.0] * 1000)
     stored = learned_suite(config, frozen)
     tight = stored.replace(json.dumps(next(
@@ -253,7 +253,7 @@ def test_the_stored_suite_is_used_until_the_settings_change(frozen):
     assert judge_quality(other, profiled, QualityReference(frozen, tight), reader(table)).verdict == "pass"
 
 
-def test_a_code_for_missing_counts_as_null_and_not_as_out_of_range():
+def test_missing_value_code_counts_as_null():
     config = model()
     coded = with_share(amounts(10_000), 0.05, -99_999.0)
     frozen = reference(config, amount=coded)
@@ -263,7 +263,7 @@ def test_a_code_for_missing_counts_as_null_and_not_as_out_of_range():
     assert broken(quality_of(config, frozen, many)) == {("null share", "amount")}
 
 
-def test_a_window_without_columns_fails_for_its_rows(frozen):
+def test_window_without_columns_fails(frozen):
     profiled = profile_batches((), frozen, model(), WINDOW)
     report = judge_quality(model(), profiled, QualityReference(frozen), lambda _: ())
     assert broken(report) == {("enough rows", None), ("fresh rows", "at")}

@@ -42,7 +42,7 @@ def config_of(names: list[str], label: str = "churned", **columns) -> ModelConfi
 # --- the lake
 
 
-def test_rows_come_back_under_their_own_names_and_delta_tells_them_apart() -> None:
+def test_rows_keep_their_column_names() -> None:
     config, table = config_of(ODD), odd_rows(ODD)
     snapshot = lake.land_rows(config, WINDOW, table)
     assert lake.read_rows(snapshot).equals(table)
@@ -56,7 +56,7 @@ def test_rows_come_back_under_their_own_names_and_delta_tells_them_apart() -> No
     assert {"a", "place", "amount [EUR]"} <= set(names), "under their own name wherever they can be"
 
 
-def test_a_table_that_gains_a_column_of_the_same_name_but_for_case_keeps_both() -> None:
+def test_columns_that_differ_by_case_are_both_stored() -> None:
     first = lake.land_rows(config_of(["B"]), WINDOW, odd_rows(["B"]))
     second = lake.land_rows(config_of(["b", "B"]), SECOND, odd_rows(["b", "B"], SECOND, 1))
     lake.land_rows(config_of(["B", "b"]), SECOND.next(), odd_rows(["B", "b"], SECOND.next(), 2))
@@ -66,7 +66,7 @@ def test_a_table_that_gains_a_column_of_the_same_name_but_for_case_keeps_both() 
     assert len(names) == len(set(names)) == 5
 
 
-def test_stored_names_stay_as_they_are_once_they_are_given() -> None:
+def test_stored_names_are_stable() -> None:
     given = stored_names(["a", "A", "window"])
     assert (given["a"], len(set(given.values()))) == ("a", 3)
     present = [*given.values(), "window"]
@@ -105,7 +105,7 @@ def test_an_id_may_have_any_name(key: str) -> None:
 # --- sources
 
 
-def test_a_file_is_read_by_odd_names(tmp_path: Path) -> None:
+def test_file_with_odd_column_names_is_read(tmp_path: Path) -> None:
     table = odd_rows(ODD).append_column("churned", pa.array([0, 1] * 200))
     pq.write_table(table, tmp_path / "rows.parquet")
     config = config_of(ODD).model_copy(
@@ -115,7 +115,7 @@ def test_a_file_is_read_by_odd_names(tmp_path: Path) -> None:
     assert read_labels(config, WINDOW).num_rows == 400
 
 
-def test_a_name_that_looks_the_same_is_said_to_be_written_otherwise(tmp_path: Path) -> None:
+def test_look_alike_column_name_is_explained(tmp_path: Path) -> None:
     pq.write_table(odd_rows(["gro\u0308ße"]), tmp_path / "rows.parquet")
     config = config_of(["größe"]).model_copy(
         update={"source": model(source={"kind": "parquet", "path": str(tmp_path / "rows.parquet")}).source}
@@ -127,7 +127,7 @@ def test_a_name_that_looks_the_same_is_said_to_be_written_otherwise(tmp_path: Pa
 # --- models
 
 
-def test_a_booster_learns_explains_and_is_stored_with_names_that_xgboost_refuses(tmp_path: Path) -> None:
+def test_booster_accepts_names_that_xgboost_refuses(tmp_path: Path) -> None:
     """The same model as under plain names."""
     table = odd_rows(ODD)
     label = (table["b<10"].to_numpy() > 0).astype(int)
@@ -157,7 +157,7 @@ def mistakes(**columns: object) -> str:
     return "; ".join(explain_all("m.yaml", refusal.value.errors(), ModelConfig))
 
 
-def test_a_name_that_arrow_keeps_for_itself_is_refused() -> None:
+def test_reserved_arrow_name_is_refused() -> None:
     reserved = {"numeric": ["__filename"]}
     assert "'__filename' is a name that Arrow keeps for itself" in mistakes(features=reserved)
     assert "'__filename' is a name that Arrow keeps for itself" in mistakes(id="__filename")
@@ -182,11 +182,11 @@ def test_a_name_that_arrow_keeps_for_itself_is_refused() -> None:
         ({"personal": ["sex", "sex"]}, "columns.personal is ['sex', 'sex'], sex is listed more than once"),
     ],
 )
-def test_a_mistake_in_names_is_said_in_a_sentence(columns, said) -> None:
+def test_name_errors_are_one_sentence(columns, said) -> None:
     assert said in mistakes(**columns)
 
 
-def test_an_id_of_one_column_in_a_list_is_that_column_and_a_part_of_several_may_be_a_feature() -> None:
+def test_single_id_in_list_is_normalised_and_id_part_may_be_feature() -> None:
     assert model(columns={"id": ["id"]}) == model()
     visits = model(columns={"id": ["country", "at"]})
     assert visits.columns.key == "country+at"
@@ -194,6 +194,6 @@ def test_an_id_of_one_column_in_a_list_is_that_column_and_a_part_of_several_may_
     assert said in describe(visits)
 
 
-def test_names_of_punctuation_alone_are_not_each_other() -> None:
+def test_punctuation_names_stay_distinct() -> None:
     assert leaks_by_name(config_of(["=", "churned_"], "%")) == ()
     assert len(leaks_by_name(config_of(["=", "churned_"]))) == 1

@@ -31,7 +31,7 @@ def _landed() -> None:
     lake.land_rows(CONFIG, SECOND, rows(3, 1, SECOND))
 
 
-def test_faults_are_counted_by_window_as_they_were_known_at_a_time():
+def test_faults_are_counted_as_known_at_a_time():
     found = faulty(["0-0", "0-1", "0-2"], ["infinite", "infinite", "NA"])
     search(SPAN, SECOND.end, pa.concat_tables([found, faulty(["1-0"], ["infinite"], SECOND.start)]))
     assert read_label_faults(CONFIG, WINDOW, SECOND.end) == {"infinite": 2, "NA": 1}
@@ -40,7 +40,7 @@ def test_faults_are_counted_by_window_as_they_were_known_at_a_time():
     assert read_label_faults(CONFIG, SPAN, SECOND.end - HOUR) == {}
 
 
-def test_a_source_that_was_mended_is_believed_where_all_of_the_window_was_looked_at():
+def test_repaired_source_clears_faults_of_fully_searched_windows():
     search(SPAN, SECOND.end, faulty(["0-0"], ["infinite"]))
     search(Window(WINDOW.start + HOUR, SECOND.end), SECOND.end + DAY, faulty([], []))
     assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "only a part was looked at"
@@ -49,18 +49,18 @@ def test_a_source_that_was_mended_is_believed_where_all_of_the_window_was_looked
     assert read_label_faults(CONFIG, WINDOW, SECOND.end + 2 * DAY) == {}
 
 
-def test_what_could_not_be_read_yet_is_not_counted():
+def test_unread_labels_are_not_counted():
     search(SPAN, WINDOW.start + HOUR, faulty(["0-0"], ["infinite"]))
     assert read_label_faults(CONFIG, WINDOW, SECOND.end) == {}
 
 
-def test_two_labels_of_one_row_at_one_time_contradict_each_other_and_a_correction_does_not():
+def test_simultaneous_labels_contradict_but_corrections_do_not():
     at = [WINDOW.end, WINDOW.end, WINDOW.end, WINDOW.end + DAY]
     search(SPAN, SECOND.end, faulty([], []), labels(["0-0", "0-0", "0-1", "0-1"], [0, 1, 0, 1], at))
     assert read_label_faults(CONFIG, WINDOW, SECOND.end) == {CONFLICT: 1}
 
 
-def test_classes_that_come_as_text_later_are_stored_as_the_numbers_that_they_are():
+def test_numeric_classes_given_as_text_are_stored_as_numbers():
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
     text = labels(["0-0", "0-1", "0-2"], [1, 0, 0], [WINDOW.end] * 3)
     text = text.set_column(2, "churned", pa.chunked_array([["1", "false", "yes"]]))

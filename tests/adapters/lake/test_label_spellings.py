@@ -31,12 +31,12 @@ def column(*values: object, kind: pa.DataType | None = None) -> pa.ChunkedArray:
         ("01", "01"), ("1.5", "1.5"), ("1e5", "1e5"), ("Yes", "Yes"), ("12345678901234567890", "12345678901234567890"),
     ],
 )  # fmt: skip
-def test_a_class_has_one_spelling_and_what_only_looks_like_a_number_keeps_its_own(text, once):
+def test_class_spellings_are_normalised(text, once):
     assert spelled(text) == once
 
 
 @pytest.mark.parametrize("word", ["NA", "N/A", "null", "None", "nan", "?", "<NA>", " NA ", "\\N"])
-def test_a_word_for_unknown_is_no_class_unless_the_models_file_lists_it(word):
+def test_word_for_unknown_is_a_class_only_if_listed(word):
     assert spelled_column(column("1", word)).to_pylist() == ["1", None]
     assert spelled_column(column("1", word), named=(word.strip(),)).to_pylist() == ["1", word.strip()]
     assert seen_classes(column("1", word), named=(word.strip(),)) == tuple(sorted(("1", word.strip())))
@@ -57,21 +57,21 @@ def test_a_word_for_unknown_is_no_class_unless_the_models_file_lists_it(word):
     ],
     ids=lambda labels: str(labels.type),
 )
-def test_however_a_class_is_stored_it_is_the_same_to_a_model_that_learned_another_way(labels):
+def test_class_matches_across_storage_types(labels):
     landed, _ = read_label(model(), labels, "here")
     for known in (("0", "1"), ("0.0", "1.0"), ("false", "true"), ("False", "True")):
         codes = encode_labels(landed, known, unknown=2)
         assert codes[:2].tolist() == [1, 0] and np.isnan(codes[2])
 
 
-def test_another_case_is_the_same_class_where_one_alone_can_be_meant():
+def test_case_is_ignored_if_unambiguous():
     assert encode_labels(column("YES", "no", "maybe"), ("No", "Yes"), unknown=2).tolist() == [1, 0, 2]
     assert encode_labels(column("a", "A", "B"), ("A", "a", "b"), unknown=9).tolist() == [1, 0, 2]
     assert label_classes(column("Yes", "yes", "Yes", "No"), binary=True) == ("No", "Yes")
     assert label_classes(column("A", "a", "b")) == ("A", "a", "b")
 
 
-def test_several_classes_that_may_be_one_spelled_twice_are_refused_until_the_file_lists_them():
+def test_ambiguous_spellings_are_refused_until_listed():
     rows = make_rows("multiclass")
     names = ["High" if name == "high" and row % 2 else name for row, name in enumerate(rows["label"].to_pylist())]
     rows = rows.set_column(rows.column_names.index("label"), "label", pa.array(names))
@@ -81,7 +81,7 @@ def test_several_classes_that_may_be_one_spelled_twice_are_refused_until_the_fil
     assert why_not_train(config.model_copy(update={"columns": columns}), rows) is None
 
 
-def test_a_third_class_of_two_is_refused_in_training_and_a_third_spelling_is_not():
+def test_third_class_is_refused_but_third_spelling_is_not():
     rows = make_rows("binary")
     texts = [f"{label}.0" if row % 2 else str(label) for row, label in enumerate(rows["label"].to_pylist())]
     place = rows.column_names.index("label")
@@ -90,7 +90,7 @@ def test_a_third_class_of_two_is_refused_in_training_and_a_third_spelling_is_not
     assert "3 classes in these rows (0, 1, maybe), expected 2" in str(why_not_train(make_config("binary"), third))
 
 
-def test_a_number_that_is_infinite_or_no_number_is_unusable_and_said_so(tmp_path: Path):
+def test_infinite_and_nan_labels_are_unusable(tmp_path: Path):
     config = model(task="regression", performance={"metric": "mae"})
     labels, faults = read_label(config, column(1.5, float("inf"), float("-inf"), float("nan"), None), "here")
     assert labels.to_pylist() == [1.5, float("inf"), float("-inf"), None, None]
@@ -108,7 +108,7 @@ def test_a_number_that_is_infinite_or_no_number_is_unusable_and_said_so(tmp_path
 
 
 @pytest.mark.parametrize(("task", "known"), [("regression", [1.0]), ("binary", ["1"])])
-def test_what_the_models_file_says_means_missing_is_no_label_either(tmp_path: Path, task: str, known: list):
+def test_configured_missing_values_are_no_labels(tmp_path: Path, task: str, known: list):
     header, day = "id,at,amount,age,country,member,churned", f"{WINDOW.start:%Y-%m-%d}"
     lines = [f"r{row},{day}T05:00:00Z,1.0,2.0,DE,true,{text}" for row, text in enumerate(["1", "-", "."])]
     (tmp_path / "rows.csv").write_text("\n".join([header, *lines]), encoding="utf-8")
@@ -117,14 +117,14 @@ def test_what_the_models_file_says_means_missing_is_no_label_either(tmp_path: Pa
     assert (labels["churned"].to_pylist(), broken.num_rows) == (known, 0)
 
 
-def test_classes_that_the_models_file_lists_are_all_there_are():
+def test_only_listed_classes_are_accepted():
     config = model(columns={"classes": ["None", "some"]})
     labels, faults = read_label(config, column("some", "None", "Some ", "NA", "many"), "here")
     assert labels.to_pylist() == ["some", "None", "Some", None, None]
     assert faults.to_pylist() == [None, None, None, "NA", "not in columns.classes"]
 
 
-def test_infinite_classes_are_counted_and_fractions_refused():
+def test_infinite_classes_are_counted_and_fractions_are_refused():
     labels, faults = read_label(model(), column(1.0, float("inf"), 0.0), "here")
     assert (labels.to_pylist(), faults.to_pylist()) == ([1, None, 0], [None, "infinite", None])
     with pytest.raises(SourceError, match="holds fractions"):
@@ -132,7 +132,7 @@ def test_infinite_classes_are_counted_and_fractions_refused():
 
 
 @pytest.mark.parametrize(("positive", "last"), [("True", "1"), ("1.0", "1"), ("0", "0"), ("FALSE", "0")])
-def test_the_positive_label_is_found_however_it_is_spelled(positive, last):
+def test_positive_label_is_found_in_any_spelling(positive, last):
     assert label_classes(column(0, 1, 1), positive)[-1] == last
 
 

@@ -25,7 +25,7 @@ from tests.support.landed_model import CONFIG, SECOND, SPAN, labels, parquet_fil
 from tests.support.monitored_model import WINDOW, model, rows
 
 
-def test_a_snapshot_reads_back_sorted_bit_for_bit_after_later_writes() -> None:
+def test_snapshot_reads_back_identically_after_later_writes() -> None:
     shuffled = rows(500).take(pa.array(list(range(499, -1, -1))))
     snapshot = lake.land_rows(CONFIG, WINDOW, shuffled)
     before = lake.read_rows(snapshot)
@@ -53,7 +53,7 @@ def test_landing_a_window_twice_changes_nothing() -> None:
     assert lake.landed_rows(CONFIG, SECOND) is None
 
 
-def test_other_rows_for_a_landed_window_are_refused_aloud_and_the_first_stay(caplog: pytest.LogCaptureFixture) -> None:
+def test_different_rows_for_a_stored_window_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     first = lake.land_rows(CONFIG, WINDOW, rows(100))
     assert not caplog.records
 
@@ -69,7 +69,7 @@ def _land_in_a_process(home: str, seed: int, gate: Barrier, answers: "Queue[str]
     answers.put(to_json(lake.land_rows(CONFIG, WINDOW, table)))
 
 
-def test_of_three_processes_landing_one_window_at_once_one_wins_and_all_get_its_snapshot(workspace: Path) -> None:
+def test_concurrent_writers_of_one_window_get_one_snapshot(workspace: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     gate, answers = spawn.Barrier(3), spawn.Queue()
     processes = [spawn.Process(target=_land_in_a_process, args=(str(workspace), n, gate, answers)) for n in range(3)]
@@ -85,7 +85,7 @@ def test_of_three_processes_landing_one_window_at_once_one_wins_and_all_get_its_
     assert len(parquet_files(row_folder())) == 1, "files of the losers are removed"
 
 
-def test_a_table_that_several_make_at_once_is_made_once(tmp_path: Path) -> None:
+def test_concurrent_table_creation_creates_one_table(tmp_path: Path) -> None:
     schema, together = pa.schema([pa.field("id", pa.string())]), ThreadBarrier(3)
 
     def make(uri: str) -> int:
@@ -99,7 +99,7 @@ def test_a_table_that_several_make_at_once_is_made_once(tmp_path: Path) -> None:
             assert DeltaTable(uri).version() == 0
 
 
-def test_a_thread_reads_a_table_while_another_lands_in_it(tmp_path: Path) -> None:
+def test_table_is_readable_during_writes(tmp_path: Path) -> None:
     """As a replay's rivals read labels that the loop beside them adds to; both may hold the same open table."""
     uri, schema = str(tmp_path / "table"), pa.schema([("id", pa.string())])
     LandedTable.open_or_create(uri, schema)
@@ -124,7 +124,7 @@ def test_a_thread_reads_a_table_while_another_lands_in_it(tmp_path: Path) -> Non
     assert len(LandedTable.open(uri).files()) == 30
 
 
-def test_a_commit_after_another_writer_is_outrun_instead_of_landing_twice() -> None:
+def test_commit_conflict_does_not_store_twice() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
     one, other = (LandedTable.open(str(row_folder())) for _ in range(2))
     assert one is not None and other is not None
@@ -135,7 +135,7 @@ def test_a_commit_after_another_writer_is_outrun_instead_of_landing_twice() -> N
         other.append({SECOND.name: landing}, {SECOND.name: None}, {"label": "churned"})
 
 
-def test_a_changed_a_lost_and_a_swapped_file_are_each_noticed() -> None:
+def test_changed_missing_and_swapped_files_are_detected() -> None:
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(2000))
     (file,) = parquet_files(row_folder())
     whole = file.read_bytes()
@@ -156,7 +156,7 @@ def test_a_changed_a_lost_and_a_swapped_file_are_each_noticed() -> None:
     assert lake.read_rows(other).num_rows == 2000
 
 
-def test_values_changed_under_an_intact_footer_are_noticed_also_when_streamed_or_read_in_part() -> None:
+def test_changed_values_under_intact_footer_are_detected() -> None:
     import pyarrow.parquet as pq
 
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(1000))
@@ -172,7 +172,7 @@ def test_values_changed_under_an_intact_footer_are_noticed_also_when_streamed_or
     assert lake.read_rows(snapshot, ["country"]).num_rows == 1000, "columns that were left alone can still be proven"
 
 
-def test_a_snapshot_of_a_table_that_was_replaced_does_not_read_the_new_one() -> None:
+def test_snapshot_does_not_read_a_replaced_table() -> None:
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(100))
     with pytest.raises(LakeError, match=r"did not land window .* expected the table"):
         lake.read_rows(replace(snapshot, content_hash="0" * 64))
@@ -180,7 +180,7 @@ def test_a_snapshot_of_a_table_that_was_replaced_does_not_read_the_new_one() -> 
         lake.read_rows(replace(snapshot, version=9))
 
 
-def test_batches_are_bounded_ordered_and_the_same_rows() -> None:
+def test_batches_are_bounded_and_ordered() -> None:
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(150_000))
     batches = list(lake.read_batches(snapshot, ["id", "age"]))
 
@@ -188,7 +188,7 @@ def test_batches_are_bounded_ordered_and_the_same_rows() -> None:
     assert pa.Table.from_batches(batches).equals(lake.read_rows(snapshot, ["id", "age"]))
 
 
-def test_streaming_holds_one_batch_however_many_rows_there_are() -> None:
+def test_streaming_memory_is_one_batch() -> None:
     """65,536 rows of 8 + 8 + 8 + 8 + about 10 + 2/8 bytes are 3 MB; twelve times as many rows pass by."""
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(800_000, id=pa.array(range(800_000))))
     before = pa.total_allocated_bytes()
@@ -197,29 +197,29 @@ def test_streaming_holds_one_batch_however_many_rows_there_are() -> None:
     assert max(held) < 12_000_000
 
 
-def test_versions_stay_readable_because_the_log_never_expires() -> None:
+def test_old_versions_stay_readable() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
     kept = DeltaTable(str(row_folder())).metadata().configuration
     assert (kept["delta.appendOnly"], kept["delta.enableExpiredLogCleanup"]) == ("true", "false")
 
 
-def test_rows_outside_their_window_are_refused_and_nothing_lands() -> None:
+def test_rows_outside_their_window_are_refused() -> None:
     with pytest.raises(LakeError, match="10 of 10 rows lie outside window"):
         lake.land_rows(CONFIG, SECOND, rows(10, window=WINDOW))
     assert not row_folder().exists()
 
 
-def test_the_label_never_lands_with_the_rows() -> None:
+def test_rows_are_stored_without_labels() -> None:
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(10).append_column("churned", pa.array([1] * 10)))
     assert "churned" not in lake.read_rows(snapshot).column_names
 
 
-def test_numeric_text_is_refused_instead_of_cast() -> None:
+def test_numeric_text_is_not_cast() -> None:
     with pytest.raises(SourceError, match="column 'amount' is string, expected numbers"):
         lake.land_rows(CONFIG, WINDOW, rows(3, amount=["1", "2", "3"]))
 
 
-def test_a_feature_that_the_yaml_gains_joins_the_table_and_is_null_before() -> None:
+def test_new_feature_is_null_in_earlier_rows() -> None:
     first = lake.land_rows(CONFIG, WINDOW, rows(10))
     features = {"numeric": ["amount", "age", "tenure"], "categorical": ["country"], "boolean": ["member"]}
     grown = model(features, columns={"label_delay_hours": 24})
@@ -236,7 +236,7 @@ def test_a_feature_that_the_yaml_gains_joins_the_table_and_is_null_before() -> N
     assert "tenure" not in lake.read_rows(first).column_names
 
 
-def test_a_column_that_changes_its_type_is_refused() -> None:
+def test_changed_column_type_is_refused() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     with pytest.raises(LakeError, match="'id' is stored as string, found int64"):
         lake.land_rows(CONFIG, SECOND, rows(3, window=SECOND, id=[1, 2, 3]))
@@ -247,7 +247,7 @@ def predictions(values: list[object], seed: int = 0) -> pa.Table:
     return pa.table({"id": table["id"], "time": table["at"], "prediction": values})
 
 
-def test_predictions_land_once_per_window_and_version_and_are_read_together() -> None:
+def test_predictions_are_stored_once_per_window_and_version() -> None:
     assert lake.read_predictions(CONFIG, WINDOW).num_rows == 0
     first = lake.land_predictions(CONFIG, WINDOW, "1", predictions([0.1, 0.2]))
     assert lake.land_predictions(CONFIG, WINDOW, "1", predictions([0.1, 0.2])) == first
@@ -263,7 +263,7 @@ def test_predictions_land_once_per_window_and_version_and_are_read_together() ->
     assert lake.read_predictions(CONFIG, SECOND).num_rows == 0
 
 
-def test_class_probabilities_land_as_lists() -> None:
+def test_class_probabilities_are_stored_as_lists() -> None:
     snapshot = lake.land_predictions(CONFIG, WINDOW, "1", predictions([[0.2, 0.8], [0.5, 0.5]]))
     assert lake.read_rows(snapshot)["prediction"].to_pylist() == [[0.2, 0.8], [0.5, 0.5]]
     with pytest.raises(LakeError, match="'prediction' is stored as list<element: double>, found double"):
@@ -271,7 +271,7 @@ def test_class_probabilities_land_as_lists() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("operation timed out"), CommitFailedError("version already exists")])
-def test_a_commit_whose_answer_was_lost_has_landed_and_its_files_are_kept(
+def test_commit_with_lost_response_is_complete(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
@@ -288,7 +288,7 @@ def test_a_commit_whose_answer_was_lost_has_landed_and_its_files_are_kept(
     assert lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND)) == snapshot
 
 
-def test_a_commit_that_failed_lands_nothing_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_commit_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
 
     def refuse(*arguments: object, **named: object) -> None:
@@ -302,7 +302,7 @@ def test_a_commit_that_failed_lands_nothing_and_leaves_no_file(monkeypatch: pyte
     assert lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND)).rows == 10
 
 
-def test_files_stay_where_nobody_can_tell_whether_they_were_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_an_unknown_commit_outcome_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
     committed = DeltaTable.create_write_transaction
 

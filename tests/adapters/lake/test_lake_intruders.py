@@ -55,7 +55,7 @@ def upgrade(*features: TableFeatures) -> Callable[[str], None]:
     ],
     ids=["vacuum", "append", "append with a column", "optimise", "deletion vectors", "column mapping"],
 )
-def test_what_landed_is_read_as_it_was_and_more_lands(landed, touch):
+def test_tables_stay_readable_and_writable_after_other_tools(landed, touch):
     first, second = landed
     before = [lake.read_rows(snapshot) for snapshot in landed]
     touch(first.uri)
@@ -65,20 +65,20 @@ def test_what_landed_is_read_as_it_was_and_more_lands(landed, touch):
     assert lake.landed_until(CONFIG, THIRD.end) == THIRD.end
 
 
-def test_rows_that_another_tool_appended_are_said_and_not_used(landed, caplog):
+def test_rows_appended_by_other_tools_are_reported_and_ignored(landed, caplog):
     append(landed[0].uri)
     assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
     assert "files that another tool wrote, which are not used" in caplog.text
 
 
-def test_labels_are_known_after_their_table_was_optimised(landed):
+def test_labels_are_known_after_optimise(landed):
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
     optimise_labels = DeltaTable(landed[0].uri.removesuffix("rows") + "labels")
     optimise_labels.optimize.z_order(["id"])
     assert label_of(WINDOW.end) == {"0-0": 1}
 
 
-def test_after_optimise_and_vacuum_it_is_said_which_file_is_lost(landed):
+def test_lost_file_after_vacuum_is_named(landed):
     optimise(landed[0].uri)
     vacuum(landed[0].uri)
     assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
@@ -91,7 +91,7 @@ def delete(uri: str) -> None:
     DeltaTable(uri).delete("amount > -1e9")
 
 
-def test_rows_that_another_tool_deleted_are_not_landed_a_second_time_and_come_back(landed):
+def test_deleted_rows_are_not_stored_again(landed):
     first = landed[0]
     before = DeltaTable(first.uri).version() + 1
     delete(first.uri)
@@ -119,21 +119,21 @@ def newer_protocol(uri: str, reader: int, features: list[str]) -> None:
     log.write_text(json.dumps({"protocol": protocol}) + "\n")
 
 
-def test_a_protocol_that_cannot_be_read_is_said_and_earlier_snapshots_are_read(landed):
+def test_unreadable_protocol_is_reported(landed):
     newer_protocol(landed[0].uri, 3, ["featureOfTomorrow"])
     with pytest.raises(LakeError, match="another tool upgraded the table's protocol"):
         lake.landed_rows(CONFIG, WINDOW)
     assert [lake.read_rows(snapshot).num_rows for snapshot in landed] == [10, 10]
 
 
-def test_a_protocol_that_cannot_be_written_is_said_and_all_is_read(landed):
+def test_unwritable_protocol_is_reported(landed):
     newer_protocol(landed[0].uri, 1, ["rowTracking"])
     assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
     with pytest.raises(WorkspaceError, match=r"nothing was landed.*another tool upgraded the table's protocol"):
         lake.land_rows(CONFIG, THIRD, rows(10, 2, THIRD))
 
 
-def test_a_log_that_was_cleaned_up_names_the_snapshot_that_is_lost(landed):
+def test_cleaned_log_names_the_lost_snapshot(landed):
     DeltaTable(landed[0].uri).create_checkpoint()
     for version in (0, 1):
         (Path(landed[0].uri) / "_delta_log" / f"{version:020d}.json").unlink()

@@ -28,7 +28,7 @@ from tests.support.monitored_model import WINDOW, rows
 from tests.support.object_store import object_store
 
 
-def test_a_lake_that_cannot_be_written_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_lake_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PERENNIAL_LAKE", str(tmp_path / "file" / "lake"))
     with pytest.raises(WorkspaceError, match=r"cannot be written to .*; nothing was landed; expected a writable store"):
@@ -62,7 +62,7 @@ def _on_a_full_disk(most_bytes: int) -> str:
 
 
 @pytest.mark.parametrize("most_bytes", [4096, 200])
-def test_a_full_disk_is_a_clear_error_and_leaves_nothing_half_written(most_bytes: int) -> None:
+def test_full_disk_is_a_clear_error(most_bytes: int) -> None:
     """4096 bytes: the rows do not fit. Below the size of a commit: the log does not fit either."""
     first = lake.land_rows(CONFIG, WINDOW, rows(10))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
@@ -84,7 +84,7 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield uri
 
 
-def test_the_lake_keeps_its_promises_in_an_object_store(bucket: str) -> None:
+def test_lake_works_in_an_object_store(bucket: str) -> None:
     first = lake.land_rows(CONFIG, WINDOW, rows(100))
     one, other = (LandedTable.open(first.uri) for _ in range(2))
     assert one is not None and other is not None
@@ -100,7 +100,7 @@ def test_the_lake_keeps_its_promises_in_an_object_store(bucket: str) -> None:
     assert lake.read_rows(first).equals(table)
 
 
-def test_time_travel_in_an_object_store_reaches_past_checkpoints_of_the_log(bucket: str) -> None:
+def test_time_travel_in_an_object_store_passes_checkpoints(bucket: str) -> None:
     snapshots, window = [lake.land_rows(CONFIG, WINDOW, rows(50))], SECOND
     for number in range(1, 13):
         snapshots.append(lake.land_rows(CONFIG, window, rows(5, number, window)))
@@ -111,7 +111,7 @@ def test_time_travel_in_an_object_store_reaches_past_checkpoints_of_the_log(buck
     assert len(DeltaTable(snapshots[0].uri, version=4).file_uris()) == 4
 
 
-def test_predictions_and_late_labels_in_an_object_store_land_once(bucket: str) -> None:
+def test_predictions_and_labels_in_an_object_store_are_stored_once(bucket: str) -> None:
     lake.land_rows(CONFIG, WINDOW, rows(2))
     scored = pa.table({"id": ["0-0", "0-1"], "time": rows(2)["at"], "prediction": [0.1, 0.2]})
     first = lake.land_predictions(CONFIG, WINDOW, "1", scored)
@@ -124,7 +124,7 @@ def test_predictions_and_late_labels_in_an_object_store_land_once(bucket: str) -
     assert (label_of(WINDOW.end), label_of(SECOND.end)) == ({"0-0": 1}, {"0-0": 1, "0-1": 0})
 
 
-def test_a_window_larger_than_one_upload_comes_back_as_it_was(bucket: str) -> None:
+def test_multipart_window_reads_back(bucket: str) -> None:
     """Uploads go in parts of 5 MiB at least."""
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(400_000))
     (file,) = DeltaTable(snapshot.uri).get_add_actions(flatten=True).column("size_bytes").to_pylist()
@@ -153,7 +153,7 @@ def _landed_at_once(windows: Sequence[Window]) -> list[Snapshot]:
     return snapshots
 
 
-def test_of_processes_landing_one_window_in_an_object_store_one_wins_and_all_get_its_snapshot(bucket: str) -> None:
+def test_concurrent_writers_in_an_object_store_get_one_snapshot(bucket: str) -> None:
     first, *others = _landed_at_once([WINDOW] * 3)
 
     assert others == [first, first]
@@ -163,7 +163,7 @@ def test_of_processes_landing_one_window_in_an_object_store_one_wins_and_all_get
     assert len([path for path in listed if path.endswith(".parquet")]) == 1, "files of the losers are removed"
 
 
-def test_processes_landing_different_windows_in_an_object_store_all_get_in(bucket: str) -> None:
+def test_concurrent_windows_in_an_object_store_are_all_stored(bucket: str) -> None:
     """One commit wins each version; who lost looks again and takes the next."""
     third = SECOND.next()
     snapshots = _landed_at_once([WINDOW, SECOND, third])
@@ -173,7 +173,7 @@ def test_processes_landing_different_windows_in_an_object_store_all_get_in(bucke
     assert all(lake.read_rows(snapshot).num_rows == 200 for snapshot in snapshots)
 
 
-def test_a_window_that_is_not_in_whole_seconds_has_no_name_of_its_own_and_is_refused() -> None:
+def test_window_with_fractional_seconds_is_refused() -> None:
     odd = Window(utc("2024-01-01"), utc("2024-01-01") + timedelta(seconds=1, microseconds=5))
     with pytest.raises(LakeError, match="fractions of seconds"):
         lake.land_rows(CONFIG, odd, rows(1, window=odd))

@@ -11,7 +11,7 @@ from tests.support.landed_model import CONFIG, DAY, HOUR, SECOND, SPAN, label_of
 from tests.support.monitored_model import WINDOW, rows
 
 
-def test_labels_are_seen_from_the_moment_they_were_known_and_never_before() -> None:
+def test_labels_are_visible_only_after_they_were_known() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     known = [WINDOW.start + DAY, WINDOW.start + 2 * DAY, WINDOW.start + 3 * DAY]
     assert lake.land_labels(CONFIG, labels(["0-0", "0-1", "0-2"], [1, 0, 1], known), known[1]) == 2
@@ -22,7 +22,7 @@ def test_labels_are_seen_from_the_moment_they_were_known_and_never_before() -> N
     assert label_of(known[2]) == {"0-0": 1, "0-1": 0}, "the third was not known when labels landed"
 
 
-def test_landing_labels_again_stores_only_what_is_new() -> None:
+def test_storing_labels_again_adds_only_new_ones() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     all_known = labels(["0-0", "0-1"], [1, 0], [WINDOW.end] * 2)
     assert lake.land_labels(CONFIG, all_known.slice(0, 1), WINDOW.end) == 1
@@ -31,7 +31,7 @@ def test_landing_labels_again_stores_only_what_is_new() -> None:
     assert label_of(SECOND.end) == {"0-0": 1, "0-1": 0}
 
 
-def test_the_latest_known_label_wins_and_a_correction_is_not_seen_before_it_came() -> None:
+def test_latest_known_label_wins() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(2))
     first, dated, seen = WINDOW.end, WINDOW.end + DAY, WINDOW.end + 2 * DAY
     lake.land_labels(CONFIG, labels(["0-0", "0-1"], [1, 1], [first] * 2), first)
@@ -45,7 +45,7 @@ def test_the_latest_known_label_wins_and_a_correction_is_not_seen_before_it_came
     assert lake.land_labels(CONFIG, labels(["0-1"], [0], [first]), seen + DAY) == 0
 
 
-def test_a_correction_at_the_very_moment_of_the_first_label_still_wins_and_settles() -> None:
+def test_simultaneous_correction_wins() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(1))
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
     assert lake.land_labels(CONFIG, labels(["0-0"], [0], [WINDOW.end]), WINDOW.end) == 1
@@ -53,7 +53,7 @@ def test_a_correction_at_the_very_moment_of_the_first_label_still_wins_and_settl
     assert label_of(WINDOW.end + HOUR) == {"0-0": 0}
 
 
-def test_of_an_id_that_a_source_repeats_the_label_known_latest_lands_once() -> None:
+def test_repeated_id_keeps_the_latest_label() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(2))
     twice = labels(["0-0", "0-1", "0-0"], [0, 1, 1], [WINDOW.end, WINDOW.end, WINDOW.end - HOUR])
     assert lake.land_labels(CONFIG, twice, WINDOW.end) == 2
@@ -61,7 +61,7 @@ def test_of_an_id_that_a_source_repeats_the_label_known_latest_lands_once() -> N
     assert label_of(WINDOW.end) == {"0-0": 0, "0-1": 1}
 
 
-def test_a_labelled_snapshot_is_the_same_after_more_labels_and_rows_land() -> None:
+def test_labelled_snapshot_is_stable() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
     snapshot = lake.labelled_snapshot(CONFIG, SPAN, SECOND.end)
@@ -75,7 +75,7 @@ def test_a_labelled_snapshot_is_the_same_after_more_labels_and_rows_land() -> No
     assert lake.labelled_snapshot(CONFIG, SPAN, SECOND.end).labelled_rows == 2
 
 
-def test_rows_of_other_landed_windows_and_labels_of_rows_that_never_landed_stay_out() -> None:
+def test_labelled_snapshot_excludes_other_windows_and_unknown_rows() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     lake.land_rows(CONFIG, SECOND, rows(3, 1, SECOND))
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), SECOND.end)
@@ -86,14 +86,14 @@ def test_rows_of_other_landed_windows_and_labels_of_rows_that_never_landed_stay_
     assert label_of(SECOND.end, SPAN) == {"0-0": 1, "1-0": 0}
 
 
-def test_a_span_that_cuts_through_windows_has_its_rows_only() -> None:
+def test_partial_windows_contribute_only_their_rows() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(50))  # one row each 2.4 hours
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
     cut = lake.labelled_snapshot(CONFIG, Window(WINDOW.start + DAY, SECOND.start + DAY), SECOND.end)
     assert cut.rows == 40 + 10
 
 
-def test_quarantined_windows_are_in_no_labelled_snapshot() -> None:
+def test_quarantined_windows_are_excluded() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     lake.land_rows(CONFIG, SECOND, rows(3, 1, SECOND))
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), SECOND.end)
@@ -105,7 +105,7 @@ def test_quarantined_windows_are_in_no_labelled_snapshot() -> None:
     assert lake.read_labelled(snapshot, ["id"]).to_pydict() == {"id": ["1-0"]}
 
 
-def test_where_all_that_landed_is_excluded_nothing_is_left() -> None:
+def test_snapshot_of_excluded_windows_is_empty() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), SECOND.end)
     snapshot = lake.labelled_snapshot(CONFIG, SPAN, SECOND.end, excluding=(WINDOW.name,))
@@ -114,7 +114,7 @@ def test_where_all_that_landed_is_excluded_nothing_is_left() -> None:
     assert len(lake.labelled_rows(CONFIG, SPAN, SECOND.end, excluding=(WINDOW.name,))) == 0
 
 
-def test_overlapping_windows_give_each_row_once_as_it_landed_first() -> None:
+def test_overlapping_windows_give_each_row_once() -> None:
     """Somebody changed window_days from 5 to 10."""
     lake.land_rows(CONFIG, WINDOW, rows(4))
     twice = pa.concat_tables([rows(4, amount=[9.0] * 4), rows(4, 1, SECOND)])
@@ -129,7 +129,7 @@ def test_overlapping_windows_give_each_row_once_as_it_landed_first() -> None:
     assert lake.labelled_snapshot(CONFIG, SPAN, SECOND.end).rows == 8
 
 
-def test_without_any_label_or_any_row_in_the_span_a_labelled_snapshot_is_empty() -> None:
+def test_labelled_snapshot_without_rows_is_empty() -> None:
     with pytest.raises(LakeError, match="no rows have landed"):
         lake.labelled_snapshot(CONFIG, WINDOW, WINDOW.end)
     lake.land_rows(CONFIG, WINDOW, rows(3))
@@ -150,7 +150,7 @@ def test_an_unknown_column_is_named() -> None:
         lake.read_labelled(lake.labelled_snapshot(CONFIG, WINDOW, WINDOW.end), ["amont"])
 
 
-def test_labels_are_looked_for_where_they_are_due_and_not_where_they_were_looked_for_long_ago() -> None:
+def test_label_search_covers_only_due_unsearched_time() -> None:
     assert lake.labels_due(CONFIG, SECOND.end, 2 * DAY) is None
     lake.land_rows(CONFIG, WINDOW, rows(50))
     assert lake.labels_due(CONFIG, WINDOW.start, 2 * DAY) is None
@@ -165,7 +165,7 @@ def test_labels_are_looked_for_where_they_are_due_and_not_where_they_were_looked
     assert lake.labels_due(CONFIG, SECOND.end, 2 * DAY).window == Window(WINDOW.end - 3 * DAY, SECOND.end)
 
 
-def test_a_back_fill_as_of_an_earlier_time_does_not_count_as_having_looked_for_what_came_since() -> None:
+def test_backfill_search_does_not_cover_later_labels() -> None:
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
     live = SECOND.end + 60 * DAY
     lake.land_labels(CONFIG, labels(["1-0"], [1], [SECOND.end], SECOND.start), live, lake.labels_due(CONFIG, live, DAY))
@@ -178,7 +178,7 @@ def test_a_back_fill_as_of_an_earlier_time_does_not_count_as_having_looked_for_w
     assert later is not None and later.window.start == WINDOW.start, "its later labels are still to be looked for"
 
 
-def test_a_window_that_lands_while_labels_are_looked_for_is_looked_for_the_next_time() -> None:
+def test_window_stored_during_a_search_is_searched_next_time() -> None:
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
     due = lake.labels_due(CONFIG, SECOND.end + 60 * DAY, DAY)
     lake.land_rows(CONFIG, WINDOW, rows(50))  # another process, after this one has asked the source
@@ -187,7 +187,7 @@ def test_a_window_that_lands_while_labels_are_looked_for_is_looked_for_the_next_
     assert later is not None and later.window.start == WINDOW.start
 
 
-def test_how_long_labels_take_is_measured_from_the_first_of_each_row_that_was_known() -> None:
+def test_label_delay_uses_the_first_known_label() -> None:
     """The labels of rows 0 to 9 took 1 to 10 days, the last was not known yet, a correction does not count."""
     step = (WINDOW.end - WINDOW.start) / 10
     taken = [WINDOW.start + row * step + (row + 1) * DAY for row in range(10)]

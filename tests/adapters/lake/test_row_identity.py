@@ -32,12 +32,12 @@ def texts(values: list[str | None]) -> pa.ChunkedArray:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(*[st.text(alphabet="a|\\b", max_size=4)] * 2), min_size=2, max_size=2, unique=True))
-def test_two_ids_of_several_columns_never_share_their_text(pairs: list[tuple[str, str]]) -> None:
+def test_composite_ids_are_unambiguous(pairs: list[tuple[str, str]]) -> None:
     key = joined_key([texts([one for one, _ in pairs]), texts([other for _, other in pairs])])
     assert key[0] != key[1]
 
 
-def test_an_id_of_several_columns_is_missing_where_one_of_them_is() -> None:
+def test_composite_id_is_null_if_a_part_is() -> None:
     key = joined_key([texts(["a", None, "a|b", "a"]), texts(["x", "x", "c", "b|c"])])
     assert key.to_pylist() == ["a|x", None, "a\\|b|c", "a|b\\|c"]
 
@@ -45,20 +45,20 @@ def test_an_id_of_several_columns_is_missing_where_one_of_them_is() -> None:
 # --- what joins and what does not
 
 
-def test_a_missing_id_joins_nothing_and_rows_that_share_a_label_are_marked() -> None:
+def test_null_id_joins_nothing_and_shared_labels_are_marked() -> None:
     places, shared = matches(texts(["b", None, "a", "z", "a"]), texts(["a", None, "b"]))
     assert places.tolist() == [2, -1, 0, -1, 0]
     assert shared.tolist() == [False, False, True, False, True]
 
 
-def test_repeats_count_the_rows_that_their_id_does_not_tell_apart() -> None:
+def test_repeats_count_ambiguous_rows() -> None:
     found = repeats(texts(["a", "b", "a", None, "c", "c", "c"]))
     assert (found.rows, found.repeated, found.distinct, found.missing) == (7, 5, 3, 1)
     assert str(found) == "5 of 7 rows have an id that another row has (3 ids in all) and 1 of 7 rows have no id"
     assert not repeats(texts(["a", "b"]))
 
 
-def test_each_time_lies_in_the_window_that_landed_first() -> None:
+def test_overlapping_times_belong_to_the_first_window() -> None:
     """As a row-by-row search finds it, with windows that overlap and times in any order."""
     later = Window(WINDOW.start + 2 * DAY, SECOND.end)
     windows = (WINDOW, later, HISTORY)
@@ -80,7 +80,7 @@ def customers(count: int = 600, each: int = 9) -> list[str]:
     return [f"c{number // each}" for number in range(count)]
 
 
-def test_a_history_whose_ids_repeat_is_refused_before_anything_lands(tmp_path: Path) -> None:
+def test_history_with_repeated_ids_is_refused(tmp_path: Path) -> None:
     table = rows(600, 1, HISTORY, id=customers())
     config = history(tmp_path, table)
     with pytest.raises(SourceError, match=r"columns\.id is id: 600 of 600 rows have .* \(67 ids in all\)") as refusal:
@@ -91,7 +91,7 @@ def test_a_history_whose_ids_repeat_is_refused_before_anything_lands(tmp_path: P
     assert repeats(read_window(weekly, HISTORY).column(0)).distinct == 600
 
 
-def test_one_id_that_occurs_twice_is_enough_and_says_so(tmp_path: Path) -> None:
+def test_single_repeated_id_is_refused(tmp_path: Path) -> None:
     table = rows(600, 1, HISTORY)
     twice = pa.concat_tables([table, table.slice(0, 1)])
     with pytest.raises(
@@ -105,17 +105,17 @@ def test_one_id_that_occurs_twice_is_enough_and_says_so(tmp_path: Path) -> None:
     assert read_window(history(tmp_path, table), HISTORY).num_rows == 600
 
 
-def test_rows_that_even_their_time_does_not_tell_apart_get_another_cure() -> None:
+def test_duplicate_rows_get_another_remedy() -> None:
     table = rows(4, id=["a", "a", "b", "c"], at=pa.array([WINDOW.start] * 4, pa.timestamp("us", "UTC")))
     assert "id, at together do not" in how_to_tell_apart(table, ["id"])
 
 
-def test_a_window_is_left_to_the_quality_gate(tmp_path: Path) -> None:
+def test_repeated_ids_in_a_window_are_left_to_the_quality_gate(tmp_path: Path) -> None:
     config = history(tmp_path, rows(600, 1, WINDOW, id=customers()))
     assert read_window(config, WINDOW).num_rows == 600
 
 
-def test_a_history_that_an_earlier_version_landed_is_not_trained_on_with_labels_of_other_rows() -> None:
+def test_ambiguous_rows_of_old_history_are_not_trained_on() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(4, id=["a", "b", "a", "c"]))
     lake.land_labels(CONFIG, labels(["a", "b", "c"], [1, 0, 1], [WINDOW.end] * 3), WINDOW.end)
     with pytest.raises(LakeError, match="2 of 4 rows have an id that another row has"):
@@ -127,7 +127,7 @@ def test_a_history_that_an_earlier_version_landed_is_not_trained_on_with_labels_
 # --- ids that come again in later windows
 
 
-def test_an_id_that_comes_again_in_another_window_keeps_the_label_of_each() -> None:
+def test_repeated_id_in_another_window_keeps_both_labels() -> None:
     """Also labels that are as they were before, which were left out as known already."""
     again = rows(3, 1, SECOND, id=["0-0", "0-1", "0-2"])
     lake.land_rows(CONFIG, WINDOW, rows(3))
@@ -144,7 +144,7 @@ def test_an_id_that_comes_again_in_another_window_keeps_the_label_of_each() -> N
     assert lake.labelled_rows(CONFIG, SPAN, late, ["churned"])["churned"].to_pylist() == [1, 0, 1, 1, 1, 0]
 
 
-def test_labels_of_no_id_are_nobodys_and_not_stored_at_every_search() -> None:
+def test_labels_without_id_are_not_stored() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     found = labels(["0-0", None, None], [1, 0, 1], [WINDOW.end] * 3)
     assert [lake.land_labels(CONFIG, found, WINDOW.end) for _ in range(2)] == [1, 0]
@@ -153,7 +153,7 @@ def test_labels_of_no_id_are_nobodys_and_not_stored_at_every_search() -> None:
 # --- labels that are taken back
 
 
-def test_a_label_that_is_taken_back_is_unknown_from_then_on() -> None:
+def test_retracted_label_is_unknown_afterwards() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     first, seen, again = WINDOW.end, WINDOW.end + DAY, WINDOW.end + 2 * DAY
     ids, known = ["0-0", "0-1"], [first] * 2
@@ -169,7 +169,7 @@ def test_a_label_that_is_taken_back_is_unknown_from_then_on() -> None:
     assert (label_of(seen), label_of(again)) == ({"0-1": 0}, {"0-0": 1, "0-1": 0})
 
 
-def test_what_was_never_known_is_not_taken_back_nor_a_row_that_the_source_no_longer_has() -> None:
+def test_unknown_labels_and_removed_rows_are_not_retractions() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     assert lake.land_labels(CONFIG, labels(["0-0", "0-1"], [None, None], [WINDOW.end] * 2), WINDOW.end) == 0
     lake.land_labels(CONFIG, labels(["0-0", "0-1"], [1, 0], [WINDOW.end] * 2), WINDOW.end)
@@ -177,7 +177,7 @@ def test_what_was_never_known_is_not_taken_back_nor_a_row_that_the_source_no_lon
     assert label_of(SECOND.end) == {"0-0": 1, "0-1": 0}
 
 
-def test_all_labels_are_taken_back_by_a_source_whose_column_is_empty_and_so_of_no_type(tmp_path: Path) -> None:
+def test_empty_label_column_retracts_all_labels(tmp_path: Path) -> None:
     table = rows(40)
     lake.land_rows(CONFIG, WINDOW, table)
     source = {"source": {"kind": "parquet", "path": str(tmp_path / "rows.parquet")}}
@@ -228,7 +228,7 @@ def written(kind: str, folder: Path, table: pa.Table, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "delta", "sql"])
-def test_an_id_of_several_columns_joins_labels_from_every_source(
+def test_composite_id_joins_labels_from_every_source(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = written(kind, tmp_path, pa.concat_tables([visits(HISTORY, 1), visits(WINDOW, 2)]), monkeypatch)
@@ -241,7 +241,7 @@ def test_an_id_of_several_columns_joins_labels_from_every_source(
     assert found["churned"].cast(pa.int64()).to_pylist() == [number % 2 for number in range(600)], "each row its own"
 
 
-def test_the_time_of_a_row_may_be_part_of_its_id(tmp_path: Path) -> None:
+def test_time_may_be_part_of_the_id(tmp_path: Path) -> None:
     pq.write_table(visits(HISTORY, 1), tmp_path / "rows")
     config = model(columns={"id": ["customer", "at"]}, source={"kind": "parquet", "path": str(tmp_path / "rows")})
     found = read_window(config, HISTORY)
@@ -249,7 +249,7 @@ def test_the_time_of_a_row_may_be_part_of_its_id(tmp_path: Path) -> None:
     assert read_labels(config, HISTORY).column(0).equals(found.column(0))
 
 
-def test_a_part_that_cannot_identify_or_is_not_there_is_named(tmp_path: Path) -> None:
+def test_invalid_id_column_is_named(tmp_path: Path) -> None:
     pq.write_table(visits(HISTORY, 1), tmp_path / "rows")
     source = {"kind": "parquet", "path": str(tmp_path / "rows")}
     with pytest.raises(
@@ -260,7 +260,7 @@ def test_a_part_that_cannot_identify_or_is_not_there_is_named(tmp_path: Path) ->
         read_window(model(columns={"id": ["custmer", "at"]}, source=source), HISTORY)
 
 
-def test_another_id_for_rows_that_have_landed_is_refused() -> None:
+def test_changed_id_columns_are_refused() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(3))
     other = model(columns={"id": ["id", "at"]})
     with pytest.raises(LakeError, match=r"identified by 'id', found columns.id 'id\+at'; .* a new name"):

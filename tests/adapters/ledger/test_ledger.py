@@ -42,7 +42,7 @@ def problems() -> str:
     return " | ".join(ledger.verify(MODEL).problems)
 
 
-def test_entries_come_back_as_they_were_told_in_order():
+def test_entries_read_back_in_order():
     promotion = Promotion(MODEL, "d1", "2", "1", "promoted", ("log_loss gained 0.01",))
     told = ledger.append(MODEL, "champion.promoted", promotion, AT, "d1", "Ada")
     assert ledger.entries(MODEL) == (told,)
@@ -56,24 +56,24 @@ def test_entries_come_back_as_they_were_told_in_order():
     assert ledger.models() == (MODEL,)
 
 
-def test_an_empty_ledger_is_whole():
+def test_empty_ledger_verifies():
     assert ledger.entries(MODEL) == ()
     assert ledger.verify(MODEL) == ledger.Verification(MODEL, 0, None, ())
 
 
-def test_models_have_chains_of_their_own():
+def test_each_model_has_its_own_chain():
     fill(2)
     fill(3, "air_time")
     assert (len(ledger.entries(MODEL)), len(ledger.entries("air_time"))) == (2, 3)
 
 
 @pytest.mark.parametrize("model", ["../other", "a/b", "", "Flight", "x" * 64])
-def test_a_model_name_never_becomes_a_path(model):
+def test_model_name_never_becomes_a_path(model):
     with pytest.raises(LedgerError, match="expected a name"):
         ledger.append(model, "note", "x", AT)
 
 
-def test_a_fact_of_a_decision_is_told_once():
+def test_fact_of_a_decision_is_recorded_once():
     first = ledger.append(MODEL, "champion.promoted", "one", AT, "d1")
     assert ledger.append(MODEL, "champion.promoted", "another", AT, "d1") == first
     assert ledger.append(MODEL, "champion.rolled_back", "one", AT, "d1").sequence == 2
@@ -106,12 +106,12 @@ def append_from_processes(writers: int, facts: int) -> None:
     assert own == sorted(own, key=lambda body: int(body.split()[-1]))  # one writer's facts keep their order
 
 
-def test_four_processes_at_once_never_fork_the_chain():
+def test_concurrent_processes_never_fork_the_chain():
     append_from_processes(writers=4, facts=25)
     assert from_json(ledger.Head, head_file().read_bytes()) == ledger.verify(MODEL).head, "the last entry has a witness"
 
 
-def test_a_slower_writer_leaves_no_older_head(monkeypatch):
+def test_slow_writer_does_not_overwrite_newer_head(monkeypatch):
     """Between its entry and its head two others append; each of them has written the head by then."""
     put, waiting = obstore.put, ["second", "third"]
 
@@ -127,7 +127,7 @@ def test_a_slower_writer_leaves_no_older_head(monkeypatch):
     assert from_json(ledger.Head, head_file().read_bytes()) == ledger.Head(3, told[-1].hash)
 
 
-def test_a_head_that_cannot_be_written_undoes_no_fact(monkeypatch, caplog):
+def test_failed_head_write_keeps_the_entry(monkeypatch, caplog):
     """The fact is in by then, and an error would make its caller tell it again; the next one catches up."""
     fill(1)
     put = obstore.put
@@ -146,7 +146,7 @@ def test_a_head_that_cannot_be_written_undoes_no_fact(monkeypatch, caplog):
     assert ledger.verify(MODEL).head.sequence == from_json(ledger.Head, head_file().read_bytes()).sequence == 3
 
 
-def test_a_damaged_entry_behind_ones_own_does_not_undo_it(monkeypatch):
+def test_damaged_later_entry_keeps_the_own_entry(monkeypatch):
     put = obstore.put
 
     def tearing(store, path, *arguments, **options):
@@ -159,7 +159,7 @@ def test_a_damaged_entry_behind_ones_own_does_not_undo_it(monkeypatch):
     assert "entry 2 cannot be read" in problems()
 
 
-def test_nothing_half_written_lies_about():
+def test_no_partial_files_remain():
     fill(3)
     assert sorted(path.name for path in entry_file(1).parent.iterdir()) == [
         "00000001.json", "00000002.json", "00000003.json", "head.json"
@@ -186,7 +186,7 @@ class TestDamageIsFound:
         self.rewrite(5, actor="nobody")
         assert "head.json names entry 5" in problems()
 
-    def test_an_entry_written_in_another_form(self):
+    def test_entry_in_another_format(self):
         entry_file(3).write_text(json.dumps(json.loads(entry_file(3).read_text()), indent=1))
         assert "entry 3 was written anew" in problems()
 
@@ -205,14 +205,14 @@ class TestDamageIsFound:
         head_file().unlink()
         assert "head.json is missing" in problems()
 
-    def test_a_tail_cut_off_and_covered_up_needs_a_head_noted_elsewhere(self):
+    def test_truncated_tail_needs_an_external_head(self):
         noted = ledger.verify(MODEL).head
         entry_file(5).unlink()
         head_file().write_text(to_json(ledger.Head(4, self.told[3].hash)))
         assert not ledger.verify(MODEL).problems  # no chain can show this by itself
         assert "the head noted elsewhere names entry 5" in " ".join(ledger.verify(MODEL, noted).problems)
 
-    def test_a_chain_forged_from_one_entry_on_needs_it_too(self):
+    def test_forged_chain_needs_an_external_head(self):
         noted, previous = ledger.verify(MODEL).head, self.told[2].hash
         for number in (4, 5):
             self.rewrite(number, actor="nobody", previous_hash=previous)
@@ -221,7 +221,7 @@ class TestDamageIsFound:
         assert not ledger.verify(MODEL).problems
         assert ledger.verify(MODEL, noted).problems
 
-    def test_a_stray_number_far_off_is_one_problem_not_millions(self):
+    def test_distant_stray_entry_is_one_problem(self):
         entry_file(3_000_000).write_text("{}")
         entry_file(0).write_text("{}")
         assert ledger.verify(MODEL).problems == (
@@ -249,7 +249,7 @@ class TestDamageIsFound:
         assert "5.json.bak is not an entry" in problems()
 
     @pytest.mark.parametrize("number", [2, 5])
-    def test_a_damaged_chain_is_neither_read_nor_extended(self, number):
+    def test_damaged_chain_is_neither_read_nor_extended(self, number):
         entry_file(number).unlink()
         ledger._KNOWN.clear()  # as a new process
         for attempt in (lambda: ledger.append(MODEL, "note", "x", AT), lambda: ledger.entries(MODEL)):
@@ -258,7 +258,7 @@ class TestDamageIsFound:
         assert not entry_file(6).exists()
 
     @pytest.mark.parametrize("known", [True, False])
-    def test_a_tail_lost_with_its_head_is_not_built_upon_and_a_person_who_knows_better_may_mend_it(self, known):
+    def test_lost_tail_and_head_need_manual_repair(self, known):
         for number in (4, 5):
             entry_file(number).unlink()
         head_file().unlink()
@@ -272,7 +272,7 @@ class TestDamageIsFound:
         assert ledger.append(MODEL, "note", "x", AT).sequence == 4
         assert not ledger.verify(MODEL).problems
 
-    def test_a_lost_beginning_is_not_begun_again(self):
+    def test_lost_beginning_is_not_recreated(self):
         for lost in (entry_file(1), entry_file(2), head_file()):
             lost.unlink()
         ledger._KNOWN.clear()
@@ -280,18 +280,18 @@ class TestDamageIsFound:
             ledger.append(MODEL, "note", "x", AT)
         assert not entry_file(1).exists()
 
-    def test_an_unreadable_head_is_not_built_upon(self):
+    def test_unreadable_head_blocks_writes(self):
         head_file().write_text("{torn")
         with pytest.raises(LedgerError, match=r"head\.json is missing or cannot be read"):
             ledger.append(MODEL, "note", "x", AT)
 
-    def test_the_same_process_sees_a_lost_tail_too(self):
+    def test_same_process_detects_a_lost_tail(self):
         entry_file(5).unlink()
         with pytest.raises(LedgerError, match="entry 5 is missing"):
             ledger.entries(MODEL)
 
 
-def test_a_lagging_head_is_caught_up_with():
+def test_lagging_head_is_updated():
     """A writer killed between its entry and the head: the next one goes on from the entry."""
     told = fill(3)
     head_file().write_text(to_json(ledger.Head(2, told[1].hash)))
@@ -300,7 +300,7 @@ def test_a_lagging_head_is_caught_up_with():
     assert not ledger.verify(MODEL).problems
 
 
-def test_a_writer_killed_between_the_first_entry_and_its_head_is_made_up_for():
+def test_missing_first_head_is_written_later():
     fill(1)
     head_file().unlink()
     ledger._KNOWN.clear()
@@ -308,7 +308,7 @@ def test_a_writer_killed_between_the_first_entry_and_its_head_is_made_up_for():
     assert not ledger.verify(MODEL).problems
 
 
-def test_a_writer_that_read_the_head_before_there_was_one_is_no_damage(monkeypatch):
+def test_early_head_read_is_not_damage(monkeypatch):
     """Between its look at the head and at the entries two others have appended."""
     fill(2)
     ledger._KNOWN.clear()
@@ -317,14 +317,14 @@ def test_a_writer_that_read_the_head_before_there_was_one_is_no_damage(monkeypat
     assert ledger.append(MODEL, "note", "x", AT).sequence == 3
 
 
-def test_another_ledger_at_the_same_place_is_noticed(tmp_path, monkeypatch):
+def test_replaced_ledger_is_detected(tmp_path, monkeypatch):
     fill(3)
     entry_file(1).parent.rename(tmp_path / "moved")
     assert ledger.entries(MODEL) == ()
     assert ledger.append(MODEL, "note", "x", AT).sequence == 1
 
 
-def test_a_store_that_cannot_be_written_says_so(tmp_path, monkeypatch):
+def test_unwritable_store_is_reported(tmp_path, monkeypatch):
     (tmp_path / "a file").write_text("")
     monkeypatch.setenv("PERENNIAL_LEDGER", str(tmp_path / "a file" / "ledger"))
     with pytest.raises(Exception, match="expected a writable workspace"):
@@ -339,7 +339,7 @@ def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield f"{bucket}/audit/ledger"
 
 
-def test_an_object_store_keeps_the_same_chain(remote):
+def test_object_store_keeps_the_same_chain(remote):
     told = fill(5)
     assert ledger.entries(MODEL) == tuple(told)
     ledger._KNOWN.clear()
@@ -349,7 +349,7 @@ def test_an_object_store_keeps_the_same_chain(remote):
     assert ledger.verify(MODEL, head) == ledger.Verification(MODEL, 5, head, ())
 
 
-def test_a_bucket_that_is_not_there_is_no_empty_history(remote, monkeypatch):
+def test_missing_bucket_is_not_an_empty_history(remote, monkeypatch):
     monkeypatch.setenv("PERENNIAL_LEDGER", remote.replace("bucket", "bukcet"))
     for attempt in (
         lambda: ledger.entries(MODEL),
@@ -373,7 +373,7 @@ def test_processes_on_an_object_store_never_fork_the_chain(remote):
     append_from_processes(writers=3, facts=8)
 
 
-def test_what_is_changed_removed_or_slipped_in_in_an_object_store_is_found(remote):
+def test_tampering_in_an_object_store_is_detected(remote):
     fill(5)
     store = store_at(remote)
     entry = json.loads(bytes(obstore.get(store, f"{MODEL}/00000003.json").bytes()))
@@ -387,7 +387,7 @@ def test_what_is_changed_removed_or_slipped_in_in_an_object_store_is_found(remot
     assert "00000005.json.bak is not an entry" in problems()
 
 
-def test_a_burst_on_gcs_is_told_whole_though_one_object_may_change_once_a_second(monkeypatch):
+def test_burst_on_gcs_is_complete_despite_rate_limit(monkeypatch):
     """Google refuses faster changes of one object, which the head is; the client tries again until it is let in."""
     with object_store("gs", monkeypatch, pause_s=1.0) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
@@ -397,7 +397,7 @@ def test_a_burst_on_gcs_is_told_whole_though_one_object_may_change_once_a_second
         assert ledger.verify(MODEL).entries == 6
 
 
-def test_an_entry_of_a_long_ledger_costs_as_many_requests_as_one_of_a_short_one(monkeypatch: pytest.MonkeyPatch):
+def test_append_cost_does_not_grow_with_length(monkeypatch: pytest.MonkeyPatch):
     """Nothing is listed and no entry is read twice."""
     asked: list[str] = []
     for name in ("get", "put", "list"):
@@ -418,7 +418,7 @@ def test_an_entry_of_a_long_ledger_costs_as_many_requests_as_one_of_a_short_one(
     assert "list" not in requests[0]
 
 
-def test_a_ledger_that_grows_while_it_is_verified_is_whole(monkeypatch: pytest.MonkeyPatch):
+def test_ledger_growing_during_verification_verifies(monkeypatch: pytest.MonkeyPatch):
     fill(3)
     check = ledger_verification.check
 

@@ -54,7 +54,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     yield names
 
 
-def test_a_new_process_reads_only_what_came_since(asked):
+def test_new_process_reads_only_new_entries(asked):
     told = fill()
     asked.clear()
     assert ledger.entries(MODEL) == told
@@ -65,7 +65,7 @@ def test_a_new_process_reads_only_what_came_since(asked):
     assert ledger.verify(MODEL).problems == ()
 
 
-def test_a_copied_entry_is_in_every_byte_the_one_that_was_read():
+def test_copied_entries_are_identical():
     told = fill()
     copied = ledger_copy.load(MODEL)
     assert [to_json(entry) for entry in copied] == [to_json(entry) for entry in told[: len(copied)]]
@@ -101,7 +101,7 @@ def rewritten(content: str) -> str:
     ],
     ids=["entry changed", "chain rewritten", "torn", "beginning lost", "garbage", "a list", "a blank line", "empty"],
 )
-def test_a_copy_that_was_changed_is_thrown_away_and_the_ledger_read(change):
+def test_changed_copy_is_discarded(change):
     told = fill()
     copy().write_text(change(copy().read_text()))
     assert ledger.entries(MODEL) == told
@@ -109,14 +109,14 @@ def test_a_copy_that_was_changed_is_thrown_away_and_the_ledger_read(change):
     assert ledger.entries(MODEL) == told
 
 
-def test_bytes_that_are_no_text_are_no_copy():
+def test_binary_copy_is_discarded():
     told = fill()
     copy().write_bytes(b"\xff\xfe\n")
     assert ledger.entries(MODEL) == told
 
 
 @pytest.mark.parametrize("number", [1, 50, LENGTH])
-def test_an_entry_changed_in_the_store_is_found_though_there_is_a_copy(number):
+def test_changed_entry_is_detected_despite_a_copy(number):
     fill()
     changed = entry_file(number).read_text().replace("fact", "Fact")
     entry_file(number).write_text(changed)
@@ -124,7 +124,7 @@ def test_an_entry_changed_in_the_store_is_found_though_there_is_a_copy(number):
         ledger.entries(MODEL)
 
 
-def test_an_entry_changed_under_its_old_time_and_size_is_found_by_verify():
+def test_changed_entry_with_same_time_and_size_is_detected():
     fill()
     before = entry_file(50).stat()
     entry_file(50).write_text(entry_file(50).read_text().replace("fact", "Fact"))
@@ -132,7 +132,7 @@ def test_an_entry_changed_under_its_old_time_and_size_is_found_by_verify():
     assert "entry 51 does not follow entry 50" in " ".join(ledger.verify(MODEL).problems)
 
 
-def test_a_missing_entry_is_found_and_a_ledger_brought_back_from_a_backup_is_read():
+def test_missing_entry_is_detected_and_restored_ledger_is_read():
     told = fill()
     content = entry_file(50).read_bytes()
     entry_file(50).unlink()
@@ -142,7 +142,7 @@ def test_a_missing_entry_is_found_and_a_ledger_brought_back_from_a_backup_is_rea
     assert ledger.entries(MODEL) == told
 
 
-def test_another_ledger_in_its_place_is_not_taken_for_the_one_that_was_copied():
+def test_copy_of_a_replaced_ledger_is_discarded():
     fill()
     for path in entry_file(1).parent.iterdir():
         path.unlink()
@@ -151,14 +151,14 @@ def test_another_ledger_in_its_place_is_not_taken_for_the_one_that_was_copied():
     assert ledger.entries(MODEL) == (other,)
 
 
-def test_where_nothing_can_be_copied_the_ledger_is_read_and_written_as_ever():
+def test_unwritable_copy_does_not_stop_the_ledger():
     (Path(os.environ["PERENNIAL_HOME"]) / ledger_copy.FOLDER).parent.mkdir(parents=True)
     (Path(os.environ["PERENNIAL_HOME"]) / ledger_copy.FOLDER).write_text("in the way")
     told = fill()
     assert ledger.entries(MODEL) == told
 
 
-def test_processes_that_copy_at_once_leave_one_sound_copy():
+def test_concurrent_copies_leave_a_valid_copy():
     told = fill()
     copy().unlink()
     script = f"from tasks.adapters.ledger import chain as ledger; print(len(ledger.entries({MODEL!r})))"
@@ -168,7 +168,7 @@ def test_processes_that_copy_at_once_leave_one_sound_copy():
 
 
 @on_each_store
-def test_an_object_store_has_a_copy_here_too_and_a_changed_object_is_found(scheme, monkeypatch, asked):
+def test_object_store_is_copied_locally(scheme, monkeypatch, asked):
     with object_store(scheme, monkeypatch) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         told = fill(70)

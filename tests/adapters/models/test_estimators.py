@@ -25,7 +25,7 @@ def stored(scorer: model_files.Scorer, folder: Path) -> dict[str, bytes]:
     return model_files.read(folder)
 
 
-def test_categories_become_their_place_and_booleans_numbers():
+def test_categories_become_codes_and_booleans_numbers():
     rows = pa.table({"flag": [True, False], "colour": ["red", "blue"], "size": [1, 2], "unused": ["a", "b"]})
     assert ENCODING.encode(rows).tolist() == [[1.0, 1.0, 1.0], [2.0, 0.0, 0.0]]
 
@@ -52,21 +52,21 @@ def test_a_missing_column_is_named():
     ("column", "values"),
     [("size", ["12"]), ("size", [True]), ("colour", [1.5]), ("flag", ["yes"]), ("flag", [1]), ("size", [{"a": 1}])],
 )
-def test_another_type_is_refused_without_showing_the_value(column, values):
+def test_wrong_type_is_refused_without_showing_the_value(column, values):
     rows = {"size": [1.0], "colour": ["red"], "flag": [True]} | {column: values}
     with pytest.raises(FeatureError, match=f"column {column}: is of type") as caught:
         ENCODING.encode(pa.table(rows))
     assert str(values[0]) not in str(caught.value).replace(column, "")
 
 
-def test_a_column_of_mixed_types_is_refused_without_showing_the_value():
+def test_mixed_types_are_refused_without_showing_the_value():
     rows = pd.DataFrame({"size": [1.0, 2.0], "colour": ["red", 4711], "flag": [True, False]})
     with pytest.raises(FeatureError, match="column colour: holds values of several types") as caught:
         ENCODING.encode(rows)
     assert "4711" not in str(caught.value)
 
 
-def test_whole_numbers_are_the_same_category_when_nulls_turned_them_into_decimals():
+def test_integer_categories_survive_conversion_to_floats():
     config = make_config()
     rows = make_rows().set_column(4, "colour", pa.array(np.arange(1000) % 3))
     encoder = FeatureEncoder(config.columns.features).fit(rows)
@@ -84,7 +84,7 @@ def test_whole_numbers_are_the_same_category_when_nulls_turned_them_into_decimal
         (["b", "a"], ("a", "b")),
     ],
 )
-def test_classes_are_in_order_and_the_last_is_positive(labels, classes):
+def test_classes_are_sorted_and_the_last_is_positive(labels, classes):
     assert label_classes(pa.chunked_array([pa.array(labels)])) == classes
 
 
@@ -98,7 +98,7 @@ def test_each_task_learns_the_signal(task, worst):
     assert metrics.compute(config.performance.metric, truth, predicted) < worst
 
 
-def test_probabilities_are_of_the_positive_class():
+def test_probabilities_refer_to_the_positive_class():
     scorer = estimators.fit(make_config(), make_rows()).scorer
     high = pa.table({"x": [3.0, -3.0], "noise": [0.0, 0.0], "colour": ["red", "blue"], "flag": [True, False]})
     likely, unlikely = scorer.predict(high)
@@ -107,7 +107,7 @@ def test_probabilities_are_of_the_positive_class():
     assert unlikely < 0.1
 
 
-def test_the_same_seed_gives_the_same_model_and_another_seed_does_not(tmp_path):
+def test_model_depends_on_the_seed(tmp_path):
     def booster(seed: int) -> bytes:
         parameters = {"n_estimators": 10, "subsample": 0.5}
         config = make_config(training={"parameters": parameters, "seed": seed, "min_rows": 10})
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_does_not(tmp_path):
 
 
 @pytest.mark.parametrize("at_once", [1, 40])
-def test_the_order_of_the_rows_changes_nothing(at_once):
+def test_row_order_changes_nothing(at_once):
     """Also where many rows share a time, as flights share a minute; then their ids decide."""
     rows = make_rows()
     time, config = rows.column_names.index(make_config().columns.time), make_config()
@@ -131,14 +131,14 @@ def test_the_order_of_the_rows_changes_nothing(at_once):
     np.testing.assert_array_equal(one, other)
 
 
-def test_early_stopping_chooses_the_rounds_on_the_latest_rows_and_all_rows_are_fitted():
+def test_early_stopping_chooses_rounds_and_fits_all_rows():
     steady = estimators.fit(make_config(), make_rows())
     assert steady.rounds > 10
     assert (steady.fitted_rows, steady.held_back_rows, steady.remarks) == (1000, 150, ())
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_after_a_turn_of_the_concept_the_default_learns_it_and_says_so(task):
+def test_default_training_adapts_to_concept_drift(task):
     """The last 15 % follow the opposite concept: each round on the others makes them worse, so one round would be best."""
     turned = pa.concat_tables([make_rows(task).slice(0, 850), make_rows(task, turn=-1.0).slice(850)])
     config = make_config(task, training={"parameters": {"n_estimators": 60, "max_depth": 3}, "min_rows": 100})
@@ -168,23 +168,23 @@ def test_after_a_turn_of_the_concept_the_default_learns_it_and_says_so(task):
         ),
     ],
 )
-def test_an_estimator_that_cannot_be_used_is_refused_before_there_are_rows(training, said):
+def test_unusable_estimator_is_refused_before_training(training, said):
     with pytest.raises(EstimatorError, match=said):
         estimators.try_out(make_config(training=training))
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_an_estimator_that_can_be_used_is_tried_out_in_silence(task):
+def test_usable_estimator_passes_the_check(task):
     estimators.try_out(make_config(task))
 
 
-def test_without_early_stopping_every_row_is_fitted():
+def test_all_rows_are_fitted_without_early_stopping():
     training = {"parameters": {"n_estimators": 12}, "early_stopping_rounds": None, "min_rows": 10}
     fitted = estimators.fit(make_config(training=training), make_rows())
     assert (fitted.rounds, fitted.fitted_rows, fitted.held_back_rows, fitted.metrics) == (12, 1000, 0, {})
 
 
-def test_a_class_that_only_the_latest_rows_have_is_still_learned():
+def test_class_of_latest_rows_only_is_learned():
     rows = make_rows("multiclass")
     labels = ["new" if row >= 900 else name for row, name in enumerate(rows.column("label").to_pylist())]
     fitted = estimators.fit(make_config("multiclass"), rows.set_column(6, "label", pa.array(labels)))
@@ -192,7 +192,7 @@ def test_a_class_that_only_the_latest_rows_have_is_still_learned():
     assert fitted.held_back_rows == 0
 
 
-def test_pinball_trains_the_quantile_it_is_measured_at():
+def test_pinball_trains_its_quantile():
     config = make_config("regression", performance={"metric": "pinball", "quantile": 0.9})
     scorer = estimators.fit(config, make_rows("regression", rows=3000)).scorer
     fresh = make_rows("regression", rows=3000, seed=1)
@@ -215,7 +215,7 @@ def test_importance_is_a_share_and_finds_the_signal():
         ("binary", "xgboost:XGBRFClassifier"),
     ],
 )
-def test_any_estimator_by_import_path_fits_saves_and_answers_alike(task, path, tmp_path):
+def test_custom_estimator_round_trips(task, path, tmp_path):
     config = make_config(task, training={"estimator": path, "min_rows": 10})
     rows = make_rows(task)
     with_nulls = rows.set_column(2, "x", pa.array([None, *rows.column("x").to_pylist()[1:]]))
@@ -226,7 +226,7 @@ def test_any_estimator_by_import_path_fits_saves_and_answers_alike(task, path, t
     np.testing.assert_allclose(read_back.predict(with_nulls), fitted.scorer.predict(with_nulls), rtol=1e-6)
 
 
-def test_gradient_boosting_of_scikit_learn_stops_early_on_the_latest_rows():
+def test_sklearn_gradient_boosting_stops_early():
     training = {"estimator": "sklearn.ensemble:HistGradientBoostingClassifier", "min_rows": 10}
     fitted = estimators.fit(make_config(training=training), make_rows())
     assert fitted.held_back_rows == 150
@@ -243,13 +243,13 @@ def test_gradient_boosting_of_scikit_learn_stops_early_on_the_latest_rows():
         ({"estimator": "json:dumps"}, "no class with fit"),
     ],
 )
-def test_an_unusable_estimator_says_what_is_wrong(training, message):
+def test_unusable_estimator_error_names_the_cause(training, message):
     with pytest.raises(EstimatorError, match=message.replace("?", r"\?")):
         estimators.fit(make_config(training=training), make_rows())
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_a_stored_booster_answers_exactly_as_it_was_validated(task, tmp_path):
+def test_stored_booster_predicts_identically(task, tmp_path):
     scorer = estimators.fit(make_config(task), make_rows(task)).scorer
     files = stored(scorer, tmp_path)
     assert sorted(files) == ["model.ubj", "scorer.json"]
@@ -258,7 +258,7 @@ def test_a_stored_booster_answers_exactly_as_it_was_validated(task, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.ubj", "scorer.json"])
-def test_one_changed_byte_keeps_a_model_from_loading(name, tmp_path):
+def test_changed_byte_prevents_loading(name, tmp_path):
     files = stored(estimators.fit(make_config(), make_rows()).scorer, tmp_path)
     registered = model_files.sha256(files)
     files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
@@ -266,18 +266,18 @@ def test_one_changed_byte_keeps_a_model_from_loading(name, tmp_path):
         model_files.load(files, registered)
 
 
-def test_an_added_file_keeps_a_model_from_loading(tmp_path):
+def test_added_file_prevents_loading(tmp_path):
     files = stored(estimators.fit(make_config(), make_rows()).scorer, tmp_path)
     with pytest.raises(ModelFileError):
         model_files.load(files | {"extra.py": b"print()"}, model_files.sha256(files))
 
 
-def test_a_folder_without_a_model_says_so(tmp_path):
+def test_folder_without_model_is_reported(tmp_path):
     with pytest.raises(ModelFileError, match=r"holds no file, expected scorer\.json"):
         model_files.read(tmp_path / "nothing")
 
 
-def test_skops_files_build_only_types_that_were_vouched_for_at_training(tmp_path):
+def test_skops_loads_only_trusted_types(tmp_path):
     """The file names its own types; with an empty list of vouched ones it must not load, whatever it says."""
     scorer = estimators.fit(make_config(training=FOREST), make_rows()).scorer
     files = stored(scorer, tmp_path)
@@ -285,20 +285,20 @@ def test_skops_files_build_only_types_that_were_vouched_for_at_training(tmp_path
         model_files.load(files, model_files.sha256(files), ("builtins.print",))
 
 
-def test_types_of_foreign_packages_are_not_vouched_for():
+def test_foreign_types_are_not_trusted():
     from sklearn.preprocessing import FunctionTransformer
 
     with pytest.raises(ModelFileError, match="expected types from sklearn only"):
         model_files.needed_types(FunctionTransformer(json.dumps), ("sklearn",))
 
 
-def test_an_empty_table_gets_empty_answers():
+def test_empty_table_gets_empty_predictions():
     for task, shape in (("binary", (0,)), ("multiclass", (0, 3)), ("regression", (0,))):
         scorer = estimators.fit(make_config(task), make_rows(task)).scorer
         assert scorer.predict(make_rows(task).slice(0, 0)).shape == shape
 
 
-def test_4600_rows_are_scored_well_within_a_tenth_of_a_second():
+def test_4600_rows_are_scored_within_100_ms():
     """About 10 ms on the machine this was written on; ten times that would be felt in every replayed window."""
     scorer = estimators.fit(make_config(), make_rows()).scorer
     rows = make_rows(rows=4600)
@@ -313,7 +313,7 @@ def test_4600_rows_are_scored_well_within_a_tenth_of_a_second():
 
 
 @pytest.mark.parametrize("sentinel", [1.7976931348623157e308, -1.7976931348623157e308])
-def test_a_number_past_what_a_model_can_hold_is_missing_and_keeps_nobody_from_scoring_or_training(sentinel):
+def test_out_of_range_numbers_are_missing_values(sentinel):
     rows = make_rows()
     rows = rows.set_column(rows.column_names.index("x"), "x", pa.array([sentinel, *rows["x"].to_pylist()[1:]]))
     nothing = rows.set_column(rows.column_names.index("x"), "x", pa.array([None, *rows["x"].to_pylist()[1:]]))
@@ -328,7 +328,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def test_the_positive_class_is_the_one_that_the_yaml_names():
+def test_positive_class_follows_the_yaml():
     """churned comes before stayed; without the setting, probabilities and F1 would be of those who stayed."""
     rows = make_rows()
     texts = pa.array(["churned" if label else "stayed" for label in rows["label"].to_pylist()])
@@ -340,7 +340,7 @@ def test_the_positive_class_is_the_one_that_the_yaml_names():
     assert scorer.predict(rows) == pytest.approx(plain.predict(make_rows()))
 
 
-def test_a_positive_class_that_the_rows_do_not_have_is_named():
+def test_missing_positive_class_is_named():
     assert "the classes 0 and 1, expected columns.positive_label 'churned'" in str(
         eligibility.why_not_train(make_config(columns=COLUMNS), make_rows())
     )

@@ -11,13 +11,13 @@ from tasks.adapters.orchestration import delivery
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-def test_an_event_that_the_server_has_stored_is_delivered():
+def test_stored_event_is_delivered():
     emitted = emit_event("perennial.challenger.validated", resource={"prefect.resource.id": "perennial.model.small"})
     delivery.await_stored(emitted.id)
 
 
 @pytest.mark.parametrize("days", [-365, 2])
-def test_an_event_of_a_host_whose_clock_is_wrong_is_found(days):
+def test_event_from_a_host_with_wrong_clock_is_found(days):
     emitted = emit_event(
         "perennial.challenger.validated",
         resource={"prefect.resource.id": "perennial.model.small"},
@@ -26,7 +26,7 @@ def test_an_event_of_a_host_whose_clock_is_wrong_is_found(days):
     delivery.await_stored(emitted.id)
 
 
-def test_an_event_that_never_arrived_is_not_taken_for_delivered(monkeypatch):
+def test_missing_event_is_not_delivered(monkeypatch):
     monkeypatch.setattr(delivery, "WAIT_S", 1)
     with pytest.raises(delivery.NotDelivered, match=r"is not stored by the server after 1 s"):
         delivery.await_stored(uuid4())

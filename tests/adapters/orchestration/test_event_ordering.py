@@ -31,23 +31,23 @@ async def confirm(leader: UUID) -> None:
         pass
 
 
-def test_a_crash_of_a_run_that_began_before_the_restart_is_acted_on_at_once():
+def test_crash_of_a_run_from_before_the_restart_is_handled_at_once():
     asyncio.run(confirm(made_at(event_ordering.STARTED - 60)))
 
 
 @pytest.mark.parametrize("leader", [made_at(time.time() + 60), uuid4()])
-def test_an_event_that_overtook_the_one_it_follows_still_waits_for_it(leader):
+def test_early_event_waits_for_its_predecessor(leader):
     with pytest.raises(EventArrivedEarly):
         asyncio.run(confirm(leader))
 
 
-def test_what_was_said_before_the_restart_and_is_said_again_is_acted_on():
+def test_repeated_event_after_restart_is_handled():
     seen = event_ordering.CausalOrdering("said again").event_has_been_seen(made_at(event_ordering.STARTED - 60))
     assert not asyncio.run(seen)
 
 
 @pytest.mark.parametrize(("moment", "dropped"), [(-60, True), (60, False)])
-def test_a_heartbeat_from_before_the_restart_wakes_no_watch_over_a_run_that_may_have_ended(moment, dropped):
+def test_heartbeat_from_before_restart_starts_no_watch(moment, dropped):
     async def arrives() -> None:
         event = following(uuid4()).model_copy(
             update={"event": event_ordering.HEARTBEAT, "follows": None, "id": made_at(event_ordering.STARTED + moment)}

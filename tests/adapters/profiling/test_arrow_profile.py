@@ -22,7 +22,7 @@ def counts_of(profiled: WindowProfile, feature: str) -> FeatureCounts:
     return next(counts for counts in profiled.features if counts.feature == feature)
 
 
-def test_batches_of_any_size_give_the_profile_of_all_rows():
+def test_profile_does_not_depend_on_batch_size():
     config, table = model(), rows(5000)
     frozen = reference(config)
     whole = profile_batches(table.to_batches(), frozen, config, WINDOW)
@@ -34,7 +34,7 @@ def test_batches_of_any_size_give_the_profile_of_all_rows():
     assert counts_of(whole, "amount").mean == pytest.approx(np.mean(table["amount"].to_numpy()))
 
 
-def test_the_reference_counted_again_is_itself():
+def test_recounted_reference_is_unchanged():
     config = model()
     table = rows(3000, 99, HISTORY)
     frozen = freeze_reference(table.to_batches(), config, HISTORY, "hash")
@@ -68,7 +68,7 @@ TYPES = {
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_numbers_are_counted_in_every_type_they_come_in(kind: str):
+def test_numbers_are_counted_in_every_type(kind: str):
     found = read_numbers(TYPES[kind])
     assert found.values.tolist() == [1, 0, 1, 1]
     assert (found.nulls, found.non_finite, found.unreadable) == (1, 0, 0)
@@ -79,7 +79,7 @@ def test_a_boolean_feature_is_the_same_in_every_type(kind: str):
     assert count_categories(TYPES[kind], boolean=True) == ({"true": 3, "false": 1}, 1, 0)
 
 
-def test_infinities_and_nan_are_told_apart():
+def test_infinities_and_nan_are_counted_separately():
     found = read_numbers(pa.array([float("inf"), 2.0, float("nan"), float("-inf"), None, 1.0]))
     assert found.values.tolist() == [2, 1]
     assert (found.nulls, found.non_finite) == (2, 2)
@@ -87,7 +87,7 @@ def test_infinities_and_nan_are_told_apart():
     assert (len(only.values), only.non_finite) == (0, 2)
 
 
-def test_text_in_a_numeric_feature_is_unreadable_and_nothing_crashes():
+def test_text_in_numeric_feature_is_unreadable():
     for column in (
         pa.array(["1", None, "x"]),
         pa.array([[1], None, [2]]),
@@ -113,19 +113,19 @@ def test_categories_are_counted_in_every_kind_of_text(kind: pa.DataType):
     assert count_categories(column) == ({"a": 2, "b": 1, "": 1}, 1, 0)
 
 
-def test_a_number_names_the_same_category_as_integer_and_as_float():
+def test_integer_and_float_name_the_same_category():
     assert (
         count_categories(pa.array([1, 2, 2]))[0] == count_categories(pa.array([1.0, 2.0, 2.0]))[0] == {"1": 1, "2": 2}
     )
 
 
-def test_slices_of_arrays_are_read_from_their_offset():
+def test_sliced_arrays_are_read_from_their_offset():
     assert hash_ids(pa.array(["x", "a", "b"])[1:]).tolist() == hash_ids(pa.array(["a", "b"])).tolist()
     assert read_numbers(pa.array([9.0, 1.0, 2.0])[1:]).values.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.binary()])
-def test_ids_hash_alike_in_every_kind_of_text_and_differ_otherwise(kind: pa.DataType):
+def test_id_hash_depends_on_text_only(kind: pa.DataType):
     names = [f"AA-{number}" for number in range(20_000)] + ["", "a", "aa", "ab", "ba"]
     hashes = hash_ids(pa.array(names).cast(kind))
     assert hashes.tolist() == hash_ids(pa.array(names)).tolist()
@@ -136,7 +136,7 @@ def test_integer_ids_hash_without_collisions():
     assert len(set(hash_ids(pa.array(range(50_000))).tolist())) == 50_000
 
 
-def test_times_without_a_zone_are_taken_as_utc_and_others_converted():
+def test_times_are_converted_to_utc():
     moment = datetime(2024, 2, 1, 12, tzinfo=UTC)
     zoned = pa.array([moment, moment + timedelta(hours=1)], pa.timestamp("us", "America/New_York"))
     naive = pa.array([moment.replace(tzinfo=None), None], pa.timestamp("ns"))
@@ -163,7 +163,7 @@ def test_a_missing_column_is_profiled_as_missing():
     assert (amount.arrow_type, amount.rows, amount.nulls, amount.values) == (MISSING, 500, 500, 0)
 
 
-def test_no_batch_and_an_empty_batch_are_profiles_of_no_rows():
+def test_empty_batches_profile_no_rows():
     config = model()
     frozen = reference(config)
     for batches in ([], rows(0, at=pa.array([], pa.timestamp("us", "UTC"))).to_batches()):
@@ -176,7 +176,7 @@ def test_a_reference_without_a_feature_is_refused():
         freeze_reference(rows(10, age=None).to_batches(), model(), HISTORY, "hash")
 
 
-def test_yaml_bounds_and_categories_say_what_lies_outside():
+def test_configured_bounds_and_categories_are_counted():
     config = model(quality={"columns": {"age": {"range": {"max": 50}}, "country": {"categories": ["DE", "FR"]}}})
     table = rows(1000, country=["IT"] * 10 + ["DE"] * 990, age=[51.0] * 7 + [20.0] * 993)
     profiled = profile(config, reference(config), table)
@@ -184,7 +184,7 @@ def test_yaml_bounds_and_categories_say_what_lies_outside():
     assert counts_of(profiled, "age").outside == 7
 
 
-def test_the_sample_is_bounded_repeatable_and_every_row_has_a_like_chance(tmp_path):
+def test_sample_is_bounded_reproducible_and_uniform(tmp_path):
     config = model(drift={"sample_rows": 500}, columns={"personal": ["age"]})
     frozen = reference(config)
     table = rows(10_000, amount=np.arange(10_000.0))
@@ -218,7 +218,7 @@ def labelled(**replaced) -> pa.Table:
     return rows(2000, churned=np.random.default_rng(3).integers(0, 2, 2000), **replaced)
 
 
-def test_a_feature_that_settles_the_label_is_found_by_value():
+def test_leaking_feature_is_found_by_value():
     config, label = model(), np.random.default_rng(3).integers(0, 2, 2000)
     assert find_leaks(labelled(), config) == ()
     assert "amount settles the label churned" in find_leaks(labelled(amount=label * 10.0 + 1), config)[0]
@@ -229,12 +229,12 @@ def test_a_feature_that_settles_the_label_is_found_by_value():
     assert find_leaks(labelled(amount=nearly * 10.0), config) == ()
 
 
-def test_a_feature_with_the_labels_name_is_found_without_labels():
+def test_leaking_feature_is_found_by_name():
     config = model({"numeric": ["amount", "CHURNED_"], "categorical": [], "boolean": []})
     assert "CHURNED_ has the name of the label churned" in find_leaks(rows(10), config)[0]
 
 
-def test_regression_labels_leak_through_a_perfect_line():
+def test_linear_leak_is_found_in_regression():
     config = model(task="regression", performance={"metric": "mae"}, columns={"label": "price"})
     amount = rows(2000)["amount"].to_numpy()
     noisy = amount + np.random.default_rng(0).normal(0, 5, 2000)
@@ -242,13 +242,13 @@ def test_regression_labels_leak_through_a_perfect_line():
     assert find_leaks(rows(2000, price=noisy), config) == ()
 
 
-def test_freezing_finds_the_leaks_of_the_rows_it_freezes():
+def test_freezing_finds_leaks():
     label = np.random.default_rng(3).integers(0, 2, 2000)
     frozen = freeze_reference(labelled(amount=label * 2.0).to_batches(), model(), HISTORY, "hash")
     assert len(frozen.leaking) == 1
 
 
-def test_columns_read_in_groups_give_the_same_profile_and_the_same_sampled_rows(tmp_path):
+def test_column_groups_give_the_same_profile_and_sample(tmp_path):
     wide = {"numeric": [f"n{number}" for number in range(40)], "categorical": ["country"], "boolean": ["member"]}
     config, random = model(wide, drift={"sample_rows": 200}), np.random.default_rng(0)
     frozen = reference(config, **{name: random.normal(0, 1, 10_000) for name in wide["numeric"]})
@@ -272,7 +272,7 @@ def test_columns_read_in_groups_give_the_same_profile_and_the_same_sampled_rows(
     assert (sampled["n39"].to_numpy() - sampled["n0"].to_numpy() == 39).all()  # rows stay rows across groups
 
 
-def test_a_profile_of_columns_that_cannot_all_be_sampled_has_the_others(tmp_path):
+def test_profile_without_unsampleable_columns(tmp_path):
     config = model(drift={"sample_rows": 100})
     table = rows(500).append_column("amount", pa.array(np.zeros(500)))
     profiled = profile(config, reference(config), table, sample_path=tmp_path / "sample")

@@ -12,7 +12,7 @@ from tests.support.monitored_model import HISTORY, WINDOW, model, reference, row
 CONFIG = model()
 
 
-def test_codes_count_to_what_the_profile_counted():
+def test_codes_match_the_profile():
     frozen = reference(CONFIG)
     window = rows(3000, 5, country=["DE", "XX", None] * 1000, amount=[1.0, np.inf, None] * 1000)
     profiled = profile_batches(window.to_batches(), frozen, CONFIG, WINDOW)
@@ -23,7 +23,7 @@ def test_codes_count_to_what_the_profile_counted():
 
 
 @pytest.mark.parametrize("kind", [pa.int32(), pa.float32(), pa.decimal128(12, 4)])
-def test_a_number_has_its_code_in_every_type(kind):
+def test_number_has_the_same_code_in_every_type(kind):
     frozen = next(one for one in reference(CONFIG).features if one.feature == "age")
     ages = pa.array(np.arange(18.0, 90.0))
     plain = coded_rows.code_feature(ages, frozen)
@@ -31,7 +31,7 @@ def test_a_number_has_its_code_in_every_type(kind):
     assert coded_rows.code_feature(ages.dictionary_encode(), frozen).tolist() == plain.tolist()
 
 
-def test_text_in_a_number_and_lists_in_a_category_have_no_value():
+def test_invalid_values_are_missing():
     frozen = {one.feature: one for one in reference(CONFIG).features}
     for name, column in (("age", pa.array(["x", "y"])), ("country", pa.array([["DE"], ["FR"]])), ("age", pa.nulls(2))):
         missing = len(frozen[name].counts.counts)
@@ -40,7 +40,7 @@ def test_text_in_a_number_and_lists_in_a_category_have_no_value():
     assert coded_rows.code_feature(pa.array([None], pa.string()), frozen["country"]).tolist() == [4]
 
 
-def test_the_file_gives_the_same_rows_back():
+def test_coded_rows_round_trip():
     frozen = reference(CONFIG)
     drawn = coded_rows.draw_rows(CONFIG, frozen, rows(3000, 1, HISTORY))
     back = coded_rows.from_parquet(coded_rows.to_parquet(drawn))
@@ -51,7 +51,7 @@ def test_the_file_gives_the_same_rows_back():
     assert back.hours[0] == int(HISTORY.start.timestamp()) // 3600
 
 
-def test_rows_are_bounded_whatever_the_table_and_personal_features_are_left_out(monkeypatch):
+def test_rows_are_bounded_without_personal_features(monkeypatch):
     monkeypatch.setattr(coded_rows, "CELLS", 400)
     private = model(columns={"personal": ["age"]})
     drawn = coded_rows.draw_rows(private, reference(private), rows(3000, 1, HISTORY))

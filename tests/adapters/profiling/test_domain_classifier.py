@@ -25,7 +25,7 @@ def names(rows: CodedRows) -> tuple[str, ...]:
     return tuple(rows.codes)
 
 
-def test_a_correlation_that_flips_is_caught_though_every_feature_stands_still():
+def test_flipped_correlation_is_detected():
     before, now = pairs(4000, 0.8, 1), pairs(4000, -0.8, 2)
     for name in ("x", "y"):
         shares = [np.bincount(rows.codes[name], minlength=20) / 4000 for rows in (before, now)]
@@ -35,7 +35,7 @@ def test_a_correlation_that_flips_is_caught_though_every_feature_stands_still():
     assert found.auc > 0.8
 
 
-def test_rows_of_one_distribution_are_told_apart_no_more_often_than_the_rate():
+def test_equal_distributions_alarm_at_the_rate():
     """Without the limit on the AUC, half of the 1 % that lie outside a 99 % interval lie above it; 120 windows."""
     verdicts = [
         tell_apart(pairs(800, 0.5, seed), pairs(800, 0.5, 1000 + seed), ("x", "y", "n0"), 0.5, 200, seed=seed).verdict
@@ -52,7 +52,7 @@ def unrelated(count: int, random: np.random.Generator, shift: int = 0) -> CodedR
 
 
 @pytest.mark.parametrize(("count", "windows"), [(210, 250), (500, 120), (1500, 60)])
-def test_the_area_spreads_no_wider_over_windows_than_its_interval_says(count, windows):
+def test_auc_interval_covers_window_variation(count, windows):
     """Of rows of one distribution; the interval reaches 2.5758 standard errors to each side, chance is inside."""
     random = np.random.default_rng(1)
     found = [
@@ -69,7 +69,7 @@ def test_the_area_spreads_no_wider_over_windows_than_its_interval_says(count, wi
 
 
 @pytest.mark.parametrize(("count", "shift"), [(210, 10), (500, 6), (1500, 3)])
-def test_a_shift_is_found_in_windows_of_any_size(count, shift):
+def test_shift_is_found_in_windows_of_any_size(count, shift):
     random = np.random.default_rng(2)
     found = [
         tell_apart(unrelated(1500, random), unrelated(count, random, shift), [f"f{n}" for n in range(6)], 0.55, 200)
@@ -79,18 +79,18 @@ def test_a_shift_is_found_in_windows_of_any_size(count, shift):
 
 
 @pytest.mark.parametrize("count", [210, 500, 1500])
-def test_rows_that_stand_on_both_sides_are_an_error(count):
+def test_shared_rows_are_an_error(count):
     rows = unrelated(count, np.random.default_rng(3))
     assert tell_apart(rows, rows, names(rows), 0.55, 200).verdict == "error"
 
 
-def test_few_rows_or_no_column_in_common_are_insufficient():
+def test_few_rows_or_no_common_column_is_insufficient():
     before = pairs(1000, 0.5, 1)
     assert tell_apart(before, pairs(150, -0.9, 2), names(before), 0.55, 200).verdict == "insufficient"
     assert tell_apart(before, pairs(1000, -0.9, 2), ("gone",), 0.55, 200).verdict == "insufficient"
 
 
-def test_weights_say_which_reference_rows_are_compared():
+def test_weights_select_reference_rows():
     """Half of the reference is related the other way round; only that half counts."""
     one, other, now = pairs(3000, 0.8, 1), pairs(3000, -0.8, 2), pairs(3000, -0.8, 3)
     both = CodedRows(np.zeros(6000, np.int64), {n: np.concatenate([one.codes[n], other.codes[n]]) for n in one.codes})
@@ -103,7 +103,7 @@ def two_kinds(kinds: np.ndarray) -> CodedRows:
     return CodedRows(np.zeros(len(kinds), np.int64), {"kind": kinds.astype(np.uint16)})
 
 
-def test_weights_count_also_where_the_reference_is_too_small_to_choose_from():
+def test_weights_apply_to_a_small_reference():
     """1000 rows of weight 0.1 and 400 of weight 10: 4000 of 4100 parts are of the second kind, as in the window."""
     random = np.random.default_rng(1)
     before, weights = two_kinds(np.repeat([0, 1], [1000, 400])), np.repeat([0.1, 10.0], [1000, 400])
@@ -121,7 +121,7 @@ def test_weights_count_also_where_the_reference_is_too_small_to_choose_from():
         pytest.param(25.0, ROWS, id="less than a hundredth of all: the others are not rejected for it"),
     ],
 )
-def test_a_row_that_weighs_much_leaves_few_others_and_too_few_are_insufficient(heaviest, rows):
+def test_dominant_weight_is_insufficient(heaviest, rows):
     weights = np.where(np.arange(3000) == 0, heaviest, 1.0)
     both = two_kinds(np.arange(3000) % 2), two_kinds(np.arange(3000) % 2)
     found = tell_apart(*both, ["kind"], 0.55, 200, weights)
@@ -147,7 +147,7 @@ def days_of_weather(seed: int, first: int, days: int) -> CodedRows:
     )
 
 
-def test_rows_that_go_together_by_day_set_the_limit_themselves():
+def test_daily_correlation_sets_the_limit():
     config = model({"numeric": ["weather", "load"]}, drift={"calibrated": True})
     history, now = days_of_weather(1, 0, 100), days_of_weather(2, 100, 5)
     empty = ReferenceProfile("m", HISTORY, len(history), "h", (), ())
@@ -159,7 +159,7 @@ def test_rows_that_go_together_by_day_set_the_limit_themselves():
     assert tell_apart(history, moved, ("weather", "load"), calibrated.stable_auc + 0.03, 200).verdict == "drifted"
 
 
-def test_a_short_history_or_no_calibration_leaves_the_limit_of_the_file():
+def test_short_history_keeps_the_configured_limit():
     empty = ReferenceProfile("m", HISTORY, 1, "h", (), ())
     short, long = days_of_weather(1, 0, 20), days_of_weather(1, 0, 100)
     untimed = CodedRows(np.full(len(long), -1, np.int64), long.codes)

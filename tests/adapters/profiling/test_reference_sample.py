@@ -16,7 +16,7 @@ def drawn(config=None):
     return draw_sample(config, frozen, table), draw_rows(config, frozen, table), frozen
 
 
-def test_it_is_bounded_and_read_back_as_it_was():
+def test_sample_is_bounded_and_round_trips():
     sample, _, _ = drawn()
     again = from_parquet(to_parquet(sample))
     assert sample.rows.num_rows == ROWS and again.rows.equals(sample.rows)
@@ -28,7 +28,7 @@ def test_a_wide_table_keeps_fewer_rows(monkeypatch):
     assert drawn()[0].rows.num_rows == 1000
 
 
-def test_its_rows_are_those_of_the_binned_rows_at_their_places():
+def test_sample_rows_match_the_binned_rows():
     sample, coded, frozen = drawn()
     edges = next(one.edges for one in frozen.features if one.feature == "amount")
     bins = np.searchsorted(edges, sample.rows.column("amount").to_numpy())
@@ -41,14 +41,14 @@ def test_personal_features_and_the_id_are_left_out():
     assert sample.rows.column_names == ["amount", "age", "member"]
 
 
-def test_a_draw_is_bounded_random_and_the_same_for_a_seed():
+def test_draw_is_bounded_and_seeded():
     sample, _, _ = drawn()
     first, again, other = sample.draw(500, 1), sample.draw(500, 1), sample.draw(500, 2)
     assert first.rows.num_rows == 500 and first.rows.equals(again.rows) and not first.rows.equals(other.rows)
     assert len(set(first.places)) == 500
 
 
-def test_weights_choose_the_phase_and_how_many_rows_it_is_worth():
+def test_weights_choose_phase_and_effective_rows():
     sample, coded, _ = drawn()
     early = coded.hours < np.median(coded.hours)
     half = sample.draw(ROWS, 1, early.astype(float))
@@ -58,6 +58,6 @@ def test_weights_choose_the_phase_and_how_many_rows_it_is_worth():
     assert sample.draw(ROWS, 1, np.zeros(len(coded))).rows.num_rows == 0
 
 
-def test_days_are_named_as_the_reference_names_them():
+def test_days_match_the_reference_names():
     sample, _, _ = drawn()
     assert sample.days[0] == "2024-01-01" and sample.days[-1] == "2024-01-31"

@@ -19,7 +19,7 @@ def swinging(count: int, phase: float, window=HISTORY) -> pa.Table:
 
 
 @pytest.mark.parametrize(("calibrated", "verdict"), [(True, "stable"), (False, "drifted")])
-def test_a_swing_that_history_has_seen_is_no_drift(calibrated, verdict):
+def test_known_swing_is_not_drift(calibrated, verdict):
     config = model(drift={"calibrated": calibrated, "threshold": 0.15})
     table = swinging(12_000, 0.0)
     frozen = with_stable_effects(config, freeze_reference(table.to_batches(), config, HISTORY, "h"), table)
@@ -30,7 +30,7 @@ def test_a_swing_that_history_has_seen_is_no_drift(calibrated, verdict):
     assert drift_of(report, "amount").threshold < 0.3
 
 
-def test_what_history_has_not_seen_still_drifts():
+def test_unknown_shift_is_drift():
     config, table = model(), swinging(12_000, 0.0)
     frozen = with_stable_effects(config, freeze_reference(table.to_batches(), config, HISTORY, "h"), table)
     moved = swinging(2000, 1.0, WINDOW)
@@ -39,7 +39,7 @@ def test_what_history_has_not_seen_still_drifts():
     assert drift_of(report, "age").verdict == "drifted"
 
 
-def test_a_short_history_and_personal_features_keep_the_limit_of_the_file():
+def test_short_history_and_personal_features_keep_configured_limit():
     short = model(window_days=20)
     table = swinging(4000, 0.0)
     frozen = freeze_reference(table.to_batches(), short, HISTORY, "h")

@@ -42,7 +42,7 @@ def stored_file(workspace: Path, name: str) -> Path:
     return next((workspace / "artifacts").rglob(name))
 
 
-def test_a_version_carries_what_it_was_made_from():
+def test_version_records_its_lineage():
     version = register(CONFIG)
     tags = dict(version.tags)
     assert (version.model, version.version, version.decision_id) == ("binary_model", "1", "d1")
@@ -54,7 +54,7 @@ def test_a_version_carries_what_it_was_made_from():
     assert registry.version("binary_model", "1") == version
 
 
-def test_where_there_is_no_git_lineage_names_the_commit_that_an_image_was_built_of_or_else_the_package(monkeypatch):
+def test_lineage_without_git_names_image_commit_or_package(monkeypatch):
     monkeypatch.setenv("PATH", "")
     said = []
     for commit in ("0123abc", ""):
@@ -79,7 +79,7 @@ def test_the_run_links_rows_code_parameters_and_metrics():
     assert (source["path"], source["delta_table_version"]) == ("memory://rows", 3)
 
 
-def test_the_manifest_says_how_to_make_the_version_again():
+def test_manifest_describes_how_to_reproduce_the_version():
     version = register(CONFIG)
     manifest = json.loads(version_files.manifest(version))
     assert manifest["seed"] == 7
@@ -89,7 +89,7 @@ def test_the_manifest_says_how_to_make_the_version_again():
     assert manifest["libraries"]["xgboost"] == __import__("xgboost").__version__
 
 
-def test_reference_profile_and_importance_come_back_as_they_were():
+def test_reference_profile_and_importance_round_trip():
     version = register(CONFIG)
     rows, snapshot = make_rows(), make_snapshot()
     assert version_files.reference_profile(version) == freeze_reference(
@@ -98,7 +98,7 @@ def test_reference_profile_and_importance_come_back_as_they_were():
     assert version_files.feature_importance(version) == estimators.fit(CONFIG, rows).importance
 
 
-def test_registering_twice_for_one_decision_is_registering_once():
+def test_registration_is_idempotent_per_decision():
     first = register(CONFIG)
     again = register(CONFIG)
     other = register(CONFIG, decision_id="d2")
@@ -107,7 +107,7 @@ def test_registering_twice_for_one_decision_is_registering_once():
     assert len(registry.client().search_model_versions("name='binary_model'")) == 2
 
 
-def test_two_processes_for_one_decision_leave_one_version(workspace):
+def test_concurrent_registrations_leave_one_version(workspace):
     """Both start on a workspace without a database, too, whose tables only one of them may create."""
     (workspace / "mlflow.db").unlink()
     script = textwrap.dedent("""
@@ -127,7 +127,7 @@ def test_two_processes_for_one_decision_leave_one_version(workspace):
     assert {answer[0].strip() for answer in answers} == {str(kept[0].version)}
 
 
-def test_the_later_of_two_versions_for_one_decision_is_taken_back():
+def test_later_duplicate_version_is_removed():
     """As when two processes both found no version and both went on to create one."""
     first = register(CONFIG)
     stored = registry.client().create_model_version(
@@ -140,7 +140,7 @@ def test_the_later_of_two_versions_for_one_decision_is_taken_back():
     assert [found.version for found in registry.client().search_model_versions("name='binary_model'")] == [1]
 
 
-def test_a_registration_that_dies_leaves_no_version_and_a_failed_run(workspace):
+def test_interrupted_registration_leaves_no_version(workspace):
     registry.client().create_registered_model("binary_model")
     (workspace / "artifacts").write_text("a file where the folder should be")
     with pytest.raises(RegistryError, match="a version cannot be registered"):
@@ -155,12 +155,12 @@ def test_aliases_are_empty_before_anything_was_registered():
     assert registry.find("binary_model", "d1") is None
 
 
-def test_no_champion_says_what_to_do():
+def test_missing_champion_error_names_the_command():
     with pytest.raises(NoChampion, match=r"train the first one with `perennial run retrain --model binary_model`"):
         registry.version("binary_model", "champion")
 
 
-def test_an_unknown_alias_or_number_says_what_there_is():
+def test_unknown_alias_or_version_lists_known_ones():
     register(CONFIG)
     registry.set_aliases("binary_model", {"champion": "1"})
     with pytest.raises(RegistryError, match="the aliases are: champion → 1"):
@@ -169,7 +169,7 @@ def test_an_unknown_alias_or_number_says_what_there_is():
         registry.version("binary_model", "9")
 
 
-def test_aliases_move_and_go():
+def test_aliases_are_set_moved_and_removed():
     for decision_id in ("d1", "d2"):
         register(CONFIG, decision_id)
     registry.set_aliases("binary_model", {"champion": "1", "challenger": "2"})
@@ -177,14 +177,14 @@ def test_aliases_move_and_go():
     assert registry.aliases("binary_model") == {"champion": "2", "previous": "1"}
 
 
-def test_a_version_that_somebody_else_registered_is_refused():
+def test_foreign_version_is_refused():
     registry.client().create_registered_model("binary_model")
     registry.client().create_model_version("binary_model", "file:///nowhere")
     with pytest.raises(RegistryError, match="has no tag decision_id, sha256"):
         registry.version("binary_model", "1")
 
 
-def test_the_scorer_answers_as_the_fitted_one_and_is_loaded_once():
+def test_scorer_predicts_like_the_fitted_model_and_is_cached():
     version = register(CONFIG)
     fresh = make_rows(seed=5)
     expected = estimators.fit(CONFIG, make_rows()).scorer.predict(fresh)
@@ -194,7 +194,7 @@ def test_the_scorer_answers_as_the_fitted_one_and_is_loaded_once():
     assert version_files.load_scorer(version, fresh=True) is not scorer
 
 
-def test_a_changed_file_is_found_although_the_scorer_is_cached(workspace):
+def test_changed_file_is_detected_despite_cache(workspace):
     version = register(CONFIG)
     version_files.load_scorer(version)
     path = stored_file(workspace, "model.ubj")
@@ -203,26 +203,26 @@ def test_a_changed_file_is_found_although_the_scorer_is_cached(workspace):
         version_files.load_scorer(version, fresh=True)
 
 
-def test_a_missing_file_says_so(workspace):
+def test_missing_file_is_reported(workspace):
     version = register(CONFIG)
     stored_file(workspace, "model.ubj").unlink()
     with pytest.raises(ModelFileError):
         version_files.load_scorer(version, fresh=True)
 
 
-def test_a_forged_hash_in_a_record_does_not_load():
+def test_forged_hash_is_refused():
     with pytest.raises(ModelFileError):
         version_files.load_scorer(replace(register(CONFIG), sha256="0" * 64))
 
 
-def test_no_pickle_is_stored_and_none_would_be_loaded(workspace):
+def test_pickle_is_neither_stored_nor_loaded(workspace):
     register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
     names = {path.name for path in (workspace / "artifacts").rglob("*") if path.is_file()}
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
-def test_a_forest_is_served_from_the_registry_with_the_types_that_training_vouched_for():
+def test_forest_is_served_with_trusted_types():
     config = make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10})
     version = register(config)
     assert json.loads(dict(version.tags)["trusted_types"]) == ["sklearn.tree._tree.Tree"]
@@ -248,7 +248,7 @@ def test_an_unreachable_registry_is_a_clear_error(monkeypatch, tmp_path):
         registry.client()
 
 
-def test_a_version_whose_tags_vouch_for_foreign_types_runs_none_of_their_code(workspace, tmp_path):
+def test_tags_cannot_trust_foreign_types(workspace, tmp_path):
     """Who may write to the registry writes file, hash and list of trusted types alike."""
     register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
     pwned, stored = tmp_path / "pwned", stored_file(workspace, "model.skops")
@@ -262,7 +262,7 @@ def test_a_version_whose_tags_vouch_for_foreign_types_runs_none_of_their_code(wo
     assert "holds functools.partial, timeit.timeit, expected types from sklearn, numpy, scipy only" in fault
 
 
-def test_types_of_the_configured_estimators_own_package_are_loaded():
+def test_types_of_the_estimators_package_are_loaded():
     content, needed = skops.io.dumps(FunctionTransformer(json.dumps)), ("json.dumps",)
     assert model_files.vouched_packages("json.models:Model") == ("sklearn", "numpy", "scipy", "json")
     loaded = model_files._skops(content, needed, model_files.vouched_packages("json.models:Model"))
@@ -272,7 +272,7 @@ def test_types_of_the_configured_estimators_own_package_are_loaded():
 
 
 @pytest.mark.parametrize(("error", "is_told"), [(NotFittedError("not fitted yet"), True), (MemoryError(), False)])
-def test_what_an_estimator_raises_is_a_fault_of_its_version_and_what_the_machine_lacks_is_not(
+def test_estimator_errors_differ_from_machine_errors(
     monkeypatch, error, is_told
 ):
     version = register(CONFIG)

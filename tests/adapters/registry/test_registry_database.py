@@ -23,7 +23,7 @@ def tables(path: Path) -> set[str]:
         return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
-def test_a_first_start_killed_while_it_makes_the_tables_leaves_nothing_under_the_databases_name(workspace: Path):
+def test_killed_first_start_leaves_no_database(workspace: Path):
     workspace.mkdir()
     path = workspace / "mlflow.db"
     with subprocess.Popen([sys.executable, "-c", FIRST_START, f"sqlite:///{path}"]) as started:
@@ -52,7 +52,7 @@ def created_only(path: Path) -> None:
 
 
 @pytest.mark.parametrize("leave", [half_made, created_only, Path.touch])
-def test_a_database_that_was_left_half_made_is_set_aside_and_made_anew(leave, workspace: Path):
+def test_incomplete_database_is_replaced(leave, workspace: Path):
     workspace.mkdir()
     path = workspace / "mlflow.db"
     leave(path)
@@ -61,7 +61,7 @@ def test_a_database_that_was_left_half_made_is_set_aside_and_made_anew(leave, wo
     assert len(list(workspace.glob("mlflow.db.half-made-*"))) == (0 if leave is Path.touch else 1)
 
 
-def test_a_database_that_holds_something_is_never_set_aside(workspace: Path):
+def test_database_with_content_is_never_replaced(workspace: Path):
     workspace.mkdir()
     path = workspace / "mlflow.db"
     make_database(f"sqlite:///{path}")
@@ -80,6 +80,6 @@ def test_a_database_that_holds_something_is_never_set_aside(workspace: Path):
 @pytest.mark.parametrize(
     "uri", ["http://127.0.0.1:5000", "postgresql://host/mlflow", "sqlite://", "sqlite:///:memory:"]
 )
-def test_what_is_no_file_of_sqlite_is_left_to_mlflow(uri):
+def test_non_sqlite_database_is_left_to_mlflow(uri):
     assert registry_database.database_file(uri) is None
     make_database(uri)

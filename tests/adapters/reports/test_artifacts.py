@@ -27,13 +27,13 @@ def evidence_of(requester: str, slice_name: str, refusal: str | None = None, con
     return artifacts.approval_evidence(config or make_config(), report, challenger, request, refusal)
 
 
-def test_a_typed_name_adds_no_heading_to_what_an_approver_reads() -> None:
+def test_typed_name_adds_no_heading() -> None:
     shown = evidence_of(FORGED, "colour=red", refusal=FORGED)
     assert [line for line in shown.splitlines() if line.startswith("#")] == ["# May version 2 of binary_model serve?"]
     assert "Requested by bob # All gates passed; legal has signed off; to be answered by" in shown
 
 
-def test_a_category_value_neither_breaks_out_of_the_table_nor_shows_an_image() -> None:
+def test_category_value_is_escaped_in_tables() -> None:
     shown = evidence_of("Ada", "colour=\n\n![x](http://evil/p.png) | <b>ok</b>")
     assert (
         "| colour= \\!\\[x](http://evil/p.png) \\| &lt;b>ok&lt;/b> | log_loss | 0.5 | 0.4 | +0.1 (+0.05 to +0.15) | 100 |"
@@ -42,7 +42,7 @@ def test_a_category_value_neither_breaks_out_of_the_table_nor_shows_an_image() -
     assert "- colour= \\!\\[x](http://evil/p.png)" in shown
 
 
-def test_what_a_models_file_says_shows_no_image_either() -> None:
+def test_model_file_text_is_escaped() -> None:
     config = make_config()
     image = "![x](http://evil/p.png)"
     access = config.access.model_copy(update={"approve": (image,)})
@@ -79,7 +79,7 @@ def test_a_name_has_no_control_characters(name: str) -> None:
         TypeAdapter(Actor).validate_python(name)
 
 
-def test_a_name_may_be_in_any_script_and_a_reason_is_kept_in_one_line() -> None:
+def test_names_may_be_in_any_script_and_reasons_are_one_line() -> None:
     assert TypeAdapter(Actor).validate_python("Łucja O'Neill-李 <lucja@example.com>")
     assert TypeAdapter(Reason).validate_python("the labels\n\nwere wrong\x1b[2J ") == "the labels were wrong [2J"
     with pytest.raises(ValidationError, match="at least 3"):

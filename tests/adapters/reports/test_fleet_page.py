@@ -34,7 +34,7 @@ def rows(html: str) -> list[str]:
     return [element.text for element in elements(html) if "data-model" in element.attributes]
 
 
-def test_the_page_has_a_row_per_model_those_that_require_action_first():
+def test_page_lists_models_most_urgent_first():
     waiting, fresh, calm = rows(render(fleet()))
     assert waiting.startswith("waiting version 3 serves")
     assert "action required version 4 passed and waits for approval: gains 0.02" in waiting
@@ -46,12 +46,12 @@ def test_the_page_has_a_row_per_model_those_that_require_action_first():
     )
 
 
-def test_the_page_names_models_that_have_a_ledger_and_no_file():
+def test_page_names_models_without_a_file():
     assert "without a file under deployments/: small" in render(fleet(), ("small",))
     assert "without a file" not in render(fleet())
 
 
-def test_a_curve_runs_over_the_windows_and_needs_two_of_them():
+def test_curve_needs_two_windows():
     calm = next(member for member in fleet().members if member.facts.model == "calm")
     drawn = curve(calm)
     assert drawn.points == "4,40 176,4"  # .8 at the bottom, .9 at the top
@@ -71,19 +71,19 @@ def addresses(html: str) -> list[str]:
     return [element.attributes["href"] for element in elements(html) if element.tag == "a"]
 
 
-def test_reports_are_linked_as_they_lie_beside_the_page_and_versions_in_mlflow():
+def test_reports_and_versions_are_linked():
     uri = str(described().reports / "calm" / "w" / "drift.html")
     html = render(survey([with_report(facts(judged(), model="calm"), uri)], NOW))
     assert addresses(html) == ["http://127.0.0.1:5000/#/models/calm/versions/3", "calm/w/drift.html"]
 
 
 @pytest.mark.parametrize("uri", ["javascript://alert(1)", "data://text/html,x"])
-def test_a_link_that_runs_code_is_left_out(uri):
+def test_script_links_are_left_out(uri):
     html = render(survey([with_report(facts(judged()), uri)], NOW))
     assert not [address for address in addresses(html) if address.startswith(("javascript", "data"))]
 
 
-def test_a_model_whose_file_is_broken_has_a_row_with_the_error_and_no_claims():
+def test_broken_model_file_has_a_row_with_its_error():
     broken = survey([facts(judged(), model="calm")], NOW, broken=[BrokenModel("odd", "odd.yaml: owner is missing | x")])
     odd, calm = rows(render(broken))
     assert odd.startswith("odd its file cannot be read action required odd.yaml: owner is missing | x")
@@ -108,7 +108,7 @@ def test_hostile_texts_are_shown_as_text():
     assert "<script" not in markdown(hostile(), "fleet.html")
 
 
-def test_the_artifact_lists_what_to_look_at_above_the_table():
+def test_artifact_lists_required_actions_first():
     text = markdown(fleet(), str(described().reports / "fleet.html"))
     assert text.startswith("# Fleet: Action required for 2 models, 1 to watch.")
     assert "[Full page](http://127.0.0.1:4280/reports/fleet.html)" in text
@@ -117,11 +117,11 @@ def test_the_artifact_lists_what_to_look_at_above_the_table():
     assert line.count(" | ") == 8
 
 
-def test_no_model_is_said_in_a_sentence():
+def test_empty_fleet_is_one_sentence():
     assert "No model has a file" in render(survey([], NOW))
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one_and_says_why(tmp_path: Path):
+def test_failed_write_keeps_the_old_page(tmp_path: Path):
     (tmp_path / "fleet.html").mkdir()
     with pytest.raises(WorkspaceError, match="the fleet page cannot be written"):
         write_page("new", tmp_path / "fleet.html")
@@ -130,7 +130,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one_and_says_why(tmp_path:
 
 @needs_chromium
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_the_page_shows_everything_offline_without_a_word_on_the_console(tmp_path: Path, width: int, dark: bool):
+def test_page_works_offline_without_console_errors(tmp_path: Path, width: int, dark: bool):
     page = write_page(render(fleet()), tmp_path / "fleet.html")
     shown = shown_in_browser(page, tmp_path, width=width, height=1200, dark=dark, ready="svg.spark polyline")
     assert shown.console == ()

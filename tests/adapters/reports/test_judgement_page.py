@@ -27,7 +27,7 @@ def page(monkeypatch):
     return publish
 
 
-def test_an_estimate_stands_in_the_performance_table_with_its_measured_error(page):
+def test_performance_table_shows_estimate_with_error(page):
     seen = evidence(3, performance=report(3, accuracy=0.91))
     estimate = replace(valued("accuracy", 0.95), estimated=True)
     judgement = Judgement(window(3).end, "1", seen, DECISION, estimate=estimate)
@@ -40,7 +40,7 @@ def test_an_estimate_stands_in_the_performance_table_with_its_measured_error(pag
     assert "estimated" not in page(replace(judgement, estimate=None))
 
 
-def test_slices_stand_below_the_metrics_and_the_worst_is_told(page):
+def test_slices_follow_metrics_and_worst_is_named(page):
     slices = (SliceValue("origin=EWR", valued("accuracy", 0.93)), SliceValue("origin=JFK", valued("accuracy", 0.88)))
     shown = page(Judgement(window(3).end, "1", evidence(3, performance=replace(report(3), slices=slices)), DECISION))
     assert "| accuracy | 0.88 | 0.87 to 0.89 | 1,000 | realised, origin=JFK |" in shown
@@ -62,17 +62,17 @@ class TestTheOrderOfThePage:
         window(3).end, "17", seen, decision, diagnosis_reasons=("the labels of 3 rows are unknown", "wind drifted")
     )
 
-    def test_the_first_sentence_names_the_version_and_the_reason(self, page):
+    def test_first_sentence_names_version_and_reason(self, page):
         title, first, *_ = page(self.judgement).split("\n\n")
         assert title == "# churn, 2013-05-16..2013-05-21"
         assert first == "**Keep champion v17. Log loss is not ahead by enough.**"
 
-    def test_the_parts_come_in_the_readers_order(self, page):
+    def test_sections_are_in_order(self, page):
         parts = ("What would change it", "More reasons", "Diagnosis", "Performance", "Drift", "Details of the policy")
         places = [page(self.judgement).index(part) for part in parts]
         assert places == sorted(places)
 
-    def test_the_policys_figures_are_one_folded_block_of_escaped_html(self, page):
+    def test_policy_figures_are_one_folded_block(self, page):
         (block,) = (part for part in page(self.judgement).split("\n\n") if part.startswith("<details>"))
         assert block == (
             "<details><summary>Details of the policy</summary><ul><li>No sign yet that &lt;b&gt;x&lt;/b&gt; changes "
@@ -80,10 +80,10 @@ class TestTheOrderOfThePage:
         )
         assert "<details>" not in page(replace(self.judgement, decision=replace(self.decision, details=())))
 
-    def test_a_reason_is_given_once(self, page):
+    def test_reason_appears_once(self, page):
         assert page(self.judgement).count("he labels of 3 rows are unknown") == 1
 
-    def test_each_table_says_how_it_is_read(self, page):
+    def test_each_table_has_a_caption(self, page):
         shown = page(self.judgement)
         assert "accuracy decides, and higher is better." in shown
         assert "it has drifted where the effect reaches the limit." in shown

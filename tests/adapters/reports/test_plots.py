@@ -34,13 +34,13 @@ def of(root: ElementTree.Element, tag: str) -> list[ElementTree.Element]:
     return root.findall(f"{{http://www.w3.org/2000/svg}}{tag}")
 
 
-def test_the_metric_runs_from_its_lowest_bound_to_its_highest():
+def test_metric_axis_spans_the_bounds():
     (line,) = of(svg(metric_plot(reports(5, 7), "t")), "polyline")
     # bounds 4 to 8 on 44 to 258: 5 lies at 258 - 1/4 of 214, 7 at 258 - 3/4 of it
     assert line.get("points") == "70.0,204.5 740.0,97.5"
 
 
-def test_the_best_past_level_is_drawn_where_it_is_known():
+def test_best_past_level_is_drawn_if_known():
     known = reports(5, 7)
     known[-1] = replace(known[-1], baseline=known[0].metrics[0])
     dashed, _ = of(svg(metric_plot(known, "t")), "polyline")
@@ -48,11 +48,11 @@ def test_the_best_past_level_is_drawn_where_it_is_known():
 
 
 @pytest.mark.parametrize("values", [(), (5,)])
-def test_less_than_two_windows_are_not_drawn(values):
+def test_fewer_than_two_windows_are_not_drawn(values):
     assert metric_plot(reports(*values), "t") is None
 
 
-def test_drift_bars_are_worst_first_and_coloured_by_verdict():
+def test_drift_bars_are_sorted_and_coloured():
     calm = replace(FEATURE, feature="age", verdict="stable", effect_size=0.05)
     _, first, second = of(svg(drift_plot([calm, FEATURE], "t")), "rect")
     assert float(first.get("width")) == pytest.approx(8 * float(second.get("width")), rel=0.01)

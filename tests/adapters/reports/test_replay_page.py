@@ -47,7 +47,7 @@ def written(replay: Replay, folder: Path) -> str:
     return write_page([replay], folder / "page.html").read_text(encoding="utf-8")
 
 
-def test_the_page_says_per_model_what_happened_in_one_sentence(html: str) -> None:
+def test_page_summarises_each_model(html: str) -> None:
     said = [element.text for element in elements(html) if "headline" in element.classes]
     assert said == [headline(replay) for replay in recorded_replays()]
     assert texts(html, "h1") == ["2 models, 21 April – 31 December 2013"]
@@ -59,7 +59,7 @@ def test_the_overview_has_a_row_of_numbers_per_model(html: str) -> None:
     assert row == "air_time MAE (minutes) ↓ 8.4 9.1 7.9 5 of 51 4 2 1 1 1 min 47 s"
 
 
-def test_every_window_is_one_row_with_its_decision_and_only_busy_ones_show_at_first(html: str) -> None:
+def test_every_window_is_one_row_with_its_decision(html: str) -> None:
     all_rows = rows(html)
     assert len(all_rows) == 2 * 51
     assert sum("uneventful" not in row.classes for row in all_rows) == 4 + 8
@@ -68,7 +68,7 @@ def test_every_window_is_one_row_with_its_decision_and_only_busy_ones_show_at_fi
     assert "61 % of temperature is null" in quarantined
 
 
-def test_the_metric_chart_has_a_point_per_window_and_gaps_where_nothing_was_measured(html: str) -> None:
+def test_metric_chart_has_gaps_for_unmeasured_windows(html: str) -> None:
     band, every, never, loop = figures(html)["metric-1"]["data"]
     assert [len(line["y"]) for line in (every, never, loop)] == [51, 51, 51]
     assert [position for position, value in enumerate(loop["y"]) if value is None] == [15, 50]
@@ -78,7 +78,7 @@ def test_the_metric_chart_has_a_point_per_window_and_gaps_where_nothing_was_meas
     assert "loop 7.9 minutes (7.7 to 8.2)<br>never retrained 7.9, every window 7.9" in loop["hovertext"][0]
 
 
-def test_events_are_marks_at_their_window_with_their_sentence(html: str) -> None:
+def test_events_are_marked_at_their_window(html: str) -> None:
     reigns, *lanes = figures(html)["events-1"]["data"]
     assert [lane["y"][0] for lane in lanes] == [
         "promoted", "retrained", "refused", "over budget", "rolled back", "quarantined",
@@ -92,7 +92,7 @@ def test_events_are_marks_at_their_window_with_their_sentence(html: str) -> None
     assert reigns["base"][1] == "2013-05-26T00:00:00+00:00"
 
 
-def test_drift_labels_and_cost_have_their_charts(html: str) -> None:
+def test_drift_labels_and_cost_have_charts(html: str) -> None:
     drawn = figures(html)
     drift, labels = drawn["drift-1"]["data"][0], drawn["labels-1"]["data"][0]
     assert all(
@@ -103,7 +103,7 @@ def test_drift_labels_and_cost_have_their_charts(html: str) -> None:
     assert (every["y"][-1], never["y"][-1], loop["y"][-1]) == (51, 0, 5)
 
 
-def test_charts_say_what_they_show_to_those_who_cannot_see_them(html: str) -> None:
+def test_charts_have_text_alternatives(html: str) -> None:
     charts = [element.attributes for element in elements(html) if "data-figure" in element.attributes]
     assert len(charts) == 12
     assert all(chart["role"] == "img" for chart in charts)
@@ -113,7 +113,7 @@ def test_charts_say_what_they_show_to_those_who_cannot_see_them(html: str) -> No
     )
 
 
-def test_the_page_is_one_file_that_asks_for_nothing(page: Path, html: str) -> None:
+def test_page_is_self_contained(page: Path, html: str) -> None:
     assert page.stat().st_size < 6_000_000
     found = elements(html)
     assert not [element for element in found if {"src", "srcset"} & element.attributes.keys() or element.tag == "link"]
@@ -150,7 +150,7 @@ def test_hostile_names_and_reasons_are_shown_as_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x"])
-def test_a_link_that_runs_code_is_refused_before_anything_is_written(tmp_path: Path, address: str) -> None:
+def test_script_link_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(ValueError, match=r"expected http\(s\)://, file:// or a relative path"):
         write_page([], tmp_path / "page.html", {"see": address})
     assert list(tmp_path.iterdir()) == []
@@ -162,14 +162,14 @@ def test_links_to_pages_and_files_are_kept(tmp_path: Path) -> None:
     assert [element.attributes["href"] for element in elements(html) if element.tag == "a"] == list(links.values())
 
 
-def test_a_model_without_windows_has_its_sentence_and_no_charts(tmp_path: Path) -> None:
+def test_model_without_windows_has_no_charts(tmp_path: Path) -> None:
     html = written(replace(recorded_replays()[0], windows=()), tmp_path)
     assert "No window was replayed, so there is nothing to compare yet." in html
     assert len(html) < 50_000  # no bundle where there is nothing to draw
     assert not [element for element in elements(html) if "data-figure" in element.attributes]
 
 
-def test_no_model_at_all_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_empty_replay_is_one_sentence(tmp_path: Path) -> None:
     assert "No model was replayed" in write_page([], tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -184,7 +184,7 @@ def test_windows_without_labels_leave_gaps_and_dashes(tmp_path: Path) -> None:
     assert rows(html)[0].text.count("–") >= 5
 
 
-def test_values_that_are_no_numbers_become_gaps_that_a_browser_can_read(tmp_path: Path) -> None:
+def test_nan_values_become_gaps(tmp_path: Path) -> None:
     replay = recorded_replays(4)[0]
     first, metric = replay.windows[0], replay.windows[0].metric
     broken = replace(metric, value=float("nan"), low=float("nan"), high=float("inf"))
@@ -192,7 +192,7 @@ def test_values_that_are_no_numbers_become_gaps_that_a_browser_can_read(tmp_path
     assert figures(written(replace(replay, windows=windows), tmp_path))["metric-0"]["data"][3]["y"][0] is None
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one_and_says_why(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
     target = tmp_path / "page.html"
     target.mkdir()
     with pytest.raises(WorkspaceError, match="the replay page cannot be written"):
@@ -204,7 +204,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one_and_says_why(tmp_path:
         write_page([], blocked / "page.html")
 
 
-def test_the_terminal_table_fits_eighty_columns_and_has_every_number() -> None:
+def test_terminal_table_fits_eighty_columns() -> None:
     console = Console(width=80, color_system=None)
     with console.capture() as captured:
         console.print(summary_table(recorded_replays()))
@@ -213,7 +213,7 @@ def test_the_terminal_table_fits_eighty_columns_and_has_every_number() -> None:
     assert ["air_time", "MAE", "(minutes)", "↓", "8.4", "9.1", "7.9", "5", "4", "2", "107", "s"] in lines
 
 
-def test_the_terminal_table_takes_markup_in_names_as_text() -> None:
+def test_terminal_table_escapes_markup() -> None:
     console = Console(width=120, color_system=None)
     with console.capture() as captured:
         console.print(summary_table([replace(recorded_replays(3)[0], model="[red]x[/]", windows=())]))
@@ -221,7 +221,7 @@ def test_the_terminal_table_takes_markup_in_names_as_text() -> None:
 
 
 @needs_chromium
-def test_every_chart_is_drawn_without_a_word_on_the_console(page: Path, tmp_path: Path) -> None:
+def test_every_chart_is_drawn_without_console_errors(page: Path, tmp_path: Path) -> None:
     for width, dark in ((1280, False), (390, True)):
         shown = render(page, tmp_path, width=width, height=2400, dark=dark, ready="[data-figure=cost-1] svg")
         assert shown.console == ()
@@ -244,7 +244,7 @@ def test_hostile_text_does_not_run_in_a_browser(tmp_path: Path) -> None:
 
 
 @needs_chromium
-def test_an_error_on_a_page_would_be_noticed(tmp_path: Path) -> None:
+def test_page_error_is_detected(tmp_path: Path) -> None:
     broken = tmp_path / "broken.html"
     broken.write_text("<script>undefined.name</script>")
     assert "Cannot read properties of undefined" in render(broken, tmp_path).console[0]

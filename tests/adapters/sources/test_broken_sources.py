@@ -41,7 +41,7 @@ def lands_once_mended(config: ModelConfig) -> None:
 
 @pytest.mark.parametrize("column", ["colour", "row"])
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
-def test_parquet_text_that_is_no_utf_8_is_refused_and_lands_once_it_is_mended(tmp_path: Path, column, kind):
+def test_invalid_utf8_parquet_is_refused_until_repaired(tmp_path: Path, column, kind):
     config = load_model_config(write_model(tmp_path))
     pq.write_table(with_broken_text(column, kind), tmp_path / "rows.parquet", store_schema=True)
     with pytest.raises(SourceError, match=f"column '{column}' holds bytes that are no UTF-8 text") as refused:
@@ -55,14 +55,14 @@ def give_broken(start, end) -> pa.Table:
     return with_broken_text("colour", pa.string())
 
 
-def test_text_of_a_function_that_is_no_utf_8_is_refused_too(tmp_path: Path):
+def test_invalid_utf8_from_a_function_is_refused(tmp_path: Path):
     source = {"{kind: parquet, path: rows.parquet}": f"{{kind: python, function: '{__name__}:give_broken'}}"}
     with pytest.raises(SourceError, match="column 'colour' holds bytes that are no UTF-8 text"):
         read_and_land(load_model_config(write_model(tmp_path, **source)))
 
 
 @pytest.mark.parametrize("column", ["colour", "row"])
-def test_a_csv_in_latin_1_is_refused_and_read_once_its_encoding_is_named(tmp_path: Path, column):
+def test_latin1_csv_needs_its_encoding(tmp_path: Path, column):
     as_csv = {"{kind: parquet, path: rows.parquet}": "{kind: csv, path: rows.csv}"}
     named = {"{kind: parquet, path: rows.parquet}": "{kind: csv, path: rows.csv, options: {encoding: latin-1}}"}
     config = load_model_config(write_model(tmp_path, **as_csv))
@@ -93,7 +93,7 @@ def folder(tmp_path: Path) -> tuple[ModelConfig, Path]:
         ("gone.parquet", "/nowhere/rows.parquet", "is a link that leads nowhere"),
     ],
 )
-def test_links_that_would_repeat_or_lose_rows_are_refused_until_they_are_removed(folder, name, target, said):
+def test_ambiguous_links_are_refused(folder, name, target, said):
     config, place = folder
     (place / name).symlink_to(target)
     with pytest.raises(SourceError, match="remove the link") as refused:
@@ -103,7 +103,7 @@ def test_links_that_would_repeat_or_lose_rows_are_refused_until_they_are_removed
     lands_once_mended(config)
 
 
-def test_links_that_lead_to_each_file_once_are_read(folder, tmp_path: Path):
+def test_unique_links_are_read(folder, tmp_path: Path):
     """As in a volume of Kubernetes, where each file is a link into a hidden folder that is exchanged as one."""
     config, place = folder
     (place / "..2024_01").mkdir()
@@ -113,7 +113,7 @@ def test_links_that_lead_to_each_file_once_are_read(folder, tmp_path: Path):
     assert read_and_land(config) == 300
 
 
-def test_a_path_that_is_a_loop_of_links_is_a_sentence(tmp_path: Path):
+def test_link_loop_is_reported(tmp_path: Path):
     model = write_model(tmp_path)
     (tmp_path / "rows.parquet").unlink()
     (tmp_path / "rows.parquet").symlink_to("rows.parquet")
@@ -122,7 +122,7 @@ def test_a_path_that_is_a_loop_of_links_is_a_sentence(tmp_path: Path):
 
 
 @pytest.mark.parametrize("content", [pd.DataFrame.head, None])
-def test_no_rows_are_said_and_taken_once_they_came(tmp_path: Path, content):
+def test_empty_window_is_read_once_rows_arrive(tmp_path: Path, content):
     config = load_model_config(write_model(tmp_path))
     if content is None:
         (tmp_path / "rows.parquet").write_bytes(b"")

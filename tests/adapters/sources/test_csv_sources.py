@@ -33,39 +33,39 @@ def csv(folder: Path, *last: dict[str, str], first: dict[str, str] | None = None
     return source("csv", folder / "rows.csv").model_copy(update={"columns": model(columns=columns).columns})
 
 
-def test_a_quoted_line_break_is_part_of_its_field_in_a_file_of_many_blocks(tmp_path: Path) -> None:
+def test_quoted_line_break_stays_in_its_field(tmp_path: Path) -> None:
     config = csv(tmp_path, first={"country": '"Bern\nSchweiz"'})
     countries = read_window(config, WINDOW)["country"]
     assert (len(countries), countries.unique().to_pylist()) == (MANY, ["Bern\nSchweiz"])
 
 
-def test_times_of_another_precision_further_down_are_read(tmp_path: Path) -> None:
+def test_later_times_of_another_precision_are_read(tmp_path: Path) -> None:
     day = f"{WINDOW.start:%Y-%m-%d}"
     config = csv(tmp_path, {"at": f"{day}T05:00:00.5Z"}, {"at": f"{day} 07:00:00.123456789+02:00"})
     times = read_window(config, WINDOW)["at"]
     assert [str(time) for time in times[MANY:]] == [f"{day} 05:00:00.500000+00:00", f"{day} 05:00:00.123456+00:00"]
 
 
-def test_a_label_time_that_is_empty_at_first_is_read(tmp_path: Path) -> None:
+def test_label_time_empty_at_first_is_read(tmp_path: Path) -> None:
     known = {"churned": "1", "settled": "2024-03-01T00:00:00Z"}
     labels = read_labels(csv(tmp_path, known, {"churned": "1", "settled": "NA"}, label_time="settled"), WINDOW)
     assert [str(time) for time in labels["label_at"]] == ["2024-03-01 00:00:00+00:00"], "NA is no time yet"
 
 
 @pytest.mark.parametrize("first", ["", "1"])
-def test_a_protected_column_whose_groups_come_further_down_is_read(tmp_path: Path, first: str) -> None:
+def test_protected_groups_further_down_are_read(tmp_path: Path, first: str) -> None:
     config = csv(tmp_path, {"gender": "f"}, first={"gender": first}, protected=("gender",))
     groups = read_window(config, WINDOW)["gender"]
     assert groups.type == pa.string()
     assert groups.unique().to_pylist() == [first or None, "f"]
 
 
-def test_a_protected_feature_keeps_the_kind_of_the_feature(tmp_path: Path) -> None:
+def test_protected_feature_keeps_its_kind(tmp_path: Path) -> None:
     read = read_window(csv(tmp_path, protected=("age", "member")), WINDOW)
     assert (read["age"].type, read["member"].type) == (pa.float64(), pa.bool_())
 
 
-def test_only_rows_near_the_window_are_taken_in_and_text_that_is_no_time_is_told_wherever_it_stands(
+def test_invalid_time_is_reported_anywhere_in_the_file(
     tmp_path: Path,
 ) -> None:
     from tasks.adapters.sources.files import read_files
@@ -87,7 +87,7 @@ def test_only_rows_near_the_window_are_taken_in_and_text_that_is_no_time_is_told
         ("encoding", "utf-99", "one such as utf8 or latin-1"),
     ],
 )
-def test_an_option_that_cannot_be_parsed_with_is_a_mistake_of_the_model_file(
+def test_invalid_csv_option_is_a_config_error(
     name: str, value: str, accepted: str
 ) -> None:
     with pytest.raises(ValidationError) as caught:

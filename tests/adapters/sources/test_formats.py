@@ -32,7 +32,7 @@ def write_next(**changes: object) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"format": FORMAT + 1}, {"format": FORMAT + 1, "actor": ..., "signature": "x"}])
-def test_an_entry_of_a_newer_perennial_is_said_to_be_one_and_nothing_is_written_after_it(changes):
+def test_newer_ledger_format_is_reported_and_blocks_writes(changes):
     ledger.append(MODEL, "note", "first", AT)
     write_next(**changes)
     for attempt in (lambda: ledger.entries(MODEL), lambda: ledger.append(MODEL, "note", "second", AT)):
@@ -44,12 +44,12 @@ def test_an_entry_of_a_newer_perennial_is_said_to_be_one_and_nothing_is_written_
     assert "entry 2 is of format '2'" in ledger.verify(MODEL).problems[0]
 
 
-def test_entries_of_the_first_format_are_written_as_ever():
+def test_first_entry_format_is_unchanged():
     entry = ledger.append(MODEL, "note", "first", AT)
     assert "format" not in json.loads(to_json(entry))
 
 
-def test_a_table_of_a_newer_perennial_is_said_to_be_one():
+def test_newer_table_format_is_reported():
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(5))
     assert DeltaTable(snapshot.uri).metadata().description == f"{NOTED_FORMAT}{FORMAT}"
     DeltaTable(snapshot.uri).alter.set_table_description(f"{NOTED_FORMAT}2")
@@ -60,14 +60,14 @@ def test_a_table_of_a_newer_perennial_is_said_to_be_one():
 
 
 @pytest.mark.parametrize("description", ["", "rows of our customers"])
-def test_a_table_without_a_format_is_of_the_first(description):
+def test_table_without_format_is_the_first_format(description):
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(5))
     DeltaTable(snapshot.uri).alter.set_table_description(description)
     assert lake.landed_rows(CONFIG, WINDOW) == snapshot
     assert lake.read_rows(snapshot).num_rows == 5
 
 
-def test_a_model_file_of_a_newer_perennial_is_said_to_be_one():
+def test_newer_model_file_format_is_reported():
     files = {"scorer.json": json.dumps({"format": 2}).encode()}
     with pytest.raises(ModelFileError, match=r"scorer\.json is of format '2'"):
         model_files.load(files, model_files.sha256(files))
@@ -76,5 +76,5 @@ def test_a_model_file_of_a_newer_perennial_is_said_to_be_one():
 @pytest.mark.parametrize(
     ("found", "is_newer"), [(1, False), ("1", False), (2, True), ("2", True), ("two", True), (None, True)]
 )
-def test_only_a_number_up_to_ours_is_read(found, is_newer):
+def test_only_known_format_numbers_are_read(found, is_newer):
     assert bool(newer_format(found)) == is_newer

@@ -25,7 +25,7 @@ def flight(flight_id: str) -> dict[str, Any]:
     return dict(row)
 
 
-def test_the_first_flight_of_the_year_as_worked_by_hand() -> None:
+def test_first_flight_of_the_year_by_hand() -> None:
     """UA 1545, EWR 5:15 to Houston 8:19 local (9:19 in New York): 4 h 4 min. 10:15 UTC, and 11 minutes late."""
     row = flight("2013-01-01T0515-UA1545-EWR-IAH")
     assert row["scheduled_departure"] == datetime(2013, 1, 1, 10, 15, tzinfo=UTC)
@@ -34,7 +34,7 @@ def test_the_first_flight_of_the_year_as_worked_by_hand() -> None:
     assert (row["distance"], row["air_time"], row["arrives_late"]) == (1400.0, 227.0, 0)
 
 
-def test_weather_is_that_of_the_origin_in_the_utc_hour_of_scheduled_departure() -> None:
+def test_weather_is_of_origin_at_scheduled_departure() -> None:
     """weather.csv, EWR, 2013-01-01T10:00:00Z: 39.02 °F, dew point 28.04, 64.43 %, wind 260° at 12.65858 mph."""
     row = flight("2013-01-01T0515-UA1545-EWR-IAH")
     assert (row["temperature"], row["dew_point"], row["humidity"]) == (39.02, 28.04, 64.43)
@@ -52,13 +52,13 @@ def test_scheduled_minutes_go_over_midnight_and_time_zones() -> None:
         assert pc.approximate_median(padding.filter(there)).as_py() == pytest.approx(36, abs=15), destination
 
 
-def test_a_flight_late_in_the_local_evening_belongs_to_the_next_utc_day() -> None:
+def test_evening_flight_belongs_to_next_utc_day() -> None:
     evening = read_flights(datetime(2013, 7, 2, 0, tzinfo=UTC), datetime(2013, 7, 2, 3, tzinfo=UTC))
     assert evening.num_rows > 0
     assert all(name.startswith("2013-07-01T2") for name in evening["flight_id"].to_pylist())
 
 
-def test_the_whole_year_is_there_once_and_windows_neither_overlap_nor_leave_gaps() -> None:
+def test_year_is_complete_without_overlaps_or_gaps() -> None:
     whole = read_flights(*YEAR)
     assert whole.num_rows == 336_776
     assert pc.count_distinct(whole["flight_id"]).as_py() == 336_776
@@ -74,7 +74,7 @@ def test_late_means_more_than_15_minutes_and_cancelled_flights_have_no_label() -
 
 
 @pytest.mark.parametrize("name", ["flight_delay", "air_time"])
-def test_both_models_read_their_columns_and_labels_a_day_late(name: str) -> None:
+def test_both_models_read_their_columns_and_late_labels(name: str) -> None:
     config = load_model_config(name)
     window = Window(datetime(2013, 5, 1, tzinfo=UTC), datetime(2013, 5, 6, tzinfo=UTC))
     rows, labels = read_window(config, window), read_labels(config, window)
@@ -84,7 +84,7 @@ def test_both_models_read_their_columns_and_labels_a_day_late(name: str) -> None
     assert pc.all(pc.equal(labels["label_at"], pc.add(labels[1], timedelta(days=1)))).as_py()
 
 
-def test_a_second_process_starts_from_the_cache_without_parsing(workspace: Path) -> None:
+def test_second_process_uses_the_cache(workspace: Path) -> None:
     _recorded_year.cache_clear()
     begun = time.process_time()
     read_flights(*YEAR)
@@ -104,7 +104,7 @@ def test_a_second_process_starts_from_the_cache_without_parsing(workspace: Path)
     assert cached.stat().st_size < 20_000_000
 
 
-def test_a_window_costs_milliseconds_once_the_year_is_in_memory(workspace: Path) -> None:
+def test_cached_window_is_read_in_milliseconds(workspace: Path) -> None:
     _recorded_year.cache_clear()
     start = time.process_time()
     read_flights(*YEAR)

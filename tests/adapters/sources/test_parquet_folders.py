@@ -43,7 +43,7 @@ def folder(path: Path, *tables: pa.Table, **settings: Any) -> ModelConfig:
         ("member", pa.array([1] * ROWS), pa.array([False] * ROWS)),
     ],
 )
-def test_types_that_become_one_without_loss_are_read_in_any_order_of_files(
+def test_lossless_type_unification_ignores_file_order(
     tmp_path: Path, name: str, one: pa.Array, other: pa.Array, reverse: bool
 ) -> None:
     tables = [replaced(name, one), replaced(name, other).set_column(0, "id", pa.array(IDS))]
@@ -55,13 +55,13 @@ def test_types_that_become_one_without_loss_are_read_in_any_order_of_files(
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_column_that_one_file_lacks_is_null_there(tmp_path: Path, reverse: bool) -> None:
+def test_column_missing_in_one_file_is_null(tmp_path: Path, reverse: bool) -> None:
     tables = [TABLE.drop_columns(["amount", "churned"]).set_column(0, "id", pa.array(IDS)), TABLE]
     config = folder(tmp_path, *(reversed(tables) if reverse else tables))
     assert (read_window(config, WINDOW)["amount"].null_count, read_labels(config, WINDOW).num_rows) == (50, 50)
 
 
-def test_a_column_that_every_file_lacks_is_missing(tmp_path: Path) -> None:
+def test_column_missing_in_every_file_is_an_error(tmp_path: Path) -> None:
     table = TABLE.rename_columns({"amount": "ammount"})
     with pytest.raises(SourceError, match="column 'amount' is missing; did you mean 'ammount'"):
         read_window(folder(tmp_path, table, table), WINDOW)
@@ -79,7 +79,7 @@ def test_a_column_that_every_file_lacks_is_missing(tmp_path: Path) -> None:
         ("at", TABLE["at"].combine_chunks(), TABLE["at"].cast(pa.timestamp("us")).combine_chunks()),
     ],
 )
-def test_a_file_of_another_kind_is_refused_by_name_instead_of_parsed(
+def test_file_with_incompatible_type_is_named(
     tmp_path: Path, name: str, one: pa.Array, other: pa.Array, reverse: bool
 ) -> None:
     tables = [replaced(name, one), replaced(name, other)]
@@ -92,12 +92,12 @@ def test_a_file_of_another_kind_is_refused_by_name_instead_of_parsed(
 
 
 @pytest.mark.parametrize("later", [[1.0, None] * (ROWS // 2), [True, False] * (ROWS // 2)])
-def test_classes_that_are_whole_fractions_or_booleans_in_one_file_are_those_of_the_other(tmp_path: Path, later) -> None:
+def test_classes_unify_across_numeric_and_boolean_files(tmp_path: Path, later) -> None:
     config = folder(tmp_path, replaced("churned", [1, 0] * (ROWS // 2)), replaced("churned", later))
     assert set(read_labels(config, WINDOW)["churned"].to_pylist()) == {0, 1}
 
 
-def test_a_label_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
+def test_incompatible_label_type_is_named(tmp_path: Path) -> None:
     config = folder(tmp_path, TABLE, replaced("churned", ["0"] * ROWS))
     assert read_window(config, WINDOW).num_rows == 100, "the label is not read with the rows"
     with pytest.raises(SourceError, match=r"column 'churned' is int64 in .*0.parquet and string in .*1.parquet"):
@@ -105,7 +105,7 @@ def test_a_label_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [pa.timestamp("ns", "UTC"), pa.timestamp("ms", "America/New_York")])
-def test_clocks_of_other_precision_or_zone_are_the_same_times(tmp_path: Path, kind: pa.DataType) -> None:
+def test_times_unify_across_precision_and_zone(tmp_path: Path, kind: pa.DataType) -> None:
     tables = [clock(kind).slice(0, 60), TABLE.slice(60, 59), TABLE.slice(119)]
     assert_is_the_window(read_window(folder(tmp_path, *tables), WINDOW))
     assert_is_the_window(read_window(folder(tmp_path, *reversed(tables)), WINDOW))
@@ -121,7 +121,7 @@ def test_times_are_read_beside_times_as_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_a_category_that_names_folders_keeps_its_zeros_whatever_the_others_are_called(
+def test_partition_values_keep_leading_zeros(
     tmp_path: Path, form: str
 ) -> None:
     names = ["01", "02", "0A"]
@@ -148,7 +148,7 @@ class CountingFiles(LocalFileSystem):
         return super().open(path, *given, **options)
 
 
-def test_each_footer_is_read_before_the_scan_and_not_again_by_it(tmp_path: Path) -> None:
+def test_each_footer_is_read_once(tmp_path: Path) -> None:
     """A scan reads every footer by itself, to pass over what lies outside the window."""
     local, form = CountingFiles(), pa_dataset.ParquetFileFormat()
     config = folder(tmp_path, *(TABLE.slice(row * 20, 20) for row in range(6)))

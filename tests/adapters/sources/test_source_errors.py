@@ -35,7 +35,7 @@ def fail(start: datetime, end: datetime) -> pa.Table:
 # --- columns and types
 
 
-def test_a_missing_column_is_named_with_what_was_meant(tmp_path: Path) -> None:
+def test_missing_column_is_named_with_suggestion(tmp_path: Path) -> None:
     table = TABLE.rename_columns({"amount": "ammount"})
     with pytest.raises(SourceError, match="column 'amount' is missing; did you mean 'ammount'"):
         read_window(parquet(tmp_path, table), WINDOW)
@@ -61,12 +61,12 @@ def test_a_missing_column_is_named_with_what_was_meant(tmp_path: Path) -> None:
         ("at", ["01.02.2024 10:00"] * 120, "is text that is not all ISO 8601, .*time_format"),
     ],
 )
-def test_a_wrong_type_is_refused_instead_of_cast(tmp_path: Path, name: str, values: list[Any], said: str) -> None:
+def test_wrong_type_is_not_cast(tmp_path: Path, name: str, values: list[Any], said: str) -> None:
     with pytest.raises(SourceError, match=f"column '{name}' {said}"):
         read_window(parquet(tmp_path, replaced(name, values)), WINDOW)
 
 
-def test_types_that_lose_nothing_are_taken(tmp_path: Path) -> None:
+def test_lossless_types_are_accepted(tmp_path: Path) -> None:
     table = replaced("amount", pa.array([1] * 119 + [None], pa.int32()))
     table = table.set_column(4, "country", pa.array(["DE", "FR"] * 60).dictionary_encode())
     table = table.set_column(5, "member", pa.array([0, 1] * 60))
@@ -78,7 +78,7 @@ def test_types_that_lose_nothing_are_taken(tmp_path: Path) -> None:
     assert set(read["member"].to_pylist()) == {False, True}
 
 
-def test_a_label_with_fractions_is_no_class(tmp_path: Path) -> None:
+def test_fractional_label_is_not_a_class(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="column 'churned' holds fractions, or numbers past"):
         read_labels(parquet(tmp_path, replaced("churned", [0.5] * 120)), WINDOW)
 
@@ -86,7 +86,7 @@ def test_a_label_with_fractions_is_no_class(tmp_path: Path) -> None:
 # --- sources that are not there, broken or empty
 
 
-def test_an_empty_window_is_an_error_of_its_own(tmp_path: Path) -> None:
+def test_empty_window_has_its_own_error(tmp_path: Path) -> None:
     later = Window(WINDOW.end + timedelta(days=30), WINDOW.end + timedelta(days=35))
     with pytest.raises(
         SourceEmpty, match=r"no rows in window 2024-03-07..2024-03-12 .*run again once they have arrived"
@@ -95,11 +95,11 @@ def test_an_empty_window_is_an_error_of_its_own(tmp_path: Path) -> None:
     assert read_labels(parquet(tmp_path), later).num_rows == 0
 
 
-def test_one_row_is_a_window(tmp_path: Path) -> None:
+def test_single_row_is_a_window(tmp_path: Path) -> None:
     assert read_window(parquet(tmp_path, TABLE.slice(40, 1)), WINDOW).num_rows == 1
 
 
-def test_a_truncated_file_is_told_from_a_missing_one(tmp_path: Path) -> None:
+def test_truncated_and_missing_files_differ(tmp_path: Path) -> None:
     config = parquet(tmp_path)
     whole = (tmp_path / "rows.parquet").read_bytes()
     for kept in (len(whole) - 10, 100, 0):
@@ -114,7 +114,7 @@ def test_a_truncated_file_is_told_from_a_missing_one(tmp_path: Path) -> None:
         read_window(config, WINDOW)
 
 
-def test_a_csv_value_that_is_no_number_is_refused_without_being_shown(tmp_path: Path) -> None:
+def test_invalid_csv_number_is_not_quoted(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("id,at,amount,age,country,member\na,2024-02-01T10:00:00Z,Erika,1,DE,true\n")
     with pytest.raises(
         SourceError, match=r"column 3 of the file holds values that are no double, .*null_values"
@@ -123,7 +123,7 @@ def test_a_csv_value_that_is_no_number_is_refused_without_being_shown(tmp_path: 
     assert "Erika" not in str(caught.value)
 
 
-def test_an_unreachable_host_or_bucket_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_source_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = f"127.0.0.1:{free_port()}"
     signed = f"http://bob:hunter2@{nobody}/rows.parquet?signature=s3cr3t"
     with pytest.raises(SourceUnreachable, match="cannot be fetched") as caught:
@@ -138,7 +138,7 @@ def test_an_unreachable_host_or_bucket_may_be_tried_again(monkeypatch: pytest.Mo
         read_window(source("parquet", "s3://data/rows.parquet"), WINDOW)
 
 
-def test_a_database_that_does_not_answer_or_knows_no_such_table_never_shows_its_password(
+def test_database_errors_never_show_the_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = database(monkeypatch, tmp_path, QUERY.replace("rows", "no_such_table"))
@@ -163,13 +163,13 @@ def test_a_database_that_does_not_answer_or_knows_no_such_table_never_shows_its_
         read_window(config, WINDOW)
 
 
-def test_a_query_has_to_be_bound_to_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_must_be_bound_to_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = database(monkeypatch, tmp_path, "select * from rows where at >= :start")
     with pytest.raises(SourceError, match="the query has no :end"):
         read_window(config, WINDOW)
 
 
-def test_a_function_that_is_missing_fails_or_returns_something_else_is_named() -> None:
+def test_broken_source_function_is_named() -> None:
     here = "tests.adapters.sources.test_source_errors"
     with pytest.raises(SourceError, match=f"{here}:no_such: cannot be imported"):
         read_window(source("python", function=f"{here}:no_such"), WINDOW)
@@ -183,13 +183,13 @@ def test_a_function_that_is_missing_fails_or_returns_something_else_is_named() -
 
 
 @pytest.mark.parametrize("values", [["a", 1], [1, 2**63], [2**70]])
-def test_a_column_of_a_query_that_no_type_holds_is_named(values: list[object]) -> None:
+def test_unrepresentable_query_column_is_named(values: list[object]) -> None:
     """Databases have integers past 64 bits, and SQLite lets a column hold anything."""
     with pytest.raises(SourceError, match="orders: column 'price' mixes types or has one that Arrow lacks"):
         _chunk([[value] for value in values], ["price"], [0], "orders")
 
 
-def test_an_unknown_option_is_named_with_those_there_are(tmp_path: Path) -> None:
+def test_unknown_option_lists_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
         SourceError,
         match="option 'delimeter' is unknown for kind csv, expected time_zone, time_format, time_unit, delimiter",
@@ -197,7 +197,7 @@ def test_an_unknown_option_is_named_with_those_there_are(tmp_path: Path) -> None
         read_window(source("csv", tmp_path / "rows.csv", options={"delimeter": ";"}), WINDOW)
 
 
-def test_ids_and_classes_that_64_bits_cannot_hold_are_refused_and_large_ones_stay_apart(tmp_path: Path) -> None:
+def test_ids_beyond_64_bits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"column 'id' is uint64 .* store it as text"):
         read_window(parquet(tmp_path, replaced("id", pa.array([2**63 + 5] * 120, pa.uint64()))), WINDOW)
     with pytest.raises(SourceError, match="column 'churned' holds fractions, or numbers past"):

@@ -28,7 +28,7 @@ def allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_files_in_the_named_folders_are_read_and_others_are_not(tmp_path, allowed):
+def test_only_files_in_allowed_folders_are_read(tmp_path, allowed):
     assert read_window(parquet(allowed), WINDOW).num_rows == 50
     with pytest.raises(SourceError, match=f"outside the folders .*{SOURCES}"):
         read_window(parquet(tmp_path), WINDOW)
@@ -38,7 +38,7 @@ def test_files_in_the_named_folders_are_read_and_others_are_not(tmp_path, allowe
             read_window(model(source={"kind": "parquet", "path": path}), WINDOW)
 
 
-def test_no_link_in_an_allowed_folder_leads_out_of_it(tmp_path, allowed):
+def test_links_out_of_allowed_folders_are_refused(tmp_path, allowed):
     secret, shared, rows = tmp_path / "secret", allowed / "shared", allowed / "rows"
     for folder in (secret, shared, rows):
         folder.mkdir()
@@ -57,7 +57,7 @@ def test_no_link_in_an_allowed_folder_leads_out_of_it(tmp_path, allowed):
         read_window(found, WINDOW)
 
 
-def test_a_file_address_is_a_path_however_it_is_spelled(tmp_path, allowed):
+def test_file_urls_are_checked_as_paths(tmp_path, allowed):
     parquet(allowed)
     write_deltalake(allowed / "table", TABLE)
     write_deltalake(tmp_path / "table", TABLE)
@@ -73,7 +73,7 @@ def test_a_file_address_is_a_path_however_it_is_spelled(tmp_path, allowed):
             read_window(model(source={"kind": "delta", "path": path}), WINDOW)
 
 
-def test_the_files_of_a_table_lie_in_the_folders_too(tmp_path, allowed):
+def test_table_files_must_be_in_allowed_folders(tmp_path, allowed):
     write_deltalake(tmp_path / "table", TABLE)
     table = allowed / "table"
     shutil.copytree(tmp_path / "table", table)
@@ -91,12 +91,12 @@ def test_the_files_of_a_table_lie_in_the_folders_too(tmp_path, allowed):
         read_window(config, WINDOW)
 
 
-def test_without_the_setting_nothing_is_refused(tmp_path, monkeypatch):
+def test_nothing_is_refused_without_the_setting(tmp_path, monkeypatch):
     monkeypatch.delenv(SOURCES, raising=False)
     assert read_window(parquet(tmp_path), WINDOW).num_rows == 50
 
 
-def test_a_database_file_and_a_table_are_files_too(tmp_path, allowed, monkeypatch):
+def test_database_files_and_tables_are_checked(tmp_path, allowed, monkeypatch):
     monkeypatch.setenv("ROWS_URL", f"sqlite:///{tmp_path / 'rows.db'}")
     query = "select * from rows where at >= :start and at < :end"
     for source in ({"kind": "sql", "url_env": "ROWS_URL", "query": query}, {"kind": "delta", "path": str(tmp_path)}):
@@ -117,7 +117,7 @@ def test_a_database_file_and_a_table_are_files_too(tmp_path, allowed, monkeypatc
         "[::ffff:127.0.0.1]",
     ],
 )
-def test_addresses_of_this_machine_and_of_its_link_are_refused_however_they_are_written(allowed, host):
+def test_loopback_and_link_local_addresses_are_refused(allowed, host):
     with pytest.raises(SourceError, match="an address of this machine or of its link") as caught:
         read_window(model(source={"kind": "csv", "path": f"http://{host}:9/latest/meta-data"}), WINDOW)
     assert not isinstance(caught.value, SourceUnreachable)
@@ -145,7 +145,7 @@ def redirecting() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_redirect_is_an_address_like_any_other(allowed, redirecting, monkeypatch):
+def test_redirects_are_checked(allowed, redirecting, monkeypatch):
     from tasks.adapters.sources import limits as source_limits
 
     real = source_limits.check_address
@@ -158,7 +158,7 @@ def test_a_redirect_is_an_address_like_any_other(allowed, redirecting, monkeypat
         read_window(model(source={"kind": "csv", "path": f"{redirecting}/file"}), WINDOW)
 
 
-def test_an_error_quotes_nothing_of_a_file_that_is_no_table_of_ours(tmp_path):
+def test_errors_do_not_quote_foreign_files(tmp_path):
     (tmp_path / "passwd").write_text(SECRET * 3)
     for kind in ("csv", "parquet"):
         with pytest.raises(SourceError) as caught:

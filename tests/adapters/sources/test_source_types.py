@@ -29,7 +29,7 @@ def read(folder: Path, name: str, values: Any, **options: Any) -> list[Any]:
     return read_window(config, WINDOW)[name].to_pylist()
 
 
-def test_pandas_integers_with_nulls_are_the_categories_that_integers_are(tmp_path):
+def test_nullable_integers_are_the_same_categories(tmp_path):
     assert read(tmp_path, "country", [1.0, 2.0, np.nan] * 40)[:3] == ["1", "2", None]
     assert read(tmp_path, "country", [1, 2, 3] * 40)[:3] == ["1", "2", "3"]
 
@@ -42,21 +42,21 @@ def test_booleans_as_other_tools_write_them(tmp_path, values):
     assert read(tmp_path, "member", pa.array(values * 40))[:3] == [True, False, None]
 
 
-def test_uuids_are_text_however_they_are_stored(tmp_path):
+def test_uuids_are_read_as_text(tmp_path):
     ids = [uuid.UUID(int=number) for number in range(COUNT)]
     texts = [str(one) for one in ids]
     assert read(tmp_path, "id", pa.array([one.bytes for one in ids], pa.binary(16))) == texts
     assert read(tmp_path, "id", pa.array([one.bytes for one in ids], pa.uuid())) == texts
 
 
-def test_whole_floats_identify_rows_as_the_integers_that_they_are(tmp_path):
+def test_integral_floats_match_integer_ids(tmp_path):
     assert read(tmp_path, "id", [float(number) for number in range(COUNT)]) == list(range(COUNT))
     with pytest.raises(SourceError, match="numbers past 2"):
         read(tmp_path, "id", [float(2**60 + 1024 * number) for number in range(COUNT)])
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
-def test_times_that_count_since_1970_are_read_once_their_unit_is_said(tmp_path, unit, factor):
+def test_epoch_times_need_their_unit(tmp_path, unit, factor):
     expected = [moment.replace(microsecond=0) for moment in TABLE["at"].to_pylist()]
     assert read(tmp_path, "at", [second * factor for second in SECONDS], time_unit=unit) == expected
     assert read(tmp_path, "at", [float(second) * factor for second in SECONDS], time_unit=unit) == expected
@@ -80,7 +80,7 @@ def test_text_times_are_read_as_they_are_written(tmp_path, form, options):
     assert read(tmp_path, "at", [moment.strftime(form) for moment in expected], **options) == expected
 
 
-def test_a_time_that_is_not_written_as_the_format_says_is_refused_without_being_shown(tmp_path):
+def test_time_in_wrong_format_is_not_quoted(tmp_path):
     texts = ["01.02.2024 10:00"] * (COUNT - 1) + ["soon"]
     with pytest.raises(SourceError, match=r"1 of 120 values are not written as .*time_format") as caught:
         read(tmp_path, "at", texts, time_format="%d.%m.%Y %H:%M", time_zone="UTC")
@@ -100,7 +100,7 @@ def test_a_function_may_return_a_pandas_table():
 @pytest.mark.parametrize(
     "form", ["%Y-%m-%d %H:%M:%S+00:00", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S.000000"]
 )
-def test_sqlite_rows_at_midnight_are_in_the_day_that_they_begin(tmp_path, monkeypatch, form):
+def test_sqlite_midnight_rows_belong_to_their_day(tmp_path, monkeypatch, form):
     """SQLite compares times as text, in which midnight may sort before itself."""
     days = [WINDOW.start + timedelta(days=day) for day in range(-3, 9)]
     with sqlite3.connect(tmp_path / "rows.db") as base:

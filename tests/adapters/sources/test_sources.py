@@ -55,7 +55,7 @@ def test_csv_in_the_types_of_the_yaml(tmp_path: Path) -> None:
     assert_is_the_window(read_window(source("csv", tmp_path / "rows.csv"), WINDOW))
 
 
-def test_csv_keeps_leading_zeros_and_the_text_na_and_takes_empty_fields_as_missing(tmp_path: Path) -> None:
+def test_csv_keeps_zeros_and_na_and_reads_empty_as_null(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(
         "id;at;amount;age;country;member\n"
         "007;2024-02-01T10:00:00+02:00;1,5;;NA;true\n"
@@ -87,7 +87,7 @@ def give_rows(start: datetime, end: datetime, missing: bool = False) -> object:
     return None if missing else TABLE
 
 
-def test_a_function_of_ones_own() -> None:
+def test_user_function() -> None:
     assert_is_the_window(
         read_window(source("python", function="tests.adapters.sources.test_sources:give_rows"), WINDOW)
     )
@@ -134,7 +134,7 @@ def test_files_folders_and_tables_in_an_object_store(
 # --- labels
 
 
-def test_labels_come_with_the_time_they_could_be_known_and_without_unknown_ones(tmp_path: Path) -> None:
+def test_labels_have_their_known_time(tmp_path: Path) -> None:
     table = replaced("churned", [1, None] * 60)
     config = parquet(tmp_path, table).model_copy(update={"columns": model(columns={"label_delay_hours": 24}).columns})
 
@@ -145,7 +145,7 @@ def test_labels_come_with_the_time_they_could_be_known_and_without_unknown_ones(
     assert labels["label_at"][3].as_py() == labels["at"][3].as_py() + 24 * HOUR
 
 
-def test_a_label_time_of_its_own_decides_when_the_label_was_known(tmp_path: Path) -> None:
+def test_label_time_column_sets_the_known_time(tmp_path: Path) -> None:
     settled = pa.array([None, datetime(2024, 3, 1, tzinfo=UTC)] * 60, pa.timestamp("us", "UTC"))
     table = TABLE.append_column("settled", settled)
     config = parquet(tmp_path, table).model_copy(
@@ -163,7 +163,7 @@ def test_another_zone_is_converted_to_utc(tmp_path: Path) -> None:
     assert_is_the_window(read_window(config, WINDOW))
 
 
-def test_a_clock_without_a_zone_is_refused_until_the_yaml_names_its_zone(tmp_path: Path) -> None:
+def test_naive_times_need_a_zone(tmp_path: Path) -> None:
     naive = clock(pa.timestamp("us"))  # the same digits, zone forgotten
     with pytest.raises(SourceError, match=r"column 'at' has times without a zone.*time_zone: UTC"):
         read_window(parquet(tmp_path, naive), WINDOW)
@@ -175,14 +175,14 @@ def test_a_clock_without_a_zone_is_refused_until_the_yaml_names_its_zone(tmp_pat
         read_window(parquet(tmp_path, naive, options={"time_zone": "Mars/Base"}), WINDOW)
 
 
-def test_times_as_text_that_are_no_times_are_refused(tmp_path: Path) -> None:
+def test_invalid_text_times_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="column 'at' is text that is not all ISO 8601"):
         read_window(parquet(tmp_path, replaced("at", ["yesterday"] * 120)), WINDOW)
     with pytest.raises(SourceError, match="column 'at' is int64, expected times"):
         read_window(parquet(tmp_path, replaced("at", [1] * 120)), WINDOW)
 
 
-def test_other_row_groups_and_columns_are_never_touched(tmp_path: Path) -> None:
+def test_other_row_groups_and_columns_are_not_read(tmp_path: Path) -> None:
     """Shown by making them unreadable: zeros in place of the unnamed column, and of the row groups of other windows."""
     config = parquet(tmp_path, TABLE)
     layout = pq.ParquetFile(tmp_path / "rows.parquet").metadata
@@ -202,7 +202,7 @@ def test_other_row_groups_and_columns_are_never_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "sql"])
-def test_no_row_is_lost_in_the_hour_that_clocks_repeat(
+def test_no_row_is_lost_in_the_repeated_hour(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database of New York wall times, a row every ten minutes of 3 November 2013 UTC, read in windows of six hours."""
@@ -226,7 +226,7 @@ def test_no_row_is_lost_in_the_hour_that_clocks_repeat(
     assert len(found) == len(set(found)) == 144, "both times 01:00 to 02:00 are taken as the first"
 
 
-def test_labels_that_a_csv_only_has_further_down_are_read(tmp_path: Path) -> None:
+def test_csv_labels_further_down_are_read(tmp_path: Path) -> None:
     """The latest rows come first and have no label yet: types are guessed from a file's first block, a label's must not be."""
     count = 40_000
     late = [""] * (count - 50) + ["1"] * 25 + ["stay"] * 25

@@ -71,7 +71,7 @@ def told() -> list[str]:
     return [entry.body for entry in ledger.entries(MODEL)]
 
 
-def test_tokens_only_grow_and_a_released_lease_is_free_at_once():
+def test_tokens_increase_and_released_lease_is_free():
     tokens = []
     for purpose in ("retrain", "promote", "rollback"):
         with hold(MODEL, purpose) as held:
@@ -80,7 +80,7 @@ def test_tokens_only_grow_and_a_released_lease_is_free_at_once():
     assert ledger.models() == (), "leases are no model's ledger"
 
 
-def test_what_is_written_under_a_lease_bears_its_token_and_what_is_not_bears_none():
+def test_entries_record_the_lease_token():
     with hold(MODEL, "retrain"):
         inside = ledger.append(MODEL, "challenger.registered", "one", AT, "d1")
     outside = ledger.append(MODEL, "window.judged", "two", AT, "d2")
@@ -90,14 +90,14 @@ def test_what_is_written_under_a_lease_bears_its_token_and_what_is_not_bears_non
     assert "lease" not in text, "an entry from before there were leases has this form, and must stay valid"
 
 
-def test_a_second_run_waits_for_a_living_holder_and_gives_up_with_a_reason():
+def test_second_run_waits_and_gives_up_with_a_reason():
     with ThreadPoolExecutor(1) as elsewhere, hold(MODEL, "retrain", ttl_s=0.5):
         refused = elsewhere.submit(lambda: hold(MODEL, "promote", patience_s=2).__enter__())
         with pytest.raises(LeaseHeld, match=r"retrain by .* holds the lease \(token 1\) and renews it, waited 2 s"):
             refused.result()
 
 
-def test_a_second_run_goes_on_when_the_first_one_ends():
+def test_second_run_continues_after_the_first():
     order, holds, over = [], threading.Event(), threading.Event()
 
     def first() -> None:
@@ -120,7 +120,7 @@ def test_a_second_run_goes_on_when_the_first_one_ends():
     assert order == ["first", "second"]
 
 
-def test_of_many_at_once_one_holds_at_a_time():
+def test_only_one_holder_at_a_time():
     inside, most = [], []
 
     def run(number: int) -> None:
@@ -136,7 +136,7 @@ def test_of_many_at_once_one_holds_at_a_time():
     assert sorted(token for _, token in most) == [token for _, token in most]
 
 
-def test_a_holder_that_was_killed_is_fenced_out_when_its_lease_has_run_out(holder):
+def test_killed_holder_is_fenced_out_after_expiry(holder):
     holder(ttl_s=1.0).kill()
     began = time.monotonic()
     with hold(MODEL, "retrain") as held:
@@ -144,7 +144,7 @@ def test_a_holder_that_was_killed_is_fenced_out_when_its_lease_has_run_out(holde
         assert time.monotonic() - began >= 1.0
 
 
-def test_a_process_that_wakes_past_its_lease_writes_nothing_once_another_took_over(holder, tmp_path):
+def test_expired_holder_writes_nothing_after_takeover(holder, tmp_path):
     frozen = holder(ttl_s=1.0)
     frozen.send_signal(signal.SIGSTOP)
     with hold(MODEL, "promote"):
@@ -157,7 +157,7 @@ def test_a_process_that_wakes_past_its_lease_writes_nothing_once_another_took_ov
     assert told() == ["ours"]
 
 
-def test_a_process_that_wakes_after_the_other_one_ended_writes_nothing_either(holder, tmp_path):
+def test_expired_holder_writes_nothing_after_the_next_one_ended(holder, tmp_path):
     frozen = holder(ttl_s=1.0)
     frozen.send_signal(signal.SIGSTOP)
     with hold(MODEL, "promote"):
@@ -169,7 +169,7 @@ def test_a_process_that_wakes_after_the_other_one_ended_writes_nothing_either(ho
     assert told() == []
 
 
-def test_a_process_that_wakes_past_its_lease_goes_on_under_a_new_token_where_nobody_took_over(holder, tmp_path):
+def test_expired_holder_continues_with_new_token_without_takeover(holder, tmp_path):
     frozen = holder(ttl_s=1.0)
     frozen.send_signal(signal.SIGSTOP)
     time.sleep(2.5)
@@ -181,7 +181,7 @@ def test_a_process_that_wakes_past_its_lease_goes_on_under_a_new_token_where_nob
         assert held.record.token == 3
 
 
-def test_a_living_holder_keeps_its_lease_for_longer_than_the_lease_lasts(holder, tmp_path):
+def test_living_holder_renews_its_lease(holder, tmp_path):
     living = holder(ttl_s=3.0)
     with pytest.raises(LeaseHeld), hold(MODEL, "promote", patience_s=8):
         pass
@@ -204,7 +204,7 @@ def _token_of(purpose: str, outranks: tuple[str, ...] = ()) -> int:
         return held.record.token
 
 
-def test_inside_a_run_that_holds_it_a_lease_is_held_once():
+def test_lease_is_reentrant_within_a_run():
     with hold(MODEL, "retrain") as outer, hold(MODEL, "promote") as inner:
         assert inner is outer
     with hold(MODEL, "retrain") as held:
@@ -216,7 +216,7 @@ def test_models_do_not_wait_for_each_other():
         assert other.record.token == 1
 
 
-def test_a_clock_that_was_set_fences_nobody_out_and_lets_nobody_in(monkeypatch):
+def test_changed_clock_does_not_affect_leases(monkeypatch):
     """Nothing here reads the clock that people and time servers set."""
     with hold(MODEL, "retrain") as held, ThreadPoolExecutor(1) as elsewhere:
         monkeypatch.setattr(time, "time", lambda: 4e9)
@@ -225,7 +225,7 @@ def test_a_clock_that_was_set_fences_nobody_out_and_lets_nobody_in(monkeypatch):
             elsewhere.submit(lambda: hold(MODEL, "promote", patience_s=1).__enter__()).result()
 
 
-def test_a_holder_that_froze_while_two_others_came_and_went_is_fenced_out(monkeypatch):
+def test_frozen_holder_is_fenced_out_after_two_others(monkeypatch):
     """Past its lease it has seen nobody, and froze; the number that it then creates was taken and forgotten meanwhile."""
     create, meanwhile = lease._create, []
 
@@ -244,7 +244,7 @@ def test_a_holder_that_froze_while_two_others_came_and_went_is_fenced_out(monkey
     assert (meanwhile[0], meanwhile[1].check()) == (2, 3)
 
 
-def test_a_holder_is_not_fenced_out_by_its_own_record_whose_answer_was_lost(monkeypatch):
+def test_lost_response_does_not_fence_out_the_holder(monkeypatch):
     put = lease.obstore.put
 
     def answer_lost(store, path, content, **options):
@@ -259,12 +259,12 @@ def test_a_holder_is_not_fenced_out_by_its_own_record_whose_answer_was_lost(monk
     assert held.check() == 2
 
 
-def test_threads_of_one_process_are_not_taken_for_each_other():
+def test_threads_have_separate_leases():
     first, second = (lease._acquire(MODEL, "retrain", ("retrain",), 30, 1) for _ in range(2))
     assert first.record.holder != second.record.holder
 
 
-def test_a_record_that_was_torn_reads_as_a_dead_holders(monkeypatch):
+def test_torn_record_counts_as_a_dead_holder(monkeypatch):
     monkeypatch.setattr(lease, "TTL_S", 0.5)
     with hold(MODEL, "retrain"):
         pass
@@ -285,7 +285,7 @@ def test_a_record_that_was_torn_reads_as_a_dead_holders(monkeypatch):
         ("９９９９９９９９.json", "{}"),
     ],
 )
-def test_a_file_that_is_no_lease_stops_nobody(name, content):
+def test_foreign_file_blocks_nobody(name, content):
     folder = Path(os.environ["PERENNIAL_HOME"]) / "ledger" / "_leases" / MODEL
     with hold(MODEL, "retrain") as held:
         (folder / name).parent.mkdir(exist_ok=True)
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_lease_stops_nobody(name, content):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", '{"token":7,"purpose":"x","holder":"y","run":null,"ttl_s":1e300}'])
-def test_a_numbered_file_without_a_record_fences_nobody_out_and_is_waited_for_once(content, monkeypatch):
+def test_numbered_file_without_record_is_waited_for_once(content, monkeypatch):
     monkeypatch.setattr(lease, "TTL_S", 0.2)
     folder = Path(os.environ["PERENNIAL_HOME"]) / "ledger" / "_leases" / MODEL
     with hold(MODEL, "retrain", ttl_s=0.2) as held:
@@ -307,7 +307,7 @@ def test_a_numbered_file_without_a_record_fences_nobody_out_and_is_waited_for_on
 
 
 @on_each_store
-def test_in_an_object_store_the_same_lease_holds(scheme, monkeypatch):
+def test_lease_works_in_an_object_store(scheme, monkeypatch):
     with object_store(scheme, monkeypatch) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         assert [_token_of("retrain"), _token_of("promote")] == [1, 2]
@@ -318,7 +318,7 @@ def test_in_an_object_store_the_same_lease_holds(scheme, monkeypatch):
 
 
 @on_each_store
-def test_of_eight_that_want_a_free_lease_in_an_object_store_one_gets_it(scheme, monkeypatch):
+def test_one_of_eight_gets_the_lease_in_an_object_store(scheme, monkeypatch):
     with object_store(scheme, monkeypatch) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         together, told_apart = threading.Barrier(8), threading.Event()
@@ -336,7 +336,7 @@ def test_of_eight_that_want_a_free_lease_in_an_object_store_one_gets_it(scheme, 
         assert sorted(filter(None, (one.result() for one in wanting))) == [1]
 
 
-def test_a_short_lease_on_gcs_is_given_back_though_one_object_may_change_once_a_second(monkeypatch):
+def test_short_lease_on_gcs_is_released_despite_rate_limit(monkeypatch):
     with object_store("gs", monkeypatch, pause_s=1.0) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         began = time.monotonic()

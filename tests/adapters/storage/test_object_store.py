@@ -12,7 +12,7 @@ from tests.support.object_store import object_store, on_each_store
 
 
 @on_each_store
-def test_of_eight_that_create_one_object_at_once_one_succeeds(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_eight_concurrent_creates_succeeds(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with object_store(scheme, monkeypatch) as bucket, ThreadPoolExecutor(8) as pool:
         store, together = store_at(bucket), Barrier(8)
 
@@ -31,7 +31,7 @@ def test_of_eight_that_create_one_object_at_once_one_succeeds(scheme: str, monke
             assert bytes(obstore.get(store, key).bytes()) == str(created[0]).encode()
 
 
-def test_of_a_thousand_objects_on_gcs_none_is_left_out_of_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gcs_listing_is_complete_across_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Google gives a list in pages of a thousand."""
     with object_store("gs", monkeypatch) as bucket:
         store = store_at(bucket)

@@ -70,22 +70,22 @@ def refusing(status: int) -> Iterator[str]:
         ("did you mean x? No address is here", "did you mean x? No address is here"),
     ],
 )
-def test_a_quoted_address_loses_log_in_and_query(quoted: str, shown: str) -> None:
+def test_quoted_url_loses_login_and_query(quoted: str, shown: str) -> None:
     assert without_secrets(quoted) == shown
 
 
-def test_an_error_is_quoted_with_its_kind_in_one_line() -> None:
+def test_error_is_quoted_in_one_line() -> None:
     assert reason_of(ValueError("first\nsecond")) == "ValueError: first"
     assert reason_of(OSError()) == "OSError"
 
 
-def test_the_registrys_password_stays_out_of_what_mlflow_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_password_is_not_in_mlflow_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://bob:hunter2@127.0.0.1:{free_port()}?sig=SIGSECRET")
     assert "check MLFLOW_TRACKING_URI" in logged(RegistryError, lambda: registry.find("binary_model", "d1"))
 
 
-def test_every_request_to_a_registry_that_went_away_is_told_without_its_password(
+def test_registry_outage_never_shows_the_password(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare_registry(workspace)
@@ -110,7 +110,7 @@ def test_a_refused_download_shows_neither_log_in_nor_signature(status: int, said
         assert said in logged(SourceError, lambda: read_window(signed, WINDOW))
 
 
-def test_a_value_that_cannot_be_converted_is_in_no_traceback(tmp_path: Path) -> None:
+def test_unconvertible_value_is_in_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("id,at,amount,age,country,member\na,2024-02-01T10:00:00Z,Erika,1,DE,true\n")
     logged(SourceError, lambda: read_window(source("csv", tmp_path / "rows.csv"), WINDOW))
     answered = [[1], ["Erika"]]
@@ -119,7 +119,7 @@ def test_a_value_that_cannot_be_converted_is_in_no_traceback(tmp_path: Path) -> 
     logged(FeatureError, lambda: as_table(mixed, ("amount",)))
 
 
-def test_a_name_of_a_urls_parameter_that_a_driver_quotes_is_blotted_out(
+def test_url_parameter_names_are_redacted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a password has an & or a ? that was not escaped: what follows it is the name of a parameter then."""
@@ -133,12 +133,12 @@ def fetch(*_: object) -> pa.Table:
     raise requests.HTTPError("403 for url: http://bob:hunter2@host/rows?sig=SIGSECRET")
 
 
-def test_a_function_of_ones_own_may_fail_on_an_address_with_secrets() -> None:
+def test_user_function_errors_are_redacted() -> None:
     said = logged(SourceError, lambda: read_window(source("python", function=f"{__name__}:fetch"), WINDOW))
     assert "403 for url: http://***@host/rows?***; raised in fetch, test_secrets.py line" in said
 
 
-def test_lake_and_ledger_quote_their_stores_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lake_and_ledger_errors_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise DeltaError("GET https://host/t/_delta_log?sig=SIGSECRET: 403")
 

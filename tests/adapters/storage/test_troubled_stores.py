@@ -34,7 +34,7 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
 
 
 @pytest.mark.parametrize("decision_id", ["d2", None])
-def test_an_entry_whose_answer_was_lost_is_told_once(between: Between, decision_id):
+def test_entry_with_lost_response_is_recorded_once(between: Between, decision_id):
     ledger.append(MODEL, "note", "first", AT)
     between.trouble("lose", "PUT", "00000002.json")
     told = ledger.append(MODEL, "note", "second", AT, decision_id)
@@ -43,7 +43,7 @@ def test_an_entry_whose_answer_was_lost_is_told_once(between: Between, decision_
     assert ledger.verify(MODEL).problems == ()
 
 
-def test_a_store_that_asks_to_slow_down_is_waited_for(between: Between):
+def test_slow_down_response_is_retried(between: Between):
     between.trouble("slow", "PUT", "", times=3)
     assert ledger.append(MODEL, "note", "first", AT).sequence == 1
 
@@ -57,7 +57,7 @@ def test_keys_that_have_expired_are_named(between: Between):
 @pytest.mark.parametrize(
     "part", ["_delta_log/00000000000000000000.json", "_delta_log/00000000000000000001.json", ".parquet"]
 )
-def test_rows_and_labels_whose_answer_was_lost_land_once(between: Between, part: str):
+def test_rows_and_labels_with_lost_response_are_stored_once(between: Between, part: str):
     between.trouble("lose", "PUT", part)
     first = lake.land_rows(CONFIG, WINDOW, rows(4))
     again = lake.land_rows(CONFIG, WINDOW, rows(4))
@@ -74,13 +74,13 @@ def test_rows_and_labels_whose_answer_was_lost_land_once(between: Between, part:
 
 
 @pytest.mark.parametrize("method", ["PUT", "GET"])
-def test_a_lake_that_asks_to_slow_down_is_waited_for(between: Between, method: str):
+def test_lake_retries_slow_down_responses(between: Between, method: str):
     between.trouble("slow", method, "", times=3)
     lake.land_rows(CONFIG, WINDOW, rows(4))
     assert lake.read_rows(lake.landed_rows(CONFIG, WINDOW)).num_rows == 4
 
 
-def test_a_lake_whose_keys_have_expired_names_them(between: Between):
+def test_expired_keys_of_the_lake_are_named(between: Between):
     lake.land_rows(CONFIG, WINDOW, rows(4))
     between.trouble("expired", times=10_000)
     with pytest.raises(LakeError, match="expired"):
@@ -112,7 +112,7 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         aws_profile._session.cache_clear()
 
 
-def test_keys_of_a_profile_open_ledger_lake_and_sources(profile: str, tmp_path: Path):
+def test_profile_keys_open_ledger_lake_and_sources(profile: str, tmp_path: Path):
     write_profile(tmp_path, "aws_access_key_id = testing", "aws_secret_access_key = testing")
     assert ledger.append(MODEL, "note", "first", AT).sequence == 1
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(20))
@@ -132,7 +132,7 @@ def test_a_profile_without_usable_keys_is_named(profile: str, tmp_path: Path):
             attempt()
 
 
-def test_keys_in_the_environment_come_before_any_profile(profile: str, monkeypatch: pytest.MonkeyPatch):
+def test_environment_keys_override_profiles(profile: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     assert aws_profile.keys("s3://bucket/rows") is None
     assert aws_profile.keys("gs://bucket/rows") is None

@@ -34,12 +34,12 @@ def use_all() -> None:
     assert registry.find("binary_model", "d1")
 
 
-def test_parts_that_are_moved_are_their_owners_alone(moved: Path) -> None:
+def test_moved_parts_are_private(moved: Path) -> None:
     use_all()
     assert {part: oct((moved / part).stat().st_mode & 0o777) for part in PARTS} == dict.fromkeys(PARTS, "0o700")
 
 
-def test_a_part_that_is_there_already_keeps_its_rights(moved: Path) -> None:
+def test_existing_part_keeps_its_permissions(moved: Path) -> None:
     for part in PARTS:
         (moved / part).mkdir(parents=True)
         (moved / part).chmod(0o750)

@@ -9,7 +9,7 @@ from tests.support.landed_model import DAY
 from tests.support.monitored_model import WINDOW, rows
 
 
-def test_what_was_used_longest_ago_makes_room_and_what_is_too_large_is_never_kept():
+def test_least_recently_used_table_is_evicted():
     read = []
 
     def table(name: str, numbers: int = 10) -> pa.Table:
@@ -36,7 +36,7 @@ def windows(tmp_path):
     return found, tmp_path
 
 
-def test_rows_for_a_probe_are_every_nth_of_all_windows_and_samples_keep_within_their_bytes(windows, monkeypatch):
+def test_probe_rows_are_every_nth_and_samples_are_bounded(windows, monkeypatch):
     found, folder = windows
     one = probes._drawn(found[:1], folder)
     assert len(one) == 125

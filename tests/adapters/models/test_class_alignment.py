@@ -24,7 +24,7 @@ def labels(*texts: str | None) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(texts, pa.string())])
 
 
-def test_two_classes_compare_in_one_order_whichever_each_model_calls_positive():
+def test_binary_models_share_one_class_order():
     sure = np.array([0.9, 0.2])
     assert in_order(("no", "yes"), sure, ("yes", "no")) == pytest.approx([0.1, 0.8])
     assert in_order(("no", "yes"), sure, ("no", "yes")) is sure
@@ -32,7 +32,7 @@ def test_two_classes_compare_in_one_order_whichever_each_model_calls_positive():
 
 
 @pytest.mark.parametrize("metric", metrics.CLASS_METRICS)
-def test_where_no_label_is_of_the_two_classes_every_metric_is_at_its_worst(metric):
+def test_metrics_are_worst_without_known_labels(metric):
     """A source that begins to write ja and nein where it wrote yes and no; the model answers as well as ever."""
     truth, (predicted,) = encode_truth(labels(*["ja", "nein"] * 20), [(("no", "yes"), np.array([0.9, 0.2] * 20))])
     assert metrics.compute(metric, truth, predicted) == pytest.approx(WORST[metric])
@@ -41,7 +41,7 @@ def test_where_no_label_is_of_the_two_classes_every_metric_is_at_its_worst(metri
 
 
 @pytest.mark.parametrize("metric", metrics.CLASS_METRICS)
-def test_a_third_class_makes_every_metric_of_two_worse_whatever_was_predicted(metric):
+def test_third_class_worsens_every_binary_metric(metric):
     random = np.random.default_rng(0)
     predicted = random.uniform(size=400)
     texts = np.where(random.uniform(size=400) < predicted, "yes", "no")
@@ -68,7 +68,7 @@ def test_a_missing_label_stays_missing_and_a_number_a_number():
 
 
 @pytest.mark.parametrize("known", [("a", "b"), ("a", "b", "c")])
-def test_of_several_classes_a_class_that_no_model_knows_is_one_more_for_all(known):
+def test_unknown_class_is_an_additional_class(known):
     """An even number of classes was silently wrong, an odd one a ValueError, as NaN became the least integer."""
     texts = [*known, "zz"] * 10
     sure = np.eye(len(known))[[place % len(known) for place in range(len(texts))]]
@@ -79,7 +79,7 @@ def test_of_several_classes_a_class_that_no_model_knows_is_one_more_for_all(know
         assert np.isfinite(metrics.compute("log_loss", truth, predicted))
 
 
-def test_two_models_of_different_two_classes_meet_on_all_four():
+def test_models_with_different_classes_share_all_four():
     upper, lower = (("No", "Yes"), np.array([0.1, 0.9, 0.9])), (("no", "yes"), np.array([0.1, 0.9, 0.9]))
     truth, (first, second) = encode_truth(labels("no", "yes", "Yes"), [upper, lower])
     assert metrics.compute("accuracy", truth, first) == pytest.approx(1 / 3)

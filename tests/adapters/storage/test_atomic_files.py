@@ -41,7 +41,7 @@ def run_side_by_side(target, *arguments) -> list[int | None]:
     return [writer.exitcode for writer in writers]
 
 
-def test_processes_that_write_the_first_report_of_a_workspace_at_once_all_succeed(tmp_path):
+def test_concurrent_first_reports_all_succeed(tmp_path):
     assert run_side_by_side(_share, tmp_path) == [0] * WRITERS
     for number in range(ROUNDS):
         files = sorted((tmp_path / str(number) / "assets").iterdir())
@@ -51,14 +51,14 @@ def test_processes_that_write_the_first_report_of_a_workspace_at_once_all_succee
         assert {file.suffix for file in files} == {".css", ".js"}
 
 
-def test_processes_that_change_one_file_under_the_lock_lose_nothing(tmp_path):
+def test_locked_updates_lose_nothing(tmp_path):
     path = tmp_path / "count"
     path.write_text("0")
     assert run_side_by_side(_count, path) == [0] * WRITERS
     assert path.read_text() == str(WRITERS * ROUNDS)
 
 
-def test_who_reads_a_sample_or_a_page_while_another_run_writes_it_anew_reads_the_earlier_one(tmp_path):
+def test_readers_see_the_old_file_during_a_rewrite(tmp_path):
     judged = judge(tmp_path)
     paths = [Path(uri) for uri in (judged.profiled.sample_uri, judged.quality.report_uri, judged.drift.report_uri)]
     before = [path.read_bytes() for path in paths]
@@ -70,7 +70,7 @@ def test_who_reads_a_sample_or_a_page_while_another_run_writes_it_anew_reads_the
     assert not [path for folder in {path.parent for path in paths} for path in folder.glob(".*.unfinished")]
 
 
-def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = write_whole(tmp_path / "page.html", "old")
     with pytest.raises(ZeroDivisionError), whole_file(path) as own:
         own.write_text("half")
@@ -78,7 +78,7 @@ def test_a_file_whose_writing_fails_stays_as_it_was(tmp_path):
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]
 
 
-def test_a_folder_is_written_once_and_the_first_one_stays(tmp_path):
+def test_folder_is_written_once(tmp_path):
     for content in ("first", "second"):
         with whole_folder(tmp_path / "probe") as own:
             (own / "model").write_text(content)
@@ -86,14 +86,14 @@ def test_a_folder_is_written_once_and_the_first_one_stays(tmp_path):
     assert (tmp_path / "probe" / "model").read_text() == "first"
 
 
-def test_a_folder_whose_making_fails_is_not_there(tmp_path):
+def test_failed_folder_write_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "probe") as own:
         (own / "model").write_text("half")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_take_its_place_says_so(tmp_path):
+def test_unplaceable_folder_is_reported(tmp_path):
     (tmp_path / "probe").write_text("a file stands there")
     with pytest.raises(NotADirectoryError), whole_folder(tmp_path / "probe"):
         pass
