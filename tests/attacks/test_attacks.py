@@ -35,7 +35,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, 
 
 @needs_chromium
 @pytest.mark.parametrize("knows_log_in", [False, True])
-def test_a_page_elsewhere_starts_nothing(served, knows_log_in):
+def test_foreign_page_starts_nothing(served, knows_log_in):
     serving, log_in = served
     api = f"{serving.urls['prefect']}/api"
     tries = attack_by_page(api, log_in if knows_log_in else None)
@@ -44,7 +44,7 @@ def test_a_page_elsewhere_starts_nothing(served, knows_log_in):
     assert tries["read"] == "blocked", "what the server says is not for other origins either"
 
 
-def test_a_name_that_was_pointed_here_is_answered_by_no_service(served):
+def test_rebound_name_is_refused_by_every_service(served):
     serving, log_in = served
     pages = {
         "prefect": "/api/admin/version",
@@ -56,7 +56,7 @@ def test_a_name_that_was_pointed_here_is_answered_by_no_service(served):
         assert answers_rebound_name(serving.urls[service] + page, log_in) in (403, 421), service
 
 
-def test_another_origin_changes_nothing_even_with_the_log_in(served):
+def test_foreign_origin_is_refused_with_login(served):
     serving, log_in = served
     tries = {
         "prefect": ("/api/flows/", {"name": "stolen"}),
@@ -70,7 +70,7 @@ def test_another_origin_changes_nothing_even_with_the_log_in(served):
             assert answer.status_code == 403, (service, origin)
 
 
-def test_without_the_token_of_the_server_nothing_changes_and_with_it_the_owner_can(served):
+def test_changes_need_the_csrf_token(served):
     serving, log_in = served
     flows = f"{serving.urls['prefect']}/api/flows/"
     assert httpx.post(flows, json={"name": "mine"}, auth=log_in).status_code == 403
@@ -78,7 +78,7 @@ def test_without_the_token_of_the_server_nothing_changes_and_with_it_the_owner_c
     assert httpx.post(flows, json={"name": "mine"}, auth=log_in, headers=headers).status_code == 201
 
 
-def test_the_log_in_is_shown_once_and_only_its_owner_can_read_it(served):
+def test_login_is_shown_once_and_private(served):
     serving, (_, password) = served
     assert len(password) >= 20
     assert serving.said().count(password) == 1

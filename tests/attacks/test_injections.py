@@ -10,17 +10,17 @@ def verdicts() -> list[Verdict]:
     return run(Bed("air_time", rows_at_most=60_000), windows=2)
 
 
-def test_no_data_fault_leads_to_a_retrain_though_the_policy_is_eager(verdicts):
+def test_data_faults_never_retrain(verdicts):
     faults = [verdict for verdict in verdicts if verdict.expected == FAULT]
     assert len(faults) == 20
     assert not [verdict.injection for verdict in faults if verdict.retrain]
 
 
-def test_what_is_no_fault_may_retrain(verdicts):
+def test_other_changes_may_retrain(verdicts):
     assert all(verdict.retrain for verdict in verdicts if verdict.injection.startswith("concept"))
 
 
-def test_faults_and_changed_concepts_are_told_apart(verdicts):
+def test_faults_and_concept_drift_are_distinguished(verdicts):
     told = [verdict for verdict in verdicts if not verdict.injection.startswith("reweighted")]
     wrong = [(verdict.injection, verdict.window, verdict.kind) for verdict in told if not verdict.right]
     assert len(wrong) <= len(told) // 10, wrong

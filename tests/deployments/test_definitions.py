@@ -86,8 +86,8 @@ def model_file(path: Path, name: str) -> Path:
         ({"second": "air_time"}, "{own}/second.yaml: name is air_time, expected second, as runs find a model by the name of its "
                                  "file; {ours}/air_time.yaml is the file of air_time; write name: second"),
         ({"air_time": "air_time"}, "{ours}/air_time.yaml and {own}/air_time.yaml: both are the file of air_time, expected one, as "
-                                   "runs would read the first only; give one of the two models another name, in the file and as "
-                                   "the file's name"),
+                                   "runs would read only the first; rename one of the two models, in the file and in the file's "
+                                   "name"),
     ],
 )  # fmt: skip
 def test_a_model_that_no_run_would_find_by_its_name_is_neither_deployed_nor_passes_the_check(

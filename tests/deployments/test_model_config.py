@@ -106,8 +106,8 @@ def test_a_mistake_is_named_with_its_file_field_value_and_what_is_accepted(tmp_p
         (
             "{trigger: perennial}",
             "[{trigger: perennial}]",
-            "retraining.when is [{'trigger': 'perennial'}], expected a mapping that begins with trigger:; several are "
-            "joined by {trigger: any_of, conditions: [...]}",
+            "retraining.when is [{'trigger': 'perennial'}], expected a mapping that begins with trigger:; combine "
+            "several with {trigger: any_of, conditions: [...]}",
         ),
         (
             "\ntraining:\n",
@@ -138,7 +138,7 @@ def test_a_mistake_is_named_with_its_file_field_value_and_what_is_accepted(tmp_p
         (
             "[distance,",
             "[distance, scheduled_departure,",
-            "columns: time column 'scheduled_departure' is also a feature, expected columns made of it, such as its hour or weekday",
+            "columns: time column 'scheduled_departure' is also a feature, expected columns derived from it, such as its hour or weekday",
         ),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_label_time_of_its_own_is_told(tmp_path):
     later = edited(tmp_path, "label_time: scheduled_departure", "label_time: known_at")
     told = " ".join(describe(load_model_config(later)))
     assert (
-        "labels follow at a time of their own (24 h after columns.label_time: known_at), read for 30 days more"
+        "labels follow at a time of their own (24 h after columns.label_time: known_at) and are read for 30 days more"
         in told
     )
 
@@ -245,7 +245,7 @@ def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path,
     told = capsys.readouterr().out
     assert "the perennial policy finds that a fresh model pays what a retrain costs or 15 days have passed" in told
     assert "no group of origin may significantly lose more than 0.06" in told
-    assert "predicts arrives_late (binary; F1 and probabilities are of" in told
+    assert "predicts arrives_late (binary; F1 and probabilities refer to" in told
     assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
 
@@ -255,7 +255,7 @@ def test_check_tells_what_is_kept_from_reports_and_which_name_of_it_is_no_column
     assert main(["check", str(path)]) == 0
     told = capsys.readouterr().out
     assert (
-        "shows no value of carrier and carier in reports and logs; of carier it reads none: no other setting names"
+        "shows no value of carrier and carier in reports and logs; carier: not read at all, as no other setting names it"
         in told
     )
 
@@ -280,9 +280,9 @@ def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[]", "which holds no suite; expected what json.dumps"),
+        ("[]", "which holds no suite; expected the output of json.dumps"),
         ('{"expectations": [{"kwargs": {"column": "wind"}}]}', "names column 'wind'; expected columns that are stored"),
-        ('{"expectations": [{"kwargs": {"column_list": ["air_time"]}}]}', "quality.labels judges labels"),
+        ('{"expectations": [{"kwargs": {"column_list": ["air_time"]}}]}', "quality.labels checks labels"),
     ],
 )
 def test_a_suite_that_cannot_be_used_is_named_when_the_file_is_read(tmp_path, content, words):

@@ -93,7 +93,7 @@ def test_an_address_with_a_password_is_not_refused_but_said_as_its_pool_must_not
     refuse_ephemeral_storage(definitions, secret)
     (said,) = withheld(definitions, secret)
     assert said.startswith(
-        "retrain-docker: MLFLOW_TRACKING_URI holds a password, and everyone can read a pool's template"
+        "retrain-docker: MLFLOW_TRACKING_URI holds a password and is not written to the pool's template"
     )
     assert "hidden" not in said
     assert withheld(definitions, ADDRESSES) == []

@@ -39,7 +39,7 @@ def grace(**changes: object) -> dict[str, object]:
     return {"by": "Grace", "reason": "the budget is renewed on Monday", "until": end.isoformat(), **changes}
 
 
-def test_a_stranger_is_refused_and_the_ledger_keeps_the_attempt(tmp_path):
+def test_unauthorised_run_is_refused_and_recorded(tmp_path):
     model = write_model(tmp_path, **ROLES)
     for attempt in (
         lambda: retrain(model, until=FIRST, requested_by="Mallory"),
@@ -52,7 +52,7 @@ def test_a_stranger_is_refused_and_the_ledger_keeps_the_attempt(tmp_path):
     assert retrain(model, until=FIRST, requested_by="Ada").verdict == "pass"
 
 
-def test_an_event_cannot_bring_a_file_of_its_own(tmp_path, monkeypatch):
+def test_event_cannot_name_a_model_file(tmp_path, monkeypatch):
     model = write_model(tmp_path)
     with started_by(monkeypatch, Principal("automation", "perennial: monitor when data arrives", True)):
         for flow in (monitor, retrain):
@@ -60,7 +60,7 @@ def test_an_event_cannot_bring_a_file_of_its_own(tmp_path, monkeypatch):
                 flow(model, until=FIRST)
 
 
-def test_who_may_override_the_budget_does_so_by_name_and_others_do_not(tmp_path):
+def test_only_named_people_override_the_budget(tmp_path):
     model = write_model(tmp_path, **{"risk: low": "risk: low\naccess: {override: [Grace]}"}, **BUDGET)
     retrain(model, until=FIRST)
     promote(model, until=FIRST)
@@ -76,7 +76,7 @@ def test_who_may_override_the_budget_does_so_by_name_and_others_do_not(tmp_path)
     assert [(entry.actor, "the budget is renewed" in entry.body) for entry in used] == [("Grace", True)]
 
 
-def test_no_override_passes_a_failed_gate(tmp_path):
+def test_override_never_passes_a_failed_gate(tmp_path):
     floor = "validation: {first_model_floor: 0.001, holdout_days: 1.5"
     access = {"risk: low": "risk: low\naccess: {override: [Grace]}", "validation: {holdout_days: 1.5": floor}
     model = write_model(tmp_path, **access)

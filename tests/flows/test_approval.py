@@ -28,7 +28,7 @@ def model(tmp_path, begin) -> str:
     return begin(tmp_path, prepare=asked_for_by_ada, **HIGH)
 
 
-def test_a_promotion_of_high_risk_suspends_with_the_evidence_and_goes_on_once_somebody_else_approves(model):
+def test_high_risk_promotion_suspends_until_approved(model):
     waiting = Waiting(model)
     assert waiting.run().name == "Suspended"
     assert registry.CHAMPION not in registry.aliases("small")
@@ -46,7 +46,7 @@ def test_a_promotion_of_high_risk_suspends_with_the_evidence_and_goes_on_once_so
     assert not ledger.verify("small").problems
 
 
-def test_who_asked_cannot_approve_and_is_asked_again_with_the_reason(model):
+def test_requester_cannot_approve(model):
     waiting = Waiting(model)
     waiting.run()
     waiting.answer(decision="approve", name=" ada ")
@@ -59,7 +59,7 @@ def test_who_asked_cannot_approve_and_is_asked_again_with_the_reason(model):
     assert registry.CHAMPION in registry.aliases("small")
 
 
-def test_a_stranger_cannot_approve(model):
+def test_unauthorised_person_cannot_approve(model):
     waiting = Waiting(model)
     waiting.run()
     waiting.answer(decision="approve", name="Mallory")
@@ -67,7 +67,7 @@ def test_a_stranger_cannot_approve(model):
     assert "Mallory may not approve; access.approve has Ada, Grace" in waiting.asked()
 
 
-def test_a_form_with_anything_else_in_it_is_refused_by_the_server(model):
+def test_server_refuses_unknown_form_fields(model):
     waiting = Waiting(model)
     waiting.run()
     for form in ({}, {"decision": "maybe", "name": "Grace"}, {"decision": "approve", "name": "G"},
@@ -76,7 +76,7 @@ def test_a_form_with_anything_else_in_it_is_refused_by_the_server(model):
     assert registry.CHAMPION not in registry.aliases("small")
 
 
-def test_a_no_refuses_the_challenger_for_good(model):
+def test_rejection_is_final(model):
     waiting = Waiting(model)
     waiting.run()
     waiting.answer(decision="reject", name="Grace", comment="the sample is odd")
@@ -88,7 +88,7 @@ def test_a_no_refuses_the_challenger_for_good(model):
     assert registry.CHAMPION not in registry.aliases("small")
 
 
-def test_nobodys_answer_in_time_is_a_no_whoever_looks_next(model, monkeypatch):
+def test_expired_approval_is_a_rejection(model, monkeypatch):
     waiting = Waiting(model)
     waiting.run()
     late = promote_module.wall_clock() + timedelta(hours=load_model_config(model).access.approval_hours, seconds=1)
@@ -100,7 +100,7 @@ def test_nobodys_answer_in_time_is_a_no_whoever_looks_next(model, monkeypatch):
     assert registry.CHAMPION not in registry.aliases("small")
 
 
-def test_the_same_decision_asks_once_however_often_it_is_handed_over(model):
+def test_approval_is_requested_once_per_decision(model):
     first, second = Waiting(model), Waiting(model)
     first.run()
     assert second.run().is_completed()
@@ -111,7 +111,7 @@ def test_the_same_decision_asks_once_however_often_it_is_handed_over(model):
     assert len(ledger.entries("small", kind="champion.promoted")) == 1
 
 
-def test_an_approval_on_the_command_line_ends_the_waiting_and_the_suspended_run_changes_nothing_more(model):
+def test_command_line_approval_ends_the_suspended_run(model):
     waiting = Waiting(model)
     waiting.run()
     with pytest.raises(PromotionRefused, match="Ada requested this"):
@@ -122,7 +122,7 @@ def test_an_approval_on_the_command_line_ends_the_waiting_and_the_suspended_run_
     assert registry.aliases("small")[registry.CHAMPION] == "1"
 
 
-def test_a_run_that_cannot_wait_says_the_whole_command_that_goes_on_from_there(model):
+def test_run_that_cannot_wait_prints_the_complete_command(model):
     """As in a replay: without its date the promotion would be one of today."""
     with pytest.raises(PromotionRefused) as caught:
         promote(model)
@@ -140,7 +140,7 @@ def test_a_run_that_cannot_wait_says_the_whole_command_that_goes_on_from_there(m
     assert ledger.entries("small", kind="champion.promoted")[-1].at == FIRST
 
 
-def test_nobody_is_asked_about_a_challenger_that_did_not_pass(tmp_path):
+def test_no_approval_request_for_a_failed_challenger(tmp_path):
     floor = "validation: {first_model_floor: 0.001, holdout_days: 1.5"
     path = write_model(tmp_path, **HIGH, **{"validation: {holdout_days: 1.5": floor})
     retrain(path, until=FIRST)
@@ -149,7 +149,7 @@ def test_nobody_is_asked_about_a_challenger_that_did_not_pass(tmp_path):
     assert not ledger.entries("small", kind="approval.requested")
 
 
-def test_a_model_of_high_risk_without_approvers_is_not_accepted(tmp_path):
+def test_high_risk_without_approvers_is_refused(tmp_path):
     path = write_model(tmp_path, **{"risk: low": "risk: high"})
     with pytest.raises(ModelConfigError, match=r"access\.approve names no one"):
         load_model_config(path)

@@ -54,7 +54,7 @@ def fill_in(page: Page, decision: str, name: str, comment: str) -> None:
     fields.filter(has_text="Comment").locator("textarea").fill(comment)
 
 
-def test_a_person_approves_on_the_form_of_the_dashboard_and_the_challenger_serves(dashboard, tmp_path: Path):
+def test_person_approves_on_the_dashboard_form(dashboard, tmp_path: Path):
     model = write_risky_model(tmp_path)
     said = run_process(
         dashboard,

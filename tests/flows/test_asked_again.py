@@ -55,7 +55,7 @@ def ask(model: str) -> str:
     return decision.decision_id
 
 
-def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verdict(model, said):
+def test_lost_request_is_repeated_until_validation(model, said):
     wanted = ask(model)
     monitor(model, until=SECOND)
     assert said["retraining.requested", wanted] == 2
@@ -64,14 +64,14 @@ def test_a_request_that_was_lost_is_said_again_until_the_challenger_has_its_verd
     assert said["retraining.requested", wanted] == 2
 
 
-def test_a_request_that_was_refused_is_not_said_again(model, said):
+def test_refused_request_is_not_repeated(model, said):
     wanted = ask(model)
     ledger.append("small", "retraining.refused", "the budget refuses", SECOND, wanted)
     monitor(model, until=SECOND)
     assert said["retraining.requested", wanted] == 1
 
 
-def test_a_challenger_that_passed_is_handed_over_again_until_it_was_promoted(model, said):
+def test_passed_challenger_is_handed_over_until_promoted(model, said):
     wanted = ask(model)
     for _ in range(2):
         retrain(model, until=SECOND, decision_id=wanted)
@@ -81,7 +81,7 @@ def test_a_challenger_that_passed_is_handed_over_again_until_it_was_promoted(mod
     assert said["challenger.validated", wanted] == 2
 
 
-def test_after_a_rollback_nothing_asks_for_the_quarantined_version_again(model, said):
+def test_quarantined_version_is_not_requested_again(model, said):
     wanted = ask(model)
     retrain(model, until=SECOND, decision_id=wanted)
     promote(model, decision_id=wanted, until=SECOND)
@@ -93,7 +93,7 @@ def test_after_a_rollback_nothing_asks_for_the_quarantined_version_again(model, 
     assert {event for (event, _), times in said.items() if times} == {"model.watched"}
 
 
-def test_what_a_back_fill_decided_is_never_handed_over_and_the_next_live_window_decides(model, said):
+def test_backfill_decision_is_never_handed_over(model, said):
     backfill(model, start=FIRST, end=SECOND, dry_run=False)
     filled = monitor(model, until=SECOND)
     assert filled.decision.retrain and filled.backfilled

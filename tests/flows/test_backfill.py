@@ -29,7 +29,7 @@ def facts() -> list[tuple[str, str | None]]:
     return [(entry.kind, entry.decision_id) for entry in ledger.entries("small")]
 
 
-def test_missed_windows_are_scored_and_judged_with_the_ids_that_schedules_would_have_given_them(tmp_path):
+def test_missed_windows_get_the_ids_of_scheduled_runs(tmp_path):
     model = begin(tmp_path)
     score(model, until=utc("2024-01-25"))
     monitor(model, until=utc("2024-01-25"))
@@ -49,7 +49,7 @@ def test_missed_windows_are_scored_and_judged_with_the_ids_that_schedules_would_
     assert facts() == [*before, *filled]
 
 
-def test_windows_that_the_champion_learned_from_are_left_out(tmp_path):
+def test_training_windows_are_left_out(tmp_path):
     model = begin(tmp_path)
     for window in load_model_config(model).windows(end=utc("2024-01-27")):
         score(model, until=window.end)
@@ -70,7 +70,7 @@ def test_windows_that_the_champion_learned_from_are_left_out(tmp_path):
         ("2023-01-01", "2024-01-20", 60, "both after 2024-01-21"),
     ],
 )
-def test_a_range_that_is_too_long_or_holds_nothing_is_refused_with_the_reason(tmp_path, start, end, limit, words):
+def test_empty_or_too_long_range_is_refused(tmp_path, start, end, limit, words):
     model = begin(tmp_path)
     before = facts()
     with pytest.raises(BackfillRefused, match=words):
@@ -78,7 +78,7 @@ def test_a_range_that_is_too_long_or_holds_nothing_is_refused_with_the_reason(tm
     assert facts() == before
 
 
-def test_every_flow_run_again_by_hand_changes_nothing(tmp_path):
+def test_repeated_manual_runs_change_nothing(tmp_path):
     model = begin(tmp_path)
     day = utc("2024-01-25")
     score(model, until=day)
@@ -91,7 +91,7 @@ def test_every_flow_run_again_by_hand_changes_nothing(tmp_path):
     assert (facts(), registry.aliases("small")) == (once, aliases)
 
 
-def test_a_rollback_can_be_tried_without_a_change(tmp_path):
+def test_rollback_dry_run_changes_nothing(tmp_path):
     model = begin(tmp_path)
     day = utc("2024-01-25")
     score(model, until=utc("2024-01-23"))
@@ -105,7 +105,7 @@ def test_a_rollback_can_be_tried_without_a_change(tmp_path):
     assert rollback(model, reason="meant", requested_by="Ada").champion == shown.previous
 
 
-def test_runs_are_named_by_what_they_do_so_that_search_finds_them(tmp_path):
+def test_run_names_contain_flow_model_and_date(tmp_path):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.sorting import FlowRunSort
 

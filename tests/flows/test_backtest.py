@@ -41,7 +41,7 @@ def matrix_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_matrix_gives_a_summary_of_every_policy_at_every_cost_and_a_page(matrix_file: Path, tmp_path: Path) -> None:
+def test_matrix_backtest_writes_summary_and_page(matrix_file: Path, tmp_path: Path) -> None:
     assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path / "out")]) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     expected = {"perennial", "never", "every", "timer_2", "timer_4", "timer_8", "timer_16", "threshold_3_of_3"}
@@ -57,7 +57,7 @@ def test_a_matrix_gives_a_summary_of_every_policy_at_every_cost_and_a_page(matri
 
 
 @needs_chromium
-def test_the_page_draws_lift_over_a_timer_with_intervals_and_lists_the_numbers(
+def test_page_shows_lift_with_intervals(
     matrix_file: Path, tmp_path: Path
 ) -> None:
     assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path / "out")]) == 0
@@ -96,7 +96,7 @@ def test_costs_and_policies_can_be_chosen(
         (["--matrix", "{text}", "--out", "."], "cannot be read as .npz"),
     ],
 )
-def test_what_cannot_be_back_tested_ends_with_one_clear_message(
+def test_invalid_backtest_ends_with_one_message(
     arguments: list[str], message: str, matrix_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = tmp_path / "text.npz"
@@ -106,7 +106,7 @@ def test_what_cannot_be_back_tested_ends_with_one_clear_message(
     assert said.startswith("backtest: ") and message in said and "Traceback" not in said
 
 
-def test_benchmarks_outside_call_the_module_with_a_matrix_and_a_folder(matrix_file: Path, tmp_path: Path) -> None:
+def test_module_runs_with_matrix_and_folder(matrix_file: Path, tmp_path: Path) -> None:
     """An interface that others rely on: the sentence on stdout, both files, and 1 with one line where it is refused."""
     command = [sys.executable, "-m", "flows.backtest", "--out", str(tmp_path / "out"), "--matrix"]
     done = subprocess.run([*command, str(matrix_file)], capture_output=True, text=True, check=False)
@@ -118,12 +118,12 @@ def test_benchmarks_outside_call_the_module_with_a_matrix_and_a_folder(matrix_fi
     assert refused.stderr.startswith("backtest: absent.npz: there is no such file")
 
 
-def test_a_matrix_without_a_folder_for_the_outcome_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_matrix_without_output_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backtest", "--matrix", "history.npz"]) == 2
     assert "--matrix needs --out" in capsys.readouterr().err
 
 
-def test_the_front_holds_what_nothing_beats_on_both() -> None:
+def test_pareto_front_holds_undominated_policies() -> None:
     assert pareto_front([(0, 0.5), (2, 0.3), (1, 0.6), (4, 0.3), (5, 0.1)]) == [(0, 0.5), (2, 0.3), (5, 0.1)]
 
 
@@ -137,7 +137,7 @@ def test_the_front_holds_what_nothing_beats_on_both() -> None:
         ("drift_share_ks", "drifted_share"),
     ],
 )
-def test_the_yaml_to_paste_is_a_retraining_policy_of_the_recommended_kind(policy: str, trigger: str) -> None:
+def test_recommended_yaml_is_a_valid_policy(policy: str, trigger: str) -> None:
     outcome = run_backtest(matrix_of("abrupt"), choose_policies([policy]), alphas=(0.02, 0.05, 0.1))
     pasted = yaml.safe_load(policy_yaml(outcome, window_days=5))["retraining"]
     when = RetrainingPolicy.model_validate(pasted).when
@@ -170,7 +170,7 @@ def write_model(folder: Path, live: bool = False, closed: Window | None = None, 
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_models_own_history_is_back_tested_each_candidate_once(tmp_path: Path, workspace: Path) -> None:
+def test_own_history_is_backtested_with_each_candidate_once(tmp_path: Path, workspace: Path) -> None:
     model = str(write_model(tmp_path))
     outcome = backtest(model, (0.05, 0.2), ("perennial", "never", "every"))
     assert outcome["recommendation"].startswith("Use ")
@@ -187,7 +187,7 @@ def test_a_models_own_history_is_back_tested_each_candidate_once(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_live_model_is_back_tested_until_a_time_and_each_end_has_candidates_of_its_own(
+def test_live_model_is_backtested_until_a_time(
     tmp_path: Path, workspace: Path
 ) -> None:
     model = str(write_model(tmp_path, live=True))
@@ -201,7 +201,7 @@ def test_a_live_model_is_back_tested_until_a_time_and_each_end_has_candidates_of
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_window_without_rows_is_a_column_without_losses_until_its_rows_have_come(
+def test_window_without_rows_has_no_losses(
     tmp_path: Path, workspace: Path
 ) -> None:
     closed = Window(utc("2024-03-11"), utc("2024-03-21"))
@@ -220,7 +220,7 @@ def test_a_window_without_rows_is_a_column_without_losses_until_its_rows_have_co
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_no_candidate_learns_from_or_is_judged_on_labels_in_doubt(tmp_path: Path, workspace: Path) -> None:
+def test_untrusted_labels_are_not_used(tmp_path: Path, workspace: Path) -> None:
     model = str(write_model(tmp_path))
     backtest(model, (0.05,), ("never", "every"))
     (before,) = workspace.glob("backtest/turning_model-*/matrix.npz")
@@ -235,13 +235,13 @@ def test_no_candidate_learns_from_or_is_judged_on_labels_in_doubt(tmp_path: Path
         assert parted["rows"][7] < whole["rows"][7]
 
 
-def test_an_end_that_is_no_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_end_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backtest", "--model", "air_time", "--until", "soon"]) == 2
     assert "'soon' is no date" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_where_labels_come_late_every_policy_waits_for_them(tmp_path: Path, workspace: Path) -> None:
+def test_policies_wait_for_late_labels(tmp_path: Path, workspace: Path) -> None:
     """Fifteen days late, windows of ten: at a window's end half of the labels of the one before are known."""
     model = str(write_model(tmp_path, label_delay_hours=15 * 24))
     outcome = backtest(model, (0.05,), ("perennial", "never", "every"))
@@ -256,7 +256,7 @@ def test_where_labels_come_late_every_policy_waits_for_them(tmp_path: Path, work
     assert every["serving"] == [4, 5, 6, 7, 8, 9]
 
 
-def test_labels_that_come_too_late_for_the_recorded_windows_are_named() -> None:
+def test_labels_too_late_for_the_record_are_reported() -> None:
     columns = make_config().columns.model_dump() | {"label_delay_hours": 400}
     config = make_config(columns=columns, window_days=1)
     with pytest.raises(ModelConfigError, match="labels of a window are known 16 windows after it"):

@@ -56,7 +56,7 @@ def verdicts(report):
     return {drift.feature: drift.verdict for drift in report.features}
 
 
-def test_a_season_alarms_without_the_calendar_and_does_not_with_it(tmp_path):
+def test_calendar_match_avoids_seasonal_alarm(tmp_path):
     without = reported(tmp_path, [])
     assert verdicts(without) == {"warmth": "drifted", "load": "stable", "tariff": "drifted"}
     assert without.verdict == "drifted"
@@ -68,21 +68,21 @@ def test_a_season_alarms_without_the_calendar_and_does_not_with_it(tmp_path):
 
 
 @pytest.mark.parametrize(("calendar", "verdict"), [([], "drifted"), (["season"], "stable")])
-def test_evidently_measures_the_same_phase_of_the_reference(tmp_path, calendar, verdict):
+def test_evidently_uses_the_same_phase_of_the_reference(tmp_path, calendar, verdict):
     report = reported(tmp_path, calendar)
     opinions = {one.feature: one.verdict for one in report.second_opinion.features}
     assert (opinions["warmth"], opinions["tariff"], report.warnings) == (verdict, verdict, ())
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
-def test_a_shift_within_the_season_alarms_though_the_year_has_seen_such_values(tmp_path, calibrated):
+def test_shift_within_the_season_is_detected(tmp_path, calibrated):
     """A July as warm as no July was, nor far from one in sight of the whole year's limits."""
     hot = reported(tmp_path, ["season"], calibrated=calibrated, warmer=5.0)
     assert drift_of(hot, "warmth").verdict == "drifted"
     assert drift_of(hot, "warmth").mean_shift_sigma == pytest.approx(5 / 8, abs=0.15)
 
 
-def test_the_calibrated_limit_is_that_of_the_season_where_the_season_is_matched(tmp_path):
+def test_calibrated_limit_is_that_of_the_matched_season(tmp_path):
     whole, season = (drift_of(reported(tmp_path, c, calibrated=True), "warmth").threshold for c in ([], ["season"]))
     assert season < whole / 2
 
@@ -94,7 +94,7 @@ def test_the_calibrated_limit_is_that_of_the_season_where_the_season_is_matched(
         pytest.param(349, 40_000, id="two days of it: enough to measure, too few to show the limit"),
     ],
 )
-def test_a_season_of_which_history_holds_too_little_is_not_matched(tmp_path, days, rows):
+def test_season_with_too_little_history_is_not_matched(tmp_path, days, rows):
     config = model(FEATURES, drift={"calendar": ["season"], "joint": False, "plots": 0, "threshold": 0.1})
     span = Window(JULY.start - timedelta(days=days), JULY.start)
     history = stream(span, rows, 1)
@@ -106,11 +106,11 @@ def test_a_season_of_which_history_holds_too_little_is_not_matched(tmp_path, day
 
 
 @pytest.mark.parametrize(("calendar", "verdict"), [([], "drifted"), (["day"], "stable"), (["week"], "stable")])
-def test_a_window_of_mornings_is_compared_with_mornings(tmp_path, calendar, verdict):
+def test_morning_window_is_compared_with_mornings(tmp_path, calendar, verdict):
     report = reported(tmp_path, calendar, mornings=True)
     assert drift_of(report, "load").verdict == verdict
     assert any("the hours of the" in reason for reason in report.reasons) == bool(calendar)
 
 
-def test_a_version_from_before_rows_were_kept_is_compared_with_the_whole_reference(tmp_path):
+def test_version_without_coded_rows_uses_the_full_reference(tmp_path):
     assert reported(tmp_path, ["season"], keep_rows=False) == reported(tmp_path, [], keep_rows=False)

@@ -54,7 +54,7 @@ def told(kind: str) -> list[LedgerEntry]:
     return list(ledger.entries(NAME, kind=kind))
 
 
-def test_a_rollback_cut_off_before_its_fact_tells_it_when_it_is_run_again(model, cut_off):
+def test_interrupted_rollback_is_recorded_on_rerun(model, cut_off):
     promotions = told("champion.promoted")
 
     def go_back() -> Promotion:
@@ -72,7 +72,7 @@ def test_a_rollback_cut_off_before_its_fact_tells_it_when_it_is_run_again(model,
     assert returnable(ledger.entries(NAME)) == (), "version 2 is quarantined"
 
 
-def test_a_promotion_cut_off_before_its_fact_tells_it_with_its_reasons(tmp_path, cut_off):
+def test_interrupted_promotion_is_recorded_with_reasons(tmp_path, cut_off):
     model = write_model(tmp_path)
     validation = retrain(model, until=FIRST)
     cut_off("champion.promoted")
@@ -83,7 +83,7 @@ def test_a_promotion_cut_off_before_its_fact_tells_it_with_its_reasons(tmp_path,
     assert [from_json(Promotion, fact.body) for fact in told("champion.promoted")] == [again]
 
 
-def test_a_rollback_by_hand_that_prefect_runs_again_is_the_same_decision(model, monkeypatch):
+def test_rerun_of_a_manual_rollback_is_the_same_decision(model, monkeypatch):
     """Without `until` the clock has moved on by then; the run's own first start has not."""
     tries = iter((False, True))
 
@@ -99,7 +99,7 @@ def test_a_rollback_by_hand_that_prefect_runs_again_is_the_same_decision(model, 
     assert registry.tags(NAME, "2")["status"] == "quarantined"
 
 
-def test_prefect_remembers_when_a_run_was_first_due():
+def test_prefect_keeps_the_first_scheduled_time():
     """What the test above rests on, where another process goes on with the run and has it from the server."""
 
     @flow(name="first due")

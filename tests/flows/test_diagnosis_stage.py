@@ -57,7 +57,7 @@ def judged(config: ModelConfig, errors: list[float]) -> tuple[WindowEvidence, Hi
     return WindowEvidence(last, report.rows, passed, None, report), earlier, last
 
 
-def test_like_predictions_foretell_the_loss_without_a_label_of_the_window(config):
+def test_loss_is_estimated_without_labels_of_the_window(config):
     _, history, window = judged(config, [0.5] * 5)
     estimate = estimate_performance(config, window, history.performances, window.end)
     assert estimate.estimated
@@ -65,24 +65,24 @@ def test_like_predictions_foretell_the_loss_without_a_label_of_the_window(config
     assert estimate.value == pytest.approx(0.5, abs=0.02)
 
 
-def test_before_a_window_has_closed_there_is_no_estimate(config):
+def test_no_estimate_before_a_window_has_closed(config):
     _, _, window = judged(config, [0.5])
     assert estimate_performance(config, window, (), window.end) is None
 
 
-def test_a_loss_that_the_inputs_do_not_explain_is_concept_drift_and_the_estimate_stands_beside_it(config):
+def test_unexplained_loss_is_concept_drift(config):
     evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 3.0])
     found = diagnose_window.fn(config, run_of(window, window.end, history, CHAMPION), evidence)
     assert found.kind == "concept_drift"
     assert found.estimate.value < 1
 
 
-def test_a_model_that_stands_where_it_stood_has_no_diagnosis(config):
+def test_stable_model_has_no_diagnosis(config):
     evidence, history, window = judged(config, [0.5, 0.52, 0.5, 0.52, 0.5, 0.51])
     assert diagnose_window.fn(config, run_of(window, window.end, history, CHAMPION), evidence).kind == "none"
 
 
-def test_a_failed_window_is_a_fault_and_is_not_measured(config):
+def test_failed_window_is_a_fault_and_not_measured(config):
     window = config.windows()[0]
     failed = QualityReport(window, "fail", 300, (), 300, ("x is all null",))
     found = diagnose_window.fn(
@@ -91,7 +91,7 @@ def test_a_failed_window_is_a_fault_and_is_not_measured(config):
     assert (found.kind, found.reasons, found.estimate) == ("upstream_data_fault", ("x is all null",), None)
 
 
-def test_the_estimates_own_error_stands_beside_it_once_labels_have_come(config):
+def test_estimate_is_shown_with_its_measured_error(config):
     """Two estimated windows closed at 0.5 and at 2.5; the third waits for labels, so the estimate is what is judged."""
     evidence, history, window = judged(config, [0.5, 0.5, 0.5, 2.5, 0.5])
     before = config.windows()[1:4]

@@ -59,7 +59,7 @@ def trained(folder: Path, **replaced: str) -> str:
     return path
 
 
-def test_a_retrain_says_rows_cost_place_and_budget_and_changes_nothing(tmp_path):
+def test_retrain_preview_shows_rows_cost_place_and_budget(tmp_path):
     model = trained(tmp_path, **BUDGET)
     before = state()
     preview = retrain(model, until=FIRST, reason="to see", dry_run=True)
@@ -77,7 +77,7 @@ def test_a_retrain_says_rows_cost_place_and_budget_and_changes_nothing(tmp_path)
     assert "Nothing was changed" in said_in_dashboard("preview-retraining-small")
 
 
-def test_a_retrain_that_nothing_stops_says_so_and_one_that_was_done_says_that(tmp_path):
+def test_retrain_preview_states_whether_it_would_run(tmp_path):
     model = trained(tmp_path)
     before = state()
     assert retrain(model, until=FIRST, reason="to see", dry_run=True).refusals == ()
@@ -87,7 +87,7 @@ def test_a_retrain_that_nothing_stops_says_so_and_one_that_was_done_says_that(tm
     assert len(ledger.entries("small", kind="challenger.registered")) == 2
 
 
-def test_a_first_model_is_foreseen_from_its_source_and_no_row_lands(tmp_path):
+def test_first_model_preview_stores_no_rows(tmp_path):
     model = write_model(tmp_path)
     before = state()
     preview = retrain(model, until=FIRST, dry_run=True)
@@ -99,7 +99,7 @@ def test_a_first_model_is_foreseen_from_its_source_and_no_row_lands(tmp_path):
     assert ledger.entries("small") == ()
 
 
-def test_too_few_rows_and_a_stranger_are_foreseen_and_no_refusal_is_recorded(tmp_path):
+def test_preview_predicts_refusals_without_recording_them(tmp_path):
     barred = "access: {trigger: [Ada]}\nvalidation:"
     model = trained(tmp_path, **{"validation:": barred})
     path = Path(model)
@@ -112,7 +112,7 @@ def test_too_few_rows_and_a_stranger_are_foreseen_and_no_refusal_is_recorded(tmp
     assert state() == before
 
 
-def test_a_promotion_shows_the_gates_and_who_would_be_asked_and_moves_nothing(tmp_path):
+def test_promotion_preview_shows_gates_and_approvers(tmp_path):
     model = write_model(tmp_path, **HIGH)
     retrain(model, until=FIRST, requested_by="Ada")
     before = state()
@@ -130,7 +130,7 @@ def test_a_promotion_shows_the_gates_and_who_would_be_asked_and_moves_nothing(tm
     assert promote(model, until=FIRST, dry_run=True).refusals == ("version 1 serves already",)
 
 
-def test_a_promotion_of_what_did_not_pass_says_which_gate_it_missed(tmp_path):
+def test_promotion_preview_names_the_failed_gate(tmp_path):
     floor = "validation: {first_model_floor: 0.001, holdout_days: 1.5"
     model = write_model(tmp_path, **{"validation: {holdout_days: 1.5": floor})
     retrain(model, until=FIRST)
@@ -140,13 +140,13 @@ def test_a_promotion_of_what_did_not_pass_says_which_gate_it_missed(tmp_path):
     assert state() == before
 
 
-def test_a_promotion_of_nothing_says_what_to_do_first(tmp_path):
+def test_promotion_preview_without_challenger_names_the_command(tmp_path):
     model = write_model(tmp_path)
     with pytest.raises(NothingToPromote, match=r"perennial run retrain"):
         promote(model, until=FIRST, dry_run=True)
 
 
-def test_a_dry_run_neither_waits_for_a_writer_nor_fences_one_out(tmp_path):
+def test_dry_run_takes_no_lease(tmp_path):
     model = trained(tmp_path)
     with hold("small", "retrain"):
         held = check("small")

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.slow("the whole path on a server and a worker of its own: two trainings, and a minute of hand-overs")
 @pytest.mark.timeout(1800)
-def test_drifted_rows_lead_to_an_approved_champion_that_serves(workspace):
+def test_drifted_rows_lead_to_an_approved_champion(workspace):
     ended = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.bench_e2e"], capture_output=True, text=True, check=False
     )

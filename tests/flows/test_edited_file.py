@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 UNTIL = utc("2024-01-21")
 
 
-def test_a_run_that_waited_reads_the_file_as_it_is_when_it_starts(tmp_path):
+def test_waiting_run_reads_the_current_file(tmp_path):
     model = Path(write_model(tmp_path))
     text = model.read_text(encoding="utf-8")
     retrain(str(model), until=UNTIL)
@@ -26,7 +26,7 @@ def test_a_run_that_waited_reads_the_file_as_it_is_when_it_starts(tmp_path):
     assert (first.data.params["n_estimators"], second.data.params["n_estimators"]) == ("30", "7")
 
 
-def test_a_renamed_model_is_no_longer_found_by_its_name_and_nothing_is_lost(tmp_path, monkeypatch):
+def test_renamed_model_is_not_found_by_its_old_name(tmp_path, monkeypatch):
     model = Path(write_model(tmp_path))
     text = model.read_text(encoding="utf-8")
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
@@ -42,7 +42,7 @@ def test_a_renamed_model_is_no_longer_found_by_its_name_and_nothing_is_lost(tmp_
     assert ledger.entries("smaller", kind="challenger.registered")
 
 
-def test_a_run_that_meets_a_half_written_file_is_refused_and_completes_once_it_is_whole(tmp_path):
+def test_incomplete_file_is_refused_until_complete(tmp_path):
     model = Path(write_model(tmp_path))
     text = model.read_text(encoding="utf-8")
     retrain(str(model), until=UNTIL)

@@ -33,7 +33,7 @@ def kinds() -> list[str]:
     return [entry.kind for entry in ledger.entries("small")]
 
 
-def test_it_fails_its_quality_checks_and_triggers_nothing_even_where_a_retrain_is_due(tmp_path, begin):
+def test_empty_window_fails_and_triggers_nothing(tmp_path, begin):
     model = begin(tmp_path, closed_on(HOLIDAY), **EVERY)
     assert score(model, until=HOLIDAY.end) is None
     judgement = monitor(model, until=HOLIDAY.end)
@@ -45,7 +45,7 @@ def test_it_fails_its_quality_checks_and_triggers_nothing_even_where_a_retrain_i
     assert lake.landed_rows(load_model_config(model), HOLIDAY) is None
 
 
-def test_looked_at_again_it_is_told_once(tmp_path, begin):
+def test_empty_window_is_recorded_once(tmp_path, begin):
     model = begin(tmp_path, closed_on(HOLIDAY))
     first = monitor(model, until=HOLIDAY.end)
     again = monitor(model, until=utc("2024-01-25T12:00"))
@@ -53,7 +53,7 @@ def test_looked_at_again_it_is_told_once(tmp_path, begin):
     assert kinds()[4:] == ["window.judged"]
 
 
-def test_rows_that_come_late_are_scored_judged_and_learned_from(tmp_path, begin):
+def test_late_rows_are_scored_judged_and_trained_on(tmp_path, begin):
     model = begin(tmp_path, closed_on(HOLIDAY))
     empty = monitor(model, until=HOLIDAY.end)
     rows().to_parquet(tmp_path / "rows.parquet")
@@ -77,7 +77,7 @@ def from_ledger(kind: str):
     return from_json(ModelVersion, ledger.entries("small", kind=kind)[-1].body)
 
 
-def test_a_backfill_goes_on_over_it_lists_it_and_fills_it_in_once_its_rows_are_there(tmp_path, begin):
+def test_backfill_lists_and_later_fills_an_empty_window(tmp_path, begin):
     model = begin(tmp_path, closed_on(HOLIDAY))
     filled = backfill(model, start=FIRST, end=END, dry_run=False)
     assert [window.name for window in filled.missing] == ["2024-01-21..2024-01-23", "2024-01-25..2024-01-27"]
@@ -93,7 +93,7 @@ def test_a_backfill_goes_on_over_it_lists_it_and_fills_it_in_once_its_rows_are_t
 
 
 @pytest.mark.slow("replays a record with a gap")
-def test_a_replay_goes_on_over_it_and_shows_it_as_quarantined(tmp_path):
+def test_replay_shows_an_empty_window_as_quarantined(tmp_path):
     last = Window(utc("2024-02-04"), utc("2024-02-06"))
     model = write_model(tmp_path, closed_on(HOLIDAY, last))
     outcome = replay(model)

@@ -22,7 +22,7 @@ RISKY = {"risk: low": "risk: high\naccess: {approve: [Ada, Grace]}"}
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_second_file_of_the_same_name_promotes_nothing(tmp_path):
+def test_second_file_of_the_same_name_promotes_nothing(tmp_path):
     real, second = write_model(tmp_path / "real", **RISKY), write_model(tmp_path / "second")
     retrain(real, until=FIRST, requested_by="Ada")
     for flow in (promote, monitor, retrain):
@@ -37,7 +37,7 @@ def test_a_second_file_of_the_same_name_promotes_nothing(tmp_path):
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_lower_risk_in_the_same_file_counts_once_somebody_with_the_right_answers_for_it(tmp_path, capsys):
+def test_lower_risk_takes_effect_after_acceptance(tmp_path, capsys):
     model = write_model(tmp_path, **RISKY)
     retrain(model, until=FIRST, requested_by="Ada")
     write_model(tmp_path)
@@ -54,7 +54,7 @@ def test_a_lower_risk_in_the_same_file_counts_once_somebody_with_the_right_answe
     assert main([*accept, "--by", "Grace"]) == 2, "there is nothing left to answer for"
 
 
-def test_a_file_in_a_models_folder_is_the_same_file_wherever_that_folder_lies(tmp_path, monkeypatch):
+def test_file_in_a_moved_models_folder_is_the_same_file(tmp_path, monkeypatch):
     bindings = []
     for host in ("one", "other"):
         write_model(tmp_path / host)
@@ -64,7 +64,7 @@ def test_a_file_in_a_models_folder_is_the_same_file_wherever_that_folder_lies(tm
     assert bindings[0].file == "small.yaml"
 
 
-def test_settings_that_decide_nothing_about_risk_or_access_may_change(tmp_path):
+def test_other_settings_may_change_freely(tmp_path):
     before = load_model_config(write_model(tmp_path)).binding
     after = load_model_config(write_model(tmp_path, **{"limit: 1.0": "limit: 2.0"})).binding
     assert why_not_bound(before, after) is None
@@ -74,11 +74,11 @@ def test_settings_that_decide_nothing_about_risk_or_access_may_change(tmp_path):
     assert "access or promotion" in why_not_bound(before, approval)
 
 
-def test_a_ledger_from_before_bindings_opens():
+def test_ledger_from_before_bindings_opens():
     assert bound_to(()) is None
     assert why_not_bound(None, FileBinding("small.yaml", "low", "x")) is None
     assert "no person's name" in why_not_accept(FileBinding("small.yaml", "low", "x"), "unnamed")
 
 
-def test_paths_are_told_whole(tmp_path):
+def test_paths_are_shown_in_full(tmp_path):
     assert Path(load_model_config(write_model(tmp_path)).binding.file).is_absolute()

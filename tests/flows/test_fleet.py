@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")
 
 
-def test_a_served_model_shows_its_champion_metric_and_decision_and_a_new_one_asks_for_its_first(tmp_path):
+def test_fleet_shows_served_and_new_models(tmp_path):
     from prefect.artifacts import Artifact
 
     model = write_model(tmp_path / "served")
@@ -43,7 +43,7 @@ def test_a_served_model_shows_its_champion_metric_and_decision_and_a_new_one_ask
     assert "| small |" in artifact.data
 
 
-def test_nothing_later_than_the_moment_asked_for_is_shown(tmp_path):
+def test_fleet_shows_nothing_later_than_until(tmp_path):
     config = load_model_config(write_model(tmp_path))
     retrain(str(tmp_path / "small.yaml"), until=FIRST)
     promote(str(tmp_path / "small.yaml"), until=FIRST)
@@ -52,7 +52,7 @@ def test_nothing_later_than_the_moment_asked_for_is_shown(tmp_path):
     assert (before.champion_since, after.champion_since) == (None, FIRST)
 
 
-def test_a_broken_file_is_a_row_with_its_error_and_the_others_are_shown_as_usual(tmp_path, monkeypatch):
+def test_broken_file_is_a_row_with_its_error(tmp_path, monkeypatch):
     from prefect.artifacts import Artifact
 
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
@@ -68,7 +68,7 @@ def test_a_broken_file_is_a_row_with_its_error_and_the_others_are_shown_as_usual
     assert "- **odd**: odd.yaml: is not YAML" in artifact.data
 
 
-def test_a_broken_fleet_file_is_a_row_too(tmp_path, monkeypatch):
+def test_broken_fleet_file_is_a_row(tmp_path, monkeypatch):
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "fleet.yaml").write_text("shared_budget: 100")
     surveyed = survey_fleet([load_model_config(write_model(tmp_path))], FIRST)

@@ -57,7 +57,7 @@ def trained() -> int:
     return len(ledger.entries("small", kind="challenger.registered"))
 
 
-def test_a_retrain_that_nobody_decided_is_refused_and_recorded(live, by_event):
+def test_undecided_retrain_is_refused_and_recorded(live, by_event):
     for decision_id in (DECISION, None):
         with pytest.raises(AccessRefused, match="the ledger holds no decision for"):
             retrain(live, until=LATER, decision_id=decision_id, requested_by="automation")
@@ -65,7 +65,7 @@ def test_a_retrain_that_nobody_decided_is_refused_and_recorded(live, by_event):
     assert ledger.entries("small")[-1].kind == "access.refused"
 
 
-def test_a_decision_to_keep_a_decision_of_a_back_fill_and_another_time_are_no_decision_to_retrain(live, by_event):
+def test_other_decisions_do_not_authorise_a_retrain(live, by_event):
     judged(retrain=False)
     with pytest.raises(AccessRefused, match="holds no decision"):
         retrain(live, until=LATER, decision_id=DECISION)
@@ -74,7 +74,7 @@ def test_a_decision_to_keep_a_decision_of_a_back_fill_and_another_time_are_no_de
     assert trained() == 2
 
 
-def test_what_monitor_decided_is_done_with_its_own_reason_and_at_its_own_time_only(live, by_event):
+def test_decided_retrain_uses_recorded_reason_and_time(live, by_event):
     judged()
     with pytest.raises(AccessRefused, match="decided as of 2024-01-25"):
         retrain(live, until=LATER - timedelta(days=1), decision_id=DECISION)
@@ -84,7 +84,7 @@ def test_what_monitor_decided_is_done_with_its_own_reason_and_at_its_own_time_on
     assert ledger.entries("small", kind="challenger.registered")[-1].actor == "automation"
 
 
-def test_a_rollback_needs_the_degradation_that_it_names(live, by_event):
+def test_rollback_event_needs_a_recorded_degradation(live, by_event):
     with pytest.raises(AccessRefused, match="holds no decision"):
         rollback(live, reason="forged", until=LATER, decision_id=DECISION, champion="2")
     degraded = Degradation("2", "1", LATER, ("version 2 loses 3 mae",))
@@ -97,14 +97,14 @@ def test_a_rollback_needs_the_degradation_that_it_names(live, by_event):
     assert "version 2 loses 3 mae" in ledger.entries("small", kind="champion.rolled_back")[-1].body
 
 
-def test_an_event_cannot_make_a_live_model_judge_or_score_its_past(live, by_event):
+def test_event_cannot_judge_or_score_past_windows(live, by_event):
     judged()
     for flow in (monitor, score):
         with pytest.raises(AccessRefused, match=r"2024-01-23\.\.2024-01-25 was judged already"):
             flow(live, until=utc("2024-01-23"))
 
 
-def test_a_person_cannot_change_a_live_model_as_of_a_time_that_is_over(live):
+def test_person_cannot_change_a_live_model_in_the_past(live):
     before = LATER - timedelta(days=1)
     with pytest.raises(AccessRefused, match=r"a retrain\s+cannot take effect before it"):
         retrain(live, until=before, reason="rewrite the past", requested_by="Mallory")
@@ -115,6 +115,6 @@ def test_a_person_cannot_change_a_live_model_as_of_a_time_that_is_over(live):
     assert registry.aliases("small")[registry.CHAMPION] == "2"
 
 
-def test_who_types_automation_is_not_automation(live):
+def test_typed_automation_is_not_automation(live):
     retrain(live, until=LATER, reason="in its name", requested_by="automation")
     assert ledger.entries("small", kind="challenger.registered")[-1].actor == "unnamed"

@@ -27,7 +27,7 @@ PARAMETERS = [(flow, name, field) for flow, form in FLOWS.items() for name, fiel
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_command_waits_two_minutes_for_a_server_of_its_own_unless_told_otherwise():
+def test_command_waits_two_minutes_for_its_own_server():
     """Prefect waits 20 s by default, which is not enough where two cores are busy."""
     seen = []
 
@@ -43,7 +43,7 @@ def test_a_command_waits_two_minutes_for_a_server_of_its_own_unless_told_otherwi
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(("raised", "traced"), [("PerennialError", False), ("ValueError", True)])
-def test_a_refusal_is_logged_as_a_sentence_in_deployed_runs_too_and_a_defect_with_its_traceback(raised, traced):
+def test_refusal_is_logged_without_traceback(raised, traced):
     """In a process that has only loaded a flow, as a worker's has; the error leaves a task and then its flow."""
     code = f"""
 import flows.fleet
@@ -66,7 +66,7 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("flow", "name", "field"), PARAMETERS, ids=[f"{flow}-{name}" for flow, name, _ in PARAMETERS])
-def test_every_parameter_says_what_it_is_for(flow: str, name: str, field: dict[str, Any]):
+def test_every_parameter_has_a_description(flow: str, name: str, field: dict[str, Any]):
     assert len(field.get("description", "")) > 15
 
 
@@ -81,17 +81,17 @@ def test_every_text_and_number_is_bounded(flow: str, name: str, field: dict[str,
 
 
 @pytest.mark.parametrize("flow", [name for name in FLOWS if name != "fleet"])
-def test_the_models_that_have_a_file_are_offered_and_a_path_is_accepted(flow: str):
+def test_form_offers_models_and_accepts_a_path(flow: str):
     offered, path = FLOWS[flow].properties["model"]["anyOf"]
     assert offered["enum"] == list(available_models())
     assert path["type"] == "string" and "enum" not in path
 
 
 @pytest.mark.parametrize("flow", list(FLOWS))
-def test_a_form_that_is_only_opened_and_sent_asks_for_what_has_no_safe_default(flow: str):
+def test_unsafe_parameters_are_required(flow: str):
     required = set(FLOWS[flow].required)
     assert required <= {"model", "reason", "start", "end"}
 
 
-def test_a_back_fill_starts_as_a_dry_run():
+def test_backfill_form_defaults_to_dry_run():
     assert FLOWS["backfill"].properties["dry_run"]["default"] is True

@@ -14,7 +14,7 @@ CHAMPION = ModelVersion(
 WINDOW = Window(utc("2024-03-01"), utc("2024-03-06"))
 
 
-def test_a_window_judged_again_after_its_policy_was_edited_counts_once():
+def test_window_judged_again_under_another_policy_counts_once():
     """400 rows landed; the window was judged by the policy of before and by that of after the edit."""
     for cooldown_days in (0, 3):
         when = {"trigger": "new_rows", "fraction": 1.0}

@@ -18,7 +18,7 @@ def related(count: int, sign: float, seed: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1.0, "stable"), (-1.0, "drifted")])
-def test_a_relation_that_turns_is_told_though_no_feature_moved(tmp_path, sign, verdict):
+def test_changed_relation_is_reported_without_feature_drift(tmp_path, sign, verdict):
     config = model(drift={"plots": 1, "threshold": 0.15})
     frozen = reference(config, **related(10_000, 1.0, 1))
     kept = draw_rows(config, frozen, rows(10_000, 99, HISTORY, **related(10_000, 1.0, 1)))
@@ -32,7 +32,7 @@ def test_a_relation_that_turns_is_told_though_no_feature_moved(tmp_path, sign, v
     assert f"joint drift: {verdict}" in Path(report.report_uri).read_text(encoding="utf-8").lower()
 
 
-def test_it_is_left_out_where_the_file_says_so_and_where_no_rows_were_kept(tmp_path):
+def test_joint_drift_is_skipped_if_disabled_or_without_rows(tmp_path):
     for config, kept in ((model(drift={"joint": False}), True), (model(), False)):
         frozen = reference(config)
         coded = draw_rows(config, frozen, rows(10_000, 99, HISTORY)) if kept else None

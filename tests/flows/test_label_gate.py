@@ -39,7 +39,7 @@ def judged(model: str, until: str) -> list[Judgement]:
     return found
 
 
-def test_a_label_in_another_unit_is_neither_judged_by_nor_learned_until_somebody_accepts_it(tmp_path):
+def test_rescaled_labels_are_not_used_until_accepted(tmp_path):
     table = rows()
     model = begin(tmp_path, table.assign(y=table["y"].where(table["at"] < JUMP, table["y"] * 1000)))
     sound, first, second = (judgement.decision for judgement in judged(model, "2024-01-27"))
@@ -63,7 +63,7 @@ def test_a_label_in_another_unit_is_neither_judged_by_nor_learned_until_somebody
     assert "labels.sound" in {entry.kind for entry in ledger.entries("small")}
 
 
-def test_labels_that_stop_coming_are_overdue_once_they_are_due_and_a_person_is_asked(tmp_path):
+def test_missing_labels_become_overdue(tmp_path):
     table = rows()
     model = begin(tmp_path, table.assign(y=table["y"].mask(table["at"] >= JUMP)))
     *_, early, late = judged(model, "2024-01-27")
@@ -75,7 +75,7 @@ def test_labels_that_stop_coming_are_overdue_once_they_are_due_and_a_person_is_a
     assert "0 of 300 rows" in fleet.members[0].needs[0].sentence
 
 
-def test_infinite_labels_are_counted_and_said(tmp_path):
+def test_infinite_labels_are_counted_and_reported(tmp_path):
     table = rows()
     some = (table["at"] >= JUMP) & (table.index % 50 == 0)
     many = (table["at"] >= utc("2024-01-25")) & (table.index % 3 == 0)
@@ -86,7 +86,7 @@ def test_infinite_labels_are_counted_and_said(tmp_path):
     assert (most.evidence.performance.labels.verdict, most.decision.blocked_by) == ("fail", "labels")
 
 
-def test_a_concept_that_turns_is_no_fault_of_the_labels(tmp_path):
+def test_concept_drift_is_not_a_label_fault(tmp_path):
     model = begin(tmp_path, rows())
     decided = judged(model, "2024-02-01")
     assert any(judgement.decision.retrain for judgement in decided)

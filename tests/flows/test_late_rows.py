@@ -43,7 +43,7 @@ def landed(model: str) -> int | None:
 
 
 @pytest.mark.parametrize(("hours", "missed"), [(0, LATE), (18, 0)])
-def test_they_are_scored_and_judged_where_the_window_waited_and_left_out_where_it_did_not(tmp_path, hours, missed):
+def test_late_rows_count_only_with_settle_hours(tmp_path, hours, missed):
     model = begin(tmp_path, hours)
     whole = int((rows()["at"].between(WINDOW.start, WINDOW.end, inclusive="left")).sum())
     if not hours:
@@ -54,7 +54,7 @@ def test_they_are_scored_and_judged_where_the_window_waited_and_left_out_where_i
     assert monitor(model, until=moment).evidence.rows == landed(model) == whole - missed
 
 
-def test_a_window_that_still_waits_is_not_read_by_a_back_fill(tmp_path, monkeypatch):
+def test_settling_window_is_not_backfilled(tmp_path, monkeypatch):
     model = begin(tmp_path, 18)
     monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=17))
     shorter = utc("2024-01-27")
@@ -66,7 +66,7 @@ def test_a_window_that_still_waits_is_not_read_by_a_back_fill(tmp_path, monkeypa
     assert landed(model)
 
 
-def test_a_window_that_still_waits_is_not_read_by_a_back_test(tmp_path):
+def test_settling_window_is_not_backtested(tmp_path):
     model = begin(tmp_path, 18)
     last = Window(utc("2024-01-25"), utc("2024-01-27"))
     backtest(model, (0.05,), ("never", "every"), until=last.end + timedelta(hours=17))
@@ -74,7 +74,7 @@ def test_a_window_that_still_waits_is_not_read_by_a_back_test(tmp_path):
     assert [bool(lake.landed_rows(config, window)) for window in (WINDOW, WINDOW.next(), last)] == [True, True, False]
 
 
-def test_a_retrain_that_came_while_a_window_waited_counts_in_its_budget(tmp_path):
+def test_retrain_during_settling_counts_in_the_budget(tmp_path):
     """Four days of waiting for windows of two: the retrain for one window comes after the next one's end."""
     model = begin(tmp_path, 96)
     config, second = load_model_config(model), WINDOW.next()
@@ -85,7 +85,7 @@ def test_a_retrain_that_came_while_a_window_waited_counts_in_its_budget(tmp_path
 
 
 @pytest.mark.slow("replays every window of a record")
-def test_a_replay_reads_each_window_as_late_as_the_live_loop_and_ends_with_the_recorded_data(tmp_path):
+def test_replay_settles_windows_like_the_live_loop(tmp_path):
     path = "kind: parquet, path: rows.parquet"
     model = write_model(tmp_path, **{path: f"{path}, settle_hours: 18"})
     config = load_model_config(model)

@@ -40,7 +40,7 @@ def run_late(of: Flow[Any, Any], model: str, was_due: datetime, scheduled: bool 
     return run_flow(of, flow_run=run, parameters={"model": model, "until": None})
 
 
-def test_a_day_without_a_worker_is_caught_up_with_window_by_window(tmp_path, begin):
+def test_late_runs_catch_up_window_by_window(tmp_path, begin):
     model = begin(tmp_path, **LIVE)
     for moment in DUE:
         run_late(score, model, utc(moment))
@@ -53,13 +53,13 @@ def test_a_day_without_a_worker_is_caught_up_with_window_by_window(tmp_path, beg
     assert all(each.evidence.performance or each.revised for each in judged[1:])
 
 
-def test_a_run_by_hand_judges_from_now_whenever_it_was_asked_for(tmp_path, begin):
+def test_manual_run_judges_as_of_now(tmp_path, begin):
     model = begin(tmp_path, **LIVE)
     judgement = run_late(monitor, model, utc(DUE[0]), scheduled=False)
     assert isinstance(judgement, Judgement)
     assert judgement.evidence.window.start > utc("2026-01-01")
 
 
-def test_no_clock_of_a_server_leads_ahead_of_ones_own(tmp_path, begin):
+def test_server_clock_ahead_does_not_matter(tmp_path, begin):
     model = begin(tmp_path, **LIVE)
     assert isinstance(run_late(monitor, model, utc("2100-01-01")), Judgement)

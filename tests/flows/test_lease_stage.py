@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")
 
 
-def test_each_write_bears_the_token_of_the_run_that_made_it(tmp_path):
+def test_writes_record_the_lease_token(tmp_path):
     model = write_model(tmp_path)
     retrain(model, until=FIRST)
     promote(model, until=FIRST)
@@ -28,7 +28,7 @@ def test_each_write_bears_the_token_of_the_run_that_made_it(tmp_path):
     assert check("small") is None, "nothing is held after a run"
 
 
-def test_a_flow_waits_for_another_one_of_its_model_and_fails_with_the_reason(tmp_path, monkeypatch):
+def test_flow_waits_for_the_lease_and_fails_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "PATIENCE_S", 0.5)
     model = write_model(tmp_path)
     with (
@@ -40,7 +40,7 @@ def test_a_flow_waits_for_another_one_of_its_model_and_fails_with_the_reason(tmp
     assert ledger.entries("small") == ()
 
 
-def test_a_rollback_fences_a_training_out_and_the_training_writes_nothing_more(tmp_path, monkeypatch):
+def test_rollback_fences_out_a_training(tmp_path, monkeypatch):
     model = write_model(tmp_path)
     retrain(model, until=FIRST)
     facts = ledger.entries("small")

@@ -33,7 +33,7 @@ def kinds() -> list[str]:
     return [entry.kind for entry in ledger.entries("small")]
 
 
-def test_the_first_model_is_trained_validated_promoted_and_serves(tmp_path, begin):
+def test_first_model_is_trained_promoted_and_serves(tmp_path, begin):
     model = begin(tmp_path)
     scoring = score(model, until=utc("2024-01-23"))
     assert scoring.rows == 300
@@ -47,7 +47,7 @@ def test_the_first_model_is_trained_validated_promoted_and_serves(tmp_path, begi
     ]
 
 
-def test_monitoring_a_window_twice_is_monitoring_it_once(tmp_path, begin):
+def test_monitoring_is_idempotent(tmp_path, begin):
     model = begin(tmp_path)
     score(model, until=utc("2024-01-23"))
     first = monitor(model, until=utc("2024-01-23"))
@@ -56,7 +56,7 @@ def test_monitoring_a_window_twice_is_monitoring_it_once(tmp_path, begin):
     assert kinds() == facts
 
 
-def test_a_dry_run_explains_and_leaves_no_fact(tmp_path, begin):
+def test_dry_run_leaves_no_ledger_entry(tmp_path, begin):
     model = begin(tmp_path)
     before = kinds()
     judgement = monitor(model, until=utc("2024-01-23"), dry_run=True)
@@ -64,7 +64,7 @@ def test_a_dry_run_explains_and_leaves_no_fact(tmp_path, begin):
     assert kinds() == before
 
 
-def test_a_window_whose_data_broke_is_quarantined_and_triggers_and_teaches_nothing(tmp_path, begin):
+def test_broken_window_is_quarantined(tmp_path, begin):
     table = rows()
     broken = (table["at"] >= utc("2024-01-23")) & (table["at"] < utc("2024-01-25"))
     table.loc[broken, "x"] = float("nan")
@@ -86,7 +86,7 @@ def test_a_sound_window_is_not_quarantined(tmp_path, begin):
     assert "window.quarantined" not in kinds()
 
 
-def test_a_challenger_that_lost_is_refused_and_cannot_be_promoted(tmp_path, begin):
+def test_failed_challenger_cannot_be_promoted(tmp_path, begin):
     model = begin(tmp_path)
     serve(model, "2024-01-25")
     impossible = write_model(tmp_path, **{"non_inferiority_margin: 0.1": "non_inferiority_margin: 0.1, min_gain: 50"})
@@ -99,7 +99,7 @@ def test_a_challenger_that_lost_is_refused_and_cannot_be_promoted(tmp_path, begi
     assert kinds()[-1] == "challenger.refused"
 
 
-def test_a_challenger_that_passed_is_superseded_by_a_later_one_that_was_refused(tmp_path):
+def test_later_refused_challenger_supersedes_a_passed_one(tmp_path):
     model = write_model(tmp_path)
     assert retrain(model, until=FIRST).verdict == "pass"
     floor = "validation: {first_model_floor: 0.001, holdout_days: 1.5"
@@ -111,7 +111,7 @@ def test_a_challenger_that_passed_is_superseded_by_a_later_one_that_was_refused(
     assert registry.CHAMPION not in registry.aliases("small")
 
 
-def test_a_challenger_without_rows_to_be_judged_on_fails_with_the_reason(tmp_path):
+def test_challenger_without_holdout_rows_fails(tmp_path):
     table = rows()
     table.loc[table["at"] >= FIRST - timedelta(days=2), "y"] = None
     report = retrain(write_model(tmp_path, table), until=FIRST)
@@ -119,7 +119,7 @@ def test_a_challenger_without_rows_to_be_judged_on_fails_with_the_reason(tmp_pat
     assert any("0 labelled rows to validate on" in reason for reason in report.reasons)
 
 
-def test_a_retrain_by_hand_where_nothing_has_landed_since_is_judged_on_the_latest_rows_there_are(tmp_path, begin):
+def test_manual_retrain_uses_the_latest_stored_rows(tmp_path, begin):
     model = begin(tmp_path)
     report = retrain(model, until=utc("2024-01-25"), reason="to see what it makes of the same rows")
     assert (report.verdict, report.champion, report.challenger) == ("pass", "1", "2")
@@ -127,12 +127,12 @@ def test_a_retrain_by_hand_where_nothing_has_landed_since_is_judged_on_the_lates
     assert report.differences[0].gain == pytest.approx(0, abs=0.01)
 
 
-def test_promoting_where_nothing_was_judged_says_what_to_run(tmp_path):
+def test_promotion_without_validation_names_the_command(tmp_path):
     with pytest.raises(NothingToPromote, match=r"perennial run retrain"):
         promote(write_model(tmp_path))
 
 
-def test_a_model_that_needs_approval_waits_for_a_named_person(tmp_path):
+def test_promotion_waits_for_a_named_approver(tmp_path):
     model = write_model(tmp_path, **{"window_days: 2": "promotion: {mode: approval}\nwindow_days: 2"})
     retrain(model, until=FIRST)
     with pytest.raises(PromotionRefused, match="approv"):
@@ -143,7 +143,7 @@ def test_a_model_that_needs_approval_waits_for_a_named_person(tmp_path):
     assert ledger.entries("small")[-1].actor == "Ada"
 
 
-def test_rolling_back_restores_the_previous_champion_and_quarantines_the_bad_one(tmp_path, begin):
+def test_rollback_restores_previous_and_quarantines_bad_version(tmp_path, begin):
     model = begin(tmp_path)
     serve(model, "2024-01-25")
     retrain(model, until=utc("2024-01-25"), reason="a second model")
@@ -154,7 +154,7 @@ def test_rolling_back_restores_the_previous_champion_and_quarantines_the_bad_one
     assert kinds()[-1] == "champion.rolled_back"
 
 
-def test_the_budget_refuses_by_hand_too(tmp_path, begin):
+def test_budget_also_refuses_manual_retrains(tmp_path, begin):
     model = begin(
         tmp_path, **{"window_days: 2": "budget: {fixed_usd_per_retrain: 60, max_usd_per_month: 100}\nwindow_days: 2"}
     )
@@ -162,7 +162,7 @@ def test_the_budget_refuses_by_hand_too(tmp_path, begin):
     assert kinds()[-1] == "retraining.refused"
 
 
-def test_a_retrain_that_was_cut_off_after_its_first_fact_goes_on_within_its_own_budget(tmp_path, monkeypatch):
+def test_interrupted_retrain_continues_within_its_budget(tmp_path, monkeypatch):
     model = write_model(
         tmp_path, **{"window_days: 2": "budget: {fixed_usd_per_retrain: 60, max_usd_per_month: 100}\nwindow_days: 2"}
     )
@@ -197,7 +197,7 @@ def monitor_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_command_without_a_champion_ends_with_one_clear_line(tmp_path):
+def test_command_without_champion_ends_with_one_line(tmp_path):
     ended = monitor_command("--model", write_model(tmp_path), "--until", "2024-01-25")
     assert ended.returncode != 0
     assert ended.stderr.strip().splitlines()[-1].startswith("monitor: small")
@@ -212,7 +212,7 @@ def test_a_command_without_a_champion_ends_with_one_clear_line(tmp_path):
         (("--model", "air_time", "--until", "soon"), "until: Input should be a valid datetime"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments, words):
+def test_wrong_argument_is_named(arguments, words):
     ended = monitor_command(*arguments)
     assert ended.returncode != 0
     assert words in ended.stderr

@@ -54,7 +54,7 @@ def judged(in_a_workspace):
     return partial(judge, in_a_workspace)
 
 
-def test_a_column_missing_from_the_window_fails_and_drifts(judged):
+def test_missing_column_fails_and_drifts(judged):
     """Evidently passes it where no data definition is given."""
     quality, drift = judged(amount=None)
     assert broken(quality) == {("column present once", "amount")} and quality.failing_rows == COUNT
@@ -103,7 +103,7 @@ def test_the_count_of_rows_is_compared_with_recent_windows(judged):
     assert broken(judged(recent_rows=(700,)).quality) == {("usual number of rows", None)}
 
 
-def test_quarantined_windows_do_not_tell_how_many_rows_are_usual():
+def test_quarantined_windows_do_not_set_the_usual_row_count():
     def past(days: int, count: int, verdict: str) -> WindowEvidence:
         window = Window(WINDOW.start - timedelta(days=days), WINDOW.start - timedelta(days=days - 5))
         return WindowEvidence(window, count, QualityReport(window, verdict, count, (), 0, ()))
@@ -129,7 +129,7 @@ def test_old_rows_fail_and_rows_of_the_last_day_do_not(judged):
 
 
 @pytest.mark.parametrize(("days_apart", "hours", "fresh"), [(7, 168, True), (7, 169, False), (1, 25, False)])
-def test_how_old_the_newest_row_may_be_is_learned_from_the_reference(days_apart, hours, fresh):
+def test_accepted_age_is_learned_from_the_reference(days_apart, hours, fresh):
     """A batch a week lies a whole week before its window's end: 24 h for everyone quarantined each of its windows."""
     config, weeks = model(window_days=9), Window(HISTORY.start, HISTORY.start + timedelta(days=70))
     batches = [weeks.start + timedelta(days=days_apart * (row % (70 // days_apart))) for row in range(5000)]
@@ -150,14 +150,14 @@ def test_a_clock_in_another_zone_fails(judged):
     assert judged(at=same).quality.verdict == "pass"
 
 
-def test_a_label_among_the_features_fails_by_name(judged):
+def test_label_among_features_is_named(judged):
     config = model({"numeric": ["Churned"], "categorical": [], "boolean": []})
     frozen = reference(config, Churned=np.arange(10_000.0))
     quality = judged(config, frozen, Churned=np.arange(0, 10_000.0, 5)).quality
     assert broken(quality) == {("no label among features", None)}
 
 
-def test_names_and_categories_cannot_inject_into_either_page(judged):
+def test_names_and_categories_are_escaped_on_both_pages(judged):
     config = model({"numeric": ["amount"], "categorical": [EVIL], "boolean": []})
     frozen = reference(config, **{EVIL: [EVIL, "b"] * 5000})
     for quality, drift in (
@@ -168,7 +168,7 @@ def test_names_and_categories_cannot_inject_into_either_page(judged):
             assert "<img src=x" not in Path(report.report_uri).read_text(encoding="utf-8")
 
 
-def test_no_value_of_a_personal_or_id_column_reaches_a_report(judged, in_a_workspace):
+def test_reports_contain_no_personal_or_id_values(judged, in_a_workspace):
     """SUMMARY results of Great Expectations hold raw values."""
     config = model(
         {"numeric": ["amount"], "categorical": ["country", "email"], "boolean": []}, columns={"personal": ["email"]}
@@ -182,7 +182,7 @@ def test_no_value_of_a_personal_or_id_column_reaches_a_report(judged, in_a_works
     assert b"@example.org" not in (in_a_workspace / "sample.parquet").read_bytes()
 
 
-def test_every_check_counts_what_it_looked_at(judged):
+def test_every_check_counts_its_columns(judged):
     """Nothing passes because there was nothing to look at: each requirement says how many columns it measured."""
     quality, _ = judged()
     looked = {check.name: int(re.findall(r"\d+", check.observed)[0]) for check in quality.checks}
@@ -203,7 +203,7 @@ def test_windows_and_references_are_named_in_the_pages(judged):
     assert HISTORY.name in Path(quality.report_uri).read_text(encoding="utf-8")
 
 
-def test_the_stages_read_a_landed_snapshot_and_agree_with_its_batches(in_a_workspace):
+def test_stages_agree_with_the_stored_snapshot(in_a_workspace):
     """From the lake through all three stages, as `monitor` runs them, with the reference at hand."""
     config = model()
     frozen, table = reference(config), rows()
@@ -216,7 +216,7 @@ def test_the_stages_read_a_landed_snapshot_and_agree_with_its_batches(in_a_works
     assert report_drift(config, profiled, DriftReference(frozen)).verdict == "stable"
 
 
-def test_a_suite_gates_on_a_column_that_is_kept_for_it_alone(in_a_workspace):
+def test_suite_checks_an_extra_column(in_a_workspace):
     """Made with Great Expectations, of a column that no model reads, on a window as it landed."""
     suite = gx.ExpectationSuite(
         name="theirs", expectations=[gxe.ExpectColumnValuesToBeInSet(column="desk", value_set=["north", "south"])]
@@ -233,14 +233,14 @@ def test_a_suite_gates_on_a_column_that_is_kept_for_it_alone(in_a_workspace):
         assert judge_quality(config, profiled, QualityReference(frozen), read).verdict == verdict
 
 
-def test_a_rule_for_a_column_that_is_no_feature_is_refused():
+def test_rule_for_a_non_feature_is_refused():
     """Evidently ignores names it does not know in its settings per column."""
     with pytest.raises(ValueError, match=r"quality.columns has amuont, expected names of features"):
         model(quality={"columns": {"amuont": {"max_null_share": 0.5}}})
 
 
 @pytest.mark.parametrize(("country", "asked"), [(None, 0), ("DE", 1)])
-def test_shifts_of_predictions_are_measured_where_a_feature_drifted_and_only_there(in_a_workspace, country, asked):
+def test_prediction_shift_is_measured_only_with_drift(in_a_workspace, country, asked):
     config, measured = model(), []
 
     def shifts():

@@ -99,21 +99,21 @@ def test_nullable_booleans_are_monitored(judged):
 
 @pytest.mark.parametrize("nothing", [pa.nulls(COUNT), pa.nulls(COUNT, pa.float64()), pa.nulls(COUNT, pa.string())])
 @pytest.mark.parametrize("feature", ["amount", "country", "member"])
-def test_a_column_of_nothing_but_nulls_fails_and_drifts(judged, feature, nothing):
+def test_all_null_column_fails_and_drifts(judged, feature, nothing):
     """It passes between, in-set and unique in Great Expectations, and makes Evidently raise."""
     quality, drift = judged(**{feature: nothing})
     assert quality.verdict == "fail" and ("null share", feature) in broken(quality)
     assert drift_of(drift, feature).verdict == "drifted"
 
 
-def test_a_number_with_few_distinct_values_stays_a_number(judged):
+def test_low_cardinality_number_stays_numeric(judged):
     """Evidently makes an integer with at most 10 distinct values in current a category."""
     drift = drift_of(judged(age=[18 + number % 3 for number in range(COUNT)]).drift, "age")
     assert drift.kind == "numeric" and drift.method == "wasserstein" and drift.verdict == "drifted"
 
 
 @pytest.mark.parametrize("count", [900, 1100])
-def test_the_score_means_the_same_on_either_side_of_1000_reference_rows(judged, count):
+def test_score_is_consistent_around_1000_reference_rows(judged, count):
     """With no method set Evidently's score is a p-value up to 1000 rows and a distance above."""
     config = model()
     frozen = reference(config, count)
@@ -144,7 +144,7 @@ def test_a_category_that_turns_into_a_number_fails(judged):
     assert ("type", "country") in broken(judged(country=np.zeros(COUNT)).quality)
 
 
-def test_a_stuck_sensor_fails_and_a_frequent_value_only_warns(judged):
+def test_stuck_sensor_fails_and_frequent_value_warns(judged):
     config = model()
     quality = judged(config, amount=[100.0] * COUNT).quality
     assert broken(quality) == {("varying values", "amount")} and quality.verdict == "fail"

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")
 
 
-def test_a_moved_workspace_monitors_retrains_promotes_and_rolls_back_and_leaves_the_old_place_alone(
+def test_moved_workspace_works_without_the_old_place(
     tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_model(tmp_path)
@@ -42,7 +42,7 @@ def test_a_moved_workspace_monitors_retrains_promotes_and_rolls_back_and_leaves_
     assert not workspace.exists(), sorted(map(str, workspace.rglob("*")))
 
 
-def test_a_copied_workspace_writes_nothing_into_the_one_it_was_copied_from(
+def test_copied_workspace_does_not_write_to_the_original(
     tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_model(tmp_path)

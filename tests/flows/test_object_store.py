@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @on_each_store
-def test_a_model_is_trained_promoted_scored_and_monitored_in_an_object_store(
+def test_full_loop_in_an_object_store(
     scheme, tmp_path, workspace, monkeypatch: pytest.MonkeyPatch
 ):
     until = utc("2024-01-23")

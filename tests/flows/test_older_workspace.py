@@ -28,7 +28,7 @@ def model(workspace: Path, tmp_path: Path) -> str:
     return write_model(tmp_path / "model")
 
 
-def test_all_that_it_holds_is_read_and_the_loop_goes_on(model):
+def test_old_workspace_is_readable_and_continues(model):
     config = load_model_config(model)
     assert ledger.verify("small").problems == ()
     (window,) = config.windows(end=utc("2024-01-23"))

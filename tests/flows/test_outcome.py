@@ -37,7 +37,7 @@ def served(count: int, without_positives: int) -> History:
 
 
 @pytest.mark.parametrize(("windows", "told"), [(3, False), (4, True)])
-def test_a_window_in_which_the_metric_is_undefined_is_left_out_and_stops_nothing(windows, told):
+def test_window_with_undefined_metric_is_left_out(windows, told):
     register(CONFIG, "d1")
     champion = register(CONFIG, "d2", seed=1)
     promotion = Promotion(CONFIG.name, "d2", champion.version, "1", "promoted")

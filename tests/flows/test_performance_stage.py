@@ -53,7 +53,7 @@ def measure(config: ModelConfig, window: Window, as_of: datetime, history=None, 
     return measure_performance.fn(config, run_of(window, as_of, history, champion), latency)
 
 
-def test_a_window_is_measured_on_the_labels_known_and_closed_when_none_is_due_any_more(config):
+def test_window_closes_when_no_label_is_due(config):
     window = config.windows()[0]
     serve(config, window, off_by=0.5)
     (early,) = measure(config, window, window.end)
@@ -67,7 +67,7 @@ def test_a_window_is_measured_on_the_labels_known_and_closed_when_none_is_due_an
     assert from_json(PerformanceReport, to_json(late)) == late
 
 
-def test_labels_that_never_come_do_not_keep_a_window_open(tmp_path):
+def test_missing_labels_do_not_keep_a_window_open(tmp_path):
     table = rows()
     cancelled = table.index % 3 == 0
     config = load_model_config(write_model(tmp_path / "small", table.assign(y=table["y"].mask(cancelled))))
@@ -79,7 +79,7 @@ def test_labels_that_never_come_do_not_keep_a_window_open(tmp_path):
     assert (report.labelled_rows, report.maturity) == (200, "closed")
 
 
-def test_where_labels_have_a_time_of_their_own_a_window_closes_when_they_have_come_and_not_before(tmp_path):
+def test_window_closes_when_labels_with_own_time_have_arrived(tmp_path):
     """Labels 5 to 12 days after their row: with windows of 2 days all but a few were closed with none, for good."""
     table = rows()
     came = table["at"] + pd.to_timedelta(np.random.default_rng(0).uniform(5, 12, len(table)), unit="D")
@@ -97,7 +97,7 @@ def test_where_labels_have_a_time_of_their_own_a_window_closes_when_they_have_co
     assert [(report.maturity, report.labelled_rows) for report in found] == [("maturing", 200), ("closed", 200)]
 
 
-def test_without_labels_or_predictions_nothing_is_claimed(config):
+def test_nothing_is_measured_without_labels_or_predictions(config):
     window = config.windows()[0]
     take_snapshot.fn(config, window)
     (unserved,) = measure(config, window, window.end + 24 * HOURS)
@@ -108,7 +108,7 @@ def test_without_labels_or_predictions_nothing_is_claimed(config):
     assert describe(unlabelled) == "mae is not known yet (0 of 300 labels, open)"
 
 
-def test_earlier_windows_are_measured_again_until_they_are_closed(config):
+def test_open_windows_are_measured_again_until_closed(config):
     first, second, third = config.windows()[:3]
     for window in (first, second, third):
         serve(config, window, off_by=0.5)
@@ -121,7 +121,7 @@ def test_earlier_windows_are_measured_again_until_they_are_closed(config):
     assert [report.window for report in revised] == [second]  # the first is closed for good
 
 
-def test_labels_that_are_corrected_after_a_window_closed_reach_its_metric_once(config, tmp_path):
+def test_corrected_labels_update_a_closed_window_once(config, tmp_path):
     first, second, third, fourth = config.windows()[:4]
     for window in (first, second, third, fourth):
         serve(config, window, off_by=0.5)
@@ -140,7 +140,7 @@ def test_labels_that_are_corrected_after_a_window_closed_reach_its_metric_once(c
     assert first not in [report.window for report in measure(config, fourth, fourth.end, history)[1:]]
 
 
-def test_the_shift_is_measured_from_the_best_level_of_closed_windows(config):
+def test_shift_is_measured_from_best_closed_level(config):
     windows = config.windows()[:6]
     errors = (0.5, 0.52, 0.5, 0.52, 0.5, 1.5)
     history = History()
@@ -169,7 +169,7 @@ def _spread(table: pa.Table, error: float) -> np.ndarray:
     return truth + np.where(np.arange(len(truth)) % 2, sizes, -sizes)
 
 
-def test_the_metric_is_shown_by_slice_and_the_worst_is_named(tmp_path):
+def test_metric_is_shown_by_slice(tmp_path):
     """Reds are missed by 0.9 and the others by 0.3; purple has too few rows to be told of."""
     table = rows()
     table.loc[table.index % 100 == 0, "colour"] = "purple"
@@ -198,7 +198,7 @@ def test_the_metric_is_shown_by_slice_and_the_worst_is_named(tmp_path):
     assert from_json(PerformanceReport, to_json(report)) == report
 
 
-def test_a_report_of_before_slices_were_measured_is_still_read(config):
+def test_report_without_slices_is_readable(config):
     window = config.windows()[0]
     serve(config, window, off_by=0.5)
     (report,) = measure(config, window, window.end)
@@ -207,7 +207,7 @@ def test_a_report_of_before_slices_were_measured_is_still_read(config):
     assert from_json(PerformanceReport, json.dumps(older)) == report
 
 
-def test_of_two_versions_the_one_with_most_rows_is_measured_on_its_rows_alone(config):
+def test_version_with_most_rows_is_measured(config):
     window = config.windows()[0]
     table = lake.read_rows(take_snapshot.fn(config, window))
     truth = rows().set_index("row").loc[table["row"].to_pylist(), "y"].to_numpy()
@@ -225,7 +225,7 @@ def test_latency_is_passed_through(config):
     assert measure(config, window, window.end, latency=latency)[0].latency == latency
 
 
-def test_what_becomes_known_later_changes_nothing(config):
+def test_later_labels_change_nothing(config):
     window = config.windows()[0]
     serve(config, window, off_by=0.5)
     before = measure(config, window, window.end)
@@ -237,7 +237,7 @@ def test_what_becomes_known_later_changes_nothing(config):
     ("task", "classes", "texts"),
     [("binary", ("no", "yes"), ("no", "yes")), ("multiclass", ("low", "middle", "high"), ("low", "middle", "high"))],
 )
-def test_labels_are_read_in_the_order_of_the_versions_classes(tmp_path, workspace, task, classes, texts):
+def test_labels_follow_the_versions_class_order(tmp_path, workspace, task, classes, texts):
     report = sure_and_right(tmp_path, workspace, task, classes, texts)
     assert report.metric("accuracy").value == 1.0
     assert report.metric("roc_auc").value == 1.0
@@ -245,7 +245,7 @@ def test_labels_are_read_in_the_order_of_the_versions_classes(tmp_path, workspac
     assert sum(report.confidence_histogram) == pytest.approx(1.0)
 
 
-def test_a_class_that_the_version_never_saw_is_a_miss_and_not_a_missing_label(tmp_path, workspace):
+def test_unseen_class_is_a_miss(tmp_path, workspace):
     """Four classes in turn, of which the version knows three: it is right three times in four."""
     known = ("low", "middle", "high")
     report = sure_and_right(tmp_path, workspace, "multiclass", known, (*known, "brand new"))
@@ -254,13 +254,13 @@ def test_a_class_that_the_version_never_saw_is_a_miss_and_not_a_missing_label(tm
     assert report.metric("log_loss").value > 5
 
 
-def test_one_row_of_a_class_gives_no_auc_as_its_interval_is_not_known(tmp_path, workspace):
+def test_auc_needs_two_rows_per_class(tmp_path, workspace):
     report = sure_and_right(tmp_path, workspace, "binary", ("no", "yes"), ("yes", *["no"] * 299))
     assert report.metric("roc_auc") is None
     assert report.metric("log_loss") is not None
 
 
-def test_of_two_classes_a_third_is_a_miss_too(tmp_path, workspace):
+def test_third_class_is_a_miss_in_binary_tasks(tmp_path, workspace):
     """Three labels in turn, of which the version knows two; codes 0, 1, 2 are answered no, yes, no."""
     report = sure_and_right(tmp_path, workspace, "binary", ("no", "yes"), ("no", "yes", "maybe"))
     assert (report.rows, report.labelled_rows, report.maturity) == (300, 300, "closed")
@@ -301,7 +301,7 @@ def sure_and_right(
     return report
 
 
-def test_labels_that_come_for_one_class_first_do_not_speak_for_all(tmp_path):
+def test_early_labels_of_one_class_are_not_representative(tmp_path):
     """Positives are known the next day, negatives after nine: judged on what came first, a sound model looks broken."""
     table = rows()
     late = table["y"] < 0

@@ -49,25 +49,25 @@ def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0, 
     return fresh, watch_fresh_champion.fn(CONFIG, recorded_run(CONFIG, fresh, history, NOW), (measured,))
 
 
-def test_a_champion_that_learned_the_wrong_concept_goes_back():
+def test_champion_of_the_wrong_concept_is_rolled_back():
     fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
     assert degraded.champion == fresh.version
     assert "which it replaced, on the same" in degraded.reasons[0]
 
 
-def test_labels_in_doubt_send_no_champion_back():
+def test_untrusted_labels_cause_no_rollback():
     assert in_service(fresh_turn=-1.0, previous_turn=1.0, doubted=True)[1] is None
 
 
-def test_a_champion_that_keeps_its_promise_stays():
+def test_champion_within_its_forecast_stays():
     assert in_service(fresh_turn=1.0, previous_turn=1.0)[1] is None
 
 
-def test_when_the_concept_changed_under_both_neither_is_better_and_the_champion_stays():
+def test_champion_stays_if_both_versions_degrade():
     assert in_service(fresh_turn=1.0, previous_turn=1.0, rows_turn=-1.0)[1] is None
 
 
-def test_after_its_first_windows_a_champion_is_no_longer_on_probation():
+def test_probation_ends_after_the_first_windows():
     fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
     late = History(champion_since=HOLDOUT.start - timedelta(days=CONFIG.window_days * 4))
     measured = PerformanceReport(HOLDOUT, NOW, fresh.version, 600, 600, "closed", (), "mae")
@@ -75,7 +75,7 @@ def test_after_its_first_windows_a_champion_is_no_longer_on_probation():
     assert watch_fresh_champion.fn(CONFIG, recorded_run(CONFIG, fresh, late, NOW), (measured,)) is None
 
 
-def test_a_degradation_is_told_once_and_recalled(monkeypatch):
+def test_degradation_is_recorded_once(monkeypatch):
     from tasks.adapters.orchestration import events as announcements
 
     told: list[tuple[str, dict[str, object]]] = []

@@ -35,25 +35,25 @@ def probed(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
         return outcome, judged, load_model_config(model), folder / "home"
 
 
-def test_the_trigger_retrains_after_the_change_and_not_before(probed):
+def test_probe_trigger_retrains_after_the_change(probed):
     asked = [record.window for record in probed[0].windows if record.retrain]
     assert asked and all(window.end > CHANGE for window in asked)
     assert probed[0].means()["loop"] < probed[0].means()["never"]
 
 
-def test_every_window_of_history_and_service_is_scored_once(probed):
+def test_every_window_is_scored_once_by_probes(probed):
     columns = [column for judgement in probed[1] for column in judgement.evidence.probes]
     names = [column.window.name for column in columns]
     assert len(names) == len(set(names))
     assert len([column for column in columns if column.champion_until]) == len(probed[0].windows)
 
 
-def test_no_probe_had_learned_from_the_window_that_it_is_scored_on(probed):
+def test_no_probe_is_scored_on_its_training_window(probed):
     columns = [column for judgement in probed[1] for column in judgement.evidence.probes]
     assert all(until <= column.window.start for column in columns for until, _ in column.losses)
 
 
-def test_lost_probes_are_made_again_and_score_the_same(probed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_lost_probes_are_retrained_with_equal_scores(probed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     _, judged, config, home = probed
     shutil.copytree(home, tmp_path / "copy")
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "copy"))
@@ -69,7 +69,7 @@ def test_lost_probes_are_made_again_and_score_the_same(probed, monkeypatch: pyte
     assert [column.losses for column in columns] == [column.losses for column in first.evidence.probes]
 
 
-def test_probes_stay_when_labels_are_sought_for_longer_and_not_when_features_change(tmp_path):
+def test_probes_depend_on_features_not_on_lookback(tmp_path):
     delay, features = "label_delay_hours: 12", "numeric: [x, noise]"
     own = probes.probe_folder(load_model_config(write_model(tmp_path / "own")))
     longer = write_model(tmp_path / "longer", **{delay: f"{delay}\n  label_lookback_days: 90"})
@@ -78,7 +78,7 @@ def test_probes_stay_when_labels_are_sought_for_longer_and_not_when_features_cha
     assert probes.probe_folder(load_model_config(fewer)) != own
 
 
-def test_a_back_test_judges_by_the_very_probes_that_monitor_had(
+def test_backtest_uses_the_same_probes_as_monitor(
     probed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     _, judged, config, home = probed
@@ -88,7 +88,7 @@ def test_a_back_test_judges_by_the_very_probes_that_monitor_had(
 
 
 @pytest.mark.slow("replays a second model whose labels come windows late")
-def test_so_it_does_where_labels_come_windows_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_backtest_uses_the_same_probes_with_late_labels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     late = {BREACH: "{trigger: perennial, alpha: 0.2}", "label_delay_hours: 12": "label_delay_hours: 60"}
     model = write_model(tmp_path / "model", **late)
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))

@@ -96,13 +96,13 @@ def corrupt(version: ModelVersion) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-def test_the_first_model_becomes_champion_without_a_previous():
+def test_first_model_has_no_previous():
     promotion = promote(challenger("d1"), None)
     assert (promotion.action, promotion.champion, promotion.previous) == ("promoted", "1", None)
     assert registry.aliases(MODEL) == {"champion": "1"}
 
 
-def test_a_promotion_moves_all_three_aliases_and_marks_the_replaced_version_stale(three_versions):
+def test_promotion_moves_all_three_aliases(three_versions):
     promotion = promote(three_versions[2], "2")
     assert promotion == Promotion(MODEL, "d3", "3", "2", "promoted", ("gain +0.1",))
     assert registry.aliases(MODEL) == {"champion": "3", "previous": "2"}
@@ -110,7 +110,7 @@ def test_a_promotion_moves_all_three_aliases_and_marks_the_replaced_version_stal
     assert registry.tags(MODEL, "3")["promoted_by"] == "d3"
 
 
-def test_promoting_again_for_the_same_decision_changes_nothing(three_versions):
+def test_promotion_is_idempotent_per_decision(three_versions):
     promoted = promote(three_versions[2], "2")
     newer = challenger("d4")
     assert promote(three_versions[2], "2") == promoted, "who died before telling it tells it now"
@@ -127,7 +127,7 @@ def test_promoting_again_for_the_same_decision_changes_nothing(three_versions):
         ({"differences": ()}, "no difference on the primary metric"),
     ],
 )
-def test_a_validation_that_does_not_allow_it_moves_nothing(three_versions, changes, reason):
+def test_failed_validation_moves_nothing(three_versions, changes, reason):
     before = registry.aliases(MODEL)
     with pytest.raises(PromotionRefused, match=reason):
         promote(three_versions[2], "2", **changes)
@@ -144,7 +144,7 @@ def test_a_corrupted_model_never_becomes_champion(three_versions):
     assert registry.aliases(MODEL) == before
 
 
-def test_a_model_that_breaks_while_aliases_move_puts_them_all_back(three_versions):
+def test_model_broken_during_promotion_restores_aliases(three_versions):
     """The smoke test before the move has passed; the one through the alias finds the damage."""
     before = registry.aliases(MODEL)
     corrupt(three_versions[2])
@@ -155,7 +155,7 @@ def test_a_model_that_breaks_while_aliases_move_puts_them_all_back(three_version
     assert alias_transaction.remembered(MODEL, "3", "d3") == before
 
 
-def test_a_registry_that_fails_between_two_aliases_gets_them_put_back(three_versions):
+def test_registry_failure_restores_aliases(three_versions):
     """MLflow refuses an alias on a version that is not there: previous has moved by then, champion has not."""
     before = registry.aliases(MODEL)
     wanted = {"previous": "2", "champion": "99", "challenger": None}
@@ -167,7 +167,7 @@ def test_a_registry_that_fails_between_two_aliases_gets_them_put_back(three_vers
     assert registry.aliases(MODEL) == before
 
 
-def test_a_failure_after_the_move_in_an_outer_transaction_puts_the_aliases_back(three_versions):
+def test_outer_transaction_failure_restores_aliases(three_versions):
     """As when the ledger entry of the promotion cannot be written: the flow's transaction takes the move with it."""
     before = registry.aliases(MODEL)
     with disable_run_logger(), pytest.raises(OSError, match="disk full"), transaction():
@@ -178,7 +178,7 @@ def test_a_failure_after_the_move_in_an_outer_transaction_puts_the_aliases_back(
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
-def test_a_move_that_was_killed_after_any_step_is_finished_by_running_it_again(three_versions, steps):
+def test_killed_promotion_is_completed_by_a_rerun(three_versions, steps):
     """The process died after so many aliases; what was before stands on the version, not in the half-done state."""
     before = registry.aliases(MODEL)
     registry.tag(MODEL, "3", move_from=json.dumps(before), move_by="d3")
@@ -190,7 +190,7 @@ def test_a_move_that_was_killed_after_any_step_is_finished_by_running_it_again(t
     assert (status("2"), status("3")) == ("stale", "champion")
 
 
-def test_a_killed_move_whose_model_broke_meanwhile_goes_back_to_what_really_was_before(three_versions):
+def test_killed_promotion_of_a_broken_model_is_undone(three_versions):
     before = registry.aliases(MODEL)
     registry.tag(MODEL, "3", move_from=json.dumps(before), move_by="d3")
     registry.set_aliases(MODEL, {"previous": "2", "champion": "3"})
@@ -202,7 +202,7 @@ def test_a_killed_move_whose_model_broke_meanwhile_goes_back_to_what_really_was_
     assert registry.aliases(MODEL) == before
 
 
-def test_aliases_that_somebody_else_moved_meanwhile_are_left_alone(three_versions):
+def test_aliases_moved_by_others_are_left_alone(three_versions):
     read_earlier = registry.aliases(MODEL)
     registry.set_aliases(MODEL, {"champion": "1"})
     with disable_run_logger(), pytest.raises(MoveFailed, match="champion was moved by somebody else"):
@@ -210,7 +210,7 @@ def test_aliases_that_somebody_else_moved_meanwhile_are_left_alone(three_version
     assert registry.aliases(MODEL)["champion"] == "1"
 
 
-def test_a_rollback_restores_the_previous_champion_and_quarantines_the_bad_one(three_versions):
+def test_rollback_moves_aliases_and_quarantines(three_versions):
     promote(three_versions[2], "2")
     restored = roll_back()
     assert restored == Promotion(
@@ -226,7 +226,7 @@ def test_a_rollback_restores_the_previous_champion_and_quarantines_the_bad_one(t
     assert status("2") == "champion"
 
 
-def test_the_same_rollback_again_changes_nothing_and_another_one_says_why_not(three_versions):
+def test_rollback_is_idempotent_and_a_second_one_is_refused(three_versions):
     promote(three_versions[2], "2")
     assert roll_back() == roll_back()
     with pytest.raises(PromotionRefused, match="champion is 2, previous is none"):
@@ -235,7 +235,7 @@ def test_the_same_rollback_again_changes_nothing_and_another_one_says_why_not(th
 
 
 @pytest.mark.parametrize("versions", [0, 1])
-def test_without_a_previous_there_is_nothing_to_roll_back_to(versions):
+def test_rollback_needs_a_previous_version(versions):
     if versions:
         promote(challenger("d1"), None)
     with pytest.raises(PromotionRefused, match="nothing to roll back to"):
@@ -243,7 +243,7 @@ def test_without_a_previous_there_is_nothing_to_roll_back_to(versions):
     assert registry.aliases(MODEL).get("champion") == ("1" if versions else None)
 
 
-def test_a_previous_that_cannot_serve_is_not_restored(three_versions):
+def test_broken_previous_version_is_not_restored(three_versions):
     before = registry.aliases(MODEL)
     corrupt(three_versions[0])
     with pytest.raises(PromotionRefused, match=r"previous version 1 cannot serve: .* 2 keeps serving"):
@@ -252,7 +252,7 @@ def test_a_previous_that_cannot_serve_is_not_restored(three_versions):
     assert status("2") == "champion"
 
 
-def test_a_rollback_killed_before_the_quarantine_is_finished_by_running_it_again(three_versions):
+def test_killed_rollback_is_completed_by_a_rerun(three_versions):
     before = registry.aliases(MODEL)
     registry.tag(MODEL, "1", move_from=json.dumps(before), move_by="rollback-1")
     registry.set_aliases(MODEL, {"champion": "1"})
@@ -266,7 +266,7 @@ def promotion_cut_off_after_its_first_alias(number: str, decision_id: str) -> No
     registry.set_aliases(MODEL, {"previous": registry.aliases(MODEL)["champion"]})
 
 
-def test_a_rollback_after_a_promotion_that_was_killed_at_its_first_alias_restores_what_was_previous(three_versions):
+def test_rollback_after_a_killed_promotion_restores_previous(three_versions):
     promotion_cut_off_after_its_first_alias("3", "d3")
     with disable_run_logger():
         assert "version 1 answers and would serve again" in preview_rollback.fn(CONFIG).reasons[0]
@@ -278,7 +278,7 @@ def test_a_rollback_after_a_promotion_that_was_killed_at_its_first_alias_restore
         promote(three_versions[2], "2")
 
 
-def test_a_rollback_that_is_refused_leaves_a_promotion_that_was_killed_to_be_finished(three_versions):
+def test_refused_rollback_leaves_a_killed_promotion_resumable(three_versions):
     promotion_cut_off_after_its_first_alias("3", "d3")
     corrupt(three_versions[0])
     with pytest.raises(PromotionRefused, match="previous version 1 cannot serve"):
@@ -286,7 +286,7 @@ def test_a_rollback_that_is_refused_leaves_a_promotion_that_was_killed_to_be_fin
     assert promote(three_versions[2], "2").previous == "2"
 
 
-def test_where_two_killed_promotions_tell_different_versions_nothing_is_guessed(three_versions):
+def test_conflicting_killed_promotions_are_refused(three_versions):
     promotion_cut_off_after_its_first_alias("3", "d3")
     promotion_cut_off_after_its_first_alias(challenger("d4").version, "d4")
     with pytest.raises(PromotionRefused, match="champion is 2, previous is 2"):
@@ -301,14 +301,14 @@ def test_a_quarantined_version_never_serves_again(three_versions):
     assert registry.aliases(MODEL) == {"champion": "2"}
 
 
-def test_a_champion_loads_by_its_alias_after_each_move(three_versions):
+def test_champion_loads_by_alias_after_each_move(three_versions):
     for move in (lambda: promote(three_versions[2], "2"), roll_back):
         serving = move().champion
         assert registry.version(MODEL, "champion").version == serving
         assert version_files.load_scorer(registry.version(MODEL, "champion"), fresh=True)
 
 
-def test_mlflow_refuses_an_alias_on_a_version_that_is_not_there():
+def test_mlflow_refuses_an_alias_on_a_missing_version():
     """What the test above on failing between two aliases rests on."""
     register(CONFIG)
     with pytest.raises(MlflowException):
@@ -316,7 +316,7 @@ def test_mlflow_refuses_an_alias_on_a_version_that_is_not_there():
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_in_a_flow_a_later_failure_takes_the_move_back_and_success_keeps_it(three_versions):
+def test_flow_failure_undoes_the_promotion(three_versions):
     before = registry.aliases(MODEL)
     version = three_versions[2]
 
@@ -335,7 +335,7 @@ def test_in_a_flow_a_later_failure_takes_the_move_back_and_success_keeps_it(thre
     assert registry.aliases(MODEL) == {"champion": "3", "previous": "2"}
 
 
-def test_a_return_killed_after_the_champion_moved_is_finished_by_running_it_again(three_versions):
+def test_killed_return_is_completed_by_a_rerun(three_versions):
     back = replace(three_versions[0], decision_id="return-1")  # version 1, which an earlier decision had promoted
     before = registry.aliases(MODEL)
     registry.tag(MODEL, "1", move_from=json.dumps(before), move_by="return-1")
@@ -347,7 +347,7 @@ def test_a_return_killed_after_the_champion_moved_is_finished_by_running_it_agai
     assert promote(back, "2") == promoted
 
 
-def test_a_promotion_asked_for_again_after_a_later_one_was_rolled_back_says_nothing_new(three_versions):
+def test_repeated_promotion_after_a_rollback_changes_nothing(three_versions):
     promote(three_versions[2], "2")
     promote(challenger("d4"), "3")
     assert roll_back().champion == "3"

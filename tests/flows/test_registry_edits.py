@@ -98,7 +98,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_what_perennial_leaves_behind_is_as_expected_at_every_step(capsys):
+def test_no_edits_are_reported_in_normal_operation(capsys):
     assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
     promote("d3")
     assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
@@ -109,7 +109,7 @@ def test_what_perennial_leaves_behind_is_as_expected_at_every_step(capsys):
     assert (registry_changes(CONFIG, recall_past(CONFIG)), main(["audit", "verify", MODEL])) == ((), 0)
 
 
-def test_a_promotion_that_died_before_the_ledger_held_it_is_finished_and_may_be_rolled_back():
+def test_unrecorded_promotion_is_completed_and_can_be_rolled_back():
     validation = recall_validation(CONFIG, "d3")
     assert validation is not None
     promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation), validation, "d3")
@@ -117,7 +117,7 @@ def test_a_promotion_that_died_before_the_ledger_held_it_is_finished_and_may_be_
     assert roll_back().champion == "2"
 
 
-def test_a_model_deleted_and_made_again_gives_its_new_version_no_earlier_verdict(capsys):
+def test_recreated_model_has_no_earlier_verdict(capsys):
     registry.client().delete_registered_model(MODEL)
     new = register(CONFIG, "d9", turn=-1.0)
     assert new.version == "1"
@@ -134,7 +134,7 @@ def test_a_model_deleted_and_made_again_gives_its_new_version_no_earlier_verdict
     assert "registry: version 2, which is champion" in said(capsys) and main(["audit", "verify", MODEL]) == 1
 
 
-def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earlier_version():
+def test_earlier_verdicts_stay_with_the_deleted_model():
     registry.client().delete_registered_model(MODEL)
     on_trial("e1", None)
     with pytest.raises(PromotionRefused, match=r"the verdict of decision d1 is about run"):
@@ -152,7 +152,7 @@ def test_a_model_made_again_begins_anew_and_earlier_verdicts_stay_with_the_earli
         ("champion", None, "alias champion is on none, expected version 2"),
     ],
 )
-def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back_on_it(alias, number, fix, capsys):
+def test_manually_moved_champion_blocks_promotion_and_rollback(alias, number, fix, capsys):
     registry.set_aliases(MODEL, {alias: number})
     assert fix in said(capsys) and main(["audit", "verify", MODEL]) == 1
     (change,) = registry_changes(CONFIG, recall_past(CONFIG))
@@ -170,7 +170,7 @@ def test_a_champion_moved_by_hand_is_said_and_nothing_is_promoted_or_rolled_back
 
 
 @pytest.mark.parametrize("number", ["3", None])
-def test_a_previous_moved_by_hand_is_said_and_not_gone_back_to(number, capsys):
+def test_manually_moved_previous_is_not_restored(number, capsys):
     registry.set_aliases(MODEL, {"previous": number})
     assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in said(capsys)
     for attempt in (roll_back, lambda: preview_rollback.fn(CONFIG)):
@@ -180,12 +180,12 @@ def test_a_previous_moved_by_hand_is_said_and_not_gone_back_to(number, capsys):
     assert promote("d3").champion == "3", "what previous names is nothing to a promotion"
 
 
-def test_a_challenger_moved_by_hand_is_said(capsys):
+def test_manually_moved_challenger_is_reported(capsys):
     registry.set_aliases(MODEL, {"challenger": "1"})
     assert "alias challenger is on version 1, which is not the one that waits" in said(capsys)
 
 
-def test_a_version_that_nobody_tried_does_not_serve_though_it_carries_our_tags():
+def test_unvalidated_version_with_forged_tags_does_not_serve():
     stranger = registry.client().get_model_version(MODEL, "3")
     made = registry.client().create_model_version(MODEL, stranger.source, stranger.run_id, tags=dict(stranger.tags))
     registry.set_aliases(MODEL, {"champion": str(made.version)})
@@ -193,7 +193,7 @@ def test_a_version_that_nobody_tried_does_not_serve_though_it_carries_our_tags()
         find_champion(CONFIG, required=True)
 
 
-def test_a_deleted_version_that_the_ledger_names_is_said_and_its_classes_stay_known(capsys):
+def test_deleted_version_is_reported_and_its_classes_stay_known(capsys):
     registry.client().delete_model_version(MODEL, "1")
     assert (
         "version 1, which is previous" in said(capsys)
@@ -208,7 +208,7 @@ def test_a_deleted_version_that_the_ledger_names_is_said_and_its_classes_stay_kn
         roll_back()
 
 
-def test_where_the_champion_was_deleted_another_one_may_follow():
+def test_deleted_champion_can_be_replaced():
     registry.client().delete_model_version(MODEL, "2")
     assert "version 2, which is champion" in registry_changes(CONFIG, recall_past(CONFIG))[0]
     on_trial("d4", None)
@@ -228,7 +228,7 @@ def test_where_the_champion_was_deleted_another_one_may_follow():
         {"trusted_types": '["os.system"]'},
     ],
 )
-def test_a_tag_that_was_edited_changes_nothing_and_is_said(tags, capsys):
+def test_edited_tag_is_reported_and_ignored(tags, capsys):
     before = registry.version(MODEL, "3")
     classes = registry.classes(MODEL, "3")
     registry.tag(MODEL, "3", **tags)
@@ -241,7 +241,7 @@ def test_a_tag_that_was_edited_changes_nothing_and_is_said(tags, capsys):
     assert promote("d3").champion == "3"
 
 
-def test_a_rolled_back_version_stays_barred_when_its_status_is_edited():
+def test_edited_status_does_not_unbar_a_version():
     promote("d3")
     roll_back()
     registry.tag(MODEL, "3", status="registered", quarantined_by="", promoted_by="", move_by="")
@@ -250,7 +250,7 @@ def test_a_rolled_back_version_stays_barred_when_its_status_is_edited():
 
 
 @pytest.mark.attack("whoever can write to the registry")
-def test_model_files_exchanged_together_with_their_hash_tag_are_not_served():
+def test_swapped_model_files_are_not_served():
     foreign = register(CONFIG, "foreign", turn=-1.0)
     for name in model_files.read(files_of(foreign.version)):
         shutil.copy(files_of(foreign.version) / name, files_of("2") / name)
@@ -263,7 +263,7 @@ def test_model_files_exchanged_together_with_their_hash_tag_are_not_served():
 
 
 @pytest.mark.attack("whoever can write to the registry")
-def test_files_exchanged_of_the_previous_version_stop_a_rollback_to_it():
+def test_swapped_previous_files_block_rollback():
     foreign = register(CONFIG, "foreign", turn=-1.0)
     for name in model_files.read(files_of(foreign.version)):
         shutil.copy(files_of(foreign.version) / name, files_of("1") / name)
@@ -272,7 +272,7 @@ def test_files_exchanged_of_the_previous_version_stop_a_rollback_to_it():
         roll_back()
 
 
-def test_a_version_recorded_before_hashes_were_is_checked_against_its_tag(served, monkeypatch):
+def test_old_version_is_checked_against_its_tag(served, monkeypatch):
     shutil.rmtree(served / "ledger")
     ledger._KNOWN.clear()
     body = json.loads(to_json(registry.version(MODEL, "2")))
@@ -286,7 +286,7 @@ def test_a_version_recorded_before_hashes_were_is_checked_against_its_tag(served
         version_files.load_scorer(registry.version(MODEL, "2"), fresh=True)
 
 
-def test_a_broken_entry_is_one_row_of_the_fleet_page_and_the_other_models_are_shown(tmp_path):
+def test_broken_entry_is_one_row_of_the_fleet_page(tmp_path):
     other = load_model_config(write_model(tmp_path))
     registry.client().delete_registered_model(MODEL)
     register(CONFIG, "d9")
@@ -299,7 +299,7 @@ def test_a_broken_entry_is_one_row_of_the_fleet_page_and_the_other_models_are_sh
     assert "its entry in the registry cannot be used" in html and 'data-model="small"' in html
 
 
-def test_a_moved_alias_is_a_line_of_the_fleet_page():
+def test_moved_alias_is_shown_on_the_fleet_page():
     registry.set_aliases(MODEL, {"champion": "1"})
     (member,) = survey_fleet([CONFIG], AT).members
     assert member.health == "action required"

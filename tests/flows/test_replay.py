@@ -47,20 +47,20 @@ def in_story(story: tuple[Replay, Path, str], monkeypatch: pytest.MonkeyPatch) -
     return story[0], story[2]
 
 
-def test_the_loop_retrains_after_the_concept_changed_and_not_before(in_story):
+def test_loop_retrains_after_the_concept_change(in_story):
     outcome, _ = in_story
     retrained = [record.window for record in outcome.windows for event in record.events if event.kind == "retrained"]
     assert retrained
     assert all(window.end > CHANGE for window in retrained)
 
 
-def test_the_loop_beats_a_model_that_is_never_retrained(in_story):
+def test_loop_beats_never_retraining(in_story):
     means = in_story[0].means()
     assert means["loop"] < 0.8 * means["never"]
     assert in_story[0].count("promoted") >= 1
 
 
-def test_every_decision_is_in_the_ledger_with_its_reasons_and_the_chain_is_whole(in_story):
+def test_every_decision_is_recorded_in_an_intact_ledger(in_story):
     outcome, _ = in_story
     judged = [from_json(Judgement, entry.body) for entry in ledger.entries("small", kind="window.judged")]
     assert [judgement.decision.decision_id for judgement in judged] == [
@@ -70,7 +70,7 @@ def test_every_decision_is_in_the_ledger_with_its_reasons_and_the_chain_is_whole
     assert not ledger.verify("small").problems
 
 
-def test_each_retrain_left_one_version_with_its_decision(in_story):
+def test_each_retrain_registers_one_version(in_story):
     outcome, _ = in_story
     decisions = {registry.version("small", number).decision_id for number in versions()}
     asked = {record.decision_id for record in outcome.windows if record.retrain}
@@ -78,14 +78,14 @@ def test_each_retrain_left_one_version_with_its_decision(in_story):
     assert len(versions()) == len(asked) + 1  # and the first model
 
 
-def test_replaying_again_gives_the_same_records_and_writes_nothing_twice(in_story):
+def test_replay_is_idempotent(in_story):
     outcome, model = in_story
     facts, made = len(ledger.entries("small")), versions()
     assert without_seconds(replay(model)) == without_seconds(outcome)
     assert (len(ledger.entries("small")), versions()) == (facts, made)
 
 
-def test_a_replay_into_a_workspace_that_knows_the_future_is_refused(in_story):
+def test_replay_into_a_later_workspace_is_refused(in_story):
     from tasks.replay.records import replay_folder
 
     _, model = in_story
@@ -99,7 +99,7 @@ def test_a_replay_into_a_workspace_that_knows_the_future_is_refused(in_story):
 
 
 @pytest.mark.slow("replays the record twice")
-def test_a_poisoned_future_changes_no_earlier_decision(in_story, tmp_path, monkeypatch):
+def test_changed_future_data_changes_no_earlier_decision(in_story, tmp_path, monkeypatch):
     outcome, _ = in_story
     until = utc("2024-01-31")
     table = rows()
@@ -119,7 +119,7 @@ def test_a_poisoned_future_changes_no_earlier_decision(in_story, tmp_path, monke
 
 
 @pytest.mark.slow("a replay in a process of its own is killed, and its rest is replayed")
-def test_a_replay_that_is_killed_goes_on_where_it_stopped(in_story, tmp_path, monkeypatch):
+def test_killed_replay_resumes(in_story, tmp_path, monkeypatch):
     from prefect.settings import PREFECT_API_URL
 
     outcome, _ = in_story
@@ -154,7 +154,7 @@ def emitted(resource: str) -> list[str]:
     return [event["payload"]["decision_id"] for event in found]
 
 
-def test_rivals_that_fail_beside_the_loop_end_the_replay_before_the_windows_record(in_story, tmp_path, monkeypatch):
+def test_failed_baselines_end_the_replay(in_story, tmp_path, monkeypatch):
     """Else the page would compare with rivals that are not there; run again, the window is finished."""
     outcome, model = in_story
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
@@ -176,7 +176,7 @@ def test_rivals_that_fail_beside_the_loop_end_the_replay_before_the_windows_reco
     assert again[1].every is not None
 
 
-def test_what_a_replay_says_is_about_no_live_model_so_no_automation_acts_on_it(in_story):
+def test_replay_events_trigger_no_automation(in_story):
     outcome, _ = in_story
     asked = {record.decision_id for record in outcome.windows if record.retrain}
     deadline = time.monotonic() + 150

@@ -49,14 +49,14 @@ def outcome(replayed: tuple[Replay, Path], monkeypatch: pytest.MonkeyPatch) -> R
     return replayed[0]
 
 
-def test_the_loop_goes_back_when_the_season_does_and_not_before(outcome):
+def test_loop_returns_with_the_season(outcome):
     tried = [window.window for window in outcome.windows for event in window.events if event.kind == "recalled"]
     assert tried and all(window.end > RETURN for window in tried)
     retrained = [window.window for window in outcome.windows for event in window.events if event.kind == "retrained"]
     assert retrained and CHANGE < retrained[0].end < RETURN
 
 
-def test_the_version_that_returns_is_an_earlier_one_with_its_own_decision_in_the_ledger(outcome):
+def test_returning_version_has_its_own_decision(outcome):
     (first, *_) = ledger.entries("small", kind="challenger.recalled")
     returned = from_json(ModelVersion, first.body)
     trained = {
@@ -75,7 +75,7 @@ def test_the_version_that_returns_is_an_earlier_one_with_its_own_decision_in_the
     assert len(trained) == len(registry.client().search_model_versions("name='small'")), "nothing was trained for it"
 
 
-def test_going_back_by_hand_is_proved_like_any_challenger(tmp_path, monkeypatch):
+def test_manual_return_is_validated_like_a_challenger(tmp_path, monkeypatch):
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     model = write_model(tmp_path / "model", season(), **{"end: 2024-02-06": "end: 2024-02-18"})
     first, turned, returned = utc("2024-01-21"), utc("2024-02-04"), utc("2024-02-12")

@@ -13,7 +13,7 @@ from tasks.replay.baselines import compare_with_baselines
 from tests.support.trained_models import HOLDOUT, land, make_config, make_rows, prepare_registry, register
 
 
-def test_a_class_that_no_compared_model_knows_is_a_miss_of_each(tmp_path, workspace):
+def test_unknown_class_is_a_miss_for_every_model(tmp_path, workspace):
     """Of two or four known classes the metric was silently wrong, of three it could not be computed at all."""
     prepare_registry(workspace)
     config = make_config("multiclass", performance={"metric": "f1"})

@@ -41,7 +41,7 @@ def customers(table: pd.DataFrame) -> list[str]:
     return [f"a|b\\{number % 50}" for number in range(len(table))]
 
 
-def test_rows_of_customers_that_come_again_are_told_apart_by_two_columns_and_refused_by_one(tmp_path):
+def test_composite_id_separates_repeated_customers(tmp_path):
     table = rows()
     expected = figures(loop(write_model(tmp_path / "control", table)))
     repeated = table.assign(row=customers(table))
@@ -53,7 +53,7 @@ def test_rows_of_customers_that_come_again_are_told_apart_by_two_columns_and_ref
     assert expected[0][0] > 0.7 * WINDOW_ROWS
 
 
-def test_ids_that_come_again_in_each_window_lose_no_label(tmp_path):
+def test_repeated_ids_keep_all_labels(tmp_path):
     """Also those whose label is as it was the window before."""
     table = rows()
     expected = figures(loop(write_model(tmp_path / "control", table)))
@@ -63,7 +63,7 @@ def test_ids_that_come_again_in_each_window_lose_no_label(tmp_path):
     assert found == expected
 
 
-def test_labels_that_are_taken_back_count_no_longer_in_a_window_that_was_measured(tmp_path):
+def test_retracted_labels_are_removed_from_measured_windows(tmp_path):
     model = write_model(tmp_path)
     loop(model)
     table = rows()
@@ -81,7 +81,7 @@ ODD = ["id", "[€]", "b<10", "a.b", "a", "A", "place", "label", "label_at", "mo
 
 
 @pytest.mark.slow("replays a record of clashing names")
-def test_a_replay_with_names_that_clash_with_ours_and_with_what_libraries_accept(tmp_path):
+def test_replay_with_clashing_column_names(tmp_path):
     table, random = rows(), np.random.default_rng(5)
     own = {"window": table["row"], "index": table["at"], "prediction": table["y"], "Dtype [x]": table["colour"]}
     shift = np.where(table["at"] >= SECOND, 2.0, 0.0)  # so that there is drift to draw

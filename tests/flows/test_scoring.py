@@ -28,7 +28,7 @@ def score(config: ModelConfig, snapshot: Snapshot, version: ModelVersion) -> Sco
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_every_row_is_answered_as_the_model_answers(task):
+def test_every_row_gets_the_models_prediction(task):
     config = make_config(task)
     version = register(config)
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(task, rows=700, window=HOLDOUT, seed=3))
@@ -41,7 +41,7 @@ def test_every_row_is_answered_as_the_model_answers(task):
     assert (scoring.rows, scoring.model_version, scoring.window) == (700, "1", HOLDOUT)
 
 
-def test_latency_is_measured_per_batch_and_travels():
+def test_latency_is_measured_per_batch():
     config = make_config()
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=1000, window=HOLDOUT))
     version = register(config)
@@ -53,7 +53,7 @@ def test_latency_is_measured_per_batch_and_travels():
     assert from_json(Scoring, to_json(scoring)) == scoring
 
 
-def test_scoring_twice_lands_once_and_a_second_version_lands_beside_it():
+def test_scoring_is_idempotent_per_version():
     config = make_config()
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=300, window=HOLDOUT))
     first = score(config, snapshot, register(config, "one"))
@@ -63,7 +63,7 @@ def test_scoring_twice_lands_once_and_a_second_version_lands_beside_it():
     assert lake.read_predictions(config, HOLDOUT).num_rows == 600
 
 
-def test_a_window_without_rows_is_scored_to_nothing():
+def test_empty_window_is_not_scored():
     config = make_config()
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(rows=10, window=HOLDOUT).slice(0, 0))
     scoring = score(config, snapshot, register(config))

@@ -66,7 +66,7 @@ def granted() -> list[str]:
     return [name for name in NAMES for _ in ledger.entries(name, kind="budget.granted")]
 
 
-def test_the_models_that_bring_more_for_the_cost_go_first_whoever_comes_first(models):
+def test_most_beneficial_models_go_first(models):
     decisions = {name: ask(name, value) for name, value in zip(NAMES, (50.0, 500.0, 100.0), strict=True)}
     refusal = claim("alpha", decisions["alpha"])
     assert "is expected to bring 10.00 USD net for 40.00 USD" in refusal
@@ -81,14 +81,14 @@ def test_the_models_that_bring_more_for_the_cost_go_first_whoever_comes_first(mo
     assert granted() == ["beta", "gamma"]
 
 
-def test_where_there_is_money_for_all_everybody_gets_it(models):
+def test_all_requests_are_granted_within_budget(models):
     share(models, "shared_budget: {max_usd_per_month: 120}")
     decisions = {name: ask(name, 1.0) for name in NAMES}
     assert [claim(name, decisions[name]) for name in NAMES] == [None, None, None]
     assert from_json(Grant, ledger.entries("gamma", kind="budget.granted")[0].body).left_usd == 0
 
 
-def test_without_a_shared_budget_or_outside_of_it_nothing_is_asked(models):
+def test_models_outside_the_shared_budget_are_not_checked(models):
     share(models, "shared_budget: {max_usd_per_month: 0, models: [beta]}")
     assert claim("alpha", "decision-1") is None
     assert claim("beta", "decision-2") is not None
@@ -105,7 +105,7 @@ def damage(models: Path, name: str, own_limit: str = "") -> None:
     file.write_text(file.read_text().replace("fixed_usd_per_retrain: 40", f"fixed_usd_per_retrain: 40{own_limit}"))
 
 
-def test_a_damaged_ledger_holds_back_what_its_model_may_have_spent_and_the_others_go_on(models):
+def test_damaged_ledger_reserves_its_models_budget(models):
     damage(models, "beta", ", max_usd_per_month: 45")
     assert claim("alpha", ask("alpha", 50.0)) is None
     assert from_json(Grant, ledger.entries("alpha", kind="budget.granted")[0].body).left_usd == 5
@@ -113,14 +113,14 @@ def test_a_damaged_ledger_holds_back_what_its_model_may_have_spent_and_the_other
     assert "45.00 USD are held back, as the ledger of beta does not verify (perennial audit verify)" in refusal
 
 
-def test_a_damaged_ledger_of_a_model_without_a_limit_refuses_in_a_sentence_as_it_may_have_spent_all(models):
+def test_damaged_ledger_without_limit_refuses_all(models):
     damage(models, "beta")
     assert "90.00 USD are held back, as the ledger of beta does not verify" in claim("alpha", ask("alpha", 50.0))
     with pytest.raises(LedgerError, match="entry 1 cannot be read"):
         claim("beta", "decision-beta")
 
 
-def test_processes_that_ask_at_once_never_spend_more_than_there_is(models):
+def test_concurrent_requests_never_exceed_the_budget(models):
     code = (
         "import sys; from tests.flows.test_shared_budget import claim; print(claim(sys.argv[1], sys.argv[2]) is None)"
     )
@@ -138,7 +138,7 @@ def test_processes_that_ask_at_once_never_spend_more_than_there_is(models):
     assert not any(ledger.verify(name).problems for name in set(granted()))
 
 
-def test_a_refused_retrain_trains_nothing_says_so_by_an_event_and_stands_on_the_fleet_page(models, prefect_server):
+def test_refused_retrain_is_reported(models, prefect_server):
     share(models, "shared_budget: {max_usd_per_month: 50, models: [alpha, beta]}")
     retrain("alpha", until=FIRST)
     assert "of 50.00 USD shared by alpha, beta" in retrain("beta", until=FIRST, dry_run=True).headline
@@ -177,7 +177,7 @@ def told(event: str, model: str) -> list[list[str]]:
         ("- a", "expected shared_budget"),
     ],
 )
-def test_a_mistake_in_what_models_share_is_named(models, capsys, text, words):
+def test_error_in_fleet_file_is_named(models, capsys, text, words):
     share(models, text)
     with pytest.raises(ModelConfigError, match=r"fleet\.yaml: ") as caught:
         load_fleet_config()
@@ -185,10 +185,10 @@ def test_a_mistake_in_what_models_share_is_named(models, capsys, text, words):
     assert main(["check", "alpha"]) == 1
 
 
-def test_check_tells_what_models_share_and_the_file_is_no_model(models, capsys):
+def test_check_describes_the_shared_budget(models, capsys):
     assert "fleet" not in available_models()
     assert main(["check", "alpha"]) == 0
-    assert "together: alpha, beta, gamma retrain for at most 90.00 $ in 30 days." in capsys.readouterr().out
+    assert "together: alpha, beta, gamma may spend at most 90.00 $ on retrains in 30 days." in capsys.readouterr().out
     write_model(models, **{"name: small": "name: fleet"})
     with pytest.raises(ModelConfigError, match="expected another one"):
         load_model_config(models / "small.yaml")

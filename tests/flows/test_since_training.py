@@ -18,7 +18,7 @@ BOTH = """
 
 
 @pytest.mark.slow("replays weeks for each of two conditions")
-def test_a_date_and_arrived_labels_each_retrain_once(tmp_path, monkeypatch):
+def test_date_and_arrived_labels_each_retrain_once(tmp_path, monkeypatch):
     """300 rows a window, 226 labelled at its end, 300 later; training rows end two days before a retrain.
 
     Labels reach 826 on the 27th, 2 and 6 February; on the 29th the date of the 28th has come.

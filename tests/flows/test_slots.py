@@ -83,7 +83,7 @@ def retrain_both(models: list[str], meeting: Meeting, monkeypatch: pytest.Monkey
             running.result()
 
 
-def test_with_one_slot_the_retrains_of_two_models_do_not_overlap(tmp_path, limit, monkeypatch):
+def test_one_slot_serialises_retrains(tmp_path, limit, monkeypatch):
     limit(1)
     meeting = Meeting(patience_s=8)
     retrain_both(two_models(tmp_path), meeting, monkeypatch)
@@ -92,7 +92,7 @@ def test_with_one_slot_the_retrains_of_two_models_do_not_overlap(tmp_path, limit
     assert slots_taken() == 0
 
 
-def test_with_two_slots_they_run_side_by_side(tmp_path, limit, monkeypatch):
+def test_two_slots_allow_parallel_retrains(tmp_path, limit, monkeypatch):
     limit(2)
     meeting = Meeting(patience_s=120)
     retrain_both(two_models(tmp_path), meeting, monkeypatch)
@@ -100,7 +100,7 @@ def test_with_two_slots_they_run_side_by_side(tmp_path, limit, monkeypatch):
     assert slots_taken() == 0
 
 
-def test_where_the_server_counts_nothing_they_run_side_by_side_too(tmp_path, prefect_server, monkeypatch):
+def test_without_a_limit_retrains_run_in_parallel(tmp_path, prefect_server, monkeypatch):
     with get_client(sync_client=True) as client, pytest.raises(ObjectNotFound):
         client.read_global_concurrency_limit_by_name(LIMIT)
     meeting = Meeting(patience_s=120)
@@ -108,7 +108,7 @@ def test_where_the_server_counts_nothing_they_run_side_by_side_too(tmp_path, pre
     assert meeting.most == 2
 
 
-def test_a_run_elsewhere_a_dry_run_and_a_replay_take_no_slot_of_the_dedicated_hosts(tmp_path, limit, monkeypatch):
+def test_other_places_dry_runs_and_replays_take_no_slot(tmp_path, limit, monkeypatch):
     limit(1)
     model = write_model(tmp_path)
     with concurrency(LIMIT):
@@ -125,7 +125,7 @@ def deployed_run(client, model):
     return client.create_flow_run_from_deployment(deployment, parameters={"model": model, "until": FIRST.isoformat()})
 
 
-def test_a_deployed_run_that_finds_no_slot_gives_its_workers_place_back(tmp_path, limit, monkeypatch):
+def test_deployed_run_without_slot_is_requeued(tmp_path, limit, monkeypatch):
     limit(1)
     monkeypatch.setattr(slots, "PATIENCE_S", 1.0)
     model = write_model(tmp_path)
@@ -138,7 +138,7 @@ def test_a_deployed_run_that_finds_no_slot_gives_its_workers_place_back(tmp_path
     assert registry.aliases("small") == {}
 
 
-def test_a_run_that_goes_on_takes_over_the_slot_of_its_killed_process_and_does_not_wait_for_itself(
+def test_resumed_run_takes_over_its_slot(
     tmp_path, limit, monkeypatch
 ):
     limit(1)
@@ -159,7 +159,7 @@ def test_a_run_that_goes_on_takes_over_the_slot_of_its_killed_process_and_does_n
 
 @pytest.mark.slow("starts a server twice and waits until a lease has run out")
 @pytest.mark.timeout(900)
-def test_a_slot_whose_holder_is_gone_is_free_again_though_the_server_was_restarted_meanwhile():
+def test_slot_of_a_dead_holder_is_released():
     import httpx
 
     from tests.chaos.stack import wait_for

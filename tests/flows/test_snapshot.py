@@ -48,7 +48,7 @@ def known(config: ModelConfig, as_of: datetime) -> int:
     return lake.labelled_snapshot(config, Window(WINDOW.start, SECOND.end), as_of).labelled_rows or 0
 
 
-def test_a_window_is_taken_once_and_read_from_the_lake_from_then_on(tmp_path: Path) -> None:
+def test_window_is_read_from_the_source_once(tmp_path: Path) -> None:
     config = source(tmp_path, two_windows())
     first = take_snapshot.fn(config, WINDOW)
     (tmp_path / "rows.parquet").unlink()
@@ -57,7 +57,7 @@ def test_a_window_is_taken_once_and_read_from_the_lake_from_then_on(tmp_path: Pa
     assert lake.read_rows(first).num_rows == first.rows == 50
 
 
-def test_a_window_that_has_not_arrived_lands_nothing_and_can_be_taken_later(tmp_path: Path) -> None:
+def test_missing_window_can_be_taken_later(tmp_path: Path) -> None:
     with pytest.raises(SourceEmpty):
         take_snapshot.fn(source(tmp_path, two_windows().slice(50)), WINDOW)
     assert lake.landed_rows(model(), WINDOW) is None
@@ -65,14 +65,14 @@ def test_a_window_that_has_not_arrived_lands_nothing_and_can_be_taken_later(tmp_
     assert take_snapshot.fn(source(tmp_path, two_windows()), WINDOW).rows == 50
 
 
-def test_wrong_data_lands_nothing(tmp_path: Path) -> None:
+def test_invalid_data_is_not_stored(tmp_path: Path) -> None:
     config = source(tmp_path, two_windows().drop_columns(["age"]))
     with pytest.raises(SourceError, match="column 'age' is missing"):
         take_snapshot.fn(config, WINDOW)
     assert not Path(workspace().table(config.name, "rows")).exists()
 
 
-def test_labels_land_as_they_become_known(tmp_path: Path) -> None:
+def test_labels_are_stored_as_they_become_known(tmp_path: Path) -> None:
     """A day's delay: at the end of a window the labels of its first four days and of all before are known."""
     config = source(tmp_path, two_windows())
     assert land_labels.fn(config, WINDOW.end) == 0, "no rows yet"
@@ -87,7 +87,7 @@ def test_labels_land_as_they_become_known(tmp_path: Path) -> None:
     assert known(config, SECOND.end) == 91
 
 
-def test_the_future_cannot_be_read_from_the_past(tmp_path: Path) -> None:
+def test_labels_of_the_future_are_not_read(tmp_path: Path) -> None:
     config = source(tmp_path, two_windows())
     take_snapshot.fn(config, WINDOW)
     take_snapshot.fn(config, SECOND)
@@ -96,7 +96,7 @@ def test_the_future_cannot_be_read_from_the_past(tmp_path: Path) -> None:
     assert land_labels.fn(config, WINDOW.end) == 0, "replayed from the start: all there, none twice"
 
 
-def test_labels_that_come_later_than_announced_are_still_found(tmp_path: Path) -> None:
+def test_labels_later_than_the_delay_are_found(tmp_path: Path) -> None:
     unknown = [None if number < 20 else 1 for number in range(100)]
     config = source(tmp_path, two_windows(unknown))
     take_snapshot.fn(config, WINDOW)
@@ -107,7 +107,7 @@ def test_labels_that_come_later_than_announced_are_still_found(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("lookback_days", "found"), [(1, 0), (40, 20)])
-def test_labels_are_looked_for_as_long_as_the_file_says_and_later_where_a_period_is_named(
+def test_label_lookback_follows_the_file(
     tmp_path: Path, lookback_days: float, found: int
 ) -> None:
     unknown = [None if number < 20 else 1 for number in range(100)]
@@ -120,7 +120,7 @@ def test_labels_are_looked_for_as_long_as_the_file_says_and_later_where_a_period
     assert land_labels.fn(config, WINDOW.end + 11 * DAY, period=WINDOW) == 20 - found
 
 
-def test_corrected_labels_land_beside_the_first(tmp_path: Path) -> None:
+def test_corrected_labels_are_stored_beside_the_first(tmp_path: Path) -> None:
     config = source(tmp_path, two_windows())
     take_snapshot.fn(config, WINDOW)
     land_labels.fn(config, SECOND.start + DAY)
@@ -134,7 +134,7 @@ def test_corrected_labels_land_beside_the_first(tmp_path: Path) -> None:
     assert (sum(before), sum(after)) == (25, 50)
 
 
-def test_a_workspace_that_cannot_be_written_says_so_and_holds_nothing(
+def test_unwritable_workspace_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = source(tmp_path, two_windows())
@@ -147,7 +147,7 @@ def test_a_workspace_that_cannot_be_written_says_so_and_holds_nothing(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_in_a_flow_only_an_unreachable_source_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_unreachable_sources_are_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.adapters import sources
 
     config, asked = source(tmp_path, two_windows()), []
@@ -176,7 +176,7 @@ def test_in_a_flow_only_an_unreachable_source_is_tried_again(tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_one_line_tells_what_landed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_log_line_summarises_the_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = source(tmp_path, two_windows())
 
     @flow

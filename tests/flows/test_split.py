@@ -24,7 +24,7 @@ LATE = {
 }  # fmt: skip
 
 
-def test_the_holdout_is_days_whose_labels_have_come_however_late_they_come():
+def test_holdout_is_the_latest_labelled_days():
     config = make_config(columns=LATE)
     land(config, TRAINING, make_rows(rows=6000))
     training, holdout = split_labelled_rows.fn(config, TRAINING.end)
@@ -33,7 +33,7 @@ def test_the_holdout_is_days_whose_labels_have_come_however_late_they_come():
     assert holdout.labelled_rows == holdout.rows == 500, "100 rows a day, on the five days before the delay"
 
 
-def test_where_labels_have_a_time_of_their_own_the_holdout_is_days_in_which_nearly_all_have_come():
+def test_holdout_with_label_times_is_nearly_complete_days():
     """Labels 5 to 12 days after their row, evenly: 98 % of each class within 11.9 days."""
     own_time = {**LATE, "label_delay_hours": 0, "label_time": "came"}
     config, rows = make_config(columns=own_time), make_rows(rows=6000)
@@ -56,7 +56,7 @@ def test_where_labels_have_a_time_of_their_own_the_holdout_is_days_in_which_near
         split_labelled_rows.fn(few, TRAINING.end)
 
 
-def test_a_rare_class_whose_labels_come_late_is_waited_for():
+def test_holdout_waits_for_late_rare_class():
     """One row in sixty is positive and known after 20 days, all else the next day: no day is judged without positives."""
     config, rows = make_config(columns={**LATE, "label_delay_hours": 0, "label_time": "came"}), make_rows(rows=6000)
     rare = np.arange(6000) % 60 == 0
@@ -73,7 +73,7 @@ def test_a_rare_class_whose_labels_come_late_is_waited_for():
     assert sum(measured["label"].to_pylist()) == pytest.approx(800 / 60, abs=1)
 
 
-def test_days_that_have_not_landed_are_no_part_of_the_holdout():
+def test_holdout_excludes_days_without_rows():
     """Asked for by hand a month later, the same rows are held out; what has landed meanwhile is quarantined."""
     config = make_config()
     land(config, TRAINING, make_rows(rows=6000))
@@ -90,26 +90,26 @@ def test_days_that_have_not_landed_are_no_part_of_the_holdout():
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_first_model_that_is_trained_by_hand_long_after_its_history_is_judged_on_the_end_of_that(tmp_path):
+def test_first_model_trained_late_uses_the_end_of_its_history(tmp_path):
     model = write_model(tmp_path)
     report = retrain(model)  # as of the end of recorded data, 16 days after the history
     assert (report.verdict, report.rows) == ("pass", 225)
 
 
-def test_before_anything_can_be_learned_the_refusal_counts_the_days():
+def test_too_short_history_refusal_counts_days():
     config = make_config(columns=LATE)
     land(config, TRAINING, make_rows())
     with pytest.raises(TooEarly, match=r"2024-01-20 is 19 days after 2024-01-01.* expected more than the 19 that"):
         split_labelled_rows.fn(config, utc("2024-01-20"))
 
 
-def test_a_history_that_leaves_nothing_to_train_on_is_refused_when_the_file_is_read():
+def test_history_without_training_days_is_refused():
     with pytest.raises(ValidationError, match=r"19 days after period\.start, expected more than the 19"):
         make_config(columns=LATE, period={"start": START, "history_until": utc("2024-01-20")})
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_model_whose_labels_take_longer_than_its_holdout_gets_its_first_champion(tmp_path):
+def test_label_delay_longer_than_holdout_works(tmp_path):
     model = write_model(tmp_path, **{"label_delay_hours: 12": "label_delay_hours: 120"})
     assert retrain(model, until=utc("2024-01-21")).verdict == "pass"
     assert promote(model, until=utc("2024-01-21")).champion == registry.aliases("small")[registry.CHAMPION] == "1"

@@ -38,7 +38,7 @@ def with_column(rows: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_a_challenger_of_each_task_is_trained_and_waits_under_its_alias(task):
+def test_challenger_of_each_task_is_trained(task):
     config = make_config(task)
     snapshot = land(config, TRAINING, make_rows(task))
     version = train(config, snapshot)
@@ -49,7 +49,7 @@ def test_a_challenger_of_each_task_is_trained_and_waits_under_its_alias(task):
     assert set(kept.codes) == {one.feature for one in version_files.reference_profile(version).features} and len(kept)
 
 
-def test_a_version_carries_the_suite_that_its_reference_teaches():
+def test_version_stores_the_learned_suite():
     config = make_config()
     version = train(config, land(config, TRAINING, make_rows()))
     stored = version_files.expectation_suite(version)
@@ -58,7 +58,7 @@ def test_a_version_carries_the_suite_that_its_reference_teaches():
     assert {one.column for one in suite.expectations if hasattr(one, "column")} >= {*config.columns.features.names}
 
 
-def test_training_again_for_the_same_decision_gives_the_same_version():
+def test_training_is_idempotent_per_decision():
     config = make_config()
     snapshot = land(config, TRAINING, make_rows())
     first = train(config, snapshot)
@@ -66,7 +66,7 @@ def test_training_again_for_the_same_decision_gives_the_same_version():
     assert train(config, snapshot, "d2").version == "2"
 
 
-def test_a_version_that_serves_already_is_not_made_challenger_again():
+def test_serving_version_does_not_become_challenger():
     config = make_config()
     snapshot = land(config, TRAINING, make_rows())
     version = train(config, snapshot)
@@ -88,7 +88,7 @@ def test_too_few_labelled_rows_are_refused(rows, refused):
     assert registry.aliases(config.name) == {}
 
 
-def test_labels_that_are_not_known_yet_train_nothing():
+def test_unknown_labels_are_not_trained_on():
     config = make_config()
     lake.land_rows(config, TRAINING, make_rows())
     snapshot = lake.labelled_snapshot(config, TRAINING, TRAINING.end)
@@ -96,7 +96,7 @@ def test_labels_that_are_not_known_yet_train_nothing():
         train(config, snapshot)
 
 
-def test_a_label_that_is_null_everywhere_trains_nothing():
+def test_all_null_label_is_refused():
     config = make_config()
     rows = with_column(make_rows(), "label", pa.nulls(1000, pa.int64()))
     with pytest.raises(TrainingRefused, match="no row has a label"):
@@ -104,21 +104,21 @@ def test_a_label_that_is_null_everywhere_trains_nothing():
 
 
 @pytest.mark.parametrize(("task", "value"), [("binary", 1), ("multiclass", "only")])
-def test_a_single_class_trains_nothing(task, value):
+def test_single_class_is_refused(task, value):
     config = make_config(task)
     rows = with_column(make_rows(task), "label", pa.array([value] * 1000))
     with pytest.raises(TrainingRefused, match="a single class in these rows, expected at least 2"):
         train(config, land(config, TRAINING, rows))
 
 
-def test_a_constant_number_trains_nothing():
+def test_constant_label_is_refused():
     config = make_config("regression")
     rows = with_column(make_rows("regression"), "label", pa.array([3.0] * 1000))
     with pytest.raises(TrainingRefused, match="same value in all rows"):
         train(config, land(config, TRAINING, rows))
 
 
-def test_infinite_labels_train_nothing():
+def test_infinite_labels_are_refused():
     config = make_config("regression")
     rows = make_rows("regression")
     labels = [float("inf"), *rows.column("label").to_pylist()[1:]]
@@ -126,7 +126,7 @@ def test_infinite_labels_train_nothing():
         train(config, land(config, TRAINING, with_column(rows, "label", pa.array(labels))))
 
 
-def test_a_label_in_two_units_trains_nothing_until_that_is_accepted():
+def test_label_in_two_units_is_refused_until_accepted():
     config = make_config("regression")
     rows = make_rows("regression")
     labels = rows.column("label").to_numpy().copy()
@@ -140,7 +140,7 @@ def test_a_label_in_two_units_trains_nothing_until_that_is_accepted():
     assert train(accepted, landed).version == "1"
 
 
-def test_where_a_class_is_spelled_like_a_missing_value_the_refusal_says_how_to_name_it():
+def test_refusal_explains_class_spelled_like_missing():
     config = make_config("binary")
     rows = make_rows("binary")
     rows = with_column(rows, "label", pa.array(["None" if label else "some" for label in rows["label"].to_pylist()]))
@@ -153,7 +153,7 @@ def test_where_a_class_is_spelled_like_a_missing_value_the_refusal_says_how_to_n
 
 
 @pytest.mark.parametrize(("strange", "refused"), [(20, False), (200, True)])
-def test_too_many_labels_that_cannot_be_used_train_nothing_and_a_few_are_left_out(strange, refused):
+def test_too_many_unusable_labels_are_refused(strange, refused):
     config = make_config("binary", columns=make_config().columns.model_dump() | {"classes": ["0", "1"]})
     rows = make_rows("binary")
     texts = ["pending"] * strange + [str(label) for label in rows["label"].to_pylist()[strange:]]
@@ -170,7 +170,7 @@ def test_too_many_labels_that_cannot_be_used_train_nothing_and_a_few_are_left_ou
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])
-def test_a_feature_that_equals_the_label_is_refused_by_name(task):
+def test_feature_equal_to_label_is_named(task):
     config = make_config(task)
     rows = make_rows(task)
     leaking = with_column(rows, "noise", rows.column("label").cast(pa.float64()))
@@ -179,7 +179,7 @@ def test_a_feature_that_equals_the_label_is_refused_by_name(task):
     assert registry.find(config.name, "d1") is None
 
 
-def test_an_all_null_feature_and_a_constant_one_still_train():
+def test_all_null_and_constant_features_still_train():
     config = make_config()
     rows = with_column(make_rows(), "noise", pa.nulls(1000, pa.float64()))
     rows = with_column(rows, "flag", pa.array([True] * 1000))
@@ -188,7 +188,7 @@ def test_an_all_null_feature_and_a_constant_one_still_train():
     assert (importance["noise"], importance["flag"]) == (0.0, 0.0)
 
 
-def test_a_refusal_is_not_tried_again_and_an_outage_is():
+def test_outage_is_retried_but_refusal_is_not():
     from prefect.states import Failed
 
     def state_of(error: Exception):
@@ -200,7 +200,7 @@ def test_a_refusal_is_not_tried_again_and_an_outage_is():
     assert not may_pass(None, None, state_of(NoChampion("never there")))
 
 
-def test_the_snapshot_of_another_moment_trains_on_the_labels_of_that_moment():
+def test_training_uses_labels_known_at_as_of():
     """Labels that landed after `as_of` are not learned from: no look-ahead."""
     config = make_config()
     early = make_rows(rows=600)
@@ -211,7 +211,7 @@ def test_the_snapshot_of_another_moment_trains_on_the_labels_of_that_moment():
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(("error", "attempts"), [(TrainingRefused("too few rows"), 1), (ConnectionError("reset"), 2)])
-def test_a_task_in_a_flow_retries_an_outage_but_not_a_refusal(error, attempts):
+def test_task_in_a_flow_retries_only_outages(error, attempts):
     calls = []
 
     @task(retries=1, retry_delay_seconds=0, retry_condition_fn=may_pass)

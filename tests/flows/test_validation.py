@@ -38,7 +38,7 @@ def held_out(config: ModelConfig, **rows) -> Snapshot:
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
-def test_a_challenger_that_knows_the_new_concept_passes_and_the_old_one_fails(task):
+def test_challenger_of_the_new_concept_passes(task):
     """The concept has turned: one learned the old concept, the other the new one; tried in both roles."""
     config = make_config(task)
     old = register(config, "old", BEFORE, turn=-1.0)
@@ -55,7 +55,7 @@ def test_a_challenger_that_knows_the_new_concept_passes_and_the_old_one_fails(ta
     assert dict(registry.version(config.name, "2").tags)["validation"] == "pass"
 
 
-def test_a_holdout_whose_label_is_in_another_unit_proves_nothing():
+def test_holdout_with_rescaled_labels_fails():
     config = make_config("regression")
     challenger = register(config)
     rows = make_rows("regression", 600, HOLDOUT, seed=9)
@@ -66,7 +66,7 @@ def test_a_holdout_whose_label_is_in_another_unit_proves_nothing():
     assert "as if in another unit" in report.reasons[0]
 
 
-def test_classes_of_the_holdout_that_changed_places_are_said():
+def test_swapped_holdout_classes_are_reported():
     config = make_config("binary")
     challenger = register(config)
     rows = make_rows("binary", 600, HOLDOUT, seed=9)
@@ -95,7 +95,7 @@ def guarded(**columns) -> ModelConfig:
     return config.model_copy(update={"columns": config.columns.model_copy(update=columns)})
 
 
-def test_a_protected_group_that_loses_refuses_as_a_slice_does():
+def test_loss_in_a_protected_group_fails():
     """The new model gains for m more than it loses for f, who keep to the old concept."""
     config = guarded()
     old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new", TRAINING, turn=1.0)
@@ -111,7 +111,7 @@ def test_a_protected_group_that_loses_refuses_as_a_slice_does():
     assert from_json(ValidationReport, to_json(report)) == report
 
 
-def test_groups_that_both_models_serve_alike_pass_and_are_told():
+def test_groups_without_loss_pass_and_are_listed():
     config = guarded()
     old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new", TRAINING, turn=1.0)
     holdout = land(config, HOLDOUT, with_gender(make_rows("regression", rows=600, window=HOLDOUT, seed=9)))
@@ -120,7 +120,7 @@ def test_groups_that_both_models_serve_alike_pass_and_are_told():
     assert any(reason.startswith("groups of gender: challenger's mae") for reason in report.reasons)
 
 
-def test_groups_of_a_personal_column_are_numbered_and_a_column_of_before_it_was_named_is_told():
+def test_personal_groups_are_numbered():
     config = guarded(personal=("gender",))
     old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new", TRAINING, turn=1.0)
     holdout = land(config, HOLDOUT, with_gender(make_rows("regression", rows=600, window=HOLDOUT, seed=9)))
@@ -131,7 +131,7 @@ def test_groups_of_a_personal_column_are_numbered_and_a_column_of_before_it_was_
     assert told == "groups of age_group: not compared, as none has 100 labelled rows that define the metric"
 
 
-def test_a_copy_of_the_champion_is_no_worse_but_no_gain():
+def test_copy_of_the_champion_is_non_inferior_without_gain():
     config = make_config()
     one, other = register(config, "one"), register(config, "other")
     holdout = held_out(config)
@@ -142,7 +142,7 @@ def test_a_copy_of_the_champion_is_no_worse_but_no_gain():
     assert "gain +0, expected at least 0.0001" in report.reasons[0]
 
 
-def test_stored_metrics_are_never_believed():
+def test_stored_metrics_are_not_used():
     """Published examples compare with stored old metrics; here forged ones change nothing."""
     config = make_config()
     old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new")
@@ -153,7 +153,7 @@ def test_stored_metrics_are_never_believed():
     assert report.differences[0].champion > 1.0
 
 
-def test_rows_that_the_challenger_was_trained_on_validate_nothing():
+def test_training_rows_do_not_validate():
     config = make_config()
     challenger = register(config, "new", Window(TRAINING.start, HOLDOUT.end))
     report = validate(config, challenger, register(config, "old"), held_out(config))
@@ -178,7 +178,7 @@ def test_first_model_is_compared_with_its_floor(floor, verdict):
     assert (report.verdict, report.first_model, report.champion) == (verdict, True, None)
 
 
-def test_a_challenger_whose_files_were_changed_fails_though_its_metric_was_good(workspace):
+def test_challenger_with_changed_files_fails(workspace):
     config = make_config()
     challenger = register(config)
     path = next((workspace / "artifacts").rglob("model.ubj"))
@@ -188,7 +188,7 @@ def test_a_challenger_whose_files_were_changed_fails_though_its_metric_was_good(
     assert "version 1 does not serve: model files have sha256" in report.reasons[0]
 
 
-def test_a_challenger_that_needs_a_column_that_production_lacks_fails():
+def test_challenger_with_missing_column_fails():
     wide = make_config(
         columns={
             "id": "id",
@@ -211,7 +211,7 @@ def test_a_challenger_that_needs_a_column_that_production_lacks_fails():
     assert "column label_seen_in_training_only: not among" in report.reasons[0]
 
 
-def test_a_class_that_only_the_challenger_knows_counts_against_the_champion():
+def test_class_known_only_to_the_challenger_counts():
     config = make_config("multiclass")
     rows = make_rows("multiclass", rows=600, window=HOLDOUT, seed=9)
     champion = register_with_classes(config, "old", {"high": "middle"})
@@ -223,7 +223,7 @@ def test_a_class_that_only_the_challenger_knows_counts_against_the_champion():
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
-def test_a_class_that_no_version_knows_is_a_miss_of_each_and_lowers_the_first_models_value(task):
+def test_class_unknown_to_all_versions_is_a_miss(task):
     """One row in four of the holdout is of a class that training never had; none of these rows is left out."""
     config = make_config(task, performance={"metric": "accuracy"})
     rows = make_rows(task, rows=400, window=HOLDOUT, seed=9)
@@ -251,7 +251,7 @@ def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[s
     return registration.register(config, estimators.fit(config, rows), make_snapshot(BEFORE), decision_id, profile)
 
 
-def test_what_a_promotion_brought_is_measured_in_one_order_of_classes():
+def test_outcome_uses_one_class_order():
     """Two models that differ in one class's name only: what outcome and validation say is the same, and no gain at all."""
     config = make_config("multiclass", performance={"metric": "accuracy"})
     old = register_with_classes(config, "old", {"low": "alpha"})

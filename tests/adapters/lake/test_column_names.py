@@ -159,8 +159,8 @@ def mistakes(**columns: object) -> str:
 
 def test_reserved_arrow_name_is_refused() -> None:
     reserved = {"numeric": ["__filename"]}
-    assert "'__filename' is a name that Arrow keeps for itself" in mistakes(features=reserved)
-    assert "'__filename' is a name that Arrow keeps for itself" in mistakes(id="__filename")
+    assert "'__filename' is a name that Arrow reserves" in mistakes(features=reserved)
+    assert "'__filename' is a name that Arrow reserves" in mistakes(id="__filename")
 
 
 @pytest.mark.parametrize(
@@ -169,15 +169,15 @@ def test_reserved_arrow_name_is_refused() -> None:
         ({"id": 3}, "columns.id is 3, expected the name of a column, or a list of names such as [customer, week]"),
         (
             {"label": False},
-            "columns.label is False, expected text; put in quotes what YAML takes for a number, a date, or yes",
+            "columns.label is False, expected text; quote values that YAML reads as a number, a date, or yes",
         ),
-        ({"features": {"numeric": [0]}}, "columns.features.numeric.0 is 0, expected text; put in quotes"),
+        ({"features": {"numeric": [0]}}, "columns.features.numeric.0 is 0, expected text; quote values"),
         ({"features": {"numeric": "x"}}, "columns.features.numeric is 'x', expected a list"),
         ({"id": []}, "columns.id is [], expected the name of a column, or a list of names"),
         ({"id": ["a", ""]}, "expected the name of a column, or a list of names"),
         ({"id": ["a", "a"]}, "a is listed more than once, expected each column once"),
         ({"id": ["id", "churned"]}, "id has 'churned', which comes with the label"),
-        ({"id": ["id", "at"], "protected": ["id+at"]}, "a column is called 'id+at', as the id's are together"),
+        ({"id": ["id", "at"], "protected": ["id+at"]}, "a column is called 'id+at', the name of the joined id columns"),
         ({"protected": ["sex", "sex"]}, "columns.protected is ['sex', 'sex'], sex is listed more than once"),
         ({"personal": ["sex", "sex"]}, "columns.personal is ['sex', 'sex'], sex is listed more than once"),
     ],
