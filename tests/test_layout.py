@@ -57,7 +57,7 @@ def tracked_top_level() -> set[str]:
     return {name.split("/")[0] for name in listed if not name.startswith(".")}
 
 
-def test_the_top_level_is_the_one_its_user_fixed():
+def test_top_level_is_fixed():
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout, so what belongs to the project cannot be listed; clone it with git")
     assert tracked_top_level() <= TOP_LEVEL | BESIDE
@@ -65,7 +65,7 @@ def test_the_top_level_is_the_one_its_user_fixed():
 
 
 @pytest.mark.parametrize("path", sources("tasks/policy"), ids=named)
-def test_policy_imports_nothing_but_arithmetic(path):
+def test_policy_imports_only_allowed_libraries(path):
     allowed = PURE | set(sys.stdlib_module_names)
     strangers = {name for name in imports(path) if name.split(".")[0] not in allowed}
     outside = {name for name in imports(path) if name.startswith("tasks.") and not name.startswith("tasks.policy")}
@@ -73,7 +73,7 @@ def test_policy_imports_nothing_but_arithmetic(path):
 
 
 @pytest.mark.parametrize("path", sources("tasks/policy"), ids=named)
-def test_policy_reads_no_clock_and_no_file(path):
+def test_policy_reads_no_clock_or_file(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     called = {
         node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
@@ -96,7 +96,7 @@ def test_stages_import_no_other_stage_and_no_flow(path):
 
 
 @pytest.mark.parametrize("path", sources("flows"), ids=named)
-def test_flows_never_import_flows_at_their_top(path):
+def test_flows_do_not_import_flows(path):
     flows = {f"flows.{other.stem}" for other in (ROOT / "flows").glob("*.py")} - {"flows.parameters", "flows.__init__"}
     top = [
         node
@@ -108,7 +108,7 @@ def test_flows_never_import_flows_at_their_top(path):
 
 
 @pytest.mark.parametrize("path", sources("deployments/config"), ids=named)
-def test_a_model_file_needs_nothing_but_policy_to_be_read(path):
+def test_config_imports_only_policy(path):
     ours = {name for name in imports(path) if name.split(".")[0] in ("tasks", "flows")}
     assert all(name.startswith("tasks.policy") or name == "tasks" for name in ours)
 
@@ -127,7 +127,7 @@ def modules_of(package: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("package", [each for each in packages() if modules_of(each)], ids=named)
-def test_a_package_holds_three_to_nine_modules_and_none_repeats_its_name(package):
+def test_packages_hold_three_to_nine_modules(package):
     names = {path.stem for path in modules_of(package)}
     assert 3 <= len(names) <= 9 or package == ROOT / "deployments"
     assert package.name not in names
@@ -150,7 +150,7 @@ def test_packages_import_each_other_one_way():
 
 
 @pytest.mark.parametrize("path", sources("flows") + sources("tasks") + sources("deployments"), ids=named)
-def test_an_import_inside_a_function_says_why(path):
+def test_imports_inside_functions_have_a_comment(path):
     text = path.read_text(encoding="utf-8")
     lines, inner = text.splitlines(), set()
     for node in ast.walk(ast.parse(text)):
@@ -164,7 +164,7 @@ def test_an_import_inside_a_function_says_why(path):
     assert not [f"{named(path)}:{node.lineno}" for node in inner if node.end_lineno not in explained]
 
 
-def test_every_error_that_a_person_can_mend_stands_in_one_module():
+def test_user_errors_are_defined_in_one_module():
     tree = "tasks/policy/records/errors.py"
     known = {
         node.name
@@ -190,11 +190,11 @@ def test_flow_modules_load_no_heavy_library():
 
 
 @pytest.mark.parametrize("name", available_models())
-def test_every_model_file_loads_and_bears_its_models_name(name):
+def test_every_model_file_loads_under_its_name(name):
     assert load_model_config(name).name == name
 
 
-def test_the_models_are_of_more_than_one_task():
+def test_models_cover_more_than_one_task():
     assert len({load_model_config(name).task for name in available_models()}) > 1
 
 
@@ -202,7 +202,7 @@ def deployments() -> list[dict[str, object]]:
     return yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]
 
 
-def test_every_entrypoint_of_prefect_yaml_is_a_flow_and_every_flow_is_deployed():
+def test_every_flow_is_deployed():
     from prefect.flows import load_flow_from_entrypoint
 
     entrypoints = {str(deployment["entrypoint"]) for deployment in deployments()}
@@ -215,7 +215,7 @@ def test_every_entrypoint_of_prefect_yaml_is_a_flow_and_every_flow_is_deployed()
     assert entrypoints == flows
 
 
-def test_the_image_takes_in_all_that_a_run_imports_and_reads_and_no_user_is_root():
+def test_image_contains_all_run_files_and_is_not_root():
     image = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8")
     taken = {name for names in re.findall(r"^COPY (?!--from)(.+) \S+$", image, re.M) for name in names.split()}
     assert {"requirements.lock", "flows", "tasks", "deployments", "infra", "prefect.yaml"} <= taken
@@ -225,7 +225,7 @@ def test_the_image_takes_in_all_that_a_run_imports_and_reads_and_no_user_is_root
     assert re.findall(r"^USER (.+)$", image, re.M) == ["10001"], "by number, for Kubernetes"
 
 
-def test_clean_demo_removes_the_workspace_and_nothing_that_its_name_could_be_taken_for(tmp_path):
+def test_clean_demo_removes_only_the_workspace(tmp_path):
     workspace, beside = tmp_path / "of mine", tmp_path / "of"
     for folder in (workspace, beside):
         folder.mkdir()
@@ -251,7 +251,7 @@ def test_every_make_target_in_a_readme_exists():
     assert set(re.findall(r"(?:^|`)make ([a-z0-9-]+)", readmes(), re.M)) <= targets
 
 
-def test_every_module_command_in_a_readme_is_a_command():
+def test_every_module_command_in_a_readme_exists():
     modules = set(re.findall(r"python -m ((?:flows|tasks|deployments|tests)[\w.]*)", readmes()))
     assert modules
     for module in modules:
@@ -259,7 +259,7 @@ def test_every_module_command_in_a_readme_is_a_command():
         assert 'if __name__ == "__main__":' in source, module
 
 
-def test_every_perennial_command_in_a_readme_has_its_options():
+def test_every_perennial_command_in_a_readme_is_valid():
     lines = re.findall(r"(?:^|`)perennial ((?:run +|audit +)?[a-z]+\b[^`\n#]*)", readmes(), re.M)
     assert len(lines) > 20
     for line in lines:
@@ -272,7 +272,7 @@ def test_every_perennial_command_in_a_readme_has_its_options():
 
 
 @pytest.mark.parametrize("path", PAGES, ids=named)
-def test_every_link_in_a_readme_leads_somewhere(path):
+def test_every_readme_link_resolves(path):
     for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", path.read_text(encoding="utf-8")):
         file = path.parent / target if target else path
         assert file.exists(), f"{named(path)} links to {target}"
@@ -281,13 +281,13 @@ def test_every_link_in_a_readme_leads_somewhere(path):
             assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_stage_table_names_every_stage_and_no_other():
+def test_stage_table_is_complete():
     table = (ROOT / "tasks" / "README.md").read_text(encoding="utf-8")
     listed = set(re.findall(r"^\| `tasks/(\w+/\w+)\.py`", table, re.M))
     assert {f"tasks.{name}".replace("/", ".") for name in listed} == stage_names()
 
 
-def test_a_test_that_make_test_leaves_out_says_why(request):
+def test_slow_tests_state_a_reason(request):
     request.node.add_marker(pytest.mark.slow)
     with pytest.raises(pytest.UsageError, match="slow without a reason"):
         pytest_collection_modifyitems([request.node])
@@ -296,18 +296,18 @@ def test_a_test_that_make_test_leaves_out_says_why(request):
 
 
 @pytest.mark.parametrize(("heading", "folder"), [("Adapters", "tasks/adapters"), ("Policy", "tasks/policy")])
-def test_the_package_tables_name_every_package_and_no_other(heading, folder):
+def test_package_tables_are_complete(heading, folder):
     table = (ROOT / "tasks" / "README.md").read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
     packages = {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == packages
 
 
-def test_the_flows_table_names_every_flow():
+def test_flows_table_is_complete():
     table = (ROOT / "flows" / "README.md").read_text(encoding="utf-8")
     deployed = {str(deployment["entrypoint"]).rsplit(".", 1)[1] for deployment in deployments()}
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == deployed
 
 
-def test_readme_is_read_in_five_minutes():
+def test_readme_is_short():
     words = (ROOT / "README.md").read_text(encoding="utf-8").split()
     assert len(words) <= 900, "what is about one folder stands in that folder's README"

@@ -35,13 +35,13 @@ def problems(up: Stack, prefix: str, victim: str, *boundaries: str) -> list[str]
     return [f"{row.boundary}: {row.problems}" for row in run_batch(up, prefix, victim, boundaries) if row.problems]
 
 
-def test_a_schedule_makes_runs(up):
+def test_schedules_create_runs(up):
     """Prefect's scheduler only logs it when it cannot; without it nothing is ever monitored."""
     scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
     assert wait_for(lambda: up.ask("flow_runs/filter", flow_runs=scheduled), "the runs of an active schedule")
 
 
-def test_a_loss_of_power_is_recovered_from_when_everything_is_back(up):
+def test_recovery_after_power_loss(up):
     """Nobody is left to report the runs: missed heartbeats, the automation that takes them up, and the lease bring them back."""
     boundaries = (
         "retrain: version made, registration not ended",
@@ -51,7 +51,7 @@ def test_a_loss_of_power_is_recovered_from_when_everything_is_back(up):
     assert not problems(up, "everything", "everything", *boundaries)
 
 
-def test_a_full_disk_fails_clearly_is_told_and_with_more_room_the_same_run_completes(up):
+def test_full_disk_fails_clearly_and_recovers(up):
     fault = "the lake's disk is full"
     missing = lacking().get(fault)
     if missing and not os.environ.get("PERENNIAL_REQUIRE_SYSTEM_TOOLS"):  # in .ci/run nothing may be skipped
@@ -59,5 +59,5 @@ def test_a_full_disk_fails_clearly_is_told_and_with_more_room_the_same_run_compl
     assert not run_fault(up, list(FAULTS).index(fault), fault).problems
 
 
-def test_the_matrix_has_boundaries_of_both_flows():
+def test_matrix_covers_both_flows():
     assert {boundary.partition(":")[0] for boundary in BOUNDARIES} == {"retrain", "promote"}

@@ -46,7 +46,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
-def test_help_says_what_each_command_does_and_its_examples_use_options_that_exist(path):
+def test_help_examples_use_existing_options(path):
     shown = help_of(*path)
     group = path in ((), ("run",), ("audit",))
     assert group or "Examples:" in shown
@@ -56,14 +56,14 @@ def test_help_says_what_each_command_does_and_its_examples_use_options_that_exis
 
 
 @pytest.mark.parametrize("path", [path for path in commands() if path], ids=" ".join)
-def test_each_option_says_what_it_is_for(path):
+def test_each_option_has_a_description(path):
     rows = [line for line in help_of(*path).splitlines() if re.match(r"│[ *]*--", line)]
     assert rows
     for row in rows:
         assert len(re.split(r" {2,}", row.strip("│* ")[2:])) > 1, f"{' '.join(path)}: {row}"
 
 
-def test_every_deployed_flow_can_be_run_with_its_own_parameters_as_options():
+def test_every_deployed_flow_can_be_run():
     deployed = {item["entrypoint"].rsplit(".", 1)[1] for item in yaml.safe_load(INDEX.read_text())["deployments"]}
     assert set(FLOWS) == deployed
     shown = help_of("run", "retrain")
@@ -82,13 +82,13 @@ def test_every_deployed_flow_can_be_run_with_its_own_parameters_as_options():
         ("backtest", "--alphas 0.05 --alphas 0.1", {"alphas": ("0.05", "0.1")}),
     ],
 )
-def test_options_become_the_flows_parameters_and_what_is_left_out_stays_the_flows_default(flow, given, parsed):
+def test_options_become_flow_parameters(flow, given, parsed):
     command = get_command(app).commands["run"].commands[flow]
     context = command.make_context(flow, ["--model", "churn", *shlex.split(given)])
     assert {name: context.params[name] for name in parsed} == parsed
 
 
-def test_help_loads_neither_prefect_nor_a_library_of_the_models():
+def test_help_imports_no_heavy_library():
     heavy = ["prefect", "pydantic", "numpy", "scipy", "mlflow", "xgboost"]
     code = (
         "import sys; from deployments.cli import main; "
@@ -98,7 +98,7 @@ def test_help_loads_neither_prefect_nor_a_library_of_the_models():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_shell_completes_commands_and_names_of_models(monkeypatch, capsys):
+def test_shell_completes_commands_and_models(monkeypatch, capsys):
     for words, expected in (("perennial ch", "check"), ("perennial check a", "air_time")):
         monkeypatch.setenv("_PERENNIAL_COMPLETE", "complete_bash")
         monkeypatch.setenv("COMP_WORDS", words)
@@ -107,7 +107,7 @@ def test_a_shell_completes_commands_and_names_of_models(monkeypatch, capsys):
         assert capsys.readouterr().out.split() == [expected]
 
 
-def test_the_version_is_the_projects(capsys):
+def test_version_is_the_projects(capsys):
     assert main(["--version"]) == 0
     assert re.fullmatch(r"perennial \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
@@ -115,7 +115,7 @@ def test_the_version_is_the_projects(capsys):
 @pytest.mark.parametrize(
     "arguments", [["chekc"], ["check", "--dta"], ["run", "monitor"], ["audit", "show", "m", "--last", "x"]]
 )
-def test_a_wrong_request_ends_with_two(arguments, capsys):
+def test_invalid_request_exits_with_2(arguments, capsys):
     assert main(arguments) == 2
     assert "Traceback" not in capsys.readouterr().err
 
@@ -125,14 +125,14 @@ def wrong(tmp_path: Path) -> str:
     return write_model(tmp_path / "wrong", **{"risk: low": "risk: huge"})
 
 
-def test_check_prints_one_line_for_a_wrong_file_and_ends_with_one(wrong, capsys):
+def test_check_exits_with_1_for_an_invalid_file(wrong, capsys):
     assert main(["check", wrong]) == 1
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "small.yaml: risk is 'huge', expected 'low', 'medium' or 'high'\n"
 
 
-def test_check_as_json_holds_each_file_and_the_error_of_a_wrong_one(wrong, tmp_path, capsys):
+def test_check_json_lists_files_and_errors(wrong, tmp_path, capsys):
     assert main(["check", write_model(tmp_path / "right"), "--json"]) == 0
     (right,) = printed(capsys)["models"]
     assert (right["model"], right["error"]) == ("small", "") and len(right["behaviour"]) > 5
@@ -141,7 +141,7 @@ def test_check_as_json_holds_each_file_and_the_error_of_a_wrong_one(wrong, tmp_p
     assert "risk" in json.loads(said.out)["models"][0]["error"] and said.err == ""
 
 
-def test_a_wrong_file_stops_a_run_with_one_line_and_a_wrong_parameter_with_two(wrong, capsys, prefect_server):
+def test_invalid_file_exits_with_1_and_invalid_parameter_with_2(wrong, capsys, prefect_server):
     assert main(["run", "monitor", "--model", wrong]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == "monitor: small.yaml: risk is 'huge', expected 'low', 'medium' or 'high'"
@@ -151,13 +151,13 @@ def test_a_wrong_file_stops_a_run_with_one_line_and_a_wrong_parameter_with_two(w
     assert "is not JSON" in capsys.readouterr().err
 
 
-def test_a_worker_without_a_server_is_refused_with_one_line(capsys):
+def test_worker_without_server_is_refused(capsys):
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
         assert main(["work"]) == 2
     assert capsys.readouterr().err.startswith("PREFECT_API_URL is not set, expected the address")
 
 
-def test_a_defect_keeps_its_traceback(monkeypatch):
+def test_defect_keeps_its_traceback(monkeypatch):
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -166,7 +166,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch):
         main(["check"])
 
 
-def test_a_model_is_monitored_from_the_command_line_and_its_state_is_read_as_json(tmp_path, capsys, prefect_server):
+def test_monitor_from_the_command_line_and_read_state_as_json(tmp_path, capsys, prefect_server):
     model = write_model(tmp_path)
     assert main(["run", "retrain", "--model", model, "--until", "2024-01-21", "--json"]) == 0
     assert printed(capsys)["verdict"] == "pass"
@@ -200,7 +200,7 @@ def test_a_model_is_monitored_from_the_command_line_and_its_state_is_read_as_jso
     assert printed(capsys)["entry"] is None
 
 
-def test_a_plan_is_read_as_json_and_changes_nothing(capsys, prefect_server):
+def test_plan_as_json_changes_nothing(capsys, prefect_server):
     assert main(["apply", "--plan", "--json"]) == 0
     plan = printed(capsys)
     assert plan["applied"] is False

@@ -22,33 +22,33 @@ def schedules(definitions: Definitions, deployment: str) -> dict[str, dict[str, 
     return {schedule["slug"]: schedule for schedule in found["schedules"]}
 
 
-def test_prefect_deploy_alone_schedules_the_same_models_as_apply():
+def test_prefect_deploy_schedules_the_same_models():
     committed = yaml.safe_load(INDEX.read_text(encoding="utf-8"))["deployments"]
     assert {item["name"]: item.get("schedules", []) for item in committed} == {
         item["name"]: item["schedules"] for item in read_definitions().deployments
     }
 
 
-def test_a_new_model_is_monitored_and_scored_without_a_line_in_prefect_yaml():
+def test_new_model_gets_default_schedules():
     definitions = read_definitions(models(churn()))
     assert schedules(definitions, "monitor")["churn"]["parameters"] == {"model": "churn"}
     assert schedules(definitions, "score")["churn"]["parameters"] == {"model": "churn"}
     assert "churn" not in schedules(definitions, "retrain")
 
 
-def test_a_new_model_is_scheduled_at_once_unless_its_recorded_data_ends():
+def test_live_model_schedule_is_active():
     recorded = churn()
     live = churn(period=recorded.period.model_copy(update={"end": None}))
     assert schedules(read_definitions(models(recorded)), "monitor")["churn"]["active"] is False
     assert schedules(read_definitions(models(live)), "monitor")["churn"]["active"] is True
 
 
-def test_a_schedule_that_prefect_yaml_gives_a_model_beats_the_common_one():
+def test_schedule_in_prefect_yaml_overrides_the_default():
     definitions = read_definitions(models())
     assert schedules(definitions, "monitor")["air_time"]["cron"] == "30 6 * * *"
 
 
-def test_a_model_that_keeps_receiving_rows_is_missed_when_nobody_watches_it():
+def test_live_model_has_an_alert_for_missing_monitoring():
     recorded = churn()
     live = churn(period=recorded.period.model_copy(update={"end": None}))
     missed = "perennial: notify that churn is not monitored"
@@ -58,7 +58,7 @@ def test_a_model_that_keeps_receiving_rows_is_missed_when_nobody_watches_it():
     assert "no monitor run of churn ended" in automation["actions"][0]["body"]
 
 
-def test_a_model_whose_file_is_gone_has_no_schedule():
+def test_removed_model_has_no_schedule():
     definitions = read_definitions([load_model_config("air_time")])
     assert set(schedules(definitions, "monitor")) == {"air_time"}
 
@@ -90,9 +90,7 @@ def model_file(path: Path, name: str) -> Path:
                                    "name"),
     ],
 )  # fmt: skip
-def test_a_model_that_no_run_would_find_by_its_name_is_neither_deployed_nor_passes_the_check(
-    own_models, files, words, capsys
-):
+def test_model_not_found_by_its_name_is_refused(own_models, files, words, capsys):
     for stem, name in files.items():
         model_file(own_models / f"{stem}.yaml", name)
     words = words.format(own=own_models, ours=DEPLOYMENTS)
@@ -104,16 +102,16 @@ def test_a_model_that_no_run_would_find_by_its_name_is_neither_deployed_nor_pass
     assert main(["check", str(own_models / f"{list(files)[-1]}.yaml")]) == 1
 
 
-def test_a_file_that_is_named_by_its_path_may_be_called_as_one_likes(tmp_path, own_models):
+def test_file_passed_by_path_may_have_any_name(tmp_path, own_models):
     assert main(["check", str(model_file(tmp_path / "draft.yaml", "churn"))]) == 0
 
 
-def test_a_model_of_ones_own_is_deployed_like_the_others_also_where_its_file_is_a_link(tmp_path, own_models):
+def test_linked_model_file_is_deployed(tmp_path, own_models):
     (own_models / "churn.yaml").symlink_to(model_file(tmp_path / "version-7.yaml", "churn"))
     assert "churn" in schedules(read_definitions(), "monitor")
 
 
-def test_a_variable_that_is_not_set_is_refused_instead_of_deployed_as_text(tmp_path, monkeypatch):
+def test_unset_variable_is_refused(tmp_path, monkeypatch):
     path = index_with(tmp_path, "name: perennial\n    job_variables", "name: '{{ $POOL_OF_OURS }}'\n    job_variables")
     with pytest.raises(DeploymentError, match="uses POOL_OF_OURS, which is not set"):
         read_definitions(models(), path)
@@ -121,7 +119,7 @@ def test_a_variable_that_is_not_set_is_refused_instead_of_deployed_as_text(tmp_p
     assert read_definitions(models(), path).deployments
 
 
-def test_an_automation_that_could_not_be_told_from_others_is_refused(tmp_path):
+def test_automation_without_our_prefix_is_refused(tmp_path):
     path = index_with(tmp_path, '"perennial: promote a validated challenger"', '"promote a validated challenger"')
     with pytest.raises(
         DeploymentError, match="'promote a validated challenger', expected a name that begins with 'perennial: '"
@@ -129,7 +127,7 @@ def test_an_automation_that_could_not_be_told_from_others_is_refused(tmp_path):
         read_definitions(models(), path)
 
 
-def test_an_entrypoint_that_is_no_flow_is_named(tmp_path):
+def test_invalid_entrypoint_is_named(tmp_path):
     from deployments.apply.prefect_definitions import wanted_definitions
 
     path = index_with(tmp_path, "flows.score.score", "flows.score.nothing")
@@ -137,7 +135,7 @@ def test_an_entrypoint_that_is_no_flow_is_named(tmp_path):
         wanted_definitions(read_definitions(models(), path), alerts=False)
 
 
-def test_the_definitions_are_those_of_the_committed_snapshot(snapshot):
+def test_definitions_match_the_snapshot(snapshot):
     """A change of a deployment, form or automation is a reviewed diff: `pytest --snapshot-update` writes it."""
     from deployments.apply.prefect_definitions import wanted_definitions
 
@@ -149,7 +147,7 @@ def test_the_definitions_are_those_of_the_committed_snapshot(snapshot):
 # plan ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_says_what_is_created_changed_and_removed():
+def test_plan_lists_created_changed_and_removed():
     before = [Definition("schedule", "monitor a", {"cron": "0 6 * * *", "parameters": {"model": "a"}}, "id-a"),
               Definition("schedule", "monitor b", {"cron": "0 6 * * *"}, "id-b")]  # fmt: skip
     after = [Definition("schedule", "monitor a", {"cron": "0 7 * * *", "parameters": {"model": "c"}}),
@@ -162,20 +160,20 @@ def test_a_plan_says_what_is_created_changed_and_removed():
     assert summary(after, plan(after, before)) == "1 created, 1 changed, 1 removed"
 
 
-def test_a_plan_of_what_stands_already_is_empty():
+def test_plan_of_equal_definitions_is_empty():
     there = [Definition("schedule", "monitor a", {"cron": "0 6 * * *"}, "id-a")]
     wanted = [Definition("schedule", "monitor a", {"cron": "0 6 * * *"})]
     assert plan(wanted, there) == ()
     assert summary(wanted, ()) == "nothing to change: 1 schedule"
 
 
-def test_a_changed_definition_keeps_the_identity_that_the_server_gave_it():
+def test_changed_definition_keeps_its_server_id():
     there = [Definition("automation", "perennial: x", {"enabled": False}, "id-x")]
     (change,) = plan([Definition("automation", "perennial: x", {"enabled": True})], there)
     assert change.definition.identity == "id-x"
 
 
-def test_apply_without_a_server_says_what_to_set(monkeypatch):
+def test_apply_without_server_names_the_setting(monkeypatch):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from deployments.apply.deploy import apply

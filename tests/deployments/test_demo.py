@@ -18,7 +18,7 @@ def replayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_live_model_is_left_out_with_one_line_and_the_others_are_replayed(
+def test_live_model_is_left_out_of_the_demo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     live = write_model(tmp_path / "live", **LIVE, **{"name: small": "name: live_model"})
@@ -28,7 +28,7 @@ def test_a_live_model_is_left_out_with_one_line_and_the_others_are_replayed(
     assert capsys.readouterr().out.splitlines() == ["live_model: left out, it is a live model: period.end is not set"]
 
 
-def test_nothing_but_live_models_is_one_clear_line_and_a_failure(
+def test_only_live_models_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = replayed(monkeypatch)

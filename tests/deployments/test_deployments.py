@@ -90,7 +90,7 @@ def test_applying_twice_changes_nothing(deployed, capsys):
     )
 
 
-def test_a_model_comes_and_goes_with_its_file(deployed, client):
+def test_model_is_deployed_and_removed_with_its_file(deployed, client):
     from deployments.apply.deploy import apply
 
     def slugs() -> set[str]:
@@ -115,9 +115,7 @@ def test_a_model_comes_and_goes_with_its_file(deployed, client):
     assert slugs() == {"air_time", "flight_delay"}
 
 
-def test_training_slots_are_a_limit_of_prefect_that_comes_changes_and_goes_with_prefect_yaml(
-    deployed, client, tmp_path
-):
+def test_training_slots_follow_prefect_yaml(deployed, client, tmp_path):
     from deployments.apply.deploy import apply
 
     def limits() -> dict[str, int]:
@@ -139,7 +137,7 @@ def test_training_slots_are_a_limit_of_prefect_that_comes_changes_and_goes_with_
     assert [str(change) for change in apply()] == ["created  limit       perennial-training-dedicated"]
 
 
-def test_what_a_person_switched_stays_for_serve_and_is_put_right_by_apply(deployed, client):
+def test_keep_switches_preserves_dashboard_switches(deployed, client):
     from deployments.apply.deploy import apply
 
     deployment = client.read_deployment_by_name("monitor/monitor")
@@ -160,7 +158,7 @@ def test_what_a_person_switched_stays_for_serve_and_is_put_right_by_apply(deploy
     assert apply(dry_run=True) == ()
 
 
-def test_a_request_to_retrain_becomes_one_run_with_its_decision_however_often_it_is_sent(deployed, client):
+def test_repeated_retrain_request_starts_one_run(deployed, client):
     for _ in range(5):
         emit("retraining.requested", "wanted", decision_id="0123456789abcdef", until="2013-06-05T00:00:00+00:00",
              reasons=["mae rose by 3 minutes", "drift"])  # fmt: skip
@@ -182,7 +180,7 @@ def test_a_request_to_retrain_becomes_one_run_with_its_decision_however_often_it
     }  # fmt: skip
 
 
-def test_two_decisions_of_one_model_within_a_minute_are_two_runs_however_often_each_is_sent(deployed, client):
+def test_two_decisions_start_two_runs(deployed, client):
     decisions = {"00000000aaaaaaaa", "00000000bbbbbbbb"}
     for _ in range(3):
         for decision in sorted(decisions):
@@ -193,7 +191,7 @@ def test_two_decisions_of_one_model_within_a_minute_are_two_runs_however_often_e
     assert sorted(asked) == sorted(decisions)
 
 
-def test_a_validated_challenger_becomes_a_promotion_and_landed_data_a_monitoring(deployed, client):
+def test_events_start_promotion_and_monitoring(deployed, client):
     hand_over(
         "challenger.validated",
         "proven",
@@ -214,7 +212,7 @@ def test_a_validated_challenger_becomes_a_promotion_and_landed_data_a_monitoring
     assert monitoring.parameters == {"model": "fresh", "until": "2013-06-05T00:00:00+00:00"}
 
 
-def test_a_degraded_champion_becomes_a_rollback_of_that_version_only(deployed, client):
+def test_degraded_champion_starts_a_rollback(deployed, client):
     hand_over("champion.degraded", "fallen", decision_id="0123456789abcdef", champion="7", reasons=["it is worse"])
     (run,) = await_until(lambda: runs_of(client, "fallen"))
     assert run.deployment_id == client.read_deployment_by_name("rollback/rollback").id
@@ -223,7 +221,7 @@ def test_a_degraded_champion_becomes_a_rollback_of_that_version_only(deployed, c
     }  # fmt: skip
 
 
-def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_so(deployed, client):
+def test_expired_approval_starts_one_more_run(deployed, client):
     import inspect
 
     from prefect import flow
@@ -255,7 +253,7 @@ def test_a_promotion_that_nobody_approved_in_time_is_taken_up_once_more_to_say_s
     assert not runs_of(client, "foreign"), "another project's promotion is none of ours"
 
 
-def test_what_a_flow_says_inside_another_flow_is_left_to_its_caller(deployed, client):
+def test_subflow_events_are_left_to_the_caller(deployed, client):
     from prefect import flow, task
 
     from tasks.adapters.orchestration import events as announcements
@@ -299,7 +297,7 @@ def mailbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
         server.shutdown()
 
 
-def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deployed, client, mailbox, tmp_path):
+def test_alerts_contain_the_decisions_reasons(deployed, client, mailbox, tmp_path):
     from deployments.apply.deploy import apply
     from deployments.apply.server_state import PrefectState
 
@@ -322,7 +320,7 @@ def test_people_are_told_in_the_decisions_own_words_once_a_block_says_how(deploy
     assert [change.verb for change in apply()] == ["removed"] * 9
 
 
-def test_alerts_that_would_go_elsewhere_than_to_the_files_address_are_refused(deployed, client, tmp_path):
+def test_ambiguous_alert_block_is_refused(deployed, client, tmp_path):
     from prefect.blocks.notifications import SlackWebhook
 
     from deployments.apply.definitions import ALERTS
@@ -344,7 +342,7 @@ def test_alerts_that_would_go_elsewhere_than_to_the_files_address_are_refused(de
         client.delete_block_document(block)
 
 
-def test_what_a_server_has_is_read_to_the_end_however_much_others_keep_there(deployed, client, monkeypatch):
+def test_server_state_is_read_across_pages(deployed, client, monkeypatch):
     from prefect.blocks.notifications import SlackWebhook
     from prefect.client.schemas.actions import VariableCreate
 
@@ -369,9 +367,7 @@ def test_what_a_server_has_is_read_to_the_end_however_much_others_keep_there(dep
 
 
 @pytest.mark.slow("starts a server of its own")
-def test_a_dry_run_on_a_server_that_has_nothing_yet_shows_the_plan_and_who_is_missing(
-    tmp_path_factory, monkeypatch, capsys
-):
+def test_dry_run_on_an_empty_server_shows_plan_and_unpolled_queues(tmp_path_factory, monkeypatch, capsys):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from deployments.apply.deploy import apply
@@ -387,9 +383,7 @@ def test_a_dry_run_on_a_server_that_has_nothing_yet_shows_the_plan_and_who_is_mi
     assert "no worker polls queue default of work pool perennial" in capsys.readouterr().out
 
 
-def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_machine_has_taken(
-    deployed, client, monkeypatch
-):
+def test_run_of_a_dead_process_is_requeued(deployed, client, monkeypatch):
     from prefect.settings import get_current_settings
     from prefect.states import Running
 
@@ -420,7 +414,7 @@ def test_a_run_goes_back_to_the_queue_whose_process_is_gone_and_which_no_other_m
         ("perennial-docker", {"http+docker://localhost:9f3c": False, "999999999": False, None: False}, 0),
     ],
 )
-def test_only_a_process_of_this_host_is_ever_taken_for_gone_and_a_container_never(deployed, client, pool, pids, back):
+def test_only_local_processes_are_considered_dead(deployed, client, pool, pids, back):
     from prefect.settings import get_current_settings
     from prefect.states import Running
 
@@ -449,7 +443,7 @@ def test_only_a_process_of_this_host_is_ever_taken_for_gone_and_a_container_neve
             client.delete_work_pool(pool)
 
 
-def test_a_run_that_nobody_put_a_name_to_goes_back_only_where_no_other_worker_could_have_taken_it(deployed, client):
+def test_unnamed_run_is_requeued_only_without_other_workers(deployed, client):
     from prefect.settings import get_current_settings
     from prefect.states import Pending
 

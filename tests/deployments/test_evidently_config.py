@@ -51,7 +51,7 @@ def test_metrics_presets_and_functions_are_accepted(item):
         (MEAN | {"colum": 1}, "drift.evidently.0.colum is not a known key"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_named_with_what_is_expected(item, message):
+def test_error_names_what_is_expected(item, message):
     assert any(message in told for told in mistakes(item))
 
 
@@ -63,5 +63,5 @@ def test_a_personal_column_is_refused():
     assert "reads 'country', expected a feature that columns.personal does not list" in told
 
 
-def test_it_is_part_of_the_fingerprint():
+def test_evidently_settings_are_part_of_the_fingerprint():
     assert model(drift={"evidently": [MEAN]}).fingerprint != model(drift={"evidently": []}).fingerprint

@@ -20,7 +20,7 @@ def log_in(folder: Path, text: str = PAIR, mode: int = 0o600) -> Path:
     return path
 
 
-def test_the_log_in_reaches_every_service_and_no_file_of_the_workspace(tmp_path, workspace):
+def test_login_reaches_every_service_and_no_file(tmp_path, workspace):
     found = read_credentials(log_in(tmp_path))
     environment = found.environment(described())
     assert environment["PREFECT_SERVER_API_AUTH_STRING"] == environment["PREFECT_API_AUTH_STRING"] == PAIR
@@ -32,7 +32,7 @@ def test_the_log_in_reaches_every_service_and_no_file_of_the_workspace(tmp_path,
     assert "correct horse" not in repr(found)
 
 
-def test_a_changed_log_in_is_the_only_account_that_mlflow_starts_with(tmp_path, workspace):
+def test_changed_login_replaces_mlflow_accounts(tmp_path, workspace):
     for name in ("accounts.db", "accounts.db-wal", "accounts.db-shm"):
         read_credentials(log_in(tmp_path)).environment(described())
         (workspace / "mlflow" / name).write_text("a password of the last start")
@@ -49,14 +49,14 @@ def test_a_changed_log_in_is_the_only_account_that_mlflow_starts_with(tmp_path, 
         (PAIR + "\nsecond:correct horse battery", 0o600, "expected one line"),
     ],
 )
-def test_a_log_in_that_others_can_read_or_guess_is_refused(tmp_path, text, mode, words):
+def test_readable_or_weak_login_is_refused(tmp_path, text, mode, words):
     with pytest.raises(LogInError, match=words):
         read_credentials(log_in(tmp_path, text, mode))
     with pytest.raises(LogInError, match="cannot be read"):
         read_credentials(tmp_path / "nowhere")
 
 
-def test_with_a_log_in_pages_answer_only_who_has_it():
+def test_pages_require_the_login():
     with served_pages(report_pages(described(), PAIR)) as pages:
         for auth in (None, ("keeper", "wrong"), ("other", "correct horse battery")):
             assert pages.get("/", auth=auth).status_code == 401

@@ -72,7 +72,7 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ("metric: mae\n", "metric: mae\n  maturing_at: 0.99\n", ("maturing_at 0.99 lies above closed_at 0.98",)),
     ],
 )
-def test_a_mistake_is_named_with_its_file_field_value_and_what_is_accepted(tmp_path, old, new, words):
+def test_error_names_file_field_value_and_expectation(tmp_path, old, new, words):
     with pytest.raises(ModelConfigError) as caught:
         load_model_config(edited(tmp_path, old, new))
     assert "mine.yaml: " in str(caught.value)
@@ -142,13 +142,13 @@ def test_a_mistake_is_named_with_its_file_field_value_and_what_is_accepted(tmp_p
         ),
     ],
 )
-def test_a_mistake_is_one_line_that_says_what_to_write(tmp_path, old, new, line):
+def test_error_is_one_line(tmp_path, old, new, line):
     with pytest.raises(ModelConfigError) as caught:
         load_model_config(edited(tmp_path, old, new))
     assert str(caught.value) == f"mine.yaml: {line}"
 
 
-def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
+def test_all_errors_are_reported_at_once(tmp_path):
     path = edited(tmp_path, "risk: medium", "risk: huge")
     path.write_text(path.read_text().replace("window_days: 5", "window_days: 0"))
     with pytest.raises(ModelConfigError) as caught:
@@ -157,26 +157,26 @@ def test_every_mistake_of_a_file_is_told_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "words"), [("a: [", "is not YAML"), ("- a", "holds list"), ("", "holds NoneType")])
-def test_a_file_that_is_no_mapping_says_so(tmp_path, content, words):
+def test_file_without_mapping_is_reported(tmp_path, content, words):
     path = tmp_path / "mine.yaml"
     path.write_text(content)
     with pytest.raises(ModelConfigError, match=words):
         load_model_config(path)
 
 
-def test_yaml_that_would_build_objects_is_refused(tmp_path):
+def test_yaml_object_tags_are_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("name: !!python/object/apply:os.getcwd []")
     with pytest.raises(ModelConfigError, match="is not YAML"):
         load_model_config(path)
 
 
-def test_an_unknown_name_suggests_the_nearest_model():
+def test_unknown_name_suggests_the_nearest_model():
     with pytest.raises(ModelConfigError, match="did you mean air_time"):
         load_model_config("airtime")
 
 
-def test_a_model_file_may_lie_anywhere_and_its_relative_source_lies_beside_it(tmp_path):
+def test_relative_source_is_resolved_beside_the_file(tmp_path):
     path = edited(
         tmp_path,
         "kind: python\n  function: tasks.adapters.sources.nycflights:read_flights",
@@ -192,14 +192,14 @@ def test_the_fingerprint_follows_every_setting(tmp_path):
     assert same == load_model_config("air_time").fingerprint != other
 
 
-def test_windows_follow_each_other_and_a_part_of_one_is_left_out():
+def test_windows_are_contiguous_and_complete():
     config = load_model_config("air_time")
     windows = config.windows(end=utc("2013-05-04"))
     assert [window.name for window in windows] == ["2013-04-21..2013-04-26", "2013-04-26..2013-05-01"]
     assert config.window_until(utc("2013-05-04")) == windows[-1]
 
 
-def test_a_window_whose_rows_may_come_late_is_read_when_they_have_come(tmp_path):
+def test_settling_window_is_read_later(tmp_path):
     config = load_model_config(edited(tmp_path, "kind: python\n", "kind: python\n  settle_hours: 36\n"))
     window = config.windows(end=utc("2013-05-01"))[-1]
     assert config.read_at(window) == utc("2013-05-02T12:00")
@@ -209,7 +209,7 @@ def test_a_window_whose_rows_may_come_late_is_read_when_they_have_come(tmp_path)
         config.window_until(utc("2013-04-27"))
 
 
-def test_before_the_first_complete_window_the_error_says_from_when():
+def test_error_before_the_first_window_names_its_time():
     with pytest.raises(ModelConfigError, match="from 2013-04-26"):
         load_model_config("air_time").window_until(utc("2013-04-25"))
 
@@ -219,7 +219,7 @@ def test_a_window_in_another_zone_is_refused():
         Window(utc("2013-01-01").replace(tzinfo=None), utc("2013-01-02"))
 
 
-def test_calendars_and_arrivals_are_told_in_plain_sentences(tmp_path):
+def test_calendars_and_arrivals_are_described(tmp_path):
     from deployments.config.description import describe
 
     rules = "{trigger: calendar, cron: 0 3 1 * *, timezone: America/New_York}, {trigger: arrival, share: 0.2}"
@@ -229,7 +229,7 @@ def test_calendars_and_arrivals_are_told_in_plain_sentences(tmp_path):
     assert "new rows with labels reach 20% of the training rows" in told
 
 
-def test_a_label_time_of_its_own_is_told(tmp_path):
+def test_label_time_is_described(tmp_path):
     from deployments.config.description import describe
 
     later = edited(tmp_path, "label_time: scheduled_departure", "label_time: known_at")
@@ -240,7 +240,7 @@ def test_a_label_time_of_its_own_is_told(tmp_path):
     )
 
 
-def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path, capsys):
+def test_check_describes_models_and_fails_on_an_invalid_file(tmp_path, capsys):
     assert main(["check"]) == 0
     told = capsys.readouterr().out
     assert "the perennial policy finds that a fresh model pays what a retrain costs or 15 days have passed" in told
@@ -250,7 +250,7 @@ def test_check_tells_what_each_model_will_do_and_fails_on_a_wrong_file(tmp_path,
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
 
 
-def test_check_tells_what_is_kept_from_reports_and_which_name_of_it_is_no_column(tmp_path, capsys):
+def test_check_describes_personal_columns(tmp_path, capsys):
     path = edited(tmp_path, "  features:\n", "  personal: [carrier, carier]\n  features:\n")
     assert main(["check", str(path)]) == 0
     told = capsys.readouterr().out
@@ -260,13 +260,13 @@ def test_check_tells_what_is_kept_from_reports_and_which_name_of_it_is_no_column
     )
 
 
-def test_check_refuses_a_feature_that_no_run_would_train_on(tmp_path, capsys):
+def test_check_refuses_a_leaking_feature(tmp_path, capsys):
     path = edited(tmp_path, "label: air_time", "label: Distance")
     assert main(["check", str(path)]) == 1
     assert "columns.features: distance has the name of the label Distance" in capsys.readouterr().err
 
 
-def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> None:
+def test_personal_column_cannot_be_a_slice(tmp_path: Path) -> None:
     """A slice is named by its value, in the ledger for good."""
     path = edited(tmp_path, "  slices: [origin]\nretraining:", "retraining:")
     text = path.read_text(encoding="utf-8").replace("  features:\n", "  personal: [origin]\n  features:\n")
@@ -285,14 +285,14 @@ def test_a_personal_column_is_no_slice_of_validation_either(tmp_path: Path) -> N
         ('{"expectations": [{"kwargs": {"column_list": ["air_time"]}}]}', "quality.labels checks labels"),
     ],
 )
-def test_a_suite_that_cannot_be_used_is_named_when_the_file_is_read(tmp_path, content, words):
+def test_invalid_suite_is_named(tmp_path, content, words):
     (tmp_path / "own.json").write_text(content, encoding="utf-8")
     with pytest.raises(ModelConfigError, match=r"mine\.yaml: quality\.suite is own\.json, which") as caught:
         load_model_config(edited(tmp_path, "quality:\n", "quality:\n  suite: own.json\n"))
     assert words in str(caught.value)
 
 
-def test_a_suite_lies_beside_the_file_and_may_name_kept_columns(tmp_path):
+def test_suite_beside_the_file_may_name_extra_columns(tmp_path):
     (tmp_path / "own.json").write_text('{"expectations": [{"kwargs": {"column": "tail_number"}}]}', encoding="utf-8")
     path = edited(tmp_path, "quality:\n", "quality:\n  suite: own.json\n")
     path.write_text(path.read_text().replace("  features:\n", "  extra: [tail_number]\n  features:\n", 1))

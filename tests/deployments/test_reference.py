@@ -59,7 +59,7 @@ class File(Settings):
     """A limit."""
 
 
-def test_settings_are_found_in_lists_and_mappings_with_their_bounds() -> None:
+def test_nested_settings_are_found_with_bounds() -> None:
     file, item = Page(File.model_json_schema()).blocks()
     assert [(each.name, each.type, each.default) for each in file.settings] == [
         ("`items`", "list of settings of [`items`](#items-and-namedname)", ""),
@@ -73,11 +73,11 @@ def test_settings_are_found_in_lists_and_mappings_with_their_bounds() -> None:
     ]
 
 
-def test_the_page_is_what_the_settings_say() -> None:
+def test_page_is_up_to_date() -> None:
     assert render() == PAGE, "run: python -m deployments.reference > deployments/README.md"
 
 
-def test_every_setting_is_on_the_page_with_a_meaning() -> None:
+def test_every_setting_has_a_description() -> None:
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
         for row in re.findall(r"^\| `\w+` \|.+$", PAGE, re.M)
@@ -87,13 +87,13 @@ def test_every_setting_is_on_the_page_with_a_meaning() -> None:
 
 
 @pytest.mark.parametrize(("name", "field"), [(name, field) for name, field in settings() if field.examples])
-def test_an_example_is_accepted_where_it_is_shown(name: str, field: FieldInfo) -> None:
+def test_examples_are_valid(name: str, field: FieldInfo) -> None:
     kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     for example in field.examples or ():
         TypeAdapter(kind).validate_python(example)
 
 
-def test_a_setting_without_a_default_to_show_has_an_example() -> None:
+def test_settings_without_default_have_an_example() -> None:
     bare = [
         name
         for name, field in settings()
@@ -109,7 +109,7 @@ def test_a_setting_without_a_default_to_show_has_an_example() -> None:
 @pytest.mark.parametrize(
     "page", [DEPLOYMENTS / "README.md", DEPLOYMENTS.parent / "README.md"], ids=["settings", "main"]
 )
-def test_the_whole_file_loads(page: Path, tmp_path: Path) -> None:
+def test_complete_example_loads(page: Path, tmp_path: Path) -> None:
     file = tmp_path / "churn.yaml"
     shown = re.findall(r"^```yaml\n(name:.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
     file.write_text(shown[0], encoding="utf-8")
@@ -126,13 +126,13 @@ def test_the_other_examples_load() -> None:
             FleetConfig.model_validate(block)
 
 
-def test_every_link_on_the_page_leads_to_a_heading() -> None:
+def test_links_lead_to_headings() -> None:
     headings = re.findall(r"^#+ (.+)$", PAGE, re.M)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= anchors
 
 
-def test_a_condition_is_shown_as_a_file_may_write_it() -> None:
+def test_condition_examples_are_valid() -> None:
     section = PAGE[PAGE.index("## Conditions") : PAGE.index("### Condition")]
     shown = re.findall(r"\| `(\{trigger: .+\})` \|$", section, re.M)
     for condition in shown:

@@ -19,14 +19,14 @@ def config(**changes: object) -> ModelConfig:
     ("risk", "mode", "confidence", "rows"),
     [("low", "automatic", 0.95, 300), ("medium", "automatic", 0.95, 500), ("high", "approval", 0.99, 1000)],
 )
-def test_each_level_has_its_policy_approval_and_evidence(risk, mode, confidence, rows):
+def test_each_risk_level_has_its_defaults(risk, mode, confidence, rows):
     found = config(risk=risk, retraining=None, validation=None)
     assert found.promotion.mode == mode
     assert (found.validation.confidence, found.validation.min_rows) == (confidence, rows)
     assert found.retraining.when.trigger == "perennial"
 
 
-def test_what_the_file_says_goes_first():
+def test_file_settings_override_risk_defaults():
     found = config(risk="high", promotion={"mode": "automatic"})
     assert found.promotion.mode == "automatic"
     assert found.validation.min_rows == 100
@@ -34,11 +34,11 @@ def test_what_the_file_says_goes_first():
     assert found.retraining.max_retrains_per_month is None
 
 
-def test_check_tells_what_the_risk_asks_for():
+def test_check_describes_risk_requirements():
     told = " ".join(describe(config(risk="high")))
     assert "its risk, high, requires 99% intervals on at least 100 rows and a person's approval" in told
 
 
-def test_an_unknown_risk_is_an_error_that_names_what_is_accepted(tmp_path):
+def test_unknown_risk_is_refused(tmp_path):
     with pytest.raises(ModelConfigError, match="risk is 'huge'"):
         load_model_config(write_model(tmp_path / "m", **{"risk: low": "risk: huge"}))

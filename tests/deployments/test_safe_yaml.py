@@ -43,7 +43,7 @@ MERGED_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n 
         ("\tname: small", "is not YAML: line 1"),
     ],
 )
-def test_what_is_no_sound_model_file_is_refused_in_one_sentence(tmp_path, content, said):
+def test_unsafe_file_is_refused_in_one_sentence(tmp_path, content, said):
     path = tmp_path / "model.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     began = monotonic()
@@ -54,19 +54,19 @@ def test_what_is_no_sound_model_file_is_refused_in_one_sentence(tmp_path, conten
     assert str(caught.value).startswith("model.yaml: ")
 
 
-def test_a_byte_order_mark_and_a_few_references_are_fine(tmp_path):
+def test_byte_order_mark_and_few_references_are_accepted(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text("\ufeff" + YAML, encoding="utf-8")
     assert load_model_config(path).name == "small"
 
 
-def test_a_mapping_may_be_merged_into_another(tmp_path):
+def test_mappings_may_be_merged(tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text("one: &one {days: 1, kind: tree}\ntwo:\n  <<: *one\n  days: 2\n")
     assert read_yaml(path)["two"] == {"days": 2, "kind": "tree"}
 
 
-def test_a_path_that_is_a_folder_is_said(tmp_path):
+def test_folder_path_is_reported(tmp_path):
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ModelConfigError, match="no such model"):
         load_model_config(tmp_path / "folder.yaml")

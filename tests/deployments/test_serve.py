@@ -85,7 +85,7 @@ def serving(tmp_path: Path) -> Iterator[list[Serving]]:
 
 @pytest.mark.slow("starts all that `make serve` starts, twice")
 @pytest.mark.timeout(500)
-def test_serve_starts_from_nothing_ends_with_all_its_children_and_goes_on_where_it_stopped(tmp_path, serving):
+def test_serve_starts_stops_and_resumes(tmp_path, serving):
     home = tmp_path / "home"
     first = Serving(home, tmp_path / "first.log")
     serving.append(first)
@@ -143,7 +143,7 @@ def apply_under_serve() -> list[str]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("prefect_server")
-def test_a_broken_file_leaves_what_was_deployed_as_it_is_and_all_starts(tmp_path, monkeypatch):
+def test_broken_file_does_not_stop_serve(tmp_path, monkeypatch):
     from deployments.apply import server_state
     from deployments.local.serve import ServiceEnded
 
@@ -172,7 +172,7 @@ def log_in(folder: Path, password: str) -> Path:
 
 @pytest.mark.slow("starts all that `make serve` starts, twice")
 @pytest.mark.timeout(900)
-def test_with_a_log_in_no_service_answers_who_has_none_and_a_changed_one_is_the_only_one(tmp_path, serving):
+def test_services_require_the_current_login(tmp_path, serving):
     passwords = ("correct horse battery", "another staple entirely")
     for password, other in (passwords, passwords[::-1]):
         options = ("--credentials", str(log_in(tmp_path, password)))
@@ -194,7 +194,7 @@ def test_with_a_log_in_no_service_answers_who_has_none_and_a_changed_one_is_the_
         assert guarded.process.wait(timeout=60) == 0
 
 
-def test_a_service_that_refuses_the_right_log_in_is_not_healthy(workspace):
+def test_service_that_refuses_the_login_is_unhealthy(workspace):
     from deployments.local.servers import answers
     from tasks.adapters.storage.workspace import workspace as described
 
@@ -212,7 +212,7 @@ PARENT = (
 )
 
 
-def test_a_child_of_a_service_that_ignores_the_signal_is_killed_with_it():
+def test_child_that_ignores_the_signal_is_killed():
     service = Service("worker", [sys.executable, "-c", PARENT], os.environ, "", lambda: True)
     service.start(Stream(Console(quiet=True), 7))
     while "ready" not in service.last_lines:
@@ -231,14 +231,14 @@ def leave_running(space_home: Path, started: float | None = None) -> subprocess.
     return left
 
 
-def test_what_a_killed_serve_left_running_is_ended_at_the_next_start():
+def test_leftover_processes_are_ended_at_the_next_start():
     left = leave_running(workspace().home)
     with hold_workspace(workspace()):
         assert not psutil.pid_exists(left.pid)
     left.wait()
 
 
-def test_a_stranger_who_was_given_a_remembered_process_id_is_left_alone():
+def test_reused_process_id_is_left_alone():
     stranger = leave_running(workspace().home, started=1.0)
     try:
         with hold_workspace(workspace()):
@@ -249,7 +249,7 @@ def test_a_stranger_who_was_given_a_remembered_process_id_is_left_alone():
 
 
 @pytest.mark.parametrize("cut", ['{"serve": 1, "sta', "\0" * 40, b"{\xc3".decode("latin-1")])
-def test_a_memory_that_was_cut_short_neither_stops_a_start_nor_lets_a_second_one_in(cut):
+def test_truncated_lock_file_is_ignored(cut):
     lock = workspace().home / "serve.lock"
     lock.write_text(cut, encoding="latin-1")
     with hold_workspace(workspace()) as hold:
@@ -260,7 +260,7 @@ def test_a_memory_that_was_cut_short_neither_stops_a_start_nor_lets_a_second_one
     assert lock.read_text() == ""
 
 
-def test_a_second_serve_leaves_the_accounts_of_the_first_one_alone(tmp_path):
+def test_second_serve_keeps_the_accounts_of_the_first(tmp_path):
     from deployments.local.serve import serve
 
     accounts = workspace().home / "mlflow" / "accounts.db"
@@ -271,7 +271,7 @@ def test_a_second_serve_leaves_the_accounts_of_the_first_one_alone(tmp_path):
     assert accounts.read_text() == "of the first one"
 
 
-def test_a_workspace_is_held_by_one_and_free_again_afterwards():
+def test_workspace_lock_is_exclusive_and_released():
     with (
         hold_workspace(workspace()),
         pytest.raises(WorkspaceError, match=f"by process {os.getpid()}"),
@@ -282,7 +282,7 @@ def test_a_workspace_is_held_by_one_and_free_again_afterwards():
         pass
 
 
-def test_a_new_workspace_is_its_owners_alone_and_an_old_one_stays_as_it_is(workspace, monkeypatch):
+def test_new_workspace_is_private(workspace, monkeypatch):
     from tasks.adapters.storage.workspace import workspace as described
 
     assert described().home == workspace
@@ -303,7 +303,7 @@ def pages(workspace: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_report_opens_at_the_address_that_its_artifact_links(pages, workspace, monkeypatch):
+def test_report_link_of_the_artifact_opens(pages, workspace, monkeypatch):
     from tasks.adapters.storage.links import link
 
     monkeypatch.setenv("PERENNIAL_REPORTS_URL", f"{str(pages.base_url).rstrip('/')}/reports")
@@ -312,7 +312,7 @@ def test_a_report_opens_at_the_address_that_its_artifact_links(pages, workspace,
     assert "/reports/air_time/" in pages.get("/").text
 
 
-def test_without_a_served_address_links_lead_to_where_serve_shows_reports(workspace, monkeypatch):
+def test_report_links_default_to_the_served_address(workspace, monkeypatch):
     from tasks.adapters.storage.links import link
 
     monkeypatch.delenv("PERENNIAL_REPORTS_URL", raising=False)
@@ -321,11 +321,11 @@ def test_without_a_served_address_links_lead_to_where_serve_shows_reports(worksp
     assert link("s3://bucket/drift.html") == "s3://bucket/drift.html"
 
 
-def test_the_fleet_page_shows_what_is_true_now(pages):
+def test_fleet_page_shows_the_current_state(pages):
     assert "train and promote the first one" in pages.get("/reports/fleet.html", timeout=60).text
 
 
-def test_a_broken_file_is_said_on_the_fleet_page_beside_the_other_models(pages, tmp_path, monkeypatch):
+def test_broken_file_is_shown_on_the_fleet_page(pages, tmp_path, monkeypatch):
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "odd.yaml").write_text("name: odd\nowner: [")
     ledger.append("air_time", "note", "begun", utc("2024-01-01"))
@@ -334,7 +334,7 @@ def test_a_broken_file_is_said_on_the_fleet_page_beside_the_other_models(pages, 
     assert "odd.yaml: is not YAML" in answer.text and 'data-model="air_time"' in answer.text
 
 
-def test_a_ledger_that_does_not_verify_is_said_on_the_page_beside_the_other_models(pages, workspace):
+def test_damaged_ledger_is_shown_on_the_fleet_page(pages, workspace):
     damaged = workspace / "ledger" / "air_time"
     damaged.mkdir(parents=True)
     (damaged / "00000001.json").write_text("{")
@@ -346,7 +346,7 @@ def test_a_ledger_that_does_not_verify_is_said_on_the_page_beside_the_other_mode
     assert second.startswith("flight_delay") and "train and promote the first one" in second
 
 
-def test_a_ledger_that_is_out_of_reach_is_said_on_the_page_and_ends_nothing(pages, workspace):
+def test_unreachable_ledger_is_shown_on_the_fleet_page(pages, workspace):
     (workspace / "ledger").write_text("no folder")
     answer = pages.get("/reports/fleet.html", timeout=60)
     assert answer.status_code == 503
@@ -356,18 +356,18 @@ def test_a_ledger_that_is_out_of_reach_is_said_on_the_page_and_ends_nothing(page
 @pytest.mark.parametrize(
     "path", ["/secret.txt", "/reports/../secret.txt", "/reports/%2e%2e/secret.txt", "/reports/way-out"]
 )
-def test_nothing_but_reports_can_be_read(pages, path):
+def test_only_reports_are_served(pages, path):
     raw = httpx.URL(str(pages.base_url)).copy_with(raw_path=path.encode())
     assert httpx.get(raw).status_code == 404
 
 
-def test_a_folder_without_a_page_lists_what_it_holds_and_one_that_is_not_there_is_not_found(pages):
+def test_folder_without_index_is_listed(pages):
     assert '<a href="/reports/air_time/2013-06-01_2013-06-06/">' in pages.get("/reports/air_time/").text
     assert pages.get("/reports/unheard_of/").status_code == 404
     assert pages.get("/replay/").status_code == 404
 
 
-def test_a_folder_whose_index_leads_out_of_the_reports_shows_nothing_of_it(pages, workspace):
+def test_index_link_out_of_reports_is_not_followed(pages, workspace):
     index = workspace / "reports" / "air_time" / "index.html"
     index.symlink_to(workspace / "secret.txt")
     for address in ("/reports/air_time/", "/reports/air_time/?x"):
@@ -395,14 +395,12 @@ def ask(pages: httpx.Client, request: str) -> str:
         ("POST /reports/", "Host: localhost\r\nContent-Length: \xb2", 400),
     ],
 )
-def test_what_cannot_be_read_as_a_request_is_answered_and_leaves_no_traceback(
-    pages, capfd, request_line, header, status
-):
+def test_malformed_request_leaves_no_traceback(pages, capfd, request_line, header, status):
     assert ask(pages, f"{request_line} HTTP/1.1\r\n{header}\r\n\r\n").split()[1:2] == [str(status)]
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_page_elsewhere_cannot_read_reports_through_a_rebound_name(pages):
+def test_rebound_name_cannot_read_reports(pages):
     assert pages.get("/", headers={"Host": "evil.example"}).status_code == 421
     assert pages.head("/reports/", headers={"Host": "evil.example"}).status_code == 421
     assert pages.get("/", headers={"Host": "localhost:4280"}).status_code == 200

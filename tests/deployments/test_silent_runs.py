@@ -93,7 +93,7 @@ def asked_to_crash(client: Any) -> set[str]:
     }
 
 
-def test_a_run_that_falls_silent_is_crashed_and_one_whose_last_heartbeat_came_late_is_never_asked_to(client):
+def test_silent_run_is_crashed_but_ended_run_is_not(client):
     from prefect import states
 
     silent = run_of_ours(client)
@@ -110,7 +110,7 @@ def test_a_run_that_falls_silent_is_crashed_and_one_whose_last_heartbeat_came_la
     assert {name: client.read_flow_run(run).state.name for name, run in ended.items()} == {name: name for name in ENDS}
 
 
-def test_a_run_that_goes_on_after_it_ended_is_watched_again(client):
+def test_resumed_run_is_watched_again(client):
     from prefect.states import AwaitingRetry, Failed, Running
 
     run = run_of_ours(client)
@@ -123,7 +123,7 @@ def test_a_run_that_goes_on_after_it_ended_is_watched_again(client):
     assert await_until(lambda: client.read_flow_run(run).state.is_crashed())
 
 
-def test_a_run_that_nobody_starts_any_more_is_queued_again_and_one_in_a_pool_of_containers_is_not(client):
+def test_pending_run_is_requeued_except_in_container_pools(client):
     """Its worker took it and was killed with the process that it started: nobody else sets a run that is Pending free."""
     from prefect import flow
     from prefect.client.schemas.actions import WorkPoolCreate

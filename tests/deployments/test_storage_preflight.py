@@ -33,7 +33,7 @@ def placed_on(place: str, **told: str) -> Definitions:
 
 
 @pytest.mark.parametrize("place", CONTAINERS)
-def test_containers_that_nobody_told_where_the_workspace_is_are_refused_and_told_ones_are_not(place):
+def test_containers_need_workspace_addresses(place):
     definitions = placed_on(place)
     with pytest.raises(DeploymentError) as refusal:
         refuse_ephemeral_storage(definitions, {})
@@ -47,7 +47,7 @@ def test_containers_that_nobody_told_where_the_workspace_is_are_refused_and_told
 
 
 @pytest.mark.parametrize("place", ["dedicated", "gpu"])
-def test_runs_on_hosts_of_ones_own_need_no_address(place):
+def test_own_hosts_need_no_addresses(place):
     refuse_ephemeral_storage(placed_on(place) if place != "dedicated" else read_definitions(models()), {})
 
 
@@ -61,12 +61,12 @@ def test_runs_on_hosts_of_ones_own_need_no_address(place):
         ("MLFLOW_TRACKING_URI", "sqlite+pysqlite:////srv/mlflow.db"),
     ],
 )
-def test_a_folder_or_a_file_of_the_host_is_no_address_that_a_container_reaches(part, value):
+def test_local_paths_are_not_addresses(part, value):
     with pytest.raises(DeploymentError, match=f"^retrain-docker: its containers have no {part}, so"):
         refuse_ephemeral_storage(placed_on("docker"), {**ADDRESSES, part: value})
 
 
-def test_model_files_need_an_address_only_where_no_mlflow_server_keeps_them():
+def test_model_files_need_an_address_without_mlflow_server():
     registry = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://database.internal/mlflow"}
     with pytest.raises(DeploymentError, match=r"^retrain-docker: its containers have no PERENNIAL_ARTIFACTS, so"):
         refuse_ephemeral_storage(placed_on("docker"), registry)
@@ -74,7 +74,7 @@ def test_model_files_need_an_address_only_where_no_mlflow_server_keeps_them():
 
 
 @pytest.mark.parametrize("told", [ADDRESSES, {"PERENNIAL_HOME": "/srv/volume"}])
-def test_what_prefect_yaml_tells_the_jobs_themselves_counts(told):
+def test_job_variables_in_prefect_yaml_count(told):
     refuse_ephemeral_storage(placed_on("docker", **told), {})
 
 
@@ -87,7 +87,7 @@ def test_what_prefect_yaml_tells_the_jobs_themselves_counts(told):
         "https://mlflow.internal/?aws_secret_access_key=hidden",
     ],
 )
-def test_an_address_with_a_password_is_not_refused_but_said_as_its_pool_must_not_show_it(address):
+def test_address_with_password_is_withheld_and_reported(address):
     secret = {**ADDRESSES, "PERENNIAL_ARTIFACTS": "s3://bucket/models", "MLFLOW_TRACKING_URI": address}
     definitions = placed_on("docker")
     refuse_ephemeral_storage(definitions, secret)
@@ -105,7 +105,7 @@ def test_an_address_with_a_password_is_not_refused_but_said_as_its_pool_must_not
 # on a server ---------------------------------------------------------------------------------------------------------
 
 
-def test_apply_changes_nothing_until_the_containers_are_told_and_then_their_pool_says_it(prefect_server, monkeypatch):
+def test_apply_requires_addresses_and_writes_them_to_the_pool(prefect_server, monkeypatch):
     from prefect.client.orchestration import get_client
 
     from deployments.apply.deploy import apply

@@ -108,7 +108,7 @@ def run_that_stays(client: Any, folder: Path) -> Any:
     return run_of(client, "stay", marks=str(folder / "marks"))
 
 
-def test_a_worker_that_is_told_to_stop_gives_its_run_back_and_the_next_one_completes_it(environment, tmp_path):
+def test_stopped_worker_requeues_its_run(environment, tmp_path):
     from prefect.client.orchestration import get_client
 
     workers = [Worker(environment, tmp_path / "first.log")]
@@ -134,7 +134,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_run_back_and_the_next_one_compl
                 worker.stop()
 
 
-def test_a_run_finds_the_workspace_of_the_folder_that_its_worker_was_started_in(environment, tmp_path):
+def test_run_uses_the_workers_workspace(environment, tmp_path):
     from prefect.client.orchestration import get_client
 
     relative = {name: value for name, value in environment.items() if not name.startswith("PERENNIAL_")} | {
@@ -163,7 +163,7 @@ def test_a_run_finds_the_workspace_of_the_folder_that_its_worker_was_started_in(
     }
 
 
-def test_apply_says_which_queue_nobody_polls_until_a_worker_does(environment, tmp_path, capsys):
+def test_apply_names_unpolled_queues(environment, tmp_path, capsys):
     from deployments.apply.deploy import apply
     from tests.infra.test_pools import models, sent_to
 
@@ -196,7 +196,7 @@ def test_apply_says_which_queue_nobody_polls_until_a_worker_does(environment, tm
         worker.stop()
 
 
-def test_a_queue_that_was_last_polled_a_minute_ago_is_deserted():
+def test_queue_polled_a_minute_ago_is_unpolled():
     now, polled = datetime(2026, 1, 1, tzinfo=UTC), {}
 
     class Known:
@@ -212,14 +212,14 @@ def test_a_queue_that_was_last_polled_a_minute_ago_is_deserted():
     assert list_unpolled_queues(Known(), definitions, ["perennial"], now) == []
 
 
-def test_a_worker_without_a_server_says_what_to_set(tmp_path):
+def test_worker_without_server_names_the_setting(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     ended = work({**environment, "PREFECT_HOME": str(tmp_path)})
     assert ended.returncode == 2
     assert "PREFECT_API_URL is not set" in ended.stderr
 
 
-def test_a_pool_that_the_server_does_not_have_is_refused_and_not_made(environment):
+def test_missing_pool_is_refused_and_not_created(environment):
     from prefect.client.orchestration import get_client
 
     ended = work(environment, "--pool", "nope")
@@ -232,7 +232,7 @@ def test_a_pool_that_the_server_does_not_have_is_refused_and_not_made(environmen
         assert "nope" not in [pool.name for pool in client.read_work_pools()]
 
 
-def test_a_worker_whose_server_is_away_says_so_waits_for_it_and_ends_when_told_to(tmp_path):
+def test_worker_waits_for_an_unreachable_server(tmp_path):
     """After a loss of power the hosts start at once, and a server takes longer than a worker."""
     port = free_port()
     worker = Worker({**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}, tmp_path / "worker.log")
@@ -247,7 +247,7 @@ def test_a_worker_whose_server_is_away_says_so_waits_for_it_and_ends_when_told_t
     assert said.count("no Prefect server answers yet") == 1 and "Traceback" not in said
 
 
-def test_a_worker_that_is_stopped_while_its_server_is_away_ends_and_says_what_becomes_of_its_runs(tmp_path):
+def test_worker_stopped_without_server_reports_its_runs(tmp_path):
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from deployments.apply.server_state import PrefectState

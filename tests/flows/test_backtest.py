@@ -57,9 +57,7 @@ def test_matrix_backtest_writes_summary_and_page(matrix_file: Path, tmp_path: Pa
 
 
 @needs_chromium
-def test_page_shows_lift_with_intervals(
-    matrix_file: Path, tmp_path: Path
-) -> None:
+def test_page_shows_lift_with_intervals(matrix_file: Path, tmp_path: Path) -> None:
     assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path / "out")]) == 0
     page = render(tmp_path / "out" / "backtest.html", tmp_path, height=3600, ready="#lift .plotly .errorbar")
     assert not page.console, page.console
@@ -187,9 +185,7 @@ def test_own_history_is_backtested_with_each_candidate_once(tmp_path: Path, work
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_live_model_is_backtested_until_a_time(
-    tmp_path: Path, workspace: Path
-) -> None:
+def test_live_model_is_backtested_until_a_time(tmp_path: Path, workspace: Path) -> None:
     model = str(write_model(tmp_path, live=True))
     for until, last, windows in (("2024-04-12", "20240410", 10), ("2024-04-01", "20240331", 9)):
         outcome = backtest(model, (0.05,), ("never", "every"), until=utc(until))
@@ -201,9 +197,7 @@ def test_live_model_is_backtested_until_a_time(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_window_without_rows_has_no_losses(
-    tmp_path: Path, workspace: Path
-) -> None:
+def test_window_without_rows_has_no_losses(tmp_path: Path, workspace: Path) -> None:
     closed = Window(utc("2024-03-11"), utc("2024-03-21"))
     model = str(write_model(tmp_path, closed=closed))
     outcome = backtest(model, (0.05,), ("never", "every"))

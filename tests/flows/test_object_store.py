@@ -17,9 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @on_each_store
-def test_full_loop_in_an_object_store(
-    scheme, tmp_path, workspace, monkeypatch: pytest.MonkeyPatch
-):
+def test_full_loop_in_an_object_store(scheme, tmp_path, workspace, monkeypatch: pytest.MonkeyPatch):
     until = utc("2024-01-23")
     with object_store(scheme, monkeypatch) as bucket:
         monkeypatch.setenv("PERENNIAL_LAKE", f"{bucket}/lake")

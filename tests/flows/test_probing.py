@@ -78,9 +78,7 @@ def test_probes_depend_on_features_not_on_lookback(tmp_path):
     assert probes.probe_folder(load_model_config(fewer)) != own
 
 
-def test_backtest_uses_the_same_probes_as_monitor(
-    probed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+def test_backtest_uses_the_same_probes_as_monitor(probed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     _, judged, config, home = probed
     shutil.copytree(home, tmp_path / "copy")
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "copy"))

@@ -138,9 +138,7 @@ def test_deployed_run_without_slot_is_requeued(tmp_path, limit, monkeypatch):
     assert registry.aliases("small") == {}
 
 
-def test_resumed_run_takes_over_its_slot(
-    tmp_path, limit, monkeypatch
-):
+def test_resumed_run_takes_over_its_slot(tmp_path, limit, monkeypatch):
     limit(1)
     monkeypatch.setattr(slots, "PATIENCE_S", 5.0)
     model = write_model(tmp_path)

@@ -107,9 +107,7 @@ def test_labels_later_than_the_delay_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("lookback_days", "found"), [(1, 0), (40, 20)])
-def test_label_lookback_follows_the_file(
-    tmp_path: Path, lookback_days: float, found: int
-) -> None:
+def test_label_lookback_follows_the_file(tmp_path: Path, lookback_days: float, found: int) -> None:
     unknown = [None if number < 20 else 1 for number in range(100)]
     config = source(tmp_path, two_windows(unknown), lookback_days)
     take_snapshot.fn(config, WINDOW)
@@ -134,9 +132,7 @@ def test_corrected_labels_are_stored_beside_the_first(tmp_path: Path) -> None:
     assert (sum(before), sum(after)) == (25, 50)
 
 
-def test_unwritable_workspace_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_workspace_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = source(tmp_path, two_windows())
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PERENNIAL_LAKE", str(tmp_path / "file" / "lake"))

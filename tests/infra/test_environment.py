@@ -29,27 +29,27 @@ def seen(code: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
-def test_an_empty_setting_is_unset(tmp_path, empty):
+def test_empty_setting_counts_as_unset(tmp_path, empty):
     code = "from tasks.adapters.storage.workspace import workspace as w; s = w(); print(s.ledger, s.lake, s.mlflow)"
     settings = dict.fromkeys(("PERENNIAL_LEDGER", "PERENNIAL_LAKE", "MLFLOW_TRACKING_URI", "PREFECT_API_URL"), empty)
     home = str(tmp_path)
     assert seen(code, PERENNIAL_HOME=home, **settings) == f"{home}/ledger {home}/lake sqlite:///{home}/mlflow.db"
 
 
-def test_what_listens_on_this_machine_is_asked_past_any_proxy():
+def test_local_services_bypass_proxies():
     code = "import tasks, os; print(os.environ['NO_PROXY'], os.environ['no_proxy'])"
     found = seen(code, HTTP_PROXY="http://proxy.example:3128", NO_PROXY="corp.example").split()
     assert found[0] == "corp.example,127.0.0.1,localhost,::1"
     assert "127.0.0.1" in found[1]
 
 
-def test_addresses_end_without_a_slash():
+def test_trailing_slashes_are_removed():
     code = "import tasks, os; print(os.environ['PREFECT_API_URL'], os.environ['MLFLOW_TRACKING_URI'])"
     found = seen(code, PREFECT_API_URL="http://127.0.0.1:4200/api/", MLFLOW_TRACKING_URI="http://127.0.0.1:5000//")
     assert found == "http://127.0.0.1:4200/api http://127.0.0.1:5000"
 
 
-def test_a_shell_set_up_for_the_cloud_hands_its_key_to_nobody_here(workspace, monkeypatch):
+def test_cloud_key_is_not_passed_to_local_services(workspace, monkeypatch):
     from tasks.adapters.storage.workspace import workspace as described
 
     monkeypatch.setenv("PREFECT_API_KEY", "pnu_secret")
@@ -62,7 +62,7 @@ def test_a_shell_set_up_for_the_cloud_hands_its_key_to_nobody_here(workspace, mo
 
 
 @pytest.mark.parametrize("served", [None, "http://127.0.0.1:4299/api"])
-def test_a_command_shows_the_key_of_the_cloud_to_no_server_here(workspace, monkeypatch, served):
+def test_command_does_not_send_the_cloud_key_to_local_servers(workspace, monkeypatch, served):
     from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
 
     from flows import parameters
@@ -74,7 +74,7 @@ def test_a_command_shows_the_key_of_the_cloud_to_no_server_here(workspace, monke
 
 
 @pytest.mark.parametrize("home", [None, ".perennial", "some/where"])
-def test_a_run_of_a_worker_without_an_absolute_workspace_is_refused(monkeypatch, tmp_path, home):
+def test_worker_run_needs_an_absolute_workspace(monkeypatch, tmp_path, home):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(RUN_OF_A_WORKER, "0b5c")
     monkeypatch.delenv("PERENNIAL_HOME")
@@ -87,7 +87,7 @@ def test_a_run_of_a_worker_without_an_absolute_workspace_is_refused(monkeypatch,
 
 
 @pytest.mark.parametrize("name", ["per%20cent", "num#ber", "quest?ion"])
-def test_a_folder_that_no_address_can_hold_is_refused_in_a_sentence(monkeypatch, tmp_path, name):
+def test_invalid_workspace_path_is_refused(monkeypatch, tmp_path, name):
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / name))
     with pytest.raises(WorkspaceError, match=r"holds \?, # or %"):
         workspace()
@@ -105,7 +105,7 @@ open(sys.argv[1], "w").write("went on")
 
 
 @pytest.mark.parametrize("reader", ["head -n 1", "cat > /dev/full"])
-def test_nobody_dies_for_what_cannot_be_printed(tmp_path, reader):
+def test_output_failures_do_not_end_the_process(tmp_path, reader):
     """A closed pipe and a full disk: what runs for days goes on without being heard."""
     done = tmp_path / "done"
     script = tmp_path / "beside.py"
@@ -116,7 +116,7 @@ def test_nobody_dies_for_what_cannot_be_printed(tmp_path, reader):
     assert done.read_text() == "went on"
 
 
-def test_a_locale_without_the_letters_prints_what_it_can(tmp_path):
+def test_limited_locale_replaces_characters(tmp_path):
     code = (
         "import sys; from deployments.cli import main\n"
         "try:\n    main(['check', 'nowhere_at_all'])\nfinally:\n    print('\\u03c3 \\u2502')"
@@ -126,7 +126,7 @@ def test_a_locale_without_the_letters_prints_what_it_can(tmp_path):
     )
 
 
-def test_a_stream_that_failed_once_stays_silent():
+def test_failed_stream_stays_silent():
     class Full:
         def write(self, text: str) -> int:
             raise OSError(28, "No space left on device")
@@ -148,7 +148,7 @@ def test_a_stream_that_failed_once_stays_silent():
 
 
 @pytest.mark.parametrize("setting", ["PERENNIAL_HOME", "PERENNIAL_LEDGER"])
-def test_a_file_system_without_hard_links_is_refused_before_anything_is_written(monkeypatch, tmp_path, setting):
+def test_file_system_without_hard_links_is_refused(monkeypatch, tmp_path, setting):
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -166,7 +166,7 @@ def test_a_file_system_without_hard_links_is_refused_before_anything_is_written(
     [{"TZ": "Asia/Kathmandu"}, {"HOME": "/proc/nowhere", "TZ": ":America/New_York"}],
     ids=["home is unset", "home cannot be written to"],
 )
-def test_a_model_is_trained_whatever_home_and_zone_the_shell_has_and_blanks_in_its_path(tmp_path, user):
+def test_training_works_with_unusual_home_zone_and_path(tmp_path, user):
     model = write_model(tmp_path / "a model")
     shell = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("PERENNIAL_")}
     shell |= {"PERENNIAL_HOME": str(tmp_path / "a workspace"), **user}

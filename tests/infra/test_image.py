@@ -49,13 +49,13 @@ def in_container(command: Sequence[str], *options: str) -> str:
 WORKSPACE = ("--tmpfs", "/var/lib/perennial:uid=10001", "--tmpfs", "/tmp")
 
 
-def test_the_image_says_what_each_model_will_do_as_a_user_without_rights():
+def test_image_runs_check_as_unprivileged_user():
     assert "air_time: " in in_container(["python", "-m", "deployments", "check"])
     assert in_container(["id", "-u"]).strip() == "10001"
     assert version("prefect") in in_container(["prefect", "version"], *WORKSPACE)
 
 
-def test_kubernetes_can_tell_that_the_images_user_is_not_root():
+def test_image_user_is_numeric_and_not_root():
     shown = subprocess.run(
         ["docker", "image", "inspect", "--format", "{{json .Config}}", IMAGE],
         capture_output=True,
@@ -68,7 +68,7 @@ def test_kubernetes_can_tell_that_the_images_user_is_not_root():
     assert not [each for each in config["Env"] if "SECRET" in each or "PASSWORD" in each or "TOKEN" in each]
 
 
-def test_its_user_writes_to_the_workspace_and_to_its_own_home_and_nowhere_else():
+def test_image_user_writes_only_to_workspace_and_home():
     told = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", IMAGE, "find", "/", "-xdev", "-type", "d", "-writable"],
         capture_output=True, text=True, check=False,
@@ -78,7 +78,7 @@ def test_its_user_writes_to_the_workspace_and_to_its_own_home_and_nowhere_else()
     assert [path for path in told if not path.startswith(("/var/lib/perennial", "/home/perennial", *everybodys))] == []
 
 
-def test_nothing_of_the_folder_it_was_built_in_came_along_that_no_run_needs():
+def test_image_contains_only_needed_files():
     paths = in_container(["find", "/srv/perennial", "-mindepth", "1"]).split()
     assert {path.split("/")[3] for path in paths} == {
         "LICENSE", "README.md", "deployments", "flows", "infra", "perennial.egg-info", "prefect.yaml", "pyproject.toml",
@@ -90,7 +90,7 @@ def test_nothing_of_the_folder_it_was_built_in_came_along_that_no_run_needs():
     assert {"pytest", "playwright", "moto", "mypy", "kubernetes_asyncio", "prefect_docker"}.isdisjoint(listed)
 
 
-def test_a_file_that_begins_with_a_dot_never_enters_the_image():
+def test_dot_files_are_not_in_the_image():
     """Keys and caches beside a model's file; the engine reads .dockerignore as it would for the image."""
     root = Path(__file__).resolve().parents[2]
     planted = root / "deployments" / ".env-of-a-test"
@@ -178,9 +178,7 @@ def ended(client: Any, run_id: Any, log: Path) -> Any:
 
 
 @pytest.mark.timeout(900)
-def test_a_retrain_whose_container_is_stopped_once_leaves_its_work_where_everybody_looks(
-    prefect_server, tmp_path, monkeypatch
-):
+def test_retrain_completes_after_its_container_was_stopped(prefect_server, tmp_path, monkeypatch):
     from prefect.client.orchestration import get_client
 
     from deployments.apply.deploy import apply

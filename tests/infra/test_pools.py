@@ -38,12 +38,12 @@ def sent_to(place: str) -> PlacementPolicy:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pools_template_is_what_its_worker_publishes_with_our_defaults(name):
+def test_pool_templates_are_up_to_date(name):
     committed = json.loads((POOLS / f"{name}.json").read_text(encoding="utf-8"))
     assert committed == wanted()[name], REGENERATE
 
 
-def test_there_is_a_template_for_every_kind_of_worker_and_no_other():
+def test_every_worker_type_has_a_template():
     assert {read_pool(path.stem).type for path in POOLS.glob("*.json")} == set(WORKERS)
     assert {path.stem for path in POOLS.glob("*.json")} == set(NAMES)
 
@@ -54,7 +54,7 @@ async def _configuration(name: str, values: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_worker_accepts_a_job_made_from_our_template_with_the_variables_that_we_deploy(name, prefect_server):
+def test_workers_accept_our_job_variables(name, prefect_server):
     import asyncio
 
     item = next(each for each in read_definitions().deployments if each["name"] == "retrain")
@@ -73,7 +73,7 @@ def test_a_worker_accepts_a_job_made_from_our_template_with_the_variables_that_w
         ("perennial", {"stream_output": "perhaps"}),
     ],
 )
-def test_a_variable_of_the_wrong_kind_breaks_the_pools_own_schema(name, values):
+def test_invalid_job_variable_fails_the_schema(name, values):
     from prefect.utilities.schema_tools.validation import validate
 
     schema = read_pool(name).template["variables"]
@@ -81,7 +81,7 @@ def test_a_variable_of_the_wrong_kind_breaks_the_pools_own_schema(name, values):
     assert [list(error.path) for error in validate(values, schema)] == [list(values)]
 
 
-def test_a_pool_that_nothing_describes_is_named():
+def test_unknown_pool_is_named():
     with pytest.raises(PoolError, match=r"work pool other: no infra/pools/other\.json; expected one of perennial,"):
         read_pool("other")
 
@@ -96,7 +96,7 @@ LOCATIONS = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_container_is_told_the_addresses_of_the_workspace_and_neither_folders_nor_secrets(name, prefect_server):
+def test_containers_get_addresses_but_no_folders_or_secrets(name, prefect_server):
     import asyncio
 
     from prefect.utilities.schema_tools.validation import validate
@@ -118,7 +118,7 @@ def deployment(definitions: Definitions, name: str) -> dict[str, Any] | None:
     return next((each for each in definitions.deployments if each["name"] == name), None)
 
 
-def test_a_place_is_deployed_when_a_model_names_it_and_only_then():
+def test_places_are_deployed_on_demand():
     assert deployment(read_definitions(models()), "retrain-ecs") is None
     definitions = read_definitions(models(air_time=sent_to("ecs")))
     placed = deployment(definitions, "retrain-ecs")
@@ -133,7 +133,7 @@ def test_a_place_is_deployed_when_a_model_names_it_and_only_then():
     assert usual == [["perennial.retraining.requested"], ["perennial.return.requested"]], "a return trains nothing"
 
 
-def test_each_place_that_is_deployed_has_its_own_slots_and_its_deployment_queues_beyond_them():
+def test_each_place_has_its_own_slots():
     assert [limit["name"] for limit in read_definitions(models()).limits] == ["perennial-training-dedicated"]
     definitions = read_definitions(models(air_time=sent_to("gpu"), flight_delay=sent_to("ecs")))
     names = [limit["name"] for limit in definitions.limits]
@@ -143,14 +143,14 @@ def test_each_place_that_is_deployed_has_its_own_slots_and_its_deployment_queues
     assert placed["concurrency_limit"]["collision_strategy"] == "ENQUEUE"
 
 
-def test_a_place_that_prefect_yaml_does_not_have_is_named():
+def test_unknown_place_is_named():
     with pytest.raises(
         PoolError, match=r"air_time: placement names moon, prefect.yaml has the places dedicated, gpu, docker"
     ):
         read_definitions(models(air_time=sent_to("moon")))
 
 
-def test_placement_in_a_models_file_is_checked_like_all_else(tmp_path):
+def test_placement_settings_are_validated(tmp_path):
     with pytest.raises(ModelConfigError, match=r"placement\.deadline_hours is -1"):
         load_model_config(
             write_model(tmp_path, **{"window_days: 2": "placement: {deadline_hours: -1}\nwindow_days: 2"})
@@ -189,9 +189,7 @@ def poll_once(queue: str) -> str:
 
 @pytest.mark.slow("starts the worker of each place as a process")
 @pytest.mark.timeout(900)
-def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_and_by_no_other(
-    prefect_server, tmp_path
-):
+def test_gpu_retrain_runs_on_the_gpu_worker_only(prefect_server, tmp_path):
     from prefect.client.orchestration import get_client
 
     from deployments.apply.deploy import apply
@@ -224,7 +222,7 @@ def test_a_retrain_that_a_decision_placed_on_gpu_hosts_is_taken_by_their_worker_
     apply()
 
 
-def test_a_pools_template_that_somebody_changed_is_put_right(prefect_server):
+def test_apply_restores_a_changed_pool_template(prefect_server):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolUpdate
 

@@ -271,9 +271,7 @@ def test_class_probabilities_are_stored_as_lists() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("operation timed out"), CommitFailedError("version already exists")])
-def test_commit_with_lost_response_is_complete(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commit_with_lost_response_is_complete(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
     committed = DeltaTable.create_write_transaction
 

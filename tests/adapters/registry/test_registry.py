@@ -272,9 +272,7 @@ def test_types_of_the_estimators_package_are_loaded():
 
 
 @pytest.mark.parametrize(("error", "is_told"), [(NotFittedError("not fitted yet"), True), (MemoryError(), False)])
-def test_estimator_errors_differ_from_machine_errors(
-    monkeypatch, error, is_told
-):
+def test_estimator_errors_differ_from_machine_errors(monkeypatch, error, is_told):
     version = register(CONFIG)
 
     def refuse(*_: object) -> None:

@@ -87,9 +87,7 @@ def test_invalid_time_is_reported_anywhere_in_the_file(
         ("encoding", "utf-99", "one such as utf8 or latin-1"),
     ],
 )
-def test_invalid_csv_option_is_a_config_error(
-    name: str, value: str, accepted: str
-) -> None:
+def test_invalid_csv_option_is_a_config_error(name: str, value: str, accepted: str) -> None:
     with pytest.raises(ValidationError) as caught:
         source("csv", "rows.csv", options={name: value})
     assert f"options.{name} is {value!r}, expected {accepted}" in str(caught.value)

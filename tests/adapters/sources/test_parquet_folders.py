@@ -121,9 +121,7 @@ def test_times_are_read_beside_times_as_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
-def test_partition_values_keep_leading_zeros(
-    tmp_path: Path, form: str
-) -> None:
+def test_partition_values_keep_leading_zeros(tmp_path: Path, form: str) -> None:
     names = ["01", "02", "0A"]
     rest = TABLE.drop_columns(["country", "unused", "churned"])
     for number, country in enumerate(names, start=1):

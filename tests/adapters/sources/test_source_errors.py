@@ -138,9 +138,7 @@ def test_unreachable_source_is_retryable(monkeypatch: pytest.MonkeyPatch) -> Non
         read_window(source("parquet", "s3://data/rows.parquet"), WINDOW)
 
 
-def test_database_errors_never_show_the_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_database_errors_never_show_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = database(monkeypatch, tmp_path, QUERY.replace("rows", "no_such_table"))
     with pytest.raises(SourceError, match=r"the query failed .*no such table: no_such_table"):
         read_window(config, WINDOW)

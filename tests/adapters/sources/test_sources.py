@@ -202,9 +202,7 @@ def test_other_row_groups_and_columns_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "sql"])
-def test_no_row_is_lost_in_the_repeated_hour(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_row_is_lost_in_the_repeated_hour(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database of New York wall times, a row every ten minutes of 3 November 2013 UTC, read in windows of six hours."""
     start, zone = datetime(2013, 11, 3, tzinfo=UTC), ZoneInfo("America/New_York")
     moments = [start + timedelta(minutes=10 * step) for step in range(144)]

@@ -85,9 +85,7 @@ def test_registry_password_is_not_in_mlflow_errors(monkeypatch: pytest.MonkeyPat
     assert "check MLFLOW_TRACKING_URI" in logged(RegistryError, lambda: registry.find("binary_model", "d1"))
 
 
-def test_registry_outage_never_shows_the_password(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_registry_outage_never_shows_the_password(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_registry(workspace)
     version = register(make_config())
     registry.client()
@@ -119,9 +117,7 @@ def test_unconvertible_value_is_in_no_traceback(tmp_path: Path) -> None:
     logged(FeatureError, lambda: as_table(mixed, ("amount",)))
 
 
-def test_url_parameter_names_are_redacted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_url_parameter_names_are_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a password has an & or a ? that was not escaped: what follows it is the name of a parameter then."""
     config = database(monkeypatch, tmp_path, QUERY)
     for unescaped in ("bob:x@127.0.0.1:1/rows?hunter2=1", "bob:x@127.0.0.1:1/rows?sslmode=1&hunter2=0"):

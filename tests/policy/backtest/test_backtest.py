@@ -66,9 +66,7 @@ def brute_force(matrix: PerformanceMatrix, alpha: float, share: float) -> float:
 @settings(max_examples=100, deadline=None)
 @example(932, 0.2, 0.9, 0)  # it pays to train what is deployed twice, though not for either deployment alone
 @given(st.integers(0, 10_000), st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 2))
-def test_optimum_is_exact_with_returns(
-    seed: int, alpha: float, share: float, lag: int
-) -> None:
+def test_optimum_is_exact_with_returns(seed: int, alpha: float, share: float, lag: int) -> None:
     generator = np.random.default_rng(seed)
     loss = np.where(np.tri(7, 7, 0, dtype=bool), NAN, generator.uniform(0, 0.5, (7, 7)))
     matrix = PerformanceMatrix(loss, history=2, lag=lag)

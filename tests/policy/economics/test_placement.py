@@ -35,9 +35,7 @@ def test_model_without_pool_stays_on_dedicated_hosts():
         ({"prefer": "serverless", "residency": "anywhere"}, 100, ("email",), "ecs", "serverless is preferred"),
     ],
 )  # fmt: skip
-def test_preferred_place_is_used_unless_size_deadline_or_residency_forbid(
-    changes, rows, personal, place, reason
-):
+def test_preferred_place_is_used_unless_size_deadline_or_residency_forbid(changes, rows, personal, place, reason):
     placed = decide_placement(policy(**changes), rows, personal)
     assert placed.place == place
     assert reason in placed.reasons[0]

@@ -181,9 +181,7 @@ LATER, SOONER = timedelta(hours=6, seconds=9), timedelta(hours=6, seconds=5)
         ("{trigger: every, days: 1}", {"max_retrains_per_month": 1}),
     ],
 )
-def test_window_limit_tolerates_start_times_seconds_apart(
-    rule, limits, late
-):
+def test_window_limit_tolerates_start_times_seconds_apart(rule, limits, late):
     """A judged window stays judged: missing it by two seconds would cost a whole window."""
     windows = 6 if "max_retrains_per_month" in limits else 2
     trained = window(0).end + timedelta(hours=6, seconds=7)
