@@ -23,11 +23,11 @@ class Rows:
         report = outcome.get_result()
         if report.when == "call" or report.outcome != "passed":
             mark = item.get_closest_marker("attack")
-            said = {"passed": AS_IT_MUST, "failed": "SUCCEEDED, or could not be tried", "skipped": "not tried"}[
+            result = {"passed": AS_IT_MUST, "failed": "SUCCEEDED, or could not be tried", "skipped": "not tried"}[
                 report.outcome
             ]
             self.found.append(
-                (mark.args[0] if mark and mark.args else "", item.name.removeprefix("test_").replace("_", " "), said)
+                (mark.args[0] if mark and mark.args else "", item.name.removeprefix("test_").replace("_", " "), result)
             )
 
 

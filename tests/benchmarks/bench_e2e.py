@@ -61,10 +61,10 @@ def served(home: Path, models: Path, log: Path, ports: Mapping[str, int] | None 
 
 
 def _is_up(process: subprocess.Popen[bytes], log: Path) -> bool:
-    said = log.read_text(errors="replace")
+    printed = log.read_text(errors="replace")
     if process.poll() is not None:
-        raise NothingHappened(f"serve ended with {process.returncode}:\n{said[-4000:]}")
-    return "Ctrl-C stops everything" in said
+        raise NothingHappened(f"serve ended with {process.returncode}:\n{printed[-4000:]}")
+    return "Ctrl-C stops everything" in printed
 
 
 def await_that(condition: Callable[[], Any], what: str, seconds: float = HOP_S) -> Any:

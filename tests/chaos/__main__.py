@@ -81,8 +81,8 @@ def main() -> int:
             found.append(row)
             print_row(row)
     report.parent.mkdir(parents=True, exist_ok=True)
-    told = [asdict(row) | {"stated_s": WITHIN_S.get(row.victim), "ok": not row.problems} for row in found]
-    report.write_text(json.dumps({"rows": told}, indent=1), encoding="utf-8")
+    records = [asdict(row) | {"stated_s": WITHIN_S.get(row.victim), "ok": not row.problems} for row in found]
+    report.write_text(json.dumps({"rows": records}, indent=1), encoding="utf-8")
     failed = [row for row in found if row.problems and row.victim != "skipped"]
     print(f"{len(found) - len(failed)} of {len(found)} completed and are consistent; {Path(report)}")
     return 1 if failed else 0

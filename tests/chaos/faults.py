@@ -135,14 +135,14 @@ def _full(stack: Stack, name: str, part: str, size: str, words: str) -> Iterator
         run = stack.run("retrain", model=name, until=UNTIL, reason="a fault")
         state = wait_for(lambda: stack.final_state(run), f"{name} did not end", ENOUGH_S)
         assert state["type"] == "FAILED" and words in state["message"], f"ended as {state}"
-        wait_for(lambda: _told(stack, run), f"nobody was told that {name} failed")
+        wait_for(lambda: _notified(stack, run), f"nobody was told that {name} failed")
         stack.delete_run(run)
         enlarge("200m")
         stack.run("retrain", model=name, until=UNTIL, reason="a fault")
         yield
 
 
-def _told(stack: Stack, run: str) -> bool:
+def _notified(stack: Stack, run: str) -> bool:
     """Whether the event is there on which "notify about a failed run" acts."""
     wanted = {"resource": {"id": [f"prefect.flow-run.{run}"]}, "event": {"name": ["prefect.flow-run.Failed"]}}
     return bool(stack.ask("events/filter", filter=wanted)["events"])

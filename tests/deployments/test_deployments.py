@@ -355,9 +355,9 @@ def test_server_state_is_read_across_pages(deployed, client, monkeypatch):
     try:
         assert {change.definition.kind for change in apply(dry_run=True)} == {"automation"}, "those that tell people"
         with PrefectState() as state:
-            whole = state.found_definitions(("perennial",))
+            everything = state.found_definitions(("perennial",))
             monkeypatch.setattr("deployments.apply.server_state.PAGE", 2)  # so that nothing fits into one answer
-            assert {each.key for each in state.found_definitions(("perennial",))} == {each.key for each in whole}
+            assert {each.key for each in state.found_definitions(("perennial",))} == {each.key for each in everything}
             assert state.alerts() == str(blocks[1])
     finally:
         for number in range(201):

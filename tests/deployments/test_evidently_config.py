@@ -52,15 +52,15 @@ def test_metrics_presets_and_functions_are_accepted(item):
     ],
 )  # fmt: skip
 def test_error_names_what_is_expected(item, message):
-    assert any(message in told for told in mistakes(item))
+    assert any(message in sentence for sentence in mistakes(item))
 
 
 def test_a_personal_column_is_refused():
-    (told,) = mistakes(
+    (sentence,) = mistakes(
         {"metric": "UniqueValueCount", "parameters": {"column": "country"}},
         columns={"personal": ["country"], "features": FEATURES},
     )
-    assert "reads 'country', expected a feature that columns.personal does not list" in told
+    assert "reads 'country', expected a feature that columns.personal does not list" in sentence
 
 
 def test_evidently_settings_are_part_of_the_fingerprint():

@@ -18,7 +18,7 @@ MERGED_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (BOMB, "references"),
         (NARROW_BOMB + "name: *a40\n", "more than 50,000 values, references written out"),
@@ -43,11 +43,11 @@ MERGED_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n 
         ("\tname: small", "is not YAML: line 1"),
     ],
 )
-def test_unsafe_file_is_refused_in_one_sentence(tmp_path, content, said):
+def test_unsafe_file_is_refused_in_one_sentence(tmp_path, content, message):
     path = tmp_path / "model.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     began = monotonic()
-    with pytest.raises(ModelConfigError, match=said) as caught:
+    with pytest.raises(ModelConfigError, match=message) as caught:
         load_model_config(path)
     assert monotonic() - began < 5
     assert "secret-of-root" not in str(caught.value)

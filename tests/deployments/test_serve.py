@@ -50,13 +50,13 @@ class Serving:
                 env={**os.environ, "PERENNIAL_HOME": str(home)}, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.log.read_text(errors="replace")
 
     def await_start(self) -> None:
         deadline = monotonic() + START_S
-        while "Ctrl-C stops everything" not in self.said():
-            assert self.process.poll() is None and monotonic() < deadline, self.said()[-4000:]
+        while "Ctrl-C stops everything" not in self.printed():
+            assert self.process.poll() is None and monotonic() < deadline, self.printed()[-4000:]
             sleep(0.3)
 
     def has_scheduled_runs(self) -> bool:
@@ -96,7 +96,7 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
     assert "Evidently" in httpx.get(first.urls["evidently"]).text
     fleet = httpx.get(f"{first.urls['reports']}/reports/fleet.html", timeout=60).text
     assert "Action required for 2 models." in fleet and "train and promote the first one" in fleet
-    assert re.search(r"│ worker\s+│ healthy │", first.said())
+    assert re.search(r"│ worker\s+│ healthy │", first.printed())
     assert served_url(workspace()) == f"{first.urls['prefect']}/api"
     assert first.has_scheduled_runs(), "no run was planned ahead, though the fleet has a schedule"
     assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
@@ -112,14 +112,14 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
     sleep(3)  # what each service started is noted every 2 s
     next(each for each in family if "tasks.adapters.dashboards.mlflow_app" in each.cmdline()).kill()
     assert first.process.wait(timeout=60) == 1
-    assert "mlflow ended with status -9, so all services stop; its last lines:" in first.said()
+    assert "mlflow ended with status -9, so all services stop; its last lines:" in first.printed()
     assert not [each for each in family if each.is_running()]
     assert served_url(workspace()) is None
 
     second = Serving(home, tmp_path / "second.log")
     serving.append(second)
     second.await_start()
-    assert "nothing to change" in second.said(), "the second start did not find what the first one deployed"
+    assert "nothing to change" in second.printed(), "the second start did not find what the first one deployed"
     family = second.family()
     second.process.send_signal(signal.SIGTERM)
     assert second.process.wait(timeout=60) == 0
@@ -152,8 +152,8 @@ def test_broken_file_does_not_stop_serve(tmp_path, monkeypatch):
         before = state.found_definitions(("perennial",))
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "broken.yaml").write_text("bogus: [")
-    *_, loud, named = apply_under_serve()
-    assert "NOTHING NEW IS DEPLOYED: the deployments of the last apply stay active" in loud
+    *_, headline, named = apply_under_serve()
+    assert "NOTHING NEW IS DEPLOYED: the deployments of the last apply stay active" in headline
     assert "broken.yaml: is not YAML" in named
     with server_state.PrefectState() as state:
         assert state.found_definitions(("perennial",)) == before
@@ -188,7 +188,7 @@ def test_services_require_the_current_login(tmp_path, serving):
             assert httpx.get(models, auth=auth).status_code == expected
             assert httpx.get(guarded.urls["reports"], auth=auth).status_code == expected
             assert httpx.get(guarded.urls["evidently"], auth=auth).status_code == expected
-        assert password not in guarded.said()
+        assert password not in guarded.printed()
         assert not [each for each in guarded.family() if password in " ".join(each.cmdline())]
         guarded.process.terminate()
         assert guarded.process.wait(timeout=60) == 0
@@ -239,13 +239,13 @@ def test_leftover_processes_are_ended_at_the_next_start():
 
 
 def test_reused_process_id_is_left_alone():
-    stranger = leave_running(workspace().home, started=1.0)
+    reused_pid = leave_running(workspace().home, started=1.0)
     try:
         with hold_workspace(workspace()):
-            assert stranger.poll() is None
+            assert reused_pid.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        reused_pid.kill()
+        reused_pid.wait()
 
 
 @pytest.mark.parametrize("cut", ['{"serve": 1, "sta', "\0" * 40, b"{\xc3".decode("latin-1")])

@@ -20,7 +20,7 @@ ADDRESSES = {
 CONTAINERS = ("docker", "ecs", "kubernetes")
 
 
-def placed_on(place: str, **told: str) -> Definitions:
+def placed_on(place: str, **environment: str) -> Definitions:
     """One model's retrains sent to a place, and what prefect.yaml tells every job."""
     (model, *others) = models()
     definitions = read_definitions(
@@ -28,7 +28,7 @@ def placed_on(place: str, **told: str) -> Definitions:
     )
     index: dict[str, Any] = deepcopy(definitions.index)
     for deployment in index["deployments"]:
-        deployment["work_pool"].setdefault("job_variables", {}).setdefault("env", {}).update(told)
+        deployment["work_pool"].setdefault("job_variables", {}).setdefault("env", {}).update(environment)
     return replace(definitions, index=index)
 
 
@@ -73,9 +73,9 @@ def test_model_files_need_an_address_without_mlflow_server():
     refuse_ephemeral_storage(placed_on("docker"), {**registry, "PERENNIAL_ARTIFACTS": "s3://bucket/models"})
 
 
-@pytest.mark.parametrize("told", [ADDRESSES, {"PERENNIAL_HOME": "/srv/volume"}])
-def test_job_variables_in_prefect_yaml_count(told):
-    refuse_ephemeral_storage(placed_on("docker", **told), {})
+@pytest.mark.parametrize("environment", [ADDRESSES, {"PERENNIAL_HOME": "/srv/volume"}])
+def test_job_variables_in_prefect_yaml_count(environment):
+    refuse_ephemeral_storage(placed_on("docker", **environment), {})
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_address_with_password_is_withheld_and_reported(address):
     secret = {**ADDRESSES, "PERENNIAL_ARTIFACTS": "s3://bucket/models", "MLFLOW_TRACKING_URI": address}
     definitions = placed_on("docker")
     refuse_ephemeral_storage(definitions, secret)
-    (said,) = withheld(definitions, secret)
-    assert said.startswith(
+    (warning,) = withheld(definitions, secret)
+    assert warning.startswith(
         "retrain-docker: MLFLOW_TRACKING_URI holds a password and is not written to the pool's template"
     )
-    assert "hidden" not in said
+    assert "hidden" not in warning
     assert withheld(definitions, ADDRESSES) == []
     harmless = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://db.internal/mlflow?sslmode=require&user=keeper"}
     assert withheld(definitions, harmless) == []

@@ -117,9 +117,9 @@ def test_stopped_worker_requeues_its_run(environment, tmp_path):
             run = run_that_stays(client, tmp_path)
             wait_for(lambda: (tmp_path / "marks").exists(), "the run is under way")
             family = psutil.Process(workers[0].process.pid).children(recursive=True)
-            said = workers[0].stop()
-            assert workers[0].process.returncode == 0, said
-            assert "1 run put back into the queue" in said
+            warnings = workers[0].stop()
+            assert workers[0].process.returncode == 0, warnings
+            assert "1 run put back into the queue" in warnings
             assert not [each for each in family if each.is_running()], "a process of the worker lives on"
             state = client.read_flow_run(run).state
             assert (state.name, state.message) == ("AwaitingRetry", "its worker was stopped; the next one takes it up")
@@ -151,8 +151,8 @@ def test_run_uses_the_workers_workspace(environment, tmp_path):
             run = run_of(client, "look", seen=str(seen))
             wait_for(lambda: client.read_flow_run(run).state.is_final(), "the run is over")
     finally:
-        said = worker.stop()
-    found = json.loads(seen.read_text()) if seen.exists() else said
+        warnings = worker.stop()
+    found = json.loads(seen.read_text()) if seen.exists() else warnings
     assert found == {
         "home": str(folder / ".perennial"),
         "PERENNIAL_HOME": str(folder / ".perennial"),
@@ -169,12 +169,12 @@ def test_apply_names_unpolled_queues(environment, tmp_path, capsys):
 
     definitions = read_definitions(models(air_time=sent_to("gpu")))
 
-    def said(**options: Any) -> list[str]:
+    def warnings(**options: Any) -> list[str]:
         apply(definitions=definitions, **options)
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("no worker polls")]
 
     gpu = "perennial work --pool perennial --work-queue gpu"
-    default, of_gpu = said(dry_run=True)
+    default, of_gpu = warnings(dry_run=True)
     assert default.startswith(
         "no worker polls queue default of work pool perennial, so runs of monitor, score, retrain,"
     )
@@ -183,15 +183,15 @@ def test_apply_names_unpolled_queues(environment, tmp_path, capsys):
         "no worker polls queue gpu of work pool perennial, so runs of retrain-gpu would wait; start a worker on its host: "
         + gpu
     )
-    assert said(followed=["perennial"]) == []
+    assert warnings(followed=["perennial"]) == []
     worker = Worker(environment, tmp_path / "gpu.log", *gpu.split()[4:])
     try:
-        wait_for(lambda: said(dry_run=True) == [default], "the queue that the worker polls is polled")
+        wait_for(lambda: warnings(dry_run=True) == [default], "the queue that the worker polls is polled")
     finally:
         worker.stop()
     worker = Worker(environment, tmp_path / "all.log")
     try:
-        wait_for(lambda: said(dry_run=True) == [], "a worker of the whole pool polls every queue")
+        wait_for(lambda: warnings(dry_run=True) == [], "a worker of the whole pool polls every queue")
     finally:
         worker.stop()
 
@@ -242,9 +242,9 @@ def test_worker_waits_for_an_unreachable_server(tmp_path):
         )
         sleep(3 * AWAY_S)
     finally:
-        said = worker.stop()
-    assert worker.process.returncode == 0, said
-    assert said.count("no Prefect server answers yet") == 1 and "Traceback" not in said
+        warnings = worker.stop()
+    assert worker.process.returncode == 0, warnings
+    assert warnings.count("no Prefect server answers yet") == 1 and "Traceback" not in warnings
 
 
 def test_worker_stopped_without_server_reports_its_runs(tmp_path):
@@ -262,8 +262,8 @@ def test_worker_stopped_without_server_reports_its_runs(tmp_path):
         except BaseException:
             worker.stop()
             raise
-    said = worker.stop()
-    assert worker.process.returncode == 0, said
-    (last,) = [line for line in said.splitlines() if line.startswith("work ")]
+    warnings = worker.stop()
+    assert worker.process.returncode == 0, warnings
+    (last,) = [line for line in warnings.splitlines() if line.startswith("work ")]
     assert "stopped; the server is away (" in last
-    assert "deployments/" not in said, "a traceback of ours"
+    assert "deployments/" not in warnings, "a traceback of ours"

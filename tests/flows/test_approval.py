@@ -126,9 +126,9 @@ def test_run_that_cannot_wait_prints_the_complete_command(model):
     """As in a replay: without its date the promotion would be one of today."""
     with pytest.raises(PromotionRefused) as caught:
         promote(model)
-    told = str(caught.value)
-    assert "run, as Ada or Grace: perennial run promote" in told
-    command = told[told.index("perennial run promote") :].partition(", or the deployment")[0]
+    message = str(caught.value)
+    assert "run, as Ada or Grace: perennial run promote" in message
+    command = message[message.index("perennial run promote") :].partition(", or the deployment")[0]
     words = shlex.split(command)[3:]
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert given["--model"] == model

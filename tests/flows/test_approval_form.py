@@ -56,7 +56,7 @@ def fill_in(page: Page, decision: str, name: str, comment: str) -> None:
 
 def test_person_approves_on_the_dashboard_form(dashboard, tmp_path: Path):
     model = write_risky_model(tmp_path)
-    said = run_process(
+    output = run_process(
         dashboard,
         "deployments",
         "run",
@@ -68,10 +68,10 @@ def test_person_approves_on_the_dashboard_form(dashboard, tmp_path: Path):
         "--requested-by",
         "Ada",
     )
-    assert ledger.entries("small", kind="challenger.validated"), said
+    assert ledger.entries("small", kind="challenger.validated"), output
     waiting = Waiting(model)
-    said = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
-    assert waiting.seen().state.name == "Suspended", said
+    output = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
+    assert waiting.seen().state.name == "Suspended", output
     assert registry.CHAMPION not in registry.aliases("small")
 
     with opened_browser() as browser:
@@ -88,8 +88,8 @@ def test_person_approves_on_the_dashboard_form(dashboard, tmp_path: Path):
         assert "May version 1 of small serve?" in page.locator(".p-modal").inner_text()
         page.locator(".p-modal").get_by_role("button", name="Submit").click()
         page.locator(".p-modal").wait_for(state="detached")
-    said = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
-    assert waiting.seen().state.is_completed(), said
+    output = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
+    assert waiting.seen().state.is_completed(), output
 
     ((actor, approval),) = answers()
     assert (actor, approval.verdict, approval.comment) == ("Grace", "approved", "read the report")

@@ -27,7 +27,7 @@ EVERY = {
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
+def emitted(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
     """How often each event was emitted about each decision."""
     counted: Counter[tuple[str, str]] = Counter()
     announce = announcements.announce
@@ -55,50 +55,50 @@ def ask(model: str) -> str:
     return decision.decision_id
 
 
-def test_lost_request_is_repeated_until_validation(model, said):
+def test_lost_request_is_repeated_until_validation(model, emitted):
     wanted = ask(model)
     monitor(model, until=SECOND)
-    assert said["retraining.requested", wanted] == 2
+    assert emitted["retraining.requested", wanted] == 2
     retrain(model, until=SECOND, decision_id=wanted)
     monitor(model, until=SECOND)
-    assert said["retraining.requested", wanted] == 2
+    assert emitted["retraining.requested", wanted] == 2
 
 
-def test_refused_request_is_not_repeated(model, said):
+def test_refused_request_is_not_repeated(model, emitted):
     wanted = ask(model)
     ledger.append("small", "retraining.refused", "the budget refuses", SECOND, wanted)
     monitor(model, until=SECOND)
-    assert said["retraining.requested", wanted] == 1
+    assert emitted["retraining.requested", wanted] == 1
 
 
-def test_passed_challenger_is_handed_over_until_promoted(model, said):
+def test_passed_challenger_is_handed_over_until_promoted(model, emitted):
     wanted = ask(model)
     for _ in range(2):
         retrain(model, until=SECOND, decision_id=wanted)
-    assert said["challenger.validated", wanted] == 2
+    assert emitted["challenger.validated", wanted] == 2
     promote(model, decision_id=wanted, until=SECOND)
     retrain(model, until=SECOND, decision_id=wanted)
-    assert said["challenger.validated", wanted] == 2
+    assert emitted["challenger.validated", wanted] == 2
 
 
-def test_quarantined_version_is_not_requested_again(model, said):
+def test_quarantined_version_is_not_requested_again(model, emitted):
     wanted = ask(model)
     retrain(model, until=SECOND, decision_id=wanted)
     promote(model, decision_id=wanted, until=SECOND)
     rollback(model, reason="answers are late", until=SECOND)
-    before = said.copy()
+    before = emitted.copy()
     monitor(model, until=SECOND)
     retrain(model, until=SECOND, decision_id=wanted)
-    said.subtract(before)
-    assert {event for (event, _), times in said.items() if times} == {"model.watched"}
+    emitted.subtract(before)
+    assert {event for (event, _), times in emitted.items() if times} == {"model.watched"}
 
 
-def test_backfill_decision_is_never_handed_over(model, said):
+def test_backfill_decision_is_never_handed_over(model, emitted):
     backfill(model, start=FIRST, end=SECOND, dry_run=False)
     filled = monitor(model, until=SECOND)
     assert filled.decision.retrain and filled.backfilled
-    assert not [event for event, _ in said if event == "retraining.requested"]
+    assert not [event for event, _ in emitted if event == "retraining.requested"]
     score(model, until=THIRD)
     live = monitor(model, until=THIRD)
     assert not live.backfilled
-    assert said["retraining.requested", live.decision.decision_id] == 1
+    assert emitted["retraining.requested", live.decision.decision_id] == 1

@@ -35,7 +35,7 @@ def promote(version: str, previous: str | None, day: str, action: str = "promote
 
 
 @pytest.fixture
-def told() -> list[LedgerEntry]:
+def recorded() -> list[LedgerEntry]:
     """Version 1 from May, version 2 from June, back to 1 on the 20th of June."""
     return [
         promote("1", None, "2013-05-01"),
@@ -44,8 +44,8 @@ def told() -> list[LedgerEntry]:
     ]
 
 
-def test_fact_is_recorded_once_per_task(told):
-    assert promote("2", "1", "2013-06-01") == told[1]
+def test_fact_is_recorded_once_per_task(recorded):
+    assert promote("2", "1", "2013-06-01") == recorded[1]
     assert len(ledger.entries(MODEL)) == 3
 
 
@@ -53,25 +53,25 @@ def test_fact_is_recorded_once_per_task(told):
     ("day", "version"),
     [("2013-05-01", "1"), ("2013-05-31T23:59", "1"), ("2013-06-01", "2"), ("2013-06-20", "1"), ("2014-01-01", "1")],
 )
-def test_state_shows_the_champion_at_a_time(told, capsys, day, version):
+def test_state_shows_the_champion_at_a_time(recorded, capsys, day, version):
     assert main(["audit", "state", MODEL, "--at", day]) == 0
     assert f"flight_delay: version {version} served at" in capsys.readouterr().out
 
 
-def test_state_before_the_first_promotion(told, capsys):
+def test_state_before_the_first_promotion(recorded, capsys):
     assert champion_at(MODEL, utc("2013-04-30")) is None
     assert main(["audit", "state", MODEL, "--at", "2013-04-30"]) == 1
     assert "no champion at 2013-04-30" in capsys.readouterr().out
 
 
-def test_state_names_person_and_reason(told, capsys):
+def test_state_names_person_and_reason(recorded, capsys):
     main(["audit", "state", MODEL, "--at", "2013-07-01T02:00+02:00"])
     printed = capsys.readouterr().out
     assert "version 1 served at 2013-07-01 00:00 UTC, rolled_back on 2013-06-20 00:00 by Grace (entry 3" in printed
     assert "because of 1" in printed
 
 
-def test_show_lists_decisions_with_first_reason(told, capsys):
+def test_show_lists_decisions_with_first_reason(recorded, capsys):
     rule = RetrainingPolicy.model_validate({"when": {"trigger": "mean_shift", "sigma": 3}})
     seen: WindowEvidence = evidence(0, drift=drift(0, pressure=4.0))
     decision = decide_retraining(MODEL, rule, seen, history(), window(0).end)
@@ -85,12 +85,12 @@ def test_show_lists_decisions_with_first_reason(told, capsys):
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_verify_passes_an_intact_ledger_and_prints_the_head(told, capsys):
+def test_verify_passes_an_intact_ledger_and_prints_the_head(recorded, capsys):
     assert main(["audit", "verify"]) == 0
-    assert capsys.readouterr().out == f"flight_delay: whole, 3 entries, head flight_delay:3:{told[2].hash}\n"
+    assert capsys.readouterr().out == f"flight_delay: whole, 3 entries, head flight_delay:3:{recorded[2].hash}\n"
 
 
-def test_verify_exits_with_1_and_names_the_damage(told, workspace, capsys):
+def test_verify_exits_with_1_and_names_the_damage(recorded, workspace, capsys):
     path = workspace / "ledger" / MODEL / "00000002.json"
     path.write_text(path.read_text().replace("Ada", "Eve"))
     assert main(["audit", "verify", MODEL]) == 1
@@ -99,16 +99,16 @@ def test_verify_exits_with_1_and_names_the_damage(told, workspace, capsys):
     assert "entry 3 does not follow entry 2" in printed
 
 
-def test_verify_with_expected_head_detects_truncation(told, workspace, capsys):
+def test_verify_with_expected_head_detects_truncation(recorded, workspace, capsys):
     folder = workspace / "ledger" / MODEL
     (folder / "00000003.json").unlink()
-    (folder / "head.json").write_text(to_json(ledger.Head(2, told[1].hash)))
+    (folder / "head.json").write_text(to_json(ledger.Head(2, recorded[1].hash)))
     assert main(["audit", "verify"]) == 0
-    assert main(["audit", "verify", "--expect", f"{MODEL}:3:{told[2].hash}"]) == 1
+    assert main(["audit", "verify", "--expect", f"{MODEL}:3:{recorded[2].hash}"]) == 1
     assert "the head noted elsewhere names entry 3" in capsys.readouterr().out
 
 
-def test_closed_pipe_ends_without_traceback(told):
+def test_closed_pipe_ends_without_traceback(recorded):
     command = [sys.executable, "-m", "deployments", "audit", "show", MODEL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:
         assert shown.stdout and shown.stderr
@@ -128,15 +128,15 @@ def test_expected_head_of_a_missing_ledger_is_a_problem(capsys):
     assert "air_time: DAMAGED, 0 entries" in capsys.readouterr().out
 
 
-def test_named_model_without_ledger_is_a_problem(told, capsys):
+def test_named_model_without_ledger_is_a_problem(recorded, capsys):
     assert main(["audit", "verify", MODEL, "no_such_model"]) == 1
     printed = capsys.readouterr().out
     assert "flight_delay: whole, 3 entries" in printed
     assert "no_such_model: DAMAGED, 0 entries, head none\n  there is no ledger of this model here" in printed
 
 
-def test_every_expected_head_is_checked(told, capsys):
-    good, bad = f"{MODEL}:3:{told[2].hash}", f"{MODEL}:2:" + "0" * 64
+def test_every_expected_head_is_checked(recorded, capsys):
+    good, bad = f"{MODEL}:3:{recorded[2].hash}", f"{MODEL}:2:" + "0" * 64
     assert main(["audit", "verify", MODEL, "--expect", good]) == 0
     assert main(["audit", "verify", MODEL, "--expect", "air_time:3:" + "0" * 64]) == 1
     assert main(["audit", "verify", "--expect", bad, "--expect", good]) == 1
@@ -145,7 +145,7 @@ def test_every_expected_head_is_checked(told, capsys):
     assert "the head noted elsewhere names entry 2 with hash 000000000000…, which is another one" in printed
 
 
-def test_damaged_ledger_is_one_clear_line(told, workspace):
+def test_damaged_ledger_is_one_clear_line(recorded, workspace):
     folder = workspace / "ledger" / MODEL
     (folder / "00000001.json").unlink()
     command = [sys.executable, "-m", "deployments", "audit"]
@@ -158,7 +158,7 @@ def test_damaged_ledger_is_one_clear_line(told, workspace):
     assert "run perennial audit verify flight_delay" in shown.stderr
 
 
-def test_entry_on_disk_is_plain_json(told, workspace):
+def test_entry_on_disk_is_plain_json(recorded, workspace):
     entry = json.loads((workspace / "ledger" / MODEL / "00000001.json").read_text())
     assert entry["kind"] == "champion.promoted"
     assert utc(entry["at"]) == utc("2013-05-01") + timedelta(0)

@@ -100,8 +100,8 @@ def test_invalid_backtest_ends_with_one_message(
     text = tmp_path / "text.npz"
     text.write_text("no zip")
     assert main(["backtest", *(part.format(file=matrix_file, text=text) for part in arguments)]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("backtest: ") and message in said and "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert printed.startswith("backtest: ") and message in printed and "Traceback" not in printed
 
 
 def test_module_runs_with_matrix_and_folder(matrix_file: Path, tmp_path: Path) -> None:

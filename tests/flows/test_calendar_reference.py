@@ -45,11 +45,11 @@ def reported(folder, calendar, keep_rows=True, calibrated=False, **changes):
     history = stream(YEARS, 60_000, 1)
     frozen = freeze_reference(history.to_batches(), config, YEARS, "h")
     frozen = with_stable_effects(config, frozen, history)
-    kept = draw_rows(config, frozen, history) if keep_rows else None
+    coded_rows = draw_rows(config, frozen, history) if keep_rows else None
     window = stream(JULY, 4000, 2, **changes)
     profiled = profile_batches(window.to_batches(), frozen, config, JULY, folder / "sample.parquet")
     sample = draw_sample(config, frozen, history) if keep_rows else None
-    return report_drift(config, profiled, DriftReference(frozen, coded=kept, sample=sample))
+    return report_drift(config, profiled, DriftReference(frozen, coded=coded_rows, sample=sample))
 
 
 def verdicts(report):
@@ -83,8 +83,8 @@ def test_shift_within_the_season_is_detected(tmp_path, calibrated):
 
 
 def test_calibrated_limit_is_that_of_the_matched_season(tmp_path):
-    whole, season = (drift_of(reported(tmp_path, c, calibrated=True), "warmth").threshold for c in ([], ["season"]))
-    assert season < whole / 2
+    full_year, season = (drift_of(reported(tmp_path, c, calibrated=True), "warmth").threshold for c in ([], ["season"]))
+    assert season < full_year / 2
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,12 @@ def cut_off(monkeypatch: pytest.MonkeyPatch):
     return at
 
 
-def told(kind: str) -> list[LedgerEntry]:
+def recorded(kind: str) -> list[LedgerEntry]:
     return list(ledger.entries(NAME, kind=kind))
 
 
 def test_interrupted_rollback_is_recorded_on_rerun(model, cut_off):
-    promotions = told("champion.promoted")
+    promotions = recorded("champion.promoted")
 
     def go_back() -> Promotion:
         return rollback(model, reason="answers are late", requested_by="Ada", until=THIRD)
@@ -66,9 +66,9 @@ def test_interrupted_rollback_is_recorded_on_rerun(model, cut_off):
     expected = (NAME, "1", None, "rolled_back", ("Ada: answers are late",))
     for again in (go_back(), go_back()):
         assert (again.model, again.champion, again.previous, again.action, again.reasons) == expected
-    (fact,) = told("champion.rolled_back")
+    (fact,) = recorded("champion.rolled_back")
     assert (fact.actor, from_json(Promotion, fact.body)) == ("Ada", again)
-    assert told("champion.promoted") == promotions
+    assert recorded("champion.promoted") == promotions
     assert returnable(ledger.entries(NAME)) == (), "version 2 is quarantined"
 
 
@@ -80,7 +80,7 @@ def test_interrupted_promotion_is_recorded_with_reasons(tmp_path, cut_off):
         promote(model, until=FIRST)
     again = promote(model, until=FIRST)
     assert (again.action, again.champion, again.previous, again.reasons) == ("promoted", "1", None, validation.reasons)
-    assert [from_json(Promotion, fact.body) for fact in told("champion.promoted")] == [again]
+    assert [from_json(Promotion, fact.body) for fact in recorded("champion.promoted")] == [again]
 
 
 def test_rerun_of_a_manual_rollback_is_the_same_decision(model, monkeypatch):
@@ -95,7 +95,7 @@ def test_rerun_of_a_manual_rollback_is_the_same_decision(model, monkeypatch):
     monkeypatch.setattr("flows.rollback.publish_promotion", dies_once)
     restored = rollback.with_options(retries=1, retry_delay_seconds=0)(model, reason="answers are late")
     assert (restored.action, restored.champion) == ("rolled_back", "1")
-    assert [from_json(Promotion, fact.body) for fact in told("champion.rolled_back")] == [restored]
+    assert [from_json(Promotion, fact.body) for fact in recorded("champion.rolled_back")] == [restored]
     assert registry.tags(NAME, "2")["status"] == "quarantined"
 
 

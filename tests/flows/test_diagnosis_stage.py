@@ -108,7 +108,7 @@ def test_estimate_is_shown_with_its_measured_error(config):
     assert found.estimate.estimated
     assert found.explanations[0].startswith("mae is estimated without labels at")
     assert "mean absolute error" in found.explanations[0]
-    told = diagnose_window.fn(
+    diagnosed = diagnose_window.fn(
         config, run_of(window, window.end, replace(history, estimates=estimates), CHAMPION), evidence
     )
-    assert told.estimate_error == found.estimate_error
+    assert diagnosed.estimate_error == found.estimate_error

@@ -105,8 +105,8 @@ def test_preview_predicts_refusals_without_recording_them(tmp_path):
     path = Path(model)
     path.write_text(path.read_text().replace("min_rows: 300", "min_rows: 1201"))
     before = state()
-    stranger, few = retrain(model, until=FIRST, reason="to see", requested_by="Mallory", dry_run=True).refusals
-    assert "Mallory may not start this; access.trigger has Ada" in stranger
+    unauthorised, few = retrain(model, until=FIRST, reason="to see", requested_by="Mallory", dry_run=True).refusals
+    assert "Mallory may not start this; access.trigger has Ada" in unauthorised
     assert "1,200 labelled rows are known" in few
     assert "may not start this" in promote(model, until=FIRST, requested_by="Mallory", dry_run=True).refusals[0]
     assert state() == before

@@ -37,7 +37,7 @@ def rows_arrive(model: str) -> None:
     rows().to_parquet(model.replace("small.yaml", "rows.parquet"))
 
 
-def landed(model: str) -> int | None:
+def stored_rows(model: str) -> int | None:
     snapshot = lake.landed_rows(load_model_config(model), WINDOW)
     return snapshot.rows if snapshot else None
 
@@ -45,13 +45,13 @@ def landed(model: str) -> int | None:
 @pytest.mark.parametrize(("hours", "missed"), [(0, LATE), (18, 0)])
 def test_late_rows_count_only_with_settle_hours(tmp_path, hours, missed):
     model = begin(tmp_path, hours)
-    whole = int((rows()["at"].between(WINDOW.start, WINDOW.end, inclusive="left")).sum())
+    all_rows = int((rows()["at"].between(WINDOW.start, WINDOW.end, inclusive="left")).sum())
     if not hours:
         score(model, until=WINDOW.end)
     rows_arrive(model)
     moment = WINDOW.end + timedelta(hours=18)
     score(model, until=moment)
-    assert monitor(model, until=moment).evidence.rows == landed(model) == whole - missed
+    assert monitor(model, until=moment).evidence.rows == stored_rows(model) == all_rows - missed
 
 
 def test_settling_window_is_not_backfilled(tmp_path, monkeypatch):
@@ -60,10 +60,10 @@ def test_settling_window_is_not_backfilled(tmp_path, monkeypatch):
     shorter = utc("2024-01-27")
     with pytest.raises(Exception, match="no window of 2 days lies in"):
         backfill(model, start=FIRST, end=shorter, dry_run=False)
-    assert landed(model) is None
+    assert stored_rows(model) is None
     monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=18))
     assert backfill(model, start=FIRST, end=shorter, dry_run=False).missing == (WINDOW,)
-    assert landed(model)
+    assert stored_rows(model)
 
 
 def test_settling_window_is_not_backtested(tmp_path):

@@ -37,12 +37,12 @@ def priced(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
 
 
 @pytest.fixture
-def told(priced: tuple[Replay, Path], monkeypatch: pytest.MonkeyPatch) -> Replay:
+def replayed(priced: tuple[Replay, Path], monkeypatch: pytest.MonkeyPatch) -> Replay:
     monkeypatch.setenv("PERENNIAL_HOME", str(priced[1]))
     return priced[0]
 
 
-def test_training_cost_is_recorded_in_the_ledger(told):
+def test_training_cost_is_recorded_in_the_ledger(replayed):
     entries = ledger.entries("small", kind="challenger.registered")
     versions = [from_json(ModelVersion, entry.body) for entry in entries]
     used = [from_json(Usage, dict(version.tags)[USAGE]) for version in versions]
@@ -51,7 +51,7 @@ def test_training_cost_is_recorded_in_the_ledger(told):
     assert [usage.rows for usage in used] == [version.training_rows for version in versions]
 
 
-def test_decision_has_expected_cost_value_and_payback(told):
+def test_decision_has_expected_cost_value_and_payback(replayed):
     judged = [from_json(Judgement, entry.body) for entry in ledger.entries("small", kind="window.judged")]
     asked = [judgement.decision for judgement in judged if judgement.decision.retrain]
     assert all(40 < decision.expected_cost_usd < 60 for decision in asked)
@@ -60,7 +60,7 @@ def test_decision_has_expected_cost_value_and_payback(told):
     assert any("pays back in" in reason for decision in priced for reason in decision.reasons)
 
 
-def test_promotion_outcome_is_scored_once(told):
+def test_promotion_outcome_is_scored_once(replayed):
     entries = ledger.entries("small", kind="promotion.scored")
     assert entries
     assert len({entry.decision_id for entry in entries}) == len(entries)

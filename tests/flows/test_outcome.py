@@ -36,8 +36,8 @@ def served(count: int, without_positives: int) -> History:
     return History(performances=tuple(reports))
 
 
-@pytest.mark.parametrize(("windows", "told"), [(3, False), (4, True)])
-def test_window_with_undefined_metric_is_left_out(windows, told):
+@pytest.mark.parametrize(("windows", "expected"), [(3, False), (4, True)])
+def test_window_with_undefined_metric_is_left_out(windows, expected):
     register(CONFIG, "d1")
     champion = register(CONFIG, "d2", seed=1)
     promotion = Promotion(CONFIG.name, "d2", champion.version, "1", "promoted")
@@ -47,5 +47,5 @@ def test_window_with_undefined_metric_is_left_out(windows, told):
         found = outcome.evaluate_promotion(
             CONFIG, recorded_run(CONFIG, registry.version(CONFIG.name, "2"), history, AS_OF)
         )
-    assert (found is not None) == told
-    assert len(ledger.entries(CONFIG.name, kind="promotion.scored")) == told
+    assert (found is not None) == expected
+    assert len(ledger.entries(CONFIG.name, kind="promotion.scored")) == expected

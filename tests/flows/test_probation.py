@@ -78,12 +78,14 @@ def test_probation_ends_after_the_first_windows():
 def test_degradation_is_recorded_once(monkeypatch):
     from tasks.adapters.orchestration import events as announcements
 
-    told: list[tuple[str, dict[str, object]]] = []
-    monkeypatch.setattr(announcements, "announce", lambda event, model, payload, **more: told.append((event, payload)))
+    emitted_events: list[tuple[str, dict[str, object]]] = []
+    monkeypatch.setattr(
+        announcements, "announce", lambda event, model, payload, **more: emitted_events.append((event, payload))
+    )
     fresh, degraded = in_service(fresh_turn=-1.0, previous_turn=1.0)
     for _ in range(2):
         publish_degradation.fn(CONFIG, degraded)
     assert len(ledger.entries(CONFIG.name, kind="champion.degraded")) == 1
-    assert {event for event, _ in told} == {"champion.degraded"}
-    assert told[0][1]["champion"] == fresh.version
+    assert {event for event, _ in emitted_events} == {"champion.degraded"}
+    assert emitted_events[0][1]["champion"] == fresh.version
     assert recall_degradation(CONFIG, fresh.version) == degraded

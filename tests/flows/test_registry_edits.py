@@ -93,7 +93,7 @@ def files_of(number: str) -> Path:
     return Path(registry.client().get_model_version(MODEL, number).source) / "data" / "files"
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def printed(capsys: pytest.CaptureFixture[str]) -> str:
     main(["audit", "verify", MODEL])
     return capsys.readouterr().out
 
@@ -131,7 +131,7 @@ def test_recreated_model_has_no_earlier_verdict(capsys):
     with pytest.raises(PromotionRefused, match="nothing is rolled back: version 1, which is previous"):
         roll_back()
     assert registry.aliases(MODEL) == {"champion": "1", "previous": "2"}
-    assert "registry: version 2, which is champion" in said(capsys) and main(["audit", "verify", MODEL]) == 1
+    assert "registry: version 2, which is champion" in printed(capsys) and main(["audit", "verify", MODEL]) == 1
 
 
 def test_earlier_verdicts_stay_with_the_deleted_model():
@@ -154,7 +154,7 @@ def test_earlier_verdicts_stay_with_the_deleted_model():
 )
 def test_manually_moved_champion_blocks_promotion_and_rollback(alias, number, fix, capsys):
     registry.set_aliases(MODEL, {alias: number})
-    assert fix in said(capsys) and main(["audit", "verify", MODEL]) == 1
+    assert fix in printed(capsys) and main(["audit", "verify", MODEL]) == 1
     (change,) = registry_changes(CONFIG, recall_past(CONFIG))
     assert change.startswith(fix) and "set it back to version 2 in MLflow" in change
     on_trial("d4", number)
@@ -172,7 +172,7 @@ def test_manually_moved_champion_blocks_promotion_and_rollback(alias, number, fi
 @pytest.mark.parametrize("number", ["3", None])
 def test_manually_moved_previous_is_not_restored(number, capsys):
     registry.set_aliases(MODEL, {"previous": number})
-    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in said(capsys)
+    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in printed(capsys)
     for attempt in (roll_back, lambda: preview_rollback.fn(CONFIG)):
         with pytest.raises(PromotionRefused):
             attempt()
@@ -182,12 +182,14 @@ def test_manually_moved_previous_is_not_restored(number, capsys):
 
 def test_manually_moved_challenger_is_reported(capsys):
     registry.set_aliases(MODEL, {"challenger": "1"})
-    assert "alias challenger is on version 1, which is not the one that waits" in said(capsys)
+    assert "alias challenger is on version 1, which is not the one that waits" in printed(capsys)
 
 
 def test_unvalidated_version_with_forged_tags_does_not_serve():
-    stranger = registry.client().get_model_version(MODEL, "3")
-    made = registry.client().create_model_version(MODEL, stranger.source, stranger.run_id, tags=dict(stranger.tags))
+    foreign_version = registry.client().get_model_version(MODEL, "3")
+    made = registry.client().create_model_version(
+        MODEL, foreign_version.source, foreign_version.run_id, tags=dict(foreign_version.tags)
+    )
     registry.set_aliases(MODEL, {"champion": str(made.version)})
     with pytest.raises(VersionGone, match="version 4 is not in the ledger"):
         find_champion(CONFIG, required=True)
@@ -196,7 +198,7 @@ def test_unvalidated_version_with_forged_tags_does_not_serve():
 def test_deleted_version_is_reported_and_its_classes_stay_known(capsys):
     registry.client().delete_model_version(MODEL, "1")
     assert (
-        "version 1, which is previous" in said(capsys)
+        "version 1, which is previous" in printed(capsys)
         and "was deleted" in registry_changes(CONFIG, recall_past(CONFIG))[0]
     )
     assert registry.classes(MODEL, "1") == ("0", "1")
@@ -237,7 +239,7 @@ def test_edited_tag_is_reported_and_ignored(tags, capsys):
     assert dict(after.tags)["trusted_types"] == dict(before.tags)["trusted_types"]
     assert registry.classes(MODEL, "3") == classes
     assert registry.find(MODEL, "another") is None
-    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in said(capsys)
+    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in printed(capsys)
     assert promote("d3").champion == "3"
 
 

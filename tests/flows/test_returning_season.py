@@ -88,8 +88,8 @@ def test_manual_return_is_validated_like_a_challenger(tmp_path, monkeypatch):
     promote(model, until=turned)
     assert retrain(model, until=turned, earlier="1", reason="too early").verdict == "fail"
     land(model, returned)
-    told = retrain(model, until=returned, earlier="1", dry_run=True)
-    assert told.headline.startswith("trial of small would go ahead: version 1, which learned until")
+    preview = retrain(model, until=returned, earlier="1", dry_run=True)
+    assert preview.headline.startswith("trial of small would go ahead: version 1, which learned until")
     passed = retrain(model, until=returned, earlier="1", reason="the season is back")
     assert (passed.challenger, passed.champion, passed.verdict) == ("1", "2", "pass")
     assert promote(model, until=returned).champion == "1"

@@ -157,14 +157,14 @@ def told(event: str, model: str) -> list[list[str]]:
     """The reasons of the server's events of one kind about a model."""
     from prefect.client.orchestration import get_client
 
-    deadline, said = time.monotonic() + 150, []
+    deadline, reasons = time.monotonic() + 150, []
     with get_client(sync_client=True) as client:
-        while not said and time.monotonic() < deadline:  # events arrive after the run has ended
+        while not reasons and time.monotonic() < deadline:  # events arrive after the run has ended
             found = client._client.post("/events/filter", json={"filter": {"event": {"name": [event]}}})
             events = found.raise_for_status().json()["events"]
-            said = [list(each["payload"]["reasons"]) for each in events if each["payload"]["model"] == model]
+            reasons = [list(each["payload"]["reasons"]) for each in events if each["payload"]["model"] == model]
             time.sleep(0.5)
-    return said
+    return reasons
 
 
 @pytest.mark.parametrize(

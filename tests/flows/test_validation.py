@@ -106,8 +106,8 @@ def test_loss_in_a_protected_group_fails():
     assert groups["gender=f"].gain < -1 < 1 < groups["gender=m"].gain
     assert report.verdict == "fail"
     assert any("mae of gender=f loses" in reason and "more than the accepted" in reason for reason in report.reasons)
-    (told,) = (reason for reason in report.reasons if reason.startswith("groups of gender: challenger's mae"))
-    assert "gender=f gains least" in told
+    (sentence,) = (reason for reason in report.reasons if reason.startswith("groups of gender: challenger's mae"))
+    assert "gender=f gains least" in sentence
     assert from_json(ValidationReport, to_json(report)) == report
 
 
@@ -127,8 +127,8 @@ def test_personal_groups_are_numbered():
     report = validate(config, new, old, holdout)
     assert [item.slice_name for item in report.differences[-2:]] == ["gender=group 1", "gender=group 2"]
     later = guarded(protected=("age_group",))
-    told = validate(later, new, old, holdout).reasons[-1]
-    assert told == "groups of age_group: not compared, as none has 100 labelled rows that define the metric"
+    sentence = validate(later, new, old, holdout).reasons[-1]
+    assert sentence == "groups of age_group: not compared, as none has 100 labelled rows that define the metric"
 
 
 def test_copy_of_the_champion_is_non_inferior_without_gain():

@@ -69,13 +69,15 @@ def test_image_user_is_numeric_and_not_root():
 
 
 def test_image_user_writes_only_to_workspace_and_home():
-    told = subprocess.run(
+    printed = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", IMAGE, "find", "/", "-xdev", "-type", "d", "-writable"],
         capture_output=True, text=True, check=False,
     ).stdout.split()  # fmt: skip
-    assert {"/var/lib/perennial", "/home/perennial"} <= set(told)
+    assert {"/var/lib/perennial", "/home/perennial"} <= set(printed)
     everybodys = ("/tmp", "/var/tmp", "/run/lock")
-    assert [path for path in told if not path.startswith(("/var/lib/perennial", "/home/perennial", *everybodys))] == []
+    assert [
+        path for path in printed if not path.startswith(("/var/lib/perennial", "/home/perennial", *everybodys))
+    ] == []
 
 
 def test_image_contains_only_needed_files():

@@ -105,8 +105,8 @@ def test_containers_get_addresses_but_no_folders_or_secrets(name, prefect_server
     assert not validate({}, pool.template["variables"])
     made = worker_of(pool.type).job_configuration.from_template_and_values(pool.template, {"env": {"OWN": "1"}})
     env = asyncio.run(made).env
-    told = {"PERENNIAL_LAKE": "s3://bucket/lake", "MLFLOW_TRACKING_URI": "http://mlflow.internal:5000"}
-    assert env == {"OWN": "1"} | (told if pool.type != "process" else {})
+    environment = {"PERENNIAL_LAKE": "s3://bucket/lake", "MLFLOW_TRACKING_URI": "http://mlflow.internal:5000"}
+    assert env == {"OWN": "1"} | (environment if pool.type != "process" else {})
     guarded = {"MLFLOW_TRACKING_URI": "http://keeper:secret@mlflow.internal:5000"}
     assert located_pool(name, guarded) == located_pool(name, {}) == read_pool(name)
 
@@ -213,12 +213,12 @@ def test_gpu_retrain_runs_on_the_gpu_worker_only(prefect_server, tmp_path):
 
         assert await_until(lambda: run_of("plain") and run_of("large"))
         assert (run_of("plain").work_queue_name, run_of("large").work_queue_name) == ("default", "gpu")
-        said = poll_once("gpu")
-        assert run_of("large").state.is_final(), said  # no such model: it fails, but it ran there
+        output = poll_once("gpu")
+        assert run_of("large").state.is_final(), output  # no such model: it fails, but it ran there
         assert "no such model" in run_of("large").state.message
         assert run_of("plain").state.is_scheduled()
-        said = poll_once("default")
-        assert run_of("plain").state.is_final(), said
+        output = poll_once("default")
+        assert run_of("plain").state.is_final(), output
     apply()
 
 

@@ -71,8 +71,8 @@ class Bed:
         learned = learned.take(np.arange(0, len(learned), -(-len(learned) // self.rows_at_most)))
         fitted = estimators.fit(self.config, learned)
         self.scorer, self.importance = fitted.scorer, fitted.importance
-        whole = Window(period.start, period.end)
-        frozen = freeze_reference(learned.to_batches(), self.config, whole, "bed")
+        period_window = Window(period.start, period.end)
+        frozen = freeze_reference(learned.to_batches(), self.config, period_window, "bed")
         self.reference = baseline_drift.with_stable_effects(self.config, frozen, learned)
         self.attribution = freeze(self.scorer.encoding.names, attribution.contributions(self.scorer, learned))
 

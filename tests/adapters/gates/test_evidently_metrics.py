@@ -73,8 +73,10 @@ def test_passed_test_changes_nothing(tmp_path):
 def test_failed_test_warns_or_drifts_as_configured(tmp_path, fails_as, verdict):
     found = report(tmp_path, MEAN | {"tests": {"lt": 50}, "fails_as": fails_as})
     assert found.verdict == verdict
-    told = found.reasons[0] if fails_as == "drifted" else found.warnings[0]
-    assert told.startswith("Evidently's MeanValue of amount fails its test: Mean value of 'amount': Actual value 100.")
+    sentence = found.reasons[0] if fails_as == "drifted" else found.warnings[0]
+    assert sentence.startswith(
+        "Evidently's MeanValue of amount fails its test: Mean value of 'amount': Actual value 100."
+    )
     assert "Evidently's MeanValue of amount fails" in page_of(found)
 
 
@@ -127,12 +129,12 @@ def test_user_function_returns_a_report(tmp_path, monkeypatch):
     item = {"report": "own_reports:made", "parameters": {"limit": 10}, "fails_as": "drifted"}
     assert report(tmp_path, item).verdict == "drifted"
     assert report(tmp_path, item | {"parameters": {"limit": 1e9}}).verdict == "stable"
-    for name, said in (
+    for name, expected in (
         ("broken", "RuntimeError: no such table"),
         ("own", "TypeError: the function returned ModelConfig"),
     ):
         (warning,) = report(tmp_path, {"report": f"own_reports:{name}"}).warnings
-        assert warning.startswith(f"Evidently's own_reports:{name} was not computed (drift.evidently.0): {said}")
+        assert warning.startswith(f"Evidently's own_reports:{name} was not computed (drift.evidently.0): {expected}")
 
 
 def test_preset_has_tests_only_on_request(tmp_path):
@@ -140,7 +142,7 @@ def test_preset_has_tests_only_on_request(tmp_path):
     assert report(tmp_path, {"preset": "DataDriftPreset"}, **shift).own_tests == ()
     tested = report(tmp_path, {"preset": "DataDriftPreset", "default_tests": True}, **shift)
     failed = [test.description for test in tested.own_tests if not test.passed]
-    assert any(told.startswith("Value Drift for column amount: Drift score is") for told in failed)
+    assert any(sentence.startswith("Value Drift for column amount: Drift score is") for sentence in failed)
 
 
 def test_samples_hold_original_values_and_names(tmp_path):

@@ -164,7 +164,7 @@ def test_reserved_arrow_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"id": 3}, "columns.id is 3, expected the name of a column, or a list of names such as [customer, week]"),
         (
@@ -182,16 +182,16 @@ def test_reserved_arrow_name_is_refused() -> None:
         ({"personal": ["sex", "sex"]}, "columns.personal is ['sex', 'sex'], sex is listed more than once"),
     ],
 )
-def test_name_errors_are_one_sentence(columns, said) -> None:
-    assert said in mistakes(**columns)
+def test_name_errors_are_one_sentence(columns, message) -> None:
+    assert message in mistakes(**columns)
 
 
 def test_single_id_in_list_is_normalised_and_id_part_may_be_feature() -> None:
     assert model(columns={"id": ["id"]}) == model()
     visits = model(columns={"id": ["country", "at"]})
     assert visits.columns.key == "country+at"
-    said = "joins labels and predictions to rows by country and at; each id occurs once in the history and once in a window."
-    assert said in describe(visits)
+    message = "joins labels and predictions to rows by country and at; each id occurs once in the history and once in a window."
+    assert message in describe(visits)
 
 
 def test_punctuation_names_stay_distinct() -> None:

@@ -21,8 +21,8 @@ def faulty(ids: list[str], faults: list[str], at=WINDOW.start) -> pa.Table:
     return table.append_column("fault", pa.array(faults, pa.string()))
 
 
-def search(searched: Window, as_of, found: pa.Table, kept: pa.Table | None = None) -> None:
-    land_label_faults(CONFIG, searched, labels([], [], []) if kept is None else kept, found, as_of)
+def search(searched: Window, as_of, found: pa.Table, rows_stored: pa.Table | None = None) -> None:
+    land_label_faults(CONFIG, searched, labels([], [], []) if rows_stored is None else rows_stored, found, as_of)
 
 
 @pytest.fixture(autouse=True)

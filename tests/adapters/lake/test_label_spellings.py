@@ -58,9 +58,9 @@ def test_word_for_unknown_is_a_class_only_if_listed(word):
     ids=lambda labels: str(labels.type),
 )
 def test_class_matches_across_storage_types(labels):
-    landed, _ = read_label(model(), labels, "here")
+    stored, _ = read_label(model(), labels, "here")
     for known in (("0", "1"), ("0.0", "1.0"), ("false", "true"), ("False", "True")):
-        codes = encode_labels(landed, known, unknown=2)
+        codes = encode_labels(stored, known, unknown=2)
         assert codes[:2].tolist() == [1, 0] and np.isnan(codes[2])
 
 
@@ -137,14 +137,14 @@ def test_positive_label_is_found_in_any_spelling(positive, last):
 
 
 @pytest.mark.parametrize(
-    ("task", "columns", "said"),
+    ("task", "columns", "message"),
     [
         ("regression", {"classes": ["a", "b"]}, "columns.classes does not fit task regression"),
         ("binary", {"classes": ["a", "b", "c"]}, "columns.classes lists 3 classes, expected 2"),
         ("binary", {"classes": ["a", "b"], "positive_label": "c"}, "columns.positive_label is 'c', expected one of"),
     ],
 )
-def test_listed_classes_fit_the_task(task, columns, said):
+def test_listed_classes_fit_the_task(task, columns, message):
     metric = "mae" if task == "regression" else "accuracy"
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         model(task=task, columns=columns, performance={"metric": metric})

@@ -138,9 +138,9 @@ def test_commit_conflict_does_not_store_twice() -> None:
 def test_changed_missing_and_swapped_files_are_detected() -> None:
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(2000))
     (file,) = parquet_files(row_folder())
-    whole = file.read_bytes()
+    content = file.read_bytes()
 
-    file.write_bytes(whole[: len(whole) // 2])
+    file.write_bytes(content[: len(content) // 2])
     with pytest.raises(LakeError, match="changed or lost after it landed"):
         lake.read_rows(snapshot)
 
@@ -199,8 +199,8 @@ def test_streaming_memory_is_one_batch() -> None:
 
 def test_old_versions_stay_readable() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
-    kept = DeltaTable(str(row_folder())).metadata().configuration
-    assert (kept["delta.appendOnly"], kept["delta.enableExpiredLogCleanup"]) == ("true", "false")
+    settings = DeltaTable(str(row_folder())).metadata().configuration
+    assert (settings["delta.appendOnly"], settings["delta.enableExpiredLogCleanup"]) == ("true", "false")
 
 
 def test_rows_outside_their_window_are_refused() -> None:

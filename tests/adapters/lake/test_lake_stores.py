@@ -67,9 +67,9 @@ def test_full_disk_is_a_clear_error(most_bytes: int) -> None:
     first = lake.land_rows(CONFIG, WINDOW, rows(10))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
-    said = _on_a_full_disk(most_bytes)
+    message = _on_a_full_disk(most_bytes)
 
-    assert "nothing was landed" in said and "free disk space" in said
+    assert "nothing was landed" in message and "free disk space" in message
     assert lake.landed_rows(CONFIG, SECOND) is None
     assert len(parquet_files(row_folder())) == 1
     assert lake.land_rows(CONFIG, SECOND, rows(20_000, 1, SECOND)).rows == 20_000, "with space again it lands"

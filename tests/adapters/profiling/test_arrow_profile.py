@@ -25,13 +25,13 @@ def counts_of(profiled: WindowProfile, feature: str) -> FeatureCounts:
 def test_profile_does_not_depend_on_batch_size():
     config, table = model(), rows(5000)
     frozen = reference(config)
-    whole = profile_batches(table.to_batches(), frozen, config, WINDOW)
+    complete = profile_batches(table.to_batches(), frozen, config, WINDOW)
     for size in (37, 999, 4999):
         parts = profile_batches(table.slice(7, 1500).to_batches(max_chunksize=size), frozen, config, WINDOW)
         short = profile_batches(table.slice(7, 1500).to_batches(), frozen, config, WINDOW)
         assert [one.counts for one in parts.features] == [one.counts for one in short.features]
         assert parts.rows == short.rows == 1500
-    assert counts_of(whole, "amount").mean == pytest.approx(np.mean(table["amount"].to_numpy()))
+    assert counts_of(complete, "amount").mean == pytest.approx(np.mean(table["amount"].to_numpy()))
 
 
 def test_recounted_reference_is_unchanged():

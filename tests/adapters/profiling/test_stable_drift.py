@@ -45,6 +45,6 @@ def test_short_history_and_personal_features_keep_configured_limit():
     frozen = freeze_reference(table.to_batches(), short, HISTORY, "h")
     assert with_stable_effects(short, frozen, table) == frozen
     private = model(columns={"personal": ["age"]})
-    kept = with_stable_effects(private, freeze_reference(table.to_batches(), private, HISTORY, "h"), table)
-    limits = {feature.feature: feature.stable_effect for feature in kept.features}
+    with_limits = with_stable_effects(private, freeze_reference(table.to_batches(), private, HISTORY, "h"), table)
+    limits = {feature.feature: feature.stable_effect for feature in with_limits.features}
     assert limits["age"] is None and limits["amount"] is not None

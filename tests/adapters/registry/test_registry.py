@@ -56,13 +56,13 @@ def test_version_records_its_lineage():
 
 def test_lineage_without_git_names_image_commit_or_package(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    said = []
+    messages = []
     for commit in ("0123abc", ""):
         monkeypatch.setenv("PERENNIAL_COMMIT", commit)
         lineage.code_version.cache_clear()
-        said.append(lineage.code_version())
+        messages.append(lineage.code_version())
     lineage.code_version.cache_clear()
-    assert said == ["0123abc", f"perennial {installed_version('perennial')}"]
+    assert messages == ["0123abc", f"perennial {installed_version('perennial')}"]
 
 
 def test_the_run_links_rows_code_parameters_and_metrics():
@@ -122,9 +122,9 @@ def test_concurrent_registrations_leave_one_version(workspace):
     ]
     answers = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0], answers
-    kept = registry.client().search_model_versions("name='binary_model'")
-    assert len(kept) == 1
-    assert {answer[0].strip() for answer in answers} == {str(kept[0].version)}
+    versions = registry.client().search_model_versions("name='binary_model'")
+    assert len(versions) == 1
+    assert {answer[0].strip() for answer in answers} == {str(versions[0].version)}
 
 
 def test_later_duplicate_version_is_removed():
@@ -271,15 +271,17 @@ def test_types_of_the_estimators_package_are_loaded():
         model_files._skops(content, needed, model_files.vouched_packages("sklearn.linear_model:Ridge"))
 
 
-@pytest.mark.parametrize(("error", "is_told"), [(NotFittedError("not fitted yet"), True), (MemoryError(), False)])
-def test_estimator_errors_differ_from_machine_errors(monkeypatch, error, is_told):
+@pytest.mark.parametrize(
+    ("error", "is_version_fault"), [(NotFittedError("not fitted yet"), True), (MemoryError(), False)]
+)
+def test_estimator_errors_differ_from_machine_errors(monkeypatch, error, is_version_fault):
     version = register(CONFIG)
 
     def refuse(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(XGBClassifier, "predict_proba", refuse)
-    if is_told:
+    if is_version_fault:
         fault = trial.smoke_test(version)
         assert "its XGBClassifier cannot predict these rows (NotFittedError: not fitted yet)" in fault
     else:

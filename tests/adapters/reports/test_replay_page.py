@@ -48,8 +48,8 @@ def written(replay: Replay, folder: Path) -> str:
 
 
 def test_page_summarises_each_model(html: str) -> None:
-    said = [element.text for element in elements(html) if "headline" in element.classes]
-    assert said == [headline(replay) for replay in recorded_replays()]
+    headlines = [element.text for element in elements(html) if "headline" in element.classes]
+    assert headlines == [headline(replay) for replay in recorded_replays()]
     assert texts(html, "h1") == ["2 models, 21 April – 31 December 2013"]
 
 

@@ -83,7 +83,7 @@ def folder(tmp_path: Path) -> tuple[ModelConfig, Path]:
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "said"),
+    ("name", "target", "message"),
     [
         ("again", "../folder", "leads to . again, so its rows would be read more than once"),
         ("latest", "2024", "so its rows would be read more than once"),
@@ -93,12 +93,12 @@ def folder(tmp_path: Path) -> tuple[ModelConfig, Path]:
         ("gone.parquet", "/nowhere/rows.parquet", "is a link that leads nowhere"),
     ],
 )
-def test_ambiguous_links_are_refused(folder, name, target, said):
+def test_ambiguous_links_are_refused(folder, name, target, message):
     config, place = folder
     (place / name).symlink_to(target)
     with pytest.raises(SourceError, match="remove the link") as refused:
         read_and_land(config)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     (place / name).unlink()
     lands_once_mended(config)
 

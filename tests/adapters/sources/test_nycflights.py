@@ -59,11 +59,11 @@ def test_evening_flight_belongs_to_next_utc_day() -> None:
 
 
 def test_year_is_complete_without_overlaps_or_gaps() -> None:
-    whole = read_flights(*YEAR)
-    assert whole.num_rows == 336_776
-    assert pc.count_distinct(whole["flight_id"]).as_py() == 336_776
+    year = read_flights(*YEAR)
+    assert year.num_rows == 336_776
+    assert pc.count_distinct(year["flight_id"]).as_py() == 336_776
     assert sum(read_flights(w.start, w.end).num_rows for w in Window(*YEAR).split(1)) == 336_776
-    assert whole.schema == SCHEMA
+    assert year.schema == SCHEMA
 
 
 def test_late_means_more_than_15_minutes_and_cancelled_flights_have_no_label() -> None:

@@ -87,8 +87,10 @@ def test_file_with_incompatible_type_is_named(
     first, second = (str(array.type) for array in ((other, one) if reverse else (one, other)))
     with pytest.raises(SourceError) as caught:
         read_window(config, WINDOW)
-    said = f"column {name!r} is {first} in {tmp_path}/0.parquet and {second} in {tmp_path}/1.parquet, expected one kind"
-    assert said in str(caught.value)
+    message = (
+        f"column {name!r} is {first} in {tmp_path}/0.parquet and {second} in {tmp_path}/1.parquet, expected one kind"
+    )
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("later", [[1.0, None] * (ROWS // 2), [True, False] * (ROWS // 2)])

@@ -67,7 +67,7 @@ def holder(tmp_path: Path):
         process.wait()
 
 
-def told() -> list[str]:
+def written() -> list[str]:
     return [entry.body for entry in ledger.entries(MODEL)]
 
 
@@ -152,9 +152,9 @@ def test_expired_holder_writes_nothing_after_takeover(holder, tmp_path):
         (tmp_path / "write").touch()
         frozen.send_signal(signal.SIGCONT)
         assert frozen.wait(60) == 0
-        assert told() == ["ours"]
+        assert written() == ["ours"]
     assert "was fenced out: promote by" in (tmp_path / "fenced").read_text()
-    assert told() == ["ours"]
+    assert written() == ["ours"]
 
 
 def test_expired_holder_writes_nothing_after_the_next_one_ended(holder, tmp_path):
@@ -166,7 +166,7 @@ def test_expired_holder_writes_nothing_after_the_next_one_ended(holder, tmp_path
     frozen.send_signal(signal.SIGCONT)
     assert frozen.wait(60) == 0
     assert (tmp_path / "fenced").exists()
-    assert told() == []
+    assert written() == []
 
 
 def test_expired_holder_continues_with_new_token_without_takeover(holder, tmp_path):
@@ -196,7 +196,7 @@ def test_a_rollback_does_not_wait_for_a_training():
         assert token == 2
         with pytest.raises(FencedOut, match=r"rollback by .* took token 2"):
             ledger.append(MODEL, "challenger.registered", "too late", AT, "d1")
-    assert told() == []
+    assert written() == []
 
 
 def _token_of(purpose: str, outranks: tuple[str, ...] = ()) -> int:

@@ -101,11 +101,11 @@ def test_registry_outage_never_shows_the_password(workspace: Path, monkeypatch: 
     logged(RegistryError, lambda: version_files.attribution(version))
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "nothing is there"), (403, "cannot be fetched")])
-def test_a_refused_download_shows_neither_log_in_nor_signature(status: int, said: str) -> None:
+@pytest.mark.parametrize(("status", "message"), [(404, "nothing is there"), (403, "cannot be fetched")])
+def test_a_refused_download_shows_neither_log_in_nor_signature(status: int, message: str) -> None:
     with refusing(status) as address:
         signed = source("parquet", f"{address}/rows.parquet?sig=SIGSECRET")
-        assert said in logged(SourceError, lambda: read_window(signed, WINDOW))
+        assert message in logged(SourceError, lambda: read_window(signed, WINDOW))
 
 
 def test_unconvertible_value_is_in_no_traceback(tmp_path: Path) -> None:
@@ -130,8 +130,8 @@ def fetch(*_: object) -> pa.Table:
 
 
 def test_user_function_errors_are_redacted() -> None:
-    said = logged(SourceError, lambda: read_window(source("python", function=f"{__name__}:fetch"), WINDOW))
-    assert "403 for url: http://***@host/rows?***; raised in fetch, test_secrets.py line" in said
+    message = logged(SourceError, lambda: read_window(source("python", function=f"{__name__}:fetch"), WINDOW))
+    assert "403 for url: http://***@host/rows?***; raised in fetch, test_secrets.py line" in message
 
 
 def test_lake_and_ledger_errors_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,9 +66,9 @@ def test_blank_future_changes_no_earlier_decision(fill: float, until: int) -> No
     loss, probe = matrix.loss.copy(), matrix.probe.copy()
     loss[:, until:], probe[:, until:] = fill, fill
     served = until - matrix.history + 1  # the choice for window `until` itself was made before it
-    whole, blanked = run(matrix), run(replace(matrix, loss=loss, probe=probe))
-    assert blanked.serving[:served] == whole.serving[:served]
-    assert [w for w in blanked.probes if w < until] == [w for w in whole.probes if w < until]
+    unchanged, blanked = run(matrix), run(replace(matrix, loss=loss, probe=probe))
+    assert blanked.serving[:served] == unchanged.serving[:served]
+    assert [w for w in blanked.probes if w < until] == [w for w in unchanged.probes if w < until]
 
 
 def test_record_length_changes_no_decision() -> None:

@@ -41,9 +41,9 @@ def test_sentence_has_net_benefit_and_payback():
     """0.03 of the metric at 1000 USD a day over 30 days: 900 USD against 60; paid back in 2 days."""
     known = replace(case(0.03, 0.03), budget=HOURLY)
     benefit = expected_benefit(known, "accuracy", Amount(60.0, 60.0, 60.0))
-    told = describe(benefit, HOURLY)
+    sentence = describe(benefit, HOURLY)
     assert math.isclose(benefit.net.usd, 840.0)
-    assert "net 840.00 USD" in told and "pays back in 2.0 days" in told
+    assert "net 840.00 USD" in sentence and "pays back in 2.0 days" in sentence
 
 
 def promised(values: list[float], champion_from: int = 0, versions: str = "") -> Gain | None:

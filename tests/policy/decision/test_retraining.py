@@ -102,8 +102,10 @@ def test_latest_mature_window_counts_with_late_labels():
     late = report(6, "open", labels=0)
     decision = decide(rule, evidence(6, performance=late), history(report(0, accuracy=0.5)))
     assert decision.retrain
-    told = "in 2013-05-01..2013-05-06, the latest that can tell (this window is open with 0 of 1000 labels), is below"
-    assert told in decision.reasons[0]
+    expected = (
+        "in 2013-05-01..2013-05-06, the latest that can tell (this window is open with 0 of 1000 labels), is below"
+    )
+    assert expected in decision.reasons[0]
 
 
 def test_only_windows_of_the_present_champion_count():
@@ -161,7 +163,7 @@ def test_shift_within_window_noise_is_not_significant():
 
 def test_small_window_is_insufficient_unless_the_fall_is_huge():
     past = history(*(report(n, mae=5.0, half=0.02) for n in range(3)))
-    for half, value, retrain, told in (
+    for half, value, retrain, expected in (
         (0.8, 5.1, False, "insufficient: 100 labels would show a worsening from 1.3 on, 0.5 is asked for; about 670"),
         (0.05, 5.1, False, ""),
         (0.8, 9.0, True, ""),
@@ -169,8 +171,8 @@ def test_small_window_is_insufficient_unless_the_fall_is_huge():
         seen = evidence(5, performance=report(5, labels=100, half=half, mae=value))
         decision = decide(policy(SHIFT, min_labelled_rows=50), seen, past)
         assert decision.retrain is retrain
-        assert ("insufficient" in decision.reasons[0]) == bool(told)
-        assert told in decision.reasons[0]
+        assert ("insufficient" in decision.reasons[0]) == bool(expected)
+        assert expected in decision.reasons[0]
 
 
 def test_no_label_count_is_requested_if_noise_exceeds_margin():

@@ -70,13 +70,13 @@ def test_forecast_follows_rows_and_interval_follows_noise():
 
 
 def test_forecast_intervals_cover_nine_of_ten():
-    random, kept = np.random.default_rng(0), 0
+    random, covered = np.random.default_rng(0), 0
     for _ in range(400):
         sizes = random.uniform(1e3, 1e5, 8)
         past = [Usage(int(rows), wall_s=20 + rows / 1e3 + random.normal(0, 5)) for rows in sizes]
         forecast = forecast_cost(Budget(compute_usd_per_hour=3600), past, 50_000)
-        kept += forecast.low <= 70 + random.normal(0, 5) <= forecast.high
-    assert 0.85 < kept / 400 < 0.95
+        covered += forecast.low <= 70 + random.normal(0, 5) <= forecast.high
+    assert 0.85 < covered / 400 < 0.95
 
 
 def test_few_iterations_scale_the_last_cost():

@@ -37,9 +37,9 @@ def test_sentence_names_features_with_significant_effect():
     random = np.random.default_rng(0)
     profile = freeze(["a", "b", "c"], random.normal(0, 1, (1000, 3)))
     shifts = prediction_shifts(profile, random.normal((0.8, 0.0, 0.5), 1, (500, 3)))
-    told = explain_predictions(shifts, ["a", "b"], "minutes") or ""
-    assert "minutes since training" in told and "a +" in told
-    assert "b " not in told.split("SHAP values")[1] and "c " not in told.split("SHAP values")[1]
+    sentence = explain_predictions(shifts, ["a", "b"], "minutes") or ""
+    assert "minutes since training" in sentence and "a +" in sentence
+    assert "b " not in sentence.split("SHAP values")[1] and "c " not in sentence.split("SHAP values")[1]
     assert explain_predictions(shifts, ["b"], "minutes") is None
 
 

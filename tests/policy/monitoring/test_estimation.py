@@ -34,12 +34,12 @@ def test_by_hand():
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss", "brier", "f1", "balanced_accuracy", "roc_auc"])
 def test_intervals_cover_realised_value_at_their_level(name):
-    kept = []
+    covered = []
     for seed in range(150):
         truth, chance = calibrated(400, seed=seed)
         value = next(one for one in estimation.estimate_classes(chance) if one.name == name)
-        kept.append(value.low <= metrics.compute(name, truth, chance) <= value.high)
-    assert np.mean(kept) > 0.92
+        covered.append(value.low <= metrics.compute(name, truth, chance) <= value.high)
+    assert np.mean(covered) > 0.92
 
 
 def test_calibration_corrects_overconfident_probabilities():
@@ -89,7 +89,7 @@ def test_errors_of_similar_predictions_estimate_the_loss(metric):
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_loss_intervals_cover_with_few_calibration_rows(metric, shift):
     """As many rows to learn from as are estimated; without the curve's own doubt 77 to 84 % held."""
-    kept, random = [], np.random.default_rng(2)
+    covered, random = [], np.random.default_rng(2)
 
     def rows(centre: float, count: int) -> tuple[np.ndarray, np.ndarray]:
         predicted = random.normal(centre, 2, count)
@@ -98,17 +98,17 @@ def test_loss_intervals_cover_with_few_calibration_rows(metric, shift):
     for _ in range(300):
         curve, (truth, predicted) = estimation.learn_losses(metric, *rows(8.0, 500)), rows(8.0 + shift, 500)
         value = estimation.estimate_loss(curve, predicted)
-        kept.append(value.low <= metrics.compute(metric, truth, predicted) <= value.high)
-    assert 0.925 <= np.mean(kept) <= 0.98
+        covered.append(value.low <= metrics.compute(metric, truth, predicted) <= value.high)
+    assert 0.925 <= np.mean(covered) <= 0.98
 
 
 @pytest.mark.parametrize("name", ["accuracy", "log_loss", "brier", "f1", "balanced_accuracy"])
 def test_intervals_cover_with_few_calibration_rows(name):
     """Without the calibration's own doubt 80 to 85 % held."""
-    kept = []
+    covered = []
     for seed in range(250):
         truth, chance = calibrated(500, seed=seed)
         curve = estimation.calibrate(*calibrated(500, seed=1000 + seed))
         value = next(one for one in estimation.estimate_classes(chance, curve) if one.name == name)
-        kept.append(value.low <= metrics.compute(name, truth, chance) <= value.high)
-    assert 0.92 < np.mean(kept) < 0.98
+        covered.append(value.low <= metrics.compute(name, truth, chance) <= value.high)
+    assert 0.92 < np.mean(covered) < 0.98

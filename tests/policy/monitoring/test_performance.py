@@ -51,13 +51,13 @@ def test_one_lucky_window_is_no_level():
 
 
 def test_open_maturing_and_small_windows_are_not_in_baseline():
-    kept = [report(i, accuracy=0.8) for i in range(3)]
+    stable = [report(i, accuracy=0.8) for i in range(3)]
     left_out = [
         report(3, "maturing", accuracy=0.99),
         report(4, "open", accuracy=0.99),
         report(5, labels=10, accuracy=0.99),
     ]
-    best, _ = performance.best_past_level([*kept, *left_out], "accuracy", min_labels=200)
+    best, _ = performance.best_past_level([*stable, *left_out], "accuracy", min_labels=200)
     assert best.value == pytest.approx(0.8)
 
 

@@ -59,9 +59,9 @@ def test_nothing_measured_is_insufficient():
 
 def test_agreement_is_reported_without_warning():
     found = report(feature("a"))
-    told = with_second_opinion(found, weigh(found, [opinion("a", "stable", 0.04)], 5000, 5000, 0.3), 0.3)
-    assert told.reasons == ("the summary", told.second_opinion.summary) and told.warnings == ()
-    assert told.second_opinion.summary == (
+    combined = with_second_opinion(found, weigh(found, [opinion("a", "stable", 0.04)], 5000, 5000, 0.3), 0.3)
+    assert combined.reasons == ("the summary", combined.second_opinion.summary) and combined.warnings == ()
+    assert combined.second_opinion.summary == (
         "Evidently on 5,000 rows: stable, a drifted share of 0.00; on all 1,204,331 rows: stable, 0.00 against 0.3; "
         "features measured by Evidently: 1, in disagreement: 0, beyond sampling error: 0"
     )
@@ -80,12 +80,12 @@ def test_disagreement_beyond_interval_warns(verdict, low, high, warns):
     ours = "drifted" if verdict == "stable" else "stable"
     found = report(feature("a", ours, 0.12), verdict=ours, share=float(ours == "drifted"))
     one = opinion("a", verdict, (low + high) / 2, disagrees=True, low=low, high=high)
-    told = with_second_opinion(found, weigh(found, [one], 5000, 5000, 0.3), 0.3)
-    assert (len(told.warnings) == 1, told.verdict) == (warns, ours)
-    assert told.reasons[-1].endswith(f"in disagreement: 1, beyond sampling error: {int(warns)}")
+    combined = with_second_opinion(found, weigh(found, [one], 5000, 5000, 0.3), 0.3)
+    assert (len(combined.warnings) == 1, combined.verdict) == (warns, ours)
+    assert combined.reasons[-1].endswith(f"in disagreement: 1, beyond sampling error: {int(warns)}")
     if warns:
-        assert told.warnings[0].startswith(f"a: Evidently on 5,000 rows: {verdict}, wasserstein")
-        assert f"on all 1,204,331 rows: {ours}, wasserstein 0.12 against 0.1" in told.warnings[0]
+        assert combined.warnings[0].startswith(f"a: Evidently on 5,000 rows: {verdict}, wasserstein")
+        assert f"on all 1,204,331 rows: {ours}, wasserstein 0.12 against 0.1" in combined.warnings[0]
 
 
 def test_many_disagreements_are_summarised():
@@ -107,8 +107,8 @@ def test_failed_user_test_counts_as_configured(fails_as, verdict):
 
 def test_report_round_trips_and_old_report_loads():
     found = report(feature("a"))
-    told = with_second_opinion(found, SecondOpinion("insufficient", 0, 0, unavailable="no sample"), 0.3)
-    assert from_json(DriftReport, to_json(told)) == told
+    combined = with_second_opinion(found, SecondOpinion("insufficient", 0, 0, unavailable="no sample"), 0.3)
+    assert from_json(DriftReport, to_json(combined)) == combined
     before = to_json(found)
     for name in ('"second_opinion":null,', ',"warnings":[]', ',"own_tests":[]', '"own_tests":[],'):
         before = before.replace(name, "")

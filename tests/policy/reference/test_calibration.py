@@ -75,8 +75,8 @@ def test_too_few_days_give_no_limit():
 def test_local_distances_ignore_other_seasons():
     """Two seasons of 30 days, as far apart as can be; within each every day is alike."""
     counts = np.repeat([[10, 0], [0, 10]], 30, axis=0)
-    whole = calibration.stable_distances(counts, 5, "ks")
+    distances = calibration.stable_distances(counts, 5, "ks")
     around = calibration.stable_distances(counts, 5, "ks", around_days=10)
-    assert whole[:20].min() > 0.5
+    assert distances[:20].min() > 0.5
     assert around[:15] == pytest.approx(np.zeros(15))
     assert around[25] == pytest.approx(0.5)  # the ten days after it are of the other season

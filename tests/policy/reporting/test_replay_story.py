@@ -163,8 +163,8 @@ def test_plurals_and_articles_are_correct() -> None:
 def test_next_steps_lead_to_page_decision_and_dashboards() -> None:
     replay = replayed(8.1, 9.4, 8.0, "refused")
     promoted = replace(replay.windows[3], events=(ReplayEvent("promoted", "version 2 in place of 1"),))
-    told = replace(replay, windows=(*replay.windows[:3], promoted, *replay.windows[4:]))
-    page, decision, served = next_steps([told], "file:///page.html")
+    with_promotion = replace(replay, windows=(*replay.windows[:3], promoted, *replay.windows[4:]))
+    page, decision, served = next_steps([with_promotion], "file:///page.html")
     assert page.endswith("file:///page.html")
     assert f"{replay.model}, {promoted.window.name} on that page: version 2 in place of 1" in decision
     assert served.startswith("`make serve`")

@@ -342,8 +342,8 @@ def test_model_equal_to_constant_is_reported():
     equal = MetricDifference("accuracy", 0.95, 0.951, 0.001, -0.003, 0.005, 600)
     report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=equal))
     assert report.verdict == "pass"
-    said = "accuracy 0.951 is not surely better than 0.95, which the same answer for every row"
-    assert any(said in one for one in report.reasons)
+    sentence = "accuracy 0.951 is not surely better than 0.95, which the same answer for every row"
+    assert any(sentence in one for one in report.reasons)
     better = MetricDifference("accuracy", 0.5, 0.8, 0.3, 0.25, 0.35, 600)
     report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=better))
     assert not any("the same answer" in one for one in report.reasons)

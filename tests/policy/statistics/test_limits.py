@@ -22,7 +22,7 @@ def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision
 
 
 @pytest.mark.parametrize(
-    ("limit", "share", "told", "wish"),
+    ("limit", "share", "displayed", "wish"),
     [
         (0.3, 0.298, "29.8%", "≥ 30%"),
         (0.3, 0.2999, "29.99%", "≥ 30%"),
@@ -32,26 +32,26 @@ def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision
         (0.07, 0.07, "7%", "< 7%"),
     ],
 )
-def test_share_below_limit_is_not_rounded_to_it(limit, share, told, wish):
+def test_share_below_limit_is_not_rounded_to_it(limit, share, displayed, wish):
     decision = of_drift(f"{{trigger: drifted_share, share: {limit}}}", share)
-    assert f"a share of {told}; the limit is {wish[2:]}" in decision.reasons[0]
+    assert f"a share of {displayed}; the limit is {wish[2:]}" in decision.reasons[0]
     assert decision.would_change[0].endswith(wish)
     assert decision.retrain is (share >= limit)
 
 
 @pytest.mark.parametrize(
-    ("share", "told"), [(0.298, "0.298, below"), (0.3, "0.30, at or above"), (0.12, "0.12, below")]
+    ("share", "displayed"), [(0.298, "0.298, below"), (0.3, "0.30, at or above"), (0.12, "0.12, below")]
 )
-def test_drift_report_distinguishes_share_and_limit(share, told):
+def test_drift_report_distinguishes_share_and_limit(share, displayed):
     sides = SimpleNamespace(rows=1000), SimpleNamespace(rows=1000, features=())
     reasons = explain([], share, "drifted" if share >= 0.3 else "stable", *sides, min_rows=200, max_share=0.3)
-    assert reasons == (f"0 of 0 features drifted: a share of {told} the limit of 0.3",)
+    assert reasons == (f"0 of 0 features drifted: a share of {displayed} the limit of 0.3",)
 
 
-@pytest.mark.parametrize(("shift", "told"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
-def test_mean_shift_is_displayed_consistently(shift, told):
+@pytest.mark.parametrize(("shift", "displayed"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
+def test_mean_shift_is_displayed_consistently(shift, displayed):
     decision = of_drift("{trigger: mean_shift, sigma: 3}", x=shift)
-    assert f"the mean of x lies {told} reference σ" in decision.reasons[0]
+    assert f"the mean of x lies {displayed} reference σ" in decision.reasons[0]
     assert decision.retrain is (shift > 3)
 
 
@@ -62,10 +62,10 @@ def test_mean_shift_ends_when_every_feature_is_back():
     assert not of_drift(rule, a=3.0, b=-3.0).retrain
 
 
-@pytest.mark.parametrize(("value", "told"), [(0.79996, "0.79996"), (0.8, "0.8"), (0.80004, "0.80004")])
-def test_metric_past_limit_is_not_rounded_to_it(value, told):
+@pytest.mark.parametrize(("value", "displayed"), [(0.79996, "0.79996"), (0.8, "0.8"), (0.80004, "0.80004")])
+def test_metric_past_limit_is_not_rounded_to_it(value, displayed):
     decision = judged("{trigger: metric_breach, metric: accuracy, limit: 0.8}", [value], metric="accuracy")
-    assert decision.reasons[0].startswith(f"accuracy {told} (")
+    assert decision.reasons[0].startswith(f"accuracy {displayed} (")
     assert decision.retrain is (value < 0.8)
 
 
@@ -109,8 +109,8 @@ def test_shift_hidden_by_noise_quotes_a_reachable_level():
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6))
 def test_rounding_never_crosses_the_limit(value, limit):
-    for told in (beside(value, limit), beside(value, limit, 0, "f")):
-        assert (float(told) < limit, float(told) > limit) == (value < limit, value > limit)
+    for displayed in (beside(value, limit), beside(value, limit, 0, "f")):
+        assert (float(displayed) < limit, float(displayed) > limit) == (value < limit, value > limit)
 
 
 @given(st.floats(1e-6, 1e6))

@@ -160,8 +160,8 @@ def test_errors_are_shift_invariant(rows, shift):
     ],
 )
 def test_class_metrics_need_every_class(name, labels, classes, words):
-    said = metrics.undefined(name, labels, classes)
-    assert said is None if words is None else words in said
+    reason = metrics.undefined(name, labels, classes)
+    assert reason is None if words is None else words in reason
 
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])

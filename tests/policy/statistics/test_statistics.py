@@ -170,12 +170,12 @@ def test_moving_blocks_widen_with_autocorrelation():
 @pytest.mark.parametrize(("values", "correlation"), [(12, 0.0), (40, 0.0), (40, 0.4), (150, 0.4)])
 def test_moving_blocks_keep_level_with_autocorrelation(values, correlation):
     """Without being stretched they keep 86, 91, 84 and 89 of 95 %."""
-    random, kept = np.random.default_rng(11), 0
+    random, covered = np.random.default_rng(11), 0
     for _ in range(400):
         series = signal.lfilter([1], [1, -correlation], random.normal(size=values + 50))[50:]
         low, high = resampling.moving_block_interval(series, draws=500)
-        kept += low <= 0 <= high
-    assert 0.915 <= kept / 400 <= 0.975
+        covered += low <= 0 <= high
+    assert 0.915 <= covered / 400 <= 0.975
 
 
 @pytest.mark.parametrize(("positives", "known"), [(0, False), (1, False), (2, True), (399, False), (400, False)])

@@ -80,8 +80,8 @@ def test_one_date_leads_to_one_retrain():
 
 
 def test_missed_date_stays_due():
-    kept = calendar(MONTHLY, "2013-04-30", cooldown_days=10)
-    assert (kept.retrain, kept.blocked_by) == (False, "cooldown")
+    waiting = calendar(MONTHLY, "2013-04-30", cooldown_days=10)
+    assert (waiting.retrain, waiting.blocked_by) == (False, "cooldown")
     assert calendar(MONTHLY, "2013-04-30", end="2013-05-11", cooldown_days=10).retrain
 
 
