@@ -1,4 +1,4 @@
-"""What listens on this machine answers its user, and no web page and no rebound name in the user's browser."""
+"""Local services answer their user, but no foreign web page and no rebound name."""
 
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, tuple[str, str]]]:
-    """A first start, as a user makes it: no options but ports, and the log-in that it made."""
+    """A first start with no options but ports, and the log-in that it created."""
     folder = tmp_path_factory.mktemp("served")
     serving = Serving(folder / "home", folder / "serve.log", log_in=True)
     try:

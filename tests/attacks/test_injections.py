@@ -1,4 +1,4 @@
-"""The diagnosis on real flights with changes of a known kind: a fault never retrains, and the kinds are right."""
+"""The diagnosis on real flights with injected changes: faults never retrain, and kinds are named correctly."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A promotion that needs a person: it waits, takes a yes or a no of who may give it, and takes silence for a no."""
+"""Approval: a promotion waits, accepts an answer from an approver, and rejects after the deadline."""
 
 import shlex
 from datetime import timedelta
@@ -24,7 +24,7 @@ def asked_for_by_ada(model: str) -> None:
 
 @pytest.fixture
 def model(tmp_path, begin) -> str:
-    """A model of high risk whose first challenger Ada asked for and validation passed."""
+    """A high-risk model whose first challenger, requested by Ada, passed validation."""
     return begin(tmp_path, prepare=asked_for_by_ada, **HIGH)
 
 
@@ -123,7 +123,7 @@ def test_command_line_approval_ends_the_suspended_run(model):
 
 
 def test_run_that_cannot_wait_prints_the_complete_command(model):
-    """As in a replay: without its date the promotion would be one of today."""
+    """As in a replay: without its date, the promotion would take effect today."""
     with pytest.raises(PromotionRefused) as caught:
         promote(model)
     message = str(caught.value)

@@ -1,4 +1,4 @@
-"""Approval as a person gives it: the run's page in Prefect's dashboard, its Resume button and the form, in a browser."""
+"""Approval in the browser: the run's page in Prefect's dashboard, its Resume button and the form."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ PATIENCE_MS = 120_000
 
 @pytest.fixture
 def dashboard() -> Iterator[Mapping[str, str]]:
-    """A server with its dashboard; the environment of every process that talks to it."""
+    """Run a server with its dashboard; return the environment for processes that talk to it."""
     with prefect_server(workspace()) as environment:
         wait_until_healthy(environment["PREFECT_API_URL"])
         log_in = environment["PREFECT_API_AUTH_STRING"]
@@ -35,7 +35,7 @@ def dashboard() -> Iterator[Mapping[str, str]]:
 
 
 def run_process(environment: Mapping[str, str], *arguments: str) -> str:
-    """A process of Python to its end; what it said."""
+    """Run a Python process to its end; return its output."""
     ended = subprocess.run(
         [sys.executable, "-m", *arguments], env={**environment, "PERENNIAL_HOME": os.environ["PERENNIAL_HOME"]},
         capture_output=True, text=True, check=False,
@@ -44,7 +44,7 @@ def run_process(environment: Mapping[str, str], *arguments: str) -> str:
 
 
 def fill_in(page: Page, decision: str, name: str, comment: str) -> None:
-    """Press Resume and answer, as a person does: choose from the list, type into the fields."""
+    """Press Resume and answer: choose from the list, type into the fields."""
     page.get_by_role("button", name="Resume").click()
     fields = page.locator(".p-modal .schema-form-property")
     fields.filter(has_text="Decision").locator("fieldset button").focus()  # the list opens by keyboard only

@@ -1,4 +1,4 @@
-"""The back-test as people run it: a matrix from a file without a server, and a model's own history with one."""
+"""Back-tests: a matrix from a file without a server, and a model's own history with one."""
 
 import json
 import re
@@ -105,7 +105,7 @@ def test_invalid_backtest_ends_with_one_message(
 
 
 def test_module_runs_with_matrix_and_folder(matrix_file: Path, tmp_path: Path) -> None:
-    """An interface that others rely on: the sentence on stdout, both files, and 1 with one line where it is refused."""
+    """A public interface: the sentence on stdout, both files, and exit code 1 with one line on refusal."""
     command = [sys.executable, "-m", "flows.backtest", "--out", str(tmp_path / "out"), "--matrix"]
     done = subprocess.run([*command, str(matrix_file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -144,7 +144,7 @@ def test_recommended_yaml_is_a_valid_policy(policy: str, trigger: str) -> None:
 
 
 def write_model(folder: Path, live: bool = False, closed: Window | None = None, label_delay_hours: float = 0) -> Path:
-    """A model whose concept turns on 2024-04-01, half-way through service; `live`: with no end, `closed`: without rows."""
+    """Write a model whose concept changes on 2024-04-01, half-way through service; `live`: no end, `closed`: without rows."""
     turn, end = utc("2024-04-01"), utc("2024-05-01")
     before = make_rows(rows=1800, window=Window(utc("2024-01-01"), turn), seed=1)
     after = make_rows(rows=600, window=Window(turn, end), seed=2, turn=-1.0)
@@ -236,7 +236,7 @@ def test_invalid_end_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.usefixtures("prefect_server")
 def test_policies_wait_for_late_labels(tmp_path: Path, workspace: Path) -> None:
-    """Fifteen days late, windows of ten: at a window's end half of the labels of the one before are known."""
+    """Labels fifteen days late, windows of ten: at a window's end, half of the labels of the previous window are known."""
     model = str(write_model(tmp_path, label_delay_hours=15 * 24))
     outcome = backtest(model, (0.05,), ("perennial", "never", "every"))
     assert "learn a window's losses 1 window after it" in outcome["recommendation"]

@@ -1,4 +1,4 @@
-"""The whole path on a real server and worker, from the shipped configuration; `make e2e` prints its hops."""
+"""The full loop on a real server and worker, from the shipped configuration; `make e2e` prints its steps."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A model's file that is edited, renamed or half written while runs of it wait: each reads it as it is when it starts."""
+"""A model's file edited, renamed or incomplete while runs wait: each run reads it at its start."""
 
 from pathlib import Path
 

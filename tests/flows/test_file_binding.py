@@ -1,4 +1,4 @@
-"""One name, one file: a ledger goes on with the file it was begun with, until somebody with the right answers for another."""
+"""File binding: a ledger stays bound to its file until an authorised person accepts another."""
 
 from pathlib import Path
 

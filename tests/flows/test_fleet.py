@@ -1,4 +1,4 @@
-"""The fleet page from a real ledger and registry, as the flow, the command and the artifact show it."""
+"""The fleet page from a real ledger and registry: flow, command and artifact."""
 
 from pathlib import Path
 

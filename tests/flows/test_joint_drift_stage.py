@@ -1,4 +1,4 @@
-"""Features that move together are seen by the drift stage, told in its reasons and on its page, and decide nothing."""
+"""Joint drift in the drift stage: reported in reasons and page, but decides nothing."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.support.monitored_model import HISTORY, model, profile, reference, ro
 
 
 def related(count: int, sign: float, seed: int) -> dict[str, np.ndarray]:
-    """Amounts and ages that are each as always, and go together or against each other."""
+    """Return amounts and ages with unchanged distributions, correlated or anti-correlated."""
     random = np.random.default_rng(seed)
     common, noise = random.normal(size=(2, count))
     return {"amount": 100 + 20 * common, "age": 50 + 10 * (0.8 * sign * common + 0.6 * noise)}

@@ -1,4 +1,4 @@
-"""Labels that are overdue, unusable or in another unit: said, asked about, and nothing is decided or learned by them."""
+"""The label gate in the loop: bad labels are reported and neither decided on nor trained on."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ FIRST, JUMP = utc("2024-01-21"), utc("2024-01-23")
 
 
 OWN = {"limit: 1.0": "limit: 1.01"}
-"""A policy of its own, whose decisions no other story makes."""
+"""A policy of its own, so that its decision ids differ from those of other tests."""
 
 
 def begin(folder, table: pd.DataFrame) -> str:

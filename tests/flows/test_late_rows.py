@@ -1,4 +1,4 @@
-"""Rows that reach the source after their window's end: with `settle_hours` the window waits for them."""
+"""Rows that arrive after their window's end: with `settle_hours` the window waits for them."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ LATE = 40
 
 
 def begin(folder, hours: float) -> str:
-    """A champion, and a source that lacks `LATE` rows of the first window."""
+    """Start with a champion and a source that lacks `LATE` rows of the first window."""
     table = rows()
     last = table[table["at"] < WINDOW.end].index[-LATE:]
     path = "kind: parquet, path: rows.parquet"
@@ -75,7 +75,7 @@ def test_settling_window_is_not_backtested(tmp_path):
 
 
 def test_retrain_during_settling_counts_in_the_budget(tmp_path):
-    """Four days of waiting for windows of two: the retrain for one window comes after the next one's end."""
+    """Four days of settling for windows of two: the retrain for one window comes after the next one's end."""
     model = begin(tmp_path, 96)
     config, second = load_model_config(model), WINDOW.next()
     retrain(model, until=config.read_at(WINDOW), reason="asked for while the second window waits")

@@ -1,4 +1,4 @@
-"""A model's flows run one at a time, and everything they write bears the token of their lease."""
+"""Flows of a model run one at a time, and everything they write records the token of their lease."""
 
 from concurrent.futures import ThreadPoolExecutor
 

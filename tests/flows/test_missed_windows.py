@@ -1,4 +1,4 @@
-"""A retrain that lacks rows because windows were missed says so, and what it names makes it possible."""
+"""A retrain refused because of missed windows names the back-fill that makes it possible."""
 
 import re
 
@@ -22,7 +22,7 @@ def test_retrain_after_missed_windows_names_the_backfill(tmp_path):
     retrain(model, until=FIRST)
     promote(model, until=FIRST)
     score(model, until=LATER)
-    monitor(model, until=LATER)  # lands the last two days alone
+    monitor(model, until=LATER)  # stores only the last two days
     with pytest.raises(TrainingRefused, match="no row has a label in y") as refused:
         retrain(model, until=LATER)
     found = re.search(

@@ -1,4 +1,4 @@
-"""Money in the loop: what trainings used is recorded, forecasts the next, and a promotion is looked back on."""
+"""Costs in the loop: recorded, used for forecasts, and compared with a promotion's gain."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BUDGET = "{value_usd_per_metric_unit_per_day: 100, fixed_usd_per_retrain: 40, cp
 
 @pytest.fixture(scope="module")
 def priced(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
-    """A replay of a changed concept that is served for long enough to look back: (outcome, workspace)."""
+    """A replay of a changed concept, served long enough to score the outcome: (outcome, workspace)."""
     folder = tmp_path_factory.mktemp("priced")
     model = write_model(
         folder / "model",
@@ -28,7 +28,7 @@ def priced(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
             "\ntraining:\n": "\nbudget: " + BUDGET,
             BREACH: "{trigger: metric_breach, metric: mae, limit: 1.0}",
             "2024-02-06": "2024-02-14",
-            "{holdout_days: 1.5": "{beats_constant: false, holdout_days: 1.5",  # the first retrain, worse than none, serves too
+            "{holdout_days: 1.5": "{beats_constant: false, holdout_days: 1.5",  # the first retrain also serves, though worse than none
         },
     )
     with pytest.MonkeyPatch.context() as patch:

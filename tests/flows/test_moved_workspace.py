@@ -1,4 +1,4 @@
-"""A workspace that was moved, as the runbook says for a full disk, goes on whole and writes nothing to the old place."""
+"""A moved workspace, as the runbook suggests for a full disk, works and never writes to its old place."""
 
 import shutil
 from pathlib import Path

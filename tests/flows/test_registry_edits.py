@@ -1,4 +1,4 @@
-"""People edit the registry on MLflow's page: what they change is said, bounded to that model, and never moves a champion."""
+"""Manual edits of the registry are reported, affect only that model, and never move a champion."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def _quiet():
 
 
 def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> ModelVersion:
-    """A version that passed, as the flow retrain leaves it."""
+    """Register a version that passed, as the flow retrain does."""
     version = register(CONFIG, decision_id, turn=turn)
     registry.set_aliases(MODEL, {"challenger": version.version})
     ledger.append(MODEL, "challenger.registered", version, AT, decision_id)
@@ -48,7 +48,7 @@ def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> Model
 
 
 def promote(decision_id: str) -> Promotion:
-    """As the flow promote does."""
+    """Promote as the flow does."""
     validation = recall_validation(CONFIG, decision_id)
     assert validation is not None
     promotion = promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation, decision_id), validation, decision_id)
@@ -79,7 +79,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def served(prepared: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Version 2 serves, 1 is previous, 3 has passed its trial; by registry and ledger alike."""
+    """Version 2 serves, 1 is previous and 3 has passed validation, in registry and ledger."""
     home, copy = prepared
     put(copy, home)
     shutil.rmtree(home / "ledger")

@@ -1,4 +1,4 @@
-"""Scoring a window: every row answered as the model answers, landed once, with a latency that was measured."""
+"""Scoring a window: predictions, idempotent storage and measured latency."""
 
 from pathlib import Path
 from time import perf_counter

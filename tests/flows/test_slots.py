@@ -1,4 +1,4 @@
-"""Retrains of different models run side by side only as far as the slots of their place go."""
+"""Training slots limit how many retrains of a place run in parallel."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ LIMIT = training_limit(DEDICATED)
 
 @pytest.fixture
 def limit(prefect_server: None) -> Iterator[Any]:
-    """Makes the limit of the dedicated hosts with so many slots; it is gone afterwards."""
+    """Create the limit of the dedicated hosts with this many slots; remove it afterwards."""
 
     def make(count: int) -> None:
         with get_client(sync_client=True) as client:
@@ -47,7 +47,7 @@ def slots_taken() -> int:
 
 
 class Meeting:
-    """Stands in for a step of `retrain`: each run waits there for another one, and the most at once are counted."""
+    """Replaces a step of `retrain`: each run waits there for another one, and the maximum at once is counted."""
 
     def __init__(self, patience_s: float) -> None:
         self.now = self.most = 0

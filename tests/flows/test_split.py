@@ -1,4 +1,4 @@
-"""What is kept from training: labels that are not due yet, and before them the holdout."""
+"""The split: labels that are not due yet and the holdout are excluded from training."""
 
 from datetime import timedelta
 
@@ -34,7 +34,7 @@ def test_holdout_is_the_latest_labelled_days():
 
 
 def test_holdout_with_label_times_is_nearly_complete_days():
-    """Labels 5 to 12 days after their row, evenly: 98 % of each class within 11.9 days."""
+    """Labels 5 to 12 days after their row, uniformly: 98 % of each class within 11.9 days."""
     own_time = {**LATE, "label_delay_hours": 0, "label_time": "came"}
     config, rows = make_config(columns=own_time), make_rows(rows=6000)
     lags = np.random.default_rng(0).permutation(np.linspace(5, 12, 6000)) * 86_400_000_000
@@ -57,7 +57,7 @@ def test_holdout_with_label_times_is_nearly_complete_days():
 
 
 def test_holdout_waits_for_late_rare_class():
-    """One row in sixty is positive and known after 20 days, all else the next day: no day is judged without positives."""
+    """One row in sixty is positive and known after 20 days, all others the next day: no day is judged without positives."""
     config, rows = make_config(columns={**LATE, "label_delay_hours": 0, "label_time": "came"}), make_rows(rows=6000)
     rare = np.arange(6000) % 60 == 0
     days = np.where(rare, 20, 1).astype("timedelta64[D]").astype("timedelta64[us]")
@@ -74,7 +74,7 @@ def test_holdout_waits_for_late_rare_class():
 
 
 def test_holdout_excludes_days_without_rows():
-    """Asked for by hand a month later, the same rows are held out; what has landed meanwhile is quarantined."""
+    """Requested by hand a month later, the same rows are held out; windows stored meanwhile are quarantined."""
     config = make_config()
     land(config, TRAINING, make_rows(rows=6000))
     later = TRAINING.end + timedelta(days=31)

@@ -1,4 +1,4 @@
-"""Training a challenger from the lake: once per decision, and not at all on rows that teach nothing honest."""
+"""Training a challenger from the lake: once per decision, and refused on unusable rows."""
 
 import json
 from datetime import timedelta
@@ -203,7 +203,7 @@ def test_outage_is_retried_but_refusal_is_not():
 
 
 def test_training_uses_labels_known_at_as_of():
-    """Labels that landed after `as_of` are not learned from: no look-ahead."""
+    """Labels known after `as_of` are not used: no look-ahead."""
     config = make_config()
     early = make_rows(rows=600)
     land(config, TRAINING, early)

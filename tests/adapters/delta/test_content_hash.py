@@ -1,4 +1,4 @@
-"""Equal content has one hash however it lies in memory; any difference shows in its own column."""
+"""Content hashes: independent of memory layout, and per column."""
 
 import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Column names as tools and people write them: whatever a library cannot hold, it holds under another name."""
+"""Unusual column names: names that a library cannot store are mapped to others."""
 
 from pathlib import Path
 
@@ -128,7 +128,7 @@ def test_look_alike_column_name_is_explained(tmp_path: Path) -> None:
 
 
 def test_booster_accepts_names_that_xgboost_refuses(tmp_path: Path) -> None:
-    """The same model as under plain names."""
+    """The model equals the one with plain names."""
     table = odd_rows(ODD)
     label = (table["b<10"].to_numpy() > 0).astype(int)
     plain = [f"c{place}" for place in range(len(ODD))]

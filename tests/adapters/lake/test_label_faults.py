@@ -1,4 +1,4 @@
-"""What could not be used of a window's labels is counted, as it was known then, and fixed where the source was."""
+"""Unusable labels are counted per window as known at a time, and cleared once the source is repaired."""
 
 import pyarrow as pa
 import pytest

@@ -1,4 +1,4 @@
-"""One spelling for each class, whoever wrote it; a word for unknown is no class; what cannot be used is counted."""
+"""Label spellings: one spelling per class, words for unknown, and unusable labels."""
 
 from decimal import Decimal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What landed once can be read again as it was; two landings are one."""
+"""The lake: stored windows read back identically, and storing is idempotent."""
 
 import multiprocessing
 import os
@@ -100,7 +100,7 @@ def test_concurrent_table_creation_creates_one_table(tmp_path: Path) -> None:
 
 
 def test_table_is_readable_during_writes(tmp_path: Path) -> None:
-    """As a replay's rivals read labels that the loop beside them adds to; both may hold the same open table."""
+    """A replay's baselines read labels while the loop adds some; both may hold the same open table."""
     uri, schema = str(tmp_path / "table"), pa.schema([("id", pa.string())])
     LandedTable.open_or_create(uri, schema)
 
@@ -189,7 +189,7 @@ def test_batches_are_bounded_and_ordered() -> None:
 
 
 def test_streaming_memory_is_one_batch() -> None:
-    """65,536 rows of 8 + 8 + 8 + 8 + about 10 + 2/8 bytes are 3 MB; twelve times as many rows pass by."""
+    """65,536 rows of 8 + 8 + 8 + 8 + about 10 + 2/8 bytes are 3 MB; twelve times as many rows are streamed."""
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(800_000, id=pa.array(range(800_000))))
     before = pa.total_allocated_bytes()
     held = [pa.total_allocated_bytes() - before for _ in lake.read_batches(snapshot)]

@@ -1,4 +1,4 @@
-"""Other tools at the lake's tables: what landed stays readable, or it is said which snapshot is lost and what to do."""
+"""Other tools that change the lake's tables: snapshots stay readable, or the lost one is named."""
 
 import json
 from collections.abc import Callable
@@ -111,7 +111,7 @@ def test_deleted_rows_are_not_stored_again(stored_snapshots):
 
 
 def newer_protocol(uri: str, reader: int, features: list[str]) -> None:
-    """As a tool that is newer than this one would leave it."""
+    """Raise the protocol, as a newer tool would."""
     version = DeltaTable(uri).version() + 1
     protocol = {"minReaderVersion": reader, "minWriterVersion": 7, "writerFeatures": ["appendOnly", *features]}
     protocol |= {"readerFeatures": features} if reader == 3 else {}

@@ -1,4 +1,4 @@
-"""Labels come late, come again corrected, and are never seen before they were known."""
+"""Late and corrected labels are visible only from the time they were known."""
 
 import pyarrow as pa
 import pytest
@@ -35,8 +35,8 @@ def test_latest_known_label_wins() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(2))
     first, dated, seen = WINDOW.end, WINDOW.end + DAY, WINDOW.end + 2 * DAY
     lake.land_labels(CONFIG, labels(["0-0", "0-1"], [1, 1], [first] * 2), first)
-    lake.land_labels(CONFIG, labels(["0-0"], [0], [dated]), dated)  # the source says when it changed
-    lake.land_labels(CONFIG, labels(["0-1"], [0], [first]), seen)  # it does not: known when we saw it
+    lake.land_labels(CONFIG, labels(["0-0"], [0], [dated]), dated)  # the source states when it changed
+    lake.land_labels(CONFIG, labels(["0-1"], [0], [first]), seen)  # the source does not state it: known when it was read
 
     assert label_of(first) == {"0-0": 1, "0-1": 1}
     assert label_of(dated) == {"0-0": 0, "0-1": 1}
@@ -66,7 +66,7 @@ def test_labelled_snapshot_is_stable() -> None:
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
     snapshot = lake.labelled_snapshot(CONFIG, SPAN, SECOND.end)
     before = lake.read_labelled(snapshot)
-    lake.land_labels(CONFIG, labels(["0-1"], [0], [WINDOW.end]), SECOND.end)  # known in time, landed later
+    lake.land_labels(CONFIG, labels(["0-1"], [0], [WINDOW.end]), SECOND.end)  # known in time, stored later
     lake.land_rows(CONFIG, SECOND, rows(3, 1, SECOND))
 
     assert (snapshot.rows, snapshot.labelled_rows) == (3, 1)
@@ -87,7 +87,7 @@ def test_labelled_snapshot_excludes_other_windows_and_unknown_rows() -> None:
 
 
 def test_partial_windows_contribute_only_their_rows() -> None:
-    lake.land_rows(CONFIG, WINDOW, rows(50))  # one row each 2.4 hours
+    lake.land_rows(CONFIG, WINDOW, rows(50))  # one row every 2.4 hours
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
     cut = lake.labelled_snapshot(CONFIG, Window(WINDOW.start + DAY, SECOND.start + DAY), SECOND.end)
     assert cut.rows == 40 + 10
@@ -115,7 +115,7 @@ def test_snapshot_of_excluded_windows_is_empty() -> None:
 
 
 def test_overlapping_windows_give_each_row_once() -> None:
-    """Somebody changed window_days from 5 to 10."""
+    """window_days was changed from 5 to 10."""
     lake.land_rows(CONFIG, WINDOW, rows(4))
     twice = pa.concat_tables([rows(4, amount=[9.0] * 4), rows(4, 1, SECOND)])
     lake.land_rows(CONFIG, SPAN, twice)
@@ -161,7 +161,7 @@ def test_label_search_covers_only_due_unsearched_time() -> None:
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end, due)
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
 
-    # looked for at WINDOW.end; a delay of a day and two days of grace before that; SECOND is new and due in full
+    # searched at WINDOW.end; before that a delay of a day and two days of grace; SECOND is new and fully due
     assert lake.labels_due(CONFIG, SECOND.end, 2 * DAY).window == Window(WINDOW.end - 3 * DAY, SECOND.end)
 
 
@@ -181,14 +181,14 @@ def test_backfill_search_does_not_cover_later_labels() -> None:
 def test_window_stored_during_a_search_is_searched_next_time() -> None:
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
     due = lake.labels_due(CONFIG, SECOND.end + 60 * DAY, DAY)
-    lake.land_rows(CONFIG, WINDOW, rows(50))  # another process, after this one has asked the source
+    lake.land_rows(CONFIG, WINDOW, rows(50))  # another process, after this one has read the source
     lake.land_labels(CONFIG, labels(["1-0"], [1], [SECOND.end], SECOND.start), SECOND.end + 60 * DAY, due)
     later = lake.labels_due(CONFIG, SECOND.end + 61 * DAY, DAY)
     assert later is not None and later.window.start == WINDOW.start
 
 
 def test_label_delay_uses_the_first_known_label() -> None:
-    """The labels of rows 0 to 9 took 1 to 10 days, the last was not known yet, a correction does not count."""
+    """The labels of rows 0 to 9 took 1 to 10 days; the last was not known yet, and a correction does not count."""
     step = (WINDOW.end - WINDOW.start) / 10
     taken = [WINDOW.start + row * step + (row + 1) * DAY for row in range(10)]
     ids = [f"0-{row}" for row in range(10)]

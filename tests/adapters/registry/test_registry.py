@@ -1,4 +1,4 @@
-"""The registry against a real MLflow: one version per decision, lineage, aliases, files as they were stored."""
+"""The registry on a real MLflow: one version per decision, lineage, aliases, model files."""
 
 import functools
 import json
@@ -108,7 +108,7 @@ def test_registration_is_idempotent_per_decision():
 
 
 def test_concurrent_registrations_leave_one_version(workspace):
-    """Both start on a workspace without a database, too, whose tables only one of them may create."""
+    """Also if both start without a database, whose tables only one of them may create."""
     (workspace / "mlflow.db").unlink()
     script = textwrap.dedent("""
         from tests.support.trained_models import make_config, register
@@ -128,7 +128,7 @@ def test_concurrent_registrations_leave_one_version(workspace):
 
 
 def test_later_duplicate_version_is_removed():
-    """As when two processes both found no version and both went on to create one."""
+    """Two processes both found no version and both created one."""
     first = register(CONFIG)
     stored = registry.client().create_model_version(
         "binary_model", registry.client().get_model_version("binary_model", "1").source, tags=dict(first.tags)
@@ -230,7 +230,7 @@ def test_forest_is_served_with_trusted_types():
 
 
 def test_mlflow_itself_can_serve_the_model(workspace, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")  # else MLflow makes one here
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")  # otherwise MLflow creates one here
     version = register(CONFIG)
     rows = make_rows(seed=3)
     location = registry.client().get_model_version("binary_model", "1").source
@@ -249,7 +249,7 @@ def test_an_unreachable_registry_is_a_clear_error(monkeypatch, tmp_path):
 
 
 def test_tags_cannot_trust_foreign_types(workspace, tmp_path):
-    """Who may write to the registry writes file, hash and list of trusted types alike."""
+    """Whoever can write to the registry can write file, hash and list of trusted types."""
     register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
     pwned, stored = tmp_path / "pwned", stored_file(workspace, "model.skops")
     code = functools.partial(timeit.timeit, "pass", f"open({str(pwned)!r}, 'w')")

@@ -1,4 +1,4 @@
-"""Files that cannot be read as they are: nothing lands, a sentence says why, and once fixed the same window is read."""
+"""Unreadable files: nothing is stored, the error says why, and the repaired file is read."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BROKEN_ROW = 3050
 
 
 def with_broken_text(column: str, kind: pa.DataType) -> pa.Table:
-    """The table with the latin-1 bytes of "grün" in a column that says it is text."""
+    """Return the table with the latin-1 bytes of "grün" in a column that claims to be text."""
     table = pa.Table.from_pandas(rows(), preserve_index=False)
     values = [value.encode() for value in table[column].to_pylist()]
     values[BROKEN_ROW] = "grün".encode("latin-1")
@@ -104,7 +104,7 @@ def test_ambiguous_links_are_refused(folder, name, target, message):
 
 
 def test_unique_links_are_read(folder, tmp_path: Path):
-    """As in a volume of Kubernetes, where each file is a link into a hidden folder that is exchanged as one."""
+    """As in a Kubernetes volume, where each file is a link into a hidden folder that is swapped atomically."""
     config, place = folder
     (place / "..2024_01").mkdir()
     (place / "2024" / "rows.parquet").rename(place / "..2024_01" / "rows.parquet")

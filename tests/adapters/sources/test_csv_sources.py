@@ -1,4 +1,4 @@
-"""A CSV file is read by the kinds in the YAML, whatever its first block holds and however long it is."""
+"""CSV files are read with the types of the YAML, whatever their first block contains."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW, model
 from tests.support.source_tables import source
 
-MANY = 40_000  # rows of more than the block of 1 MB from which types would be guessed
+MANY = 40_000  # more rows than the 1 MB block from which types would be inferred
 HEADER = "id,at,amount,age,country,member,churned,settled,gender"
 
 
@@ -26,7 +26,7 @@ def line(row: int, **fields: str) -> str:
 
 
 def csv(folder: Path, *last: dict[str, str], first: dict[str, str] | None = None, **columns: Any) -> ModelConfig:
-    """A file of MANY rows alike and then these, which only a later block holds."""
+    """Write MANY equal rows and then these, which only a later block contains."""
     lines = [line(row, **(first or {})) for row in range(MANY)]
     lines += [line(MANY + row, **fields) for row, fields in enumerate(last)]
     (folder / "rows.csv").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")

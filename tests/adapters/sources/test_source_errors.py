@@ -1,4 +1,4 @@
-"""Each way a source can be wrong is told in a sentence that says what to do, without secrets."""
+"""Source errors: one sentence with the remedy, without secrets."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -182,7 +182,7 @@ def test_broken_source_function_is_named() -> None:
 
 @pytest.mark.parametrize("values", [["a", 1], [1, 2**63], [2**70]])
 def test_unrepresentable_query_column_is_named(values: list[object]) -> None:
-    """Databases have integers past 64 bits, and SQLite lets a column hold anything."""
+    """Databases have integers beyond 64 bits, and SQLite accepts any value in a column."""
     with pytest.raises(SourceError, match="orders: column 'price' mixes types or has one that Arrow lacks"):
         _chunk([[value] for value in values], ["price"], [0], "orders")
 

@@ -1,4 +1,4 @@
-"""One writer per model, on a real disk, on S3 and on GCS, with real processes: a frozen one that wakes up writes nothing."""
+"""Leases: one writer per model on a disk, S3 and GCS, with real processes; a frozen holder writes nothing."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
 
 @pytest.fixture
 def holder(tmp_path: Path):
-    """A process that holds the lease and writes when told to; its time to live is as short as the test can bear."""
+    """Run a process that holds the lease and writes on request; its time to live is as short as the test allows."""
     started = []
 
     def start(ttl_s: float) -> subprocess.Popen[bytes]:
@@ -217,7 +217,7 @@ def test_models_do_not_wait_for_each_other():
 
 
 def test_changed_clock_does_not_affect_leases(monkeypatch):
-    """Nothing here reads the clock that people and time servers set."""
+    """Leases do not read the wall clock."""
     with hold(MODEL, "retrain") as held, ThreadPoolExecutor(1) as elsewhere:
         monkeypatch.setattr(time, "time", lambda: 4e9)
         assert held.check() == 1
@@ -226,7 +226,7 @@ def test_changed_clock_does_not_affect_leases(monkeypatch):
 
 
 def test_frozen_holder_is_fenced_out_after_two_others(monkeypatch):
-    """Past its lease it has seen nobody, and froze; the number that it then creates was taken and forgotten meanwhile."""
+    """After expiry it saw no other holder and froze; the number that it then creates was used and removed meanwhile."""
     create, meanwhile = lease._create, []
 
     def frozen(model, record):
@@ -250,7 +250,7 @@ def test_lost_response_does_not_fence_out_the_holder(monkeypatch):
     def answer_lost(store, path, content, **options):
         put(store, path, content, **options)
         if options:
-            return put(store, path, content, **options)  # as the client tries again
+            return put(store, path, content, **options)  # as the client retries
         return None
 
     monkeypatch.setattr(lease.obstore, "put", answer_lost)

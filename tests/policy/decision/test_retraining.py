@@ -1,4 +1,4 @@
-"""Every trigger from both sides, what blocks it, and the sentences that say so."""
+"""Every trigger on both sides of its limit, what blocks it, and its sentences."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -71,7 +71,7 @@ class TestTheSeedRule:
     [("accuracy", 0.95, 0.85), ("roc_auc", 0.95, 0.85), ("mae", 0.85, 0.95), ("log_loss", 0.85, 0.95)],
 )
 def test_breach_follows_the_metric_direction(metric, good, bad):
-    """A peer's breach test hard-codes `>`: wrong for accuracy."""
+    """Another tool's breach test hard-codes `>`, which is wrong for accuracy."""
     rule = policy(f"{{trigger: metric_breach, metric: {metric}, limit: 0.9}}")
     assert decide(rule, evidence(0, performance=report(0, **{metric: bad}))).retrain
     assert not decide(rule, evidence(0, performance=report(0, **{metric: good}))).retrain
@@ -132,7 +132,7 @@ def test_window_before_promotion_is_not_reported_as_unlabelled():
 
 
 def test_shift_is_measured_from_the_best_level():
-    """After an abrupt change the poor windows must not become the new baseline."""
+    """After an abrupt change, the poor windows must not become the new baseline."""
     levels = [5.0, 5.1, 5.0, 8.0, 8.1, 8.0]
     past = [report(i, mae=value) for i, value in enumerate(levels)]
     seen = evidence(6, performance=report(6, mae=8.0))
@@ -147,7 +147,7 @@ def test_shift_is_measured_from_the_best_level():
 
 @pytest.mark.parametrize(("value", "retrain"), [(5.4, False), (5.7, True), (4.0, False)])
 def test_shift_needs_margin_and_ignores_improvement(value, retrain):
-    """Auto tests of a peer are two-sided: an improved model fails."""
+    """Default tests of another tool are two-sided: an improved model fails."""
     past = [report(i, mae=level) for i, level in enumerate((5.0, 5.1, 5.0, 5.1))]
     decision = decide(policy(SHIFT), evidence(4, performance=report(4, mae=value)), history(*past))
     assert decision.retrain is retrain

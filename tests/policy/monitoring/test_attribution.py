@@ -1,4 +1,4 @@
-"""Which features moved predictions and loss: by hand, against XGBoost's own sums, and silent where nothing moved."""
+"""Attribution of prediction and loss changes to features: by hand and against XGBoost's contributions."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_sentence_names_features_with_significant_effect():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_same_distribution_has_no_significant_effect(seed):
-    """Ten features without drift at two errors each: at most two may look moved."""
+    """Ten features without drift, at two standard errors each: at most two may appear significant."""
     random = np.random.default_rng(seed)
     profile = freeze([f"f{place}" for place in range(10)], random.normal(size=(2000, 10)))
     shifts = loss_shifts(profile, random.normal(size=(500, 10)), random.exponential(size=500))

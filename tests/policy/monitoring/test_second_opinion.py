@@ -1,4 +1,4 @@
-"""What Evidently finds on a sample is translated, weighed and told; the verdict of record stays that of all rows."""
+"""Evidently's results on a sample are translated, weighted and reported; the verdict is that of all rows."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_ks_threshold_is_p_value_of_that_distance():
     first, second = np.arange(2000.0), np.arange(2000.0) + 200  # distance 0.1
     assert Scale("ks", 2000, 2000).threshold(0.1) == pytest.approx(
         stats.ks_2samp(first, second, method="asymp").pvalue, rel=0.15
-    )  # scipy corrects for the size
+    )  # scipy corrects for the sample size
 
 
 def test_distances_keep_evidentlys_noise_floor_and_sigma():

@@ -1,4 +1,4 @@
-"""Which groups are measured, which is worst, and what is told of protected ones."""
+"""Selection of groups, the worst group, and sentences about protected ones."""
 
 import numpy as np
 

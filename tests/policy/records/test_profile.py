@@ -1,4 +1,4 @@
-"""Profiles: counts worked by hand, and the law that parts merge into the whole."""
+"""Profiles: counts by hand, and merging of parts."""
 
 import numpy as np
 import pytest

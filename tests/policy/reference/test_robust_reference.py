@@ -1,4 +1,4 @@
-"""A reference that holds a code for missing, a heavy tail or a broken week: found, said, and no measure of anything."""
+"""References with missing-value codes, heavy tails or a broken week: detected, named and excluded."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a dry run says: each sentence by hand, and the headline that names the first thing in the way."""
+"""Sentences and headline of a dry run, which names the first obstacle."""
 
 from tasks.policy.economics.costs import Budget
 from tasks.policy.records.base import Window, utc

@@ -1,4 +1,4 @@
-"""What a replay says of itself, whoever won; expected values worked by hand."""
+"""A replay's summary sentences, whether the loop won or lost; values by hand."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ def replayed(
     unit: str = "minutes",
     higher: bool = False,
 ) -> Replay:
-    """A replay whose windows all have these values; the events happen in the first."""
+    """Return a replay whose windows all have these values; the events happen in the first."""
     value = None if loop is None else MetricValue(metric, loop, loop - 0.1, loop + 0.1, 900, higher)
     one = ReplayWindow(
         window=FIRST, rows=1000, labelled_rows=900, maturity="closed", champion="1", metric=value, never=never,
@@ -99,7 +99,7 @@ def test_nan_value_is_not_compared() -> None:
 
 
 def test_gain_share_is_stated_per_retrain_share() -> None:
-    # loop gains 1.2 of the 1.6 that retraining every window gains, with 2 of 10 retrains
+    # the loop gains 1.2 of the 1.6 that retraining every window gains, with 2 of 10 retrains
     share = bargain(replayed(8.4, 9.6, 8.0, "retrained", "retrained"))
     assert share == "That is 75 % of what retraining every window gains, for 20 % of its retrains."
     beats = bargain(replayed(7.9, 9.6, 8.0, "retrained"))

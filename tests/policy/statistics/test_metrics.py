@@ -1,4 +1,4 @@
-"""Metrics are held to scikit-learn's values, to hand-worked ones, and to the laws that their definitions imply."""
+"""Metrics against scikit-learn, hand-worked values and their mathematical properties."""
 
 import math
 
@@ -14,7 +14,7 @@ CLASS_METRICS = metrics.CLASS_METRICS
 
 def binary_rows(rows: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    predicted = np.round(random.random(rows), 2)  # rounded, so that ties occur
+    predicted = np.round(random.random(rows), 2)  # rounded to create ties
     return (random.random(rows) < predicted).astype(int), predicted
 
 
@@ -67,7 +67,7 @@ def test_regression_metrics_equal_scikit_learn(quantile):
 
 
 def test_hand_worked_values():
-    truth, predicted = [1, 0, 1, 0], [0.9, 0.6, 0.4, 0.1]  # decided 1 1 0 0: one hit of each class
+    truth, predicted = [1, 0, 1, 0], [0.9, 0.6, 0.4, 0.1]  # predicted 1 1 0 0: one hit of each class
     assert metrics.compute("accuracy", truth, predicted) == 0.5
     assert metrics.compute("f1", truth, predicted) == 0.5  # 2·1 / (2 + 2)
     assert metrics.compute("roc_auc", truth, predicted) == 0.75  # 3 of 4 pairs in order
@@ -101,7 +101,7 @@ def test_certain_wrong_prediction_has_finite_log_loss():
         ("gini", [0], [0.5]),
         ("mae", [1, 2], [1.0]),
         ("mae", [1.0], [[0.5, 0.5]]),
-        ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would make the least integer of it
+        ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would convert it to the smallest integer
     ],
 )
 def test_invalid_metric_arguments_are_refused(name, truth, predicted):
@@ -166,7 +166,7 @@ def test_class_metrics_need_every_class(name, labels, classes, words):
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
 def test_level_needs_each_of_a_few_classes(name):
-    """A week without the hardest of three classes looks better than the model is; of fifty some always lack."""
+    """A week without the hardest of three classes makes the model look better; with fifty classes, some are always absent."""
     without = [0] * 50 + [1] * 50 + [2] * 4
     assert metrics.undefined(name, without, 3) is None, "two models on the same rows can be compared"
     assert "2 classes have at least 5 labels, expected 3" in metrics.undefined(name, without, 3, each=True)
