@@ -1,4 +1,4 @@
-"""`make bench-diagnosis`: what the diagnosis says of changes of a known kind on real flights, as a confusion table.
+"""`make bench-diagnosis`: diagnoses of injected changes in real flights, as a confusion table.
 
 Rows: what was injected. Columns: what was said. Written to `.perennial/bench/diagnosis.json` with the shares that count.
 """
@@ -23,7 +23,7 @@ KINDS = (
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Shares of all verdicts, of faults that led to a retrain, and of clean windows with an alarm."""
+    """Return the shares of correct verdicts, of faults that led to a retrain, and of clean windows with an alarm."""
     faults = [verdict for verdict in verdicts if verdict.expected == {"upstream_data_fault"}]
     clean = [verdict for verdict in verdicts if verdict.injection == "clean"]
     return {

@@ -1,4 +1,4 @@
-"""`make bench-settings`: the demo models' training settings, judged on their history alone.
+"""`make bench-settings`: compare training settings of the demo models on their history.
 
 The replay serves from 21 April on; whoever picks settings by what it shows has seen the answers. Here each variant is
 trained again before each of the last twelve five-day stretches of the history and scored on that stretch (forward
@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class History:
-    """The labelled rows of a model's history, cut by time; a label counts once its delay has passed."""
+    """The labelled rows of a model's history by time; a label counts once its delay has passed."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config, period = config, config.history()
@@ -65,7 +65,7 @@ class History:
         return self._rows.filter(pc.and_(pc.greater_equal(time, pa.scalar(start)), pc.less(time, pa.scalar(end))))
 
     def score(self, changes: dict[str, Any], stretch: datetime, age: timedelta = timedelta()) -> float:
-        """The primary metric on the stretch of a model trained `age` before it."""
+        """Return the primary metric on the stretch, for a model trained `age` before it."""
         own = {name: changes[name] for name in changes if name in ("window_days", "early_stopping_rounds")}
         parameters = {**self.config.training.parameters, **{k: v for k, v in changes.items() if k not in own}}
         training = self.config.training.model_copy(update={**own, "parameters": parameters})

@@ -1,4 +1,4 @@
-"""`perennial` as people and programs use it: help to learn from, JSON, exit codes, one clear message."""
+"""The `perennial` command: help, JSON, exit codes and error messages."""
 
 import json
 import re
@@ -28,7 +28,7 @@ FIRST = utc("2024-01-21")
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every command and group, as the words that name it."""
+    """Return the path of every command and group, as words."""
     command = command or get_command(app)
     yield path
     for name, nested in getattr(command, "commands", {}).items():

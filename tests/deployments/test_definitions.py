@@ -1,4 +1,4 @@
-"""What the files say is to be deployed, and the plan that brings a server there."""
+"""Definitions read from the files, and the plan of changes."""
 
 import shutil
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_removed_model_has_no_schedule():
 
 @pytest.fixture
 def own_models(tmp_path, monkeypatch) -> Path:
-    """A folder of models of one's own, beside deployments/."""
+    """A models' folder of the user, beside deployments/."""
     folder = tmp_path / "models"
     folder.mkdir()
     monkeypatch.setenv("PERENNIAL_MODELS", str(folder))
@@ -136,7 +136,7 @@ def test_invalid_entrypoint_is_named(tmp_path):
 
 
 def test_definitions_match_the_snapshot(snapshot):
-    """A change of a deployment, form or automation is a reviewed diff: `pytest --snapshot-update` writes it."""
+    """A change of a deployment, form or automation is a reviewed diff; write it with `pytest --snapshot-update`."""
     from deployments.apply.prefect_definitions import wanted_definitions
 
     definitions = wanted_definitions(read_definitions(), alerts=True)

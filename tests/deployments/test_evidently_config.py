@@ -1,4 +1,4 @@
-"""What may stand under `drift.evidently` of a model's file, and what is said of a mistake there."""
+"""Settings under `drift.evidently`, and their error messages."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""A model is one YAML file, and a mistake in it says where it is, what was found and what is accepted."""
+"""Model files: errors state the place, the value found and what is accepted."""
 
 import shutil
 from pathlib import Path
@@ -267,7 +267,7 @@ def test_check_refuses_a_leaking_feature(tmp_path, capsys):
 
 
 def test_personal_column_cannot_be_a_slice(tmp_path: Path) -> None:
-    """A slice is named by its value, in the ledger for good."""
+    """A slice is named by its value, which the ledger stores forever."""
     path = edited(tmp_path, "  slices: [origin]\nretraining:", "retraining:")
     text = path.read_text(encoding="utf-8").replace("  features:\n", "  personal: [origin]\n  features:\n")
     path.write_text(text, encoding="utf-8")

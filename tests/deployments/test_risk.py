@@ -1,4 +1,4 @@
-"""A model's risk sets policy, approval and evidence where its file is silent, and only there."""
+"""Defaults by risk: policy, approval and evidence, unless the file sets them."""
 
 import pytest
 import yaml

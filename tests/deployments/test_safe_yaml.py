@@ -1,4 +1,4 @@
-"""A model's file that somebody else wrote: refused in a sentence, in time, and without quoting what it holds."""
+"""Model files from untrusted authors: refused in one sentence, in time, and without quoting content."""
 
 from time import monotonic
 

@@ -1,4 +1,4 @@
-"""`make serve` starts everything from nothing, goes on where it stopped, and leaves no process behind."""
+"""`make serve`: starts all services, resumes, and leaves no process behind."""
 
 import os
 import re
@@ -31,13 +31,13 @@ PORTS = ("prefect", "mlflow", "reports", "evidently")
 
 
 def csrf(prefect: str, auth: tuple[str, str] | None = None) -> dict[str, str]:
-    """What Prefect's own clients send along with every change, and a form on another page cannot."""
+    """Return the CSRF headers that Prefect's clients send with every change, and a form on another page cannot."""
     asked = httpx.get(f"{prefect}/api/csrf-token", params={"client": "tests"}, auth=auth)
     return {"Prefect-Csrf-Token": asked.json()["token"], "Prefect-Csrf-Client": "tests"} if asked.is_success else {}
 
 
 class Serving:
-    """A `perennial serve` on ports of its own, its output in a file."""
+    """A `perennial serve` process on free ports, with its output in a file."""
 
     def __init__(self, home: Path, log: Path, *more: str, log_in: bool = False) -> None:
         self.urls = {name: f"http://127.0.0.1:{free_port()}" for name in PORTS}
@@ -60,7 +60,7 @@ class Serving:
             sleep(0.3)
 
     def has_scheduled_runs(self) -> bool:
-        """The server's scheduler fails without a word to anybody where its libraries do not fit (SQLAlchemy 2.1)."""
+        """Return whether runs are scheduled; the scheduler fails silently with unsupported libraries (SQLAlchemy 2.1)."""
         planned, deadline = {"flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}}, monotonic() + START_S
         url = f"{self.urls['prefect']}/api/flow_runs/count"
         headers = csrf(self.urls["prefect"])
@@ -74,7 +74,7 @@ class Serving:
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[list[Serving]]:
-    """What a test started; ended whatever happens."""
+    """Start `serve` processes, and end them after the test."""
     started: list[Serving] = []
     yield started
     for each in started:
@@ -109,7 +109,7 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
     assert f"is served already, by process {first.process.pid}" in refused.stderr
 
     family = first.family()
-    sleep(3)  # what each service started is noted every 2 s
+    sleep(3)  # children of services are recorded every 2 s
     next(each for each in family if "tasks.adapters.dashboards.mlflow_app" in each.cmdline()).kill()
     assert first.process.wait(timeout=60) == 1
     assert "mlflow ended with status -9, so all services stop; its last lines:" in first.printed()
@@ -127,7 +127,7 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
 
 
 def apply_under_serve() -> list[str]:
-    """What `serve` says after it has applied the files to the server of the tests."""
+    """Return the lines that `serve` prints after applying the files to the test server."""
     from prefect.settings import get_current_settings
 
     from deployments.local import serve
@@ -178,7 +178,7 @@ def test_services_require_the_current_login(tmp_path, serving):
         options = ("--credentials", str(log_in(tmp_path, password)))
         guarded = Serving(tmp_path / "home", tmp_path / "serve.log", *options)
         serving.append(guarded)
-        guarded.await_start()  # with deployments applied and a worker heard of, so all of ours got in
+        guarded.await_start()  # deployments are applied and a worker is online, so Perennial's own clients got in
         runs, models = (
             f"{guarded.urls['prefect']}/api/admin/version",
             f"{guarded.urls['mlflow']}/ajax-api/2.0/mlflow/registered-models/search",
@@ -224,7 +224,7 @@ def test_child_that_ignores_the_signal_is_killed():
 
 
 def leave_running(space_home: Path, started: float | None = None) -> subprocess.Popen[bytes]:
-    """A process as a killed `serve` leaves it, remembered with its own start time or another."""
+    """Leave a process as a killed `serve` does, recorded with its own start time or another."""
     left = subprocess.Popen(["sleep", "99"])
     moment = started or psutil.Process(left.pid).create_time()
     (space_home / "serve.lock").write_text(f'{{"serve": 1, "started": {{"{left.pid}": {moment}}}}}')
@@ -378,7 +378,7 @@ def test_index_link_out_of_reports_is_not_followed(pages, workspace):
 
 
 def ask(pages: httpx.Client, request: str) -> str:
-    """The first line of the answer to a request that no client would send; empty where none came."""
+    """Return the first line of the response to a malformed request; empty without a response."""
     with socket.create_connection((pages.base_url.host, pages.base_url.port), timeout=10) as asking:
         asking.sendall(request.encode("latin-1"))
         return asking.makefile("rb").readline().decode().strip()

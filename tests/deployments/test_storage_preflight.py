@@ -1,4 +1,4 @@
-"""Runs in containers whose workspace goes with them are refused before one ends Completed and leaves nothing behind."""
+"""Container runs whose workspace would be deleted with them are refused."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -21,7 +21,7 @@ CONTAINERS = ("docker", "ecs", "kubernetes")
 
 
 def placed_on(place: str, **environment: str) -> Definitions:
-    """One model's retrains sent to a place, and what prefect.yaml tells every job."""
+    """Return definitions with one model's retrains on a place, and these job variables."""
     (model, *others) = models()
     definitions = read_definitions(
         [model.model_copy(update={"name": "placed", "placement": sent_to(place)}), model, *others]

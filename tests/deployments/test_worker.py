@@ -1,4 +1,4 @@
-"""`perennial work`: a worker that is told to stop gives its runs back, and the next one completes them."""
+"""`perennial work`: a stopped worker requeues its runs, and the next worker completes them."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def stay(marks: str) -> None:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A server with our pool, and the environment of what talks to it."""
+    """Run a server with Perennial's pool; return the environment for its clients."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from deployments.apply.server_state import PrefectState
@@ -68,7 +68,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 class Worker:
-    """A `perennial work` with its output in a file."""
+    """A `perennial work` process with its output in a file."""
 
     def __init__(self, environment: dict[str, str], log: Path, *options: str, folder: Path = ROOT) -> None:
         self.log = log
@@ -85,7 +85,7 @@ class Worker:
 
 
 def work(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    """A `perennial work` that ends by itself."""
+    """Run `perennial work` until it ends by itself."""
     return subprocess.run(
         [sys.executable, "-m", "deployments", "work", *options],
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
@@ -93,7 +93,7 @@ def work(environment: dict[str, str], *options: str) -> subprocess.CompletedProc
 
 
 def run_of(client: Any, flow: str, **parameters: str) -> Any:
-    """A run of a flow of FLOW, waiting for a worker."""
+    """Create a run of a flow in FLOW that waits for a worker."""
     deployment = client.create_deployment(
         client.create_flow_from_name(flow),
         name=flow,
@@ -233,7 +233,7 @@ def test_missing_pool_is_refused_and_not_created(environment):
 
 
 def test_worker_waits_for_an_unreachable_server(tmp_path):
-    """After a loss of power the hosts start at once, and a server takes longer than a worker."""
+    """After a power loss all hosts start at once, and a server takes longer than a worker."""
     port = free_port()
     worker = Worker({**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}, tmp_path / "worker.log")
     try:

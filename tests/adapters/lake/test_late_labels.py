@@ -36,7 +36,9 @@ def test_latest_known_label_wins() -> None:
     first, dated, seen = WINDOW.end, WINDOW.end + DAY, WINDOW.end + 2 * DAY
     lake.land_labels(CONFIG, labels(["0-0", "0-1"], [1, 1], [first] * 2), first)
     lake.land_labels(CONFIG, labels(["0-0"], [0], [dated]), dated)  # the source states when it changed
-    lake.land_labels(CONFIG, labels(["0-1"], [0], [first]), seen)  # the source does not state it: known when it was read
+    lake.land_labels(
+        CONFIG, labels(["0-1"], [0], [first]), seen
+    )  # the source does not state it: known when it was read
 
     assert label_of(first) == {"0-0": 1, "0-1": 1}
     assert label_of(dated) == {"0-0": 0, "0-1": 1}

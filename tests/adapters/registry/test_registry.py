@@ -230,7 +230,9 @@ def test_forest_is_served_with_trusted_types():
 
 
 def test_mlflow_itself_can_serve_the_model(workspace, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")  # otherwise MLflow creates one here
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}"
+    )  # otherwise MLflow creates one here
     version = register(CONFIG)
     rows = make_rows(seed=3)
     location = registry.client().get_model_version("binary_model", "1").source

@@ -82,7 +82,9 @@ def test_forecast_intervals_cover_nine_of_ten():
 def test_few_iterations_scale_the_last_cost():
     budget = Budget(compute_usd_per_hour=3600)
     assert forecast_cost(budget, [], 100) is None
-    assert type(forecast_cost(budget, [Usage(1000, wall_s=3600)], 1500).usd) is float  # NumPy numbers cannot be serialised
+    assert (
+        type(forecast_cost(budget, [Usage(1000, wall_s=3600)], 1500).usd) is float
+    )  # NumPy numbers cannot be serialised
     assert forecast_cost(budget, [Usage(100, wall_s=30)], 200) == Amount(60, 30, 120)
     assert forecast_cost(budget, [Usage(100, wall_s=30)] * 5, 100) == Amount(30, 15, 60)
 

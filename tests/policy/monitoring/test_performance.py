@@ -147,7 +147,9 @@ def test_needed_labels_reveal_the_shift_unless_noise_dominates():
         0.5 / math.sqrt(4 / 3) / (stats.norm.isf(0.01) + stats.norm.ppf(0.8)) * 0.9
     )  # a normal quantile would not hide it
     assert performance.labels_needed(0.5, current, level, noise) == needed
-    assert performance.labels_needed(0.5, current, level, noise, windows=5) is None  # Student's t with 8/3 degrees of freedom does
+    assert (
+        performance.labels_needed(0.5, current, level, noise, windows=5) is None
+    )  # Student's t with 8/3 degrees of freedom does
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.05, 0.1, 0.2])
