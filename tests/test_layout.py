@@ -222,7 +222,7 @@ def test_image_contains_all_run_files_and_is_not_root():
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert {line[1:] for line in ignored if line.startswith("!")} == taken
     assert all((ROOT / name).exists() for name in taken)
-    assert re.findall(r"^USER (.+)$", image, re.M) == ["10001"], "by number, for Kubernetes"
+    assert re.findall(r"^USER (.+)$", image, re.M) == ["10001"], "numeric, for Kubernetes"
 
 
 def test_clean_demo_removes_only_the_workspace(tmp_path):
@@ -291,7 +291,7 @@ def test_slow_tests_state_a_reason(request):
     request.node.add_marker(pytest.mark.slow)
     with pytest.raises(pytest.UsageError, match="slow without a reason"):
         pytest_collection_modifyitems([request.node])
-    request.node.add_marker(pytest.mark.slow("it waits for a clock"), append=False)
+    request.node.add_marker(pytest.mark.slow("waits for a lease to expire"), append=False)
     pytest_collection_modifyitems([request.node])
 
 
@@ -310,4 +310,4 @@ def test_flows_table_is_complete():
 
 def test_readme_is_short():
     words = (ROOT / "README.md").read_text(encoding="utf-8").split()
-    assert len(words) <= 900, "what is about one folder stands in that folder's README"
+    assert len(words) <= 900, "move what concerns one folder to that folder's README"

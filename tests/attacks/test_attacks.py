@@ -12,7 +12,7 @@ from tests.support.browser import needs_chromium, opened_browser
 
 pytestmark = [
     pytest.mark.attack("a web page in the user's browser"),
-    pytest.mark.slow("starts all that `make serve` starts, and a browser"),
+    pytest.mark.slow("starts every service of `make serve` and a browser"),
 ]
 
 
@@ -41,7 +41,7 @@ def test_foreign_page_starts_nothing(served, knows_log_in):
     tries = attack_by_page(api, log_in if knows_log_in else None)
     assert not stolen(api, log_in), tries
     assert not [name for name, status in tries.items() if status.startswith("2")], tries
-    assert tries["read"] == "blocked", "what the server says is not for other origins either"
+    assert tries["read"] == "blocked", "responses are not readable by other origins"
 
 
 def test_rebound_name_is_refused_by_every_service(served):

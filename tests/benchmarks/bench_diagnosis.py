@@ -1,6 +1,6 @@
 """`make bench-diagnosis`: diagnoses of injected changes in real flights, as a confusion table.
 
-Rows: what was injected. Columns: what was said. Written to `.perennial/bench/diagnosis.json` with the shares that count.
+Rows: injected changes. Columns: diagnoses. Written to `.perennial/bench/diagnosis.json` with the summary shares.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """`make e2e`: from drifted rows to a new champion on the real server and worker that `make serve` starts.
 
-The event that data arrived → monitor → automation → retrain → automation → promote, which waits → approval through the
-API → the new champion serves by `score`. Prints the seconds of each hop and writes them to bench/e2e.json in the
-workspace. `trigger_to_live_s` runs from the event to the end of promotion, without the fit (the task that trains).
+Data event → monitor → automation → retrain → automation → promote, which waits → approval through the API → the new
+champion serves in `score`. Prints the seconds of each step and writes them to bench/e2e.json in the workspace.
+`trigger_to_live_s` runs from the event to the end of the promotion, without the training task.
 """
 
 import json

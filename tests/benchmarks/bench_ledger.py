@@ -1,8 +1,8 @@
 """Time to read a long ledger, in the first process on a machine and in later ones.
 
-`python -m tests.benchmarks.bench_ledger` (make bench-ledger) makes ledgers of 10,000 and 100,000 entries in a local folder,
-reads each in processes of their own, and writes bench/ledger.json in the workspace. Seconds are those between asking for
-all entries and having them, imports apart.
+`python -m tests.benchmarks.bench_ledger` (make bench-ledger) creates ledgers of 10,000 and 100,000 entries in a local
+folder, reads each in separate processes, and writes bench/ledger.json in the workspace. The seconds cover reading all
+entries, without imports.
 """
 
 import json

@@ -1,9 +1,9 @@
 """`make bench-loop`: cost of the loop, against a bare script with the same reads, fits and metrics.
 
-Both run every model in a process of its own, one after the other in one run, so that the ratio holds on a noisy machine;
-that of the CPU seconds of all processes holds on a busy one too.
-The bare script has no server, registry, ledger, gates, reports or page; it fits the first model, one before every window,
-as many more as the loop retrained, and the probes.
+Both run every model in a separate process, one after the other in one run, which makes the ratio of wall times robust on a
+noisy machine. The ratio of CPU seconds is robust on a busy one too. The bare script has no server, registry, ledger,
+gates, reports or page. It fits the first model, one model before every window, as many more as the loop retrained, and
+the probes.
 """
 
 import json

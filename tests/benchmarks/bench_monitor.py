@@ -1,11 +1,10 @@
 """Cost of the full evidence on a window, against Evidently's preset, scipy per column and a bare Parquet scan.
 
 `python -m tests.benchmarks.bench_monitor` (make bench-monitor) prints a table and writes bench/monitor.json in the
-workspace. Each case runs in a process of its own; CPU seconds are user and system time after imports, children
-included; memory is the process's peak above what it held after imports. `ours` reads the window once and ends with the
-page of quality and Evidently's page of drift; the reference was frozen before, which `freeze` shows and nothing else
-contains. The preset and scipy read both files, since they keep no profile. The scan decodes the same batches on one
-thread and does nothing with them.
+workspace. Each case runs in a separate process. CPU seconds are user and system time after imports, including children.
+Memory is the process's peak above its usage after imports. `ours` reads the window once and writes the quality page and
+Evidently's drift page; the reference was frozen before, which only `freeze` includes. The preset and scipy read both
+files, because they store no profile. The scan decodes the same batches on one thread.
 """
 
 import argparse
@@ -146,9 +145,9 @@ def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
         learned = reference_sample.from_parquet(before.with_suffix(".sample").read_bytes())
         drift = report_drift(config, profile, DriftReference(reference, coded=coded, sample=learned))
         assert profile.rows == shape.rows and quality.report_uri and drift.report_uri
-        assert drift.joint and drift.joint.verdict == "drifted", "the features were not looked at together"
-        assert drift.drifted_share > 0.05, "the moved tenth of the features was not seen"
-        assert drift.second_opinion and drift.second_opinion.drifted_share > 0.05, "Evidently did not see it"
+        assert drift.joint and drift.joint.verdict == "drifted", "joint drift was not measured"
+        assert drift.drifted_share > 0.05, "the moved tenth of the features was not detected"
+        assert drift.second_opinion and drift.second_opinion.drifted_share > 0.05, "Evidently did not detect it"
 
     return measured(gather_evidence)
 

@@ -1,7 +1,7 @@
 """Performance matrices of streams for the back-test: one candidate and one probe after every window.
 
-Protocol (../shared/streams/README.md): W equal windows, the first 30 % are history, XGBoost on the trailing 30 % of the
-rows (on what there is, before); probes on a quarter of those rows with 40 trees. Cached: a matrix is built once.
+Protocol (../shared/streams/README.md): W equal windows, of which the first 30 % are history; XGBoost on the trailing 30 %
+of the rows, or on fewer at the start; probes with 40 trees on a quarter of those rows. Matrices are cached.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Seeded rows for the monitoring benchmark: a reference and a window of many columns, as cached Parquet files.
 
 Four fifths of the features are numeric (normal, skewed, whole numbers, rounded, some with nulls), one fifth categories;
-every tenth has moved in the window.
+every tenth feature is shifted in the window.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Policies of the package retrainopt as baselines of the back-test; only a benchmark dependency.
 
-Base and Learned plan the history exactly and deploy what they learned from it (Yang and Mathioudakis, ECML PKDD 2026).
-Its model of step j is our candidate j - 1: both first serve window j. A retrain decided on window j trains our candidate
-j, whose first own loss, on window j + 1, is its reference.
+Base and Learned compute the optimal plan on the history and apply what they learned from it (Yang and Mathioudakis, ECML
+PKDD 2026). The package's model of step j is our candidate j - 1: both first serve window j. A retrain decided on window j
+trains our candidate j, whose first loss, on window j + 1, is its reference.
 """
 
 import math

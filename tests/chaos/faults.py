@@ -1,6 +1,6 @@
 """Faults of the infrastructure: a locked database, a full disk, an unreachable MLflow, a moving clock.
 
-Each must end in completion, or in a failed run that says why and is told; once the fault is over, the same run completes.
+Each run must complete, or fail with a reason and an alert; once the fault is over, the same run completes.
 """
 
 import os

@@ -4,10 +4,10 @@
     python -m tests.chaos.storm --events 50 --models 50
     python -m tests.chaos.storm --events 60 --models 6 --cut
 
-Every event asks for the same decision of its model, as repeated and reordered events do. With `--cut` every process of the
-server and its worker is killed while the first retrain runs, all is started again, and the same events come once more.
-Prints a row and, with `--out`, writes it as JSON; ends with 1 where a model was retrained more or less than once, or more
-retrains ran at once than their limit allows.
+Every event requests the same decision of its model, like repeated and reordered events. With `--cut`, server and worker
+are killed while the first retrain runs, everything is started again, and the same events are emitted once more. Prints
+a row and, with `--out`, writes it as JSON. Exits with 1 if a model was not retrained exactly once, or if more retrains
+ran at once than their limit allows.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from tests.chaos.stack import Stack, stack, wait_for
 
 pytestmark = [
     pytest.mark.timeout(1800),
-    pytest.mark.slow("kills a server, a worker and its runs, and waits until the loop has recovered by itself"),
+    pytest.mark.slow("kills a server, a worker and its runs, and waits for the recovery"),
 ]
 
 

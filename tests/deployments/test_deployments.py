@@ -229,7 +229,7 @@ def test_expired_approval_starts_one_more_run(deployed, client):
     from prefect.states import Failed, Running
 
     out_of_time = "The flow was paused and never resumed."
-    assert out_of_time in inspect.getsource(pause_expirations), "Prefect says it in other words: fix the trigger"
+    assert out_of_time in inspect.getsource(pause_expirations), "Prefect's message changed: fix the trigger"
 
     deployment = client.read_deployment_by_name("promote/promote")
     parameters = {"model": "unheard", "decision_id": "0123456789abcdef", "until": "2013-06-05T00:00:00Z"}
@@ -251,8 +251,8 @@ def test_expired_approval_starts_one_more_run(deployed, client):
     (second,) = [run for run in again if run.id != late.id]
     assert {name: second.parameters[name] for name in ("model", "decision_id", "until")} == parameters
     assert second.created_by.type == "AUTOMATION"
-    assert len(runs_of(client, "broken")) == 1, "a run that failed of itself was started again"
-    assert not runs_of(client, "foreign"), "another project's promotion is none of ours"
+    assert len(runs_of(client, "broken")) == 1, "a run that failed by itself was started again"
+    assert not runs_of(client, "foreign"), "another project's promotion is ignored"
 
 
 def test_subflow_events_are_left_to_the_caller(deployed, client):
@@ -337,9 +337,7 @@ def test_ambiguous_alert_block_is_refused(deployed, client, tmp_path):
         for dry_run in (True, False):
             with pytest.raises(DeploymentError, match=refusal):
                 apply(dry_run=dry_run, alerts_file=file)
-        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 9, (
-            "the block that is there does as well"
-        )
+        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 9, "the existing block is used"
     finally:
         client.delete_block_document(block)
 
@@ -355,7 +353,9 @@ def test_server_state_is_read_across_pages(deployed, client, monkeypatch):
         client.create_variable(VariableCreate(name=f"a_strangers_{number}", value=number))
     blocks = [SlackWebhook(url="https://chat.example/hook").save(name) for name in ("a-strangers", "perennial-alerts")]
     try:
-        assert {change.definition.kind for change in apply(dry_run=True)} == {"automation"}, "those that tell people"
+        assert {change.definition.kind for change in apply(dry_run=True)} == {"automation"}, (
+            "the automations that notify people"
+        )
         with PrefectState() as state:
             everything = state.found_definitions(("perennial",))
             monkeypatch.setattr("deployments.apply.server_state.PAGE", 2)  # so that nothing fits into one response

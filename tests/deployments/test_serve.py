@@ -83,7 +83,7 @@ def serving(tmp_path: Path) -> Iterator[list[Serving]]:
             each.process.wait(timeout=60)
 
 
-@pytest.mark.slow("starts all that `make serve` starts, twice")
+@pytest.mark.slow("starts every service of `make serve`, twice")
 @pytest.mark.timeout(500)
 def test_serve_starts_stops_and_resumes(tmp_path, serving):
     home = tmp_path / "home"
@@ -98,7 +98,7 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
     assert "Action required for 2 models." in fleet and "train and promote the first one" in fleet
     assert re.search(r"│ worker\s+│ healthy │", first.printed())
     assert served_url(workspace()) == f"{first.urls['prefect']}/api"
-    assert first.has_scheduled_runs(), "no run was planned ahead, though the fleet has a schedule"
+    assert first.has_scheduled_runs(), "no run is scheduled, although the fleet has a schedule"
     assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
             if listening.status == psutil.CONN_LISTEN} == {"127.0.0.1"}  # fmt: skip
 
@@ -170,7 +170,7 @@ def log_in(folder: Path, password: str) -> Path:
     return file
 
 
-@pytest.mark.slow("starts all that `make serve` starts, twice")
+@pytest.mark.slow("starts every service of `make serve`, twice")
 @pytest.mark.timeout(900)
 def test_services_require_the_current_login(tmp_path, serving):
     passwords = ("correct horse battery", "another staple entirely")

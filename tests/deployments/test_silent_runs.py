@@ -13,7 +13,7 @@ from deployments.apply.definitions import INDEX
 from tasks.adapters.orchestration.server import running_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow("waits for silence; Prefect waits 10 s at the least")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow("waits for missing heartbeats; Prefect waits at least 10 s")]
 SILENT_S = 10  # the minimum that Prefect accepts for a proactive trigger; prefect.yaml has 90
 ENDS = ("Completed", "Failed", "Cancelled", "AwaitingRetry", "Suspended")
 

@@ -99,7 +99,7 @@ def test_address_with_password_is_withheld_and_reported(address):
     assert withheld(definitions, ADDRESSES) == []
     harmless = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://db.internal/mlflow?sslmode=require&user=keeper"}
     assert withheld(definitions, harmless) == []
-    assert withheld(placed_on("gpu"), secret) == [], "a process has its host's settings"
+    assert withheld(placed_on("gpu"), secret) == [], "a process inherits its host's settings"
 
 
 # on a server ---------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from tests.chaos.stack import wait_for
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.slow("each test has a server and workers as processes of their own"),
+    pytest.mark.slow("each test starts a server and workers"),
 ]
 ROOT = Path(__file__).parents[2]
 FLOW = """\
@@ -120,7 +120,7 @@ def test_stopped_worker_requeues_its_run(environment, tmp_path):
             warnings = workers[0].stop()
             assert workers[0].process.returncode == 0, warnings
             assert "1 run put back into the queue" in warnings
-            assert not [each for each in family if each.is_running()], "a process of the worker lives on"
+            assert not [each for each in family if each.is_running()], "a process of the worker is still running"
             state = client.read_flow_run(run).state
             assert (state.name, state.message) == ("AwaitingRetry", "its worker was stopped; the next one takes it up")
             workers.append(Worker(environment, tmp_path / "second.log"))
@@ -266,4 +266,4 @@ def test_worker_stopped_without_server_reports_its_runs(tmp_path):
     assert worker.process.returncode == 0, warnings
     (last,) = [line for line in warnings.splitlines() if line.startswith("work ")]
     assert "stopped; the server is away (" in last
-    assert "deployments/" not in warnings, "a traceback of ours"
+    assert "deployments/" not in warnings, "no traceback from our code"

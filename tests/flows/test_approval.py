@@ -107,7 +107,7 @@ def test_approval_is_requested_once_per_decision(model):
     assert len(ledger.entries("small", kind="approval.requested")) == 1
     first.answer(decision="approve", name="Grace")
     assert first.run().is_completed()
-    assert Waiting(model).run().is_completed(), "a replay after the promotion asked again"
+    assert Waiting(model).run().is_completed(), "a rerun after the promotion requested approval again"
     assert len(ledger.entries("small", kind="champion.promoted")) == 1
 
 

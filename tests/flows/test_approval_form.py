@@ -19,7 +19,7 @@ from tests.support.waiting_promotion import FIRST, Waiting, answers, write_risky
 pytestmark = [
     needs_chromium,
     pytest.mark.timeout(900),
-    pytest.mark.slow("a server with its dashboard, runs in processes of their own, and a browser"),
+    pytest.mark.slow("starts a server with its dashboard, runs and a browser"),
 ]
 PATIENCE_MS = 120_000
 

@@ -52,7 +52,7 @@ def test_matrix_backtest_writes_summary_and_page(matrix_file: Path, tmp_path: Pa
         assert all(len(score["serving"]) == 16 and score["regret"] >= -1e-12 for score in scores.values())
     page = (tmp_path / "out" / "backtest.html").read_text()
     assert "Use " in page
-    assert "default-src 'none'" in page, "the page asks nobody for anything"
+    assert "default-src 'none'" in page, "the page loads nothing"
     assert page.count("<script src") == page.count("<link") == 0
 
 
@@ -61,10 +61,10 @@ def test_page_shows_lift_with_intervals(matrix_file: Path, tmp_path: Path) -> No
     assert main(["backtest", "--matrix", str(matrix_file), "--out", str(tmp_path / "out")]) == 0
     page = render(tmp_path / "out" / "backtest.html", tmp_path, height=3600, ready="#lift .plotly .errorbar")
     assert not page.console, page.console
-    assert len(page.requests) == 1, "the page asks nobody for anything"
+    assert len(page.requests) == 1, "the page loads nothing"
     assert page.page_width <= 1280
     cells = [element.text for element in elements(page.dom) if element.tag == "td"]
-    assert cells.count("perennial") == 2, "one row for its lift at every cost, one among all policies"
+    assert cells.count("perennial") == 2, "one row for its lift at every cost, and one among all policies"
     spoken = [cell for cell in cells if re.fullmatch(r"-?\d+\.\d\d \(-?\d+\.\d\d to -?\d+\.\d\d\)", cell)]
     assert len(spoken) > 20
     drawn = page.dom.count('class="xerror"')
@@ -244,8 +244,8 @@ def test_policies_wait_for_late_labels(tmp_path: Path, workspace: Path) -> None:
     with np.load(matrix) as stored:
         assert (int(stored["H"]), int(stored["lag"])) == (5, 1)
         known, probed = np.isfinite(stored["loss"]), np.isfinite(stored["probe"])
-    assert known[4].tolist() == [False] * 6 + [True] * 6, "what serves first is trained at the end of window 5"
-    assert probed[4].tolist() == [False] * 5 + [True] * 7, "a probe learns from window 4 once its labels are there"
+    assert known[4].tolist() == [False] * 6 + [True] * 6, "the first serving model is trained at the end of window 5"
+    assert probed[4].tolist() == [False] * 5 + [True] * 7, "a probe is trained on window 4 once its labels have arrived"
     every = json.loads(Path(outcome["summary"]).read_text())["policies"]["every"]["0.05"]
     assert every["serving"] == [4, 5, 6, 7, 8, 9]
 

@@ -51,7 +51,7 @@ def test_rescaled_labels_are_not_used_until_accepted(tmp_path):
     training, holdout = split_labelled_rows.fn(load_model_config(model), utc("2024-01-27"))
     taught = lake.read_labelled(training, ["y"])["y"].to_numpy()
     asked = lake.read_labelled(holdout, ["y"])["y"].to_numpy()
-    assert len(taught) and len(asked) and np.abs(np.r_[taught, asked]).max() < 20, "by hand neither"
+    assert len(taught) and len(asked) and np.abs(np.r_[taught, asked]).max() < 20, "also refused for a manual retrain"
 
     accepted = write_model(
         tmp_path, table.assign(y=table["y"].where(table["at"] < JUMP, table["y"] * 1000)),
@@ -67,7 +67,7 @@ def test_missing_labels_become_overdue(tmp_path):
     table = rows()
     model = begin(tmp_path, table.assign(y=table["y"].mask(table["at"] >= JUMP)))
     *_, early, late = judged(model, "2024-01-27")
-    assert early.decision.blocked_by is None, "those of its last half day are still to come"
+    assert early.decision.blocked_by is None, "the labels of its last half day are still due"
     assert (late.decision.blocked_by, late.decision.diagnosis) == ("labels", "upstream_data_fault")
     assert "0 of 300 rows of 2024-01-23..2024-01-25 have a label though all are due" in late.decision.reasons[0]
     fleet = survey_files([model], utc("2024-01-27"))

@@ -192,7 +192,7 @@ def test_metric_is_shown_by_slice(tmp_path):
     assert [item.name for item in report.slices] == ["colour=blue", "colour=green", "colour=red"]
     assert [item.value.value for item in report.slices] == pytest.approx([0.3, 0.3, 0.9])
     assert sum(item.value.rows for item in report.slices) == 297
-    assert sum(item.value.rows for item in early.slices) < 226, "of rows with a label alone"
+    assert sum(item.value.rows for item in early.slices) < 226, "only of rows with a label"
     reds = report.slices[2].value.rows
     assert describe(report).endswith(f"; worst of 3 slices is colour=red: mae 0.9 (0.9 to 0.9) on {reds} rows")
     assert from_json(PerformanceReport, to_json(report)) == report
@@ -266,7 +266,7 @@ def test_third_class_is_a_miss_in_binary_tasks(tmp_path, workspace):
     assert (report.rows, report.labelled_rows, report.maturity) == (300, 300, "closed")
     assert report.metric("accuracy").value == pytest.approx(2 / 3)
     assert report.metric("log_loss").value > 10
-    assert report.confidence_histogram[-1] == 0.0, "what was predicted is told as it was"
+    assert report.confidence_histogram[-1] == 0.0, "predictions are unchanged"
 
 
 def sure_and_right(

@@ -85,7 +85,7 @@ def test_backtest_uses_the_same_probes_as_monitor(probed, monkeypatch: pytest.Mo
     check_probes_of_back_test(config, judged)
 
 
-@pytest.mark.slow("replays a second model whose labels come windows late")
+@pytest.mark.slow("replays a second model with very late labels")
 def test_backtest_uses_the_same_probes_with_late_labels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     late = {BREACH: "{trigger: perennial, alpha: 0.2}", "label_delay_hours: 12": "label_delay_hours: 60"}
     model = write_model(tmp_path / "model", **late)

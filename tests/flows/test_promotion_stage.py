@@ -113,7 +113,7 @@ def test_promotion_moves_all_three_aliases(three_versions):
 def test_promotion_is_idempotent_per_decision(three_versions):
     promoted = promote(three_versions[2], "2")
     newer = challenger("d4")
-    assert promote(three_versions[2], "2") == promoted, "who died before telling it tells it now"
+    assert promote(three_versions[2], "2") == promoted, "an interrupted promotion is recorded now"
     assert registry.aliases(MODEL) == {"champion": "3", "previous": "2", "challenger": newer.version}
 
 

@@ -177,7 +177,7 @@ def test_manually_moved_previous_is_not_restored(number, capsys):
         with pytest.raises(PromotionRefused):
             attempt()
     assert registry.aliases(MODEL)["champion"] == "2"
-    assert promote("d3").champion == "3", "what previous names is nothing to a promotion"
+    assert promote("d3").champion == "3", "a promotion does not depend on previous"
 
 
 def test_manually_moved_challenger_is_reported(capsys):

@@ -118,7 +118,7 @@ def test_changed_future_data_changes_no_earlier_decision(in_story, tmp_path, mon
         assert (seen.events, seen.champion, seen.drifted_share) == (clean.events, clean.champion, clean.drifted_share)
 
 
-@pytest.mark.slow("a replay in a process of its own is killed, and its rest is replayed")
+@pytest.mark.slow("kills a replay process and replays the rest")
 def test_killed_replay_resumes(in_story, tmp_path, monkeypatch):
     from prefect.settings import PREFECT_API_URL
 

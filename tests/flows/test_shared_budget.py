@@ -142,7 +142,7 @@ def test_refused_retrain_is_reported(models, prefect_server):
     share(models, "shared_budget: {max_usd_per_month: 50, models: [alpha, beta]}")
     retrain("alpha", until=FIRST)
     assert "of 50.00 USD shared by alpha, beta" in retrain("beta", until=FIRST, dry_run=True).headline
-    assert not ledger.entries("beta"), "a preview promises nothing"
+    assert not ledger.entries("beta"), "a preview reserves nothing"
     assert retrain("beta", until=FIRST) is None
     assert [entry.kind for entry in ledger.entries("beta")] == ["model.bound", "retraining.refused"]
     refusal = ledger.entries("beta")[1].body

@@ -151,11 +151,11 @@ def test_resumed_run_takes_over_its_slot(tmp_path, limit, monkeypatch):
         state = run_flow(retrain, flow_run=again, parameters=run.parameters, return_type="state")
         assert state.is_completed()
         noted = client.read_flow_run(run.id).labels[slots.HELD]
-        assert noted != held["lease_id"], "the next process would not find the slot of this one"
+        assert noted != held["lease_id"], "the next process must find the slot of this one"
     assert slots_taken() == 0
 
 
-@pytest.mark.slow("starts a server twice and waits until a lease has run out")
+@pytest.mark.slow("starts a server twice and waits until a lease has expired")
 @pytest.mark.timeout(900)
 def test_slot_of_a_dead_holder_is_released():
     import httpx

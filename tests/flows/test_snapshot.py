@@ -93,7 +93,7 @@ def test_labels_of_the_future_are_not_read(tmp_path: Path) -> None:
     take_snapshot.fn(config, SECOND)
     land_labels.fn(config, SECOND.end + DAY)
     assert known(config, WINDOW.end) == 41
-    assert land_labels.fn(config, WINDOW.end) == 0, "replayed from the start: all there, none twice"
+    assert land_labels.fn(config, WINDOW.end) == 0, "replayed from the start: complete, without duplicates"
 
 
 def test_labels_later_than_the_delay_are_found(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_only_unreachable_sources_are_retried(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(SourceEmpty):
         take(Window(SECOND.end, SECOND.end + DAY))
-    assert len(asked) == 3, "what is wrong stays wrong"
+    assert len(asked) == 3, "invalid data is not retried"
 
 
 @pytest.mark.usefixtures("prefect_server")

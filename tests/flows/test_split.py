@@ -48,7 +48,7 @@ def test_holdout_with_label_times_is_nearly_complete_days():
     assert 490 <= holdout.labelled_rows <= holdout.rows == 500, "five days of 100 rows, of which nearly all labels came"
     later = TRAINING.end + timedelta(days=60)
     lake.land_labels(config, conform_labels(config, rows, "test"), later)
-    assert split_labelled_rows.fn(config, later)[1].labelled_rows == 500, "asked for by hand, the last days there are"
+    assert split_labelled_rows.fn(config, later)[1].labelled_rows == 500, "requested by hand: the last days with rows"
     few = make_config(columns=own_time, period={"start": utc("2024-02-14"), "history_until": TRAINING.end})
     with pytest.raises(
         TooEarly, match=r"more than the 16 that .* \(11\.9 days, in which 98% of the labels of each class came by came"
@@ -69,7 +69,7 @@ def test_holdout_waits_for_late_rare_class():
     assert holdout.labelled_rows == holdout.rows == 500
     latest = Window(TRAINING.end - timedelta(days=28), TRAINING.end - timedelta(days=14))
     measured = lake.labelled_rows(config, latest, TRAINING.end)
-    assert measured.num_rows == 801, "of 1,400 rows those that are 20 days old, the edge with them"
+    assert measured.num_rows == 801, "of 1,400 rows, those that are at least 20 days old"
     assert sum(measured["label"].to_pylist()) == pytest.approx(800 / 60, abs=1)
 
 

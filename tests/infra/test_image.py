@@ -1,7 +1,7 @@
 """The image works as workers use it, under the engine that built PERENNIAL_IMAGE: `make image-check`.
 
-No part of `make test`: it takes a container engine, an image of 2 GB and minutes. The last test is the whole story: the
-project's own worker starts one container for a retrain, and what that run did is found where everybody looks.
+Not part of `make test`, because it needs a container engine, an image of 2 GB and minutes. The last test covers the full
+path: the project's worker starts one container for a retrain, whose results are in the shared workspace.
 """
 
 import json
@@ -29,7 +29,7 @@ POOL = "perennial-docker"
 RETRAIN_S = 300
 
 pytestmark = [
-    pytest.mark.slow("starts containers, and a worker that has one train a model"),
+    pytest.mark.slow("starts containers, and a worker that trains a model in one"),
     pytest.mark.skipif(
         not IMAGE, reason="PERENNIAL_IMAGE names no image; apt-get install docker.io, then: make image-check"
     ),
@@ -210,13 +210,13 @@ def test_retrain_completes_after_its_container_was_stopped(prefect_server, tmp_p
                 run = ended(client, run.id, tmp_path / "worker.log")
         finally:
             apply()
-        assert run.run_count == 2, "stopped once, it was taken up again"
+        assert run.run_count == 2, "stopped once, it was resumed"
         assert run.infrastructure_pid and ":" in run.infrastructure_pid, "a worker of Docker notes host:container"
         assert not ledger.verify("air_time").problems
         assert {"challenger.registered", "challenger.validated"} <= {entry.kind for entry in ledger.entries("air_time")}
         challenger = registry.version("air_time", "challenger")
         assert challenger.version == "1"
-        assert dict(challenger.tags)["code_version"] == built_of(), "the image has no git to ask"
+        assert dict(challenger.tags)["code_version"] == built_of(), "the image has no git"
         config = load_model_config("air_time")
         assert lake.landed_rows(config, config.history()).rows > 50_000
 

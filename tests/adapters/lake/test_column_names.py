@@ -47,13 +47,11 @@ def test_rows_keep_their_column_names() -> None:
     snapshot = lake.land_rows(config, WINDOW, table)
     assert lake.read_rows(snapshot).equals(table)
     assert lake.read_rows(snapshot, ["A", "window"]).column_names == ["A", "window"]
-    assert next(iter(lake.read_batches(snapshot, ["WINDOW", "a"]))).schema.names == ["a", "WINDOW"], (
-        "as they are stored"
-    )
+    assert next(iter(lake.read_batches(snapshot, ["WINDOW", "a"]))).schema.names == ["a", "WINDOW"], "stored names"
     stored = DeltaTable(workspace().table(config.name, "rows")).schema().fields
     names = [field.name for field in stored]
     assert len({name.casefold() for name in names}) == len(names)
-    assert {"a", "place", "amount [EUR]"} <= set(names), "under their own name wherever they can be"
+    assert {"a", "place", "amount [EUR]"} <= set(names), "original name where possible"
 
 
 def test_columns_that_differ_by_case_are_both_stored() -> None:

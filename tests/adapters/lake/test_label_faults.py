@@ -43,9 +43,9 @@ def test_faults_are_counted_as_known_at_a_time():
 def test_repaired_source_clears_faults_of_fully_searched_windows():
     search(SPAN, SECOND.end, faulty(["0-0"], ["infinite"]))
     search(Window(WINDOW.start + HOUR, SECOND.end), SECOND.end + DAY, faulty([], []))
-    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "only a part was looked at"
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "only a part was searched"
     search(SPAN, SECOND.end + 2 * DAY, faulty([], []))
-    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "as it was known then"
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "as known then"
     assert read_label_faults(CONFIG, WINDOW, SECOND.end + 2 * DAY) == {}
 
 

@@ -94,7 +94,7 @@ def test_infinite_and_nan_labels_are_unusable(tmp_path: Path):
     config = model(task="regression", performance={"metric": "mae"})
     labels, faults = read_label(config, column(1.5, float("inf"), float("-inf"), float("nan"), None), "here")
     assert labels.to_pylist() == [1.5, float("inf"), float("-inf"), None, None]
-    assert faults.to_pylist() == [None, "infinite", "infinite", None, None], "NaN is how pandas writes unknown"
+    assert faults.to_pylist() == [None, "infinite", "infinite", None, None], "pandas writes NaN for unknown"
     header, day = "id,at,amount,age,country,member,churned", f"{WINDOW.start:%Y-%m-%d}"
     texts = ["1,5", " 2", "abc", "inf", "NA", ""]
     lines = [f'r{row};{day}T05:00:00Z;"1,0";"2,0";DE;true;"{text}"' for row, text in enumerate(texts)]

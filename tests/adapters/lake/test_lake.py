@@ -82,7 +82,7 @@ def test_concurrent_writers_of_one_window_get_one_snapshot(workspace: Path) -> N
     assert len(snapshots) == 1
     assert len(DeltaTable(str(row_folder())).file_uris()) == 1
     assert lake.read_rows(from_json(Snapshot, snapshots.pop())).num_rows == 200
-    assert len(parquet_files(row_folder())) == 1, "files of the losers are removed"
+    assert len(parquet_files(row_folder())) == 1, "the other writers' files are removed"
 
 
 def test_concurrent_table_creation_creates_one_table(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_table_is_readable_during_writes(tmp_path: Path) -> None:
             assert all(table.opened(file).table().num_rows == 1 for file in files[-1:])
             seen.append(len(files))
         landing.result()
-    assert seen == sorted(seen), "a landed file is never gone again"
+    assert seen == sorted(seen), "a stored file never disappears"
     assert len(LandedTable.open(uri).files()) == 30
 
 
@@ -169,7 +169,7 @@ def test_changed_values_under_intact_footer_are_detected() -> None:
     for read in (lake.read_rows, lambda *args: list(lake.read_batches(*args))):
         with pytest.raises(LakeError, match="column 'amount' has hash"):
             read(snapshot, ["id", "amount"])
-    assert lake.read_rows(snapshot, ["country"]).num_rows == 1000, "columns that were left alone can still be proven"
+    assert lake.read_rows(snapshot, ["country"]).num_rows == 1000, "unchanged columns still verify"
 
 
 def test_snapshot_does_not_read_a_replaced_table() -> None:

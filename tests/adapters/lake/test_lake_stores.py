@@ -72,7 +72,7 @@ def test_full_disk_is_a_clear_error(most_bytes: int) -> None:
     assert "nothing was landed" in message and "free disk space" in message
     assert lake.landed_rows(CONFIG, SECOND) is None
     assert len(parquet_files(row_folder())) == 1
-    assert lake.land_rows(CONFIG, SECOND, rows(20_000, 1, SECOND)).rows == 20_000, "with space again it lands"
+    assert lake.land_rows(CONFIG, SECOND, rows(20_000, 1, SECOND)).rows == 20_000, "it is stored once there is space"
     assert lake.read_rows(first).num_rows == 10
 
 
@@ -160,7 +160,7 @@ def test_concurrent_writers_in_an_object_store_get_one_snapshot(bucket: str) -> 
     assert lake.read_rows(first).num_rows == 200
     assert len(DeltaTable(first.uri).file_uris()) == 1
     listed = [found["path"] for found in obstore.list(store_at(first.uri)).collect()]
-    assert len([path for path in listed if path.endswith(".parquet")]) == 1, "files of the losers are removed"
+    assert len([path for path in listed if path.endswith(".parquet")]) == 1, "the other writers' files are removed"
 
 
 def test_concurrent_windows_in_an_object_store_are_all_stored(bucket: str) -> None:

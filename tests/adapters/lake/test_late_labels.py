@@ -19,7 +19,7 @@ def test_labels_are_visible_only_after_they_were_known() -> None:
     assert label_of(known[0] - HOUR) == {}
     assert label_of(known[0]) == {"0-0": 1}
     assert label_of(known[1]) == {"0-0": 1, "0-1": 0}
-    assert label_of(known[2]) == {"0-0": 1, "0-1": 0}, "the third was not known when labels landed"
+    assert label_of(known[2]) == {"0-0": 1, "0-1": 0}, "the third was not known when labels were stored"
 
 
 def test_storing_labels_again_adds_only_new_ones() -> None:
@@ -158,7 +158,7 @@ def test_label_search_covers_only_due_unsearched_time() -> None:
     assert lake.labels_due(CONFIG, WINDOW.start, 2 * DAY) is None
     assert lake.labels_due(CONFIG, WINDOW.start + DAY, 2 * DAY).window == Window(WINDOW.start, WINDOW.start + DAY)
     due = lake.labels_due(CONFIG, SECOND.end, 2 * DAY)
-    assert due.window == WINDOW, "never looked for: all of it"
+    assert due.window == WINDOW, "never searched: everything"
 
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end, due)
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
@@ -177,7 +177,7 @@ def test_backfill_search_does_not_cover_later_labels() -> None:
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.start]), WINDOW.end, due)
 
     later = lake.labels_due(CONFIG, live + DAY, DAY)
-    assert later is not None and later.window.start == WINDOW.start, "its later labels are still to be looked for"
+    assert later is not None and later.window.start == WINDOW.start, "its later labels are still to be searched"
 
 
 def test_window_stored_during_a_search_is_searched_next_time() -> None:
@@ -201,4 +201,4 @@ def test_label_delay_uses_the_first_known_label() -> None:
     lake.land_labels(CONFIG, labels(ids[:1], [0], [as_of]), as_of)
     assert lake.label_lag(CONFIG, as_of, 1.0) == 9 * DAY
     assert lake.label_lag(CONFIG, as_of, 0.5) == 5 * DAY
-    assert lake.label_lag(CONFIG, taken[1], 1.0) == 2 * DAY, "as it was known then"
+    assert lake.label_lag(CONFIG, taken[1], 1.0) == 2 * DAY, "as known then"

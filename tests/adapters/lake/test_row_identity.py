@@ -86,7 +86,7 @@ def test_history_with_repeated_ids_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"columns\.id is id: 600 of 600 rows have .* \(67 ids in all\)") as refusal:
         read_window(config, HISTORY)
     assert "columns.id: [id, at] does. Nothing has landed" in str(refusal.value)
-    assert "c1" not in str(refusal.value).replace("churn", ""), "no id is shown"
+    assert "c1" not in str(refusal.value).replace("churn", ""), "no id is quoted"
     weekly = history(tmp_path, table, id=["id", "at"])
     assert repeats(read_window(weekly, HISTORY).column(0)).distinct == 600
 
@@ -121,7 +121,7 @@ def test_ambiguous_rows_of_old_history_are_not_trained_on() -> None:
     with pytest.raises(LakeError, match="2 of 4 rows have an id that another row has"):
         lake.labelled_snapshot(CONFIG, WINDOW, WINDOW.end)
     measured = lake.labelled_rows(CONFIG, WINDOW, WINDOW.end, ["id", "churned"])
-    assert measured.to_pydict() == {"id": ["b", "c"], "churned": [0, 1]}, "whose label is a's, nobody can tell"
+    assert measured.to_pydict() == {"id": ["b", "c"], "churned": [0, 1]}, "a's label is ambiguous"
 
 
 # --- ids that come again in later windows
@@ -238,7 +238,9 @@ def test_composite_id_joins_labels_from_every_source(
     found = lake.labelled_rows(config, WINDOW, SECOND.end)
     assert found.column_names[:5] == ["customer+shop+day", "at", "amount", "age", "shop"]
     assert found.column(0)[0].as_py() == "a\\|b0|0|2024-01-01"
-    assert found["churned"].cast(pa.int64()).to_pylist() == [number % 2 for number in range(600)], "each row its own"
+    assert found["churned"].cast(pa.int64()).to_pylist() == [number % 2 for number in range(600)], (
+        "each row has its own label"
+    )
 
 
 def test_time_may_be_part_of_the_id(tmp_path: Path) -> None:

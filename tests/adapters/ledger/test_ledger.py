@@ -108,7 +108,9 @@ def append_from_processes(writers: int, facts: int) -> None:
 
 def test_concurrent_processes_never_fork_the_chain():
     append_from_processes(writers=4, facts=25)
-    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.verify(MODEL).head, "the last entry has a witness"
+    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.verify(MODEL).head, (
+        "the head confirms the last entry"
+    )
 
 
 def test_slow_writer_does_not_overwrite_newer_head(monkeypatch):
@@ -267,7 +269,7 @@ class TestDamageIsFound:
         with pytest.raises(LedgerError, match="nothing shows that entry 3 is the last one") as damaged:
             ledger.append(MODEL, "note", "x", AT)
         assert not entry_file(4).exists() and not head_file().exists()
-        assert len(ledger.entries(MODEL)) == 3, "what is there can be read"
+        assert len(ledger.entries(MODEL)) == 3, "existing entries are readable"
         head_file().write_text(str(damaged.value).split(" write ")[1].removesuffix(" to head.json"))
         assert ledger.append(MODEL, "note", "x", AT).sequence == 4
         assert not ledger.verify(MODEL).problems

@@ -46,7 +46,7 @@ def test_invalid_utf8_parquet_is_refused_until_repaired(tmp_path: Path, column, 
     pq.write_table(with_broken_text(column, kind), tmp_path / "rows.parquet", store_schema=True)
     with pytest.raises(SourceError, match=f"column '{column}' holds bytes that are no UTF-8 text") as refused:
         read_and_land(config)
-    assert "gr" not in str(refused.value).split("bytes")[1], "what could not be read is not shown"
+    assert "gr" not in str(refused.value).split("bytes")[1], "unreadable text is not quoted"
     rows().to_parquet(tmp_path / "rows.parquet")
     lands_once_mended(config)
 

@@ -49,7 +49,7 @@ def test_later_times_of_another_precision_are_read(tmp_path: Path) -> None:
 def test_label_time_empty_at_first_is_read(tmp_path: Path) -> None:
     known = {"churned": "1", "settled": "2024-03-01T00:00:00Z"}
     labels = read_labels(csv(tmp_path, known, {"churned": "1", "settled": "NA"}, label_time="settled"), WINDOW)
-    assert [str(time) for time in labels["label_at"]] == ["2024-03-01 00:00:00+00:00"], "NA is no time yet"
+    assert [str(time) for time in labels["label_at"]] == ["2024-03-01 00:00:00+00:00"], "NA is an unknown time"
 
 
 @pytest.mark.parametrize("first", ["", "1"])

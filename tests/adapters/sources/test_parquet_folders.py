@@ -154,9 +154,9 @@ def test_each_footer_is_read_once(tmp_path: Path) -> None:
     config = folder(tmp_path, *(TABLE.slice(row * 20, 20) for row in range(6)))
     files = pa_fs.PyFileSystem(pa_fs.FSSpecHandler(local))
     dataset = file_dataset.open_files(config, files, str(tmp_path), form, ["id", "at"], "here")
-    assert sum(local.opened.values()) <= 6 + 1, "the first one's is also read to find out how folders are named"
+    assert sum(local.opened.values()) <= 6 + 1, "the first footer is also read to find the partition scheme"
     before = dict(local.opened)
     late = pc.field("at") > pa.scalar(WINDOW.end + 90 * (WINDOW.end - WINDOW.start))
     assert dataset.to_table(columns=["id"], filter=late).num_rows == 0
-    assert local.opened == before, "footers are known, and none of the files has such a time"
+    assert local.opened == before, "footers are cached, and no file has such a time"
     assert dataset.to_table(columns=["id"]).num_rows == ROWS

@@ -221,7 +221,7 @@ def test_no_row_is_lost_in_the_repeated_hour(kind: str, tmp_path: Path, monkeypa
         config = source("sql", url_env="ROWS_URL", query=query, options={"time_zone": zone.key})
     windows = Window(start, start + timedelta(days=1)).split(0.25)
     found = [row for window in windows for row in read_window(config, window)["id"].to_pylist()]
-    assert len(found) == len(set(found)) == 144, "both times 01:00 to 02:00 are taken as the first"
+    assert len(found) == len(set(found)) == 144, "both hours from 01:00 to 02:00 are read as the first"
 
 
 def test_csv_labels_further_down_are_read(tmp_path: Path) -> None:

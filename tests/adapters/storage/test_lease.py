@@ -45,7 +45,7 @@ with lease.hold("flight_delay", "retrain", ttl_s=ttl_s) as held:
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
@@ -77,7 +77,7 @@ def test_tokens_increase_and_released_lease_is_free():
         with hold(MODEL, purpose) as held:
             tokens.append(held.record.token)
     assert tokens == [1, 2, 3]
-    assert ledger.models() == (), "leases are no model's ledger"
+    assert ledger.models() == (), "leases are not a model's ledger"
 
 
 def test_entries_record_the_lease_token():
@@ -87,7 +87,7 @@ def test_entries_record_the_lease_token():
     assert (inside.lease, outside.lease) == (1, None)
     assert not ledger.verify(MODEL).problems
     text = (Path(os.environ["PERENNIAL_HOME"]) / "ledger" / MODEL / "00000002.json").read_text()
-    assert "lease" not in text, "an entry from before there were leases has this form, and must stay valid"
+    assert "lease" not in text, "entries from before leases have this form and must stay valid"
 
 
 def test_second_run_waits_and_gives_up_with_a_reason():
@@ -293,7 +293,7 @@ def test_foreign_file_blocks_nobody(name, content):
         assert held.check() == 1
     with hold(MODEL, "promote", patience_s=0) as following:
         assert following.check() == 2
-    assert (folder / name).read_text() == content, "what is not ours is left alone"
+    assert (folder / name).read_text() == content, "foreign files are left alone"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", '{"token":7,"purpose":"x","holder":"y","run":null,"ttl_s":1e300}'])
@@ -341,4 +341,4 @@ def test_short_lease_on_gcs_is_released_despite_rate_limit(monkeypatch):
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         began = time.monotonic()
         assert [_token_of("retrain"), _token_of("promote")] == [1, 2]
-        assert time.monotonic() - began < lease.TTL_S / 2, "released, not run out"
+        assert time.monotonic() - began < lease.TTL_S / 2, "released, not expired"

@@ -206,7 +206,7 @@ def test_late_labels_delay_policy_and_optimum() -> None:
         now = matrix.history + step  # two more windows have been served by then
         assert loss.shape == (now + 1, now + 1)
         assert np.isfinite(loss[10 if now >= 10 else 0, 13:]).all()
-        assert not np.isfinite(loss[:, now:][now - 2 :]).any(), "nothing of a candidate that did not serve by then"
+        assert not np.isfinite(loss[:, now:][now - 2 :]).any(), "no loss of a candidate that did not serve by then"
         assert np.isfinite(probe[10, 11:]).all() if now > 10 else True
     assert len(policy.seen) == 13
     every = simulate(matrix, Timer(1))
@@ -359,7 +359,7 @@ def test_lift_has_interval_except_timer_over_itself() -> None:
     assert found["never"] is None
     assert (found["even"].lift, found["even"].low, found["even"].high) == pytest.approx((0, 0, 0))
     late = found["late"]
-    assert late.low < late.lift < late.high < 0, "retraining at the end only is surely worse than evenly"
+    assert late.low < late.lift < late.high < 0, "retraining only at the end is significantly worse than evenly"
     assert (late.retrains, late.lift) == (4, outcome.policies["late"][0.05].lift)
     saved = late.even - outcome.policies["late"][0.05].run.mean_loss
     assert late.lift == pytest.approx(saved / (late.even - best_mean_loss(matrix, 4)))

@@ -168,7 +168,5 @@ def test_next_steps_lead_to_page_decision_and_dashboards() -> None:
     assert page.endswith("file:///page.html")
     assert f"{replay.model}, {promoted.window.name} on that page: version 2 in place of 1" in decision
     assert served.startswith("`make serve`")
-    assert replay.windows[0].window.name in next_steps([replay], "page")[1], (
-        "where nothing was promoted, the first event"
-    )
-    assert len(next_steps([replayed(8.1, 9.4, 8.0)], "page")) == 2, "where nothing happened, no decision"
+    assert replay.windows[0].window.name in next_steps([replay], "page")[1], "without a promotion, the first event"
+    assert len(next_steps([replayed(8.1, 9.4, 8.0)], "page")) == 2, "without events, no decision"

@@ -91,7 +91,7 @@ def test_probation_length_counts_windows_that_can_have_labels():
         policy = PromotionPolicy(**{"probation_windows": 2, **changes})
         return probation(policy, SINCE, SINCE + timedelta(days=days), 5, timedelta(days=1))
 
-    assert on(1) is None, "no label can be there yet"
+    assert on(1) is None, "no label can have arrived yet"
     assert on(5) == Window(SINCE, SINCE + timedelta(days=5))
     assert on(11) is not None
     assert on(16) is None

@@ -185,5 +185,7 @@ def test_best_constant_is_median_majority_or_shares():
     assert metrics.constant_prediction("pinball", [0.0, 10.0], 0, quantile=0.9)[0] == pytest.approx(9.0)
     assert metrics.constant_prediction("accuracy", [0, 0, 1], 2)[0] == 0.0
     assert metrics.constant_prediction("f1", [0, 0, 1], 2)[0] == 1.0
-    assert metrics.constant_prediction("log_loss", [0, 0, 1], 2)[0] == pytest.approx(1 / 4), "no row counts for itself"
+    assert metrics.constant_prediction("log_loss", [0, 0, 1], 2)[0] == pytest.approx(1 / 4), (
+        "no row is predicted from itself"
+    )
     assert metrics.constant_prediction("log_loss", [0, 1, 2, 2], 3).shape == (4, 3)

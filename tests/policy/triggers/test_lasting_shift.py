@@ -19,7 +19,7 @@ def first_alarm(rule: str, values: list[float], champion_from: int = 0) -> int |
     return next((n - 1 for n in looks if judged(rule, values[:n], champion_from=champion_from).retrain), None)
 
 
-@pytest.mark.slow("200 series, looked at 45 times each, as only so many show a level of 5 %")
+@pytest.mark.slow("200 series with 45 looks each; fewer would not show a level of 5 %")
 def test_stable_model_alarms_at_its_level_over_a_year():
     """200 stable series, each checked after each of 50 windows."""
     random = np.random.default_rng(0)
