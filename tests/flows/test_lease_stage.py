@@ -24,7 +24,7 @@ def test_writes_record_the_lease_token(tmp_path):
     promote(model, until=FIRST)
     assert [entry.lease for entry in ledger.entries("small")] == [1, 1, 1, 2]
     tags = registry.tags("small", "1")
-    assert tags["lease"] == "1", "the registering task, which runs in a thread, knows the lease of its flow"
+    assert tags["lease"] == "1", "the registering task, which has a timeout, knows the lease of its flow"
     assert check("small") is None, "no lease is held after a run"
 
 

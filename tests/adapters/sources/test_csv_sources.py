@@ -84,7 +84,7 @@ def test_invalid_time_is_reported_anywhere_in_the_file(
         ("delimiter", "||", "one character"),
         ("quote_char", "", "one character"),
         ("decimal_point", "..", "one character"),
-        ("encoding", "utf-99", "one such as utf8 or latin-1"),
+        ("encoding", "utf-99", "an encoding such as utf8 or latin-1"),
     ],
 )
 def test_invalid_csv_option_is_a_config_error(name: str, value: str, accepted: str) -> None:
