@@ -3,8 +3,8 @@
     python -m deployments.reference > deployments/README.md
 
 Type, bounds, default, meaning and example come from the classes' JSON schema (JSON Schema 2020-12, as pydantic writes
-it), the prose around them from `reference.md.j2`. A new setting needs a description and is in the page with the next
-run; `tests/deployments/test_reference.py` compares the page with what this module renders.
+it), the text around them from `reference.md.j2`. `tests/deployments/test_reference.py` checks that the page is up to date
+and that every setting has a description.
 """
 
 import re
@@ -31,7 +31,7 @@ PLAIN = {"string": "text", "integer": "whole number", "number": "number", "boole
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One row of a table: what may be written, what holds when it is left out, and what it does."""
+    """One row of a table: name, type, default, meaning and example of a setting."""
 
     name: str
     type: str
@@ -42,13 +42,13 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The settings of one class, with each place in the file where it may stand."""
+    """The settings of one class, with every path in the file at which they may occur."""
 
     paths: tuple[str, ...]
     meaning: str
     settings: tuple[Setting, ...]
     example: str = ""
-    """Of a condition: how it is written in one line."""
+    """For a condition: the YAML in one line."""
 
     @property
     def title(self) -> str:
@@ -56,11 +56,11 @@ class Block:
 
 
 def render() -> str:
-    """The whole page."""
+    """Render the page as Markdown."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701 (Markdown of our own settings, no HTML and no text of users)
+        autoescape=False,  # noqa: S701 (Markdown from our own settings; no HTML and no user input)
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -73,7 +73,7 @@ def render() -> str:
 
 
 class Page:
-    """Reads one JSON schema into blocks; nested classes become blocks of their own that the tables link to."""
+    """Split one JSON schema into blocks; nested classes become blocks of their own that the tables link to."""
 
     def __init__(self, schema: Schema) -> None:
         self.root = schema
@@ -83,24 +83,24 @@ class Page:
             self.paths.setdefault(name, []).append(path)
 
     def blocks(self) -> list[Block]:
-        """The file's own settings first, then the blocks in the order of the file."""
+        """Return the top-level settings first, then the nested blocks in the order of the file."""
         nested = [self._block(tuple(paths), self.classes[name]) for name, paths in self.paths.items()]
         return [self._block(("",), self.root), *nested]
 
     def conditions(self) -> list[Block]:
-        """What `retraining.when` may name, in the order of the union."""
+        """Return the conditions that `retraining.when` accepts, in the order of the union."""
         return [
             replace(self._block((name,), self.classes[kind.__name__]), example=getattr(kind, "example", ""))
             for name, kind in _kinds(RetrainingPolicy.model_fields["when"].annotation)
         ]
 
     def link(self, path: str) -> str:
-        """A Markdown link to the block at a path, by the anchor that its heading gets."""
+        """Return a Markdown link to the heading of the block at a path."""
         places = next(paths for paths in self.paths.values() if path in paths)  # a class has one heading for all places
         return f"[`{path}`](#{_anchor(_title(places))})"
 
     def _places(self, path: str, schema: Schema) -> Iterator[tuple[str, str]]:
-        """Each class that a setting below `schema` holds, with its place in the file."""
+        """Yield each settings class below `schema`, as (its path in the file, its name)."""
         for name, node in schema.get("properties", {}).items():
             for inner, held in self._held(node):
                 place = ".".join(filter(None, (path, name, inner)))
@@ -108,7 +108,7 @@ class Page:
                 yield from self._places(place, self.classes[held])
 
     def _held(self, node: Schema) -> Iterator[tuple[str, str]]:
-        """The classes that a setting holds, with what stands between its name and theirs; conditions are shown apart."""
+        """Yield (path below the setting, class name) of the settings classes in one setting; conditions are left out."""
         for part in () if "discriminator" in node else node.get("anyOf", [node]):
             values = part.get("additionalProperties", {})
             holders = (("", part), ("", part.get("items", {})), ("NAME", values if isinstance(values, Mapping) else {}))
@@ -136,7 +136,7 @@ class Page:
         return next((str(self.classes[held].get("description", "")) for _, held in self._held(node)), "")
 
     def _type(self, node: Schema, path: str) -> str:
-        """What may be written, in words."""
+        """Describe the accepted values in words."""
         if "discriminator" in node:
             return "[condition](#conditions)"
         if "$ref" in node:
@@ -174,7 +174,7 @@ def _bounded(words: str, node: Schema) -> str:
 
 
 def _default(block: str, name: str, node: Schema, required: bool) -> str:
-    """What holds when the setting is left out; some follow from the model's risk."""
+    """Describe the default of a setting; some depend on the model's risk."""
     usual = node.get("default")
     by_risk = {risk: blocks.get(block, {}).get(name, usual) for risk, blocks in DEFAULTS.items()}
     if block != "retraining" and len(set(map(repr, by_risk.values()))) > 1:  # a retraining block is taken as it is
@@ -189,14 +189,14 @@ def _default(block: str, name: str, node: Schema, required: bool) -> str:
 
 
 def _example(name: str, node: Schema) -> str:
-    """The first example of the setting, else its default, as it is written in the file."""
+    """Return the first example of the setting, else its default, as YAML."""
     given = [*node.get("examples", ()), *(part for each in node.get("anyOf", ()) for part in each.get("examples", ()))]
     value = given[0] if given else node.get("default")
     return "" if value in (None, "", [], {}) else _cell(f"`{name}: {_inline(value)}`")
 
 
 def _kinds(union: Any) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The classes that `trigger` chooses from, with the name of each."""
+    """Yield (trigger name, class) of each condition in a union."""
     for kind in get_args(union):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield str(get_args(kind.model_fields["trigger"].annotation)[0]), kind
@@ -205,7 +205,7 @@ def _kinds(union: Any) -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def _inline(value: Any) -> str:
-    """A value as YAML in one line; whole floats and times as people write them."""
+    """Format a value as YAML in one line; integral floats without a decimal point, times without quotes."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+Z", value):
@@ -219,7 +219,7 @@ def _sentence(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text in a cell of a Markdown table."""
+    """Format text for a cell of a Markdown table."""
     return _sentence(text).replace("|", "\\|")
 
 
@@ -228,12 +228,12 @@ def _title(paths: Sequence[str]) -> str:
 
 
 def _anchor(title: str) -> str:
-    """The anchor that GitHub gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def _risks() -> list[tuple[str, str, list[str]]]:
-    """Block, setting and value at each risk, of what a model's risk sets."""
+    """Return (block, setting, value at each risk) for every setting whose default depends on the risk."""
     named = dict.fromkeys(
         (block, name) for blocks in DEFAULTS.values() for block, settings in blocks.items() for name in settings
     )

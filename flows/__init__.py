@@ -1,3 +1,3 @@
-"""The flows: each composes stages and reads as prose."""
+"""Prefect flows. Each one composes the stages of `tasks`."""
 
 import tasks  # noqa: F401  (telemetry off before Prefect loads)

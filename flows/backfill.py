@@ -1,8 +1,8 @@
-"""Score and judge windows of a date range that were missed.
+"""Score and judge the missed windows of a date range.
 
 Every write is keyed by its window and decision, so a second run changes nothing. Windows that the champion was trained on
-are left out, because it would look better on them than it is. A window without rows is recorded as empty and tried again
-by a later run. A back-fill starts no retrain: the next live window decides, with everything that was filled in.
+are left out, because its results on them would be too good. A window without rows is recorded as empty and tried again
+by a later run. A back-fill starts no retrain: the next live window decides, with the filled-in windows as evidence.
 """
 
 from typing import Annotated
@@ -30,20 +30,20 @@ def backfill(
     max_windows: Annotated[int, Field(ge=1, le=1000)] = MAX_WINDOWS,
     dry_run: bool = True,
 ) -> Backfill:
-    """Score and judge every window of a date range that was missed; what was done before stays as it is.
+    """Score and judge the missed windows of a date range. Windows that were judged before stay as they are.
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
         start: Fill in windows that begin at this time (UTC) or later.
         end: Fill in windows that are complete by this time (UTC), and by now.
-        max_windows: Refuse a range with more windows to fill in than this, which guards against a mistyped year.
+        max_windows: Refuse a range with more missed windows than this, as a guard against a mistyped year.
         dry_run: Only show which windows would be scored and judged. Switch it off to fill them in.
     """
     config = admit(model)
     plan = plan_backfill(config, start, min(in_utc(end), wall_clock() - config.settling), max_windows)
     empty = []
     if not dry_run:
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # each run's own would cost it a second
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # subflow heartbeats add a second each
             progress = create_progress_artifact(0.0, f"backfill-{config.name}".replace("_", "-"), plan.headline)
             for number, window in enumerate(plan.missing, start=1):
                 run_as(RunMode.BACKFILL, "score", model=model, until=config.read_at(window))

@@ -1,8 +1,8 @@
 """Back-test retraining policies on recorded history. Only decisions are simulated; the registry is not touched.
 
-The performance matrix is built from the model's own lake, each candidate once; `perennial backtest --matrix FILE.npz` reads
-a recorded one instead, and needs neither server nor registry. Candidates are trained side by side in PERENNIAL_WORKERS
-processes, or on the Dask cluster at PERENNIAL_DASK_ADDRESS.
+The performance matrix is built from the model's own lake: each candidate is trained once and scored on later windows.
+`perennial backtest --matrix FILE.npz` reads a recorded matrix instead and needs neither server nor registry. Candidates are
+trained in parallel in PERENNIAL_WORKERS processes, or on the Dask cluster at PERENNIAL_DASK_ADDRESS.
 """
 
 import os
@@ -22,7 +22,7 @@ from tasks.replay.simulation import backtest_candidates
 
 
 def task_runner() -> TaskRunner[Any]:
-    """Where candidates are trained, from the environment: Dask, several processes, or one after another."""
+    """Choose from the environment where candidates are trained: on Dask, in several processes, or one after another."""
     address = os.environ.get("PERENNIAL_DASK_ADDRESS")
     if address:
         # Dask takes a second to import, and few installations have a cluster
@@ -45,13 +45,13 @@ def backtest(
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        alphas: Costs of a retrain to look at, in losses of one window.
-        policies: Only these, such as perennial and debt. All, when left empty.
+        alphas: Costs of a retrain to compare, in units of the loss of one window.
+        policies: Policies to simulate, such as perennial and debt. All, when left empty.
         compute_share: Share of a retrain's cost that is compute; the rest is deployment.
         until: Back-test on windows that are complete by this time (UTC). Now, or the end of recorded data, when left empty.
     """
     config = load_model_config(model)
-    plan = plan_candidates(config, present(config, until) - config.settling)  # what still waits must not land
+    plan = plan_candidates(config, present(config, until) - config.settling)  # do not store windows that still settle
     take_snapshot(config, config.history())
     served = [take_snapshot(config, window, may_be_empty=True) for window in plan.windows[plan.history :]]
     known = min(plan.windows[-1].end + config.columns.label_delay, wall_clock())
@@ -65,6 +65,6 @@ def backtest(
 
 
 if __name__ == "__main__":  # benchmarks outside this project call `python -m flows.backtest --matrix FILE --out DIR`
-    from deployments.cli import main  # the command imports this module again, by its own name
+    from deployments.cli import main  # the command imports this module again as flows.backtest
 
     sys.exit(main(["backtest", *sys.argv[1:]]))

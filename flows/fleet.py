@@ -1,7 +1,7 @@
 """Show all models, most urgent first: an artifact in the dashboard and a page that works offline.
 
-A model whose file is broken stands first; the others are shown as usual. Reads the ledger and the registry only.
-`make serve` shows the same page, always fresh, at /fleet of its reports.
+Models whose file is broken come first. Only the ledger and the registry are read. `make serve` also shows this page, up
+to date at each visit: /reports/fleet.html of its reports.
 """
 
 from typing import Annotated
@@ -18,7 +18,7 @@ def fleet(models: Annotated[list[Model], Field(max_length=500)] | None = None, u
     """Show every model's champion, health, drift, last decision, next check, spending and open approvals.
 
     Args:
-        models: Names under deployments/ or paths of YAML files anywhere; all under deployments/, when left empty.
+        models: Names under deployments/, or paths of YAML files anywhere. All under deployments/, when left empty.
         until: As of this time (UTC). Now, when left empty.
     """
     surveyed = survey_files(models or own_models(), in_utc(until) if until else wall_clock())

@@ -32,8 +32,8 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        until: Judge as of this time (UTC); nothing that became known later is read. Left empty, when the
-            schedule wanted the run, else now.
+        until: Judge as of this time (UTC); nothing that became known later is read. When left empty: the time a
+            scheduled run was due, else now.
         dry_run: Decide and explain, but write no ledger entry and hand nothing over.
     """
     config = admit(model)
@@ -69,6 +69,6 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
 
 
 def _reports(judgement: Judgement) -> tuple[PerformanceReport, ...]:
-    """What was measured of the model in this run, of its own window and of earlier ones."""
+    """Return the performance reports of this run: revised earlier windows, then the run's own window."""
     own = judgement.evidence.performance
     return (*judgement.revised, own) if own else judgement.revised

@@ -1,4 +1,4 @@
-"""The parameters that flows share, as people meet them in a form, in an event or on the command line."""
+"""Parameters that flows share, as they appear in forms, in events and on the command line."""
 
 import logging
 from collections.abc import Callable
@@ -28,16 +28,16 @@ from tasks.policy.records.text import NO_CONTROLS, OneLine
 
 
 def in_utc(moment: datetime) -> datetime:
-    """The moment as a plain one: of Prefect's own, less a timedelta, nothing would be left of the zone."""
+    """Return the moment as a standard datetime in UTC. Prefect's own class loses its zone when a timedelta is subtracted."""
     zoned = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return datetime.fromisoformat(zoned.isoformat())
 
 
 @dataclass(frozen=True)
 class OfferedModels:
-    """Show a model parameter as a choice of names under deployments/, or any path.
+    """Show a model parameter as a choice of the names under deployments/, or a path.
 
-    The choice is made of what lies there when a deployment is applied; what is accepted stays any name or path.
+    The form lists the models that exist when the deployment is applied. Any name or path is accepted.
     """
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class OfferedModels:
         return {"anyOf": [offered, path]} if names else path
 
 
-# Descriptions stand in the flows' docstrings: Prefect's forms take them from there and drop a Field's own.
+# Parameters are described in the flows' docstrings: Prefect's forms read them there and ignore a Field's description.
 Model = Annotated[str, Field(min_length=1, max_length=500), OfferedModels()]
 Moment = Annotated[datetime, AfterValidator(in_utc)]
 DecisionId = Annotated[str, Field(pattern=r"^[a-z0-9-]{8,64}$")]
@@ -57,12 +57,12 @@ Reason = Annotated[OneLine, Field(min_length=3, max_length=2000)]
 
 
 def present(config: ModelConfig, until: datetime | None) -> datetime:
-    """The time a flow judges from: `until`, else now, and never past the end of recorded data and of what comes late.
+    """Return the time a flow judges from: `until`, else now, but no later than the settled end of recorded data.
 
-    Recorded data, whose end the model's file sets, is complete wherever it lies, also ahead of the clock. A live model's
-    is complete up to now: rows are read once and for good, and labels are not sought again before a time that was searched,
-    so a later `until` would leave out for ever what is still to come. Raises TimeAhead for one that is later by more than
-    clocks differ.
+    Recorded data (`period.end` is set) is complete even if its end lies in the future. The data of a live model is complete
+    up to now only. A later `until` would lose rows and labels for good, because a window is read once and labels are
+    not searched again before a time that was searched already. Raises TimeAhead if `until` is later than now by more than
+    clocks may differ.
     """
     moment, now = in_utc(until) if until else wall_clock(), wall_clock()
     if config.period.end:
@@ -76,9 +76,9 @@ def present(config: ModelConfig, until: datetime | None) -> datetime:
 
 
 def due(config: ModelConfig, until: datetime | None) -> datetime:
-    """As `present`, but a scheduled run judges from when it was due, also where it waited a day for a worker.
+    """Return the time as `present` does, but for a scheduled run the time it was due, however long it waited for a worker.
 
-    So what was missed is caught up with in order, a window for each run that waited, and not the latest window by all of them.
+    Runs that waited therefore each judge their own window in order, instead of all judging the latest one.
     """
     run = FlowRunContext.get()
     scheduled = run.flow_run if run and run.flow_run and run.flow_run.auto_scheduled else None
@@ -88,22 +88,22 @@ def due(config: ModelConfig, until: datetime | None) -> datetime:
 
 
 def wall_clock() -> datetime:
-    """The time by the clock on the wall, which people's answers are measured by; production time may lie in the past."""
+    """Return the current time (UTC), which deadlines for people are measured by; production time may lie in the past."""
     return datetime.now(UTC)
 
 
 def manual_decision_id(config: ModelConfig, until: datetime | None, reason: str) -> str:
-    """Id of what a person asks for by hand: the same request at the same time of judgement is the same decision.
+    """Derive the id of a decision requested by hand; the same request for the same time gives the same id.
 
-    Without `until` that time is when the run was first due: a run that Prefect starts again keeps it, and so finishes what
-    it was cut off from; the clock has moved on by then.
+    Without `until`, the time is the run's scheduled start and not the clock. A run that Prefect restarts keeps it, so the
+    restarted run completes the same decision.
     """
     asked_at: datetime = until or flow_run.scheduled_start_time or wall_clock()
     return digest(config.name, config.fingerprint, present(config, asked_at).isoformat(), reason)
 
 
 def run_name(verb: str) -> Callable[[], str]:
-    """A flow run's name that search finds by model and by day: `monitor air_time until 2013-06-05`."""
+    """Return a function that names a flow run by model and day, for search: `monitor air_time until 2013-06-05`."""
 
     def name() -> str:
         given = flow_run.parameters
@@ -116,30 +116,30 @@ def run_name(verb: str) -> Callable[[], str]:
     return name
 
 
-def _without_refusals_traceback(record: logging.LogRecord) -> bool:
-    """Leave refusals without a traceback: their one sentence at the end would be pushed out of sight."""
+def _drop_refusal_traceback(record: logging.LogRecord) -> bool:
+    """Log refusals without a traceback, which would push their one sentence out of sight."""
     if record.exc_info and isinstance(record.exc_info[1], PerennialError):
         record.exc_info = None
     return True
 
 
-for _runs in ("prefect.flow_runs", "prefect.task_runs"):  # here, as all that a worker's process imports first is a flow
-    logging.getLogger(_runs).addFilter(_without_refusals_traceback)
+for _logger in ("prefect.flow_runs", "prefect.task_runs"):  # here, because a worker's process imports only the flow
+    logging.getLogger(_logger).addFilter(_drop_refusal_traceback)
 
 
 def own_server() -> AbstractContextManager[Any]:
-    """Where nobody names a server: the one that `make serve` runs on this workspace, else one of our own on its database.
+    """Use the server of `make serve` on this workspace if PREFECT_API_URL is not set, else a temporary one on its database.
 
-    So what a command did is in the dashboard that shows this workspace. A server of our own may take 120 s to start on a
-    busy machine, not 20. As settings, not in the environment, which Prefect reads when it is imported; what the user has set
-    stays.
+    The dashboard of this workspace then shows the run in both cases. A temporary server may take 120 s to start on a busy
+    machine, instead of Prefect's 20 s. These are temporary settings because Prefect reads the environment on import.
+    Settings of the user take precedence.
     """
     patience = {PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: 120}
     if PREFECT_API_URL.value():
         return temporary_settings(set_defaults=patience)
     space = workspace()
     served = served_url(space)
-    elsewhere = {PREFECT_API_KEY}  # a key without an address is for the cloud, and not for a server here to see
+    elsewhere = {PREFECT_API_KEY}  # a key without an address is for Prefect Cloud; a local server must not see it
     if served:
         return temporary_settings(
             {PREFECT_API_URL: served},

@@ -1,7 +1,7 @@
-"""Promote a validated challenger to champion, and check that it answers.
+"""Promote a validated challenger to champion, and check that it can predict.
 
-The verdict comes from the ledger, never from the caller: a challenger that did not pass is refused, whoever asks. For a
-model of high risk, or with `promotion.mode: approval`, the run suspends until a named person approves on its form.
+The verdict is read from the ledger, never taken from the caller, so a challenger that did not pass cannot be promoted. For
+a model of high risk, or with `promotion.mode: approval`, the run suspends until a named person approves on its form.
 A rejection, or no answer in time, refuses the challenger.
 """
 
@@ -44,13 +44,13 @@ def promote(
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        decision_id: The decision whose challenger to promote; the latest one judged when left empty, never one before it.
+        decision_id: The decision whose challenger to promote. The challenger validated last, when left empty.
         until: When this takes effect (UTC). Now, when left empty.
-        approved_by: The person who approves; where the model asks for approval and this is empty, the run waits for one.
-        comment: The approver's words; go to the ledger.
-        requested_by: Who asks for this, and so may not approve it.
-        override: A named person's word that a warning of validation may be accepted; a failed gate nobody overrides.
-        dry_run: Only show the gates' verdict and what would stop the promotion; nobody is asked and nothing moves.
+        approved_by: The person who approves. If the model requires approval and this is empty, the run waits for one.
+        comment: The approver's comment, recorded in the ledger.
+        requested_by: Who requests the promotion; this person may not approve it.
+        override: Accept a validation warning in the name of a person. A failed gate cannot be overridden.
+        dry_run: Only show the validation verdict and what would block the promotion. Nothing is changed or requested.
     """
     config = admit(model)
     as_of, principal = present(config, until), run_identity.creator(requested_by)
@@ -80,7 +80,7 @@ def _preview(config: ModelConfig, request: RunRequest, decision_id: str | None) 
 
 
 def _verdict(config: ModelConfig, model: str, decision_id: str | None) -> ValidationReport:
-    """What the ledger says of the challenger. Raises NothingToPromote where it holds nothing."""
+    """Return the challenger's validation from the ledger. Raises NothingToPromote if there is none."""
     validation = recall_validation(config, decision_id)
     if validation is None:
         raise NothingToPromote(

@@ -1,9 +1,8 @@
-"""Replay recorded history window by window as if live: for a demo, a back-fill or an audit.
+"""Replay recorded history window by window as if live, for a demo or an audit.
 
-For each window: score with the champion, read labels that have arrived, monitor, and where decided retrain, validate and
-promote. Flows are loaded by the entrypoints that deployments use, with the parameters that an automation would pass.
-Nothing later than a window's end is read while it is judged. Each finished window leaves a record, from which an
-interrupted replay resumes.
+For each window, score with the champion and monitor; if a retrain is decided, train, validate and promote. Flows are loaded
+from the entrypoints that deployments use, with the parameters that an automation would pass. A window is judged only by
+what was known then. Each finished window leaves a record, from which an interrupted replay resumes.
 """
 
 from collections import Counter
@@ -48,14 +47,14 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        start: First window to serve begins here (UTC). The end of the model's history, when left empty.
-        end: Stop here (UTC). The end of its recorded data, when left empty.
+        start: Start of the first window to serve (UTC). The end of the model's history, when left empty.
+        end: End of the replay (UTC). The end of the recorded data, when left empty.
     """
     config = load_model_config(model)
     windows = config.windows(start, end)
     folder = open_replay(config, windows)
     steps = _Steps(model)
-    # the replay has a heartbeat of its own; each of a subflow's would cost a second
+    # only the replay itself sends heartbeats; a subflow's would add a second each
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), ThreadPoolExecutor(1) as beside:
         first = first_champion(config) or _train_first(config, steps, windows[0])
         score_beside = partial(beside.submit, score_baselines, config, first, folder)
@@ -88,7 +87,7 @@ class _Steps:
         return outcome
 
     def wait(self, name: str, work: "Future[Any]") -> None:
-        """Until it is done; raises what it raised. Only this wait is counted: the rest of it cost no time."""
+        """Wait for `work`; raise its exception. Only the wait is counted, because the rest ran beside other steps."""
         started = perf_counter()
         work.result()
         self.seconds[name] += perf_counter() - started
@@ -106,13 +105,13 @@ def _train_first(config: ModelConfig, steps: _Steps, window: Window) -> ModelVer
 def _live_through(
     config: ModelConfig, steps: _Steps, window: Window, score_beside: "Callable[[Window], Future[Path]]"
 ) -> ReplayWindow:
-    """One window from its first row to the end of what it led to.
+    """Run one window through the loop, including every flow that its decision starts.
 
-    Baselines touch nothing that the loop reads, so `score_beside` starts them in another thread.
+    Baselines share no state with the loop, so `score_beside` starts them in another thread.
     """
     steps.seconds.clear()
     baselines: Future[Path] | None = None
-    if steps.run("score", until=config.read_at(window)):  # else it has no rows, as on a holiday
+    if steps.run("score", until=config.read_at(window)):  # None if the window has no rows, as on a holiday
         baselines = score_beside(window)
     judgement = steps.run("monitor", until=config.read_at(window))
     events = _go_back(config, steps, window, judgement.champion)
@@ -125,7 +124,7 @@ def _live_through(
 
 
 def _go_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) -> tuple[ReplayEvent, ...]:
-    """What an automation does with a fresh champion that has degraded."""
+    """Roll back a new champion that has degraded, as the automation does."""
     degraded = recall_degradation(config, champion)
     if degraded is None or degraded.at != config.read_at(window):
         return ()
@@ -136,7 +135,7 @@ def _go_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) 
 
 
 def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision) -> tuple[ReplayEvent, ...]:
-    """What automations do with a decision to retrain or to go back: put a challenger on trial, promote what passed."""
+    """Carry out a decision to retrain or to go back, as automations do: validate a challenger and promote it if it passes."""
     validation = steps.run(
         "retrain",
         until=config.read_at(window),
@@ -156,7 +155,7 @@ def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision)
 
 
 def _outcome(config: ModelConfig, records: Sequence[ReplayWindow], scores: Sequence[BaselineScores]) -> Replay:
-    """Complete the records with the labels known by the end."""
+    """Complete the windows' records with the labels and baselines known at the end of the replay."""
     last = records[-1].window.end
     completed = tuple(
         replace(

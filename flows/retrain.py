@@ -1,7 +1,7 @@
 """Train a challenger on the latest labelled rows and compare it with the champion on rows that neither has seen.
 
-A challenger that passes is announced by `perennial.challenger.validated`. One that fails is refused with its reasons, and
-the champion stays.
+For a challenger that passes, the run emits `perennial.challenger.validated`. One that fails is refused with its reasons,
+and the champion stays.
 """
 
 from datetime import datetime
@@ -54,17 +54,17 @@ def retrain(
     dry_run: bool = False,
     earlier: EarlierVersion | None = None,
 ) -> ValidationReport | Preview | None:
-    """Train a challenger and compare it with the champion; the first model is compared with its floor.
+    """Train a challenger and compare it with the champion. The first model is compared with a constant prediction.
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
         until: Train as of this time (UTC); nothing that became known later is read. Now, when left empty.
-        decision_id: The decision that asked for this; a second run with it changes nothing. Derived when left empty.
-        reason: Why, in a sentence; goes to the ledger.
-        requested_by: Who asks for this; goes to the ledger.
-        override: A named person's word that the budget may be exceeded, with a reason and an end; goes to the ledger.
-        dry_run: Only say what it would train on, what that costs and what would stop it; nothing is changed or landed.
-        earlier: Number of an earlier champion to try again instead of training: no training, no budget, the same proof.
+        decision_id: The decision that requested this; a second run with it changes nothing. Derived when left empty.
+        reason: Reason in one sentence, recorded in the ledger.
+        requested_by: Who requests this; recorded in the ledger.
+        override: Exceed the budget in the name of a person, with a reason and an expiry; recorded in the ledger.
+        dry_run: Only show the training rows, their cost and what would block the retrain. Nothing is changed or stored.
+        earlier: Version number of an earlier champion to validate again. Nothing is trained and no budget is used.
     """
     config = admit(model)
     as_of, principal = present(config, until), run_identity.creator(requested_by)

@@ -1,4 +1,4 @@
-"""Roll back: restore the previous champion, check that it answers, and quarantine the bad version."""
+"""Restore the previous champion, check that it can predict, and quarantine the bad version."""
 
 from typing import Annotated
 
@@ -28,7 +28,7 @@ from tasks.rollout.promotion import plan_rollback, restore_previous
 
 
 @flow(name="rollback", flow_run_name=run_name("rollback"))
-@with_lease("retrain")  # a bad champion is not left serving while a successor is trained
+@with_lease("retrain")  # a rollback does not wait for a retrain: a bad champion must stop serving
 def rollback(
     model: Model,
     reason: Reason,
@@ -42,12 +42,12 @@ def rollback(
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        reason: What is wrong with the present champion, in a sentence; goes to the ledger.
-        requested_by: Who asks for this; goes to the ledger.
+        reason: What is wrong with the present champion, in one sentence; recorded in the ledger.
+        requested_by: Who requests this; recorded in the ledger.
         until: When this takes effect (UTC). Now, when left empty.
-        decision_id: The decision that asked for this; a second run with it changes nothing. Derived when left empty.
-        champion: The version to go back from; refused where another one serves by now. Whichever serves, when left empty.
-        dry_run: Only try whether the previous champion answers, and say what would be restored.
+        decision_id: The decision that requested this; a second run with it changes nothing. Derived when left empty.
+        champion: The version to roll back; refused if another one serves by now. The present champion, when left empty.
+        dry_run: Only check that the previous champion can predict, and show what would be restored.
     """
     config = admit(model)
     as_of, principal = present(config, until), run_identity.creator(requested_by)

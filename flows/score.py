@@ -1,4 +1,4 @@
-"""Score one window with the champion and log every prediction, for `monitor` to compare with labels."""
+"""Score one window with the champion and log every prediction; `monitor` compares them with labels later."""
 
 from prefect import flow
 
@@ -13,14 +13,14 @@ from tasks.rollout.scoring import score_window
 
 @flow(name="score", flow_run_name=run_name("score"))
 def score(model: Model, until: Moment | None = None) -> Scoring | None:
-    """Score a model's latest complete window with its champion; scoring a window twice changes nothing.
+    """Score a model's latest complete window with its champion. Scoring a window twice changes nothing.
 
-    Where the window has no rows there is nothing to score or record, and it is scored once they have come.
+    A window without rows is not recorded; a later run scores it once its rows have arrived.
 
     Args:
         model: Name of a model under deployments/, or the path of a YAML file anywhere.
-        until: Score the latest window that is complete at this time (UTC). Left empty, when the schedule wanted the run,
-            else now.
+        until: Score the latest window that is complete at this time (UTC). When left empty: the time a scheduled run
+            was due, else now.
     """
     config = admit(model)
     window = config.window_until(due(config, until))

@@ -1,4 +1,4 @@
-"""What tests share: a workspace of their own, and a Prefect server for the stories."""
+"""Shared fixtures: a workspace per test, and a Prefect server per session."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Deploy to the server of the tests only after the flows, which would take its slots and set off its automations.
+    """Run deployment tests after the flow tests, because deployments would use slots and start automations.
 
     A test that is left out of `make test` says why: `@pytest.mark.slow("starts a server and a worker")`.
     """
@@ -25,7 +25,7 @@ def _room(item: pytest.Item) -> str:
 
 @pytest.fixture(autouse=True)
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty workspace for each test; nothing is ever written beside the code."""
+    """An empty workspace per test; nothing is written beside the code."""
     for setting in (
         "PERENNIAL_LAKE",
         "PERENNIAL_LEDGER",
@@ -41,11 +41,11 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """A real Prefect server with an empty database, for every story of the session."""
+    """A real Prefect server with an empty database, shared by the session."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    # without a heartbeat a flow call returns at once; with it each waits a second for the heartbeat's thread
+    # with heartbeats, each flow call waits a second for the heartbeat thread
     with (
         prefect_test_harness(server_startup_timeout=180),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),

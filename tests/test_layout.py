@@ -1,4 +1,4 @@
-"""The house stays as it was planned: who may import whom, what stands where, and what README says is there."""
+"""Checks of the project layout: import rules, package sizes, and READMEs."""
 
 import ast
 import re
@@ -28,7 +28,7 @@ def sources(folder: str) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it; `from a import b` counts as a and as a.b."""
+    """Return every module that a file imports, anywhere; `from a import b` counts as a and as a.b."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -134,7 +134,7 @@ def test_packages_hold_three_to_nine_modules(package):
 
 
 def test_packages_import_each_other_one_way():
-    """Imports of a package's modules and of the lazy package itself count alike."""
+    """Imports of a package's modules count like imports of the lazy package."""
     ours = {".".join(path.relative_to(ROOT).parts) for path in packages()}
     arrows: dict[str, set[str]] = {}
     for package in packages():
@@ -160,7 +160,7 @@ def test_imports_inside_functions_have_a_comment(path):
     for node in sorted(inner, key=lambda part: part.lineno):
         above = lines[node.lineno - 2]
         if "#" in lines[node.lineno - 1] or above.strip().startswith("#") or node.lineno - 1 in explained:
-            explained.add(node.end_lineno or node.lineno)  # one comment speaks for a block of imports
+            explained.add(node.end_lineno or node.lineno)  # one comment covers a block of imports
     assert not [f"{named(path)}:{node.lineno}" for node in inner if node.end_lineno not in explained]
 
 
@@ -222,7 +222,7 @@ def test_image_contains_all_run_files_and_is_not_root():
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert {line[1:] for line in ignored if line.startswith("!")} == taken
     assert all((ROOT / name).exists() for name in taken)
-    assert re.findall(r"^USER (.+)$", image, re.M) == ["10001"], "by number, for Kubernetes"
+    assert re.findall(r"^USER (.+)$", image, re.M) == ["10001"], "numeric, for Kubernetes"
 
 
 def test_clean_demo_removes_only_the_workspace(tmp_path):
@@ -242,7 +242,7 @@ PAGES = sorted(
 
 
 def readmes() -> str:
-    """Every page but the changelog, which names what is gone."""
+    """Every page except the changelog, which also names removed things."""
     return "\n".join(path.read_text(encoding="utf-8") for path in PAGES if path.name != "CHANGELOG.md")
 
 
@@ -291,7 +291,7 @@ def test_slow_tests_state_a_reason(request):
     request.node.add_marker(pytest.mark.slow)
     with pytest.raises(pytest.UsageError, match="slow without a reason"):
         pytest_collection_modifyitems([request.node])
-    request.node.add_marker(pytest.mark.slow("it waits for a clock"), append=False)
+    request.node.add_marker(pytest.mark.slow("waits for a lease to expire"), append=False)
     pytest_collection_modifyitems([request.node])
 
 
@@ -310,4 +310,4 @@ def test_flows_table_is_complete():
 
 def test_readme_is_short():
     words = (ROOT / "README.md").read_text(encoding="utf-8").split()
-    assert len(words) <= 900, "what is about one folder stands in that folder's README"
+    assert len(words) <= 900, "move what concerns one folder to that folder's README"

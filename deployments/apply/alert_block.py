@@ -18,12 +18,12 @@ TYPE = CustomWebhookNotificationBlock.get_block_type_slug()
 
 
 def refuse_other_types(found: Sequence[str]) -> None:
-    """Raise DeploymentError if a block of this name exists with another type than the one that a file creates."""
+    """Raise DeploymentError if a block of this name exists with a type other than the one that a file creates."""
     others = ", ".join(sorted(set(found) - {TYPE}))
     if others:
         raise DeploymentError(
             f"--alerts: the server has a block named {ALERTS} of type {others}, expected {TYPE}, or none yet; alerts would "
-            "not go to the file's address; delete that block in the dashboard, or leave --alerts out to go on using it"
+            "not go to the file's address; delete that block in the dashboard, or omit --alerts to keep using it"
         )
 
 
@@ -39,7 +39,7 @@ def save_alert_block(file: Path) -> str:
         raise DeploymentError(f"{file}: others may read it, expected only its owner to; run: chmod 600 {file}")
     if not address.startswith(("https://", "http://")) or len(address.split()) != 1:
         raise DeploymentError(
-            f"{file}: expected one address that begins with https:// and takes JSON, as chats' webhooks do"
+            f"{file}: expected one address that begins with https:// and accepts JSON, as chat webhooks do"
         )
     block = CustomWebhookNotificationBlock(
         name="perennial",

@@ -89,22 +89,22 @@ def _schedules(
 ) -> list[dict[str, Any]]:
     """Return the listed schedules whose model exists or that name no model, plus the default for models without one."""
     names = {model.name for model in models}
-    kept = [
+    current = [
         schedule for schedule in listed if "model" not in schedule.get("parameters", {}) or schedule["slug"] in names
     ]
     if new is None:
-        return kept
-    scheduled = {schedule["slug"] for schedule in kept}
+        return current
+    scheduled = {schedule["slug"] for schedule in current}
     added = [
         {"slug": model.name, **new, "active": model.period.end is None, "parameters": {"model": model.name}}
         for model in models
         if model.name not in scheduled
     ]
-    return kept + added
+    return current + added
 
 
 def _card(model: ModelConfig) -> dict[str, Any]:
-    """Return the content of a model's variable. The fingerprint makes every change of its file a change in the plan."""
+    """Return the content of a model's variable. With the fingerprint, every change of its file appears in the plan."""
     return {
         "owner": model.owner,
         "purpose": model.purpose,

@@ -1,8 +1,8 @@
 """Bring a Prefect server to the state that `prefect.yaml` and the models' files describe (`perennial apply`).
 
 It prints a plan, then runs Prefect's own deploy from a generated file. Prefect's deploy creates no work pool, removes
-nothing and handles only automations that a deployment owns; this module does those steps. Afterwards it reads the
-server again, because Prefect also reports success for a deployment that it applied only in part.
+nothing and handles only automations that a deployment owns; this module does the rest. Afterwards it reads the server
+again, because Prefect also reports success for a deployment that it applied only in part.
 """
 
 import tempfile
@@ -18,8 +18,8 @@ from deployments.apply.plan import SWITCHES, Change, Definition, plan, summary
 from deployments.apply.pools import located_pool
 from deployments.apply.prefect_definitions import wanted_automations, wanted_definitions
 from deployments.apply.server_state import CONNECTION_ERRORS, PrefectState, deploy
-from deployments.apply.storage_preflight import refuse_lost_work, withheld
-from deployments.apply.unpolled_queues import unattended
+from deployments.apply.storage_preflight import refuse_ephemeral_storage, withheld
+from deployments.apply.unpolled_queues import list_unpolled_queues
 from tasks.policy.records.errors import DeploymentError
 
 DEPLOYED_BY_PREFECT = ("deployment", "schedule", "trigger")
@@ -46,7 +46,7 @@ def apply(
             workspace's addresses.
     """
     definitions = definitions or read_definitions()
-    refuse_lost_work(definitions)
+    refuse_ephemeral_storage(definitions)
     try:
         with PrefectState() as state:
             found = state.found_definitions(definitions.pools)
@@ -62,16 +62,16 @@ def apply(
             print(*changes, summary(wanted, changes), sep="\n")
             if alerts is None:
                 print(
-                    f"no notification block is named {ALERTS}, so failures notify no one; create one, or: --alerts FILE"
+                    f"no notification block is named {ALERTS}, so failures notify no one; create one, or use --alerts FILE"
                 )
             if changes and not dry_run:
                 _carry_out(state, definitions, alerts, changes)
                 _verify(wanted, state.found_definitions(definitions.pools))
-            for sentence in [*withheld(definitions), *unattended(state, definitions, followed)]:
+            for sentence in [*withheld(definitions), *list_unpolled_queues(state, definitions, followed)]:
                 print(sentence)
     except CONNECTION_ERRORS as error:
         raise DeploymentError(
-            f"the Prefect server refused or went away: {error}; see its log, then apply again"
+            f"the Prefect server refused the request or is unreachable: {error}; see its log, then apply again"
         ) from error
     return changes
 
@@ -106,7 +106,7 @@ def _carry_out(state: PrefectState, definitions: Definitions, alerts: str | None
             if retyped:
                 raise DeploymentError(
                     f"work pool {change.definition.name}: {retyped} cannot be changed; "
-                    "delete the pool in the dashboard, or name another in prefect.yaml"
+                    "delete the pool in the dashboard, or use another name in prefect.yaml"
                 )
             state.save_pool(located_pool(change.definition.name), exists=change.verb == "changed")
         if change.definition.kind == "limit" and change.verb != "removed":

@@ -47,8 +47,8 @@ class Change:
     details: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        said = f": {'; '.join(self.details)}" if self.details else ""
-        return f"{self.verb}  {self.definition.kind:<11} {self.definition.name}{said}"
+        details = f": {'; '.join(self.details)}" if self.details else ""
+        return f"{self.verb}  {self.definition.kind:<11} {self.definition.name}{details}"
 
 
 def plan(wanted: Iterable[Definition], found: Iterable[Definition]) -> tuple[Change, ...]:

@@ -1,7 +1,7 @@
-"""Convert what to deploy and what a server has, in Prefect's terms, into the same plain definitions.
+"""Convert Prefect's wanted and deployed objects into the same plain definitions.
 
-Both sides pass through Prefect's models; a default that Prefect fills in is no difference. Ids differ between servers;
-definitions refer to deployments and blocks by name.
+Both sides pass through Prefect's models, so a default that Prefect fills in is not a difference. Ids differ between
+servers; definitions therefore refer to deployments and blocks by name.
 """
 
 import json
@@ -58,8 +58,8 @@ def describe_pool(name: str, kind: str, template: Mapping[str, Any]) -> Definiti
         for variable, spec in template.get("variables", {}).get("properties", {}).items()
         if spec.get("default") is not None
     }
-    whole = digest(json.dumps(template, sort_keys=True))
-    return Definition("work pool", name, _plain({"type": kind, "defaults": defaults, "template": whole}))
+    template_digest = digest(json.dumps(template, sort_keys=True))
+    return Definition("work pool", name, _plain({"type": kind, "defaults": defaults, "template": template_digest}))
 
 
 def _limit(item: Mapping[str, Any]) -> Definition:
@@ -75,12 +75,14 @@ def describe_limit(limit: GlobalConcurrencyLimitResponse) -> Definition:
 def wanted_automations(definitions: Definitions, alerts: str | None) -> Iterator[AutomationCore]:
     """Yield the automations that belong to no deployment; `alerts` is the id of the notification block, or None."""
     for item in definitions.automations:
-        actions = [{**action, "block_document_id": alerts} if _tells(action) else action for action in item["actions"]]
-        if alerts or not any(map(_tells, item["actions"])):
+        actions = [
+            {**action, "block_document_id": alerts} if _notifies(action) else action for action in item["actions"]
+        ]
+        if alerts or not any(map(_notifies, item["actions"])):
             yield AutomationCore.model_validate({**item, "actions": actions})
 
 
-def _tells(action: dict[str, Any]) -> bool:
+def _notifies(action: dict[str, Any]) -> bool:
     return bool(action["type"] == "send-notification")
 
 
@@ -113,9 +115,9 @@ def _parameter_schema(deployment: str, entrypoint: str) -> dict[str, Any]:
 
 
 def _schedule(deployment: str, slug: str, fields: dict[str, Any], identity: str = "") -> Definition:
-    kept = {name: fields.get(name) for name in ("cron", "interval", "rrule", "timezone")}
-    kept |= {"active": fields.get("active", True), "parameters": fields.get("parameters", {})}
-    return Definition("schedule", f"{deployment} {slug}", _plain(kept), identity)
+    compared = {name: fields.get(name) for name in ("cron", "interval", "rrule", "timezone")}
+    compared |= {"active": fields.get("active", True), "parameters": fields.get("parameters", {})}
+    return Definition("schedule", f"{deployment} {slug}", _plain(compared), identity)
 
 
 def _trigger(deployment: str, spec: dict[str, Any]) -> Definition:

@@ -22,26 +22,26 @@ EXAMPLES = {
 }
 
 
-def refuse_lost_work(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> None:
+def refuse_ephemeral_storage(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> None:
     """Raise DeploymentError if a part of the workspace would be deleted with its container."""
     lost = [
         f"{deployment}: {_sentence(parts)}"
         for deployment, given in _container_settings(definitions, environment).items()
-        if (parts := _parts_left(given))
+        if (parts := _missing_addresses(given))
     ]
     if lost:
         raise DeploymentError(
             "\n".join(lost)
-            + "\nnothing was changed; set them for apply, which passes them to the containers, or name a place of "
-            "your own hosts in the model's file; infra/README.md, The image"
+            + "\nnothing was changed; set them for apply, which passes them to the containers, or place the model on "
+            "your own hosts in its file; see infra/README.md, The image"
         )
 
 
 def withheld(definitions: Definitions, environment: Mapping[str, str] = os.environ) -> list[str]:
     """List, one sentence each, the addresses not passed to a deployment's containers because they hold a password."""
     return [
-        f"{deployment}: {part} holds a password, and everyone can read a pool's template: give it to the containers from "
-        "your platform's store, or their runs lose their work"
+        f"{deployment}: {part} holds a password and is not written to the pool's template, which everyone can read; pass "
+        "it to the containers from your platform's secret store, or the results of their runs are lost"
         for deployment, given in _container_settings(definitions, environment).items()
         for part in LOCATIONS
         if holds_password(environment.get(part, "")) and given[part] == environment[part]
@@ -61,7 +61,7 @@ def _container_settings(definitions: Definitions, environment: Mapping[str, str]
     return given
 
 
-def _parts_left(given: Mapping[str, str]) -> list[str]:
+def _missing_addresses(given: Mapping[str, str]) -> list[str]:
     if given.get(HOME):
         return []
     tracking = given.get(TRACKING, "")

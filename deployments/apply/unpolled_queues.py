@@ -6,7 +6,7 @@ from typing import Protocol
 
 from deployments.apply.definitions import Definitions
 
-LATELY = timedelta(seconds=60)
+POLL_TIMEOUT = timedelta(seconds=60)
 """A worker polls every 10 s; like Prefect, treat a queue as unpolled after 60 s without a poll."""
 DEFAULT_QUEUE = "default"
 
@@ -18,7 +18,7 @@ class Polls(Protocol):
         """Return when an online worker last polled this queue; None if none did."""
 
 
-def unattended(
+def list_unpolled_queues(
     state: Polls, definitions: Definitions, followed: Collection[str] = (), now: datetime | None = None
 ) -> list[str]:
     """List the used queues that no worker polls, one sentence each.
@@ -33,12 +33,12 @@ def unattended(
     return [
         _sentence(pool, queue, deployments)
         for (pool, queue), deployments in sorted(used.items())
-        if pool not in followed and not _lately(state.last_polled(pool, queue), moment)
+        if pool not in followed and not _is_recent(state.last_polled(pool, queue), moment)
     ]
 
 
-def _lately(polled: datetime | None, now: datetime) -> bool:
-    return polled is not None and now - polled <= LATELY
+def _is_recent(polled: datetime | None, now: datetime) -> bool:
+    return polled is not None and now - polled <= POLL_TIMEOUT
 
 
 def _sentence(pool: str, queue: str, deployments: Collection[str]) -> str:

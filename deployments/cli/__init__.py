@@ -1,4 +1,4 @@
-"""`perennial`, the one command: what people type, what scripts read, what `make` calls."""
+"""The `perennial` command, used by people, by scripts and by `make`."""
 
 from deployments.cli.app import app, main
 

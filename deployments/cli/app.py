@@ -1,10 +1,10 @@
-"""The command line as a whole: its commands, how errors are shown, and how it ends.
+"""Assemble the command line: its commands, error messages and exit codes.
 
-Exit codes are part of the interface. 0: done. 1: the answer is no (a wrong file, a damaged ledger, a refused run).
-2: the request itself cannot be met (a wrong option, a file or a server that is not there). An error that a person can
-fix is printed as one message on stderr; anything else is a defect and keeps its traceback.
+Exit codes are part of the interface. 0: success. 1: a negative result (an invalid file, a damaged ledger, a refused run).
+2: the request itself is invalid (a wrong option, a missing file or server). An error that a user can fix is printed as one
+message on stderr. Any other error is a defect and keeps its traceback.
 
-`--help` and completion answer at once, so no module of this package loads Prefect or a library of the models at its top.
+To keep `--help` and completion fast, no module of this package imports Prefect or a machine learning library at its top.
 """
 
 import os
@@ -22,22 +22,22 @@ from deployments.cli.output import examples
 from tasks.policy.records.errors import PerennialError
 
 CLOSED_PIPE = 141
-"""128 + SIGPIPE, as other commands end when `| head` has read enough; never mistaken for a verdict."""
+"""128 + SIGPIPE, as for other commands whose reader, such as `| head`, has closed the pipe; differs from 0, 1 and 2."""
 
 
 class Perennial(TyperGroup):
-    """Runs a command and turns what a person can fix into one message."""
+    """Run a command and print an error that a user can fix as one message."""
 
     def invoke(self, ctx: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, TextIOWrapper):  # else it is a test's
-                stream.reconfigure(errors="replace")  # a locale without σ or │ must not end what runs for days
+            if isinstance(stream, TextIOWrapper):  # tests replace the streams
+                stream.reconfigure(errors="replace")  # a locale without σ or │ must not end a long run
         try:
             outcome = super().invoke(ctx)
-            sys.stdout.flush()  # a closed pipe shows here, where it is handled, and not when Python ends
+            sys.stdout.flush()  # raise for a closed pipe here, where it is handled, instead of at exit
             return outcome
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
             ctx.exit(CLOSED_PIPE)
         except PerennialError as error:
             print(error, file=sys.stderr)
@@ -48,7 +48,7 @@ app = typer.Typer(
     name="perennial",
     cls=Perennial,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # its frames would show values, such as rows and passwords
+    pretty_exceptions_enable=False,  # typer's tracebacks would show values, such as rows and passwords
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog=examples(
         "perennial demo",
@@ -72,10 +72,10 @@ def perennial(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Keep production models performing: watch them, retrain when it pays, and always be able to go back.
+    """Keep production models performing: monitor them, retrain when it pays, and always be able to go back.
 
-    A MODEL is the name of a file under deployments/ (or in the folder PERENNIAL_MODELS), or the path of a YAML file.
-    Everything is stored in the workspace, .perennial unless PERENNIAL_HOME names another folder.
+    MODEL is the name of a file under deployments/ (or in the folder PERENNIAL_MODELS), or the path of a YAML file.
+    State is stored in the workspace: the folder .perennial, or the one that PERENNIAL_HOME names.
     """
 
 
@@ -86,7 +86,7 @@ app.add_typer(audit.app, name="audit", rich_help_panel=flows.PANEL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code."""
+    """Run the command and return its exit code."""
     try:
         app(args=arguments, prog_name="perennial")
     except SystemExit as ended:

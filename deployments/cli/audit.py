@@ -1,4 +1,4 @@
-"""`perennial audit`: is the ledger intact, what was done, and what served at a time?"""
+"""`perennial audit`: verify the ledger, show its entries, and show which version served at a given time."""
 
 from datetime import datetime
 from typing import Annotated
@@ -10,7 +10,7 @@ from tasks.adapters import ledger
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.", autocompletion=model_names)]
 
-app = typer.Typer(no_args_is_help=True, help="Read and check the ledger, where every decision and move is recorded.")
+app = typer.Typer(no_args_is_help=True, help="Read and verify the ledger, which records every decision and change.")
 
 
 @app.command(
@@ -23,15 +23,15 @@ def verify(
     expect: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODEL:SEQUENCE:HASH", help="A head that was noted before. May be repeated.", show_default=False
+            metavar="MODEL:SEQUENCE:HASH", help="A head printed by an earlier run. May be repeated.", show_default=False
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the whole chain of every ledger, and the registry against it. Ends with 1 when anything is wrong.
+    """Verify the hash chain of every ledger, and the registry against it. Exits with 1 if anything is wrong.
 
-    Note the head it prints in another place: given back as --expect, it finds even a ledger whose end was cut off by
-    someone who covered it up.
+    Store the printed heads elsewhere and pass them as --expect: that also detects a ledger whose last entries were
+    removed.
     """
     from tasks.record.audit import check_ledgers, noted_head  # loads Prefect
 
@@ -43,7 +43,7 @@ def verify(
     if as_json:
         print_json(found)
     elif not found:
-        print("no ledger here yet")
+        print("no ledger yet")
     else:
         print(*(line for each in found for line in each.lines), sep="\n")
     if not all(each.ok for each in found):
@@ -58,13 +58,13 @@ def verify(
 def show(
     model: Model,
     kind: Annotated[
-        str | None, typer.Option(help="Only facts of this kind, such as champion.promoted.", show_default=False)
+        str | None, typer.Option(help="Only entries of this kind, such as champion.promoted.", show_default=False)
     ] = None,
-    last: Annotated[int | None, typer.Option(help="Only the last so many.", min=1, show_default=False)] = None,
+    last: Annotated[int | None, typer.Option(help="Only the last N entries.", min=1, show_default=False)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a model's facts, oldest first."""
-    from tasks.record.audit import describe_entry  # imports Prefect, which help need not wait for
+    """Print a model's ledger entries, oldest first."""
+    from tasks.record.audit import describe_entry  # loads Prefect
 
     found = ledger.entries(model, kind=kind, last=last)
     if as_json:
@@ -82,11 +82,11 @@ def show(
 def state(
     model: Model,
     at: Annotated[
-        datetime, typer.Option(parser=utc_moment, metavar="DATE", help="Date or time, UTC unless it names a zone.")
+        datetime, typer.Option(parser=utc_moment, metavar="DATE", help="Date or time, in UTC unless it has a zone.")
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Print which version served at a time, and why. Ends with 1 when none did."""
+    """Print which version served at a time, and why. Exits with 1 if none did."""
     from tasks.record.audit import champion_at, describe_champion  # loads Prefect
 
     found = champion_at(model, at)

@@ -1,4 +1,4 @@
-"""What `perennial check` finds: what each model will do, or what is wrong with its file."""
+"""Check model files for `perennial check`: describe what each model will do, or what is wrong with its file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tasks.training.readiness import check_training, look_at_data
 
 @dataclass(frozen=True, slots=True)
 class CheckedFile:
-    """A model's file: what it will make Perennial do and what its data shows, or the error."""
+    """Result for one model's file: what Perennial will do, findings in its data, or the error."""
 
     model: str
     purpose: str = ""
@@ -24,7 +24,7 @@ class CheckedFile:
 
 @dataclass(frozen=True, slots=True)
 class CheckedFleet:
-    """What models share, in a sentence, or the error of fleet.yaml."""
+    """Result for fleet.yaml: the shared settings in one sentence, or the error."""
 
     sentence: str = ""
     error: str = ""
@@ -32,7 +32,7 @@ class CheckedFleet:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Every file that was checked."""
+    """Results for all checked files."""
 
     models: tuple[CheckedFile, ...]
     fleet: CheckedFleet
@@ -43,10 +43,10 @@ class Checked:
 
 
 def check_files(paths: Sequence[str], data: bool) -> Iterator[CheckedFile]:
-    """Check files one by one, all models when none is named.
+    """Yield the result of each file; of all models if `paths` is empty.
 
-    A source that is a function is imported, and the estimator is fitted on a few made-up rows; with `data` the latest rows
-    of the history are read as well.
+    A source function is imported, and the estimator is fitted on a few generated rows. With `data`, the latest rows of the
+    history are read as well.
     """
     for path in paths or available_models():
         try:
@@ -67,4 +67,6 @@ def check_fleet() -> CheckedFleet:
     if not fleet.shared_budget:
         return CheckedFleet()
     limit = fleet.shared_budget.max_usd_per_month
-    return CheckedFleet(f"together: {', '.join(fleet.sharing())} retrain for at most {limit:,.2f} $ in 30 days.")
+    return CheckedFleet(
+        f"together: {', '.join(fleet.sharing())} may spend at most {limit:,.2f} $ on retrains in 30 days."
+    )

@@ -1,7 +1,7 @@
-"""`perennial demo`: replay every model side by side on a Prefect server of its own, then show what happened.
+"""`perennial demo`: replay all models in parallel on a Prefect server of its own, then show the results.
 
-One process per model, because the two cores are there; progress is read from the records that each replay leaves. A live
-model, whose file sets no `period.end`, has no end of recorded history to replay to and is left out.
+Each model runs in its own process. Progress is read from the records that each replay writes. Live models (without
+`period.end`) have no recorded history to replay and are left out.
 """
 
 import multiprocessing
@@ -31,13 +31,13 @@ from tasks.replay.records import finished_replays, replay_folder
 
 POLL_S = 0.3
 SLOW_TO_LOAD = ("lake.tables", "registry.versions", "models.estimators")
-"""What the first training needs; to load more would keep the cores from the server that is starting."""
+"""Modules that the first training needs. Loading more would slow down the server, which is starting at the same time."""
 
 
 def show_demo(models: Sequence[str]) -> int:
-    """Replay what was not replayed yet and show all. Returns 1 where a replay failed, 130 after Ctrl-C."""
+    """Run the missing replays and show all. Returns 1 if a replay failed, 130 after Ctrl-C."""
     console = Console()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped as on Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stop the server, as on Ctrl-C
     try:
         configs = _recorded({model: load_model_config(model) for model in models or available_models()}, console)
         done = {replay.model for replay in finished_replays()}
@@ -51,19 +51,19 @@ def show_demo(models: Sequence[str]) -> int:
 
 
 def _recorded(configs: dict[str, ModelConfig], console: Console) -> dict[str, ModelConfig]:
-    """Those whose history has an end; a line says which are left out. Raises NothingToReplay where none is left."""
+    """Return the models with recorded history; print which are left out. Raises NothingToReplay if none has any."""
     recorded = {model: config for model, config in configs.items() if config.period.end}
     for config in configs.values():
         if not config.period.end:
-            said = f"{config.name}: left out, it is a live model: period.end is not set"
-            console.print(said, markup=False, soft_wrap=True)
+            skipped = f"{config.name}: left out, it is a live model: period.end is not set"
+            console.print(skipped, markup=False, soft_wrap=True)
     if not recorded:
         raise NothingToReplay("demo: no model has recorded history to replay; expected one whose file sets period.end")
     return recorded
 
 
 def _replay(configs: dict[str, ModelConfig], console: Console) -> list[str]:
-    """Replay the models at once. Returns those that failed, after printing the end of their logs."""
+    """Replay the models in parallel. Return those that failed, after printing the end of their logs."""
     started = perf_counter()
     spawn = multiprocessing.get_context("spawn")
     with prefect_server(workspace()) as environment:
@@ -87,11 +87,11 @@ def _replay(configs: dict[str, ModelConfig], console: Console) -> list[str]:
 
 
 def _replay_one(model: str) -> None:
-    """The child process: load what is needed first while the server starts, then replay."""
+    """Run one replay in a child process; import what it needs while the server starts."""
     with _log_path(load_model_config(model).name).open("w") as log:
-        for stream in (sys.stdout, sys.stderr):  # by number: loggers hold the streams that were there at import
+        for stream in (sys.stdout, sys.stderr):  # file descriptors, because loggers hold the original streams
             os.dup2(log.fileno(), stream.fileno())
-    from flows.replay import replay  # in the child only, while the server starts
+    from flows.replay import replay  # loads Prefect: in the child only, while the server starts
 
     for adapter in SLOW_TO_LOAD:
         import_module(f"tasks.adapters.{adapter}")
@@ -109,7 +109,7 @@ def _progress(console: Console) -> Progress:
 
 
 class ReplayRow:
-    """A bar that advances with the records that a replay leaves."""
+    """A progress bar that advances with the records that a replay writes."""
 
     def __init__(self, progress: Progress, name: str, total: int | None) -> None:
         self.progress, self.name, self.seen = progress, name, 0
@@ -132,7 +132,7 @@ class ReplayRow:
 
 @contextmanager
 def replay_progress(name: str, total: int | None) -> Iterator[None]:
-    """A bar while a replay runs in this process, whose main thread it keeps busy."""
+    """Show a progress bar while a replay runs in this process; a thread updates it."""
     finished = Event()
     with _progress(Console(stderr=True)) as progress, logs_above():
         row = ReplayRow(progress, name, total)
@@ -156,7 +156,7 @@ def _show(console: Console, repeated: bool) -> None:
         return
     console.print(reports.replay.summary_table(replays))
     if repeated:
-        console.print("replayed before; `make clean-demo` forgets it, so that the next `make demo` starts anew")
+        console.print("replayed before; `make clean-demo` deletes the replay, and the next `make demo` starts again")
     page = (workspace().home / "replay" / "index.html").as_uri()
     console.print("look next at:")
     for number, step in enumerate(next_steps(replays, page), 1):

@@ -1,4 +1,4 @@
-"""Commands about model files: `check` says what a file does, `accept` has somebody answer for a new one."""
+"""Commands about model files: `check` describes a file, `accept` approves a changed one."""
 
 import sys
 from datetime import UTC, datetime
@@ -29,21 +29,21 @@ def check(
         list[str] | None,
         typer.Argument(
             metavar="[PATH]...",
-            help="YAML files or names of models; every model when left out.",
+            help="YAML files or names of models. Default: every model.",
             show_default=False,
             autocompletion=model_names,
         ),
     ] = None,
     data: Annotated[
-        bool, typer.Option("--data", help="Also read the latest rows of the history, and say what is odd about them.")
+        bool, typer.Option("--data", help="Also read the latest rows of the history and report problems in them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check model files and say in plain sentences what each will do.
+    """Check model files and describe in plain sentences what each will do.
 
-    Ends with 1 when a file is wrong: the message names the field, what was found and what was expected.
+    Exits with 1 if a file is invalid: the message names the field, what was found and what was expected.
     """
-    from deployments.cli.checking import Checked, check_files, check_fleet  # loads the libraries of the models
+    from deployments.cli.checking import Checked, check_files, check_fleet  # loads machine learning libraries
 
     found = []
     with progress("checking"):
@@ -67,19 +67,19 @@ def check(
 def accept(
     model: Annotated[
         str,
-        typer.Option(help="Name of a model, or path of the YAML file that holds from now on.", metavar="MODEL"),
+        typer.Option(help="Name of the model, or path of its new YAML file.", metavar="MODEL"),
     ],
     by: Annotated[
-        str, typer.Option(help="Who answers for it, as in access.override of the file until now.", metavar="NAME")
+        str, typer.Option(help="Who accepts the change: a person named in the old file's access.", metavar="NAME")
     ],
-    reason: Annotated[str, typer.Option(help="Why; goes to the ledger.")],
+    reason: Annotated[str, typer.Option(help="Reason, recorded in the ledger.")],
 ) -> None:
-    """Answer for another file, risk or access of a model that already runs.
+    """Accept a change of file, risk, access or promotion of a model that already runs.
 
-    A ledger belongs to the file that it began with. When the file moves, or says something else of risk, access or
-    promotion, runs stop until a person whom the old file names accepts the change.
+    A ledger is bound to the file that it began with. After such a change, runs are refused until a person named in the old
+    file accepts it.
     """
     from tasks.rollout.access import accept_file  # loads Prefect
 
     found = accept_file(model, by, reason, datetime.now(UTC))
-    print(f"{model}: the ledger goes on with {found.file} (risk {found.risk}); {by} answers for it")
+    print(f"{model}: the ledger is now bound to {found.file} (risk {found.risk}), accepted by {by}")

@@ -1,7 +1,7 @@
-"""Commands that run a flow here and now: `run FLOW`, and `replay`, `backtest` and `fleet` by themselves.
+"""Commands that run a flow in this process: `run FLOW`, and the shortcuts `replay`, `backtest` and `fleet`.
 
-An option of `perennial run` is a parameter of the flow, with the name, the description and the bounds that the form in
-Prefect's dashboard has. A flow is imported when its own options are needed, so listing the flows loads none.
+Each option of `perennial run` is a parameter of the flow, with the same name, description and bounds as in the form of
+Prefect's dashboard. A flow is imported only when its options are needed, so listing the flows imports none.
 """
 
 import json
@@ -44,7 +44,7 @@ FLOWS: dict[str, tuple[str, str]] = {
     "backtest": ("Compare retraining policies on the model's history.", "--model churn --alphas 0.05 --alphas 0.1"),
     "fleet": ("Show every model's state on one page.", "--models churn --models air_time"),
 }
-"""Each flow that is deployed: what it does, and the options of its example."""
+"""For each deployed flow: its summary, and the options of its example."""
 
 
 class FlowCommand(TyperCommand):
@@ -101,11 +101,11 @@ def _parsed_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f'{text!r} is not JSON ({error}); expected such as {{"by": "Ada"}}') from None
+        raise typer.BadParameter(f'{text!r} is not JSON ({error}); expected for example {{"by": "Ada"}}') from None
 
 
 def run(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Run the flow of the command that was named, with the parameters that were given."""
+    """Run the flow of this command with the given parameters."""
     from deployments.cli.running import run_flow  # loads Prefect
 
     with json_only(as_json):
@@ -121,7 +121,7 @@ def backtest(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A model; its matrix is built from its own history.",
+            help="A model; the matrix is built from its history.",
             metavar="MODEL",
             show_default=False,
             autocompletion=model_names,
@@ -133,10 +133,12 @@ def backtest(
     ] = None,
     alphas: Annotated[
         str | None,
-        typer.Option(help="Costs of a retrain, in losses of one window, such as 0.05,0.1.", metavar="NUMBER,…"),
+        typer.Option(
+            help="Costs of a retrain, in units of the loss of one window, such as 0.05,0.1.", metavar="NUMBER,…"
+        ),
     ] = None,
     policies: Annotated[
-        str | None, typer.Option(help="Only these, such as perennial,every; all when left out.", metavar="NAME,…")
+        str | None, typer.Option(help="Policies to simulate, such as perennial,every. Default: all.", metavar="NAME,…")
     ] = None,
     compute_share: Annotated[
         float | None,
@@ -146,18 +148,18 @@ def backtest(
         datetime | None,
         typer.Option(
             parser=utc_moment,
-            help="With --model: windows that are complete by then, UTC; now when left out.",
+            help="With --model: use windows that are complete by this time (UTC). Default: now.",
             metavar="DATE",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find the retraining policy that would have been best on recorded history; nothing is changed.
+    """Find the retraining policy that would have been best on recorded history. Nothing is changed.
 
-    Prints a recommendation and writes a page. `--matrix` needs neither a server nor a registry.
+    Prints a recommendation and writes a page. With `--matrix`, needs neither a server nor a registry.
     """
     if (matrix is None) == (model is None):
-        raise typer.BadParameter("expected one of --matrix and --model")
+        raise typer.BadParameter("expected either --matrix or --model")
     if matrix and not out:
         raise typer.BadParameter("--matrix needs --out, the folder for summary.json and backtest.html")
     from deployments.cli import running  # loads Prefect
@@ -184,9 +186,9 @@ def fleet(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show every model's champion, health, drift, last decision, next check and spending; what is urgent first.
+    """Show every model's champion, health, drift, last decision, next check and spending, most urgent first.
 
-    Writes the fleet page and prints where it is. With --json nothing is written.
+    Writes the fleet page and prints its path. With --json, nothing is written.
     """
     from deployments.cli.running import fleet_summary, run_flow  # loads Prefect
 
@@ -203,7 +205,7 @@ def add_to(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True,
         help="Run one flow in this process; its parameters are the options.\n\n"
-        "The server that PREFECT_API_URL names records the run, else the one of `perennial serve`, else one of its own.",
+        "The run is recorded on the server at PREFECT_API_URL, else on that of `perennial serve`, else on a temporary one.",
     )
     for name, (summary, options) in FLOWS.items():
         example = examples(f"perennial run {name} {options}")

@@ -1,4 +1,4 @@
-"""How commands answer: JSON for programs, examples in help texts, and progress for people who wait."""
+"""Shared parts of the commands: JSON output, parsing of options, examples in help texts, and progress displays."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ Models = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[MODEL]...",
-        help="Names or paths of YAML files; every model when left out.",
+        help="Names or paths of YAML files. Default: every model.",
         show_default=False,
         autocompletion=lambda incomplete: model_names(incomplete),
     ),
@@ -25,66 +25,68 @@ Models = Annotated[
 
 
 def model_names(incomplete: str) -> list[str]:
-    """Completes the name of a model."""
-    from deployments.config.model import available_models  # pydantic loads here, only when Tab is pressed
+    """Complete the name of a model."""
+    from deployments.config.model import available_models  # loads pydantic, only when Tab is pressed
 
     return [name for name in available_models() if name.startswith(incomplete)]
 
 
 def examples(*lines: str) -> str:
-    """An epilog of commands to copy, a line each."""
+    """Return an epilog of commands to copy, one per line."""
     return "\n".join(["Examples:", "", *(f"$ {line}" for line in lines)]).replace(
         "[", r"\["
-    )  # `[` begins rich's markup
+    )  # `[` starts rich's markup
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Parses `perennial,every`."""
+    """Parse a comma-separated list of names, such as `perennial,every`."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Parses `0.05,0.1`."""
+    """Parse a comma-separated list of numbers, such as `0.05,0.1`."""
     try:
         return tuple(float(part) for part in names(text))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no list of numbers; expected such as 0.05,0.1") from None
+        raise typer.BadParameter(f"{text!r} is not a list of numbers; expected for example 0.05,0.1") from None
 
 
 def utc_moment(text: str) -> datetime:
-    """Parses a date or time; without a zone it is UTC."""
+    """Parse a date or time; without a zone it is UTC."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no date; expected such as 2026-06-05 or 2026-06-05T12:00") from None
+        raise typer.BadParameter(
+            f"{text!r} is not a date; expected for example 2026-06-05 or 2026-06-05T12:00"
+        ) from None
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def print_json(record: object) -> None:
-    """Any record of ours, or a plain value that holds some."""
-    from tasks.policy.records.base import to_json  # pydantic loads here
+    """Print a record, or a plain value that contains records, as JSON."""
+    from tasks.policy.records.base import to_json  # loads pydantic
 
     print(json.dumps(json.loads(to_json(record)), indent=2, ensure_ascii=False))
 
 
 def json_only(as_json: bool) -> AbstractContextManager[object]:
-    """While a command works: with `--json`, what is printed on the way goes to stderr."""
+    """Redirect printed messages to stderr while a command with `--json` runs."""
     return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 def refuse(message: str, code: int) -> NoReturn:
-    """End with one message on stderr and this exit code."""
+    """Print one message on stderr and exit with this code."""
     print(message, file=sys.stderr)
     raise typer.Exit(code)
 
 
 @contextmanager
 def progress(text: str) -> Iterator[None]:
-    """A line with the time that has passed, below the logs; nothing where stderr is no terminal."""
+    """Show a line with the elapsed time below the logs; nothing if stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield
         return
-    # only where somebody watches
+    # only needed in a terminal
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -97,8 +99,8 @@ def progress(text: str) -> Iterator[None]:
 
 @contextmanager
 def logs_above() -> Iterator[None]:
-    """Prefect's log lines go through the stderr that `rich` has put in place, which prints them above the progress."""
-    from prefect.logging.handlers import PrefectConsoleHandler  # Prefect is loaded by then, or has nothing to log
+    """Send Prefect's log lines through the stderr that `rich` has replaced, which prints them above the progress line."""
+    from prefect.logging.handlers import PrefectConsoleHandler  # loads Prefect, which the caller has loaded already
 
     names = ("prefect", "prefect.flow_runs", "prefect.task_runs")
     found = [each for name in names for each in logging.getLogger(name).handlers]

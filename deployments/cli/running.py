@@ -1,4 +1,4 @@
-"""What the commands of flows do: run one on the right server, with progress, and turn refusals into exit codes."""
+"""Run a flow for a command: choose the server, show progress, and turn refusals into exit codes."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from tasks.replay.simulation import backtest_matrix
 
 
 def run_flow(flow: Flow[Any, Any], parameters: Mapping[str, Any]) -> Any:
-    """The flow's outcome. Ends with 1 where a model's file or the state of things refuses, with 2 where a parameter is wrong."""
+    """Return the flow's result. Exits with 1 if the flow refuses, with 2 if a parameter is invalid."""
     try:
         with own_server(), _shown_progress(flow.name, parameters):
             return flow(**parameters)
@@ -37,12 +37,12 @@ def _shown_progress(flow: str, parameters: Mapping[str, Any]) -> AbstractContext
     if flow != "replay" or not sys.stderr.isatty():
         return progress(f"{flow} {model}".rstrip())
     config = load_model_config(model)
-    whole = not {"start", "end"} & parameters.keys()
-    return replay_progress(config.name, len(config.windows()) if whole else None)
+    all_windows = not {"start", "end"} & parameters.keys()
+    return replay_progress(config.name, len(config.windows()) if all_windows else None)
 
 
 def backtest_matrix_file(path: Path, out: Path, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Back-test a recorded matrix: the recommendation, what was written where, and the summary itself."""
+    """Back-test a recorded matrix; return the recommendation and the paths of the page and the summary."""
     alphas, share = chosen.get("alphas", ALPHAS), chosen.get("compute_share", COMPUTE_SHARE)
     try:
         with progress(f"backtest {path.name}"):
@@ -54,7 +54,7 @@ def backtest_matrix_file(path: Path, out: Path, chosen: Mapping[str, Any]) -> di
 
 
 def fleet_summary(models: Sequence[str], until: datetime | None) -> dict[str, Any]:
-    """The fleet page's contents for a program, most urgent first, without the ledgers' entries."""
+    """Return the content of the fleet page as JSON values, most urgent model first, without ledger entries."""
     fleet: Fleet = survey_files(models or own_models(), until or wall_clock())
     broken = [{"model": each.model, "found": each.found, "error": each.sentence} for each in fleet.broken]
     return {

@@ -1,4 +1,4 @@
-"""Commands that bring something up: `apply` on a server, `work` on a host, `serve` and `demo` on one machine."""
+"""Commands about servers: `apply` to a server, `work` on a host, `serve` and `demo` on one machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -28,9 +28,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(models: Models = None) -> None:
-    """Replay recorded history for every model side by side, then show what happened.
+    """Replay the recorded history of every model in parallel, then show the results.
 
-    Takes minutes and starts a Prefect server of its own. Interrupted, it continues where it stopped.
+    Takes minutes and starts a Prefect server of its own. After an interruption, it continues where it stopped.
     """
     from deployments.cli.demo import show_demo  # loads Prefect
 
@@ -45,19 +45,19 @@ def serve(
     credentials: Annotated[
         Path | None,
         typer.Option(
-            help="A file with user:password that only you can read. When left out, the workspace's own log-in, made by "
-            "the first start.",
+            help="A file with user:password that only you can read. Default: the workspace's own log-in, which the first "
+            "start creates.",
             metavar="FILE",
             show_default=False,
         ),
     ] = None,
     no_login: Annotated[
-        bool, typer.Option("--no-login", help="Ask for no log-in, on a machine that is yours alone.")
+        bool, typer.Option("--no-login", help="Require no log-in, on a machine that only you use.")
     ] = False,
 ) -> None:
     """Run Prefect, MLflow, the reports and a worker on this machine until Ctrl-C.
 
-    Where a port is taken, a free one is used and printed.
+    If a port is taken, a free one is used and printed.
     """
     from deployments.local.serve import serve as serve_all  # loads Prefect
 
@@ -68,12 +68,12 @@ def serve(
 def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", "--plan", help="Show the plan and change nothing.")] = False,
     keep_switches: Annotated[
-        bool, typer.Option("--keep-switches", help="Leave on or off what people switched in the dashboard.")
+        bool, typer.Option("--keep-switches", help="Keep what people switched on or off in the dashboard.")
     ] = False,
     alerts: Annotated[
         Path | None,
         typer.Option(
-            help="A file with the webhook address that alerts go to, readable by you only.",
+            help="A file with the webhook address for alerts, which only you can read.",
             metavar="FILE",
             show_default=False,
         ),
@@ -88,10 +88,10 @@ def apply(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would change on the Prefect server that PREFECT_API_URL names, and change it.
+    """Show what will change on the Prefect server at PREFECT_API_URL, and change it.
 
-    Deployments, schedules, automations, work pools and limits become what prefect.yaml and the model files say.
-    Applied twice, the second time changes nothing.
+    Makes deployments, schedules, automations, work pools and limits match prefect.yaml and the model files. A second run
+    changes nothing.
     """
     from deployments.apply.deploy import apply as apply_all  # loads Prefect
 
@@ -117,7 +117,7 @@ def work(
         typer.Option(help="Only this queue. May be repeated.", metavar="QUEUE", show_default=False),
     ] = None,
 ) -> None:
-    """Run a worker on this host; when stopped, it gives its runs back to the queue."""
+    """Run a worker on this host. When it is stopped, its runs return to the queue."""
     from deployments.local.worker import work as work_on  # loads Prefect
 
     raise typer.Exit(work_on(pool, work_queue or []))

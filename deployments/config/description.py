@@ -19,7 +19,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     yield (
         f"reads {config.source.kind} {config.source.path or config.source.function or config.source.url_env} "
         f"in windows of {config.window_days:g} days of {columns.time}{_settling(config)}; "
-        f"labels follow {_label_delay(config)}, sought for {columns.label_lookback_days:g} days more."
+        f"labels follow {_label_delay(config)} and are read for {columns.label_lookback_days:g} days more."
     )
     yield (
         f"joins labels and predictions to rows by {' and '.join(columns.id_columns)}; each id occurs once in the "
@@ -29,7 +29,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         unread = [name for name in columns.personal if name not in columns.used]
         yield (
             f"shows no value of {' and '.join(columns.personal)} in reports and logs"
-            + (f"; of {' and '.join(unread)} it reads none: no other setting names such a column." if unread else ".")
+            + (f"; {' and '.join(unread)}: not read at all, as no other setting names it." if unread else ".")
         )
     yield (
         f"learns first from {config.period.start:%Y-%m-%d} to {config.period.history_until:%Y-%m-%d}, then serves"
@@ -48,7 +48,7 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
         f"calls a numeric feature drifted from {config.drift.method} {config.drift.threshold:g} on, confirmed at a "
         f"corrected p of {config.drift.alpha:g}; below {config.drift.min_rows} rows, or too few to show that, it says "
         "insufficient"
-        + ("; a limit is never below what the training rows show by themselves" if config.drift.calibrated else "")
+        + ("; a limit is never below the drift within the training rows" if config.drift.calibrated else "")
         + (f"; compared with the same {_phases(config)} where history holds it." if config.drift.calendar else ".")
     )
     policy = config.retraining
@@ -64,28 +64,28 @@ def _sentences(config: ModelConfig) -> Iterator[str]:
     if place.serverless:
         deadline = f" within {place.deadline_hours:g} h" if place.deadline_hours else ""
         yield (
-            f"runs a retrain on {place.dedicated.place} or {place.serverless.place}{deadline}, rather {place.prefer}; "
+            f"runs a retrain on {place.dedicated.place} or {place.serverless.place}{deadline}, preferably {place.prefer}; "
             f"its data {'stays on premises' if _stays(config) else 'may go anywhere'}."
         )
     window = f"the trailing {config.training.window_days:g} days" if config.training.window_days else "all history"
     yield f"trains {config.training.estimator or 'XGBoost'} on {window}, with seed {config.training.seed}."
     evidence = f"{config.validation.confidence:.0%} intervals on at least {config.validation.min_rows} rows"
     yield (
-        f"its risk, {config.risk}, asks for {evidence} and "
+        f"its risk, {config.risk}, requires {evidence} and "
         + ("a person's approval." if config.needs_approval else "no approval.")
     )
     gain = f"gains at least {config.validation.min_gain:g}" if config.validation.min_gain is not None else "is no worse"
     yield (
         f"accepts a challenger that {gain} in {config.performance.metric} on the latest {config.validation.holdout_days:g} "
         f"days with labels (margin {config.validation.margin_in_words}{_groups(config)}), then promotes it "
-        + ("once a person approves." if config.needs_approval else "by itself.")
+        + ("once a person approves." if config.needs_approval else "automatically.")
     )
 
 
 def _groups(config: ModelConfig) -> str:
     named = dict.fromkeys((*config.validation.slices, *config.columns.protected))
     return (
-        f"; no group of {', '.join(named)} may surely lose more than {config.validation.slice_margin_in_words}"
+        f"; no group of {', '.join(named)} may significantly lose more than {config.validation.slice_margin_in_words}"
         if named
         else ""
     )
@@ -93,8 +93,8 @@ def _groups(config: ModelConfig) -> str:
 
 def _stale(config: ModelConfig) -> str:
     hours = config.quality.max_age_hours
-    usual = f"{hours:g} h" if hours else "rows usually come apart in the reference (24 h at least)"
-    return f"whose newest row lies further before its end than {usual}"
+    limit = f"{hours:g} h" if hours else "the usual gap between rows of the reference (24 h at least)"
+    return f"whose newest row lies further before its end than {limit}"
 
 
 def _label_delay(config: ModelConfig) -> str:
@@ -107,7 +107,7 @@ def _label_delay(config: ModelConfig) -> str:
 
 def _settling(config: ModelConfig) -> str:
     hours = config.source.settle_hours
-    return f", each read once, {hours:g} h after its end, with the rows that came by then" if hours else ""
+    return f", each read once, {hours:g} h after its end, with the rows that have arrived by then" if hours else ""
 
 
 def _positive(config: ModelConfig) -> str:
@@ -116,7 +116,7 @@ def _positive(config: ModelConfig) -> str:
         return ""
     named = config.columns.positive_label
     last = "the class that is last by size or alphabet, as columns.positive_label names none"
-    return f"; F1 and probabilities are of {repr(named) if named else last}"
+    return f"; F1 and probabilities refer to {repr(named) if named else last}"
 
 
 def _stays(config: ModelConfig) -> bool:

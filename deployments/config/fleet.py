@@ -48,14 +48,14 @@ def _read(path: Path) -> FleetConfig:
     except ValidationError as error:
         lines = [
             f"{path.name}: {'.'.join(map(str, item['loc'])) or 'the file'} is {item['input']!r}: {item['msg']}; "
-            "expected shared_budget with max_usd_per_month and, if not all share it, models"
+            "expected shared_budget with max_usd_per_month and, unless all models share it, models"
             for item in error.errors()
         ]
         raise ModelConfigError("\n".join(lines)) from None
-    strangers = sorted(set(config.sharing()) - set(available_models()))
-    if strangers:
+    unknown = sorted(set(config.sharing()) - set(available_models()))
+    if unknown:
         raise ModelConfigError(
-            f"{path.name}: shared_budget.models has {', '.join(strangers)}, expected names of models here: "
+            f"{path.name}: shared_budget.models has {', '.join(unknown)}, expected names of models here: "
             f"{', '.join(available_models())}"
         )
     return config

@@ -61,16 +61,14 @@ def _expected(item: Any) -> str:
     if item["type"] == "model_attributes_type":  # conditions are the only settings with several possible classes
         if isinstance(given, str):
             return f"expected a mapping such as {{trigger: {given}}}"
-        return (
-            "expected a mapping that begins with trigger:; several are joined by {trigger: any_of, conditions: [...]}"
-        )
+        return "expected a mapping that begins with trigger:; combine several with {trigger: any_of, conditions: [...]}"
     if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == IMPORT_PATH:
         module, dot, name = str(given).rpartition(".")
         return f"expected module:name, such as {module + ':' + name if dot else 'sklearn.linear_model:Ridge'}"
     if item["type"] == "too_short":
         return "expected at least one"
     if item["type"] == "string_type" and isinstance(given, int | float | date):
-        return "expected text; put in quotes what YAML takes for a number, a date, or yes and no"
+        return "expected text; quote values that YAML reads as a number, a date, or yes and no"
     if item["type"] == "tuple_type":
         return "expected a list"
     message = str(item["msg"]).removeprefix("Value error, ")

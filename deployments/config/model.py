@@ -70,11 +70,11 @@ class ModelConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _asks_for_what_its_risk_asks(cls, content: Any) -> Any:
+    def _apply_risk_defaults(cls, content: Any) -> Any:
         return with_risk_defaults(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
-    def _fits_its_task(self) -> Self:
+    def _check_task(self) -> Self:
         accepted = REGRESSION_METRICS if self.task == "regression" else CLASS_METRICS
         for metric in (self.performance.metric, *self.retraining.metrics()):
             if metric not in accepted:
@@ -85,7 +85,7 @@ class ModelConfig(Settings):
             raise ValueError(
                 f"columns.positive_label does not fit task {self.task}, expected it with task: binary only"
             )
-        self._classes_fit()
+        self._check_classes()
         for section, slices in (("performance", self.performance.slices), ("validation", self.validation.slices)):
             unknown = [name for name in slices if name not in self.columns.features.names]
             if unknown:
@@ -99,10 +99,10 @@ class ModelConfig(Settings):
         unknown = [name for name in self.quality.columns if name not in self.columns.features.names]
         if unknown:
             raise ValueError(f"quality.columns has {', '.join(unknown)}, expected names of features")
-        self._evidently_reads_sampled_columns()
+        self._check_evidently_columns()
         return self
 
-    def _evidently_reads_sampled_columns(self) -> None:
+    def _check_evidently_columns(self) -> None:
         sampled = set(self.columns.features.names) - set(self.columns.personal)
         for number, item in enumerate(self.drift.evidently):
             for name in item.columns:
@@ -111,7 +111,7 @@ class ModelConfig(Settings):
                         f"drift.evidently.{number} reads {name!r}, expected a feature that columns.personal does not list"
                     )
 
-    def _classes_fit(self) -> None:
+    def _check_classes(self) -> None:
         listed, positive = self.columns.classes, self.columns.positive_label
         if not listed:
             return
@@ -125,35 +125,35 @@ class ModelConfig(Settings):
             )
 
     @model_validator(mode="after")
-    def _bears_a_name_of_its_own(self) -> Self:
+    def _check_name(self) -> Self:
         if self.name == FLEET:
             raise ValueError(f"name is {FLEET!r}, which {FLEET}.yaml uses for what models share, expected another one")
         return self
 
     @model_validator(mode="after")
-    def _names_who_answers_for_high_risk(self) -> Self:
+    def _check_approvers(self) -> Self:
         if self.risk == "high" and not self.access.approve:
             raise ValueError("risk is high and access.approve names no one, expected who may approve a promotion")
         return self
 
     @model_validator(mode="after")
-    def _has_history_to_learn_from(self) -> Self:
+    def _check_history(self) -> Self:
         history = self.period.history_until - self.period.start
-        if history <= self.kept_from_training:
+        if history <= self.excluded_from_training:
             raise ValueError(
                 f"period.history_until is {history.days} days after period.start, expected more than the "
-                f"{self.kept_from_training.days} that {self.withheld}: nothing would be left to train the first model on"
+                f"{self.excluded_from_training.days} that {self.withheld}: nothing would be left to train the first model on"
             )
         return self
 
     @property
-    def kept_from_training(self) -> timedelta:
-        """Length of the latest time that is not trained on: the label delay plus the holdout."""
+    def excluded_from_training(self) -> timedelta:
+        """Length of the latest time span that is not trained on: the label delay plus the holdout."""
         return self.columns.label_delay + timedelta(days=self.validation.holdout_days)
 
     @property
     def withheld(self) -> str:
-        """Describe the time that is not trained on, for messages."""
+        """Describe the time span that is not trained on, for messages."""
         return (
             f"are not trained on (columns.label_delay_hours: {self.columns.label_delay_hours:g} and "
             f"validation.holdout_days: {self.validation.holdout_days:g})"
@@ -170,7 +170,7 @@ class ModelConfig(Settings):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of all settings except access; changes with any that decides or trains. Part of ids and lineage."""
+        """Digest of all settings except `access`, which affects neither decisions nor training. Part of ids and lineage."""
         return digest(self.model_dump_json(exclude={"access"}))
 
     @property
@@ -180,11 +180,11 @@ class ModelConfig(Settings):
             return None
         in_models_folder = self._file.parent in [folder.resolve() for folder in model_folders()]
         access = self.access
-        said = digest(
+        governance = digest(
             self.risk, access.model_dump_json(), self.promotion.model_dump_json(exclude={"probation_windows"})
         )
         file = self._file.name if in_models_folder else str(self._file)
-        return FileBinding(file, self.risk, said, access.override or access.approve)
+        return FileBinding(file, self.risk, governance, access.override or access.approve)
 
     def windows(self, start: datetime | None = None, end: datetime | None = None) -> tuple[Window, ...]:
         """Return the complete windows from `start` (default: end of history) to `end` (default: end of recorded data).
@@ -234,7 +234,7 @@ def model_folders() -> tuple[Path, ...]:
 
 
 def available_models() -> tuple[str, ...]:
-    """Return the names of the YAML files in the models' folders, sorted; `fleet.yaml`, which all share, is excluded."""
+    """Return the names of the YAML files in the models' folders, sorted, without `fleet.yaml`."""
     files = {path.stem for folder in model_folders() for path in folder.glob("*.yaml")}
     return tuple(sorted(files - {FLEET}))
 
@@ -290,7 +290,7 @@ def load_model_config(name_or_path: str | Path) -> ModelConfig:
 
 
 def _check_suite(file: str, config: ModelConfig, suite: Path) -> None:
-    """Check a suite file. Raises ModelConfigError if it is no suite or names a column that it cannot be given."""
+    """Check a suite file. Raises ModelConfigError if it is not a suite or names a column that it cannot be given."""
     at = f"{file}: quality.suite is {config.quality.suite}"
     try:
         listed = json.loads(suite.read_text(encoding="utf-8"))["expectations"]
@@ -301,7 +301,7 @@ def _check_suite(file: str, config: ModelConfig, suite: Path) -> None:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelConfigError(
-            f"{at}, which holds no suite; expected what json.dumps(suite.to_json_dict()) of Great Expectations gives"
+            f"{at}, which holds no suite; expected the output of json.dumps(suite.to_json_dict()) of Great Expectations"
         ) from None
     columns = config.columns
     landed = {columns.key, columns.time, *columns.features.names, *columns.protected, *columns.extra}

@@ -17,12 +17,12 @@ COMPARED, LISTED = ("eq", "not_eq", "gt", "gte", "lt", "lte"), ("is_in", "not_in
 def _check_tests(tests: dict[str, JsonValue]) -> dict[str, JsonValue]:
     for name, limit in tests.items():
         if name not in COMPARED + LISTED:
-            raise ValueError(f"{name} is no test, expected one of {', '.join(COMPARED + LISTED)}")
+            raise ValueError(f"{name} is not a test, expected one of {', '.join(COMPARED + LISTED)}")
         if name in LISTED and not isinstance(limit, list):
             raise ValueError(f"{name} is {limit!r}, expected a list of values")
         if name in COMPARED and not _is_limit(limit, text=name in ("eq", "not_eq")):
             raise ValueError(
-                f"{name} is {limit!r}, expected a number, or {{relative: 0.1}} or {{absolute: 5}}: how far from the reference's"
+                f"{name} is {limit!r}, expected a number, or a distance from the reference: {{relative: 0.1}} or {{absolute: 5}}"
             )
     return tests
 
@@ -56,13 +56,13 @@ class EvidentlyItem(Settings):
     share_tests: Tests = Field({}, examples=[{"lte": 0.01}])
     """The same for metrics that count: tests of the share instead of the count."""
     default_tests: bool = False
-    """Whether Evidently adds its default tests against the reference to what has none; they are two-sided and strict."""
+    """Whether Evidently adds its default tests against the reference to metrics without a test. They are two-sided and strict."""
     fails_as: Literal["warn", "drifted"] = "warn"
-    """What a failed test does: `warn` reports it, `drifted` makes the window drifted. If a test that counts as drift
+    """What a failed test does: `warn` only reports it, `drifted` makes the window drifted. If a test that counts as drift
     cannot be computed, the window is not called stable: its drift is `insufficient`, which triggers nothing."""
 
     @model_validator(mode="after")
-    def _names_one_thing(self) -> Self:
+    def _check_kind(self) -> Self:
         named = [kind for kind in ("metric", "preset", "report") if getattr(self, kind) is not None]
         if len(named) != 1:
             raise ValueError(
@@ -97,7 +97,7 @@ MetricName = Literal["accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss
 
 
 class Range(Settings):
-    """Accepted values of a numeric feature, both ends included."""
+    """Accepted values of a numeric feature, including both ends."""
 
     min: float | None = Field(None, examples=[0.0])
     """Smallest accepted value."""
@@ -105,14 +105,14 @@ class Range(Settings):
     """Largest accepted value."""
 
     @model_validator(mode="after")
-    def _is_in_order(self) -> Self:
+    def _check_order(self) -> Self:
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min:g} lies above max {self.max:g}, so no value fits; expected min <= max")
         return self
 
 
 class ColumnQuality(Settings):
-    """Limits of one feature, by its name. What is left out is learned from the reference."""
+    """Limits of one feature, by its name. Limits that are left out are learned from the reference."""
 
     max_null_share: float | None = Field(None, ge=0, le=1, examples=[0.5])
     """Largest accepted share of nulls."""
@@ -151,19 +151,19 @@ class Quality(Settings):
     columns: dict[str, ColumnQuality] = Field({})
     """Limits per feature; they override the limits above."""
     suite: Annotated[str, AfterValidator(_file_or_function)] | None = Field(None, examples=["churn_suite.json"])
-    """Your own expectations besides those that are learned from the reference: a suite of Great Expectations as JSON, by a
-    path relative to the YAML file, or `module:function` that returns one. Severity critical fails the window, warning and
-    info warn. They see id, time, features, protected and extra columns, as they landed. Expectations that read the label are
-    judged with the labels (`quality.labels`): on single rows as labels arrive, on all of them once they are due."""
+    """Your own expectations, in addition to those learned from the reference: a Great Expectations suite as JSON, by a path
+    relative to the YAML file, or `module:function` that returns one. Severity critical fails the window, warning and info
+    warn. The suite sees id, time, features, protected and extra columns as they are stored. Expectations that read the label
+    are validated with the labels (`quality.labels`): row by row as labels arrive, aggregates once the labels are due."""
     rows_in_memory: int = Field(1_000_000, ge=1000, examples=[200_000])
-    """Up to this many rows Great Expectations judges a window in one piece, which takes about 8 bytes a value, 8 columns
-    at a time and for `suite` all that it names. Above it a window is judged in parts, and what does not add up over parts,
-    such as a mean, on a random sample of a tenth as many rows."""
+    """Up to this many rows, Great Expectations validates a window in one piece. That takes about 8 bytes per value for 8
+    columns at a time, and for all columns that `suite` names. A larger window is validated in parts. Expectations that
+    cannot be combined over parts, such as a mean, are then validated on a random sample of a tenth as many rows."""
     labels: LabelRules = LabelRules()
-    """Limits for labels, which arrive later than their rows and pass a gate of their own."""
+    """Limits for labels, which arrive later than their rows and pass a separate gate."""
 
     @model_validator(mode="after")
-    def _accepts_some_row_count(self) -> Self:
+    def _check_row_count_ratio(self) -> Self:
         low, high = self.row_count_ratio
         if not 0 <= low < high:
             raise ValueError(
@@ -182,7 +182,7 @@ class Drift(Settings):
     categorical_threshold: float = Field(0.1, gt=0, le=10, examples=[0.25])
     """Population stability index from which a categorical or boolean feature counts as drifted."""
     calibrated: bool = Field(True, examples=[False])
-    """Raise each limit to at least what windows of the training rows show, so that a known season is not drift."""
+    """Raise each limit to at least the drift between windows of the training rows. A known season is then not drift."""
     alpha: float = Field(0.01, gt=0, lt=1, examples=[0.05])
     """Largest corrected p-value that confirms drift."""
     power: float = Field(0.8, ge=0.5, lt=1, examples=[0.9])
@@ -192,14 +192,14 @@ class Drift(Settings):
     max_share: Share = Field(0.3, examples=[0.5])
     """Share of drifted features from which the whole window counts as drifted."""
     calendar: tuple[Literal["day", "week", "season"], ...] = Field(("season",), examples=[["week", "season"]])
-    """Compare a window with the same part of the calendar, where history holds it: hours of the day (`day`, for windows
+    """Compare a window with the same part of the calendar, if the history covers it: hours of the day (`day`, for windows
     shorter than a day), hours of the week (`week`), the time of year in earlier years (`season`)."""
     joint: bool = Field(True, examples=[False])
-    """Also test on a sample, by a domain classifier, whether the features moved together. It informs and never decides."""
+    """Also test on a sample, with a domain classifier, whether the features moved together. For information only."""
     joint_threshold: float = Field(0.55, gt=0.5, lt=1, examples=[0.6])
-    """AUC of that classifier from which the features have drifted together; 0.5 is chance."""
+    """AUC of that classifier from which the features count as drifted together; 0.5 is chance."""
     sample_rows: int = Field(5000, ge=100, le=100_000, examples=[10_000])
-    """Rows sampled of each side for what looks at single rows: Evidently, the joint classifier, plots."""
+    """Rows sampled from the window and from the reference for Evidently, the domain classifier and plots."""
     plots: int = Field(4, ge=0, le=50, examples=[10])
     """Features plotted in the report, worst first."""
     evidently: tuple[EvidentlyItem, ...] = Field(
@@ -207,7 +207,7 @@ class Drift(Settings):
         max_length=50,
         examples=[[{"metric": "MissingValueCount", "parameters": {"column": "age"}, "tests": {"lte": 0}}]],
     )
-    """Metrics, presets and reports of your own, computed by Evidently on the samples. Personal columns are not in them."""
+    """Your own metrics, presets and reports, computed by Evidently on the samples, which contain no personal columns."""
 
 
 class Performance(Settings):
@@ -222,8 +222,8 @@ class Performance(Settings):
     quantile: float = Field(0.5, gt=0, lt=1, examples=[0.9])
     """Quantile of the pinball loss."""
     slices: tuple[ColumnName, ...] = Field((), examples=[["region"]])
-    """Features for whose values the metric is also reported, the 20 largest groups of each with at least
-    `validation.slice_min_rows` labels. They inform; `validation.slices` lets them refuse a challenger."""
+    """Features by whose values the metric is also reported: of each, the 20 largest groups with at least
+    `validation.slice_min_rows` labels. For information only; slices in `validation.slices` can refuse a challenger."""
 
     @property
     def primary_metric(self) -> Metric:
@@ -231,7 +231,7 @@ class Performance(Settings):
         return Metric(self.metric, self.quantile)
 
     @model_validator(mode="after")
-    def _matures_before_it_closes(self) -> Self:
+    def _check_shares(self) -> Self:
         if self.maturing_at > self.closed_at:
             raise ValueError(
                 f"maturing_at {self.maturing_at:g} lies above closed_at {self.closed_at:g}; expected maturing_at <= closed_at"

@@ -41,6 +41,6 @@ def _refuse_twin(file: Path, files: list[Path]) -> None:
     twin = next((other for other in files if other.stem == file.stem and other.resolve() != file.resolve()), None)
     if twin:
         raise ModelConfigError(
-            f"{file} and {twin}: both are the file of {file.stem}, expected one, as runs would read the first only; "
-            "give one of the two models another name, in the file and as the file's name"
+            f"{file} and {twin}: both are the file of {file.stem}, expected one, as runs would read only the first; "
+            "rename one of the two models, in the file and in the file's name"
         )

@@ -21,7 +21,7 @@ RESERVED = ("__filename", "__fragment_index", "__batch_index", "__last_in_fragme
 
 def _not_reserved(name: str) -> str:
     if name in RESERVED:
-        raise ValueError(f"{name!r} is a name that Arrow keeps for itself, expected another one; rename the column")
+        raise ValueError(f"{name!r} is a name that Arrow reserves, expected another one; rename the column")
     return name
 
 
@@ -40,7 +40,7 @@ def _one_name_or_several(value: Any) -> str | tuple[str, ...]:
     names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not names or not all(isinstance(name, str) and 0 < len(name) <= LONGEST_NAME for name in names):
         raise ValueError(
-            "expected the name of a column, or a list of names such as [customer, week]; in quotes where it is a number"
+            "expected the name of a column, or a list of names such as [customer, week]; put a number in quotes"
         )
     names = _each_once(tuple(map(_not_reserved, names)))
     return names[0] if len(names) == 1 else names
@@ -67,10 +67,10 @@ class Source(Settings):
     options: dict[str, str | int | float | bool] = Field({}, examples=[{"delimiter": ";"}])
     """Passed to the reader (csv: `delimiter`, `encoding`, `time_format`, …) or to the Python function."""
     settle_hours: float = Field(0.0, ge=0, le=24 * 31, examples=[6.0])
-    """Hours to wait after a window's end before it is read. A window is read once, so rows that come later are missed."""
+    """Hours to wait after a window's end before it is read. A window is read once, so rows that arrive later are missed."""
 
     @model_validator(mode="after")
-    def _can_be_parsed_so(self) -> Self:
+    def _check_csv_options(self) -> Self:
         for name in ("delimiter", "quote_char", "decimal_point") if self.kind == "csv" else ():
             value = str(self.options.get(name, "."))
             if len(value) != 1:
@@ -80,11 +80,13 @@ class Source(Settings):
         try:
             codecs.lookup(encoding)
         except LookupError:
-            raise ValueError(f"options.encoding is {encoding!r}, expected one such as utf8 or latin-1") from None
+            raise ValueError(
+                f"options.encoding is {encoding!r}, expected an encoding such as utf8 or latin-1"
+            ) from None
         return self
 
     @model_validator(mode="after")
-    def _names_what_its_kind_needs(self) -> Self:
+    def _check_required(self) -> Self:
         needed = {"sql": ("url_env", "query"), "python": ("function",)}.get(self.kind, ("path",))
         for name in needed:
             if getattr(self, name) is None:
@@ -93,7 +95,7 @@ class Source(Settings):
 
 
 class Features(Settings):
-    """The model's inputs by kind, in the order that the model sees. At least one feature is needed."""
+    """The model's inputs by kind, in the order in which the model sees them. At least one feature is required."""
 
     numeric: tuple[ColumnName, ...] = Field((), examples=[["tenure_days", "spend_usd"]])
     """Columns of numbers."""
@@ -107,7 +109,7 @@ class Features(Settings):
         return self.numeric + self.categorical + self.boolean
 
     @model_validator(mode="after")
-    def _are_named_once(self) -> Self:
+    def _check_names(self) -> Self:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ValueError(f"{', '.join(twice)} is listed more than once, expected each feature under one kind")
@@ -117,16 +119,16 @@ class Features(Settings):
 
 
 class Columns(Settings):
-    """What each column is for. Labels may be in the same source; they are stored separately, once they are due."""
+    """The role of each column. Labels may be in the same source; they are stored separately, once they are due."""
 
     id: Annotated[str | tuple[str, ...], BeforeValidator(_one_name_or_several)] = Field(
         examples=[["customer", "week"], "customer_week"]
     )
     """The column, or list of columns, that identifies a row. Labels and predictions are joined on it.
 
-    An id occurs once in the history and once in a window; a later window may hold it again, as another row."""
+    An id occurs at most once in the history and once in a window. A later window may contain it again, as another row."""
     time: ColumnName = Field(examples=["week"])
-    """When the prediction was due, in UTC or with a zone. It decides which window a row belongs to."""
+    """When the prediction was due, in UTC or with a zone. It determines the window of a row."""
     label: ColumnName = Field(examples=["left"])
     """The outcome that the model predicts; null while it is unknown."""
     label_unit: str = Field("", max_length=40, examples=["minutes"])
@@ -137,28 +139,28 @@ class Columns(Settings):
     """Classification: the classes that a label may have; any other label is unusable. Default: those of the training
     rows, where words such as NA, None and null mean an unknown label."""
     label_time: ColumnName | None = Field(None, examples=["left_at"])
-    """The column that says when a label became known; `label_delay_hours` is added to it, else to `time`.
+    """The column with the time when a label became known. `label_delay_hours` is added to it, or to `time` without it.
 
     A window then closes once `performance.closed_at` of its labels have arrived, or the look-back has passed."""
     label_delay_hours: float = Field(0.0, ge=0, le=24 * 365, examples=[336.0])
     """Hours until a label can be read."""
     label_lookback_days: float = Field(30.0, ge=0, le=366 * 10, examples=[60.0])
-    """Days after the label delay in which late or corrected labels are still read. A closed window that gets some is
-    measured again; labels that come later are missed."""
+    """Days after the label delay in which late or corrected labels are still read. A closed window that receives some is
+    measured again. Labels that arrive later are missed."""
     features: Features
     protected: ColumnNames = Field((), examples=[["age_band"]])
-    """Columns whose groups are compared at validation, the 20 largest of each. A challenger may not lose more than
-    `validation.slice_margin` in any of them. These columns are not features unless they are listed as such."""
+    """Columns whose groups, the 20 largest of each, are compared at validation. A challenger may not lose more than
+    `validation.slice_margin` in any of them. The columns are features only if they are also listed as features."""
     extra: ColumnNames = Field((), examples=[["branch"]])
     """Further columns that are stored with the rows, for expectations of `quality.suite`. Models do not read them."""
     personal: ColumnNames = Field((), examples=[["email"]])
     """Columns that identify people. Reports and logs never show their values."""
 
     @model_validator(mode="after")
-    def _keep_roles_apart(self) -> Self:
+    def _check_roles(self) -> Self:
         if self.time in self.features.names:
             raise ValueError(
-                f"time column {self.time!r} is also a feature, expected columns made of it, such as its hour or weekday"
+                f"time column {self.time!r} is also a feature, expected columns derived from it, such as its hour or weekday"
             )
         for role in (
             "id",
@@ -167,7 +169,7 @@ class Columns(Settings):
         ):  # a column of a composite id may be a feature, such as shop in [shop, day]
             if getattr(self, role) in self.features.names:
                 raise ValueError(
-                    f"{role} column {getattr(self, role)!r} is also a feature, which leaks what is to be predicted; "
+                    f"{role} column {getattr(self, role)!r} is also a feature, which leaks the label; "
                     "expected it under its role only"
                 )
         if self.label_time == self.label:
@@ -187,7 +189,7 @@ class Columns(Settings):
             raise ValueError(f"id has {mixed[0]!r}, which comes with the label, expected columns that rows have")
         if len(self.id_columns) > 1 and self.key in (self.time, self.label, *self.features.names, *self.protected):
             raise ValueError(
-                f"a column is called {self.key!r}, as the id's are together; expected it under another name"
+                f"a column is called {self.key!r}, the name of the joined id columns; expected another name"
             )
         return self
 
@@ -236,7 +238,7 @@ class Columns(Settings):
 
 
 class Period(Settings):
-    """The history that the first model learns from, and how far a replay goes."""
+    """The history that the first model is trained on, and the end of a replay."""
 
     start: datetime = Field(examples=["2026-01-01T00:00:00Z"])
     """Start of the recorded data (UTC)."""
@@ -246,7 +248,7 @@ class Period(Settings):
     """End of the recorded data, for a replay. Leave it out for a live model."""
 
     @model_validator(mode="after")
-    def _is_in_order(self) -> Self:
+    def _check_order(self) -> Self:
         for name in ("start", "history_until", "end"):
             moment = getattr(self, name)
             if moment is not None and moment.utcoffset() != timedelta(0):
@@ -268,8 +270,8 @@ class Training(Settings):
     validation_share: float = Field(0.15, gt=0, lt=0.5, examples=[0.2])
     """Share of the training rows, the latest ones, held back for early stopping."""
     early_stopping_rounds: int | None = Field(20, ge=1, examples=[50])
-    """Stop when the held-back rows have not improved for this many rounds; `null` turns early stopping off."""
+    """Stop when the loss on the held-back rows has not improved for this many rounds; `null` turns early stopping off."""
     min_rows: int = Field(1000, ge=10, examples=[5000])
-    """Training is refused with fewer labelled rows than this."""
+    """Fewest labelled rows to train on; with fewer, training is refused."""
     seed: int = Field(7, ge=0, examples=[7])
     """Random seed: the same seed and rows give the same model."""

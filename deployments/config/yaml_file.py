@@ -28,9 +28,9 @@ class _Loader(yaml.SafeLoader):
                 continue  # `<<: *name`
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
-                raise UnreadableYaml(f"{_at(key_node.start_mark)}: a key is no text, expected a name")
+                raise UnreadableYaml(f"{_at(key_node.start_mark)}: a key is not text, expected a name")
             if key in seen:
-                raise UnreadableYaml(f"{_at(key_node.start_mark)}: a key is there twice, expected each once")
+                raise UnreadableYaml(f"{_at(key_node.start_mark)}: a key occurs twice, expected each once")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -81,7 +81,7 @@ def _listing(folder: Path, address: str) -> Response:
 
 
 def _index(space: Workspace, _request: Request) -> Response:
-    items = [(FLEET, "fleet: every model as it is now, those that require action first")]
+    items = [(FLEET, "fleet: the current state of every model, those that require action first")]
     if (space.home / "replay" / "index.html").is_file():
         items.append(("/replay/", "what the loop did: the replay page"))
     folders = space.reports.iterdir() if space.reports.is_dir() else ()

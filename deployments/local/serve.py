@@ -1,6 +1,6 @@
-"""Run everything on this machine (`make serve`), on the workspace that `make demo` filled; listen on localhost only.
+"""Run all services on this machine (`make serve`), on the workspace that `make demo` filled; listen on localhost only.
 
-Starts the servers of Prefect, MLflow, Evidently and the reports, and one worker, and applies the deployments. If one
+Starts the servers of Prefect, MLflow, Evidently and the reports, applies the deployments, and starts a worker. If one
 process ends, the others are stopped, because a partial system looks healthy but is not. All state is in the
 workspace; the next start continues where this one stopped.
 """
@@ -95,9 +95,9 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
             if not stop.is_set():
                 stream.show(_table(run.services))
                 if credentials is None and known:
-                    _say_log_in(known, is_new, space, stream)
-                _say_refused(run.services, stream)
-                stream.line("serve", "Ctrl-C stops everything; the next start goes on from here")
+                    _print_log_in(known, is_new, space, stream)
+                _print_refusal(run.services, stream)
+                stream.line("serve", "Ctrl-C stops everything; the next start continues from here")
             _watch(run)
         except ServiceEnded as ended:
             _explain(ended.service, stream)
@@ -107,11 +107,11 @@ def serve(ports: Mapping[str, int], credentials: Path | None = None, without_log
     return 0
 
 
-def _say_log_in(known: Credentials, is_new: bool, space: Workspace, stream: Stream) -> None:
+def _print_log_in(known: Credentials, is_new: bool, space: Workspace, stream: Stream) -> None:
     """Print the log-in. The password is shown only by the start that created it."""
     file = space.home / LOG_IN
     if is_new:
-        stream.line("serve", f"log-in: {known.user} with password {known.password}, shown this once; kept in {file}")
+        stream.line("serve", f"log-in: {known.user} with password {known.password}, shown only once; stored in {file}")
     else:
         stream.line("serve", f"log-in: {known.user} with the password in {file}")
 
@@ -154,7 +154,7 @@ def _start_all(run: ServeRun, space: Workspace, environment: Mapping[str, str], 
     # imported here because it loads Prefect, which starting the servers does not need
     from deployments.local.worker import worker
 
-    _say_handed_back(orchestration.requeue.hand_back_runs(api_url), run.stream)  # runs of a killed `serve`
+    _print_requeued(orchestration.requeue.hand_back_runs(api_url), run.stream)  # runs of a killed `serve`
     last = worker(environment)
     _start(run, [last], awaited=[*servers, last])
 
@@ -232,17 +232,19 @@ def _check_alive(services: Sequence[Service]) -> None:
 
 
 def _explain(service: Service, stream: Stream) -> None:
-    stream.line("serve", f"{service.name} ended with status {service.exit_status}, so all stops; its last lines:")
+    stream.line(
+        "serve", f"{service.name} ended with status {service.exit_status}, so all services stop; its last lines:"
+    )
     for line in service.last_lines:
         stream.line(service.name, line)
 
 
-def _say_refused(services: Sequence[Service], stream: Stream) -> None:
+def _print_refusal(services: Sequence[Service], stream: Stream) -> None:
     """Print that `apply` refused and the previous state is served; printed last, where it is not overlooked."""
     for service in services:
         if service.name == "apply" and service.exit_status == REFUSED:
-            text = "NOTHING NEW IS DEPLOYED: all goes on as it was applied last, and stays so until this is fixed and"
-            stream.line("serve", f"{text} `perennial apply --keep-switches` or the next start passes:")
+            text = "NOTHING NEW IS DEPLOYED: the deployments of the last apply stay active. Fix this, then run"
+            stream.line("serve", f"{text} `perennial apply --keep-switches` or start again:")
             for line in service.last_lines:
                 stream.line("apply", line)
 
@@ -254,14 +256,14 @@ def _stop_all(services: Sequence[Service], space: Workspace, api_url: str, strea
         service.stop(PATIENCE_S)
         if service.name == "worker" and services[0].exit_status is None:
             try:
-                _say_handed_back(orchestration.requeue.hand_back_runs(api_url), stream)
+                _print_requeued(orchestration.requeue.hand_back_runs(api_url), stream)
             except httpx.HTTPError as error:
-                stream.line("serve", f"runs under way stay Running, the server did not take them back: {error}")
+                stream.line("serve", f"active runs stay Running, because the server did not requeue them: {error}")
     record_served(space, None)
     stream.line("serve", "stopped")
 
 
-def _say_handed_back(count: int, stream: Stream) -> None:
+def _print_requeued(count: int, stream: Stream) -> None:
     if count:
         stream.line("serve", f"{count} run{'s' * (count > 1)} put back into the queue; the next worker takes over")
 

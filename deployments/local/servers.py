@@ -14,24 +14,24 @@ from tasks.adapters.orchestration.server import PREFECT_APP
 from tasks.adapters.storage.workspace import Workspace, make_folder
 
 MLFLOW_APP = "tasks.adapters.dashboards.mlflow_app"
-ASKS_WHO = ("/api/admin/version", "/api/2.0/mlflow/users/current")
+LOG_IN_CHECKS = ("/api/admin/version", "/api/2.0/mlflow/users/current")
 """Endpoints of Prefect and MLflow that require the log-in, unlike their health endpoints."""
 
 
 def servers_of(space: Workspace, environment: Mapping[str, str], addresses: Mapping[str, str]) -> list[Service]:
     """Return the servers, Prefect's first. MLflow's is left out if the registry is on another server."""
-    keeper = log_in(environment)
+    credentials = log_in(environment)
 
     def served(name: str, health: str, *arguments: str) -> Service:
         address = addresses[name]
         page = f"{address}/#/models" if name == "mlflow" else address  # MLflow's start page does not show models
-        return Service(name, module(*arguments), environment, page, lambda: answers(address + health, keeper))
+        return Service(name, module(*arguments), environment, page, lambda: answers(address + health, credentials))
 
     def listen(name: str) -> tuple[str, ...]:
         return "--host", "127.0.0.1", "--port", addresses[name].rsplit(":", 1)[1]
 
-    guarded = keeper is not None and "MLFLOW_AUTH_CONFIG_PATH" in environment
-    prefect_health, mlflow_health = ASKS_WHO if guarded else ("/api/health", "/health")
+    guarded = credentials is not None and "MLFLOW_AUTH_CONFIG_PATH" in environment
+    prefect_health, mlflow_health = LOG_IN_CHECKS if guarded else ("/api/health", "/health")
     servers = [
         served("prefect", prefect_health, PREFECT_APP, "server", "start", *listen("prefect")),
         served("reports", "/", "deployments.local.reports", listen("reports")[-1]),
@@ -65,10 +65,10 @@ def module(*arguments: str) -> list[str]:
     return [sys.executable, "-m", *arguments]
 
 
-def answers(url: str, keeper: tuple[str, str] | None = None) -> bool:
+def answers(url: str, credentials: tuple[str, str] | None = None) -> bool:
     """Return whether a page responds with status 200 to this log-in; a refused log-in counts as unhealthy."""
     try:
-        return httpx.get(url, timeout=5, auth=keeper).status_code == HTTPStatus.OK
+        return httpx.get(url, timeout=5, auth=credentials).status_code == HTTPStatus.OK
     except httpx.HTTPError:
         return False
 

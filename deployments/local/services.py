@@ -1,8 +1,8 @@
 """Manage the processes of `make serve`: each is started with Popen, logs to one stream, and ends with its children.
 
-Each process runs in its own session, which the terminal's Ctrl-C does not reach, to be stopped in order. Child
+Each process runs in its own session, which the terminal's Ctrl-C does not reach, so that they are stopped in order. Child
 processes (a worker's flow runs, in sessions of their own) are recorded while the parent runs, because orphans cannot
-be traced back.
+be traced to it afterwards.
 """
 
 import os
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-SHOWN_AT_DEATH = 30
+LAST_LINES = 30
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FAMILY_EVERY_S = 2  # reading the process table costs about 5 ms
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
@@ -58,11 +58,11 @@ class Stream:
 
 
 def discard_output() -> None:
-    """Redirect stdout and stderr to /dev/null; later prints and Python's flush at exit do not fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Redirect stdout and stderr to /dev/null, so that later prints and Python's flush at exit do not fail."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
-        os.dup2(nowhere, number)
-    os.close(nowhere)
+        os.dup2(devnull, number)
+    os.close(devnull)
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Service:
     url: str
     is_healthy: Callable[[], bool]
     process: subprocess.Popen[str] | None = None
-    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_AT_DEATH))
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
     family: list[psutil.Process] = field(default_factory=list)
     _reader: Thread | None = None
     _family_noted: float = 0

@@ -50,7 +50,7 @@ def work(pool: str, queues: Sequence[str]) -> int:
     """
     api_url = get_current_settings().api.url
     if not api_url:
-        raise DeploymentError("PREFECT_API_URL is not set, expected the address of the server that the worker asks")
+        raise DeploymentError("PREFECT_API_URL is not set, expected the address of the server that the worker polls")
     stream = Stream(Console(), len("worker"))
     environment = {**located(os.environ), "PREFECT_API_URL": str(api_url), "PYTHONUNBUFFERED": "1"}
     service = worker(environment, pool, queues)
@@ -68,7 +68,8 @@ def work(pool: str, queues: Sequence[str]) -> int:
             stream.line("work", f"stopped; {back} run{'s' * (back != 1)} put back into the queue")
         except httpx.HTTPError as error:
             stream.line(
-                "work", f"stopped; its runs stay Running until the server, which is away ({error}), misses them"
+                "work",
+                f"stopped; the server is away ({error}), so its runs stay Running until it misses their heartbeats",
             )
     return ended or 0
 
@@ -87,14 +88,14 @@ def _await_pool(api_url: str, pool: str, stream: Stream, stop: Event) -> bool:
             return True
         except ObjectNotFound as error:
             raise DeploymentError(
-                f"work pool {pool}: {api_url} has none of that name; fix --pool, or make the pools that deployments use: "
-                "perennial apply"
+                f"work pool {pool}: {api_url} has no pool of that name; fix --pool, or create the pools that deployments "
+                "use: perennial apply"
             ) from error
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.is_client_error:
                 raise DeploymentError(
-                    f"{api_url}: the server refuses ({error}), expected the one that the worker asks; fix PREFECT_API_URL, "
-                    "or PREFECT_API_AUTH_STRING where it asks for a log-in"
+                    f"{api_url}: the server refuses ({error}), expected the one that the worker polls; fix PREFECT_API_URL, "
+                    "or PREFECT_API_AUTH_STRING if it requires a log-in"
                 ) from error
             if not reported:
                 stream.line("work", f"{api_url}: no Prefect server answers yet ({error}); waiting for it")

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes an image of Debian 12's own Python and calls it python:3.11-slim, for `make image-check` where no registry of images
-# is reached. Needs root, mmdebstrap, Docker and a Debian mirror; takes a minute. It trusts what this machine trusts.
+# Build a base image from Debian 12's own Python and tag it python:3.11-slim, for `make image-check` without access to an
+# image registry. Needs root, mmdebstrap, Docker and a Debian mirror; takes a minute. Copies this machine's CA certificates.
 set -eu
 bundle=/etc/ssl/certs/ca-certificates.crt
 mmdebstrap --quiet --variant=minbase --include=ca-certificates,python3-venv \

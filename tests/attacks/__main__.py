@@ -1,4 +1,4 @@
-"""`make attack`: every test that is marked as an attack, a row each; ends with 1 where one succeeds or could not be tried."""
+"""`make attack`: run every test marked as an attack, one row each; exits with 1 if an attack succeeds or cannot be tried."""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ AS_IT_MUST = "as it must"
 
 
 class Rows:
-    """Collects what each attack came to."""
+    """Collect the result of each attack."""
 
     def __init__(self) -> None:
         self.found: list[tuple[str, str, str]] = []
@@ -23,11 +23,11 @@ class Rows:
         report = outcome.get_result()
         if report.when == "call" or report.outcome != "passed":
             mark = item.get_closest_marker("attack")
-            said = {"passed": AS_IT_MUST, "failed": "SUCCEEDED, or could not be tried", "skipped": "not tried"}[
+            result = {"passed": AS_IT_MUST, "failed": "SUCCEEDED, or could not be tried", "skipped": "not tried"}[
                 report.outcome
             ]
             self.found.append(
-                (mark.args[0] if mark and mark.args else "", item.name.removeprefix("test_").replace("_", " "), said)
+                (mark.args[0] if mark and mark.args else "", item.name.removeprefix("test_").replace("_", " "), result)
             )
 
 
@@ -36,7 +36,7 @@ def main() -> int:
     status = pytest.main(["-o", "addopts=", "-m", "attack", "-p", "no:terminal", "tests"], plugins=[rows])
     table = Table("enemy", "what is tried, and what must come of it", "outcome", title="Attacks")
     for row in rows.found:
-        table.add_row(*map(escape, row))  # a parameter in brackets is no style of rich's
+        table.add_row(*map(escape, row))  # brackets would be read as rich's markup
     Console(width=160).print(table)
     return int(status) or int(not rows.found or any(row[2] != AS_IT_MUST for row in rows.found))
 

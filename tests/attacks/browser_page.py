@@ -1,4 +1,4 @@
-"""A web page in the user's browser, and a name that was pointed here: can they make this machine run anything?"""
+"""Attacks by a web page in the user's browser, and by a rebound DNS name."""
 
 import threading
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ async function attack() {
 
 @contextmanager
 def evil_site(api: str) -> Iterator[str]:
-    """The attacker's page, on another port of this machine: the nearest another origin can be."""
+    """Serve the attacker's page on another port of this machine, as a different origin."""
     content = (PAGE % api).encode()
 
     class Evil(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ def evil_site(api: str) -> Iterator[str]:
             self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Evil) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -52,7 +52,7 @@ def evil_site(api: str) -> Iterator[str]:
 
 
 def attack_by_page(api: str, log_in: tuple[str, str] | None = None) -> dict[str, str]:
-    """What each try of a page elsewhere came to, by a browser that even knows the log-in."""
+    """Return the result of each attempt of a foreign page, in a browser that even knows the log-in."""
     credentials = {"username": log_in[0], "password": log_in[1]} if log_in else None
     with evil_site(api) as site, opened_browser() as browser:
         page = browser.new_context(http_credentials=credentials).new_page()
@@ -66,11 +66,11 @@ def attack_by_page(api: str, log_in: tuple[str, str] | None = None) -> dict[str,
 
 
 def stolen(api: str, log_in: tuple[str, str] | None = None) -> bool:
-    """Whether the server has the flow that the page wanted to make."""
+    """Return whether the server has the flow that the page tried to create."""
     answer = httpx.get(f"{api}/flows/name/stolen", auth=log_in, timeout=30)
     return answer.status_code == httpx.codes.OK
 
 
 def answers_rebound_name(url: str, log_in: tuple[str, str] | None = None) -> int:
-    """Status of a request whose Host is a name that somebody pointed to this machine."""
+    """Return the status of a request whose Host is a rebound name."""
     return httpx.get(url, headers={"Host": "evil.example"}, auth=log_in, timeout=30).status_code

@@ -1,4 +1,4 @@
-"""What listens on this machine answers its user, and no web page and no rebound name in the user's browser."""
+"""Local services answer their user, but no foreign web page and no rebound name."""
 
 import subprocess
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ from tests.support.browser import needs_chromium, opened_browser
 
 pytestmark = [
     pytest.mark.attack("a web page in the user's browser"),
-    pytest.mark.slow("starts all that `make serve` starts, and a browser"),
+    pytest.mark.slow("starts every service of `make serve` and a browser"),
 ]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, tuple[str, str]]]:
-    """A first start, as a user makes it: no options but ports, and the log-in that it made."""
+    """A first start with no options but ports, and the log-in that it created."""
     folder = tmp_path_factory.mktemp("served")
     serving = Serving(folder / "home", folder / "serve.log", log_in=True)
     try:
@@ -41,7 +41,7 @@ def test_foreign_page_starts_nothing(served, knows_log_in):
     tries = attack_by_page(api, log_in if knows_log_in else None)
     assert not stolen(api, log_in), tries
     assert not [name for name, status in tries.items() if status.startswith("2")], tries
-    assert tries["read"] == "blocked", "what the server says is not for other origins either"
+    assert tries["read"] == "blocked", "responses are not readable by other origins"
 
 
 def test_rebound_name_is_refused_by_every_service(served):
@@ -81,7 +81,7 @@ def test_changes_need_the_csrf_token(served):
 def test_login_is_shown_once_and_private(served):
     serving, (_, password) = served
     assert len(password) >= 20
-    assert serving.said().count(password) == 1
+    assert serving.printed().count(password) == 1
     assert not [each for each in serving.family() if password in " ".join(each.cmdline())]
 
 

@@ -1,4 +1,4 @@
-"""The diagnosis on real flights with changes of a known kind: a fault never retrains, and the kinds are right."""
+"""The diagnosis on real flights with injected changes: faults never retrain, and kinds are named correctly."""
 
 import pytest
 
@@ -21,6 +21,6 @@ def test_other_changes_may_retrain(verdicts):
 
 
 def test_faults_and_concept_drift_are_distinguished(verdicts):
-    told = [verdict for verdict in verdicts if not verdict.injection.startswith("reweighted")]
-    wrong = [(verdict.injection, verdict.window, verdict.kind) for verdict in told if not verdict.right]
-    assert len(wrong) <= len(told) // 10, wrong
+    clear_cases = [verdict for verdict in verdicts if not verdict.injection.startswith("reweighted")]
+    wrong = [(verdict.injection, verdict.window, verdict.kind) for verdict in clear_cases if not verdict.right]
+    assert len(wrong) <= len(clear_cases) // 10, wrong

@@ -1,6 +1,6 @@
-"""`make bench-diagnosis`: what the diagnosis says of changes of a known kind on real flights, as a confusion table.
+"""`make bench-diagnosis`: diagnoses of injected changes in real flights, as a confusion table.
 
-Rows: what was injected. Columns: what was said. Written to `.perennial/bench/diagnosis.json` with the shares that count.
+Rows: injected changes. Columns: diagnoses. Written to `.perennial/bench/diagnosis.json` with the summary shares.
 """
 
 import argparse
@@ -23,7 +23,7 @@ KINDS = (
 
 
 def summary(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Shares of all verdicts, of faults that led to a retrain, and of clean windows with an alarm."""
+    """Return the shares of correct verdicts, of faults that led to a retrain, and of clean windows with an alarm."""
     faults = [verdict for verdict in verdicts if verdict.expected == {"upstream_data_fault"}]
     clean = [verdict for verdict in verdicts if verdict.injection == "clean"]
     return {
@@ -38,9 +38,9 @@ def show(console: Console, model: str, verdicts: Sequence[Verdict]) -> None:
     table = Table("injected", *(kind.replace("_", " ") for kind in KINDS), "right", "retrained", title=model)
     for name in dict.fromkeys(verdict.injection for verdict in verdicts):
         own = [verdict for verdict in verdicts if verdict.injection == name]
-        said = Counter(verdict.kind for verdict in own)
+        diagnoses = Counter(verdict.kind for verdict in own)
         right, retrained = sum(verdict.right for verdict in own), sum(verdict.retrain for verdict in own)
-        counts = (str(said[kind]) if said[kind] else "" for kind in KINDS)
+        counts = (str(diagnoses[kind]) if diagnoses[kind] else "" for kind in KINDS)
         table.add_row(name, *counts, f"{right}/{len(own)}", str(retrained))
     console.print(table)
 
@@ -57,9 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for verdict in verdicts:
             if options.explain and not verdict.right:
                 console.print(f"{verdict.injection} {verdict.window}: {verdict.kind}: {' | '.join(verdict.reasons)}")
-        said = [{"injected": one.injection, "window": one.window, "said": one.kind, "right": one.right,
+        diagnoses = [{"injected": one.injection, "window": one.window, "diagnoses": one.kind, "right": one.right,
                  "expected": sorted(one.expected), "retrain": one.retrain} for one in verdicts]  # fmt: skip
-        found[model] = {**summary(verdicts), "table": said}
+        found[model] = {**summary(verdicts), "table": diagnoses}
         console.print({key: value for key, value in found[model].items() if key != "table"})
     path = make_folder(workspace().home / "bench") / "diagnosis.json"
     path.write_text(json.dumps(found, indent=1), encoding="utf-8")

@@ -1,8 +1,8 @@
 """`make e2e`: from drifted rows to a new champion on the real server and worker that `make serve` starts.
 
-The event that data arrived → monitor → automation → retrain → automation → promote, which waits → approval through the
-API → the new champion serves by `score`. Prints the seconds of each hop and writes them to bench/e2e.json in the
-workspace. `trigger_to_live_s` runs from the event to the end of promotion, without the fit (the task that trains).
+Data event → monitor → automation → retrain → automation → promote, which waits → approval through the API → the new
+champion serves in `score`. Prints the seconds of each step and writes them to bench/e2e.json in the workspace.
+`trigger_to_live_s` runs from the event to the end of the promotion, without the training task.
 """
 
 import json
@@ -29,17 +29,17 @@ TARGET_S = 60
 
 
 class NothingHappened(Exception):
-    """A hop did not come within HOP_S."""
+    """A step did not complete within HOP_S."""
 
 
 def free_ports() -> dict[str, int]:
-    """One for each service that `serve` may be told a port for."""
+    """Return a free port for each service of `serve`."""
     return {name: free_port() for name in ("prefect", "mlflow", "reports")}
 
 
 @contextmanager
 def served(home: Path, models: Path, log: Path, ports: Mapping[str, int] | None = None) -> Iterator[str]:
-    """`perennial serve` with these models on a workspace of its own. Yields the API's address."""
+    """Run `perennial serve` with these models on a separate workspace. Yields the API's address."""
     os.environ.update({"PERENNIAL_HOME": str(home), "PERENNIAL_MODELS": str(models)})
     options = [part for name, port in (ports or free_ports()).items() for part in (f"--{name}-port", str(port))]
     with log.open("wb") as output:
@@ -61,14 +61,14 @@ def served(home: Path, models: Path, log: Path, ports: Mapping[str, int] | None 
 
 
 def _is_up(process: subprocess.Popen[bytes], log: Path) -> bool:
-    said = log.read_text(errors="replace")
+    printed = log.read_text(errors="replace")
     if process.poll() is not None:
-        raise NothingHappened(f"serve ended with {process.returncode}:\n{said[-4000:]}")
-    return "Ctrl-C stops everything" in said
+        raise NothingHappened(f"serve ended with {process.returncode}:\n{printed[-4000:]}")
+    return "Ctrl-C stops everything" in printed
 
 
 def await_that(condition: Callable[[], Any], what: str, seconds: float = HOP_S) -> Any:
-    """What `condition` returns once it is true. Raises NothingHappened."""
+    """Return the value of `condition` once it is true. Raises NothingHappened."""
     deadline = monotonic() + seconds
     while monotonic() < deadline:
         seen = condition()
@@ -79,7 +79,7 @@ def await_that(condition: Callable[[], Any], what: str, seconds: float = HOP_S) 
 
 
 def prepare() -> None:
-    """The first champion, which Ada asked for and Grace approves, and a window that it served well."""
+    """Prepare the first champion, requested by Ada and approved by Grace, and a window that it served well."""
     from flows.monitor import monitor
     from flows.promote import promote
     from flows.retrain import retrain
@@ -93,13 +93,13 @@ def prepare() -> None:
 
 
 class Loop:
-    """What the server did since `started`, read through its API."""
+    """The server's runs and events since `started`, read through its API."""
 
     def __init__(self, client: Any, started: datetime) -> None:
         self.client, self.started = client, started
 
     def run_of(self, deployment: str) -> Any:
-        """The first run of a deployment since then, or None."""
+        """Return the first run of a deployment since then, or None."""
         wanted = self.client.read_deployment_by_name(f"{deployment}/{deployment}").id
         runs = [
             run for run in self.client.read_flow_runs() if run.deployment_id == wanted and run.created > self.started
@@ -107,7 +107,7 @@ class Loop:
         return min(runs, key=lambda run: run.created, default=None)
 
     def finished(self, deployment: str) -> Any:
-        """That run once it is completed. Raises NothingHappened where it failed."""
+        """Return that run once it is completed. Raises NothingHappened if it failed."""
         run = self.run_of(deployment)
         if run is None or run.state is None or not (run.state.is_final() or run.state.is_paused()):
             return None
@@ -124,7 +124,7 @@ class Loop:
 
 
 def walk(folder: Path) -> dict[str, float]:
-    """The path once, on a server that is up: seconds of each hop. Raises NothingHappened."""
+    """Run the loop once on a running server; return the seconds of each step. Raises NothingHappened."""
     from prefect.client.orchestration import get_client
     from prefect.events import emit_event
 
@@ -177,7 +177,7 @@ def walk(folder: Path) -> dict[str, float]:
 
 
 def _approve(client: Any, run_id: UUID) -> datetime:
-    """Grace says yes, through the API."""
+    """Approve as Grace, through the API."""
     answered = datetime.now(UTC)
     form = {"decision": "approve", "name": "Grace", "comment": "the drifted days are real"}
     response = client.resume_flow_run(run_id, run_input=form)
@@ -191,7 +191,7 @@ def _between(earlier: datetime, later: datetime) -> float:
 
 
 def run(folder: Path) -> dict[str, float]:
-    """Serve, walk, stop. `folder` holds the workspace, the model and the log of the services."""
+    """Serve, run the loop, stop. `folder` holds the workspace, the model and the service log."""
     models = folder / "models"
     models.mkdir()
     write_model(models)

@@ -1,8 +1,8 @@
-"""What reading a long ledger costs a run: the first process on a machine, and each that follows.
+"""Time to read a long ledger, in the first process on a machine and in later ones.
 
-`python -m tests.benchmarks.bench_ledger` (make bench-ledger) makes ledgers of 10,000 and 100,000 entries in a local folder,
-reads each in processes of their own, and writes bench/ledger.json in the workspace. Seconds are those between asking for
-all entries and having them, imports apart.
+`python -m tests.benchmarks.bench_ledger` (make bench-ledger) creates ledgers of 10,000 and 100,000 entries in a local
+folder, reads each in separate processes, and writes bench/ledger.json in the workspace. The seconds cover reading all
+entries, without imports.
 """
 
 import json
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def write_ledger(folder: Path, length: int) -> None:
-    """As `ledger.append` would, without asking the store about each."""
+    """Write entries as `ledger.append` does, without a request to the store for each."""
     (folder / MODEL).mkdir(parents=True)
     previous_hash, at = GENESIS, utc("2024-01-01")
     for sequence in range(1, length + 1):

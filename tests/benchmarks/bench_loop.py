@@ -1,9 +1,9 @@
-"""`make bench-loop`: what the loop costs beside a bare script that makes the same reads, fits and metrics.
+"""`make bench-loop`: cost of the loop, against a bare script with the same reads, fits and metrics.
 
-Both run every model in a process of its own, one after the other in one run, so that the ratio holds on a noisy machine;
-that of the CPU seconds of all processes holds on a busy one too.
-The bare script has no server, registry, ledger, gates, reports or page; it fits the first model, one before every window,
-as many more as the loop retrained, and the probes.
+Both run every model in a separate process, one after the other in one run, which makes the ratio of wall times robust on a
+noisy machine. The ratio of CPU seconds is robust on a busy one too. The bare script has no server, registry, ledger,
+gates, reports or page. It fits the first model, one model before every window, as many more as the loop retrained, and
+the probes.
 """
 
 import json
@@ -25,7 +25,7 @@ from tasks.policy.records.base import Window
 
 
 def bare(model: str, retrains: int) -> None:
-    """The same reads, fits and metrics, and nothing else."""
+    """Run the same reads, fits and metrics, and nothing else."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -63,7 +63,7 @@ def _read(config: ModelConfig, window: Window) -> Any:
 
 
 def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, rivals: Sequence[Any]) -> None:
-    """Every metric of the champion with its interval, on the labels known at the end and on all; the primary of each."""
+    """Compute every metric of the champion with its interval, on the labels known at the end and on all; return the primary ones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -116,7 +116,7 @@ def main() -> int:
 
 
 def _cpu_s() -> float:
-    """CPU seconds of all processes that were started and waited for, theirs included."""
+    """Return the CPU seconds of all child processes that have ended, including their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -1,11 +1,10 @@
-"""What our full evidence on a window costs, beside Evidently's preset, scipy column by column and a bare Parquet scan.
+"""Cost of the full evidence on a window, against Evidently's preset, scipy per column and a bare Parquet scan.
 
 `python -m tests.benchmarks.bench_monitor` (make bench-monitor) prints a table and writes bench/monitor.json in the
-workspace. Each case runs in a process of its own; CPU seconds are user and system time after imports, children
-included; memory is the process's peak above what it held after imports. `ours` reads the window once and ends with the
-page of quality and Evidently's page of drift; the reference was frozen before, which `freeze` shows and nothing else
-contains. The preset and scipy read both files, since they keep no profile. The scan decodes the same batches on one
-thread and does nothing with them.
+workspace. Each case runs in a separate process. CPU seconds are user and system time after imports, including children.
+Memory is the process's peak above its usage after imports. `ours` reads the window once and writes the quality page and
+Evidently's drift page; the reference was frozen before, which only `freeze` includes. The preset and scipy read both
+files, because they store no profile. The scan decodes the same batches on one thread.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from tests.benchmarks.monitor_rows import HISTORY, WINDOW, Shape, generate, mode
 SHAPES = (Shape(1_000_000, 35), Shape(100_000, 500))
 CASES = ("scan", "ours", "scipy", "evidently", "freeze")
 BATCH_ROWS = 65_536  # as the lake reads
-BUFFER_BYTES = 65_536  # read a column's bytes as they are needed, not all at once
+BUFFER_BYTES = 65_536  # read a column's bytes as needed, not all at once
 
 
 def main() -> None:
@@ -51,7 +50,7 @@ def main() -> None:
     for shape in SHAPES:
         with ProcessPoolExecutor(
             1, get_context("spawn")
-        ) as apart:  # a process hands its peak memory on to those it starts
+        ) as apart:  # a process passes its peak memory on to its children
             apart.submit(generate, shape, folder / "rows").result()
         for case in ("freeze", *(one for one in chosen.only if one != "freeze")):
             figures.setdefault(shape.name, {})[case] = run_apart(case, shape)
@@ -60,7 +59,7 @@ def main() -> None:
 
 
 def run_apart(case: str, shape: Shape) -> dict[str, float]:
-    """One case in a process of its own; its figures are the last line it prints."""
+    """Run one case in a separate process; its last printed line contains the figures."""
     command = [sys.executable, "-m", "tests.benchmarks.bench_monitor", "--case", case, "--shape", shape.name]
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | one_thread)
@@ -70,7 +69,7 @@ def run_apart(case: str, shape: Shape) -> dict[str, float]:
 
 
 def measured(work: Callable[[], object]) -> dict[str, float]:
-    """CPU seconds and peak memory of `work`, above what the process took before."""
+    """Return CPU seconds and peak memory of `work`, above the process's usage before."""
     before_cpu, before_kb = cpu_s(), resident_kb()
     work()
     peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -83,7 +82,7 @@ def cpu_s() -> float:
 
 
 def resident_kb() -> int:
-    """Most that the process has held until now, on the scale of ru_maxrss."""
+    """Return the process's peak memory so far, on the scale of ru_maxrss."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -97,7 +96,7 @@ def run_scan(shape: Shape, before: Path, now: Path) -> dict[str, float]:
 
 
 def run_freeze(shape: Shape, before: Path, now: Path) -> dict[str, float]:
-    """Not part of a window's cost: once per trained model. Leaves the profile, suite and samples that `ours` starts from."""
+    """Freeze the reference, once per trained model and not part of a window's cost. Writes the profile, suite and samples for `ours`."""
     from tasks.adapters.gates.expectation_suite import learned_suite
     from tasks.adapters.profiling import reference_sample
     from tasks.adapters.profiling.binned_rows import draw_rows, to_parquet
@@ -146,9 +145,9 @@ def run_ours(shape: Shape, before: Path, now: Path) -> dict[str, float]:
         learned = reference_sample.from_parquet(before.with_suffix(".sample").read_bytes())
         drift = report_drift(config, profile, DriftReference(reference, coded=coded, sample=learned))
         assert profile.rows == shape.rows and quality.report_uri and drift.report_uri
-        assert drift.joint and drift.joint.verdict == "drifted", "the features were not looked at together"
-        assert drift.drifted_share > 0.05, "the moved tenth of the features was not seen"
-        assert drift.second_opinion and drift.second_opinion.drifted_share > 0.05, "Evidently did not see it"
+        assert drift.joint and drift.joint.verdict == "drifted", "joint drift was not measured"
+        assert drift.drifted_share > 0.05, "the moved tenth of the features was not detected"
+        assert drift.second_opinion and drift.second_opinion.drifted_share > 0.05, "Evidently did not detect it"
 
     return measured(gather_evidence)
 

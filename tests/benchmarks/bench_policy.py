@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _backtest(console: Console, name: str, shuffled: bool) -> tuple[Backtest, float]:
-    """The back-test, and by how much going back lowers the optimum's cost, averaged over α."""
+    """Return the back-test, and by how much going back lowers the optimum's cost, averaged over α."""
     with console.status(f"{name}{' shuffled' if shuffled else ''}: matrix (built once, then cached) and simulations"):
         matrix = read_matrix(build_or_load(name, shuffled), name)
         backtest = run_backtest(matrix, {**all_policies(), **retrainopt_policies()})
@@ -65,7 +65,7 @@ def _backtest(console: Console, name: str, shuffled: bool) -> tuple[Backtest, fl
 
 
 def figures(backtest: Backtest, policy: str) -> dict[str, float]:
-    """Means over α. Skill as the README has it: from the mean regrets of the policy and of the trivial ones."""
+    """Return means over α. Skill as in the README: from the mean regrets of the policy and of the trivial policies."""
     scores = backtest.policies[policy].values()
     trivial = np.mean([min(backtest.policies[p][a].regret for p in ("never", "every")) for a in backtest.alphas])
     lifts = [score.lift for score in scores if score.lift is not None]
@@ -81,7 +81,7 @@ def figures(backtest: Backtest, policy: str) -> dict[str, float]:
 
 
 def interval(values: np.ndarray, seed: int = 7) -> tuple[float, float]:
-    """95 % percentile bootstrap over streams."""
+    """Return the 95 % percentile bootstrap interval over streams."""
     draws = np.random.default_rng(seed).integers(0, len(values), size=(10_000, len(values)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)

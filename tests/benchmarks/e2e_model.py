@@ -1,4 +1,4 @@
-"""A model of high risk for `make e2e`: rows land as files, and one window of them drifts."""
+"""A high-risk model for `make e2e`: rows arrive as files, and one window drifts."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +10,7 @@ NAME = "e2e_demand"
 START = datetime(2024, 3, 1, tzinfo=UTC)
 HISTORY_DAYS, WINDOW_DAYS, ROWS_PER_DAY = 8, 2, 1000
 DRIFT = START + timedelta(days=HISTORY_DAYS + WINDOW_DAYS)
-"""From here on x is higher and y follows it with the other sign."""
+"""From here on x is higher and the sign of its effect on y is reversed."""
 
 YAML = f"""\
 name: {NAME}
@@ -41,7 +41,7 @@ access: {{approve: [Grace, Ada]}}
 
 
 def write_model(folder: Path, name: str = NAME) -> Path:
-    """The YAML and, once for all models of the folder, the rows until DRIFT. Returns the YAML's path."""
+    """Write the YAML and, once for all models of the folder, the rows until DRIFT. Return the YAML's path."""
     path = folder / f"{name}.yaml"
     path.write_text(YAML.replace(NAME, name), encoding="utf-8")
     if not (folder / "rows").exists():
@@ -51,7 +51,7 @@ def write_model(folder: Path, name: str = NAME) -> Path:
 
 
 def land(folder: Path, start: datetime, end: datetime) -> None:
-    """The rows of these days as one more file of the source."""
+    """Write the rows of these days as another file of the source."""
     random = np.random.default_rng(start.toordinal())
     count = (end - start).days * ROWS_PER_DAY
     at = pd.date_range(start, periods=count, freq=timedelta(days=1) / ROWS_PER_DAY)

@@ -1,12 +1,11 @@
-"""`make bench-settings`: the demo models' training settings, judged on their history alone.
+"""`make bench-settings`: compare training settings of the demo models on their history.
 
-The replay serves from 21 April on; whoever picks settings by what it shows has seen the answers. Here each variant is
-trained again before each of the last twelve five-day stretches of the history and scored on that stretch (forward
-validation: Bergmeir & Benítez 2012, "On the use of cross-validation for time series predictor evaluation"). Printed is
-the mean metric of each, its paired difference from the YAML's settings with a standard error, and the CPU seconds of its
-twelve fits: where two variants cannot be told apart, the cheaper one is to be had. The last line tells what a five-day
-holdout can tell apart at all: the spread of the difference between two models trained ten days apart, which a
-non-inferiority margin has to leave room for.
+The replay serves from 21 April on, so settings must not be chosen by its results. Here each variant is trained again
+before each of the last twelve five-day stretches of the history and scored on that stretch (forward validation: Bergmeir
+& Benítez 2012, "On the use of cross-validation for time series predictor evaluation"). The table lists the mean metric,
+the paired difference from the YAML's settings with its standard error, and the CPU seconds of the twelve fits; of two
+equal variants, choose the cheaper. The last line shows the resolution of a five-day holdout: the spread of the difference
+between two models trained ten days apart, which a non-inferiority margin must exceed.
 """
 
 import json
@@ -51,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class History:
-    """The labelled rows of a model's history, cut by time; a label counts once its delay has passed."""
+    """The labelled rows of a model's history by time; a label counts once its delay has passed."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config, period = config, config.history()
@@ -65,7 +64,7 @@ class History:
         return self._rows.filter(pc.and_(pc.greater_equal(time, pa.scalar(start)), pc.less(time, pa.scalar(end))))
 
     def score(self, changes: dict[str, Any], stretch: datetime, age: timedelta = timedelta()) -> float:
-        """The primary metric on the stretch of a model trained `age` before it."""
+        """Return the primary metric on the stretch, for a model trained `age` before it."""
         own = {name: changes[name] for name in changes if name in ("window_days", "early_stopping_rounds")}
         parameters = {**self.config.training.parameters, **{k: v for k, v in changes.items() if k not in own}}
         training = self.config.training.model_copy(update={**own, "parameters": parameters})

@@ -1,7 +1,7 @@
-"""Performance matrices of streams, as the back-test reads them: one candidate and one probe after every window.
+"""Performance matrices of streams for the back-test: one candidate and one probe after every window.
 
-Protocol (../shared/streams/README.md): W equal windows, the first 30 % are history, XGBoost on the trailing 30 % of the
-rows (on what there is, before); probes on a quarter of those rows with 40 trees. Cached: a matrix is built once.
+Protocol (../shared/streams/README.md): W equal windows, of which the first 30 % are history; XGBoost on the trailing 30 %
+of the rows, or on fewer at the start; probes with 40 trees on a quarter of those rows. Matrices are cached.
 """
 
 import os
@@ -24,7 +24,7 @@ def folder() -> Path:
 
 
 def build_or_load(name: str, shuffled: bool = False) -> Matrix:
-    """A practice stream's matrix, from the cache when it was built before; `shuffled` in time for a control."""
+    """Return a practice stream's matrix, cached; `shuffled` in time for a control."""
     return cached(f"{name}{'_shuffled' * shuffled}", lambda: _practice(name, shuffled))
 
 
@@ -46,7 +46,7 @@ def cached(name: str, make: Callable[[], Stream], drift: bool = True) -> Matrix:
 
 
 def build_matrix(stream: Stream, drift: bool = True) -> Matrix:
-    """`loss`, `probe`, `ks`, `ev` [W, W], `secs`, `rows` [W] and `H` of a stream."""
+    """Return `loss`, `probe`, `ks`, `ev` [W, W], `secs`, `rows` [W] and `H` of a stream."""
     edges = np.linspace(0, len(stream.target), stream.windows + 1).round().astype(int)
     count, history = stream.windows, round(HISTORY_SHARE * stream.windows)
     matrix: Matrix = {key: np.full((count, count), np.nan) for key in ("loss", "probe", "ks", "ev")}
@@ -65,7 +65,7 @@ def build_matrix(stream: Stream, drift: bool = True) -> Matrix:
 
 
 def _losses(stream: Stream, edges: np.ndarray, window: int, rows: np.ndarray, trees: int, eta: float) -> np.ndarray:
-    """Mean loss on every later window of a model fitted on `rows`; NaN up to `window`."""
+    """Return the mean loss on every later window of a model fitted on `rows`; NaN up to `window`."""
     import xgboost
 
     parameters: dict[str, Any] = {"tree_method": "hist", "max_depth": 6, "eta": eta, "subsample": 0.8}
@@ -88,7 +88,7 @@ def _losses(stream: Stream, edges: np.ndarray, window: int, rows: np.ndarray, tr
 
 
 def _drift_shares(stream: Stream, edges: np.ndarray, window: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share of features that drifted from the training rows: KS at p < 0.05, and Evidently's distances ≥ 0.1."""
+    """Return the share of features that drifted from the training rows: KS at p < 0.05, and Evidently's distances ≥ 0.1."""
     generator = np.random.default_rng(window)
     sample = stream.features[np.sort(generator.choice(rows, min(len(rows), DRIFT_ROWS), replace=False))]
     ks, ev = np.full(len(edges) - 1, np.nan), np.full(len(edges) - 1, np.nan)
@@ -101,7 +101,7 @@ def _drift_shares(stream: Stream, edges: np.ndarray, window: int, rows: np.ndarr
 
 
 def _drift(reference: np.ndarray, current: np.ndarray, categorical: bool) -> tuple[bool, bool]:
-    """(KS test drifted, distance drifted): Wasserstein/σ for numbers, Jensen-Shannon for categories (Evidently)."""
+    """Return (KS drifted, distance drifted): Wasserstein/σ for numbers, Jensen-Shannon for categories (Evidently)."""
     reference, current = reference[np.isfinite(reference)], current[np.isfinite(current)]
     if min(len(reference), len(current)) < 2:
         return False, False

@@ -1,7 +1,7 @@
-"""Rows for the monitoring benchmark: a reference and a window of many columns, as Parquet, seeded and kept.
+"""Seeded rows for the monitoring benchmark: a reference and a window of many columns, as cached Parquet files.
 
 Four fifths of the features are numeric (normal, skewed, whole numbers, rounded, some with nulls), one fifth categories;
-every tenth has moved in the window.
+every tenth feature is shifted in the window.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def model(shape: Shape) -> ModelConfig:
 
 
 def generate(shape: Shape, folder: Path) -> tuple[Path, Path]:
-    """Paths of the reference's and the window's rows, written unless they are there."""
+    """Return the paths of the reference and the window, written on first use."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"reference-{shape.name}.parquet", folder / f"window-{shape.name}.parquet"
     for seed, (path, window) in enumerate(zip(paths, (HISTORY, WINDOW), strict=True)):

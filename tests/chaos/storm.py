@@ -1,13 +1,13 @@
-"""Storms of events on a real server and worker: however often a retrain is asked for, a model is retrained once.
+"""Event storms on a real server and worker: however often a retrain is requested, a model is retrained once.
 
     python -m tests.chaos.storm --events 500 --models 1
     python -m tests.chaos.storm --events 50 --models 50
     python -m tests.chaos.storm --events 60 --models 6 --cut
 
-Every event asks for the same decision of its model, as repeated and reordered events do. With `--cut` every process of the
-server and its worker is killed while the first retrain runs, all is started again, and the same events come once more.
-Prints a row and, with `--out`, writes it as JSON; ends with 1 where a model was retrained more or less than once, or more
-retrains ran at once than their limit allows.
+Every event requests the same decision of its model, like repeated and reordered events. With `--cut`, server and worker
+are killed while the first retrain runs, everything is started again, and the same events are emitted once more. Prints
+a row and, with `--out`, writes it as JSON. Exits with 1 if a model was not retrained exactly once, or if more retrains
+ran at once than their limit allows.
 """
 
 import argparse
@@ -37,7 +37,7 @@ FIRST = DRIFT - timedelta(days=WINDOW_DAYS)
 
 @dataclass(frozen=True)
 class Storm:
-    """What came of it. `most_runs` is the most runs that one model got; `retrained` counts models with one version."""
+    """Result. `most_runs` is the largest number of runs of one model; `retrained` counts models with one version."""
 
     events: int
     models: int
@@ -64,7 +64,7 @@ class Storm:
 
 
 def storm(folder: Path, events: int, models: int, cut: bool = False) -> Storm:
-    """Serve, storm, count. `folder` holds the workspace, the models and the logs of the services."""
+    """Serve, emit events, count. `folder` holds the workspace, the models and the service logs."""
     names = [f"storm_{number:03d}" for number in range(models)]
     (folder / "models").mkdir()
     for name in names:
@@ -94,7 +94,7 @@ def storm(folder: Path, events: int, models: int, cut: bool = False) -> Storm:
 
 
 def _decide(name: str) -> None:
-    """Put the decision to retrain into the ledger: without it an event asks in vain."""
+    """Record the decision to retrain; without it, events have no effect."""
     from tasks.adapters.ledger import chain as ledger
 
     window = Window(FIRST - timedelta(days=WINDOW_DAYS), FIRST)
@@ -108,7 +108,7 @@ def _decision_id(name: str) -> str:
 
 
 def _kill_all() -> None:
-    """Kill what was started here and all that it started, as a power cut would."""
+    """Kill all started processes and their children, like a power cut."""
     family = psutil.Process().children(recursive=True)
     for process in family:
         with suppress(psutil.NoSuchProcess):
@@ -117,7 +117,7 @@ def _kill_all() -> None:
 
 
 def _await_retrain() -> None:
-    """Until a retrain runs."""
+    """Wait until a retrain runs."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -130,7 +130,7 @@ def _await_retrain() -> None:
 
 
 def _ask(names: Sequence[str], events: int, before: int = 0) -> None:
-    """Ask for retrains, each model in turn, and wait until the server has every event, and those asked `before`."""
+    """Emit retrain requests for each model in turn, and wait until the server has all events, including `before`."""
     from prefect.client.orchestration import get_client
     from prefect.events import emit_event
 
@@ -156,7 +156,7 @@ def _ask(names: Sequence[str], events: int, before: int = 0) -> None:
 
 
 def _watch(names: Sequence[str]) -> tuple[Counter[str], int, int]:
-    """(runs of each model, most that ran at once, the limit), once every model has a run and none is under way."""
+    """Return (runs per model, maximum at once, limit), once every model has a run and none is active."""
     from prefect.client.orchestration import get_client
 
     most, quiet_since, deadline = 0, None, monotonic() + PATIENCE_S
@@ -169,7 +169,9 @@ def _watch(names: Sequence[str]) -> tuple[Counter[str], int, int]:
                 run.state is not None and run.state.is_final() for run in runs
             )
             quiet_since = (quiet_since or monotonic()) if done else None
-            if quiet_since is not None and monotonic() - quiet_since > 10:  # a late second run would show by then
+            if (
+                quiet_since is not None and monotonic() - quiet_since > 10
+            ):  # a late second run would have appeared by then
                 break
             sleep(0.5)
     limit = deployment.global_concurrency_limit
@@ -187,7 +189,7 @@ def _runs(client: Any, deployment_id: Any) -> list[Any]:
 
 
 def _versions(names: Sequence[str]) -> Counter[str]:
-    """How many versions each model has in the registry: a retrain registers one."""
+    """Return the number of registered versions per model; a retrain registers one."""
     from tasks.adapters.ledger import chain as ledger
 
     return Counter({name: len(ledger.entries(name, kind="challenger.registered")) for name in names})

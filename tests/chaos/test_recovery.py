@@ -1,4 +1,4 @@
-"""A part of `make chaos` that CI can wait for: real processes are killed, and the loop completes by itself, once."""
+"""A short part of `make chaos` for CI: real processes are killed, and the loop completes once."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.chaos.stack import Stack, stack, wait_for
 
 pytestmark = [
     pytest.mark.timeout(1800),
-    pytest.mark.slow("kills a server, a worker and its runs, and waits until the loop has recovered by itself"),
+    pytest.mark.slow("kills a server, a worker and its runs, and waits for the recovery"),
 ]
 
 
@@ -26,7 +26,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(autouse=True)
 def _there(workspace, up: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checks look where the processes write."""
+    """Point the checks at the processes' workspace."""
     monkeypatch.setenv("PERENNIAL_HOME", str(up.space.home))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", up.mlflow)
 
@@ -36,13 +36,13 @@ def problems(up: Stack, prefix: str, victim: str, *boundaries: str) -> list[str]
 
 
 def test_schedules_create_runs(up):
-    """Prefect's scheduler only logs it when it cannot; without it nothing is ever monitored."""
+    """Prefect's scheduler only logs failures; without it nothing would be monitored."""
     scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
     assert wait_for(lambda: up.ask("flow_runs/filter", flow_runs=scheduled), "the runs of an active schedule")
 
 
 def test_recovery_after_power_loss(up):
-    """Nobody is left to report the runs: missed heartbeats, the automation that takes them up, and the lease bring them back."""
+    """No process is left to report the runs; missed heartbeats, the automation and the lease recover them."""
     boundaries = (
         "retrain: version made, registration not ended",
         "retrain: both facts in the ledger",
@@ -54,7 +54,7 @@ def test_recovery_after_power_loss(up):
 def test_full_disk_fails_clearly_and_recovers(up):
     fault = "the lake's disk is full"
     missing = lacking().get(fault)
-    if missing and not os.environ.get("PERENNIAL_REQUIRE_SYSTEM_TOOLS"):  # in .ci/run nothing may be skipped
+    if missing and not os.environ.get("PERENNIAL_REQUIRE_SYSTEM_TOOLS"):  # .ci/run allows no skips
         pytest.skip(f"{fault} cannot be made here: {missing}")
     assert not run_fault(up, list(FAULTS).index(fault), fault).problems
 

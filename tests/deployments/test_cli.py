@@ -1,4 +1,4 @@
-"""`perennial` as people and programs use it: help to learn from, JSON, exit codes, one clear message."""
+"""The `perennial` command: help, JSON, exit codes and error messages."""
 
 import json
 import re
@@ -28,7 +28,7 @@ FIRST = utc("2024-01-21")
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every command and group, as the words that name it."""
+    """Return the path of every command and group, as words."""
     command = command or get_command(app)
     yield path
     for name, nested in getattr(command, "commands", {}).items():
@@ -127,9 +127,9 @@ def wrong(tmp_path: Path) -> str:
 
 def test_check_exits_with_1_for_an_invalid_file(wrong, capsys):
     assert main(["check", wrong]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == "small.yaml: risk is 'huge', expected 'low', 'medium' or 'high'\n"
+    printed_text = capsys.readouterr()
+    assert printed_text.out == ""
+    assert printed_text.err == "small.yaml: risk is 'huge', expected 'low', 'medium' or 'high'\n"
 
 
 def test_check_json_lists_files_and_errors(wrong, tmp_path, capsys):
@@ -137,14 +137,14 @@ def test_check_json_lists_files_and_errors(wrong, tmp_path, capsys):
     (right,) = printed(capsys)["models"]
     assert (right["model"], right["error"]) == ("small", "") and len(right["behaviour"]) > 5
     assert main(["check", wrong, "--json"]) == 1
-    said = capsys.readouterr()
-    assert "risk" in json.loads(said.out)["models"][0]["error"] and said.err == ""
+    printed_text = capsys.readouterr()
+    assert "risk" in json.loads(printed_text.out)["models"][0]["error"] and printed_text.err == ""
 
 
 def test_invalid_file_exits_with_1_and_invalid_parameter_with_2(wrong, capsys, prefect_server):
     assert main(["run", "monitor", "--model", wrong]) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "monitor: small.yaml: risk is 'huge', expected 'low', 'medium' or 'high'"
+    printed_text = capsys.readouterr().err.splitlines()[-1]
+    assert printed_text == "monitor: small.yaml: risk is 'huge', expected 'low', 'medium' or 'high'"
     assert main(["run", "monitor", "--model", wrong, "--until", "soon"]) == 2
     assert "until: Input should be a valid datetime" in capsys.readouterr().err
     assert main(["run", "retrain", "--model", wrong, "--override", "{by"]) == 2

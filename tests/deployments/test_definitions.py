@@ -1,4 +1,4 @@
-"""What the files say is to be deployed, and the plan that brings a server there."""
+"""Definitions read from the files, and the plan of changes."""
 
 import shutil
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_schedule_in_prefect_yaml_overrides_the_default():
 def test_live_model_has_an_alert_for_missing_monitoring():
     recorded = churn()
     live = churn(period=recorded.period.model_copy(update={"end": None}))
-    missed = "perennial: tell that churn is not watched"
+    missed = "perennial: notify that churn is not monitored"
     assert missed not in {each["name"] for each in read_definitions(models(recorded)).automations}
     (automation,) = [each for each in read_definitions(models(live)).automations if each["name"] == missed]
     assert automation["trigger"]["match"] == {"prefect.resource.id": "perennial.model.churn"}
@@ -65,7 +65,7 @@ def test_removed_model_has_no_schedule():
 
 @pytest.fixture
 def own_models(tmp_path, monkeypatch) -> Path:
-    """A folder of models of one's own, beside deployments/."""
+    """A models' folder of the user, beside deployments/."""
     folder = tmp_path / "models"
     folder.mkdir()
     monkeypatch.setenv("PERENNIAL_MODELS", str(folder))
@@ -86,8 +86,8 @@ def model_file(path: Path, name: str) -> Path:
         ({"second": "air_time"}, "{own}/second.yaml: name is air_time, expected second, as runs find a model by the name of its "
                                  "file; {ours}/air_time.yaml is the file of air_time; write name: second"),
         ({"air_time": "air_time"}, "{ours}/air_time.yaml and {own}/air_time.yaml: both are the file of air_time, expected one, as "
-                                   "runs would read the first only; give one of the two models another name, in the file and as "
-                                   "the file's name"),
+                                   "runs would read only the first; rename one of the two models, in the file and in the file's "
+                                   "name"),
     ],
 )  # fmt: skip
 def test_model_not_found_by_its_name_is_refused(own_models, files, words, capsys):
@@ -120,9 +120,9 @@ def test_unset_variable_is_refused(tmp_path, monkeypatch):
 
 
 def test_automation_without_our_prefix_is_refused(tmp_path):
-    path = index_with(tmp_path, '"perennial: promote what was validated"', '"promote what was validated"')
+    path = index_with(tmp_path, '"perennial: promote a validated challenger"', '"promote a validated challenger"')
     with pytest.raises(
-        DeploymentError, match="'promote what was validated', expected a name that begins with 'perennial: '"
+        DeploymentError, match="'promote a validated challenger', expected a name that begins with 'perennial: '"
     ):
         read_definitions(models(), path)
 
@@ -136,7 +136,7 @@ def test_invalid_entrypoint_is_named(tmp_path):
 
 
 def test_definitions_match_the_snapshot(snapshot):
-    """A change of a deployment, form or automation is a reviewed diff: `pytest --snapshot-update` writes it."""
+    """A change of a deployment, form or automation is a reviewed diff; write it with `pytest --snapshot-update`."""
     from deployments.apply.prefect_definitions import wanted_definitions
 
     definitions = wanted_definitions(read_definitions(), alerts=True)

@@ -1,4 +1,4 @@
-"""The demo replays what was recorded and says in a line what it leaves out."""
+"""The demo replays recorded history and names the models that it leaves out."""
 
 from pathlib import Path
 
@@ -11,9 +11,11 @@ LIVE = {", end: 2024-02-06T00:00:00Z": ""}
 
 
 def replayed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the models that would be replayed, instead of the replays with their server and processes."""
+    """Record the names of models that would be replayed, instead of starting server and processes."""
     names: list[str] = []
-    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)  # the demo's handler is not for this process
+    monkeypatch.setattr(
+        demo.signal, "signal", lambda *_: None
+    )  # the demo's signal handler must not stay in this process
     monkeypatch.setattr(demo, "_replay", lambda configs, _: names.extend(config.name for config in configs.values()))
     return names
 

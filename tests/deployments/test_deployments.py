@@ -1,4 +1,4 @@
-"""What is deployed on a real server is what the files say, and does what its automations promise."""
+"""Deployments on a real server match the files, and automations act as described."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def client(prefect_server: None) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def deployed(client: Any) -> None:
-    """Everything as Prefect's own deploy makes it from the committed file, then what apply adds to it."""
+    """Deploy the committed file with Prefect's own deploy, then apply."""
     from deployments.apply.deploy import apply
     from deployments.apply.server_state import PrefectState, deploy
 
@@ -51,7 +51,7 @@ def deployed(client: Any) -> None:
 
 
 def await_until(condition: Any, seconds: float = 150) -> Any:
-    """The server says an event again to its automations after a locked database has cost it 60 s, and once more."""
+    """Wait for a condition; after a locked database, the server repeats an event to its automations after 60 s."""
     deadline = monotonic() + seconds
     while not (seen := condition()) and monotonic() < deadline:
         sleep(0.2)
@@ -71,7 +71,7 @@ def emit(event: str, model: str, **payload: Any) -> Any:
 
 
 def hand_over(event: str, model: str, **payload: Any) -> None:
-    """As a deployed flow does: said again until the server has stored it, for a connection may break just then."""
+    """Emit an event as a deployed flow does: repeat it until the server has stored it."""
     from tasks.adapters.orchestration import delivery
 
     with suppress(delivery.NotDelivered):
@@ -164,7 +164,7 @@ def test_repeated_retrain_request_starts_one_run(deployed, client):
              reasons=["mae rose by 3 minutes", "drift"])  # fmt: skip
     emit("retraining.requested", "terse")
     assert await_until(lambda: runs_of(client, "wanted") and runs_of(client, "terse"))
-    sleep(2)  # time for a second run, were there to be one
+    sleep(2)  # time for a second run to appear
     (run,) = runs_of(client, "wanted")
     assert run.deployment_id == client.read_deployment_by_name("retrain/retrain").id
     assert run.parameters == {
@@ -186,7 +186,7 @@ def test_two_decisions_start_two_runs(deployed, client):
         for decision in sorted(decisions):
             emit("challenger.validated", "hurried", decision_id=decision, until="2013-06-05T00:00:00+00:00")
     assert await_until(lambda: len(runs_of(client, "hurried")) >= 2)
-    sleep(2)  # time for a third run, were there to be one
+    sleep(2)  # time for a third run to appear
     asked = [run.parameters["decision_id"] for run in runs_of(client, "hurried")]
     assert sorted(asked) == sorted(decisions)
 
@@ -229,7 +229,7 @@ def test_expired_approval_starts_one_more_run(deployed, client):
     from prefect.states import Failed, Running
 
     out_of_time = "The flow was paused and never resumed."
-    assert out_of_time in inspect.getsource(pause_expirations), "Prefect says it in other words: fix the trigger"
+    assert out_of_time in inspect.getsource(pause_expirations), "Prefect's message changed: fix the trigger"
 
     deployment = client.read_deployment_by_name("promote/promote")
     parameters = {"model": "unheard", "decision_id": "0123456789abcdef", "until": "2013-06-05T00:00:00Z"}
@@ -244,13 +244,15 @@ def test_expired_approval_starts_one_more_run(deployed, client):
         client.set_flow_run_state(run.id, Running(), force=True)
     client.set_flow_run_state(foreign.id, Failed(message=out_of_time), force=True)
     client.set_flow_run_state(broken.id, Failed(message="the registry is gone"), force=True)
-    client.set_flow_run_state(late.id, Failed(message=out_of_time), force=True)  # a test's server runs no such service
+    client.set_flow_run_state(
+        late.id, Failed(message=out_of_time), force=True
+    )  # the test server does not run this service
     again = await_until(lambda: len(runs_of(client, "unheard")) > 1 and runs_of(client, "unheard"))
     (second,) = [run for run in again if run.id != late.id]
     assert {name: second.parameters[name] for name in ("model", "decision_id", "until")} == parameters
     assert second.created_by.type == "AUTOMATION"
-    assert len(runs_of(client, "broken")) == 1, "a run that failed of itself was started again"
-    assert not runs_of(client, "foreign"), "another project's promotion is none of ours"
+    assert len(runs_of(client, "broken")) == 1, "a run that failed by itself was started again"
+    assert not runs_of(client, "foreign"), "another project's promotion is ignored"
 
 
 def test_subflow_events_are_left_to_the_caller(deployed, client):
@@ -285,7 +287,7 @@ class Mailbox(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -335,9 +337,7 @@ def test_ambiguous_alert_block_is_refused(deployed, client, tmp_path):
         for dry_run in (True, False):
             with pytest.raises(DeploymentError, match=refusal):
                 apply(dry_run=dry_run, alerts_file=file)
-        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 9, (
-            "the block that is there does as well"
-        )
+        assert [change.verb for change in apply(dry_run=True)] == ["created"] * 9, "the existing block is used"
     finally:
         client.delete_block_document(block)
 
@@ -353,11 +353,13 @@ def test_server_state_is_read_across_pages(deployed, client, monkeypatch):
         client.create_variable(VariableCreate(name=f"a_strangers_{number}", value=number))
     blocks = [SlackWebhook(url="https://chat.example/hook").save(name) for name in ("a-strangers", "perennial-alerts")]
     try:
-        assert {change.definition.kind for change in apply(dry_run=True)} == {"automation"}, "those that tell people"
+        assert {change.definition.kind for change in apply(dry_run=True)} == {"automation"}, (
+            "the automations that notify people"
+        )
         with PrefectState() as state:
-            whole = state.found_definitions(("perennial",))
-            monkeypatch.setattr("deployments.apply.server_state.PAGE", 2)  # so that nothing fits into one answer
-            assert {each.key for each in state.found_definitions(("perennial",))} == {each.key for each in whole}
+            everything = state.found_definitions(("perennial",))
+            monkeypatch.setattr("deployments.apply.server_state.PAGE", 2)  # so that nothing fits into one response
+            assert {each.key for each in state.found_definitions(("perennial",))} == {each.key for each in everything}
             assert state.alerts() == str(blocks[1])
     finally:
         for number in range(201):
@@ -389,7 +391,7 @@ def test_run_of_a_dead_process_is_requeued(deployed, client, monkeypatch):
 
     from tasks.adapters.orchestration.requeue import POOL, TAKEN_BY, hand_back_runs, worker_name
 
-    monkeypatch.setattr("tasks.adapters.orchestration.requeue.PAGE", 1)  # each run comes in an answer of its own
+    monkeypatch.setattr("tasks.adapters.orchestration.requeue.PAGE", 1)  # one run per response
     deployment = client.read_deployment_by_name("score/score")
     own = worker_name(POOL, ())
     taken_by = {"gone": own, "lives": own, "elsewhere": f"{POOL}-other-host", "gone as well": own}

@@ -1,4 +1,4 @@
-"""What may stand under `drift.evidently` of a model's file, and what is said of a mistake there."""
+"""Settings under `drift.evidently`, and their error messages."""
 
 import pytest
 from pydantic import ValidationError
@@ -38,9 +38,9 @@ def test_metrics_presets_and_functions_are_accepted(item):
         ({}, "drift.evidently.0: names nothing to compute, expected one of metric, preset and report"),
         (MEAN | {"preset": "A"}, "drift.evidently.0: names metric and preset, expected one of metric, preset and report"),
         ({"preset": "A", "tests": {"lt": 1}}, "tests belong to a metric, found a preset"),
-        (MEAN | {"tests": {"lesser": 1}}, "tests: lesser is no test, expected one of eq, not_eq, gt, gte, lt, lte, is_in"),
-        (MEAN | {"tests": {"lt": "1"}}, "tests: lt is '1', expected a number, or {relative: 0.1} or {absolute: 5}"),
-        (MEAN | {"tests": {"lt": {"relativ": 1}}}, "expected a number, or {relative: 0.1}"),
+        (MEAN | {"tests": {"lesser": 1}}, "tests: lesser is not a test, expected one of eq, not_eq, gt, gte, lt, lte, is_in"),
+        (MEAN | {"tests": {"lt": "1"}}, "tests: lt is '1', expected a number, or a distance from the reference: {relative: 0.1} or {absolute: 5}"),
+        (MEAN | {"tests": {"lt": {"relativ": 1}}}, "expected a number, or a distance from the reference: {relative: 0.1}"),
         (MEAN | {"tests": {"lt": True}}, "tests: lt is True, expected a number"),
         (MEAN | {"tests": {"is_in": 3}}, "tests: is_in is 3, expected a list of values"),
         (MEAN | {"fails_as": "failed"}, "fails_as is 'failed', expected 'warn' or 'drifted'"),
@@ -52,15 +52,15 @@ def test_metrics_presets_and_functions_are_accepted(item):
     ],
 )  # fmt: skip
 def test_error_names_what_is_expected(item, message):
-    assert any(message in told for told in mistakes(item))
+    assert any(message in sentence for sentence in mistakes(item))
 
 
 def test_a_personal_column_is_refused():
-    (told,) = mistakes(
+    (sentence,) = mistakes(
         {"metric": "UniqueValueCount", "parameters": {"column": "country"}},
         columns={"personal": ["country"], "features": FEATURES},
     )
-    assert "reads 'country', expected a feature that columns.personal does not list" in told
+    assert "reads 'country', expected a feature that columns.personal does not list" in sentence
 
 
 def test_evidently_settings_are_part_of_the_fingerprint():

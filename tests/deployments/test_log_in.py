@@ -1,4 +1,4 @@
-"""Nobody gets in without the log-in."""
+"""The log-in of `perennial serve` protects every service."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A model is one YAML file, and a mistake in it says where it is, what was found and what is accepted."""
+"""Model files: errors state the place, the value found and what is accepted."""
 
 import shutil
 from pathlib import Path
@@ -106,8 +106,8 @@ def test_error_names_file_field_value_and_expectation(tmp_path, old, new, words)
         (
             "{trigger: perennial}",
             "[{trigger: perennial}]",
-            "retraining.when is [{'trigger': 'perennial'}], expected a mapping that begins with trigger:; several are "
-            "joined by {trigger: any_of, conditions: [...]}",
+            "retraining.when is [{'trigger': 'perennial'}], expected a mapping that begins with trigger:; combine "
+            "several with {trigger: any_of, conditions: [...]}",
         ),
         (
             "\ntraining:\n",
@@ -138,7 +138,7 @@ def test_error_names_file_field_value_and_expectation(tmp_path, old, new, words)
         (
             "[distance,",
             "[distance, scheduled_departure,",
-            "columns: time column 'scheduled_departure' is also a feature, expected columns made of it, such as its hour or weekday",
+            "columns: time column 'scheduled_departure' is also a feature, expected columns derived from it, such as its hour or weekday",
         ),
     ],
 )
@@ -224,28 +224,28 @@ def test_calendars_and_arrivals_are_described(tmp_path):
 
     rules = "{trigger: calendar, cron: 0 3 1 * *, timezone: America/New_York}, {trigger: arrival, share: 0.2}"
     rule = f"{{trigger: any_of, conditions: [{rules}]}}"
-    told = " ".join(describe(load_model_config(edited(tmp_path, "{trigger: perennial}", rule))))
-    assert "a date of cron 0 3 1 * * (America/New_York) has come since the last training" in told
-    assert "new rows with labels reach 20% of the training rows" in told
+    described = " ".join(describe(load_model_config(edited(tmp_path, "{trigger: perennial}", rule))))
+    assert "a date of cron 0 3 1 * * (America/New_York) has come since the last training" in described
+    assert "new rows with labels reach 20% of the training rows" in described
 
 
 def test_label_time_is_described(tmp_path):
     from deployments.config.description import describe
 
     later = edited(tmp_path, "label_time: scheduled_departure", "label_time: known_at")
-    told = " ".join(describe(load_model_config(later)))
+    described = " ".join(describe(load_model_config(later)))
     assert (
-        "labels follow at a time of their own (24 h after columns.label_time: known_at), sought for 30 days more"
-        in told
+        "labels follow at a time of their own (24 h after columns.label_time: known_at) and are read for 30 days more"
+        in described
     )
 
 
 def test_check_describes_models_and_fails_on_an_invalid_file(tmp_path, capsys):
     assert main(["check"]) == 0
-    told = capsys.readouterr().out
-    assert "the perennial policy finds that a fresh model pays what a retrain costs or 15 days have passed" in told
-    assert "no group of origin may surely lose more than 0.06" in told
-    assert "predicts arrives_late (binary; F1 and probabilities are of" in told
+    described = capsys.readouterr().out
+    assert "the perennial policy finds that a fresh model pays what a retrain costs or 15 days have passed" in described
+    assert "no group of origin may significantly lose more than 0.06" in described
+    assert "predicts arrives_late (binary; F1 and probabilities refer to" in described
     assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1
     assert "mine.yaml: risk is 'huge'" in capsys.readouterr().err
 
@@ -253,10 +253,10 @@ def test_check_describes_models_and_fails_on_an_invalid_file(tmp_path, capsys):
 def test_check_describes_personal_columns(tmp_path, capsys):
     path = edited(tmp_path, "  features:\n", "  personal: [carrier, carier]\n  features:\n")
     assert main(["check", str(path)]) == 0
-    told = capsys.readouterr().out
+    described = capsys.readouterr().out
     assert (
-        "shows no value of carrier and carier in reports and logs; of carier it reads none: no other setting names"
-        in told
+        "shows no value of carrier and carier in reports and logs; carier: not read at all, as no other setting names it"
+        in described
     )
 
 
@@ -267,7 +267,7 @@ def test_check_refuses_a_leaking_feature(tmp_path, capsys):
 
 
 def test_personal_column_cannot_be_a_slice(tmp_path: Path) -> None:
-    """A slice is named by its value, in the ledger for good."""
+    """A slice is named by its value, which the ledger stores forever."""
     path = edited(tmp_path, "  slices: [origin]\nretraining:", "retraining:")
     text = path.read_text(encoding="utf-8").replace("  features:\n", "  personal: [origin]\n  features:\n")
     path.write_text(text, encoding="utf-8")
@@ -280,7 +280,7 @@ def test_personal_column_cannot_be_a_slice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[]", "which holds no suite; expected what json.dumps"),
+        ("[]", "which holds no suite; expected the output of json.dumps"),
         (
             '{"expectations": [{"kwargs": {"column": "wind"}}]}',
             "names column 'wind' in expectation 1 (); expected columns",

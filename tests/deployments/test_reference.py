@@ -1,4 +1,4 @@
-"""deployments/README.md says of every setting what the classes say, and everything on it can be copied into a file."""
+"""deployments/README.md matches the settings classes, and its examples are valid."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ BLOCKS = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)
 
 
 def classes(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every settings class that a type holds, at any depth; a group of conditions holds conditions."""
+    """Yield every settings class within a type, at any depth; a group of conditions contains conditions."""
     waiting, seen = [annotation], set()
     while waiting:
         found = waiting.pop()

@@ -1,4 +1,4 @@
-"""A model's risk sets policy, approval and evidence where its file is silent, and only there."""
+"""Defaults by risk: policy, approval and evidence, unless the file sets them."""
 
 import pytest
 import yaml
@@ -35,8 +35,8 @@ def test_file_settings_override_risk_defaults():
 
 
 def test_check_describes_risk_requirements():
-    told = " ".join(describe(config(risk="high")))
-    assert "its risk, high, asks for 99% intervals on at least 100 rows and a person's approval" in told
+    described = " ".join(describe(config(risk="high")))
+    assert "its risk, high, requires 99% intervals on at least 100 rows and a person's approval" in described
 
 
 def test_unknown_risk_is_refused(tmp_path):

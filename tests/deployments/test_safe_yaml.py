@@ -1,4 +1,4 @@
-"""A model's file that somebody else wrote: refused in a sentence, in time, and without quoting what it holds."""
+"""Model files from untrusted authors: refused in one sentence, in time, and without quoting content."""
 
 from time import monotonic
 
@@ -18,7 +18,7 @@ MERGED_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (BOMB, "references"),
         (NARROW_BOMB + "name: *a40\n", "more than 50,000 values, references written out"),
@@ -32,8 +32,8 @@ MERGED_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n 
         ("name: " + "9" * 5000, "more than 300 digits"),
         (YAML.replace("window_days: 2", "window_days: 1e999"), "window_days"),
         (YAML.replace("window_days: 2", "window_days: 1.1574e-5"), "window_days"),
-        (YAML + "name: other\n", "a key is there twice"),
-        (YAML.replace("name: small", "? [1, 2]\n: small"), "a key is no text"),
+        (YAML + "name: other\n", "a key occurs twice"),
+        (YAML.replace("name: small", "? [1, 2]\n: small"), "a key is not text"),
         ("name: small\x00", "character that YAML does not allow"),
         (b"name: \xff\xfe", "not text in UTF-8"),
         ("root:x:0:0:secret-of-root:/root:/bin/bash\ndaemon:*:1\n", "expected a mapping|is not YAML"),
@@ -43,11 +43,11 @@ MERGED_BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n 
         ("\tname: small", "is not YAML: line 1"),
     ],
 )
-def test_unsafe_file_is_refused_in_one_sentence(tmp_path, content, said):
+def test_unsafe_file_is_refused_in_one_sentence(tmp_path, content, message):
     path = tmp_path / "model.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     began = monotonic()
-    with pytest.raises(ModelConfigError, match=said) as caught:
+    with pytest.raises(ModelConfigError, match=message) as caught:
         load_model_config(path)
     assert monotonic() - began < 5
     assert "secret-of-root" not in str(caught.value)

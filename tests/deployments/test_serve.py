@@ -1,4 +1,4 @@
-"""`make serve` starts everything from nothing, goes on where it stopped, and leaves no process behind."""
+"""`make serve`: starts all services, resumes, and leaves no process behind."""
 
 import os
 import re
@@ -32,13 +32,13 @@ PORTS = ("prefect", "mlflow", "reports", "evidently")
 
 
 def csrf(prefect: str, auth: tuple[str, str] | None = None) -> dict[str, str]:
-    """What Prefect's own clients send along with every change, and a form on another page cannot."""
+    """Return the CSRF headers that Prefect's clients send with every change, and a form on another page cannot."""
     asked = httpx.get(f"{prefect}/api/csrf-token", params={"client": "tests"}, auth=auth)
     return {"Prefect-Csrf-Token": asked.json()["token"], "Prefect-Csrf-Client": "tests"} if asked.is_success else {}
 
 
 class Serving:
-    """A `perennial serve` on ports of its own, its output in a file."""
+    """A `perennial serve` process on free ports, with its output in a file."""
 
     def __init__(self, home: Path, log: Path, *more: str, log_in: bool = False) -> None:
         self.urls = {name: f"http://127.0.0.1:{free_port()}" for name in PORTS}
@@ -61,7 +61,7 @@ class Serving:
             sleep(0.3)
 
     def has_scheduled_runs(self) -> bool:
-        """The server's scheduler fails without a word to anybody where its libraries do not fit (SQLAlchemy 2.1)."""
+        """Return whether runs are scheduled; the scheduler fails silently with unsupported libraries (SQLAlchemy 2.1)."""
         planned, deadline = {"flow_runs": {"state": {"name": {"any_": ["Scheduled"]}}}}, monotonic() + START_S
         url = f"{self.urls['prefect']}/api/flow_runs/count"
         headers = csrf(self.urls["prefect"])
@@ -75,7 +75,7 @@ class Serving:
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Iterator[list[Serving]]:
-    """What a test started; ended whatever happens."""
+    """Start `serve` processes, and end them after the test."""
     started: list[Serving] = []
     yield started
     for each in started:
@@ -84,7 +84,7 @@ def serving(tmp_path: Path) -> Iterator[list[Serving]]:
             each.process.wait(timeout=60)
 
 
-@pytest.mark.slow("starts all that `make serve` starts, twice")
+@pytest.mark.slow("starts every service of `make serve`, twice")
 @pytest.mark.timeout(500)
 def test_serve_starts_stops_and_resumes(tmp_path, serving):
     home = tmp_path / "home"
@@ -99,7 +99,7 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
     assert "Action required for 2 models." in fleet and "train and promote the first one" in fleet
     assert re.search(r"│ worker\s+│ healthy │", first.output())
     assert served_url(workspace()) == f"{first.urls['prefect']}/api"
-    assert first.has_scheduled_runs(), "no run was planned ahead, though the fleet has a schedule"
+    assert first.has_scheduled_runs(), "no run is scheduled, although the fleet has a schedule"
     assert {listening.laddr.ip for each in first.family() for listening in each.net_connections()
             if listening.status == psutil.CONN_LISTEN} == {"127.0.0.1"}  # fmt: skip
 
@@ -110,7 +110,7 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
     assert f"is served already, by process {first.process.pid}" in refused.stderr
 
     family = first.family()
-    sleep(3)  # what each service started is noted every 2 s
+    sleep(3)  # children of services are recorded every 2 s
     next(each for each in family if "tasks.adapters.dashboards.mlflow_app" in each.cmdline()).kill()
     assert first.process.wait(timeout=60) == 1
     assert "mlflow ended with status -9, so all stops; its last lines:" in first.output()
@@ -128,7 +128,7 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
 
 
 def apply_under_serve() -> list[str]:
-    """What `serve` says after it has applied the files to the server of the tests."""
+    """Return the lines that `serve` prints after applying the files to the test server."""
     from prefect.settings import get_current_settings
 
     from deployments.local import serve
@@ -138,7 +138,7 @@ def apply_under_serve() -> list[str]:
     with hold_workspace(workspace()) as hold:
         serve._apply(serve.ServeRun(services, stream, threading.Event(), hold), environment)
         serve._check_alive(services)
-    serve._say_refused(services, stream)
+    serve._print_refusal(services, stream)
     return stream.console.export_text().splitlines()
 
 
@@ -153,8 +153,8 @@ def test_broken_file_does_not_stop_serve(tmp_path, monkeypatch):
         before = state.found_definitions(("perennial",))
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     (tmp_path / "broken.yaml").write_text("bogus: [")
-    *_, loud, named = apply_under_serve()
-    assert "NOTHING NEW IS DEPLOYED: all goes on as it was applied last" in loud
+    *_, headline, named = apply_under_serve()
+    assert "NOTHING NEW IS DEPLOYED: the deployments of the last apply stay active" in headline
     assert "broken.yaml: is not YAML" in named
     with server_state.PrefectState() as state:
         assert state.found_definitions(("perennial",)) == before
@@ -171,7 +171,7 @@ def log_in(folder: Path, password: str) -> Path:
     return file
 
 
-@pytest.mark.slow("starts all that `make serve` starts, twice")
+@pytest.mark.slow("starts every service of `make serve`, twice")
 @pytest.mark.timeout(900)
 def test_services_require_the_current_login(tmp_path, serving):
     passwords = ("correct horse battery", "another staple entirely")
@@ -179,7 +179,7 @@ def test_services_require_the_current_login(tmp_path, serving):
         options = ("--credentials", str(log_in(tmp_path, password)))
         guarded = Serving(tmp_path / "home", tmp_path / "serve.log", *options)
         serving.append(guarded)
-        guarded.await_start()  # with deployments applied and a worker heard of, so all of ours got in
+        guarded.await_start()  # deployments are applied and a worker is online, so Perennial's own clients got in
         runs, models = (
             f"{guarded.urls['prefect']}/api/admin/version",
             f"{guarded.urls['mlflow']}/ajax-api/2.0/mlflow/registered-models/search",
@@ -225,7 +225,7 @@ def test_child_that_ignores_the_signal_is_killed():
 
 
 def leave_running(space_home: Path, started: float | None = None) -> subprocess.Popen[bytes]:
-    """A process as a killed `serve` leaves it, remembered with its own start time or another."""
+    """Leave a process as a killed `serve` does, recorded with its own start time or another."""
     left = subprocess.Popen(["sleep", "99"])
     moment = started or psutil.Process(left.pid).create_time()
     (space_home / "serve.lock").write_text(f'{{"serve": 1, "started": {{"{left.pid}": {moment}}}}}')
@@ -240,13 +240,13 @@ def test_leftover_processes_are_ended_at_the_next_start():
 
 
 def test_reused_process_id_is_left_alone():
-    stranger = leave_running(workspace().home, started=1.0)
+    reused_pid = leave_running(workspace().home, started=1.0)
     try:
         with hold_workspace(workspace()):
-            assert stranger.poll() is None
+            assert reused_pid.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        reused_pid.kill()
+        reused_pid.wait()
 
 
 @pytest.mark.parametrize("cut", ['{"serve": 1, "sta', "\0" * 40, b"{\xc3".decode("latin-1")])
@@ -379,7 +379,7 @@ def test_index_link_out_of_reports_is_not_followed(pages, workspace):
 
 
 def ask(pages: httpx.Client, request: str) -> str:
-    """The first line of the answer to a request that no client would send; empty where none came."""
+    """Return the first line of the response to a malformed request; empty without a response."""
     with socket.create_connection((pages.base_url.host, pages.base_url.port), timeout=10) as asking:
         asking.sendall(request.encode("latin-1"))
         return asking.makefile("rb").readline().decode().strip()

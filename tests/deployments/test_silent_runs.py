@@ -1,4 +1,4 @@
-"""A run that fell silent is said to have crashed; one that ended is left alone, in whatever order its events arrive."""
+"""Silent runs are crashed and ended runs are not, in whatever order events arrive."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,14 +13,14 @@ from deployments.apply.definitions import INDEX
 from tasks.adapters.orchestration.server import running_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow("waits for silence; Prefect waits 10 s at the least")]
-SILENT_S = 10  # the least that Prefect accepts for a trigger that waits for silence; prefect.yaml has 90
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow("waits for missing heartbeats; Prefect waits at least 10 s")]
+SILENT_S = 10  # the minimum that Prefect accepts for a proactive trigger; prefect.yaml has 90
 ENDS = ("Completed", "Failed", "Cancelled", "AwaitingRetry", "Suspended")
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A client of a server of ours that has the shipped automation, which only waits for less long."""
+    """Return a client of a server with the shipped automation and a shorter timeout."""
     from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -45,7 +45,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def run_of_ours(client: Any) -> UUID:
-    """A run that is under way, as a worker started it."""
+    """Create a running flow run, as started by a worker."""
     from prefect import flow
     from prefect.states import Pending, Running
 
@@ -55,7 +55,7 @@ def run_of_ours(client: Any) -> UUID:
 
 
 def beat(client: Any, run: UUID) -> datetime:
-    """A heartbeat of the run reaches the server now; when it was made."""
+    """Send a heartbeat of the run now; return when it was created."""
     made = datetime.now(UTC)
     event = {
         "id": str(uuid4()),
@@ -82,7 +82,7 @@ def seen_by_automations(client: Any, event: str, run: UUID) -> bool:
 
 
 def asked_to_crash(client: Any) -> set[str]:
-    """Runs that the automation acted on, whether the server let it or not."""
+    """Return the runs that the automation acted on, whether or not the server accepted it."""
     body = {"filter": {"event": {"prefix": ["prefect.automation.action."]}}, "limit": 50}
     found = client.request("POST", "/events/filter", json=body).json()["events"]
     return {
@@ -103,7 +103,7 @@ def test_silent_run_is_crashed_but_ended_run_is_not(client):
         client.set_flow_run_state(run, getattr(states, name)(), force=True)
         assert await_until(lambda: seen_by_automations(client, f"prefect.flow-run.{name}", run))  # noqa: B023
         sleep(0.5)
-        beat(client, run)  # it was on its way while the run ended
+        beat(client, run)  # it was in transit while the run ended
     assert await_until(lambda: client.read_flow_run(silent).state.is_crashed())
     sleep(2 * SILENT_S)
     assert asked_to_crash(client) == {str(silent)}
@@ -124,7 +124,7 @@ def test_resumed_run_is_watched_again(client):
 
 
 def test_pending_run_is_requeued_except_in_container_pools(client):
-    """Its worker took it and was killed with the process that it started: nobody else sets a run that is Pending free."""
+    """Its worker was killed with the process that it started, so nothing else would requeue the Pending run."""
     from prefect import flow
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.states import Cancelling, Pending, Running

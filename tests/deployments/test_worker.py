@@ -1,4 +1,4 @@
-"""`perennial work`: a worker that is told to stop gives its runs back, and the next one completes them."""
+"""`perennial work`: a stopped worker requeues its runs, and the next worker completes them."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 
 from deployments.apply.definitions import read_definitions
 from deployments.apply.pools import read_pool
-from deployments.apply.unpolled_queues import unattended
+from deployments.apply.unpolled_queues import list_unpolled_queues
 from deployments.local.worker import AWAY_S
 from tasks.adapters.orchestration.server import free_port, running_server, wait_until_healthy
 from tasks.adapters.storage.workspace import workspace
@@ -24,7 +24,7 @@ from tests.chaos.stack import wait_for
 
 pytestmark = [
     pytest.mark.timeout(900),
-    pytest.mark.slow("each test has a server and workers as processes of their own"),
+    pytest.mark.slow("each test starts a server and workers"),
 ]
 ROOT = Path(__file__).parents[2]
 FLOW = """\
@@ -54,7 +54,7 @@ def stay(marks: str) -> None:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A server with our pool, and the environment of what talks to it."""
+    """Run a server with Perennial's pool; return the environment for its clients."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from deployments.apply.server_state import PrefectState
@@ -68,7 +68,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 class Worker:
-    """A `perennial work` with its output in a file."""
+    """A `perennial work` process with its output in a file."""
 
     def __init__(self, environment: dict[str, str], log: Path, *options: str, folder: Path = ROOT) -> None:
         self.log = log
@@ -85,7 +85,7 @@ class Worker:
 
 
 def work(environment: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
-    """A `perennial work` that ends by itself."""
+    """Run `perennial work` until it ends by itself."""
     return subprocess.run(
         [sys.executable, "-m", "deployments", "work", *options],
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
@@ -93,7 +93,7 @@ def work(environment: dict[str, str], *options: str) -> subprocess.CompletedProc
 
 
 def run_of(client: Any, flow: str, **parameters: str) -> Any:
-    """A run of a flow of FLOW, waiting for a worker."""
+    """Create a run of a flow in FLOW that waits for a worker."""
     deployment = client.create_deployment(
         client.create_flow_from_name(flow),
         name=flow,
@@ -117,10 +117,10 @@ def test_stopped_worker_requeues_its_run(environment, tmp_path):
             run = run_that_stays(client, tmp_path)
             wait_for(lambda: (tmp_path / "marks").exists(), "the run is under way")
             family = psutil.Process(workers[0].process.pid).children(recursive=True)
-            said = workers[0].stop()
-            assert workers[0].process.returncode == 0, said
-            assert "1 run put back into the queue" in said
-            assert not [each for each in family if each.is_running()], "a process of the worker lives on"
+            warnings = workers[0].stop()
+            assert workers[0].process.returncode == 0, warnings
+            assert "1 run put back into the queue" in warnings
+            assert not [each for each in family if each.is_running()], "a process of the worker is still running"
             state = client.read_flow_run(run).state
             assert (state.name, state.message) == ("AwaitingRetry", "its worker was stopped; the next one takes it up")
             workers.append(Worker(environment, tmp_path / "second.log"))
@@ -151,8 +151,8 @@ def test_run_uses_the_workers_workspace(environment, tmp_path):
             run = run_of(client, "look", seen=str(seen))
             wait_for(lambda: client.read_flow_run(run).state.is_final(), "the run is over")
     finally:
-        said = worker.stop()
-    found = json.loads(seen.read_text()) if seen.exists() else said
+        warnings = worker.stop()
+    found = json.loads(seen.read_text()) if seen.exists() else warnings
     assert found == {
         "home": str(folder / ".perennial"),
         "PERENNIAL_HOME": str(folder / ".perennial"),
@@ -169,12 +169,12 @@ def test_apply_names_unpolled_queues(environment, tmp_path, capsys):
 
     definitions = read_definitions(models(air_time=sent_to("gpu")))
 
-    def said(**options: Any) -> list[str]:
+    def warnings(**options: Any) -> list[str]:
         apply(definitions=definitions, **options)
         return [line for line in capsys.readouterr().out.splitlines() if line.startswith("no worker polls")]
 
     gpu = "perennial work --pool perennial --work-queue gpu"
-    default, of_gpu = said(dry_run=True)
+    default, of_gpu = warnings(dry_run=True)
     assert default.startswith(
         "no worker polls queue default of work pool perennial, so runs of monitor, score, retrain,"
     )
@@ -183,15 +183,15 @@ def test_apply_names_unpolled_queues(environment, tmp_path, capsys):
         "no worker polls queue gpu of work pool perennial, so runs of retrain-gpu would wait; start a worker on its host: "
         + gpu
     )
-    assert said(followed=["perennial"]) == []
+    assert warnings(followed=["perennial"]) == []
     worker = Worker(environment, tmp_path / "gpu.log", *gpu.split()[4:])
     try:
-        wait_for(lambda: said(dry_run=True) == [default], "the queue that the worker polls is polled")
+        wait_for(lambda: warnings(dry_run=True) == [default], "the queue that the worker polls is polled")
     finally:
         worker.stop()
     worker = Worker(environment, tmp_path / "all.log")
     try:
-        wait_for(lambda: said(dry_run=True) == [], "a worker of the whole pool polls every queue")
+        wait_for(lambda: warnings(dry_run=True) == [], "a worker of the whole pool polls every queue")
     finally:
         worker.stop()
 
@@ -204,12 +204,12 @@ def test_queue_polled_a_minute_ago_is_unpolled():
             return polled.get((pool, queue))
 
     definitions = read_definitions()
-    assert len(unattended(Known(), definitions, now=now)) == 1
+    assert len(list_unpolled_queues(Known(), definitions, now=now)) == 1
     polled["perennial", "default"] = now - timedelta(seconds=60)
-    assert unattended(Known(), definitions, now=now) == []
+    assert list_unpolled_queues(Known(), definitions, now=now) == []
     polled["perennial", "default"] = now - timedelta(seconds=61)
-    assert len(unattended(Known(), definitions, now=now)) == 1
-    assert unattended(Known(), definitions, ["perennial"], now) == []
+    assert len(list_unpolled_queues(Known(), definitions, now=now)) == 1
+    assert list_unpolled_queues(Known(), definitions, ["perennial"], now) == []
 
 
 def test_worker_without_server_names_the_setting(tmp_path):
@@ -225,7 +225,7 @@ def test_missing_pool_is_refused_and_not_created(environment):
     ended = work(environment, "--pool", "nope")
     assert ended.returncode == 2
     assert ended.stderr == (
-        f"work pool nope: {environment['PREFECT_API_URL']} has none of that name; fix --pool, or make the pools that "
+        f"work pool nope: {environment['PREFECT_API_URL']} has no pool of that name; fix --pool, or create the pools that "
         "deployments use: perennial apply\n"
     )
     with get_client(sync_client=True) as client:
@@ -233,7 +233,7 @@ def test_missing_pool_is_refused_and_not_created(environment):
 
 
 def test_worker_waits_for_an_unreachable_server(tmp_path):
-    """After a loss of power the hosts start at once, and a server takes longer than a worker."""
+    """After a power loss all hosts start at once, and a server takes longer than a worker."""
     port = free_port()
     worker = Worker({**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}, tmp_path / "worker.log")
     try:
@@ -242,9 +242,9 @@ def test_worker_waits_for_an_unreachable_server(tmp_path):
         )
         sleep(3 * AWAY_S)
     finally:
-        said = worker.stop()
-    assert worker.process.returncode == 0, said
-    assert said.count("no Prefect server answers yet") == 1 and "Traceback" not in said
+        warnings = worker.stop()
+    assert worker.process.returncode == 0, warnings
+    assert warnings.count("no Prefect server answers yet") == 1 and "Traceback" not in warnings
 
 
 def test_worker_stopped_without_server_reports_its_runs(tmp_path):
@@ -262,8 +262,8 @@ def test_worker_stopped_without_server_reports_its_runs(tmp_path):
         except BaseException:
             worker.stop()
             raise
-    said = worker.stop()
-    assert worker.process.returncode == 0, said
-    (last,) = [line for line in said.splitlines() if line.startswith("work ")]
-    assert "stopped; its runs stay Running until the server, which is away (" in last
-    assert "deployments/" not in said, "a traceback of ours"
+    warnings = worker.stop()
+    assert worker.process.returncode == 0, warnings
+    (last,) = [line for line in warnings.splitlines() if line.startswith("work ")]
+    assert "stopped; the server is away (" in last
+    assert "deployments/" not in warnings, "no traceback from our code"

@@ -1,4 +1,4 @@
-"""What stories share: a registry that has its tables as soon as it is opened, and workspaces to start from."""
+"""Shared fixtures: a registry with prepared tables, and workspaces to start from."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from tests.support.trained_models import empty_registry
 
 @pytest.fixture(scope="session", autouse=True)
 def _registries_start_with_their_tables() -> Iterator[None]:
-    """MLflow makes them in 1.2 CPU s; copied when a registry is opened, so that workspaces without one stay untouched."""
+    """Copy MLflow's tables when a registry is opened, which saves 1.2 CPU s; workspaces without one stay untouched."""
 
     def copy_tables(path: Path) -> None:
         shutil.copy(empty_registry(), path)
@@ -40,7 +40,7 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) ->
 
 @pytest.fixture
 def begin(_prepared: PreparedWorkspaces, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Writes the small model to a folder and gives the workspace its first champion, or another start; the YAML's path.
+    """Write the small model to a folder and start from its first champion, or another preparation; return the YAML's path.
 
     To be called before a test replaces any part of the product, as later tests start from the same workspace.
     """
@@ -49,7 +49,7 @@ def begin(_prepared: PreparedWorkspaces, monkeypatch: pytest.MonkeyPatch) -> Cal
         folder: Path, table: pd.DataFrame | None = None, prepare: Preparation = first_champion, **replacements: str
     ) -> str:
         model = write_model(folder, table, **replacements)
-        monkeypatch.setenv("PERENNIAL_MODELS", str(folder))  # a ledger names a file there without its folder
+        monkeypatch.setenv("PERENNIAL_MODELS", str(folder))  # a ledger names a file in this folder by its name only
         _prepared.copy(prepare, model)
         return model
 

@@ -1,4 +1,4 @@
-"""Who may not, is told so, in the ledger too; who overrides answers by name, and no override passes a failed gate."""
+"""Access: refusals are recorded in the ledger, overrides need a name, and no override passes a failed gate."""
 
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ BUDGET = {"window_days: 2": "budget: {fixed_usd_per_retrain: 60, max_usd_per_mon
 
 @contextmanager
 def started_by(monkeypatch: pytest.MonkeyPatch, principal: Principal):
-    """As if the server had recorded this creator."""
+    """Simulate a run that the server recorded with this creator."""
     with monkeypatch.context() as patched:
         patched.setattr(run_identity, "creator", lambda claimed=None: principal)
         yield

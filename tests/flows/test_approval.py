@@ -1,4 +1,4 @@
-"""A promotion that needs a person: it waits, takes a yes or a no of who may give it, and takes silence for a no."""
+"""Approval: a promotion waits, accepts an answer from an approver, and rejects after the deadline."""
 
 import shlex
 from datetime import timedelta
@@ -24,7 +24,7 @@ def asked_for_by_ada(model: str) -> None:
 
 @pytest.fixture
 def model(tmp_path, begin) -> str:
-    """A model of high risk whose first challenger Ada asked for and validation passed."""
+    """A high-risk model whose first challenger, requested by Ada, passed validation."""
     return begin(tmp_path, prepare=asked_for_by_ada, **HIGH)
 
 
@@ -107,7 +107,7 @@ def test_approval_is_requested_once_per_decision(model):
     assert len(ledger.entries("small", kind="approval.requested")) == 1
     first.answer(decision="approve", name="Grace")
     assert first.run().is_completed()
-    assert Waiting(model).run().is_completed(), "a replay after the promotion asked again"
+    assert Waiting(model).run().is_completed(), "a rerun after the promotion requested approval again"
     assert len(ledger.entries("small", kind="champion.promoted")) == 1
 
 
@@ -123,12 +123,12 @@ def test_command_line_approval_ends_the_suspended_run(model):
 
 
 def test_run_that_cannot_wait_prints_the_complete_command(model):
-    """As in a replay: without its date the promotion would be one of today."""
+    """As in a replay: without its date, the promotion would take effect today."""
     with pytest.raises(PromotionRefused) as caught:
         promote(model)
-    told = str(caught.value)
-    assert "run, as Ada or Grace: perennial run promote" in told
-    command = told[told.index("perennial run promote") :].partition(", or the deployment")[0]
+    message = str(caught.value)
+    assert "run, as Ada or Grace: perennial run promote" in message
+    command = message[message.index("perennial run promote") :].partition(", or the deployment")[0]
     words = shlex.split(command)[3:]
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert given["--model"] == model

@@ -1,4 +1,4 @@
-"""Approval as a person gives it: the run's page in Prefect's dashboard, its Resume button and the form, in a browser."""
+"""Approval in the browser: the run's page in Prefect's dashboard, its Resume button and the form."""
 
 import os
 import subprocess
@@ -19,14 +19,14 @@ from tests.support.waiting_promotion import FIRST, Waiting, answers, write_risky
 pytestmark = [
     needs_chromium,
     pytest.mark.timeout(900),
-    pytest.mark.slow("a server with its dashboard, runs in processes of their own, and a browser"),
+    pytest.mark.slow("starts a server with its dashboard, runs and a browser"),
 ]
 PATIENCE_MS = 120_000
 
 
 @pytest.fixture
 def dashboard() -> Iterator[Mapping[str, str]]:
-    """A server with its dashboard; the environment of every process that talks to it."""
+    """Run a server with its dashboard; return the environment for processes that talk to it."""
     with prefect_server(workspace()) as environment:
         wait_until_healthy(environment["PREFECT_API_URL"])
         log_in = environment["PREFECT_API_AUTH_STRING"]
@@ -35,7 +35,7 @@ def dashboard() -> Iterator[Mapping[str, str]]:
 
 
 def run_process(environment: Mapping[str, str], *arguments: str) -> str:
-    """A process of Python to its end; what it said."""
+    """Run a Python process to its end; return its output."""
     ended = subprocess.run(
         [sys.executable, "-m", *arguments], env={**environment, "PERENNIAL_HOME": os.environ["PERENNIAL_HOME"]},
         capture_output=True, text=True, check=False,
@@ -44,7 +44,7 @@ def run_process(environment: Mapping[str, str], *arguments: str) -> str:
 
 
 def fill_in(page: Page, decision: str, name: str, comment: str) -> None:
-    """Press Resume and answer, as a person does: choose from the list, type into the fields."""
+    """Press Resume and answer: choose from the list, type into the fields."""
     page.get_by_role("button", name="Resume").click()
     fields = page.locator(".p-modal .schema-form-property")
     fields.filter(has_text="Decision").locator("fieldset button").focus()  # the list opens by keyboard only
@@ -56,7 +56,7 @@ def fill_in(page: Page, decision: str, name: str, comment: str) -> None:
 
 def test_person_approves_on_the_dashboard_form(dashboard, tmp_path: Path):
     model = write_risky_model(tmp_path)
-    said = run_process(
+    output = run_process(
         dashboard,
         "deployments",
         "run",
@@ -68,10 +68,10 @@ def test_person_approves_on_the_dashboard_form(dashboard, tmp_path: Path):
         "--requested-by",
         "Ada",
     )
-    assert ledger.entries("small", kind="challenger.validated"), said
+    assert ledger.entries("small", kind="challenger.validated"), output
     waiting = Waiting(model)
-    said = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
-    assert waiting.seen().state.name == "Suspended", said
+    output = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
+    assert waiting.seen().state.name == "Suspended", output
     assert registry.CHAMPION not in registry.aliases("small")
 
     with opened_browser() as browser:
@@ -88,8 +88,8 @@ def test_person_approves_on_the_dashboard_form(dashboard, tmp_path: Path):
         assert "May version 1 of small serve?" in page.locator(".p-modal").inner_text()
         page.locator(".p-modal").get_by_role("button", name="Submit").click()
         page.locator(".p-modal").wait_for(state="detached")
-    said = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
-    assert waiting.seen().state.is_completed(), said
+    output = run_process(dashboard, "prefect", "flow-run", "execute", str(waiting.id))
+    assert waiting.seen().state.is_completed(), output
 
     ((actor, approval),) = answers()
     assert (actor, approval.verdict, approval.comment) == ("Grace", "approved", "read the report")

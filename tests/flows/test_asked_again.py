@@ -1,4 +1,4 @@
-"""A decision is handed over until something has come of it: a lost event is said again, an answered one never."""
+"""Hand-over: an event is repeated until its decision has a result, and never after that."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +29,7 @@ EVERY = {
 
 @pytest.fixture
 def announced(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
-    """How often each event was emitted about each decision."""
+    """Count how often each event was emitted per decision."""
     counted: Counter[tuple[str, str]] = Counter()
     announce = announcements.announce
 
@@ -43,12 +43,12 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, str]]:
 
 @pytest.fixture
 def model(tmp_path: Path, begin: Callable[..., str]) -> str:
-    """A model that wants a retrain after each window, with a champion."""
+    """A model that requests a retrain after each window, with a champion."""
     return begin(tmp_path, **EVERY)
 
 
 def ask(model: str) -> str:
-    """The id of the decision to retrain after the window that ends at SECOND."""
+    """Return the id of the decision to retrain after the window that ends at SECOND."""
     for until in (utc("2024-01-23"), SECOND):
         score(model, until=until)
     decision = monitor(model, until=SECOND).decision

@@ -1,4 +1,4 @@
-"""The ledger's commands as people run them, on a ledger that tells how champions came and went."""
+"""The audit commands, on a ledger with promotions and a rollback."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def promote(version: str, previous: str | None, day: str, action: str = "promote
 
 @pytest.fixture
 def recorded() -> list[LedgerEntry]:
-    """Version 1 from May, version 2 from June, back to 1 on the 20th of June."""
+    """Record version 1 from May, version 2 from June, and version 1 again from 20 June."""
     return [
         promote("1", None, "2013-05-01"),
         promote("2", "1", "2013-06-01"),

@@ -1,4 +1,4 @@
-"""A date range is filled in once: what was missed is done, what was done stays, what was learned from is left out."""
+"""Back-fill: missed windows are judged once, others stay, and training windows are left out."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_missed_windows_get_the_ids_of_scheduled_runs(tmp_path):
     filled = facts()[len(before):]  # fmt: skip
     assert [kind for kind, _ in filled] == ["window.scored", "window.judged"] * 2
     judged = {decision for kind, decision in filled if kind == "window.judged"}
-    for window in shown.missing:  # a schedule that comes late finds its window judged, under the same id
+    for window in shown.missing:  # a late scheduled run finds its window judged, under the same id
         assert monitor(model, until=window.end).decision.decision_id in judged
     again = backfill(model, start=FIRST, end=utc("2024-01-27"), dry_run=False)
     assert again.missing == ()

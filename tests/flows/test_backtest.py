@@ -1,4 +1,4 @@
-"""The back-test as people run it: a matrix from a file without a server, and a model's own history with one."""
+"""Back-tests: a matrix from a file without a server, and a model's own history with one."""
 
 import json
 import re
@@ -52,7 +52,7 @@ def test_matrix_backtest_writes_summary_and_page(matrix_file: Path, tmp_path: Pa
         assert all(len(score["serving"]) == 16 and score["regret"] >= -1e-12 for score in scores.values())
     page = (tmp_path / "out" / "backtest.html").read_text()
     assert "Use " in page
-    assert "default-src 'none'" in page, "the page asks nobody for anything"
+    assert "default-src 'none'" in page, "the page loads nothing"
     assert page.count("<script src") == page.count("<link") == 0
 
 
@@ -63,10 +63,10 @@ def test_page_shows_lift_with_intervals(matrix_file: Path, tmp_path: Path) -> No
         tmp_path / "out" / "backtest.html", tmp_path, height=3600, ready="[data-figure=lift] .plotly .errorbar"
     )
     assert not page.console, page.console
-    assert len(page.requests) == 1, "the page asks nobody for anything"
+    assert len(page.requests) == 1, "the page loads nothing"
     assert page.page_width <= 1280
     cells = [element.text for element in elements(page.dom) if element.tag == "td"]
-    assert cells.count("perennial") == 2, "one row for its lift at every cost, one among all policies"
+    assert cells.count("perennial") == 2, "one row for its lift at every cost, and one among all policies"
     spoken = [cell for cell in cells if re.fullmatch(r"-?\d+\.\d\d \(-?\d+\.\d\d to -?\d+\.\d\d\)", cell)]
     assert len(spoken) > 20
     drawn = page.dom.count('class="xerror"')
@@ -116,7 +116,7 @@ def test_invalid_backtest_ends_with_one_message(
 
 
 def test_module_runs_with_matrix_and_folder(matrix_file: Path, tmp_path: Path) -> None:
-    """An interface that others rely on: the sentence on stdout, both files, and 1 with one line where it is refused."""
+    """A public interface: the sentence on stdout, both files, and exit code 1 with one line on refusal."""
     command = [sys.executable, "-m", "flows.backtest", "--out", str(tmp_path / "out"), "--matrix"]
     done = subprocess.run([*command, str(matrix_file)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -155,7 +155,7 @@ def test_recommended_yaml_is_a_valid_policy(policy: str, trigger: str) -> None:
 
 
 def write_model(folder: Path, live: bool = False, closed: Window | None = None, label_delay_hours: float = 0) -> Path:
-    """A model whose concept turns on 2024-04-01, half-way through service; `live`: with no end, `closed`: without rows."""
+    """Write a model whose concept changes on 2024-04-01, half-way through service; `live`: no end, `closed`: without rows."""
     turn, end = utc("2024-04-01"), utc("2024-05-01")
     before = make_rows(rows=1800, window=Window(utc("2024-01-01"), turn), seed=1)
     after = make_rows(rows=600, window=Window(turn, end), seed=2, turn=-1.0)
@@ -247,7 +247,7 @@ def test_invalid_end_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.usefixtures("prefect_server")
 def test_policies_wait_for_late_labels(tmp_path: Path, workspace: Path) -> None:
-    """Fifteen days late, windows of ten: at a window's end half of the labels of the one before are known."""
+    """Labels fifteen days late, windows of ten: at a window's end, half of the labels of the previous window are known."""
     model = str(write_model(tmp_path, label_delay_hours=15 * 24))
     outcome = backtest(model, (0.05,), ("perennial", "never", "every"))
     assert "learn a window's losses 1 window after it" in outcome["recommendation"]
@@ -255,8 +255,8 @@ def test_policies_wait_for_late_labels(tmp_path: Path, workspace: Path) -> None:
     with np.load(matrix) as stored:
         assert (int(stored["H"]), int(stored["lag"])) == (5, 1)
         known, probed = np.isfinite(stored["loss"]), np.isfinite(stored["probe"])
-    assert known[4].tolist() == [False] * 6 + [True] * 6, "what serves first is trained at the end of window 5"
-    assert probed[4].tolist() == [False] * 5 + [True] * 7, "a probe learns from window 4 once its labels are there"
+    assert known[4].tolist() == [False] * 6 + [True] * 6, "the first serving model is trained at the end of window 5"
+    assert probed[4].tolist() == [False] * 5 + [True] * 7, "a probe is trained on window 4 once its labels have arrived"
     every = json.loads(Path(outcome["summary"]).read_text())["policies"]["every"]["0.05"]
     assert every["serving"] == [4, 5, 6, 7, 8, 9]
 

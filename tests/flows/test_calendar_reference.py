@@ -1,4 +1,4 @@
-"""A season is no drift where history holds it, a shift within the season is; by the drift stage, from both sides."""
+"""Calendar match in the drift stage: a known season is not drift, a shift within the season is."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -20,7 +20,7 @@ FEATURES = {"numeric": ["warmth", "load"], "categorical": ["tariff"]}
 
 
 def stream(window: Window, count: int, seed: int, warmer: float = 0.0, mornings: bool = False) -> pa.Table:
-    """Warmth follows the year, load the hour; the tariff is that of the season."""
+    """Return rows whose warmth follows the year, load the hour and tariff the season."""
     random = np.random.default_rng(seed)
     days = np.sort(random.uniform(0, window.days, count))
     if mornings:
@@ -45,11 +45,11 @@ def reported(folder, calendar, keep_rows=True, calibrated=False, **changes):
     history = stream(YEARS, 60_000, 1)
     frozen = freeze_reference(history.to_batches(), config, YEARS, "h")
     frozen = with_stable_effects(config, frozen, history)
-    kept = draw_rows(config, frozen, history) if keep_rows else None
+    coded_rows = draw_rows(config, frozen, history) if keep_rows else None
     window = stream(JULY, 4000, 2, **changes)
     profiled = profile_batches(window.to_batches(), frozen, config, JULY, folder / "sample.parquet")
     sample = draw_sample(config, frozen, history) if keep_rows else None
-    return report_drift(config, profiled, DriftReference(frozen, coded=kept, sample=sample))
+    return report_drift(config, profiled, DriftReference(frozen, coded=coded_rows, sample=sample))
 
 
 def verdicts(report):
@@ -76,15 +76,15 @@ def test_evidently_uses_the_same_phase_of_the_reference(tmp_path, calendar, verd
 
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_shift_within_the_season_is_detected(tmp_path, calibrated):
-    """A July as warm as no July was, nor far from one in sight of the whole year's limits."""
+    """A July warmer than any July, but within the limits of the full year."""
     hot = reported(tmp_path, ["season"], calibrated=calibrated, warmer=5.0)
     assert drift_of(hot, "warmth").verdict == "drifted"
     assert drift_of(hot, "warmth").mean_shift_sigma == pytest.approx(5 / 8, abs=0.15)
 
 
 def test_calibrated_limit_is_that_of_the_matched_season(tmp_path):
-    whole, season = (drift_of(reported(tmp_path, c, calibrated=True), "warmth").threshold for c in ([], ["season"]))
-    assert season < whole / 2
+    full_year, season = (drift_of(reported(tmp_path, c, calibrated=True), "warmth").threshold for c in ([], ["season"]))
+    assert season < full_year / 2
 
 
 @pytest.mark.parametrize(

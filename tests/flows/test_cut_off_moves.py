@@ -1,4 +1,4 @@
-"""A promotion or a rollback that was cut off and runs again tells the same fact once, as if nothing had happened."""
+"""An interrupted promotion or rollback records the same fact once when it runs again."""
 
 import pytest
 from prefect import flow, get_client
@@ -28,14 +28,14 @@ def two_champions(model: str) -> None:
 
 @pytest.fixture
 def model(tmp_path, begin) -> str:
-    """Version 2 serves, 1 is previous."""
-    # without an end its time goes on, as the clock does
+    """Prepare a registry where version 2 serves and version 1 is previous."""
+    # without an end, its time follows the clock
     return begin(tmp_path, prepare=two_champions, **{", end: 2024-02-06T00:00:00Z": ""})
 
 
 @pytest.fixture
 def cut_off(monkeypatch: pytest.MonkeyPatch):
-    """Interrupts the next fact of a kind before it is in the ledger, as a lost machine does."""
+    """Interrupt before the next entry of a kind is written, as a lost machine does."""
     append = ledger.append
 
     def at(interrupted: str) -> None:
@@ -84,7 +84,7 @@ def test_interrupted_promotion_is_recorded_with_reasons(tmp_path, cut_off):
 
 
 def test_rerun_of_a_manual_rollback_is_the_same_decision(model, monkeypatch):
-    """Without `until` the clock has moved on by then; the run's own first start has not."""
+    """Without `until` the clock has moved on; the run's first scheduled start has not."""
     tries = iter((False, True))
 
     def dies_once(*arguments: object) -> None:
@@ -100,7 +100,7 @@ def test_rerun_of_a_manual_rollback_is_the_same_decision(model, monkeypatch):
 
 
 def test_prefect_keeps_the_first_scheduled_time():
-    """What the test above rests on, where another process goes on with the run and has it from the server."""
+    """The previous test relies on this: another process reads the time from the server."""
 
     @flow(name="first due")
     def first_due() -> bool:

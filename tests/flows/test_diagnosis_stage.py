@@ -1,4 +1,4 @@
-"""The estimate without labels and the diagnosis, on a served model in the real lake."""
+"""The label-free estimate and the diagnosis, on a served model in a real lake."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> ModelConfig:
 
 
 def serve(config: ModelConfig, window: Window, error: float = 0.5) -> None:
-    """Predictions that miss by ±error in turns."""
+    """Log predictions with alternating errors of ±error."""
     table = lake.read_rows(take_snapshot.fn(config, window))
     truth = rows().set_index("row").loc[table["row"].to_pylist(), "y"].to_numpy()
     sign = np.where(np.arange(len(truth)) % 2, 1, -1)
@@ -37,7 +37,7 @@ def serve(config: ModelConfig, window: Window, error: float = 0.5) -> None:
 
 
 def judged(config: ModelConfig, errors: list[float]) -> tuple[WindowEvidence, History, Window]:
-    """Windows served with these errors, all but the last closed; the evidence of the last."""
+    """Serve windows with these errors, close all but the last; return the evidence of the last."""
     history, windows = History(), config.windows()[: len(errors)]
     for window, error in zip(windows, errors, strict=True):
         serve(config, window, error)
@@ -85,7 +85,7 @@ def test_failed_window_is_a_fault_and_not_measured(config):
 
 
 def test_estimate_is_shown_with_its_measured_error(config):
-    """Two estimated windows closed at 0.5 and at 2.5; the third waits for labels, so the estimate is what is judged."""
+    """Two estimated windows closed at 0.5 and 2.5; the third has no labels yet, so the estimate is judged."""
     evidence, history, window = judged(config, [0.5, 0.5, 0.5, 2.5, 0.5])
     before = config.windows()[1:4]
     estimates = tuple(

@@ -1,4 +1,4 @@
-"""A dry run of retrain, promote and rollback says what would happen and leaves everything as it was, to the last byte and row."""
+"""Dry runs of retrain and promote describe what would happen and change nothing."""
 
 import hashlib
 import sqlite3
@@ -25,7 +25,7 @@ BUDGET = {"validation:": "budget: {fixed_usd_per_retrain: 60, max_usd_per_month:
 
 
 def state() -> dict[str, str]:
-    """Every file of the workspace by its hash, and the registry's database by its rows; Prefect's own state is apart."""
+    """Return every file of the workspace by its hash, and the registry's rows, without Prefect's own state."""
     home = workspace().home
     files = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(home)}
     named = {str(path.relative_to(home)): found for path, found in files.items()}
@@ -52,7 +52,7 @@ def said_in_dashboard(key: str) -> str:
 
 
 def trained(folder: Path, **replaced: str) -> str:
-    """A model with a champion and a window landed since."""
+    """A model with a champion and a window stored since."""
     path = write_model(folder, **replaced)
     retrain(path, until=FIRST, requested_by="Ada")
     promote(path, until=FIRST, requested_by="Ada")
@@ -105,8 +105,8 @@ def test_preview_predicts_refusals_without_recording_them(tmp_path):
     path = Path(model)
     path.write_text(path.read_text().replace("min_rows: 300", "min_rows: 1201"))
     before = state()
-    stranger, few = retrain(model, until=FIRST, reason="to see", requested_by="Mallory", dry_run=True).refusals
-    assert "Mallory may not start this; access.trigger has Ada" in stranger
+    unauthorised, few = retrain(model, until=FIRST, reason="to see", requested_by="Mallory", dry_run=True).refusals
+    assert "Mallory may not start this; access.trigger has Ada" in unauthorised
     assert "1,200 labelled rows are known" in few
     assert "may not start this" in promote(model, until=FIRST, requested_by="Mallory", dry_run=True).refusals[0]
     assert state() == before

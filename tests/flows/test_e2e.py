@@ -1,4 +1,4 @@
-"""The whole path on a real server and worker, from the shipped configuration; `make e2e` prints its hops."""
+"""The full loop on a real server and worker, from the shipped configuration; `make e2e` prints its steps."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 
-@pytest.mark.slow("the whole path on a server and a worker of its own: two trainings, and a minute of hand-overs")
+@pytest.mark.slow("the full loop on a server and a worker of its own: two trainings and a minute of hand-overs")
 @pytest.mark.timeout(1800)
 def test_drifted_rows_lead_to_an_approved_champion(workspace):
     ended = subprocess.run(

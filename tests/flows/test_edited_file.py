@@ -1,4 +1,4 @@
-"""A model's file that is edited, renamed or half written while runs of it wait: each reads it as it is when it starts."""
+"""A model's file edited, renamed or incomplete while runs wait: each run reads it at its start."""
 
 from pathlib import Path
 
@@ -31,14 +31,14 @@ def test_renamed_model_is_not_found_by_its_old_name(tmp_path, monkeypatch):
     text = model.read_text(encoding="utf-8")
     monkeypatch.setenv("PERENNIAL_MODELS", str(tmp_path))
     retrain("small", until=UNTIL)
-    kept = ledger.entries("small")
+    recorded = ledger.entries("small")
     model.unlink()
     (tmp_path / "smaller.yaml").write_text(text.replace("name: small", "name: smaller"), encoding="utf-8")
     with pytest.raises(ModelConfigError, match=r"small: no such model; .* did you mean smaller"):
         retrain("small", until=UNTIL)
-    assert ledger.entries("small") == kept
+    assert ledger.entries("small") == recorded
     retrain("smaller", until=UNTIL)
-    assert ledger.entries("small") == kept
+    assert ledger.entries("small") == recorded
     assert ledger.entries("smaller", kind="challenger.registered")
 
 
@@ -46,11 +46,11 @@ def test_incomplete_file_is_refused_until_complete(tmp_path):
     model = Path(write_model(tmp_path))
     text = model.read_text(encoding="utf-8")
     retrain(str(model), until=UNTIL)
-    kept = ledger.entries("small")
+    recorded = ledger.entries("small")
     model.write_text(text[: len(text) // 2], encoding="utf-8")
     with pytest.raises(ModelConfigError, match=r"small\.yaml"):
         promote(str(model), until=UNTIL)
-    assert ledger.entries("small") == kept
+    assert ledger.entries("small") == recorded
     model.write_text(text, encoding="utf-8")
     promote(str(model), until=UNTIL)
     assert registry.version("small", registry.CHAMPION).version == "1"

@@ -1,4 +1,4 @@
-"""A window without rows, such as a holiday's: a verdict and a fact, never a crash, and never the last word."""
+"""A window without rows, such as a holiday: a verdict that may change when rows arrive, and no crash."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ EVERY = {"{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}": "{trig
 
 
 def closed_on(*holidays: Window) -> pd.DataFrame:
-    """The small model's rows without those of the holidays."""
+    """Return the small model's rows without the holidays."""
     table = rows()
     for holiday in holidays:
         table = table[(table["at"] < holiday.start) | (table["at"] >= holiday.end)]

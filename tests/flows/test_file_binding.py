@@ -1,4 +1,4 @@
-"""One name, one file: a ledger goes on with the file it was begun with, until somebody with the right answers for another."""
+"""File binding: a ledger stays bound to its file until an authorised person accepts another."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_lower_risk_takes_effect_after_acceptance(tmp_path, capsys):
     assert main([*accept, "--by", "Grace"]) == 0
     assert promote(model, until=FIRST).action == "promoted"
     assert [entry.actor for entry in ledger.entries("small", kind="file.accepted")] == ["Grace"]
-    assert main([*accept, "--by", "Grace"]) == 2, "there is nothing left to answer for"
+    assert main([*accept, "--by", "Grace"]) == 2, "there is nothing left to accept"
 
 
 def test_file_in_a_moved_models_folder_is_the_same_file(tmp_path, monkeypatch):

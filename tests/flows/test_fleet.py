@@ -1,4 +1,4 @@
-"""The fleet page from a real ledger and registry, as the flow, the command and the artifact show it."""
+"""The fleet page from a real ledger and registry: flow, command and artifact."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_fleet_shows_served_and_new_models(tmp_path):
     assert first.startswith("fresh") and "no version serves" in first
     assert second.startswith("small") and "version 1" in second and "Keep champion v1" in second
     assert ">2024-01-27<" in second and '<polyline points="' in second
-    assert len(ledger.entries("small")) == facts, "looking changed something"
+    assert len(ledger.entries("small")) == facts, "the page changed something"
     artifact = Artifact.get("fleet")
     assert artifact.description == "Action required for 1 model, 1 healthy."
     assert "| small |" in artifact.data

@@ -1,4 +1,4 @@
-"""An event is a request, never a proof: what the ledger did not decide is not done, whoever emits what."""
+"""An event is a request, never a proof: nothing is done that the ledger has not decided."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -36,7 +36,7 @@ def two_champions(model: str) -> None:
 
 @pytest.fixture
 def live(tmp_path: Path, begin: Callable[..., str]) -> str:
-    """A live model with a champion and a predecessor, known by name, as events know models."""
+    """A live model with a champion and a predecessor, found by its name, as by events."""
     begin(tmp_path / "models", prepare=two_champions, **LIVE)
     assert registry.aliases("small")[registry.CHAMPION] == "2"
     return "small"

@@ -1,4 +1,4 @@
-"""What a person meets in the dashboard: every form explains itself, offers the real models and starts out safe."""
+"""Forms in the dashboard: descriptions, model choices and safe defaults."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ PARAMETERS = [(flow, name, field) for flow, form in FLOWS.items() for name, fiel
 
 @pytest.mark.usefixtures("prefect_server")
 def test_command_waits_two_minutes_for_its_own_server():
-    """Prefect waits 20 s by default, which is not enough where two cores are busy."""
+    """Prefect waits 20 s by default, which is not enough on two busy cores."""
     seen = []
 
     @flow
@@ -44,7 +44,7 @@ def test_command_waits_two_minutes_for_its_own_server():
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(("raised", "traced"), [("PerennialError", False), ("ValueError", True)])
 def test_refusal_is_logged_without_traceback(raised, traced):
-    """In a process that has only loaded a flow, as a worker's has; the error leaves a task and then its flow."""
+    """In a process that has only loaded a flow, like a worker's; the error passes through a task and its flow."""
     code = f"""
 import flows.fleet
 from prefect import flow, task

@@ -1,4 +1,4 @@
-"""What earlier judgements count for."""
+"""How earlier judgements count."""
 
 from tasks.adapters import ledger
 from tasks.policy.decision.retraining import decide_retraining
@@ -15,7 +15,7 @@ WINDOW = Window(utc("2024-03-01"), utc("2024-03-06"))
 
 
 def test_window_judged_again_under_another_policy_counts_once():
-    """400 rows landed; the window was judged by the policy of before and by that of after the edit."""
+    """400 rows are stored; the window was judged by the policies before and after the edit."""
     for cooldown_days in (0, 3):
         when = {"trigger": "new_rows", "fraction": 1.0}
         config = make_config(retraining={"when": when, "cooldown_days": cooldown_days})

@@ -1,4 +1,4 @@
-"""Features that move together are seen by the drift stage, told in its reasons and on its page, and decide nothing."""
+"""Joint drift in the drift stage: reported in reasons and page, but decides nothing."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.support.monitored_model import HISTORY, model, profile, reference, ro
 
 
 def related(count: int, sign: float, seed: int) -> dict[str, np.ndarray]:
-    """Amounts and ages that are each as always, and go together or against each other."""
+    """Return amounts and ages with unchanged distributions, correlated or anti-correlated."""
     random = np.random.default_rng(seed)
     common, noise = random.normal(size=(2, count))
     return {"amount": 100 + 20 * common, "age": 50 + 10 * (0.8 * sign * common + 0.6 * noise)}
@@ -21,10 +21,10 @@ def related(count: int, sign: float, seed: int) -> dict[str, np.ndarray]:
 def test_changed_relation_is_reported_without_feature_drift(tmp_path, sign, verdict):
     config = model(drift={"plots": 1, "threshold": 0.15})
     frozen = reference(config, **related(10_000, 1.0, 1))
-    kept = draw_rows(config, frozen, rows(10_000, 99, HISTORY, **related(10_000, 1.0, 1)))
+    coded_rows = draw_rows(config, frozen, rows(10_000, 99, HISTORY, **related(10_000, 1.0, 1)))
     table = rows(4000, 0, **related(4000, sign, 2))
     profiled = profile(config, frozen, table, sample_path=tmp_path / "sample.parquet")
-    report = report_drift(config, profiled, DriftReference(frozen, coded=kept))
+    report = report_drift(config, profiled, DriftReference(frozen, coded=coded_rows))
     assert report.joint.verdict == verdict
     assert report.verdict == "stable" and report.drifted_share == 0
     (together,) = [reason for reason in report.reasons if reason.startswith(f"joint drift: {verdict}")]
@@ -33,9 +33,9 @@ def test_changed_relation_is_reported_without_feature_drift(tmp_path, sign, verd
 
 
 def test_joint_drift_is_skipped_if_disabled_or_without_rows(tmp_path):
-    for config, kept in ((model(drift={"joint": False}), True), (model(), False)):
+    for config, coded_rows in ((model(drift={"joint": False}), True), (model(), False)):
         frozen = reference(config)
-        coded = draw_rows(config, frozen, rows(10_000, 99, HISTORY)) if kept else None
+        coded = draw_rows(config, frozen, rows(10_000, 99, HISTORY)) if coded_rows else None
         profiled = profile(config, frozen, rows(2000), sample_path=tmp_path / "sample.parquet")
         report = report_drift(config, profiled, DriftReference(frozen, coded=coded))
         assert report.joint is None

@@ -1,4 +1,4 @@
-"""Labels that are overdue, unusable or in another unit: said, asked about, and nothing is decided or learned by them."""
+"""The label gate in the loop: bad labels are reported and neither decided on nor trained on."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ FIRST, JUMP = utc("2024-01-21"), utc("2024-01-23")
 
 
 OWN = {"limit: 1.0": "limit: 1.01"}
-"""A policy of its own, whose decisions no other story makes."""
+"""A policy of its own, so that its decision ids differ from those of other tests."""
 
 
 def begin(folder, table: pd.DataFrame) -> str:
@@ -51,7 +51,7 @@ def test_rescaled_labels_are_not_used_until_accepted(tmp_path):
     training, holdout = split_labelled_rows.fn(load_model_config(model), utc("2024-01-27"))
     taught = lake.read_labelled(training, ["y"])["y"].to_numpy()
     asked = lake.read_labelled(holdout, ["y"])["y"].to_numpy()
-    assert len(taught) and len(asked) and np.abs(np.r_[taught, asked]).max() < 20, "by hand neither"
+    assert len(taught) and len(asked) and np.abs(np.r_[taught, asked]).max() < 20, "also refused for a manual retrain"
 
     accepted = write_model(
         tmp_path, table.assign(y=table["y"].where(table["at"] < JUMP, table["y"] * 1000)),
@@ -67,7 +67,7 @@ def test_missing_labels_become_overdue(tmp_path):
     table = rows()
     model = begin(tmp_path, table.assign(y=table["y"].mask(table["at"] >= JUMP)))
     *_, early, late = judged(model, "2024-01-27")
-    assert early.decision.blocked_by is None, "those of its last half day are still to come"
+    assert early.decision.blocked_by is None, "the labels of its last half day are still due"
     assert (late.decision.blocked_by, late.decision.diagnosis) == ("labels", "upstream_data_fault")
     assert "0 of 300 rows of 2024-01-23..2024-01-25 have a label though all are due" in late.decision.reasons[0]
     fleet = survey_files([model], utc("2024-01-27"))

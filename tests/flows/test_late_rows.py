@@ -1,4 +1,4 @@
-"""Rows that reach the source after their window's end: with `settle_hours` the window waits for them."""
+"""Rows that arrive after their window's end: with `settle_hours` the window waits for them."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ LATE = 40
 
 
 def begin(folder, hours: float) -> str:
-    """A champion, and a source that lacks `LATE` rows of the first window."""
+    """Start with a champion and a source that lacks `LATE` rows of the first window."""
     table = rows()
     last = table[table["at"] < WINDOW.end].index[-LATE:]
     path = "kind: parquet, path: rows.parquet"
@@ -37,7 +37,7 @@ def rows_arrive(model: str) -> None:
     rows().to_parquet(model.replace("small.yaml", "rows.parquet"))
 
 
-def landed(model: str) -> int | None:
+def stored_rows(model: str) -> int | None:
     snapshot = lake.landed_rows(load_model_config(model), WINDOW)
     return snapshot.rows if snapshot else None
 
@@ -45,13 +45,13 @@ def landed(model: str) -> int | None:
 @pytest.mark.parametrize(("hours", "missed"), [(0, LATE), (18, 0)])
 def test_late_rows_count_only_with_settle_hours(tmp_path, hours, missed):
     model = begin(tmp_path, hours)
-    whole = int((rows()["at"].between(WINDOW.start, WINDOW.end, inclusive="left")).sum())
+    all_rows = int((rows()["at"].between(WINDOW.start, WINDOW.end, inclusive="left")).sum())
     if not hours:
         score(model, until=WINDOW.end)
     rows_arrive(model)
     moment = WINDOW.end + timedelta(hours=18)
     score(model, until=moment)
-    assert monitor(model, until=moment).evidence.rows == landed(model) == whole - missed
+    assert monitor(model, until=moment).evidence.rows == stored_rows(model) == all_rows - missed
 
 
 def test_settling_window_is_not_backfilled(tmp_path, monkeypatch):
@@ -60,10 +60,10 @@ def test_settling_window_is_not_backfilled(tmp_path, monkeypatch):
     shorter = utc("2024-01-27")
     with pytest.raises(Exception, match="no window of 2 days lies in"):
         backfill(model, start=FIRST, end=shorter, dry_run=False)
-    assert landed(model) is None
+    assert stored_rows(model) is None
     monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=18))
     assert backfill(model, start=FIRST, end=shorter, dry_run=False).missing == (WINDOW,)
-    assert landed(model)
+    assert stored_rows(model)
 
 
 def test_settling_window_is_not_backtested(tmp_path):
@@ -75,7 +75,7 @@ def test_settling_window_is_not_backtested(tmp_path):
 
 
 def test_retrain_during_settling_counts_in_the_budget(tmp_path):
-    """Four days of waiting for windows of two: the retrain for one window comes after the next one's end."""
+    """Four days of settling for windows of two: the retrain for one window comes after the next one's end."""
     model = begin(tmp_path, 96)
     config, second = load_model_config(model), WINDOW.next()
     retrain(model, until=config.read_at(WINDOW), reason="asked for while the second window waits")

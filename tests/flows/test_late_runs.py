@@ -1,4 +1,4 @@
-"""Scheduled runs that waited for a worker: each takes the window that was due when it was, in order, and none twice."""
+"""Scheduled runs that waited for a worker: each takes the window that was due, in order, and none twice."""
 
 import sqlite3
 from contextlib import closing
@@ -27,7 +27,7 @@ WINDOWS = ["2024-01-21..2024-01-23", "2024-01-23..2024-01-25", "2024-01-25..2024
 
 
 def run_late(of: Flow[Any, Any], model: str, was_due: datetime, scheduled: bool = True) -> object:
-    """Run a flow as a worker does that comes long after the schedule wanted the run, which only the scheduler may note."""
+    """Run a flow like a late worker, with the scheduled time that only the scheduler may set."""
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(of, parameters={"model": model, "until": None})
     database = urlsplit(PREFECT_SERVER_DATABASE_CONNECTION_URL.value()).path.removeprefix("/")

@@ -1,4 +1,4 @@
-"""A model's flows run one at a time, and everything they write bears the token of their lease."""
+"""Flows of a model run one at a time, and everything they write records the token of their lease."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,8 +24,8 @@ def test_writes_record_the_lease_token(tmp_path):
     promote(model, until=FIRST)
     assert [entry.lease for entry in ledger.entries("small")] == [1, 1, 1, 2]
     tags = registry.tags("small", "1")
-    assert tags["lease"] == "1", "the task that registers, which has a time limit, knows the lease of its flow"
-    assert check("small") is None, "nothing is held after a run"
+    assert tags["lease"] == "1", "the registering task, which has a timeout, knows the lease of its flow"
+    assert check("small") is None, "no lease is held after a run"
 
 
 def test_flow_waits_for_the_lease_and_fails_with_the_reason(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""One story per flow: what a person starts by hand, what is refused, and what an error says."""
+"""One story per flow: manual runs, refusals and error messages."""
 
 import os
 import subprocess

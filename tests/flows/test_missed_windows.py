@@ -1,4 +1,4 @@
-"""A retrain that lacks rows because windows were missed says so, and what it names makes it possible."""
+"""A retrain refused because of missed windows names the back-fill that makes it possible."""
 
 import re
 
@@ -22,14 +22,14 @@ def test_retrain_after_missed_windows_names_the_backfill(tmp_path):
     retrain(model, until=FIRST)
     promote(model, until=FIRST)
     score(model, until=LATER)
-    monitor(model, until=LATER)  # lands the last two days alone
+    monitor(model, until=LATER)  # stores only the last two days
     with pytest.raises(TrainingRefused, match="no row has a label in y") as refused:
         retrain(model, until=LATER)
-    told = re.search(
+    found = re.search(
         r"; 2 of 2 windows in it were never read in, as they were neither scored nor judged; the backfill form reads them, or: "
         r"perennial run backfill --model small --start (\S+) --end (\S+) --no-dry-run$",
         str(refused.value),
     )
-    assert told, str(refused.value)
-    backfill(model, start=utc(told[1]), end=utc(told[2]), dry_run=False)
+    assert found, str(refused.value)
+    backfill(model, start=utc(found[1]), end=utc(found[2]), dry_run=False)
     assert retrain(model, until=LATER, reason="once more").rows

@@ -1,4 +1,4 @@
-"""Money in the loop: what trainings used is recorded, forecasts the next, and a promotion is looked back on."""
+"""Costs in the loop: recorded, used for forecasts, and compared with a promotion's gain."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BUDGET = "{value_usd_per_metric_unit_per_day: 100, fixed_usd_per_retrain: 40, cp
 
 @pytest.fixture(scope="module")
 def priced(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
-    """A replay of a changed concept that is served for long enough to look back: (outcome, workspace)."""
+    """A replay of a changed concept, served long enough to score the outcome: (outcome, workspace)."""
     folder = tmp_path_factory.mktemp("priced")
     model = write_model(
         folder / "model",
@@ -28,7 +28,7 @@ def priced(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
             "\ntraining:\n": "\nbudget: " + BUDGET,
             BREACH: "{trigger: metric_breach, metric: mae, limit: 1.0}",
             "2024-02-06": "2024-02-14",
-            "{holdout_days: 1.5": "{beats_constant: false, holdout_days: 1.5",  # the first retrain, worse than none, serves too
+            "{holdout_days: 1.5": "{beats_constant: false, holdout_days: 1.5",  # the first retrain also serves, though worse than none
         },
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -37,12 +37,12 @@ def priced(tmp_path_factory: pytest.TempPathFactory, prefect_server: None):
 
 
 @pytest.fixture
-def told(priced: tuple[Replay, Path], monkeypatch: pytest.MonkeyPatch) -> Replay:
+def replayed(priced: tuple[Replay, Path], monkeypatch: pytest.MonkeyPatch) -> Replay:
     monkeypatch.setenv("PERENNIAL_HOME", str(priced[1]))
     return priced[0]
 
 
-def test_training_cost_is_recorded_in_the_ledger(told):
+def test_training_cost_is_recorded_in_the_ledger(replayed):
     entries = ledger.entries("small", kind="challenger.registered")
     versions = [from_json(ModelVersion, entry.body) for entry in entries]
     used = [from_json(Usage, dict(version.tags)[USAGE]) for version in versions]
@@ -51,7 +51,7 @@ def test_training_cost_is_recorded_in_the_ledger(told):
     assert [usage.rows for usage in used] == [version.training_rows for version in versions]
 
 
-def test_decision_has_expected_cost_value_and_payback(told):
+def test_decision_has_expected_cost_value_and_payback(replayed):
     judged = [from_json(Judgement, entry.body) for entry in ledger.entries("small", kind="window.judged")]
     asked = [judgement.decision for judgement in judged if judgement.decision.retrain]
     assert all(40 < decision.expected_cost_usd < 60 for decision in asked)
@@ -60,7 +60,7 @@ def test_decision_has_expected_cost_value_and_payback(told):
     assert any("pays back in" in reason for decision in priced for reason in decision.reasons)
 
 
-def test_promotion_outcome_is_scored_once(told):
+def test_promotion_outcome_is_scored_once(replayed):
     entries = ledger.entries("small", kind="promotion.scored")
     assert entries
     assert len({entry.decision_id for entry in entries}) == len(entries)

@@ -1,4 +1,4 @@
-"""Windows that are no ordinary windows: what is missing, doubled, late, empty or hostile gets a verdict, never a crash."""
+"""Unusual windows: missing, duplicate, late, empty or hostile data gets a verdict, never a crash."""
 
 import json
 import re
@@ -49,7 +49,7 @@ def judged(tmp_path):
 
 
 def test_missing_column_fails_and_drifts(judged):
-    """Evidently passes it where no data definition is given."""
+    """Evidently passes it without a data definition."""
     quality, drift = judged(amount=None)
     assert broken(quality) == {("column present once", "amount")} and quality.failing_rows == COUNT
     assert drift_of(drift, "amount").verdict == "drifted"
@@ -124,7 +124,7 @@ def test_old_rows_fail_and_rows_of_the_last_day_do_not(judged):
 
 @pytest.mark.parametrize(("days_apart", "hours", "fresh"), [(7, 168, True), (7, 169, False), (1, 25, False)])
 def test_accepted_age_is_learned_from_the_reference(days_apart, hours, fresh):
-    """A batch a week lies a whole week before its window's end: 24 h for everyone quarantined each of its windows."""
+    """A weekly batch lies a full week before its window's end; a limit of 24 h quarantined each of its windows."""
     config, weeks = model(window_days=9), Window(HISTORY.start, HISTORY.start + timedelta(days=70))
     batches = [weeks.start + timedelta(days=days_apart * (row % (70 // days_apart))) for row in range(5000)]
     frozen = freeze_reference(rows(5000, 99, weeks, at=pa.array(batches, US)).to_batches(), config, weeks, "hash")
@@ -163,7 +163,7 @@ def test_names_and_categories_are_escaped_on_both_pages(judged):
 
 
 def test_reports_contain_no_personal_or_id_values(judged, tmp_path):
-    """SUMMARY results of Great Expectations hold raw values."""
+    """SUMMARY results of Great Expectations contain raw values."""
     config = model(
         {"numeric": ["amount"], "categorical": ["country", "email"], "boolean": []}, columns={"personal": ["email"]}
     )
@@ -177,7 +177,7 @@ def test_reports_contain_no_personal_or_id_values(judged, tmp_path):
 
 
 def test_every_check_counts_its_columns(judged):
-    """Nothing passes because there was nothing to look at: each requirement says how many columns it measured."""
+    """No vacuous pass: each requirement states how many columns it measured."""
     quality, _ = judged()
     looked = {check.name: int(re.findall(r"\d+", check.observed)[0]) for check in quality.checks}
     assert looked["null share"] == 4 and looked["finite values"] == 2 and looked["known categories"] == 2
@@ -198,7 +198,7 @@ def test_windows_and_references_are_named_in_the_pages(judged):
 
 
 def test_stages_agree_with_the_stored_snapshot():
-    """From the lake through all three stages, as `monitor` runs them, with the reference at hand."""
+    """From the lake through all three stages, as in `monitor`, with the stored reference."""
     config = model()
     frozen, table = reference(config), rows()
     profiled = profile_snapshot(config, land_rows(config, WINDOW, table), frozen)
@@ -211,7 +211,7 @@ def test_stages_agree_with_the_stored_snapshot():
 
 
 def test_suite_checks_an_extra_column(tmp_path):
-    """Made with Great Expectations, of a column that no model reads, on a window as it landed."""
+    """A suite on a column that no model reads, on a stored window."""
     suite = gx.ExpectationSuite(
         name="theirs", expectations=[gxe.ExpectColumnValuesToBeInSet(column="desk", value_set=["north", "south"])]
     )
@@ -228,7 +228,7 @@ def test_suite_checks_an_extra_column(tmp_path):
 
 
 def test_rule_for_a_non_feature_is_refused():
-    """Evidently ignores names it does not know in its settings per column."""
+    """Evidently ignores unknown names in its settings per column."""
     with pytest.raises(ValueError, match=r"quality.columns has amuont, expected names of features"):
         model(quality={"columns": {"amuont": {"max_null_share": 0.5}}})
 

@@ -1,4 +1,4 @@
-"""Every way in which Evidently or Great Expectations is known to mislead on values and types: our gate sees through it."""
+"""Known pitfalls of Evidently and Great Expectations on values and types; our gate avoids them."""
 
 from functools import partial
 
@@ -40,7 +40,7 @@ def test_nulls_within_their_limit_pass(judged):
 
 
 def test_infinite_values_fail_and_many_of_them_drift(judged):
-    """Evidently drops them; a half-bounded between of Great Expectations passes them."""
+    """Evidently drops them; a half-open between of Great Expectations passes them."""
     one = amounts()
     one[5] = float("inf")
     quality, drift = judged(amount=one)
@@ -54,7 +54,7 @@ def test_infinite_values_fail_and_many_of_them_drift(judged):
 
 @pytest.mark.parametrize("method", ["psi", "ks", "kl", "wasserstein"])
 def test_single_extreme_value_neither_hides_nor_causes_drift(judged, method):
-    """With equal-width bins one such value turns PSI 3.9 into 0.0001."""
+    """With equal-width bins, one such value turns a PSI of 3.9 into 0.0001."""
     config = model(drift={"method": method, "threshold": 0.15})
     moved = [value + 300 for value in amounts()]
     moved[0] = 1e6
@@ -77,7 +77,7 @@ DTYPES = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_numeric_type_is_monitored(judged, dtype):
-    """Evidently calls nullable, uint8 and Arrow types unknown and leaves them out."""
+    """Evidently treats nullable, uint8 and Arrow types as unknown and skips them."""
     quality, drift = judged(amount=DTYPES[dtype](amounts()))
     assert quality.verdict == "pass" and drift_of(drift, "amount").verdict == "stable"
     moved = drift_of(judged(amount=DTYPES[dtype]([value * 0.3 for value in amounts()])).drift, "amount")
@@ -101,14 +101,14 @@ def test_all_null_column_fails_and_drifts(judged, feature, nothing):
 
 
 def test_low_cardinality_number_stays_numeric(judged):
-    """Evidently makes an integer with at most 10 distinct values in current a category."""
+    """Evidently treats an integer with at most 10 distinct values in current as a category."""
     drift = drift_of(judged(age=[18 + number % 3 for number in range(COUNT)]).drift, "age")
     assert drift.kind == "numeric" and drift.method == "wasserstein" and drift.verdict == "drifted"
 
 
 @pytest.mark.parametrize("count", [900, 1100])
 def test_score_is_consistent_around_1000_reference_rows(judged, count):
-    """With no method set Evidently's score is a p-value up to 1000 rows and a distance above."""
+    """Without a method, Evidently's score is a p-value up to 1000 rows and a distance above."""
     config = model()
     frozen = reference(config, count)
     moved = drift_of(judged(config, frozen, amount=[value * 3 for value in amounts()]).drift, "amount")

@@ -1,4 +1,4 @@
-"""A workspace that was moved, as the runbook says for a full disk, goes on whole and writes nothing to the old place."""
+"""A moved workspace, as the runbook suggests for a full disk, works and never writes to its old place."""
 
 import shutil
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_moved_workspace_works_without_the_old_place(
     score(model, until=utc("2024-01-23"))
     assert monitor(model, until=utc("2024-01-23")).evidence.drift is not None
     champion = registry.version("small", registry.CHAMPION)
-    assert version_files.attribution(champion) and version_files.coded_rows(champion), "lost without a word"
+    assert version_files.attribution(champion) and version_files.coded_rows(champion), "lost silently"
 
     retrain(model, until=utc("2024-01-30"))
     assert promote(model, until=utc("2024-01-30")).action == "promoted"

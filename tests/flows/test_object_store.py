@@ -1,4 +1,4 @@
-"""One turn of the loop with its source, its lake and its ledger in an object store, and nothing of them on this disk."""
+"""One iteration with source, lake and ledger in an object store, and none of them on this disk."""
 
 import obstore
 import pytest

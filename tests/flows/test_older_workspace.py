@@ -1,4 +1,4 @@
-"""A workspace of Perennial 0.1, as a first champion and one judged window left it, in the hands of this Perennial."""
+"""A workspace written by Perennial 0.1 is read and continued by this version."""
 
 import tarfile
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.support.small_model import write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 ARCHIVE = Path(__file__).parent.parent / "support" / "snapshots" / "workspace_0.1.tar.xz"
-"""Made by retrain and promote as of 2024-01-21, score and monitor as of 2024-01-23; without its reports."""
+"""Written by retrain and promote as of 2024-01-21, score and monitor as of 2024-01-23; without reports."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Did a promotion pay: looked back on windows in which that can be told, once."""
+"""The outcome of a promotion is scored once, on windows with a defined metric."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def _registry(workspace: Path) -> None:
 
 
 def served(count: int, without_positives: int) -> History:
-    """Closed windows after the promotion of version 2, in one of which no row is positive."""
+    """Return closed windows after the promotion of version 2; in one of them no row is positive."""
     window, reports = Window(utc("2024-03-01"), utc("2024-03-06")), []
     for number in range(count):
         rows = make_rows(rows=300, window=window, seed=number)

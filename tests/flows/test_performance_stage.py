@@ -1,4 +1,4 @@
-"""Performance of served windows, measured on the real lake as labels come in: late, in part, for two versions."""
+"""Performance of served windows in a real lake as labels arrive: late, in part, for two versions."""
 
 import json
 from collections.abc import Callable
@@ -27,14 +27,14 @@ HOURS = timedelta(hours=1)
 
 @pytest.fixture
 def config(tmp_path: Path) -> ModelConfig:
-    """Windows of 2 days and 300 rows; labels 12 hours late, so a window is 75 % labelled at its end."""
+    """Return a model with windows of 2 days and 300 rows and labels 12 hours late: a window is 75 % labelled at its end."""
     return load_model_config(write_model(tmp_path / "small"))
 
 
 def serve(
     config: ModelConfig, window: Window, off_by: float | Callable[[pa.Table], np.ndarray], version: str = "1"
 ) -> None:
-    """Land the window's rows and predictions that miss the truth by `off_by`."""
+    """Store the window's rows and predictions with an error of `off_by`."""
     table = lake.read_rows(take_snapshot.fn(config, window))
     truth = rows().set_index("row").loc[table["row"].to_pylist(), "y"].to_numpy()
     predicted = off_by(table) if callable(off_by) else truth + off_by
@@ -74,7 +74,7 @@ def test_missing_labels_do_not_keep_a_window_open(tmp_path):
 
 
 def test_window_closes_when_labels_with_own_time_have_arrived(tmp_path):
-    """Labels 5 to 12 days after their row: with windows of 2 days all but a few were closed with none, for good."""
+    """Labels 5 to 12 days after their row: windows of 2 days used to close for good with no labels."""
     table = rows()
     came = table["at"] + pd.to_timedelta(np.random.default_rng(0).uniform(5, 12, len(table)), unit="D")
     own_time = {"label_delay_hours: 12": "label_time: came"}
@@ -152,19 +152,19 @@ def test_shift_is_measured_from_best_closed_level(config):
     (waiting,) = measure_performance.fn(
         config, run_of(windows[5], windows[5].start + HOURS, History(performances=history.performances[:5]))
     )
-    assert waiting.metrics == ()  # what windows vary by is known before labels, for an estimate to be judged by
+    assert waiting.metrics == ()  # window noise is known before labels, for judging an estimate
     assert (waiting.noise, waiting.noise_windows) == (report.noise, 5)
 
 
 def _spread(table: pa.Table, error: float) -> np.ndarray:
-    """Predictions whose errors alternate around ±error, so that the metric has an interval."""
+    """Return predictions whose errors alternate around ±error, so that the metric has an interval."""
     truth = rows().set_index("row").loc[table["row"].to_pylist(), "y"].to_numpy()
     sizes = np.random.default_rng(0).uniform(0.8, 1.2, len(truth)) * error
     return truth + np.where(np.arange(len(truth)) % 2, sizes, -sizes)
 
 
 def test_metric_is_shown_by_slice(tmp_path):
-    """Reds are missed by 0.9 and the others by 0.3; purple has too few rows to be told of."""
+    """Red rows have an error of 0.9 and the others of 0.3; purple has too few rows to be reported."""
     table = rows()
     table.loc[table.index % 100 == 0, "colour"] = "purple"
     config = load_model_config(
@@ -186,7 +186,7 @@ def test_metric_is_shown_by_slice(tmp_path):
     assert [item.name for item in report.slices] == ["colour=blue", "colour=green", "colour=red"]
     assert [item.value.value for item in report.slices] == pytest.approx([0.3, 0.3, 0.9])
     assert sum(item.value.rows for item in report.slices) == 297
-    assert sum(item.value.rows for item in early.slices) < 226, "of rows with a label alone"
+    assert sum(item.value.rows for item in early.slices) < 226, "only of rows with a label"
     reds = report.slices[2].value.rows
     assert describe(report).endswith(f"; worst of 3 slices is colour=red: mae 0.9 (0.9 to 0.9) on {reds} rows")
     assert from_json(PerformanceReport, to_json(report)) == report
@@ -240,7 +240,7 @@ def test_labels_follow_the_versions_class_order(tmp_path, workspace, task, class
 
 
 def test_unseen_class_is_a_miss(tmp_path, workspace):
-    """Four classes in turn, of which the version knows three: it is right three times in four."""
+    """Four alternating classes, of which the version knows three: it is right three times in four."""
     known = ("low", "middle", "high")
     report = sure_and_right(tmp_path, workspace, "multiclass", known, (*known, "brand new"))
     assert (report.rows, report.labelled_rows) == (300, 300)
@@ -255,18 +255,18 @@ def test_auc_needs_two_rows_per_class(tmp_path, workspace):
 
 
 def test_third_class_is_a_miss_in_binary_tasks(tmp_path, workspace):
-    """Three labels in turn, of which the version knows two; codes 0, 1, 2 are answered no, yes, no."""
+    """Three alternating labels, of which the version knows two; codes 0, 1, 2 are predicted no, yes, no."""
     report = sure_and_right(tmp_path, workspace, "binary", ("no", "yes"), ("no", "yes", "maybe"))
     assert (report.rows, report.labelled_rows, report.maturity) == (300, 300, "closed")
     assert report.metric("accuracy").value == pytest.approx(2 / 3)
     assert report.metric("log_loss").value > 10
-    assert report.confidence_histogram[-1] == 0.0, "what was predicted is told as it was"
+    assert report.confidence_histogram[-1] == 0.0, "predictions are unchanged"
 
 
 def sure_and_right(
     tmp_path: Path, workspace: Path, task: str, classes: tuple[str, ...], texts: tuple[str, ...]
 ) -> PerformanceReport:
-    """What is measured of a version that gives each class it knows 0.7 more than the others, where that is the truth."""
+    """Measure a version that gives the true class 0.7 more than the others, if it knows it."""
     prepare_registry(workspace)
     table = rows()
     codes = np.arange(len(table)) % len(texts)
@@ -296,7 +296,7 @@ def sure_and_right(
 
 
 def test_early_labels_of_one_class_are_not_representative(tmp_path):
-    """Positives are known the next day, negatives after nine: judged on what came first, a sound model looks broken."""
+    """Positives are known the next day, negatives after nine: judged on the first labels, a sound model looks broken."""
     table = rows()
     late = table["y"] < 0
     came = table["at"] + pd.to_timedelta(np.where(late, 9.0, 1.0), unit="D")

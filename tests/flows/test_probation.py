@@ -1,4 +1,4 @@
-"""A fresh champion in service: real versions answer real rows, and only one that is worse than the last goes back."""
+"""Probation with real versions and rows: only a champion worse than its predecessor is rolled back."""
 
 from datetime import timedelta
 
@@ -34,7 +34,7 @@ def _registry(workspace, quiet):
 
 
 def in_service(fresh_turn: float, previous_turn: float, rows_turn: float = 1.0, doubted: bool = False):
-    """A champion of one concept that replaced one of another, and rows of a third; what the watch says of it."""
+    """Serve a champion of one concept that replaced one of another, on rows of a third; return the verdict."""
     previous = register(CONFIG, "first", TRAINING, seed=1, turn=previous_turn)
     fresh = register(CONFIG, "second", TRAINING, seed=2, turn=fresh_turn)
     registry.set_aliases(CONFIG.name, {registry.CHAMPION: fresh.version, registry.PREVIOUS: previous.version})

@@ -1,4 +1,4 @@
-"""Probes inside the loop: they see the change, cost a fraction, look at nothing later, and can be lost."""
+"""Probes in the loop: they detect the change, cost a fraction, use no later data, and can be retrained."""
 
 import shutil
 from pathlib import Path
@@ -85,7 +85,7 @@ def test_backtest_uses_the_same_probes_as_monitor(probed, monkeypatch: pytest.Mo
     check_probes_of_back_test(config, judged)
 
 
-@pytest.mark.slow("replays a second model whose labels come windows late")
+@pytest.mark.slow("replays a second model with very late labels")
 def test_backtest_uses_the_same_probes_with_late_labels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     late = {BREACH: "{trigger: perennial, alpha: 0.2}", "label_delay_hours: 12": "label_delay_hours: 60"}
     model = write_model(tmp_path / "model", **late)
@@ -96,7 +96,7 @@ def test_backtest_uses_the_same_probes_with_late_labels(monkeypatch: pytest.Monk
 
 
 def check_probes_of_back_test(config: ModelConfig, judged: list[Judgement]) -> Plan:
-    """Every loss that `monitor` wrote is the back-test's, to the last bit; the back-test scores older probes too."""
+    """Check that every loss written by `monitor` equals the back-test's exactly; the back-test also scores older probes."""
     columns = [column for judgement in judged for column in judgement.evidence.probes]
     assert sum(len(column.losses) for column in columns) > 80
     backtest(str(config._file), (0.05,), ("never",))

@@ -1,4 +1,4 @@
-"""Moving the aliases on a real registry: together or not at all, once per decision, never to what does not serve."""
+"""Promotion on a real registry: atomic, once per decision, and only of a version that can serve."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def challenger(decision_id: str, turn: float = 1.0) -> ModelVersion:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A home where version 2 serves, 1 is previous, 3 is the challenger, and a copy to bring that state back from."""
+    """A workspace where version 2 serves, 1 is previous and 3 is the challenger, with a copy to restore it from."""
     home, copy = tmp_path_factory.mktemp("prepared") / "home", tmp_path_factory.mktemp("copy")
     prepare_registry(home)
     with pytest.MonkeyPatch.context() as patch:
@@ -83,7 +83,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def put(source: Path, target: Path) -> None:
-    """Make the target's registry and files those of the source; through SQLite, as connections to it stay open."""
+    """Copy registry and files to the target; through SQLite's backup, because connections stay open."""
     with (
         closing(sqlite3.connect(source / "mlflow.db")) as read,
         closing(sqlite3.connect(target / "mlflow.db")) as write,
@@ -94,7 +94,7 @@ def put(source: Path, target: Path) -> None:
 
 @pytest.fixture
 def three_versions(prepared: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> list[ModelVersion]:
-    """Version 2 serves, 1 is previous, 3 is the challenger."""
+    """Prepare a registry where version 2 serves, 1 is previous and 3 is the challenger."""
     home, copy = prepared
     put(copy, home)
     monkeypatch.setenv("PERENNIAL_HOME", str(home))
@@ -124,7 +124,7 @@ def test_promotion_moves_all_three_aliases(three_versions):
 def test_promotion_is_idempotent_per_decision(three_versions):
     promoted = promote(three_versions[2], "2")
     newer = challenger("d4")
-    assert promote(three_versions[2], "2") == promoted, "who died before telling it tells it now"
+    assert promote(three_versions[2], "2") == promoted, "an interrupted promotion is recorded now"
     assert registry.aliases(MODEL) == {"champion": "3", "previous": "2", "challenger": newer.version}
 
 
@@ -156,7 +156,7 @@ def test_a_corrupted_model_never_becomes_champion(three_versions):
 
 
 def test_model_broken_during_promotion_restores_aliases(three_versions):
-    """The smoke test before the move has passed; the one through the alias finds the damage."""
+    """The smoke test before the move has passed; the one through the alias detects the damage."""
     before = registry.aliases(MODEL)
     corrupt(three_versions[2])
     wanted = {"previous": "2", "champion": "3", "challenger": None}
@@ -167,7 +167,7 @@ def test_model_broken_during_promotion_restores_aliases(three_versions):
 
 
 def test_registry_failure_restores_aliases(three_versions):
-    """MLflow refuses an alias on a version that is not there: previous has moved by then, champion has not."""
+    """MLflow refuses an alias on a missing version: previous has moved by then, champion has not."""
     before = registry.aliases(MODEL)
     wanted = {"previous": "2", "challenger": "99", "champion": "3"}
     with (
@@ -179,7 +179,7 @@ def test_registry_failure_restores_aliases(three_versions):
 
 
 def test_outer_transaction_failure_restores_aliases(three_versions):
-    """As when the ledger entry of the promotion cannot be written: the flow's transaction takes the move with it."""
+    """As if the ledger entry of the promotion could not be written: the flow's transaction undoes the move."""
     before = registry.aliases(MODEL)
     with disable_run_logger(), pytest.raises(OSError, match="disk full"), transaction():
         promote(three_versions[2], "2")
@@ -190,7 +190,7 @@ def test_outer_transaction_failure_restores_aliases(three_versions):
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 def test_killed_promotion_is_completed_by_a_rerun(three_versions, steps):
-    """The process died after so many aliases; what was before stands on the version, not in the half-done state."""
+    """The process died after this many aliases; the version's tags record the state before, not the half-done state."""
     before = registry.aliases(MODEL)
     registry.tag(MODEL, "3", move_from=json.dumps(before), move_by="d3")
     wanted = {"previous": "2", "champion": "3", "challenger": None}
@@ -320,7 +320,7 @@ def test_champion_loads_by_alias_after_each_move(three_versions):
 
 
 def test_mlflow_refuses_an_alias_on_a_missing_version():
-    """What the test above on failing between two aliases rests on."""
+    """The test of a registry failure between two aliases relies on this."""
     register(CONFIG)
     with pytest.raises(MlflowException):
         registry.client().set_registered_model_alias(MODEL, "champion", "99")

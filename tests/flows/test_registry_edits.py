@@ -1,4 +1,4 @@
-"""People edit the registry on MLflow's page: what they change is said, bounded to that model, and never moves a champion."""
+"""Manual edits of the registry are reported, affect only that model, and never move a champion."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ MODEL, AT = CONFIG.name, utc("2024-03-06")
 
 
 def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> ModelVersion:
-    """A version that passed, as the flow retrain leaves it."""
+    """Register a version that passed, as the flow retrain does."""
     version = register(CONFIG, decision_id, turn=turn)
     registry.set_aliases(MODEL, {"challenger": version.version})
     ledger.append(MODEL, Fact("challenger.registered", version, AT, decision_id))
@@ -43,7 +43,7 @@ def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> Model
 
 
 def promote(decision_id: str) -> Promotion:
-    """As the flow promote does."""
+    """Promote as the flow does."""
     validation = recall_validation(CONFIG, decision_id)
     assert validation is not None
     promotion = promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation, decision_id), validation, decision_id)
@@ -74,7 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(autouse=True)
 def served(prepared: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Version 2 serves, 1 is previous, 3 has passed its trial; by registry and ledger alike."""
+    """Version 2 serves, 1 is previous and 3 has passed validation, in registry and ledger."""
     home, copy = prepared
     put(copy, home)
     shutil.rmtree(home / "ledger")
@@ -172,7 +172,7 @@ def test_manually_moved_previous_is_not_restored(number, capsys):
         roll_back()
     assert plan_rollback.fn(CONFIG).refusal
     assert registry.aliases(MODEL)["champion"] == "2"
-    assert promote("d3").champion == "3", "what previous names is nothing to a promotion"
+    assert promote("d3").champion == "3", "a promotion does not depend on previous"
 
 
 def test_manually_moved_challenger_is_reported(capsys):
@@ -181,8 +181,10 @@ def test_manually_moved_challenger_is_reported(capsys):
 
 
 def test_unvalidated_version_with_forged_tags_does_not_serve():
-    stranger = registry.client().get_model_version(MODEL, "3")
-    made = registry.client().create_model_version(MODEL, stranger.source, stranger.run_id, tags=dict(stranger.tags))
+    foreign_version = registry.client().get_model_version(MODEL, "3")
+    made = registry.client().create_model_version(
+        MODEL, foreign_version.source, foreign_version.run_id, tags=dict(foreign_version.tags)
+    )
     registry.set_aliases(MODEL, {"champion": str(made.version)})
     with pytest.raises(VersionGone, match="version 4 is not in the ledger"):
         find_champion(CONFIG, required=True)

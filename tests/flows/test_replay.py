@@ -1,4 +1,4 @@
-"""The whole loop over a small history: it retrains when the concept changes, looks at nothing later, and can be cut off."""
+"""The full loop over a small history: retrains after the concept change, uses no later data, and resumes."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def versions(model: str = "small") -> list[str]:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> tuple[Replay, Path, str]:
-    """One replay of the small model that several tests look at: (outcome, workspace, YAML)."""
+    """One replay of the small model, shared by several tests: (outcome, workspace, YAML)."""
     folder = tmp_path_factory.mktemp("story")
     model = write_model(folder / "model")
     with pytest.MonkeyPatch.context() as patch:
@@ -118,7 +118,7 @@ def test_changed_future_data_changes_no_earlier_decision(in_story, tmp_path, mon
         assert (seen.events, seen.champion, seen.drifted_share) == (clean.events, clean.champion, clean.drifted_share)
 
 
-@pytest.mark.slow("a replay in a process of its own is killed, and its rest is replayed")
+@pytest.mark.slow("kills a replay process and replays the rest")
 def test_killed_replay_resumes(in_story, tmp_path, monkeypatch):
     from prefect.settings import PREFECT_API_URL
 
@@ -145,7 +145,7 @@ def test_killed_replay_resumes(in_story, tmp_path, monkeypatch):
 
 
 def emitted(resource: str) -> list[str]:
-    """Decision ids of the server's `retraining.requested` events about a resource."""
+    """Return the decision ids of the server's `retraining.requested` events about a resource."""
     from prefect.client.orchestration import get_client
 
     wanted = {"event": {"name": ["perennial.retraining.requested"]}, "resource": {"id": [resource]}}
@@ -155,7 +155,7 @@ def emitted(resource: str) -> list[str]:
 
 
 def test_failed_baselines_end_the_replay(in_story, tmp_path, monkeypatch):
-    """Else the page would compare with rivals that are not there; run again, the window is finished."""
+    """Otherwise the page would lack their results; run again, the replay completes the window."""
     outcome, model = in_story
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     first, second = (record.window for record in outcome.windows[:2])

@@ -1,4 +1,4 @@
-"""A season that returns: `perennial` goes back to an earlier version, which is put on trial and promoted without training."""
+"""A returning season: `perennial` goes back to an earlier version, which is validated and promoted without training."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.support.small_model import CHANGE, rows, write_model
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow("replays two seasons")]
 BREACH = "{trigger: metric_breach, metric: mae, limit: 1.0, k: 2, m: 3}\n  cooldown_days: 4"
 RETURN = CHANGE + timedelta(days=10)
-"""From here on the first concept holds again."""
+"""From here on the first concept applies again."""
 
 
 def season() -> pd.DataFrame:
@@ -88,8 +88,8 @@ def test_manual_return_is_validated_like_a_challenger(tmp_path, monkeypatch):
     promote(model, until=turned)
     assert retrain(model, until=turned, earlier="1", reason="too early").verdict == "fail"
     land(model, returned)
-    told = retrain(model, until=returned, earlier="1", dry_run=True)
-    assert told.headline.startswith("trial of small would go ahead: version 1, which learned until")
+    preview = retrain(model, until=returned, earlier="1", dry_run=True)
+    assert preview.headline.startswith("trial of small would go ahead: version 1, which learned until")
     passed = retrain(model, until=returned, earlier="1", reason="the season is back")
     assert (passed.challenger, passed.champion, passed.verdict) == ("1", "2", "pass")
     assert promote(model, until=returned).champion == "1"
@@ -102,6 +102,6 @@ def test_manual_return_is_validated_like_a_challenger(tmp_path, monkeypatch):
 
 
 def land(model: str, until: datetime) -> None:
-    """Rows reach the lake when windows are scored."""
+    """Store rows, as scoring does."""
     for window in load_model_config(model).windows(end=until):
         score(model, until=window.end)

@@ -1,4 +1,4 @@
-"""What a replay compares the loop with is measured on the same rows, a class that no model knows among them."""
+"""A replay's baselines are measured on the same rows, including a class that no model knows."""
 
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ from tests.support.trained_models import HOLDOUT, land, make_config, make_rows, 
 
 
 def test_unknown_class_is_a_miss_for_every_model(tmp_path, workspace):
-    """Of two or four known classes the metric was silently wrong, of three it could not be computed at all."""
+    """With two or four known classes the metric was silently wrong; with three it failed."""
     prepare_registry(workspace)
     config = make_config("multiclass", performance={"metric": "f1"})
     version = register(config)

@@ -1,4 +1,4 @@
-"""The whole loop with ids that repeat, ids of several columns, labels that are taken back, and names that clash with ours."""
+"""The full loop with repeated and composite ids, retracted labels, and clashing column names."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def figures(reports: list[PerformanceReport]) -> list[tuple[int, float]]:
 
 
 def customers(table: pd.DataFrame) -> list[str]:
-    """50 customers, three times a day each, with what separates an id's columns in their names."""
+    """Return rows of 50 customers, three per day each, with the separator of composite ids in their names."""
     return [f"a|b\\{number % 50}" for number in range(len(table))]
 
 
@@ -54,7 +54,7 @@ def test_composite_id_separates_repeated_customers(tmp_path):
 
 
 def test_repeated_ids_keep_all_labels(tmp_path):
-    """Also those whose label is as it was the window before."""
+    """Also labels that equal those of the previous window."""
     table = rows()
     expected = figures(loop(write_model(tmp_path / "control", table)))
     live = table["at"] >= FIRST

@@ -1,4 +1,4 @@
-"""Scoring a window: every row answered as the model answers, landed once, with a latency that was measured."""
+"""Scoring a window: predictions, idempotent storage and measured latency."""
 
 from pathlib import Path
 from time import perf_counter
@@ -33,10 +33,10 @@ def test_every_row_gets_the_models_prediction(task):
     version = register(config)
     snapshot = lake.land_rows(config, HOLDOUT, make_rows(task, rows=700, window=HOLDOUT, seed=3))
     scoring = score(config, snapshot, version)
-    rows, landed = lake.read_rows(snapshot), lake.read_predictions(config, HOLDOUT)
-    assert landed.column("id").to_pylist() == rows.column("id").to_pylist()
-    assert set(landed.column("model_version").to_pylist()) == {"1"}
-    predicted = np.array(landed.column("prediction").to_pylist())
+    rows, logged = lake.read_rows(snapshot), lake.read_predictions(config, HOLDOUT)
+    assert logged.column("id").to_pylist() == rows.column("id").to_pylist()
+    assert set(logged.column("model_version").to_pylist()) == {"1"}
+    predicted = np.array(logged.column("prediction").to_pylist())
     np.testing.assert_allclose(predicted, version_files.load_scorer(version).predict(rows))
     assert (scoring.rows, scoring.model_version, scoring.window) == (700, "1", HOLDOUT)
 

@@ -1,4 +1,4 @@
-"""Models that share a monthly budget, on a real ledger: who goes first, who is refused, and never more than there is."""
+"""Models that share a monthly budget, on a real ledger: order, refusals and concurrency."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def share(folder: Path, text: str) -> None:
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three models whose retrains cost 40 USD each, in a folder of their own; money for two of them."""
+    """Three models in a folder of their own whose retrains cost 40 USD each; the budget covers two."""
     folder = tmp_path / "models"
     for name in NAMES:
         Path(write_model(folder, **{"name: small": f"name: {name}", "\ntraining:\n": PRICES})).rename(
@@ -46,7 +46,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def ask(model: str, value_usd: float) -> str:
-    """A judgement in the ledger that asks for a retrain which is expected to bring so much; its decision's id."""
+    """Record a judgement that requests a retrain with this expected benefit; return its decision id."""
     window = Window(utc("2024-01-19"), FIRST)
     decision = Decision(
         f"decision-{model}", model, window, True, ("why",), expected_value_usd=value_usd, expected_cost_usd=40.0
@@ -78,7 +78,7 @@ def test_most_beneficial_models_go_first(models):
     assert claim("beta", decisions["beta"]) is None
     assert granted() == ["beta", "gamma"]
     assert "80.00 USD are promised" in claim("alpha", decisions["alpha"])
-    assert claim("beta", decisions["beta"]) is None  # a run that goes on does not pay twice
+    assert claim("beta", decisions["beta"]) is None  # a resumed run does not pay twice
     assert granted() == ["beta", "gamma"]
 
 
@@ -99,7 +99,7 @@ def test_models_outside_the_shared_budget_are_not_checked(models):
 
 
 def damage(models: Path, name: str, own_limit: str = "") -> None:
-    """A ledger whose first entry is torn, and the limit of the model's own budget."""
+    """Damage a ledger's first entry, with this limit for the model's own budget."""
     ask(name, 1000.0)
     (workspace().home / "ledger" / name / "00000001.json").write_text("{")
     file = models / f"{name}.yaml"
@@ -143,7 +143,7 @@ def test_refused_retrain_is_reported(models, prefect_server):
     share(models, "shared_budget: {max_usd_per_month: 50, models: [alpha, beta]}")
     retrain("alpha", until=FIRST)
     assert "of 50.00 USD shared by alpha, beta" in retrain("beta", until=FIRST, dry_run=True).headline
-    assert not ledger.entries("beta"), "a preview promises nothing"
+    assert not ledger.entries("beta"), "a preview reserves nothing"
     assert retrain("beta", until=FIRST) is None
     assert [entry.kind for entry in ledger.entries("beta")] == ["model.bound", "retraining.refused"]
     refusal = ledger.entries("beta")[1].body
@@ -155,7 +155,7 @@ def test_refused_retrain_is_reported(models, prefect_server):
 
 
 def announced_reasons(event: str, model: str) -> list[list[str]]:
-    """The reasons of the server's events of one kind about a model."""
+    """Return the reasons of the server's events of one kind about a model."""
     from prefect.client.orchestration import get_client
 
     deadline, reasons = time.monotonic() + 150, []
@@ -189,7 +189,7 @@ def test_error_in_fleet_file_is_named(models, capsys, text, words):
 def test_check_describes_the_shared_budget(models, capsys):
     assert "fleet" not in available_models()
     assert main(["check", "alpha"]) == 0
-    assert "together: alpha, beta, gamma retrain for at most 90.00 $ in 30 days." in capsys.readouterr().out
+    assert "together: alpha, beta, gamma may spend at most 90.00 $ on retrains in 30 days." in capsys.readouterr().out
     write_model(models, **{"name: small": "name: fleet"})
     with pytest.raises(ModelConfigError, match="expected another one"):
         load_model_config(models / "small.yaml")

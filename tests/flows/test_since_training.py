@@ -1,4 +1,4 @@
-"""Calendars and arrived labels in the loop, on a real ledger: once for each date, and from labels known by then only."""
+"""Calendars and arrived labels in the loop, on a real ledger: once per date, and only from known labels."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Retrains of different models run side by side only as far as the slots of their place go."""
+"""Training slots limit how many retrains of a place run in parallel."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +30,7 @@ LIMIT = training_limit(DEDICATED)
 
 @pytest.fixture
 def limit(prefect_server: None) -> Iterator[Any]:
-    """Makes the limit of the dedicated hosts with so many slots; it is gone afterwards."""
+    """Create the limit of the dedicated hosts with this many slots; remove it afterwards."""
 
     def make(count: int) -> None:
         with get_client(sync_client=True) as client:
@@ -47,7 +47,7 @@ def slots_taken() -> int:
 
 
 class Meeting:
-    """Stands in for a step of `retrain`: each run waits there for another one, and the most at once are counted."""
+    """Replaces a step of `retrain`: each run waits there for another one, and the maximum at once is counted."""
 
     def __init__(self, patience_s: float) -> None:
         self.now = self.most = 0
@@ -151,11 +151,11 @@ def test_resumed_run_takes_over_its_slot(tmp_path, limit, monkeypatch):
         state = run_flow(retrain, flow_run=again, parameters=run.parameters, return_type="state")
         assert state.is_completed()
         noted = client.read_flow_run(run.id).labels[slots.HELD]
-        assert noted != held["lease_id"], "the next process would not find the slot of this one"
+        assert noted != held["lease_id"], "the next process must find the slot of this one"
     assert slots_taken() == 0
 
 
-@pytest.mark.slow("starts a server twice and waits until a lease has run out")
+@pytest.mark.slow("starts a server twice and waits until a lease has expired")
 @pytest.mark.timeout(900)
 def test_slot_of_a_dead_holder_is_released():
     import httpx

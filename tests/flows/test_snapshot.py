@@ -1,4 +1,4 @@
-"""Taking a window in: source, checks, lake; and its labels as they become known."""
+"""Snapshots: from source through checks to the lake, and labels as they become known."""
 
 import logging
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def source(folder: Path, table: pa.Table, lookback_days: float = 30) -> ModelCon
 
 
 def two_windows(labels: object = None) -> pa.Table:
-    """50 rows of each of two windows: one each 2.4 hours, so ten a day."""
+    """Write 50 rows for each of two windows: one every 2.4 hours, so ten a day."""
     table = pa.concat_tables([rows(50), rows(50, 1, SECOND)])
     return table.append_column("churned", pa.array([0, 1] * 50 if labels is None else labels, pa.int64()))
 
@@ -73,7 +73,7 @@ def test_invalid_data_is_not_stored(tmp_path: Path) -> None:
 
 
 def test_labels_are_stored_as_they_become_known(tmp_path: Path) -> None:
-    """A day's delay: at the end of a window the labels of its first four days and of all before are known."""
+    """With a delay of a day, the labels of the first four days and of everything earlier are known at a window's end."""
     config = source(tmp_path, two_windows())
     assert land_labels.fn(config, WINDOW.end) == 0, "no rows yet"
     take_snapshot.fn(config, WINDOW)
@@ -93,7 +93,7 @@ def test_labels_of_the_future_are_not_read(tmp_path: Path) -> None:
     take_snapshot.fn(config, SECOND)
     land_labels.fn(config, SECOND.end + DAY)
     assert known(config, WINDOW.end) == 41
-    assert land_labels.fn(config, WINDOW.end) == 0, "replayed from the start: all there, none twice"
+    assert land_labels.fn(config, WINDOW.end) == 0, "replayed from the start: complete, without duplicates"
 
 
 def test_labels_later_than_the_delay_are_found(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_only_unreachable_sources_are_retried(tmp_path: Path, monkeypatch: pytes
     read_window = sources.read_window
 
     def flaky(asked_config: ModelConfig, window: Window) -> pa.Table:
-        """The real reader behind a line that fails once."""
+        """The real reader, failing once."""
         asked.append(window)
         if len(asked) == 1:
             raise SourceUnreachable("the host did not answer")
@@ -168,7 +168,7 @@ def test_only_unreachable_sources_are_retried(tmp_path: Path, monkeypatch: pytes
 
     with pytest.raises(SourceEmpty):
         take(Window(SECOND.end, SECOND.end + DAY))
-    assert len(asked) == 3, "what is wrong stays wrong"
+    assert len(asked) == 3, "invalid data is not retried"
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -185,6 +185,6 @@ def test_one_log_line_summarises_the_snapshot(tmp_path: Path, caplog: pytest.Log
         take()
     finally:
         logging.getLogger("prefect.task_runs").removeHandler(caplog.handler)
-    said = [record.getMessage() for record in caplog.records]
-    assert "snapshot: 50 rows of 2024-02-01..2024-02-06 landed, version 1" in said
-    assert "labels: 41 new by 2024-02-06T00:00:00+00:00, looked for in 2024-02-01..2024-02-06" in said
+    messages = [record.getMessage() for record in caplog.records]
+    assert "snapshot: 50 rows of 2024-02-01..2024-02-06 landed, version 1" in messages
+    assert "labels: 41 new by 2024-02-06T00:00:00+00:00, looked for in 2024-02-01..2024-02-06" in messages

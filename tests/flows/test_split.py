@@ -1,4 +1,4 @@
-"""What is kept from training: labels that are not due yet, and before them the holdout."""
+"""The split: labels that are not due yet and the holdout are excluded from training."""
 
 from datetime import timedelta
 
@@ -35,7 +35,7 @@ def test_holdout_is_the_latest_labelled_days():
 
 
 def test_holdout_with_label_times_is_nearly_complete_days():
-    """Labels 5 to 12 days after their row, evenly: 98 % of each class within 11.9 days."""
+    """Labels 5 to 12 days after their row, uniformly: 98 % of each class within 11.9 days."""
     own_time = {**LATE, "label_delay_hours": 0, "label_time": "came"}
     config, rows = make_config(columns=own_time), make_rows(rows=6000)
     lags = np.random.default_rng(0).permutation(np.linspace(5, 12, 6000)) * 86_400_000_000
@@ -49,7 +49,7 @@ def test_holdout_with_label_times_is_nearly_complete_days():
     assert 490 <= holdout.labelled_rows <= holdout.rows == 500, "five days of 100 rows, of which nearly all labels came"
     later = TRAINING.end + timedelta(days=60)
     lake.land_labels(config, conform_labels(config, rows, "test"), later)
-    assert split_labelled_rows.fn(config, later)[1].labelled_rows == 500, "asked for by hand, the last days there are"
+    assert split_labelled_rows.fn(config, later)[1].labelled_rows == 500, "requested by hand: the last days with rows"
     few = make_config(columns=own_time, period={"start": utc("2024-02-14"), "history_until": TRAINING.end})
     with pytest.raises(
         TooEarly, match=r"more than the 16 that .* \(11\.9 days, in which 98% of the labels of each class came by came"
@@ -58,7 +58,7 @@ def test_holdout_with_label_times_is_nearly_complete_days():
 
 
 def test_holdout_waits_for_late_rare_class():
-    """One row in sixty is positive and known after 20 days, all else the next day: no day is judged without positives."""
+    """One row in sixty is positive and known after 20 days, all others the next day: no day is judged without positives."""
     config, rows = make_config(columns={**LATE, "label_delay_hours": 0, "label_time": "came"}), make_rows(rows=6000)
     rare = np.arange(6000) % 60 == 0
     days = np.where(rare, 20, 1).astype("timedelta64[D]").astype("timedelta64[us]")
@@ -70,12 +70,12 @@ def test_holdout_waits_for_late_rare_class():
     assert holdout.labelled_rows == holdout.rows == 500
     latest = Window(TRAINING.end - timedelta(days=28), TRAINING.end - timedelta(days=14))
     measured = lake.labelled_rows(config, latest, TRAINING.end)
-    assert measured.num_rows == 801, "of 1,400 rows those that are 20 days old, the edge with them"
+    assert measured.num_rows == 801, "of 1,400 rows, those that are at least 20 days old"
     assert sum(measured["label"].to_pylist()) == pytest.approx(800 / 60, abs=1)
 
 
 def test_holdout_excludes_days_without_rows():
-    """Asked for by hand a month later, the same rows are held out; what has landed meanwhile is quarantined."""
+    """Requested by hand a month later, the same rows are held out; windows stored meanwhile are quarantined."""
     config = make_config()
     land(config, TRAINING, make_rows(rows=6000))
     later = TRAINING.end + timedelta(days=31)

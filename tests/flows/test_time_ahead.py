@@ -1,4 +1,4 @@
-"""A time that has not come is refused where data is live: what is read once and for good would be read half-filled."""
+"""A future `until` is refused for live data, because windows are read once."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Training a challenger from the lake: once per decision, and not at all on rows that teach nothing honest."""
+"""Training a challenger from the lake: once per decision, and refused on unusable rows."""
 
 import json
 from datetime import timedelta
@@ -45,8 +45,10 @@ def test_challenger_of_each_task_is_trained(task):
     assert (version.version, version.trained, version.training_rows) == ("1", TRAINING, 1000)
     assert registry.aliases(config.name) == {"challenger": "1"}
     assert version_files.reference_profile(version).content_hash == snapshot.content_hash
-    kept = version_files.coded_rows(version)
-    assert set(kept.codes) == {one.feature for one in version_files.reference_profile(version).features} and len(kept)
+    sample = version_files.coded_rows(version)
+    assert set(sample.codes) == {one.feature for one in version_files.reference_profile(version).features} and len(
+        sample
+    )
 
 
 def test_version_stores_the_learned_suite():
@@ -152,11 +154,11 @@ def test_refusal_explains_class_spelled_like_missing():
         train(config, landed)
 
 
-@pytest.mark.parametrize(("strange", "refused"), [(20, False), (200, True)])
-def test_too_many_unusable_labels_are_refused(strange, refused):
+@pytest.mark.parametrize(("unusable", "refused"), [(20, False), (200, True)])
+def test_too_many_unusable_labels_are_refused(unusable, refused):
     config = make_config("binary", columns=make_config().columns.model_dump() | {"classes": ["0", "1"]})
     rows = make_rows("binary")
-    texts = ["pending"] * strange + [str(label) for label in rows["label"].to_pylist()[strange:]]
+    texts = ["pending"] * unusable + [str(label) for label in rows["label"].to_pylist()[unusable:]]
     rows = with_column(rows, "label", pa.array(texts))
     landed = land(config, TRAINING, rows)
     lake.land_label_faults(config, TRAINING, *sort_labels(config, rows, "test"), landed.as_of)
@@ -201,7 +203,7 @@ def test_outage_is_retried_but_refusal_is_not():
 
 
 def test_training_uses_labels_known_at_as_of():
-    """Labels that landed after `as_of` are not learned from: no look-ahead."""
+    """Labels known after `as_of` are not used: no look-ahead."""
     config = make_config()
     early = make_rows(rows=600)
     land(config, TRAINING, early)

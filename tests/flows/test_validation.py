@@ -1,4 +1,4 @@
-"""A challenger on trial: loaded from the registry, on rows neither has seen, against the champion's own answers."""
+"""Validation: challenger and champion from the registry on rows that neither has seen."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -39,7 +39,7 @@ def held_out(config: ModelConfig, **rows) -> Snapshot:
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_challenger_of_the_new_concept_passes(task):
-    """The concept has turned: one learned the old concept, the other the new one; tried in both roles."""
+    """After a concept change: one model of the old concept and one of the new, validated in both roles."""
     config = make_config(task)
     old = register(config, "old", BEFORE, turn=-1.0)
     new = register(config, "new", TRAINING, turn=1.0)
@@ -81,7 +81,7 @@ def test_swapped_holdout_classes_are_reported():
 
 
 def with_gender(rows: pa.Table, blind_to: str | None = None) -> pa.Table:
-    """Rows of two genders; of `blind_to` the label is what the opposite concept gives."""
+    """Return rows of two genders; labels of `blind_to` follow the opposite concept."""
     gender = np.array(["f", "m"] * (len(rows) // 2))
     label = rows.column("label").to_numpy()
     label = np.where(gender == blind_to, -label, label) if blind_to else label
@@ -96,7 +96,7 @@ def guarded(**columns) -> ModelConfig:
 
 
 def test_loss_in_a_protected_group_fails():
-    """The new model gains for m more than it loses for f, who keep to the old concept."""
+    """The new model gains more for m than it loses for f, who follow the old concept."""
     config = guarded()
     old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new", TRAINING, turn=1.0)
     rows = with_gender(make_rows("regression", rows=600, window=HOLDOUT, seed=9), blind_to="f")
@@ -143,7 +143,7 @@ def test_copy_of_the_champion_is_non_inferior_without_gain():
 
 
 def test_stored_metrics_are_not_used():
-    """Published examples compare with stored old metrics; here forged ones change nothing."""
+    """Published examples compare with stored metrics; here forged ones have no effect."""
     config = make_config()
     old, new = register(config, "old", BEFORE, turn=-1.0), register(config, "new")
     registry.client().log_metric(old.run_id, "held_back_log_loss", 0.0001)
@@ -226,7 +226,7 @@ def test_class_known_only_to_the_challenger_counts():
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_class_unknown_to_all_versions_is_a_miss(task):
-    """One row in four of the holdout is of a class that training never had; none of these rows is left out."""
+    """A quarter of the holdout rows has a class that training never had; none of these rows is left out."""
     config = make_config(task, performance={"metric": "accuracy"})
     rows = make_rows(task, rows=400, window=HOLDOUT, seed=9)
     texts = [str(name) if place % 4 else "9" for place, name in enumerate(rows.column("label").to_pylist())]
@@ -240,7 +240,7 @@ def test_class_unknown_to_all_versions_is_a_miss(task):
 
 
 def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[str, str]) -> ModelVersion:
-    """A version whose training rows had some classes under another name."""
+    """Register a version whose training rows had some classes under other names."""
     from tasks.adapters.models import estimators
     from tasks.adapters.profiling.profile import freeze_reference
     from tasks.adapters.registry import registration
@@ -256,7 +256,7 @@ def register_with_classes(config: ModelConfig, decision_id: str, renamed: dict[s
 
 
 def test_outcome_uses_one_class_order():
-    """Two models that differ in one class's name only: what outcome and validation say is the same, and no gain at all."""
+    """Two models that differ only in the name of one class: outcome and validation agree, and there is no gain."""
     config = make_config("multiclass", performance={"metric": "accuracy"})
     old = register_with_classes(config, "old", {"low": "alpha"})
     new = register_with_classes(config, "new", {})

@@ -1,4 +1,4 @@
-"""The environment as people hand it on: empty settings, proxies, slashes, a shell set up for the cloud, a pipe that closes."""
+"""Environments of users: empty settings, proxies, trailing slashes, cloud keys, closed pipes."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def seen(code: str, **environment: str) -> str:
-    """What a new process prints with these settings."""
+    """Return the output of a new process with these settings."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("PERENNIAL_", "PREFECT_"))}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=plain | environment, capture_output=True, text=True, check=False
@@ -106,7 +106,7 @@ open(sys.argv[1], "w").write("went on")
 
 @pytest.mark.parametrize("reader", ["head -n 1", "cat > /dev/full"])
 def test_output_failures_do_not_end_the_process(tmp_path, reader):
-    """A closed pipe and a full disk: what runs for days goes on without being heard."""
+    """A closed pipe or a full disk must not end a long run."""
     done = tmp_path / "done"
     script = tmp_path / "beside.py"
     script.write_text(BESIDE)

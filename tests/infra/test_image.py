@@ -1,7 +1,7 @@
-"""The image does what a worker asks of it, under the engine that PERENNIAL_IMAGE was built with: `make image-check`.
+"""The image works as workers use it, under the engine that built PERENNIAL_IMAGE: `make image-check`.
 
-No part of `make test`: it takes a container engine, an image of 2 GB and minutes. The last test is the whole story: the
-project's own worker starts one container for a retrain, and what that run did is found where everybody looks.
+Not part of `make test`, because it needs a container engine, an image of 2 GB and minutes. The last test covers the full
+path: the project's worker starts one container for a retrain, whose results are in the shared workspace.
 """
 
 import json
@@ -29,7 +29,7 @@ POOL = "perennial-docker"
 RETRAIN_S = 300
 
 pytestmark = [
-    pytest.mark.slow("starts containers, and a worker that has one train a model"),
+    pytest.mark.slow("starts containers, and a worker that trains a model in one"),
     pytest.mark.skipif(
         not IMAGE, reason="PERENNIAL_IMAGE names no image; apt-get install docker.io, then: make image-check"
     ),
@@ -37,7 +37,7 @@ pytestmark = [
 
 
 def in_container(command: Sequence[str], *options: str) -> str:
-    """What a command prints in a container that reaches nothing and may write only what `options` give it."""
+    """Return the output of a command in a container without network that may write only to the mounts in `options`."""
     ended = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", *options, IMAGE, *command],
         capture_output=True, text=True, check=False, timeout=120,
@@ -69,13 +69,15 @@ def test_image_user_is_numeric_and_not_root():
 
 
 def test_image_user_writes_only_to_workspace_and_home():
-    told = subprocess.run(
+    printed = subprocess.run(
         ["docker", "run", "--rm", "--network", "none", IMAGE, "find", "/", "-xdev", "-type", "d", "-writable"],
         capture_output=True, text=True, check=False,
     ).stdout.split()  # fmt: skip
-    assert {"/var/lib/perennial", "/home/perennial"} <= set(told)
+    assert {"/var/lib/perennial", "/home/perennial"} <= set(printed)
     everybodys = ("/tmp", "/var/tmp", "/run/lock")
-    assert [path for path in told if not path.startswith(("/var/lib/perennial", "/home/perennial", *everybodys))] == []
+    assert [
+        path for path in printed if not path.startswith(("/var/lib/perennial", "/home/perennial", *everybodys))
+    ] == []
 
 
 def test_image_contains_only_needed_files():
@@ -91,7 +93,7 @@ def test_image_contains_only_needed_files():
 
 
 def test_dot_files_are_not_in_the_image():
-    """Keys and caches beside a model's file; the engine reads .dockerignore as it would for the image."""
+    """Keys and caches beside a model's file; the engine reads .dockerignore as for the image."""
     root = Path(__file__).resolve().parents[2]
     planted = root / "deployments" / ".env-of-a-test"
     planted.write_text("TOKEN=not-one", encoding="utf-8")
@@ -115,7 +117,7 @@ def test_dot_files_are_not_in_the_image():
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """A registry that keeps the model files as well, on a port of its own."""
+    """Run an MLflow server that also stores model files, on a free port."""
     from tasks.adapters.orchestration.server import free_port
 
     port = free_port()
@@ -141,7 +143,7 @@ def _is_healthy(address: str) -> bool:
 
 @contextmanager
 def own_worker(log: Path) -> Iterator[None]:
-    """`perennial work` on the pool that runs containers, and on nothing else."""
+    """Run `perennial work` on the container pool only."""
     from prefect.settings import PREFECT_API_URL
 
     environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), "PREFECT_WORKER_QUERY_SECONDS": "2"}
@@ -163,7 +165,7 @@ def built_of() -> str:
 
 
 def stop_container(run_id: Any) -> None:
-    """As a platform does that takes a machine back: a signal, and half a minute to end."""
+    """Stop the container as a platform that reclaims a machine: a signal, and 30 s to end."""
     named = ["docker", "ps", "--quiet", "--filter", f"label=io.prefect.flow-run-id={run_id}"]
     container = subprocess.run(named, capture_output=True, text=True, check=True).stdout.strip()
     subprocess.run(["docker", "stop", "--time", "30", container], capture_output=True, check=True)
@@ -200,7 +202,7 @@ def test_retrain_completes_after_its_container_was_stopped(prefect_server, tmp_p
                     "image": IMAGE,
                     "image_pull_policy": "Never",
                     "env": store,
-                },  # as a platform's store would
+                },  # as a platform's secret store would
             )
             with own_worker(tmp_path / "worker.log"):
                 assert await_until(lambda: client.read_flow_run(run.id).state.is_running(), RETRAIN_S)
@@ -208,13 +210,13 @@ def test_retrain_completes_after_its_container_was_stopped(prefect_server, tmp_p
                 run = ended(client, run.id, tmp_path / "worker.log")
         finally:
             apply()
-        assert run.run_count == 2, "stopped once, it was taken up again"
+        assert run.run_count == 2, "stopped once, it was resumed"
         assert run.infrastructure_pid and ":" in run.infrastructure_pid, "a worker of Docker notes host:container"
         assert not ledger.verify("air_time").problems
         assert {"challenger.registered", "challenger.validated"} <= {entry.kind for entry in ledger.entries("air_time")}
         challenger = registry.version("air_time", "challenger")
         assert challenger.version == "1"
-        assert dict(challenger.tags)["code_version"] == built_of(), "the image has no git to ask"
+        assert dict(challenger.tags)["code_version"] == built_of(), "the image has no git"
         config = load_model_config("air_time")
         assert lake.landed_rows(config, config.history()).rows > 50_000
 

@@ -1,4 +1,4 @@
-"""Work pools and places: the committed templates are what the workers publish, and a placed retrain runs where it was sent."""
+"""Work pools and places: committed templates are up to date, and a placed retrain runs in its place."""
 
 import json
 import os
@@ -23,7 +23,7 @@ NAMES = ("perennial", "perennial-docker", "perennial-ecs", "perennial-kubernetes
 
 
 def models(**placements: PlacementPolicy) -> list[ModelConfig]:
-    """The project's models, with other placements for some."""
+    """Return the project's models, some with other placements."""
     return [
         config.model_copy(update={"placement": placements[config.name]} if config.name in placements else {})
         for config in map(load_model_config, available_models())
@@ -105,8 +105,8 @@ def test_containers_get_addresses_but_no_folders_or_secrets(name, prefect_server
     assert not validate({}, pool.template["variables"])
     made = worker_of(pool.type).job_configuration.from_template_and_values(pool.template, {"env": {"OWN": "1"}})
     env = asyncio.run(made).env
-    told = {"PERENNIAL_LAKE": "s3://bucket/lake", "MLFLOW_TRACKING_URI": "http://mlflow.internal:5000"}
-    assert env == {"OWN": "1"} | (told if pool.type != "process" else {})
+    environment = {"PERENNIAL_LAKE": "s3://bucket/lake", "MLFLOW_TRACKING_URI": "http://mlflow.internal:5000"}
+    assert env == {"OWN": "1"} | (environment if pool.type != "process" else {})
     guarded = {"MLFLOW_TRACKING_URI": "http://keeper:secret@mlflow.internal:5000"}
     assert located_pool(name, guarded) == located_pool(name, {}) == read_pool(name)
 
@@ -176,7 +176,7 @@ def unfinished() -> Any:
 
 
 def poll_once(queue: str) -> str:
-    """A worker of this queue only, that takes what is due, waits for it and ends."""
+    """Run a worker of this queue only, until due runs have ended."""
     from prefect.settings import PREFECT_API_URL
 
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "perennial", "--work-queue", queue]
@@ -202,7 +202,9 @@ def test_gpu_retrain_runs_on_the_gpu_worker_only(prefect_server, tmp_path):
     assert apply(definitions=definitions) == ()
     with get_client(sync_client=True) as client:
         for left in deployed_runs(client, unfinished()):
-            client.delete_flow_run(left.id)  # of tests before: one of them would take the deployment's only place
+            client.delete_flow_run(
+                left.id
+            )  # runs of earlier tests, one of which would occupy the deployment's only slot
     places = {"plain": decide_placement(PlacementPolicy(), 10), "large": decide_placement(sent_to("gpu"), 10)}
     for model, placement in places.items():
         announcements.announce(_request(placement), model, {"model": model, "reasons": list(placement.reasons)})
@@ -213,12 +215,12 @@ def test_gpu_retrain_runs_on_the_gpu_worker_only(prefect_server, tmp_path):
 
         assert await_until(lambda: run_of("plain") and run_of("large"))
         assert (run_of("plain").work_queue_name, run_of("large").work_queue_name) == ("default", "gpu")
-        said = poll_once("gpu")
-        assert run_of("large").state.is_final(), said  # no such model: it fails, but it ran there
+        output = poll_once("gpu")
+        assert run_of("large").state.is_final(), output  # the model does not exist: the run fails, but it ran there
         assert "no such model" in run_of("large").state.message
         assert run_of("plain").state.is_scheduled()
-        said = poll_once("default")
-        assert run_of("plain").state.is_final(), said
+        output = poll_once("default")
+        assert run_of("plain").state.is_final(), output
     apply()
 
 

@@ -1,4 +1,4 @@
-"""Evidently's UI reads what monitoring keeps, a window twice is a window once, and pages share what is the same."""
+"""Evidently's UI shows each monitored window once, and its pages share their assets."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_another_process_reads_a_measured_window_once(tmp_path):
 
 @pytest.fixture
 def shown(tmp_path) -> Iterator[LocalState]:
-    """What a running UI holds: it reads the folder when it starts, and is then told of files by the system."""
+    """Return the content of a running UI, which reads the folder at start and is then notified of files."""
     state = LocalState.load(str(make_folder(folder())), None)
     observer = Observer()
     observer.schedule(WorkspaceDirHandler(state), str(folder()), recursive=True)

@@ -1,4 +1,4 @@
-"""Equal content has one hash however it lies in memory; any difference shows in its own column."""
+"""Content hashes: independent of memory layout, and per column."""
 
 import pyarrow as pa
 
@@ -21,7 +21,7 @@ def test_content_hash_depends_on_content_not_layout() -> None:
 
     assert changed() == set()
     assert changed(t=["a", "", "", "bc"]) == {"t"}, "null is not empty"
-    assert changed(t=["a", None, "b", "c"]) == {"t"}, "where one text ends counts"
+    assert changed(t=["a", None, "b", "c"]) == {"t"}, "text boundaries matter"
     assert changed(n=[1.0, 0.0, 0.0, -2.5]) == {"n"}, "null is not zero"
     assert changed(n=[None, 1.0, 0.0, -2.5]) == {"n"}
     assert changed(n=pa.array([1.0, None, 0.0, -2.5], pa.float32())) == {"n"}

@@ -1,4 +1,4 @@
-"""Evidently measures samples by itself: it agrees, it can disagree, it is not misled, and its page holds no live markup."""
+"""Evidently's measurement of samples: agreement, disagreement, robustness, and escaping on its page."""
 
 import json
 import re
@@ -20,7 +20,7 @@ EVIL = "</script><script>alert('x\"')</script>"
 
 
 def measured(config=None, frozen=None, sampled=None, **replaced):
-    """The report on all rows, and Evidently's opinion of them or of other rows `sampled`, with an optional change."""
+    """Return the report on all rows, and Evidently's opinion of them or of other rows `sampled`, with an optional change."""
     config = config or model()
     frozen = frozen or reference(config)
     table = rows(COUNT, **replaced)
@@ -60,7 +60,7 @@ def test_both_detect_the_same_moved_columns(method):
 
 @pytest.mark.parametrize("method", ["psi", "ks", "kl", "wasserstein"])
 def test_effects_are_on_the_scale_of_the_limits(method):
-    """Evidently's own scores are p-values, or in σ of the sample, or above their noise floor."""
+    """Evidently's own scores are p-values, in σ of the sample, or above a noise floor."""
     config = model(drift={"method": method, "threshold": 0.15})
     report, found = measured(config, amount=[1.4 * value for value in amounts()])
     ours = {one.feature: one.effect_size for one in report.features}
@@ -70,7 +70,7 @@ def test_effects_are_on_the_scale_of_the_limits(method):
 
 @pytest.mark.parametrize(("factor", "on_sample", "on_all"), [(2, "stable", "drifted"), (1, "drifted", "stable")])
 def test_disagreement_beyond_sampling_error_warns(factor, on_sample, on_all):
-    """Evidently is given other rows than those counted: as where counting goes wrong."""
+    """Evidently gets other rows than were counted, as if counting were wrong."""
     counted, other = ([one * value for value in amounts()] for one in (factor, 3 - factor))
     report, found = measured(amount=counted, sampled=rows(COUNT, amount=other))
     (amount,) = [one for one in found.opinion.features if one.disagrees]
@@ -87,7 +87,7 @@ def test_disagreement_beyond_sampling_error_warns(factor, on_sample, on_all):
 
 
 def test_small_samples_rarely_warn_at_the_limit():
-    """A shift just past the limit: samples of 500 rows often miss it, which says nothing against the count of all rows."""
+    """A shift just past the limit: samples of 500 rows often miss it, which does not contradict the count of all rows."""
     config = model({"numeric": ["amount"], "categorical": [], "boolean": []}, drift={"threshold": 0.15})
     frozen = reference(config)
     window = rows(30_000, amount=np.random.default_rng(1).gamma(2, 56.5, 30_000))
@@ -130,7 +130,7 @@ TYPES = {
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_numeric_type_is_measured(kind):
-    """Evidently calls nullable and Arrow types unknown, and leaves them out."""
+    """Evidently treats nullable and Arrow types as unknown and skips them."""
     assert drifted(measured(amount=TYPES[kind](amounts()))) == set()
     assert drifted(measured(amount=TYPES[kind]([value * 0.3 for value in amounts()]))) == {"amount"}
 
@@ -156,7 +156,7 @@ def test_unseen_category_drifts_by_its_share():
 
 
 def test_many_rare_categories_are_not_drift():
-    """Evidently's PSI of two samples of 2,000 categories comes to more than 0.5 by chance."""
+    """Evidently's PSI of two samples of 2,000 categories exceeds 0.5 by chance."""
     config, random = model(), np.random.default_rng(3)
     frozen = reference(config, country=random.integers(0, 900, 10_000).astype(str))
     assert "country" not in drifted(measured(config, frozen, country=random.integers(0, 900, COUNT).astype(str)))
@@ -203,13 +203,13 @@ def test_names_and_categories_cannot_close_the_script(tmp_path):
 
 
 def dashboard(shown: str) -> str:
-    """What the page's plots are drawn from."""
+    """Return the data of the page's plots."""
     found, _ = json.JSONDecoder().raw_decode(shown[shown.index("drawDashboard(") + len("drawDashboard(") :])
     return json.dumps(found, ensure_ascii=False)
 
 
 def test_plot_labels_escape_links(tmp_path):
-    """Plotly reads labels as a little HTML: links are live in them."""
+    """Plotly interprets a subset of HTML in labels, including links."""
     link = "<a href='http://evil.example'>click</a>"
     frozen = reference(model(), country=[link, "FR"] * 5000)
     drawn = dashboard(page(tmp_path, measured(model(), frozen, country=[link] * COUNT)))

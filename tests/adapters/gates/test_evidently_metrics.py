@@ -1,4 +1,4 @@
-"""The user's own metrics, presets and reports: found by name, computed on the samples, their tests counted as asked."""
+"""User metrics, presets and reports: found by name, computed on the samples, their tests counted as configured."""
 
 import sys
 from pathlib import Path
@@ -57,7 +57,7 @@ def report(folder: Path, *items: dict, **replaced):
     ],
 )
 def test_unknown_evidently_names_are_refused_by_check(item, message):
-    """Evidently itself takes a misspelt parameter without a word."""
+    """Evidently itself accepts a misspelt parameter silently."""
     with pytest.raises(ModelConfigError, match=r"churn: drift\.evidently\.0") as raised:
         check_items(own(item))
     assert message in str(raised.value)
@@ -186,7 +186,7 @@ def test_preset_has_tests_only_on_request(tmp_path):
 
 
 def test_samples_hold_original_values_and_names(tmp_path):
-    """Not the ranks and pooled names that Evidently's drift tests are given."""
+    """The samples are not the ranks and pooled names used in Evidently's drift tests."""
     largest = {"metric": "MaxValue", "parameters": {"column": "amount"}, "tests": {"eq": 1e6}}
     listed = {
         "metric": "InListValueCount",

@@ -1,4 +1,4 @@
-"""Great Expectations as a gate: it judges rows, a stranger's suite works unchanged, and nothing passes for want of a look."""
+"""Great Expectations as a gate: learned and user suites, severities, and no vacuous passes."""
 
 import hashlib
 import json
@@ -51,7 +51,7 @@ def frozen():
 
 @pytest.fixture
 def own(tmp_path):
-    """Writes a suite as its maker would, with Great Expectations alone; returns the model that uses it."""
+    """Write a suite with plain Great Expectations; return the model that uses it."""
 
     def write(*expectations: gxe.Expectation, **quality):
         path = tmp_path / "own.json"
@@ -67,7 +67,7 @@ def page(report) -> str:
 
 
 def test_learned_suite_works_in_plain_great_expectations(frozen):
-    """By its plain API on a plain frame, without Perennial: an ordinary window passes, a broken one does not."""
+    """With its own API on a plain frame, without Perennial: an ordinary window passes, a broken one does not."""
     suite = gx.ExpectationSuite(**json.loads(learned_suite(model(), frozen)))
     assert len(suite.expectations) == 16
     asset = gx.get_context(mode="ephemeral").data_sources.add_pandas("any").add_dataframe_asset("rows")
@@ -172,7 +172,7 @@ def test_user_expectation_fails_on_all_null_column(frozen, own):
 
 
 def test_large_window_is_validated_in_parts_with_equal_outcome(frozen, own):
-    """Counts add up; what does not is judged on a sample, and the page says which was looked at how."""
+    """Counts add up over parts; other expectations are validated on a sample, and the page states which."""
     expectations = (
         gxe.ExpectColumnValuesToMatchRegex(column="country", regex="^[A-Z]{2}$", mostly=0.9),
         gxe.ExpectColumnMaxToBeBetween(column="age", max_value=100),
@@ -203,7 +203,7 @@ def test_every_combinable_expectation_type_exists():
 
 
 def test_unknown_expectation_is_an_error(tmp_path):
-    """It would be left out of the suite in silence."""
+    """Great Expectations would drop it from the suite silently."""
     path = tmp_path / "own.json"
     for wrong in ({"type": "expect_magic", "kwargs": {}}, {"type": "expect_column_to_exist", "kwargs": {"colum": "a"}}):
         path.write_text(json.dumps({"name": "own", "expectations": [wrong]}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Column names as tools and people write them: whatever a library cannot hold, it holds under another name."""
+"""Unusual column names: names that a library cannot store are mapped to others."""
 
 from pathlib import Path
 
@@ -47,13 +47,11 @@ def test_rows_keep_their_column_names() -> None:
     snapshot = lake.land_rows(config, WINDOW, table)
     assert lake.read_rows(snapshot).equals(table)
     assert lake.read_rows(snapshot, ["A", "window"]).column_names == ["A", "window"]
-    assert next(iter(lake.read_batches(snapshot, ["WINDOW", "a"]))).schema.names == ["a", "WINDOW"], (
-        "as they are stored"
-    )
+    assert next(iter(lake.read_batches(snapshot, ["WINDOW", "a"]))).schema.names == ["a", "WINDOW"], "stored names"
     stored = DeltaTable(workspace().table(config.name, "rows")).schema().fields
     names = [field.name for field in stored]
     assert len({name.casefold() for name in names}) == len(names)
-    assert {"a", "place", "amount [EUR]"} <= set(names), "under their own name wherever they can be"
+    assert {"a", "place", "amount [EUR]"} <= set(names), "original name where possible"
 
 
 def test_columns_that_differ_by_case_are_both_stored() -> None:
@@ -128,7 +126,7 @@ def test_look_alike_column_name_is_explained(tmp_path: Path) -> None:
 
 
 def test_booster_accepts_names_that_xgboost_refuses(tmp_path: Path) -> None:
-    """The same model as under plain names."""
+    """The model equals the one with plain names."""
     table = odd_rows(ODD)
     label = (table["b<10"].to_numpy() > 0).astype(int)
     plain = [f"c{place}" for place in range(len(ODD))]
@@ -159,39 +157,39 @@ def mistakes(**columns: object) -> str:
 
 def test_reserved_arrow_name_is_refused() -> None:
     reserved = {"numeric": ["__filename"]}
-    assert "'__filename' is a name that Arrow keeps for itself" in mistakes(features=reserved)
-    assert "'__filename' is a name that Arrow keeps for itself" in mistakes(id="__filename")
+    assert "'__filename' is a name that Arrow reserves" in mistakes(features=reserved)
+    assert "'__filename' is a name that Arrow reserves" in mistakes(id="__filename")
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"id": 3}, "columns.id is 3, expected the name of a column, or a list of names such as [customer, week]"),
         (
             {"label": False},
-            "columns.label is False, expected text; put in quotes what YAML takes for a number, a date, or yes",
+            "columns.label is False, expected text; quote values that YAML reads as a number, a date, or yes",
         ),
-        ({"features": {"numeric": [0]}}, "columns.features.numeric.0 is 0, expected text; put in quotes"),
+        ({"features": {"numeric": [0]}}, "columns.features.numeric.0 is 0, expected text; quote values"),
         ({"features": {"numeric": "x"}}, "columns.features.numeric is 'x', expected a list"),
         ({"id": []}, "columns.id is [], expected the name of a column, or a list of names"),
         ({"id": ["a", ""]}, "expected the name of a column, or a list of names"),
         ({"id": ["a", "a"]}, "a is listed more than once, expected each column once"),
         ({"id": ["id", "churned"]}, "id has 'churned', which comes with the label"),
-        ({"id": ["id", "at"], "protected": ["id+at"]}, "a column is called 'id+at', as the id's are together"),
+        ({"id": ["id", "at"], "protected": ["id+at"]}, "a column is called 'id+at', the name of the joined id columns"),
         ({"protected": ["sex", "sex"]}, "columns.protected is ['sex', 'sex'], sex is listed more than once"),
         ({"personal": ["sex", "sex"]}, "columns.personal is ['sex', 'sex'], sex is listed more than once"),
     ],
 )
-def test_name_errors_are_one_sentence(columns, said) -> None:
-    assert said in mistakes(**columns)
+def test_name_errors_are_one_sentence(columns, message) -> None:
+    assert message in mistakes(**columns)
 
 
 def test_single_id_in_list_is_normalised_and_id_part_may_be_feature() -> None:
     assert model(columns={"id": ["id"]}) == model()
     visits = model(columns={"id": ["country", "at"]})
     assert visits.columns.key == "country+at"
-    said = "joins labels and predictions to rows by country and at; each id occurs once in the history and once in a window."
-    assert said in describe(visits)
+    message = "joins labels and predictions to rows by country and at; each id occurs once in the history and once in a window."
+    assert message in describe(visits)
 
 
 def test_punctuation_names_stay_distinct() -> None:

@@ -1,4 +1,4 @@
-"""What could not be used of a window's labels is counted, as it was known then, and fixed where the source was."""
+"""Unusable labels are counted per window as known at a time, and cleared once the source is repaired."""
 
 import pyarrow as pa
 import pytest
@@ -21,8 +21,8 @@ def faulty(ids: list[str], faults: list[str], at=WINDOW.start) -> pa.Table:
     return table.append_column("fault", pa.array(faults, pa.string()))
 
 
-def search(searched: Window, as_of, found: pa.Table, kept: pa.Table | None = None) -> None:
-    land_label_faults(CONFIG, searched, labels([], [], []) if kept is None else kept, found, as_of)
+def search(searched: Window, as_of, found: pa.Table, rows_stored: pa.Table | None = None) -> None:
+    land_label_faults(CONFIG, searched, labels([], [], []) if rows_stored is None else rows_stored, found, as_of)
 
 
 @pytest.fixture(autouse=True)
@@ -43,9 +43,9 @@ def test_faults_are_counted_as_known_at_a_time():
 def test_repaired_source_clears_faults_of_fully_searched_windows():
     search(SPAN, SECOND.end, faulty(["0-0"], ["infinite"]))
     search(Window(WINDOW.start + HOUR, SECOND.end), SECOND.end + DAY, faulty([], []))
-    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "only a part was looked at"
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "only a part was searched"
     search(SPAN, SECOND.end + 2 * DAY, faulty([], []))
-    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "as it was known then"
+    assert read_label_faults(CONFIG, WINDOW, SECOND.end + DAY) == {"infinite": 1}, "as known then"
     assert read_label_faults(CONFIG, WINDOW, SECOND.end + 2 * DAY) == {}
 
 

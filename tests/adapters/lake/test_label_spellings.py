@@ -1,4 +1,4 @@
-"""One spelling for each class, whoever wrote it; a word for unknown is no class; what cannot be used is counted."""
+"""Label spellings: one spelling per class, words for unknown, and unusable labels."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -58,9 +58,9 @@ def test_word_for_unknown_is_a_class_only_if_listed(word):
     ids=lambda labels: str(labels.type),
 )
 def test_class_matches_across_storage_types(labels):
-    landed, _ = read_label(model(), labels, "here")
+    stored, _ = read_label(model(), labels, "here")
     for known in (("0", "1"), ("0.0", "1.0"), ("false", "true"), ("False", "True")):
-        codes = encode_labels(landed, known, unknown=2)
+        codes = encode_labels(stored, known, unknown=2)
         assert codes[:2].tolist() == [1, 0] and np.isnan(codes[2])
 
 
@@ -94,7 +94,7 @@ def test_infinite_and_nan_labels_are_unusable(tmp_path: Path):
     config = model(task="regression", performance={"metric": "mae"})
     labels, faults = read_label(config, column(1.5, float("inf"), float("-inf"), float("nan"), None), "here")
     assert labels.to_pylist() == [1.5, float("inf"), float("-inf"), None, None]
-    assert faults.to_pylist() == [None, "infinite", "infinite", None, None], "NaN is how pandas writes unknown"
+    assert faults.to_pylist() == [None, "infinite", "infinite", None, None], "pandas writes NaN for unknown"
     header, day = "id,at,amount,age,country,member,churned", f"{WINDOW.start:%Y-%m-%d}"
     texts = ["1,5", " 2", "abc", "inf", "NA", ""]
     lines = [f'r{row};{day}T05:00:00Z;"1,0";"2,0";DE;true;"{text}"' for row, text in enumerate(texts)]
@@ -137,14 +137,14 @@ def test_positive_label_is_found_in_any_spelling(positive, last):
 
 
 @pytest.mark.parametrize(
-    ("task", "columns", "said"),
+    ("task", "columns", "message"),
     [
         ("regression", {"classes": ["a", "b"]}, "columns.classes does not fit task regression"),
         ("binary", {"classes": ["a", "b", "c"]}, "columns.classes lists 3 classes, expected 2"),
         ("binary", {"classes": ["a", "b"], "positive_label": "c"}, "columns.positive_label is 'c', expected one of"),
     ],
 )
-def test_listed_classes_fit_the_task(task, columns, said):
+def test_listed_classes_fit_the_task(task, columns, message):
     metric = "mae" if task == "regression" else "accuracy"
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         model(task=task, columns=columns, performance={"metric": metric})

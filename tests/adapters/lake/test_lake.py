@@ -1,4 +1,4 @@
-"""What landed once can be read again as it was; two landings are one."""
+"""The lake: stored windows read back identically, and storing is idempotent."""
 
 import multiprocessing
 import os
@@ -82,7 +82,7 @@ def test_concurrent_writers_of_one_window_get_one_snapshot(workspace: Path) -> N
     assert len(snapshots) == 1
     assert len(DeltaTable(str(row_folder())).file_uris()) == 1
     assert lake.read_rows(from_json(Snapshot, snapshots.pop())).num_rows == 200
-    assert len(parquet_files(row_folder())) == 1, "files of the losers are removed"
+    assert len(parquet_files(row_folder())) == 1, "the other writers' files are removed"
 
 
 def test_concurrent_table_creation_creates_one_table(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_concurrent_table_creation_creates_one_table(tmp_path: Path) -> None:
 
 
 def test_table_is_readable_during_writes(tmp_path: Path) -> None:
-    """As a replay's rivals read labels that the loop beside them adds to; both may hold the same open table."""
+    """A replay's baselines read labels while the loop adds some; both may hold the same open table."""
     uri, schema = str(tmp_path / "table"), pa.schema([("id", pa.string())])
     LandedTable.open_or_create(uri, schema)
 
@@ -120,7 +120,7 @@ def test_table_is_readable_during_writes(tmp_path: Path) -> None:
             assert all(table.opened(file).table().num_rows == 1 for file in files[-1:])
             seen.append(len(files))
         landing.result()
-    assert seen == sorted(seen), "a landed file is never gone again"
+    assert seen == sorted(seen), "a stored file never disappears"
     assert len(LandedTable.open(uri).files()) == 30
 
 
@@ -138,9 +138,9 @@ def test_commit_conflict_does_not_store_twice() -> None:
 def test_changed_missing_and_swapped_files_are_detected() -> None:
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(2000))
     (file,) = parquet_files(row_folder())
-    whole = file.read_bytes()
+    content = file.read_bytes()
 
-    file.write_bytes(whole[: len(whole) // 2])
+    file.write_bytes(content[: len(content) // 2])
     with pytest.raises(LakeError, match="changed or lost after it landed"):
         lake.read_rows(snapshot)
 
@@ -169,7 +169,7 @@ def test_changed_values_under_intact_footer_are_detected() -> None:
     for read in (lake.read_rows, lambda *args: list(lake.read_batches(*args))):
         with pytest.raises(LakeError, match="column 'amount' has hash"):
             read(snapshot, ["id", "amount"])
-    assert lake.read_rows(snapshot, ["country"]).num_rows == 1000, "columns that were left alone can still be proven"
+    assert lake.read_rows(snapshot, ["country"]).num_rows == 1000, "unchanged columns still verify"
 
 
 def test_snapshot_does_not_read_a_replaced_table() -> None:
@@ -189,7 +189,7 @@ def test_batches_are_bounded_and_ordered() -> None:
 
 
 def test_streaming_memory_is_one_batch() -> None:
-    """65,536 rows of 8 + 8 + 8 + 8 + about 10 + 2/8 bytes are 3 MB; twelve times as many rows pass by."""
+    """65,536 rows of 8 + 8 + 8 + 8 + about 10 + 2/8 bytes are 3 MB; twelve times as many rows are streamed."""
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(800_000, id=pa.array(range(800_000))))
     before = pa.total_allocated_bytes()
     held = [pa.total_allocated_bytes() - before for _ in lake.read_batches(snapshot)]
@@ -199,8 +199,8 @@ def test_streaming_memory_is_one_batch() -> None:
 
 def test_old_versions_stay_readable() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(10))
-    kept = DeltaTable(str(row_folder())).metadata().configuration
-    assert (kept["delta.appendOnly"], kept["delta.enableExpiredLogCleanup"]) == ("true", "false")
+    settings = DeltaTable(str(row_folder())).metadata().configuration
+    assert (settings["delta.appendOnly"], settings["delta.enableExpiredLogCleanup"]) == ("true", "false")
 
 
 def test_rows_outside_their_window_are_refused() -> None:

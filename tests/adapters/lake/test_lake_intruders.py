@@ -1,4 +1,4 @@
-"""Other tools at the lake's tables: what landed stays readable, or it is said which snapshot is lost and what to do."""
+"""Other tools that change the lake's tables: snapshots stay readable, or the lost one is named."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ THIRD = SECOND.next()
 
 
 @pytest.fixture
-def landed() -> tuple[Snapshot, Snapshot]:
+def stored_snapshots() -> tuple[Snapshot, Snapshot]:
     return lake.land_rows(CONFIG, WINDOW, rows(10)), lake.land_rows(CONFIG, SECOND, rows(10, 1, SECOND))
 
 
@@ -55,35 +55,35 @@ def upgrade(*features: TableFeatures) -> Callable[[str], None]:
     ],
     ids=["vacuum", "append", "append with a column", "optimise", "deletion vectors", "column mapping"],
 )
-def test_tables_stay_readable_and_writable_after_other_tools(landed, touch):
-    first, second = landed
-    before = [lake.read_rows(snapshot) for snapshot in landed]
+def test_tables_stay_readable_and_writable_after_other_tools(stored_snapshots, touch):
+    first, second = stored_snapshots
+    before = [lake.read_rows(snapshot) for snapshot in stored_snapshots]
     touch(first.uri)
     assert (lake.landed_rows(CONFIG, WINDOW), lake.landed_rows(CONFIG, SECOND)) == (first, second)
-    assert [lake.read_rows(snapshot) for snapshot in landed] == before
+    assert [lake.read_rows(snapshot) for snapshot in stored_snapshots] == before
     assert lake.land_rows(CONFIG, THIRD, rows(10, 2, THIRD)).rows == 10
     assert lake.landed_until(CONFIG, THIRD.end) == THIRD.end
 
 
-def test_rows_appended_by_other_tools_are_reported_and_ignored(landed, caplog):
-    append(landed[0].uri)
-    assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
+def test_rows_appended_by_other_tools_are_reported_and_ignored(stored_snapshots, caplog):
+    append(stored_snapshots[0].uri)
+    assert lake.landed_rows(CONFIG, WINDOW) == stored_snapshots[0]
     assert "files that another tool wrote, which are not used" in caplog.text
 
 
-def test_labels_are_known_after_optimise(landed):
+def test_labels_are_known_after_optimise(stored_snapshots):
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
-    optimise_labels = DeltaTable(landed[0].uri.removesuffix("rows") + "labels")
+    optimise_labels = DeltaTable(stored_snapshots[0].uri.removesuffix("rows") + "labels")
     optimise_labels.optimize.z_order(["id"])
     assert label_of(WINDOW.end) == {"0-0": 1}
 
 
-def test_lost_file_after_vacuum_is_named(landed):
-    optimise(landed[0].uri)
-    vacuum(landed[0].uri)
-    assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
+def test_lost_file_after_vacuum_is_named(stored_snapshots):
+    optimise(stored_snapshots[0].uri)
+    vacuum(stored_snapshots[0].uri)
+    assert lake.landed_rows(CONFIG, WINDOW) == stored_snapshots[0]
     with pytest.raises(LakeError, match=r"window=2024-02-01\.\.2024-02-06/.* changed or lost after it landed; restore"):
-        lake.read_rows(landed[0])
+        lake.read_rows(stored_snapshots[0])
 
 
 def delete(uri: str) -> None:
@@ -91,18 +91,18 @@ def delete(uri: str) -> None:
     DeltaTable(uri).delete("amount > -1e9")
 
 
-def test_deleted_rows_are_not_stored_again(landed):
-    first = landed[0]
+def test_deleted_rows_are_not_stored_again(stored_snapshots):
+    first = stored_snapshots[0]
     before = DeltaTable(first.uri).version() + 1
     delete(first.uri)
-    said = rf"\(DELETE\) took away rows of 2024-02-01.*landed at version 1.*restore\({before}\)"
+    message = rf"\(DELETE\) took away rows of 2024-02-01.*landed at version 1.*restore\({before}\)"
     for attempt in (
         lambda: lake.landed_rows(CONFIG, WINDOW),
         lambda: lake.land_rows(CONFIG, WINDOW, rows(9)),
         lambda: lake.land_rows(CONFIG, THIRD, rows(9, 2, THIRD)),
         lambda: lake.landed_until(CONFIG, THIRD.end),
     ):
-        with pytest.raises(LakeError, match=said):
+        with pytest.raises(LakeError, match=message):
             attempt()
     assert lake.read_rows(first).num_rows == 10, "a snapshot is read at its own version"
     DeltaTable(first.uri).restore(before)
@@ -111,7 +111,7 @@ def test_deleted_rows_are_not_stored_again(landed):
 
 
 def newer_protocol(uri: str, reader: int, features: list[str]) -> None:
-    """As a tool that is newer than this one would leave it."""
+    """Raise the protocol, as a newer tool would."""
     version = DeltaTable(uri).version() + 1
     protocol = {"minReaderVersion": reader, "minWriterVersion": 7, "writerFeatures": ["appendOnly", *features]}
     protocol |= {"readerFeatures": features} if reader == 3 else {}
@@ -119,25 +119,25 @@ def newer_protocol(uri: str, reader: int, features: list[str]) -> None:
     log.write_text(json.dumps({"protocol": protocol}) + "\n")
 
 
-def test_unreadable_protocol_is_reported(landed):
-    newer_protocol(landed[0].uri, 3, ["featureOfTomorrow"])
+def test_unreadable_protocol_is_reported(stored_snapshots):
+    newer_protocol(stored_snapshots[0].uri, 3, ["featureOfTomorrow"])
     with pytest.raises(LakeError, match="another tool upgraded the table's protocol"):
         lake.landed_rows(CONFIG, WINDOW)
-    assert [lake.read_rows(snapshot).num_rows for snapshot in landed] == [10, 10]
+    assert [lake.read_rows(snapshot).num_rows for snapshot in stored_snapshots] == [10, 10]
 
 
-def test_unwritable_protocol_is_reported(landed):
-    newer_protocol(landed[0].uri, 1, ["rowTracking"])
-    assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
+def test_unwritable_protocol_is_reported(stored_snapshots):
+    newer_protocol(stored_snapshots[0].uri, 1, ["rowTracking"])
+    assert lake.landed_rows(CONFIG, WINDOW) == stored_snapshots[0]
     with pytest.raises(WorkspaceError, match=r"nothing was landed.*another tool upgraded the table's protocol"):
         lake.land_rows(CONFIG, THIRD, rows(10, 2, THIRD))
 
 
-def test_cleaned_log_names_the_lost_snapshot(landed):
-    DeltaTable(landed[0].uri).create_checkpoint()
+def test_cleaned_log_names_the_lost_snapshot(stored_snapshots):
+    DeltaTable(stored_snapshots[0].uri).create_checkpoint()
     for version in (0, 1):
-        (Path(landed[0].uri) / "_delta_log" / f"{version:020d}.json").unlink()
-    assert lake.landed_rows(CONFIG, WINDOW) == landed[0]
-    assert lake.read_rows(landed[1]).num_rows == 10
+        (Path(stored_snapshots[0].uri) / "_delta_log" / f"{version:020d}.json").unlink()
+    assert lake.landed_rows(CONFIG, WINDOW) == stored_snapshots[0]
+    assert lake.read_rows(stored_snapshots[1]).num_rows == 10
     with pytest.raises(LakeError, match="version 1"):
-        lake.read_rows(landed[0])
+        lake.read_rows(stored_snapshots[0])

@@ -1,4 +1,4 @@
-"""A store that fails says so and keeps nothing half-written; S3 and GCS keep the same promises as a disk."""
+"""Failing stores, and the lake on S3 and GCS."""
 
 import multiprocessing
 import os
@@ -63,22 +63,22 @@ def _on_a_full_disk(most_bytes: int) -> str:
 
 @pytest.mark.parametrize("most_bytes", [4096, 200])
 def test_full_disk_is_a_clear_error(most_bytes: int) -> None:
-    """4096 bytes: the rows do not fit. Below the size of a commit: the log does not fit either."""
+    """4096 bytes: the rows do not fit. With less space than a commit, the log does not fit either."""
     first = lake.land_rows(CONFIG, WINDOW, rows(10))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
-    said = _on_a_full_disk(most_bytes)
+    message = _on_a_full_disk(most_bytes)
 
-    assert "nothing was landed" in said and "free disk space" in said
+    assert "nothing was landed" in message and "free disk space" in message
     assert lake.landed_rows(CONFIG, SECOND) is None
     assert len(parquet_files(row_folder())) == 1
-    assert lake.land_rows(CONFIG, SECOND, rows(20_000, 1, SECOND)).rows == 20_000, "with space again it lands"
+    assert lake.land_rows(CONFIG, SECOND, rows(20_000, 1, SECOND)).rows == 20_000, "it is stored once there is space"
     assert lake.read_rows(first).num_rows == 10
 
 
 @pytest.fixture(params=["s3", "gs"])
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A lake in an object store that creates an object only if it is absent."""
+    """A lake in an object store with conditional writes."""
     with object_store(request.param, monkeypatch) as uri:
         monkeypatch.setenv("PERENNIAL_LAKE", f"{uri}/perennial")
         yield uri
@@ -125,7 +125,7 @@ def test_predictions_and_labels_in_an_object_store_are_stored_once(bucket: str) 
 
 
 def test_multipart_window_reads_back(bucket: str) -> None:
-    """Uploads go in parts of 5 MiB at least."""
+    """Multipart uploads have parts of at least 5 MiB."""
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(400_000))
     (file,) = DeltaTable(snapshot.uri).get_add_actions(flatten=True).column("size_bytes").to_pylist()
     assert file > 6 * 2**20
@@ -160,11 +160,11 @@ def test_concurrent_writers_in_an_object_store_get_one_snapshot(bucket: str) -> 
     assert lake.read_rows(first).num_rows == 200
     assert len(DeltaTable(first.uri).file_uris()) == 1
     listed = [found["path"] for found in obstore.list(store_at(first.uri)).collect()]
-    assert len([path for path in listed if path.endswith(".parquet")]) == 1, "files of the losers are removed"
+    assert len([path for path in listed if path.endswith(".parquet")]) == 1, "the other writers' files are removed"
 
 
 def test_concurrent_windows_in_an_object_store_are_all_stored(bucket: str) -> None:
-    """One commit wins each version; who lost looks again and takes the next."""
+    """One commit wins each version; the others retry with the next."""
     third = SECOND.next()
     snapshots = _landed_at_once([WINDOW, SECOND, third])
 

@@ -1,4 +1,4 @@
-"""Labels come late, come again corrected, and are never seen before they were known."""
+"""Late and corrected labels are visible only from the time they were known."""
 
 import pyarrow as pa
 import pytest
@@ -19,7 +19,7 @@ def test_labels_are_visible_only_after_they_were_known() -> None:
     assert label_of(known[0] - HOUR) == {}
     assert label_of(known[0]) == {"0-0": 1}
     assert label_of(known[1]) == {"0-0": 1, "0-1": 0}
-    assert label_of(known[2]) == {"0-0": 1, "0-1": 0}, "the third was not known when labels landed"
+    assert label_of(known[2]) == {"0-0": 1, "0-1": 0}, "the third was not known when labels were stored"
 
 
 def test_storing_labels_again_adds_only_new_ones() -> None:
@@ -35,8 +35,10 @@ def test_latest_known_label_wins() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(2))
     first, dated, seen = WINDOW.end, WINDOW.end + DAY, WINDOW.end + 2 * DAY
     lake.land_labels(CONFIG, labels(["0-0", "0-1"], [1, 1], [first] * 2), first)
-    lake.land_labels(CONFIG, labels(["0-0"], [0], [dated]), dated)  # the source says when it changed
-    lake.land_labels(CONFIG, labels(["0-1"], [0], [first]), seen)  # it does not: known when we saw it
+    lake.land_labels(CONFIG, labels(["0-0"], [0], [dated]), dated)  # the source states when it changed
+    lake.land_labels(
+        CONFIG, labels(["0-1"], [0], [first]), seen
+    )  # the source does not state it: known when it was read
 
     assert label_of(first) == {"0-0": 1, "0-1": 1}
     assert label_of(dated) == {"0-0": 0, "0-1": 1}
@@ -66,7 +68,7 @@ def test_labelled_snapshot_is_stable() -> None:
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
     snapshot = lake.labelled_snapshot(CONFIG, SPAN, SECOND.end)
     before = lake.read_labelled(snapshot)
-    lake.land_labels(CONFIG, labels(["0-1"], [0], [WINDOW.end]), SECOND.end)  # known in time, landed later
+    lake.land_labels(CONFIG, labels(["0-1"], [0], [WINDOW.end]), SECOND.end)  # known in time, stored later
     lake.land_rows(CONFIG, SECOND, rows(3, 1, SECOND))
 
     assert (snapshot.rows, snapshot.labelled_rows) == (3, 1)
@@ -87,7 +89,7 @@ def test_labelled_snapshot_excludes_other_windows_and_unknown_rows() -> None:
 
 
 def test_partial_windows_contribute_only_their_rows() -> None:
-    lake.land_rows(CONFIG, WINDOW, rows(50))  # one row each 2.4 hours
+    lake.land_rows(CONFIG, WINDOW, rows(50))  # one row every 2.4 hours
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
     cut = lake.labelled_snapshot(CONFIG, Window(WINDOW.start + DAY, SECOND.start + DAY), SECOND.end)
     assert cut.rows == 40 + 10
@@ -115,7 +117,7 @@ def test_snapshot_of_excluded_windows_is_empty() -> None:
 
 
 def test_overlapping_windows_give_each_row_once() -> None:
-    """Somebody changed window_days from 5 to 10."""
+    """window_days was changed from 5 to 10."""
     lake.land_rows(CONFIG, WINDOW, rows(4))
     twice = pa.concat_tables([rows(4, amount=[9.0] * 4), rows(4, 1, SECOND)])
     lake.land_rows(CONFIG, SPAN, twice)
@@ -156,12 +158,12 @@ def test_label_search_covers_only_due_unsearched_time() -> None:
     assert lake.labels_due(CONFIG, WINDOW.start, 2 * DAY) is None
     assert lake.labels_due(CONFIG, WINDOW.start + DAY, 2 * DAY).window == Window(WINDOW.start, WINDOW.start + DAY)
     due = lake.labels_due(CONFIG, SECOND.end, 2 * DAY)
-    assert due.window == WINDOW, "never looked for: all of it"
+    assert due.window == WINDOW, "never searched: everything"
 
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end, due)
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
 
-    # looked for at WINDOW.end; a delay of a day and two days of grace before that; SECOND is new and due in full
+    # searched at WINDOW.end; before that a delay of a day and two days of grace; SECOND is new and fully due
     assert lake.labels_due(CONFIG, SECOND.end, 2 * DAY).window == Window(WINDOW.end - 3 * DAY, SECOND.end)
 
 
@@ -175,20 +177,20 @@ def test_backfill_search_does_not_cover_later_labels() -> None:
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.start]), WINDOW.end, due)
 
     later = lake.labels_due(CONFIG, live + DAY, DAY)
-    assert later is not None and later.window.start == WINDOW.start, "its later labels are still to be looked for"
+    assert later is not None and later.window.start == WINDOW.start, "its later labels are still to be searched"
 
 
 def test_window_stored_during_a_search_is_searched_next_time() -> None:
     lake.land_rows(CONFIG, SECOND, rows(50, 1, SECOND))
     due = lake.labels_due(CONFIG, SECOND.end + 60 * DAY, DAY)
-    lake.land_rows(CONFIG, WINDOW, rows(50))  # another process, after this one has asked the source
+    lake.land_rows(CONFIG, WINDOW, rows(50))  # another process, after this one has read the source
     lake.land_labels(CONFIG, labels(["1-0"], [1], [SECOND.end], SECOND.start), SECOND.end + 60 * DAY, due)
     later = lake.labels_due(CONFIG, SECOND.end + 61 * DAY, DAY)
     assert later is not None and later.window.start == WINDOW.start
 
 
 def test_label_delay_uses_the_first_known_label() -> None:
-    """The labels of rows 0 to 9 took 1 to 10 days, the last was not known yet, a correction does not count."""
+    """The labels of rows 0 to 9 took 1 to 10 days; the last was not known yet, and a correction does not count."""
     step = (WINDOW.end - WINDOW.start) / 10
     taken = [WINDOW.start + row * step + (row + 1) * DAY for row in range(10)]
     ids = [f"0-{row}" for row in range(10)]
@@ -199,4 +201,4 @@ def test_label_delay_uses_the_first_known_label() -> None:
     lake.land_labels(CONFIG, labels(ids[:1], [0], [as_of]), as_of)
     assert lake.label_lag(CONFIG, as_of, 1.0) == 9 * DAY
     assert lake.label_lag(CONFIG, as_of, 0.5) == 5 * DAY
-    assert lake.label_lag(CONFIG, taken[1], 1.0) == 2 * DAY, "as it was known then"
+    assert lake.label_lag(CONFIG, taken[1], 1.0) == 2 * DAY, "as known then"

@@ -1,4 +1,4 @@
-"""Whose label is whose: ids that repeat, ids of several columns, and a history whose ids tell nothing apart."""
+"""Row identity: repeated ids, composite ids, and histories with ambiguous ids."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_repeats_count_ambiguous_rows() -> None:
 
 
 def test_overlapping_times_belong_to_the_first_window() -> None:
-    """As a row-by-row search finds it, with windows that overlap and times in any order."""
+    """As a row-by-row search finds it, with overlapping windows and times in any order."""
     later = Window(WINDOW.start + 2 * DAY, SECOND.end)
     windows = (WINDOW, later, HISTORY)
     moments = [HISTORY.start + timedelta(hours=7 * int(n)) for n in np.random.default_rng(1).permutation(160)]
@@ -86,7 +86,7 @@ def test_history_with_repeated_ids_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"columns\.id is id: 600 of 600 rows have .* \(67 ids in all\)") as refusal:
         read_window(config, HISTORY)
     assert "columns.id: [id, at] does. Nothing has landed" in str(refusal.value)
-    assert "c1" not in str(refusal.value).replace("churn", ""), "no id is shown"
+    assert "c1" not in str(refusal.value).replace("churn", ""), "no id is quoted"
     weekly = history(tmp_path, table, id=["id", "at"])
     assert repeats(read_window(weekly, HISTORY).column(0)).distinct == 600
 
@@ -121,14 +121,14 @@ def test_ambiguous_rows_of_old_history_are_not_trained_on() -> None:
     with pytest.raises(LakeError, match="2 of 4 rows have an id that another row has"):
         lake.labelled_snapshot(CONFIG, WINDOW, WINDOW.end)
     measured = lake.labelled_rows(CONFIG, WINDOW, WINDOW.end, ["id", "churned"])
-    assert measured.to_pydict() == {"id": ["b", "c"], "churned": [0, 1]}, "whose label is a's, nobody can tell"
+    assert measured.to_pydict() == {"id": ["b", "c"], "churned": [0, 1]}, "a's label is ambiguous"
 
 
 # --- ids that come again in later windows
 
 
 def test_repeated_id_in_another_window_keeps_both_labels() -> None:
-    """Also labels that are as they were before, which were left out as known already."""
+    """Also labels with unchanged values, which used to be skipped as known."""
     again = rows(3, 1, SECOND, id=["0-0", "0-1", "0-2"])
     lake.land_rows(CONFIG, WINDOW, rows(3))
     lake.land_rows(CONFIG, SECOND, again)
@@ -196,7 +196,7 @@ PARTS = ["customer", "shop", "day"]
 
 
 def visits(window: Window, seed: int) -> pa.Table:
-    """600 rows of 12 customers in 50 shops; a shop is a feature too."""
+    """Return 600 rows of 12 customers in 50 shops; the shop is also a feature."""
     table = rows(600, seed, window)
     names = [["a|b", "a", "b\\", "c,d", "ü"][place % 5] + str(place // 50) for place in range(600)]
     table = table.set_column(0, "customer", pa.array(names)).append_column("shop", pa.array(np.arange(600) % 50))
@@ -238,7 +238,9 @@ def test_composite_id_joins_labels_from_every_source(
     found = lake.labelled_rows(config, WINDOW, SECOND.end)
     assert found.column_names[:5] == ["customer+shop+day", "at", "amount", "age", "shop"]
     assert found.column(0)[0].as_py() == "a\\|b0|0|2024-01-01"
-    assert found["churned"].cast(pa.int64()).to_pylist() == [number % 2 for number in range(600)], "each row its own"
+    assert found["churned"].cast(pa.int64()).to_pylist() == [number % 2 for number in range(600)], (
+        "each row has its own label"
+    )
 
 
 def test_time_may_be_part_of_the_id(tmp_path: Path) -> None:

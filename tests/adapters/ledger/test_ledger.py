@@ -1,4 +1,4 @@
-"""The chain on a real disk, on S3 and on GCS: it never forks, says a thing once, and shows every entry changed or lost."""
+"""The ledger on a disk, on S3 and on GCS: no forks, no duplicate facts, and detection of every change or loss."""
 
 import json
 import multiprocessing
@@ -107,11 +107,13 @@ def append_from_processes(writers: int, facts: int) -> None:
 
 def test_concurrent_processes_never_fork_the_chain():
     append_from_processes(writers=4, facts=25)
-    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.verify(MODEL).head, "the last entry has a witness"
+    assert from_json(ledger.Head, head_file().read_bytes()) == ledger.verify(MODEL).head, (
+        "the head confirms the last entry"
+    )
 
 
 def test_slow_writer_does_not_overwrite_newer_head(monkeypatch):
-    """Between its entry and its head two others append; each of them has written the head by then."""
+    """Two others append between its entry and its head, and have written the head by then."""
     put, waiting = obstore.put, ["second", "third"]
 
     def slow(store, path, *arguments, **options):
@@ -127,7 +129,7 @@ def test_slow_writer_does_not_overwrite_newer_head(monkeypatch):
 
 
 def test_failed_head_write_keeps_the_entry(monkeypatch, caplog):
-    """The fact is in by then, and an error would make its caller tell it again; the next one catches up."""
+    """The entry is stored by then, and an error would make the caller record it again; the next append updates the head."""
     fill(1)
     put = obstore.put
 
@@ -266,7 +268,7 @@ class TestDamageIsFound:
         with pytest.raises(LedgerError, match="nothing shows that entry 3 is the last one") as damaged:
             ledger.append(MODEL, Fact("note", "x", AT))
         assert not entry_file(4).exists() and not head_file().exists()
-        assert len(ledger.entries(MODEL)) == 3, "what is there can be read"
+        assert len(ledger.entries(MODEL)) == 3, "existing entries are readable"
         head_file().write_text(str(damaged.value).split(" write ")[1].removesuffix(" to head.json"))
         assert ledger.append(MODEL, Fact("note", "x", AT)).sequence == 4
         assert not ledger.verify(MODEL).problems
@@ -291,7 +293,7 @@ class TestDamageIsFound:
 
 
 def test_lagging_head_is_updated():
-    """A writer killed between its entry and the head: the next one goes on from the entry."""
+    """A writer was killed between its entry and the head: the next one continues from the entry."""
     recorded = fill(3)
     head_file().write_text(to_json(ledger.Head(2, recorded[1].hash)))
     ledger._KNOWN.clear()
@@ -308,7 +310,7 @@ def test_missing_first_head_is_written_later():
 
 
 def test_early_head_read_is_not_damage(monkeypatch):
-    """Between its look at the head and at the entries two others have appended."""
+    """Between reading the head and the entries, two others have appended."""
     fill(2)
     ledger._KNOWN.clear()
     head, early = ledger.read_head, iter([True])
@@ -332,7 +334,7 @@ def test_unwritable_store_is_reported(tmp_path, monkeypatch):
 
 @pytest.fixture(params=["s3", "gs"])
 def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A ledger in an object store that creates an object only if it is absent."""
+    """A ledger in an object store with conditional writes."""
     with object_store(request.param, monkeypatch) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/audit/ledger")
         yield f"{bucket}/audit/ledger"
@@ -387,7 +389,7 @@ def test_tampering_in_an_object_store_is_detected(remote):
 
 
 def test_burst_on_gcs_is_complete_despite_rate_limit(monkeypatch):
-    """Google refuses faster changes of one object, which the head is; the client tries again until it is let in."""
+    """GCS refuses faster changes of one object, here the head; the client retries."""
     with object_store("gs", monkeypatch, pause_s=1.0) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         with ThreadPoolExecutor(3) as pool:
@@ -397,7 +399,7 @@ def test_burst_on_gcs_is_complete_despite_rate_limit(monkeypatch):
 
 
 def test_append_cost_does_not_grow_with_length(monkeypatch: pytest.MonkeyPatch):
-    """Nothing is listed and no entry is read twice."""
+    """Nothing is listed, and no entry is read twice."""
     asked: list[str] = []
     for name in ("get", "put", "list"):
         original = getattr(obstore, name)

@@ -1,4 +1,4 @@
-"""A new process reads a long ledger from its copy, and finds a copy or a ledger that somebody changed."""
+"""The local copy of a ledger: used by new processes, and discarded if copy or ledger changed."""
 
 import json
 import os
@@ -22,7 +22,7 @@ AT, MODEL, LENGTH = utc("2013-05-01"), "flight_delay", 200
 
 
 def fill(count: int = LENGTH) -> tuple[LedgerEntry, ...]:
-    """A ledger that one process wrote, at the end of which nothing of it is known in memory."""
+    """Write a ledger and clear everything cached in memory."""
     for number in range(count):
         ledger.append(MODEL, Fact("window.judged", f'fact {number} "ü\\"', AT + timedelta(hours=number), f"d{number}"))
     recorded = ledger.entries(MODEL)
@@ -31,7 +31,7 @@ def fill(count: int = LENGTH) -> tuple[LedgerEntry, ...]:
 
 
 def forget() -> None:
-    """As in a new process."""
+    """Clear everything cached in memory, as in a new process."""
     ledger._KNOWN.clear()
     ledger_copy._COUNTED.clear()
 
@@ -47,7 +47,7 @@ def entry_file(number: int) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names of all files that were read from the store."""
+    """Record the names of all files that are read from the store."""
     names: list[str] = []
     original = obstore.get
     monkeypatch.setattr(obstore, "get", lambda store, path: (names.append(path), original(store, path))[1])
@@ -74,7 +74,7 @@ def test_copied_entries_are_identical():
 
 
 def rewritten(content: str) -> str:
-    """Entry 3 changed, and every hash after it made to fit."""
+    """Change entry 3 and recompute every hash after it."""
     lines, previous = [], None
     for line in content.splitlines():
         stamp, _, text = line.partition("\t")

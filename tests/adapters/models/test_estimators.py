@@ -1,4 +1,4 @@
-"""Encoding, fitting, and model files: the same rows give the same model, and the same model gives the same answers."""
+"""Encoding, fitting and model files are reproducible."""
 
 import json
 import time
@@ -121,7 +121,7 @@ def test_model_depends_on_the_seed(tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 40])
 def test_row_order_changes_nothing(at_once):
-    """Also where many rows share a time, as flights share a minute; then their ids decide."""
+    """Also if many rows share a time, as flights share a minute; then ids decide."""
     rows = make_rows()
     time, config = rows.column_names.index(make_config().columns.time), make_config()
     rows = rows.set_column(time, config.columns.time, rows.column(time).take(np.arange(len(rows)) // at_once * at_once))
@@ -139,7 +139,7 @@ def test_early_stopping_chooses_rounds_and_fits_all_rows():
 
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_default_training_adapts_to_concept_drift(task):
-    """The last 15 % follow the opposite concept: each round on the others makes them worse, so one round would be best."""
+    """The last 15 % follow the opposite concept: each further round makes them worse, so one round would be best."""
     turned = pa.concat_tables([make_rows(task).slice(0, 850), make_rows(task, turn=-1.0).slice(850)])
     config = make_config(task, training={"parameters": {"n_estimators": 60, "max_depth": 3}, "min_rows": 100})
     fitted = estimators.fit(config, turned)
@@ -278,7 +278,7 @@ def test_folder_without_model_is_reported(tmp_path):
 
 
 def test_skops_loads_only_trusted_types(tmp_path):
-    """The file names its own types; with an empty list of vouched ones it must not load, whatever it says."""
+    """The file names its own types; with an empty list of trusted types it must not load."""
     scorer = estimators.fit(make_config(training=FOREST), make_rows()).scorer
     files = stored(scorer, tmp_path)
     with pytest.raises(ModelFileError, match=r"were not trusted when it was trained.*sklearn\.tree\._tree\.Tree"):
@@ -299,7 +299,7 @@ def test_empty_table_gets_empty_predictions():
 
 
 def test_4600_rows_are_scored_within_100_ms():
-    """About 10 ms on the machine this was written on; ten times that would be felt in every replayed window."""
+    """About 10 ms on the development machine; ten times as much would slow every replayed window."""
     scorer = estimators.fit(make_config(), make_rows()).scorer
     rows = make_rows(rows=4600)
     scorer.predict(rows)
@@ -309,7 +309,7 @@ def test_4600_rows_are_scored_within_100_ms():
         scorer.predict(rows)
         return time.perf_counter() - begun
 
-    assert min(once() for _ in range(20)) < 0.1  # the least: other work on the machine only adds
+    assert min(once() for _ in range(20)) < 0.1  # the minimum, because other work on the machine only adds time
 
 
 @pytest.mark.parametrize("sentinel", [1.7976931348623157e308, -1.7976931348623157e308])
@@ -329,7 +329,7 @@ COLUMNS = {
 
 
 def test_positive_class_follows_the_yaml():
-    """churned comes before stayed; without the setting, probabilities and F1 would be of those who stayed."""
+    """churned sorts before stayed; without the setting, probabilities and F1 would refer to stayed."""
     rows = make_rows()
     texts = pa.array(["churned" if label else "stayed" for label in rows["label"].to_pylist()])
     rows = rows.set_column(rows.column_names.index("label"), "label", texts)

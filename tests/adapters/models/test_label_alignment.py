@@ -1,4 +1,4 @@
-"""Labels beside predictions: one order of classes for all models, and a class that none knows is a miss in every metric."""
+"""Labels and predictions share one order of classes; a class that no model knows is a miss in every metric."""
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ WORST = {
     "log_loss": -np.log(np.finfo(float).eps),
     "brier": 1,
 }
-"""What each metric of two classes says where every row is wrong and was predicted for certain."""
+"""Each binary metric if every row is wrong and was predicted with certainty."""
 
 
 def labels(*texts: str | None) -> pa.ChunkedArray:
@@ -34,7 +34,7 @@ def test_binary_models_share_one_class_order():
 
 @pytest.mark.parametrize("metric", metrics.CLASS_METRICS)
 def test_metrics_are_worst_without_known_labels(metric):
-    """A source that begins to write ja and nein where it wrote yes and no; the model answers as well as ever."""
+    """A source that starts to write ja and nein instead of yes and no; the model itself is as good as ever."""
     y_true, (predicted,) = align_labels(labels(*["ja", "nein"] * 20), [(("no", "yes"), np.array([0.9, 0.2] * 20))])
     assert metrics.compute(Metric(metric), y_true, predicted) == pytest.approx(WORST[metric])
     low, high = metric_intervals([Metric(metric)], y_true, predicted)[metric]
@@ -70,7 +70,7 @@ def test_a_missing_label_stays_missing_and_a_number_a_number():
 
 @pytest.mark.parametrize("known", [("a", "b"), ("a", "b", "c")])
 def test_unknown_class_is_an_additional_class(known):
-    """An even number of classes was silently wrong, an odd one a ValueError, as NaN became the least integer."""
+    """An even number of classes was silently wrong, an odd one a ValueError, because NaN became the smallest integer."""
     texts = [*known, "zz"] * 10
     sure = np.eye(len(known))[[place % len(known) for place in range(len(texts))]]
     y_true, both = align_labels(labels(*texts), [(known, sure), (known, sure)])

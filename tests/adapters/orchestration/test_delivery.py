@@ -1,4 +1,4 @@
-"""An event counts as handed over once the server has stored it."""
+"""An event counts as delivered once the server has stored it."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""A server that was restarted does not wait for events that only its predecessor has seen."""
+"""A restarted server does not wait for events that only its predecessor has seen."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""One pass over Arrow batches, on every type a column may come in."""
+"""Profiles in one pass over Arrow batches, for every column type."""
 
 import decimal
 import tracemalloc
@@ -25,13 +25,13 @@ def counts_of(profiled: WindowProfile, feature: str) -> FeatureCounts:
 def test_profile_does_not_depend_on_batch_size():
     config, table = model(), rows(5000)
     frozen = reference(config)
-    whole = profile_batches(table.to_batches(), frozen, config, WINDOW)
+    complete = profile_batches(table.to_batches(), frozen, config, WINDOW)
     for size in (37, 999, 4999):
         parts = profile_batches(table.slice(7, 1500).to_batches(max_chunksize=size), frozen, config, WINDOW)
         short = profile_batches(table.slice(7, 1500).to_batches(), frozen, config, WINDOW)
         assert [one.counts for one in parts.features] == [one.counts for one in short.features]
         assert parts.rows == short.rows == 1500
-    assert counts_of(whole, "amount").mean == pytest.approx(np.mean(table["amount"].to_numpy()))
+    assert counts_of(complete, "amount").mean == pytest.approx(np.mean(table["amount"].to_numpy()))
 
 
 def test_recounted_reference_is_unchanged():
@@ -194,14 +194,14 @@ def test_sample_is_bounded_reproducible_and_uniform(tmp_path):
         seen.append(pq.read_table(profiled.sample_uri))
     assert seen[0].equals(seen[1])
     assert seen[0].num_rows == 500
-    assert seen[0].column_names == ["amount", "country", "member"]  # neither id, time nor what is personal
+    assert seen[0].column_names == ["amount", "country", "member"]  # neither id, time nor personal columns
     amounts = seen[0]["amount"].to_numpy()
     assert len(set(amounts)) == 500
     assert amounts.mean() == pytest.approx(5000, abs=4 * 2887 / 500**0.5)
 
 
 def test_memory_does_not_grow_with_rows(tmp_path):
-    """Ten times the batches, the same peak (ids aside, which are capped at 16 MB and here at 8 B a row)."""
+    """Ten times the batches, the same peak (except ids, which take 8 B per row here and at most 16 MB)."""
     config = model()
     frozen = reference(config)
     batch = rows(5_000).to_batches()[0]
@@ -269,7 +269,7 @@ def test_column_groups_give_the_same_profile_and_sample(tmp_path):
     assert sorted(grouped.columns) == sorted(set(at_once.columns) - {("amount", "double"), ("age", "int64")})
     sampled = pq.read_table(grouped.sample_uri)
     assert sampled.equals(pq.read_table(at_once.sample_uri).select(sampled.column_names))
-    assert (sampled["n39"].to_numpy() - sampled["n0"].to_numpy() == 39).all()  # rows stay rows across groups
+    assert (sampled["n39"].to_numpy() - sampled["n0"].to_numpy() == 39).all()  # rows stay together across groups
 
 
 def test_profile_without_unsampleable_columns(tmp_path):

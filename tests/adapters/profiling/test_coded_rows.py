@@ -1,4 +1,4 @@
-"""Training rows as codes: the same counts as the profile, back from the file, and nothing personal."""
+"""Coded training rows: counts equal to the profile, round trip, and no personal features."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Whether features moved together: relations that change are seen, rows of one distribution are not, at the rate."""
+"""Joint drift: changed relations are detected, and equal distributions alarm at the nominal rate."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.support.monitored_model import HISTORY, model
 
 
 def pairs(count: int, correlation: float, seed: int, more: int = 3) -> CodedRows:
-    """Two related features of 20 equal bins each, and unrelated ones."""
+    """Return two related features of 20 equal bins each, and unrelated ones."""
     random = np.random.default_rng(seed)
     x, noise = random.normal(size=(2, count))
     both = {"x": x, "y": correlation * x + np.sqrt(1 - correlation**2) * noise}
@@ -32,7 +32,7 @@ def test_flipped_correlation_is_detected():
 
 
 def test_equal_distributions_alarm_at_the_rate():
-    """Without the limit on the AUC, half of the 1 % that lie outside a 99 % interval lie above it; 120 windows."""
+    """Without the limit on the AUC, half of the 1 % outside a 99 % interval would alarm; 120 windows."""
     verdicts = [
         tell_apart(pairs(800, 0.5, seed), pairs(800, 0.5, 1000 + seed, more=1), 0.5, 200).verdict for seed in range(120)
     ]
@@ -41,14 +41,14 @@ def test_equal_distributions_alarm_at_the_rate():
 
 
 def unrelated(count: int, random: np.random.Generator, shift: int = 0) -> CodedRows:
-    """Six features of 50 equal bins; `shift` bins further each."""
+    """Return six features of 50 equal bins, shifted by `shift` bins each."""
     codes = {f"f{number}": (random.integers(0, 50, count) + shift).astype(np.uint16) for number in range(6)}
     return CodedRows(np.zeros(count, np.int64), codes)
 
 
 @pytest.mark.parametrize(("count", "windows"), [(210, 250), (500, 120), (1500, 60)])
 def test_auc_interval_covers_window_variation(count, windows):
-    """Of rows of one distribution; the interval reaches 2.5758 standard errors to each side, chance is inside."""
+    """For rows of one distribution, an interval of ± 2.5758 standard errors contains 0.5."""
     random = np.random.default_rng(1)
     found = [tell_apart(unrelated(1500, random), unrelated(count, random), 0.501, 200) for seed in range(windows)]
     claimed = np.mean([joint.high - joint.low for joint in found]) / 2 / 2.5758
@@ -78,7 +78,7 @@ def test_few_rows_or_no_common_column_is_insufficient():
 
 
 def test_weights_select_reference_rows():
-    """Half of the reference is related the other way round; only that half counts."""
+    """Half of the reference has the opposite relation; only the other half counts."""
     one, other, now = pairs(3000, 0.8, 1), pairs(3000, -0.8, 2), pairs(3000, -0.8, 3)
     both = CodedRows(np.zeros(6000, np.int64), {n: np.concatenate([one.codes[n], other.codes[n]]) for n in one.codes})
     weights = np.repeat([0.0, 1.0], 3000)
@@ -125,7 +125,7 @@ def test_rows_and_columns_are_bounded(rows):
 
 
 def days_of_weather(seed: int, first: int, days: int) -> CodedRows:
-    """Rows of a day share its weather, as flights of an hour do: a few days are told apart without any drift."""
+    """Return rows that share the weather of their day: a few days can be distinguished without any drift."""
     random = np.random.default_rng(seed)
     weather = np.repeat(random.integers(0, 20, days), 200)
     hours = np.repeat(np.arange(first, first + days) * 24, 200)

@@ -1,4 +1,4 @@
-"""What is kept of training rows for Evidently: bounded, without personal features, and of the window's phase when drawn."""
+"""The sample of training rows for Evidently: bounded, without personal features, and drawn from the window's phase."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Limits that the training rows set themselves: a feature that swings by days gets a wide one, a still one does not."""
+"""Limits calibrated on the training rows: wide for a feature that swings, narrow for a stable one."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ from tests.support.monitored_model import HISTORY, WINDOW, drift_of, model, rows
 
 
 def swinging(count: int, phase: float, window=HISTORY) -> pa.Table:
-    """Ages that go up and down with the days, as a season does; amounts that stand still."""
+    """Return ages that vary with the days like a season, and stable amounts."""
     table = rows(count, 3, window)
     days = np.arange(count) / count * window.days
     ages = 50 + 15 * np.sin(days / 4 + phase) + np.random.default_rng(0).normal(0, 5, count)
@@ -45,6 +45,6 @@ def test_short_history_and_personal_features_keep_configured_limit():
     frozen = freeze_reference(table.to_batches(), short, HISTORY, "h")
     assert with_stable_effects(short, frozen, table) == frozen
     private = model(columns={"personal": ["age"]})
-    kept = with_stable_effects(private, freeze_reference(table.to_batches(), private, HISTORY, "h"), table)
-    limits = {feature.feature: feature.stable_effect for feature in kept.features}
+    with_limits = with_stable_effects(private, freeze_reference(table.to_batches(), private, HISTORY, "h"), table)
+    limits = {feature.feature: feature.stable_effect for feature in with_limits.features}
     assert limits["age"] is None and limits["amount"] is not None

@@ -1,4 +1,4 @@
-"""The registry against a real MLflow: one version per decision, lineage, aliases, files as they were stored."""
+"""The registry on a real MLflow: one version per decision, lineage, aliases, model files."""
 
 import functools
 import json
@@ -56,13 +56,13 @@ def test_version_records_its_lineage():
 
 def test_lineage_without_git_names_image_commit_or_package(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    said = []
+    messages = []
     for commit in ("0123abc", ""):
         monkeypatch.setenv("PERENNIAL_COMMIT", commit)
         lineage.code_version.cache_clear()
-        said.append(lineage.code_version())
+        messages.append(lineage.code_version())
     lineage.code_version.cache_clear()
-    assert said == ["0123abc", f"perennial {installed_version('perennial')}"]
+    assert messages == ["0123abc", f"perennial {installed_version('perennial')}"]
 
 
 def test_the_run_links_rows_code_parameters_and_metrics():
@@ -108,7 +108,7 @@ def test_registration_is_idempotent_per_decision():
 
 
 def test_concurrent_registrations_leave_one_version(workspace):
-    """Both start on a workspace without a database, too, whose tables only one of them may create."""
+    """Also if both start without a database, whose tables only one of them may create."""
     (workspace / "mlflow.db").unlink()
     script = textwrap.dedent("""
         from tests.support.trained_models import make_config, register
@@ -122,13 +122,13 @@ def test_concurrent_registrations_leave_one_version(workspace):
     ]
     answers = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0], answers
-    kept = registry.client().search_model_versions("name='binary_model'")
-    assert len(kept) == 1
-    assert {answer[0].strip() for answer in answers} == {str(kept[0].version)}
+    versions = registry.client().search_model_versions("name='binary_model'")
+    assert len(versions) == 1
+    assert {answer[0].strip() for answer in answers} == {str(versions[0].version)}
 
 
 def test_later_duplicate_version_is_removed():
-    """As when two processes both found no version and both went on to create one."""
+    """Two processes both found no version and both created one."""
     first = register(CONFIG)
     stored = registry.client().create_model_version(
         "binary_model", registry.client().get_model_version("binary_model", "1").source, tags=dict(first.tags)
@@ -230,7 +230,9 @@ def test_forest_is_served_with_trusted_types():
 
 
 def test_mlflow_itself_can_serve_the_model(workspace, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")  # else MLflow makes one here
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}"
+    )  # otherwise MLflow creates one here
     version = register(CONFIG)
     rows = make_rows(seed=3)
     location = registry.client().get_model_version("binary_model", "1").source
@@ -249,7 +251,7 @@ def test_an_unreachable_registry_is_a_clear_error(monkeypatch, tmp_path):
 
 
 def test_tags_cannot_trust_foreign_types(workspace, tmp_path):
-    """Who may write to the registry writes file, hash and list of trusted types alike."""
+    """Whoever can write to the registry can write file, hash and list of trusted types."""
     register(make_config(training={"estimator": "sklearn.ensemble:RandomForestClassifier", "min_rows": 10}))
     pwned, stored = tmp_path / "pwned", stored_file(workspace, "model.skops")
     code = functools.partial(timeit.timeit, "pass", f"open({str(pwned)!r}, 'w')")
@@ -271,15 +273,17 @@ def test_types_of_the_estimators_package_are_loaded():
         model_files._skops(content, needed, model_files.vouched_packages("sklearn.linear_model:Ridge"))
 
 
-@pytest.mark.parametrize(("error", "is_told"), [(NotFittedError("not fitted yet"), True), (MemoryError(), False)])
-def test_estimator_errors_differ_from_machine_errors(monkeypatch, error, is_told):
+@pytest.mark.parametrize(
+    ("error", "is_version_fault"), [(NotFittedError("not fitted yet"), True), (MemoryError(), False)]
+)
+def test_estimator_errors_differ_from_machine_errors(monkeypatch, error, is_version_fault):
     version = register(CONFIG)
 
     def refuse(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(XGBClassifier, "predict_proba", refuse)
-    if is_told:
+    if is_version_fault:
         fault = trial.smoke_test(version)
         assert "its XGBClassifier cannot predict these rows (NotFittedError: not fitted yet)" in fault
     else:

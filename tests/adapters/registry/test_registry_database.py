@@ -1,4 +1,4 @@
-"""A first start that is killed at any moment leaves a registry that opens."""
+"""A first start that is killed at any time leaves a registry that opens."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def test_killed_first_start_leaves_no_database(workspace: Path):
 
 
 def half_made(path: Path) -> None:
-    """As a start that was killed between two migrations left it."""
+    """Leave the database as a start that was killed between two migrations."""
     make_database(f"sqlite:///{path}")
     with closing(sqlite3.connect(path)) as database:
         database.execute("DROP TABLE webhooks")

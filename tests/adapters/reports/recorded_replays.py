@@ -1,4 +1,4 @@
-"""Replays as a year of flights would leave them: two models, 51 windows, every kind of event. Seeded, no clock."""
+"""Synthetic replay records of a year: two models, 51 windows, every kind of event. Seeded, no clock."""
 
 import math
 import random
@@ -49,7 +49,7 @@ PURPOSES = {
 
 
 def recorded_replays(windows: int = 51) -> tuple[Replay, Replay]:
-    """Both demo models, in the demo's shape: `air_time` has a quarantine, a rollback and late labels at its end."""
+    """Return both demo models: `air_time` has a quarantine, a rollback and late labels at its end."""
     return _replay("flight_delay", "binary", "log_loss", windows), _replay("air_time", "regression", "mae", windows)
 
 

@@ -1,4 +1,4 @@
-"""Pages that approvers and auditors read say what we say: what others typed can neither add to them nor break out."""
+"""Texts typed by others are escaped on pages that approvers and auditors read."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""The fleet page as its readers get it: parsed, in Chromium without a network, and as the dashboard's table."""
+"""The fleet page: parsed, in Chromium without a network, and as the dashboard's table."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_page_names_models_without_a_file():
 def test_curve_needs_two_windows():
     calm = next(member for member in fleet().members if member.facts.model == "calm")
     drawn = curve(calm)
-    assert drawn.points == "4,40 176,4"  # .8 at the bottom, .9 at the top
+    assert drawn.points == "4,40 176,4"  # 0.8 at the bottom, 0.9 at the top
     assert drawn.baseline == 4
     assert curve(replace(calm, series=calm.series[:1])) is None
 

@@ -1,4 +1,4 @@
-"""What people read of a judged window in the dashboard."""
+"""The dashboard page of a judged window."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ DECISION = Decision("d1", "churn", window(3), False, ("keep",))
 
 @pytest.fixture
 def page(monkeypatch):
-    """Publishes a judgement and gives the markdown."""
+    """Publish a judgement and return the markdown."""
     written = []
     monkeypatch.setattr(judgement_page, "create_markdown_artifact", lambda text, **_: written.append(text))
 
@@ -49,7 +49,7 @@ def test_slices_follow_metrics_and_worst_is_named(page):
 
 
 class TestTheOrderOfThePage:
-    """The owner's sentence first, then what would change it, the evidence, and the policy's figures last and folded."""
+    """The owner's sentence comes first, then what would change it, the evidence, and the policy's figures, folded."""
 
     decision = replace(
         DECISION,

@@ -1,4 +1,4 @@
-"""The images of the dashboard: right places, nothing that runs, and really drawn by a browser."""
+"""The images of the dashboard: positions, escaping, and rendering in a browser."""
 
 import base64
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The page and the terminal table that a replay ends with, read as a reader gets them: parsed, and in Chromium."""
+"""The page and the terminal table of a replay: parsed, and in Chromium."""
 
 import json
 from dataclasses import replace
@@ -48,8 +48,8 @@ def written(replay: Replay, folder: Path) -> str:
 
 
 def test_page_summarises_each_model(html: str) -> None:
-    said = [element.text for element in elements(html) if "headline" in element.classes]
-    assert said == [headline(replay) for replay in recorded_replays()]
+    headlines = [element.text for element in elements(html) if "headline" in element.classes]
+    assert headlines == [headline(replay) for replay in recorded_replays()]
     assert texts(html, "h1") == ["2 models, 21 April – 31 December 2013"]
 
 
@@ -83,7 +83,7 @@ def test_events_are_marked_at_their_window(html: str) -> None:
     assert [lane["y"][0] for lane in lanes] == [
         "promoted", "retrained", "refused", "over budget", "rolled back", "quarantined",
     ]  # fmt: skip
-    assert len({lane["marker"]["symbol"] for lane in lanes}) == 6  # told apart without colour
+    assert len({lane["marker"]["symbol"] for lane in lanes}) == 6  # distinguishable without colour
     rolled_back = lanes[4]
     assert rolled_back["x"] == ["2013-09-20T12:00:00+00:00"]  # window 30 starts on 18 September
     assert "Version 2 was restored: version 4 answered in<br>412 ms" in rolled_back["hovertext"][0]
@@ -129,7 +129,7 @@ def test_page_is_self_contained(page: Path, html: str) -> None:
 
 
 def hostile_replay() -> Replay:
-    """A replay in which every free text is an attack."""
+    """Return a replay in which every free text is an attack."""
     replay = recorded_replays(8)[1]
     events = (ReplayEvent("retrained", HOSTILE), ReplayEvent("quarantined", HOSTILE))
     windows = [
@@ -226,7 +226,7 @@ def test_every_chart_is_drawn_without_console_errors(page: Path, tmp_path: Path)
         shown = render(page, tmp_path, width=width, height=2400, dark=dark, ready="[data-figure=cost-1] svg")
         assert shown.console == ()
         assert shown.requests == (page.as_uri(),)
-        assert shown.page_width == width  # nothing scrolls sideways, on a phone neither
+        assert shown.page_width == width  # no horizontal scrolling, not even on a phone
         drawn = [element for element in elements(shown.dom) if "js-plotly-plot" in element.classes]
         assert len(drawn) == 12
         canvases = [element for element in elements(shown.dom) if "main-svg" in element.classes]

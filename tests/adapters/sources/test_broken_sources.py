@@ -1,4 +1,4 @@
-"""Files that cannot be read as they are: nothing lands, a sentence says why, and once fixed the same window is read."""
+"""Unreadable files: nothing is stored, the error says why, and the repaired file is read."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ BROKEN_ROW = 3050
 
 
 def with_broken_text(column: str, kind: pa.DataType) -> pa.Table:
-    """The table with the latin-1 bytes of "grün" in a column that says it is text."""
+    """Return the table with the latin-1 bytes of "grün" in a column that claims to be text."""
     table = pa.Table.from_pandas(rows(), preserve_index=False)
     values = [value.encode() for value in table[column].to_pylist()]
     values[BROKEN_ROW] = "grün".encode("latin-1")
@@ -46,7 +46,7 @@ def test_invalid_utf8_parquet_is_refused_until_repaired(tmp_path: Path, column, 
     pq.write_table(with_broken_text(column, kind), tmp_path / "rows.parquet", store_schema=True)
     with pytest.raises(SourceError, match=f"column '{column}' holds bytes that are no UTF-8 text") as refused:
         read_and_land(config)
-    assert "gr" not in str(refused.value).split("bytes")[1], "what could not be read is not shown"
+    assert "gr" not in str(refused.value).split("bytes")[1], "unreadable text is not quoted"
     rows().to_parquet(tmp_path / "rows.parquet")
     lands_once_mended(config)
 
@@ -83,7 +83,7 @@ def folder(tmp_path: Path) -> tuple[ModelConfig, Path]:
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "said"),
+    ("name", "target", "message"),
     [
         ("again", "../folder", "leads to . again, so its rows would be read more than once"),
         ("latest", "2024", "so its rows would be read more than once"),
@@ -93,18 +93,18 @@ def folder(tmp_path: Path) -> tuple[ModelConfig, Path]:
         ("gone.parquet", "/nowhere/rows.parquet", "is a link that leads nowhere"),
     ],
 )
-def test_ambiguous_links_are_refused(folder, name, target, said):
+def test_ambiguous_links_are_refused(folder, name, target, message):
     config, place = folder
     (place / name).symlink_to(target)
     with pytest.raises(SourceError, match="remove the link") as refused:
         read_and_land(config)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     (place / name).unlink()
     lands_once_mended(config)
 
 
 def test_unique_links_are_read(folder, tmp_path: Path):
-    """As in a volume of Kubernetes, where each file is a link into a hidden folder that is exchanged as one."""
+    """As in a Kubernetes volume, where each file is a link into a hidden folder that is swapped atomically."""
     config, place = folder
     (place / "..2024_01").mkdir()
     (place / "2024" / "rows.parquet").rename(place / "..2024_01" / "rows.parquet")

@@ -1,4 +1,4 @@
-"""A CSV file is read by the kinds in the YAML, whatever its first block holds and however long it is."""
+"""CSV files are read with the types of the YAML, whatever their first block contains."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tasks.policy.records.errors import SourceError
 from tests.support.monitored_model import WINDOW, model
 from tests.support.source_tables import source
 
-MANY = 40_000  # rows of more than the block of 1 MB from which types would be guessed
+MANY = 40_000  # more rows than the 1 MB block from which types would be inferred
 HEADER = "id,at,amount,age,country,member,churned,settled,gender"
 
 
@@ -26,7 +26,7 @@ def line(row: int, **fields: str) -> str:
 
 
 def csv(folder: Path, *last: dict[str, str], first: dict[str, str] | None = None, **columns: Any) -> ModelConfig:
-    """A file of MANY rows alike and then these, which only a later block holds."""
+    """Write MANY equal rows and then these, which only a later block contains."""
     lines = [line(row, **(first or {})) for row in range(MANY)]
     lines += [line(MANY + row, **fields) for row, fields in enumerate(last)]
     (folder / "rows.csv").write_text("\n".join([HEADER, *lines]) + "\n", encoding="utf-8")
@@ -49,7 +49,7 @@ def test_later_times_of_another_precision_are_read(tmp_path: Path) -> None:
 def test_label_time_empty_at_first_is_read(tmp_path: Path) -> None:
     known = {"churned": "1", "settled": "2024-03-01T00:00:00Z"}
     labels = read_labels(csv(tmp_path, known, {"churned": "1", "settled": "NA"}, label_time="settled"), WINDOW)
-    assert [str(time) for time in labels["label_at"]] == ["2024-03-01 00:00:00+00:00"], "NA is no time yet"
+    assert [str(time) for time in labels["label_at"]] == ["2024-03-01 00:00:00+00:00"], "NA is an unknown time"
 
 
 @pytest.mark.parametrize("first", ["", "1"])
@@ -84,7 +84,7 @@ def test_invalid_time_is_reported_anywhere_in_the_file(
         ("delimiter", "||", "one character"),
         ("quote_char", "", "one character"),
         ("decimal_point", "..", "one character"),
-        ("encoding", "utf-99", "one such as utf8 or latin-1"),
+        ("encoding", "utf-99", "an encoding such as utf8 or latin-1"),
     ],
 )
 def test_invalid_csv_option_is_a_config_error(name: str, value: str, accepted: str) -> None:

@@ -1,4 +1,4 @@
-"""What an older Perennial wrote is read; what only a newer one reads is said to be that, and nothing is damaged or lost."""
+"""File formats: older ones are read, newer ones are reported without damage."""
 
 import json
 import os
@@ -21,7 +21,7 @@ AT, MODEL = utc("2024-02-01"), "churn"
 
 
 def write_next(**changes: object) -> None:
-    """The next entry, as another Perennial writes it."""
+    """Write the next entry as another version of Perennial would."""
     last = ledger.entries(MODEL)[-1]
     entry = json.loads(to_json(last)) | {"sequence": last.sequence + 1, "previous_hash": last.hash} | changes
     text = json.dumps(

@@ -1,4 +1,4 @@
-"""The demo's flights: worked out by hand for single flights, and only what is known before departure as features."""
+"""The demo's flights: single flights by hand, and features known before departure only."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def test_weather_is_of_origin_at_scheduled_departure() -> None:
 
 
 def test_scheduled_minutes_go_over_midnight_and_time_zones() -> None:
-    """Every block time lies between a hop to Boston and Honolulu, and the median flight pads its air time by 36 min."""
+    """Block times lie between a flight to Boston and one to Honolulu; the median one exceeds the air time by 36 min."""
     table = read_flights(*YEAR)
     assert pc.min_max(table["scheduled_minutes"]).as_py() == {"min": 50.0, "max": 700.0}
     padding = pc.subtract(table["scheduled_minutes"], table["air_time"])
@@ -59,11 +59,11 @@ def test_evening_flight_belongs_to_next_utc_day() -> None:
 
 
 def test_year_is_complete_without_overlaps_or_gaps() -> None:
-    whole = read_flights(*YEAR)
-    assert whole.num_rows == 336_776
-    assert pc.count_distinct(whole["flight_id"]).as_py() == 336_776
+    year = read_flights(*YEAR)
+    assert year.num_rows == 336_776
+    assert pc.count_distinct(year["flight_id"]).as_py() == 336_776
     assert sum(read_flights(w.start, w.end).num_rows for w in Window(*YEAR).split(1)) == 336_776
-    assert whole.schema == SCHEMA
+    assert year.schema == SCHEMA
 
 
 def test_late_means_more_than_15_minutes_and_cancelled_flights_have_no_label() -> None:
@@ -100,7 +100,7 @@ def test_second_process_uses_the_cache(workspace: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     rows, cpu_s, parsed = done.stdout.split()
     assert (rows, parsed) == ("4562", "False")
-    assert float(cpu_s) < parsing_s / 4  # about a fortieth of it
+    assert float(cpu_s) < parsing_s / 4  # about a fortieth of the time
     assert cached.stat().st_size < 20_000_000
 
 

@@ -1,4 +1,4 @@
-"""A folder of Parquet files is read by a schema that holds for all of them, or the file that differs is named."""
+"""Folders of Parquet files: one schema for all files, or the file that differs is named."""
 
 from collections import Counter
 from pathlib import Path
@@ -149,7 +149,7 @@ class CountingFiles(LocalFileSystem):
 
 
 def test_each_footer_is_read_once(tmp_path: Path) -> None:
-    """A scan reads every footer by itself, to pass over what lies outside the window."""
+    """A scan reads every footer itself, to skip row groups outside the window."""
     local = CountingFiles()
     config = folder(tmp_path, *(TABLE.slice(row * 20, 20) for row in range(6)))
     files = pa_fs.PyFileSystem(pa_fs.FSSpecHandler(local))
@@ -158,5 +158,5 @@ def test_each_footer_is_read_once(tmp_path: Path) -> None:
     before = dict(local.opened)
     late = pc.field("at") > pa.scalar(WINDOW.end + 90 * (WINDOW.end - WINDOW.start))
     assert dataset.to_table(columns=["id"], filter=late).num_rows == 0
-    assert local.opened == before, "footers are known, and none of the files has such a time"
+    assert local.opened == before, "footers are cached, and no file has such a time"
     assert dataset.to_table(columns=["id"]).num_rows == ROWS

@@ -1,4 +1,4 @@
-"""Each way a source can be wrong is told in a sentence that says what to do, without secrets."""
+"""Source errors: one sentence with the remedy, without secrets."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_missing_column_is_named_with_suggestion(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "said"),
+    ("name", "values", "message"),
     [
         ("amount", ["1.5"] * 120, "is string, expected numbers; text that looks like numbers is not converted"),
         ("amount", [True] * 120, "is bool, expected numbers; list it under features.boolean"),
@@ -61,8 +61,8 @@ def test_missing_column_is_named_with_suggestion(tmp_path: Path) -> None:
         ("at", ["01.02.2024 10:00"] * 120, "is text that is not all ISO 8601, .*time_format"),
     ],
 )
-def test_wrong_type_is_not_cast(tmp_path: Path, name: str, values: list[Any], said: str) -> None:
-    with pytest.raises(SourceError, match=f"column '{name}' {said}"):
+def test_wrong_type_is_not_cast(tmp_path: Path, name: str, values: list[Any], message: str) -> None:
+    with pytest.raises(SourceError, match=f"column '{name}' {message}"):
         read_window(parquet(tmp_path, replaced(name, values)), WINDOW)
 
 
@@ -101,9 +101,9 @@ def test_single_row_is_a_window(tmp_path: Path) -> None:
 
 def test_truncated_and_missing_files_differ(tmp_path: Path) -> None:
     config = parquet(tmp_path)
-    whole = (tmp_path / "rows.parquet").read_bytes()
-    for kept in (len(whole) - 10, 100, 0):
-        (tmp_path / "rows.parquet").write_bytes(whole[:kept])
+    content = (tmp_path / "rows.parquet").read_bytes()
+    for size in (len(content) - 10, 100, 0):
+        (tmp_path / "rows.parquet").write_bytes(content[:size])
         with pytest.raises(
             SourceError, match=r"cannot be read as parquet .*truncated or still being written"
         ) as caught:
@@ -182,7 +182,7 @@ def test_broken_source_function_is_named() -> None:
 
 @pytest.mark.parametrize("values", [["a", 1], [1, 2**63], [2**70]])
 def test_unrepresentable_query_column_is_named(values: list[object]) -> None:
-    """Databases have integers past 64 bits, and SQLite lets a column hold anything."""
+    """Databases have integers beyond 64 bits, and SQLite accepts any value in a column."""
     with pytest.raises(SourceError, match="orders: column 'price' mixes types or has one that Arrow lacks"):
         _chunk([[value] for value in values], ["price"], [0], "orders")
 

@@ -1,4 +1,4 @@
-"""Sources that somebody else names: no file outside the allowed folders, no address of this machine, nothing quoted."""
+"""Limits of sources: only allowed folders, no addresses of this machine, nothing quoted."""
 
 import os
 import shutil
@@ -87,7 +87,7 @@ def test_table_files_must_be_in_allowed_folders(tmp_path, allowed):
     stored.unlink()
     log = table / "_delta_log" / f"{0:020d}.json"
     log.write_text(log.read_text().replace(stored.name, f"file://{tmp_path}/table/{stored.name}"))
-    with pytest.raises(SourceError, match="nothing is there"):  # deltalake takes no path for absolute
+    with pytest.raises(SourceError, match="nothing is there"):  # deltalake treats no path as absolute
         read_window(config, WINDOW)
 
 
@@ -125,7 +125,7 @@ def test_loopback_and_link_local_addresses_are_refused(allowed, host):
 
 @pytest.fixture
 def redirecting() -> Iterator[str]:
-    """A server elsewhere, as far as this test can have one, that sends on to the cloud's own address."""
+    """Run a server that redirects to the cloud's metadata address."""
 
     class Redirect(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -137,7 +137,7 @@ def redirecting() -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

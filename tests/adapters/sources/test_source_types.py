@@ -1,4 +1,4 @@
-"""Types and times as other tools write them: read as what they mean, or refused with the cause and the cure."""
+"""Types and times written by other tools: read correctly, or refused with cause and remedy."""
 
 import sqlite3
 import uuid
@@ -101,7 +101,7 @@ def test_a_function_may_return_a_pandas_table():
     "form", ["%Y-%m-%d %H:%M:%S+00:00", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S.000000"]
 )
 def test_sqlite_midnight_rows_belong_to_their_day(tmp_path, monkeypatch, form):
-    """SQLite compares times as text, in which midnight may sort before itself."""
+    """SQLite compares times as text, where midnight may sort before its own day."""
     days = [WINDOW.start + timedelta(days=day) for day in range(-3, 9)]
     with sqlite3.connect(tmp_path / "rows.db") as base:
         base.execute("create table r (id, at, amount, age, country, member, churned)")

@@ -1,4 +1,4 @@
-"""Each kind of source gives a window's rows and labels, with times in UTC and only what was asked for."""
+"""Each kind of source yields a window's rows and labels, with UTC times and only the requested columns."""
 
 import threading
 from collections.abc import Iterator
@@ -97,7 +97,7 @@ def test_user_function() -> None:
 def web(tmp_path: Path) -> Iterator[str]:
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path)))
     thread = threading.Thread(target=server.serve_forever)
@@ -164,7 +164,7 @@ def test_another_zone_is_converted_to_utc(tmp_path: Path) -> None:
 
 
 def test_naive_times_need_a_zone(tmp_path: Path) -> None:
-    naive = clock(pa.timestamp("us"))  # the same digits, zone forgotten
+    naive = clock(pa.timestamp("us"))  # the same digits without the zone
     with pytest.raises(SourceError, match=r"column 'at' has times without a zone.*time_zone: UTC"):
         read_window(parquet(tmp_path, naive), WINDOW)
 
@@ -183,7 +183,7 @@ def test_invalid_text_times_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_row_groups_and_columns_are_not_read(tmp_path: Path) -> None:
-    """Shown by making them unreadable: zeros in place of the unnamed column, and of the row groups of other windows."""
+    """Shown by overwriting with zeros the unused column, and the row groups of other windows."""
     config = parquet(tmp_path, TABLE)
     layout = pq.ParquetFile(tmp_path / "rows.parquet").metadata
     content = bytearray((tmp_path / "rows.parquet").read_bytes())
@@ -203,7 +203,7 @@ def test_other_row_groups_and_columns_are_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["parquet", "sql"])
 def test_no_row_is_lost_in_the_repeated_hour(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database of New York wall times, a row every ten minutes of 3 November 2013 UTC, read in windows of six hours."""
+    """A database of New York local times, a row every ten minutes of 3 November 2013 UTC, read in windows of six hours."""
     start, zone = datetime(2013, 11, 3, tzinfo=UTC), ZoneInfo("America/New_York")
     moments = [start + timedelta(minutes=10 * step) for step in range(144)]
     walls = [moment.astimezone(zone).replace(tzinfo=None) for moment in moments]
@@ -221,11 +221,11 @@ def test_no_row_is_lost_in_the_repeated_hour(kind: str, tmp_path: Path, monkeypa
         config = source("sql", url_env="ROWS_URL", query=query, options={"time_zone": zone.key})
     windows = Window(start, start + timedelta(days=1)).split(0.25)
     found = [row for window in windows for row in read_window(config, window)["id"].to_pylist()]
-    assert len(found) == len(set(found)) == 144, "both times 01:00 to 02:00 are taken as the first"
+    assert len(found) == len(set(found)) == 144, "both hours from 01:00 to 02:00 are read as the first"
 
 
 def test_csv_labels_further_down_are_read(tmp_path: Path) -> None:
-    """The latest rows come first and have no label yet: types are guessed from a file's first block, a label's must not be."""
+    """The latest rows come first and have no label yet, so types must not be inferred from the file's first block."""
     count = 40_000
     late = [""] * (count - 50) + ["1"] * 25 + ["stay"] * 25
     lines = [f"r{row},{WINDOW.start:%Y-%m-%dT%H:%M:%S}Z,1.0,2.0,DE,true,{label}" for row, label in enumerate(late)]

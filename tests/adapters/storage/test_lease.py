@@ -1,4 +1,4 @@
-"""One writer per model, on a real disk, on S3 and on GCS, with real processes: a frozen one that wakes up writes nothing."""
+"""Leases: one writer per model on a disk, S3 and GCS, with real processes; a frozen holder writes nothing."""
 
 import os
 import signal
@@ -48,13 +48,13 @@ with lease.hold("flight_delay", "retrain", ttl_s=ttl_s) as held:
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
 @pytest.fixture
 def holder(tmp_path: Path):
-    """A process that holds the lease and writes when told to; its time to live is as short as the test can bear."""
+    """Run a process that holds the lease and writes on request; its time to live is as short as the test allows."""
     started = []
 
     def start(ttl_s: float) -> subprocess.Popen[bytes]:
@@ -80,7 +80,7 @@ def test_tokens_increase_and_released_lease_is_free():
         with hold(MODEL, purpose) as held:
             tokens.append(held.record.token)
     assert tokens == [1, 2, 3]
-    assert ledger.models() == (), "leases are no model's ledger"
+    assert ledger.models() == (), "leases are not a model's ledger"
 
 
 def test_entries_record_the_lease_token():
@@ -90,7 +90,7 @@ def test_entries_record_the_lease_token():
     assert (inside.lease, outside.lease) == (1, None)
     assert not ledger.verify(MODEL).problems
     text = (Path(os.environ["PERENNIAL_HOME"]) / "ledger" / MODEL / "00000002.json").read_text()
-    assert "lease" not in text, "an entry from before there were leases has this form, and must stay valid"
+    assert "lease" not in text, "entries from before leases have this form and must stay valid"
 
 
 def test_second_run_waits_and_gives_up_with_a_reason():
@@ -220,7 +220,7 @@ def test_models_do_not_wait_for_each_other():
 
 
 def test_changed_clock_does_not_affect_leases(monkeypatch):
-    """Nothing here reads the clock that people and time servers set."""
+    """Leases do not read the wall clock."""
     with hold(MODEL, "retrain") as held, ThreadPoolExecutor(1) as elsewhere:
         monkeypatch.setattr(time, "time", lambda: 4e9)
         assert held.check() == 1
@@ -229,7 +229,7 @@ def test_changed_clock_does_not_affect_leases(monkeypatch):
 
 
 def test_frozen_holder_is_fenced_out_after_two_others(monkeypatch):
-    """Past its lease it has seen nobody, and froze; the number that it then creates was taken and forgotten meanwhile."""
+    """After expiry it saw no other holder and froze; the number that it then creates was used and removed meanwhile."""
     create, meanwhile = lease._create, []
 
     def frozen(model, record):
@@ -253,7 +253,7 @@ def test_lost_response_does_not_fence_out_the_holder(monkeypatch):
     def answer_lost(store, path, content, **options):
         put(store, path, content, **options)
         if options:
-            return put(store, path, content, **options)  # as the client tries again
+            return put(store, path, content, **options)  # as the client retries
         return None
 
     monkeypatch.setattr(lease.obstore, "put", answer_lost)
@@ -296,7 +296,7 @@ def test_foreign_file_blocks_nobody(name, content):
         assert held.check() == 1
     with hold(MODEL, "promote", patience_s=0) as following:
         assert following.check() == 2
-    assert (folder / name).read_text() == content, "what is not ours is left alone"
+    assert (folder / name).read_text() == content, "foreign files are left alone"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", '{"token":7,"purpose":"x","holder":"y","run":null,"ttl_s":1e300}'])
@@ -344,4 +344,4 @@ def test_short_lease_on_gcs_is_released_despite_rate_limit(monkeypatch):
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
         began = time.monotonic()
         assert [_token_of("retrain"), _token_of("promote")] == [1, 2]
-        assert time.monotonic() - began < lease.TTL_S / 2, "released, not run out"
+        assert time.monotonic() - began < lease.TTL_S / 2, "released, not expired"

@@ -1,4 +1,4 @@
-"""What the ledger, its leases and the lake ask of a store: an object is created by one writer only."""
+"""Conditional writes of object stores: an object is created by one writer only."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -32,7 +32,7 @@ def test_one_of_eight_concurrent_creates_succeeds(scheme: str, monkeypatch: pyte
 
 
 def test_gcs_listing_is_complete_across_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Google gives a list in pages of a thousand."""
+    """GCS lists objects in pages of a thousand."""
     with object_store("gs", monkeypatch) as bucket:
         store = store_at(bucket)
         keys = [f"entries/{number:08d}.json" for number in range(1001)]

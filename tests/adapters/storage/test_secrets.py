@@ -1,4 +1,4 @@
-"""No password, signed address or personal value in a message, nor in the traceback that Prefect logs and keeps."""
+"""No password, signed URL or personal value in a message, nor in the traceback that Prefect stores."""
 
 import threading
 import traceback
@@ -30,7 +30,7 @@ SECRETS = ("hunter2", "SIGSECRET", "Erika")
 
 
 def logged(kind: type[PerennialError], fails: Callable[[], object]) -> str:
-    """What a log shows of the error: its message and the chain of its causes. It holds none of the secrets."""
+    """Return the error's message and chain of causes as logged, after checking that they hold no secret."""
     with pytest.raises(kind) as caught:
         fails()
     shown = "".join(traceback.format_exception(caught.value))
@@ -40,7 +40,7 @@ def logged(kind: type[PerennialError], fails: Callable[[], object]) -> str:
 
 @contextmanager
 def refusing(status: int) -> Iterator[str]:
-    """Address of a server that answers every request with this status."""
+    """Run a server that answers every request with this status; yield its address."""
 
     class Refusal(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -101,11 +101,11 @@ def test_registry_outage_never_shows_the_password(workspace: Path, monkeypatch: 
     logged(RegistryError, lambda: version_files.attribution(version))
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "nothing is there"), (403, "cannot be fetched")])
-def test_a_refused_download_shows_neither_log_in_nor_signature(status: int, said: str) -> None:
+@pytest.mark.parametrize(("status", "message"), [(404, "nothing is there"), (403, "cannot be fetched")])
+def test_a_refused_download_shows_neither_log_in_nor_signature(status: int, message: str) -> None:
     with refusing(status) as address:
         signed = source("parquet", f"{address}/rows.parquet?sig=SIGSECRET")
-        assert said in logged(SourceError, lambda: read_window(signed, WINDOW))
+        assert message in logged(SourceError, lambda: read_window(signed, WINDOW))
 
 
 def test_unconvertible_value_is_in_no_traceback(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_unconvertible_value_is_in_no_traceback(tmp_path: Path) -> None:
 
 
 def test_url_parameter_names_are_redacted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a password has an & or a ? that was not escaped: what follows it is the name of a parameter then."""
+    """A password with an unescaped & or ?: the rest of it becomes the name of a parameter."""
     config = database(monkeypatch, tmp_path, QUERY)
     for unescaped in ("bob:x@127.0.0.1:1/rows?hunter2=1", "bob:x@127.0.0.1:1/rows?sslmode=1&hunter2=0"):
         monkeypatch.setenv("ROWS_URL", f"postgresql+psycopg://{unescaped}")
@@ -130,8 +130,8 @@ def fetch(*_: object) -> pa.Table:
 
 
 def test_user_function_errors_are_redacted() -> None:
-    said = logged(SourceError, lambda: read_window(source("python", function=f"{__name__}:fetch"), WINDOW))
-    assert "403 for url: http://***@host/rows?***; raised in fetch, test_secrets.py line" in said
+    message = logged(SourceError, lambda: read_window(source("python", function=f"{__name__}:fetch"), WINDOW))
+    assert "403 for url: http://***@host/rows?***; raised in fetch, test_secrets.py line" in message
 
 
 def test_lake_and_ledger_errors_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Memory is bounded by bytes, however many tables are read and however wide they are."""
+"""The table cache is bounded in bytes."""
 
 import pyarrow as pa
 import pytest
@@ -28,7 +28,7 @@ def test_what_was_used_longest_ago_makes_room_and_what_is_too_large_is_never_cac
 
 @pytest.fixture
 def windows(tmp_path):
-    """Five windows of 500 wide rows, each kept for probes."""
+    """Five windows of 500 wide rows each."""
     table = rows(500, churned=[number % 2 for number in range(500)])
     found = [type(WINDOW)(WINDOW.start + place * DAY, WINDOW.start + (place + 1) * DAY) for place in range(5)]
     for window in found:

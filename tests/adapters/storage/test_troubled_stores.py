@@ -1,4 +1,4 @@
-"""S3 on a bad day: answers that are lost, a store that asks to slow down, keys that have expired or are in a profile only."""
+"""S3 failures: lost responses, slow-down errors, and expired or profile-only keys."""
 
 import multiprocessing
 import os
@@ -98,7 +98,7 @@ def write_profile(home: Path, *lines: str) -> None:
 
 @pytest.fixture
 def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket whose keys are in the profile `work` only."""
+    """Provide a bucket whose keys are in the profile `work` only."""
     with object_store("s3", monkeypatch) as bucket:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
             monkeypatch.delenv(name)

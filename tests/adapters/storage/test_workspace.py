@@ -1,4 +1,4 @@
-"""Parts of the workspace that lie elsewhere are as private as the workspace itself."""
+"""Moved parts of the workspace are as private as the workspace itself."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ PARTS = ("lake", "ledger", "reports", "artifacts")
 
 @pytest.fixture
 def moved(tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the parts lie, under the umask that most systems have."""
+    """Move the parts, with the umask of most systems."""
     prepare_registry(workspace)
     for part in PARTS:
         monkeypatch.setenv(f"PERENNIAL_{part.upper()}", str(tmp_path / "elsewhere" / part))

@@ -1,9 +1,9 @@
-"""Stops a child process of a test at a named call, without a line for it in the product.
+"""Stop a child process of a test at a named call, without test code in the product.
 
-Python imports `sitecustomize` at start from PYTHONPATH. Where CHAOS_FOLDER is set, the functions of POINTS are wrapped as
-their modules are imported. `<CHAOS_FOLDER>/<model>.plan` holds one stop: `module.function before|after N kill|wait`; at
-the N-th such call for that model the plan becomes `<model>.reached` (so it strikes once), and the process kills itself
-or waits for `<model>.go`.
+Python imports `sitecustomize` at start from PYTHONPATH. If CHAOS_FOLDER is set, the functions in POINTS are wrapped when
+their modules are imported. `<CHAOS_FOLDER>/<model>.plan` defines one stop: `module.function before|after N kill|wait`. At
+the N-th such call for that model, the plan is renamed to `<model>.reached`, so that it acts once, and the process kills
+itself or waits for `<model>.go`.
 """
 
 import importlib.abc
@@ -81,7 +81,7 @@ def watch(module) -> None:
 
 
 class Watcher(importlib.abc.MetaPathFinder):
-    """Wraps a module's functions right after the module was executed."""
+    """Wrap a module's functions right after its execution."""
 
     def find_spec(self, fullname, path, target=None):
         if fullname not in POINTS:

@@ -1,4 +1,4 @@
-"""The back-test tells policies only what they would have known, prices what they do, and knows the best in hindsight."""
+"""The back-test shows policies only what was known, charges their costs, and knows the optimum in hindsight."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ SMALL = PerformanceMatrix(
 
 
 def test_a_timer_is_priced_by_hand() -> None:
-    """Every window: candidates 0, 1, 2 serve windows 1, 2, 3 and lose 0.3, 0.1, 0.2; two retrains cost 2 · 0.3 / 3."""
+    """Retraining every window: candidates 0, 1, 2 serve windows 1, 2, 3 and lose 0.3, 0.1, 0.2; two retrains cost 2 · 0.3 / 3."""
     run = simulate(SMALL, Timer(1))
     assert run.serving == (0, 1, 2)
     assert run.trainings == (1, 2)
@@ -45,7 +45,7 @@ def test_a_timer_is_priced_by_hand() -> None:
 
 
 def test_optimum_equals_exhaustive_search_by_hand() -> None:
-    """At α = 0.3: never costs 1.3/3, candidate 1 then stay 1.6/3, 1 then back to 0 is 0.9 + 0.3 + 0.24, both retrains
+    """At α = 0.3: never costs 1.3/3, candidate 1 throughout 1.6/3, 1 then back to 0 costs 0.9 + 0.3 + 0.24, both retrains
     0.6 + 0.6, only the last 1.0 + 0.3 = 1.3/3; the least is 0.6 + 0.6 = 1.2/3."""
     best = best_run(SMALL, alpha=0.3, share=0.2)
     assert best.serving == (0, 1, 2)
@@ -53,7 +53,7 @@ def test_optimum_equals_exhaustive_search_by_hand() -> None:
 
 
 def brute_force(matrix: PerformanceMatrix, alpha: float, share: float) -> float:
-    """Least cost over every sequence of candidates that exist in time."""
+    """Return the least cost over all sequences of candidates that exist in time."""
     choices = [range(window - matrix.lag) for window in range(matrix.first_served, matrix.windows)]
     costs = [
         cost(as_run(matrix, serving), alpha, share, matrix.served)
@@ -64,7 +64,7 @@ def brute_force(matrix: PerformanceMatrix, alpha: float, share: float) -> float:
 
 
 @settings(max_examples=100, deadline=None)
-@example(932, 0.2, 0.9, 0)  # it pays to train what is deployed twice, though not for either deployment alone
+@example(932, 0.2, 0.9, 0)  # training pays only because the candidate is deployed twice
 @given(st.integers(0, 10_000), st.sampled_from([0.01, 0.05, 0.2]), st.sampled_from([0.0, 0.2, 0.9]), st.integers(0, 2))
 def test_optimum_is_exact_with_returns(seed: int, alpha: float, share: float, lag: int) -> None:
     generator = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def test_optimum_is_exact_with_returns(seed: int, alpha: float, share: float, la
 
 
 def with_empty_windows(seed: int, windows: int, lag: int = 0) -> PerformanceMatrix:
-    """Two windows of history; of the windows after the first served one, four in ten have no losses."""
+    """Return a matrix with two windows of history; of the later windows, four in ten have no losses."""
     generator = np.random.default_rng(seed)
     loss = np.where(np.tri(windows, windows, 0, dtype=bool), NAN, generator.uniform(0, 0.5, (windows, windows)))
     empty = generator.random(windows) < 0.4
@@ -170,7 +170,7 @@ def test_evenly_spaced_schedule_has_equal_gaps() -> None:
 
 @dataclass
 class Recorder:
-    """Notes all it is shown, and trains when told."""
+    """Record everything it is shown, and train when told to."""
 
     train_after: tuple[int, ...] = ()
 
@@ -197,16 +197,16 @@ def test_policy_sees_only_known_past() -> None:
 
 
 def test_late_labels_delay_policy_and_optimum() -> None:
-    """Trained once window 10 is known, two windows later, the candidate serves from 13 on and is seen there first."""
+    """Trained once window 10 is known, two windows later, the candidate serves from window 13 on."""
     matrix, policy = replace(matrix_of(), lag=2), Recorder(train_after=(10,))
     run = simulate(matrix, policy)
     assert run.serving == (7,) * 3 + (10,) * 11
     assert len(run.serving) == matrix.served == 14
     for step, (loss, probe) in enumerate(policy.seen):
-        now = matrix.history + step  # two windows more have been served by then
+        now = matrix.history + step  # two more windows have been served by then
         assert loss.shape == (now + 1, now + 1)
         assert np.isfinite(loss[10 if now >= 10 else 0, 13:]).all()
-        assert not np.isfinite(loss[:, now:][now - 2 :]).any(), "nothing of a candidate that did not serve by then"
+        assert not np.isfinite(loss[:, now:][now - 2 :]).any(), "no loss of a candidate that did not serve by then"
         assert np.isfinite(probe[10, 11:]).all() if now > 10 else True
     assert len(policy.seen) == 13
     every = simulate(matrix, Timer(1))
@@ -336,7 +336,7 @@ def test_interval_of_constant_gain_is_that_gain() -> None:
 
 
 class _At:
-    """Retrains after the given windows."""
+    """Retrain after the given windows."""
 
     def __init__(self, *windows: int) -> None:
         self.windows = windows
@@ -359,7 +359,7 @@ def test_lift_has_interval_except_timer_over_itself() -> None:
     assert found["never"] is None
     assert (found["even"].lift, found["even"].low, found["even"].high) == pytest.approx((0, 0, 0))
     late = found["late"]
-    assert late.low < late.lift < late.high < 0, "retraining at the end only is surely worse than evenly"
+    assert late.low < late.lift < late.high < 0, "retraining only at the end is significantly worse than evenly"
     assert (late.retrains, late.lift) == (4, outcome.policies["late"][0.05].lift)
     saved = late.even - outcome.policies["late"][0.05].run.mean_loss
     assert late.lift == pytest.approx(saved / (late.even - best_mean_loss(matrix, 4)))
@@ -369,7 +369,7 @@ def test_lift_has_interval_except_timer_over_itself() -> None:
 def test_best_schedule_beats_timer_significantly_but_one_change_proves_nothing(
     turns: tuple[int, ...], sure: bool
 ) -> None:
-    """After a turn of the concept only later candidates are good. A timer is late once for a few windows in a row: chance."""
+    """After the concept change only later candidates are good. A timer is late for a few consecutive windows: chance."""
     generator = np.random.default_rng(3)
     loss, era = np.full((60, 60), NAN), np.searchsorted(turns, np.arange(60), side="right")
     for candidate in range(60):

@@ -1,4 +1,4 @@
-"""`perennial` reads nothing it may not know, retrains when the stream changes, keeps still when it does not, and explains."""
+"""`perennial` reads nothing from the future, retrains only when the stream changes, and explains its decisions."""
 
 from dataclasses import replace
 
@@ -65,10 +65,10 @@ def test_blank_future_changes_no_earlier_decision(fill: float, until: int) -> No
     assert matrix.probe is not None
     loss, probe = matrix.loss.copy(), matrix.probe.copy()
     loss[:, until:], probe[:, until:] = fill, fill
-    served = until - matrix.history + 1  # the choice for window `until` itself was made before it
-    whole, blanked = run(matrix), run(replace(matrix, loss=loss, probe=probe))
-    assert blanked.serving[:served] == whole.serving[:served]
-    assert [w for w in blanked.probes if w < until] == [w for w in whole.probes if w < until]
+    served = until - matrix.history + 1  # the choice for window `until` itself was made earlier
+    unchanged, blanked = run(matrix), run(replace(matrix, loss=loss, probe=probe))
+    assert blanked.serving[:served] == unchanged.serving[:served]
+    assert [w for w in blanked.probes if w < until] == [w for w in unchanged.probes if w < until]
 
 
 def test_record_length_changes_no_decision() -> None:

@@ -1,4 +1,4 @@
-"""What a reference teaches: which expectations, with which bounds."""
+"""Expectations and bounds that are learned from a reference."""
 
 import math
 from types import SimpleNamespace

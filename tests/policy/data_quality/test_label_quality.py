@@ -1,4 +1,4 @@
-"""Labels pass a gate of their own: what can be trusted passes it, what cannot is a verdict with number, limit, setting."""
+"""The label gate: it accepts sound labels and names number, limit and setting of faults."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -123,7 +123,7 @@ def test_new_class_is_a_miss_until_hardly_any_label_is_known(new, verdict):
 
 
 def test_swapped_classes_are_suspected_but_never_block():
-    """A concept that turned looks the same, and is to be learned."""
+    """A reversed concept looks the same, and must be learned."""
     y_true = RANDOM.integers(0, 2, 600)
     answered = np.where(RANDOM.random(600) < 0.8, y_true, 1 - y_true)
     swapped = judge_labels(facts(1 - y_true, answered, classes=("0", "1")), RULES)
@@ -166,7 +166,7 @@ def test_poor_model_and_rare_classes_are_not_a_swap(share):
 
 
 def test_single_label_value_is_reported_unless_by_chance():
-    """It may be a quiet week, so it blocks only where the model's file says so."""
+    """It may be a quiet week, so it blocks only if the model's file says so."""
     often, rare = (LabelProfile(5000, shares=(("0", 1 - share), ("1", share))) for share in (0.3, 0.001))
     stuck = facts(np.zeros(800), RANDOM.random(800), classes=("0", "1"), reference=often)
     assert broken(judge_labels(stuck, RULES)) == {"varying labels": "warn"}
@@ -177,7 +177,7 @@ def test_single_label_value_is_reported_unless_by_chance():
 
 
 def test_single_label_value_is_accepted_if_predicted():
-    """At night the sun gives nothing, and the model knows."""
+    """Solar power is zero at night, and the model predicts it."""
     often = LabelProfile(5000, shares=(("0", 0.7), ("1", 0.3)))
     assert (
         judge_labels(facts(np.zeros(800), np.full(800, 0.1), classes=("0", "1"), reference=often), RULES).verdict

@@ -1,4 +1,4 @@
-"""What only a broken feed does to a feature, and what a season or a rare event does, which looks alike."""
+"""Detection of broken feeds, and not of seasons or rare events that look similar."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_season_and_absent_rare_event_are_not_suspected(before, now):
 
 @pytest.mark.parametrize(("warm_share", "suspected"), [(0.0, True), (0.01, True), (0.05, False)])
 def test_impossible_rescaled_values_rule_out_a_unit_change(warm_share, suspected):
-    """Cold days have the mean and spread of the reference in °C, but 65 °F would be 149: beyond all that ever was."""
+    """Cold days have the mean and spread of the reference in °C, but 65 °F would be 149: beyond any value seen before."""
     reference, count = numeric(FAHRENHEIT), 3000
     warm = round(warm_share * count)
     cold = RANDOM.normal(13.9, 10.0 * (1 - 8 * warm_share), count - warm) - 45 * warm_share
@@ -89,7 +89,7 @@ def test_few_values_raise_no_suspicion():
 
 
 def test_matching_ratio_alone_does_not_prove_a_unit_change():
-    """Mean and spread as if pounds were given in kg, but of another shape: two humps where there was one."""
+    """Mean and spread as if pounds were given in kg, but with another shape: two modes instead of one."""
     reference = numeric(np.sort(RANDOM.normal(60, 8, 20_000)))
     kg = 0.45359237
     rescaled = kg * RANDOM.normal(60, 8, 4000)

@@ -1,4 +1,4 @@
-"""Retrains that do not bring the metric back: said, and a person is asked; timers and fixed breaches are left alone."""
+"""Retrains without effect are reported and a person is asked; timers and fixed breaches are not."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a retrain is expected to cost and bring: from earlier iterations, probes, and the level that was once reached."""
+"""Expected cost and gain of a retrain, from earlier iterations, probes and the best past level."""
 
 import math
 from dataclasses import replace
@@ -41,13 +41,13 @@ def test_sentence_has_net_benefit_and_payback():
     """0.03 of the metric at 1000 USD a day over 30 days: 900 USD against 60; paid back in 2 days."""
     known = replace(case(0.03, 0.03), budget=HOURLY)
     benefit = expected_benefit(known, "accuracy", Amount(60.0, 60.0, 60.0))
-    told = describe(benefit, HOURLY)
+    sentence = describe(benefit, HOURLY)
     assert math.isclose(benefit.net.usd, 840.0)
-    assert "net 840.00 USD" in told and "pays back in 2.0 days" in told
+    assert "net 840.00 USD" in sentence and "pays back in 2.0 days" in sentence
 
 
 def promised(values: list[float], champion_from: int = 0, versions: str = "") -> Gain | None:
-    """The gain in mae without probes, at the last of these windows; `versions` names who served each, in a letter."""
+    """Return the expected gain in MAE without probes at the last window; `versions` names who served each, one letter each."""
     reports = [
         replace(report(number, mae=value), model_version=version)
         for number, (value, version) in enumerate(zip(values, versions or "a" * len(values), strict=True))
@@ -70,7 +70,7 @@ def test_gain_without_probes_uses_fresh_losses_and_welch_interval():
 
 @pytest.mark.parametrize(("windows", "champion_from"), [(24, 0), (24, 12), (30, 20)])
 def test_stable_model_has_no_expected_gain(windows, champion_from):
-    """Against the best past level its mean gain is one sigma, and half of the intervals lie above 0."""
+    """Against the best past level the mean gain would be one sigma, and half of the intervals would lie above 0."""
     random = np.random.default_rng(0)
     gains = [promised(list(random.normal(5, 0.1, windows)), champion_from) for _ in range(300)]
     assert np.mean([gain.low > 0 for gain in gains]) <= 0.08

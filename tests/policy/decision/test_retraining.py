@@ -1,4 +1,4 @@
-"""Every trigger from both sides, what blocks it, and the sentences that say so."""
+"""Every trigger on both sides of its limit, what blocks it, and its sentences."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -73,7 +73,7 @@ class TestTheSeedRule:
     [("accuracy", 0.95, 0.85), ("roc_auc", 0.95, 0.85), ("mae", 0.85, 0.95), ("log_loss", 0.85, 0.95)],
 )
 def test_breach_follows_the_metric_direction(metric, good, bad):
-    """A peer's breach test hard-codes `>`: wrong for accuracy."""
+    """Another tool's breach test hard-codes `>`, which is wrong for accuracy."""
     rule = policy(f"{{trigger: metric_breach, metric: {metric}, limit: 0.9}}")
     assert decide(rule, evidence(0, performance=report(0, **{metric: bad}))).retrain
     assert not decide(rule, evidence(0, performance=report(0, **{metric: good}))).retrain
@@ -104,8 +104,10 @@ def test_latest_mature_window_counts_with_late_labels():
     late = report(6, "open", labels=0)
     decision = decide(rule, evidence(6, performance=late), history(report(0, accuracy=0.5)))
     assert decision.retrain
-    told = "in 2013-05-01..2013-05-06, the latest that can tell (this window is open with 0 of 1000 labels), is below"
-    assert told in decision.reasons[0]
+    expected = (
+        "in 2013-05-01..2013-05-06, the latest that can tell (this window is open with 0 of 1000 labels), is below"
+    )
+    assert expected in decision.reasons[0]
 
 
 def test_only_windows_of_the_present_champion_count():
@@ -132,7 +134,7 @@ def test_window_before_promotion_is_not_reported_as_unlabelled():
 
 
 def test_shift_is_measured_from_the_best_level():
-    """After an abrupt change the poor windows must not become the new baseline."""
+    """After an abrupt change, the poor windows must not become the new baseline."""
     levels = [5.0, 5.1, 5.0, 8.0, 8.1, 8.0]
     past = [report(i, mae=value) for i, value in enumerate(levels)]
     seen = evidence(6, performance=report(6, mae=8.0))
@@ -147,7 +149,7 @@ def test_shift_is_measured_from_the_best_level():
 
 @pytest.mark.parametrize(("value", "retrain"), [(5.4, False), (5.7, True), (4.0, False)])
 def test_shift_needs_margin_and_ignores_improvement(value, retrain):
-    """Auto tests of a peer are two-sided: an improved model fails."""
+    """Default tests of another tool are two-sided: an improved model fails."""
     past = [report(i, mae=level) for i, level in enumerate((5.0, 5.1, 5.0, 5.1))]
     decision = decide(policy(SHIFT), evidence(4, performance=report(4, mae=value)), history(*past))
     assert decision.retrain is retrain
@@ -163,7 +165,7 @@ def test_shift_within_window_noise_is_not_significant():
 
 def test_small_window_is_insufficient_unless_the_fall_is_huge():
     past = history(*(report(n, mae=5.0, half=0.02) for n in range(3)))
-    for half, value, retrain, told in (
+    for half, value, retrain, expected in (
         (0.8, 5.1, False, "insufficient: 100 labels would show a worsening from 1.3 on, 0.5 is asked for; about 670"),
         (0.05, 5.1, False, ""),
         (0.8, 9.0, True, ""),
@@ -171,8 +173,8 @@ def test_small_window_is_insufficient_unless_the_fall_is_huge():
         seen = evidence(5, performance=report(5, labels=100, half=half, mae=value))
         decision = decide(policy(SHIFT, min_labelled_rows=50), seen, past)
         assert decision.retrain is retrain
-        assert ("insufficient" in decision.reasons[0]) == bool(told)
-        assert told in decision.reasons[0]
+        assert ("insufficient" in decision.reasons[0]) == bool(expected)
+        assert expected in decision.reasons[0]
 
 
 def test_no_label_count_is_requested_if_noise_exceeds_margin():

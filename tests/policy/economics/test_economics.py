@@ -1,4 +1,4 @@
-"""Money: what an iteration costs, what it brings, when it pays back, and what a budget refuses."""
+"""Costs, benefits, payback and budgets of iterations."""
 
 import itertools
 
@@ -58,7 +58,7 @@ def test_every_cost_item_by_hand():
 
 
 def test_forecast_follows_rows_and_interval_follows_noise():
-    budget = Budget(compute_usd_per_hour=3600, fixed_usd_per_retrain=10)  # one dollar a second
+    budget = Budget(compute_usd_per_hour=3600, fixed_usd_per_retrain=10)  # one dollar per second
     exact = [Usage(rows, wall_s=5 + rows / 100) for rows in (1000, 2000, 4000)]
     forecast = forecast_cost(budget, exact, 3000)
     assert (forecast.usd, forecast.low, forecast.high) == pytest.approx((45, 45, 45))
@@ -70,19 +70,21 @@ def test_forecast_follows_rows_and_interval_follows_noise():
 
 
 def test_forecast_intervals_cover_nine_of_ten():
-    random, kept = np.random.default_rng(0), 0
+    random, covered = np.random.default_rng(0), 0
     for _ in range(400):
         sizes = random.uniform(1e3, 1e5, 8)
         past = [Usage(int(rows), wall_s=20 + rows / 1e3 + random.normal(0, 5)) for rows in sizes]
         forecast = forecast_cost(Budget(compute_usd_per_hour=3600), past, 50_000)
-        kept += forecast.low <= 70 + random.normal(0, 5) <= forecast.high
-    assert 0.85 < kept / 400 < 0.95
+        covered += forecast.low <= 70 + random.normal(0, 5) <= forecast.high
+    assert 0.85 < covered / 400 < 0.95
 
 
 def test_few_iterations_scale_the_last_cost():
     budget = Budget(compute_usd_per_hour=3600)
     assert forecast_cost(budget, [], 100) is None
-    assert type(forecast_cost(budget, [Usage(1000, wall_s=3600)], 1500).usd) is float  # NumPy's cannot be written
+    assert (
+        type(forecast_cost(budget, [Usage(1000, wall_s=3600)], 1500).usd) is float
+    )  # NumPy numbers cannot be serialised
     assert forecast_cost(budget, [Usage(100, wall_s=30)], 200) == Amount(60, 30, 120)
     assert forecast_cost(budget, [Usage(100, wall_s=30)] * 5, 100) == Amount(30, 15, 60)
 
@@ -142,7 +144,7 @@ HARD_CHOICES = """
 833:1125 984:1171 1475:1575 167:548 976:1061 1503:1618 305:565 180:503 1765:1947 988:1270 1573:1601 1207:1254
 959:1247 306:535 951:1244 553:659
 """
-"""Cost and net benefit, found by random search: within 1e-4 of the best, where HiGHS stops by default, lies 44,401."""
+"""Costs and benefits found by random search: 44,401 lies within 1e-4 of the best, where HiGHS stops by default."""
 
 
 def test_best_set_is_exact_for_close_alternatives():

@@ -1,4 +1,4 @@
-"""Where a retrain runs: what is preferred, what speaks against it, and what is never given up."""
+"""Placement of retrains: preference, limits and data residency."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Money that models share: what is spent and promised, what asks, and who goes first when it does not cover all."""
+"""Shared budgets: what is spent and promised, which models request, and who goes first."""
 
 from dataclasses import replace
 from datetime import timedelta

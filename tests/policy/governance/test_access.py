@@ -1,4 +1,4 @@
-"""Roles: who may trigger, approve and override; a recorded name beats a typed one, and a failed gate has no override."""
+"""Roles: who may trigger, approve and override. Recorded names override typed ones; a failed gate has no override."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Names: a right goes to the exact name, four eyes count look-alikes as one person."""
+"""Names: rights need the exact name; for the four-eyes principle look-alikes count as one person."""
 
 import pytest
 from hypothesis import given, strategies as st

@@ -1,4 +1,4 @@
-"""Which features moved predictions and loss: by hand, against XGBoost's own sums, and silent where nothing moved."""
+"""Attribution of prediction and loss changes to features: by hand and against XGBoost's contributions."""
 
 import numpy as np
 import pytest
@@ -37,15 +37,15 @@ def test_sentence_names_features_with_significant_effect():
     random = np.random.default_rng(0)
     profile = freeze(["a", "b", "c"], random.normal(0, 1, (1000, 3)))
     shifts = prediction_shifts(profile, random.normal((0.8, 0.0, 0.5), 1, (500, 3)))
-    told = explain_predictions(shifts, ["a", "b"], "minutes") or ""
-    assert "minutes since training" in told and "a +" in told
-    assert "b " not in told.split("SHAP values")[1] and "c " not in told.split("SHAP values")[1]
+    sentence = explain_predictions(shifts, ["a", "b"], "minutes") or ""
+    assert "minutes since training" in sentence and "a +" in sentence
+    assert "b " not in sentence.split("SHAP values")[1] and "c " not in sentence.split("SHAP values")[1]
     assert explain_predictions(shifts, ["b"], "minutes") is None
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_same_distribution_has_no_significant_effect(seed):
-    """Ten features without drift at two errors each: at most two may look moved."""
+    """Ten features without drift, at two standard errors each: at most two may appear significant."""
     random = np.random.default_rng(seed)
     profile = freeze([f"f{place}" for place in range(10)], random.normal(size=(2000, 10)))
     shifts = loss_shifts(profile, random.normal(size=(500, 10)), random.exponential(size=500))

@@ -1,4 +1,4 @@
-"""Every kind of change from evidence on both sides of its limit, and a table of what is mistaken for what."""
+"""Diagnoses on both sides of their limits, and a confusion table."""
 
 from collections import Counter
 from dataclasses import replace
@@ -88,7 +88,7 @@ def test_estimate_is_used_before_labels_arrive():
 
 @pytest.mark.parametrize(("harm", "least", "most"), [(0.0, 0.0, 0.05), (0.6, 0.95, 1.0)])
 def test_estimate_is_judged_against_window_noise(harm, least, most):
-    """Inputs moved; windows vary by 0.1 and their rows' error is 0.005. The estimate learned on the latest three windows.
+    """Inputs moved; windows vary by 0.1, the standard error of their rows is 0.005. The estimate used the latest three windows.
 
     By the rows' error alone, nearly every stable model would be harmed, as the level is the luckiest of the past.
     """
@@ -143,7 +143,7 @@ def test_features_are_named_by_drift_times_importance():
 
 
 def test_confusion_table_of_injected_changes(capsys):
-    """Noisy evidence of known changes: shifts of inputs, loss explained by them or not. Most must be named rightly."""
+    """Noisy evidence of known changes: shifts of inputs, with or without explained loss. Most must be diagnosed correctly."""
     random, table = np.random.default_rng(0), Counter()
     kinds_injected = {
         "none": (0.0, 0.0, 0.0),
@@ -181,7 +181,7 @@ def test_weak_suspicion_needs_stable_other_features():
 
 
 def test_gap_within_window_noise_is_not_concept_drift():
-    """Realised 6.0, estimated 5.5 with errors of 0.05: 7 σ of rows, but half a σ of windows that vary by 1."""
+    """Realised 6.0, estimated 5.5 with errors of 0.05: 7 σ of the rows, but half a σ of windows that vary by 1."""
     calm = replace(FELL, noise=0.05)
     assert diagnosed(MOVED, calm, estimated(5.5)).kind == "concept_drift"
     assert diagnosed(MOVED, replace(FELL, noise=1.0), estimated(5.5)).kind == "harmful_covariate_shift"

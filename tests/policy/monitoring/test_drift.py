@@ -204,7 +204,7 @@ def test_drifted_share_is_weighted_by_importance():
 
 @pytest.mark.parametrize("method", ["wasserstein", "ks", "psi", "kl"])
 def test_small_window_is_insufficient_and_states_needed_rows(method):
-    """On the rows it asks for, the same stable feature is stable."""
+    """With the stated number of rows, the same stable feature is stable."""
     random = np.random.default_rng(12)
     frozen = numeric(random.normal(0, 1, 20_000))
     settings = {"method": method, "threshold": 0.01 if method in ("psi", "kl") else 0.1}
@@ -224,7 +224,7 @@ def test_huge_effect_in_a_small_window_is_drift():
     frozen = [numeric(random.normal(0, 1, 20_000), f"x{number}") for number in range(4)]
     report = judged(frozen, [current(random.normal(3.5 if one is frozen[0] else 0, 1, 250), one) for one in frozen])
     assert [feature.verdict for feature in report.features] == ["drifted", *["insufficient"] * 3]
-    assert report.verdict == "insufficient" and report.says_something  # the rest may have moved too
+    assert report.verdict == "insufficient" and report.says_something  # the other features may have moved too
     alone = judged(frozen[:1], [current(random.normal(3.5, 1, 250), frozen[0])])
     assert (alone.verdict, alone.drifted_share) == ("drifted", 1)
 

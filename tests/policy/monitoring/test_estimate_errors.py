@@ -1,4 +1,4 @@
-"""What estimates without labels were worth before: measured on closed windows, told beside them, and widening them."""
+"""The measured error of estimates on closed windows, which widens later intervals."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ def estimated(value: float, half: float = 0.05):
 
 
 def looked_back(pairs, **known):
-    """The history of windows with (estimated, realised) values."""
+    """Return the history of windows with (estimated, realised) values."""
     reports = [report(number, mae=came) for number, (_, came) in enumerate(pairs)]
     guesses = tuple((window(number), estimated(value)) for number, (value, _) in enumerate(pairs))
     return history(*reports, estimates=guesses, **known)
@@ -66,7 +66,7 @@ def test_measured_error_widens_the_interval():
 
 
 def test_widened_interval_keeps_its_level():
-    """Estimates miss by a normal error of 0.2 and claim one of 0.025; twelve windows are known, the next is judged."""
+    """Estimates have a normal error of 0.2 and claim 0.025; twelve windows are known, the next is judged."""
     random, held, own = np.random.default_rng(0), 0, 0
     for _ in range(400):
         pairs = [(5.0, 5.0 + gap) for gap in random.normal(0, 0.2, 12)]
@@ -79,7 +79,7 @@ def test_widened_interval_keeps_its_level():
 
 
 def test_previously_wrong_estimate_does_not_prove_harm():
-    """Before labels, 6.0 ± 0.05 against a level of 5.0 is harm; from an estimator that misses by 1 it is not."""
+    """Before labels, 6.0 ± 0.05 against a level of 5.0 is harm; not from an estimator with an error of 1."""
     waiting = replace(report(5, "open", labels=0, mae=5.0), metrics=(), baseline=valued("mae", 5.0))
     for error, kind in ((None, "harmful_covariate_shift"), (EstimateError(8, 1.0, 0.0, 0), "harmless_covariate_shift")):
         estimate = Estimate(widened(estimated(6.0), error), error)

@@ -1,4 +1,4 @@
-"""The domain classifier's verdict, from both sides and at its rate."""
+"""The domain classifier's verdict on both sides of its limit, and its false alarm rate."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_interval_excludes_chance_at_its_nominal_rate():
 
 
 def test_identical_halves_count_as_one_half():
-    """Both halves hold the same scores, on scales of their own: the area and the interval are those of one half."""
+    """Both halves hold the same scores on different scales: AUC and interval are those of one half."""
     random, is_current = np.random.default_rng(5), np.repeat([0, 1], 300)
     scores = random.normal(0, 1, 600) + 0.3 * is_current
     one = judge_joint(is_current, scores)
@@ -39,7 +39,7 @@ def test_half_with_single_row_of_one_side_is_insufficient():
 
 
 def test_only_an_interval_well_below_chance_is_an_error():
-    """Shifts of -0.15 and -0.4 standard deviations: areas of 0.46 and 0.39, with 0.02 to each side."""
+    """Shifts of -0.15 and -0.4 standard deviations: AUC 0.46 and 0.39, ± 0.02."""
     random, is_current = np.random.default_rng(6), np.repeat([0, 1], 3000)
     scores = random.normal(0, 1, 6000)
     below = judge_joint(is_current, scores - 0.15 * is_current)

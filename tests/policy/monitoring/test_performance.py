@@ -1,4 +1,4 @@
-"""Maturity of labels, the best past level, and when a window is worse than it."""
+"""Maturity of labels, the best past level, and shifts from it."""
 
 import math
 
@@ -99,7 +99,7 @@ def test_window_noise_is_estimated_despite_slow_drift():
 
 
 def test_shift_test_keeps_its_level_on_stable_windows():
-    """Windows that vary by more than their rows explain: the plain test alarms almost always, with noise rarely."""
+    """Windows that vary by more than their rows explain: the plain test nearly always alarms, with window noise it rarely does."""
     random = np.random.default_rng(1)
     plain = guarded = 0
     for _ in range(400):
@@ -113,7 +113,7 @@ def test_shift_test_keeps_its_level_on_stable_windows():
 
 
 def test_detectable_shift_is_found_with_80_percent_power():
-    """Windows around 5.0 + the smallest shift, each with a standard error of 0.1, against a level known to 0.05."""
+    """Windows around 5.0 + the detectable shift, each with a standard error of 0.1, against a level known to 0.05."""
     random, z = np.random.default_rng(2), stats.norm.ppf(0.975)
     level = valued("mae", 5.0, half=0.05 * z)
     size = performance.smallest_shift(valued("mae", 5.0, half=0.1 * z), level)
@@ -176,7 +176,7 @@ def test_needed_labels_suffice(noise, windows):
 
 @pytest.mark.parametrize("good", [3, 4, 5, 6, 7])
 def test_collapse_is_not_absorbed_as_noise(good):
-    """Accuracy near 0.79, then near 0.47 and unsteady: each window after the fall is as sure as the first."""
+    """Accuracy near 0.79, then near 0.47 and unsteady: each window after the fall is as significant as the first."""
     random = np.random.default_rng(good)
     values = [*0.79 + 0.015 * random.normal(size=good), *0.47 + 0.04 * random.normal(size=6)]
     seen = [valued("accuracy", float(value), 0.03, rows=700) for value in values]

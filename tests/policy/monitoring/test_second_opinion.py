@@ -1,4 +1,4 @@
-"""What Evidently finds on a sample is translated, weighed and told; the verdict of record stays that of all rows."""
+"""Evidently's results on a sample are translated, weighted and reported; the verdict is that of all rows."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def test_ks_threshold_is_p_value_of_that_distance():
     first, second = np.arange(2000.0), np.arange(2000.0) + 200  # distance 0.1
     assert Scale("ks", 2000, 2000).threshold(0.1) == pytest.approx(
         stats.ks_2samp(first, second, method="asymp").pvalue, rel=0.15
-    )  # scipy corrects for the size
+    )  # scipy corrects for the sample size
 
 
 def test_distances_keep_evidentlys_noise_floor_and_sigma():
@@ -68,9 +68,9 @@ def test_nothing_measured_is_insufficient():
 
 def test_agreement_is_reported_without_warning():
     found = report(feature("a"))
-    told = with_second_opinion(found, weigh(found, [opinion("a", "stable", 0.04)], 5000, 5000, 0.3), 0.3)
-    assert told.reasons == ("the summary", told.second_opinion.summary) and told.warnings == ()
-    assert told.second_opinion.summary == (
+    combined = with_second_opinion(found, weigh(found, [opinion("a", "stable", 0.04)], 5000, 5000, 0.3), 0.3)
+    assert combined.reasons == ("the summary", combined.second_opinion.summary) and combined.warnings == ()
+    assert combined.second_opinion.summary == (
         "Evidently on 5,000 rows: stable, a drifted share of 0.00; on all 1,204,331 rows: stable, 0.00 against 0.3; "
         "features measured by Evidently: 1, in disagreement: 0, beyond sampling error: 0"
     )
@@ -89,12 +89,12 @@ def test_disagreement_beyond_interval_warns(verdict, low, high, warns):
     ours = "drifted" if verdict == "stable" else "stable"
     found = report(feature("a", ours, 0.12), verdict=ours, share=float(ours == "drifted"))
     one = opinion("a", verdict, (low + high) / 2, disagrees=True, low=low, high=high)
-    told = with_second_opinion(found, weigh(found, [one], 5000, 5000, 0.3), 0.3)
-    assert (len(told.warnings) == 1, told.verdict) == (warns, ours)
-    assert told.reasons[-1].endswith(f"in disagreement: 1, beyond sampling error: {int(warns)}")
+    combined = with_second_opinion(found, weigh(found, [one], 5000, 5000, 0.3), 0.3)
+    assert (len(combined.warnings) == 1, combined.verdict) == (warns, ours)
+    assert combined.reasons[-1].endswith(f"in disagreement: 1, beyond sampling error: {int(warns)}")
     if warns:
-        assert told.warnings[0].startswith(f"a: Evidently on 5,000 rows: {verdict}, wasserstein")
-        assert f"on all 1,204,331 rows: {ours}, wasserstein 0.12 against 0.1" in told.warnings[0]
+        assert combined.warnings[0].startswith(f"a: Evidently on 5,000 rows: {verdict}, wasserstein")
+        assert f"on all 1,204,331 rows: {ours}, wasserstein 0.12 against 0.1" in combined.warnings[0]
 
 
 def test_many_disagreements_are_summarised():
@@ -139,8 +139,8 @@ def test_the_same_test_only_warns_where_the_file_says_so():
 
 def test_report_round_trips_and_old_report_loads():
     found = report(feature("a"))
-    told = with_second_opinion(found, SecondOpinion("insufficient", 0, 0, unavailable="no sample"), 0.3)
-    assert from_json(DriftReport, to_json(told)) == told
+    combined = with_second_opinion(found, SecondOpinion("insufficient", 0, 0, unavailable="no sample"), 0.3)
+    assert from_json(DriftReport, to_json(combined)) == combined
     before = to_json(found)
     for name in (
         '"second_opinion":null,',

@@ -1,4 +1,4 @@
-"""Which groups are measured, which is worst, and how protected ones are described."""
+"""Selection of groups, the worst group, and sentences about protected ones."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Evidence of change: right by enumeration and by hand, silent at its level where nothing changes, loud where it does."""
+"""Evidence of change: by enumeration and by hand, low without change and high with it."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ NAN = float("nan")
 
 
 def _likeness(losses: np.ndarray, order: tuple[int, ...]) -> float:
-    """Σ over pairs of windows of how alike their patterns are, weighted by how near they lie in this order."""
+    """Return Σ over pairs of windows of pattern similarity, weighted by closeness in this order."""
     pattern = losses - losses.mean(axis=0)
     pattern = (pattern - pattern.mean(axis=1, keepdims=True))[:, list(order)]
     pairs = itertools.permutations(range(len(order)), 2)
@@ -74,7 +74,7 @@ def test_paired_noise_separates_window_and_training_noise() -> None:
 
 
 def test_lead_evidence_by_hand() -> None:
-    """Latest 4: 4 / √(1 + 2); latest two: 6 / √(2 + 8); all three: 0 / …; the greatest counts."""
+    """Latest: 4 / √(1 + 2); latest two: 6 / √(2 + 8); all three: 0 / …; the largest counts."""
     assert lead_sigmas(np.array([-6.0, 2.0, 4.0]), PairedNoise(1.0, 2.0)) == pytest.approx(4 / math.sqrt(3))
     assert lead_sigmas(np.array([NAN, 0.1]), PairedNoise(0.0, 0.0)) == math.inf
     assert lead_sigmas(np.array([]), PairedNoise(1.0, 0.0)) == 0.0
@@ -86,7 +86,7 @@ def _options(forecast: list[float], losses: list[float], fresh: float, may_train
 
 
 def test_switch_pays_by_hand() -> None:
-    """Fresh leads by 0.02 for 4 windows and has a debt of 0.03: 0.08 + 0.015 - 0.09 = 0.005."""
+    """The fresh model leads by 0.02 for 4 windows and has a debt of 0.03: 0.08 + 0.015 - 0.09 = 0.005."""
     options = _options([0.30, 0.30, 0.28], losses=[0.30, 0.30], fresh=0.27)
     assert SwitchingRule(0.09, 0.2).choose(options, 0, 4.0) == (2, pytest.approx(0.005), pytest.approx(0.095), 0.09)
     assert SwitchingRule(0.096, 0.2).choose(options, 0, 4.0) == (0, 0.0, pytest.approx(0.095), 0.096)

@@ -1,4 +1,4 @@
-"""The recommended policy's sentences, from each side of its limits, with the figures worked by hand."""
+"""The recommended policy's sentences on each side of its limits, with figures by hand."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def test_paying_lead_retrains_or_returns() -> None:
 
 
 def test_uncertain_lead_names_missing_evidence() -> None:
-    """√(0.9² + 0.6²) = 1.08 σ of the 3.5 σ once a retrain was tried; the lead's own 0.9 σ of 1 σ before."""
+    """√(0.9² + 0.6²) = 1.08 σ of the 3.5 σ needed after a retrain; the lead's own 0.9 σ of 1 σ before."""
     ahead = replace(WEIGHED, saved=0.1)
     assert why(ahead).endswith("but this may still be chance (evidence 1.1 σ, needed 3.5 σ)")
     assert why(replace(ahead, tried=False)).endswith("(evidence 0.9 σ, needed 1 σ)")

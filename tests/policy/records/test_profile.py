@@ -1,4 +1,4 @@
-"""Profiles: counts worked by hand, and the law that parts merge into the whole."""
+"""Profiles: counts by hand, and merging of parts."""
 
 import numpy as np
 import pytest
@@ -41,12 +41,12 @@ def test_empty_batch_merges_without_effect():
 
 @given(batches)
 def test_batches_merge_into_total_counts(parts: list[list[float]]):
-    whole, merged = counted([value for part in parts for value in part]), merge_counts(map(counted, parts))
-    assert merged.counts == whole.counts
-    assert (merged.rows, merged.minimum, merged.maximum) == (whole.rows, whole.minimum, whole.maximum)
-    assert merged.mean == pytest.approx(whole.mean, rel=1e-9, abs=1e-6)
-    assert merged.squares == pytest.approx(whole.squares, rel=1e-9, abs=1e-3)
-    assert merged.gaps == pytest.approx(whole.gaps, abs=1e-6)
+    total, merged = counted([value for part in parts for value in part]), merge_counts(map(counted, parts))
+    assert merged.counts == total.counts
+    assert (merged.rows, merged.minimum, merged.maximum) == (total.rows, total.minimum, total.maximum)
+    assert merged.mean == pytest.approx(total.mean, rel=1e-9, abs=1e-6)
+    assert merged.squares == pytest.approx(total.squares, rel=1e-9, abs=1e-3)
+    assert merged.gaps == pytest.approx(total.gaps, abs=1e-6)
 
 
 @given(batches.filter(lambda parts: len(parts) >= 3))

@@ -1,4 +1,4 @@
-"""Limits learned from stable history, calendar matching and the domain classifier's verdict."""
+"""Calibrated limits, calendar matching and the domain classifier's verdict."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def test_distances_of_stable_windows_by_hand():
 
 @pytest.mark.parametrize("method", ["ks", "psi", "wasserstein"])
 def test_calibrated_limit_keeps_its_alarm_rate(method):
-    """Days drift together by a random amount; fresh windows of the same process exceed the limit seldom."""
+    """Days drift together by a random amount; new windows of the same process rarely exceed the limit."""
     random = np.random.default_rng(1)
     edges = np.linspace(-3, 3, 30)
 
@@ -73,10 +73,10 @@ def test_too_few_days_give_no_limit():
 
 
 def test_local_distances_ignore_other_seasons():
-    """Two seasons of 30 days, as far apart as can be; within each every day is alike."""
+    """Two seasons of 30 days with disjoint values; within each, all days are equal."""
     counts = np.repeat([[10, 0], [0, 10]], 30, axis=0)
-    whole = calibration.stable_distances(counts, 5, "ks")
+    distances = calibration.stable_distances(counts, 5, "ks")
     around = calibration.stable_distances(counts, 5, "ks", around_days=10)
-    assert whole[:20].min() > 0.5
+    assert distances[:20].min() > 0.5
     assert around[:15] == pytest.approx(np.zeros(15))
-    assert around[25] == pytest.approx(0.5)  # the ten days after it are of the other season
+    assert around[25] == pytest.approx(0.5)  # the next ten days belong to the other season

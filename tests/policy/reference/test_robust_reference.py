@@ -1,4 +1,4 @@
-"""A reference that holds a code for missing, a heavy tail or a broken week: found, said, and no measure of anything."""
+"""References with missing-value codes, heavy tails or a broken week: detected, named and excluded."""
 
 import numpy as np
 import pytest
@@ -56,5 +56,5 @@ def test_season_trend_and_single_odd_days_are_not_a_broken_week():
     assert broken_days(50 + 40 * np.sin(day / 5) + noise, DAYS) == ()
     assert broken_days(50 + 3.0 * day + noise, DAYS) == ()
     assert broken_days(50 + 100.0 * (day == 7) + noise, DAYS) == ()
-    assert broken_days(50 + 100.0 * (day > 15) + noise, DAYS) == (), "half of the days are no exception"
+    assert broken_days(50 + 100.0 * (day > 15) + noise, DAYS) == (), "half of the days are not an exception"
     assert broken_days(np.full(len(DAYS), np.nan), DAYS) == ()

@@ -1,4 +1,4 @@
-"""The first sentence about a decision names versions and plain metrics; what is said once is not said again."""
+"""The first sentence of a decision names versions and plain metrics, and nothing is repeated."""
 
 from dataclasses import replace
 

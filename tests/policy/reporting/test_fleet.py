@@ -1,4 +1,4 @@
-"""What requires action is found from facts alone, and the most urgent model comes first."""
+"""The fleet page lists required actions, the most urgent model first."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -32,7 +32,7 @@ def entry(kind: str, body: object, at: datetime = NOW, decision_id: str | None =
 
 
 def judged(window: Window = WINDOW, **changes: Any) -> LedgerEntry:
-    """A judged window: sound, stable, accuracy .9 at its best level; `changes` replace parts of it."""
+    """Return a judged window: sound, stable, accuracy 0.9 at its best level; `changes` replace parts of it."""
     value = MetricValue("accuracy", changes.pop("value", 0.9), 0.88, 0.92, 1000, True)
     performance = PerformanceReport(
         window, window.end, "3", 1000, 1000, "closed", (value,), "accuracy", baseline=replace(value, value=0.9),

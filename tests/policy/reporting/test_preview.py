@@ -1,4 +1,4 @@
-"""What a dry run says: each sentence by hand, and the headline that names the first thing in the way."""
+"""Sentences and headline of a dry run, which names the first obstacle."""
 
 from tasks.policy.economics.costs import Budget
 from tasks.policy.records.base import Window, utc
@@ -36,9 +36,9 @@ def test_headline_names_the_first_obstacle():
 
 def test_rows_are_described_by_count_window_and_version():
     champion = ModelVersion("small", "4", "run", "decision", TRAINED, 1200, "sha")
-    said = what_it_learns_from(rows(TRAINED, 1210, 1200), rows(HELD_OUT, 300, 226), champion)
-    assert "1,200 labelled rows of 1,210 in 2024-01-11..2024-01-19 (version 3 of lake/small/rows)" in said
-    assert "meet champion 4 on 226 rows of 2024-01-19..2024-01-21" in said
+    sentences = what_it_learns_from(rows(TRAINED, 1210, 1200), rows(HELD_OUT, 300, 226), champion)
+    assert "1,200 labelled rows of 1,210 in 2024-01-11..2024-01-19 (version 3 of lake/small/rows)" in sentences
+    assert "meet champion 4 on 226 rows of 2024-01-19..2024-01-21" in sentences
 
 
 def test_too_few_labelled_rows_are_reported():

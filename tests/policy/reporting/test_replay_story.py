@@ -1,4 +1,4 @@
-"""What a replay says of itself, whoever won; expected values worked by hand."""
+"""A replay's summary sentences, whether the loop won or lost; values by hand."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ def replayed(
     unit: str = "minutes",
     higher: bool = False,
 ) -> Replay:
-    """A replay whose windows all have these values; the events happen in the first."""
+    """Return a replay whose windows all have these values; the events happen in the first."""
     value = None if loop is None else MetricValue(metric, loop, loop - 0.1, loop + 0.1, 900, higher)
     one = ReplayWindow(
         window=FIRST, rows=1000, labelled_rows=900, maturity="closed", champion="1", metric=value, never=never,
@@ -99,7 +99,7 @@ def test_nan_value_is_not_compared() -> None:
 
 
 def test_gain_share_is_stated_per_retrain_share() -> None:
-    # loop gains 1.2 of the 1.6 that retraining every window gains, with 2 of 10 retrains
+    # the loop gains 1.2 of the 1.6 that retraining every window gains, with 2 of 10 retrains
     share = bargain(replayed(8.4, 9.6, 8.0, "retrained", "retrained"))
     assert share == "That is 75 % of what retraining every window gains, for 20 % of its retrains."
     beats = bargain(replayed(7.9, 9.6, 8.0, "retrained"))
@@ -163,12 +163,10 @@ def test_plurals_and_articles_are_correct() -> None:
 def test_next_steps_lead_to_page_decision_and_dashboards() -> None:
     replay = replayed(8.1, 9.4, 8.0, "refused")
     promoted = replace(replay.windows[3], events=(ReplayEvent("promoted", "version 2 in place of 1"),))
-    told = replace(replay, windows=(*replay.windows[:3], promoted, *replay.windows[4:]))
-    page, decision, served = next_steps([told], "file:///page.html")
+    with_promotion = replace(replay, windows=(*replay.windows[:3], promoted, *replay.windows[4:]))
+    page, decision, served = next_steps([with_promotion], "file:///page.html")
     assert page.endswith("file:///page.html")
     assert f"{replay.model}, {promoted.window.name} on that page: version 2 in place of 1" in decision
     assert served.startswith("`make serve`")
-    assert replay.windows[0].window.name in next_steps([replay], "page")[1], (
-        "where nothing was promoted, the first event"
-    )
-    assert len(next_steps([replayed(8.1, 9.4, 8.0)], "page")) == 2, "where nothing happened, no decision"
+    assert replay.windows[0].window.name in next_steps([replay], "page")[1], "without a promotion, the first event"
+    assert len(next_steps([replayed(8.1, 9.4, 8.0)], "page")) == 2, "without events, no decision"

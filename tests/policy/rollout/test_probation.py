@@ -1,4 +1,4 @@
-"""A fresh champion goes back when it is worse than the one before on the same rows, and stays when both fell."""
+"""Probation: a new champion is rolled back if it is worse than its predecessor on the same rows."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -27,7 +27,7 @@ def version(number: str, until: str = "2024-02-25") -> ModelVersion:
 
 
 def served(fresh_error: float, previous_error: float, rows: int = 500, seed: int = 0) -> Comparison:
-    """Both versions' answers on the same rows, off by so much on average."""
+    """Return both versions' predictions on the same rows, with these mean errors."""
     random = np.random.default_rng(seed)
     y_true = random.normal(size=rows)
     fresh, old = (
@@ -80,7 +80,7 @@ def test_incomparable_versions_cause_no_rollback(comparison):
 
 
 def test_sound_champion_is_rolled_back_below_the_level():
-    """Same error as the previous one and a margin of nothing: the worst case that still counts as sound."""
+    """Same error as the previous version and no margin: the worst case that still counts as sound."""
     strict = POLICY.model_copy(update={"non_inferiority_margin": 0.0})
     sent_back = [
         decide_degradation(strict, served(1.0, 1.0, rows=150, seed=seed), realised(1.0), 0.5, SERVED.end)
@@ -95,7 +95,7 @@ def test_probation_length_counts_windows_that_can_have_labels():
         policy = PromotionPolicy(**{"probation_windows": 2, **changes})
         return probation(policy, SINCE, SINCE + timedelta(days=days), 5, timedelta(days=1))
 
-    assert on(1) is None, "no label can be there yet"
+    assert on(1) is None, "no label can have arrived yet"
     assert on(5) == Window(SINCE, SINCE + timedelta(days=5))
     assert on(11) is not None
     assert on(16) is None

@@ -1,4 +1,4 @@
-"""Whether a challenger may take the champion's place: each gate from both sides, and the defects read in peers."""
+"""Promotion: each gate on both sides of its limit, and defects seen in other tools."""
 
 import math
 from dataclasses import replace
@@ -148,7 +148,7 @@ def test_the_gain_in_mae_is_worked_by_hand():
 
 
 def test_mcnemar_is_worked_by_hand():
-    """Ten rows right for one model only, all the challenger's: p = 2 · 0.5^10."""
+    """Ten rows that only the challenger gets right: p = 2 · 0.5^10."""
     pairs = PairedPredictions(np.ones(20), champion=np.r_[np.zeros(10), np.ones(10)], challenger=np.ones(20))
     assert difference(Metric("accuracy"), pairs, RESAMPLING).p_value == pytest.approx(2 * 0.5**10)
 
@@ -170,7 +170,7 @@ def test_an_undefined_metric_fails_and_the_report_can_still_be_written():
 
 @pytest.mark.parametrize("positives", [0, 1, 200])
 def test_undefined_slice_is_named_but_does_not_fail(positives):
-    """Where nobody has churned there is no AUC, and of one positive row no interval."""
+    """Without positives there is no AUC, and with one positive row no interval."""
     y_true = np.r_[np.ones(positives), np.zeros(200 - positives)]
     pairs = PairedPredictions(y_true, np.linspace(0.1, 0.4, 200), np.linspace(0.9, 0.2, 200))
     item = difference(Metric("roc_auc"), pairs, RESAMPLING, slice_name="plan=free")
@@ -338,7 +338,7 @@ def test_model_is_compared_with_constant_on_same_rows():
 
 @pytest.mark.parametrize("metric", ["f1", "balanced_accuracy", "roc_auc"])
 def test_holdout_with_one_positive_is_inconclusive(metric):
-    """Both miss it, so that their F1 of 0 would be equal for sure."""
+    """Both models miss it, so their F1 of 0 would be equal for certain."""
     y_true, random = np.array([1.0] + [0.0] * 599), np.random.default_rng(0)
     old, new = random.uniform(0, 0.4, 600), random.uniform(0, 0.4, 600)
     found = difference(Metric(metric), PairedPredictions(y_true, old, new), RESAMPLING)
@@ -348,7 +348,7 @@ def test_holdout_with_one_positive_is_inconclusive(metric):
 
 
 def test_model_equal_to_constant_is_reported():
-    """Where one row in twenty is positive, accuracy can hardly show more: it is said, and stops nobody."""
+    """With one positive row in twenty, accuracy can hardly show more: it is reported but does not fail."""
     equal = MetricDifference("accuracy", 0.95, 0.951, 0.001, -0.003, 0.005, 600)
     report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=equal))
     assert report.verdict == "pass"
@@ -372,7 +372,7 @@ def test_margin_is_printed_in_its_unit(champion, words):
 
 
 def test_constant_uses_training_shares():
-    """Delays fall from 22 to 8 % with the season: a model that learned before is no worse than a constant that did too."""
+    """Delays fall from 22 to 8 % with the season: an earlier model is no worse than a constant of the same time."""
     random = np.random.default_rng(0)
     y_true = (random.random(4000) < 0.08).astype(float)
     sound = np.clip(0.2 + 0.06 * (y_true - 0.08) + random.normal(0, 0.02, 4000), 0.01, 0.99)

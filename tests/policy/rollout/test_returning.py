@@ -1,4 +1,4 @@
-"""Which earlier champions may serve again, from the ledger alone."""
+"""Which earlier champions may serve again, read from the ledger."""
 
 from tasks.policy.records.base import to_json
 from tasks.policy.records.evidence import EarlierChampion, LedgerEntry, ModelVersion, Promotion

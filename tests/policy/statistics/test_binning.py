@@ -1,4 +1,4 @@
-"""The guide table finds the bin that a search among all edges finds, whatever the edges and the values."""
+"""The guide table finds the same bin as a search among all edges."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Sentences of a decision keep their word: at the limit that they quote, and a little before and beyond it."""
+"""Quoted limits are exact: decisions change at the limit that a sentence quotes."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from tests.policy.triggers.test_series_triggers import judged, policy
 
 
 def of_drift(rule: str, share: float | None = None, **shifts: float) -> Decision:
-    """The decision on a window whose means moved so, or of which this share drifted."""
+    """Return the decision on a window with these mean shifts, or this drifted share."""
     found = drift(0, **(shifts or {"x": 0.0}))
     seen = evidence(0, drift=found if share is None else replace(found, drifted_share=share))
     return decide_retraining("a_model", policy(rule), policy(rule).case(seen, history(), seen.window.end))
@@ -76,9 +76,9 @@ def test_metric_past_limit_is_not_rounded_to_it(value, words):
 @pytest.mark.parametrize(
     ("metric", "rule", "past"),
     [
-        ("accuracy", "k: 1", [0.9, 0.9, 0.9]),  # two proportions, as no noise of windows is known
+        ("accuracy", "k: 1", [0.9, 0.9, 0.9]),  # two proportions, because no window noise is known
         ("accuracy", "margin: 0.1", [0.9, 0.9, 0.9]),
-        ("accuracy", "k: 1", [0.9, 0.92, 0.9, 0.91, 0.9, 0.92]),  # Student's t, from how windows vary
+        ("accuracy", "k: 1", [0.9, 0.92, 0.9, 0.91, 0.9, 0.92]),  # Student's t, from window noise
         ("mae", "margin: 0.5", [5.0, 5.1, 5.0, 5.1]),
         ("mae", "margin: 0.6", [5.0, 5.1, 5.0, 5.1]),
         ("mae", "k: 1", [5.0, 5.0, 5.0]),  # the width of the interval
@@ -95,14 +95,14 @@ def test_quoted_shift_level_is_exact(metric, rule, past, retrain):
     opening, sign, number = decision.would_change[0].split(" (")[0].rsplit(" ", 2)
     assert opening == f"would{' not' if retrain else ''} retrain at {metric}"
     onward = 1 if sign in ">≥" else -1
-    promised = float(number) + onward * (1e-9 if sign in "≤≥" else 0.001)  # 0.9 - 0.8 is a little less than 0.1
+    promised = float(number) + onward * (1e-9 if sign in "≤≥" else 0.001)  # 0.9 - 0.8 is slightly less than 0.1
     assert at(promised).retrain is not retrain
     assert at(promised + onward * far).retrain is not retrain
     assert at(promised - onward * far).retrain is retrain
 
 
 def test_shift_hidden_by_noise_quotes_a_reachable_level():
-    """0.88 after 0.9 three times, a thousand labels each: p = 0.037 is more than alpha, at 0.873 z is -2.395, p = 0.0083."""
+    """0.88 after 0.9 three times, 1,000 labels each: p = 0.037 exceeds alpha; at 0.873, z = -2.395 and p = 0.0083."""
     decision = judged(
         "{trigger: metric_shift, metric: accuracy, always_valid: false}", [0.9, 0.9, 0.9, 0.88], metric="accuracy"
     )

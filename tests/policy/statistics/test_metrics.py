@@ -1,4 +1,4 @@
-"""Metrics are held to scikit-learn's values, to hand-worked ones, and to the laws that their definitions imply."""
+"""Metrics against scikit-learn, hand-worked values and their mathematical properties."""
 
 import math
 
@@ -104,7 +104,7 @@ def test_certain_wrong_prediction_has_finite_log_loss():
         ("gini", [0], [0.5]),
         ("mae", [1, 2], [1.0]),
         ("mae", [1.0], [[0.5, 0.5]]),
-        ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would make the least integer of it
+        ("f1", [0, np.nan], [0.5, 0.5]),  # NumPy would convert it to the smallest integer
     ],
 )
 def test_invalid_metric_arguments_are_refused(name, y_true, y_pred):
@@ -169,7 +169,7 @@ def test_class_metrics_need_every_class(name, labels, classes, words):
 
 @pytest.mark.parametrize("name", ["f1", "balanced_accuracy", "roc_auc"])
 def test_level_needs_each_of_a_few_classes(name):
-    """A week without the hardest of three classes looks better than the model is; of fifty some always lack."""
+    """A week without the hardest of three classes makes the model look better; with fifty classes, some are always absent."""
     without = [0] * 50 + [1] * 50 + [2] * 4
     assert metrics.undefined(name, without, 3) is None, "two models on the same rows can be compared"
     assert "2 classes have at least 5 labels, expected 3" in metrics.undefined(name, without, 3, each=True)

@@ -1,4 +1,4 @@
-"""What a window of some size would show, against independent formulas and by drawing windows."""
+"""Power of a window, against independent formulas and simulation."""
 
 import math
 
@@ -13,7 +13,7 @@ from tasks.policy.statistics.power import EffectTest
 
 
 def test_detectable_psi_equals_statsmodels():
-    """Effect size w of one sample, w² = Σ(p - q)²/q; against an endless reference PSI is w²."""
+    """Effect size w of one sample, w² = Σ(p - q)²/q; against an infinite reference, PSI is w²."""
     independent = GofChisquarePower().solve_power(nobs=400, alpha=0.01, power=0.8, n_bins=20) ** 2
     assert power.smallest_effect(EffectTest("psi", 0.01, 0.8, 20), 400, 10**12) == pytest.approx(independent, rel=1e-3)
     assert power.smallest_effect(EffectTest("kl", 0.01, 0.8, 20), 400, 10**12) == pytest.approx(

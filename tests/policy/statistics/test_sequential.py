@@ -1,4 +1,4 @@
-"""Looking after every window: false alarms stay at their level for ever, and change is seen."""
+"""Sequential tests: false alarms keep their level over all looks, and change is detected."""
 
 import math
 
@@ -20,7 +20,7 @@ def test_the_radius_by_hand():
 
 
 def test_anytime_intervals_keep_level_over_all_looks():
-    """600 stable series of 300 windows: the share that ever excludes the truth."""
+    """600 stable series of 300 windows: the share whose interval ever excludes the true value."""
     random, ever, ever_fixed = np.random.default_rng(0), 0, 0
     counts = np.arange(1, 301)
     for _ in range(600):

@@ -1,4 +1,4 @@
-"""Each test and interval against an independent computation or a hand-worked case, and by its nominal level."""
+"""Tests and intervals against independent computations, hand-worked cases and their nominal levels."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_both_resampling_methods_agree():
 
 @pytest.mark.parametrize("rows", [4096, 4097])
 def test_weights_cached_for_windows_of_similar_size_cover_as_well_as_those_drawn_for_one(rows):
-    """The weights of 1,000 draws are cached for 4,096 rows, not for 4,097; 150 windows of mean 1: 10 % ± 3.5 binomial σ miss."""
+    """Weights for 1,000 draws of 4,096 rows are cached, of 4,097 rows not; 150 windows of mean 1: 10 % ± 3.5 binomial σ miss."""
     random = np.random.default_rng(4)
     windows = (random.exponential(size=rows) for _ in range(150))
     missed = sum(not low <= 1 <= high for low, high in (mean_interval(one, 0.9) for one in windows))
@@ -113,7 +113,7 @@ def test_intervals_contain_value_and_narrow_with_rows(name):
 
 @pytest.mark.parametrize("name", [*metrics.CLASS_METRICS, *metrics.REGRESSION_METRICS])
 def test_better_challenger_gains_in_any_metric(name):
-    """Peers compare a model with itself, or hard-code `>`: both fail here."""
+    """Other tools compare a model with itself, or hard-code `>`; both fail here."""
     random = np.random.default_rng(8)
     better = random.random(1500)
     y_true = (random.random(1500) < better).astype(float)
@@ -140,7 +140,7 @@ def test_multiclass_gains_have_intervals_too(name):
 
 def test_pairing_narrows_the_interval_of_a_gain():
     random = np.random.default_rng(10)
-    hard = random.exponential(5, 1000)  # what makes a row hard is common to both models
+    hard = random.exponential(5, 1000)  # both models find the same rows hard
     old, new = hard + 0.5, hard + 0.4
     pairs = PairedPredictions(np.zeros(1000), old, new)
     gain = intervals.paired_bootstrap(Metric("mae"), pairs, Resampling(draws=2000))
@@ -182,7 +182,7 @@ def test_moving_blocks_widen_with_autocorrelation():
 
 @pytest.mark.parametrize(("values", "correlation"), [(12, 0.0), (40, 0.0), (40, 0.4), (150, 0.4)])
 def test_moving_blocks_keep_level_with_autocorrelation(values, correlation):
-    """Without being stretched they keep 86, 91, 84 and 89 of 95 %."""
+    """Without the correction, coverage is 86, 91, 84 and 89 instead of 95 %."""
     random, covered = np.random.default_rng(11), 0
     for _ in range(400):
         series = signal.lfilter([1], [1, -correlation], random.normal(size=values + 50))[50:]

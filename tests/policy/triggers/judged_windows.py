@@ -1,4 +1,4 @@
-"""Windows, reports and histories for tests of judgement: what a window showed, in one line."""
+"""Build windows, reports and histories for tests, each in one line."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -25,7 +25,7 @@ DAYS = 5
 
 @cache
 def window(number: int) -> Window:
-    """The numbered window of five days; number 0 starts on 2013-05-01."""
+    """Return the window of five days with this number; number 0 starts on 2013-05-01."""
     start = START + timedelta(days=DAYS * number)
     return Window(start, start + timedelta(days=DAYS))
 
@@ -36,7 +36,7 @@ def valued(name: str, value: float, half: float = 0.01, rows: int = 1000) -> Met
 
 @cache
 def report(number: int, maturity: Maturity = "closed", labels: int = 1000, half: float = 0.01, **values: float):
-    """A window's performance: `report(3, accuracy=0.91)`."""
+    """Return a window's performance, such as `report(3, accuracy=0.91)`."""
     metrics = tuple(valued(name, value, half, labels) for name, value in values.items())
     return PerformanceReport(
         window=window(number),
@@ -55,7 +55,7 @@ def quality(number: int, verdict: Verdict = "pass", *reasons: str) -> QualityRep
 
 
 def drift(number: int, rows: int = 1000, verdict: DriftVerdict | None = None, **mean_shifts: float) -> DriftReport:
-    """A window's drift; a feature whose mean moved by more than 1 σ counts as drifted."""
+    """Return a window's drift; a feature whose mean moved by more than 1 σ counts as drifted."""
     verdicts = {name: verdict or ("drifted" if abs(shift) > 1 else "stable") for name, shift in mean_shifts.items()}
     features = tuple(
         FeatureDrift(name, "numeric", verdicts[name], "wasserstein", abs(shift), 0.1, 0.0, 0.0, mean_shift_sigma=shift)
@@ -66,7 +66,7 @@ def drift(number: int, rows: int = 1000, verdict: DriftVerdict | None = None, **
 
 
 def evidence(number: int, **parts: Any) -> WindowEvidence:
-    """A window that passed its quality checks, with what else was measured."""
+    """Return a window that passed its quality checks, with the given reports."""
     found = {"quality": quality(number), "rows": 1000, **parts}
     return WindowEvidence(window(number), **found)
 

@@ -1,4 +1,4 @@
-"""Calendar triggers mean by a rule what Prefect's schedules mean by it."""
+"""Calendar triggers interpret rules as Prefect's schedules do."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -42,5 +42,5 @@ def test_dates_equal_prefect_schedules(kind, rule, timezone):
 
 @pytest.mark.parametrize(("kind", "rule"), [("cron", "30 1 * * *"), ("rrule", "FREQ=DAILY;BYHOUR=1;BYMINUTE=30")])
 def test_next_date_is_later_in_repeated_hour(kind, rule):
-    after = utc("2026-11-01T06:00")  # 01:00 in New York for the second time; 01:30 of the first has passed
+    after = utc("2026-11-01T06:00")  # the second 01:00 in New York; the first 01:30 has passed
     assert next_date(kind, rule, "America/New_York", after) > after

@@ -1,4 +1,4 @@
-"""What a group of conditions says would change it: each sentence is put to the test that it promises."""
+"""Sentences of condition groups about what would change the decision, each put to the test."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def group(kind: str, *conditions: str) -> str:
 
 
 def decided(rule: str, accuracy: float = GOOD, shift: float = 0.0, rows: int = 100) -> Decision:
-    """The first window, 10,000 rows having been trained on until it began."""
+    """Return the decision on the first window, after training on 10,000 rows that end at its start."""
     seen = evidence(0, performance=report(0, accuracy=accuracy), drift=drift(0, x=shift), rows=rows)
     past = history(training_rows=10_000, trained_until=window(0).start)
     return decide_retraining("a_model", policy(rule), policy(rule).case(seen, past, seen.window.end))
@@ -89,7 +89,7 @@ def test_at_least_states_the_missing_count():
 
 
 def test_condition_without_release_level_is_named():
-    """New rows stay where they are: the condition has no limit to fall back to."""
+    """New rows never go away, so the condition has no release level."""
     decision = decided(group("any_of", BREACH, ROWS), BAD, rows=500)
     assert decision.would_change == (
         "would not retrain at accuracy ≥ 0.8 and once new_rows no longer holds, both at once",

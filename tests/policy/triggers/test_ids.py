@@ -1,7 +1,7 @@
-"""A decision keeps its id: the JSON of every kind of condition, and with it the order of its fields, never changes.
+"""Decision ids never change: the JSON of every kind of condition, including the order of fields, is pinned.
 
-The expected texts and ids were written by Perennial 0.1.0 at commit be2c2f2. A ledger holds decisions by these ids: where
-one changed, what was decided once would be decided again.
+The expected texts and ids were written by Perennial 0.1.0 at commit be2c2f2. Ledgers refer to decisions by these ids: if
+one changed, an earlier decision would be made again.
 """
 
 import pytest

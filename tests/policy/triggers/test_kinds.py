@@ -1,4 +1,4 @@
-"""Every kind of condition is one class: found by itself, documented, described, and named wherever kinds are listed."""
+"""Every kind of condition is one class that is discovered, documented and described."""
 
 import subprocess
 import sys
@@ -113,7 +113,7 @@ def test_kinds_do_not_depend_on_import_order() -> None:
 
 def test_kind_without_judge_is_rejected() -> None:
     class Idle(Trigger):
-        """Waits."""
+        """A condition without a judgement."""
 
     with pytest.raises(TypeError, match="abstract"):
         Idle()

@@ -1,4 +1,4 @@
-"""The significance trigger by intervals that hold at every look: it keeps its level over a year, and sees what lasts."""
+"""`metric_shift`: it keeps its level over a year of looks and detects lasting changes."""
 
 import math
 import re
@@ -14,14 +14,14 @@ FIRST = 6
 
 
 def first_alarm(rule: str, values: list[float], champion_from: int = 0) -> int | None:
-    """The number of the first window at which the rule holds, looked at after each."""
+    """Return the first window at which the rule holds, checked after each window."""
     looks = range(max(FIRST, champion_from + 1), len(values) + 1)
     return next((n - 1 for n in looks if judged(rule, values[:n], champion_from=champion_from).retrain), None)
 
 
-@pytest.mark.slow("200 series, looked at 45 times each, as only so many show a level of 5 %")
+@pytest.mark.slow("200 series with 45 looks each; fewer would not show a level of 5 %")
 def test_stable_model_alarms_at_its_level_over_a_year():
-    """200 stable series, each looked at after each of 50 windows."""
+    """200 stable series, each checked after each of 50 windows."""
     random = np.random.default_rng(0)
     series = [list(5 + 0.1 * random.normal(size=50)) for _ in range(200)]
     ever = np.mean([first_alarm(ALWAYS, values) is not None for values in series])
@@ -82,7 +82,7 @@ def test_sentences_are_exact_at_the_limit():
 
 @pytest.mark.parametrize("metric", ["mae", "accuracy"])
 def test_average_past_limit_is_displayed_as_past(metric):
-    """The champion's one window is moved to where the average's near end just misses the limit, and just meets it."""
+    """Place the champion's window so that the interval's end just misses the limit, and just meets it."""
     stable, sign = [*STABLE, *STABLE], 1 if metric == "mae" else -1
 
     def at(fall: float) -> tuple[bool, float, float]:
@@ -123,7 +123,7 @@ def test_default_policy_keeps_decision_ids():
 
 
 def test_jump_in_latest_window_is_not_averaged_away():
-    """Months near 3.2 and then one of 5.5, eight windows into the champion's time."""
+    """Months near 3.2, then one of 5.5, eight windows after the promotion."""
     months = [3.2, 3.25, 3.15, 3.2, 3.22, 3.18, 3.2, 3.24, 3.16, 3.2, 3.21, 5.5]
     rule = "{trigger: metric_shift, metric: mae, margin: 0.5}"
     jumped = judged(rule, months, champion_from=4)

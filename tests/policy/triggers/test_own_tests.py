@@ -1,4 +1,4 @@
-"""A failed test of `drift.evidently` that counts as drift fires the trigger on drift; one that warns does not."""
+"""A failed test of `drift.evidently` triggers only if it counts as drift."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Probes say whether a fresh model would pay: the sum by hand, money, what they do not know, and both sides of the limit."""
+"""Probe triggers: accumulated advantage by hand, in money, and on both sides of the limit."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -23,7 +23,7 @@ CHAMPION_UNTIL = window(HISTORY - 2).end
 
 
 def column(number: int, aged: float, fresh: float, served: bool = True, metric: str = "accuracy") -> ProbeColumn:
-    """A window's column of two probes: one of the champion's age, and the one that learned until the window began."""
+    """Return a window's losses of two probes: one of the champion's age, and a fresh one."""
     losses = ((CHAMPION_UNTIL, aged), (window(number - 1).end, fresh))
     if not served:
         losses = ((window(number - 1).end, fresh),)
@@ -31,7 +31,7 @@ def column(number: int, aged: float, fresh: float, served: bool = True, metric: 
 
 
 def case(*leads: float, budget: Budget | None = None, cost_usd: float | None = None, **known: Any) -> Case:
-    """After a history without gaps, service windows whose champion-aged probe lost `leads` more than the fresh one."""
+    """Return service windows in which the champion-aged probe loses `leads` more than the fresh one, after a history without gaps."""
     before = tuple(column(number, 0.2, 0.2, served=False) for number in range(1, HISTORY))
     served = [column(HISTORY + place, 0.2 + lead, 0.2) for place, lead in enumerate(leads)]
     earlier = [replace(evidence(HISTORY + place), probes=(one,)) for place, one in enumerate(served)]
@@ -43,7 +43,7 @@ def case(*leads: float, budget: Budget | None = None, cost_usd: float | None = N
 
 
 def test_advantages_accumulate_from_zero():
-    """0.02, then -0.05 (floored at 0), then 0.03 + 0.0201: the limit of 0.05 is reached in the fourth window, not before."""
+    """0.02, then -0.05 (floored at 0), then 0.03 + 0.0201: the limit of 0.05 is reached only in the fourth window."""
     rule = Probe(trigger="probe", alpha=0.05)
     leads = (0.02, -0.05, 0.03, 0.0201)
     assert [rule.judge(case(*leads[:count])).holds for count in range(1, 5)] == [False, False, False, True]
@@ -52,7 +52,7 @@ def test_advantages_accumulate_from_zero():
 @pytest.mark.parametrize(("fixed_usd", "pays"), [(90.0, True), (90_000.0, False)])
 @pytest.mark.parametrize("trigger", ["probe", "perennial", "regret_exceeds_cost"])
 def test_decision_with_forecast_cost_serialises(trigger: str, fixed_usd: float, pays: bool):
-    """A NumPy number in the cost makes a NumPy truth value of `holds`, which no ledger can hold."""
+    """A NumPy number in the cost would make `holds` a NumPy boolean, which JSON cannot represent."""
     budget = Budget(fixed_usd_per_retrain=fixed_usd, value_usd_per_metric_unit_per_day=1000.0)
     cost = forecast_cost(budget, [Usage(1000, wall_s=60.0)], 1500)
     policy = RetrainingPolicy.model_validate({"when": {"trigger": trigger}})
@@ -95,7 +95,7 @@ def test_nothing_triggers_before_service_labels():
 
 
 def test_the_limit_comes_from_money():
-    """120 USD a retrain against 1000 USD per unit and day over windows of 5 days: 0.024 of the metric."""
+    """120 USD per retrain against 1000 USD per unit and day over windows of 5 days: 0.024 of the metric."""
     budget = Budget(value_usd_per_metric_unit_per_day=1000)
     for lead, holds in ((0.0239, False), (0.0241, True)):
         finding = Probe(trigger="probe").judge(case(lead, budget=budget, cost_usd=120.0))
@@ -114,7 +114,7 @@ def test_unbounded_losses_are_scaled_by_their_median():
 
 
 def stream(gap: float, windows: int = 30, seed: int = 0) -> list[ProbeColumn]:
-    """Columns of a stream in which every window of a probe's age costs `gap` more, with noise of 0.003."""
+    """Yield columns of a stream in which every window of a probe's age costs `gap` more, with noise of 0.003."""
     random = np.random.default_rng(seed)
     columns = []
     for number in range(1, windows):
@@ -162,12 +162,12 @@ def test_column_round_trips_through_the_ledger():
 
 
 class TestAReturningSeason:
-    """Two concepts by turns; a probe knows the concept of the window that it learned from last."""
+    """Two alternating concepts; a probe knows the concept of the latest window it was trained on."""
 
     seasons = "AAAAAABBBBBBAAAAAABBBBBBAAAAAABBBBBB"
 
     def live(self, seasons: str, may_return: bool = True):
-        """What was done after each window from the 13th on, carried out at once: (window, retrain or version, concept)."""
+        """Carry out the decision after each window from the 13th on; return (window, retrain or version, concept)."""
         random, done = np.random.default_rng(5), []
         rule = Perennial(trigger="perennial", alpha=0.2)
         learned, champion, since = {"1": 11}, "1", window(12).start
@@ -231,7 +231,7 @@ def test_going_back_respects_cooldown_without_training():
 
 
 def decided(finding: Finding, diagnosis: Diagnosis | None = None, **known: Any) -> Decision:
-    """The decision where the policy's condition found this, after window 3, with a cooldown of ten days."""
+    """Return the decision on this finding after window 3, with a cooldown of ten days."""
     policy = RetrainingPolicy(when=Perennial(trigger="perennial"), cooldown_days=10)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Perennial, "judge", lambda *_: finding)

@@ -1,4 +1,4 @@
-"""Triggers that weigh the champion's whole series: decay, adaptive change, regret in money, hysteresis."""
+"""Triggers on the champion's series: decay, adaptive change, regret, hysteresis."""
 
 from dataclasses import replace
 from functools import cache
@@ -16,13 +16,13 @@ from tests.policy.triggers.judged_windows import evidence, history, report, wind
 PRICED = Budget(value_usd_per_metric_unit_per_day=10.0)
 
 
-@cache  # simulations ask for the same one thousands of times
+@cache  # simulations request the same policy thousands of times
 def policy(text: str, **settings: object) -> RetrainingPolicy:
     return RetrainingPolicy.model_validate({"when": yaml.safe_load(text), **settings})
 
 
 def judged(text: str, values: list[float], champion_from: int = 0, metric: str = "mae", **known: object) -> Decision:
-    """The decision on the last of a series of windows; the champion serves from window `champion_from`."""
+    """Return the decision on the last of a series of windows; the champion serves from window `champion_from`."""
     reports = [report(number, **{metric: value}) for number, value in enumerate(values)]
     past = history(*reports[:-1], champion_since=window(champion_from).start, **known.pop("past", {}))
     seen = evidence(len(values) - 1, performance=reports[-1])
@@ -48,7 +48,7 @@ class TestDecay:
 
     @pytest.mark.parametrize("champion_from", [0, 12])
     def test_stable_champion_is_not_retrained(self, champion_from):
-        """Champions without a margin, each looked at every third window; against the best of three-window means as if
+        """Champions without a margin, each checked every third window. Against the best three-window mean as if
         it were known, two of three alarm, and all of those that served from the first window."""
         random, ever = np.random.default_rng(0), 0
         for _ in range(60):
@@ -68,7 +68,7 @@ class TestDecay:
         assert np.median(delays) <= within
 
     def test_two_equal_windows_are_no_noise_estimate(self):
-        """Three windows have closed and one is maturing: all that is known of how windows vary would be 0.0."""
+        """Three windows have closed and one is maturing: the estimated window noise would be 0.0."""
         reports = [*[report(number, mae=5.0) for number in range(3)], report(3, "maturing", mae=5.1)]
         past = history(*reports, champion_since=window(3).start)
         seen = evidence(4, performance=report(4, mae=5.1))
@@ -97,7 +97,7 @@ class TestRegret:
     rule = "{trigger: regret_exceeds_cost}"
 
     def regret(self, *values: float, cost: float | None = 90.0, budget: Budget = PRICED, text: str = "") -> Decision:
-        """Best past level 5, windows of five days at 10 USD a unit and day: each unit of loss costs 50 USD a window."""
+        """Return the decision with best past level 5 and windows of five days at 10 USD per unit and day: each unit of loss costs 50 USD."""
         return judged(text or self.rule, [5.0, 5.0, 5.0, *values], 3, budget=budget, cost_usd=cost)
 
     def test_regret_accumulates_until_it_reaches_the_cost(self):
@@ -111,7 +111,7 @@ class TestRegret:
         assert not self.regret(6.0, 6.0, text="{trigger: regret_exceeds_cost, factor: 1.2}").retrain
 
     def test_stable_champion_rarely_reaches_an_expensive_retrain(self):
-        """A retrain that costs what 20 windows lose which are one sigma worse, 30 windows of service; against the best past
+        """A retrain costs the loss of 20 windows at one sigma, over 30 windows of service. Against the best past
         level, as lucky as it is, more than half of such champions are retrained."""
         random, ever = np.random.default_rng(5), 0
         for _ in range(60):
@@ -127,7 +127,7 @@ class TestRegret:
 
     def test_good_windows_reduce_regret_to_zero_at_most(self):
         assert not self.regret(6.5, 4.0, 6.0, 5.0).retrain  # 75, 25, 75, 75
-        assert self.regret(1.0, 6.0, 6.0).retrain  # a very good window is no credit: 0, 50, 100
+        assert self.regret(1.0, 6.0, 6.0).retrain  # a very good window gives no credit: 0, 50, 100
 
     @pytest.mark.parametrize(
         ("cost", "budget", "lacking"), [(None, PRICED, "cost of a retrain"), (90.0, Budget(), "value_usd_per_metric")]
@@ -177,7 +177,7 @@ class TestHysteresis:
 
 
 def test_series_is_of_the_present_champion():
-    """A champion that starts badly is not its own measure."""
+    """A champion that starts badly must not set its own baseline."""
     values = [5.0, 5.0, 5.0, 7.0, 7.0, 7.0, 7.0]
     rule = "{trigger: regret_exceeds_cost}"
     assert judged(rule, values, champion_from=3, budget=PRICED, cost_usd=300.0).retrain

@@ -1,4 +1,4 @@
-"""Triggers that count from the last training: calendars by cron and RRULE, and rows whose labels have arrived."""
+"""Triggers that count from the last training: calendars (cron and RRULE) and arrived labels."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,7 +23,7 @@ def policy(text: str, **limits: object) -> RetrainingPolicy:
 
 
 def calendar(text: str, trained: str, end: str = "2013-05-06", late_days: float = 0, **known: object) -> Decision:
-    """The decision on the five days until `end`, judged so many days late, for a model trained on `trained`."""
+    """Return the decision on the five days until `end`, judged this many days late, for a model trained on `trained`."""
     until = utc(end)
     seen = replace(evidence(0), window=Window(until - timedelta(days=5), until))
     limits = {"cooldown_days": known.pop("cooldown_days", 0)}
@@ -64,7 +64,7 @@ def test_late_run_takes_each_date_once():
 
 
 def test_one_date_leads_to_one_retrain():
-    """Window by window through a year: as many retrains as dates, whether trainings end at once or weeks later."""
+    """Over a year of windows there are as many retrains as dates, whether trainings end at once or weeks later."""
     rule = policy(TENTH)
     for delay_days in (0, 2, 12):
         retrained: list[datetime] = [utc("2013-01-01")]
@@ -82,8 +82,8 @@ def test_one_date_leads_to_one_retrain():
 
 
 def test_missed_date_stays_due():
-    kept = calendar(MONTHLY, "2013-04-30", cooldown_days=10)
-    assert (kept.retrain, kept.blocked_by) == (False, "cooldown")
+    waiting = calendar(MONTHLY, "2013-04-30", cooldown_days=10)
+    assert (waiting.retrain, waiting.blocked_by) == (False, "cooldown")
     assert calendar(MONTHLY, "2013-04-30", end="2013-05-11", cooldown_days=10).retrain
 
 
@@ -127,7 +127,7 @@ class TestArrival:
     share = "{trigger: arrival, share: 0.25}"
 
     def decide(self, text: str, *labels: int, **known: object) -> Decision:
-        """Windows of the champion, each with so many labels; it learned until the first begins, from 10,000 rows."""
+        """Return the decision on windows with these label counts; training ended when the first begins, with 10,000 rows."""
         reports = [report(number, labels=count, mae=5.0) for number, count in enumerate(labels)]
         past = history(*reports[:-1], trained_until=window(0).start, training_rows=10_000, **known)
         seen = evidence(len(labels) - 1, performance=reports[-1])
@@ -185,7 +185,7 @@ LATER, SOONER = timedelta(hours=6, seconds=9), timedelta(hours=6, seconds=5)
     ],
 )
 def test_window_limit_tolerates_start_times_seconds_apart(rule, limits, late):
-    """A judged window stays judged: missing it by two seconds would cost a whole window."""
+    """A window is judged only once: missing the limit by two seconds would cost a full window."""
     windows = 6 if "max_retrains_per_month" in limits else 2
     trained = window(0).end + timedelta(hours=6, seconds=7)
     past, limited, before = history(retrained_at=(trained,)), policy(rule, **limits), windows - 1
@@ -205,7 +205,7 @@ def test_late_start_beyond_a_tenth_moves_the_limit():
 
 
 def test_seven_percent_of_a_hundred_rows_are_seven_rows():
-    """0.07 · 100 is 7.000000000000001 to a computer."""
+    """0.07 · 100 is 7.000000000000001 in floating point."""
     past = history(training_rows=100, rows_since_training=0)
     rule = policy("{trigger: new_rows, fraction: 0.07}", min_rows=1)
     cases = [rule.case(evidence(1, rows=rows), past, window(1).end) for rows in (6, 7)]

@@ -1,4 +1,4 @@
-"""Whole or not at all, and safe for several processes at once."""
+"""Atomic writes, also with concurrent processes."""
 
 import multiprocessing
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ WRITERS, ROUNDS = 4, 10
 
 
 def _share(reports: Path, start: Barrier) -> None:
-    from tasks.adapters.gates.evidently_page import write_assets  # seconds that the other processes here do not need
+    from tasks.adapters.gates.evidently_page import write_assets  # takes seconds that the other processes do not need
 
     for number in range(ROUNDS):
         start.wait(timeout=120)

@@ -1,4 +1,4 @@
-"""Runs in containers whose workspace goes with them are refused before one ends Completed and leaves nothing behind."""
+"""Container runs whose workspace would be deleted with them are refused."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deployments.apply.definitions import Definitions, read_definitions
-from deployments.apply.storage_preflight import refuse_lost_work, withheld
+from deployments.apply.storage_preflight import refuse_ephemeral_storage, withheld
 from tasks.policy.records.errors import DeploymentError
 from tests.infra.test_pools import sent_to
 from tests.support.deployed_models import models
@@ -20,15 +20,15 @@ ADDRESSES = {
 CONTAINERS = ("docker", "ecs", "kubernetes")
 
 
-def placed_on(place: str, **told: str) -> Definitions:
-    """One model's retrains sent to a place, and what prefect.yaml tells every job."""
+def placed_on(place: str, **environment: str) -> Definitions:
+    """Return definitions with one model's retrains on a place, and these job variables."""
     (model, *others) = models()
     definitions = read_definitions(
         [model.model_copy(update={"name": "placed", "placement": sent_to(place)}), model, *others]
     )
     index: dict[str, Any] = deepcopy(definitions.index)
     for deployment in index["deployments"]:
-        deployment["work_pool"].setdefault("job_variables", {}).setdefault("env", {}).update(told)
+        deployment["work_pool"].setdefault("job_variables", {}).setdefault("env", {}).update(environment)
     return replace(definitions, index=index)
 
 
@@ -36,19 +36,19 @@ def placed_on(place: str, **told: str) -> Definitions:
 def test_containers_need_workspace_addresses(place):
     definitions = placed_on(place)
     with pytest.raises(DeploymentError) as refusal:
-        refuse_lost_work(definitions, {})
+        refuse_ephemeral_storage(definitions, {})
     assert str(refusal.value).startswith(
         f"retrain-{place}: its containers have no PERENNIAL_LAKE and no PERENNIAL_LEDGER and no MLFLOW_TRACKING_URI, "
         "so a run ends Completed and what it wrote is lost with its container; expected addresses that every "
         "host reaches, such as PERENNIAL_LAKE=s3://bucket/lake, PERENNIAL_LEDGER=s3://bucket/ledger, "
         "MLFLOW_TRACKING_URI=http://mlflow.internal:5000\nnothing was changed; "
     )
-    refuse_lost_work(definitions, ADDRESSES)
+    refuse_ephemeral_storage(definitions, ADDRESSES)
 
 
 @pytest.mark.parametrize("place", ["dedicated", "gpu"])
 def test_own_hosts_need_no_addresses(place):
-    refuse_lost_work(placed_on(place) if place != "dedicated" else read_definitions(models()), {})
+    refuse_ephemeral_storage(placed_on(place) if place != "dedicated" else read_definitions(models()), {})
 
 
 @pytest.mark.parametrize(
@@ -63,19 +63,19 @@ def test_own_hosts_need_no_addresses(place):
 )
 def test_local_paths_are_not_addresses(part, value):
     with pytest.raises(DeploymentError, match=f"^retrain-docker: its containers have no {part}, so"):
-        refuse_lost_work(placed_on("docker"), {**ADDRESSES, part: value})
+        refuse_ephemeral_storage(placed_on("docker"), {**ADDRESSES, part: value})
 
 
 def test_model_files_need_an_address_without_mlflow_server():
     registry = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://database.internal/mlflow"}
     with pytest.raises(DeploymentError, match=r"^retrain-docker: its containers have no PERENNIAL_ARTIFACTS, so"):
-        refuse_lost_work(placed_on("docker"), registry)
-    refuse_lost_work(placed_on("docker"), {**registry, "PERENNIAL_ARTIFACTS": "s3://bucket/models"})
+        refuse_ephemeral_storage(placed_on("docker"), registry)
+    refuse_ephemeral_storage(placed_on("docker"), {**registry, "PERENNIAL_ARTIFACTS": "s3://bucket/models"})
 
 
-@pytest.mark.parametrize("told", [ADDRESSES, {"PERENNIAL_HOME": "/srv/volume"}])
-def test_job_variables_in_prefect_yaml_count(told):
-    refuse_lost_work(placed_on("docker", **told), {})
+@pytest.mark.parametrize("environment", [ADDRESSES, {"PERENNIAL_HOME": "/srv/volume"}])
+def test_job_variables_in_prefect_yaml_count(environment):
+    refuse_ephemeral_storage(placed_on("docker", **environment), {})
 
 
 @pytest.mark.parametrize(
@@ -90,16 +90,16 @@ def test_job_variables_in_prefect_yaml_count(told):
 def test_address_with_password_is_withheld_and_reported(address):
     secret = {**ADDRESSES, "PERENNIAL_ARTIFACTS": "s3://bucket/models", "MLFLOW_TRACKING_URI": address}
     definitions = placed_on("docker")
-    refuse_lost_work(definitions, secret)
-    (said,) = withheld(definitions, secret)
-    assert said.startswith(
-        "retrain-docker: MLFLOW_TRACKING_URI holds a password, and everyone can read a pool's template"
+    refuse_ephemeral_storage(definitions, secret)
+    (warning,) = withheld(definitions, secret)
+    assert warning.startswith(
+        "retrain-docker: MLFLOW_TRACKING_URI holds a password and is not written to the pool's template"
     )
-    assert "hidden" not in said
+    assert "hidden" not in warning
     assert withheld(definitions, ADDRESSES) == []
     harmless = {**ADDRESSES, "MLFLOW_TRACKING_URI": "postgresql://db.internal/mlflow?sslmode=require&user=keeper"}
     assert withheld(definitions, harmless) == []
-    assert withheld(placed_on("gpu"), secret) == [], "a process has its host's settings"
+    assert withheld(placed_on("gpu"), secret) == [], "a process inherits its host's settings"
 
 
 # on a server ---------------------------------------------------------------------------------------------------------
