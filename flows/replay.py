@@ -5,11 +5,10 @@ from the entrypoints that deployments use, with the parameters that an automatio
 what was known then. Each finished window leaves a record, from which an interrupted replay resumes.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -57,7 +56,10 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
     # only the replay itself sends heartbeats; a subflow's would add a second each
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), ThreadPoolExecutor(1) as beside:
         first = first_champion(config) or _train_first(config, steps, windows[0])
-        score_beside = partial(beside.submit, score_baselines, config, first, folder)
+
+        def score_beside(window: Window) -> Future[Path]:
+            return beside.submit(score_baselines, config, first, folder, window)
+
         progress = create_progress_artifact(0.0, f"replay-{config.name}".replace("_", "-"), f"{len(windows)} windows")
         for number, window in enumerate(windows, start=1):
             if recall_window(folder, window) is None:
@@ -78,7 +80,7 @@ class _Steps:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def run(self, name: str, **parameters: Any) -> Any:
         started = perf_counter()

@@ -164,6 +164,21 @@ def test_imports_inside_functions_have_a_comment(path):
     assert not [f"{named(path)}:{node.lineno}" for node in inner if node.end_lineno not in explained]
 
 
+@pytest.mark.parametrize("path", sources("flows") + sources("tasks") + sources("deployments"), ids=named)
+def test_functions_take_at_most_five_parameters(path):
+    """More are a record. The parameters of a flow are its form, those of a command its command line."""
+    long = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            count = len([parameter for parameter in given if parameter.arg not in ("self", "cls")])
+            is_flow = any("flow(" in ast.unparse(decorator) for decorator in node.decorator_list)
+            is_command = any("typer.Option" in ast.unparse(parameter) for parameter in given)
+            if count > 5 and not is_flow and not is_command:
+                long.append(f"{node.name} takes {count}")
+    assert not long
+
+
 def test_user_errors_are_defined_in_one_module():
     tree = "tasks/policy/records/errors.py"
     known = {

@@ -23,6 +23,7 @@ from tasks.policy.records.reports import QualityCheck, QualityReport, Snapshot, 
 
 if TYPE_CHECKING:  # Great Expectations and pandas are imported only when a window is judged
     from tasks.adapters.gates.expectation_suite import Expected, Suite
+    from tasks.adapters.gates.great_expectations import WindowRows
     from tasks.adapters.gates.window_rows import Reader
 
 RECENT_WINDOWS = 6
@@ -83,7 +84,8 @@ def judge_quality(
     """
     learned, own = _suites(config, baseline)
     on_rows, on_labels = own.split(config.columns.label)
-    findings = _findings(config, profile, baseline.reference, (learned.expectations, on_rows), read, recent_rows)
+    rows = gates.great_expectations.WindowRows(read, profile, config.quality.rows_in_memory)
+    findings = _findings(config, rows, baseline.reference, (learned.expectations, on_rows), recent_rows)
     broken = worst_first(findings)
     verdict: Verdict = broken[0].on_failure if broken else "pass"
     holding = f"all {len(findings):,} expectations on {len(profile.features)} features hold"
@@ -131,10 +133,9 @@ def _short(suite: "Suite") -> str:
 
 def _findings(
     config: ModelConfig,
-    profile: WindowProfile,
+    rows: "WindowRows",
     reference: ReferenceProfile,
     suites: "tuple[Sequence[Expected], Sequence[Expected]]",
-    read: "Reader",
     recent_rows: Sequence[int],
 ) -> tuple[Finding, ...]:
     """Collect the findings of the schema checks, the learned suite and the owner's suite."""
@@ -143,13 +144,12 @@ def _findings(
         config, dict.fromkeys((*profiling.leakage.leaks_by_name(config), *reference.leaking))
     )
     shown = gates.sentences.Shown(
-        window_parameters(profile.window, reference, config.quality, recent_rows),
+        window_parameters(rows.profile.window, reference, config.quality, recent_rows),
         frozenset((*columns.personal, *columns.protected, columns.key)),
         {feature.feature: decimals_of(feature) for feature in reference.features if feature.kind == "numeric"},
     )
-    rows = gates.great_expectations.WindowRows(read, profile, config.quality.rows_in_memory)
     return (
-        *check_columns(profile, reference, config.quality, roles),
+        *check_columns(rows.profile, reference, config.quality, roles),
         *gates.great_expectations.judge_learned(learned, rows, reference, roles, shown),
         *gates.great_expectations.judge_own(own, rows, shown),
     )

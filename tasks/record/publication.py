@@ -5,6 +5,7 @@ anything twice. Every channel shows the decision's own reasons.
 """
 
 from datetime import datetime
+from typing import Any
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, orchestration, registry, reports
@@ -35,7 +36,7 @@ from tasks.policy.records.reports import Scoring
 from tasks.policy.rollout.probation import Degradation
 
 # Retried: the API server may be restarting; the ledger's facts are idempotent by decision.
-RETRIES = {"retries": 2, "retry_condition_fn": None}
+RETRIES: dict[str, Any] = {"retries": 2, "retry_condition_fn": None}
 
 PLOTTED_WINDOWS = 30
 ANSWERS = ("challenger.validated", "challenger.refused", "retraining.refused")

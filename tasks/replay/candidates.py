@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -232,5 +232,6 @@ def assemble_matrix(config: ModelConfig, plan: Plan, paths: list[Path], probes: 
         parts[key] = np.concatenate([parts[key][lag:], np.full_like(parts[key][:lag], unknown)])
     matrix = plan.folder / "matrix.npz"
     parts["loss"], parts["probe"] = parts["loss"] / scale, parts["probe"] / scale
-    np.savez_compressed(matrix, H=np.array(history), lag=np.array(lag), scale=np.array(scale), **parts)
+    arrays: dict[str, Any] = {"H": np.array(history), "lag": np.array(lag), "scale": np.array(scale), **parts}
+    np.savez_compressed(matrix, **arrays)
     return matrix

@@ -140,12 +140,11 @@ def _ask(
             evidence, int((pending.expires_at - request.now).total_seconds()), question
         )
         name = one_line(form.name)
-        verdict = "approved" if form.decision == "approve" else "rejected"
-        approving = verdict == "approved"
+        approving = form.decision == "approve"
         requesters, anonymous = (pending.requesters, pending.anonymous) if approving else ((), False)
         refusal = why_not_approve(config.access, name, requesters, anonymous, config.risk)
         if refusal is None:
-            return _answer(pending, verdict, name, one_line(form.comment))
+            return _answer(pending, "approved" if approving else "rejected", name, one_line(form.comment))
         asked = digest(challenger.decision_id, run_id, str(question))
         ledger.append(config.name, Fact("access.refused", refusal, request.as_of, asked, name))
     raise AssertionError("count never ends")

@@ -64,9 +64,9 @@ def _compare(
     excluding = windows_to_exclude(run.past.entries, run.as_of)
     rows = lake.labelled_rows(config, served, run.as_of, excluding=excluding)
     level = {"confidence": confidence_per_look(config.promotion), "slices": ()}
-    parts = {"validation": config.validation.model_copy(update=level)}
-    parts["columns"] = config.columns.model_copy(update={"protected": ()})  # compared on all rows, without slices
-    watched = config.model_copy(update=parts)
+    validation = config.validation.model_copy(update=level)
+    columns = config.columns.model_copy(update={"protected": ()})  # compared on all rows, without slices
+    watched = config.model_copy(update={"validation": validation, "columns": columns})
     compared = evaluation.challenger.compare(watched, run.champion, before, served, rows)
     return decide_degradation(config.validation, compared, realised, forecast, run.as_of)
 

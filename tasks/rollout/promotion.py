@@ -64,7 +64,7 @@ def restore_previous(
     another.
     """
     model, actor, reason = config.name, request.actor, request.reason
-    now = registry.aliases(model)
+    now: Mapping[str, str] = registry.aliases(model)
     serving = now.get(registry.CHAMPION)
     tags = registry.tags(model, serving) if serving else {}
     if serving and tags.get("restored_by") == decision_id:

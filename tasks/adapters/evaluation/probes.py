@@ -85,7 +85,7 @@ def _score(
     """Score the selected probes that were trained before the window on its labelled rows."""
     earlier = (*config.history_windows(), *config.windows(end=max(window.start, config.period.history_until)))
     taught = [other for other in earlier if other < window and _sample_path(other, folder).exists()]
-    places = range(len(taught))
+    places: Sequence[int] = range(len(taught))
     if aged is not None:
         peers = ([place for place in places if taught[place].end <= until][-1:] for until in aged)
         places = sorted({*places[-LATEST:], *chain.from_iterable(peers)})

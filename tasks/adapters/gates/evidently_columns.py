@@ -7,7 +7,7 @@ the reference's range plus its width on either side. Rare categories are pooled.
 writes them into scripts and into Plotly labels, which turn `<a>` into live links.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -149,15 +149,15 @@ def compare(frozen: FeatureReference, current: Side, reference: Side, limits: Li
     """Yield the tests of one feature: one of its values, and one per kind of missing value found on either side."""
     method, limit = value_limit(frozen, limits)
     if min(len(current.known), len(reference.known)) >= limits.min_rows:
-        compared = _compare_numbers if frozen.kind == "numeric" else _compare_names
+        compared: Callable[..., Compared] = _compare_numbers if frozen.kind == "numeric" else _compare_names
         yield compared(frozen, current.known, reference.known, method, limit)
     for kind, side in zip(KINDS, SIDES, strict=True):
         now, before = current.missing == kind, reference.missing == kind
         if min(len(now), len(before)) >= limits.min_rows and (now.any() or before.any()):
             names = np.array([PRESENT, kind], object)
-            pair = [pd.Series(names[one.astype(int)], dtype=object) for one in (now, before)]
+            marked, marked_before = (pd.Series(names[one.astype(int)], dtype=object) for one in (now, before))
             scale = Scale("psi", len(now), len(before), bins=2)
-            yield Compared(frozen.feature, side, False, *pair, limits.categorical_threshold, scale)
+            yield Compared(frozen.feature, side, False, marked, marked_before, limits.categorical_threshold, scale)
 
 
 def _compare_numbers(

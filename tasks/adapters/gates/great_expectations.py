@@ -121,8 +121,9 @@ def _from_sketch(one: Expected, profile: WindowProfile, shown: Shown) -> Finding
 
 def _apart(frame: pd.DataFrame) -> list[list[str]]:
     """Group columns without nulls, and put each other column alone: Great Expectations copies the frame for it."""
-    with_nulls = [name for name in frame if frame[name].hasnans]
-    return [[name for name in frame if name not in with_nulls], *([name] for name in with_nulls)]
+    names = [str(name) for name in frame]
+    with_nulls = [name for name in names if frame[name].hasnans]
+    return [[name for name in names if name not in with_nulls], *([name] for name in with_nulls)]
 
 
 def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tuple[Finding, ...]:

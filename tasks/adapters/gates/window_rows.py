@@ -123,7 +123,7 @@ def _categories(column: pa.Array, boolean: bool, personal: bool) -> Any:
     distinct = list(dict.fromkeys(name for name in names if name is not None))
     places = {name: place for place, name in enumerate(distinct)}
     codes = np.array([*(places.get(name, -1) for name in names), -1])
-    return pd.Categorical.from_codes(codes[column.indices.fill_null(len(names)).to_numpy()], distinct)
+    return pd.Categorical.from_codes(codes[column.indices.fill_null(len(names)).to_numpy()], pd.Index(distinct))
 
 
 def _ids(column: pa.Array) -> pd.arrays.IntegerArray | None:

@@ -67,7 +67,9 @@ def _lag(rows: LandedTable, labels: LandedTable, as_of: datetime, share: float, 
 def labels_came(config: ModelConfig, window: Window, after: datetime, until: datetime) -> bool:
     """Return whether a label or a correction for the window's rows became known after `after` and up to `until`."""
     labels = LandedTable.open(workspace().table(config.name, "labels"))
-    for file in labels.files() if labels else ():
+    if labels is None:
+        return False
+    for file in labels.files():
         if overlap(window_named(file.window), window):
             opened = labels.opened(file)
             known_at = opened.table(opened.schema().names[2:]).column(0)

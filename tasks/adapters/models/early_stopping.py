@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from xgboost import XGBModel, XGBRFClassifier, XGBRFRegressor
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.models.encoding import Matrix
+from tasks.adapters.models.encoding import Codes, Matrix
 from tasks.policy.statistics import metrics
 from tasks.policy.statistics.metrics import Floats
 
@@ -31,7 +31,7 @@ class TrainingData:
     """Encoded training rows, oldest first; `classes` is the number of classes, 0 in a regression."""
 
     matrix: Matrix
-    target: Floats
+    target: Floats | Codes
     classes: int
 
 
@@ -101,7 +101,7 @@ def _every_other_block(latest: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return chosen
 
 
-def _loss(config: ModelConfig, y_true: Floats, y_pred: Floats) -> float:
+def _loss(config: ModelConfig, y_true: ArrayLike, y_pred: Floats) -> float:
     metric = config.performance.primary_metric
     value = metrics.compute(metric, y_true, y_pred)
     return metrics.as_loss(metric.name, value) if np.isfinite(value) else np.inf

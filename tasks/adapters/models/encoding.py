@@ -7,7 +7,7 @@ absent or of another type, which breaks the contract; the error names column and
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from tasks.policy.records.reports import FeatureKind
 
 Matrix = NDArray[np.float32]
 Codes = NDArray[np.int64]
-Rows = pa.Table | pd.DataFrame
+Rows: TypeAlias = pa.Table | pd.DataFrame
 
 EXPECTED: dict[FeatureKind, str] = {
     "numeric": "an integer or decimal number",

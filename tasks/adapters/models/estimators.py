@@ -57,7 +57,7 @@ def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
     codes = encode_labels(labels, classes)
     kind = estimator_class(config)
     encoder = FeatureEncoder(config.columns.features).fit(rows)
-    target = codes if config.task == "regression" else codes.astype(np.int64)
+    target = codes if config.task == "regression" else codes.astype(np.int64)  # scikit-learn wants whole class codes
     data = TrainingData(encoder.transform(rows), target, len(classes))
 
     def unfitted() -> Any:
@@ -203,6 +203,6 @@ def _importance(estimator: Any, encoding: Encoding) -> dict[str, float]:
         weights = getattr(inner, "coef_", None)
         if own is None and weights is None:
             return {}
-        raw = np.asarray(own) if own is not None else np.abs(np.atleast_2d(weights)).sum(axis=0)
+        raw = np.abs(np.atleast_2d(np.asarray(weights))).sum(axis=0) if own is None else np.asarray(own)
     total = float(raw.sum())
     return {name: float(value) / total for name, value in zip(encoding.names, raw, strict=True)} if total > 0 else {}

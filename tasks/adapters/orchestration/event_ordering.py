@@ -40,7 +40,7 @@ AT_REST = {
 REMEMBERED = 100_000
 
 
-class CausalOrdering(memory.CausalOrdering):  # type: ignore[misc]  # Prefect is not followed by mypy, so its class is Any
+class CausalOrdering(memory.CausalOrdering):
     """Prefect's in-memory ordering, which neither waits for events before its start nor passes on late heartbeats."""
 
     _at_rest: LRUCache[str, bool] = LRUCache(REMEMBERED)

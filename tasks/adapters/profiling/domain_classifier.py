@@ -39,7 +39,8 @@ def tell_apart(
     """
     names = [name for name in window.codes if name in reference.codes][:COLUMNS]
     random = np.random.default_rng(SEED)
-    before, now = (_draw(len(reference), random, weights), _draw(len(window), random, None)) if names else ([], [])
+    none = np.empty(0, np.int64)
+    before, now = (_draw(len(reference), random, weights), _draw(len(window), random, None)) if names else (none, none)
     size = min(len(before), len(now))
     if size < max(2, min_rows):
         return JointDrift("insufficient", threshold, size)

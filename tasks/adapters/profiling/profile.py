@@ -190,7 +190,8 @@ def profile_columns(
     call must return the same rows in the same order.
     """
     ids = (config.columns.key, config.columns.time)
-    parts, samples = [], []
+    parts: list[WindowProfile] = []
+    samples: list[WindowSample] = []
     for first in range(0, len(reference.features), COLUMNS_AT_ONCE):
         some = replace(reference, features=reference.features[first : first + COLUMNS_AT_ONCE])
         names = tuple(frozen.feature for frozen in some.features)
@@ -213,7 +214,8 @@ def _count(
     sample: WindowSample | None,
 ) -> WindowProfile:
     counters = [counter_of(frozen, config) for frozen in reference.features]
-    ids, times, columns, rows, null_ids = IdSketch(), [], (), 0, 0
+    columns: tuple[tuple[str, str], ...] = ()
+    ids, times, rows, null_ids = IdSketch(), [], 0, 0
     for batch in batches:
         rows, columns = rows + batch.num_rows, columns or _column_types(batch.schema)
         present = {name: index for index, name in enumerate(batch.schema.names)}

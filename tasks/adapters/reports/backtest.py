@@ -85,8 +85,8 @@ def _lift(backtest: Backtest, lifts: Lifts) -> Chart:
         marker = {"color": _colour(policy), "size": 9}
         traces.append(_trace([(lift.lift, policy)], mode="markers", marker=marker, hovertemplate=hover, error_x=bars))
     bounds = [bound for _, lift in known for bound in (lift.low, lift.high)]
-    ends = [max(-SEEN, min([-0.2, *bounds])) - 0.1, min(SEEN, max([1.0, *bounds])) + 0.1]
-    figure = _figure(traces, {"title": "lift", "range": ends}, {"automargin": True})
+    shown = [max(-SEEN, min([-0.2, *bounds])) - 0.1, min(SEEN, max([1.0, *bounds])) + 0.1]
+    figure = _figure(traces, {"title": "lift", "range": shown}, {"automargin": True})
     line = {"color": "ink", "width": 1, "dash": "dot"}
     timer = {"type": "line", "x0": 0, "x1": 0, "yref": "paper", "y0": 0, "y1": 1, "line": line}
     figure["layout"] |= {"shapes": [timer], "showlegend": False, "height": max(200, 90 + 26 * len(known))}

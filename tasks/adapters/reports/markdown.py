@@ -4,6 +4,7 @@ Names, reasons and category values are untrusted. Unescaped, they could forge a 
 an external image above the form that approves a promotion.
 """
 
+from collections.abc import Sequence
 from html import escape
 
 from tasks.policy.records.text import one_line, plain
@@ -29,7 +30,7 @@ def folded(title: str, sentences: tuple[str, ...]) -> str:
     return f"<details><summary>{escape(title)}</summary><ul>{items}</ul></details>"
 
 
-def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join("| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines)
 

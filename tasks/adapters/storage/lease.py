@@ -157,14 +157,13 @@ def _acquire(model: str, purpose: str, outranks: tuple[str, ...], ttl_s: float, 
         holder, moment = _latest(model), _steady()
         if holder != seen:
             seen, unchanged_since = holder, moment
-        free = (
+        if (
             holder is None
             or holder.released
             or (holder.run is not None and holder.run == run_id)
             or holder.purpose in outranks
             or moment - unchanged_since > holder.ttl_s
-        )
-        if free:
+        ):
             token = holder.token + 1 if holder else 1
             mine = Record(token, purpose, _name(), run_id, ttl_s)
             if _create(model, mine) == mine:
