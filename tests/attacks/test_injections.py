@@ -4,6 +4,8 @@ import pytest
 
 from tests.support.injections import FAULT, Bed, Verdict, run
 
+pytestmark = pytest.mark.slow("judges real flights under dozens of injected changes")
+
 
 @pytest.fixture(scope="module")
 def verdicts() -> list[Verdict]:

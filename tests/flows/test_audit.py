@@ -101,6 +101,7 @@ def test_verify_with_expected_head_detects_truncation(recorded, workspace, capsy
     assert "the head noted elsewhere names entry 3" in capsys.readouterr().out
 
 
+@pytest.mark.slow("starts the command as a process")
 def test_closed_pipe_ends_without_traceback(recorded):
     command = [sys.executable, "-m", "deployments", "audit", "show", MODEL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as shown:

@@ -18,18 +18,11 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST = utc("2024-01-21")
 
 
-def begin(folder) -> str:
-    model = write_model(folder)
-    retrain(model, until=FIRST)
-    promote(model, until=FIRST)
-    return model
-
-
 def facts() -> list[tuple[str, str | None]]:
     return [(entry.kind, entry.decision_id) for entry in ledger.entries("small")]
 
 
-def test_missed_windows_get_the_ids_of_scheduled_runs(tmp_path):
+def test_missed_windows_get_the_ids_of_scheduled_runs(tmp_path, begin):
     model = begin(tmp_path)
     score(model, until=utc("2024-01-25"))
     monitor(model, until=utc("2024-01-25"))
@@ -49,7 +42,7 @@ def test_missed_windows_get_the_ids_of_scheduled_runs(tmp_path):
     assert facts() == [*before, *filled]
 
 
-def test_training_windows_are_left_out(tmp_path):
+def test_training_windows_are_left_out(tmp_path, begin):
     model = begin(tmp_path)
     for window in load_model_config(model).windows(end=utc("2024-01-27")):
         score(model, until=window.end)
@@ -70,7 +63,7 @@ def test_training_windows_are_left_out(tmp_path):
         ("2023-01-01", "2024-01-20", 60, "both after 2024-01-21"),
     ],
 )
-def test_empty_or_too_long_range_is_refused(tmp_path, start, end, limit, words):
+def test_empty_or_too_long_range_is_refused(tmp_path, begin, start, end, limit, words):
     model = begin(tmp_path)
     before = facts()
     with pytest.raises(BackfillRefused, match=words):
@@ -78,7 +71,7 @@ def test_empty_or_too_long_range_is_refused(tmp_path, start, end, limit, words):
     assert facts() == before
 
 
-def test_repeated_manual_runs_change_nothing(tmp_path):
+def test_repeated_manual_runs_change_nothing(tmp_path, begin):
     model = begin(tmp_path)
     day = utc("2024-01-25")
     score(model, until=day)
@@ -91,7 +84,7 @@ def test_repeated_manual_runs_change_nothing(tmp_path):
     assert (facts(), registry.aliases("small")) == (once, aliases)
 
 
-def test_rollback_dry_run_changes_nothing(tmp_path):
+def test_rollback_dry_run_changes_nothing(tmp_path, begin):
     model = begin(tmp_path)
     day = utc("2024-01-25")
     score(model, until=utc("2024-01-23"))
@@ -111,7 +104,9 @@ def test_run_names_contain_flow_model_and_date(tmp_path):
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.sorting import FlowRunSort
 
-    model = begin(tmp_path)
+    model = write_model(tmp_path)
+    retrain(model, until=FIRST)
+    promote(model, until=FIRST)
     monitor(model, until=utc("2024-01-23"), dry_run=True)
     with get_client(sync_client=True) as client:
         names = [run.name for run in client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC)]

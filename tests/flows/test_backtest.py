@@ -115,6 +115,7 @@ def test_invalid_backtest_ends_with_one_message(
     assert printed.startswith("backtest: ") and message in printed and "Traceback" not in printed
 
 
+@pytest.mark.slow("starts the module as a process")
 def test_module_runs_with_matrix_and_folder(matrix_file: Path, tmp_path: Path) -> None:
     """A public interface: the sentence on stdout, both files, and exit code 1 with one line on refusal."""
     command = [sys.executable, "-m", "flows.backtest", "--out", str(tmp_path / "out"), "--matrix"]
@@ -195,6 +196,7 @@ def test_own_history_is_backtested_with_each_candidate_once(tmp_path: Path, work
     assert [path.stat().st_mtime_ns for path in candidates] == written, "a candidate is trained once"
 
 
+@pytest.mark.slow("back-tests a record")
 @pytest.mark.usefixtures("prefect_server")
 def test_live_model_is_backtested_until_a_time(tmp_path: Path, workspace: Path) -> None:
     model = str(write_model(tmp_path, live=True))
@@ -245,6 +247,7 @@ def test_invalid_end_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None
     assert "'soon' is no date" in capsys.readouterr().err
 
 
+@pytest.mark.slow("back-tests a record")
 @pytest.mark.usefixtures("prefect_server")
 def test_policies_wait_for_late_labels(tmp_path: Path, workspace: Path) -> None:
     """Labels fifteen days late, windows of ten: at a window's end, half of the labels of the previous window are known."""

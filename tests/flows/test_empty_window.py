@@ -77,6 +77,7 @@ def from_ledger(kind: str):
     return from_json(ModelVersion, ledger.entries("small", kind=kind)[-1].body)
 
 
+@pytest.mark.slow("lives through several windows")
 def test_backfill_lists_and_later_fills_an_empty_window(tmp_path, begin):
     model = begin(tmp_path, closed_on(HOLIDAY))
     filled = backfill(model, start=FIRST, end=END, dry_run=False)

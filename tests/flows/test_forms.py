@@ -41,6 +41,7 @@ def test_command_waits_two_minutes_for_its_own_server():
     assert seen == [120, 300]
 
 
+@pytest.mark.slow("starts a deployed run as a process")
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(("raised", "traced"), [("PerennialError", False), ("ValueError", True)])
 def test_refusal_is_logged_without_traceback(raised, traced):

@@ -63,6 +63,7 @@ def test_rescaled_labels_are_not_used_until_accepted(tmp_path):
     assert "labels.sound" in {entry.kind for entry in ledger.entries("small")}
 
 
+@pytest.mark.slow("lives through several windows")
 def test_missing_labels_become_overdue(tmp_path):
     table = rows()
     model = begin(tmp_path, table.assign(y=table["y"].mask(table["at"] >= JUMP)))
@@ -75,6 +76,7 @@ def test_missing_labels_become_overdue(tmp_path):
     assert "0 of 300 rows" in fleet.members[0].needs[0].sentence
 
 
+@pytest.mark.slow("lives through several windows")
 def test_infinite_labels_are_counted_and_reported(tmp_path):
     table = rows()
     some = (table["at"] >= JUMP) & (table.index % 50 == 0)
@@ -86,6 +88,7 @@ def test_infinite_labels_are_counted_and_reported(tmp_path):
     assert (most.evidence.performance.labels.verdict, most.decision.blocked_by) == ("fail", "labels")
 
 
+@pytest.mark.slow("lives through several windows")
 def test_concept_drift_is_not_a_label_fault(tmp_path):
     model = begin(tmp_path, rows())
     decided = judged(model, "2024-02-01")

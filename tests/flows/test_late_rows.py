@@ -66,6 +66,7 @@ def test_settling_window_is_not_backfilled(tmp_path, monkeypatch):
     assert stored_rows(model)
 
 
+@pytest.mark.slow("back-tests a record")
 def test_settling_window_is_not_backtested(tmp_path):
     model = begin(tmp_path, 18)
     last = Window(utc("2024-01-25"), utc("2024-01-27"))

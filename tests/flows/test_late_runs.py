@@ -40,6 +40,7 @@ def run_late(of: Flow[Any, Any], model: str, was_due: datetime, scheduled: bool 
     return run_flow(of, flow_run=run, parameters={"model": model, "until": None})
 
 
+@pytest.mark.slow("lives through several windows")
 def test_late_runs_catch_up_window_by_window(tmp_path, begin):
     model = begin(tmp_path, **LIVE)
     for moment in DUE:

@@ -206,6 +206,7 @@ def test_command_without_champion_ends_with_one_line(tmp_path):
     assert "Traceback" not in ended.stdout + ended.stderr
 
 
+@pytest.mark.slow("starts the command as a process")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

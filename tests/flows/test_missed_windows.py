@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 FIRST, LATER = utc("2024-01-21"), utc("2024-02-04")
 
 
+@pytest.mark.slow("lives through several windows")
 def test_retrain_after_missed_windows_names_the_backfill(tmp_path):
     model = write_model(tmp_path, **{"window_days: 8": "window_days: 4"})
     retrain(model, until=FIRST)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 @on_each_store
+@pytest.mark.slow("the whole loop, on two object stores")
 def test_full_loop_in_an_object_store(scheme, tmp_path, workspace, monkeypatch: pytest.MonkeyPatch):
     until = utc("2024-01-23")
     with object_store(scheme, monkeypatch) as bucket:

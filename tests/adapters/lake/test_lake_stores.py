@@ -153,6 +153,7 @@ def _landed_at_once(windows: Sequence[Window]) -> list[Snapshot]:
     return snapshots
 
 
+@pytest.mark.slow("starts a store and processes that write at once")
 def test_concurrent_writers_in_an_object_store_get_one_snapshot(bucket: str) -> None:
     first, *others = _landed_at_once([WINDOW] * 3)
 
@@ -163,6 +164,7 @@ def test_concurrent_writers_in_an_object_store_get_one_snapshot(bucket: str) -> 
     assert len([path for path in listed if path.endswith(".parquet")]) == 1, "the other writers' files are removed"
 
 
+@pytest.mark.slow("starts a store and processes that write at once")
 def test_concurrent_windows_in_an_object_store_are_all_stored(bucket: str) -> None:
     """One commit wins each version; the others retry with the next."""
     third = SECOND.next()

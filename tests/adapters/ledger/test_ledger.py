@@ -370,6 +370,7 @@ def test_threads_on_an_object_store_never_fork_the_chain(remote):
     assert ledger.verify(MODEL).problems == ()
 
 
+@pytest.mark.slow("starts a store and processes that append at once")
 def test_processes_on_an_object_store_never_fork_the_chain(remote):
     append_from_processes(writers=3, facts=8)
 
@@ -388,6 +389,7 @@ def test_tampering_in_an_object_store_is_detected(remote):
     assert "00000005.json.bak is not an entry" in problems()
 
 
+@pytest.mark.slow("the store accepts one write a second")
 def test_burst_on_gcs_is_complete_despite_rate_limit(monkeypatch):
     """GCS refuses faster changes of one object, here the head; the client retries."""
     with object_store("gs", monkeypatch, pause_s=1.0) as bucket:

@@ -158,6 +158,7 @@ def test_unwritable_copy_does_not_stop_the_ledger():
     assert ledger.entries(MODEL) == recorded
 
 
+@pytest.mark.slow("starts processes that copy at once")
 def test_concurrent_copies_leave_a_valid_copy():
     recorded = fill()
     copy().unlink()

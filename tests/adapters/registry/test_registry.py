@@ -107,6 +107,7 @@ def test_registration_is_idempotent_per_decision():
     assert len(registry.client().search_model_versions("name='binary_model'")) == 2
 
 
+@pytest.mark.slow("two processes register with MLflow")
 def test_concurrent_registrations_leave_one_version(workspace):
     """Also if both start without a database, whose tables only one of them may create."""
     (workspace / "mlflow.db").unlink()

@@ -23,6 +23,7 @@ def tables(path: Path) -> set[str]:
         return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
+@pytest.mark.slow("kills a process that sets up MLflow's tables")
 def test_killed_first_start_leaves_no_database(workspace: Path):
     workspace.mkdir()
     path = workspace / "mlflow.db"

@@ -41,6 +41,7 @@ def run_side_by_side(target, *arguments) -> list[int | None]:
     return [writer.exitcode for writer in writers]
 
 
+@pytest.mark.slow("starts processes that write at once")
 def test_concurrent_first_reports_all_succeed(tmp_path):
     assert run_side_by_side(_share, tmp_path) == [0] * WRITERS
     for number in range(ROUNDS):
@@ -51,6 +52,7 @@ def test_concurrent_first_reports_all_succeed(tmp_path):
         assert {file.suffix for file in files} == {".css", ".js"}
 
 
+@pytest.mark.slow("starts processes that write at once")
 def test_locked_updates_lose_nothing(tmp_path):
     path = tmp_path / "count"
     path.write_text("0")

@@ -160,6 +160,7 @@ def test_expired_holder_writes_nothing_after_takeover(holder, tmp_path):
     assert recorded() == ["ours"]
 
 
+@pytest.mark.slow("waits for leases of stopped processes to expire")
 def test_expired_holder_writes_nothing_after_the_next_one_ended(holder, tmp_path):
     frozen = holder(ttl_s=1.0)
     frozen.send_signal(signal.SIGSTOP)
@@ -172,6 +173,7 @@ def test_expired_holder_writes_nothing_after_the_next_one_ended(holder, tmp_path
     assert recorded() == []
 
 
+@pytest.mark.slow("waits for leases of stopped processes to expire")
 def test_expired_holder_continues_with_new_token_without_takeover(holder, tmp_path):
     frozen = holder(ttl_s=1.0)
     frozen.send_signal(signal.SIGSTOP)
@@ -184,6 +186,7 @@ def test_expired_holder_continues_with_new_token_without_takeover(holder, tmp_pa
         assert held.record.token == 3
 
 
+@pytest.mark.slow("waits for longer than a lease lasts")
 def test_living_holder_renews_its_lease(holder, tmp_path):
     living = holder(ttl_s=3.0)
     with pytest.raises(LeaseHeld), hold(MODEL, "promote", patience_s=8):
@@ -339,6 +342,7 @@ def test_one_of_eight_gets_the_lease_in_an_object_store(scheme, monkeypatch):
         assert sorted(filter(None, (one.result() for one in wanting))) == [1]
 
 
+@pytest.mark.slow("the store accepts one write a second")
 def test_short_lease_on_gcs_is_released_despite_rate_limit(monkeypatch):
     with object_store("gs", monkeypatch, pause_s=1.0) as bucket:
         monkeypatch.setenv("PERENNIAL_LEDGER", f"{bucket}/ledger")
