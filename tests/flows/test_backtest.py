@@ -244,7 +244,7 @@ def test_untrusted_labels_are_not_used(tmp_path: Path, workspace: Path) -> None:
 
 def test_invalid_end_date_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backtest", "--model", "air_time", "--until", "soon"]) == 2
-    assert "'soon' is no date" in capsys.readouterr().err
+    assert "'soon' is not a date" in capsys.readouterr().err
 
 
 @pytest.mark.slow("back-tests a record")
