@@ -75,7 +75,7 @@ class QualityReport:
     learned_suite_sha256: str | None = None
     """SHA-256 of the canonical JSON of the suite learned from the reference; None in older reports."""
     own_suite_sha256: str | None = None
-    """The same of the owner's suite (`quality.suite`); None without one."""
+    """The same for the owner's suite (`quality.suite`); None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class FeatureDrift:
     smallest_effect: float | None = None
     """Smallest effect detectable with these rows at `drift.power`; None where only the effect size was judged."""
     rows_needed: int | None = None
-    """Rows needed to detect an effect at the limit, where these are too few and some number is enough."""
+    """Rows needed to detect an effect at the limit; None where these suffice or no number would."""
 
     @property
     def is_underpowered(self) -> bool:
@@ -174,7 +174,7 @@ class SecondOpinion:
     drifted_share: float = 0.0
     features: tuple[FeatureOpinion, ...] = ()
     unavailable: str | None = None
-    """Why Evidently measured nothing; None where it did measure."""
+    """Why Evidently measured nothing; None where it measured."""
     summary: str = ""
     """Both verdicts on the window in one sentence."""
 
@@ -214,7 +214,7 @@ class DriftReport:
     reasons: tuple[str, ...]
     report_uri: str | None = None
     explanation: str | None = None
-    """Drifted features that moved the predictions, ranked; None where none did or SHAP values are not available."""
+    """Drifted features that moved the predictions, ranked; None if no feature did, or if SHAP values are not available."""
     joint: JointDrift | None = None
     """Joint drift, measured by a classifier on a bounded sample; None where not measured."""
     second_opinion: SecondOpinion | None = None
@@ -292,7 +292,7 @@ class Scoring:
     latency: Latency
 
 
-NEVER_SCORED = "no prediction was logged: run score before monitor; nothing is known of the rows"
+NEVER_SCORED = "no predictions were logged (run score before monitor), so nothing is known about the rows"
 
 
 @dataclass(frozen=True, slots=True)
