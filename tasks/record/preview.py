@@ -18,14 +18,14 @@ from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
     Preview,
-    describe_validation,
     collect_refusals,
-    too_few_rows,
     describe_cost,
-    describe_training_data,
-    describe_rollback,
     describe_first_training_data,
     describe_place,
+    describe_rollback,
+    describe_training_data,
+    describe_validation,
+    too_few_rows,
 )
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.validation import why_not_promote

@@ -177,7 +177,7 @@ def test_manually_moved_previous_is_not_restored(number, capsys):
 
 def test_manually_moved_challenger_is_reported(capsys):
     registry.set_aliases(MODEL, {"challenger": "1"})
-    assert "alias challenger is on version 1, which is not the one that waits" in printed(capsys)
+    assert "alias challenger is on version 1, which does not await promotion" in printed(capsys)
 
 
 def test_unvalidated_version_with_forged_tags_does_not_serve():

@@ -28,8 +28,9 @@ class PendingApproval:
         if self.expired_at is None:
             return f"version {self.version} passed and is waiting for approval: {self.reason}"
         return (
-            f"version {self.version} passed, but no one approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, so it counts as rejected; "
-            f"to record this: perennial run promote --model {model}; to try again: perennial run retrain --model {model}"
+            f"version {self.version} passed, but no one approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, so it counts as "
+            f"rejected; to record this: perennial run promote --model {model}; "
+            f"to try again: perennial run retrain --model {model}"
         )
 
 

@@ -227,7 +227,7 @@ class DriftReport:
     verdict is not `stable`."""
 
     @property
-    def says_something(self) -> bool:
+    def is_conclusive(self) -> bool:
         """Whether there is a drift verdict, or at least one drifted feature although others have too few rows."""
         return self.verdict != "insufficient" or any(feature.verdict == "drifted" for feature in self.features)
 

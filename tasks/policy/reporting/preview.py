@@ -35,8 +35,8 @@ def describe_training_data(training: Snapshot, holdout: Snapshot, champion: Mode
     return (
         f"it would train on {training.labelled_rows or 0:,} labelled rows of {training.rows:,} in {training.window.name} "
         f"(version {training.version} of {training.uri}) and be compared with champion "
-        f"{champion.version} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; labels that arrived since the last run "
-        "would be added"
+        f"{champion.version} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; labels that arrived since "
+        "the last run would be added"
     )
 
 

@@ -89,6 +89,6 @@ def _drift(case: Case) -> tuple[DriftReport | None, str]:
         return None, "not measured in this window"
     if drift.rows < case.min_rows:
         return None, f"insufficient, {drift.rows} rows in {drift.window.name}, at least {case.min_rows} are needed"
-    if not drift.says_something:
+    if not drift.is_conclusive:
         return None, f"insufficient, {'; '.join(drift.reasons[:2]) or f'{drift.rows} rows in {drift.window.name}'}"
     return drift, ""

@@ -6,13 +6,13 @@ from tasks.policy.records.evidence import ModelVersion, Placement, ValidationRep
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
     Preview,
-    describe_validation,
     collect_refusals,
-    too_few_rows,
     describe_cost,
-    describe_training_data,
-    describe_rollback,
     describe_place,
+    describe_rollback,
+    describe_training_data,
+    describe_validation,
+    too_few_rows,
 )
 from tasks.policy.rollout.restorable import RollbackPlan
 
