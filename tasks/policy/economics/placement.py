@@ -75,7 +75,7 @@ def decide_placement(policy: PlacementPolicy, rows: int, personal: tuple[str, ..
     other: Literal["dedicated", "serverless"] = "serverless" if policy.prefer == "dedicated" else "dedicated"
     places = {"dedicated": policy.dedicated, "serverless": policy.serverless}
     if not against[policy.prefer]:
-        reason = f"{policy.prefer} is preferred and nothing speaks against it for {rows:,} rows"
+        reason = f"{policy.prefer} is preferred and nothing rules it out for {rows:,} rows"
         return _placed(places[policy.prefer], policy.prefer, rows, (reason,))
     if not against[other]:
         return _placed(places[other], other, rows, against[policy.prefer])

@@ -1,4 +1,4 @@
-"""Exclude from scale and range of the training rows: codes for missing values, heavy tails, broken days.
+"""Exclude codes for missing values, heavy tails and broken days from the scale and range of the training rows.
 
 Tukey (1977), Exploratory Data Analysis: values beyond three interquartile ranges from the quartiles are far out.
 """

@@ -213,7 +213,7 @@ def test_small_window_is_insufficient_and_states_needed_rows(method):
     assert (small.verdict, feature.verdict, small.drifted_share) == ("insufficient", "insufficient", 0)
     assert feature.smallest_effect > feature.threshold and feature.rows_needed > 250
     assert f"about {feature.rows_needed:,} rows would be enough" in small.reasons[1]
-    assert f"would show in x is {method} {feature.smallest_effect:.2g}" in small.reasons[1]
+    assert f"smallest detectable effect in x is {method} {feature.smallest_effect:.2g}" in small.reasons[1]
     large = judged([frozen], [current(random.normal(0, 1, feature.rows_needed + 50), frozen)], **settings)
     assert (large.verdict, large.features[0].verdict) == ("stable", "stable")
     assert len(large.reasons) == 1
