@@ -144,7 +144,7 @@ def test_earlier_verdicts_stay_with_the_deleted_model():
     [
         ("champion", "3", "alias champion is on version 3, expected version 2"),
         ("champion", "1", "alias champion is on version 1, expected version 2"),
-        ("champion", None, "alias champion is on none, expected version 2"),
+        ("champion", None, "alias champion is on no version, expected version 2"),
     ],
 )
 def test_manually_moved_champion_blocks_promotion_and_rollback(alias, number, fix, capsys):

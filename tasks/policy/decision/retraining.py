@@ -22,7 +22,7 @@ MONTH = timedelta(days=30)
 
 
 class RetrainingPolicy(Settings):
-    """When to retrain, and the limits that keep it from happening too often or on too little data."""
+    """The condition for a retrain, and the limits that prevent retrains too often or on too little data."""
 
     when: Condition = Field(examples=[{"trigger": "perennial"}])
     """The condition that requests a retrain."""

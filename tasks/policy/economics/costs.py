@@ -233,7 +233,7 @@ def share_budget(requests: Sequence[Request], budget_usd: float) -> dict[str, st
     for request in requests:
         brings = "" if request.net_usd is None else f"; this one is expected to bring {request.net_usd:,.2f} USD"
         refusal = (
-            f"{request.cost_usd:,.2f} USD do not fit into the shared budget of {budget_usd:,.2f} USD beside retrains "
+            f"{request.cost_usd:,.2f} USD do not fit into the shared budget of {budget_usd:,.2f} USD alongside retrains "
             f"that bring more{brings}"
         )
         answers.setdefault(request.model, None if request in granted else refusal)

@@ -24,11 +24,11 @@ class AccessPolicy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     trigger: tuple[Name, ...] = Field((AUTOMATION, SCHEDULE, ANYONE), examples=[[AUTOMATION, "ada@example.com"]])
-    """Who may start `retrain`, `promote` and `rollback`."""
+    """Names that may start `retrain`, `promote` and `rollback`."""
     approve: tuple[Name, ...] = Field((), examples=[["grace@example.com"]])
-    """Who may approve a promotion. Default: any named person except the requester."""
+    """People who may approve a promotion. Default: any named person except the requester."""
     override: tuple[Name, ...] = Field((), examples=[["ada@example.com"]])
-    """Who may override a budget or a warning for a time. Default: nobody. No one can override a failed gate."""
+    """People who may override a budget or a warning for a limited time. Default: nobody. No one can override a failed gate."""
     approval_hours: float = Field(72, gt=0, le=24 * 60, examples=[24])
     """Hours after which a promotion that nobody approved is rejected."""
 
@@ -88,7 +88,7 @@ class Override(BaseModel):
     reason: Annotated[OneLine, Field(min_length=10, max_length=2000)]
     """The reason, in a sentence."""
     until: AwareDatetime
-    """When it ends; at most 30 days from now."""
+    """End of the override; at most 30 days from now."""
 
 
 LONGEST_OVERRIDE = timedelta(days=30)

@@ -47,7 +47,7 @@ class Limits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One way in which a feature may have drifted; not judged if it has too few values."""
+    """One side of a feature that may have drifted: its values, or a share of rows without one."""
 
     method: str
     effect: float
@@ -116,7 +116,7 @@ def _share(features: list[FeatureDrift], counted: list[bool]) -> float:
 def _measure_feature(
     reference: FeatureReference, current: FeatureCounts, limits: Limits, alpha: float
 ) -> tuple[FeatureDrift, list[_Side]]:
-    """All numbers of one feature, and its ways to drift, values first; the verdict is not yet decided."""
+    """All numbers of one feature, and its sides, values first; the verdict is not decided yet."""
     before, numeric = reference.counts, reference.kind == "numeric"
     enough = min(before.values, current.values) >= limits.min_rows
     table = Table(before.counts, current.counts)
@@ -195,7 +195,7 @@ def _unseen_share(reference: FeatureReference, current: FeatureCounts) -> float:
 
 
 def _judge(drift: FeatureDrift, sides: list[_Side], q_values: list[float], alpha: float, enough: bool) -> FeatureDrift:
-    """Add the verdict, with the numbers of the way of drifting furthest past its limit, else of the values."""
+    """Add the verdict, with the numbers of the side furthest past its limit, or of the values if none is."""
     if not enough:
         return replace(drift, verdict="insufficient", q_value=q_values[0])
     moved = [

@@ -14,7 +14,7 @@ from tasks.policy.statistics.metrics import Floats
 
 # Chosen on the generated streams of tests/benchmarks/synthetic_streams.py
 AGE_FOCUS = 2.0
-"""How fast the weight of a gap falls with each doubling of the age ratio, in powers of e."""
+"""Rate at which the weight of a gap falls with each doubling of the age ratio, in powers of e."""
 GAP_MEMORY = 0.95
 """Factor on a gap's weight after each window."""
 

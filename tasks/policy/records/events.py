@@ -15,7 +15,7 @@ REQUEST = "perennial.request.id"
 
 
 class RunMode(StrEnum):
-    """What a run may cause: only a live run's events start other runs, and a back-fill's decisions are not acted on."""
+    """Mode of a run. Only a live run's events start other runs, and a back-fill's decisions are not acted on."""
 
     LIVE = "live"
     REPLAY = "replay"

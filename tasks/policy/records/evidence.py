@@ -111,7 +111,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a retrain runs and why; `hours` is its forecast duration, None where the place's speed is unknown."""
+    """The place where a retrain runs, with reasons; `hours` is its forecast duration, None where the place's speed is unknown."""
 
     place: str
     kind: Literal["dedicated", "serverless"]

@@ -93,7 +93,7 @@ class LabelReport:
 
 @dataclass(frozen=True, slots=True)
 class FeatureDrift:
-    """How far one feature moved from the reference.
+    """Drift of one feature from the reference.
 
     `effect_size` decides, on the scale of `method`; `p_value` confirms, and `q_value` is the p-value after
     Benjamini-Hochberg over the features. `mean_shift_sigma` and `std_shift_sigma` are in reference σ. Values are None
@@ -180,7 +180,7 @@ class SecondOpinion:
 
 
 FailsAs = Literal["warn", "drifted"]
-"""What a failed test of `drift.evidently` does: `warn` reports it, `drifted` makes the window drifted."""
+"""Effect of a failed test of `drift.evidently`: `warn` reports it, `drifted` makes the window drifted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class ValidationPolicy(BaseModel):
     min_rows: int = Field(300, ge=10, examples=[1000])
     """With fewer labelled rows in the holdout the challenger fails."""
     non_inferiority_margin: float | None = Field(None, ge=0, examples=[0.5])
-    """How far below the champion the challenger's interval may reach, in units of the metric. Default:
+    """Largest distance that the challenger's interval may reach below the champion, in units of the metric. Default:
     `non_inferiority_share` of the champion's metric."""
     non_inferiority_share: float = Field(0.02, ge=0, le=1, examples=[0.01])
     """The same margin as a share of the champion's metric, and at least 0.01 for metrics between 0 and 1."""
@@ -50,7 +50,7 @@ class ValidationPolicy(BaseModel):
     """Refuse a challenger that is significantly worse than the best constant prediction."""
 
     def margin(self, metric: str, champion: float) -> float:
-        """How far below a champion with this value a challenger's interval may reach, in units of the metric."""
+        """Largest distance that the interval may reach below a champion with this value, in units of the metric."""
         return _margin(self.non_inferiority_margin, self.non_inferiority_share, metric, champion, 0.01)
 
     def margin_of_a_slice(self, metric: str, champion: float) -> float:
@@ -77,7 +77,7 @@ def _in_words(given: float | None, share: float) -> str:
 
 
 class PromotionPolicy(BaseModel):
-    """How a validated challenger becomes champion."""
+    """Rules for promoting a validated challenger to champion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 

@@ -111,7 +111,7 @@ class Arrival(Trigger):
 
 
 def last_training(history: History) -> datetime | None:
-    """When the latest challenger was created, promoted or not; before the first, the end of the champion's rows."""
+    """Time at which the latest challenger was created, promoted or not; before the first, the end of the champion's rows."""
     return max(history.retrained_at, default=history.trained_until)
 
 

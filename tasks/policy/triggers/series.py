@@ -112,7 +112,7 @@ class Excess(NamedTuple):
     level: float
     """In units of the metric."""
     fresh: list[float]
-    """How much worse than the level each window that defines it was."""
+    """Deviation of each window that defines the level; positive is worse."""
     series: list[tuple[PerformanceReport, float]]
 
 
