@@ -167,7 +167,7 @@ def test_manually_moved_champion_blocks_promotion_and_rollback(alias, number, fi
 @pytest.mark.parametrize("number", ["3", None])
 def test_manually_moved_previous_is_not_restored(number, capsys):
     registry.set_aliases(MODEL, {"previous": number})
-    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in printed(capsys)
+    assert f"alias previous is on {'version 3' if number else 'no version'}, expected version 1" in printed(capsys)
     with pytest.raises(PromotionRefused):
         roll_back()
     assert plan_rollback.fn(CONFIG).refusal
