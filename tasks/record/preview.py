@@ -18,14 +18,14 @@ from tasks.policy.records.evidence import ModelVersion, ValidationReport
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
     Preview,
-    how_validation_ended,
-    stopped_by,
+    collect_refusals,
+    describe_cost,
+    describe_first_training_data,
+    describe_place,
+    describe_rollback,
+    describe_training_data,
+    describe_validation,
     too_few_rows,
-    what_it_costs,
-    what_it_learns_from,
-    what_it_restores,
-    what_the_first_learns_from,
-    where_it_runs,
 )
 from tasks.policy.rollout.restorable import RollbackPlan
 from tasks.policy.rollout.validation import why_not_promote
@@ -45,15 +45,15 @@ def preview_retraining(
     """
     if split:
         champion = registry.version(config.name, registry.CHAMPION)
-        rows, learns = split[0].rows, what_it_learns_from(*split, champion)
+        rows, learns = split[0].rows, describe_training_data(*split, champion)
         few = too_few_rows(split[0], config.training.min_rows)
     else:
         rows, few = _rows_of_history(config), None
-        learns = what_the_first_learns_from(config.history(), rows, config.validation.holdout_days)
+        learns = describe_first_training_data(config.history(), rows, config.validation.holdout_days)
     access = _not_let_in(config, request, budget.refusal)
-    refusals = stopped_by((_done(recorded), *access, few, _unusable(config)))
+    refusals = collect_refusals((_done(recorded), *access, few, _unusable(config)))
     place = decide_placement(config.placement, rows, config.columns.personal)
-    reasons = (learns, what_it_costs(config.budget, budget.spent_usd, budget.cost_usd), where_it_runs(place))
+    reasons = (learns, describe_cost(config.budget, budget.spent_usd, budget.cost_usd), describe_place(place))
     return _shown(Preview(config.name, "retraining", refusals, reasons))
 
 
@@ -71,7 +71,7 @@ def preview_trial(
         f"version {earlier.version}, which learned until {earlier.trained.end:%Y-%m-%d}, would meet champion "
         f"{champion} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; nothing would be trained"
     )
-    refusals = stopped_by((_done(recorded), *_not_let_in(config, request)))
+    refusals = collect_refusals((_done(recorded), *_not_let_in(config, request)))
     return _shown(Preview(config.name, "trial", refusals, (reason,)))
 
 
@@ -93,19 +93,19 @@ def preview_promotion(
     if evaluation.alias_transaction.was_rolled_back(config.name, challenger.version):
         status = "quarantined"
     barred = f"it is {status}, expected a version that may serve" if status in ("quarantined", "rejected") else None
-    refusals = stopped_by(
+    refusals = collect_refusals(
         (*access, gate, barred, evaluation.challenger.smoke_test(challenger, config.training.estimator))
     )
     asked = f"approval: one of {', '.join(config.access.approve) or 'anybody else'} would be asked"
     approval = asked if config.needs_approval else "approval: none is needed"
-    return _shown(Preview(config.name, "promotion", refusals, (*how_validation_ended(validation, serving), approval)))
+    return _shown(Preview(config.name, "promotion", refusals, (*describe_validation(validation, serving), approval)))
 
 
 @stage
 def preview_rollback(config: ModelConfig, request: RunRequest, plan: RollbackPlan) -> Preview:
     """Preview a rollback: the version that it would restore, and why it would be refused."""
-    refusals = stopped_by((*_not_let_in(config, request), plan.refusal))
-    return _shown(Preview(config.name, "rollback", refusals, (what_it_restores(plan),)))
+    refusals = collect_refusals((*_not_let_in(config, request), plan.refusal))
+    return _shown(Preview(config.name, "rollback", refusals, (describe_rollback(plan),)))
 
 
 def _done(recorded: ValidationReport | None) -> str | None:

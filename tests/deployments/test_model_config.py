@@ -225,7 +225,7 @@ def test_calendars_and_arrivals_are_described(tmp_path):
     rules = "{trigger: calendar, cron: 0 3 1 * *, timezone: America/New_York}, {trigger: arrival, share: 0.2}"
     rule = f"{{trigger: any_of, conditions: [{rules}]}}"
     described = " ".join(describe(load_model_config(edited(tmp_path, "{trigger: perennial}", rule))))
-    assert "a date of cron 0 3 1 * * (America/New_York) has come since the last training" in described
+    assert "a date of cron 0 3 1 * * (America/New_York) has passed since the last training" in described
     assert "new rows with labels reach 20% of the training rows" in described
 
 
@@ -243,7 +243,10 @@ def test_label_time_is_described(tmp_path):
 def test_check_describes_models_and_fails_on_an_invalid_file(tmp_path, capsys):
     assert main(["check"]) == 0
     described = capsys.readouterr().out
-    assert "the perennial policy finds that a fresh model pays what a retrain costs or 15 days have passed" in described
+    assert (
+        "the perennial policy finds that a fresh model is worth the cost of a retrain or 15 days have passed"
+        in described
+    )
     assert "no group of origin may significantly lose more than 0.06" in described
     assert "predicts arrives_late (binary; F1 and probabilities refer to" in described
     assert main(["check", str(edited(tmp_path, "risk: medium", "risk: huge"))]) == 1

@@ -73,7 +73,7 @@ def test_show_lists_decisions_with_first_reason(recorded, capsys):
     assert main(["audit", "show", MODEL, "--last", "1"]) == 0
     line = capsys.readouterr().out
     assert f"4 2013-05-06 00:00 window.judged by perennial decision {decision.decision_id}" in line
-    assert "Retrain champion v1. The mean of pressure lies 4.00 reference σ" in line
+    assert "Retrain champion v1. The mean of pressure moved by 4.00 reference σ" in line
     assert main(["audit", "show", MODEL, "--kind", "champion.rolled_back"]) == 0
     assert capsys.readouterr().out.count("\n") == 1
 

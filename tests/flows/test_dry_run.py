@@ -71,7 +71,7 @@ def test_retrain_preview_shows_rows_cost_place_and_budget(tmp_path):
     learns, cost, place = preview.reasons
     assert "1,200 labelled rows of 1,200 in 2024-01-11..2024-01-19" in learns
     assert "champion 1 on 225 rows of 2024-01-19T000000..2024-01-20T120000" in learns
-    assert cost == "cost: about 60.00 USD; 60.00 of 100.00 USD a month are spent, so the budget refuses"
+    assert cost == "cost: about 60.00 USD; 60.00 of 100.00 USD are spent in 30 days, so the budget refuses it"
     assert place == "place: dedicated, since every run of this model stays on dedicated hosts"
     assert preview.headline in said_in_dashboard("preview-retraining-small")
     assert "Nothing was changed" in said_in_dashboard("preview-retraining-small")
@@ -93,7 +93,7 @@ def test_first_model_preview_stores_no_rows(tmp_path):
     preview = retrain(model, until=FIRST, dry_run=True)
     after = state()
     assert preview.refusals == ()
-    assert "it would be the first model: 3,000 rows of 2024-01-01..2024-01-21 would land" in preview.reasons[0]
+    assert "it would be the first model: 3,000 rows of 2024-01-01..2024-01-21 would be stored" in preview.reasons[0]
     assert {name for name in after if not name.startswith("mlflow.db")} == set(before) - {"mlflow.db"}
     assert registry.aliases("small") == {}
     assert ledger.entries("small") == ()

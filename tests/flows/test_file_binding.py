@@ -26,9 +26,7 @@ def test_second_file_of_the_same_name_promotes_nothing(tmp_path):
     real, second = write_model(tmp_path / "real", **RISKY), write_model(tmp_path / "second")
     retrain(real, until=FIRST, requested_by="Ada")
     for flow in (promote, monitor, retrain):
-        with pytest.raises(
-            AccessRefused, match=r"begun with .*real/small\.yaml \(risk high\), not with .*second/small"
-        ):
+        with pytest.raises(AccessRefused, match=r"bound to .*real/small\.yaml \(risk high\), not to .*second/small"):
             flow(second, until=FIRST)
     assert registry.CHAMPION not in registry.aliases("small")
     with pytest.raises(PromotionRefused, match="Ada requested this"):
@@ -41,13 +39,13 @@ def test_lower_risk_takes_effect_after_acceptance(tmp_path, capsys):
     model = write_model(tmp_path, **RISKY)
     retrain(model, until=FIRST, requested_by="Ada")
     write_model(tmp_path)
-    with pytest.raises(AccessRefused, match="says risk: low, but its ledger was begun with risk: high"):
+    with pytest.raises(AccessRefused, match="has risk: low, but its ledger is bound to risk: high"):
         promote(model, until=FIRST)
     (shown,) = survey_files([model], FIRST).broken
-    assert "Ada or Grace answer for the change" in shown.sentence
+    assert "have Ada or Grace accept the change" in shown.sentence
     accept = ["accept", "--model", model, "--reason", "the model is advice only by now"]
     assert main([*accept, "--by", "Mallory"]) == 2
-    assert "Mallory may not answer for a change of the file, expected Ada or Grace" in capsys.readouterr().err
+    assert "Mallory may not accept a change of the file, expected Ada or Grace" in capsys.readouterr().err
     assert main([*accept, "--by", "Grace"]) == 0
     assert promote(model, until=FIRST).action == "promoted"
     assert [entry.actor for entry in ledger.entries("small", kind="file.accepted")] == ["Grace"]
@@ -77,7 +75,9 @@ def test_other_settings_may_change_freely(tmp_path):
 def test_ledger_from_before_bindings_opens():
     assert bound_to(()) is None
     assert why_not_bound(None, FileBinding("small.yaml", "low", "x")) is None
-    assert "no person's name" in why_not_accept(FileBinding("small.yaml", "low", "x"), "unnamed")
+    assert "by is unnamed, expected the name of the person" in why_not_accept(
+        FileBinding("small.yaml", "low", "x"), "unnamed"
+    )
 
 
 def test_paths_are_shown_in_full(tmp_path):

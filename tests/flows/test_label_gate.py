@@ -70,7 +70,7 @@ def test_missing_labels_become_overdue(tmp_path):
     *_, early, late = judged(model, "2024-01-27")
     assert early.decision.blocked_by is None, "the labels of its last half day are still due"
     assert (late.decision.blocked_by, late.decision.diagnosis) == ("labels", "upstream_data_fault")
-    assert "0 of 300 rows of 2024-01-23..2024-01-25 have a label though all are due" in late.decision.reasons[0]
+    assert "0 of 300 rows of 2024-01-23..2024-01-25 have a label, although all are due" in late.decision.reasons[0]
     fleet = survey_files([model], utc("2024-01-27"))
     assert (fleet.members[0].health, fleet.members[0].needs[0].kind) == ("action required", "labels")
     assert "0 of 300 rows" in fleet.members[0].needs[0].sentence
@@ -95,4 +95,4 @@ def test_concept_drift_is_not_a_label_fault(tmp_path):
     assert any(judgement.decision.retrain for judgement in decided)
     reports = [judgement.evidence.performance.labels for judgement in decided]
     assert [report.verdict for report in reports] == ["pass"] * 3 + ["warn"] * (len(reports) - 3)
-    assert all("or the relationship turned" in report.reasons[0] for report in reports[3:])
+    assert all("or the relationship reversed" in report.reasons[0] for report in reports[3:])

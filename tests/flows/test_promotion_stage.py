@@ -133,7 +133,7 @@ def test_promotion_is_idempotent_per_decision(three_versions):
     [
         ({"verdict": "fail"}, "validation says fail"),
         ({"verdict": "warn"}, "validation says warn"),
-        ({"challenger": "1"}, "validation is of version 1, not of 3"),
+        ({"challenger": "1"}, "validation is for version 1, not for 3"),
         ({"champion": "1"}, "compared with champion 1, but now champion 2 serves"),
         ({"differences": ()}, "no difference on the primary metric"),
     ],

@@ -144,7 +144,7 @@ def test_earlier_verdicts_stay_with_the_deleted_model():
     [
         ("champion", "3", "alias champion is on version 3, expected version 2"),
         ("champion", "1", "alias champion is on version 1, expected version 2"),
-        ("champion", None, "alias champion is on none, expected version 2"),
+        ("champion", None, "alias champion is on no version, expected version 2"),
     ],
 )
 def test_manually_moved_champion_blocks_promotion_and_rollback(alias, number, fix, capsys):
@@ -167,7 +167,7 @@ def test_manually_moved_champion_blocks_promotion_and_rollback(alias, number, fi
 @pytest.mark.parametrize("number", ["3", None])
 def test_manually_moved_previous_is_not_restored(number, capsys):
     registry.set_aliases(MODEL, {"previous": number})
-    assert f"alias previous is on {'version 3' if number else 'none'}, expected version 1" in printed(capsys)
+    assert f"alias previous is on {'version 3' if number else 'no version'}, expected version 1" in printed(capsys)
     with pytest.raises(PromotionRefused):
         roll_back()
     assert plan_rollback.fn(CONFIG).refusal
@@ -177,7 +177,7 @@ def test_manually_moved_previous_is_not_restored(number, capsys):
 
 def test_manually_moved_challenger_is_reported(capsys):
     registry.set_aliases(MODEL, {"challenger": "1"})
-    assert "alias challenger is on version 1, which is not the one that waits" in printed(capsys)
+    assert "alias challenger is on version 1, which does not await promotion" in printed(capsys)
 
 
 def test_unvalidated_version_with_forged_tags_does_not_serve():

@@ -111,12 +111,12 @@ def test_damaged_ledger_reserves_its_models_budget(models):
     assert claim("alpha", ask("alpha", 50.0)) is None
     assert from_json(Grant, ledger.entries("alpha", kind="budget.granted")[0].body).left_usd == 5
     refusal = claim("gamma", ask("gamma", 50.0))
-    assert "45.00 USD are held back, as the ledger of beta does not verify (perennial audit verify)" in refusal
+    assert "45.00 USD are held back, because the ledger of beta does not verify (perennial audit verify)" in refusal
 
 
 def test_damaged_ledger_without_limit_refuses_all(models):
     damage(models, "beta")
-    assert "90.00 USD are held back, as the ledger of beta does not verify" in claim("alpha", ask("alpha", 50.0))
+    assert "90.00 USD are held back, because the ledger of beta does not verify" in claim("alpha", ask("alpha", 50.0))
     with pytest.raises(LedgerError, match="entry 1 cannot be read"):
         claim("beta", "decision-beta")
 

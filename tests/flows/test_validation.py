@@ -63,7 +63,7 @@ def test_holdout_with_rescaled_labels_fails():
     holdout = land(config, HOLDOUT, rows.set_column(rows.column_names.index("label"), "label", thousandfold))
     report = validate(config, challenger, None, holdout)
     assert report.verdict == "fail"
-    assert "as if in another unit" in report.reasons[0]
+    assert "as if the unit had changed" in report.reasons[0]
 
 
 def test_swapped_holdout_classes_are_reported():

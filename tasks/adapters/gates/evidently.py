@@ -25,7 +25,7 @@ from evidently.metrics.column_statistics import ValueDrift, ValueDriftBoundTest,
 
 from tasks.adapters.gates.evidently_columns import Compared, Samples, compare, escape
 from tasks.policy.monitoring.drift import Limits
-from tasks.policy.monitoring.second_opinion import QUANTILE, weigh
+from tasks.policy.monitoring.second_opinion import QUANTILE, combine_features
 from tasks.policy.records.reports import DriftReport, FeatureDrift, FeatureOpinion, SecondOpinion
 
 LISTED = 100  # rows of the table at the top of the page
@@ -66,7 +66,7 @@ def measure_samples(report: DriftReport, samples: Samples, limits: Limits, seed:
     apart = sorted((one for one in opinions if one.disagrees), key=lambda one: -abs(one.effect / one.limit - 1))
     bounded = {one.feature: _with_interval(one, found[one.feature], seed) for one in apart[:RESAMPLED]}
     opinions = [bounded.get(one.feature, one) for one in opinions]
-    opinion = weigh(report, opinions, len(samples.current), len(samples.reference), limits.max_share)
+    opinion = combine_features(report, opinions, len(samples.current), len(samples.reference), limits.max_share)
     return Measured(opinion, found)
 
 

@@ -97,9 +97,9 @@ def _exact(losses: Floats, history: int, price: float, share: float) -> tuple[in
     rows = np.arange(len(own))
     paid = _matrix([(rows, own, 1.0), (rows, 2 * size + who[own], -1.0)], (len(own), len(goal)))
     rules = [LinearConstraint(one, 1, 1), LinearConstraint(switch, -np.inf, 0), LinearConstraint(paid, -np.inf, 0)]
-    whole = np.zeros_like(goal)
-    whole[:size] = 1
-    solved = milp(goal, constraints=rules, bounds=Bounds(0, upper), integrality=whole, options={"mip_rel_gap": 0.0})
+    integer = np.zeros_like(goal)
+    integer[:size] = 1
+    solved = milp(goal, constraints=rules, bounds=Bounds(0, upper), integrality=integer, options={"mip_rel_gap": 0.0})
     if solved.x is None:
         raise ArithmeticError(f"the hindsight optimum was not found: {solved.message}")
     chosen = solved.x[:size] > 0.5

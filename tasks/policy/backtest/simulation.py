@@ -88,7 +88,7 @@ def read_matrix(stored: Mapping[str, NDArray[np.generic]], source: str) -> Perfo
         parts = {k: np.array(stored[k], dtype=float) for k in SQUARE_KEYS + WINDOW_KEYS if k in stored}
     except (TypeError, ValueError) as error:
         raise MatrixError(
-            f"{source}: holds something that is not a number ({error}), expected numeric arrays"
+            f"{source}: contains a value that is not a number ({error}), expected numeric arrays"
         ) from error
     for key, value in (("H", history), ("lag", lag)):
         if value.size != 1 or not np.isfinite(value).all() or float(value.ravel()[0]) % 1:

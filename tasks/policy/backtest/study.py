@@ -53,7 +53,7 @@ class Backtest:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The policy to use, in one sentence, and the YAML of its `retraining:` section; empty if no trigger is that policy."""
+    """The policy to use, in one sentence, and the YAML of its `retraining:` section; empty if no trigger implements it."""
 
     sentence: str
     yaml: str = ""

@@ -1,6 +1,7 @@
 """The types and values that a column accepts: from the settings, or learned from the reference where they give none.
 
-The protocols describe what is used of `deployments.config.monitoring.Quality`, which this package does not import.
+The protocols declare the settings that are read from `deployments.config.monitoring.Quality`, which this package does
+not import.
 """
 
 import math
@@ -89,7 +90,7 @@ def decimals_of(reference: FeatureReference) -> int:
 
 
 def type_family(name: str) -> str:
-    """number, boolean, text, time or the type's own name; types of one family can hold the same values."""
+    """Family of an Arrow type: number, boolean, text, time or its own name. Types of a family can hold the same values."""
     if name.startswith(("int", "uint", "double", "float", "halffloat", "decimal")):
         return "number"
     if name.startswith(("string", "large_string")):

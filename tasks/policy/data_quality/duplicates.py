@@ -17,22 +17,22 @@ CAPACITY = 1 << 21  # 16 MB of hashes; about two million ids are counted exactly
 
 @dataclass
 class IdSketch:
-    """64-bit hashes of ids: `kept` are distinct and sorted; `repeated` occurred again, `surplus` times each."""
+    """64-bit hashes of ids: `stored` are distinct and sorted; `repeated` occurred again, `surplus` times each."""
 
     capacity: int = CAPACITY
     level: int = 0
-    kept: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+    stored: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
     repeated: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
     surplus: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    _waiting: list[Hashes] = field(default_factory=list)
-    _waiting_rows: int = 0
+    _pending: list[Hashes] = field(default_factory=list)
+    _pending_rows: int = 0
 
     def add(self, hashes: Hashes) -> None:
         """Add the ids of some rows; hashes (n,) must be uniform over 64 bits."""
         inside = hashes[self._inside(hashes)]
-        self._waiting.append(inside)
-        self._waiting_rows += len(inside)
-        if self._waiting_rows >= self.capacity // 2:
+        self._pending.append(inside)
+        self._pending_rows += len(inside)
+        if self._pending_rows >= self.capacity // 2:
             self._settle()
 
     def merge(self, other: "IdSketch") -> None:
@@ -40,7 +40,7 @@ class IdSketch:
         other._settle()
         self._settle()
         self._shrink_to(max(self.level, other.level))
-        self.add(other.kept)
+        self.add(other.stored)
         self._settle()
         inside = self._inside(other.repeated)
         self._repeat(other.repeated[inside], other.surplus[inside])
@@ -63,18 +63,18 @@ class IdSketch:
         return share
 
     def _settle(self) -> None:
-        if not self._waiting_rows:
+        if not self._pending_rows:
             return
-        arrived = np.concatenate([self.kept, *self._waiting])
-        self._waiting, self._waiting_rows = [], 0
+        arrived = np.concatenate([self.stored, *self._pending])
+        self._pending, self._pending_rows = [], 0
         arrived.sort()
         again = np.zeros(len(arrived), dtype=bool)
         np.equal(arrived[1:], arrived[:-1], out=again[1:])
         if again.any():
             self._repeat(*np.unique(arrived[again], return_counts=True))
             arrived = arrived[~again]
-        self.kept = arrived
-        while len(self.kept) > self.capacity:
+        self.stored = arrived
+        while len(self.stored) > self.capacity:
             self._shrink_to(self.level + 1)
 
     def _repeat(self, hashes: Hashes, times: NDArray[np.int64]) -> None:
@@ -84,6 +84,6 @@ class IdSketch:
     def _shrink_to(self, level: int) -> None:
         if level > self.level:
             self.level = level
-            self.kept = self.kept[self._inside(self.kept)]
+            self.stored = self.stored[self._inside(self.stored)]
             inside = self._inside(self.repeated)
             self.repeated, self.surplus = self.repeated[inside], self.surplus[inside]

@@ -43,7 +43,7 @@ class Expectation:
     arguments: Mapping[str, object]
     warns: bool = False
     description: str | None = None
-    """The sentence to show where that of Great Expectations would be hard to read."""
+    """The sentence to show, where Great Expectations' own would be hard to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def named_columns(kind: str, arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def condition_columns(condition: object, known: Collection[str] = ()) -> frozenset[str]:
-    """The columns that a `row_condition` reads. One written as text reads those of the `known` columns that it names."""
+    """The columns that a `row_condition` reads. A condition in text form reads the `known` columns that it names."""
     if isinstance(condition, str):
         return frozenset(name for name in known if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", condition))
     if not isinstance(condition, Mapping):

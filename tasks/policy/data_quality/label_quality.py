@@ -1,6 +1,6 @@
 """Decide whether labels can be trusted: a gate for labels, before they are used in judgements and training.
 
-| check | what it finds |
+| check | finding |
 |---|---|
 | labels arrived | labels are due, and none has arrived, or far fewer than usual |
 | usable labels | infinite values, text that is not a number, classes that `columns.classes` does not list |
@@ -9,7 +9,7 @@
 | varying labels | one label in all rows, where reference and predictions vary (warns only, unless set) |
 | plausible labels | single numbers far beyond those in training: -999, or rows in another unit |
 | usual scale, usual level | a label in another unit: its spread or median jumped, that of predictions did not |
-| classes in place | exchanged classes: with the names swapped the predictions would be right (warns only) |
+| classes in place | exchanged classes: with the names swapped, the predictions would be right (warns only) |
 | labels in step | numbers that correlate with the predictions on another scale or with the other sign (warns only) |
 | your own | an expectation of `quality.suite` that reads the label; its severity decides |
 
@@ -45,7 +45,7 @@ BLOCKS = 20
 EXPECTED = 0.99
 """Share of correct predictions from which a single label in all rows counts as expected, such as no sun at night."""
 IN_STEP, OUT_OF_SCALE = 0.8, 1.5
-"""Correlation of labels and predictions from which they go together, and slope from which the scale differs."""
+"""Correlation of labels and predictions from which they move together, and slope from which the scale differs."""
 CHANCE = 1e-9
 """Probability below which the labels of a window are not explained by chance with the reference's shares."""
 
@@ -66,9 +66,9 @@ class LabelRules(BaseModel):
     max_shift: float = Field(3.0, gt=0, examples=[2])
     """Regression: how far the median label may move, in widths of the training labels (5th to 95th percentile)."""
     on_unit_change: Literal["warn", "fail"] = Field("fail", examples=["warn"])
-    """What labels past `max_scale_ratio` or `max_shift` do: `fail` keeps them out of training and triggers."""
+    """Verdict on labels past `max_scale_ratio` or `max_shift`: `fail` keeps them out of training and triggers."""
     on_constant: Literal["warn", "fail"] = Field("warn", examples=["fail"])
-    """What a window with one label in all rows does, where the reference has several."""
+    """Verdict on a window with one label in all rows, where the reference has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def _arrived(facts: LabelFacts, rules: LabelRules) -> QualityCheck:
     labels = len(facts.y_true)
     verdict, expected = _arrival(facts, rules)
     expected += " (quality.labels.min_usual_share)" if verdict != "pass" else ""
-    observed = f"{labels:,} of {facts.rows:,} rows of {facts.window.name} have a label though all are due"
+    observed = f"{labels:,} of {facts.rows:,} rows of {facts.window.name} have a label, although all are due"
     return QualityCheck("labels arrived", facts.column, verdict, expected, observed, facts.rows - labels)
 
 
@@ -172,14 +172,14 @@ def _unusable(facts: LabelFacts, rules: LabelRules) -> Iterator[QualityCheck]:
         share = count / max(total, 1)
         verdict: Verdict = "pass" if not count else "fail" if share > rules.max_unusable_share else "warn"
         observed = f"{count:,} of {total:,} labels {found} ({share:.1%}), {suffix}" if count else "none"
-        limit = f"{expected}, at most {rules.max_unusable_share:.1%}"
+        limit = f"{expected} at most {rules.max_unusable_share:.1%}"
         limit += " (quality.labels.max_unusable_share)" if verdict != "pass" else ""
         return QualityCheck(name, facts.column, verdict, limit, observed, count)
 
     kinds = ", ".join(f"{count:,} {fault}" for fault, count in facts.faults)
     unusable = sum(count for _, count in facts.faults)
-    yield counted("usable labels", unusable, "are unusable", "usable ones", f"{kinds}; they are left out")
-    found, expected = "contradict each other", "one label for an id at a time"
+    yield counted("usable labels", unusable, "are unusable", "unusable labels:", f"{kinds}; they are left out")
+    found, expected = "contradict each other", "contradictory labels:"
     yield counted("one label a row", facts.conflicts, found, expected, "the last one counts")
 
 
@@ -192,13 +192,11 @@ def _known_classes(facts: LabelFacts, rules: LabelRules) -> QualityCheck:
     verdict: Verdict = "pass" if not count else "fail" if share > limit else "warn"
     renamed = _renamed(facts) if count else None
     if renamed is not None:
-        expected = (
-            f"{facts.classes[renamed]}, which no label is any more; fix the source, or list both in columns.classes"
-        )
+        expected = f"{facts.classes[renamed]}, which no longer occurs; fix the source, or list both in columns.classes"
         observed = (
-            f"{count:,} of {labels:,} labels are in a class that the model has never seen, where it mostly predicts "
+            f"{count:,} of {labels:,} labels are in a class that the model has never seen, on rows where it predicts "
         )
-        observed += f"{facts.classes[renamed]}: as if that were spelled in another way"
+        observed += f"{facts.classes[renamed]} in most cases, as if that class were now spelled differently"
         return QualityCheck("known classes", facts.column, "fail", expected, observed, count)
     named = ", ".join(facts.classes[:5]) + (", …" if len(facts.classes) > 5 else "")
     expected = f"at most {limit:.1%} in classes that the model does not know; it knows {named}"
@@ -232,9 +230,9 @@ def _varying(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Q
         stuck = constant and bool(levels) and levels[1] < levels[3]
         stuck = stuck and (guessed[4] - guessed[0]) / (levels[4] - levels[0]) > rules.max_scale_ratio**-0.5
     verdict: Verdict = rules.on_constant if stuck else "pass"
-    expected = "several, as in the rows that the model learned from"
+    expected = "several, as in the training rows"
     expected += " (quality.labels.on_constant)" if stuck else ""
-    observed = f"one and the same label in all {labels:,} rows" if stuck else "several, or as usual"
+    observed = f"the same label in all {labels:,} rows" if stuck else "several, or as usual"
     return QualityCheck("varying labels", facts.column, verdict, expected, observed, labels if stuck else 0)
 
 
@@ -243,10 +241,10 @@ def _unit(facts: LabelFacts, reference: LabelProfile, rules: LabelRules) -> Iter
     before, now, predicted = reference.levels, label_levels(facts.y_true), label_levels(facts.y_pred)
     for name, jump, setting in _jumps(before, now, predicted, rules):
         verdict: Verdict = rules.on_unit_change if jump else "pass"
-        expected = "as in the rows that the model learned from, whose middle nine tenths lie between "
+        expected = "as in the training rows, where 90% of the labels lie between "
         expected += f"{before[0]:.4g} and {before[4]:.4g}"
         expected += f" ({setting}; quality.labels.on_unit_change: warn accepts it)" if jump else ""
-        observed = jump or f"middle nine tenths between {now[0]:.4g} and {now[4]:.4g}"
+        observed = jump or f"90% of the labels between {now[0]:.4g} and {now[4]:.4g}"
         yield QualityCheck(name, facts.column, verdict, expected, observed, len(facts.y_true) if jump else 0)
 
 
@@ -262,13 +260,13 @@ def _plausible(facts: LabelFacts, span: tuple[float, float], rules: LabelRules) 
     share, limit = count / labels, rules.max_unusable_share
     verdict: Verdict = "pass" if not count else "warn" if share <= limit and weight <= 0.5 else rules.on_unit_change
     expected = (
-        f"at most {limit:.1%}, of less than half of the weight, beyond {span[0] - reach:.4g} to {span[1] + reach:.4g}"
+        f"at most {limit:.1%} outside {span[0] - reach:.4g} to {span[1] + reach:.4g}, with less than half of the weight"
     )
-    expected += ", as those learned from lie between "
+    expected += ", because training labels lie between "
     expected += f"{span[0]:.4g} and {span[1]:.4g}"
     expected += " (quality.labels.max_scale_ratio, on_unit_change)" if count else ""
     observed = (
-        f"{count:,} of {labels:,} labels lie far past all that were learned from ({share:.1%}, {weight:.0%} of the "
+        f"{count:,} of {labels:,} labels lie far outside the training labels ({share:.1%}, with {weight:.0%} of the "
     )
     observed += "weight in the metric)"
     return QualityCheck("plausible labels", facts.column, verdict, expected, observed if count else "all are", count)
@@ -285,14 +283,17 @@ def _jumps(
         shared = along >= bound**0.5 if ratio > 1 else along <= bound**-0.5
         beyond = min(ratio, distance) >= bound or max(ratio, distance) <= 1 / bound
         if beyond and not (shared and predicted):
-            jump = f"they spread {ratio:.3g} times as wide as those learned from, and predictions do not, as if in another unit"
+            jump = (
+                f"they spread {ratio:.3g} times as wide as the training labels, but predictions do not, "
+                "as if the unit had changed"
+            )
     yield "usual scale", jump, f"quality.labels.max_scale_ratio: {bound:g}"
     jump, bound = "", rules.max_shift
     if width > 0:
         moved, along = (now[2] - before[2]) / width, ((predicted or before)[2] - before[2]) / width
         shared = along * np.sign(moved) >= bound / 2
         if abs(moved) >= bound and not (shared and predicted):
-            jump = f"their middle moved from {before[2]:.4g} to {now[2]:.4g}, and predictions did not, as if in another unit"
+            jump = f"their median moved from {before[2]:.4g} to {now[2]:.4g}, but predictions did not, as if the unit had changed"
     yield "usual level", jump, f"quality.labels.max_shift: {bound:g}"
 
 
@@ -309,10 +310,10 @@ def _places(facts: LabelFacts) -> Iterator[QualityCheck]:
     turned = possible >= 0.6 and reached <= possible / 2 and possible > constant + 0.05
     verdict: Verdict = "warn" if turned else "pass"
     observed = (
-        f"{reached:.0%} of the predictions are right, {possible:.0%} would be with classes swapped: either what the classes "
-        "mean was exchanged, or the relationship turned"
+        f"{reached:.0%} of the predictions are right, but {possible:.0%} would be with classes swapped: either the meaning of "
+        "the classes was swapped, or the relationship reversed"
     )
-    expected = "classes that mean what they did; check the source before a retrain learns them"
+    expected = "classes with their earlier meaning; check the source before a retrain"
     yield QualityCheck("classes in place", facts.column, verdict, expected, observed if turned else "they are", 0)
 
 
@@ -330,11 +331,11 @@ def _in_step(facts: LabelFacts) -> Iterator[QualityCheck]:
     observed = "they are"
     if turned:
         observed = (
-            f"labels go with {slope:.3g} times the predictions (correlation {along:.2f}), in which scale "
-            f"{1 - left / error:.0%} of the error would be gone: either they are in another unit or of the other sign, or the "
-            "relationship turned"
+            f"labels follow {slope:.3g} times the predictions (correlation {along:.2f}); on that scale "
+            f"{1 - left / error:.0%} of the error would disappear: either their unit or sign changed, or the relationship "
+            "reversed"
         )
-    expected = "labels on the scale of the predictions; check the source before a retrain learns them"
+    expected = "labels on the scale of the predictions; check the source before a retrain"
     yield QualityCheck("labels in step", facts.column, "warn" if turned else "pass", expected, observed, 0)
 
 
@@ -360,4 +361,4 @@ def _jump(before: Floats, after: Floats, rules: LabelRules) -> str:
     if not any(jump for _, jump, _ in _jumps(*levels, (), rules)):
         return ""
     (low, _, _, _, high, _), (then_low, _, _, _, then_high, _) = levels
-    return f"nine tenths lie between {low:.4g} and {high:.4g} before, between {then_low:.4g} and {then_high:.4g} after"
+    return f"90% lie between {low:.4g} and {high:.4g} before, and between {then_low:.4g} and {then_high:.4g} after"

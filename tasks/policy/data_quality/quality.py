@@ -54,9 +54,7 @@ def check_columns(
     frozen = {feature.feature: feature for feature in reference.features}
     found = [*_roles(profile, roles)]
     for counts in profile.features:
-        if (
-            counts.arrow_type != MISSING
-        ):  # a missing column is a finding already; its missing values are not another one
+        if counts.arrow_type != MISSING:  # a missing column is already a finding; its values are not another one
             rule = limits.columns.get(counts.feature)
             found += _feature(counts, frozen[counts.feature], rule.on_failure if rule else "fail")
     return tuple(found)
@@ -65,20 +63,20 @@ def check_columns(
 def _roles(profile: WindowProfile, roles: Roles) -> Iterator[Finding]:
     held = Counter(name for name, _ in profile.columns)
     for name in (roles.id, roles.time, *(counts.feature for counts in profile.features)):
-        times = "not there" if not held[name] else f"there {held[name]} times"
+        times = "missing" if not held[name] else f"present {held[name]} times"
         yield Finding(
             "column present once",
             name,
             held[name] == 1,
-            f"{name} must be one column.",
+            f"{name} must be present as one column.",
             "one column" if held[name] == 1 else f"it {times}",
             0 if held[name] == 1 else profile.rows,
             looked_at=SCHEMA,
         )
-    leaks = "; ".join(roles.leaks) or "none that does"
+    leaks = "; ".join(roles.leaks) or "none"
     failing = profile.rows * bool(roles.leaks)
     yield Finding(
-        "no label among features", None, not roles.leaks, "No feature may tell the label.", leaks, failing,
+        "no label among features", None, not roles.leaks, "No feature may reveal the label.", leaks, failing,
         looked_at=SCHEMA,
     )  # fmt: skip
 
@@ -110,13 +108,13 @@ def _constancy(counts: FeatureCounts, reference: FeatureReference, verdict: Verd
         counts.feature,
         not stuck,
         f"{counts.feature} values must vary, as in the reference.",
-        f"one value in all {counts.values:,} rows" if stuck else "several values, or never did",
+        f"one value in all {counts.values:,} rows" if stuck else "several values, or one in the reference as well",
         counts.values if stuck else 0,
         "warn" if usual >= OFTEN else verdict,
     )
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings that do not hold: failures before warnings, most rows first."""
+    """Expectations that are not met: failures before warnings, most rows first."""
     broken = [one for one in findings if not one.met]
     return sorted(broken, key=lambda one: (one.on_failure != "fail", -one.failing_rows))

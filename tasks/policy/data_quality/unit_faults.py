@@ -29,7 +29,7 @@ UNITS = {
     "hPa were given in inches of mercury": (0.02953, 0.0),
     **{f"values were multiplied by {factor}": (float(factor), 0.0) for factor in (10, 24, 60, 100, 1000, 3600)},
     **{f"values were divided by {factor}": (1 / factor, 0.0) for factor in (10, 24, 60, 100, 1000, 3600)},
-    "the sign was turned": (-1.0, 0.0),
+    "the sign was reversed": (-1.0, 0.0),
 }
 NEAR, FAIR = 0.35, 0.8
 """Largest distance, in σ of mean plus log of spread, between the rescaled reference and the window: for a finding on
@@ -48,7 +48,7 @@ RENAMED_PSI, SAME_SHARES_PSI = 1.0, 0.1
 
 
 class Suspicion(NamedTuple):
-    """Signs of a fault, in words; `sure` ones count whatever the other features do."""
+    """Signs of a fault, in words; `sure` ones count whatever the other features show."""
 
     text: str
     sure: bool
@@ -93,15 +93,15 @@ def suspect_unit(reference: FeatureReference, now: FeatureCounts) -> Suspicion |
         return None
     factor, offset = UNITS[words]
     if offset or factor < 0:
-        return Suspicion(f"its mean and spread are as if {words}", best <= NEAR)
+        return Suspicion(f"its mean and spread look as if {words}", best <= NEAR)
     shape = _shape_distance(reference, now, factor)
     if shape > SHAPE_KS:
         return Suspicion(
-            f"its mean and spread are as if {words}, but its distribution is not (KS {shape:.2g}, limit {SHAPE_KS:g})",
+            f"its mean and spread look as if {words}, but its distribution does not (KS {shape:.2g}, limit {SHAPE_KS:g})",
             sure=False,
             possible=True,
         )
-    return Suspicion(f"its mean, spread and distribution are as if {words} (KS {shape:.2g})", best <= NEAR)
+    return Suspicion(f"its mean, spread and distribution look as if {words} (KS {shape:.2g})", best <= NEAR)
 
 
 def _shape_distance(reference: FeatureReference, now: FeatureCounts, factor: float) -> float:
@@ -140,4 +140,4 @@ def suspect_names(reference: FeatureReference, current: FeatureCounts) -> Suspic
     ordered = distances.psi(Table(tuple(np.sort(before).tolist()), tuple(np.sort(now).tolist())))
     if moved < RENAMED_PSI or ordered > SAME_SHARES_PSI:
         return None
-    return Suspicion("its categories are as frequent as before, under each other's names", True)
+    return Suspicion("its categories have the same shares as before, but under each other's names", True)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.triggers.combinators import kinds
 
-OF_THE_METRIC = frozenset(each.kind() for each in kinds() if each.judges_performance)
+PERFORMANCE_TRIGGERS = frozenset(each.kind() for each in kinds() if each.judges_performance)
 """Triggers on the model's performance; a timer, for example, is not one."""
 
 
@@ -33,7 +33,7 @@ def unresolved(judgements: Sequence[Judgement], retrained_at: Sequence[datetime]
     """The unresolved run of windows if it includes at least `after` retrains, else None. Judgements: oldest first."""
     since = None
     for judgement in reversed(judgements):
-        if not OF_THE_METRIC & set(judgement.decision.triggers):
+        if not PERFORMANCE_TRIGGERS & set(judgement.decision.triggers):
             break
         since = judgement.evidence.window.start
     count = sum(moment > since for moment in retrained_at) if since else 0

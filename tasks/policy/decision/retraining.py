@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from pydantic import Field
 
-from tasks.policy.decision.escalation import OF_THE_METRIC
+from tasks.policy.decision.escalation import PERFORMANCE_TRIGGERS
 from tasks.policy.economics.costs import Budget, over_budget
 from tasks.policy.monitoring.diagnosis import Diagnosis
 from tasks.policy.records.base import Settings, Window, digest
@@ -22,10 +22,10 @@ MONTH = timedelta(days=30)
 
 
 class RetrainingPolicy(Settings):
-    """When to retrain, and the limits that keep it from happening too often or on too little data."""
+    """The condition for a retrain, and the limits that prevent retrains too often or on too little data."""
 
     when: Condition = Field(examples=[{"trigger": "perennial"}])
-    """The condition that asks for a retrain."""
+    """The condition that requests a retrain."""
     cooldown_days: float = Field(0, ge=0, examples=[14])
     """Refuse a retrain within this many days of the last one."""
     max_retrains_per_month: int | None = Field(None, ge=0, examples=[2])
@@ -37,7 +37,7 @@ class RetrainingPolicy(Settings):
     escalate_after: int = Field(
         3, ge=1, examples=[2], exclude_if=lambda count: bool(count == 3)
     )  # left out of ids, as always_valid
-    """Ask a person once this many retrains have not brought the metric back within its limit."""
+    """Require action once this many retrains have not brought the metric back within its limit."""
 
     def metrics(self) -> tuple[str, ...]:
         """Every metric that a condition names."""
@@ -80,7 +80,7 @@ def decide_retraining(model: str, policy: RetrainingPolicy, case: Case, diagnosi
         block = _too_soon(policy, case)
         would_change = (block[2],) if block else would_change
     reasons = (block[1], *finding.reasons) if block else finding.reasons
-    unresolved = case.history.unresolved if OF_THE_METRIC & set(finding.triggers) else None
+    unresolved = case.history.unresolved if PERFORMANCE_TRIGGERS & set(finding.triggers) else None
     return Decision(
         decision_id=decision_id(model, policy, evidence.window, empty=not evidence.rows),
         model=model,
@@ -114,7 +114,7 @@ def _data_fault(case: Case, diagnosis: Diagnosis | None) -> tuple[str, str, str]
     if labels is not None and labels.verdict == "fail":
         first = labels.reasons[0] if labels.reasons else "they failed their checks"
         text = f"the labels of {labels.window.name} cannot be trusted ({first}), so nothing is decided or learned from them"
-        return "labels", text, "would judge again once the labels are repaired, or with another quality.labels"
+        return "labels", text, "would judge again once the labels are repaired, or with other limits in quality.labels"
     if diagnosis and diagnosis.kind == "upstream_data_fault":
         why = "the change is an upstream data fault, which retraining cannot repair"
         return "diagnosis", f"{why}: {diagnosis.reasons[0]}", change

@@ -67,7 +67,7 @@ class BudgetBalance:
     def _held_back(self) -> str:
         many = len(self.unknown) > 1
         return (
-            f"{self.held_back_usd:,.2f} USD are held back, as the {'ledgers' if many else 'ledger'} of "
+            f"{self.held_back_usd:,.2f} USD are held back, because the {'ledgers' if many else 'ledger'} of "
             f"{', '.join(self.unknown)} {'do' if many else 'does'} not verify (perennial audit verify)"
         )
 
@@ -81,8 +81,8 @@ def usages(entries: Sequence[LedgerEntry], apart_from: str | None = None) -> lis
 @lru_cache(maxsize=1024)
 def _usage(body: str) -> Usage:
     version = from_json(ModelVersion, body)
-    noted = dict(version.tags).get(USAGE)
-    return from_json(Usage, noted) if noted else Usage(version.training_rows, wall_s=0.0)
+    recorded = dict(version.tags).get(USAGE)
+    return from_json(Usage, recorded) if recorded else Usage(version.training_rows, wall_s=0.0)
 
 
 def spent_usd(entries: Sequence[LedgerEntry], budget: Budget, as_of: datetime, apart_from: str | None = None) -> float:
@@ -155,20 +155,20 @@ def _judgement(body: str) -> Judgement:
 
 def decide_share(own: Request, others: Sequence[Request], balance: BudgetBalance) -> str | None:
     """Why the shared budget refuses a retrain, else None. One without a known benefit gets what the others leave."""
-    asking = [own, *others]
-    if sum(request.cost_usd for request in asking) <= balance.left_usd:
+    requests = [own, *others]
+    if sum(request.cost_usd for request in requests) <= balance.left_usd:
         return None
     refused = (
         f"the shared budget refuses: {balance.sentence} and this retrain is expected to cost {own.cost_usd:,.2f} USD"
     )
     if own.cost_usd > balance.left_usd:
         return refused
-    answers = share_budget(asking, max(0.0, balance.left_usd))
+    answers = share_budget(requests, max(0.0, balance.left_usd))
     if answers[own.model] is None:
         return None
     ahead = [request for request in others if answers[request.model] is None]
     first = "; ".join(f"{request.model} {_worth(request)}" for request in ahead)
-    return f"{refused}; it {_worth(own)}" + (f", and others that ask go first: {first}" if ahead else "")
+    return f"{refused}; it {_worth(own)}" + (f", and other requests go first: {first}" if ahead else "")
 
 
 def _worth(request: Request) -> str:

@@ -22,7 +22,7 @@ FIT_FROM = 3
 
 
 class Budget(BaseModel):
-    """Money: what a retrain costs, what a better metric is worth, and the limit per month."""
+    """The cost of a retrain, the value of a better metric, and the monthly limit, in USD."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -180,8 +180,8 @@ def score_outcome(
     expected = forecast.value.usd * days / budget.horizon_days if forecast else 0.0
     verdict = "paid" if realised.low >= cost_usd else "not paid" if realised.high < cost_usd else "open"
     reason = (
-        f"{days:g} days after promotion it brought {brought:,.2f} USD ({realised.low:,.2f} to {realised.high:,.2f}), "
-        f"{expected:,.2f} USD were forecast, it cost {cost_usd:,.2f} USD: {verdict}"
+        f"{days:g} days after promotion it has brought {brought:,.2f} USD ({realised.low:,.2f} to {realised.high:,.2f}), "
+        f"{expected:,.2f} USD were forecast and it cost {cost_usd:,.2f} USD: {verdict}"
     )
     return Outcome(days, realised, expected, cost_usd, verdict, reason)
 
@@ -195,7 +195,7 @@ def score_gains(gains: Sequence[tuple[Gain, float]], metric: str) -> Outcome:
     verdict = "better" if mean - down > 0 else "worse" if mean + up < 0 else "open"
     reason = (
         f"{days:g} days after promotion its {metric} is better by {mean:.4g} ({mean - down:.4g} to {mean + up:.4g}) than "
-        f"the replaced model's on the same rows: {verdict}; what that is worth is not known, set "
+        f"the replaced model's on the same rows: {verdict}; to express this in USD, set "
         "budget.value_usd_per_metric_unit_per_day"
     )
     return Outcome(days, Amount(0.0, 0.0, 0.0), 0.0, 0.0, verdict, reason)
@@ -218,7 +218,7 @@ def share_budget(requests: Sequence[Request], budget_usd: float) -> dict[str, st
     greedy order. Requests with unknown benefit are granted from the rest, in their order.
     """
     answers: dict[str, str | None] = {
-        request.model: f"the expected net benefit is {request.net_usd:,.2f} USD, it would not pay"
+        request.model: f"the expected net benefit is {request.net_usd:,.2f} USD, so it would not pay"
         for request in requests
         if request.net_usd is not None and request.net_usd <= 0
     }
@@ -233,7 +233,7 @@ def share_budget(requests: Sequence[Request], budget_usd: float) -> dict[str, st
     for request in requests:
         brings = "" if request.net_usd is None else f"; this one is expected to bring {request.net_usd:,.2f} USD"
         refusal = (
-            f"{request.cost_usd:,.2f} USD do not fit into the shared budget of {budget_usd:,.2f} USD beside retrains "
+            f"{request.cost_usd:,.2f} USD do not fit into the shared budget of {budget_usd:,.2f} USD alongside retrains "
             f"that bring more{brings}"
         )
         answers.setdefault(request.model, None if request in granted else refusal)

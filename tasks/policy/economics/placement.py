@@ -33,7 +33,7 @@ class Place(BaseModel):
 
 
 class PlacementPolicy(BaseModel):
-    """Where a retrain runs, decided for each retrain."""
+    """Rules for the place where each retrain runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -42,9 +42,9 @@ class PlacementPolicy(BaseModel):
     serverless: Place | None = None
     """A pool that is paid by use. Default: every retrain runs on the dedicated hosts."""
     prefer: Literal["dedicated", "serverless"] = Field("dedicated", examples=["serverless"])
-    """Which of the two to use when both can take the retrain."""
+    """The place to use when both can take the retrain."""
     residency: Literal["on_premises", "anywhere"] | None = Field(None, examples=["on_premises"])
-    """Where the data may go. Default: `on_premises` if a column is personal, else `anywhere`."""
+    """Places to which the data may go. Default: `on_premises` if a column is personal, else `anywhere`."""
     deadline_hours: float | None = Field(None, gt=0, examples=[4])
     """Hours from the decision by which a retrain must be done."""
 
@@ -75,7 +75,7 @@ def decide_placement(policy: PlacementPolicy, rows: int, personal: tuple[str, ..
     other: Literal["dedicated", "serverless"] = "serverless" if policy.prefer == "dedicated" else "dedicated"
     places = {"dedicated": policy.dedicated, "serverless": policy.serverless}
     if not against[policy.prefer]:
-        reason = f"{policy.prefer} is preferred and nothing speaks against it for {rows:,} rows"
+        reason = f"{policy.prefer} is preferred and nothing rules it out for {rows:,} rows"
         return _placed(places[policy.prefer], policy.prefer, rows, (reason,))
     if not against[other]:
         return _placed(places[other], other, rows, against[policy.prefer])

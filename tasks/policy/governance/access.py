@@ -19,21 +19,21 @@ Name = Annotated[str, Field(min_length=2, max_length=200, pattern=NO_CONTROLS)]
 
 
 class AccessPolicy(BaseModel):
-    """Who holds which role. `automation`, `schedule` and `anyone` may be named beside people."""
+    """The people in each role. `automation`, `schedule` and `anyone` may be listed as well."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     trigger: tuple[Name, ...] = Field((AUTOMATION, SCHEDULE, ANYONE), examples=[[AUTOMATION, "ada@example.com"]])
-    """Who may start `retrain`, `promote` and `rollback`."""
+    """Names that may start `retrain`, `promote` and `rollback`."""
     approve: tuple[Name, ...] = Field((), examples=[["grace@example.com"]])
-    """Who may approve a promotion. Default: any named person except the requester."""
+    """People who may approve a promotion. Default: any named person except the requester."""
     override: tuple[Name, ...] = Field((), examples=[["ada@example.com"]])
-    """Who may override a budget or a warning for a time. Default: nobody. No one can override a failed gate."""
+    """People who may override a budget or a warning for a limited time. Default: nobody. No one can override a failed gate."""
     approval_hours: float = Field(72, gt=0, le=24 * 60, examples=[24])
     """Hours after which a promotion that nobody approved is rejected."""
 
     @model_validator(mode="after")
-    def _names_people_where_people_answer(self) -> Self:
+    def _names_people(self) -> Self:
         for role in ("approve", "override"):
             nobody = [name for name in getattr(self, role) if is_unnamed(name)]
             if nobody:
@@ -79,16 +79,16 @@ class Approval:
 
 
 class Override(BaseModel):
-    """A named person answers for an exception, for a reason and for a time. It never passes a failed gate."""
+    """A time-limited exception that a named person takes responsibility for. It never passes a failed gate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     by: Name
-    """Who answers for it."""
+    """The person responsible for it."""
     reason: Annotated[OneLine, Field(min_length=10, max_length=2000)]
-    """Why, in a sentence."""
+    """The reason, in a sentence."""
     until: AwareDatetime
-    """When it ends; at most 30 days from now."""
+    """End of the override; at most 30 days from now."""
 
 
 LONGEST_OVERRIDE = timedelta(days=30)
@@ -130,14 +130,14 @@ def why_not_approve(
 ) -> str | None:
     """Why `approver` may not approve this request, else None. `anonymous`: a person without a name started it."""
     if is_unnamed(approver):
-        return f"{approver or 'nobody'} is no person's name, expected who approves"
+        return f"approver is {approver or 'empty'}, expected a person's name"
     if look_alike(approver, set(requesters) - UNNAMED):
         return f"{approver} requested this, expected another person to approve it"
     if policy.approve and plain(approver) not in {plain(name) for name in policy.approve}:
         return f"{approver} may not approve; access.approve has {', '.join(policy.approve)}"
     if anonymous and risk == "high":
         return (
-            "risk is high and a person who gave no name started this, so it is unknown whether another person approves; "
+            "risk is high and the person who started this gave no name, so the approver may be the same person; "
             "train again with requested_by"
         )
     return None

@@ -37,15 +37,13 @@ def why_not_bound(bound: FileBinding | None, found: FileBinding | None) -> str |
     if bound is None or found is None or (bound.file, bound.digest) == (found.file, found.digest):
         return None
     if bound.file != found.file:
-        changed = (
-            f"its ledger was begun with {bound.file} (risk {bound.risk}), not with {found.file} (risk {found.risk})"
-        )
+        changed = f"its ledger is bound to {bound.file} (risk {bound.risk}), not to {found.file} (risk {found.risk})"
     elif bound.risk != found.risk:
-        changed = f"{found.file} says risk: {found.risk}, but its ledger was begun with risk: {bound.risk}"
+        changed = f"{found.file} has risk: {found.risk}, but its ledger is bound to risk: {bound.risk}"
     else:
-        changed = f"access or promotion in {found.file} differ from what its ledger was begun with"
+        changed = f"access or promotion in {found.file} differs from the settings that its ledger is bound to"
     return (
-        f"{changed}; go on with the file of then, or let {_who(bound)} answer for the change: "
+        f"{changed}; restore the earlier file, or have {_who(bound)} accept the change: "
         "perennial accept --model FILE --by NAME --reason '…'"
     )
 
@@ -53,9 +51,9 @@ def why_not_bound(bound: FileBinding | None, found: FileBinding | None) -> str |
 def why_not_accept(bound: FileBinding, by: str) -> str | None:
     """Why this person may not accept a change; None if they may."""
     if is_unnamed(by):
-        return f"{by or 'nobody'} is no person's name, expected who answers for the change"
+        return f"by is {by or 'empty'}, expected the name of the person who accepts the change"
     if bound.answerable and plain(by) not in {plain(name) for name in bound.answerable}:
-        return f"{by} may not answer for a change of the file, expected {_who(bound)}"
+        return f"{by} may not accept a change of the file, expected {_who(bound)}"
     return None
 
 

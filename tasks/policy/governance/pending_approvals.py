@@ -1,7 +1,7 @@
-"""Challengers that passed and await approval, by the ledger, and whether the request has expired.
+"""Find the challenger that passed and awaits approval, and whether the request has expired.
 
-No answer counts as a no, which the next run of `promote` records. After a cancelled run it stays open and is shown as
-action required.
+A request that nobody answers in time counts as rejected; the next run of `promote` records this. If that run is
+cancelled, the request stays open and is shown as action required.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tasks.policy.records.evidence import LedgerEntry, ValidationReport
 
 @dataclass(frozen=True, slots=True)
 class PendingApproval:
-    """A challenger that passed and awaits approval; `expired_at` is the end of the approval period, if it is over."""
+    """A challenger that passed and awaits approval; `expired_at` is set once the approval period is over."""
 
     version: str
     decision_id: str
@@ -26,10 +26,11 @@ class PendingApproval:
     def sentence(self, model: str) -> str:
         """The state of the approval and the action required, in a sentence."""
         if self.expired_at is None:
-            return f"version {self.version} passed and waits for approval: {self.reason}"
+            return f"version {self.version} passed and is waiting for approval: {self.reason}"
         return (
-            f"version {self.version} passed, but no one approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, which is a no; "
-            f"have that recorded: perennial run promote --model {model}; to ask again: perennial run retrain --model {model}"
+            f"version {self.version} passed, but no one approved it by {self.expired_at:%Y-%m-%d %H:%M} UTC, so it counts as "
+            f"rejected; to record this: perennial run promote --model {model}; "
+            f"to try again: perennial run retrain --model {model}"
         )
 
 
@@ -45,8 +46,8 @@ def pending_approvals(entries: Sequence[LedgerEntry], now: datetime) -> tuple[Pe
     about = [entry for entry in entries if entry.decision_id == waiting.decision_id]
     if any(_answers(entry) for entry in about if entry.sequence > waiting.sequence):
         return ()
-    asked = [from_json(ApprovalRequest, entry.body) for entry in about if entry.kind == "approval.requested"]
-    expired_at = asked[0].expires_at if asked and asked[0].expires_at <= now else None
+    requests = [from_json(ApprovalRequest, entry.body) for entry in about if entry.kind == "approval.requested"]
+    expired_at = requests[0].expires_at if requests and requests[0].expires_at <= now else None
     report = from_json(ValidationReport, waiting.body)
     return (PendingApproval(report.challenger, waiting.decision_id or "", waiting.at, report.reasons[0], expired_at),)
 

@@ -1,7 +1,7 @@
 """Check that the ledger holds the decision that a run claims to carry out: an event is a request, never a proof.
 
-Anyone with access to the server can emit an event. A run started by an event therefore does only what the ledger has as
-decided, as of the time of that decision. A run started by a person needs no decision, but on live data it may not take
+Anyone with access to the server can emit an event. A run started by an event therefore carries out only a decision
+in the ledger, as of the time of that decision. A run started by a person needs no decision, but on live data it may not take
 effect before the last change of champion, which it would rewrite.
 """
 
@@ -22,7 +22,7 @@ MOVES = ("champion.promoted", "champion.rolled_back")
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What a run of `retrain`, `promote` or `rollback` was asked for, by whom, and as of when."""
+    """The request behind a run of `retrain`, `promote` or `rollback`: the action, the initiator and the time."""
 
     action: Action
     model: str

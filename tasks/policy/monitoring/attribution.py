@@ -96,18 +96,18 @@ def _shares(column: Floats, edges: Floats) -> list[float]:
 
 def explain_predictions(shifts: Sequence[Shift], drifted: Sequence[str], unit: str) -> str | None:
     """A sentence on the drifted features that moved the mean prediction; None if none did beyond chance."""
-    parts = _sure(shifts, drifted)
+    parts = _significant(shifts, drifted)
     total = sum(shift.moved for shift in shifts)
     return f"the mean prediction moved by {total:+.3g} {unit} since training, by SHAP values {parts}" if parts else None
 
 
 def explain_loss(shifts: Sequence[Shift], drifted: Sequence[str], name: str) -> str | None:
     """A sentence on the drifted features that moved the mean loss, each on its own; None if none did beyond chance."""
-    parts = _sure(shifts, drifted)
+    parts = _significant(shifts, drifted)
     return f"drift of single features moved the {name}, by SHAP values: {parts}" if parts else None
 
 
-def _sure(shifts: Sequence[Shift], drifted: Sequence[str]) -> str:
+def _significant(shifts: Sequence[Shift], drifted: Sequence[str]) -> str:
     """At most four drifted features whose shift exceeds twice its error."""
-    sure = [shift for shift in shifts if shift.feature in drifted and abs(shift.moved) > 2 * shift.error]
-    return ", ".join(f"{shift.feature} {shift.moved:+.3g}" for shift in sure[:4])
+    significant = [shift for shift in shifts if shift.feature in drifted and abs(shift.moved) > 2 * shift.error]
+    return ", ".join(f"{shift.feature} {shift.moved:+.3g}" for shift in significant[:4])

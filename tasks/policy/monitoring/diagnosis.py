@@ -1,6 +1,6 @@
 """Decide which kind of change a window shows, and thus the remedy: repair the feed, leave the model alone, or retrain.
 
-| kind | what the evidence looks like | what helps |
+| kind | evidence | remedy |
 |---|---|---|
 | upstream_data_fault | failed quality or labels, or a shift that is typical of a broken feed | repair the feed |
 | harmless_covariate_shift | inputs moved, performance did not | nothing |
@@ -54,7 +54,7 @@ class DiagnosisLimits(BaseModel):
     stands_out: float = Field(2.5, gt=1, examples=[3])
     """Ratio of a feature's shift to the next largest from which it counts as having moved alone."""
     fault_features_share: float = Field(0.34, gt=0, le=1, examples=[0.5])
-    """Share of moved features above which the world has changed, and not one feed."""
+    """Share of moved features above which the change counts as real, and not as one broken feed."""
     unit_faults: bool = Field(True, examples=[False])
     """Treat a feature whose unit, sign or category names seem to have changed, or that is stuck, as broken. `false` only
     reports it."""
@@ -110,8 +110,8 @@ def decide_diagnosis(
         return _without_labels(evidence, estimate, names, inputs, limits)
     worse, sentence = fallen
     if not worse:
-        if drift is None or not drift.says_something:
-            return Diagnosis("none", (sentence, inputs if drift else "drift was not judged"))
+        if drift is None or not drift.is_conclusive:
+            return Diagnosis("none", (sentence, inputs if drift else "drift was not measured"))
         return Diagnosis("harmless_covariate_shift" if moved else "none", (sentence, inputs), names)
     if not moved:
         return Diagnosis("concept_drift", (sentence, inputs))
@@ -128,7 +128,7 @@ def _moved(drift: DriftReport | None) -> list[FeatureDrift]:
 
     Without importances in the report, all features weigh the same.
     """
-    if drift is None or not drift.says_something:
+    if drift is None or not drift.is_conclusive:
         return []
     shares = {feature.feature: feature.importance for feature in drift.features if feature.importance is not None}
 
@@ -161,22 +161,23 @@ def _fault(
     tolerated = rule is not None and rule.max_null_share is not None and feature.null_share <= rule.max_null_share
     if rise >= limits.null_share_increase and not tolerated:
         found.append(
-            f"nulls rose from {feature.reference_null_share:.0%} to {feature.null_share:.0%}, a fault from "
-            f"{limits.null_share_increase:.0%} more on (diagnosis.null_share_increase; {own}.max_null_share allows them)"
+            f"nulls rose from {feature.reference_null_share:.0%} to {feature.null_share:.0%}, a rise of "
+            f"{limits.null_share_increase:.0%} or more counts as a fault (diagnosis.null_share_increase; "
+            f"{own}.max_null_share allows them)"
         )
     if feature.unseen_share >= limits.unseen_share and not (rule is not None and rule.categories is not None):
         found.append(
-            f"{feature.unseen_share:.0%} of its values are in categories never seen before, a fault from "
-            f"{limits.unseen_share:.0%} on (diagnosis.unseen_share; {own}.categories allows them)"
+            f"{feature.unseen_share:.0%} of its values are in categories never seen before, "
+            f"{limits.unseen_share:.0%} or more count as a fault (diagnosis.unseen_share; {own}.categories allows them)"
         )
     suspected = feature.suspicion if limits.unit_faults and not feature.suspicion_possible else None
     if suspected and (feature.suspicion_sure or alone or leads):
-        found.append(f"{suspected} (diagnosis.unit_faults: false names this without stopping anything)")
+        found.append(f"{suspected} (diagnosis.unit_faults: false reports this without blocking)")
     bounded = rule is not None and rule.range is not None and None not in (rule.range.min, rule.range.max)
     if alone and not bounded and abs(feature.mean_shift_sigma or 0.0) >= limits.fault_sigma:
         found.append(
-            f"its mean moved by {feature.mean_shift_sigma:+.1f} σ alone, as if its unit had changed, a fault from "
-            f"{limits.fault_sigma:g} σ on (diagnosis.fault_sigma; {own}.range says which values are right)"
+            f"its mean moved by {feature.mean_shift_sigma:+.1f} σ alone, as if its unit had changed; "
+            f"{limits.fault_sigma:g} σ or more count as a fault (diagnosis.fault_sigma; {own}.range sets the accepted values)"
         )
     return found
 
@@ -190,15 +191,15 @@ def _fallen(performance: PerformanceReport | None, limits: DiagnosisLimits) -> t
     worse = performance.shift_p_value <= limits.alpha and (value.value < level.value) == value.higher_is_better
     return worse, (
         f"{value.name} {value.value:.4g} is {'' if worse else 'not '}significantly worse than the best past level "
-        f"{level.value:.4g} (p={performance.shift_p_value:.2g}, alpha {limits.alpha:g}{_blindness(performance, worse)})"
+        f"{level.value:.4g} (p={performance.shift_p_value:.2g}, alpha {limits.alpha:g}{_describe_power(performance, worse)})"
     )
 
 
-def _blindness(performance: PerformanceReport, worse: bool) -> str:
+def _describe_power(performance: PerformanceReport, worse: bool) -> str:
     """A clause on the smallest worsening that the window would have shown."""
     if worse or performance.smallest_shift is None:
         return ""
-    return f"; this window would show a worsening from {performance.smallest_shift:.2g} on"
+    return f"; this window can show a worsening of {performance.smallest_shift:.2g} or more"
 
 
 def _explain_fall(
@@ -212,14 +213,14 @@ def _explain_fall(
     value = performance.metric(performance.primary) if performance else None
     expected = estimate.value if estimate else None
     if performance is None or value is None or expected is None or expected.name != value.name:
-        unknown = "how much of it the inputs explain is not known, as there is no estimate to compare with"
+        unknown = "how much of it the inputs explain is unknown, because there is no estimate to compare with"
         return Diagnosis("harmful_covariate_shift", (*reasons, unknown), names)
     sign = -1 if value.higher_is_better else 1
     gap = sign * (value.value - expected.value)
     error = max(math.hypot(standard_error(value), standard_error(expected)), performance.noise or 0.0)
     p_value = float(scipy.stats.norm.sf(gap / error)) if error else float(gap <= 0)
     compared = (
-        f"from the inputs alone {expected.value:.4g} was expected, the realised value is {gap:+.4g} worse than that "
+        f"the inputs alone predict {expected.value:.4g}; the realised value is {gap:+.4g} worse than that "
         f"(p={p_value:.2g})"
     )
     kind: DiagnosisKind = "concept_drift" if p_value <= limits.alpha else "harmful_covariate_shift"
@@ -235,7 +236,7 @@ def _without_labels(
     learned from windows with the same noise.
     """
     drift, performance = evidence.drift, evidence.performance
-    if drift is None or not drift.says_something:
+    if drift is None or not drift.is_conclusive:
         return Diagnosis("insufficient_evidence", (inputs, "performance is not known yet"))
     if not names:
         return Diagnosis("none", (inputs, "performance is not known yet; concept drift would show once labels arrive"))
@@ -243,7 +244,7 @@ def _without_labels(
     if performance is None or estimate is None or level is None or estimate.value.name != level.name:
         return Diagnosis(
             "insufficient_evidence",
-            (inputs, "there are neither labels nor an estimate to show whether it harms"),
+            (inputs, "there are neither labels nor an estimate to show whether this harms performance"),
             names,
         )
     p_value = shift_p_value(estimate.value, level, noise_of(performance))
@@ -255,7 +256,7 @@ def _without_labels(
 def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> str:
     if drift is None:
         return "drift was not measured"
-    if not drift.says_something:
+    if not drift.is_conclusive:
         return f"drift: insufficient, {drift.unknown_tests[0] if drift.unknown_tests else f'{drift.rows} rows'}"
     if not moved:
         return "no feature that the model uses drifted"

@@ -6,7 +6,7 @@ the shares of nulls, of infinite and of unreadable values, these three by their 
 of all four of all features are corrected together: Benjamini and Hochberg (1995).
 
 A feature without a visible effect in a window too small to show an effect at the limit is `insufficient`, not stable.
-So is a window in which such features could bring the share to its limit. An effect that is visible nevertheless counts.
+So is a window in which such features could bring the share to its limit. An effect that is visible despite this counts.
 """
 
 from collections.abc import Mapping
@@ -47,13 +47,13 @@ class Limits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One way in which a feature may have drifted; not judged if it has too few values."""
+    """One side of a feature that may have drifted: its values, or a share of rows without one."""
 
     method: str
     effect: float
     threshold: float
     p_value: float
-    judged: bool = True
+    enough_values: bool = True
 
 
 def measure(
@@ -116,7 +116,7 @@ def _share(features: list[FeatureDrift], counted: list[bool]) -> float:
 def _measure_feature(
     reference: FeatureReference, current: FeatureCounts, limits: Limits, alpha: float
 ) -> tuple[FeatureDrift, list[_Side]]:
-    """All numbers of one feature, and its ways to drift, values first; the verdict is not yet decided."""
+    """All numbers of one feature, and its sides, values first; the verdict is not decided yet."""
     before, numeric = reference.counts, reference.kind == "numeric"
     enough = min(before.values, current.values) >= limits.min_rows
     table = Table(before.counts, current.counts)
@@ -195,17 +195,17 @@ def _unseen_share(reference: FeatureReference, current: FeatureCounts) -> float:
 
 
 def _judge(drift: FeatureDrift, sides: list[_Side], q_values: list[float], alpha: float, enough: bool) -> FeatureDrift:
-    """Add the verdict, with the numbers of the way of drifting furthest past its limit, else of the values."""
+    """Add the verdict, with the numbers of the side furthest past its limit, or of the values if none is."""
     if not enough:
         return replace(drift, verdict="insufficient", q_value=q_values[0])
     moved = [
         (side.effect / side.threshold, -place, side, q_value)
         for place, (side, q_value) in enumerate(zip(sides, q_values, strict=True))
-        if side.judged and side.effect >= side.threshold and q_value <= alpha
+        if side.enough_values and side.effect >= side.threshold and q_value <= alpha
     ]
     if not moved:
-        shown = sides[0].judged and (drift.smallest_effect or 0.0) <= sides[0].threshold
-        return replace(drift, verdict="stable" if shown else "insufficient", q_value=q_values[0])
+        is_stable = sides[0].enough_values and (drift.smallest_effect or 0.0) <= sides[0].threshold
+        return replace(drift, verdict="stable" if is_stable else "insufficient", q_value=q_values[0])
     _, _, side, q_value = max(moved)
     return replace(
         drift,
@@ -225,7 +225,7 @@ def describe(drift: FeatureDrift) -> str:
     if drift.mean_shift_sigma is not None and abs(drift.mean_shift_sigma) >= 0.05:
         parts.append(f", mean {drift.mean_shift_sigma:+.2f} σ")
     if abs(drift.null_share - drift.reference_null_share) >= 0.005:
-        parts.append(f", nulls {drift.null_share:.1%} after {drift.reference_null_share:.1%}")
+        parts.append(f", nulls {drift.null_share:.1%} (reference {drift.reference_null_share:.1%})")
     if drift.unseen_share > 0:
         parts.append(f", {drift.unseen_share:.1%} in categories never seen before")
     if drift.suspicion and drift.suspicion_possible:
@@ -247,7 +247,7 @@ def explain(report: DriftReport, reference: ReferenceProfile, limits: Limits) ->
     summary = f"{len(drifted)} of {len(features)} features drifted: a share of {share}"
     summary += f"{' by importance' if weighted else ''}, {side} the limit of {limits.max_share:g}"
     if unjudged:
-        summary += f"; {unjudged} hold too few values to judge"
+        summary += f"; {unjudged} have too few values to judge"
     remarks = [remark for frozen in reference.features for remark in frozen.remarks]
     worst = [describe(drift) for drift in drifted[:5]]
     return (summary, *_explain_power(report), *worst, *remarks[:5])
@@ -255,14 +255,14 @@ def explain(report: DriftReport, reference: ReferenceProfile, limits: Limits) ->
 
 def _explain_power(report: DriftReport) -> tuple[str, ...]:
     """A sentence on the effects that the window is too small to show, for the feature that needs the most rows."""
-    blind = [drift for drift in report.features if drift.is_underpowered]
-    if not blind:
+    underpowered = [drift for drift in report.features if drift.is_underpowered]
+    if not underpowered:
         return ()
-    worst = max(blind, key=lambda drift: (drift.rows_needed is None, drift.rows_needed or 0))
+    worst = max(underpowered, key=lambda drift: (drift.rows_needed is None, drift.rows_needed or 0))
     least = beside(worst.smallest_effect or 0.0, worst.threshold, 2)
     needed = f"about {worst.rows_needed:,} rows" if worst.rows_needed else "a larger reference"
     return (
-        f"{report.rows:,} rows are too few to rule out drift of {len(blind)} of {len(report.features)} features: the "
-        f"smallest effect that would show in {worst.feature} is {worst.method} {least}, the limit is "
-        f"{worst.threshold:g}; {needed} would do",
+        f"{report.rows:,} rows are too few to rule out drift of {len(underpowered)} of {len(report.features)} features: the "
+        f"smallest detectable effect in {worst.feature} is {worst.method} {least}, the limit is "
+        f"{worst.threshold:g}; {needed} would be enough",
     )

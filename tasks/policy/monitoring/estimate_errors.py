@@ -20,7 +20,7 @@ MEASURED_FROM = 3
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The value of a metric without the window's labels, and the error of earlier estimates; None while unknown."""
+    """A metric estimated without the window's labels, and the error of earlier estimates; None while unknown."""
 
     value: MetricValue
     error: EstimateError | None = None
@@ -36,8 +36,8 @@ def past_error(history: History, metric: str) -> EstimateError | None:
     ]
     if not pairs:
         return None
-    gaps = np.array([came - estimate.value for estimate, came in pairs])
-    within = sum(estimate.low <= came <= estimate.high for estimate, came in pairs)
+    gaps = np.array([observed - estimate.value for estimate, observed in pairs])
+    within = sum(estimate.low <= observed <= estimate.high for estimate, observed in pairs)
     return EstimateError(len(pairs), float(np.abs(gaps).mean()), float(gaps.mean()), within)
 
 
@@ -66,7 +66,7 @@ def describe_error(error: EstimateError | None) -> str:
         return "error not measured yet: no estimated window has closed"
     windows = f"{error.windows} closed window{'s' if error.windows > 1 else ''}"
     text = f"mean absolute error {error.mean_absolute:.3g} over {windows}, {error.within} within the interval"
-    return f"{text}: wrong more often than that allows" if is_poor(error) else text
+    return f"{text}: wrong more often than its confidence level allows" if is_poor(error) else text
 
 
 def possible(estimate: MetricValue) -> MetricValue:

@@ -76,7 +76,7 @@ def estimate_classes(
 def _rows(name: str, y_true: Floats, y_pred: Floats) -> Floats:
     rows = row_losses(Metric(name), y_true, y_pred)
     if rows is None:
-        raise ValueError(f"{name} is no mean of rows")
+        raise ValueError(f"{name} is not a mean of rows")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Whether features drifted jointly: how well a classifier separates rows of the window from rows of the reference.
+"""Decide whether features drifted jointly, by how well a classifier separates rows of the window from the reference.
 
 Relationships between features can change while each feature keeps its distribution, which the distance of a single
 feature cannot show. A classifier that beats chance on unseen rows shows it (Rabanser et al. 2019, "Failing loudly").
@@ -17,7 +17,7 @@ CONFIDENCE = 0.99
 """Level of the area's interval."""
 MISTAKEN = 0.45
 """Upper limit of the interval for an error: up to one in 200 stable windows falls below 0.5 by chance and would be
-reported as wrong. Rows of 6 features that are all on both sides have areas of 0.22 (210) to 0.35 (1500)."""
+reported as wrong. With the same rows on both sides, 6 features give areas of 0.22 (210 rows) to 0.35 (1500 rows)."""
 
 
 def judge_joint(

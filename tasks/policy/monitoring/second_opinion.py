@@ -31,7 +31,7 @@ UNKNOWN = (
     "it counts as drift, so drift is not ruled out in this window; repair the item or the data that it reads, or set "
     "fails_as: warn"
 )
-"""What follows from a test that counts as drift and was not computed."""
+"""Consequence of a test that counts as drift and was not computed."""
 QUANTILE = 2.576
 """Normal quantile for a two-sided interval of 99 %."""
 
@@ -73,7 +73,7 @@ class Scale:
         return noise_floor(self.bins, self.rows, self.reference_rows) * (1.0 if self.method == "psi" else 0.5)
 
 
-def weigh(
+def combine_features(
     report: DriftReport, features: Sequence[FeatureOpinion], rows: int, reference_rows: int, max_share: float
 ) -> SecondOpinion:
     """Evidently's verdict on the window; features are weighted by importance, as for the verdict on all rows."""

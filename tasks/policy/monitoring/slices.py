@@ -18,7 +18,7 @@ from tasks.policy.statistics.resampling import Resampling
 MAX_GROUPS = 20
 """Largest number of groups measured per column, by size."""
 RESAMPLING = Resampling(draws=500)
-"""How the intervals of a window's metrics are computed, overall and by slice."""
+"""Resampling of the intervals of a window's metrics, overall and by slice."""
 
 
 def largest_groups(groups: NDArray[np.str_], min_rows: int = 1) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Two tests for change, from losses of several models on the same windows, each in σ of what chance alone would show.
+"""Two tests for change, from losses of several models on the same windows, each in σ under chance alone.
 
 Order: without change, the windows on which given models are compared are exchangeable. The pattern of which model is
 better on a window is then no more similar to that of its neighbours than to any other window's. This is Mantel's test
@@ -56,7 +56,7 @@ class PairedNoise:
     """Variance of the loss difference of two models of nearly the same age: per window, and lasting, from training."""
 
     window: float
-    luck: float
+    training: float
 
 
 def paired_noise(losses: Floats) -> PairedNoise:
@@ -83,7 +83,7 @@ def lead_sigmas(leads: Floats, noise: PairedNoise) -> float:
     if not len(known):
         return 0.0
     count, sums = np.arange(1, len(known) + 1), np.cumsum(known)
-    spread = np.sqrt(count * noise.window + count**2 * noise.luck)
+    spread = np.sqrt(count * noise.window + count**2 * noise.training)
     if spread[0] > 0:
         return float((sums / spread).max())
     return math.copysign(math.inf, sums.max()) if sums.max() else 0.0

@@ -14,7 +14,7 @@ from tasks.policy.statistics.metrics import Floats
 
 # Chosen on the generated streams of tests/benchmarks/synthetic_streams.py
 AGE_FOCUS = 2.0
-"""How fast the weight of a gap falls with each doubling of the age ratio, in powers of e."""
+"""Rate at which the weight of a gap falls with each doubling of the age ratio, in powers of e."""
 GAP_MEMORY = 0.95
 """Factor on a gap's weight after each window."""
 
@@ -36,7 +36,7 @@ class LossMatrix:
         size = 2 * self.begun + 64
         self.losses, self.probes = np.full((size, size), np.nan), np.full((size, size), np.nan)
         for window, seen in enumerate(history):
-            self._note(window, seen)
+            self._record(window, seen)
         self.filled = np.where(np.isfinite(self.losses), self.losses, self.probes)
         self.newest: dict[int, int] = {}
 
@@ -44,14 +44,14 @@ class LossMatrix:
         """The youngest candidate or probe with a loss on the window."""
         return self.newest.get(window, window - 1)
 
-    def take_in(self, now: int, seen: Observation, since: int) -> None:
+    def add_window(self, now: int, seen: Observation, since: int) -> None:
         """Record a window of service and fill its column; the champion has served since window `since`."""
         grown = len(self.losses)
         if now + 1 >= grown:
             self.losses, self.probes, self.filled = (
                 np.pad(table, (0, grown), constant_values=np.nan) for table in (self.losses, self.probes, self.filled)
             )
-        self._note(now, seen)
+        self._record(now, seen)
         offset = self._probe_weakness(now)
         column, older = self.filled[:, now], math.nan
         blind = not np.isfinite(self.probes[:now, now]).any()
@@ -64,7 +64,7 @@ class LossMatrix:
             own = self.losses[candidate, now]
             column[candidate] = own if math.isfinite(own) else older
 
-    def _note(self, window: int, seen: Observation) -> None:
+    def _record(self, window: int, seen: Observation) -> None:
         for table, pairs in ((self.losses, seen.losses), (self.probes, seen.probes)):
             for candidate, loss in pairs:
                 table[candidate, window] = loss
@@ -98,7 +98,9 @@ class LossMatrix:
             return paired
         own = self.losses[champion, since : now + 1]  # without probes a window's own noise does not cancel
         own = own[np.isfinite(own)]
-        return PairedNoise(max(paired.window, float(np.var(np.diff(own)))) if len(own) > 3 else math.inf, paired.luck)
+        return PairedNoise(
+            max(paired.window, float(np.var(np.diff(own)))) if len(own) > 3 else math.inf, paired.training
+        )
 
     def leads_of_fresher(self, now: int, champion: int, since: int) -> Floats:
         """Champion's loss minus a fresher model's, by window since it serves; equal-sized probes where both exist."""

@@ -112,8 +112,8 @@ class ProbeRule:
         self.observed.append(seen)
         if champion != self.champion:
             self.champion, self.since = champion, now
-            self.rule.forget()
-        self.known.take_in(now, seen, self.since)
+            self.rule.reset()
+        self.known.add_window(now, seen, self.since)
         self._measure(now)
         order, lead = self._evidence(now)
         self.established = self.established or math.hypot(max(0.0, order), max(0.0, lead)) >= ESTABLISHED
@@ -163,7 +163,7 @@ class ProbeRule:
         exists[[candidate for candidate in losses if candidate < now]] = True
         exists[now] = may_train
         if not self.established:
-            exists[:now] &= self._surely_better(now)
+            exists[:now] &= self._significantly_better(now)
         column = self.known.filled[:now, now]
         forecast = self._within_seen(self._forecast(now), now)
         return Options(now, column, float(column[newest]), newest, forecast, exists)
@@ -187,7 +187,7 @@ class ProbeRule:
             lead = max(lead, SEEN_SHARE * mean * sure)
         return np.append(forecast[:now], own - lead)
 
-    def _surely_better(self, now: int) -> Flags:
+    def _significantly_better(self, now: int) -> Flags:
         """Candidates that beat the champion on the same windows by `RETURN` σ; the champion is always included."""
         own, window = self.known.losses[self.champion], self.known.lead_noise(now, self.champion, self.since).window
         better = np.zeros(now, dtype=bool)

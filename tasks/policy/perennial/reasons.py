@@ -25,17 +25,17 @@ def explain(action: Action, terms: Terms, since: str, earlier: str | None = None
     weighed = action.weighed
     return _why(action, terms, earlier), (
         _describe_change(weighed),
-        f"sources of this evidence: fresh models lead the champion since {since} ({weighed.lead_sigmas:.1f} σ), "
+        f"sources of this evidence: fresh models have led the champion since {since} ({weighed.lead_sigmas:.1f} σ), "
         f"neighbouring windows are more alike than distant ones ({weighed.order_sigmas:.1f} σ)",
-        f"a forecast lead is counted for {weighed.patience:.1f} windows",
-        f"a retrain is taken to cost {terms.alpha * terms.scale:.3g} {terms.metric} of one window ({terms.origin})",
+        f"a forecast lead is assumed to last {weighed.patience:.1f} windows",
+        f"a retrain is assumed to cost {terms.alpha * terms.scale:.3g} {terms.metric} of one window ({terms.origin})",
     )
 
 
 def _why(action: Action, terms: Terms, earlier: str | None) -> str:
     weighed = action.weighed
     if weighed.saved is None:
-        return "there is no forecast yet of how a fresh model would do"
+        return "there is no forecast for a fresh model yet"
     lead = _against_price(weighed.saved, weighed.price, terms)
     if earlier:
         return f"version {earlier} is ahead again by enough to pay for the switch ({lead})"

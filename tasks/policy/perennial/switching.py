@@ -61,9 +61,9 @@ class SwitchingRule:
 
     def __init__(self, alpha: float, share: float) -> None:
         self.alpha, self.share = alpha, share
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         self.debts, self.fresh_debt = np.zeros(0), 0.0
 
     def choose(self, options: Options, champion: int, patience: float) -> Choice:

@@ -55,7 +55,7 @@ def newer_format(found: object) -> str | None:
         found = int(found)
     if isinstance(found, int) and found <= FORMAT:
         return None
-    return f"is of format {str(found)[:20]!r}, this Perennial reads up to {FORMAT}: a newer one wrote it; upgrade Perennial"
+    return f"has format {str(found)[:20]!r}, but this Perennial reads formats up to {FORMAT}; upgrade Perennial"
 
 
 def digest(*parts: str, length: int = 16) -> str:

@@ -1,4 +1,4 @@
-"""The tree of errors that a user can fix.
+"""All errors that a user can fix, in one tree.
 
 Every message gives the place, what was found, what was expected and what to do. Any other exception is a bug in
 Perennial.
@@ -9,7 +9,7 @@ class PerennialError(Exception):
     """Base of all errors whose message is sufficient for the user, without a traceback."""
 
 
-# the model's file and what it refers to
+# model file
 
 
 class ModelConfigError(PerennialError, ValueError):
@@ -60,7 +60,7 @@ class MatrixError(PerennialError, ValueError):
 
 
 class NothingToReplay(PerennialError):
-    """None of the selected models has a recorded history with an end."""
+    """None of the selected models has a finite recorded history."""
 
 
 # training
@@ -86,7 +86,7 @@ class NoChampion(RegistryError):
 
 
 class VersionGone(RegistryError):
-    """The registry does not have this version, or has a different one under its number."""
+    """The registry does not have this version, or has a different one under this number."""
 
 
 class ModelFileError(PerennialError):
@@ -151,7 +151,7 @@ class DeploymentError(PerennialError, RuntimeError):
 
 
 class PoolError(PerennialError, ValueError):
-    """A place or a work pool is named that is not defined."""
+    """A setting names a place or a work pool that is not defined."""
 
 
 class LogInError(PerennialError, ValueError):

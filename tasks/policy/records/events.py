@@ -15,7 +15,7 @@ REQUEST = "perennial.request.id"
 
 
 class RunMode(StrEnum):
-    """What a run may cause: only a live run's events start other runs, and a back-fill's decisions are not acted on."""
+    """Mode of a run. Only a live run's events start other runs, and a back-fill's decisions are not acted on."""
 
     LIVE = "live"
     REPLAY = "replay"
@@ -36,7 +36,10 @@ def about(resource: str, model: str, payload: Mapping[str, object]) -> dict[str,
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """`until` is the time as of which the next flow judges; `champion` is the version that the action refers to."""
+    """A decision handed over to the next flow.
+
+    `until` is the time as of which that flow runs; `champion` is the version that the action refers to.
+    """
 
     model: str
     decision_id: str

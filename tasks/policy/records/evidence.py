@@ -66,7 +66,7 @@ class WindowEvidence:
 
 @dataclass(frozen=True, slots=True)
 class EarlierChampion:
-    """A version that became champion at `since` and was never quarantined; its training data end at `learned_until`."""
+    """A version that became champion at `since` and was never quarantined; its training data ends at `learned_until`."""
 
     version: str
     learned_until: datetime
@@ -77,7 +77,7 @@ class EarlierChampion:
 class History:
     """The policy's view of the past: earlier windows, oldest first, and the actions taken.
 
-    `performances` holds the latest report of each earlier window (late labels replace a maturing one by a closed one).
+    `performances` holds the latest report of each earlier window (late labels turn a maturing report into a closed one).
     `training_rows` is the number of rows the champion was trained on; `rows_since_training` the number that arrived
     since.
     """
@@ -101,7 +101,7 @@ class History:
     estimates: tuple[tuple[Window, MetricValue], ...] = ()
     """Estimated metrics of earlier windows, made before their labels arrived."""
     unresolved: str | None = None
-    """A sentence where earlier retrains have not brought the metric of the latest windows back within its limit."""
+    """A sentence, set when earlier retrains have not brought the metric of the latest windows back within its limit."""
 
     def revised(self, reports: Iterable[PerformanceReport]) -> "History":
         """The same history with these reports in place of the earlier ones of their windows."""
@@ -111,7 +111,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where a retrain runs and why; `hours` is its forecast duration, None where the place's speed is unknown."""
+    """The place where a retrain runs, with reasons; `hours` is its forecast duration, None where the place's speed is unknown."""
 
     place: str
     kind: Literal["dedicated", "serverless"]
@@ -122,7 +122,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether to retrain, and why. `decision_id` keys every write that follows, which makes acting twice idempotent."""
+    """Whether to retrain, and why. `decision_id` keys every write that follows, which makes repeated actions idempotent."""
 
     decision_id: str
     model: str
@@ -137,9 +137,9 @@ class Decision:
     would_change: tuple[str, ...] = ()
     placement: Placement | None = None
     go_back_to: str | None = None
-    """An earlier version to restore, where that was decided instead of a retrain."""
+    """An earlier version to restore; set only when that was decided instead of a retrain."""
     unresolved: Annotated[str | None, Field(exclude_if=lambda sentence: sentence is None)] = None
-    """A sentence where earlier retrains did not bring the metric back within its limit: action required."""
+    """A sentence, set when earlier retrains did not bring the metric back within its limit: action required."""
     details: tuple[str, ...] = ()
     """The policy's own numbers, in sentences."""
 
@@ -202,7 +202,7 @@ def windows_in_doubt(entries: Iterable["LedgerEntry"]) -> tuple[str, ...]:
         if entry.kind in (LABELS_QUARANTINED, LABELS_SOUND):
             for report in from_json(LabelVerdicts, entry.body).reports:
                 doubted[report.window.name] = entry.kind == LABELS_QUARANTINED
-    return tuple(sorted(name for name, still in doubted.items() if still))
+    return tuple(sorted(name for name, in_doubt in doubted.items() if in_doubt))
 
 
 def windows_to_exclude(entries: Sequence["LedgerEntry"], as_of: datetime) -> tuple[str, ...]:
@@ -275,7 +275,7 @@ class Promotion:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What happened, to be appended to a model's ledger; `body` is a record or text."""
+    """A fact to append to a model's ledger; `body` is a record or text."""
 
     kind: str
     body: object
@@ -332,7 +332,7 @@ class MonitorRun:
 
     window: Window
     as_of: datetime
-    """Data that became available after this time are not read."""
+    """Data that became available after this time is not read."""
     champion: ModelVersion
     history: History
     past: Past

@@ -51,7 +51,7 @@ Floats = NDArray[np.float64]
 class FeatureCounts:
     """One feature of a set of rows, counted into its reference's edges or categories.
 
-    Numeric: `counts[i]` is the number of values in (edge[i-1], edge[i]], the last one that of values above every edge.
+    Numeric: `counts[i]` is the number of values in (edge[i-1], edge[i]], the last one of values above every edge.
     Otherwise there is one count per category and a last one for values of other categories. NaN counts as null, ±inf as
     non-finite, a value that cannot be parsed as the feature's kind (text in a number) as unreadable; none of these is
     in `counts`. `outside` is the number of values that the quality settings do not accept. `gaps` sums, per numeric
@@ -99,7 +99,7 @@ class FeatureCounts:
         if self.feature != other.feature or len(self.counts) != len(other.counts):
             raise ValueError(
                 f"{self.feature}: {len(self.counts)} counts, {other.feature}: {len(other.counts)}: cannot be merged; "
-                "expected two counts of one feature into one reference"
+                "expected counts of one feature for one reference"
             )
         mean, squares = _merge_moments(self, other)
         return FeatureCounts(
@@ -176,13 +176,13 @@ class FeatureReference:
         if self.sentinel is not None:
             found.append(
                 f"{self.feature}: {self.sentinel_share:.1%} of the training rows hold {self.sentinel:.6g}, far from all "
-                "others, as a code for missing would be; it is counted as null and sets neither scale nor range"
+                "other values, as a code for missing values would be; it is counted as null and excluded from scale and range"
             )
         if self.left_out:
             days = f"{self.left_out[0]} to {self.left_out[-1]}" if len(self.left_out) > 1 else self.left_out[0]
             found.append(
-                f"{self.feature}: {len(self.left_out)} days of the training rows ({days}) are unlike all others; "
-                "they are left out of its reference"
+                f"{self.feature}: {len(self.left_out)} days of the training rows ({days}) are unlike all other "
+                "days and are excluded from its reference"
             )
         return tuple(found)
 
@@ -242,17 +242,17 @@ def choose_edges(values: Floats) -> tuple[float, ...]:
     stays there when another program rounds it differently (as float32, or 0.1 + 0.2 for 0.3). A single value also gets
     an edge below it, so that downward shifts are visible.
     """
-    hair = rounding(values, float(np.median(np.abs(values))) if len(values) else 0.0)
-    last_of_alike = np.append(np.diff(values) > hair[:-1], True)[: len(values)]
-    distinct, hairs = values[last_of_alike], hair[last_of_alike]
+    tolerance = rounding(values, float(np.median(np.abs(values))) if len(values) else 0.0)
+    is_last_of_equal = np.append(np.diff(values) > tolerance[:-1], True)[: len(values)]
+    distinct, margins = values[is_last_of_equal], tolerance[is_last_of_equal]
     if len(distinct) == 1:
-        return bounded(distinct[0] - 2 * hairs[0]), bounded(distinct[0] + hairs[0])
+        return bounded(distinct[0] - 2 * margins[0]), bounded(distinct[0] + margins[0])
     if len(distinct) > MAX_EDGES:
         ranks = np.linspace(0, len(values) - 1, MAX_EDGES).round().astype(np.int64)
         distinct, chosen = np.unique(values[ranks], return_index=True)
-        hairs = hair[ranks][chosen]
-    room = np.append(np.diff(distinct) / 2, np.inf)
-    return tuple(bounded(edge) for edge in distinct + np.minimum(hairs, room))
+        margins = tolerance[ranks][chosen]
+    half_gaps = np.append(np.diff(distinct) / 2, np.inf)
+    return tuple(bounded(edge) for edge in distinct + np.minimum(margins, half_gaps))
 
 
 def rounding(values: Floats, scale: float = 0.0) -> Floats:
@@ -267,7 +267,7 @@ def choose_categories(counts: Sequence[tuple[str, int]]) -> tuple[tuple[str, ...
 
 
 def with_missing(counts: FeatureCounts, nulls: int, non_finite: int = 0, unreadable: int = 0) -> FeatureCounts:
-    """Add the rows that hold no countable value to the counts."""
+    """Add the rows without a countable value to the counts."""
     return replace(
         counts,
         rows=counts.rows + nulls + non_finite + unreadable,

@@ -75,7 +75,7 @@ class QualityReport:
     learned_suite_sha256: str | None = None
     """SHA-256 of the canonical JSON of the suite learned from the reference; None in older reports."""
     own_suite_sha256: str | None = None
-    """The same of the owner's suite (`quality.suite`); None without one."""
+    """The same for the owner's suite (`quality.suite`); None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class LabelReport:
 
 @dataclass(frozen=True, slots=True)
 class FeatureDrift:
-    """How far one feature moved from the reference.
+    """Drift of one feature from the reference.
 
     `effect_size` decides, on the scale of `method`; `p_value` confirms, and `q_value` is the p-value after
     Benjamini-Hochberg over the features. `mean_shift_sigma` and `std_shift_sigma` are in reference σ. Values are None
@@ -130,7 +130,7 @@ class FeatureDrift:
     smallest_effect: float | None = None
     """Smallest effect detectable with these rows at `drift.power`; None where only the effect size was judged."""
     rows_needed: int | None = None
-    """Rows needed to detect an effect at the limit, where these are too few and some number is enough."""
+    """Rows needed to detect an effect at the limit; None where these suffice or no number would."""
 
     @property
     def is_underpowered(self) -> bool:
@@ -174,13 +174,13 @@ class SecondOpinion:
     drifted_share: float = 0.0
     features: tuple[FeatureOpinion, ...] = ()
     unavailable: str | None = None
-    """Why Evidently measured nothing; None where it did measure."""
+    """Why Evidently measured nothing; None where it measured."""
     summary: str = ""
     """Both verdicts on the window in one sentence."""
 
 
 FailsAs = Literal["warn", "drifted"]
-"""What a failed test of `drift.evidently` does: `warn` reports it, `drifted` makes the window drifted."""
+"""Effect of a failed test of `drift.evidently`: `warn` reports it, `drifted` makes the window drifted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class DriftReport:
     reasons: tuple[str, ...]
     report_uri: str | None = None
     explanation: str | None = None
-    """Drifted features that moved the predictions, ranked; None where none did or SHAP values are not available."""
+    """Drifted features that moved the predictions, ranked; None if no feature did, or if SHAP values are not available."""
     joint: JointDrift | None = None
     """Joint drift, measured by a classifier on a bounded sample; None where not measured."""
     second_opinion: SecondOpinion | None = None
@@ -227,7 +227,7 @@ class DriftReport:
     verdict is not `stable`."""
 
     @property
-    def says_something(self) -> bool:
+    def is_conclusive(self) -> bool:
         """Whether there is a drift verdict, or at least one drifted feature although others have too few rows."""
         return self.verdict != "insufficient" or any(feature.verdict == "drifted" for feature in self.features)
 
@@ -292,7 +292,7 @@ class Scoring:
     latency: Latency
 
 
-NEVER_SCORED = "no prediction was logged: run score before monitor; nothing is known of the rows"
+NEVER_SCORED = "no predictions were logged (run score before monitor), so nothing is known about the rows"
 
 
 @dataclass(frozen=True, slots=True)

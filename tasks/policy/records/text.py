@@ -1,4 +1,4 @@
-"""Sanitise what people type: one line of printable text.
+"""Sanitise user input to one line of printable text.
 
 A line break in a name or a reason would start a new line in a page or a terminal, as if Perennial had written it. A
 control character can change the state of a terminal.

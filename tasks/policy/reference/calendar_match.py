@@ -34,7 +34,7 @@ class Matched:
 
 
 class CalendarSettings(Protocol):
-    """What is matched, and the test that the matched rows must suffice for (`deployments.config.monitoring.Drift`)."""
+    """The phases to match, and the test that needs enough matched rows (`deployments.config.monitoring.Drift`)."""
 
     @property
     def calendar(self) -> tuple[Phase, ...]: ...
@@ -81,7 +81,7 @@ def match_calendar(
         _reweighted(frozen, rows.codes.get(frozen.feature), weights * scale, seasonal=season.sum() >= min_rows)
         for frozen in reference.features
     )
-    description = f"compared with what {size:,.0f} training rows are worth that match the window in "
+    description = f"compared with the equivalent of {size:,.0f} training rows that match the window in "
     description += " and in ".join(matches)
     return Matched(replace(reference, rows=round(size), features=features), weights, description)
 

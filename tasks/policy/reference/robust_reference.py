@@ -1,4 +1,4 @@
-"""Exclude from scale and range of the training rows: codes for missing values, heavy tails, broken days.
+"""Exclude codes for missing values, heavy tails and broken days from the scale and range of the training rows.
 
 Tukey (1977), Exploratory Data Analysis: values beyond three interquartile ranges from the quartiles are far out.
 """
@@ -17,7 +17,7 @@ SENTINEL_ROWS, SENTINEL_SHARE, SENTINEL_GAP = 3, 0.0005, 3.0
 DAY_ROWS, BROKEN_DAYS, BROKEN_SHARE = 10, 3, 0.25
 """Minimum rows of a day to be judged; minimum number, and largest share of all days, of broken days."""
 BROKEN_SIGMA, BROKEN_MADS = 2.0, 8.0
-"""How much further from the usual a broken day's quartiles are, in σ and in median absolute deviations of all days."""
+"""Smallest excess distance of a broken day's quartiles from those of all days, in σ and in MADs of all days."""
 NORMAL_MAD, NORMAL_IQR = 1.4826, 1.349
 
 

@@ -22,8 +22,8 @@ class Backfill:
     @property
     def headline(self) -> str:
         return (
-            f"{len(self.missing)} windows to fill in, {len(self.done)} done before, "
-            f"{len(self.learned)} left out because the champion learned from them"
+            f"{len(self.missing)} windows to fill in, {len(self.done)} already done, "
+            f"{len(self.learned)} skipped because the champion was trained on them"
             f"{f', {len(self.empty)} without rows' if self.empty else ''}"
         )
 

@@ -12,8 +12,8 @@ def headline(decision: Decision, champion: str) -> str:
     """The decision and its first reason.
 
     >>> from tasks.policy.records.base import Window, utc
-    >>> kept = Decision("d1", "m", Window(utc("2024-01-01"), utc("2024-01-02")), False, ("log_loss 0.4 is below 0.5",))
-    >>> headline(kept, "17")
+    >>> decision = Decision("d1", "m", Window(utc("2024-01-01"), utc("2024-01-02")), False, ("log_loss 0.4 is below 0.5",))
+    >>> headline(decision, "17")
     'Keep champion v17. Log loss 0.4 is below 0.5.'
     """
     return f"{action_words(decision, champion)}. {as_sentence(decision.reasons[0])}"

@@ -1,4 +1,4 @@
-"""Which models require action, and why: the state of every model in one record, from its ledger and its champion.
+"""Survey the state of every model, from its ledger and its champion, and say which models require action.
 
 Needs follow from facts alone, most urgent first: a pending approval, no champion, a quarantined window, labels that
 cannot be trusted or are overdue, an overdue check, a refusal, a loss of performance, drift. Models are sorted by their
@@ -157,9 +157,8 @@ def survey(
 def describe_member(facts: ModelFacts, windows: int = 30) -> FleetMember:
     """One model's state; only its latest `windows` judgements are read."""
     judged = [entry for entry in facts.entries if entry.kind == "window.judged"]
-    judged.sort(
-        key=lambda entry: entry.at
-    )  # a back-fill judges as of earlier times, wherever its entry is in the ledger
+    # a back-fill judges as of earlier times, so the order of the ledger is not that of the windows
+    judged.sort(key=lambda entry: entry.at)
     judgements = [from_json(Judgement, entry.body) for entry in judged[-windows:]]
     latest = judgements[-1] if judgements else None
     performances = latest_performances(judgements)
@@ -246,7 +245,7 @@ def _standing_needs(
 
 
 def _recent_needs(facts: ModelFacts, latest: Judgement | None, report: PerformanceReport | None) -> Iterator[Need]:
-    """Needs that the flows resolve on their own, but that are worth a look."""
+    """Needs that the flows resolve on their own, but that are worth reviewing."""
     since = latest.evidence.window.start if latest else facts.as_of - MONTH
     last = facts.entries[-1] if facts.entries else None
     for entry in facts.entries:

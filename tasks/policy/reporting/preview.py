@@ -30,20 +30,21 @@ class Preview:
         return f"{self.action} of {self.model} would go ahead: {self.reasons[0]}"
 
 
-def what_it_learns_from(training: Snapshot, holdout: Snapshot, champion: ModelVersion) -> str:
+def describe_training_data(training: Snapshot, holdout: Snapshot, champion: ModelVersion) -> str:
     """Describe the rows that train a successor and the rows that validate it."""
     return (
         f"it would train on {training.labelled_rows or 0:,} labelled rows of {training.rows:,} in {training.window.name} "
-        f"(version {training.version} of {training.uri}) and meet champion {champion.version} on "
-        f"{holdout.labelled_rows or 0:,} rows of {holdout.window.name}; labels that came since the last run would be added"
+        f"(version {training.version} of {training.uri}) and be compared with champion "
+        f"{champion.version} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; labels that arrived since "
+        "the last run would be added"
     )
 
 
-def what_the_first_learns_from(history: Window, rows: int, holdout_days: float) -> str:
+def describe_first_training_data(history: Window, rows: int, holdout_days: float) -> str:
     """Describe the rows of a first model, which are not stored yet."""
     return (
-        f"it would be the first model: {rows:,} rows of {history.name} would land, the labelled ones before the last "
-        f"{holdout_days:g} days would train it and the rest judge it"
+        f"it would be the first model: {rows:,} rows of {history.name} would be stored; it would be trained on the labelled "
+        f"ones before the last {holdout_days:g} days and validated on the rest"
     )
 
 
@@ -55,25 +56,25 @@ def too_few_rows(training: Snapshot, min_rows: int) -> str | None:
     return f"{known:,} labelled rows are known in {training.window.name}, expected at least {min_rows:,} (training.min_rows)"
 
 
-def what_it_costs(budget: Budget, spent_usd: float, cost_usd: float | None) -> str:
+def describe_cost(budget: Budget, spent_usd: float, cost_usd: float | None) -> str:
     """Describe the cost forecast and the rest of the month's budget."""
     forecast = "no cost is forecast before a first retrain" if cost_usd is None else f"about {cost_usd:,.2f} USD"
     if budget.max_usd_per_month is None:
-        return f"cost: {forecast}; no monthly limit is set, {spent_usd:,.2f} USD were spent in 30 days"
-    verdict = "refuses" if over_budget(budget, spent_usd, cost_usd) else "allows it"
+        return f"cost: {forecast}; no monthly limit is set, {spent_usd:,.2f} USD were spent in the last 30 days"
+    verdict = "refuses it" if over_budget(budget, spent_usd, cost_usd) else "allows it"
     return (
-        f"cost: {forecast}; {spent_usd:,.2f} of {budget.max_usd_per_month:,.2f} USD a month are spent, "
+        f"cost: {forecast}; {spent_usd:,.2f} of {budget.max_usd_per_month:,.2f} USD are spent in 30 days, "
         f"so the budget {verdict}"
     )
 
 
-def where_it_runs(placement: Placement) -> str:
+def describe_place(placement: Placement) -> str:
     """Describe the place that a decision of `monitor` would choose."""
     hours = f", about {placement.hours:.2g} h" if placement.hours is not None else ""
     return f"place: {placement.place}{hours}, since {'; '.join(placement.reasons)}"
 
 
-def how_validation_ended(validation: ValidationReport, champion: str | None) -> tuple[str, ...]:
+def describe_validation(validation: ValidationReport, champion: str | None) -> tuple[str, ...]:
     """The verdict on a challenger and all its sentences."""
     replaced = f"champion {champion} would become previous" if champion else "it would be the first champion"
     return (
@@ -83,7 +84,7 @@ def how_validation_ended(validation: ValidationReport, champion: str | None) -> 
     )
 
 
-def what_it_restores(plan: RollbackPlan) -> str:
+def describe_rollback(plan: RollbackPlan) -> str:
     """Describe which version a rollback restores and which one it quarantines."""
     if plan.champion is None or plan.previous is None:
         return "no version would be restored"
@@ -91,6 +92,6 @@ def what_it_restores(plan: RollbackPlan) -> str:
     return f"version {plan.previous} {answers}would serve again; version {plan.champion} would be quarantined"
 
 
-def stopped_by(refusals: Sequence[str | None]) -> tuple[str, ...]:
+def collect_refusals(refusals: Sequence[str | None]) -> tuple[str, ...]:
     """The given refusals without None."""
     return tuple(refusal for refusal in refusals if refusal)

@@ -217,10 +217,10 @@ def bargain(replay: Replay) -> str | None:
 
 
 def next_steps(replays: Sequence[Replay], page: str) -> tuple[str, ...]:
-    """What to look at after a replay, in a sensible order."""
+    """Suggest what to look at after a replay, in order."""
     steps = [f"the replay page, every window of every model: {page}"]
     for replay in replays:
-        if window := _telling(replay):
+        if window := _notable_window(replay):
             events = "; ".join(event.text for event in window.events)
             steps.append(f"one decision of {replay.model}, {window.window.name} on that page: {events}")
     steps.append(
@@ -229,7 +229,7 @@ def next_steps(replays: Sequence[Replay], page: str) -> tuple[str, ...]:
     return tuple(steps)
 
 
-def _telling(replay: Replay) -> ReplayWindow | None:
+def _notable_window(replay: Replay) -> ReplayWindow | None:
     """The first window whose retrain was promoted, else the first with any event."""
     promoted = (window for window in replay.windows if any(event.kind == "promoted" for event in window.events))
     return next(promoted, None) or next((window for window in replay.windows if window.events), None)

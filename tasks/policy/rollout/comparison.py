@@ -91,7 +91,7 @@ def prediction_fault(y_pred: Floats, rows: int, task: str) -> str | None:
     if len(y_pred) != rows:
         return f"{len(y_pred)} predictions for {rows} rows"
     if not rows:
-        return None  # too few rows is the verdict's own reason
+        return None  # the verdict itself reports too few rows
     broken = int((~np.isfinite(y_pred)).reshape(len(y_pred), -1).any(axis=1).sum())
     if broken:
         return f"{broken} of {rows} predictions are not finite numbers"

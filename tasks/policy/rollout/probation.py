@@ -69,9 +69,9 @@ def decide_degradation(
         return None
     champion = comparison.challenger.version
     reasons = (
-        f"champion {champion} loses {-difference.gain:.4g} {difference.name} against {previous.version}, which it "
-        f"replaced, on the same {difference.rows} rows served since (gain {difference.low:+.4g} to "
+        f"champion {champion} loses {-difference.gain:.4g} {difference.name} against version {previous.version}, which "
+        f"it replaced, on the same {difference.rows} rows served since then (gain {difference.low:+.4g} to "
         f"{difference.high:+.4g}, accepted -{accepted:.4g})",
-        f"{realised.name} is {realised.value:.4g} in service, validation let expect {forecast:.4g}",
+        f"{realised.name} is {realised.value:.4g} in service; validation measured {forecast:.4g}",
     )
     return Degradation(champion, previous.version, at, reasons)

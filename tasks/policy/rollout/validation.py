@@ -19,7 +19,7 @@ from tasks.policy.statistics.metrics import UNBOUNDED as UNBOUNDED_METRICS
 
 
 class ValidationPolicy(BaseModel):
-    """What a challenger must show against the champion, on rows that neither has seen."""
+    """Requirements for a challenger, measured against the champion on rows that neither has seen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -28,7 +28,7 @@ class ValidationPolicy(BaseModel):
     min_rows: int = Field(300, ge=10, examples=[1000])
     """With fewer labelled rows in the holdout the challenger fails."""
     non_inferiority_margin: float | None = Field(None, ge=0, examples=[0.5])
-    """How far below the champion the challenger's interval may reach, in units of the metric. Default:
+    """Largest distance that the challenger's interval may reach below the champion, in units of the metric. Default:
     `non_inferiority_share` of the champion's metric."""
     non_inferiority_share: float = Field(0.02, ge=0, le=1, examples=[0.01])
     """The same margin as a share of the champion's metric, and at least 0.01 for metrics between 0 and 1."""
@@ -50,7 +50,7 @@ class ValidationPolicy(BaseModel):
     """Refuse a challenger that is significantly worse than the best constant prediction."""
 
     def margin(self, metric: str, champion: float) -> float:
-        """How far below a champion with this value a challenger's interval may reach, in units of the metric."""
+        """Largest distance that the interval may reach below a champion with this value, in units of the metric."""
         return _margin(self.non_inferiority_margin, self.non_inferiority_share, metric, champion, 0.01)
 
     def margin_of_a_slice(self, metric: str, champion: float) -> float:
@@ -77,7 +77,7 @@ def _in_words(given: float | None, share: float) -> str:
 
 
 class PromotionPolicy(BaseModel):
-    """How a validated challenger becomes champion."""
+    """Rules for promoting a validated challenger to champion."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -162,8 +162,8 @@ def worse_than_a_constant(policy: ValidationPolicy, constant: MetricDifference |
     if not policy.beats_constant or constant is None or not constant.high < 0:
         return []
     return [
-        f"{constant.name} {constant.challenger:.4g} is worse than {constant.champion:.4g}, which the same answer for every row "
-        f"reaches on the same {constant.rows} rows (gain {_interval(constant)}); it has learned nothing that holds there, or "
+        f"{constant.name} {constant.challenger:.4g} is worse than {constant.champion:.4g}, which a constant prediction "
+        f"reaches on the same {constant.rows} rows (gain {_interval(constant)}); it has learned nothing that applies there, or "
         "the labels changed their meaning or unit (validation.beats_constant)"
     ]
 
@@ -173,13 +173,13 @@ def _no_better_than_a_constant(constant: MetricDifference | None) -> list[str]:
     if constant is None or not constant.low <= 0 <= constant.high:
         return []
     return [
-        f"{constant.name} {constant.challenger:.4g} is not surely better than {constant.champion:.4g}, which the same "
-        f"answer for every row reaches on the same rows (gain {_interval(constant)})"
+        f"{constant.name} {constant.challenger:.4g} is not significantly better than {constant.champion:.4g}, "
+        f"which a constant prediction reaches on the same rows (gain {_interval(constant)})"
     ]
 
 
 def seen_before(comparison: Comparison) -> list[str]:
-    """Why these rows are no evidence: a model was trained on some of them, or is compared with itself."""
+    """Why these rows are not valid evidence: a model was trained on some of them, or is compared with itself."""
     found = []
     for role, version in (("challenger", comparison.challenger), ("champion", comparison.champion)):
         if version is not None and version.trained.end > comparison.holdout.start:
@@ -188,7 +188,7 @@ def seen_before(comparison: Comparison) -> list[str]:
                 f"validation row ({comparison.holdout.start:%Y-%m-%d %H:%M}); expected rows that neither model has seen"
             )
     if comparison.champion is not None and comparison.champion.version == comparison.challenger.version:
-        found.append(f"version {comparison.challenger.version} is the champion itself, there is nothing to compare")
+        found.append(f"version {comparison.challenger.version} is the champion itself, so there is nothing to compare")
     return found
 
 
@@ -241,7 +241,7 @@ def why_not_promote(
     if not promotion_policy.accepts(validation.verdict):
         return f"validation says {validation.verdict} ({validation.reasons[0] if validation.reasons else 'no reason'})"
     if validation.challenger != challenger.version:
-        return f"validation is of version {validation.challenger}, not of {challenger.version}"
+        return f"validation is for version {validation.challenger}, not for {challenger.version}"
     if validation.champion != champion:
         return (
             f"validation compared with {_named(validation.champion)}, but now {_named(champion)} serves; validate again"
@@ -249,9 +249,9 @@ def why_not_promote(
     if validation.rows < validation_policy.min_rows:
         return f"validation saw {validation.rows} rows, expected at least {validation_policy.min_rows}"
     if champion is not None and not any(item.slice_name is None for item in validation.differences):
-        return "validation holds no difference on the primary metric"
+        return "validation has no difference on the primary metric"
     if champion is None and not validation.first_model:
-        return "validation is not one of a first model, but nothing serves; validate again"
+        return "validation is not for a first model, but no version serves; validate again"
     missed = worse_than_a_constant(validation_policy, validation.constant)
     missed += failed_gates(validation_policy, validation.differences) if champion is not None else []
     return f"validation says {validation.verdict}, but {missed[0]}" if missed else None
@@ -269,7 +269,7 @@ def _reaches_floor(policy: ValidationPolicy, first: MetricValue | None) -> bool:
 def _first_text(policy: ValidationPolicy, first: MetricValue | None) -> str:
     if first is None or not math.isfinite(first.value):
         return "first model: the primary metric is undefined on these rows"
-    interval = f"{first.low:.4g} to {first.high:.4g}" if math.isfinite(first.low) else "its interval is not known"
+    interval = f"{first.low:.4g} to {first.high:.4g}" if math.isfinite(first.low) else "interval unknown"
     measured = f"first model: {first.name} {first.value:.4g} ({interval}) on {first.rows} rows"
     if policy.first_model_floor is None:
         return f"{measured}; no floor is set and there is no champion to compare with"
@@ -291,7 +291,7 @@ def _margin_text(policy: ValidationPolicy, item: MetricDifference) -> str:
     if policy.non_inferiority_margin is not None:
         return accepted
     at_least = margin > policy.non_inferiority_share * abs(item.champion)
-    return f"{accepted} ({'the least, more than ' if at_least else ''}{policy.non_inferiority_share:.3g} of the champion's)"
+    return f"{accepted} ({'the minimum, more than ' if at_least else ''}{policy.non_inferiority_share:.3g} of the champion's)"
 
 
 def _is_finite(item: MetricDifference) -> bool:
@@ -305,7 +305,7 @@ def _is_undefined(item: MetricDifference) -> bool:
 
 
 def _undefined_text(item: MetricDifference) -> str:
-    return f"{_where(item)} is not compared: its {item.rows} rows define no difference of two models"
+    return f"{_where(item)} is not compared: the metric is undefined on its {item.rows} rows"
 
 
 def _where(item: MetricDifference) -> str:

@@ -127,9 +127,9 @@ def _moved(
 ) -> list[str]:
     now = registry.aliases.get(alias)
     if wanted is not None and wanted in known and not registry.holds(known[wanted]):
-        gone = "is another version now" if wanted in registry.runs else "was deleted"
+        gone = "is a different version now" if wanted in registry.runs else "was deleted"
         return [
-            f"version {wanted}, which is {alias} {since}, {gone} in the registry; alias {alias} is {now or 'on none'}"
+            f"version {wanted}, which is {alias} {since}, {gone} in the registry; alias {alias} is on {now or 'no version'}"
         ]
     if now == wanted:
         return []
@@ -138,7 +138,7 @@ def _moved(
 
 
 def _named(number: str | None) -> str:
-    return f"version {number}" if number else "none"
+    return f"version {number}" if number else "no version"
 
 
 def _challenger_moved(
@@ -157,7 +157,7 @@ def _challenger_moved(
             served.add(from_json(Promotion, entry.body).champion)
     if now == last and now not in served:
         return []
-    return [f"alias {CHALLENGER} is on version {now}, which is not the one that waits; remove it in MLflow"]
+    return [f"alias {CHALLENGER} is on version {now}, which does not await promotion; remove it in MLflow"]
 
 
 def why_not_move(entries: Sequence[LedgerEntry], registry: Registry, needs_previous: bool = False) -> str | None:

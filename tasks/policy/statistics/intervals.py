@@ -32,7 +32,7 @@ from tasks.policy.statistics.resampling import (
 )
 
 MOST_RECOMPUTED = 200
-"""Largest number of resamples of a metric that is computed again for each, such as the AUC of several classes."""
+"""Largest number of resamples of a metric that is recomputed on each of them, such as the AUC of several classes."""
 
 
 class Gain(NamedTuple):

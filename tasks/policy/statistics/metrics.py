@@ -186,14 +186,14 @@ def _checked(name: str, y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Floats, F
     labels, predictions = np.asarray(y_true, float), np.asarray(y_pred, float)
     if labels.ndim != 1 or predictions.ndim not in (1, 2) or len(labels) != len(predictions):
         raise ValueError(
-            f"{name}: labels have shape {labels.shape} and predictions {predictions.shape}, expected as many of both"
+            f"{name}: labels have shape {labels.shape} and predictions {predictions.shape}, expected equal lengths"
         )
     if name in CLASS_METRICS and np.isnan(labels).any():
         raise ValueError(
-            f"{name}: {int(np.isnan(labels).sum())} of {len(labels)} labels are unknown, expected codes of classes"
+            f"{name}: {int(np.isnan(labels).sum())} of {len(labels)} labels are unknown, expected class codes"
         )
     if predictions.ndim == 2 and name in REGRESSION_METRICS:
-        raise ValueError(f"{name}: predictions of shape {predictions.shape}, expected one number a row")
+        raise ValueError(f"{name}: predictions of shape {predictions.shape}, expected one number per row")
     return labels, predictions
 
 

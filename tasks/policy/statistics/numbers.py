@@ -34,7 +34,7 @@ def rounded(limit: float, up: bool, digits: int = 4) -> str:
 
 
 def percent(share: float, digits: int = 3) -> str:
-    """A share in percent in `digits` significant digits, or in as many as tell it from 0 and 100 %.
+    """A share in percent in `digits` significant digits, or in as many as distinguish it from 0 and 100 %.
 
     >>> percent(0.87587), percent(0.9996), percent(0.0004), percent(1), percent(0.999999)
     ('87.6', '99.96', '0.04', '100', '99.9999')
@@ -49,7 +49,7 @@ def percent(share: float, digits: int = 3) -> str:
 def rounded_bound(bound: float, decimals: int, up: bool) -> str:
     """A computed bound in this many decimals, rounded to the side of the values that it accepts.
 
-    One of up to four digits is given as it is, as a person may have set it.
+    A bound of up to four digits is returned as it is, because a user may have set it.
 
     >>> rounded_bound(-61.27384, 1, up=True), rounded_bound(130.50013, 0, up=False), rounded_bound(0.125, 0, up=True)
     ('-61.2', '130.5', '0.125')

@@ -49,7 +49,7 @@ def _poisson_weights(seed: int, draws: int, rows: int) -> Iterator[NDArray[np.fl
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How an interval is computed: its confidence level, and the number of bootstrap draws and their seed.
+    """Settings of an interval: its confidence level, and the number of bootstrap draws and their seed.
 
     An interval from a formula, such as Wilson's or DeLong's, uses the confidence level only.
     """

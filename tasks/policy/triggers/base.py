@@ -54,7 +54,7 @@ class Trigger(Settings):
     example: ClassVar[str]
     """As a model's file may write it."""
     judges_performance: ClassVar[bool] = False
-    """Whether it says that the model performs badly; a timer says nothing of that."""
+    """Whether it holds because the model performs badly; a timer, for example, does not."""
     needs_probes: ClassVar[bool] = False
     """Whether it is judged by probes, which are trained only for models that have such a trigger."""
 

@@ -56,7 +56,7 @@ class Calendar(Trigger):
         return rule if self.timezone == "UTC" else f"{rule} ({self.timezone})"
 
     def describe(self) -> str:
-        return f"a date of {self.text} has come since the last training"
+        return f"a date of {self.text} has passed since the last training"
 
     def next_date(self, after: datetime) -> datetime | None:
         """The first date later than `after`, in UTC; None if the rule has ended."""
@@ -66,14 +66,14 @@ class Calendar(Trigger):
     def judge(self, case: Case) -> Finding:
         last, end = last_training(case.history), case.evidence.window.end
         if last is None:
-            return self.finding(False, "calendar: when the model was last trained is not known")
-        asked = max((moment for moment in case.history.asked_at if moment < end), default=last)
-        following = self.next_date(max(last, asked))
-        since = f"the retrain asked for on {day(asked)}" if asked > last else f"training on {day(last)}"
+            return self.finding(False, "calendar: the time of the last training is unknown")
+        requested = max((moment for moment in case.history.asked_at if moment < end), default=last)
+        following = self.next_date(max(last, requested))
+        since = f"the retrain requested on {day(requested)}" if requested > last else f"training on {day(last)}"
         if following is None:
-            return self.finding(False, f"calendar: {self.text} has no date after {day(max(last, asked))}")
+            return self.finding(False, f"calendar: {self.text} has no date after {day(max(last, requested))}")
         holds = following <= end
-        reason = f"{day(following)} of {self.text} {'has come' if holds else 'is next'} since {since}"
+        reason = f"{day(following)} of {self.text} {'has passed' if holds else 'is the next date'} since {since}"
         return self.finding(holds, reason, "" if holds else f"would retrain from {day(following)}")
 
 

@@ -125,7 +125,7 @@ class AtLeast(Group):
 
 
 def _part(condition: Trigger, finding: Finding, opening: str) -> str:
-    """What would change one condition of several, phrased to follow `opening`; its name if it gives no sentence."""
+    """Phrase what would change one condition of several, to follow `opening`; name it if it gives no sentence."""
     if not finding.would_change:
         return f"once {_named(condition)} {'no longer holds' if finding.holds else 'holds'}"
     ways = " or ".join(text.removeprefix(opening) for text in finding.would_change)

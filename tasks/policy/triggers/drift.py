@@ -25,10 +25,10 @@ class MeanShift(Trigger):
         return f"the mean of a feature shifts by more than {self.sigma:g} σ"
 
     def judge(self, case: Case) -> Finding:
-        drift, silence = _drift(case)
-        wish = f"would retrain at a mean shift > {self.sigma:g} σ in any feature"
+        drift, missing = _drift(case)
+        would_retrain = f"would retrain at a mean shift > {self.sigma:g} σ in any feature"
         if drift is None:
-            return self.finding(False, f"mean shift: {silence}", wish)
+            return self.finding(False, f"mean shift: {missing}", would_retrain)
         shifts = [
             (abs(feature.mean_shift_sigma), feature.feature)
             for feature in drift.features
@@ -37,16 +37,16 @@ class MeanShift(Trigger):
             and not math.isnan(feature.mean_shift_sigma)
         ]
         if not shifts:
-            return self.finding(False, "mean shift: no feature has a mean that could be compared", wish)
+            return self.finding(False, "mean shift: no feature has a mean that can be compared", would_retrain)
         worst, name = max(shifts)
         holds = worst > self.sigma
         count = sum(shift > self.sigma for shift, _ in shifts)
         reason = (
-            f"the mean of {name} lies {beside(worst, self.sigma, 2, 'f')} reference σ from the reference's, the largest "
+            f"the mean of {name} moved by {beside(worst, self.sigma, 2, 'f')} reference σ, the largest shift "
             f"of {len(shifts)} features; {count} past the limit of {self.sigma:g} σ"
         )
-        keep = f"would not retrain at a mean shift ≤ {self.sigma:g} σ in every feature"
-        return self.finding(holds, reason, keep if holds else wish)
+        would_not_retrain = f"would not retrain at a mean shift ≤ {self.sigma:g} σ in every feature"
+        return self.finding(holds, reason, would_not_retrain if holds else would_retrain)
 
 
 class DriftedShare(Trigger):
@@ -55,17 +55,17 @@ class DriftedShare(Trigger):
     example: ClassVar[str] = "{trigger: drifted_share, share: 0.3}"
     trigger: Literal["drifted_share"]
     share: float = Field(0.3, gt=0, le=1)
-    """Share of drifted features that is needed."""
+    """Smallest share of drifted features that triggers."""
 
     def describe(self) -> str:
         return f"{self.share:.0%} of the features drift"
 
     def judge(self, case: Case) -> Finding:
-        drift, silence = _drift(case)
+        drift, missing = _drift(case)
         limit = f"{100 * self.share:g}%"
-        wish = f"would retrain at a share of drifted features ≥ {limit}"
+        would_retrain = f"would retrain at a share of drifted features ≥ {limit}"
         if drift is None:
-            return self.finding(False, f"drift: {silence}", wish)
+            return self.finding(False, f"drift: {missing}", would_retrain)
         count = sum(feature.verdict == "drifted" for feature in drift.features)
         failed = drift.failed_as_drifted
         holds = drift.drifted_share >= self.share or bool(failed)
@@ -77,9 +77,9 @@ class DriftedShare(Trigger):
         if failed:
             reason += f"; failed tests of drift.evidently that count as drift: {len(failed)}"
         if drift.unknown_tests:
-            reason += f"; such tests that were not computed, which count neither way: {len(drift.unknown_tests)}"
-        keep = f"would not retrain at a share of drifted features < {limit}"
-        return self.finding(holds, reason, keep if holds else wish)
+            reason += f"; such tests that were not computed and count neither way: {len(drift.unknown_tests)}"
+        would_not_retrain = f"would not retrain at a share of drifted features < {limit}"
+        return self.finding(holds, reason, would_not_retrain if holds else would_retrain)
 
 
 def _drift(case: Case) -> tuple[DriftReport | None, str]:
@@ -89,6 +89,6 @@ def _drift(case: Case) -> tuple[DriftReport | None, str]:
         return None, "not measured in this window"
     if drift.rows < case.min_rows:
         return None, f"insufficient, {drift.rows} rows in {drift.window.name}, at least {case.min_rows} are needed"
-    if not drift.says_something:
+    if not drift.is_conclusive:
         return None, f"insufficient, {'; '.join(drift.reasons[:2]) or f'{drift.rows} rows in {drift.window.name}'}"
     return drift, ""

@@ -17,7 +17,7 @@ from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 from tasks.policy.statistics.numbers import beside
 from tasks.policy.triggers.base import Case, Finding, Trigger
 
-Speaking = Sequence[tuple[PerformanceReport, MetricValue]]
+Eligible = Sequence[tuple[PerformanceReport, MetricValue]]
 """The windows that count for a metric, oldest first, with its value on each."""
 
 
@@ -37,7 +37,7 @@ class Persistent(MetricTrigger):
     """Holds in at least k of the last m windows, the latest among them (mlops-stacks' breach rule)."""
 
     k: int = Field(1, ge=1, le=100)
-    """Windows in breach that are needed."""
+    """Number of windows in breach that are needed."""
     m: int = Field(1, ge=1, le=100)
     """Latest windows among which they are counted."""
 
@@ -50,14 +50,16 @@ class Persistent(MetricTrigger):
     @property
     def persistence(self) -> str:
         """The persistence rule as the end of a sentence; empty if one window is enough."""
-        return "" if self.m == 1 else f" in {self.k} of the last {self.m} windows and the latest"
+        return "" if self.m == 1 else f" in {self.k} of the last {self.m} windows, including the latest"
 
     @property
     def windows_in_words(self) -> str:
         if self.m == 1:
             return "the latest window"
         return (
-            f"{self.k} of the last {self.m} windows and the latest" if self.k < self.m else f"the last {self.m} windows"
+            f"{self.k} of the last {self.m} windows, including the latest"
+            if self.k < self.m
+            else f"the last {self.m} windows"
         )
 
     def persists(self, past: Sequence[bool]) -> bool:
@@ -65,7 +67,9 @@ class Persistent(MetricTrigger):
         return past[-1] and sum(past) >= self.k
 
     def count(self, past: Sequence[bool], what: str) -> str:
-        return f"{sum(past)} of the last {len(past)} windows {what}, {self.k} of {self.m} and the latest are needed"
+        return (
+            f"{sum(past)} of the last {len(past)} windows {what} (needed: {self.k} of {self.m}, including the latest)"
+        )
 
 
 class MetricBreach(Persistent):
@@ -76,7 +80,7 @@ class MetricBreach(Persistent):
     metric: str
     """The metric. Whether higher or lower is better follows from it."""
     limit: float
-    """Limit that the metric must keep."""
+    """Limit that the metric must not pass."""
     release: float | None = None
     """Hysteresis: a breach lasts until the metric is back past this level. Default: the limit."""
 
@@ -86,7 +90,7 @@ class MetricBreach(Persistent):
         if self.release is not None and (self.release < self.limit if higher else self.release > self.limit):
             side = ">=" if higher else "<="
             raise ValueError(
-                f"release is {self.release:g}, expected {side} the limit {self.limit:g}, the good side of it"
+                f"release is {self.release:g}, expected {side} the limit {self.limit:g}, the better side of it"
             )
         return self
 
@@ -94,25 +98,25 @@ class MetricBreach(Persistent):
         return f"{self.metric} is past {self.limit:g} in {self.windows_in_words}"
 
     def judge(self, case: Case) -> Finding:
-        speaking = speaking_windows(case, self.metric)
+        eligible = eligible_windows(case, self.metric)
         higher = HIGHER_IS_BETTER[self.metric]
-        found, level = self._breaches([value.value for _, value in speaking])
+        found, level = self._breaches([value.value for _, value in eligible])
         side, bad = ("below", "<") if higher else ("above", ">")
-        wish = f"would retrain at {self.metric} {bad} {level:g}{self.persistence}"
-        if not speaking:
-            return self.finding(False, silence(case, self.metric), wish)
+        would_retrain = f"would retrain at {self.metric} {bad} {level:g}{self.persistence}"
+        if not eligible:
+            return self.finding(False, why_none_counts(case, self.metric), would_retrain)
         past = found[-self.m :]
         holds = self.persists(past)
-        report, value = speaking[-1]
+        report, value = eligible[-1]
         position = f"is {side}" if past[-1] else f"is not {side}"
         limit = f"the limit {self.limit:g}"
-        held_against = limit if level == self.limit else f"{level:g}, which releases a breach of {limit}"
+        compared_with = limit if level == self.limit else f"{level:g}, the release level after a breach of {limit}"
         reason = (
-            f"{self.metric} {describe_value(value, level)} in {describe_window(report, case)} {position} {held_against}; "
+            f"{self.metric} {describe_value(value, level)} in {describe_window(report, case)} {position} {compared_with}; "
             f"{self.count(past, 'past it')}"
         )
-        keep = f"would not retrain at {self.metric} {'≥' if higher else '≤'} {level:g}"
-        return self.finding(holds, reason, keep if holds else wish)
+        would_not_retrain = f"would not retrain at {self.metric} {'≥' if higher else '≤'} {level:g}"
+        return self.finding(holds, reason, would_not_retrain if holds else would_retrain)
 
     def _breaches(self, values: Sequence[float]) -> tuple[list[bool], float]:
         """Whether each window is in breach (past the limit, or not yet back past its release), and the latest level."""
@@ -124,7 +128,7 @@ class MetricBreach(Persistent):
         return found, level
 
 
-def speaking_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, MetricValue]]:
+def eligible_windows(case: Case, metric: str) -> list[tuple[PerformanceReport, MetricValue]]:
     """Reports whose metric may trigger, oldest first; the module docstring gives the rule."""
     own = (case.evidence.performance,) if case.evidence.performance else ()
     earlier = [report for report in case.history.performances if report.window < case.evidence.window]
@@ -145,7 +149,7 @@ def closed_windows(case: Case) -> list[PerformanceReport]:
     return [report for report in earlier if report.maturity == "closed"]
 
 
-def silence(case: Case, metric: str) -> str:
+def why_none_counts(case: Case, metric: str) -> str:
     """Why no window counts for the metric."""
     report = case.evidence.performance
     if report is None:
@@ -153,33 +157,33 @@ def silence(case: Case, metric: str) -> str:
     if not report.rows:
         return f"{metric}: {NEVER_SCORED} of this window"
     if report.labels and not report.has_sound_labels:
-        return f"{metric}: the labels of this window cannot be trusted, so nothing is triggered by them"
+        return f"{metric}: the labels of this window cannot be trusted, so they trigger nothing"
     since = case.history.champion_since
     if since is not None and report.window.start < since:
         return (
-            f"{metric}: this window began on {report.window.start:%Y-%m-%d %H:%M}, before the present champion took over on "
+            f"{metric}: this window began on {report.window.start:%Y-%m-%d %H:%M}, before the current champion took over on "
             f"{since:%Y-%m-%d %H:%M} UTC; windows that begin later count"
         )
     if report.undefined and metric == report.primary:
-        return f"{report.undefined}; no other window of the present champion can tell"
+        return f"{report.undefined}; no other window of the current champion counts"
     return (
-        f"{metric}: no window of the present champion has enough labels; this one is {report.maturity} with "
+        f"{metric}: no window of the current champion has enough labels; this one is {report.maturity} with "
         f"{report.labelled_rows} of {report.rows} labels, at least {case.min_labelled_rows} are needed"
     )
 
 
 def describe_window(report: PerformanceReport, case: Case) -> str:
     """Name the window that counts; if it is an earlier one, add why the current window does not count."""
-    name, present = report.window.name, case.evidence.performance
+    name, current = report.window.name, case.evidence.performance
     if report.window == case.evidence.window:
         return name
-    if present is not None and present.undefined:
-        return f"{name}, the latest that can tell (in this window {present.undefined}),"
-    if present is None:
-        return f"{name}, the latest that can tell (this window was not measured),"
+    if current is not None and current.undefined:
+        return f"{name}, the latest window that counts (in this window {current.undefined}),"
+    if current is None:
+        return f"{name}, the latest window that counts (this window was not measured),"
     return (
-        f"{name}, the latest that can tell (this window is {present.maturity} with {present.labelled_rows} of "
-        f"{present.rows} labels),"
+        f"{name}, the latest window that counts (this window is {current.maturity} with {current.labelled_rows} of "
+        f"{current.rows} labels),"
     )
 
 

@@ -37,18 +37,18 @@ from tasks.policy.statistics.resampling import Interval
 from tasks.policy.statistics.sequential import BLOCK, block_sequences, confidence_sequence
 from tasks.policy.triggers.base import Case, Finding
 from tasks.policy.triggers.metric import (
+    Eligible,
     MetricTrigger,
     Persistent,
-    Speaking,
     closed_windows,
     describe_value,
     describe_window,
-    silence,
-    speaking_windows,
+    eligible_windows,
+    why_none_counts,
 )
 
-NO_LEVEL = "no past level to compare with yet, three closed windows make one"
-NO_NOISE = "windows vary by an amount not known before four closed"
+NO_LEVEL = "no past level to compare with yet; three closed windows are needed"
+NO_NOISE = "the noise of windows is not known yet; four closed windows are needed"
 
 
 class MetricShift(Persistent):
@@ -63,49 +63,49 @@ class MetricShift(Persistent):
     alpha: float = Field(0.01, gt=0, lt=1)
     """Probability of ever triggering on a stable champion. Without `always_valid`, the largest p-value of one window."""
     always_valid: bool = Field(True, exclude_if=lambda on: bool(on))  # left out of ids, so that decisions keep theirs
-    """Use anytime-valid intervals over blocks of windows. `false` tests each window by itself, which sees a fall sooner and
-    sooner or later triggers on a stable model (7 of 10 within 50 windows at `alpha: 0.01`)."""
+    """Use anytime-valid intervals over blocks of windows. `false` tests each window by itself, which detects a fall sooner
+    but eventually triggers on a stable model (7 of 10 within 50 windows at `alpha: 0.01`)."""
 
     def describe(self) -> str:
         return (
             f"{self.metric} is worse than its best level by {self.margin:g} or more "
-            f"({'at every look at once, alpha' if self.always_valid else 'p ≤'} {self.alpha:g}) "
+            f"({'anytime-valid, alpha' if self.always_valid else 'p ≤'} {self.alpha:g}) "
             f"in {self.windows_in_words}"
         )
 
     def judge(self, case: Case) -> Finding:
-        speaking = speaking_windows(case, self.metric)
-        if not speaking:
-            return self.finding(False, silence(case, self.metric))
-        return self._judge_blocks(case, speaking) if self.always_valid else self._judge_windows(case, speaking)
+        eligible = eligible_windows(case, self.metric)
+        if not eligible:
+            return self.finding(False, why_none_counts(case, self.metric))
+        return self._judge_blocks(case, eligible) if self.always_valid else self._judge_windows(case, eligible)
 
-    def _judge_blocks(self, case: Case, speaking: Speaking) -> Finding:
-        latest = range(max(1, len(speaking) - self.m + 1), len(speaking) + 1)
-        looks = [look for look in (_look(self, case, speaking[:until]) for until in latest) if look is not None]
+    def _judge_blocks(self, case: Case, eligible: Eligible) -> Finding:
+        latest = range(max(1, len(eligible) - self.m + 1), len(eligible) + 1)
+        looks = [look for look in (_look(self, case, eligible[:until]) for until in latest) if look is not None]
         if not looks:
             return self.finding(False, f"{self.metric}: {NO_NOISE}")
         past = [look.worse >= self.margin and look.worse > 0 for look in looks]
-        holds, look, higher = self.persists(past), looks[-1], speaking[-1][1].higher_is_better
+        holds, look, higher = self.persists(past), looks[-1], eligible[-1][1].higher_is_better
         windows = "latest window" if look.jumped or look.windows == 1 else f"latest {look.windows} windows"
         present = look.latest if look.jumped else look.present
-        reason, wish = _describe_sure(self, windows, present, look.level, higher)
+        reason, would_retrain = _describe_bounds(self, windows, present, look.level, higher)
         reason = f"{reason}; {self.count(past, 'shifted')}"
-        return self.finding(holds, reason, "" if holds else f"{wish}{self.persistence}")
+        return self.finding(holds, reason, "" if holds else f"{would_retrain}{self.persistence}")
 
-    def _judge_windows(self, case: Case, speaking: Speaking) -> Finding:
-        judged = [_shift(self, case, report, value) for report, value in speaking[-self.m :]]
+    def _judge_windows(self, case: Case, eligible: Eligible) -> Finding:
+        judged = [_shift(self, case, report, value) for report, value in eligible[-self.m :]]
         known = [shift for shift in judged if shift is not None]
         if not known or judged[-1] is None:
             return self.finding(False, f"{self.metric}: {NO_LEVEL}")
         past = [shift.worse >= self.margin and shift.worse > 0 and shift.p_value <= self.alpha for shift in known]
         holds = self.persists(past)
-        (report, value), (level, worse, p_value) = speaking[-1], known[-1][:3]
+        (report, value), (level, worse, p_value) = eligible[-1], known[-1][:3]
         direction = "worse" if worse >= 0 else "better"
         reason = (
             f"{self.metric} {describe_value(value, level.value)} in {describe_window(report, case)} is "
             f"{beside(abs(worse), self.margin)} {direction} than its best past level {level.value:.4g} "
             f"(p={beside(p_value, self.alpha, 2)}; margin {self.margin:g}, alpha {self.alpha:g}); "
-            f"{self.count(past, 'shifted')}{'' if past[-1] else _blindness(self, value, known[-1])}"
+            f"{self.count(past, 'shifted')}{'' if past[-1] else _describe_power(self, value, known[-1])}"
         )
         return self.finding(holds, reason, _beyond(self, known[-1], holds))
 
@@ -123,28 +123,28 @@ class MetricDecay(MetricTrigger):
     """Probability of ever triggering on a champion that has not decayed."""
 
     def describe(self) -> str:
-        return f"the mean {self.metric} of its windows is surely worse than its best level by {self.margin:g}"
+        return f"the mean {self.metric} of its windows is significantly worse than its best level, by more than {self.margin:g}"
 
     def judge(self, case: Case) -> Finding:
         """Compare a confidence sequence over the champion's windows with the best level established before them."""
-        speaking, closed = speaking_windows(case, self.metric), closed_windows(case)
-        if not speaking:
-            return self.finding(False, silence(case, self.metric))
+        eligible, closed = eligible_windows(case, self.metric), closed_windows(case)
+        if not eligible:
+            return self.finding(False, why_none_counts(case, self.metric))
         known = closed_values(closed, self.metric, case.min_labelled_rows)
-        before = [report for report in closed if report.window < speaking[0][0].window]
+        before = [report for report in closed if report.window < eligible[0][0].window]
         past = closed_values(before, self.metric, case.min_labelled_rows)
-        level = _sure_level(past if len(past) >= LEVEL_WINDOWS else known, known, self.alpha)
+        level = _level_bound(past if len(past) >= LEVEL_WINDOWS else known, known, self.alpha)
         if level is None:
             return self.finding(False, f"{self.metric}: {NO_NOISE}")
-        higher = speaking[-1][1].higher_is_better
-        losses = [-value.value if higher else value.value for _, value in speaking]
+        higher = eligible[-1][1].higher_is_better
+        losses = [-value.value if higher else value.value for _, value in eligible]
         present = confidence_sequence(losses, self.alpha, level.sigma, tuned_for=10)[-1]
         holds = present.low > level.loss + self.margin
-        reason, wish = _describe_sure(self, f"{len(speaking)} windows", present, level.loss, higher)
-        return self.finding(holds, reason, "" if holds else wish)
+        reason, would_retrain = _describe_bounds(self, f"{len(eligible)} windows", present, level.loss, higher)
+        return self.finding(holds, reason, "" if holds else would_retrain)
 
 
-class _SureLevel(NamedTuple):
+class _LevelBound(NamedTuple):
     """Upper bound of the loss of the best past block, and the noise of one window, widened for few windows."""
 
     loss: float
@@ -172,7 +172,7 @@ class _Look(NamedTuple):
         return max(self.present.low, self.latest.low) - self.level
 
 
-def _describe_sure(
+def _describe_bounds(
     rule: MetricShift | MetricDecay, windows: str, present: Interval, level: float, higher_is_better: bool
 ) -> tuple[str, str]:
     """A sentence on the bounds of the champion's windows and of the level (both losses), and what would change it."""
@@ -180,32 +180,32 @@ def _describe_sure(
     limit = sign * (level + rule.margin)
     low, high = (beside(bound, limit) for bound in sorted((sign * present.low, sign * present.high)))
     reason = (
-        f"{rule.metric} of the champion's {windows} is on average {low} to {high}, its best past level surely "
-        f"{better} {sign * level:.4g}, both at every look at once (alpha {rule.alpha:g}, margin {rule.margin:g})"
+        f"mean {rule.metric} of the champion's {windows} is between {low} and {high}, and its best past level is "
+        f"{better} {sign * level:.4g} (anytime-valid intervals, alpha {rule.alpha:g}, margin {rule.margin:g})"
     )
-    return reason, f"would retrain once that average surely lies past {rounded(limit, up=sign > 0)}"
+    return reason, f"would retrain once the entire interval of that mean is past {rounded(limit, up=sign > 0)}"
 
 
-def _look(rule: MetricShift, case: Case, speaking: Speaking) -> _Look | None:
+def _look(rule: MetricShift, case: Case, eligible: Eligible) -> _Look | None:
     """The comparison as of the last of these windows; None while the noise of windows is not known."""
-    last, sign = speaking[-1][0].window, -1 if speaking[-1][1].higher_is_better else 1
+    last, sign = eligible[-1][0].window, -1 if eligible[-1][1].higher_is_better else 1
     before = [report for report in case.history.performances if report.window < last]
     closed = closed_values(before, rule.metric, case.min_labelled_rows)
-    level = _sure_level(closed, closed, rule.alpha)
+    level = _level_bound(closed, closed, rule.alpha)
     if level is None:
         return None
-    present = block_sequences([sign * value.value for _, value in speaking], rule.alpha / 2, level.sigma)[-1]
-    latest = speaking[-1][1]
-    share = rule.alpha / 2 / (len(speaking) * (len(speaking) + 1))
+    present = block_sequences([sign * value.value for _, value in eligible], rule.alpha / 2, level.sigma)[-1]
+    latest = eligible[-1][1]
+    share = rule.alpha / 2 / (len(eligible) * (len(eligible) + 1))
     half = max(
         level.noise.sigma * float(stats.t.isf(share / 2, level.noise.degrees_of_freedom)),
         standard_error(latest) * float(stats.norm.isf(share / 2)),
     )
     alone = Interval(sign * latest.value - half, sign * latest.value + half)
-    return _Look(level.loss, present, (len(speaking) - 1) % BLOCK + 1, alone)
+    return _Look(level.loss, present, (len(eligible) - 1) % BLOCK + 1, alone)
 
 
-def _sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alpha: float) -> _SureLevel | None:
+def _level_bound(past: Sequence[MetricValue], closed: Sequence[MetricValue], alpha: float) -> _LevelBound | None:
     """The best level of the `past` windows, with the noise of all `closed` ones, oldest first; None below four closed.
 
     The noise of a window is at least the sampling error of its rows. `past` must not be empty.
@@ -218,7 +218,7 @@ def _sure_level(past: Sequence[MetricValue], closed: Sequence[MetricValue], alph
     sign = -1 if past[0].higher_is_better else 1
     blocks = block_sequences([sign * value.value for value in past], alpha, sigma)
     observed = replace(noise, sigma=max(noise.sigma, sampling))
-    return _SureLevel(min(interval.high for interval in blocks), sigma, observed)
+    return _LevelBound(min(interval.high for interval in blocks), sigma, observed)
 
 
 def _caution(alpha: float, noise: WindowNoise) -> float:
@@ -252,16 +252,16 @@ def _shift(rule: MetricShift, case: Case, report: PerformanceReport, value: Metr
     return _Shift(level, worse, shift_p_value(*against), smallest, significant, noise)
 
 
-def _blindness(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
+def _describe_power(rule: MetricShift, value: MetricValue, shift: _Shift) -> str:
     """A clause on the window's lack of power, if it is too small to show a worsening as large as the margin."""
     if rule.margin <= 0 or shift.smallest <= rule.margin:
         return ""
     needed = labels_needed(rule.margin, value, shift.level, shift.noise, rule.alpha)
-    none = "no number of labels would do, as windows or their level vary by too much"
-    remedy = f"about {needed:,} labels would do" if needed else none
+    none = "no number of labels would be enough, because windows or their level vary too much"
+    remedy = f"about {needed:,} labels would be enough" if needed else none
     return (
-        f"; insufficient: {value.rows:,} labels would show a worsening from {beside(shift.smallest, rule.margin, 2)} on, "
-        f"{rule.margin:g} is asked for; {remedy}"
+        f"; insufficient: {value.rows:,} labels can show a worsening of {beside(shift.smallest, rule.margin, 2)} or more, "
+        f"but the margin is {rule.margin:g}; {remedy}"
     )
 
 

@@ -44,9 +44,9 @@ class Probe(Trigger):
     def judge(self, case: Case) -> Finding:
         """Compare the accumulated paired lead of the freshest probe over the champion's, floored at 0, with α."""
         columns = known_columns(case)
-        silence = _silence(columns, case)
-        if silence:
-            return self.finding(False, f"probes: {silence}")
+        undecided = _why_undecided(columns, case)
+        if undecided:
+            return self.finding(False, f"probes: {undecided}")
         cost = _cost(self.alpha, columns, case)
         since = max(filter(None, (case.history.champion_since, *case.history.retrained_at)), default=None)
         own = [
@@ -59,10 +59,10 @@ class Probe(Trigger):
         holds = bool(leads) and debt >= cost.alpha
         first = f" since {leads[0][0].window.start:%Y-%m-%d}" if leads else ""
         reason = (
-            f"fresh probes lead one of the champion's age by {_in_metric(debt, cost, columns[-1])} in sum over "
-            f"{len(leads)} windows{first}; a retrain pays from {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
+            f"fresh probes lead a probe of the champion's age by {_in_metric(debt, cost, columns[-1])} in total over "
+            f"{len(leads)} windows{first}; a retrain pays off from {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
         )
-        return self.finding(holds, reason, _wish(holds, debt, cost, leads, columns[-1]))
+        return self.finding(holds, reason, _would_retrain(holds, debt, cost, leads, columns[-1]))
 
 
 class Perennial(Trigger):
@@ -77,14 +77,14 @@ class Perennial(Trigger):
     """Share of that cost that is compute; the rest is deployment."""
 
     def describe(self) -> str:
-        return f"the perennial policy finds that a fresh model pays {_cost_in_words(self.alpha)}"
+        return f"the perennial policy finds that a fresh model is worth {_cost_in_words(self.alpha)}"
 
     def judge(self, case: Case) -> Finding:
         """Replay the online policy over every window with probe losses, and use its action for the latest."""
         columns = known_columns(case)
-        silence = _silence(columns, case)
-        if silence:
-            return self.finding(False, f"perennial: {silence}")
+        undecided = _why_undecided(columns, case)
+        if undecided:
+            return self.finding(False, f"perennial: {undecided}")
         before = [column for column in columns if column.champion_until is None]
         if len(before) < MIN_HISTORY:
             plain = Probe(trigger="probe", alpha=self.alpha).judge(case)
@@ -100,13 +100,13 @@ class Perennial(Trigger):
             action = policy.update(seen.champion, own, dict(seen.probes))
         if action is None:
             return self.finding(False, "perennial: no window of service has enough labels yet")
-        wish = "would retrain once a fresh model's lead pays for a retrain"
+        would_retrain = "would retrain once a fresh model's lead pays for a retrain"
         back = None if action.retrain else _earlier(columns[-1], case, ends).get(action.deploy)
         acts = action.retrain or back is not None
         terms = Terms(columns[-1].metric, cost.alpha, cost.scale, cost.usd, cost.origin)
         reason, details = explain(action, terms, f"{columns[action.weighed.since].window.start:%Y-%m-%d}", back)
         return Finding(
-            action.retrain, (reason,), () if acts else (wish,), (self.trigger,) if acts else (), back, details
+            action.retrain, (reason,), () if acts else (would_retrain,), (self.trigger,) if acts else (), back, details
         )
 
 
@@ -132,11 +132,11 @@ def _earlier(column: ProbeColumn, case: Case, ends: Sequence[datetime]) -> dict[
     return {_place(ends, each.learned_until): each.version for each in served}
 
 
-def _silence(columns: Sequence[ProbeColumn], case: Case) -> str | None:
+def _why_undecided(columns: Sequence[ProbeColumn], case: Case) -> str | None:
     """Why there is no verdict, else None. A window that was already judged must not count twice towards a retrain."""
     if not any(column.champion_until for column in columns):
         return "no window of service has enough labels yet to score probes on"
-    return None if case.evidence.probes else "no window has got enough labels since the last judgement"
+    return None if case.evidence.probes else "no window has gained enough labels since the last judgement"
 
 
 def _cost(alpha: float | None, columns: Sequence[ProbeColumn], case: Case) -> Cost:
@@ -155,7 +155,7 @@ def _cost(alpha: float | None, columns: Sequence[ProbeColumn], case: Case) -> Co
 
 
 def _cost_in_words(alpha: float | None) -> str:
-    return "what a retrain costs" if alpha is None else f"a retrain's cost of {alpha:g} window losses"
+    return "the cost of a retrain" if alpha is None else f"a retrain's cost of {alpha:g} window losses"
 
 
 def lead_of(column: ProbeColumn) -> float | None:
@@ -179,12 +179,14 @@ def _in_metric(amount: float, cost: Cost, column: ProbeColumn) -> str:
     return f"{amount * cost.scale:.3g} {column.metric}"
 
 
-def _wish(holds: bool, debt: float, cost: Cost, leads: Sequence[tuple[ProbeColumn, float]], column: ProbeColumn) -> str:
+def _would_retrain(
+    holds: bool, debt: float, cost: Cost, leads: Sequence[tuple[ProbeColumn, float]], column: ProbeColumn
+) -> str:
     if holds:
         return ""
-    wish = f"would retrain once fresh probes are ahead by {_in_metric(cost.alpha, cost, column)} in sum"
+    would_retrain = f"would retrain once fresh probes are ahead by {_in_metric(cost.alpha, cost, column)} in total"
     latest = leads[-1][1] / cost.scale if leads else 0.0
     if latest > 0:
         windows = math.ceil((cost.alpha - debt) / latest)
-        wish += f", in {windows} windows if the latest lead of {_in_metric(latest, cost, column)} stays"
-    return wish
+        would_retrain += f", in {windows} windows if the latest lead of {_in_metric(latest, cost, column)} persists"
+    return would_retrain

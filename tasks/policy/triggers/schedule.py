@@ -36,10 +36,10 @@ class Every(Trigger):
     def judge(self, case: Case) -> Finding:
         last = last_training(case.history)
         if last is None:
-            return self.finding(False, "timer: when the model was last trained is not known")
+            return self.finding(False, "timer: the time of the last training is unknown")
         due = last + timedelta(days=self.days)
         elapsed = (case.as_of - last) / timedelta(days=1)
-        reason = f"{elapsed:.1f} days since the last training on {last:%Y-%m-%d}, {self.days:g} are asked for"
+        reason = f"{elapsed:.1f} days since the last training on {last:%Y-%m-%d}, {self.days:g} are needed"
         holds = is_reached(due, case.as_of, case.evidence.window)
         return self.finding(holds, reason, "" if holds else f"would retrain from {day(due)}")
 
@@ -58,14 +58,14 @@ class NewRows(Trigger):
     def judge(self, case: Case) -> Finding:
         history = case.history
         if history.training_rows <= 0:
-            return self.finding(False, "new rows: how many rows the champion was trained on is not known")
+            return self.finding(False, "new rows: the number of the champion's training rows is unknown")
         counted = history.trained_until is None or case.evidence.window.start >= history.trained_until
         rows = history.rows_since_training + (case.evidence.rows if counted else 0)
         needed = math.ceil(self.fraction * history.training_rows - ROUNDING)
         holds = rows >= needed
         reason = (
-            f"{rows:,} rows landed since training on {history.training_rows:,} ({rows / history.training_rows:.1%}), "
-            f"{self.fraction:.1%} are asked for"
+            f"{rows:,} rows arrived since training on {history.training_rows:,} ({rows / history.training_rows:.1%}), "
+            f"{self.fraction:.1%} are needed"
         )
         return self.finding(holds, reason, "" if holds else f"would retrain from {needed:,} new rows")
 
@@ -81,7 +81,7 @@ class Arrival(Trigger):
     """The same as a share of the champion's training rows."""
 
     @model_validator(mode="after")
-    def _asks_for_one(self) -> "Arrival":
+    def _sets_one(self) -> "Arrival":
         if (self.labelled_rows is None) == (self.share is None):
             given = "neither" if self.share is None else "both"
             raise ValueError(f"labelled_rows and share: {given} given, expected one, such as labelled_rows: 50000")
@@ -89,29 +89,29 @@ class Arrival(Trigger):
 
     def describe(self) -> str:
         if self.labelled_rows is not None:
-            return f"{self.labelled_rows:,} new rows with labels have come since the last training"
+            return f"{self.labelled_rows:,} new rows with labels have arrived since the last training"
         return f"new rows with labels reach {self.share:.0%} of the training rows"
 
     def judge(self, case: Case) -> Finding:
         """Count known labels after the end of the latest challenger's training data; quarantined windows have none."""
         since, trained_on = _learned_until(case), case.history.training_rows
         if since is None:
-            return self.finding(False, "arrival: until when the model has learned is not known")
+            return self.finding(False, "arrival: the end of the training data is unknown")
         if self.share is not None and trained_on <= 0:
-            return self.finding(False, "arrival: how many rows the champion was trained on is not known")
+            return self.finding(False, "arrival: the number of the champion's training rows is unknown")
         needed = self.labelled_rows or math.ceil((self.share or 0) * trained_on - ROUNDING)
         rows = round(sum(_labelled_after(since, report) for report in _latest_reports(case)))
         of = f" of {trained_on:,} training rows" if self.share is not None else ""
         reason = (
-            f"{rows:,} rows with labels arrived since the rows of the latest training, which end {day(since)}; "
-            f"{needed:,} are asked for" + (f", {self.share:.0%}{of}" if self.share is not None else "")
+            f"{rows:,} rows with labels arrived since the end of the latest training data, {day(since)}; "
+            f"{needed:,} are needed" + (f", {self.share:.0%}{of}" if self.share is not None else "")
         )
-        wish = f"would retrain from {needed:,} new rows with labels, {needed - rows:,} more"
-        return self.finding(rows >= needed, reason, "" if rows >= needed else wish)
+        would_retrain = f"would retrain from {needed:,} new rows with labels, {needed - rows:,} more"
+        return self.finding(rows >= needed, reason, "" if rows >= needed else would_retrain)
 
 
 def last_training(history: History) -> datetime | None:
-    """When the latest challenger was created, promoted or not; before the first, the end of the champion's rows."""
+    """Time at which the latest challenger was created, promoted or not; before the first, the end of the champion's rows."""
     return max(history.retrained_at, default=history.trained_until)
 
 

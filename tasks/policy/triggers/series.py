@@ -1,4 +1,4 @@
-"""Triggers on the champion's whole series of windows: a change found by an adaptive window, and regret in money.
+"""Triggers on all windows of the champion: a change found by an adaptive window, and regret in money.
 
 The series are the windows that count for a metric (`metric.py`). Regret is measured against models when they were
 fresh, before the champion started, so that a champion with a bad start is not its own reference. That level is a mean
@@ -14,7 +14,7 @@ from pydantic import Field
 from tasks.policy.monitoring.performance import LEVEL_WINDOWS, closed_values, fresh_windows, noise_before_collapse
 from tasks.policy.records.reports import PerformanceReport
 from tasks.policy.triggers.base import Case, Finding, Trigger
-from tasks.policy.triggers.metric import MetricTrigger, closed_windows, silence, speaking_windows
+from tasks.policy.triggers.metric import MetricTrigger, closed_windows, eligible_windows, why_none_counts
 from tasks.policy.triggers.metric_shift import NO_LEVEL, NO_NOISE
 
 NOISE_RANGE = 6
@@ -32,22 +32,22 @@ class Adaptive(MetricTrigger):
     """Probability of a false alarm."""
 
     def describe(self) -> str:
-        return f"an adaptive window sees {self.metric} change for the worse"
+        return f"an adaptive window detects that {self.metric} has changed for the worse"
 
     def judge(self, case: Case) -> Finding:
         """Run ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
-        speaking = speaking_windows(case, self.metric)
+        eligible = eligible_windows(case, self.metric)
         noise = noise_before_collapse(closed_values(closed_windows(case), self.metric, case.min_labelled_rows))
-        if noise is None or not speaking:
-            return self.finding(False, f"{self.metric}: {NO_NOISE}" if speaking else silence(case, self.metric))
+        if noise is None or not eligible:
+            return self.finding(False, f"{self.metric}: {NO_NOISE}" if eligible else why_none_counts(case, self.metric))
         # river takes a second to import: only for a model that uses this trigger
         from river.drift import ADWIN
 
         window = ADWIN(self.delta, clock=1, grace_period=0, min_window_length=1)  # checks after every value
         dropped, before = False, 0.0
-        sign = -1 if speaking[-1][1].higher_is_better else 1
+        sign = -1 if eligible[-1][1].higher_is_better else 1
         scale = sign * (NOISE_RANGE * noise.sigma or 1.0)
-        for _, value in speaking:
+        for _, value in eligible:
             mean_before = window.estimation
             window.update(value.value / scale)
             if window.drift_detected:
@@ -56,7 +56,7 @@ class Adaptive(MetricTrigger):
         worse_now = dropped and sign * now > sign * before
         change = f"changed from {before:.4g} to {now:.4g}" if dropped else f"has not changed, {now:.4g}"
         reason = (
-            f"{self.metric} {change} over {len(speaking)} windows of the champion "
+            f"{self.metric} {change} over {len(eligible)} windows of the champion "
             f"(adaptive window of {window.width}, delta {self.delta:g})"
         )
         return self.finding(worse_now, reason)
@@ -84,7 +84,7 @@ class RegretExceedsCost(Trigger):
                 "the cost of a retrain": case.cost_usd,
             }
             names = ", ".join(name for name, value in lacking.items() if value is None)
-            return self.finding(False, f"regret: not known without {names}")
+            return self.finding(False, f"regret: unknown without {names}")
         found = excess_losses(case, report.primary)
         if found is None:
             return self.finding(False, f"regret: {NO_LEVEL}")
@@ -94,16 +94,16 @@ class RegretExceedsCost(Trigger):
         needed_usd = self.factor * case.cost_usd
         holds = regret_usd >= needed_usd and regret_usd > 0
         reason = (
-            f"regret of {regret_usd:,.2f} USD since the champion began ({len(found.series)} windows against "
+            f"regret of {regret_usd:,.2f} USD since the champion took over ({len(found.series)} windows against "
             f"{report.primary} {found.level:.4g} of fresh models), a retrain is expected to cost {case.cost_usd:,.2f} USD; "
             f"{needed_usd:,.2f} USD are needed"
         )
         latest = found.series[-1][1] if found.series else 0.0
-        wish = f"would retrain from a regret of {needed_usd:,.2f} USD"
+        would_retrain = f"would retrain from a regret of {needed_usd:,.2f} USD"
         if latest > 0:
             days = math.ceil((needed_usd - regret_usd) / (latest * price)) if price else 0
-            wish += f", in {days} days if the latest window's loss stays" if days > 0 else ""
-        return self.finding(holds, reason, "" if holds else wish)
+            would_retrain += f", in {days} days if the latest window's loss persists" if days > 0 else ""
+        return self.finding(holds, reason, "" if holds else would_retrain)
 
 
 class Excess(NamedTuple):
@@ -112,14 +112,14 @@ class Excess(NamedTuple):
     level: float
     """In units of the metric."""
     fresh: list[float]
-    """How much worse than the level each of the windows was that define it."""
+    """Deviation of each window that defines the level; positive is worse."""
     series: list[tuple[PerformanceReport, float]]
 
 
 def excess_losses(case: Case, metric: str) -> Excess | None:
     """The champion against fresh models before it, else against its own first windows; None with fewer than three."""
-    speaking, closed, floor = speaking_windows(case, metric), closed_windows(case), case.min_labelled_rows
-    started = speaking[0][0].window if speaking and case.history.champion_since else None
+    eligible, closed, floor = eligible_windows(case, metric), closed_windows(case), case.min_labelled_rows
+    started = eligible[0][0].window if eligible and case.history.champion_since else None
     fresh = fresh_windows([report for report in closed if started and report.window < started], metric, floor)
     fresh = fresh if len(fresh) >= LEVEL_WINDOWS else fresh_windows(closed, metric, floor)
     if len(fresh) < LEVEL_WINDOWS:
@@ -129,5 +129,5 @@ def excess_losses(case: Case, metric: str) -> Excess | None:
     return Excess(
         level,
         [sign * (value.value - level) for _, value in fresh],
-        [(report, sign * (value.value - level)) for report, value in speaking if report.window not in own],
+        [(report, sign * (value.value - level)) for report, value in eligible if report.window not in own],
     )

@@ -137,7 +137,7 @@ def test_a_gate_that_cannot_be_computed_is_neither_stable_nor_drifted(tmp_path, 
     item = UNCOMPUTED[kind]
     assert report(tmp_path, item).verdict == "stable"
     found = report(tmp_path, item | {"fails_as": "drifted"}, MEAN | {"fails_as": "drifted"})
-    assert (found.verdict, found.failed_as_drifted, found.says_something) == ("insufficient", (), False)
+    assert (found.verdict, found.failed_as_drifted, found.is_conclusive) == ("insufficient", (), False)
     (unknown,) = found.unknown_tests
     assert found.reasons[0] == unknown and "was not computed (drift.evidently.0): " in unknown
     assert "drift is not ruled out in this window; repair the item" in unknown and "fails_as: warn" in unknown

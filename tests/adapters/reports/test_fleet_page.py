@@ -38,7 +38,7 @@ def rows(html: str) -> list[str]:
 def test_page_lists_models_most_urgent_first():
     waiting, fresh, calm = rows(render(fleet()))
     assert waiting.startswith("waiting version 3 serves")
-    assert "action required version 4 passed and waits for approval: gains 0.02" in waiting
+    assert "action required version 4 passed and is waiting for approval: gains 0.02" in waiting
     assert "no champion" in fresh and "train and promote the first one" in fresh
     assert "watch 4 of 10 features drifted" in calm
     assert "accuracy 0.9 0.88 to 0.92 best past level 0.9" in calm
@@ -118,7 +118,7 @@ def test_artifact_lists_required_actions_first():
     text = markdown(fleet(), str(described().reports / "fleet.html"))
     assert text.startswith("# Fleet: Action required for 2 models, 1 to watch.")
     assert "[Full page](http://127.0.0.1:4280/reports/fleet.html)" in text
-    assert "- **waiting**: version 4 passed and waits for approval: gains 0.02" in text
+    assert "- **waiting**: version 4 passed and is waiting for approval: gains 0.02" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| calm |")]
     assert line.count(" | ") == 8
 

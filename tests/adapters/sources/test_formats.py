@@ -38,11 +38,11 @@ def test_newer_ledger_format_is_reported_and_blocks_writes(changes):
     write_next(**changes)
     for attempt in (lambda: ledger.entries(MODEL), lambda: ledger.append(MODEL, Fact("note", "second", AT))):
         with pytest.raises(
-            LedgerError, match=r"entry 2 is of format .2., this Perennial reads up to 1.*upgrade Perennial"
+            LedgerError, match=r"entry 2 has format .2., but this Perennial reads formats up to 1.*upgrade Perennial"
         ) as caught:
             attempt()
         assert "restore" not in str(caught.value)
-    assert "entry 2 is of format '2'" in ledger.verify(MODEL).problems[0]
+    assert "entry 2 has format '2'" in ledger.verify(MODEL).problems[0]
 
 
 def test_first_entry_format_is_unchanged():
@@ -54,7 +54,7 @@ def test_newer_table_format_is_reported():
     snapshot = lake.land_rows(CONFIG, WINDOW, rows(5))
     assert DeltaTable(snapshot.uri).metadata().description == f"{NOTED_FORMAT}{FORMAT}"
     DeltaTable(snapshot.uri).alter.set_table_description(f"{NOTED_FORMAT}2")
-    with pytest.raises(LakeError, match=r"the table is of format '2'.*upgrade Perennial"):
+    with pytest.raises(LakeError, match=r"the table has format '2'.*upgrade Perennial"):
         lake.landed_rows(CONFIG, WINDOW)
     with pytest.raises(LakeError, match="upgrade Perennial"):
         lake.land_rows(CONFIG, WINDOW.next(), rows(5, 1, WINDOW.next()))
@@ -70,7 +70,7 @@ def test_table_without_format_is_the_first_format(description):
 
 def test_newer_model_file_format_is_reported():
     files = {"scorer.json": json.dumps({"format": 2}).encode()}
-    with pytest.raises(ModelFileError, match=r"scorer\.json is of format '2'"):
+    with pytest.raises(ModelFileError, match=r"scorer\.json has format '2'"):
         model_files.load(files, model_files.sha256(files))
 
 

@@ -222,7 +222,7 @@ def test_fresh_model_estimate_uses_fresh_models_only() -> None:
     known = LossMatrix(history_of(loss[:20, :20], probe[:20, :20]))
     for window in range(20, 26):
         seen = Observation(19, ((19, float(loss[19, window])),), tuple((t, 0.5) for t in range(window)))
-        known.take_in(window, seen, since=20)
+        known.add_window(window, seen, since=20)
     assert known.filled[24, 25] == pytest.approx(0.40, abs=0.01)
     assert known.filled[19, 25] == loss[19, 25]
     assert known.filled[17, 25] == pytest.approx(0.48, abs=0.025)
@@ -230,5 +230,5 @@ def test_fresh_model_estimate_uses_fresh_models_only() -> None:
 
 def test_probes_count_as_they_are_without_paired_models() -> None:
     known = LossMatrix((Observation(0, ((0, 0.3),), ()), Observation(0, ((0, 0.3),), ())))
-    known.take_in(2, Observation(1, (), ((0, 0.4), (1, 0.45))), since=2)
+    known.add_window(2, Observation(1, (), ((0, 0.4), (1, 0.45))), since=2)
     assert known.filled[:2, 2] == pytest.approx([0.4, 0.45])

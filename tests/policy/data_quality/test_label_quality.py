@@ -53,7 +53,7 @@ def test_missing_due_labels_are_overdue():
     report = judge_labels(facts([], rows=841, due=True, usual_share=0.98), RULES)
     assert report.verdict == "fail"
     assert report.reasons == (
-        "labels (y): 0 of 841 rows of 2024-03-04..2024-03-11 have a label though all are due, expected at least 19.6% of "
+        "labels (y): 0 of 841 rows of 2024-03-04..2024-03-11 have a label, although all are due, expected at least 19.6% of "
         "the rows, as usually 98% have one by then (quality.labels.min_usual_share)",
     )
 
@@ -145,7 +145,7 @@ def test_changed_unit_or_sign_is_suspected_but_does_not_block(scale):
     y_true = scale * (answered + RANDOM.normal(0, 1, 800))
     report = judge_labels(facts(y_true, answered), RULES)
     assert broken(report) == {"labels in step": "warn"}
-    assert f"labels go with {np.cov(y_true, answered)[0, 1] / answered.var(ddof=1):.3g} times" in report.reasons[0]
+    assert f"labels follow {np.cov(y_true, answered)[0, 1] / answered.var(ddof=1):.3g} times" in report.reasons[0]
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.3, 0.75])
@@ -195,7 +195,7 @@ def test_respelled_class_is_a_fault_but_new_class_is_not():
     anew = facts(np.where(y_true == 1, 3, y_true), answered, classes=classes, reference=learned)
     report = judge_labels(anew, RULES)
     assert report.verdict == "fail"
-    assert "as if that were spelled in another way" in report.reasons[0]
+    assert "as if that class were now spelled differently" in report.reasons[0]
     some = facts(np.where(np.arange(600) % 4 == 0, 3, y_true), answered, classes=classes, reference=learned)
     assert broken(judge_labels(some, RULES)) == {"known classes": "warn"}
 
@@ -217,7 +217,7 @@ def test_labels_that_are_mostly_zero_are_trusted(shares):
 def test_label_in_another_unit_is_not_trusted(change):
     report = judge_labels(facts(change(MINUTES), MINUTES, reference=LEARNED), RULES)
     assert report.verdict == "fail"
-    assert "as if in another unit" in report.reasons[0]
+    assert "as if the unit had changed" in report.reasons[0]
     assert "quality.labels.on_unit_change: warn accepts it" in report.reasons[0]
     assert judge_labels(
         facts(change(MINUTES), MINUTES, reference=LEARNED), LabelRules(on_unit_change="warn")
@@ -254,7 +254,7 @@ def test_two_units_in_training_labels_are_located():
     days = np.r_[RANDOM.normal(20, 3, 3000), RANDOM.normal(20_000, 3000, 1000)]
     place, sentence = find_jump(days, RULES)
     assert 2500 <= place <= 3100
-    assert "nine tenths lie between" in sentence
+    assert "90% lie between" in sentence
     assert find_jump(days, LabelRules(on_unit_change="warn")) is None
 
 

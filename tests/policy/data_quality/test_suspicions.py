@@ -35,7 +35,7 @@ def named(*shares: int) -> FeatureCounts:
         (MILES, lambda x: x / 60, "divided by 60"),
         (MILES, lambda x: x * 1000, "multiplied by 1000"),
         (FAHRENHEIT, lambda x: (x - 32) / 1.8, "°F were given in °C"),
-        (FAHRENHEIT, lambda x: -x, "the sign was turned"),
+        (FAHRENHEIT, lambda x: -x, "the sign was reversed"),
         (FAHRENHEIT, lambda x: np.full(len(x), 41.0), "as if stuck"),
     ],
 )

@@ -59,13 +59,15 @@ class TestTheSeedRule:
         decision = self.accuracies(*values)
         assert not decision.retrain
         assert any("of the last" in reason for reason in decision.reasons)
-        assert "would retrain at accuracy < 0.9 in 4 of the last 4 windows and the latest" in decision.would_change
+        assert (
+            "would retrain at accuracy < 0.9 in 4 of the last 4 windows, including the latest" in decision.would_change
+        )
 
     @pytest.mark.parametrize(("shift", "retrain"), [(3.0, False), (3.01, True), (-3.01, True)])
     def test_mean_beyond_three_sigma_retrains_in_either_direction(self, shift, retrain):
         decision = decide(self.rule, evidence(0, drift=drift(0, pressure=shift, wind=0.2)))
         assert decision.retrain is retrain
-        assert any("the mean of pressure lies 3.0" in reason for reason in decision.reasons)
+        assert any("the mean of pressure moved by 3.0" in reason for reason in decision.reasons)
 
 
 @pytest.mark.parametrize(
@@ -105,12 +107,12 @@ def test_latest_mature_window_counts_with_late_labels():
     decision = decide(rule, evidence(6, performance=late), history(report(0, accuracy=0.5)))
     assert decision.retrain
     expected = (
-        "in 2013-05-01..2013-05-06, the latest that can tell (this window is open with 0 of 1000 labels), is below"
+        "in 2013-05-01..2013-05-06, the latest window that counts (this window is open with 0 of 1000 labels), is below"
     )
     assert expected in decision.reasons[0]
 
 
-def test_only_windows_of_the_present_champion_count():
+def test_only_windows_of_the_current_champion_count():
     reports = [report(i, accuracy=0.8) for i in range(3)]
     seen = evidence(3, performance=report(3, accuracy=0.8))
     before = history(*reports, champion_since=window(0).start)
@@ -125,12 +127,12 @@ def test_window_before_promotion_is_not_reported_as_unlabelled():
     seen, promoted = evidence(3, performance=report(3, accuracy=0.8)), window(3).start + timedelta(hours=6)
     (reason,) = decide(policy(BREACH), seen, history(champion_since=promoted)).reasons
     assert reason == (
-        "accuracy: this window began on 2013-05-16 00:00, before the present champion took over on 2013-05-16 06:00 UTC; "
+        "accuracy: this window began on 2013-05-16 00:00, before the current champion took over on 2013-05-16 06:00 UTC; "
         "windows that begin later count"
     )
     few = evidence(3, performance=report(3, labels=5, accuracy=0.8))
     (reason,) = decide(policy(BREACH), few, history(champion_since=window(3).start)).reasons
-    assert "no window of the present champion has enough labels; this one is closed with 5 of 1000 labels" in reason
+    assert "no window of the current champion has enough labels; this one is closed with 5 of 1000 labels" in reason
 
 
 def test_shift_is_measured_from_the_best_level():
@@ -166,7 +168,12 @@ def test_shift_within_window_noise_is_not_significant():
 def test_small_window_is_insufficient_unless_the_fall_is_huge():
     past = history(*(report(n, mae=5.0, half=0.02) for n in range(3)))
     for half, value, retrain, expected in (
-        (0.8, 5.1, False, "insufficient: 100 labels would show a worsening from 1.3 on, 0.5 is asked for; about 670"),
+        (
+            0.8,
+            5.1,
+            False,
+            "insufficient: 100 labels can show a worsening of 1.3 or more, but the margin is 0.5; about 670",
+        ),
         (0.05, 5.1, False, ""),
         (0.8, 9.0, True, ""),
     ):
@@ -184,13 +191,16 @@ def test_no_label_count_is_requested_if_noise_exceeds_margin():
     for labels in (1000, 10_000, 1_000_000):
         seen = evidence(5, performance=report(5, labels=labels, half=0.3 / labels**0.5, accuracy=0.87))
         decision = decide(rule, seen, history(*(report(i, accuracy=value) for i, value in enumerate(values))))
-        assert "a worsening from 0.063 on, 0.05 is asked for; no number of labels would do" in decision.reasons[0]
+        assert (
+            "a worsening of 0.063 or more, but the margin is 0.05; no number of labels would be enough"
+            in decision.reasons[0]
+        )
 
 
 def test_no_shift_without_a_past_level():
     decision = decide(policy(SHIFT), evidence(1, performance=report(1, mae=9)), history(report(0, mae=5)))
     assert not decision.retrain
-    assert "three closed windows make one" in decision.reasons[0]
+    assert "three closed windows are needed" in decision.reasons[0]
 
 
 @pytest.mark.parametrize("trigger", ["{trigger: mean_shift, sigma: 3}", "{trigger: drifted_share, share: 0.3}"])

@@ -23,8 +23,8 @@ def test_model_without_pool_stays_on_dedicated_hosts():
 @pytest.mark.parametrize(
     ("changes", "rows", "personal", "place", "reason"),
     [
-        ({}, 9_000, (), "dedicated", "dedicated is preferred and nothing speaks against it for 9,000 rows"),
-        ({"prefer": "serverless"}, 9_000, (), "ecs", "serverless is preferred and nothing speaks against it"),
+        ({}, 9_000, (), "dedicated", "dedicated is preferred and nothing rules it out for 9,000 rows"),
+        ({"prefer": "serverless"}, 9_000, (), "ecs", "serverless is preferred and nothing rules it out"),
         ({}, 10_001, (), "ecs", "10,001 rows are forecast, dedicated hosts hold 10,000"),
         ({}, 10_000, (), "dedicated", "dedicated is preferred"),
         ({"deadline_hours": 4}, 5_000, (), "ecs", "dedicated hosts would take 5 h for 5,000 rows, the deadline is 4 h"),

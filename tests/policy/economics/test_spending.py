@@ -105,7 +105,7 @@ def test_larger_benefit_is_granted_first_and_the_other_gets_a_reason():
     refusal = decide_share(worse, [better], budget_balance(99))
     assert "the shared budget refuses: 1.00 of 100.00 USD shared by a, b are spent in 30 days" in refusal
     assert "it is expected to bring 30.00 USD net for 50.00 USD" in refusal
-    assert "others that ask go first: a is expected to bring 90.00 USD net for 50.00 USD" in refusal
+    assert "other requests go first: a is expected to bring 90.00 USD net for 50.00 USD" in refusal
 
 
 def test_known_benefit_comes_before_unknown():

@@ -63,7 +63,7 @@ def test_approver_is_another_person_in_the_role():
     assert "Ada may not approve" in why_not_approve(CLOSED, "Ada", [])
     assert why_not_approve(AccessPolicy(), "Ada", ["Grace"]) is None
     for nobody in ("automation", "unnamed", "", "Perennial"):
-        assert "no person's name" in why_not_approve(AccessPolicy(), nobody, [])
+        assert "expected a person's name" in why_not_approve(AccessPolicy(), nobody, [])
 
 
 def override(by: str = "Grace", days: float = 1) -> Override:

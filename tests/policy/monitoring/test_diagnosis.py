@@ -192,7 +192,7 @@ def test_allowed_change_is_no_fault_and_fault_names_its_setting():
     found = diagnosed(nulls, None)
     assert found.kind == "upstream_data_fault"
     assert found.reasons == (
-        "wind: nulls rose from 0% to 45%, a fault from 20% more on (diagnosis.null_share_increase; "
+        "wind: nulls rose from 0% to 45%, a rise of 20% or more counts as a fault (diagnosis.null_share_increase; "
         "quality.columns.wind.max_null_share allows them)",
     )
     allowed = {"wind": ColumnQuality(max_null_share=0.5)}

@@ -181,7 +181,7 @@ def test_jump_of_nulls_is_drift():
     counts = with_missing(current(values, frozen), nulls=3000)
     feature = judged([frozen], [counts]).features[0]
     assert (feature.verdict, feature.method, feature.null_share) == ("drifted", "null share psi", 0.6)
-    assert "nulls 60.0% after 0.0%" in describe(feature)
+    assert "nulls 60.0% (reference 0.0%)" in describe(feature)
 
 
 def test_a_reference_of_one_value_is_measured_by_ks():
@@ -212,8 +212,8 @@ def test_small_window_is_insufficient_and_states_needed_rows(method):
     feature = small.features[0]
     assert (small.verdict, feature.verdict, small.drifted_share) == ("insufficient", "insufficient", 0)
     assert feature.smallest_effect > feature.threshold and feature.rows_needed > 250
-    assert f"about {feature.rows_needed:,} rows would do" in small.reasons[1]
-    assert f"would show in x is {method} {feature.smallest_effect:.2g}" in small.reasons[1]
+    assert f"about {feature.rows_needed:,} rows would be enough" in small.reasons[1]
+    assert f"smallest detectable effect in x is {method} {feature.smallest_effect:.2g}" in small.reasons[1]
     large = judged([frozen], [current(random.normal(0, 1, feature.rows_needed + 50), frozen)], **settings)
     assert (large.verdict, large.features[0].verdict) == ("stable", "stable")
     assert len(large.reasons) == 1
@@ -224,7 +224,7 @@ def test_huge_effect_in_a_small_window_is_drift():
     frozen = [numeric(random.normal(0, 1, 20_000), f"x{number}") for number in range(4)]
     report = judged(frozen, [current(random.normal(3.5 if one is frozen[0] else 0, 1, 250), one) for one in frozen])
     assert [feature.verdict for feature in report.features] == ["drifted", *["insufficient"] * 3]
-    assert report.verdict == "insufficient" and report.says_something  # the other features may have moved too
+    assert report.verdict == "insufficient" and report.is_conclusive  # the other features may have moved too
     alone = judged(frozen[:1], [current(random.normal(3.5, 1, 250), frozen[0])])
     assert (alone.verdict, alone.drifted_share) == ("drifted", 1)
 
@@ -234,7 +234,7 @@ def test_more_rows_do_not_help_with_a_small_reference():
     frozen = numeric(random.normal(0, 1, 300))
     report = judged([frozen], [current(random.normal(0, 1, 50_000), frozen)])
     assert report.features[0].verdict == "insufficient" and report.features[0].rows_needed is None
-    assert "a larger reference would do" in report.reasons[1]
+    assert "a larger reference would be enough" in report.reasons[1]
 
 
 def test_no_features_give_no_share():

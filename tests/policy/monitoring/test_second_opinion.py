@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.policy.monitoring.second_opinion import Scale, weigh, with_own_tests, with_second_opinion
+from tasks.policy.monitoring.second_opinion import Scale, combine_features, with_own_tests, with_second_opinion
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.reports import (
     DriftReport,
@@ -58,17 +58,17 @@ def test_zero_p_value_is_a_large_finite_effect():
 @pytest.mark.parametrize(("weight", "verdict"), [(0.2, "stable"), (0.4, "drifted")])
 def test_features_weigh_by_importance(weight, verdict):
     found = report(feature("a", importance=weight), feature("b", importance=1 - weight))
-    weighed = weigh(found, [opinion("a", "drifted", 0.2), opinion("b", "stable", 0.0)], 5000, 5000, 0.3)
+    weighed = combine_features(found, [opinion("a", "drifted", 0.2), opinion("b", "stable", 0.0)], 5000, 5000, 0.3)
     assert (weighed.verdict, weighed.drifted_share) == (verdict, pytest.approx(weight))
 
 
 def test_nothing_measured_is_insufficient():
-    assert weigh(report(feature("a")), [], 5000, 5000, 0.3).verdict == "insufficient"
+    assert combine_features(report(feature("a")), [], 5000, 5000, 0.3).verdict == "insufficient"
 
 
 def test_agreement_is_reported_without_warning():
     found = report(feature("a"))
-    combined = with_second_opinion(found, weigh(found, [opinion("a", "stable", 0.04)], 5000, 5000, 0.3), 0.3)
+    combined = with_second_opinion(found, combine_features(found, [opinion("a", "stable", 0.04)], 5000, 5000, 0.3), 0.3)
     assert combined.reasons == ("the summary", combined.second_opinion.summary) and combined.warnings == ()
     assert combined.second_opinion.summary == (
         "Evidently on 5,000 rows: stable, a drifted share of 0.00; on all 1,204,331 rows: stable, 0.00 against 0.3; "
@@ -89,7 +89,7 @@ def test_disagreement_beyond_interval_warns(verdict, low, high, warns):
     ours = "drifted" if verdict == "stable" else "stable"
     found = report(feature("a", ours, 0.12), verdict=ours, share=float(ours == "drifted"))
     one = opinion("a", verdict, (low + high) / 2, disagrees=True, low=low, high=high)
-    combined = with_second_opinion(found, weigh(found, [one], 5000, 5000, 0.3), 0.3)
+    combined = with_second_opinion(found, combine_features(found, [one], 5000, 5000, 0.3), 0.3)
     assert (len(combined.warnings) == 1, combined.verdict) == (warns, ours)
     assert combined.reasons[-1].endswith(f"in disagreement: 1, beyond sampling error: {int(warns)}")
     if warns:
@@ -100,7 +100,7 @@ def test_disagreement_beyond_interval_warns(verdict, low, high, warns):
 def test_many_disagreements_are_summarised():
     found = report(*(feature(str(number), "drifted", 0.2) for number in range(9)), verdict="drifted", share=1.0)
     apart = [opinion(str(number), "stable", 0.02, disagrees=True, low=0.01, high=0.03) for number in range(9)]
-    warnings = with_second_opinion(found, weigh(found, apart, 5000, 5000, 0.3), 0.3).warnings
+    warnings = with_second_opinion(found, combine_features(found, apart, 5000, 5000, 0.3), 0.3).warnings
     assert len(warnings) == 6 and warnings[-1].endswith("on 4 more features")
 
 

@@ -62,7 +62,7 @@ def test_paired_noise_by_hand() -> None:
     """Differences 1, 3 and -1, 1: variance 2 each, means 2 and 0, whose median square is 2."""
     noise = paired_noise(np.array([[2.0, 4.0], [1.0, 1.0], [2.0, 0.0]]))
     assert noise.window == pytest.approx(2.0)
-    assert noise.luck == pytest.approx(2.0 / 0.455)
+    assert noise.training == pytest.approx(2.0 / 0.455)
 
 
 def test_paired_noise_separates_window_and_training_noise() -> None:
@@ -70,7 +70,7 @@ def test_paired_noise_separates_window_and_training_noise() -> None:
     losses = generator.normal(0, 0.02, (60, 1)) + generator.normal(0, 0.05, 80) + generator.normal(0, 0.01, (60, 80))
     noise = paired_noise(losses)
     assert math.sqrt(noise.window) == pytest.approx(0.01 * math.sqrt(2), rel=0.1)
-    assert math.sqrt(noise.luck) == pytest.approx(0.02 * math.sqrt(2), rel=0.35)
+    assert math.sqrt(noise.training) == pytest.approx(0.02 * math.sqrt(2), rel=0.35)
 
 
 def test_lead_evidence_by_hand() -> None:

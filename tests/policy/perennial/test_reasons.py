@@ -38,7 +38,7 @@ def test_uncertain_lead_names_missing_evidence() -> None:
     ahead = replace(WEIGHED, saved=0.1)
     assert why(ahead).endswith("but this may still be chance (evidence 1.1 σ, needed 3.5 σ)")
     assert why(replace(ahead, tried=False)).endswith("(evidence 0.9 σ, needed 1 σ)")
-    assert why(replace(ahead, saved=None)) == "there is no forecast yet of how a fresh model would do"
+    assert why(replace(ahead, saved=None)) == "there is no forecast for a fresh model yet"
 
 
 def test_details_state_evidence_of_change() -> None:

@@ -122,7 +122,7 @@ def test_sketch_beyond_capacity_estimates():
     for part in np.array_split(np.concatenate([ids, ids[:10_000]]), 13):
         sketch.add(part)
     assert not sketch.is_exact
-    assert len(sketch.kept) <= 4096
+    assert len(sketch.stored) <= 4096
     assert sketch.duplicates() == pytest.approx(10_000, rel=0.2)
 
 

@@ -155,11 +155,11 @@ def test_expired_approval_names_the_command(looked_at):
     waiting = facts(judged(), PASSED, asked, approval=True, looked_at=looked_at)
     (need,) = describe_member(waiting).needs
     assert need.sentence == (
-        f"version 4 passed, but no one approved it by {expires_at:%Y-%m-%d} 06:00 UTC, which is a no; have that recorded: "
-        "perennial run promote --model churn; to ask again: perennial run retrain --model churn"
+        f"version 4 passed, but no one approved it by {expires_at:%Y-%m-%d} 06:00 UTC, so it counts as rejected; to record this: "
+        "perennial run promote --model churn; to try again: perennial run retrain --model churn"
     )
     (in_time,) = describe_member(replace(waiting, looked_at=expires_at - timedelta(minutes=1))).needs
-    assert in_time.sentence == "version 4 passed and waits for approval: gains 0.02"
+    assert in_time.sentence == "version 4 passed and is waiting for approval: gains 0.02"
 
 
 def test_refused_challenger_is_watched_until_next_window():

@@ -6,13 +6,13 @@ from tasks.policy.records.evidence import ModelVersion, Placement, ValidationRep
 from tasks.policy.records.reports import Snapshot
 from tasks.policy.reporting.preview import (
     Preview,
-    how_validation_ended,
-    stopped_by,
+    collect_refusals,
+    describe_cost,
+    describe_place,
+    describe_rollback,
+    describe_training_data,
+    describe_validation,
     too_few_rows,
-    what_it_costs,
-    what_it_learns_from,
-    what_it_restores,
-    where_it_runs,
 )
 from tasks.policy.rollout.restorable import RollbackPlan
 
@@ -31,14 +31,14 @@ def test_headline_names_the_first_obstacle():
     assert Preview("small", "retraining", ("no money", "no rows"), ("it would train",)).headline == (
         "retraining of small would not happen: no money"
     )
-    assert stopped_by((None, "no money", None, "no rows")) == ("no money", "no rows")
+    assert collect_refusals((None, "no money", None, "no rows")) == ("no money", "no rows")
 
 
 def test_rows_are_described_by_count_window_and_version():
     champion = ModelVersion("small", "4", "run", "decision", TRAINED, 1200, "sha")
-    sentences = what_it_learns_from(rows(TRAINED, 1210, 1200), rows(HELD_OUT, 300, 226), champion)
+    sentences = describe_training_data(rows(TRAINED, 1210, 1200), rows(HELD_OUT, 300, 226), champion)
     assert "1,200 labelled rows of 1,210 in 2024-01-11..2024-01-19 (version 3 of lake/small/rows)" in sentences
-    assert "meet champion 4 on 226 rows of 2024-01-19..2024-01-21" in sentences
+    assert "be compared with champion 4 on 226 rows of 2024-01-19..2024-01-21" in sentences
 
 
 def test_too_few_labelled_rows_are_reported():
@@ -50,37 +50,37 @@ def test_too_few_labelled_rows_are_reported():
 def test_budget_allows_up_to_its_limit():
     month = Budget(max_usd_per_month=100)
     assert (
-        what_it_costs(month, 60, 40)
-        == "cost: about 40.00 USD; 60.00 of 100.00 USD a month are spent, so the budget allows it"
+        describe_cost(month, 60, 40)
+        == "cost: about 40.00 USD; 60.00 of 100.00 USD are spent in 30 days, so the budget allows it"
     )
-    assert what_it_costs(month, 60, 40.01).endswith("so the budget refuses")
-    assert what_it_costs(Budget(), 60, None) == (
-        "cost: no cost is forecast before a first retrain; no monthly limit is set, 60.00 USD were spent in 30 days"
+    assert describe_cost(month, 60, 40.01).endswith("so the budget refuses it")
+    assert describe_cost(Budget(), 60, None) == (
+        "cost: no cost is forecast before a first retrain; no monthly limit is set, 60.00 USD were spent in the last 30 days"
     )
 
 
 def test_place_has_hours_and_reasons():
-    assert where_it_runs(Placement("ecs", "serverless", 10, 1.5, ("it fits", "it is cheap"))) == (
+    assert describe_place(Placement("ecs", "serverless", 10, 1.5, ("it fits", "it is cheap"))) == (
         "place: ecs, about 1.5 h, since it fits; it is cheap"
     )
     assert (
-        where_it_runs(Placement("dedicated", "dedicated", 10, None, ("it fits",))) == "place: dedicated, since it fits"
+        describe_place(Placement("dedicated", "dedicated", 10, None, ("it fits",))) == "place: dedicated, since it fits"
     )
 
 
 def test_gate_sentences_follow_the_aliases():
     report = ValidationReport("5", "4", "warn", (), ("mae: gain +0.1", "colour red may lose"), 226)
-    assert how_validation_ended(report, "4") == (
+    assert describe_validation(report, "4") == (
         "version 5 would serve and champion 4 would become previous", "validation: warn on 226 rows", "mae: gain +0.1", "colour red may lose",
     )  # fmt: skip
-    assert how_validation_ended(report, None)[0] == "version 5 would serve and it would be the first champion"
+    assert describe_validation(report, None)[0] == "version 5 would serve and it would be the first champion"
 
 
 def test_a_rollback_names_both_versions_and_says_that_one_answers_only_where_it_was_tried():
-    assert what_it_restores(RollbackPlan("2", "1", None)) == (
+    assert describe_rollback(RollbackPlan("2", "1", None)) == (
         "version 1 answers and would serve again; version 2 would be quarantined"
     )
-    assert what_it_restores(RollbackPlan("2", "1", "it is quarantined")) == (
+    assert describe_rollback(RollbackPlan("2", "1", "it is quarantined")) == (
         "version 1 would serve again; version 2 would be quarantined"
     )
-    assert what_it_restores(RollbackPlan("1", None, "nothing to roll back to")) == "no version would be restored"
+    assert describe_rollback(RollbackPlan("1", None, "nothing to roll back to")) == "no version would be restored"

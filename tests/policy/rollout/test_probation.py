@@ -46,7 +46,7 @@ def test_worse_champion_is_rolled_back_with_reasons():
     found = decide_degradation(POLICY, served(1.0, 0.5), realised(1.0), forecast=0.5, at=SERVED.end)
     assert (found.champion, found.previous, found.at) == ("3", "2", SERVED.end)
     assert "champion 3 loses 0.4" in found.reasons[0]
-    assert found.reasons[1] == "mae is 1 in service, validation let expect 0.5"
+    assert found.reasons[1] == "mae is 1 in service; validation measured 0.5"
 
 
 def test_champion_stays_if_both_versions_degrade():

@@ -176,7 +176,7 @@ def test_undefined_slice_is_named_but_does_not_fail(positives):
     item = difference(Metric("roc_auc"), pairs, RESAMPLING, slice_name="plan=free")
     report = decide_validation(POLICY, compared(BETTER, item))
     assert report.verdict == "pass"
-    assert report.reasons[-1] == "roc_auc of plan=free is not compared: its 200 rows define no difference of two models"
+    assert report.reasons[-1] == "roc_auc of plan=free is not compared: the metric is undefined on its 200 rows"
     assert from_json(ValidationReport, to_json(report)) == report
 
 
@@ -216,7 +216,7 @@ def test_first_model_is_compared_with_its_floor(name, higher, value, floor, verd
 def test_unknown_interval_of_first_model_is_named():
     first = MetricValue("roc_auc", 0.9, float("nan"), float("nan"), 500, True)
     report = decide_validation(POLICY, compared(None, champion=None, first=first))
-    assert "roc_auc 0.9 (its interval is not known) on 500 rows" in report.reasons[-1]
+    assert "roc_auc 0.9 (interval unknown) on 500 rows" in report.reasons[-1]
 
 
 def test_the_first_models_value_has_its_interval():
@@ -265,7 +265,7 @@ def test_warning_promotes_if_policy_accepts():
 
 
 def test_validation_of_another_version_is_refused():
-    assert "validation is of version 2, not of 3" in (refusal(PASSED, challenger="3") or "")
+    assert "validation is for version 2, not for 3" in (refusal(PASSED, challenger="3") or "")
 
 
 @pytest.mark.parametrize("champion", ["7", None])
@@ -301,10 +301,10 @@ def test_model_worse_than_constant_is_never_promoted():
     for comparison in (alone, compared(BETTER, constant=worse)):
         report = decide_validation(POLICY, comparison)
         assert report.verdict == "fail"
-        assert "which the same answer for every row reaches on the same 500 rows" in report.reasons[0]
+        assert "which a constant prediction reaches on the same 500 rows" in report.reasons[0]
         forged = replace(report, verdict="pass")
         refusal = why_not_promote(POLICY, PromotionPolicy(), version("2"), forged.champion, forged)
-        assert "the same answer for every row" in refusal
+        assert "a constant prediction" in refusal
     unsure = compared(BETTER, constant=gained(-0.01, -0.03, 0.01))
     assert decide_validation(POLICY, unsure).verdict == "pass"
     off = POLICY.model_copy(update={"beats_constant": False})
@@ -352,18 +352,18 @@ def test_model_equal_to_constant_is_reported():
     equal = MetricDifference("accuracy", 0.95, 0.951, 0.001, -0.003, 0.005, 600)
     report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=equal))
     assert report.verdict == "pass"
-    sentence = "accuracy 0.951 is not surely better than 0.95, which the same answer for every row"
+    sentence = "accuracy 0.951 is not significantly better than 0.95, which a constant prediction"
     assert any(sentence in one for one in report.reasons)
     better = MetricDifference("accuracy", 0.5, 0.8, 0.3, 0.25, 0.35, 600)
     report = decide_validation(ValidationPolicy(), compared(gained(0.01, 0.0, 0.02), constant=better))
-    assert not any("the same answer" in one for one in report.reasons)
+    assert not any("a constant prediction" in one for one in report.reasons)
 
 
 @pytest.mark.parametrize(
     ("champion", "words"),
     [
         (0.8, "margin -0.016 accuracy (0.02 of the champion's)"),
-        (0.4, "-0.01 accuracy (the least, more than 0.02 of the"),
+        (0.4, "-0.01 accuracy (the minimum, more than 0.02 of the"),
     ],
 )
 def test_margin_is_printed_in_its_unit(champion, words):

@@ -54,7 +54,7 @@ def test_drift_report_distinguishes_share_and_limit(share, words):
 @pytest.mark.parametrize(("shift", "words"), [(2.999, "2.999"), (3.0, "3.00"), (3.0004, "3.0004"), (4.0, "4.00")])
 def test_mean_shift_is_displayed_consistently(shift, words):
     decision = of_drift("{trigger: mean_shift, sigma: 3}", x=shift)
-    assert f"the mean of x lies {words} reference σ" in decision.reasons[0]
+    assert f"the mean of x moved by {words} reference σ" in decision.reasons[0]
     assert decision.retrain is (shift > 3)
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from tasks.policy.decision.escalation import OF_THE_METRIC
+from tasks.policy.decision.escalation import PERFORMANCE_TRIGGERS
 from tasks.policy.decision.retraining import RetrainingPolicy
 from tasks.policy.triggers.base import Trigger
 from tasks.policy.triggers.combinators import kinds
@@ -16,11 +16,11 @@ DESCRIBED = [
     ("{trigger: metric_breach, metric: accuracy, limit: 0.85}", "accuracy is past 0.85 in the latest window"),
     (
         "{trigger: metric_breach, metric: log_loss, limit: 0.4, k: 2, m: 3}",
-        "log_loss is past 0.4 in 2 of the last 3 windows and the latest",
+        "log_loss is past 0.4 in 2 of the last 3 windows, including the latest",
     ),
     (
         "{trigger: metric_shift, metric: mae, margin: 0.5, k: 2, m: 2}",
-        "mae is worse than its best level by 0.5 or more (at every look at once, alpha 0.01) in the last 2 windows",
+        "mae is worse than its best level by 0.5 or more (anytime-valid, alpha 0.01) in the last 2 windows",
     ),
     (
         "{trigger: metric_shift, metric: mae, alpha: 0.05, always_valid: false}",
@@ -28,27 +28,27 @@ DESCRIBED = [
     ),
     (
         "{trigger: metric_decay, metric: rmse, margin: 0.1}",
-        "the mean rmse of its windows is surely worse than its best level by 0.1",
+        "the mean rmse of its windows is significantly worse than its best level, by more than 0.1",
     ),
-    ("{trigger: adaptive, metric: roc_auc}", "an adaptive window sees roc_auc change for the worse"),
+    ("{trigger: adaptive, metric: roc_auc}", "an adaptive window detects that roc_auc has changed for the worse"),
     ("{trigger: regret_exceeds_cost, factor: 2}", "the regret of not retraining reaches 2 times its cost"),
     (
         "{trigger: probe}",
-        "small fresh models are ahead of one of the champion's age by what a retrain costs",
+        "small fresh models are ahead of one of the champion's age by the cost of a retrain",
     ),
     (
         "{trigger: perennial, alpha: 0.05}",
-        "the perennial policy finds that a fresh model pays a retrain's cost of 0.05 window losses",
+        "the perennial policy finds that a fresh model is worth a retrain's cost of 0.05 window losses",
     ),
     ("{trigger: mean_shift, sigma: 2}", "the mean of a feature shifts by more than 2 σ"),
     ("{trigger: drifted_share}", "30% of the features drift"),
     ("{trigger: new_rows, fraction: 0.1}", "new rows reach 10% of the training rows"),
     (
         "{trigger: arrival, labelled_rows: 50000}",
-        "50,000 new rows with labels have come since the last training",
+        "50,000 new rows with labels have arrived since the last training",
     ),
     ("{trigger: arrival, share: 0.2}", "new rows with labels reach 20% of the training rows"),
-    ("{trigger: calendar, cron: 0 3 1 * *}", "a date of cron 0 3 1 * * has come since the last training"),
+    ("{trigger: calendar, cron: 0 3 1 * *}", "a date of cron 0 3 1 * * has passed since the last training"),
     ("{trigger: any_of, conditions: [{trigger: every}, {trigger: probe, alpha: 0.1}]}", None),
     (
         "{trigger: all_of, conditions: [{trigger: every, days: 7}, {trigger: drifted_share}]}",
@@ -93,7 +93,13 @@ def test_group_lists_leaves_and_metrics_of_its_tree() -> None:
 
 
 def test_ineffective_retrains_count_for_performance_conditions() -> None:
-    assert set(OF_THE_METRIC) == {"metric_breach", "metric_shift", "metric_decay", "adaptive", "regret_exceeds_cost"}
+    assert set(PERFORMANCE_TRIGGERS) == {
+        "metric_breach",
+        "metric_shift",
+        "metric_decay",
+        "adaptive",
+        "regret_exceeds_cost",
+    }
 
 
 def test_probes_are_trained_for_conditions_that_need_them() -> None:

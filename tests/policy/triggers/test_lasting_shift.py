@@ -73,8 +73,8 @@ def test_sentences_are_exact_at_the_limit():
     fall = [*STABLE, *STABLE, 9.0]
     rule = "{trigger: metric_shift, metric: mae, alpha: 0.05, k: %s, m: 3%s}"
     waiting = judged(rule % (3, ""), fall, champion_from=16)
-    assert "is on average 8.589 to 9.411" in waiting.reasons[0]
-    wish = "would retrain once that average surely lies past 5.22 in 3 of the last 3 windows and the latest"
+    assert "is between 8.589 and 9.411" in waiting.reasons[0]
+    wish = "would retrain once the entire interval of that mean is past 5.22 in 3 of the last 3 windows, including the latest"
     assert (waiting.retrain, waiting.would_change) == (False, (wish,))
     assert judged(rule % (3, ""), [*fall, 9.0, 9.0], champion_from=16).retrain
     assert judged(rule % (1, ""), fall, champion_from=16).retrain
@@ -91,7 +91,7 @@ def test_average_past_limit_is_displayed_as_past(metric):
         decision = judged(rule, values, champion_from=16, metric=metric)
         low, high, limit = (
             re.search(pattern, " ".join((*decision.reasons, *decision.would_change)))
-            for pattern in (r"average ([\d.]+)", r"average [\d.]+ to ([\d.]+)", r"lies past ([\d.]+)")
+            for pattern in (r"between ([\d.]+)", r"between [\d.]+ and ([\d.]+)", r"mean is past ([\d.]+)")
         )
         return decision.retrain, float((low if metric == "mae" else high)[1]), float(limit[1]) if limit else math.nan
 
@@ -106,11 +106,11 @@ def test_average_past_limit_is_displayed_as_past(metric):
 
 def test_sentences_state_evidence_and_limit():
     decision = judged(ALWAYS, [*STABLE, *STABLE, 5.1, 5.0], champion_from=16)
-    assert "mae of the champion's latest 2 windows is on average" in decision.reasons[0]
-    assert "at every look at once (alpha 0.05, margin 0)" in decision.reasons[0]
-    assert decision.would_change[0].startswith("would retrain once that average surely lies past 5")
+    assert "mean mae of the champion's latest 2 windows is between" in decision.reasons[0]
+    assert "anytime-valid intervals, alpha 0.05, margin 0)" in decision.reasons[0]
+    assert decision.would_change[0].startswith("would retrain once the entire interval of that mean is past 5")
     early = judged(ALWAYS, [5.0, 5.1, 5.0], champion_from=0)
-    assert not early.retrain and "not known before four closed" in early.reasons[0]
+    assert not early.retrain and "four closed windows are needed" in early.reasons[0]
 
 
 def test_default_policy_keeps_decision_ids():

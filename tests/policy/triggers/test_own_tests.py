@@ -43,4 +43,4 @@ def test_drift_that_was_found_fires_beside_a_test_that_was_not_computed():
         features=tuple(replace(one, verdict="drifted") for one in stable.features),
     )  # fmt: skip
     found = finding(with_own_tests(moved, [], [GATE]))
-    assert found.holds and found.reasons[0].endswith("not computed, which count neither way: 1")
+    assert found.holds and found.reasons[0].endswith("not computed and count neither way: 1")

@@ -66,10 +66,10 @@ def test_decision_with_forecast_cost_serialises(trigger: str, fixed_usd: float, 
 
 def test_missing_evidence_is_stated_in_windows():
     finding = Probe(trigger="probe", alpha=0.05).judge(case(0.02))
-    assert "0.02 accuracy in sum over 1 windows" in finding.reasons[0]
+    assert "0.02 accuracy in total over 1 windows" in finding.reasons[0]
     assert finding.would_change == (
-        "would retrain once fresh probes are ahead by 0.05 accuracy in sum, in 2 windows if the latest lead of "
-        "0.02 accuracy stays",
+        "would retrain once fresh probes are ahead by 0.05 accuracy in total, in 2 windows if the latest lead of "
+        "0.02 accuracy persists",
     )
 
 
@@ -86,7 +86,7 @@ def test_window_without_new_labels_does_not_trigger():
     later = replace(known, evidence=waiting, history=history)
     for rule in (Probe(trigger="probe", alpha=0.01), Perennial(trigger="perennial", alpha=0.01)):
         assert not rule.judge(later).holds
-    assert "no window has got enough labels" in rule.judge(later).reasons[0]
+    assert "no window has gained enough labels" in rule.judge(later).reasons[0]
 
 
 def test_nothing_triggers_before_service_labels():
@@ -100,7 +100,7 @@ def test_the_limit_comes_from_money():
     for lead, holds in ((0.0239, False), (0.0241, True)):
         finding = Probe(trigger="probe").judge(case(lead, budget=budget, cost_usd=120.0))
         assert finding.holds is holds
-        assert "a retrain pays from 0.024 accuracy (120.00 USD)" in finding.reasons[0]
+        assert "a retrain pays off from 0.024 accuracy (120.00 USD)" in finding.reasons[0]
 
 
 def test_unbounded_losses_are_scaled_by_their_median():

@@ -75,7 +75,7 @@ class TestDecay:
         decision = decide_retraining(
             "air_time", policy(self.plain), policy(self.plain).case(seen, past, seen.window.end)
         )
-        assert not decision.retrain and "not known before four closed" in decision.reasons[0]
+        assert not decision.retrain and "four closed windows are needed" in decision.reasons[0]
 
 
 class TestAdaptive:
@@ -105,7 +105,7 @@ class TestRegret:
         decision = self.regret(6.0, 6.0)
         assert decision.retrain
         assert (
-            "regret of 100.00 USD since the champion began (2 windows against mae 5 of fresh models)"
+            "regret of 100.00 USD since the champion took over (2 windows against mae 5 of fresh models)"
             in decision.reasons[0]
         )
         assert not self.regret(6.0, 6.0, text="{trigger: regret_exceeds_cost, factor: 1.2}").retrain
@@ -122,7 +122,7 @@ class TestRegret:
 
     def test_regret_states_when_it_would_trigger(self):
         assert self.regret(6.0).would_change == (
-            "would retrain from a regret of 90.00 USD, in 4 days if the latest window's loss stays",
+            "would retrain from a regret of 90.00 USD, in 4 days if the latest window's loss persists",
         )
 
     def test_good_windows_reduce_regret_to_zero_at_most(self):
@@ -158,7 +158,7 @@ class TestHysteresis:
             return judged(rule, [*values[:-1], value], metric="accuracy")
 
         decision = at(values[-1])
-        released = ", which releases a breach of the limit 0.8" if level == 0.85 else ""
+        released = ", the release level after a breach of the limit 0.8" if level == 0.85 else ""
         position = "is below" if decision.retrain else "is not below"
         assert f"{position} {'' if released else 'the limit '}{level:g}{released};" in decision.reasons[0]
         sentence = (
@@ -176,7 +176,7 @@ class TestHysteresis:
                 policy(text)
 
 
-def test_series_is_of_the_present_champion():
+def test_series_is_of_the_current_champion():
     """A champion that starts badly must not set its own baseline."""
     values = [5.0, 5.0, 5.0, 7.0, 7.0, 7.0, 7.0]
     rule = "{trigger: regret_exceeds_cost}"

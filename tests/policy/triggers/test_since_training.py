@@ -138,7 +138,9 @@ class TestArrival:
         assert self.decide(self.rows, 1000, 900, 600).retrain
         decision = self.decide(self.rows, 1000, 900, 599)
         assert not decision.retrain
-        assert decision.reasons[0].startswith("2,499 rows with labels arrived since the rows of the latest training")
+        assert decision.reasons[0].startswith(
+            "2,499 rows with labels arrived since the end of the latest training data"
+        )
         assert decision.would_change == ("would retrain from 2,500 new rows with labels, 1 more",)
 
     def test_share_refers_to_training_rows(self):
