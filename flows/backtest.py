@@ -17,7 +17,7 @@ from deployments.config.model import load_model_config
 from flows.parameters import Model, Moment, present, run_name, wall_clock
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE
-from tasks.replay.candidates import assemble_matrix, plan_candidates, record_candidate, record_probes, without
+from tasks.replay.candidates import assemble_matrix, exclude_windows, plan_candidates, record_candidate, record_probes
 from tasks.replay.simulation import backtest_candidates
 
 
@@ -57,7 +57,7 @@ def backtest(
     known = min(plan.windows[-1].end + config.columns.label_delay, wall_clock())
     land_labels(config, known)
     empty = [snapshot.window for snapshot in served if not snapshot.rows]
-    plan = without(config, plan, empty, known)
+    plan = exclude_windows(config, plan, empty, known)
     probes = record_probes.submit(config, plan)
     recorded = [record_candidate.submit(config, plan, place) for place in range(len(plan.windows) - 1)]
     matrix = assemble_matrix(config, plan, [future.result() for future in recorded], probes.result())

@@ -20,7 +20,7 @@ from prefect.settings import (
 from pydantic import AfterValidator, Field
 
 from deployments.config.model import ModelConfig, available_models
-from tasks.adapters.orchestration.server import kept_log_in, served_url
+from tasks.adapters.orchestration.server import served_url, stored_log_in
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import CLOCKS_APART, digest
 from tasks.policy.records.errors import PerennialError, TimeAhead
@@ -144,7 +144,7 @@ def own_server() -> AbstractContextManager[Any]:
         return temporary_settings(
             {PREFECT_API_URL: served},
             restore_defaults=elsewhere,
-            set_defaults={PREFECT_API_AUTH_STRING: kept_log_in(space)},
+            set_defaults={PREFECT_API_AUTH_STRING: stored_log_in(space)},
         )
     database = f"sqlite+aiosqlite:///{make_folder(space.home / 'prefect')}/prefect.db"
     return temporary_settings(

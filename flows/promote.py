@@ -19,7 +19,7 @@ from tasks.policy.records.errors import NothingToPromote
 from tasks.policy.records.evidence import Promotion, ValidationReport
 from tasks.policy.records.text import OneLine
 from tasks.policy.reporting.preview import Preview
-from tasks.record.history import find_challenger, recall_validation
+from tasks.record.history import find_challenger, load_validation
 from tasks.record.preview import preview_promotion
 from tasks.record.publication import publish_answer, publish_promotion
 from tasks.rollout.access import admit, check_trigger, check_verdict_time, use_override
@@ -81,7 +81,7 @@ def _preview(config: ModelConfig, request: RunRequest, decision_id: str | None) 
 
 def _verdict(config: ModelConfig, model: str, decision_id: str | None) -> ValidationReport:
     """Return the challenger's validation from the ledger. Raises NothingToPromote if there is none."""
-    validation = recall_validation(config, decision_id)
+    validation = load_validation(config, decision_id)
     if validation is None:
         raise NothingToPromote(
             f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "

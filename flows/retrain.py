@@ -30,19 +30,19 @@ from tasks.policy.governance.access import Override
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.evidence import ValidationReport
 from tasks.policy.reporting.preview import Preview
-from tasks.record.history import find_champion, find_earlier, next_cost_usd, recall_validation, spent_usd
+from tasks.record.history import find_champion, find_earlier, load_validation, next_cost_usd, spent_usd
 from tasks.record.preview import preview_retraining, preview_trial
 from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
 from tasks.rollout.access import admit, check_decision, check_trigger, use_override
 from tasks.rollout.lease import with_lease
 from tasks.training.shared_budget import claim_shared_budget
-from tasks.training.slots import in_a_training_slot
+from tasks.training.slots import with_training_slot
 from tasks.training.train import train_challenger
 from tasks.training.validation import validate_challenger
 
 
 @flow(name="retrain", flow_run_name=run_name("retrain"))
-@in_a_training_slot
+@with_training_slot
 @with_lease()
 def retrain(
     model: Model,
@@ -74,7 +74,7 @@ def retrain(
         return _preview(config, request, decision_id, earlier)
     check_trigger(config, request)
     request = check_decision(config, request, decision_id, earlier)
-    recorded = recall_validation(config, decision_id)
+    recorded = load_validation(config, decision_id)
     if recorded:
         hand_over_again(config, recorded, decision_id, as_of)
         return recorded
@@ -96,7 +96,7 @@ def retrain(
 
 def _preview(config: ModelConfig, request: RunRequest, decision_id: str, earlier: str | None) -> Preview:
     split = split_labelled_rows(config, request.as_of) if find_champion(config) else None
-    recorded = recall_validation(config, decision_id)
+    recorded = load_validation(config, decision_id)
     if earlier and split:
         challenger = find_earlier(config, earlier, decision_id)
         return preview_trial(config, request, challenger, split[1], recorded)

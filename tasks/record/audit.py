@@ -82,10 +82,10 @@ class CheckedLedger:
 
 def noted_head(text: str) -> "tuple[str, Head]":
     """Parse MODEL:SEQUENCE:HASH, as an earlier check printed it. Raises ValueError for anything else."""
-    model, sequence, noted = (*text.split(":"), "", "")[:3]
-    if not (sequence.isdigit() and len(noted) == 64):
+    model, sequence, head_hash = (*text.split(":"), "", "")[:3]
+    if not (sequence.isdigit() and len(head_hash) == 64):
         raise ValueError(f"{text!r} is no head, expected MODEL:SEQUENCE:HASH as verify prints it")
-    return model, ledger.Head(int(sequence), noted)
+    return model, ledger.Head(int(sequence), head_hash)
 
 
 def check_ledgers(models: Sequence[str], heads: "Sequence[tuple[str, Head]]" = ()) -> list[CheckedLedger]:
@@ -99,10 +99,10 @@ def _check(name: str, heads: "Sequence[Head]") -> CheckedLedger:
     # a named model is expected to have a ledger; a missing ledger must not pass
     problems = found.problems or (() if found.entries else ("there is no ledger of this model here",))
     head = f"{name}:{found.head.sequence}:{found.head.hash}" if found.head else None
-    return CheckedLedger(name, found.entries, head, problems, () if problems else _changed_in_the_registry(name))
+    return CheckedLedger(name, found.entries, head, problems, () if problems else _registry_changes(name))
 
 
-def _changed_in_the_registry(model: str) -> tuple[str, ...]:
+def _registry_changes(model: str) -> tuple[str, ...]:
     """List changes to aliases and versions made outside Perennial, and tags that differ from the ledger's record.
 
     Empty if the registry is a SQLite file that does not exist on this machine; the ledger can be checked without it.

@@ -108,7 +108,7 @@ def write_outcome(
     """Write summary.json and backtest.html atomically to `out`; return the page's path. Raises MatrixError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        storage.atomic_files.write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
+        storage.atomic_files.write_atomically(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
         page = out / "backtest.html"
         return reports.backtest.write_page(outcome, lifts(matrix, outcome), page, title, recommendation)
     except OSError as error:

@@ -51,7 +51,7 @@ def approval_of(
             return from_json(Approval, entry.body)
     if not config.needs_approval or _serves(challenger):
         return Approval(version, "not_needed", request.approved_by or NOBODY, request.comment, ())
-    _refuse_the_hopeless(config, challenger, validation)
+    _check_promotable(config, challenger, validation)
     pending = _open(config, request, challenger)
     if request.now >= pending.expires_at and not orchestration.run_identity.was_answered():
         approval = _expired(pending)
@@ -74,7 +74,7 @@ def _serves(challenger: ModelVersion) -> bool:
     return champion == challenger.version and challenger.decision_id in promoted
 
 
-def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
+def _check_promotable(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
     """Raise PromotionRefused for a challenger that could not be promoted even with an approval."""
     champion = registry.aliases(config.name).get(registry.CHAMPION)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)

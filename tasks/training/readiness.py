@@ -30,7 +30,7 @@ def check_training(config: ModelConfig) -> None:
         gates.expectation_suite.own_suite(config.quality.suite)
 
 
-def look_at_data(config: ModelConfig) -> tuple[str, ...]:
+def describe_data(config: ModelConfig) -> tuple[str, ...]:
     """Describe the last window of the history in sentences. Raises SourceError if it cannot be read as configured."""
     end = config.period.history_until
     window = Window(max(config.period.start, end - timedelta(days=config.window_days)), end)

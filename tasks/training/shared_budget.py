@@ -33,7 +33,7 @@ def claim_shared_budget(
     fleet = load_fleet_config()
     if fleet.shared_budget is None or config.name not in fleet.sharing():
         return None
-    with storage.lease.hold(LEASE, "budget", patience_s=PATIENCE_S) as alone:
+    with storage.lease.hold(LEASE, "budget", patience_s=PATIENCE_S) as lease:
         if any(entry.decision_id == decision_id for entry in ledger.entries(config.name, kind="budget.granted")):
             return None
         configs = {name: config if name == config.name else load_model_config(name) for name in fleet.sharing()}
@@ -48,7 +48,7 @@ def claim_shared_budget(
         if refusal is None and not dry_run:
             left = balance.left_usd - own.cost_usd
             grant = budget.Grant(own.cost_usd, left, f"{balance.sentence}; {own.cost_usd:,.2f} USD more are promised")
-            alone.check()  # right before the write: a process paused past its lease may see outdated balances
+            lease.check()  # right before the write: a process paused past its lease may see outdated balances
             ledger.append(config.name, Fact("budget.granted", grant, as_of, decision_id))
     get_run_logger().info("shared budget: %s", refusal or balance.sentence)
     return refusal

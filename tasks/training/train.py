@@ -20,7 +20,7 @@ from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 
 
-def _where_rows_are(config: ModelConfig, span: Window) -> str:
+def _describe_missed_windows(config: ModelConfig, span: Window) -> str:
     """Describe the back-fill that would add missed windows to the training window; empty if none were missed."""
     if registry.CHAMPION not in registry.aliases(config.name):
         return ""
@@ -91,7 +91,7 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         if refusal:
             refusal += f"; {words}" if words else ""
             raise TrainingRefused(
-                f"{config.name}: {training.window.name}: {refusal}{_where_rows_are(config, training.window)}"
+                f"{config.name}: {training.window.name}: {refusal}{_describe_missed_windows(config, training.window)}"
             )
         profile = profiling.profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
         if profile.leaking:

@@ -163,7 +163,7 @@ def test_model_broken_during_promotion_restores_aliases(three_versions):
     with disable_run_logger(), pytest.raises(MoveFailed, match="version 3 does not serve as champion"):
         alias_transaction.move(MODEL, "d3", before, wanted)
     assert registry.aliases(MODEL) == before
-    assert alias_transaction.remembered(MODEL, "3", "d3") == before
+    assert alias_transaction.aliases_before_move(MODEL, "3", "d3") == before
 
 
 def test_registry_failure_restores_aliases(three_versions):
@@ -208,7 +208,7 @@ def test_killed_promotion_of_a_broken_model_is_undone(three_versions):
     corrupt(three_versions[2])
     with disable_run_logger(), pytest.raises(MoveFailed):
         alias_transaction.move(
-            MODEL, "d3", alias_transaction.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
+            MODEL, "d3", alias_transaction.aliases_before_move(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
         )
     assert registry.aliases(MODEL) == before
 

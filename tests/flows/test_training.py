@@ -14,7 +14,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.adapters.gates.expectation_suite import learned_suite
 from tasks.adapters.lake.schemas import sort_labels
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.orchestration.retry_conditions import is_transient
 from tasks.adapters.registry import version_files
 from tasks.policy.records.errors import NoChampion, RegistryError, TrainingRefused
 from tasks.policy.records.evidence import ModelVersion
@@ -196,10 +196,10 @@ def test_outage_is_retried_but_refusal_is_not():
     def state_of(error: Exception):
         return Failed(message="failed", data=error)
 
-    assert not may_pass(None, None, state_of(TrainingRefused("too few rows")))
-    assert may_pass(None, None, state_of(ConnectionError("reset")))
-    assert may_pass(None, None, state_of(RegistryError("gone for a moment")))
-    assert not may_pass(None, None, state_of(NoChampion("never there")))
+    assert not is_transient(None, None, state_of(TrainingRefused("too few rows")))
+    assert is_transient(None, None, state_of(ConnectionError("reset")))
+    assert is_transient(None, None, state_of(RegistryError("gone for a moment")))
+    assert not is_transient(None, None, state_of(NoChampion("never there")))
 
 
 def test_training_uses_labels_known_at_as_of():
@@ -216,7 +216,7 @@ def test_training_uses_labels_known_at_as_of():
 def test_task_in_a_flow_retries_only_outages(error, attempts):
     calls = []
 
-    @task(retries=1, retry_delay_seconds=0, retry_condition_fn=may_pass)
+    @task(retries=1, retry_delay_seconds=0, retry_condition_fn=is_transient)
     def fail() -> None:
         calls.append(1)
         raise error

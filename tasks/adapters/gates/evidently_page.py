@@ -20,7 +20,7 @@ from evidently.legacy.renderers.html_widgets import group_widget
 from evidently.legacy.utils import NumpyEncoder
 from evidently.legacy.utils.dashboard import STATIC_PATH, dashboard_info_to_json
 
-from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.storage.atomic_files import write_atomically
 from tasks.policy.records.reports import DriftReport
 
 SHARED = "assets"
@@ -37,7 +37,7 @@ def write_page(path: Path, reports: Path, title: str, report: DriftReport, snaps
     """Write the page to `path`, under `reports`, with one group of widgets per named snapshot. Raises OSError."""
     up = "../" * len(path.parent.relative_to(reports).parts) + SHARED
     script, style = write_assets(reports)
-    write_whole(
+    write_atomically(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<link rel="stylesheet" href="{up}/{style}"></head><body>{_header(title, report)}<div id="drift"></div>'
@@ -99,7 +99,7 @@ def write_assets(reports: Path) -> tuple[str, str]:
         path = reports / SHARED / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
+            write_atomically(path, content)
         names.append(name)
     return names[0], names[1]
 

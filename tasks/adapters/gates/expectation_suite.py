@@ -124,7 +124,7 @@ def learned_suite(config: ModelConfig, reference: ReferenceProfile) -> str:
     return json.dumps(suite.to_json_dict(), indent=1)
 
 
-def present_suite(config: ModelConfig, reference: ReferenceProfile, stored: str | None) -> str:
+def current_suite(config: ModelConfig, reference: ReferenceProfile, stored: str | None) -> str:
     """Return the stored suite if it was learned under the current settings, else learn it again."""
     if stored is not None and json.loads(stored)["meta"].get("settings") == _settings(config):
         return stored

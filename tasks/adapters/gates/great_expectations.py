@@ -98,7 +98,7 @@ def judge_learned(
                 if (set(one.columns) <= set(frame.columns) if one.columns else not first)
                 and not (one.type == UNIQUE and rows.in_parts)
             }
-            for columns in _apart(frame):
+            for columns in _column_groups(frame):
                 on = {place: one for place, one in about.items() if not one.columns or {*one.columns} <= {*columns}}
                 _validate(frame[columns], on, shown.parameters, seen)
                 about = {place: one for place, one in about.items() if place not in on}
@@ -119,7 +119,7 @@ def _from_sketch(one: Expected, profile: WindowProfile, shown: Shown) -> Finding
     return Finding(one.check, one.columns[0], not count, words, observed, count, one.on_failure, COUNTS)
 
 
-def _apart(frame: pd.DataFrame) -> list[list[str]]:
+def _column_groups(frame: pd.DataFrame) -> list[list[str]]:
     """Group columns without nulls, and put each other column alone: Great Expectations copies the frame for it."""
     with_nulls = [name for name in frame if frame[name].hasnans]
     return [[name for name in frame if name not in with_nulls], *([name] for name in with_nulls)]

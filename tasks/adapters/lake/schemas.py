@@ -25,7 +25,7 @@ from tasks.adapters.lake.casts import (
     is_text,
     to_utc,
 )
-from tasks.adapters.lake.label_spellings import places_of, read_numbers, spelled_column, unknown_words
+from tasks.adapters.lake.label_spellings import canonical_labels, class_indices, read_numbers, unknown_words
 from tasks.adapters.lake.row_identity import joined_key
 from tasks.policy.records.errors import SourceError
 
@@ -69,8 +69,8 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
         near = difflib.get_close_matches(name, list(found), n=1)
         known = set(found) & set(wanted)  # a table with none of the columns is another file; its names are not quoted
         listed = ", ".join(sorted(found)[:12]) if known else f"{len(found)} columns, none of those wanted"
-        meant = f"did you mean {near[0]!r}{_other_letters(name, near[0])}?" if near else ""
-        hint = meant or f"it has {listed if found else 'no columns'}."
+        suggestion = f"did you mean {near[0]!r}{_other_letters(name, near[0])}?" if near else ""
+        hint = suggestion or f"it has {listed if found else 'no columns'}."
         raise SourceError(f"{where}: column {name!r} is missing; {hint} Fix the source or the YAML's columns.")
 
 
@@ -213,7 +213,7 @@ def _as_amount(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[p
 def _as_class(config: ModelConfig, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     named = config.columns.named_classes
     point = str(config.source.options.get("decimal_point", ".")) if config.source.kind == "csv" else "."
-    labels, strange = _listed(config, spelled_column(column, named, point))
+    labels, strange = _listed(config, canonical_labels(column, named, point))
     return labels, pc.coalesce(strange, unknown_words(column, named))
 
 
@@ -222,7 +222,7 @@ def _listed(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[pa.ChunkedArr
     none = pa.chunked_array([pa.nulls(len(labels), pa.string())])
     if not config.columns.classes:
         return labels, none
-    strange = pc.equal(places_of(labels.cast(pa.string()), config.columns.classes), -1)
+    strange = pc.equal(class_indices(labels.cast(pa.string()), config.columns.classes), -1)
     strange = pc.fill_null(strange, False)
     return pc.if_else(strange, None, labels), pc.if_else(strange, NOT_LISTED, none)
 

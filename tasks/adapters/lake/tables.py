@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes, combined
 from tasks.adapters.delta.parquet_file import LandedParquet
-from tasks.adapters.delta.table import LandedFile, LandedTable, stored_names, until_first
+from tasks.adapters.delta.table import LandedFile, LandedTable, retry_on_conflict, stored_names
 from tasks.adapters.lake.casts import MOMENT, moment, to_utc
-from tasks.adapters.lake.label_faults import land_label_faults, read_label_faults, stored_alike
-from tasks.adapters.lake.label_times import label_lag, labels_came, labels_due_by
+from tasks.adapters.lake.label_faults import cast_to_stored_type, land_label_faults, read_label_faults
+from tasks.adapters.lake.label_times import label_lag, labels_arrived, labels_due_by
 from tasks.adapters.lake.late_labels import (
     labelled_rows,
     labelled_snapshot,
@@ -28,7 +28,7 @@ from tasks.adapters.lake.late_labels import (
     read_labelled,
 )
 from tasks.adapters.lake.schemas import conform_rows, require_columns
-from tasks.adapters.lake.window_scan import window_named
+from tasks.adapters.lake.window_scan import parse_window
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
@@ -36,9 +36,24 @@ from tasks.policy.records.errors import LakeError
 from tasks.policy.records.reports import Snapshot
 
 __all__ = [
-    "label_lag", "labelled_rows", "labelled_snapshot", "labels_came", "labels_due",
-    "labels_due_by", "land_label_faults", "land_labels", "land_predictions", "land_rows", "landed_rows", "landed_until",
-    "read_batches", "read_label_faults", "read_labelled", "read_predictions", "read_rows", "stored_alike",
+    "cast_to_stored_type",
+    "label_lag",
+    "labelled_rows",
+    "labelled_snapshot",
+    "labels_arrived",
+    "labels_due",
+    "labels_due_by",
+    "land_label_faults",
+    "land_labels",
+    "land_predictions",
+    "land_rows",
+    "landed_rows",
+    "landed_until",
+    "read_batches",
+    "read_label_faults",
+    "read_labelled",
+    "read_predictions",
+    "read_rows",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -73,7 +88,7 @@ def landed_until(config: ModelConfig, as_of: datetime, excluding: Sequence[str] 
     """Return the end of the landed rows, at most `as_of`, without windows named in `excluding`; None without rows."""
     table = LandedTable.open(workspace().table(config.name, "rows"))
     names = {file.window for file in table.files()} - {*excluding} if table else ()
-    return max((min(window.end, as_of) for window in map(window_named, names) if window.start < as_of), default=None)
+    return max((min(window.end, as_of) for window in map(parse_window, names) if window.start < as_of), default=None)
 
 
 def land_predictions(config: ModelConfig, window: Window, model_version: str, table: pa.Table) -> Snapshot:
@@ -158,7 +173,7 @@ def _land_once(landing: _Landing, rows: pa.Table, notes: Mapping[str, str]) -> S
         lease.check(landing.model)
         return landed or _snapshot(uri, window, table.append({window.name: ordered}, {key: None}, notes)[window.name])
 
-    snapshot = until_first(attempt, uri)
+    snapshot = retry_on_conflict(attempt, uri)
     found = combined(column_hashes(ordered))
     if snapshot.content_hash != found:
         logger.warning(

@@ -47,8 +47,8 @@ __all__ = ["HEAD", "Head", "Verification", "append", "entries", "models", "verif
 logger = logging.getLogger(__name__)
 _MODEL = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
-"""Entries that this process has read or loaded from a copy, by ledger and model; guarded by the lock `_ALONE`."""
-_ALONE = Lock()
+"""Entries that this process has read or loaded from a copy, by ledger and model; guarded by the lock `_LOCK`."""
+_LOCK = Lock()
 
 
 def append(model: str, fact: Fact) -> LedgerEntry:
@@ -61,7 +61,7 @@ def append(model: str, fact: Fact) -> LedgerEntry:
     while True:
         known, head = _chain(model)
         if known and head is None:
-            _witness(model, known)
+            _write_missing_head(model, known)
         recorded = [entry for entry in known if (entry.kind, entry.decision_id) == (fact.kind, fact.decision_id)]
         if recorded and fact.decision_id is not None:
             return recorded[0]
@@ -78,7 +78,7 @@ def append(model: str, fact: Fact) -> LedgerEntry:
                     continue  # another writer was faster; its entry comes first
                 # otherwise the store accepted this entry, the response was lost, and the client retried
         try:
-            _remember(model, entry)
+            _advance_head(model, entry)
         except LedgerError as error:  # the fact is recorded; raising could make the caller record it twice
             logger.warning(
                 "%s: entry %d is in, but %s lags behind until the next: %s", model, entry.sequence, HEAD, error
@@ -86,14 +86,14 @@ def append(model: str, fact: Fact) -> LedgerEntry:
         return entry
 
 
-def _witness(model: str, known: Sequence[LedgerEntry]) -> None:
+def _write_missing_head(model: str, known: Sequence[LedgerEntry]) -> None:
     """Write the head for a writer that was killed after the first entry. Raises LedgerError if more entries exist.
 
     A second entry is written only after a head exists, so a head missing later was lost, and entries may be lost with
     it.
     """
     if len(known) == 1:
-        _remember(model, known[0])
+        _advance_head(model, known[0])
     elif read_head(model) is None:  # read again: the earlier read may predate the entries
         last = to_json(Head(known[-1].sequence, known[-1].hash))
         raise damaged(
@@ -103,7 +103,7 @@ def _witness(model: str, known: Sequence[LedgerEntry]) -> None:
         )
 
 
-def _remember(model: str, entry: LedgerEntry) -> None:
+def _advance_head(model: str, entry: LedgerEntry) -> None:
     """Set the head to this entry, then to each later one: a slow writer must not leave an outdated head."""
     latest: LedgerEntry | None = entry
     while latest:
@@ -131,7 +131,7 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
     """Return (all entries, the head as read before them)."""
     if not _MODEL.match(model):
         raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores")
-    with _ALONE:
+    with _LOCK:
         known, head = _KNOWN.setdefault((workspace().ledger, model), []), read_head(model)
         if not known:
             known.extend(ledger_copy.load(model))

@@ -22,7 +22,7 @@ import obstore
 import orjson
 
 from tasks.adapters.ledger.files import GENESIS, key, read
-from tasks.adapters.storage.atomic_files import one_at_a_time, whole_file
+from tasks.adapters.storage.atomic_files import atomic_file, file_lock
 from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.workspace import OWNER_ONLY, workspace
 from tasks.policy.records.base import digest, to_json
@@ -67,14 +67,14 @@ def extend(model: str, entries: Sequence[LedgerEntry]) -> None:
         if len(entries) - copied < BATCH:
             return
         path.parent.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
-        with one_at_a_time(path.with_suffix(".lock")):
+        with file_lock(path.with_suffix(".lock")):
             copied = _count(path)
             added = b"".join(_lines(model, entries[copied:]))
             if copied:
                 with path.open("ab") as file:
                     file.write(added)
             else:
-                with whole_file(path) as own:
+                with atomic_file(path) as own:
                     own.write_bytes(added)
             _COUNTED[path] = (path.stat().st_size, max(copied, len(entries)))
     except (OSError, LedgerError) as error:

@@ -40,9 +40,9 @@ def verify(model: str, *expected: Head) -> Verification:
         problems.append(
             f"{HEAD} is missing or cannot be read, so nothing here shows that the last entries are all there"
         )
-    for witness, where in ((head, HEAD), *((noted, "the head noted elsewhere") for noted in expected)):
-        if witness and hashes.get(witness.sequence) != witness.hash:
-            fault = "is another one" if witness.sequence in hashes else "is not there"
-            problems.append(f"{where} names entry {witness.sequence} with hash {witness.hash[:12]}…, which {fault}")
+    for known, where in ((head, HEAD), *((other, "the head noted elsewhere") for other in expected)):
+        if known and hashes.get(known.sequence) != known.hash:
+            fault = "is another one" if known.sequence in hashes else "is not there"
+            problems.append(f"{where} names entry {known.sequence} with hash {known.hash[:12]}…, which {fault}")
     last = max(hashes)
     return Verification(model, len(numbered), Head(last, hashes[last]) if last else None, tuple(problems))

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake.label_spellings import class_meant, maybe_alike
+from tasks.adapters.lake.label_spellings import ambiguous_spellings, matching_class
 from tasks.adapters.models.encoding import encode_labels, is_number, label_classes
 from tasks.policy.data_quality.label_quality import find_jump
 from tasks.policy.statistics.metrics import Floats
@@ -69,11 +69,11 @@ def _class_fault(config: ModelConfig, labels: pa.ChunkedArray) -> str | None:
     if config.task == "binary" and len(names) > 2:
         found = ", ".join(names[:SHOWN])
         return f"label {name} has {len(names)} classes in these rows ({found}), expected 2 for task binary"
-    if positive is not None and class_meant(positive, names) is None:
+    if positive is not None and matching_class(positive, names) is None:
         return f"label {name} has the classes {' and '.join(names)}, expected columns.positive_label {positive!r} among them"
     if len(names) > MAX_CLASSES:
         return f"label {name} has {len(names)} classes, expected at most {MAX_CLASSES}; is the task a regression?"
-    alike = maybe_alike(names, config.columns.classes)
+    alike = ambiguous_spellings(names, config.columns.classes)
     if alike:
         return (
             f"label {name} has classes that may be one spelled twice ({', '.join(alike[:SHOWN])}), expected one spelling of "

@@ -45,7 +45,7 @@ def is_deployed() -> bool:
     return run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
 
 
-def come_back_later(why: str, seconds: float) -> None:
+def requeue_current_run(why: str, seconds: float) -> None:
     """Requeue a deployed run and end its process with Abort; return if no worker would pick it up again."""
     run = FlowRunContext.get()
     if run is None or run.flow_run is None or not is_deployed():
@@ -62,7 +62,7 @@ def worker_name(pool: str, queues: Sequence[str]) -> str:
     return "-".join((pool, *queues, socket.gethostname()))
 
 
-def hand_back(api_url: str, runs: Collection[UUID]) -> int:
+def requeue_runs(api_url: str, runs: Collection[UUID]) -> int:
     """Requeue those of the runs that are still under way or crashed. Return how many."""
     back = 0
     with client_of(api_url) as client:
@@ -75,7 +75,7 @@ def hand_back(api_url: str, runs: Collection[UUID]) -> int:
     return back
 
 
-def hand_back_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -> int:
+def requeue_orphaned_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -> int:
     """Requeue every run that this machine's worker took and whose process is gone. Return how many.
 
     A run without a worker label was taken a moment ago; it counts as ours if no other worker is online. Containers

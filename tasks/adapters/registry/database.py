@@ -14,7 +14,7 @@ from uuid import uuid4
 from mlflow.store.db.utils import _get_latest_schema_revision, _initialize_tables, create_sqlalchemy_engine_with_retry
 from sqlalchemy.engine import make_url
 
-from tasks.adapters.storage.atomic_files import one_at_a_time
+from tasks.adapters.storage.atomic_files import file_lock
 
 logger = logging.getLogger(__name__)
 FILLED = ("runs", "registered_models", "model_versions", "logged_models")
@@ -27,7 +27,7 @@ def make_database(uri: str) -> None:
     if path is None or _is_made(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(path.with_name(f"{path.name}.lock")):
+    with file_lock(path.with_name(f"{path.name}.lock")):
         if _is_made(path):
             return
         if path.exists() and path.stat().st_size:

@@ -50,7 +50,7 @@ def client() -> MlflowClient:
 @lru_cache(maxsize=16)
 def client_of(uri: str) -> MlflowClient:
     """Return the client of the registry at this address, cached per process. Raises RegistryError."""
-    with answers("the registry cannot be opened"):
+    with registry_errors("the registry cannot be opened"):
         make_database(uri)
         connected = MlflowClient(tracking_uri=uri, registry_uri=uri)
         connected.search_registered_models(max_results=1)
@@ -58,7 +58,7 @@ def client_of(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def answers(what: str) -> Iterator[None]:
+def registry_errors(what: str) -> Iterator[None]:
     """Convert exceptions of MLflow, its database and the disk to RegistryError with the address and what to check."""
     try:
         yield
@@ -149,7 +149,7 @@ def all_tags(model: str) -> dict[str, dict[str, str]]:
 
 
 def _stored_versions(model: str) -> list[StoredVersion]:
-    with answers(f"{model}: versions cannot be listed"):
+    with registry_errors(f"{model}: versions cannot be listed"):
         return list(client().search_model_versions(f"name='{model}'", max_results=10_000))
 
 
@@ -198,7 +198,7 @@ def set_aliases(model: str, wanted: Mapping[str, str | None]) -> None:
         if present.get(alias) == number:
             continue
         lease.check(model)
-        with answers(f"{model}: alias {alias} cannot be moved to version {number}"):
+        with registry_errors(f"{model}: alias {alias} cannot be moved to version {number}"):
             if number is None:
                 client().delete_registered_model_alias(model, alias)
             else:
@@ -209,7 +209,7 @@ def tag(model: str, number: str, **tags: str) -> None:
     """Set tags of a version."""
     for name, value in tags.items():
         lease.check(model)
-        with answers(f"{model} version {number}: tag {name} cannot be set"):
+        with registry_errors(f"{model} version {number}: tag {name} cannot be set"):
             client().set_model_version_tag(model, number, name, value)
 
 

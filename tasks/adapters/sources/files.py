@@ -89,7 +89,7 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
         ) from None
 
 
-def shown(path: str) -> str:
+def without_credentials(path: str) -> str:
     """Return a path for messages, without credentials and query string."""
     parts = urlsplit(path)
     return path if not parts.scheme else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

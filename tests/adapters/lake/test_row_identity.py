@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
-from tasks.adapters.lake.row_identity import how_to_tell_apart, joined_key, landed_places, matches, repeats
+from tasks.adapters.lake.row_identity import joined_key, matches, remedy_for_repeated_ids, repeats, window_indices
 from tasks.adapters.sources.read import read_labels, read_window
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError, SourceError
@@ -63,7 +63,7 @@ def test_overlapping_times_belong_to_the_first_window() -> None:
     later = Window(WINDOW.start + 2 * DAY, SECOND.end)
     windows = (WINDOW, later, HISTORY)
     moments = [HISTORY.start + timedelta(hours=7 * int(n)) for n in np.random.default_rng(1).permutation(160)]
-    found = landed_places(pa.chunked_array([pa.array(moments, pa.timestamp("us", "UTC"))]), windows)
+    found = window_indices(pa.chunked_array([pa.array(moments, pa.timestamp("us", "UTC"))]), windows)
     wanted = [next((n for n, own in enumerate(windows) if own.start <= at < own.end), -1) for at in moments]
     assert found.tolist() == wanted and {-1, 0, 1, 2} == set(wanted)
 
@@ -107,7 +107,7 @@ def test_single_repeated_id_is_refused(tmp_path: Path) -> None:
 
 def test_duplicate_rows_get_another_remedy() -> None:
     table = rows(4, id=["a", "a", "b", "c"], at=pa.array([WINDOW.start] * 4, pa.timestamp("us", "UTC")))
-    assert "id, at together do not" in how_to_tell_apart(table, ["id"])
+    assert "id, at together do not" in remedy_for_repeated_ids(table, ["id"])
 
 
 def test_repeated_ids_in_a_window_are_left_to_the_quality_gate(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_retracted_label_is_unknown_afterwards() -> None:
     assert label_of(seen - DAY / 2) == {"0-0": 1, "0-1": 0}, "it was known then"
     assert label_of(seen) == {"0-1": 0}
     assert lake.labelled_snapshot(CONFIG, WINDOW, seen).labelled_rows == 1
-    assert lake.labels_came(CONFIG, WINDOW, first, seen), "so the window is measured again"
+    assert lake.labels_arrived(CONFIG, WINDOW, first, seen), "so the window is measured again"
     assert lake.land_labels(CONFIG, labels(ids, [1, 0], known), again) == 1
     assert (label_of(seen), label_of(again)) == ({"0-1": 0}, {"0-0": 1, "0-1": 0})
 
