@@ -389,7 +389,7 @@ def test_run_of_a_dead_process_is_requeued(deployed, client, monkeypatch):
     from prefect.settings import get_current_settings
     from prefect.states import Running
 
-    from tasks.adapters.orchestration.requeue import POOL, TAKEN_BY, requeue_orphaned_runs, worker_name
+    from tasks.adapters.orchestration.requeue import POOL, WORKER_LABEL, requeue_orphaned_runs, worker_name
 
     monkeypatch.setattr("tasks.adapters.orchestration.requeue.PAGE", 1)  # one run per response
     deployment = client.read_deployment_by_name("score/score")
@@ -400,7 +400,7 @@ def test_run_of_a_dead_process_is_requeued(deployed, client, monkeypatch):
         run = runs[name] = client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"})
         client.set_flow_run_state(run.id, Running(), force=True)
         client.update_flow_run(run.id, infrastructure_pid=str(os.getpid()) if name == "lives" else "999999999")
-        client.update_flow_run_labels(run.id, {TAKEN_BY: worker})
+        client.update_flow_run_labels(run.id, {WORKER_LABEL: worker})
     assert requeue_orphaned_runs(str(get_current_settings().api.url)) == 2
     states = {name: client.read_flow_run(run.id).state.name for name, run in runs.items()}
     back = "AwaitingRetry"
@@ -421,7 +421,7 @@ def test_only_local_processes_are_considered_dead(deployed, client, pool, pids, 
     from prefect.states import Running
 
     from deployments.apply.server_state import PrefectState
-    from tasks.adapters.orchestration.requeue import TAKEN_BY, requeue_orphaned_runs, worker_name
+    from tasks.adapters.orchestration.requeue import WORKER_LABEL, requeue_orphaned_runs, worker_name
 
     if pool != "perennial":
         with PrefectState() as state:
@@ -433,7 +433,7 @@ def test_only_local_processes_are_considered_dead(deployed, client, pool, pids, 
         run = runs[pid] = client.create_flow_run_from_deployment(deployment, parameters={"model": "any"})
         client.set_flow_run_state(run.id, Running(), force=True)
         client.update_flow_run(run.id, infrastructure_pid=pid)
-        client.update_flow_run_labels(run.id, {TAKEN_BY: worker_name(pool, ())})
+        client.update_flow_run_labels(run.id, {WORKER_LABEL: worker_name(pool, ())})
     try:
         assert requeue_orphaned_runs(str(get_current_settings().api.url), pool) == back
         assert {pid: client.read_flow_run(run.id).state.name == "AwaitingRetry" for pid, run in runs.items()} == pids

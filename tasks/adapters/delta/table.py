@@ -99,7 +99,7 @@ class LandedTable:
         except (DeltaError, OSError) as error:
             at = "" if version is None else f" at version {version}"
             raise LakeError(
-                f"{uri}: cannot be read{at} ({reason_of(error)}); expected a Delta table that landed here; "
+                f"{uri}: cannot be read{at} ({reason_of(error)}); expected a Delta table that Perennial wrote; "
                 "check PERENNIAL_LAKE, that its store can be reached and that its credentials have not expired; where another "
                 "tool upgraded the table's protocol or cleaned up its log, restore the folder _delta_log from a backup"
             ) from None  # the store quotes the complete URL, which may contain a signature
@@ -168,7 +168,7 @@ class LandedTable:
         if len(paths) > len(landed) and self._foreign != len(paths) - len(landed):
             self._foreign = len(paths) - len(landed)
             logger.warning(
-                "%s: holds %d files that another tool wrote, which are not used; expected no other writer",
+                "%s: ignoring %d files that another tool wrote; expected no other writer",
                 self.uri,
                 self._foreign,
             )
@@ -197,10 +197,9 @@ class LandedTable:
         windows = sorted({f"{name['window']} (landed at version {int(name['version'])})" for name in named if name})
         operation = next((action["commitInfo"].get("operation") for action in actions if "commitInfo" in action), None)
         return LakeError(
-            f"{self.uri}: version {version} ({operation or 'another tool'}) took away rows of {', '.join(windows[:5])}"
-            f"{' and others' if len(windows) > 5 else ''}; expected no other writer, as nothing may change once it landed; take "
-            f"it back before anything else lands: DeltaTable({self.uri!r}).restore({version - 1}), or restore the table from a "
-            "backup"
+            f"{self.uri}: version {version} ({operation or 'another tool'}) removed rows of {', '.join(windows[:5])}"
+            f"{' and others' if len(windows) > 5 else ''}; expected no other writer, because landed rows never change; undo "
+            f"it before more rows land: DeltaTable({self.uri!r}).restore({version - 1}), or restore the table from a backup"
         )
 
     def _commit(self, version: int) -> list[dict[str, Any]]:
@@ -262,7 +261,7 @@ class LandedTable:
             if field.type != before:
                 raise LakeError(
                     f"{self.uri}: column {field.name!r} is stored as {before}, found {field.type}; "
-                    "expected one type for good; rename the column, or give the model a new name"
+                    "the type of a column cannot change; rename the column, or give the model a new name"
                 )
         if new:
             self._table.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
@@ -288,8 +287,8 @@ class LandedTable:
             latest = LandedTable.open(self.uri)
         except LakeError:
             raise WorkspaceError(
-                f"{self.uri}: cannot be written to ({reason_of(error)}), nor read to tell whether the rows have landed; "
-                "expected a store that can be reached; run this again, which lands nothing twice"
+                f"{self.uri}: cannot be written to ({reason_of(error)}), nor read to check whether the rows landed; "
+                "expected a reachable store; run this again: no row lands twice"
             ) from None
         return (
             bool(adds) and latest is not None and {add.path for add in adds} <= {file.path for file in latest.files()}
@@ -321,7 +320,7 @@ def retry_on_conflict(attempt: Callable[[], Result], uri: str) -> Result:
             return attempt()
         except CommitConflict:
             continue
-    raise WorkspaceError(f"{uri}: {ATTEMPTS} commits in a row came too late; expected fewer writers at once; try again")
+    raise WorkspaceError(f"{uri}: lost {ATTEMPTS} commit races in a row; expected fewer concurrent writers; try again")
 
 
 def stored_names(names: Sequence[str], present: Sequence[str] = ()) -> dict[str, str]:

@@ -34,7 +34,7 @@ def aliases_before_move(model: str, number: str, decision_id: str) -> dict[str, 
 
 
 def recorded_aliases(tags: Mapping[str, str], decision_id: str) -> dict[str, str] | None:
-    """Return the aliases before this decision's move, from the version's tags; None if its last move was another."""
+    """Return the aliases before this decision's move, from the version's tags; None if another decision moved it last."""
     if tags.get("move_by") != decision_id:
         return None
     before: dict[str, str] = json.loads(tags["move_from"])
@@ -79,7 +79,7 @@ def move(
     """
     champion = wanted[registry.CHAMPION]
     if champion is None:
-        raise ValueError(f"{model}: a move without a champion was asked for, expected the version that shall serve")
+        raise ValueError(f"{model}: the move names no champion, expected the version that is to serve")
     registry.tag(model, champion, move_from=json.dumps(dict(before)))
     registry.tag(model, champion, move_by=decision_id)
 
@@ -95,7 +95,9 @@ def move(
         fault = None if serving.version == champion else f"the alias leads to version {serving.version}"
         fault = fault or trial.smoke_test(serving, estimator)
         if fault:
-            raise MoveFailed(f"{model}: version {champion} does not serve as champion, putting back: {fault}")
+            raise MoveFailed(
+                f"{model}: version {champion} cannot serve as champion, so the aliases are restored: {fault}"
+            )
 
 
 def _check_not_moved(model: str, before: Mapping[str, str], wanted: Mapping[str, str | None]) -> None:
@@ -104,6 +106,6 @@ def _check_not_moved(model: str, before: Mapping[str, str], wanted: Mapping[str,
     moved = [alias for alias in wanted if now.get(alias) not in (before.get(alias), wanted[alias])]
     if moved:
         raise MoveFailed(
-            f"{model}: {', '.join(moved)} was moved by somebody else meanwhile (now {now}); nothing was changed; "
-            "look at who serves and decide again"
+            f"{model}: {', '.join(moved)} was moved by someone else in the meantime (now {now}); nothing was changed; "
+            "check which version serves and decide again"
         )

@@ -93,7 +93,7 @@ def try_predict(
         return f"version {version.version} does not serve: its {kind} cannot predict these rows ({reason_of(error)})"
     fault = prediction_fault(predicted, len(rows), scorer.task)
     if fault is None and not np.allclose(single, predicted[:1], rtol=1e-5):
-        fault = "a row is answered differently alone than among others"
+        fault = "the prediction of a row differs between a single row and a batch"
     return f"version {version.version} does not serve: {fault}" if fault else (scorer, predicted)
 
 

@@ -38,7 +38,7 @@ WINDOW_ROWS, PROBE_ROWS, SCORED_ROWS = 5_000, 40_000, 20_000
 LATEST = 8
 """Probes scored on a window of service: the latest ones, and those as old as each version that may serve."""
 DEFAULT_ROUNDS, DEFAULT_RATE = 100, 0.3
-NO_PROBE = "untaught"
+NO_PROBE = "untaught"  # empty file in place of a probe that its rows could not train
 _samples = TableCache(128 * 2**20)
 """Cache of samples, which several probes read; 128 MiB hold 500 windows of 5,000 rows × 6 floats."""
 
@@ -54,7 +54,7 @@ def probe_folder(config: ModelConfig) -> Path:
 
 
 def score_history(config: ModelConfig, as_of: datetime, folder: Path) -> list[ProbeColumn]:
-    """Score each window of history, with the labels known at `as_of`, by all earlier probes, then keep its sample."""
+    """Score each window of history, with the labels known at `as_of`, by all earlier probes, then store its sample."""
     rows = lake.labelled_rows(config, config.history(), as_of)
     columns = []
     for window in config.history_windows():
@@ -68,7 +68,7 @@ def score_history(config: ModelConfig, as_of: datetime, folder: Path) -> list[Pr
 def score_window_of_service(
     config: ModelConfig, window: Window, as_of: datetime, folder: Path, training_ends: Sequence[datetime] | None = None
 ) -> ProbeColumn:
-    """Score a window of service, with the labels known at `as_of`, by earlier probes, then keep its sample.
+    """Score a window of service, with the labels known at `as_of`, by earlier probes, then store its sample.
 
     `training_ends`: end of the champion's training range, then those of the versions that may serve again. None scores all
     probes.
@@ -85,11 +85,11 @@ def _score(
     """Score the selected probes that were trained before the window on its labelled rows."""
     earlier = (*config.history_windows(), *config.windows(end=max(window.start, config.period.history_until)))
     trained = [other for other in earlier if other < window and _sample_path(other, folder).exists()]
-    places = range(len(trained))
+    indices = range(len(trained))
     if training_ends is not None:
-        peers = ([place for place in places if trained[place].end <= until][-1:] for until in training_ends)
-        places = sorted({*places[-LATEST:], *chain.from_iterable(peers)})
-    found = [(trained[place].end, _probe(config, _trailing(config, trained[: place + 1]), folder)) for place in places]
+        peers = ([index for index in indices if trained[index].end <= until][-1:] for until in training_ends)
+        indices = sorted({*indices[-LATEST:], *chain.from_iterable(peers)})
+    found = [(trained[index].end, _probe(config, _trailing(config, trained[: index + 1]), folder)) for index in indices]
     scorers = [(until, scorer) for until, scorer in found if scorer is not None]
     values = losses(config, [scorer for _, scorer in scorers], rows)
     known = tuple((until, value) for (until, _), value in zip(scorers, values, strict=True) if math.isfinite(value))

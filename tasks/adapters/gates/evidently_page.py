@@ -57,11 +57,11 @@ def _header(title: str, report: DriftReport) -> str:
 def _how_to_read(report: DriftReport) -> list[str]:
     opinion = report.second_opinion
     if opinion is None or opinion.unavailable:
-        return [f"All numbers below come from all {report.rows:,} rows and {report.reference_rows:,} of the reference"]
+        return [f"All numbers below are based on all {report.rows:,} rows and {report.reference_rows:,} reference rows"]
     return [
-        f"The verdict is that of all {report.rows:,} rows against {report.reference_rows:,} of the reference; Evidently "
-        f"measured {opinion.rows:,} of them against {opinion.reference_rows:,}, drawn at random, by methods of its own, and "
-        "plots show these. Its effects are on the scale of the limits; its own scores stand at its tests"
+        f"The verdict is based on all {report.rows:,} rows and {report.reference_rows:,} reference rows. Evidently measured "
+        f"a random sample of {opinion.rows:,} and {opinion.reference_rows:,} of them with its own methods; the plots show "
+        "this sample. Evidently's effects are converted to the scale of the limits; its own scores are listed with its tests"
     ]
 
 

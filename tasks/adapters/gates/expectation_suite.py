@@ -183,7 +183,7 @@ def _from_file(path: Path) -> tuple[list[gxe.Expectation], object]:
         listed = content["expectations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SuiteError(
-            f"quality.suite: {path}: cannot be read as a suite ({type(error).__name__}); expected what {EXAMPLE} gives"
+            f"quality.suite: {path}: cannot be read as a suite ({type(error).__name__}); expected the output of {EXAMPLE}"
         ) from error
     found = []
     for number, one in enumerate(listed, start=1):
@@ -192,7 +192,7 @@ def _from_file(path: Path) -> tuple[list[gxe.Expectation], object]:
         except (GreatExpectationsError, ValueError, TypeError) as error:
             raise SuiteError(
                 f"quality.suite: {path}: expectation {number} cannot be used ({error}); expected a type of Great "
-                f"Expectations {gx.__version__} with its arguments, as {EXAMPLE} gives"
+                f"Expectations {gx.__version__} with its arguments, as {EXAMPLE} writes it"
             ) from error
     return found, content
 

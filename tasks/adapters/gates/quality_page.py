@@ -21,8 +21,8 @@ td.pass { color: #1a7f4b; } td.warn { color: #9a6700; } td.fail { color: #b42318
 """
 COLUMNS = ("", "expected", "found", "if broken", "looked at")
 HOW_TO_READ = (
-    "Each line is one expectation: ✓ it holds, ✗ it does not. A broken one that fails quarantines the window; one that "
-    "warns is reported only."
+    "Each line is one expectation: ✓ it holds, ✗ it does not. A broken expectation with 'fail' quarantines the "
+    "window; one with 'warn' is only reported."
 )
 
 

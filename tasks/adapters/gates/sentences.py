@@ -22,7 +22,7 @@ SHOWN_VALUES = 20
 BOUNDS = {"min_value", "max_value"}
 PASS_THROUGH = re.compile(r"PassThrough\('(.*?)'\)")
 """How Great Expectations writes a row condition that is given as text."""
-NO_VALUE = {"expect_column_kl_divergence_to_be_less_than": "an infinite one: values where none was expected"}
+NO_VALUE = {"expect_column_kl_divergence_to_be_less_than": "infinite: values occur where none are expected"}
 """Words for a statistic without a value where "none" would mislead."""
 PLAIN = {"column", "column_A", "column_B", "mostly_pct", "strict_min", "strict_max"}
 """Arguments that a sentence may show for a hidden column too."""

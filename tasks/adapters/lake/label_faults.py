@@ -93,11 +93,11 @@ def cast_to_stored_type(config: ModelConfig, labels: pa.Table, broken: pa.Table)
     found = labels.schema.field(name).type
     if stored is None or stored == found or {stored, found} != {pa.string(), pa.int64()}:
         return labels, broken
-    place = labels.column_names.index(name)
+    index = labels.column_names.index(name)
     if stored == pa.string():
-        return labels.set_column(place, name, labels[name].cast(stored)), broken
+        return labels.set_column(index, name, labels[name].cast(stored)), broken
     numbers, unknown = whole_numbers(labels[name]), pc.is_null(labels[name])
-    labels = labels.set_column(place, name, numbers)
+    labels = labels.set_column(index, name, numbers)
     usable = pc.or_(unknown, pc.is_valid(numbers))
     no_integer = labels.filter(pc.invert(usable))
     no_integer = no_integer.append_column("fault", pa.array([NO_WHOLE_NUMBER] * len(no_integer), pa.string()))

@@ -75,21 +75,21 @@ def unknown_words(column: pa.ChunkedArray, named: Sequence[str] = ()) -> pa.Chun
 
 def class_indices(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArray:
     """Return each label's index in `classes`; null for a missing label, -1 for a label that is not a class."""
-    known = {name: place for place, name in enumerate(classes)}
+    known = {name: index for index, name in enumerate(classes)}
     once = [canonical_spelling(name) for name in classes]
     if len(set(once)) == len(once):
-        known |= {name: place for place, name in enumerate(once) if name not in known}
+        known |= {name: index for index, name in enumerate(once) if name not in known}
     folded = Counter(map(spelling_key, once))
-    unambiguous = {spelling_key(name): place for place, name in enumerate(once) if folded[spelling_key(name)] == 1}
+    unambiguous = {spelling_key(name): index for index, name in enumerate(once) if folded[spelling_key(name)] == 1}
 
-    def place(text: str) -> int | None:
+    def index_of(text: str) -> int | None:
         if text in known:
             return known[text]
         if is_unknown(text):
             return None
         return known.get(canonical_spelling(text), unambiguous.get(spelling_key(text), -1))
 
-    return _by_value(labels, place, pa.int64())
+    return _by_value(labels, index_of, pa.int64())
 
 
 def seen_classes(labels: pa.ChunkedArray, named: Sequence[str] = (), binary: bool = False) -> tuple[str, ...]:
@@ -129,8 +129,8 @@ def read_numbers(column: pa.ChunkedArray, decimal_point: str = ".") -> pa.Chunke
 
 def matching_class(text: str, classes: Sequence[str]) -> str | None:
     """Return the class that the text means, or None if it is not one of `classes`."""
-    place = class_indices(pa.chunked_array([[text]]), classes)[0].as_py()
-    return classes[place] if place is not None and place >= 0 else None
+    index = class_indices(pa.chunked_array([[text]]), classes)[0].as_py()
+    return classes[index] if index is not None and index >= 0 else None
 
 
 def whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -160,7 +160,7 @@ def _by_value(
     return pa.chunked_array([values.take(coded.indices)], kind)
 
 
-def as_codes(places: pa.ChunkedArray, unknown: float) -> np.ndarray:
+def as_codes(indices: pa.ChunkedArray, unknown: float) -> np.ndarray:
     """Convert indices of `class_indices` to floats: NaN for a missing label, `unknown` for a label that is not a class."""
-    codes = pc.fill_null(places.cast(pa.float64()), np.nan).to_numpy()
+    codes = pc.fill_null(indices.cast(pa.float64()), np.nan).to_numpy()
     return np.where(codes < 0, unknown, codes)

@@ -81,7 +81,7 @@ def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: Lab
         labels = conform_labels(config, labels, f"{config.name}, labels")
     rows = LandedTable.open(_uri(config, "rows"))
     windows = _windows(rows) if rows else ()
-    candidates = {windows[place]: found for place, found in _known_by_window(labels, windows, as_of)}
+    candidates = {windows[index]: found for index, found in _known_by_window(labels, windows, as_of)}
     searched_until = int(as_of.timestamp())
 
     def attempt() -> int:
@@ -112,10 +112,10 @@ def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetim
     ids, time, label, label_at = labels.columns
     seen_now = pc.and_(pc.is_null(label), pc.is_null(label_at))
     found = pa.table({"id": ids, "label": label, "label_at": pc.if_else(seen_now, moment(as_of), label_at)})
-    places = window_indices(time, windows)
+    indices = window_indices(time, windows)
     is_known = pc.and_(pc.is_valid(ids), pc.fill_null(pc.less_equal(found["label_at"], moment(as_of)), False))
-    places[~is_known.to_numpy()] = -1
-    return [(place, take_rows(found, rows)) for place, rows in rows_by_window(places)]
+    indices[~is_known.to_numpy()] = -1
+    return [(index, take_rows(found, rows)) for index, rows in rows_by_window(indices)]
 
 
 def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excluding: Sequence[str] = ()) -> Snapshot:
@@ -181,8 +181,8 @@ def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> p
     labels = LandedTable.open(snapshot.labels_uri, snapshot.labels_version) if snapshot.labels_uri else None
     if snapshot.as_of is None or rows is None or (snapshot.labels_uri and labels is None):
         raise LakeError(
-            f"{snapshot.uri}: {snapshot.window.name} is no labelled snapshot, or its tables are gone; expected what "
-            "labelled_snapshot gave; check PERENNIAL_LAKE"
+            f"{snapshot.uri}: {snapshot.window.name} is not a labelled snapshot, or its tables are gone; expected the "
+            "result of labelled_snapshot; check PERENNIAL_LAKE"
         )
     joined, content_hash = _joined(snapshot, rows, labels, columns)
     if content_hash != snapshot.content_hash:
@@ -218,14 +218,14 @@ def _label_of_each(
     files = _files_by_window(labels)
     parts: list[pa.ChunkedArray] = []
     at, before = np.full(rows.num_rows, -1), 0
-    for place, own in rows_by_window(window_indices(rows.column(1), windows)):
-        stored = _stored(labels, files.get(windows[place], ()))
+    for index, own in rows_by_window(window_indices(rows.column(1), windows)):
+        stored = _stored(labels, files.get(windows[index], ()))
         if stored is None:
             continue
         known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
         match, shared = matches(take_rows(rows.column(0), own), known["id"])
         if shared.any() and not allow_repeats:
-            raise LakeError(_ambiguous_ids(rows, windows[place], repeats(take_rows(rows.column(0), own))))
+            raise LakeError(_ambiguous_ids(rows, windows[index], repeats(take_rows(rows.column(0), own))))
         at[own] = np.where(shared | (match < 0), -1, match + before)
         parts.append(known["label"])
         before += known.num_rows
@@ -237,9 +237,9 @@ def _label_of_each(
 
 def _ambiguous_ids(rows: pa.Table, window: Window, found: Repeats) -> str:
     return (
-        f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, as "
+        f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, because "
         "labels are joined on it; list the columns that together identify a row, such as columns.id: [customer, week], and "
-        "give the model a new name, as what has landed stays"
+        "give the model a new name, because landed rows cannot change"
     )
 
 

@@ -68,8 +68,8 @@ class Repeats(NamedTuple):
     def __str__(self) -> str:
         parts = []
         if self.repeated:
-            share = f"{self.repeated:,} of {self.rows:,} rows have an id that another row has"
-            parts.append(f"{share} ({self.distinct:,} ids in all)")
+            share = f"{self.repeated:,} of {self.rows:,} rows share their id with another row"
+            parts.append(f"{share} ({self.distinct:,} distinct ids)")
         if self.missing:
             parts.append(f"{self.missing:,} of {self.rows:,} rows have no id")
         return " and ".join(parts)
@@ -92,12 +92,12 @@ def remedy_for_repeated_ids(rows: pa.Table, names: Sequence[str]) -> str:
     time = rows.column_names[1]
     copies = rows.num_rows - rows.group_by(rows.column_names, use_threads=False).aggregate([]).num_rows
     if copies and pc.count_distinct(rows.column(0)).as_py() == rows.num_rows - copies:
-        return f"{copies:,} rows are copies of others in all columns that are read; remove them from the source"
+        return f"{copies:,} rows are copies of other rows in all columns that are read; remove them from the source"
     with_time = rows.group_by(rows.column_names[:2], use_threads=False).aggregate([]).num_rows
     if time not in names and with_time == rows.num_rows:
         return f"name the columns that together identify a row: columns.id: [{', '.join((*names, time))}] does"
     known = f"{', '.join(dict.fromkeys((*names, time)))} together do not"
-    duplicates = f" ({copies:,} are copies of others in all columns that are read)" if copies else ""
+    duplicates = f" ({copies:,} are copies of other rows in all columns that are read)" if copies else ""
     return (
         f"remove duplicate rows from the source{duplicates}, or name the columns that together identify a row "
         f"under columns.id, such as columns.id: [customer, week]; {known}"

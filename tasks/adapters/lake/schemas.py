@@ -65,7 +65,7 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
         if name in found and list(found).count(name) == 1:
             continue
         if name in found:
-            raise SourceError(f"{where}: column {name!r} is there {list(found).count(name)} times, expected it once")
+            raise SourceError(f"{where}: column {name!r} occurs {list(found).count(name)} times, expected once")
         near = difflib.get_close_matches(name, list(found), n=1)
         known = set(found) & set(wanted)  # a table with none of the columns is another file; its names are not quoted
         listed = ", ".join(sorted(found)[:12]) if known else f"{len(found)} columns, none of those wanted"
@@ -120,8 +120,8 @@ def require_text(table: pa.Table, where: str) -> None:
                 chunk.validate(full=True)
             except pa.ArrowInvalid:
                 raise SourceError(
-                    f"{where}: column {name!r} holds bytes that are no UTF-8 text, within rows {row} to {row + len(chunk) - 1}; "
-                    "expected text in UTF-8; write the file anew in UTF-8, and run this again, as nothing was landed"
+                    f"{where}: column {name!r} holds bytes that are not UTF-8 text, within rows {row} to {row + len(chunk) - 1}; "
+                    "expected text in UTF-8; convert the file to UTF-8 and run this again; nothing was landed"
                 ) from None
 
 

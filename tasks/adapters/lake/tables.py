@@ -71,8 +71,8 @@ def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
     landed = LandedTable.open(workspace().table(config.name, "rows"))
     if landed and landed.key not in stored_names([config.columns.key]).values():
         raise LakeError(
-            f"{landed.uri}: rows are identified by {landed.key!r}, found columns.id {config.columns.key!r}; expected one id "
-            "for good, as labels and predictions were joined on it; give the model a new name"
+            f"{landed.uri}: rows are identified by {landed.key!r}, found columns.id {config.columns.key!r}; expected the "
+            "same id column, because labels and predictions are joined on it; give the model a new name"
         )
     landing = _Landing(config.name, "rows", window, window.name)
     return _land_once(landing, rows, {"label": config.columns.label})
@@ -139,13 +139,13 @@ def read_batches(snapshot: Snapshot, columns: Sequence[str] | None = None) -> It
 def _opened(snapshot: Snapshot) -> LandedParquet:
     table = LandedTable.open(snapshot.uri, snapshot.version)
     if table is None:
-        raise LakeError(f"{snapshot.uri}: no table there, expected version {snapshot.version}; check PERENNIAL_LAKE")
+        raise LakeError(f"{snapshot.uri}: no table found, expected version {snapshot.version}; check PERENNIAL_LAKE")
     file = _landed_file(table, snapshot.window, snapshot.version)
     if file is None or file.content_hash != snapshot.content_hash:
         raise LakeError(
             f"{snapshot.uri}: version {snapshot.version} did not land window {snapshot.window.name} with content hash "
             f"{snapshot.content_hash[:16]}, found {file.content_hash[:16] if file else 'none'}; expected the table "
-            "that this snapshot was taken of; restore it from a backup"
+            "that this snapshot was taken from; restore it from a backup"
         )
     return table.opened(file)
 
@@ -177,7 +177,7 @@ def _land_once(landing: _Landing, rows: pa.Table, notes: Mapping[str, str]) -> S
     found = combined(column_hashes(ordered))
     if snapshot.content_hash != found:
         logger.warning(
-            "%s: %s landed before with %d rows (hash %s), which stay in force; %d other rows (hash %s) are not used",
+            "%s: %s landed before with %d rows (hash %s), which are kept; %d different rows (hash %s) are ignored",
             uri, key, snapshot.rows, snapshot.content_hash[:16], ordered.num_rows, found[:16],
         )  # fmt: skip
     return snapshot
@@ -190,9 +190,9 @@ def _landed(table: LandedTable, window: Window, key: str) -> Snapshot | None:
     file = _landed_file(table, window, version)
     if file is None:
         raise LakeError(
-            f"{table.uri}: {window.name} landed at version {version}, and the table holds it no longer; expected that what "
-            f"landed stays; another tool took it away: DeltaTable({table.uri!r}).restore({version}) brings it back as long "
-            "as its file is there, else restore the table from a backup"
+            f"{table.uri}: {window.name} landed at version {version}, but the table no longer holds it; expected landed "
+            f"rows to stay; another tool removed them: DeltaTable({table.uri!r}).restore({version}) brings them back while "
+            "their file exists, otherwise restore the table from a backup"
         )
     return _snapshot(table.uri, window, file)
 

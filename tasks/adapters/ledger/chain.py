@@ -81,7 +81,11 @@ def append(model: str, fact: Fact) -> LedgerEntry:
             _advance_head(model, entry)
         except LedgerError as error:  # the fact is recorded; raising could make the caller record it twice
             logger.warning(
-                "%s: entry %d is in, but %s lags behind until the next: %s", model, entry.sequence, HEAD, error
+                "%s: entry %d is recorded, but %s was not updated; the next entry updates it: %s",
+                model,
+                entry.sequence,
+                HEAD,
+                error,
             )
         return entry
 
@@ -99,7 +103,7 @@ def _write_missing_head(model: str, known: Sequence[LedgerEntry]) -> None:
         raise damaged(
             model,
             f"{HEAD} is missing or cannot be read, so nothing shows that entry {known[-1].sequence} is the last one",
-            f"or, where you know from a head noted elsewhere that it is, write {last} to {HEAD}",
+            f"or, if a head recorded elsewhere confirms that it is, write {last} to {HEAD}",
         )
 
 
@@ -148,11 +152,11 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
 
 
 def _check_empty(model: str) -> None:
-    """Tell an empty ledger from a missing bucket or a missing first entry, by listing files. Raises LedgerError."""
+    """Check by listing files that no entry exists. Raises LedgerError if only the first entry or the bucket is missing."""
     names = listed(model)
     later = sorted(name for name in names if NUMBERED.match(name))
     if later and file_name(1) not in names:  # otherwise another writer has just started
-        raise damaged(model, f"entry 1 is missing, though {model}/{later[0]} is there")
+        raise damaged(model, f"entry 1 is missing, but {model}/{later[0]} exists")
 
 
 def models() -> tuple[str, ...]:
@@ -177,4 +181,4 @@ def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[
         yield checked.entry
         sequence, previous_hash = sequence + 1, checked.hash
     if head and head.sequence >= first and (sequence <= head.sequence):
-        raise damaged(model, f"entry {sequence} is missing or empty, though {HEAD} names entry {head.sequence}")
+        raise damaged(model, f"entry {sequence} is missing or empty, but {HEAD} names entry {head.sequence}")

@@ -47,7 +47,7 @@ class Encoding:
     def booster_names(self) -> tuple[str, ...]:
         """Feature names for XGBoost: it rejects names with [, ] or <, so if one has any, all are named by position."""
         if any(sign in name for name in self.names for sign in "[]<"):
-            return tuple(f"feature {place}" for place in range(len(self.names)))
+            return tuple(f"feature {index}" for index in range(len(self.names)))
         return self.names
 
     @property
@@ -123,7 +123,7 @@ def as_table(rows: Rows, names: tuple[str, ...]) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         mixed = [name for name in names if rows[name].dtype == object and _is_mixed(rows[name])]
         raise FeatureError(
-            f"column {', '.join(mixed) or ', '.join(names)}: holds values of several types, expected one type a column"
+            f"column {', '.join(mixed) or ', '.join(names)}: holds values of several types, expected one type per column"
         ) from None  # Arrow's message quotes the value, which may identify a person
 
 

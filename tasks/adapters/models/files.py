@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 DESCRIPTION, BOOSTER, ESTIMATOR = "scorer.json", "model.ubj", "model.skops"
 TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy")
-"""Packages whose types any estimator may hold."""
+"""Packages whose types any stored estimator may contain."""
 
 
 @dataclass(frozen=True)

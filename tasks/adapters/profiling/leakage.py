@@ -45,8 +45,8 @@ def find_leaks(table: pa.Table, config: ModelConfig) -> tuple[str, ...]:
         return by_name
     label = labelled.column(label_name).combine_chunks()
     return by_name + tuple(
-        f"{feature} settles the label {label_name} in all {labelled.num_rows:,} labelled rows: "
-        "expected a feature that is known before it"
+        f"{feature} determines the label {label_name} in all {labelled.num_rows:,} labelled rows: "
+        "expected a feature that is known before the label"
         for feature in config.columns.features.names
         if feature in labelled.column_names and determines(labelled.column(feature), label, config.task == "regression")
     )

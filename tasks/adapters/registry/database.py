@@ -34,7 +34,9 @@ def make_database(uri: str) -> None:
             aside = path.with_name(f"{path.name}.half-made-{uuid4().hex[:8]}")
             path.replace(aside)
             logger.warning(
-                "%s: its tables were made half when a first start was cut off; set aside as %s", path, aside.name
+                "%s: its tables are incomplete because the first start was interrupted; set aside as %s",
+                path,
+                aside.name,
             )
         with _beside(path) as own:
             _make_tables(own)

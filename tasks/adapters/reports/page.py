@@ -30,7 +30,7 @@ light or dark theme.
 
 def render(template: str, figures: Mapping[str, Chart] | None = None, **values: object) -> str:
     """Render a template; `figures` maps the `data-figure` of its elements to what is drawn in them."""
-    bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, nothing put in
+    bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, without any input
     return _environment().get_template(template).render(figures=figures, plotly=bundle, **values)
 
 

@@ -100,8 +100,8 @@ def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceErro
     unfit = CONVERSION.search(str(error))
     if unfit and unfit["kind"] != "string":  # a failed conversion to text means another encoding
         return SourceError(
-            f"{where}: column {int(unfit['place']) + 1} of the file holds values that are no {unfit['kind']}, as "
-            "columns.features says it does; list it under another kind, name the text that means a missing value "
+            f"{where}: column {int(unfit['place']) + 1} of the file holds values that are not {unfit['kind']}, which "
+            "columns.features expects; list it under another kind, name the text that means a missing value "
             "(source.options: {null_values: '-'}) or fix the source"
         )
     written = " in UTF-8 or the encoding that source.options.encoding names" if kind == "csv" else ""

@@ -71,7 +71,7 @@ def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
         remedy = f"; {remedy_for_repeated_ids(rows, names)}" if found.repeated else "; fix the source"
         raise SourceError(
             f"{where(config)}: columns.id is {', '.join(names)}: {found} in the history {config.history().name}; expected "
-            f"each id once there, as labels and predictions are joined on it{remedy}. "
+            f"each id once, because labels and predictions are joined on it{remedy}. "
             "Nothing has landed"
         )
 
@@ -153,7 +153,7 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
             return pa.Table.from_pandas(found, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             raise SourceError(
-                f"{where(config)}: returned a pandas table with a column of mixed types, expected one type a column"
+                f"{where(config)}: returned a pandas table with a column of mixed types, expected one type per column"
             ) from None  # Arrow quotes the value, which may identify a person
     if not isinstance(found, pa.Table):
         raise SourceError(f"{where(config)}: returned {type(found).__name__}, expected a pyarrow or pandas table")

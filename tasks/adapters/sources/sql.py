@@ -44,7 +44,7 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
         connection = engine.connect()
     except SQLAlchemyError as error:
         raise SourceUnreachable(
-            f"{where}: cannot be connected to ({_driver_message(error, engine.url)}); check host and login"
+            f"{where}: cannot connect ({_driver_message(error, engine.url)}); check host and login"
         ) from None  # drivers quote parts of the URL
     with connection:
         try:
@@ -53,8 +53,8 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
             )
             names = list(found.keys())
             require_columns(names, columns, where)
-            places = [names.index(name) for name in columns]
-            chunks = [_chunk(rows, columns, places, where) for rows in found.partitions(ROWS_PER_FETCH)]
+            indices = [names.index(name) for name in columns]
+            chunks = [_chunk(rows, columns, indices, where) for rows in found.partitions(ROWS_PER_FETCH)]
         except SQLAlchemyError as error:
             lost = isinstance(error, DBAPIError) and error.connection_invalidated
             kind = SourceUnreachable if lost else SourceError
@@ -86,7 +86,7 @@ def _engine(source: Source, where: str) -> Engine:
         raise
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError):
         raise SourceError(
-            f"{where}: environment variable {source.url_env} holds no usable SQLAlchemy URL; expected such as "
+            f"{where}: environment variable {source.url_env} holds no usable SQLAlchemy URL; expected one such as "
             "postgresql+psycopg://user:password@host/database, with the driver installed"
         ) from None
 
@@ -110,11 +110,11 @@ def _bounds(source: Source, window: Window, where: str, engine: Engine) -> dict[
     }
 
 
-def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequence[int], where: str) -> pa.Table:
+def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], indices: Sequence[int], where: str) -> pa.Table:
     arrays = []
-    for name, place in zip(columns, places, strict=True):
+    for name, index in zip(columns, indices, strict=True):
         try:
-            values = [row[place] for row in rows]
+            values = [row[index] for row in rows]
             arrays.append(pa.array([str(value) if isinstance(value, UUID) else value for value in values]))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
             raise SourceError(

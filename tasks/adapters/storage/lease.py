@@ -87,8 +87,8 @@ class Lease:
     def _fenced(self, later: Record) -> FencedOut:
         return FencedOut(
             f"{self.model}: {self.record.purpose} with token {self.record.token} was fenced out: {later.purpose} by "
-            f"{later.holder} took token {later.token} after this process fell silent for {self.record.ttl_s:g} s or was "
-            "started anew; expected the latest token; nothing was written since; look at that run"
+            f"{later.holder} took token {later.token} after this process did not renew it for {self.record.ttl_s:g} s "
+            "or was restarted; expected the latest token; nothing was written since; look at that run"
         )
 
     def renew(self) -> None:
@@ -106,7 +106,7 @@ class Lease:
             try:
                 _write(self.model, replace(self.record, released=True))
             except PerennialError as error:
-                logger.warning("%s: lease not released, it runs out in %g s: %s", self.model, self.record.ttl_s, error)
+                logger.warning("%s: lease not released, it expires in %g s: %s", self.model, self.record.ttl_s, error)
 
 
 _HELD: ContextVar[dict[str, Lease]] = ContextVar("held", default={})  # noqa: B039  never mutated in place
@@ -245,7 +245,7 @@ def _read(model: str, token: int, path: str) -> Record | None:
 
 
 def _delete_records(model: str, before: int) -> None:
-    """Delete the records below number `before`; only the latest record matters."""
+    """Delete the records with a number below `before`; only the latest record matters."""
     for token, path in _tokens(model):
         if token < before:
             with store_errors(f"lease of {model}"):

@@ -314,6 +314,6 @@ def test_files_of_an_unknown_commit_outcome_stay(monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr(DeltaTable, "create_write_transaction", store_goes_away)
-        with pytest.raises(WorkspaceError, match="run this again, which lands nothing twice"):
+        with pytest.raises(WorkspaceError, match="run this again: no row lands twice"):
             lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))
     assert lake.read_rows(lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))).num_rows == 10

@@ -221,7 +221,7 @@ def labelled(**replaced) -> pa.Table:
 def test_leaking_feature_is_found_by_value():
     config, label = model(), np.random.default_rng(3).integers(0, 2, 2000)
     assert find_leaks(labelled(), config) == ()
-    assert "amount settles the label churned" in find_leaks(labelled(amount=label * 10.0 + 1), config)[0]
+    assert "amount determines the label churned" in find_leaks(labelled(amount=label * 10.0 + 1), config)[0]
     assert "country settles" in find_leaks(labelled(country=np.where(label, "left", "stayed")), config)[0]
     assert "member settles" in find_leaks(labelled(member=label == 0), config)[0]
     nearly = label.copy()
