@@ -7,7 +7,7 @@ pays, the run emits `perennial.retraining.requested`, which an automation turns 
 
 from prefect import flow
 
-from flows.parameters import Model, Moment, due, run_name
+from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from tasks.adapters.orchestration.runs import run_mode
 from tasks.data.profile import profile_window
 from tasks.data.snapshot import land_labels, take_snapshot
@@ -37,7 +37,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         dry_run: Decide and explain, but write no ledger entry and hand nothing over.
     """
     config = admit(model)
-    as_of = due(config, until)
+    as_of = scheduled_as_of(config, until)
     window = config.window_until(as_of)
     past = load_past(config)
     recorded = load_judgement(config, past, window)

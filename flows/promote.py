@@ -11,7 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from deployments.config.model import ModelConfig
-from flows.parameters import Actor, DecisionId, Model, Moment, present, run_name, wall_clock
+from flows.parameters import Actor, DecisionId, Model, Moment, resolve_as_of, run_name, wall_clock
 from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.access import Approval, Override
 from tasks.policy.governance.requests import RunRequest
@@ -53,7 +53,7 @@ def promote(
         dry_run: Only show the validation verdict and what would block the promotion. Nothing is changed or requested.
     """
     config = admit(model)
-    as_of, principal = present(config, until), run_identity.creator(requested_by)
+    as_of, principal = resolve_as_of(config, until), run_identity.creator(requested_by)
     request = RunRequest(
         "promote", model, principal, requested_by, as_of, wall_clock(),
         override=override, approved_by=approved_by, comment=comment,
@@ -84,7 +84,7 @@ def _verdict(config: ModelConfig, model: str, decision_id: str | None) -> Valida
     validation = load_validation(config, decision_id)
     if validation is None:
         raise NothingToPromote(
-            f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
+            f"{config.name}: the ledger has no validation of a challenger for {decision_id or 'any decision'}; expected one "
             f"that passed; run: perennial run retrain --model {model}"
         )
     return validation

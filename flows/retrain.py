@@ -17,7 +17,7 @@ from flows.parameters import (
     Moment,
     Reason,
     manual_decision_id,
-    present,
+    resolve_as_of,
     run_name,
     wall_clock,
 )
@@ -67,7 +67,7 @@ def retrain(
         earlier: Version number of an earlier champion to validate again. Nothing is trained and no budget is used.
     """
     config = admit(model)
-    as_of, principal = present(config, until), run_identity.creator(requested_by)
+    as_of, principal = resolve_as_of(config, until), run_identity.creator(requested_by)
     decision_id = decision_id or manual_decision_id(config, until, reason)
     request = RunRequest("retrain", model, principal, requested_by, as_of, wall_clock(), reason, override)
     if dry_run:

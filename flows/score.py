@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.parameters import Model, Moment, due, run_name
+from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from tasks.data.snapshot import take_snapshot
 from tasks.policy.records.reports import Scoring
 from tasks.record.history import find_champion, load_past, load_scoring
@@ -23,7 +23,7 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
             was due, else now.
     """
     config = admit(model)
-    window = config.window_until(due(config, until))
+    window = config.window_until(scheduled_as_of(config, until))
     past = load_past(config)
     recorded = load_scoring(config, past, window)
     if recorded:

@@ -77,5 +77,5 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     get_run_logger().info("labels: %d new by %s, looked for in %s", stored, as_of.isoformat(), searched.name)
     if broken.num_rows:
         kinds = ", ".join(map(str, pc.unique(broken["fault"])))
-        get_run_logger().warning("labels: %d of them say no label that can be used: %s", broken.num_rows, kinds)
+        get_run_logger().warning("labels: %d cannot be used: %s", broken.num_rows, kinds)
     return stored

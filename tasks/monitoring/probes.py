@@ -2,7 +2,7 @@
 
 Each window is processed once, when enough of its labels are known: existing probes are scored on it, then its rows
 train the next probe. The windows before service are processed together on the first run. The scores are stored in the
-window's judgement in the ledger; a decision can be reproduced without the probes. These are plain functions, not
+window's judgement in the ledger, so a decision can be reproduced without the probes. These are plain functions, not
 tasks, because they have no outcome of their own.
 """
 

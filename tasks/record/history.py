@@ -1,6 +1,6 @@
 """Read a model's history: the champion, recorded judgements, and the challenger that awaits promotion.
 
-The ledger is the only source of history. Entries later than the given time are not used; a replay sees what the live
+The ledger is the only source of history. Entries later than the given time are not used, so a replay sees what the live
 system would have seen. These are plain functions, not tasks, because a look-up needs no row in the dashboard.
 """
 
@@ -172,9 +172,9 @@ def find_challenger(config: ModelConfig, validation: ValidationReport, decision_
     tried = on_trial(entries, verdicts[-1]) if verdicts else None
     if tried and tried.run_id != version.run_id:
         raise PromotionRefused(
-            f"{config.name}: version {version.version} comes from run {version.run_id}, the verdict of decision "
-            f"{verdicts[-1]} is about run {tried.run_id}; the model was deleted and made again, so this verdict says nothing "
-            "about it; expected the decision that made this version"
+            f"{config.name}: version {version.version} comes from run {version.run_id}, but decision "
+            f"{verdicts[-1]} validated run {tried.run_id}; the model was deleted and recreated, so this validation does not "
+            "apply to it; expected the decision that trained this version"
         )
     return replace(version, decision_id=verdicts[-1]) if verdicts else version
 
@@ -184,7 +184,7 @@ def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVer
     known = {earlier.version for earlier in returnable(ledger.entries(config.name))}
     if number not in known:
         raise PromotionRefused(
-            f"{config.name}: version {number} may not be tried again, expected a version that was champion, was not rolled "
+            f"{config.name}: version {number} may not be validated again, expected a version that was champion, was not rolled "
             f"back and does not serve now: {', '.join(sorted(known, key=int)) or 'there is none'}"
         )
     return replace(find_version(config, number), decision_id=decision_id)

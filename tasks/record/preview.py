@@ -68,7 +68,7 @@ def preview_trial(
     """Preview the validation of an earlier champion as challenger; it trains and costs nothing."""
     champion = registry.aliases(config.name)[registry.CHAMPION]
     reason = (
-        f"version {earlier.version}, which learned until {earlier.trained.end:%Y-%m-%d}, would meet champion "
+        f"version {earlier.version}, which was trained until {earlier.trained.end:%Y-%m-%d}, would be compared with champion "
         f"{champion} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; nothing would be trained"
     )
     refusals = stopped_by((_done(recorded), *_access_refusals(config, request)))
@@ -110,7 +110,7 @@ def preview_rollback(config: ModelConfig, request: RunRequest, plan: RollbackPla
 
 def _done(recorded: ValidationReport | None) -> str | None:
     """Return that the decision was carried out; None if it was not."""
-    return f"this decision was carried out: version {recorded.challenger} stands" if recorded else None
+    return f"this decision was already carried out: version {recorded.challenger}" if recorded else None
 
 
 def _rows_of_history(config: ModelConfig) -> int:

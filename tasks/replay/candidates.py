@@ -89,7 +89,7 @@ def _until(config: ModelConfig, end: datetime) -> str:
 
 
 def exclude_windows(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: datetime) -> Plan:
-    """Return the plan with quarantined windows excluded; with empty or excluded windows it has a folder of its own."""
+    """Exclude quarantined windows from the plan; a plan with empty or excluded windows gets its own folder."""
     excluding = windows_to_exclude(ledger.entries(config.name), as_of)
     names = (*(window.name for window in empty), *excluding)
     if not names:

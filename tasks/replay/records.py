@@ -39,7 +39,7 @@ def open_replay(config: ModelConfig, windows: Sequence[Window]) -> Path:
         if champion.trained.end > missing.end:
             raise ReplayRefused(
                 f"{config.name}: champion version {champion.version} was trained on rows until {champion.trained.end:%Y-%m-%d}, "
-                f"after {missing.name} which is to be replayed; expected a champion from before it; "
+                f"after {missing.name}, which is to be replayed; expected a champion from before it; "
                 "set PERENNIAL_HOME to an empty folder to replay from the beginning"
             )
     return folder
@@ -68,7 +68,7 @@ def first_champion(config: ModelConfig) -> ModelVersion | None:
 
 
 def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEvent, ...]) -> ReplayWindow:
-    """Summarise a window as it was when judged; `finish_replay` adds later labels."""
+    """Summarise a window as it was when judged; the flow adds later labels at its end."""
     decision, evidence = judgement.decision, judgement.evidence
     drift, performance = evidence.drift, evidence.performance
     worst = max(drift.features, key=lambda feature: feature.effect_size / feature.threshold) if drift else None

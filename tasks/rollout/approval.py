@@ -25,7 +25,7 @@ from tasks.policy.records.evidence import Fact, LedgerEntry, ModelVersion, Valid
 from tasks.policy.records.text import one_line
 from tasks.policy.rollout.validation import why_not_promote
 
-NOBODY = "perennial"
+SYSTEM = "perennial"  # actor of an answer that no person gave
 ANONYMOUS = {"", "unnamed", ANYONE}
 """Actors of a training that a person started without giving a name."""
 
@@ -50,7 +50,7 @@ def approval_of(
         if entry.decision_id == decision_id:
             return from_json(Approval, entry.body)
     if not config.needs_approval or _serves(challenger):
-        return Approval(version, "not_needed", request.approved_by or NOBODY, request.comment, ())
+        return Approval(version, "not_needed", request.approved_by or SYSTEM, request.comment, ())
     _check_promotable(config, challenger, validation)
     pending = _open(config, request, challenger)
     if request.now >= pending.expires_at and not orchestration.run_identity.was_answered():
@@ -128,7 +128,9 @@ def _ask(
             "deployment `promote`"
         )
     if pending.run_id != run_id and orchestration.run_identity.is_waiting(pending.run_id):
-        return Approval(pending.version, "waiting", NOBODY, "", (f"run {pending.run_id} waits for the answer already",))
+        return Approval(
+            pending.version, "waiting", SYSTEM, "", (f"run {pending.run_id} is already waiting for the answer",)
+        )
     if not orchestration.run_identity.was_answered():
         reasons = _question(pending, validation)
         handover = Handover(config.name, challenger.decision_id, reasons, request.as_of, pending.version)
@@ -177,7 +179,7 @@ def _answer(pending: ApprovalRequest, verdict: Literal["approved", "rejected"], 
 
 def _expired(pending: ApprovalRequest) -> Approval:
     reason = (
-        f"no one answered for version {pending.version} between {pending.asked_at:%Y-%m-%d %H:%M} and "
-        f"{pending.expires_at:%Y-%m-%d %H:%M} UTC, which is a no; train again to ask again"
+        f"no one answered the request to approve version {pending.version} between {pending.asked_at:%Y-%m-%d %H:%M} and "
+        f"{pending.expires_at:%Y-%m-%d %H:%M} UTC, which counts as a rejection; train again to ask again"
     )
-    return Approval(pending.version, "expired", NOBODY, "", (reason,))
+    return Approval(pending.version, "expired", SYSTEM, "", (reason,))

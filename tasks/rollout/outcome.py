@@ -109,7 +109,7 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
 
 
 def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: str) -> float:
-    """Return the training cost of this decision in USD; 0 for an earlier version that returned, paid for before."""
+    """Return the training cost of this decision in USD; 0 for an earlier version validated again."""
     if past.holds(decision_id, ("challenger.recalled",)):
         return 0.0
     noted = dict(version.tags).get(USAGE)

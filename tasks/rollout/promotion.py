@@ -131,10 +131,10 @@ def _why_not_roll_back(config: ModelConfig, aliases: Mapping[str, str], expected
     if bad is None or target is None or bad == target:
         return (
             f"nothing to roll back to: champion is {bad or 'none'}, previous is {target or 'none'}; "
-            "a rollback needs a previous champion, and uses it up; promote another version instead"
+            "a rollback needs a previous champion and clears that alias; promote another version instead"
         )
     if expected not in (None, bad):
-        return f"version {bad} serves by now, not {expected}; nothing is rolled back"
+        return f"version {bad} serves now, not {expected}; nothing is rolled back"
     if changed := evaluation.alias_transaction.why_not_move_aliases(model, aliases, needs_previous=True):
         return f"nothing is rolled back: {changed}"
     version = registry.version(model, target)

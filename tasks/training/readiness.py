@@ -39,9 +39,9 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
     repeated = len(ids) - pc.count_distinct(ids, mode="all").as_py()
     found = [
         f"data: {len(rows):,} rows in {window.name}, {len(labels):,} with a label by now",
-        f"data: {repeated:,} rows repeat the {config.columns.id} of another one; each row needs its own"
+        f"data: {repeated:,} rows repeat the {config.columns.id} of another row; each row needs its own"
         if repeated
-        else f"data: each {config.columns.id} is there once",
+        else f"data: each {config.columns.id} occurs once",
     ]
     for name in rows.column_names[2:]:
         nulls = rows.column(name).null_count / len(rows)

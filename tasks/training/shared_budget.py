@@ -1,7 +1,7 @@
 """Decide whether a retrain may draw on a budget that several models share, one process at a time.
 
 The models' ledgers record what was spent and reserved. A retrain holds the fleet's lease while it reads them and
-records its own reservation; two processes cannot spend the same money. `tasks.policy.economics.budget` decides. A
+records its own reservation, so two processes cannot spend the same money. `tasks.policy.economics.budget` decides. A
 ledger that does not verify blocks no other model: the amount that its model may have spent is reserved.
 """
 

@@ -32,8 +32,8 @@ def _describe_missed_windows(config: ModelConfig, span: Window) -> str:
         return ""
     start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
     return (
-        f"; {len(missed)} of {len(due)} windows in it were never read in, as they were neither scored nor judged; "
-        f"the backfill form reads them, or: perennial run backfill --model {config.name} --start {start} "
+        f"; {len(missed)} of {len(due)} windows in it were never read, because they were neither scored nor judged; "
+        f"read them with the backfill form, or: perennial run backfill --model {config.name} --start {start} "
         f"--end {until} --no-dry-run"
     )
 
@@ -57,10 +57,10 @@ def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | Non
 
 
 def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
-    """Describe label values that are read as unknown; empty if there are none."""
+    """Describe words that count as missing labels; empty if there are none."""
     found = lake.read_label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
     words = ", ".join(f"{word!r} {count:,} times" for word, count in lake.label_faults.sorted_faults(found)[1])
-    return f"{words} read as unknown; where one is a class, list the classes in columns.classes" if words else ""
+    return f"{words} count as missing; if one is a class, list the classes in columns.classes" if words else ""
 
 
 def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> ReferenceProfile:

@@ -250,7 +250,7 @@ def test_policies_wait_for_late_labels(tmp_path: Path, workspace: Path) -> None:
     """Labels fifteen days late, windows of ten: at a window's end, half of the labels of the previous window are known."""
     model = str(write_model(tmp_path, label_delay_hours=15 * 24))
     outcome = backtest(model, (0.05,), ("perennial", "never", "every"))
-    assert "learn a window's losses 1 window after it" in outcome["recommendation"]
+    assert "see a window's losses 1 window after it" in outcome["recommendation"]
     (matrix,) = workspace.glob("backtest/turning_model-*/matrix.npz")
     with np.load(matrix) as stored:
         assert (int(stored["H"]), int(stored["lag"])) == (5, 1)

@@ -162,7 +162,7 @@ def test_a_rollback_names_the_version_that_answers_and_refuses_one_that_no_longe
     )  # fmt: skip
     assert preview.headline in said_in_dashboard("preview-rollback-small")
     (late,) = rollback(model, reason="to see", until=FIRST, champion="1", dry_run=True).refusals
-    assert late == "version 2 serves by now, not 1; nothing is rolled back"
+    assert late == "version 2 serves now, not 1; nothing is rolled back"
     assert state() == before
     assert rollback(model, reason="meant", until=FIRST, requested_by="Ada").champion == "1"
 

@@ -118,10 +118,10 @@ def test_recreated_model_has_no_earlier_verdict(capsys):
     assert new.version == "1"
     for number in ("2", "3"):
         register(CONFIG, f"d9-{number}", turn=-1.0)
-    with pytest.raises(VersionGone, match=r"not the one that the ledger names.* deleted and made again"):
+    with pytest.raises(VersionGone, match=r"not the one that the ledger names.* deleted and recreated"):
         promote("d3")
     registry.set_aliases(MODEL, {"champion": "1", "previous": "2"})
-    with pytest.raises(VersionGone, match="no earlier verdict holds for it"):
+    with pytest.raises(VersionGone, match="no earlier validation applies to it"):
         find_champion(CONFIG, required=True)
     with pytest.raises(PromotionRefused, match="nothing is rolled back: version 1, which is previous"):
         roll_back()
@@ -132,7 +132,7 @@ def test_recreated_model_has_no_earlier_verdict(capsys):
 def test_earlier_verdicts_stay_with_the_deleted_model():
     registry.client().delete_registered_model(MODEL)
     on_trial("e1", None)
-    with pytest.raises(PromotionRefused, match=r"the verdict of decision d1 is about run"):
+    with pytest.raises(PromotionRefused, match=r"decision d1 validated run"):
         promote("d1")
     assert promote("e1").champion == "1"
     assert find_champion(CONFIG, required=True).decision_id == "e1"
@@ -234,7 +234,9 @@ def test_edited_tag_is_reported_and_ignored(tags, capsys):
     assert dict(after.tags)["trusted_types"] == dict(before.tags)["trusted_types"]
     assert registry.classes(MODEL, "3") == classes
     assert registry.find(MODEL, "another") is None
-    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in printed(capsys)
+    assert f"version 3: tags {next(iter(tags))} differ from the ledger's record, which takes precedence" in printed(
+        capsys
+    )
     assert promote("d3").champion == "3"
 
 
