@@ -69,12 +69,12 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     due = None if period else lake.labels_due(config, as_of, timedelta(days=config.columns.label_lookback_days))
     searched = due.window if due else period
     if searched is None:
-        get_run_logger().info("labels: no rows have landed before %s, nothing to look for", as_of.isoformat())
+        get_run_logger().info("labels: no rows have landed before %s, nothing to search", as_of.isoformat())
         return 0
     labels, broken = lake.cast_to_stored_type(config, *sources.read_sorted_labels(config, searched, with_unknown=True))
     stored = lake.land_labels(config, labels, as_of, due)
     lake.land_label_faults(config, searched, labels, broken, as_of)
-    get_run_logger().info("labels: %d new by %s, looked for in %s", stored, as_of.isoformat(), searched.name)
+    get_run_logger().info("labels: %d new by %s, searched in %s", stored, as_of.isoformat(), searched.name)
     if broken.num_rows:
         kinds = ", ".join(map(str, pc.unique(broken["fault"])))
         get_run_logger().warning("labels: %d cannot be used: %s", broken.num_rows, kinds)

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
-from tasks.policy.monitoring import attribution as judgement, estimation
+from tasks.policy.monitoring import attribution, estimation
 from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
 from tasks.policy.monitoring.estimate_errors import Estimate, describe_estimate, past_error, widened
 from tasks.policy.records.base import Window
@@ -100,7 +100,7 @@ def explain_loss(
     if contributed is None or losses is None or not known.any():
         return None
     drifted = [feature.feature for feature in drift.features if feature.verdict == "drifted"]
-    return judgement.explain_loss(judgement.loss_shifts(frozen, contributed[known], losses), drifted, name)
+    return attribution.explain_loss(attribution.loss_shifts(frozen, contributed[known], losses), drifted, name)
 
 
 def estimate_performance(

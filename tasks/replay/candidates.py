@@ -64,7 +64,7 @@ def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
     served = config.windows(end=end)
     if history < 1 or len(served) < 2:
         raise ModelConfigError(
-            f"{config.name}: period has {history} whole windows of history and {len(served)} served ones until "
+            f"{config.name}: period has {history} complete windows of history and {len(served)} served ones until "
             f"{end:%Y-%m-%d}, expected at least 1 and 2 to back-test on; make window_days smaller or the period longer"
         )
     lag = max(0, math.ceil(config.columns.label_delay / step - 1 + config.performance.maturing_at))

@@ -56,7 +56,7 @@ def approval_of(
     if request.now >= pending.expires_at and not orchestration.run_identity.was_answered():
         approval = _expired(pending)
     elif request.approved_by is not None:
-        approval = _typed(config, pending, request.approved_by, request.comment)
+        approval = _approval_from_parameters(config, pending, request.approved_by, request.comment)
     else:
         approval = _ask(config, request, challenger, validation, pending)
     if approval.verdict != "waiting":
@@ -104,7 +104,7 @@ def _entries(config: ModelConfig, kind: str) -> tuple[LedgerEntry, ...]:
     return ledger.entries(config.name, kind=kind)
 
 
-def _typed(config: ModelConfig, pending: ApprovalRequest, approver: str, comment: str) -> Approval:
+def _approval_from_parameters(config: ModelConfig, pending: ApprovalRequest, approver: str, comment: str) -> Approval:
     """Return the approval passed to the run itself. Raises PromotionRefused if the approver lacks the right."""
     refusal = why_not_approve(config.access, approver, pending.requesters, pending.anonymous, config.risk)
     if refusal:
@@ -132,7 +132,7 @@ def _ask(
             pending.version, "waiting", SYSTEM, "", (f"run {pending.run_id} is already waiting for the answer",)
         )
     if not orchestration.run_identity.was_answered():
-        reasons = _question(pending, validation)
+        reasons = _notification(pending, validation)
         handover = Handover(config.name, challenger.decision_id, reasons, request.as_of, pending.version)
         orchestration.events.announce("approval.requested", config.name, handover.payload())
     refusal = None
@@ -165,7 +165,7 @@ def _command(request: RunRequest, challenger: ModelVersion) -> str:
     )
 
 
-def _question(pending: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
+def _notification(pending: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
     """Return the sentences of the notification."""
     asked = f"version {pending.version} waits for approval until {pending.expires_at:%Y-%m-%d %H:%M} UTC, in run {pending.run_id}"
     return (asked, *validation.reasons)

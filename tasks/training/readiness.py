@@ -38,7 +38,7 @@ def describe_data(config: ModelConfig) -> tuple[str, ...]:
     ids, label = rows.column(0), labels.column(2)
     repeated = len(ids) - pc.count_distinct(ids, mode="all").as_py()
     found = [
-        f"data: {len(rows):,} rows in {window.name}, {len(labels):,} with a label by now",
+        f"data: {len(rows):,} rows in {window.name}, {len(labels):,} with a label so far",
         f"data: {repeated:,} rows repeat the {config.columns.id} of another row; each row needs its own"
         if repeated
         else f"data: each {config.columns.id} occurs once",

@@ -91,7 +91,7 @@ def test_worker_run_needs_an_absolute_workspace(monkeypatch, tmp_path, home):
 @pytest.mark.parametrize("name", ["per%20cent", "num#ber", "quest?ion"])
 def test_invalid_workspace_path_is_refused(monkeypatch, tmp_path, name):
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / name))
-    with pytest.raises(WorkspaceError, match=r"holds \?, # or %"):
+    with pytest.raises(WorkspaceError, match=r"contains \?, # or %"):
         workspace()
 
 

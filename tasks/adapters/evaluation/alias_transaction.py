@@ -92,7 +92,7 @@ def move(
         moved.stage(dict(before), on_rollback_hooks=[restore])
         registry.set_aliases(model, wanted)
         serving = registry.version(model, registry.CHAMPION)
-        fault = None if serving.version == champion else f"the alias leads to version {serving.version}"
+        fault = None if serving.version == champion else f"the alias points to version {serving.version}"
         fault = fault or trial.smoke_test(serving, estimator)
         if fault:
             raise MoveFailed(

@@ -68,7 +68,7 @@ def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table
         return faults
     classes = all_classes(scorer.classes for scorer, _ in answers)
     if config.task == "binary" and len(classes) > 2:
-        return (f"the two versions know different classes, {len(classes)} in all, expected the same two",)
+        return (f"the two versions have different classes ({len(classes)} in all), expected the same two",)
     labels = rows.column(config.columns.label)
     y_true, aligned = align_labels(labels, [(scorer.classes, values) for scorer, values in answers])
     known = np.isfinite(y_true)

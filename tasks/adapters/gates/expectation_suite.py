@@ -207,10 +207,10 @@ def _from_function(name: str) -> tuple[list[gxe.Expectation], object]:
         ) from error
     made = make()
     found = list(made.expectations if isinstance(made, gx.ExpectationSuite) else made)
-    strange = [type(one).__name__ for one in found if not isinstance(one, gxe.Expectation)]
-    if strange:
+    other_types = [type(one).__name__ for one in found if not isinstance(one, gxe.Expectation)]
+    if other_types:
         raise SuiteError(
-            f"quality.suite: {name}: returned {strange[0]}, expected an ExpectationSuite or a list of expectations"
+            f"quality.suite: {name}: returned {other_types[0]}, expected an ExpectationSuite or a list of expectations"
         )
     suite = made if isinstance(made, gx.ExpectationSuite) else None
     content = suite.to_json_dict() if suite else {"expectations": [one.configuration.to_json_dict() for one in found]}

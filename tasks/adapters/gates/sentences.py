@@ -97,11 +97,11 @@ def _found(one: Expected, total: Mapping[str, Any], met: bool, hidden: bool, sha
         return _text(observed)
     if isinstance(observed, Number) and not hidden:
         limits = (one.arguments.get(name) for name in ("min_value", "max_value", "value", "threshold"))
-        return _beside(observed, [float(limit) for limit in limits if isinstance(limit, int | float)])
+        return _formatted(observed, [float(limit) for limit in limits if isinstance(limit, int | float)])
     return "as expected" if met else "others, not shown"
 
 
-def _beside(observed: Any, limits: Sequence[float]) -> str:
+def _formatted(observed: Any, limits: Sequence[float]) -> str:
     """Give a number in four digits, or in as many as keep it on its side of every limit; whole numbers in full."""
     if isinstance(observed, int) or float(observed).is_integer():
         return f"{observed:.15g}"

@@ -185,13 +185,13 @@ def as_category(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     raise SourceError(f"{at} is {column.type}, expected text or integers for a category; {hint}")
 
 
-def _as_integers(column: pa.ChunkedArray, found: str, expected: str, cure: str) -> pa.ChunkedArray:
+def _as_integers(column: pa.ChunkedArray, found: str, expected: str, remedy: str) -> pa.ChunkedArray:
     """Convert whole floats to integers; NaN becomes null. Raises SourceError for fractions and numbers past 2^53."""
     number = column.cast(pa.float64(), safe=False)
     number = pc.if_else(pc.is_nan(number), pa.scalar(None, pa.float64()), number)
     is_integer = pc.and_(pc.equal(number, pc.round(number)), pc.less(pc.abs(number), float(EXACT)))
     if not pc.all(is_integer, min_count=0).as_py():
-        raise SourceError(f"{found} and holds fractions, or numbers past 2^53, expected {expected}; {cure}")
+        raise SourceError(f"{found} and holds fractions, or numbers past 2^53, expected {expected}; {remedy}")
     return number.cast(pa.int64())
 
 

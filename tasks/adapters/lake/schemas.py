@@ -195,8 +195,8 @@ def read_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[p
         raise SourceError(
             f"{at} holds fractions, or numbers past 2^53, expected classes; a regression needs task: regression"
         )
-    labels, strange = _listed(config, number.cast(pa.int64()))
-    return labels, pc.coalesce(infinite, strange)
+    labels, unlisted = _listed(config, number.cast(pa.int64()))
+    return labels, pc.coalesce(infinite, unlisted)
 
 
 def _as_amount(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -213,8 +213,8 @@ def _as_amount(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[p
 def _as_class(config: ModelConfig, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     named = config.columns.named_classes
     point = str(config.source.options.get("decimal_point", ".")) if config.source.kind == "csv" else "."
-    labels, strange = _listed(config, canonical_labels(column, named, point))
-    return labels, pc.coalesce(strange, unknown_words(column, named))
+    labels, unlisted = _listed(config, canonical_labels(column, named, point))
+    return labels, pc.coalesce(unlisted, unknown_words(column, named))
 
 
 def _listed(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -222,9 +222,9 @@ def _listed(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[pa.ChunkedArr
     none = pa.chunked_array([pa.nulls(len(labels), pa.string())])
     if not config.columns.classes:
         return labels, none
-    strange = pc.equal(class_indices(labels.cast(pa.string()), config.columns.classes), -1)
-    strange = pc.fill_null(strange, False)
-    return pc.if_else(strange, None, labels), pc.if_else(strange, NOT_LISTED, none)
+    unlisted = pc.equal(class_indices(labels.cast(pa.string()), config.columns.classes), -1)
+    unlisted = pc.fill_null(unlisted, False)
+    return pc.if_else(unlisted, None, labels), pc.if_else(unlisted, NOT_LISTED, none)
 
 
 def _finite(number: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:

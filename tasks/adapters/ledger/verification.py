@@ -38,7 +38,7 @@ def verify(model: str, *expected: Head) -> Verification:
             hashes[sequence] = checked.hash
     if numbered and head is None:
         problems.append(
-            f"{HEAD} is missing or cannot be read, so nothing here shows that the last entries are complete"
+            f"{HEAD} is missing or cannot be read, so nothing here shows that no entry is missing at the end"
         )
     for known, where in ((head, HEAD), *((other, "the head recorded elsewhere") for other in expected)):
         if known and hashes.get(known.sequence) != known.hash:

@@ -38,7 +38,7 @@ def make_database(uri: str) -> None:
                 path,
                 aside.name,
             )
-        with _beside(path) as own:
+        with _temporary_database(path) as own:
             _make_tables(own)
             own.replace(path)
 
@@ -81,7 +81,7 @@ def _make_tables(path: Path) -> None:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _temporary_database(path: Path) -> Iterator[Path]:
     own = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
     try:
         yield own

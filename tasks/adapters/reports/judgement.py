@@ -89,7 +89,7 @@ def _performance(report: PerformanceReport, judgement: Judgement) -> str:
     if judgement.estimate:
         error = describe_error(judgement.estimate_error)
         rows.append(_metric_row(possible(judgement.estimate), f"estimated without labels; {error}"))
-    reading = [f"Each row is one metric with the interval that its true value lies in; {_better(report)}."]
+    reading = [f"Each row is one metric with its confidence interval; {_better(report)}."]
     if report.smallest_shift is not None:
         reading.append(f"This window can show a worsening of {report.primary} by {report.smallest_shift:.2g} or more.")
     worst = describe_worst(report.slices)

@@ -83,7 +83,7 @@ def _refuse_links(folder: Path, where: str) -> None:
             before = reached.setdefault((at.st_dev, at.st_ino), found)
             if before != found:
                 raise SourceError(
-                    f"{where}: {found.relative_to(folder)} is a link to {before.relative_to(folder)}, so its rows would be "
+                    f"{where}: {found.relative_to(folder)} is the same as {before.relative_to(folder)}, so its rows would be "
                     "read more than once; expected each file once; remove the link"
                 )
 

@@ -60,18 +60,14 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
             rows = dataset.to_table(columns=list(columns), filter=bounds)
             return empty_is_missing(config, rows) if config.source.kind == "csv" else rows
     except (FileNotFoundError, TableNotFoundError):
-        raise SourceError(
-            f"{where}: nothing is there, expected a {config.source.kind} source; fix source.path"
-        ) from None
+        raise SourceError(f"{where}: not found, expected a {config.source.kind} source; fix source.path") from None
     except PermissionError:
         raise SourceError(
             f"{where}: access is denied, expected read access; fix its permissions or credentials"
         ) from None
     except httpx.HTTPStatusError as error:
         if error.response.status_code == HTTPStatus.NOT_FOUND:
-            raise SourceError(
-                f"{where}: nothing is there, expected a {config.source.kind} source; fix source.path"
-            ) from None
+            raise SourceError(f"{where}: not found, expected a {config.source.kind} source; fix source.path") from None
         raise SourceUnreachable(
             f"{where}: cannot be fetched (status {error.response.status_code}); check the address and try again"
         ) from None

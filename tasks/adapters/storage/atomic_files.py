@@ -14,7 +14,7 @@ from uuid import uuid4
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; it replaces `path` if the block succeeds and is deleted if it fails. Raises OSError."""
-    own = _beside(path)
+    own = _temporary_path(path)
     try:
         yield own
         own.replace(path)
@@ -30,7 +30,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     The folder is written once: if another process creates `path` first, its folder is used and this one is deleted.
     """
-    own = _beside(path)
+    own = _temporary_path(path)
     own.mkdir(parents=True)
     try:
         yield own
@@ -58,5 +58,5 @@ def file_lock(lock: Path) -> Iterator[None]:
         yield
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex}.unfinished")

@@ -87,7 +87,7 @@ class Lease:
     def _fenced(self, later: Record) -> FencedOut:
         return FencedOut(
             f"{self.model}: {self.record.purpose} with token {self.record.token} was fenced out: {later.purpose} by "
-            f"{later.holder} took token {later.token} after this process did not renew it for {self.record.ttl_s:g} s "
+            f"{later.holder} took token {later.token} after this process did not renew its lease for {self.record.ttl_s:g} s "
             "or was restarted; expected the latest token; nothing was written since; look at that run"
         )
 

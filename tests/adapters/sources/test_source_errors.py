@@ -110,7 +110,7 @@ def test_truncated_and_missing_files_differ(tmp_path: Path) -> None:
             read_window(config, WINDOW)
         assert not isinstance(caught.value, SourceUnreachable)
     (tmp_path / "rows.parquet").unlink()
-    with pytest.raises(SourceError, match="nothing is there, expected a parquet source"):
+    with pytest.raises(SourceError, match="not found, expected a parquet source"):
         read_window(config, WINDOW)
 
 
