@@ -99,7 +99,7 @@ def test_costs_and_policies_can_be_chosen(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--matrix", "absent.npz", "--out", "."], "absent.npz: there is no such file"),
+        (["--matrix", "absent.npz", "--out", "."], "absent.npz: no such file"),
         (["--matrix", "{file}", "--out", ".", "--policies", "clever"], "--policies has clever; expected some of"),
         (["--matrix", "{file}", "--out", ".", "--alphas", "-1"], "expected costs above 0"),
         (["--matrix", "{text}", "--out", "."], "cannot be read as .npz"),
@@ -124,7 +124,7 @@ def test_module_runs_with_matrix_and_folder(matrix_file: Path, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["backtest.html", "summary.json"]
     refused = subprocess.run([*command, "absent.npz"], capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith("backtest: absent.npz: there is no such file")
+    assert refused.stderr.startswith("backtest: absent.npz: no such file")
 
 
 def test_matrix_without_output_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ def test_retrain_preview_states_whether_it_would_run(tmp_path):
     model = trained(tmp_path)
     before = state()
     assert retrain(model, until=FIRST, reason="to see", dry_run=True).refusals == ()
-    assert retrain(model, until=FIRST, dry_run=True).refusals == ("this decision was carried out: version 1 stands",)
+    assert retrain(model, until=FIRST, dry_run=True).refusals == ("this decision was already carried out: version 1",)
     assert state() == before
     assert retrain(model, until=FIRST, reason="to see") is not None
     assert len(ledger.entries("small", kind="challenger.registered")) == 2

@@ -262,7 +262,7 @@ def test_swapped_model_files_are_not_served():
     champion = registry.version(MODEL, "champion")
     with pytest.raises(ModelFileError, match=r"expected .* as recorded when they were registered"):
         version_files.load_scorer(champion, fresh=True)
-    assert "does not serve" in str(trial.answer(champion, make_rows(rows=40), fresh=True))
+    assert "does not serve" in str(trial.try_predict(champion, make_rows(rows=40), fresh=True))
     assert "does not serve" in str(trial.smoke_test(champion))
 
 
