@@ -135,7 +135,9 @@ def test_every_expected_head_is_checked(recorded, capsys):
     assert main(["audit", "verify", "--expect", bad, "--expect", good]) == 1
     printed = capsys.readouterr().out
     assert "air_time: DAMAGED" in printed
-    assert "the head recorded elsewhere names entry 2 with hash 000000000000…, which has another hash" in printed
+    assert (
+        "the head recorded elsewhere names entry 2 with hash 000000000000…, but that entry has another hash" in printed
+    )
 
 
 def test_damaged_ledger_is_one_clear_line(recorded, workspace):

@@ -43,6 +43,8 @@ def verify(model: str, *expected: Head) -> Verification:
     for known, where in ((head, HEAD), *((other, "the head recorded elsewhere") for other in expected)):
         if known and hashes.get(known.sequence) != known.hash:
             fault = "has another hash" if known.sequence in hashes else "is missing"
-            problems.append(f"{where} names entry {known.sequence} with hash {known.hash[:12]}…, which {fault}")
+            problems.append(
+                f"{where} names entry {known.sequence} with hash {known.hash[:12]}…, but that entry {fault}"
+            )
     last = max(hashes)
     return Verification(model, len(numbered), Head(last, hashes[last]) if last else None, tuple(problems))

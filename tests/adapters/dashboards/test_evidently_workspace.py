@@ -59,7 +59,7 @@ def shown(tmp_path) -> Iterator[LocalState]:
 def test_running_ui_shows_each_new_window(tmp_path, shown, monkeypatch):
     drawn = []
     with monkeypatch.context() as patched:
-        patched.setattr(evidently_workspace, "keep", lambda snapshot, *_: drawn.append(snapshot))
+        patched.setattr(evidently_workspace, "store_snapshot", lambda snapshot, *_: drawn.append(snapshot))
         assert judge(tmp_path).drift
     for number in (1, 2, 3):
         store_snapshot(*drawn, "churn", f"window {number}", WINDOW.end)

@@ -200,7 +200,7 @@ class TestDamageIsFound:
         for number in (4, 5):
             entry_file(number).unlink()
         assert "head.json names entry 5" in problems()
-        assert "which is missing" in problems()
+        assert "but that entry is missing" in problems()
 
     def test_a_removed_head(self):
         head_file().unlink()
