@@ -14,10 +14,10 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from pydantic import Field
 
 from deployments.config.model import load_model_config
-from flows.parameters import Model, Moment, present, run_name, wall_clock
+from flows.parameters import Model, Moment, resolve_as_of, run_name, wall_clock
 from tasks.data.snapshot import land_labels, take_snapshot
 from tasks.policy.backtest.study import ALPHAS, COMPUTE_SHARE
-from tasks.replay.candidates import assemble_matrix, plan_candidates, record_candidate, record_probes, without
+from tasks.replay.candidates import assemble_matrix, exclude_windows, plan_candidates, record_candidate, record_probes
 from tasks.replay.simulation import backtest_candidates
 
 
@@ -51,13 +51,15 @@ def backtest(
         until: Back-test on windows that are complete by this time (UTC). Now, or the end of recorded data, when left empty.
     """
     config = load_model_config(model)
-    plan = plan_candidates(config, present(config, until) - config.settling)  # do not store windows that still settle
+    plan = plan_candidates(
+        config, resolve_as_of(config, until) - config.settling
+    )  # do not store windows that still settle
     take_snapshot(config, config.history())
     served = [take_snapshot(config, window, may_be_empty=True) for window in plan.windows[plan.history :]]
     known = min(plan.windows[-1].end + config.columns.label_delay, wall_clock())
     land_labels(config, known)
     empty = [snapshot.window for snapshot in served if not snapshot.rows]
-    plan = without(config, plan, empty, known)
+    plan = exclude_windows(config, plan, empty, known)
     probes = record_probes.submit(config, plan)
     recorded = [record_candidate.submit(config, plan, place) for place in range(len(plan.windows) - 1)]
     matrix = assemble_matrix(config, plan, [future.result() for future in recorded], probes.result())

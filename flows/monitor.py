@@ -7,7 +7,7 @@ pays, the run emits `perennial.retraining.requested`, which an automation turns 
 
 from prefect import flow
 
-from flows.parameters import Model, Moment, due, run_name
+from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from tasks.adapters.orchestration.runs import run_mode
 from tasks.data.profile import profile_window
 from tasks.data.snapshot import land_labels, take_snapshot
@@ -19,7 +19,7 @@ from tasks.monitoring.probes import score_probes
 from tasks.monitoring.quality import check_quality
 from tasks.policy.records.evidence import Judgement, WindowEvidence
 from tasks.policy.records.reports import PerformanceReport
-from tasks.record.history import prepare_run, recall_judgement, recall_latency, recall_past
+from tasks.record.history import load_judgement, load_latency, load_past, prepare_run
 from tasks.record.publication import ask_for_retraining, emit_heartbeat, publish_degradation, publish_judgement
 from tasks.rollout.access import admit, check_window
 from tasks.rollout.outcome import evaluate_promotion
@@ -37,10 +37,10 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
         dry_run: Decide and explain, but write no ledger entry and hand nothing over.
     """
     config = admit(model)
-    as_of = due(config, until)
+    as_of = scheduled_as_of(config, until)
     window = config.window_until(as_of)
-    past = recall_past(config)
-    recorded = recall_judgement(config, past, window)
+    past = load_past(config)
+    recorded = load_judgement(config, past, window)
     if recorded and not dry_run:
         ask_for_retraining(config, recorded, past)
         emit_heartbeat(config, recorded)
@@ -54,7 +54,7 @@ def monitor(model: Model, until: Moment | None = None, dry_run: bool = False) ->
     evidence, revised = WindowEvidence(window, snapshot.rows, quality), ()
     if quality.verdict != "fail":
         drift = measure_drift(config, profile, run.champion)
-        performance, *revised = measure_performance(config, run, recall_latency(config, past, window))
+        performance, *revised = measure_performance(config, run, load_latency(config, past, window))
         probes = score_probes(config, run, (performance, *revised))
         evidence = WindowEvidence(window, snapshot.rows, quality, drift, performance, probes)
     diagnosis = diagnose_window(config, run, evidence, revised)

@@ -20,7 +20,7 @@ from prefect.settings import (
 from pydantic import AfterValidator, Field
 
 from deployments.config.model import ModelConfig, available_models
-from tasks.adapters.orchestration.server import kept_log_in, served_url
+from tasks.adapters.orchestration.server import served_url, stored_log_in
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import CLOCKS_APART, digest
 from tasks.policy.records.errors import PerennialError, TimeAhead
@@ -56,7 +56,7 @@ EarlierVersion = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")]
 Reason = Annotated[OneLine, Field(min_length=3, max_length=2000)]
 
 
-def present(config: ModelConfig, until: datetime | None) -> datetime:
+def resolve_as_of(config: ModelConfig, until: datetime | None) -> datetime:
     """Return the time a flow judges from: `until`, else now, but no later than the settled end of recorded data.
 
     Recorded data (`period.end` is set) is complete even if its end lies in the future. The data of a live model is complete
@@ -75,16 +75,16 @@ def present(config: ModelConfig, until: datetime | None) -> datetime:
     return moment
 
 
-def due(config: ModelConfig, until: datetime | None) -> datetime:
-    """Return the time as `present` does, but for a scheduled run the time it was due, however long it waited for a worker.
+def scheduled_as_of(config: ModelConfig, until: datetime | None) -> datetime:
+    """Return the time as `resolve_as_of` does, but for a scheduled run the time it was due, however long it waited for a worker.
 
     Runs that waited therefore each judge their own window in order, instead of all judging the latest one.
     """
     run = FlowRunContext.get()
     scheduled = run.flow_run if run and run.flow_run and run.flow_run.auto_scheduled else None
     if until is None and scheduled and scheduled.expected_start_time:
-        return present(config, min(in_utc(scheduled.expected_start_time), wall_clock()))
-    return present(config, until)
+        return resolve_as_of(config, min(in_utc(scheduled.expected_start_time), wall_clock()))
+    return resolve_as_of(config, until)
 
 
 def wall_clock() -> datetime:
@@ -99,7 +99,7 @@ def manual_decision_id(config: ModelConfig, until: datetime | None, reason: str)
     restarted run completes the same decision.
     """
     asked_at: datetime = until or flow_run.scheduled_start_time or wall_clock()
-    return digest(config.name, config.fingerprint, present(config, asked_at).isoformat(), reason)
+    return digest(config.name, config.fingerprint, resolve_as_of(config, asked_at).isoformat(), reason)
 
 
 def run_name(verb: str) -> Callable[[], str]:
@@ -144,7 +144,7 @@ def own_server() -> AbstractContextManager[Any]:
         return temporary_settings(
             {PREFECT_API_URL: served},
             restore_defaults=elsewhere,
-            set_defaults={PREFECT_API_AUTH_STRING: kept_log_in(space)},
+            set_defaults={PREFECT_API_AUTH_STRING: stored_log_in(space)},
         )
     database = f"sqlite+aiosqlite:///{make_folder(space.home / 'prefect')}/prefect.db"
     return temporary_settings(

@@ -11,7 +11,7 @@ from prefect import flow
 from pydantic import Field
 
 from deployments.config.model import ModelConfig
-from flows.parameters import Actor, DecisionId, Model, Moment, present, run_name, wall_clock
+from flows.parameters import Actor, DecisionId, Model, Moment, resolve_as_of, run_name, wall_clock
 from tasks.adapters.orchestration import run_identity
 from tasks.policy.governance.access import Approval, Override
 from tasks.policy.governance.requests import RunRequest
@@ -19,7 +19,7 @@ from tasks.policy.records.errors import NothingToPromote
 from tasks.policy.records.evidence import Promotion, ValidationReport
 from tasks.policy.records.text import OneLine
 from tasks.policy.reporting.preview import Preview
-from tasks.record.history import find_challenger, recall_validation
+from tasks.record.history import find_challenger, load_validation
 from tasks.record.preview import preview_promotion
 from tasks.record.publication import publish_answer, publish_promotion
 from tasks.rollout.access import admit, check_trigger, check_verdict_time, use_override
@@ -53,7 +53,7 @@ def promote(
         dry_run: Only show the validation verdict and what would block the promotion. Nothing is changed or requested.
     """
     config = admit(model)
-    as_of, principal = present(config, until), run_identity.creator(requested_by)
+    as_of, principal = resolve_as_of(config, until), run_identity.creator(requested_by)
     request = RunRequest(
         "promote", model, principal, requested_by, as_of, wall_clock(),
         override=override, approved_by=approved_by, comment=comment,
@@ -81,10 +81,10 @@ def _preview(config: ModelConfig, request: RunRequest, decision_id: str | None) 
 
 def _verdict(config: ModelConfig, model: str, decision_id: str | None) -> ValidationReport:
     """Return the challenger's validation from the ledger. Raises NothingToPromote if there is none."""
-    validation = recall_validation(config, decision_id)
+    validation = load_validation(config, decision_id)
     if validation is None:
         raise NothingToPromote(
-            f"{config.name}: the ledger holds no verdict on a challenger of {decision_id or 'any decision'}; expected one "
+            f"{config.name}: the ledger has no validation of a challenger for {decision_id or 'any decision'}; expected one "
             f"that passed; run: perennial run retrain --model {model}"
         )
     return validation

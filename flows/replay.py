@@ -27,13 +27,13 @@ from tasks.policy.records.events import RunMode
 from tasks.policy.records.evidence import Decision, ModelVersion
 from tasks.policy.records.replay import EventKind, Replay, ReplayEvent, ReplayWindow
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
-from tasks.record.history import recall_degradation
+from tasks.record.history import load_degradation
 from tasks.replay.baselines import BaselineScores, compare_with_baselines, score_baselines
 from tasks.replay.records import (
     first_champion,
+    load_window,
+    load_windows,
     open_replay,
-    recall_window,
-    recall_windows,
     record_window,
     report_replay,
     summarise,
@@ -54,18 +54,18 @@ def replay(model: Model, start: Moment | None = None, end: Moment | None = None)
     folder = open_replay(config, windows)
     steps = _Steps(model)
     # only the replay itself sends heartbeats; a subflow's would add a second each
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), ThreadPoolExecutor(1) as beside:
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), ThreadPoolExecutor(1) as background:
         first = first_champion(config) or _train_first(config, steps, windows[0])
 
-        def score_beside(window: Window) -> Future[Path]:
-            return beside.submit(score_baselines, config, first, folder, window)
+        def score_in_background(window: Window) -> Future[Path]:
+            return background.submit(score_baselines, config, first, folder, window)
 
         progress = create_progress_artifact(0.0, f"replay-{config.name}".replace("_", "-"), f"{len(windows)} windows")
         for number, window in enumerate(windows, start=1):
-            if recall_window(folder, window) is None:
-                record_window(folder, _live_through(config, steps, window, score_beside))
+            if load_window(folder, window) is None:
+                record_window(folder, _replay_window(config, steps, window, score_in_background))
                 update_progress_artifact(progress, 100.0 * number / len(windows), f"{number} of {len(windows)} windows")
-    records = recall_windows(folder, windows)
+    records = load_windows(folder, windows)
     served = tuple((record.window, record.champion) for record in records if record.rows)
     scores = compare_with_baselines(config, served, windows[-1].end, folder)
     known = {window: score for (window, _), score in zip(served, scores, strict=True)}
@@ -104,30 +104,30 @@ def _train_first(config: ModelConfig, steps: _Steps, window: Window) -> ModelVer
     return first
 
 
-def _live_through(
-    config: ModelConfig, steps: _Steps, window: Window, score_beside: "Callable[[Window], Future[Path]]"
+def _replay_window(
+    config: ModelConfig, steps: _Steps, window: Window, score_in_background: "Callable[[Window], Future[Path]]"
 ) -> ReplayWindow:
     """Run one window through the loop, including every flow that its decision starts.
 
-    Baselines share no state with the loop, so `score_beside` starts them in another thread.
+    Baselines share no state with the loop, so `score_in_background` starts them in another thread.
     """
     steps.seconds.clear()
     baselines: Future[Path] | None = None
     if steps.run("score", until=config.read_at(window)):  # None if the window has no rows, as on a holiday
-        baselines = score_beside(window)
+        baselines = score_in_background(window)
     judgement = steps.run("monitor", until=config.read_at(window))
-    events = _go_back(config, steps, window, judgement.champion)
+    events = _roll_back(config, steps, window, judgement.champion)
     acts = judgement.decision.retrain or judgement.decision.go_back_to
-    events += _act(config, steps, window, judgement.decision) if acts else ()
+    events += _carry_out(config, steps, window, judgement.decision) if acts else ()
     if baselines:
         steps.wait("baselines", baselines)
     record = summarise(config, judgement, events)
     return replace(record, seconds=tuple(steps.seconds.items()))
 
 
-def _go_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) -> tuple[ReplayEvent, ...]:
+def _roll_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) -> tuple[ReplayEvent, ...]:
     """Roll back a new champion that has degraded, as the automation does."""
-    degraded = recall_degradation(config, champion)
+    degraded = load_degradation(config, champion)
     if degraded is None or degraded.at != config.read_at(window):
         return ()
     undone = steps.run(
@@ -136,7 +136,7 @@ def _go_back(config: ModelConfig, steps: _Steps, window: Window, champion: str) 
     return (ReplayEvent("rolled_back", f"version {undone.champion} serves again: {degraded.reasons[0]}"),)
 
 
-def _act(config: ModelConfig, steps: _Steps, window: Window, decision: Decision) -> tuple[ReplayEvent, ...]:
+def _carry_out(config: ModelConfig, steps: _Steps, window: Window, decision: Decision) -> tuple[ReplayEvent, ...]:
     """Carry out a decision to retrain or to go back, as automations do: validate a challenger and promote it if it passes."""
     validation = steps.run(
         "retrain",

@@ -17,7 +17,7 @@ from flows.parameters import (
     Moment,
     Reason,
     manual_decision_id,
-    present,
+    resolve_as_of,
     run_name,
     wall_clock,
 )
@@ -30,19 +30,19 @@ from tasks.policy.governance.access import Override
 from tasks.policy.governance.requests import RunRequest
 from tasks.policy.records.evidence import ValidationReport
 from tasks.policy.reporting.preview import Preview
-from tasks.record.history import find_champion, find_earlier, next_cost_usd, recall_validation, spent_usd
+from tasks.record.history import find_champion, find_earlier, load_validation, next_cost_usd, spent_usd
 from tasks.record.preview import preview_retraining, preview_trial
 from tasks.record.publication import hand_over_again, publish_validation, refuse_retraining
 from tasks.rollout.access import admit, check_decision, check_trigger, use_override
 from tasks.rollout.lease import with_lease
 from tasks.training.shared_budget import claim_shared_budget
-from tasks.training.slots import in_a_training_slot
+from tasks.training.slots import with_training_slot
 from tasks.training.train import train_challenger
 from tasks.training.validation import validate_challenger
 
 
 @flow(name="retrain", flow_run_name=run_name("retrain"))
-@in_a_training_slot
+@with_training_slot
 @with_lease()
 def retrain(
     model: Model,
@@ -67,14 +67,14 @@ def retrain(
         earlier: Version number of an earlier champion to validate again. Nothing is trained and no budget is used.
     """
     config = admit(model)
-    as_of, principal = present(config, until), run_identity.creator(requested_by)
+    as_of, principal = resolve_as_of(config, until), run_identity.creator(requested_by)
     decision_id = decision_id or manual_decision_id(config, until, reason)
     request = RunRequest("retrain", model, principal, requested_by, as_of, wall_clock(), reason, override)
     if dry_run:
         return _preview(config, request, decision_id, earlier)
     check_trigger(config, request)
     request = check_decision(config, request, decision_id, earlier)
-    recorded = recall_validation(config, decision_id)
+    recorded = load_validation(config, decision_id)
     if recorded:
         hand_over_again(config, recorded, decision_id, as_of)
         return recorded
@@ -96,7 +96,7 @@ def retrain(
 
 def _preview(config: ModelConfig, request: RunRequest, decision_id: str, earlier: str | None) -> Preview:
     split = split_labelled_rows(config, request.as_of) if find_champion(config) else None
-    recorded = recall_validation(config, decision_id)
+    recorded = load_validation(config, decision_id)
     if earlier and split:
         challenger = find_earlier(config, earlier, decision_id)
         return preview_trial(config, request, challenger, split[1], recorded)

@@ -12,7 +12,7 @@ from flows.parameters import (
     Moment,
     Reason,
     manual_decision_id,
-    present,
+    resolve_as_of,
     run_name,
     wall_clock,
 )
@@ -50,7 +50,7 @@ def rollback(
         dry_run: Only check that the previous champion can predict, and show what would be restored.
     """
     config = admit(model)
-    as_of, principal = present(config, until), run_identity.creator(requested_by)
+    as_of, principal = resolve_as_of(config, until), run_identity.creator(requested_by)
     decision_id = decision_id or manual_decision_id(config, until, reason)
     request = RunRequest("rollback", model, principal, requested_by, as_of, wall_clock(), reason)
     if dry_run:

@@ -2,10 +2,10 @@
 
 from prefect import flow
 
-from flows.parameters import Model, Moment, due, run_name
+from flows.parameters import Model, Moment, run_name, scheduled_as_of
 from tasks.data.snapshot import take_snapshot
 from tasks.policy.records.reports import Scoring
-from tasks.record.history import find_champion, recall_past, recall_scoring
+from tasks.record.history import find_champion, load_past, load_scoring
 from tasks.record.publication import publish_scoring
 from tasks.rollout.access import admit, check_window
 from tasks.rollout.scoring import score_window
@@ -23,9 +23,9 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
             was due, else now.
     """
     config = admit(model)
-    window = config.window_until(due(config, until))
-    past = recall_past(config)
-    recorded = recall_scoring(config, past, window)
+    window = config.window_until(scheduled_as_of(config, until))
+    past = load_past(config)
+    recorded = load_scoring(config, past, window)
     if recorded:
         return recorded
     check_window(config, past, window)

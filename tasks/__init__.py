@@ -12,7 +12,7 @@ ADDRESSES = ("PREFECT_API_URL", "PREFECT_UI_API_URL", "MLFLOW_TRACKING_URI", "AW
 THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
-def _read_as_meant() -> None:
+def _normalise_environment() -> None:
     for name in [name for name, value in os.environ.items() if name.startswith(SETTINGS) and not value.strip()]:
         del os.environ[name]
     for name in ADDRESSES:
@@ -24,7 +24,7 @@ def _read_as_meant() -> None:
             os.environ[name] = ",".join(dict.fromkeys((*known, *THIS_MACHINE)))
 
 
-_read_as_meant()
+_normalise_environment()
 
 for _name, _value in {
     "DO_NOT_TRACK": "1",

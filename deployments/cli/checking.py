@@ -8,7 +8,7 @@ from deployments.config.fleet import load_fleet_config
 from deployments.config.model import available_models
 from deployments.config.names import load_named_model
 from tasks.policy.records.errors import PerennialError
-from tasks.training.readiness import check_training, look_at_data
+from tasks.training.readiness import check_training, describe_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def check_files(paths: Sequence[str], data: bool) -> Iterator[CheckedFile]:
         try:
             config = load_named_model(path)
             check_training(config)
-            found = tuple(look_at_data(config)) if data else ()
+            found = tuple(describe_data(config)) if data else ()
         except PerennialError as error:
             yield CheckedFile(path, error=str(error))
         else:

@@ -25,7 +25,7 @@ def _not_reserved(name: str) -> str:
     return name
 
 
-def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+def _without_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{', '.join(twice)} is listed more than once, expected each column once")
@@ -42,12 +42,12 @@ def _one_name_or_several(value: Any) -> str | tuple[str, ...]:
         raise ValueError(
             "expected the name of a column, or a list of names such as [customer, week]; put a number in quotes"
         )
-    names = _each_once(tuple(map(_not_reserved, names)))
+    names = _without_duplicates(tuple(map(_not_reserved, names)))
     return names[0] if len(names) == 1 else names
 
 
 ColumnName = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_not_reserved)]
-ColumnNames = Annotated[tuple[ColumnName, ...], AfterValidator(_each_once)]
+ColumnNames = Annotated[tuple[ColumnName, ...], AfterValidator(_without_duplicates)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 

@@ -154,7 +154,7 @@ def _start_all(run: ServeRun, space: Workspace, environment: Mapping[str, str], 
     # imported here because it loads Prefect, which starting the servers does not need
     from deployments.local.worker import worker
 
-    _print_requeued(orchestration.requeue.hand_back_runs(api_url), run.stream)  # runs of a killed `serve`
+    _print_requeued(orchestration.requeue.requeue_orphaned_runs(api_url), run.stream)  # runs of a killed `serve`
     last = worker(environment)
     _start(run, [last], awaited=[*servers, last])
 
@@ -256,7 +256,7 @@ def _stop_all(services: Sequence[Service], space: Workspace, api_url: str, strea
         service.stop(PATIENCE_S)
         if service.name == "worker" and services[0].exit_status is None:
             try:
-                _print_requeued(orchestration.requeue.hand_back_runs(api_url), stream)
+                _print_requeued(orchestration.requeue.requeue_orphaned_runs(api_url), stream)
             except httpx.HTTPError as error:
                 stream.line("serve", f"active runs stay Running, because the server did not requeue them: {error}")
     record_served(space, None)

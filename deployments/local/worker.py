@@ -17,7 +17,7 @@ from rich.console import Console
 
 from deployments.local.instance_lock import PATIENCE_S
 from deployments.local.services import Service, Stream, asked_to_stop
-from tasks.adapters.orchestration.requeue import POOL, client_of, hand_back, hand_back_runs, worker_name
+from tasks.adapters.orchestration.requeue import POOL, client_of, requeue_orphaned_runs, requeue_runs, worker_name
 from tasks.adapters.storage.workspace import located
 from tasks.policy.records.errors import DeploymentError
 
@@ -64,7 +64,7 @@ def work(pool: str, queues: Sequence[str]) -> int:
         runs = _runs_of(service)
         service.stop(PATIENCE_S)
         try:
-            back = hand_back(str(api_url), runs) + hand_back_runs(str(api_url), pool, queues)
+            back = requeue_runs(str(api_url), runs) + requeue_orphaned_runs(str(api_url), pool, queues)
             stream.line("work", f"stopped; {back} run{'s' * (back != 1)} put back into the queue")
         except httpx.HTTPError as error:
             stream.line(

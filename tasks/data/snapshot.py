@@ -20,7 +20,7 @@ from tasks.policy.records.errors import SourceEmpty, SourceUnreachable
 from tasks.policy.records.reports import Snapshot
 
 
-def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
+def _is_transient(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
     """Return whether a retry can help: only after SourceUnreachable. Invalid data fails the same way again."""
     return isinstance(state.result(raise_on_failure=False), SourceUnreachable)
 
@@ -28,7 +28,7 @@ def _may_pass(_task: "Task[..., object]", _run: TaskRun, state: State) -> bool:
 # Retried because a host, bucket or database may be briefly unavailable.
 @stage(
     retries=3,
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=_is_transient,
     timeout_seconds=1800,
 )
 def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = False) -> Snapshot:
@@ -57,7 +57,7 @@ def take_snapshot(config: ModelConfig, window: Window, may_be_empty: bool = Fals
 
 @stage(
     retries=3,
-    retry_condition_fn=_may_pass,
+    retry_condition_fn=_is_transient,
     timeout_seconds=1800,
 )
 def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = None) -> int:
@@ -69,13 +69,13 @@ def land_labels(config: ModelConfig, as_of: datetime, period: Window | None = No
     due = None if period else lake.labels_due(config, as_of, timedelta(days=config.columns.label_lookback_days))
     searched = due.window if due else period
     if searched is None:
-        get_run_logger().info("labels: no rows have landed before %s, nothing to look for", as_of.isoformat())
+        get_run_logger().info("labels: no rows have landed before %s, nothing to search", as_of.isoformat())
         return 0
-    labels, broken = lake.stored_alike(config, *sources.read_sorted_labels(config, searched, with_unknown=True))
+    labels, broken = lake.cast_to_stored_type(config, *sources.read_sorted_labels(config, searched, with_unknown=True))
     stored = lake.land_labels(config, labels, as_of, due)
     lake.land_label_faults(config, searched, labels, broken, as_of)
-    get_run_logger().info("labels: %d new by %s, looked for in %s", stored, as_of.isoformat(), searched.name)
+    get_run_logger().info("labels: %d new by %s, searched in %s", stored, as_of.isoformat(), searched.name)
     if broken.num_rows:
         kinds = ", ".join(map(str, pc.unique(broken["fault"])))
-        get_run_logger().warning("labels: %d of them say no label that can be used: %s", broken.num_rows, kinds)
+        get_run_logger().warning("labels: %d cannot be used: %s", broken.num_rows, kinds)
     return stored

@@ -56,6 +56,7 @@ def _why_withheld(config: ModelConfig, delay: timedelta) -> str:
         return config.withheld
     share = f"{config.performance.closed_at:.0%} of the labels{'' if config.task == 'regression' else ' of each class'}"
     return (
-        f"are not trained on ({delay / timedelta(days=1):.3g} days, in which {share} came by {config.columns.label_time}, "
-        f"and validation.holdout_days: {config.validation.holdout_days:g}); wait, or begin period.start earlier"
+        f"are not trained on ({delay / timedelta(days=1):.3g} days, in which {share} arrived according to "
+        f"{config.columns.label_time}, and validation.holdout_days: {config.validation.holdout_days:g}); wait, or begin "
+        "period.start earlier"
     )

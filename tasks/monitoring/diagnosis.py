@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
-from tasks.policy.monitoring import attribution as judgement, estimation
+from tasks.policy.monitoring import attribution, estimation
 from tasks.policy.monitoring.diagnosis import Diagnosis, decide_diagnosis
 from tasks.policy.monitoring.estimate_errors import Estimate, describe_estimate, past_error, widened
 from tasks.policy.records.base import Window
@@ -37,7 +37,7 @@ def diagnose_window(
     found = decide_diagnosis(evidence, estimate, labels, config.diagnosis, config.quality.columns)
     get_run_logger().info("diagnosis: %s, %s", found.kind, found.reasons[-1])
     explanations = explain_change(config, evidence, run.champion, run.as_of)
-    if estimate and _stands_in(evidence.performance):
+    if estimate and _is_only_value(evidence.performance):
         explanations = (describe_estimate(estimate), *explanations)
     return replace(found, estimate=estimate, explanations=explanations)
 
@@ -51,7 +51,7 @@ def _estimate(config: ModelConfig, run: MonitorRun, evidence: WindowEvidence) ->
     return Estimate(widened(value, error), error) if value else None
 
 
-def _stands_in(performance: PerformanceReport | None) -> bool:
+def _is_only_value(performance: PerformanceReport | None) -> bool:
     """Return whether the estimate is the only available value of the primary metric."""
     return performance is None or performance.maturity == "open" or performance.metric(performance.primary) is None
 
@@ -90,7 +90,7 @@ def explain_loss(
     scorer = registry.version_files.load_scorer(champion, config.training.estimator)
     rows = lake.labelled_rows(config, window, as_of)
     rows = rows.filter(rows.column(config.columns.label).is_valid())
-    rows = rows.take(models.shap.drawn_places(len(rows), models.shap.ROWS))
+    rows = rows.take(models.shap.sample_indices(len(rows), models.shap.ROWS))
     contributed, y_true = models.shap.contributions(scorer, rows), scorer.labels(rows.column(config.columns.label))
     name = config.performance.metric
     name = name if name in ("mae", "pinball", "brier") else "mae" if config.task == "regression" else "log_loss"
@@ -100,7 +100,7 @@ def explain_loss(
     if contributed is None or losses is None or not known.any():
         return None
     drifted = [feature.feature for feature in drift.features if feature.verdict == "drifted"]
-    return judgement.explain_loss(judgement.loss_shifts(frozen, contributed[known], losses), drifted, name)
+    return attribution.explain_loss(attribution.loss_shifts(frozen, contributed[known], losses), drifted, name)
 
 
 def estimate_performance(

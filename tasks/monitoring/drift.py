@@ -134,7 +134,7 @@ def _with_evidently(config: ModelConfig, report: DriftReport, samples: "Samples 
             path, workspace().reports, f"{name} {window}: {report.verdict}", report, snapshots
         )
         for item, snapshot in snapshots.items():
-            dashboards.evidently_workspace.keep(snapshot, name, f"{window} {item}".strip(), moment)
+            dashboards.evidently_workspace.store_snapshot(snapshot, name, f"{window} {item}".strip(), moment)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error
     return replace(report, report_uri=str(path))
@@ -202,6 +202,8 @@ def _with_joint(
         return replace(report, reasons=reasons)
     weights = matched.weights if matched else None
     limit = max(config.drift.joint_threshold, reference.profile.stable_auc or 0.0)
-    joint = profiling.domain_classifier.tell_apart(reference.coded, sample, limit, config.drift.min_rows, weights)
+    joint = profiling.domain_classifier.measure_joint_drift(
+        reference.coded, sample, limit, config.drift.min_rows, weights
+    )
     sentence = describe_joint(joint, any(feature.verdict == "drifted" for feature in report.features))
     return replace(report, joint=joint, reasons=(*reasons, sentence))

@@ -75,7 +75,7 @@ def _may_differ(config: ModelConfig, run: MonitorRun, earlier: PerformanceReport
         return True
     columns = config.columns
     sought_until = earlier.window.end + columns.label_delay + timedelta(days=columns.label_lookback_days)
-    return sought_until > run.window.start and lake.labels_came(config, earlier.window, earlier.as_of, run.as_of)
+    return sought_until > run.window.start and lake.labels_arrived(config, earlier.window, earlier.as_of, run.as_of)
 
 
 def _findings(report: PerformanceReport) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 Each window is processed once, when enough of its labels are known: existing probes are scored on it, then its rows
 train the next probe. The windows before service are processed together on the first run. The scores are stored in the
-window's judgement in the ledger; a decision can be reproduced without the probes. These are plain functions, not
+window's judgement in the ledger, so a decision can be reproduced without the probes. These are plain functions, not
 tasks, because they have no outcome of their own.
 """
 
@@ -37,11 +37,14 @@ def new_columns(config: ModelConfig, run: MonitorRun, reports: Sequence[Performa
     as_of, history = run.as_of, run.history
     known = {column.window for evidence in history.evidence for column in evidence.probes}
     folder = evaluation.probes.probe_folder(config)
-    columns = [] if known else evaluation.probes.before_service(config, as_of, folder)
+    columns = [] if known else evaluation.probes.score_history(config, as_of, folder)
     floor = config.retraining.min_labelled_rows
     latest = {report.window: report for report in (*history.performances, *reports) if report.window <= run.window}
     sound = {found: report for found, report in latest.items() if report.has_sound_labels}
     ready = [found for found, report in sound.items() if report.maturity != "open" and report.labelled_rows >= floor]
-    aged = (run.champion.trained.end, *(earlier.learned_until for earlier in history.returnable))
-    columns += [evaluation.probes.take_up(config, other, as_of, folder, aged) for other in sorted(set(ready) - known)]
+    training_ends = (run.champion.trained.end, *(earlier.learned_until for earlier in history.returnable))
+    columns += [
+        evaluation.probes.score_window_of_service(config, other, as_of, folder, training_ends)
+        for other in sorted(set(ready) - known)
+    ]
     return tuple(columns)

@@ -121,7 +121,7 @@ def judge_quality(
 
 def _suites(config: ModelConfig, baseline: QualityReference) -> "tuple[Suite, Suite]":
     """Return the suite learned from the reference, and the owner's suite, which is empty without `quality.suite`."""
-    text = gates.expectation_suite.present_suite(config, baseline.reference, baseline.suite)
+    text = gates.expectation_suite.current_suite(config, baseline.reference, baseline.suite)
     setting = config.quality.suite
     own = gates.expectation_suite.own_suite(setting) if setting else gates.expectation_suite.Suite()
     return gates.expectation_suite.read_suite(text), own

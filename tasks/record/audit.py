@@ -75,17 +75,17 @@ class CheckedLedger:
 
     @property
     def lines(self) -> list[str]:
-        state = f"{'DAMAGED' if self.problems else 'whole'}, {self.entries} entries, head {self.head or 'none'}"
+        state = f"{'DAMAGED' if self.problems else 'intact'}, {self.entries} entries, head {self.head or 'none'}"
         found = [*self.problems, *(f"registry: {change}" for change in self.registry)]
         return [f"{self.model}: {state}", *(printable(f"  {sentence}") for sentence in found)]
 
 
 def noted_head(text: str) -> "tuple[str, Head]":
     """Parse MODEL:SEQUENCE:HASH, as an earlier check printed it. Raises ValueError for anything else."""
-    model, sequence, noted = (*text.split(":"), "", "")[:3]
-    if not (sequence.isdigit() and len(noted) == 64):
-        raise ValueError(f"{text!r} is no head, expected MODEL:SEQUENCE:HASH as verify prints it")
-    return model, ledger.Head(int(sequence), noted)
+    model, sequence, head_hash = (*text.split(":"), "", "")[:3]
+    if not (sequence.isdigit() and len(head_hash) == 64):
+        raise ValueError(f"{text!r} is not a head, expected MODEL:SEQUENCE:HASH as verify prints it")
+    return model, ledger.Head(int(sequence), head_hash)
 
 
 def check_ledgers(models: Sequence[str], heads: "Sequence[tuple[str, Head]]" = ()) -> list[CheckedLedger]:
@@ -97,12 +97,12 @@ def check_ledgers(models: Sequence[str], heads: "Sequence[tuple[str, Head]]" = (
 def _check(name: str, heads: "Sequence[Head]") -> CheckedLedger:
     found = ledger.verify(name, *heads)
     # a named model is expected to have a ledger; a missing ledger must not pass
-    problems = found.problems or (() if found.entries else ("there is no ledger of this model here",))
+    problems = found.problems or (() if found.entries else ("this model has no ledger here",))
     head = f"{name}:{found.head.sequence}:{found.head.hash}" if found.head else None
-    return CheckedLedger(name, found.entries, head, problems, () if problems else _changed_in_the_registry(name))
+    return CheckedLedger(name, found.entries, head, problems, () if problems else _registry_changes(name))
 
 
-def _changed_in_the_registry(model: str) -> tuple[str, ...]:
+def _registry_changes(model: str) -> tuple[str, ...]:
     """List changes to aliases and versions made outside Perennial, and tags that differ from the ledger's record.
 
     Empty if the registry is a SQLite file that does not exist on this machine; the ledger can be checked without it.
@@ -118,7 +118,7 @@ def _changed_in_the_registry(model: str) -> tuple[str, ...]:
     known = [version for number, version in registered(entries).items() if now.holds(version) and number in tags]
     differing = ((version, edited(version, tags[version.version])) for version in known)
     changed = [
-        f"version {version.version}: tags {', '.join(names)} are not what the ledger recorded, which counts"
+        f"version {version.version}: tags {', '.join(names)} differ from the ledger's record, which takes precedence"
         for version, names in differing
         if names
     ]

@@ -1,6 +1,6 @@
 """Survey all models: collect each model's state from its ledger and champion, and publish the fleet page and artifact.
 
-Nothing is measured here. Ledger and registry are read once per process; a fleet of fifty models takes seconds.
+Nothing is measured here. Ledger and registry are read once per process: a fleet of fifty models takes seconds.
 """
 
 from collections.abc import Sequence
@@ -67,9 +67,7 @@ def survey_fleet(configs: Sequence[ModelConfig], as_of: datetime, broken: Sequen
         try:
             refusal = why_not_bound(bound_to(ledger.entries(config.name, kind=BOUND)), config.binding)
             if refusal:
-                broken.append(
-                    BrokenModel(config.name, refusal, "its file is not the one that its ledger was begun with")
-                )
+                broken.append(BrokenModel(config.name, refusal, "its file is not the one that its ledger is bound to"))
             else:
                 facts.append(_facts(config, as_of))
         except LedgerError as error:

@@ -1,6 +1,6 @@
 """Read a model's history: the champion, recorded judgements, and the challenger that awaits promotion.
 
-The ledger is the only source of history. Entries later than the given time are not used; a replay sees what the live
+The ledger is the only source of history. Entries later than the given time are not used, so a replay sees what the live
 system would have seen. These are plain functions, not tasks, because a look-up needs no row in the dashboard.
 """
 
@@ -46,12 +46,12 @@ def find_champion(config: ModelConfig, required: bool = False) -> ModelVersion |
     return registry.version(config.name, registry.CHAMPION)
 
 
-def recall_past(config: ModelConfig) -> Past:
+def load_past(config: ModelConfig) -> Past:
     """Read all entries of the model's ledger. Raises LedgerError if the hash chain is damaged."""
     return Past(ledger.entries(config.name))
 
 
-def recall_judgement(config: ModelConfig, past: Past, window: Window) -> Judgement | None:
+def load_judgement(config: ModelConfig, past: Past, window: Window) -> Judgement | None:
     """Return the recorded judgement of a window under the current policy; None if the window was not judged."""
     wanted = retraining.decision_id(config.name, config.retraining, window)
     for entry in reversed(past.of("window.judged")):
@@ -69,27 +69,27 @@ def _judgement(body: str) -> Judgement:
     return from_json(Judgement, body)
 
 
-def recall_scoring(config: ModelConfig, past: Past, window: Window) -> Scoring | None:
+def load_scoring(config: ModelConfig, past: Past, window: Window) -> Scoring | None:
     """Return which version scored a window, and its latency; None if the window was not scored."""
     wanted = scoring_id(config.name, window)
     scored = (entry for entry in past.of("window.scored") if entry.decision_id == wanted)
     return next((from_json(Scoring, entry.body) for entry in scored), None)
 
 
-def recall_latency(config: ModelConfig, past: Past, window: Window) -> Latency | None:
+def load_latency(config: ModelConfig, past: Past, window: Window) -> Latency | None:
     """Return the latency of the version that scored a window; None if the window was not scored."""
-    scoring = recall_scoring(config, past, window)
+    scoring = load_scoring(config, past, window)
     return scoring.latency if scoring else None
 
 
 def prepare_run(config: ModelConfig, past: Past, window: Window, as_of: datetime, mode: RunMode) -> MonitorRun:
     """Load the inputs of a `monitor` run. Raises NoChampion if the model has no champion yet."""
     champion = find_champion(config, required=True)
-    history = recall_history(config, past, champion, window)
+    history = load_history(config, past, champion, window)
     return MonitorRun(window, as_of, champion, history, past, mode, registry_changes(config, past))
 
 
-def recall_history(config: ModelConfig, past: Past, champion: ModelVersion, window: Window) -> History:
+def load_history(config: ModelConfig, past: Past, champion: ModelVersion, window: Window) -> History:
     """Return all history that the policy may use when it judges `window`."""
     entries = past.entries
     judgements = [_judgement(entry.body) for entry in entries if entry.kind == "window.judged"]
@@ -119,12 +119,12 @@ def recall_history(config: ModelConfig, past: Past, champion: ModelVersion, wind
     )
 
 
-def spent_usd(config: ModelConfig, as_of: datetime, apart_from: str | None = None) -> float:
+def spent_usd(config: ModelConfig, as_of: datetime, excluding_decision: str | None = None) -> float:
     """Return the cost in USD of the retrains in the 30 days before `as_of`.
 
-    `apart_from` is a decision to exclude: a resumed run must not count its own cost.
+    `excluding_decision` is a decision to exclude: a resumed run must not count its own cost.
     """
-    return budget.spent_usd(ledger.entries(config.name), config.budget, as_of, apart_from)
+    return budget.spent_usd(ledger.entries(config.name), config.budget, as_of, excluding_decision)
 
 
 def next_cost_usd(config: ModelConfig, as_of: datetime) -> float | None:
@@ -150,7 +150,7 @@ def _champion_since(entries: tuple[LedgerEntry, ...]) -> datetime | None:
     return moves[-1] if moves else None
 
 
-def recall_validation(config: ModelConfig, decision_id: str | None) -> ValidationReport | None:
+def load_validation(config: ModelConfig, decision_id: str | None) -> ValidationReport | None:
     """Return the recorded validation of a decision's challenger, or the latest one; None if there is none."""
     verdicts = [
         entry
@@ -172,9 +172,9 @@ def find_challenger(config: ModelConfig, validation: ValidationReport, decision_
     tried = on_trial(entries, verdicts[-1]) if verdicts else None
     if tried and tried.run_id != version.run_id:
         raise PromotionRefused(
-            f"{config.name}: version {version.version} comes from run {version.run_id}, the verdict of decision "
-            f"{verdicts[-1]} is about run {tried.run_id}; the model was deleted and made again, so this verdict says nothing "
-            "about it; expected the decision that made this version"
+            f"{config.name}: version {version.version} comes from run {version.run_id}, but decision "
+            f"{verdicts[-1]} validated run {tried.run_id}; the model was deleted and recreated, so this validation does not "
+            "apply to it; expected the decision that trained this version"
         )
     return replace(version, decision_id=verdicts[-1]) if verdicts else version
 
@@ -184,13 +184,13 @@ def find_earlier(config: ModelConfig, number: str, decision_id: str) -> ModelVer
     known = {earlier.version for earlier in returnable(ledger.entries(config.name))}
     if number not in known:
         raise PromotionRefused(
-            f"{config.name}: version {number} may not be tried again, expected a version that was champion, was not rolled "
+            f"{config.name}: version {number} may not be validated again, expected a version that was champion, was not rolled "
             f"back and does not serve now: {', '.join(sorted(known, key=int)) or 'there is none'}"
         )
     return replace(find_version(config, number), decision_id=decision_id)
 
 
-def recall_degradation(config: ModelConfig, champion: str) -> Degradation | None:
+def load_degradation(config: ModelConfig, champion: str) -> Degradation | None:
     """Return why this version had to be rolled back as champion; None if it did not."""
     found = (from_json(Degradation, entry.body) for entry in ledger.entries(config.name, kind="champion.degraded"))
     return next((degraded for degraded in found if degraded.champion == champion), None)

@@ -50,7 +50,7 @@ def preview_retraining(
     else:
         rows, few = _rows_of_history(config), None
         learns = describe_first_training_data(config.history(), rows, config.validation.holdout_days)
-    access = _not_let_in(config, request, budget.refusal)
+    access = _access_refusals(config, request, budget.refusal)
     refusals = collect_refusals((_done(recorded), *access, few, _unusable(config)))
     place = decide_placement(config.placement, rows, config.columns.personal)
     reasons = (learns, describe_cost(config.budget, budget.spent_usd, budget.cost_usd), describe_place(place))
@@ -68,10 +68,10 @@ def preview_trial(
     """Preview the validation of an earlier champion as challenger; it trains and costs nothing."""
     champion = registry.aliases(config.name)[registry.CHAMPION]
     reason = (
-        f"version {earlier.version}, which learned until {earlier.trained.end:%Y-%m-%d}, would meet champion "
+        f"version {earlier.version}, which was trained until {earlier.trained.end:%Y-%m-%d}, would be compared with champion "
         f"{champion} on {holdout.labelled_rows or 0:,} rows of {holdout.window.name}; nothing would be trained"
     )
-    refusals = collect_refusals((_done(recorded), *_not_let_in(config, request)))
+    refusals = collect_refusals((_done(recorded), *_access_refusals(config, request)))
     return _shown(Preview(config.name, "trial", refusals, (reason,)))
 
 
@@ -84,12 +84,12 @@ def preview_promotion(
     serving = aliases.get(registry.CHAMPION)
     status = registry.tags(config.name, challenger.version).get("status")
     warned = "a warning of validation" if request.override and validation.verdict == "warn" else None
-    access = _not_let_in(config, request, warned)
+    access = _access_refusals(config, request, warned)
     applied = config.accepting_warnings() if warned and warned not in access else config
     gate = why_not_promote(config.validation, applied.promotion, challenger, serving, validation)
     if serving == challenger.version:
         gate = f"version {serving} serves already"
-    gate = gate or evaluation.alias_transaction.why_aliases_stay(config.name, aliases)
+    gate = gate or evaluation.alias_transaction.why_not_move_aliases(config.name, aliases)
     if evaluation.alias_transaction.was_rolled_back(config.name, challenger.version):
         status = "quarantined"
     barred = f"it is {status}, expected a version that may serve" if status in ("quarantined", "rejected") else None
@@ -104,13 +104,13 @@ def preview_promotion(
 @stage
 def preview_rollback(config: ModelConfig, request: RunRequest, plan: RollbackPlan) -> Preview:
     """Preview a rollback: the version that it would restore, and why it would be refused."""
-    refusals = collect_refusals((*_not_let_in(config, request), plan.refusal))
+    refusals = collect_refusals((*_access_refusals(config, request), plan.refusal))
     return _shown(Preview(config.name, "rollback", refusals, (describe_rollback(plan),)))
 
 
 def _done(recorded: ValidationReport | None) -> str | None:
     """Return that the decision was carried out; None if it was not."""
-    return f"this decision was carried out: version {recorded.challenger} stands" if recorded else None
+    return f"this decision was already carried out: version {recorded.challenger}" if recorded else None
 
 
 def _rows_of_history(config: ModelConfig) -> int:
@@ -128,7 +128,7 @@ def _unusable(config: ModelConfig) -> str | None:
     return None
 
 
-def _not_let_in(config: ModelConfig, request: RunRequest, exception: str | None = None) -> tuple[str | None, ...]:
+def _access_refusals(config: ModelConfig, request: RunRequest, exception: str | None = None) -> tuple[str | None, ...]:
     """Return (why the caller may not start this, the `exception` that would block it).
 
     The second is None if there is none or a valid override covers it.

@@ -25,8 +25,8 @@ def plan_backfill(config: ModelConfig, start: datetime, end: datetime, max_windo
     windows = tuple(window for window in config.windows(end=end) if window.start >= start)
     if not windows:
         raise BackfillRefused(
-            f"{config.name}: no window of {config.window_days:g} days lies in {start:%Y-%m-%d} to {end:%Y-%m-%d}; "
-            f"expected start < end, both after {config.period.history_until:%Y-%m-%d}, further apart"
+            f"{config.name}: no window of {config.window_days:g} days between {start:%Y-%m-%d} and {end:%Y-%m-%d}; "
+            f"expected start < end, both after {config.period.history_until:%Y-%m-%d}, at least one window apart"
         )
     champion = registry.version(config.name, registry.CHAMPION)
     entries = ledger.entries(config.name)

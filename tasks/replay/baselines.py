@@ -42,7 +42,7 @@ def score_baselines(config: ModelConfig, first: ModelVersion, folder: Path, wind
     frame = pd.DataFrame({name: list(scorer.predict(rows)) for name, scorer in scorers.items()})
     frame.attrs = {name: scorer.classes for name, scorer in scorers.items()}
     frame.insert(0, "id", rows[config.columns.key].to_pandas())
-    with storage.atomic_files.whole_file(path) as own:
+    with storage.atomic_files.atomic_file(path) as own:
         frame.to_parquet(own)
     return path
 

@@ -25,7 +25,7 @@ from prefect import get_run_logger
 from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, lake, ledger, models, storage
 from tasks.adapters.orchestration.stage import stage
-from tasks.adapters.storage.atomic_files import whole_file
+from tasks.adapters.storage.atomic_files import atomic_file
 from tasks.policy.monitoring.performance import decide_maturity
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import ModelConfigError
@@ -64,7 +64,7 @@ def plan_candidates(config: ModelConfig, end: datetime) -> Plan:
     served = config.windows(end=end)
     if history < 1 or len(served) < 2:
         raise ModelConfigError(
-            f"{config.name}: period has {history} whole windows of history and {len(served)} served ones until "
+            f"{config.name}: period has {history} complete windows of history and {len(served)} served ones until "
             f"{end:%Y-%m-%d}, expected at least 1 and 2 to back-test on; make window_days smaller or the period longer"
         )
     lag = max(0, math.ceil(config.columns.label_delay / step - 1 + config.performance.maturing_at))
@@ -88,8 +88,8 @@ def _until(config: ModelConfig, end: datetime) -> str:
     return f"-{last:%Y%m%dT%H%M%S}-{min(end, last + config.columns.label_delay):%Y%m%d}"
 
 
-def without(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: datetime) -> Plan:
-    """Return the plan with quarantined windows excluded; with empty or excluded windows it has a folder of its own."""
+def exclude_windows(config: ModelConfig, plan: Plan, empty: Sequence[Window], as_of: datetime) -> Plan:
+    """Exclude quarantined windows from the plan; a plan with empty or excluded windows gets its own folder."""
     excluding = windows_to_exclude(ledger.entries(config.name), as_of)
     names = (*(window.name for window in empty), *excluding)
     if not names:
@@ -106,7 +106,7 @@ def record_candidate(config: ModelConfig, plan: Plan, place: int) -> Path:
     path = plan.folder / f"{place:04}.npz"
     if not path.exists():
         full, rows, seconds = _losses(config, plan, place)
-        with whole_file(path) as own, own.open("wb") as file:
+        with atomic_file(path) as own, own.open("wb") as file:
             np.savez(file, loss=full, rows=rows, secs=seconds)
         known = np.isfinite(full)
         get_run_logger().info(
@@ -169,7 +169,7 @@ def record_probes(config: ModelConfig, plan: Plan) -> Path:
         for column in _probe_columns(config, plan):
             for until, loss in column.losses:
                 losses[places[until], places[column.window.end]] = loss
-        with whole_file(path) as own, own.open("wb") as file:
+        with atomic_file(path) as own, own.open("wb") as file:
             np.savez(file, probe=losses)
         spent, scored = time.process_time() - began, np.isfinite(losses).sum()
         get_run_logger().info("backtest: probes scored %d times in %.1f CPU s", scored, spent)
@@ -187,12 +187,12 @@ def _probe_columns(config: ModelConfig, plan: Plan) -> Iterator[ProbeColumn]:
     runs += [runs[-1] + number * step for number in range(1, plan.lag + 1)] if runs else []
     folder = storage.workspace.make_folder(plan.folder / "probes")
     if runs:
-        yield from evaluation.probes.before_service(config, runs[0], folder)
+        yield from evaluation.probes.score_history(config, runs[0], folder)
     for as_of in runs:
         landed = [window for window in waiting if config.read_at(window) <= as_of]
         for window in [window for window in landed if _has_enough_labels(config, window, as_of)]:
             waiting.remove(window)
-            yield evaluation.probes.take_up(config, window, as_of, folder)
+            yield evaluation.probes.score_window_of_service(config, window, as_of, folder)
 
 
 def _is_judged(config: ModelConfig, plan: Plan, window: Window) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from deployments.config.model import ModelConfig
 from tasks.adapters import ledger, registry, reports, storage
 from tasks.adapters.orchestration.stage import stage
-from tasks.adapters.storage.atomic_files import one_at_a_time, write_whole
+from tasks.adapters.storage.atomic_files import file_lock, write_atomically
 from tasks.policy.records.base import Window, from_json, to_json
 from tasks.policy.records.errors import ReplayRefused
 from tasks.policy.records.evidence import Judgement, ModelVersion, Promotion
@@ -33,30 +33,30 @@ def open_replay(config: ModelConfig, windows: Sequence[Window]) -> Path:
             f"{config.name}: no complete window of {config.window_days:g} days to replay; expected start and end further apart"
         )
     folder = replay_folder(config.name)
-    missing = next((window for window in windows if recall_window(folder, window) is None), None)
+    missing = next((window for window in windows if load_window(folder, window) is None), None)
     if missing and registry.CHAMPION in registry.aliases(config.name):
         champion = registry.version(config.name, registry.CHAMPION)
         if champion.trained.end > missing.end:
             raise ReplayRefused(
                 f"{config.name}: champion version {champion.version} was trained on rows until {champion.trained.end:%Y-%m-%d}, "
-                f"after {missing.name} which is to be replayed; expected a champion from before it; "
+                f"after {missing.name}, which is to be replayed; expected a champion from before it; "
                 "set PERENNIAL_HOME to an empty folder to replay from the beginning"
             )
     return folder
 
 
-def recall_window(folder: Path, window: Window) -> ReplayWindow | None:
+def load_window(folder: Path, window: Window) -> ReplayWindow | None:
     path = folder / f"{window.name}.json"
     return from_json(ReplayWindow, path.read_bytes()) if path.exists() else None
 
 
-def recall_windows(folder: Path, windows: Sequence[Window]) -> tuple[ReplayWindow, ...]:
+def load_windows(folder: Path, windows: Sequence[Window]) -> tuple[ReplayWindow, ...]:
     """Read every window's record. Raises FileNotFoundError if the record of a replayed window is missing."""
     return tuple(from_json(ReplayWindow, (folder / f"{window.name}.json").read_bytes()) for window in windows)
 
 
 def record_window(folder: Path, record: ReplayWindow) -> None:
-    write_whole(folder / f"{record.window.name}.json", to_json(record))
+    write_atomically(folder / f"{record.window.name}.json", to_json(record))
 
 
 def first_champion(config: ModelConfig) -> ModelVersion | None:
@@ -68,7 +68,7 @@ def first_champion(config: ModelConfig) -> ModelVersion | None:
 
 
 def summarise(config: ModelConfig, judgement: Judgement, events: tuple[ReplayEvent, ...]) -> ReplayWindow:
-    """Summarise a window as it was when judged; `finish_replay` adds later labels."""
+    """Summarise a window as it was when judged; the flow adds later labels at its end."""
     decision, evidence = judgement.decision, judgement.evidence
     drift, performance = evidence.drift, evidence.performance
     worst = max(drift.features, key=lambda feature: feature.effect_size / feature.threshold) if drift else None
@@ -109,11 +109,11 @@ def _share_past_limit(drift: DriftReport) -> float:
 def report_replay(replay: Replay) -> Path:
     """Store the finished replay, then write the page and summary.json of all replays in this workspace."""
     folder = replay_folder(replay.model)
-    write_whole(folder / "replay.json", to_json(replay))
-    with one_at_a_time(folder.parent / ".report.lock"):  # if two replays end at once, the later one includes both
+    write_atomically(folder / "replay.json", to_json(replay))
+    with file_lock(folder.parent / ".report.lock"):  # if two replays end at once, the later one includes both
         replays = finished_replays()
         summary = {finished.model: finished.summary() for finished in replays}
-        write_whole(folder.parent / "summary.json", json.dumps(summary, indent=2))
+        write_atomically(folder.parent / "summary.json", json.dumps(summary, indent=2))
         return reports.replay.write_page(replays, folder.parent / "index.html")
 
 

@@ -25,7 +25,7 @@ def load_matrix(path: Path) -> PerformanceMatrix:
         with np.load(path, allow_pickle=False) as stored:
             return read_matrix({key: stored[key] for key in stored.files}, str(path))
     except FileNotFoundError:
-        raise MatrixError(f"{path}: there is no such file; expected an .npz with loss and H") from None
+        raise MatrixError(f"{path}: no such file; expected an .npz with loss and H") from None
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
         if isinstance(error, MatrixError):
             raise
@@ -80,7 +80,7 @@ def about_delay(config: ModelConfig, lag: int) -> str:
     if not lag:
         return ""
     return (
-        f" Labels come {config.columns.label_delay_hours:g} hours late, so all policies, and the optimum, learn a window's "
+        f" Labels come {config.columns.label_delay_hours:g} hours late, so all policies, and the optimum, see a window's "
         f"losses {lag} window{'s' * (lag > 1)} after it."
     )
 
@@ -108,7 +108,7 @@ def write_outcome(
     """Write summary.json and backtest.html atomically to `out`; return the page's path. Raises MatrixError."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        storage.atomic_files.write_whole(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
+        storage.atomic_files.write_atomically(out / "summary.json", json.dumps(summary(outcome), allow_nan=False))
         page = out / "backtest.html"
         return reports.backtest.write_page(outcome, lifts(matrix, outcome), page, title, recommendation)
     except OSError as error:

@@ -31,9 +31,7 @@ def admit(model: str) -> ModelConfig:
     another file or to other settings of risk, access or promotion.
     """
     if orchestration.run_identity.creator().kind == "automation" and not model.replace("_", "").isalnum():
-        raise AccessRefused(
-            f"{model[:80]!r}: an event may name a model that is deployed, expected a name without a path"
-        )
+        raise AccessRefused(f"{model[:80]!r}: an event may only name a deployed model, expected a name without a path")
     config = load_model_config(model)
     refusal = why_not_bound(bound_to(ledger.entries(config.name, kind=BOUND)), config.binding)
     if refusal:
@@ -42,7 +40,7 @@ def admit(model: str) -> ModelConfig:
 
 
 def check_trigger(config: ModelConfig, request: RunRequest) -> None:
-    """Raise AccessRefused, after recording it, if who started this run lacks the right.
+    """Raise AccessRefused, after recording it, if the person or automation that started this run lacks the right.
 
     The first authorised run binds the model's ledger to its file.
     """
@@ -94,8 +92,8 @@ def check_window(config: ModelConfig, past: Past, window: Window) -> None:
     latest = from_json(Judgement, judgements[-1].body).evidence.window if judgements else window
     if window < latest:
         raise AccessRefused(
-            f"{config.name}: an event asked about {window.name}, but {latest.name} was judged already; expected until to "
-            f"lie after {latest.start:%Y-%m-%d %H:%M} UTC; fill earlier windows in with: perennial run backfill"
+            f"{config.name}: an event asked for {window.name}, but {latest.name} was judged already; expected until to "
+            f"be after {latest.start:%Y-%m-%d %H:%M} UTC; fill in earlier windows with: perennial run backfill"
         )
 
 
@@ -108,7 +106,7 @@ def accept_file(model: str, by: str, reason: str, now: datetime) -> FileBinding:
     bindings = ledger.entries(config.name, kind=BOUND)
     bound, found = bound_to(bindings), config.binding
     if bound is None or found is None or why_not_bound(bound, found) is None:
-        raise AccessRefused(f"{config.name}: there is no change to answer for, its ledger goes with {model}")
+        raise AccessRefused(f"{config.name}: there is no change to accept, its ledger is bound to {model} already")
     refusal = why_not_accept(bound, by)
     if refusal:
         raise AccessRefused(f"{config.name}: {refusal}")

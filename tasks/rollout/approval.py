@@ -25,7 +25,7 @@ from tasks.policy.records.evidence import Fact, LedgerEntry, ModelVersion, Valid
 from tasks.policy.records.text import one_line
 from tasks.policy.rollout.validation import why_not_promote
 
-NOBODY = "perennial"
+SYSTEM = "perennial"  # actor of an answer that no person gave
 ANONYMOUS = {"", "unnamed", ANYONE}
 """Actors of a training that a person started without giving a name."""
 
@@ -50,13 +50,13 @@ def approval_of(
         if entry.decision_id == decision_id:
             return from_json(Approval, entry.body)
     if not config.needs_approval or _serves(challenger):
-        return Approval(version, "not_needed", request.approved_by or NOBODY, request.comment, ())
-    _refuse_the_hopeless(config, challenger, validation)
+        return Approval(version, "not_needed", request.approved_by or SYSTEM, request.comment, ())
+    _check_promotable(config, challenger, validation)
     pending = _open(config, request, challenger)
     if request.now >= pending.expires_at and not orchestration.run_identity.was_answered():
         approval = _expired(pending)
     elif request.approved_by is not None:
-        approval = _typed(config, pending, request.approved_by, request.comment)
+        approval = _approval_from_parameters(config, pending, request.approved_by, request.comment)
     else:
         approval = _ask(config, request, challenger, validation, pending)
     if approval.verdict != "waiting":
@@ -74,7 +74,7 @@ def _serves(challenger: ModelVersion) -> bool:
     return champion == challenger.version and challenger.decision_id in promoted
 
 
-def _refuse_the_hopeless(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
+def _check_promotable(config: ModelConfig, challenger: ModelVersion, validation: ValidationReport) -> None:
     """Raise PromotionRefused for a challenger that could not be promoted even with an approval."""
     champion = registry.aliases(config.name).get(registry.CHAMPION)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
@@ -104,7 +104,7 @@ def _entries(config: ModelConfig, kind: str) -> tuple[LedgerEntry, ...]:
     return ledger.entries(config.name, kind=kind)
 
 
-def _typed(config: ModelConfig, pending: ApprovalRequest, approver: str, comment: str) -> Approval:
+def _approval_from_parameters(config: ModelConfig, pending: ApprovalRequest, approver: str, comment: str) -> Approval:
     """Return the approval passed to the run itself. Raises PromotionRefused if the approver lacks the right."""
     refusal = why_not_approve(config.access, approver, pending.requesters, pending.anonymous, config.risk)
     if refusal:
@@ -128,9 +128,11 @@ def _ask(
             "deployment `promote`"
         )
     if pending.run_id != run_id and orchestration.run_identity.is_waiting(pending.run_id):
-        return Approval(pending.version, "waiting", NOBODY, "", (f"run {pending.run_id} waits for the answer already",))
+        return Approval(
+            pending.version, "waiting", SYSTEM, "", (f"run {pending.run_id} is already waiting for the answer",)
+        )
     if not orchestration.run_identity.was_answered():
-        reasons = _question(pending, validation)
+        reasons = _notification(pending, validation)
         handover = Handover(config.name, challenger.decision_id, reasons, request.as_of, pending.version)
         orchestration.events.announce("approval.requested", config.name, handover.payload())
     refusal = None
@@ -162,7 +164,7 @@ def _command(request: RunRequest, challenger: ModelVersion) -> str:
     )
 
 
-def _question(pending: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
+def _notification(pending: ApprovalRequest, validation: ValidationReport) -> tuple[str, ...]:
     """Return the sentences of the notification."""
     asked = f"version {pending.version} waits for approval until {pending.expires_at:%Y-%m-%d %H:%M} UTC, in run {pending.run_id}"
     return (asked, *validation.reasons)
@@ -176,7 +178,7 @@ def _answer(pending: ApprovalRequest, verdict: Literal["approved", "rejected"], 
 
 def _expired(pending: ApprovalRequest) -> Approval:
     reason = (
-        f"no one answered for version {pending.version} between {pending.asked_at:%Y-%m-%d %H:%M} and "
-        f"{pending.expires_at:%Y-%m-%d %H:%M} UTC, which is a no; train again to ask again"
+        f"no one answered the request to approve version {pending.version} between {pending.asked_at:%Y-%m-%d %H:%M} and "
+        f"{pending.expires_at:%Y-%m-%d %H:%M} UTC, which counts as a rejection; train again to ask again"
     )
-    return Approval(pending.version, "expired", NOBODY, "", (reason,))
+    return Approval(pending.version, "expired", SYSTEM, "", (reason,))

@@ -21,7 +21,7 @@ Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 Body = Callable[Parameters, Answer]
 PATIENCE_S = 60.0  # promotions take seconds; a run that would wait longer is requeued and frees its worker
-COME_BACK_S = 60
+REQUEUE_DELAY_S = 60
 
 
 def with_lease(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Parameters, Answer]]:
@@ -34,7 +34,7 @@ def with_lease(*outranks: str) -> Callable[[Body[Parameters, Answer]], Body[Para
 
 def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> Body[Parameters, Answer]:
     @wraps(body)
-    def alone(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
+    def leased(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
         given = inspect.signature(body).bind(*arguments, **named).arguments
         if given.get("dry_run"):
             return body(*arguments, **named)  # a dry run only reads; it must neither wait for nor fence out a writer
@@ -43,17 +43,17 @@ def _under_lease(body: Body[Parameters, Answer], outranks: tuple[str, ...]) -> B
             with storage.lease.hold(load_model_config(model).name, body.__name__, outranks, patience_s=PATIENCE_S):
                 return body(*arguments, **named)
         except LeaseHeld as held:
-            orchestration.requeue.come_back_later(str(held), COME_BACK_S)
+            orchestration.requeue.requeue_current_run(str(held), REQUEUE_DELAY_S)
             raise
         except FencedOut as fenced:
-            if _goes_on_elsewhere():  # the process that took over reports this run's states
+            if _was_taken_over():  # the process that took over reports this run's states
                 raise Abort(str(fenced)) from fenced
             raise
 
-    return alone
+    return leased
 
 
-def _goes_on_elsewhere() -> bool:
+def _was_taken_over() -> bool:
     """Return whether another process has taken over this run: its state is no longer the one this process set."""
     run = FlowRunContext.get()
     if run is None or run.flow_run is None or run.flow_run.state is None:

@@ -46,7 +46,9 @@ def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
     if latest is None or latest.previous is None or latest.champion != champion.version or run.mode is RunMode.DRY_RUN:
         return None
     scored = {entry.decision_id for entry in past.of("promotion.scored")}
-    windows = [report.window for report in run.history.performances if _speaks(report, champion, promotions[-1].at)]
+    windows = [
+        report.window for report in run.history.performances if _counts_as_evidence(report, champion, promotions[-1].at)
+    ]
     if latest.decision_id in scored or len(windows) < LOOK_BACK:
         return None
     outcome = judge_outcome(config, run, latest, windows)
@@ -58,7 +60,7 @@ def evaluate_promotion(config: ModelConfig, run: MonitorRun) -> Outcome | None:
     return outcome
 
 
-def _speaks(report: PerformanceReport, champion: ModelVersion, promoted: datetime) -> bool:
+def _counts_as_evidence(report: PerformanceReport, champion: ModelVersion, promoted: datetime) -> bool:
     return (
         report.maturity == "closed"
         and report.has_sound_labels
@@ -88,8 +90,8 @@ def judge_outcome(config: ModelConfig, run: MonitorRun, promotion: Promotion, wi
     if config.budget.value_usd_per_metric_unit_per_day is None:
         return score_gains(gains, config.performance.metric)
     cost = _cost(config, champion, past, promotion.decision_id)
-    promised = _promised(past, promotion.decision_id)
-    forecast = net_benefit(config.budget, promised, Amount(cost, cost, cost)) if promised else None
+    forecast_gain = _forecast_gain(past, promotion.decision_id)
+    forecast = net_benefit(config.budget, forecast_gain, Amount(cost, cost, cost)) if forecast_gain else None
     return score_outcome(config.budget, forecast, gains, cost)
 
 
@@ -107,7 +109,7 @@ def _gain(config: ModelConfig, old: ModelVersion, new: ModelVersion, window: Win
 
 
 def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: str) -> float:
-    """Return the training cost of this decision in USD; 0 for an earlier version that returned, paid for before."""
+    """Return the training cost of this decision in USD; 0 for an earlier version validated again."""
     if past.holds(decision_id, ("challenger.recalled",)):
         return 0.0
     noted = dict(version.tags).get(USAGE)
@@ -115,7 +117,7 @@ def _cost(config: ModelConfig, version: ModelVersion, past: Past, decision_id: s
     return measured_cost(config.budget, usage)
 
 
-def _promised(past: Past, decision_id: str) -> Gain | None:
+def _forecast_gain(past: Past, decision_id: str) -> Gain | None:
     """Return the gain that validation measured on its holdout; None if it measured none."""
     verdicts = past.of("challenger.validated")
     own = [from_json(ValidationReport, entry.body) for entry in verdicts if entry.decision_id == decision_id]

@@ -59,7 +59,7 @@ def _compare(
     try:
         before = registry.version(config.name, number)
     except VersionGone as error:
-        get_run_logger().warning("probation: there is nothing to go back to: %s", error)
+        get_run_logger().warning("probation: there is no version to roll back to: %s", error)
         return None
     excluding = windows_to_exclude(run.past.entries, run.as_of)
     rows = lake.labelled_rows(config, served, run.as_of, excluding=excluding)

@@ -32,10 +32,10 @@ def promote_challenger(
     if now.get(registry.CHAMPION) == number and tags.get("promoted_by") == decision_id:
         get_run_logger().info("promotion: version %s is champion already, by the same decision", number)
         return _promoted_before(model, decision_id, number, tags, validation)
-    before = evaluation.alias_transaction.remembered(model, number, decision_id)
+    before = evaluation.alias_transaction.aliases_before_move(model, number, decision_id)
     champion, waiting = before.get(registry.CHAMPION), before.get(registry.CHALLENGER)
     refusal = why_not_promote(config.validation, config.promotion, challenger, champion, validation)
-    refusal = refusal or evaluation.alias_transaction.why_aliases_stay(model, before)
+    refusal = refusal or evaluation.alias_transaction.why_not_move_aliases(model, before)
     if refusal is None and (
         tags.get("status") == "quarantined" or evaluation.alias_transaction.was_rolled_back(model, number)
     ):
@@ -70,15 +70,15 @@ def restore_previous(
     if serving and tags.get("restored_by") == decision_id:
         get_run_logger().info("rollback: version %s serves again already, by the same decision", serving)
         return _restored_before(model, decision_id, serving, tags)
-    before = evaluation.alias_transaction.remembered(model, serving, decision_id) if serving else now
-    begun = evaluation.alias_transaction.begun(model, before)
-    before = _as_before(before, begun)
+    before = evaluation.alias_transaction.aliases_before_move(model, serving, decision_id) if serving else now
+    interrupted = evaluation.alias_transaction.interrupted_promotion(model, before)
+    before = _as_before(before, interrupted)
     refusal = _why_not_roll_back(config, before, expected)
     if refusal:
         raise PromotionRefused(f"{model}: {refusal}")
     bad, target = before[registry.CHAMPION], before[registry.PREVIOUS]
-    if begun:
-        evaluation.alias_transaction.take_back(model, *begun)
+    if interrupted:
+        evaluation.alias_transaction.undo_interrupted_promotion(model, *interrupted)
     wanted = {registry.CHAMPION: target, registry.PREVIOUS: None}
     evaluation.alias_transaction.move(model, decision_id, before, wanted, config.training.estimator)
     registry.tag(model, bad, status="quarantined", quarantined_by=actor, quarantine_reason=reason)
@@ -91,7 +91,7 @@ def restore_previous(
 def plan_rollback(config: ModelConfig, expected: str | None = None) -> RollbackPlan:
     """Return what a rollback would do now, and why it would be refused, without changing anything."""
     now = registry.aliases(config.name)
-    aliases = _as_before(now, evaluation.alias_transaction.begun(config.name, now))
+    aliases = _as_before(now, evaluation.alias_transaction.interrupted_promotion(config.name, now))
     refusal = _why_not_roll_back(config, aliases, expected)
     return RollbackPlan(aliases.get(registry.CHAMPION), aliases.get(registry.PREVIOUS), refusal)
 
@@ -100,7 +100,7 @@ def _promoted_before(
     model: str, decision_id: str, number: str, tags: Mapping[str, str], validation: ValidationReport
 ) -> Promotion:
     """Return the record of this decision's earlier promotion; `unchanged` if a later move brought the version back."""
-    before = evaluation.alias_transaction.noted(tags, decision_id)
+    before = evaluation.alias_transaction.recorded_aliases(tags, decision_id)
     if before is None:
         return Promotion(model, decision_id, number, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
     return Promotion(model, decision_id, number, before.get(registry.CHAMPION), "promoted", validation.reasons)
@@ -108,7 +108,7 @@ def _promoted_before(
 
 def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[str, str]) -> Promotion:
     """Return the record of this decision's earlier rollback; actor and reason are tags of the quarantined version."""
-    before = evaluation.alias_transaction.noted(tags, decision_id)
+    before = evaluation.alias_transaction.recorded_aliases(tags, decision_id)
     if before is None:
         return Promotion(model, decision_id, serving, registry.aliases(model).get(registry.PREVIOUS), "unchanged")
     bad = registry.tags(model, before[registry.CHAMPION])
@@ -116,12 +116,12 @@ def _restored_before(model: str, decision_id: str, serving: str, tags: Mapping[s
     return Promotion(model, decision_id, serving, None, "rolled_back", reasons)
 
 
-def _as_before(now: Mapping[str, str], begun: tuple[str, Mapping[str, str]] | None) -> Mapping[str, str]:
+def _as_before(now: Mapping[str, str], interrupted: tuple[str, Mapping[str, str]] | None) -> Mapping[str, str]:
     """Return the aliases with `previous` as it was before a promotion that was interrupted after its first alias."""
-    if begun is None:
+    if interrupted is None:
         return now
-    put_back = {**now, registry.PREVIOUS: begun[1].get(registry.PREVIOUS)}
-    return {alias: number for alias, number in put_back.items() if number is not None}
+    restored = {**now, registry.PREVIOUS: interrupted[1].get(registry.PREVIOUS)}
+    return {alias: number for alias, number in restored.items() if number is not None}
 
 
 def _why_not_roll_back(config: ModelConfig, aliases: Mapping[str, str], expected: str | None) -> str | None:
@@ -131,11 +131,11 @@ def _why_not_roll_back(config: ModelConfig, aliases: Mapping[str, str], expected
     if bad is None or target is None or bad == target:
         return (
             f"nothing to roll back to: champion is {bad or 'none'}, previous is {target or 'none'}; "
-            "a rollback needs a previous champion, and uses it up; promote another version instead"
+            "a rollback needs a previous champion and clears that alias; promote another version instead"
         )
     if expected not in (None, bad):
-        return f"version {bad} serves by now, not {expected}; nothing is rolled back"
-    if changed := evaluation.alias_transaction.why_aliases_stay(model, aliases, needs_previous=True):
+        return f"version {bad} serves now, not {expected}; nothing is rolled back"
+    if changed := evaluation.alias_transaction.why_not_move_aliases(model, aliases, needs_previous=True):
         return f"nothing is rolled back: {changed}"
     version = registry.version(model, target)
     is_quarantined = dict(version.tags).get("status") == "quarantined" or evaluation.alias_transaction.was_rolled_back(

@@ -1,6 +1,6 @@
 """Score a window with one version and write the predictions to the lake, where monitoring reads them.
 
-Rows are scored in batches of the size that an online service would receive; latencies are comparable.
+Rows are scored in batches of the size that an online service would receive, which makes latencies comparable.
 """
 
 import time

@@ -30,7 +30,7 @@ def check_training(config: ModelConfig) -> None:
         gates.expectation_suite.own_suite(config.quality.suite)
 
 
-def look_at_data(config: ModelConfig) -> tuple[str, ...]:
+def describe_data(config: ModelConfig) -> tuple[str, ...]:
     """Describe the last window of the history in sentences. Raises SourceError if it cannot be read as configured."""
     end = config.period.history_until
     window = Window(max(config.period.start, end - timedelta(days=config.window_days)), end)
@@ -38,10 +38,10 @@ def look_at_data(config: ModelConfig) -> tuple[str, ...]:
     ids, label = rows.column(0), labels.column(2)
     repeated = len(ids) - pc.count_distinct(ids, mode="all").as_py()
     found = [
-        f"data: {len(rows):,} rows in {window.name}, {len(labels):,} with a label by now",
-        f"data: {repeated:,} rows repeat the {config.columns.id} of another one; each row needs its own"
+        f"data: {len(rows):,} rows in {window.name}, {len(labels):,} with a label so far",
+        f"data: {repeated:,} rows repeat the {config.columns.id} of another row; each row needs its own"
         if repeated
-        else f"data: each {config.columns.id} is there once",
+        else f"data: each {config.columns.id} occurs once",
     ]
     for name in rows.column_names[2:]:
         nulls = rows.column(name).null_count / len(rows)

@@ -1,7 +1,7 @@
 """Decide whether a retrain may draw on a budget that several models share, one process at a time.
 
 The models' ledgers record what was spent and reserved. A retrain holds the fleet's lease while it reads them and
-records its own reservation; two processes cannot spend the same money. `tasks.policy.economics.budget` decides. A
+records its own reservation, so two processes cannot spend the same money. `tasks.policy.economics.budget` decides. A
 ledger that does not verify blocks no other model: the amount that its model may have spent is reserved.
 """
 
@@ -33,7 +33,7 @@ def claim_shared_budget(
     fleet = load_fleet_config()
     if fleet.shared_budget is None or config.name not in fleet.sharing():
         return None
-    with storage.lease.hold(LEASE, "budget", patience_s=PATIENCE_S) as alone:
+    with storage.lease.hold(LEASE, "budget", patience_s=PATIENCE_S) as lease:
         if any(entry.decision_id == decision_id for entry in ledger.entries(config.name, kind="budget.granted")):
             return None
         configs = {name: config if name == config.name else load_model_config(name) for name in fleet.sharing()}
@@ -48,7 +48,7 @@ def claim_shared_budget(
         if refusal is None and not dry_run:
             left = balance.left_usd - own.cost_usd
             grant = budget.Grant(own.cost_usd, left, f"{balance.sentence}; {own.cost_usd:,.2f} USD more are promised")
-            alone.check()  # right before the write: a process paused past its lease may see outdated balances
+            lease.check()  # right before the write: a process paused past its lease may see outdated balances
             ledger.append(config.name, Fact("budget.granted", grant, as_of, decision_id))
     get_run_logger().info("shared budget: %s", refusal or balance.sentence)
     return refusal

@@ -27,47 +27,47 @@ from tasks.policy.records.events import RunMode
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 PATIENCE_S = 60.0  # a deployed run that would wait longer goes back into the queue and frees its worker
-COME_BACK_S = 60.0
+REQUEUE_DELAY_S = 60.0
 HELD = "perennial.training-slot"  # run label that holds the lease of the run's slot
 LEASE_S = 60.0  # Prefect's minimum; the slot of a killed process is released after this time
 
 
-def in_a_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
+def with_training_slot(body: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
     """Run a flow's body while it holds a training slot. A dry run and a replay, which is one process, take none."""
 
     @wraps(body)
-    def counted(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
+    def in_slot(*arguments: Parameters.args, **named: Parameters.kwargs) -> Answer:
         given = inspect.signature(body).bind(*arguments, **named).arguments
         if orchestration.runs.run_mode(bool(given.get("dry_run"))) != RunMode.LIVE:
             return body(*arguments, **named)
         with _slot(training_limit(os.environ.get(PLACE_SETTING, DEDICATED))):
             return body(*arguments, **named)
 
-    return counted
+    return in_slot
 
 
 @contextmanager
 def _slot(name: str) -> Iterator[None]:
     """Hold one slot of this limit if the server has it. A deployed run that gets none in time is requeued."""
-    _give_back_what_an_earlier_process_held()
-    taken = _taken(name)
-    if taken is None:
+    _release_slot_of_earlier_process()
+    usage = _slot_usage(name)
+    if usage is None:
         yield
         return
-    if taken[0] >= taken[1]:
-        get_run_logger().info("training: all %d slots of %s are taken; waiting for one", taken[1], name)
+    if usage[0] >= usage[1]:
+        get_run_logger().info("training: all %d slots of %s are taken; waiting for one", usage[1], name)
     patience_s = PATIENCE_S if orchestration.requeue.is_deployed() else None  # started by hand: wait without limit
     with ExitStack() as slot:
         try:
             slot.enter_context(concurrency(name, timeout_seconds=patience_s, lease_duration=LEASE_S))
         except TimeoutError:
-            orchestration.requeue.come_back_later(f"all {taken[1]} slots of {name} are taken", COME_BACK_S)
+            orchestration.requeue.requeue_current_run(f"all {usage[1]} slots of {name} are taken", REQUEUE_DELAY_S)
             raise
-        _note_held_slot()
+        _record_slot()
         yield
 
 
-def _give_back_what_an_earlier_process_held() -> None:
+def _release_slot_of_earlier_process() -> None:
     """Release the slot of this run's killed process; otherwise the run would wait up to LEASE_S for its own slot."""
     run = FlowRunContext.get()
     lease = run.flow_run.labels.get(HELD) if run and run.flow_run else None
@@ -76,7 +76,7 @@ def _give_back_what_an_earlier_process_held() -> None:
             client.release_concurrency_slots_with_lease(UUID(str(lease)))
 
 
-def _note_held_slot() -> None:
+def _record_slot() -> None:
     """Store the slot's lease as a label of the run, where a process that resumes the run finds it."""
     run, held = FlowRunContext.get(), ConcurrencyContext.get()
     if run and run.flow_run and held and held.cleanup_lease_ids:
@@ -84,7 +84,7 @@ def _note_held_slot() -> None:
             client.update_flow_run_labels(run.flow_run.id, {HELD: str(held.cleanup_lease_ids[-1])})
 
 
-def _taken(name: str) -> tuple[int, int] | None:
+def _slot_usage(name: str) -> tuple[int, int] | None:
     """Return (taken, total) slots of a limit; None if the server has no limit of that name, or it is inactive."""
     with get_client(sync_client=True) as client:
         try:

@@ -20,7 +20,7 @@ from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
 
 
-def _where_rows_are(config: ModelConfig, span: Window) -> str:
+def _describe_missed_windows(config: ModelConfig, span: Window) -> str:
     """Describe the back-fill that would add missed windows to the training window; empty if none were missed."""
     if registry.CHAMPION not in registry.aliases(config.name):
         return ""
@@ -32,8 +32,8 @@ def _where_rows_are(config: ModelConfig, span: Window) -> str:
         return ""
     start, until = (f"{moment:%Y-%m-%dT%H:%M}" for moment in (missed[0].start, missed[-1].end))
     return (
-        f"; {len(missed)} of {len(due)} windows in it were never read in, as they were neither scored nor judged; "
-        f"the backfill form reads them, or: perennial run backfill --model {config.name} --start {start} "
+        f"; {len(missed)} of {len(due)} windows in it were never read, because they were neither scored nor judged; "
+        f"read them with the backfill form, or: perennial run backfill --model {config.name} --start {start} "
         f"--end {until} --no-dry-run"
     )
 
@@ -57,10 +57,10 @@ def _unusable(config: ModelConfig, training: Snapshot, labels: int) -> str | Non
 
 
 def _unknown_words(config: ModelConfig, training: Snapshot) -> str:
-    """Describe label values that are read as unknown; empty if there are none."""
+    """Describe words that count as missing labels; empty if there are none."""
     found = lake.read_label_faults(config, training.window, training.as_of or training.window.end, training.excluding)
     words = ", ".join(f"{word!r} {count:,} times" for word, count in lake.label_faults.sorted_faults(found)[1])
-    return f"{words} read as unknown; where one is a class, list the classes in columns.classes" if words else ""
+    return f"{words} count as missing; if one is a class, list the classes in columns.classes" if words else ""
 
 
 def _with_labelled_share(profile: ReferenceProfile, training: Snapshot) -> ReferenceProfile:
@@ -91,7 +91,7 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
         if refusal:
             refusal += f"; {words}" if words else ""
             raise TrainingRefused(
-                f"{config.name}: {training.window.name}: {refusal}{_where_rows_are(config, training.window)}"
+                f"{config.name}: {training.window.name}: {refusal}{_describe_missed_windows(config, training.window)}"
             )
         profile = profiling.profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
         if profile.leaking:

@@ -23,10 +23,10 @@ def _judge_labels(
     config: ModelConfig, challenger: ModelVersion, holdout: Snapshot, rows: "pa.Table"
 ) -> LabelReport | None:
     """Judge the holdout's labels against those that the challenger was trained on; None if nothing could be scored."""
-    answered = evaluation.challenger.answer(challenger, rows, config.training.estimator) if len(rows) else ""
-    if isinstance(answered, str):
+    outcome = evaluation.challenger.try_predict(challenger, rows, config.training.estimator) if len(rows) else ""
+    if isinstance(outcome, str):
         return None
-    scorer, predicted = answered
+    scorer, predicted = outcome
     y_true = models.encoding.encode_labels(
         rows.column(config.columns.label), scorer.classes, unknown=len(scorer.classes)
     )

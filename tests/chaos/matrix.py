@@ -20,7 +20,7 @@ BOUNDARIES = {
     "retrain: labels landed": "tasks.data.snapshot.land_labels after 1",
     "retrain: rows split": "tasks.data.split.split_labelled_rows after 1",
     "retrain: trained, not registered": "tasks.adapters.registry.registration.register before 1",
-    "retrain: version made, registration not ended": "tasks.adapters.registry.registration._settle_race before 1",
+    "retrain: version made, registration not ended": "tasks.adapters.registry.registration._resolve_race before 1",
     "retrain: registered, not the challenger": "tasks.adapters.registry.registration.register after 1",
     "retrain: challenger": "tasks.training.train.train_challenger after 1",
     "retrain: validated": "tasks.training.validation.validate_challenger after 1",

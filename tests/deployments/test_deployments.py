@@ -389,7 +389,7 @@ def test_run_of_a_dead_process_is_requeued(deployed, client, monkeypatch):
     from prefect.settings import get_current_settings
     from prefect.states import Running
 
-    from tasks.adapters.orchestration.requeue import POOL, TAKEN_BY, hand_back_runs, worker_name
+    from tasks.adapters.orchestration.requeue import POOL, WORKER_LABEL, requeue_orphaned_runs, worker_name
 
     monkeypatch.setattr("tasks.adapters.orchestration.requeue.PAGE", 1)  # one run per response
     deployment = client.read_deployment_by_name("score/score")
@@ -400,8 +400,8 @@ def test_run_of_a_dead_process_is_requeued(deployed, client, monkeypatch):
         run = runs[name] = client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"})
         client.set_flow_run_state(run.id, Running(), force=True)
         client.update_flow_run(run.id, infrastructure_pid=str(os.getpid()) if name == "lives" else "999999999")
-        client.update_flow_run_labels(run.id, {TAKEN_BY: worker})
-    assert hand_back_runs(str(get_current_settings().api.url)) == 2
+        client.update_flow_run_labels(run.id, {WORKER_LABEL: worker})
+    assert requeue_orphaned_runs(str(get_current_settings().api.url)) == 2
     states = {name: client.read_flow_run(run.id).state.name for name, run in runs.items()}
     back = "AwaitingRetry"
     assert states == {"gone": back, "lives": "Running", "elsewhere": "Running", "gone as well": back}
@@ -421,7 +421,7 @@ def test_only_local_processes_are_considered_dead(deployed, client, pool, pids, 
     from prefect.states import Running
 
     from deployments.apply.server_state import PrefectState
-    from tasks.adapters.orchestration.requeue import TAKEN_BY, hand_back_runs, worker_name
+    from tasks.adapters.orchestration.requeue import WORKER_LABEL, requeue_orphaned_runs, worker_name
 
     if pool != "perennial":
         with PrefectState() as state:
@@ -433,9 +433,9 @@ def test_only_local_processes_are_considered_dead(deployed, client, pool, pids, 
         run = runs[pid] = client.create_flow_run_from_deployment(deployment, parameters={"model": "any"})
         client.set_flow_run_state(run.id, Running(), force=True)
         client.update_flow_run(run.id, infrastructure_pid=pid)
-        client.update_flow_run_labels(run.id, {TAKEN_BY: worker_name(pool, ())})
+        client.update_flow_run_labels(run.id, {WORKER_LABEL: worker_name(pool, ())})
     try:
-        assert hand_back_runs(str(get_current_settings().api.url), pool) == back
+        assert requeue_orphaned_runs(str(get_current_settings().api.url), pool) == back
         assert {pid: client.read_flow_run(run.id).state.name == "AwaitingRetry" for pid, run in runs.items()} == pids
     finally:
         for run in runs.values():
@@ -449,17 +449,17 @@ def test_unnamed_run_is_requeued_only_without_other_workers(deployed, client):
     from prefect.settings import get_current_settings
     from prefect.states import Pending
 
-    from tasks.adapters.orchestration.requeue import POOL, hand_back_runs
+    from tasks.adapters.orchestration.requeue import POOL, requeue_orphaned_runs
 
     api_url = str(get_current_settings().api.url)
     deployment = client.read_deployment_by_name("score/score")
     run = client.create_flow_run_from_deployment(deployment.id, parameters={"model": "any"})
     client.set_flow_run_state(run.id, Pending(), force=True)
     client.send_worker_heartbeat(POOL, f"{POOL}-other-host", heartbeat_interval_seconds=30)
-    assert hand_back_runs(api_url) == 0
+    assert requeue_orphaned_runs(api_url) == 0
     client.request(
         "DELETE",
         "/work_pools/{work_pool_name}/workers/{name}",
         path_params={"work_pool_name": POOL, "name": f"{POOL}-other-host"},
     )
-    assert hand_back_runs(api_url) == 1
+    assert requeue_orphaned_runs(api_url) == 1

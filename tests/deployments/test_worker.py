@@ -122,7 +122,10 @@ def test_stopped_worker_requeues_its_run(environment, tmp_path):
             assert "1 run put back into the queue" in warnings
             assert not [each for each in family if each.is_running()], "a process of the worker is still running"
             state = client.read_flow_run(run).state
-            assert (state.name, state.message) == ("AwaitingRetry", "its worker was stopped; the next one takes it up")
+            assert (state.name, state.message) == (
+                "AwaitingRetry",
+                "its worker was stopped; the next worker runs it again",
+            )
             workers.append(Worker(environment, tmp_path / "second.log"))
             wait_for(lambda: client.read_flow_run(run).state.is_final(), "the next worker takes it up")
             assert client.read_flow_run(run).state.is_completed(), workers[1].log.read_text(errors="replace")

@@ -95,7 +95,7 @@ def test_expired_approval_is_a_rejection(model, monkeypatch):
     monkeypatch.setattr(promote_module, "wall_clock", lambda: late)
     outcome = promote(model, until=FIRST, approved_by="Grace")
     assert outcome.verdict == "expired"
-    assert "no one answered for version 1" in outcome.reasons[0]
+    assert "no one answered the request to approve version 1" in outcome.reasons[0]
     assert ledger.entries("small")[-1].kind == "challenger.rejected"
     assert registry.CHAMPION not in registry.aliases("small")
 

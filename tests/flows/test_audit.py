@@ -80,7 +80,7 @@ def test_show_lists_decisions_with_first_reason(recorded, capsys):
 
 def test_verify_passes_an_intact_ledger_and_prints_the_head(recorded, capsys):
     assert main(["audit", "verify"]) == 0
-    assert capsys.readouterr().out == f"flight_delay: whole, 3 entries, head flight_delay:3:{recorded[2].hash}\n"
+    assert capsys.readouterr().out == f"flight_delay: intact, 3 entries, head flight_delay:3:{recorded[2].hash}\n"
 
 
 def test_verify_exits_with_1_and_names_the_damage(recorded, workspace, capsys):
@@ -98,7 +98,7 @@ def test_verify_with_expected_head_detects_truncation(recorded, workspace, capsy
     (folder / "head.json").write_text(to_json(ledger.Head(2, recorded[1].hash)))
     assert main(["audit", "verify"]) == 0
     assert main(["audit", "verify", "--expect", f"{MODEL}:3:{recorded[2].hash}"]) == 1
-    assert "the head noted elsewhere names entry 3" in capsys.readouterr().out
+    assert "the head recorded elsewhere names entry 3" in capsys.readouterr().out
 
 
 @pytest.mark.slow("starts the command as a process")
@@ -125,8 +125,8 @@ def test_expected_head_of_a_missing_ledger_is_a_problem(capsys):
 def test_named_model_without_ledger_is_a_problem(recorded, capsys):
     assert main(["audit", "verify", MODEL, "no_such_model"]) == 1
     printed = capsys.readouterr().out
-    assert "flight_delay: whole, 3 entries" in printed
-    assert "no_such_model: DAMAGED, 0 entries, head none\n  there is no ledger of this model here" in printed
+    assert "flight_delay: intact, 3 entries" in printed
+    assert "no_such_model: DAMAGED, 0 entries, head none\n  this model has no ledger here" in printed
 
 
 def test_every_expected_head_is_checked(recorded, capsys):
@@ -136,7 +136,9 @@ def test_every_expected_head_is_checked(recorded, capsys):
     assert main(["audit", "verify", "--expect", bad, "--expect", good]) == 1
     printed = capsys.readouterr().out
     assert "air_time: DAMAGED" in printed
-    assert "the head noted elsewhere names entry 2 with hash 000000000000…, which is another one" in printed
+    assert (
+        "the head recorded elsewhere names entry 2 with hash 000000000000…, but that entry has another hash" in printed
+    )
 
 
 def test_damaged_ledger_is_one_clear_line(recorded, workspace):

@@ -59,7 +59,7 @@ def test_training_windows_are_left_out(tmp_path, begin):
     ("start", "end", "limit", "words"),
     [
         ("2024-01-21", "2024-02-06", 2, "8 windows are to be filled in, max_windows allows 2"),
-        ("2024-01-25", "2024-01-23", 60, "no window of 2 days lies in"),
+        ("2024-01-25", "2024-01-23", 60, "no window of 2 days between"),
         ("2023-01-01", "2024-01-20", 60, "both after 2024-01-21"),
     ],
 )

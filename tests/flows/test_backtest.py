@@ -99,7 +99,7 @@ def test_costs_and_policies_can_be_chosen(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--matrix", "absent.npz", "--out", "."], "absent.npz: there is no such file"),
+        (["--matrix", "absent.npz", "--out", "."], "absent.npz: no such file"),
         (["--matrix", "{file}", "--out", ".", "--policies", "clever"], "--policies has clever; expected some of"),
         (["--matrix", "{file}", "--out", ".", "--alphas", "-1"], "expected costs above 0"),
         (["--matrix", "{text}", "--out", "."], "cannot be read as .npz"),
@@ -125,7 +125,7 @@ def test_module_runs_with_matrix_and_folder(matrix_file: Path, tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["backtest.html", "summary.json"]
     refused = subprocess.run([*command, "absent.npz"], capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith("backtest: absent.npz: there is no such file")
+    assert refused.stderr.startswith("backtest: absent.npz: no such file")
 
 
 def test_matrix_without_output_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,7 +253,7 @@ def test_policies_wait_for_late_labels(tmp_path: Path, workspace: Path) -> None:
     """Labels fifteen days late, windows of ten: at a window's end, half of the labels of the previous window are known."""
     model = str(write_model(tmp_path, label_delay_hours=15 * 24))
     outcome = backtest(model, (0.05,), ("perennial", "never", "every"))
-    assert "learn a window's losses 1 window after it" in outcome["recommendation"]
+    assert "see a window's losses 1 window after it" in outcome["recommendation"]
     (matrix,) = workspace.glob("backtest/turning_model-*/matrix.npz")
     with np.load(matrix) as stored:
         assert (int(stored["H"]), int(stored["lag"])) == (5, 1)

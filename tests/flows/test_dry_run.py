@@ -81,7 +81,7 @@ def test_retrain_preview_states_whether_it_would_run(tmp_path):
     model = trained(tmp_path)
     before = state()
     assert retrain(model, until=FIRST, reason="to see", dry_run=True).refusals == ()
-    assert retrain(model, until=FIRST, dry_run=True).refusals == ("this decision was carried out: version 1 stands",)
+    assert retrain(model, until=FIRST, dry_run=True).refusals == ("this decision was already carried out: version 1",)
     assert state() == before
     assert retrain(model, until=FIRST, reason="to see") is not None
     assert len(ledger.entries("small", kind="challenger.registered")) == 2
@@ -162,7 +162,7 @@ def test_a_rollback_names_the_version_that_answers_and_refuses_one_that_no_longe
     )  # fmt: skip
     assert preview.headline in said_in_dashboard("preview-rollback-small")
     (late,) = rollback(model, reason="to see", until=FIRST, champion="1", dry_run=True).refusals
-    assert late == "version 2 serves by now, not 1; nothing is rolled back"
+    assert late == "version 2 serves now, not 1; nothing is rolled back"
     assert state() == before
     assert rollback(model, reason="meant", until=FIRST, requested_by="Ada").champion == "1"
 

@@ -20,11 +20,11 @@ def test_window_judged_again_under_another_policy_counts_once():
         when = {"trigger": "new_rows", "fraction": 1.0}
         config = make_config(retraining={"when": when, "cooldown_days": cooldown_days})
         evidence = WindowEvidence(WINDOW, 400, QualityReport(WINDOW, "pass", 400, (), 0, ()))
-        before = history.recall_history(config, history.recall_past(config), CHAMPION, WINDOW)
+        before = history.load_history(config, history.load_past(config), CHAMPION, WINDOW)
         case = config.retraining.case(evidence, before, WINDOW.end)
         decision = decide_retraining(config.name, config.retraining, case)
         judgement = Judgement(WINDOW.end, "1", evidence, decision)
         ledger.append(config.name, Fact("window.judged", judgement, WINDOW.end, decision.decision_id))
     assert len(ledger.entries(config.name)) == 2
-    found = history.recall_history(config, history.recall_past(config), CHAMPION, WINDOW.next())
+    found = history.load_history(config, history.load_past(config), CHAMPION, WINDOW.next())
     assert (len(found.evidence), found.rows_since_training) == (1, 400)

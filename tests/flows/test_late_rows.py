@@ -14,7 +14,7 @@ from flows.retrain import retrain
 from flows.score import score
 from tasks.adapters import lake
 from tasks.policy.records.base import Window, utc
-from tasks.record.history import find_champion, recall_history, recall_past
+from tasks.record.history import find_champion, load_history, load_past
 from tests.support.small_model import rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -58,7 +58,7 @@ def test_settling_window_is_not_backfilled(tmp_path, monkeypatch):
     model = begin(tmp_path, 18)
     monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=17))
     shorter = utc("2024-01-27")
-    with pytest.raises(Exception, match="no window of 2 days lies in"):
+    with pytest.raises(Exception, match="no window of 2 days between"):
         backfill(model, start=FIRST, end=shorter, dry_run=False)
     assert stored_rows(model) is None
     monkeypatch.setattr("flows.backfill.wall_clock", lambda: WINDOW.end + timedelta(hours=18))
@@ -81,7 +81,7 @@ def test_retrain_during_settling_counts_in_the_budget(tmp_path):
     config, second = load_model_config(model), WINDOW.next()
     retrain(model, until=config.read_at(WINDOW), reason="asked for while the second window waits")
     assert config.read_at(WINDOW) > second.end
-    history = recall_history(config, recall_past(config), find_champion(config, required=True), second)
+    history = load_history(config, load_past(config), find_champion(config, required=True), second)
     assert len(history.usages) == 2
 
 

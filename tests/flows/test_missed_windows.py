@@ -27,7 +27,7 @@ def test_retrain_after_missed_windows_names_the_backfill(tmp_path):
     with pytest.raises(TrainingRefused, match="no row has a label in y") as refused:
         retrain(model, until=LATER)
     found = re.search(
-        r"; 2 of 2 windows in it were never read in, as they were neither scored nor judged; the backfill form reads them, or: "
+        r"; 2 of 2 windows in it were never read, because they were neither scored nor judged; read them with the backfill form, or: "
         r"perennial run backfill --model small --start (\S+) --end (\S+) --no-dry-run$",
         str(refused.value),
     )

@@ -14,7 +14,7 @@ from tasks.policy.records.evidence import (
     ValidationReport,
 )
 from tasks.policy.records.reports import LabelReport, MetricValue, PerformanceReport
-from tasks.record.history import recall_degradation
+from tasks.record.history import load_degradation
 from tasks.record.publication import publish_degradation
 from tasks.rollout.probation import watch_fresh_champion
 from tests.support.monitor_runs import recorded_run
@@ -92,4 +92,4 @@ def test_degradation_is_recorded_once(monkeypatch):
     assert len(ledger.entries(CONFIG.name, kind="champion.degraded")) == 1
     assert {event for event, _ in announced} == {"champion.degraded"}
     assert announced[0][1]["champion"] == fresh.version
-    assert recall_degradation(CONFIG, fresh.version) == degraded
+    assert load_degradation(CONFIG, fresh.version) == degraded

@@ -15,7 +15,7 @@ from tasks.adapters.storage.workspace import workspace
 from tasks.monitoring.probes import new_columns
 from tasks.policy.records.base import from_json
 from tasks.policy.records.evidence import Judgement, MonitorRun
-from tasks.record.history import find_champion, recall_history, recall_past
+from tasks.record.history import find_champion, load_history, load_past
 from tasks.replay.candidates import Plan, plan_candidates
 from tests.support.small_model import CHANGE, write_model
 
@@ -63,8 +63,8 @@ def test_lost_probes_are_retrained_with_equal_scores(probed, monkeypatch: pytest
     probes._samples.clear()
     first = judged[0]
     champion, window = find_champion(config, required=True), first.evidence.window
-    past = recall_past(config)
-    run = MonitorRun(window, first.as_of, champion, recall_history(config, past, champion, window), past)
+    past = load_past(config)
+    run = MonitorRun(window, first.as_of, champion, load_history(config, past, champion, window), past)
     columns = new_columns(config, run, (first.evidence.performance,))
     assert [column.losses for column in columns] == [column.losses for column in first.evidence.probes]
 

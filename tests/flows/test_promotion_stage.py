@@ -160,10 +160,10 @@ def test_model_broken_during_promotion_restores_aliases(three_versions):
     before = registry.aliases(MODEL)
     corrupt(three_versions[2])
     wanted = {"previous": "2", "champion": "3", "challenger": None}
-    with disable_run_logger(), pytest.raises(MoveFailed, match="version 3 does not serve as champion"):
+    with disable_run_logger(), pytest.raises(MoveFailed, match="version 3 cannot serve as champion"):
         alias_transaction.move(MODEL, "d3", before, wanted)
     assert registry.aliases(MODEL) == before
-    assert alias_transaction.remembered(MODEL, "3", "d3") == before
+    assert alias_transaction.aliases_before_move(MODEL, "3", "d3") == before
 
 
 def test_registry_failure_restores_aliases(three_versions):
@@ -208,7 +208,7 @@ def test_killed_promotion_of_a_broken_model_is_undone(three_versions):
     corrupt(three_versions[2])
     with disable_run_logger(), pytest.raises(MoveFailed):
         alias_transaction.move(
-            MODEL, "d3", alias_transaction.remembered(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
+            MODEL, "d3", alias_transaction.aliases_before_move(MODEL, "3", "d3"), {"previous": "2", "champion": "3"}
         )
     assert registry.aliases(MODEL) == before
 
@@ -216,7 +216,7 @@ def test_killed_promotion_of_a_broken_model_is_undone(three_versions):
 def test_aliases_moved_by_others_are_left_alone(three_versions):
     read_earlier = registry.aliases(MODEL)
     registry.set_aliases(MODEL, {"champion": "1"})
-    with disable_run_logger(), pytest.raises(MoveFailed, match="champion was moved by somebody else"):
+    with disable_run_logger(), pytest.raises(MoveFailed, match="champion was moved by someone else"):
         alias_transaction.move(MODEL, "d3", read_earlier, {"previous": "2", "champion": "3"})
     assert registry.aliases(MODEL)["champion"] == "1"
 

@@ -20,7 +20,7 @@ from tasks.policy.records.base import to_json, utc
 from tasks.policy.records.errors import ModelFileError, PromotionRefused, VersionGone
 from tasks.policy.records.evidence import Fact, History, ModelVersion, Promotion
 from tasks.record.fleet import survey_fleet
-from tasks.record.history import find_challenger, find_champion, recall_past, recall_validation, registry_changes
+from tasks.record.history import find_challenger, find_champion, load_past, load_validation, registry_changes
 from tasks.rollout.outcome import judge_outcome
 from tasks.rollout.promotion import plan_rollback, promote_challenger, restore_previous
 from tests.flows.test_promotion_stage import passed, put, rollback_request
@@ -44,7 +44,7 @@ def on_trial(decision_id: str, champion: str | None, turn: float = 1.0) -> Model
 
 def promote(decision_id: str) -> Promotion:
     """Promote as the flow does."""
-    validation = recall_validation(CONFIG, decision_id)
+    validation = load_validation(CONFIG, decision_id)
     assert validation is not None
     promotion = promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation, decision_id), validation, decision_id)
     ledger.append(MODEL, Fact("champion.promoted", promotion, AT, decision_id))
@@ -94,21 +94,21 @@ def printed(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_no_edits_are_reported_in_normal_operation(capsys):
-    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
+    assert registry_changes(CONFIG, load_past(CONFIG)) == ()
     promote("d3")
-    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
+    assert registry_changes(CONFIG, load_past(CONFIG)) == ()
     roll_back()
-    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
+    assert registry_changes(CONFIG, load_past(CONFIG)) == ()
     on_trial("d4", "2")
     promote("d4")
-    assert (registry_changes(CONFIG, recall_past(CONFIG)), main(["audit", "verify", MODEL])) == ((), 0)
+    assert (registry_changes(CONFIG, load_past(CONFIG)), main(["audit", "verify", MODEL])) == ((), 0)
 
 
 def test_unrecorded_promotion_is_completed_and_can_be_rolled_back():
-    validation = recall_validation(CONFIG, "d3")
+    validation = load_validation(CONFIG, "d3")
     assert validation is not None
     promote_challenger.fn(CONFIG, find_challenger(CONFIG, validation), validation, "d3")
-    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
+    assert registry_changes(CONFIG, load_past(CONFIG)) == ()
     assert roll_back().champion == "2"
 
 
@@ -118,10 +118,10 @@ def test_recreated_model_has_no_earlier_verdict(capsys):
     assert new.version == "1"
     for number in ("2", "3"):
         register(CONFIG, f"d9-{number}", turn=-1.0)
-    with pytest.raises(VersionGone, match=r"not the one that the ledger names.* deleted and made again"):
+    with pytest.raises(VersionGone, match=r"not the one that the ledger names.* deleted and recreated"):
         promote("d3")
     registry.set_aliases(MODEL, {"champion": "1", "previous": "2"})
-    with pytest.raises(VersionGone, match="no earlier verdict holds for it"):
+    with pytest.raises(VersionGone, match="no earlier validation applies to it"):
         find_champion(CONFIG, required=True)
     with pytest.raises(PromotionRefused, match="nothing is rolled back: version 1, which is previous"):
         roll_back()
@@ -132,11 +132,11 @@ def test_recreated_model_has_no_earlier_verdict(capsys):
 def test_earlier_verdicts_stay_with_the_deleted_model():
     registry.client().delete_registered_model(MODEL)
     on_trial("e1", None)
-    with pytest.raises(PromotionRefused, match=r"the verdict of decision d1 is about run"):
+    with pytest.raises(PromotionRefused, match=r"decision d1 validated run"):
         promote("d1")
     assert promote("e1").champion == "1"
     assert find_champion(CONFIG, required=True).decision_id == "e1"
-    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
+    assert registry_changes(CONFIG, load_past(CONFIG)) == ()
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_earlier_verdicts_stay_with_the_deleted_model():
 def test_manually_moved_champion_blocks_promotion_and_rollback(alias, number, fix, capsys):
     registry.set_aliases(MODEL, {alias: number})
     assert fix in printed(capsys) and main(["audit", "verify", MODEL]) == 1
-    (change,) = registry_changes(CONFIG, recall_past(CONFIG))
+    (change,) = registry_changes(CONFIG, load_past(CONFIG))
     assert change.startswith(fix) and "set it back to version 2 in MLflow" in change
     on_trial("d4", number)
     before = registry.aliases(MODEL)
     with pytest.raises(PromotionRefused, match=fix):
         promote("d4")
-    assert fix in str(alias_transaction.why_aliases_stay(MODEL, before))
+    assert fix in str(alias_transaction.why_not_move_aliases(MODEL, before))
     with pytest.raises(PromotionRefused):
         roll_back()
     assert registry.aliases(MODEL) == before
@@ -194,7 +194,7 @@ def test_deleted_version_is_reported_and_its_classes_stay_known(capsys):
     registry.client().delete_model_version(MODEL, "1")
     assert (
         "version 1, which is previous" in printed(capsys)
-        and "was deleted" in registry_changes(CONFIG, recall_past(CONFIG))[0]
+        and "was deleted" in registry_changes(CONFIG, load_past(CONFIG))[0]
     )
     assert registry.classes(MODEL, "1") == ("0", "1")
     promotion = Promotion(MODEL, "d2", "2", "1", "promoted")
@@ -207,10 +207,10 @@ def test_deleted_version_is_reported_and_its_classes_stay_known(capsys):
 
 def test_deleted_champion_can_be_replaced():
     registry.client().delete_model_version(MODEL, "2")
-    assert "version 2, which is champion" in registry_changes(CONFIG, recall_past(CONFIG))[0]
+    assert "version 2, which is champion" in registry_changes(CONFIG, load_past(CONFIG))[0]
     on_trial("d4", None)
     assert promote("d4").champion == "4"
-    assert registry_changes(CONFIG, recall_past(CONFIG)) == ()
+    assert registry_changes(CONFIG, load_past(CONFIG)) == ()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,9 @@ def test_edited_tag_is_reported_and_ignored(tags, capsys):
     assert dict(after.tags)["trusted_types"] == dict(before.tags)["trusted_types"]
     assert registry.classes(MODEL, "3") == classes
     assert registry.find(MODEL, "another") is None
-    assert f"version 3: tags {next(iter(tags))} are not what the ledger recorded, which counts" in printed(capsys)
+    assert f"version 3: tags {next(iter(tags))} differ from the ledger's record, which takes precedence" in printed(
+        capsys
+    )
     assert promote("d3").champion == "3"
 
 
@@ -260,7 +262,7 @@ def test_swapped_model_files_are_not_served():
     champion = registry.version(MODEL, "champion")
     with pytest.raises(ModelFileError, match=r"expected .* as recorded when they were registered"):
         version_files.load_scorer(champion, fresh=True)
-    assert "does not serve" in str(trial.answer(champion, make_rows(rows=40), fresh=True))
+    assert "does not serve" in str(trial.try_predict(champion, make_rows(rows=40), fresh=True))
     assert "does not serve" in str(trial.smoke_test(champion))
 
 

@@ -17,7 +17,7 @@ from tasks.policy.records.errors import ReplayRefused
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.replay import Replay, ReplayWindow
 from tasks.replay.baselines import score_baselines
-from tasks.replay.records import recall_window, replay_folder
+from tasks.replay.records import load_window, replay_folder
 from tests.support.small_model import CHANGE, rows, write_model
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -170,7 +170,7 @@ def test_failed_baselines_end_the_replay(in_story, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             replay(model, end=second.end)
     folder = replay_folder("small")
-    assert [recall_window(folder, window) is not None for window in (first, second)] == [True, False]
+    assert [load_window(folder, window) is not None for window in (first, second)] == [True, False]
     again = replay(model, end=second.end).windows
     assert [record.decision_id for record in again] == [record.decision_id for record in outcome.windows[:2]]
     assert again[1].every is not None

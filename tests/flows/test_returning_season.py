@@ -81,7 +81,7 @@ def test_manual_return_is_validated_like_a_challenger(tmp_path, monkeypatch):
     first, turned, returned = utc("2024-01-21"), utc("2024-02-04"), utc("2024-02-12")
     retrain(model, until=first)
     promote(model, until=first)
-    with pytest.raises(PromotionRefused, match="version 1 may not be tried again"):
+    with pytest.raises(PromotionRefused, match="version 1 may not be validated again"):
         retrain(model, until=first, earlier="1", reason="it serves already")
     land(model, turned)
     retrain(model, until=turned)
@@ -89,7 +89,7 @@ def test_manual_return_is_validated_like_a_challenger(tmp_path, monkeypatch):
     assert retrain(model, until=turned, earlier="1", reason="too early").verdict == "fail"
     land(model, returned)
     preview = retrain(model, until=returned, earlier="1", dry_run=True)
-    assert preview.headline.startswith("trial of small would go ahead: version 1, which learned until")
+    assert preview.headline.startswith("trial of small would go ahead: version 1, which was trained until")
     passed = retrain(model, until=returned, earlier="1", reason="the season is back")
     assert (passed.challenger, passed.champion, passed.verdict) == ("1", "2", "pass")
     assert promote(model, until=returned).champion == "1"

@@ -46,7 +46,7 @@ def test_composite_id_separates_repeated_customers(tmp_path):
     expected = figures(loop(write_model(tmp_path / "control", table)))
     repeated = table.assign(row=customers(table))
     refused = write_model(tmp_path / "refused", repeated, **{"name: small": "name: refused"})
-    with pytest.raises(SourceError, match=r"3,000 of 3,000 rows .* \(50 ids in all\).*columns.id: \[row, at\] does"):
+    with pytest.raises(SourceError, match=r"3,000 of 3,000 rows .* \(50 distinct ids\).*columns.id: \[row, at\] does"):
         retrain(refused, until=FIRST)
     changes = {"name: small": "name: visits", "id: row": "id: [row, at]"}
     assert figures(loop(write_model(tmp_path / "visits", repeated, **changes))) == expected

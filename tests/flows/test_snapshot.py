@@ -187,4 +187,4 @@ def test_one_log_line_summarises_the_snapshot(tmp_path: Path, caplog: pytest.Log
         logging.getLogger("prefect.task_runs").removeHandler(caplog.handler)
     messages = [record.getMessage() for record in caplog.records]
     assert "snapshot: 50 rows of 2024-02-01..2024-02-06 landed, version 1" in messages
-    assert "labels: 41 new by 2024-02-06T00:00:00+00:00, looked for in 2024-02-01..2024-02-06" in messages
+    assert "labels: 41 new by 2024-02-06T00:00:00+00:00, searched in 2024-02-01..2024-02-06" in messages

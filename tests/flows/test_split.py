@@ -52,7 +52,8 @@ def test_holdout_with_label_times_is_nearly_complete_days():
     assert split_labelled_rows.fn(config, later)[1].labelled_rows == 500, "requested by hand: the last days with rows"
     few = make_config(columns=own_time, period={"start": utc("2024-02-14"), "history_until": TRAINING.end})
     with pytest.raises(
-        TooEarly, match=r"more than the 16 that .* \(11\.9 days, in which 98% of the labels of each class came by came"
+        TooEarly,
+        match=r"more than the 16 that .* \(11\.9 days, in which 98% of the labels of each class arrived according to came",
     ):
         split_labelled_rows.fn(few, TRAINING.end)
 

@@ -14,7 +14,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters import lake, registry
 from tasks.adapters.gates.expectation_suite import learned_suite
 from tasks.adapters.lake.schemas import sort_labels
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.orchestration.retry_conditions import is_transient
 from tasks.adapters.registry import version_files
 from tasks.policy.records.errors import NoChampion, RegistryError, TrainingRefused
 from tasks.policy.records.evidence import ModelVersion
@@ -134,9 +134,7 @@ def test_label_in_two_units_is_refused_until_accepted():
     labels = rows.column("label").to_numpy().copy()
     labels[700:] *= 1000
     landed = land(config, TRAINING, with_column(rows, "label", pa.array(labels)))
-    with pytest.raises(
-        TrainingRefused, match=r"label label jumped about 2024-02-.*, as if in another unit from then on"
-    ):
+    with pytest.raises(TrainingRefused, match=r"label label jumped at about 2024-02-.*, as if its unit changed"):
         train(config, landed)
     accepted = make_config("regression", quality={"labels": {"on_unit_change": "warn"}})
     assert train(accepted, landed).version == "1"
@@ -149,7 +147,7 @@ def test_refusal_explains_class_spelled_like_missing():
     landed = land(config, TRAINING, rows)
     lake.land_label_faults(config, TRAINING, *sort_labels(config, rows, "test"), landed.as_of)
     with pytest.raises(
-        TrainingRefused, match=r"'None' \d+ times read as unknown; where one is a class, list the classes"
+        TrainingRefused, match=r"'None' \d+ times count as missing; if one is a class, list the classes"
     ):
         train(config, landed)
 
@@ -176,7 +174,7 @@ def test_feature_equal_to_label_is_named(task):
     config = make_config(task)
     rows = make_rows(task)
     leaking = with_column(rows, "noise", rows.column("label").cast(pa.float64()))
-    with pytest.raises(TrainingRefused, match="noise settles the label"):
+    with pytest.raises(TrainingRefused, match="noise determines the label"):
         train(config, land(config, TRAINING, leaking))
     assert registry.find(config.name, "d1") is None
 
@@ -196,10 +194,10 @@ def test_outage_is_retried_but_refusal_is_not():
     def state_of(error: Exception):
         return Failed(message="failed", data=error)
 
-    assert not may_pass(None, None, state_of(TrainingRefused("too few rows")))
-    assert may_pass(None, None, state_of(ConnectionError("reset")))
-    assert may_pass(None, None, state_of(RegistryError("gone for a moment")))
-    assert not may_pass(None, None, state_of(NoChampion("never there")))
+    assert not is_transient(None, None, state_of(TrainingRefused("too few rows")))
+    assert is_transient(None, None, state_of(ConnectionError("reset")))
+    assert is_transient(None, None, state_of(RegistryError("gone for a moment")))
+    assert not is_transient(None, None, state_of(NoChampion("never there")))
 
 
 def test_training_uses_labels_known_at_as_of():
@@ -216,7 +214,7 @@ def test_training_uses_labels_known_at_as_of():
 def test_task_in_a_flow_retries_only_outages(error, attempts):
     calls = []
 
-    @task(retries=1, retry_delay_seconds=0, retry_condition_fn=may_pass)
+    @task(retries=1, retry_delay_seconds=0, retry_condition_fn=is_transient)
     def fail() -> None:
         calls.append(1)
         raise error

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from deployments.local.services import Stream
 from tasks.adapters.orchestration.server import server_environment
-from tasks.adapters.storage.workspace import RUN_OF_A_WORKER, workspace
+from tasks.adapters.storage.workspace import WORKER_RUN_ID, workspace
 from tasks.policy.records.errors import WorkspaceError
 from tests.support.small_model import write_model
 
@@ -76,11 +76,13 @@ def test_command_does_not_send_the_cloud_key_to_local_servers(workspace, monkeyp
 @pytest.mark.parametrize("home", [None, ".perennial", "some/where"])
 def test_worker_run_needs_an_absolute_workspace(monkeypatch, tmp_path, home):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(RUN_OF_A_WORKER, "0b5c")
+    monkeypatch.setenv(WORKER_RUN_ID, "0b5c")
     monkeypatch.delenv("PERENNIAL_HOME")
     if home:
         monkeypatch.setenv("PERENNIAL_HOME", home)
-    with pytest.raises(WorkspaceError, match="expected an absolute path: a worker gives each run a folder of its own"):
+    with pytest.raises(
+        WorkspaceError, match="expected an absolute path: a worker runs each flow in a temporary folder"
+    ):
         workspace()
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "absolute"))
     assert workspace().home == tmp_path / "absolute"
@@ -89,7 +91,7 @@ def test_worker_run_needs_an_absolute_workspace(monkeypatch, tmp_path, home):
 @pytest.mark.parametrize("name", ["per%20cent", "num#ber", "quest?ion"])
 def test_invalid_workspace_path_is_refused(monkeypatch, tmp_path, name):
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / name))
-    with pytest.raises(WorkspaceError, match=r"holds \?, # or %"):
+    with pytest.raises(WorkspaceError, match=r"contains \?, # or %"):
         workspace()
 
 
@@ -155,7 +157,9 @@ def test_file_system_without_hard_links_is_refused(monkeypatch, tmp_path, settin
     assert workspace().home.is_dir()
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setenv(setting, str(tmp_path / "share"))
-    with pytest.raises(WorkspaceError, match=f"share.* without hard links .* set {setting} to a folder on another one"):
+    with pytest.raises(
+        WorkspaceError, match=f"share.* without hard links .* set {setting} to a folder on another file system"
+    ):
         workspace()
     assert not [*tmp_path.rglob(".links-*")]
 

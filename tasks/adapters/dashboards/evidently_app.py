@@ -1,4 +1,4 @@
-"""Evidently's UI behind `local_guard` and a log-in, neither of which Evidently has. Takes `evidently`'s arguments."""
+"""Evidently's UI with the checks of `local_guard` and a log-in, which Evidently lacks. Takes `evidently`'s arguments."""
 
 import os
 

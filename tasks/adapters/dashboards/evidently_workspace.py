@@ -27,7 +27,7 @@ def project_id(model: str) -> UUID:
     return uuid5(NAMESPACE_URL, f"perennial:{model}")
 
 
-def keep(snapshot: Snapshot, model: str, window: str, moment: datetime) -> None:
+def store_snapshot(snapshot: Snapshot, model: str, window: str, moment: datetime) -> None:
     """Write a window's snapshot into the model's project. Raises OSError where the disk refuses.
 
     A truncated file makes the whole UI fail, so files are written elsewhere and moved in atomically. The temporary

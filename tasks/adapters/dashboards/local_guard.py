@@ -30,7 +30,7 @@ def allowed_names() -> frozenset[str]:
 
 
 class LocalGuard:
-    """An ASGI application that guards another one. `log_in` is `user:password`; None asks for no log-in."""
+    """An ASGI application that guards another one. `log_in` is `user:password`; None requires no log-in."""
 
     def __init__(self, guarded: Application, log_in: str | None = None) -> None:
         self.guarded, self.names = guarded, allowed_names()
@@ -55,11 +55,11 @@ class LocalGuard:
     def _refusal(self, headers: dict[str, str]) -> tuple[int, str] | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if _name(host) not in self.names:
-            return MISDIRECTED, "this server is reached under the names of its own machine only"
+            return MISDIRECTED, f"this host name is not allowed; use 127.0.0.1 or localhost, or add it to {ALLOWED}"
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return FORBIDDEN, "pages of another origin may not ask this server"
+            return FORBIDDEN, "requests from pages of another origin are not allowed"
         if self.wanted and not hmac.compare_digest(self.wanted.encode(), headers.get("authorization", "").encode()):
-            return UNAUTHORIZED, "log-in needed"
+            return UNAUTHORIZED, "log-in required"
         return None
 
 

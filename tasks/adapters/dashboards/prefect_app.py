@@ -1,4 +1,6 @@
-"""Prefect's command line, its server behind `local_guard`, SQLite safe for several processes. Run with `python -m`.
+"""Prefect's command line with `local_guard` before its server and SQLite made safe for several processes.
+
+Run with `python -m`.
 
 Prefect begins most of its transactions deferred. SQLite rejects a deferred transaction at once (503, database is
 locked), whatever the busy timeout, if another one wrote between its read and its write. Prefect's client then retries

@@ -2,7 +2,7 @@
 
 One SHA-256 per column and one over the column hashes, so single columns can be checked without reading the others.
 The hash depends only on values, nulls, types and row order. It does not depend on how rows are split into batches or
-files, nor on the memory layout of an Arrow version. Hashes about 1 GB/s on one core.
+files, nor on the memory layout of an Arrow version. It reaches about 1 GB/s on one core.
 """
 
 import hashlib

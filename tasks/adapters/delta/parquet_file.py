@@ -89,7 +89,7 @@ class LandedParquet:
 
     def _broken(self, reason: str) -> LakeError:
         return LakeError(
-            f"{self._where}: {reason}; it was changed or lost after it landed; restore the file from a backup"
+            f"{self._where}: {reason}; the file was changed or lost after it landed; restore it from a backup"
         )
 
     def schema(self, columns: Sequence[str] | None = None) -> pa.Schema:

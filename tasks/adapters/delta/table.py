@@ -37,7 +37,7 @@ from tasks.policy.records.base import FORMAT, digest, newer_format
 from tasks.policy.records.errors import LakeError, WorkspaceError
 
 logger = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 PARTITION = "window"
 ATTEMPTS = 100  # consecutive lost races before an error; each means that another writer committed
 NOTED_FORMAT = "Landed by Perennial, format "  # in the table's description; the kernel rejects unknown table properties
@@ -53,7 +53,7 @@ _latest: dict[str, "LandedTable"] = {}
 """Tables that this process opened last; reading the log of many windows again costs more than reading their rows."""
 
 
-class Outrun(Exception):
+class CommitConflict(Exception):
     """Another writer committed first; read the table again and retry. Internal to the adapters."""
 
 
@@ -99,7 +99,7 @@ class LandedTable:
         except (DeltaError, OSError) as error:
             at = "" if version is None else f" at version {version}"
             raise LakeError(
-                f"{uri}: cannot be read{at} ({reason_of(error)}); expected a Delta table that landed here; "
+                f"{uri}: cannot be read{at} ({reason_of(error)}); expected a Delta table that Perennial wrote; "
                 "check PERENNIAL_LAKE, that its store can be reached and that its credentials have not expired; where another "
                 "tool upgraded the table's protocol or cleaned up its log, restore the folder _delta_log from a backup"
             ) from None  # the store quotes the complete URL, which may contain a signature
@@ -164,17 +164,17 @@ class LandedTable:
         listed = pa.table(self._table.get_add_actions())
         paths, rows = listed["path"].to_pylist(), listed["num_records"].to_pylist()
         landed = [_landed(path, count) for path, count in zip(paths, rows, strict=True) if FILE_NAME.fullmatch(path)]
-        landed += self._laid_out_anew({file.path for file in landed})
+        landed += self._rewritten_files({file.path for file in landed})
         if len(paths) > len(landed) and self._foreign != len(paths) - len(landed):
             self._foreign = len(paths) - len(landed)
             logger.warning(
-                "%s: holds %d files that another tool wrote, which are not used; expected no other writer",
+                "%s: ignoring %d files that another tool wrote; expected no other writer",
                 self.uri,
                 self._foreign,
             )
         return tuple(sorted(landed, key=lambda file: (file.version, file.window)))
 
-    def _laid_out_anew(self, present: Set[str]) -> list[LandedFile]:
+    def _rewritten_files(self, present: Set[str]) -> list[LandedFile]:
         """Return landed files that another tool rewrote with the same rows. Raises LakeError for removed rows."""
         landings = {int(name["version"]) for path in present if (name := FILE_NAME.fullmatch(path))}
         replaced: dict[str, LandedFile] = {}
@@ -187,20 +187,19 @@ class LandedTable:
                 if FILE_NAME.fullmatch(unquote(each["path"])) and unquote(each["path"]) not in present
             ]
             if any(each.get("dataChange", True) for each in lost):
-                raise self._taken_away(version, actions, [unquote(each["path"]) for each in lost])
+                raise self._rows_removed(version, actions, [unquote(each["path"]) for each in lost])
             for path in (unquote(each["path"]) for each in lost):
                 replaced[path] = _landed(path, self._rows_of(path))
         return list(replaced.values())
 
-    def _taken_away(self, version: int, actions: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> LakeError:
+    def _rows_removed(self, version: int, actions: Sequence[Mapping[str, Any]], paths: Sequence[str]) -> LakeError:
         named = (FILE_NAME.fullmatch(path) for path in paths)
         windows = sorted({f"{name['window']} (landed at version {int(name['version'])})" for name in named if name})
         operation = next((action["commitInfo"].get("operation") for action in actions if "commitInfo" in action), None)
         return LakeError(
-            f"{self.uri}: version {version} ({operation or 'another tool'}) took away rows of {', '.join(windows[:5])}"
-            f"{' and others' if len(windows) > 5 else ''}; expected no other writer, as nothing may change once it landed; take "
-            f"it back before anything else lands: DeltaTable({self.uri!r}).restore({version - 1}), or restore the table from a "
-            "backup"
+            f"{self.uri}: version {version} ({operation or 'another tool'}) removed rows of {', '.join(windows[:5])}"
+            f"{' and others' if len(windows) > 5 else ''}; expected no other writer, because landed rows never change; undo "
+            f"it before more rows land: DeltaTable({self.uri!r}).restore({version - 1}), or restore the table from a backup"
         )
 
     def _commit(self, version: int) -> list[dict[str, Any]]:
@@ -227,7 +226,7 @@ class LandedTable:
         """Commit one file per window at the next version and return the files by window.
 
         `numbers` are committed as transaction numbers by key; None means the new version. `notes` go into the footers.
-        Raises Outrun if another writer committed first, WorkspaceError if nothing can be written, LakeError if a column
+        Raises CommitConflict if another writer committed first, WorkspaceError if nothing can be written, LakeError if a column
         changed its type.
         """
         adds: list[AddAction | RemoveAction] = []
@@ -235,7 +234,7 @@ class LandedTable:
         try:
             schema = next(iter(parts.values())).schema
             names = stored_names(schema.names, pa.schema(self._table.schema()).names)
-            self._let_in(schema, names)
+            self._add_new_columns(schema, names)
             version = self.version + 1
             for window, rows in parts.items():
                 adds.append(self._write(window, version, rows, notes, names))
@@ -247,14 +246,14 @@ class LandedTable:
             if not self._was_committed(adds, error):
                 for add in adds:
                     discard(self._files, add.path)
-                if isinstance(error, DeltaError) and self._was_outrun():
-                    raise Outrun from None
+                if isinstance(error, DeltaError) and self._lost_race():
+                    raise CommitConflict from None
                 raise _unwritable(self.uri, error) from None
         files = [_landed(add.path, rows.num_rows) for add, rows in zip(adds, parts.values(), strict=True)]
         return {file.window: file for file in files}
 
-    def _let_in(self, schema: pa.Schema, names: Mapping[str, str]) -> None:
-        """Add columns that are new in the YAML, then raise Outrun. Raises LakeError if a column changed its type."""
+    def _add_new_columns(self, schema: pa.Schema, names: Mapping[str, str]) -> None:
+        """Add columns that are new in the YAML, then raise CommitConflict. Raises LakeError if a column changed its type."""
         stored = pa.schema(self._table.schema())
         new = [field.with_name(names[field.name]) for field in schema if names[field.name] not in stored.names]
         for field in schema:
@@ -262,11 +261,11 @@ class LandedTable:
             if field.type != before:
                 raise LakeError(
                     f"{self.uri}: column {field.name!r} is stored as {before}, found {field.type}; "
-                    "expected one type for good; rename the column, or give the model a new name"
+                    "the type of a column cannot change; rename the column, or give the model a new name"
                 )
         if new:
             self._table.alter.add_columns(list(Schema.from_arrow(pa.schema(new)).fields))
-            raise Outrun  # adding columns is a separate commit, and other writers may have committed before it
+            raise CommitConflict  # adding columns is a separate commit, and other writers may have committed before it
 
     def _write(
         self, window: str, version: int, rows: pa.Table, notes: Mapping[str, str], names: Mapping[str, str]
@@ -288,14 +287,14 @@ class LandedTable:
             latest = LandedTable.open(self.uri)
         except LakeError:
             raise WorkspaceError(
-                f"{self.uri}: cannot be written to ({reason_of(error)}), nor read to tell whether the rows have landed; "
-                "expected a store that can be reached; run this again, which lands nothing twice"
+                f"{self.uri}: cannot be written to ({reason_of(error)}), nor read to check whether the rows landed; "
+                "expected a reachable store; run this again: no row lands twice"
             ) from None
         return (
             bool(adds) and latest is not None and {add.path for add in adds} <= {file.path for file in latest.files()}
         )
 
-    def _was_outrun(self) -> bool:
+    def _lost_race(self) -> bool:
         latest = LandedTable.open(self.uri)
         return latest is not None and latest.version > self.version
 
@@ -314,14 +313,14 @@ def _file_system(table_uri: str) -> pa_fs.FileSystem:
     return pa_fs.SubTreeFileSystem(url2pathname(urlparse(table_uri).path), pa_fs.LocalFileSystem())
 
 
-def until_first(attempt: Callable[[], Answer], uri: str) -> Answer:
+def retry_on_conflict(attempt: Callable[[], Result], uri: str) -> Result:
     """Repeat a landing attempt until no other writer commits first, at most `ATTEMPTS` times. Raises WorkspaceError."""
     for _ in range(ATTEMPTS):
         try:
             return attempt()
-        except Outrun:
+        except CommitConflict:
             continue
-    raise WorkspaceError(f"{uri}: {ATTEMPTS} commits in a row came too late; expected fewer writers at once; try again")
+    raise WorkspaceError(f"{uri}: lost {ATTEMPTS} commit races in a row; expected fewer concurrent writers; try again")
 
 
 def stored_names(names: Sequence[str], present: Sequence[str] = ()) -> dict[str, str]:

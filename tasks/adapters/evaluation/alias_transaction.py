@@ -17,7 +17,7 @@ from tasks.policy.records.errors import MoveFailed
 from tasks.policy.rollout.versions import quarantined, why_not_move
 
 
-def why_aliases_stay(model: str, aliases: Mapping[str, str], needs_previous: bool = False) -> str | None:
+def why_not_move_aliases(model: str, aliases: Mapping[str, str], needs_previous: bool = False) -> str | None:
     """Return what must be fixed before these aliases move, if someone else moved them; None if nothing must."""
     return why_not_move(ledger.entries(model), replace(registry.state(model), aliases=aliases), needs_previous)
 
@@ -27,21 +27,21 @@ def was_rolled_back(model: str, number: str) -> bool:
     return number in quarantined(ledger.entries(model))
 
 
-def remembered(model: str, number: str, decision_id: str) -> dict[str, str]:
+def aliases_before_move(model: str, number: str, decision_id: str) -> dict[str, str]:
     """Return the aliases before this decision's move to this version began, whether or not it was interrupted."""
-    before = noted(registry.tags(model, number), decision_id)
+    before = recorded_aliases(registry.tags(model, number), decision_id)
     return registry.aliases(model) if before is None else before
 
 
-def noted(tags: Mapping[str, str], decision_id: str) -> dict[str, str] | None:
-    """Return the aliases before this decision's move, from the version's tags; None if its last move was another."""
+def recorded_aliases(tags: Mapping[str, str], decision_id: str) -> dict[str, str] | None:
+    """Return the aliases before this decision's move, from the version's tags; None if another decision moved it last."""
     if tags.get("move_by") != decision_id:
         return None
     before: dict[str, str] = json.loads(tags["move_from"])
     return before
 
 
-def begun(model: str, now: Mapping[str, str]) -> tuple[str, dict[str, str]] | None:
+def interrupted_promotion(model: str, now: Mapping[str, str]) -> tuple[str, dict[str, str]] | None:
     """Find a promotion interrupted after its first alias: (new version, aliases before); None if there is none.
 
     In this state `previous` points to the champion itself, and only the recorded tags name the version before. The
@@ -59,7 +59,7 @@ def begun(model: str, now: Mapping[str, str]) -> tuple[str, dict[str, str]] | No
     return ours[-1] if len({before.get(registry.PREVIOUS) for _, before in ours}) == 1 else None
 
 
-def take_back(model: str, number: str, before: Mapping[str, str]) -> None:
+def undo_interrupted_promotion(model: str, number: str, before: Mapping[str, str]) -> None:
     """Restore the one alias that an interrupted promotion had moved; the promotion can then be run again."""
     registry.set_aliases(model, {registry.PREVIOUS: before.get(registry.PREVIOUS)})
     registry.tag(model, number, move_by="")
@@ -79,31 +79,33 @@ def move(
     """
     champion = wanted[registry.CHAMPION]
     if champion is None:
-        raise ValueError(f"{model}: a move without a champion was asked for, expected the version that shall serve")
+        raise ValueError(f"{model}: the move names no champion, expected the version that is to serve")
     registry.tag(model, champion, move_from=json.dumps(dict(before)))
     registry.tag(model, champion, move_by=decision_id)
 
-    def put_back(_: Transaction) -> None:
+    def restore(_: Transaction) -> None:
         registry.set_aliases(model, {alias: before.get(alias) for alias in wanted})
         registry.tag(model, champion, move_by="")
 
     with transaction() as moved:
-        _still_ours(model, before, wanted)
-        moved.stage(dict(before), on_rollback_hooks=[put_back])
+        _check_not_moved(model, before, wanted)
+        moved.stage(dict(before), on_rollback_hooks=[restore])
         registry.set_aliases(model, wanted)
         serving = registry.version(model, registry.CHAMPION)
-        fault = None if serving.version == champion else f"the alias leads to version {serving.version}"
+        fault = None if serving.version == champion else f"the alias points to version {serving.version}"
         fault = fault or trial.smoke_test(serving, estimator)
         if fault:
-            raise MoveFailed(f"{model}: version {champion} does not serve as champion, putting back: {fault}")
+            raise MoveFailed(
+                f"{model}: version {champion} cannot serve as champion, so the aliases are restored: {fault}"
+            )
 
 
-def _still_ours(model: str, before: Mapping[str, str], wanted: Mapping[str, str | None]) -> None:
+def _check_not_moved(model: str, before: Mapping[str, str], wanted: Mapping[str, str | None]) -> None:
     """Check that each alias is at its value before or after this move. Raises MoveFailed if someone else moved it."""
     now = registry.aliases(model)
     moved = [alias for alias in wanted if now.get(alias) not in (before.get(alias), wanted[alias])]
     if moved:
         raise MoveFailed(
-            f"{model}: {', '.join(moved)} was moved by somebody else meanwhile (now {now}); nothing was changed; "
-            "look at who serves and decide again"
+            f"{model}: {', '.join(moved)} was moved by someone else in the meantime (now {now}); nothing was changed; "
+            "check which version serves and decide again"
         )

@@ -61,21 +61,21 @@ def compare(
 
 def _score(config: ModelConfig, versions: Sequence[ModelVersion], rows: pa.Table) -> _Scored | tuple[str, ...]:
     """Return the rows with the predictions of all versions; else the faults, none if there are no rows."""
-    answered = [answer(version, rows, config.training.estimator) for version in versions]
-    faults = tuple(found for found in answered if isinstance(found, str))
-    answers = [found for found in answered if not isinstance(found, str)]
+    outcomes = [try_predict(version, rows, config.training.estimator) for version in versions]
+    faults = tuple(found for found in outcomes if isinstance(found, str))
+    answers = [found for found in outcomes if not isinstance(found, str)]
     if faults or not len(rows):
         return faults
     classes = all_classes(scorer.classes for scorer, _ in answers)
     if config.task == "binary" and len(classes) > 2:
-        return (f"the two versions know different classes, {len(classes)} in all, expected the same two",)
+        return (f"the two versions have different classes ({len(classes)} in all), expected the same two",)
     labels = rows.column(config.columns.label)
     y_true, aligned = align_labels(labels, [(scorer.classes, values) for scorer, values in answers])
     known = np.isfinite(y_true)
     return _Scored(rows.filter(pa.array(known)), y_true[known], [values[known] for values in aligned], classes)
 
 
-def answer(
+def try_predict(
     version: ModelVersion, rows: pa.Table, estimator: str | None = None, fresh: bool = False
 ) -> tuple[Scorer, Floats] | str:
     """Return the version's scorer and predictions, or why it cannot serve; one row alone and in a batch must agree."""
@@ -85,15 +85,15 @@ def answer(
         return f"version {version.version} does not serve: {error}"
     try:
         predicted = scorer.predict(rows)
-        alone = scorer.predict(rows.slice(0, 1))
+        single = scorer.predict(rows.slice(0, 1))
     except FeatureError as error:
         return f"version {version.version} does not serve: {error}"
     except REFUSALS as error:
         kind = type(scorer.estimator).__name__
         return f"version {version.version} does not serve: its {kind} cannot predict these rows ({reason_of(error)})"
     fault = prediction_fault(predicted, len(rows), scorer.task)
-    if fault is None and not np.allclose(alone, predicted[:1], rtol=1e-5):
-        fault = "a row is answered differently alone than among others"
+    if fault is None and not np.allclose(single, predicted[:1], rtol=1e-5):
+        fault = "the prediction of a row differs between a single row and a batch"
     return f"version {version.version} does not serve: {fault}" if fault else (scorer, predicted)
 
 
@@ -112,7 +112,7 @@ def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | Non
             columns[name] = pa.array([row % 2 == 0 for row in range(SMOKE_ROWS)])
         else:
             columns[name] = pa.array([None, *np.linspace(-100.0, 100.0, SMOKE_ROWS - 1)], pa.float64())
-    found = answer(version, pa.table(columns), estimator)
+    found = try_predict(version, pa.table(columns), estimator)
     return found if isinstance(found, str) else None
 
 

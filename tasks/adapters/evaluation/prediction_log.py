@@ -68,13 +68,13 @@ def read_logged(config: ModelConfig, window: Window, as_of: datetime) -> LoggedP
     classes = registry.classes(config.name, version) if config.task != "regression" else ()
     codes = encode_labels(labelled.column(columns.label), classes, unknown=len(classes))
     y_true = np.full(len(own), np.nan)
-    places = first_match(labelled.column(columns.key), logged_ids).fill_null(-1).to_numpy()
-    y_true[places[places >= 0]] = codes[places >= 0]
+    indices = first_match(labelled.column(columns.key), logged_ids).fill_null(-1).to_numpy()
+    y_true[indices[indices >= 0]] = codes[indices >= 0]
     slices = {}
     for name in (name for name in config.performance.slices if name in labelled.column_names):
         groups = groups_of(config, name, labelled.column(name))
         slices[name] = np.full(len(own), "", groups.dtype)
-        slices[name][places[places >= 0]] = groups[places >= 0]
+        slices[name][indices[indices >= 0]] = groups[indices >= 0]
     return LoggedPredictions(version, np.stack(own["prediction"].to_numpy()).astype(float), y_true, classes, slices)
 
 

@@ -24,7 +24,7 @@ from tasks.adapters import lake
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.models import eligibility, estimators, files as model_files
 from tasks.adapters.models.files import Scorer
-from tasks.adapters.storage.atomic_files import whole_file, whole_folder
+from tasks.adapters.storage.atomic_files import atomic_file, atomic_folder
 from tasks.adapters.storage.table_cache import TableCache
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.base import Window, digest
@@ -38,7 +38,7 @@ WINDOW_ROWS, PROBE_ROWS, SCORED_ROWS = 5_000, 40_000, 20_000
 LATEST = 8
 """Probes scored on a window of service: the latest ones, and those as old as each version that may serve."""
 DEFAULT_ROUNDS, DEFAULT_RATE = 100, 0.3
-NO_PROBE = "untaught"
+NO_PROBE = "untaught"  # empty file in place of a probe that its rows could not train
 _samples = TableCache(128 * 2**20)
 """Cache of samples, which several probes read; 128 MiB hold 500 windows of 5,000 rows × 6 floats."""
 
@@ -53,47 +53,47 @@ def probe_folder(config: ModelConfig) -> Path:
     return make_folder(workspace().home / "probes" / f"{config.name}-{name}")
 
 
-def before_service(config: ModelConfig, as_of: datetime, folder: Path) -> list[ProbeColumn]:
-    """Score each window of history, with the labels known at `as_of`, by all earlier probes, then keep its sample."""
+def score_history(config: ModelConfig, as_of: datetime, folder: Path) -> list[ProbeColumn]:
+    """Score each window of history, with the labels known at `as_of`, by all earlier probes, then store its sample."""
     rows = lake.labelled_rows(config, config.history(), as_of)
     columns = []
     for window in config.history_windows():
         inside = _within(config, rows, window)
         if len(inside):
             columns.append(_score(config, window, inside, folder))
-            keep_sample(window, inside, folder)
+            store_sample(window, inside, folder)
     return columns
 
 
-def take_up(
-    config: ModelConfig, window: Window, as_of: datetime, folder: Path, aged: Sequence[datetime] | None = None
+def score_window_of_service(
+    config: ModelConfig, window: Window, as_of: datetime, folder: Path, training_ends: Sequence[datetime] | None = None
 ) -> ProbeColumn:
-    """Score a window of service, with the labels known at `as_of`, by earlier probes, then keep its sample.
+    """Score a window of service, with the labels known at `as_of`, by earlier probes, then store its sample.
 
-    `aged`: end of the champion's training range, then those of the versions that may serve again. None scores all
+    `training_ends`: end of the champion's training range, then those of the versions that may serve again. None scores all
     probes.
     """
     rows = lake.labelled_rows(config, window, as_of)
-    column = _score(config, window, rows, folder, aged)
-    keep_sample(window, rows, folder)
+    column = _score(config, window, rows, folder, training_ends)
+    store_sample(window, rows, folder)
     return column
 
 
 def _score(
-    config: ModelConfig, window: Window, rows: pa.Table, folder: Path, aged: Sequence[datetime] | None = None
+    config: ModelConfig, window: Window, rows: pa.Table, folder: Path, training_ends: Sequence[datetime] | None = None
 ) -> ProbeColumn:
     """Score the selected probes that were trained before the window on its labelled rows."""
     earlier = (*config.history_windows(), *config.windows(end=max(window.start, config.period.history_until)))
-    taught = [other for other in earlier if other < window and _sample_path(other, folder).exists()]
-    places: Sequence[int] = range(len(taught))
-    if aged is not None:
-        peers = ([place for place in places if taught[place].end <= until][-1:] for until in aged)
-        places = sorted({*places[-LATEST:], *chain.from_iterable(peers)})
-    found = [(taught[place].end, _probe(config, _trailing(config, taught[: place + 1]), folder)) for place in places]
+    trained = [other for other in earlier if other < window and _sample_path(other, folder).exists()]
+    indices: Sequence[int] = range(len(trained))
+    if training_ends is not None:
+        peers = ([index for index in indices if trained[index].end <= until][-1:] for until in training_ends)
+        indices = sorted({*indices[-LATEST:], *chain.from_iterable(peers)})
+    found = [(trained[index].end, _probe(config, _trailing(config, trained[: index + 1]), folder)) for index in indices]
     scorers = [(until, scorer) for until, scorer in found if scorer is not None]
     values = losses(config, [scorer for _, scorer in scorers], rows)
     known = tuple((until, value) for (until, _), value in zip(scorers, values, strict=True) if math.isfinite(value))
-    return ProbeColumn(window, config.performance.metric, len(rows), known, aged[0] if aged else None)
+    return ProbeColumn(window, config.performance.metric, len(rows), known, training_ends[0] if training_ends else None)
 
 
 def _trailing(config: ModelConfig, windows: Sequence[Window]) -> list[Window]:
@@ -104,14 +104,14 @@ def _trailing(config: ModelConfig, windows: Sequence[Window]) -> list[Window]:
     return [window for window in windows if window.end > start]
 
 
-def keep_sample(window: Window, rows: pa.Table, folder: Path) -> None:
+def store_sample(window: Window, rows: pa.Table, folder: Path) -> None:
     """Write every 4th labelled row, at most 5,000 rows, for later probes; an existing sample is not replaced."""
     path = _sample_path(window, folder)
     if not path.exists():
         step = max(EVERY_NTH, -(-len(rows) // WINDOW_ROWS))
         drawn = rows.take(np.arange(0, len(rows), step))
         try:
-            with whole_file(path) as own:
+            with atomic_file(path) as own:
                 pq.write_table(drawn, own)
         except OSError as error:
             raise WorkspaceError(
@@ -131,7 +131,7 @@ def _probe(config: ModelConfig, windows: Sequence[Window], folder: Path) -> Scor
     if not own_folder.exists():
         cheap = probe_config(config)
         rows = _drawn(windows, folder)
-        with whole_folder(own_folder) as own:
+        with atomic_folder(own_folder) as own:
             if eligibility.why_not_train(cheap, rows) is None:
                 model_files.save(estimators.fit(cheap, rows).scorer, own)
             else:

@@ -139,8 +139,8 @@ def _names(column: pa.Array, frozen: FeatureReference, all_names: bool) -> Side:
     ]
     shown = [name if name is None or all_names or name in known else other for name in names]
     listed = np.array([*shown, None], object)
-    places = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
-    values = listed[places]
+    indices = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    values = listed[indices]
     missing[values == None] = KINDS[0]  # noqa: E711  element by element
     return Side(values, missing)
 

@@ -189,7 +189,7 @@ def _escaped(names: Any) -> pd.Series:
 
 
 def _results_of(snapshot: Snapshot, item: EvidentlyItem, place: str) -> Iterator[OwnTest | UncomputedTest]:
-    """Yield the result of each of an item's tests; Evidently compares NaN as any number, which says nothing."""
+    """Yield the result of each of an item's tests; a test of NaN has no result, though Evidently gives one."""
     for metric in snapshot.metric_results.values():
         for result in metric.tests:
             if _is_nan(metric):

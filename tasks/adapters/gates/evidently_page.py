@@ -20,7 +20,7 @@ from evidently.legacy.renderers.html_widgets import group_widget
 from evidently.legacy.utils import NumpyEncoder
 from evidently.legacy.utils.dashboard import STATIC_PATH, dashboard_info_to_json
 
-from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.storage.atomic_files import write_atomically
 from tasks.policy.records.reports import DriftReport
 
 SHARED = "assets"
@@ -37,7 +37,7 @@ def write_page(path: Path, reports: Path, title: str, report: DriftReport, snaps
     """Write the page to `path`, under `reports`, with one group of widgets per named snapshot. Raises OSError."""
     up = "../" * len(path.parent.relative_to(reports).parts) + SHARED
     script, style = write_assets(reports)
-    write_whole(
+    write_atomically(
         path,
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<link rel="stylesheet" href="{up}/{style}"></head><body>{_header(title, report)}<div id="drift"></div>'
@@ -57,11 +57,11 @@ def _header(title: str, report: DriftReport) -> str:
 def _how_to_read(report: DriftReport) -> list[str]:
     opinion = report.second_opinion
     if opinion is None or opinion.unavailable:
-        return [f"All numbers below come from all {report.rows:,} rows and {report.reference_rows:,} of the reference"]
+        return [f"All numbers below are based on all {report.rows:,} rows and {report.reference_rows:,} reference rows"]
     return [
-        f"The verdict is that of all {report.rows:,} rows against {report.reference_rows:,} of the reference; Evidently "
-        f"measured {opinion.rows:,} of them against {opinion.reference_rows:,}, drawn at random, by methods of its own, and "
-        "plots show these. Its effects are on the scale of the limits; its own scores stand at its tests"
+        f"The verdict is based on all {report.rows:,} rows and {report.reference_rows:,} reference rows. Evidently measured "
+        f"a random sample of {opinion.rows:,} and {opinion.reference_rows:,} of them with its own methods; the plots show "
+        "this sample. Evidently's effects are converted to the scale of the limits; its own scores are listed with its tests"
     ]
 
 
@@ -99,7 +99,7 @@ def write_assets(reports: Path) -> tuple[str, str]:
         path = reports / SHARED / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
+            write_atomically(path, content)
         names.append(name)
     return names[0], names[1]
 

@@ -124,7 +124,7 @@ def learned_suite(config: ModelConfig, reference: ReferenceProfile) -> str:
     return json.dumps(suite.to_json_dict(), indent=1)
 
 
-def present_suite(config: ModelConfig, reference: ReferenceProfile, stored: str | None) -> str:
+def current_suite(config: ModelConfig, reference: ReferenceProfile, stored: str | None) -> str:
     """Return the stored suite if it was learned under the current settings, else learn it again."""
     if stored is not None and json.loads(stored)["meta"].get("settings") == _settings(config):
         return stored
@@ -183,7 +183,7 @@ def _from_file(path: Path) -> tuple[list[gxe.Expectation], object]:
         listed = content["expectations"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SuiteError(
-            f"quality.suite: {path}: cannot be read as a suite ({type(error).__name__}); expected what {EXAMPLE} gives"
+            f"quality.suite: {path}: cannot be read as a suite ({type(error).__name__}); expected the output of {EXAMPLE}"
         ) from error
     found = []
     for number, one in enumerate(listed, start=1):
@@ -192,7 +192,7 @@ def _from_file(path: Path) -> tuple[list[gxe.Expectation], object]:
         except (GreatExpectationsError, ValueError, TypeError) as error:
             raise SuiteError(
                 f"quality.suite: {path}: expectation {number} cannot be used ({error}); expected a type of Great "
-                f"Expectations {gx.__version__} with its arguments, as {EXAMPLE} gives"
+                f"Expectations {gx.__version__} with its arguments, as {EXAMPLE} writes it"
             ) from error
     return found, content
 
@@ -207,10 +207,10 @@ def _from_function(name: str) -> tuple[list[gxe.Expectation], object]:
         ) from error
     made = make()
     found = list(made.expectations if isinstance(made, gx.ExpectationSuite) else made)
-    strange = [type(one).__name__ for one in found if not isinstance(one, gxe.Expectation)]
-    if strange:
+    other_types = [type(one).__name__ for one in found if not isinstance(one, gxe.Expectation)]
+    if other_types:
         raise SuiteError(
-            f"quality.suite: {name}: returned {strange[0]}, expected an ExpectationSuite or a list of expectations"
+            f"quality.suite: {name}: returned {other_types[0]}, expected an ExpectationSuite or a list of expectations"
         )
     suite = made if isinstance(made, gx.ExpectationSuite) else None
     content = suite.to_json_dict() if suite else {"expectations": [one.configuration.to_json_dict() for one in found]}

@@ -82,7 +82,7 @@ def judge_learned(
     not checked for the first window, which has no predecessor.
     """
     asked = [one for one in suite if set(one.parameters) <= set(shown.parameters)]
-    seen = {place: Seen(IN_PARTS if rows.in_parts else ALL_ROWS) for place in range(len(asked))}
+    seen = {index: Seen(IN_PARTS if rows.in_parts else ALL_ROWS) for index in range(len(asked))}
     held = [name for name, _ in rows.profile.columns]
     wanted = dict.fromkeys((roles.id, roles.time, *(feature.feature for feature in reference.features)))
     names = [name for name in wanted if held.count(name) == 1]
@@ -93,20 +93,20 @@ def judge_learned(
             frame = as_read(table, reference.features, roles)
             readable.update(frame.columns)
             about = {
-                place: one
-                for place, one in enumerate(asked)
+                index: one
+                for index, one in enumerate(asked)
                 if (set(one.columns) <= set(frame.columns) if one.columns else not first)
                 and not (one.type == UNIQUE and rows.in_parts)
             }
-            for columns in _apart(frame):
-                on = {place: one for place, one in about.items() if not one.columns or {*one.columns} <= {*columns}}
+            for columns in _column_groups(frame):
+                on = {index: one for index, one in about.items() if not one.columns or {*one.columns} <= {*columns}}
                 _validate(frame[columns], on, shown.parameters, seen)
-                about = {place: one for place, one in about.items() if place not in on}
+                about = {index: one for index, one in about.items() if index not in on}
     return tuple(
         _from_sketch(one, rows.profile, shown)
         if one.type == UNIQUE and rows.in_parts
-        else _finding(one, seen[place], rows.profile.rows, shown)
-        for place, one in enumerate(asked)
+        else _finding(one, seen[index], rows.profile.rows, shown)
+        for index, one in enumerate(asked)
         if set(one.columns) <= readable or one.type == COLUMN_MAX  # freshness is always reported
     )
 
@@ -114,12 +114,12 @@ def judge_learned(
 def _from_sketch(one: Expected, profile: WindowProfile, shown: Shown) -> Finding:
     """Judge the uniqueness of ids by the profile's sketch of all ids."""
     count = profile.duplicate_ids
-    observed = f"{'' if profile.duplicates_exact else 'about '}{count:,} rows with an id that another row has"
+    observed = f"{'' if profile.duplicates_exact else 'about '}{count:,} rows share their id with another row"
     words, _ = describe(one, None, not count, shown)
     return Finding(one.check, one.columns[0], not count, words, observed, count, one.on_failure, COUNTS)
 
 
-def _apart(frame: pd.DataFrame) -> list[list[str]]:
+def _column_groups(frame: pd.DataFrame) -> list[list[str]]:
     """Group columns without nulls, and put each other column alone: Great Expectations copies the frame for it."""
     names = [str(name) for name in frame]
     with_nulls = [name for name in names if frame[name].hasnans]
@@ -134,20 +134,20 @@ def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tupl
     needed = {name for one in suite for name in one.reads(present)}
     names = [name for name in present if name in needed or not all(one.columns for one in suite)]
     seen = {
-        place: Seen(IN_PARTS if rows.in_parts else ALL_ROWS, missing=one.reads(present) - {*present})
-        for place, one in enumerate(suite)
+        index: Seen(IN_PARTS if rows.in_parts else ALL_ROWS, missing=one.reads(present) - {*present})
+        for index, one in enumerate(suite)
     }
-    known = {place: one for place, one in enumerate(suite) if set(one.parameters) <= set(shown.parameters)}
-    adding = {place: one for place, one in known.items() if not rows.in_parts or one.type in {*ROW_BY_ROW, *ADDED}}
+    known = {index: one for index, one in enumerate(suite) if set(one.parameters) <= set(shown.parameters)}
+    adding = {index: one for index, one in known.items() if not rows.in_parts or one.type in {*ROW_BY_ROW, *ADDED}}
     for table in parts(rows.read(names), rows.most_rows):
         _validate(as_landed(table), adding, shown.parameters, seen)
-    others = {place: one for place, one in known.items() if place not in adding}
+    others = {index: one for index, one in known.items() if index not in adding}
     if others:
         frame = sampled(rows.read(names), names, math.ceil(SAMPLE_SHARE * rows.most_rows))
         _validate(frame, others, shown.parameters, seen)
-        for place in others:
-            seen[place].looked_at = f"a sample of {len(frame):,} rows"
-    return tuple(_finding(one, seen[place], rows.profile.rows, shown) for place, one in enumerate(suite))
+        for index in others:
+            seen[index].looked_at = f"a sample of {len(frame):,} rows"
+    return tuple(_finding(one, seen[index], rows.profile.rows, shown) for index, one in enumerate(suite))
 
 
 def judge_own_labels(
@@ -160,15 +160,15 @@ def judge_own_labels(
     """
     asked = [one for one in suite if mature or one.type in ROW_BY_ROW] if len(labelled) else []
     present = frozenset(labelled.column_names)
-    seen = {place: Seen(LABELLED, missing=one.reads(present) - present) for place, one in enumerate(asked)}
+    seen = {index: Seen(LABELLED, missing=one.reads(present) - present) for index, one in enumerate(asked)}
     for frame, with_text in ((as_landed(with_numbers(labelled, label)), False), (as_landed(labelled), True)):
         about = {
-            place: one
-            for place, one in enumerate(asked)
+            index: one
+            for index, one in enumerate(asked)
             if one.expects_text == with_text and set(one.parameters) <= set(shown.parameters)
         }
         _validate(frame, about, shown.parameters, seen)
-    return tuple(_finding(one, seen[place], len(labelled), shown) for place, one in enumerate(asked))
+    return tuple(_finding(one, seen[index], len(labelled), shown) for index, one in enumerate(asked))
 
 
 @cache
@@ -187,7 +187,7 @@ def _validate(
     """Append the results on one frame. Great Expectations returns them in its own order, so each carries its number."""
     if not expectations:
         return
-    numbered = [one.numbered(place) for place, one in expectations.items()]
+    numbered = [one.numbered(index) for index, one in expectations.items()]
     batch = _batch_definition().get_batch({"dataframe": frame})
     suite = gx.ExpectationSuite(name="window", expectations=numbered)
     bounds = {name: pd.Timestamp(one) if isinstance(one, datetime) else one for name, one in parameters.items()}
@@ -215,7 +215,7 @@ def _finding(one: Expected, seen: Seen, rows: int, shown: Shown) -> Finding:
     if met and not one.learned and total and _has_no_values(total):  # passes only for lack of values
         why = "no value at all" if total["element_count"] else "no row that meets its condition"
         return replace(
-            finding, met=False, observed=f"{why}, so nothing was judged", failing_rows=rows, on_failure="warn"
+            finding, met=False, observed=f"{why}, so nothing was validated", failing_rows=rows, on_failure="warn"
         )
     return finding
 

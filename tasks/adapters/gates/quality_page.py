@@ -7,7 +7,7 @@ import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.storage.atomic_files import write_atomically
 from tasks.policy.data_quality.quality import Finding
 from tasks.policy.records.reports import QualityReport
 
@@ -21,8 +21,8 @@ td.pass { color: #1a7f4b; } td.warn { color: #9a6700; } td.fail { color: #b42318
 """
 COLUMNS = ("", "expected", "found", "if broken", "looked at")
 HOW_TO_READ = (
-    "Each line is one expectation: ✓ it holds, ✗ it does not. A broken one that fails quarantines the window; one that "
-    "warns is reported only."
+    "Each line is one expectation: ✓ it holds, ✗ it does not. A broken expectation with 'fail' quarantines the "
+    "window; one with 'warn' is only reported."
 )
 
 
@@ -38,7 +38,7 @@ def write_page(
     for one in findings:
         by_column.setdefault(one.column or "The window", []).append(one)
     sections = "".join(f"<h2>{html.escape(name)}</h2>{_table(some)}" for name, some in by_column.items())
-    write_whole(
+    write_atomically(
         path,
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>"

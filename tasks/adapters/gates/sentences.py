@@ -22,7 +22,7 @@ SHOWN_VALUES = 20
 BOUNDS = {"min_value", "max_value"}
 PASS_THROUGH = re.compile(r"PassThrough\('(.*?)'\)")
 """How Great Expectations writes a row condition that is given as text."""
-NO_VALUE = {"expect_column_kl_divergence_to_be_less_than": "an infinite one: values where none was expected"}
+NO_VALUE = {"expect_column_kl_divergence_to_be_less_than": "infinite: values occur where none are expected"}
 """Words for a statistic without a value where "none" would mislead."""
 PLAIN = {"column", "column_A", "column_B", "mostly_pct", "strict_min", "strict_max"}
 """Arguments that a sentence may show for a hidden column too."""
@@ -97,11 +97,11 @@ def _found(one: Expected, total: Mapping[str, Any], met: bool, hidden: bool, sha
         return _text(observed)
     if isinstance(observed, Number) and not hidden:
         limits = (one.arguments.get(name) for name in ("min_value", "max_value", "value", "threshold"))
-        return _beside(observed, [float(limit) for limit in limits if isinstance(limit, int | float)])
+        return _formatted(observed, [float(limit) for limit in limits if isinstance(limit, int | float)])
     return "as expected" if met else "others, not shown"
 
 
-def _beside(observed: Any, limits: Sequence[float]) -> str:
+def _formatted(observed: Any, limits: Sequence[float]) -> str:
     """Give a number in four digits, or in as many as keep it on its side of every limit; whole numbers in full."""
     if isinstance(observed, int) or float(observed).is_integer():
         return f"{observed:.15g}"

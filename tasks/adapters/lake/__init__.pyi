@@ -10,10 +10,11 @@ from . import (
     window_scan as window_scan,
 )
 from .tables import (
+    cast_to_stored_type as cast_to_stored_type,
     label_lag as label_lag,
     labelled_rows as labelled_rows,
     labelled_snapshot as labelled_snapshot,
-    labels_came as labels_came,
+    labels_arrived as labels_arrived,
     labels_due as labels_due,
     labels_due_by as labels_due_by,
     land_label_faults as land_label_faults,
@@ -27,5 +28,4 @@ from .tables import (
     read_labelled as read_labelled,
     read_predictions as read_predictions,
     read_rows as read_rows,
-    stored_alike as stored_alike,
 )

@@ -58,7 +58,7 @@ def to_utc(column: pa.ChunkedArray, at: str, form: TimeForm | str | None = None)
         return micros.cast(MOMENT)
     if time_zone is None:
         raise SourceError(
-            f"{at} has times without a zone, expected UTC or a zone; store them with one, or say which it is: "
+            f"{at} has times without a zone, expected UTC or a zone; store them with one, or set their zone: "
             "source.options: {time_zone: UTC} (or America/New_York, …)"
         )
     if time_zone == "UTC":
@@ -85,7 +85,7 @@ def _parsed(column: pa.ChunkedArray, at: str, form: str | None = None) -> pa.Chu
                 continue
     raise SourceError(
         f"{at} is text that is not all ISO 8601, expected 2013-05-01T10:15:00Z, all with a zone or all without; fix the "
-        'source, or say how it is written: source.options: {time_format: "%d.%m.%Y %H:%M", time_zone: UTC}'
+        'source, or set its format: source.options: {time_format: "%d.%m.%Y %H:%M", time_zone: UTC}'
     )
 
 
@@ -104,8 +104,8 @@ def _by_format(column: pa.ChunkedArray, at: str, form: str) -> pa.ChunkedArray:
     unread = int((times.isna() & texts.notna()).sum())
     if unread:
         raise SourceError(
-            f"{at}: {unread:,} of {len(texts):,} values are not written as source.options.time_format {form!r} says, "
-            "expected all of them to be; fix the format or the source"
+            f"{at}: {unread:,} of {len(texts):,} values do not match source.options.time_format {form!r}, "
+            "expected all of them to match; fix the format or the source"
         )
     return pa.chunked_array([pa.Array.from_pandas(times)])
 
@@ -117,7 +117,7 @@ def _since_1970(column: pa.ChunkedArray, at: str, unit: str | None) -> pa.Chunke
         guess = next((name for name, factor in TIME_UNITS.items() if most / factor < LATEST_SECOND), "ns")
         found = f"{at} is {column.type}, expected times" if unit is None else f"{at}: time_unit is {unit!r}"
         raise SourceError(
-            f"{found}; if they count since 1970, UTC, say in what: source.options: {{time_unit: {guess}}} (s, ms, us or ns); "
+            f"{found}; if they count from 1970, UTC, set their unit: source.options: {{time_unit: {guess}}} (s, ms, us or ns); "
             "else store timestamps, or ISO 8601 text with a zone"
         )
     micros = pc.multiply(column.cast(pa.float64(), safe=False), 1e6 / TIME_UNITS[unit])
@@ -168,7 +168,7 @@ def as_boolean(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
         if pc.all(pc.or_(pc.or_(is_true, is_false), pc.is_null(text)), min_count=0).as_py():
             return pc.if_else(pc.is_null(text), pa.scalar(None, pa.bool_()), is_true)
     raise SourceError(
-        f"{at} is {kind} and holds other values than true and false, expected true or false, yes or no, t or f, or 1 and 0; "
+        f"{at} is {kind} and holds values other than true and false, expected true or false, yes or no, t or f, or 1 and 0; "
         "fix the source, or list it under another kind in the YAML"
     )
 
@@ -185,13 +185,13 @@ def as_category(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
     raise SourceError(f"{at} is {column.type}, expected text or integers for a category; {hint}")
 
 
-def _as_integers(column: pa.ChunkedArray, found: str, expected: str, cure: str) -> pa.ChunkedArray:
+def _as_integers(column: pa.ChunkedArray, found: str, expected: str, remedy: str) -> pa.ChunkedArray:
     """Convert whole floats to integers; NaN becomes null. Raises SourceError for fractions and numbers past 2^53."""
     number = column.cast(pa.float64(), safe=False)
     number = pc.if_else(pc.is_nan(number), pa.scalar(None, pa.float64()), number)
     is_integer = pc.and_(pc.equal(number, pc.round(number)), pc.less(pc.abs(number), float(EXACT)))
     if not pc.all(is_integer, min_count=0).as_py():
-        raise SourceError(f"{found} and holds fractions, or numbers past 2^53, expected {expected}; {cure}")
+        raise SourceError(f"{found} and holds fractions, or numbers past 2^53, expected {expected}; {remedy}")
     return number.cast(pa.int64())
 
 
@@ -220,8 +220,7 @@ def as_int64(column: pa.ChunkedArray, at: str) -> pa.ChunkedArray:
         return column.cast(pa.int64())
     except pa.ArrowInvalid:
         raise SourceError(
-            f"{at} is {column.type} and holds what 64 bits with a sign cannot, expected signed 64-bit integers; "
-            "store it as text"
+            f"{at} is {column.type} and holds values that do not fit, expected signed 64-bit integers; store it as text"
         ) from None  # Arrow quotes the value, which may identify a person
 
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.delta.table import LandedTable, until_first
+from tasks.adapters.delta.table import LandedTable, retry_on_conflict
 from tasks.adapters.lake.casts import MOMENT, moment
 from tasks.adapters.lake.label_spellings import UNKNOWN, whole_numbers
 from tasks.adapters.lake.schemas import stored_label_columns
-from tasks.adapters.lake.window_scan import overlap, window_named
+from tasks.adapters.lake.window_scan import overlap, parse_window
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
@@ -36,9 +36,9 @@ def land_label_faults(
     """
     rows = LandedTable.open(_uri(config, "rows"))
     names = dict.fromkeys(file.window for file in rows.files()) if rows else {}
-    windows = [window for window in map(window_named, names) if overlap(window, searched)]
-    amiss = _amiss(config, labels, broken, as_of)
-    found = {window: _counts(amiss, window) for window in windows}
+    windows = [window for window in map(parse_window, names) if overlap(window, searched)]
+    problems = _problems(config, labels, broken, as_of)
+    found = {window: _counts(problems, window) for window in windows}
 
     def attempt() -> None:
         table, parts = LandedTable.open(_uri(config, "label_faults")), {}
@@ -54,7 +54,7 @@ def land_label_faults(
             lease.check(config.name)
             (table or LandedTable.open_or_create(_uri(config, "label_faults"), SCHEMA)).append(parts, {}, {})
 
-    until_first(attempt, _uri(config, "label_faults"))
+    retry_on_conflict(attempt, _uri(config, "label_faults"))
 
 
 def read_label_faults(
@@ -66,7 +66,7 @@ def read_label_faults(
     """
     table, total = LandedTable.open(_uri(config, "label_faults")), Counter[str]()
     names = dict.fromkeys(file.window for file in table.files()) if table else {}
-    for window in map(window_named, names):
+    for window in map(parse_window, names):
         if overlap(window, span) and window.name not in excluding:
             total += _latest(table, window, as_of)
     return dict(total)
@@ -82,7 +82,7 @@ def sorted_faults(found: dict[str, int]) -> tuple[Counts, Counts, int]:
     return unusable, words, found.get(CONFLICT, 0)
 
 
-def stored_alike(config: ModelConfig, labels: pa.Table, broken: pa.Table) -> tuple[pa.Table, pa.Table]:
+def cast_to_stored_type(config: ModelConfig, labels: pa.Table, broken: pa.Table) -> tuple[pa.Table, pa.Table]:
     """Cast the classes of `labels` to the type in which the model's labels are stored; return (labels, broken).
 
     1 and "1" are the same class, and a table column has one type. If integers are stored, text that is not an integer
@@ -93,19 +93,19 @@ def stored_alike(config: ModelConfig, labels: pa.Table, broken: pa.Table) -> tup
     found = labels.schema.field(name).type
     if stored is None or stored == found or {stored, found} != {pa.string(), pa.int64()}:
         return labels, broken
-    place = labels.column_names.index(name)
+    index = labels.column_names.index(name)
     if stored == pa.string():
-        return labels.set_column(place, name, labels[name].cast(stored)), broken
+        return labels.set_column(index, name, labels[name].cast(stored)), broken
     numbers, unknown = whole_numbers(labels[name]), pc.is_null(labels[name])
-    labels = labels.set_column(place, name, numbers)
+    labels = labels.set_column(index, name, numbers)
     usable = pc.or_(unknown, pc.is_valid(numbers))
-    strange = labels.filter(pc.invert(usable))
-    strange = strange.append_column("fault", pa.array([NO_WHOLE_NUMBER] * len(strange), pa.string()))
-    unusable = [broken.drop_columns([name]), strange.drop_columns([name])]
+    no_integer = labels.filter(pc.invert(usable))
+    no_integer = no_integer.append_column("fault", pa.array([NO_WHOLE_NUMBER] * len(no_integer), pa.string()))
+    unusable = [broken.drop_columns([name]), no_integer.drop_columns([name])]
     return labels.filter(usable), pa.concat_tables(unusable)
 
 
-def _amiss(config: ModelConfig, labels: pa.Table, broken: pa.Table, as_of: datetime) -> pa.Table:
+def _problems(config: ModelConfig, labels: pa.Table, broken: pa.Table, as_of: datetime) -> pa.Table:
     """Return time, fault and label time of each unusable label that was known at `as_of`."""
     (key, label, known), time = stored_label_columns(config), config.columns.time
     if not labels.num_rows or pc.count_distinct(labels[key]).as_py() == labels.num_rows:
@@ -121,9 +121,11 @@ def _amiss(config: ModelConfig, labels: pa.Table, broken: pa.Table, as_of: datet
     return both.filter(pc.fill_null(pc.less_equal(both["label_at"], moment(as_of)), True))
 
 
-def _counts(amiss: pa.Table, window: Window) -> Counter[str]:
-    inside = pc.and_(pc.greater_equal(amiss["time"], moment(window.start)), pc.less(amiss["time"], moment(window.end)))
-    return Counter(amiss["fault"].filter(inside).to_pylist())
+def _counts(problems: pa.Table, window: Window) -> Counter[str]:
+    inside = pc.and_(
+        pc.greater_equal(problems["time"], moment(window.start)), pc.less(problems["time"], moment(window.end))
+    )
+    return Counter(problems["fault"].filter(inside).to_pylist())
 
 
 def _latest(table: LandedTable | None, window: Window, as_of: datetime) -> Counter[str]:

@@ -41,7 +41,7 @@ LARGEST = 2.0**53
 BOOLEANS = {"false": "0", "true": "1"}
 
 
-def spelled(text: str, decimal_point: str = ".") -> str:
+def canonical_spelling(text: str, decimal_point: str = ".") -> str:
     """Return the canonical spelling of a class."""
     text = text.strip()
     number = text if decimal_point == "." else text.replace(decimal_point, ".")
@@ -52,9 +52,9 @@ def spelled(text: str, decimal_point: str = ".") -> str:
     return text.casefold() if text.casefold() in BOOLEANS else text
 
 
-def meant(text: str) -> str:
+def spelling_key(text: str) -> str:
     """Return a key that is equal for spellings that differ only in case or in true for 1 and false for 0."""
-    one = spelled(text).casefold()
+    one = canonical_spelling(text).casefold()
     return BOOLEANS.get(one, one)
 
 
@@ -63,9 +63,9 @@ def is_unknown(text: str, named: Sequence[str] = ()) -> bool:
     return text.strip() in UNKNOWN and text.strip() not in named
 
 
-def spelled_column(column: pa.ChunkedArray, named: Sequence[str] = (), decimal_point: str = ".") -> pa.ChunkedArray:
+def canonical_labels(column: pa.ChunkedArray, named: Sequence[str] = (), decimal_point: str = ".") -> pa.ChunkedArray:
     """Return labels as text in canonical spelling; missing values are null."""
-    return _by_value(column, lambda text: None if is_unknown(text, named) else spelled(text, decimal_point))
+    return _by_value(column, lambda text: None if is_unknown(text, named) else canonical_spelling(text, decimal_point))
 
 
 def unknown_words(column: pa.ChunkedArray, named: Sequence[str] = ()) -> pa.ChunkedArray:
@@ -73,23 +73,23 @@ def unknown_words(column: pa.ChunkedArray, named: Sequence[str] = ()) -> pa.Chun
     return _by_value(column, lambda text: text.strip() or None if is_unknown(text, named) else None)
 
 
-def places_of(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArray:
+def class_indices(labels: pa.ChunkedArray, classes: Sequence[str]) -> pa.ChunkedArray:
     """Return each label's index in `classes`; null for a missing label, -1 for a label that is not a class."""
-    known = {name: place for place, name in enumerate(classes)}
-    once = [spelled(name) for name in classes]
+    known = {name: index for index, name in enumerate(classes)}
+    once = [canonical_spelling(name) for name in classes]
     if len(set(once)) == len(once):
-        known |= {name: place for place, name in enumerate(once) if name not in known}
-    folded = Counter(map(meant, once))
-    alone = {meant(name): place for place, name in enumerate(once) if folded[meant(name)] == 1}
+        known |= {name: index for index, name in enumerate(once) if name not in known}
+    folded = Counter(map(spelling_key, once))
+    unambiguous = {spelling_key(name): index for index, name in enumerate(once) if folded[spelling_key(name)] == 1}
 
-    def place(text: str) -> int | None:
+    def index_of(text: str) -> int | None:
         if text in known:
             return known[text]
         if is_unknown(text):
             return None
-        return known.get(spelled(text), alone.get(meant(text), -1))
+        return known.get(canonical_spelling(text), unambiguous.get(spelling_key(text), -1))
 
-    return _by_value(labels, place, pa.int64())
+    return _by_value(labels, index_of, pa.int64())
 
 
 def seen_classes(labels: pa.ChunkedArray, named: Sequence[str] = (), binary: bool = False) -> tuple[str, ...]:
@@ -98,13 +98,13 @@ def seen_classes(labels: pa.ChunkedArray, named: Sequence[str] = (), binary: boo
     If `binary` and only two classes remain after spellings in different case are merged, the merged classes are
     returned. Otherwise such a pair may be two classes (a and A), and both are returned.
     """
-    counted = pc.value_counts(spelled_column(labels, named))
+    counted = pc.value_counts(canonical_labels(labels, named))
     seen = dict(zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True))
     seen.pop(None, None)
     folded: dict[str, str] = {}
-    listed = {spelled(name) for name in named}
+    listed = {canonical_spelling(name) for name in named}
     for text in sorted(seen, key=lambda name: (name not in listed, -seen[name], name)):
-        folded.setdefault(meant(text), text)
+        folded.setdefault(spelling_key(text), text)
     return tuple(sorted(folded.values() if binary and len(folded) == 2 else seen))
 
 
@@ -127,10 +127,10 @@ def read_numbers(column: pa.ChunkedArray, decimal_point: str = ".") -> pa.Chunke
     return pc.if_else(pc.is_nan(numbers), None, numbers)
 
 
-def class_meant(text: str, classes: Sequence[str]) -> str | None:
+def matching_class(text: str, classes: Sequence[str]) -> str | None:
     """Return the class that the text means, or None if it is not one of `classes`."""
-    place = places_of(pa.chunked_array([[text]]), classes)[0].as_py()
-    return classes[place] if place is not None and place >= 0 else None
+    index = class_indices(pa.chunked_array([[text]]), classes)[0].as_py()
+    return classes[index] if index is not None and index >= 0 else None
 
 
 def whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -143,10 +143,10 @@ def whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return _by_value(column, number, pa.int64())
 
 
-def maybe_alike(classes: Sequence[str], named: Sequence[str] = ()) -> tuple[str, ...]:
+def ambiguous_spellings(classes: Sequence[str], named: Sequence[str] = ()) -> tuple[str, ...]:
     """Return classes that may be another spelling of a class in `classes` and that the model's file does not list."""
-    folded, listed = Counter(map(meant, classes)), {spelled(name) for name in named}
-    return tuple(name for name in classes if folded[meant(name)] > 1 and name not in listed)
+    folded, listed = Counter(map(spelling_key, classes)), {canonical_spelling(name) for name in named}
+    return tuple(name for name in classes if folded[spelling_key(name)] > 1 and name not in listed)
 
 
 def _by_value(
@@ -160,7 +160,7 @@ def _by_value(
     return pa.chunked_array([values.take(coded.indices)], kind)
 
 
-def as_codes(places: pa.ChunkedArray, unknown: float) -> np.ndarray:
-    """Convert indices of `places_of` to floats: NaN for a missing label, `unknown` for a label that is not a class."""
-    codes = pc.fill_null(places.cast(pa.float64()), np.nan).to_numpy()
+def as_codes(indices: pa.ChunkedArray, unknown: float) -> np.ndarray:
+    """Convert indices of `class_indices` to floats: NaN for a missing label, `unknown` for a label that is not a class."""
+    codes = pc.fill_null(indices.cast(pa.float64()), np.nan).to_numpy()
     return np.where(codes < 0, unknown, codes)

@@ -11,7 +11,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.delta.table import LandedTable
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.row_identity import first_match
-from tasks.adapters.lake.window_scan import overlap, window_named
+from tasks.adapters.lake.window_scan import overlap, parse_window
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
 
@@ -64,13 +64,13 @@ def _lag(rows: LandedTable, labels: LandedTable, as_of: datetime, share: float, 
     return timedelta(microseconds=max(float(np.quantile(own, share)) for own in groups))
 
 
-def labels_came(config: ModelConfig, window: Window, after: datetime, until: datetime) -> bool:
+def labels_arrived(config: ModelConfig, window: Window, after: datetime, until: datetime) -> bool:
     """Return whether a label or a correction for the window's rows became known after `after` and up to `until`."""
     labels = LandedTable.open(workspace().table(config.name, "labels"))
     if labels is None:
         return False
     for file in labels.files():
-        if overlap(window_named(file.window), window):
+        if overlap(parse_window(file.window), window):
             opened = labels.opened(file)
             known_at = opened.table(opened.schema().names[2:]).column(0)
             came = pc.and_(pc.greater(known_at, moment(after)), pc.less_equal(known_at, moment(until)))

@@ -17,12 +17,20 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes
-from tasks.adapters.delta.table import LandedFile, LandedTable, until_first
+from tasks.adapters.delta.table import LandedFile, LandedTable, retry_on_conflict
 from tasks.adapters.lake.casts import moment
 from tasks.adapters.lake.label_times import labels_due_by
-from tasks.adapters.lake.row_identity import Repeats, by_place, first_match, landed_places, matches, repeats, taken
+from tasks.adapters.lake.row_identity import (
+    Repeats,
+    first_match,
+    matches,
+    repeats,
+    rows_by_window,
+    take_rows,
+    window_indices,
+)
 from tasks.adapters.lake.schemas import conform_labels, stored_label_columns
-from tasks.adapters.lake.window_scan import overlap, read_span, window_named
+from tasks.adapters.lake.window_scan import overlap, parse_window, read_span
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window, digest
@@ -47,13 +55,13 @@ def labels_due(config: ModelConfig, as_of: datetime, lookback: timedelta) -> Lab
     Labels are expected `label_delay` after the time of their row, and searched for until `lookback` after that.
     """
     rows, labels = _tables(config)
-    files = [file for file in rows.files() if window_named(file.window).start < as_of] if rows else []
+    files = [file for file in rows.files() if parse_window(file.window).start < as_of] if rows else []
     searched_until = labels.number(SEARCHED_UNTIL) if labels else None
     searched_rows = (labels.number(SEARCHED_ROWS) if labels else None) or -1
     last = as_of if searched_until is None else min(as_of, datetime.fromtimestamp(searched_until, UTC))
     since = last - config.columns.label_delay - lookback
-    unsearched = [window_named(file.window) for file in files if file.version > searched_rows]
-    searched = [window_named(file.window) for file in files if file.version <= searched_rows]
+    unsearched = [parse_window(file.window) for file in files if file.version > searched_rows]
+    searched = [parse_window(file.window) for file in files if file.version <= searched_rows]
     starts = [window.start for window in unsearched]
     starts += [max(window.start, since) for window in searched if window.end > since]
     end = min(as_of, max((window.end for window in unsearched + searched), default=as_of))
@@ -73,7 +81,7 @@ def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: Lab
         labels = conform_labels(config, labels, f"{config.name}, labels")
     rows = LandedTable.open(_uri(config, "rows"))
     windows = _windows(rows) if rows else ()
-    candidates = {windows[place]: found for place, found in _known_by_window(labels, windows, as_of)}
+    candidates = {windows[index]: found for index, found in _known_by_window(labels, windows, as_of)}
     searched_until = int(as_of.timestamp())
 
     def attempt() -> int:
@@ -93,7 +101,7 @@ def land_labels(config: ModelConfig, labels: pa.Table, as_of: datetime, due: Lab
             table.append(parts, numbers, {})
         return sum(part.num_rows for part in parts.values())
 
-    return until_first(attempt, _uri(config, "labels"))
+    return retry_on_conflict(attempt, _uri(config, "labels"))
 
 
 def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetime) -> list[tuple[int, pa.Table]]:
@@ -104,10 +112,10 @@ def _known_by_window(labels: pa.Table, windows: Sequence[Window], as_of: datetim
     ids, time, label, label_at = labels.columns
     seen_now = pc.and_(pc.is_null(label), pc.is_null(label_at))
     found = pa.table({"id": ids, "label": label, "label_at": pc.if_else(seen_now, moment(as_of), label_at)})
-    places = landed_places(time, windows)
+    indices = window_indices(time, windows)
     is_known = pc.and_(pc.is_valid(ids), pc.fill_null(pc.less_equal(found["label_at"], moment(as_of)), False))
-    places[~is_known.to_numpy()] = -1
-    return [(place, taken(found, rows)) for place, rows in by_place(places)]
+    indices[~is_known.to_numpy()] = -1
+    return [(index, take_rows(found, rows)) for index, rows in rows_by_window(indices)]
 
 
 def labelled_snapshot(config: ModelConfig, window: Window, as_of: datetime, excluding: Sequence[str] = ()) -> Snapshot:
@@ -153,7 +161,7 @@ def labelled_rows(
     rows, labels = _tables(config)
     if rows is None:
         raise _nothing_landed(config)
-    near = (file for file in rows.files() if overlap(window_named(file.window), window))
+    near = (file for file in rows.files() if overlap(parse_window(file.window), window))
     used = [file for file in near if file.window not in excluding]
     table, name = read_span(rows, used, window, columns)
     known = table.append_column(name, _label_of_each(table, _windows(rows), labels, as_of, allow_repeats=True))
@@ -173,8 +181,8 @@ def read_labelled(snapshot: Snapshot, columns: Sequence[str] | None = None) -> p
     labels = LandedTable.open(snapshot.labels_uri, snapshot.labels_version) if snapshot.labels_uri else None
     if snapshot.as_of is None or rows is None or (snapshot.labels_uri and labels is None):
         raise LakeError(
-            f"{snapshot.uri}: {snapshot.window.name} is no labelled snapshot, or its tables are gone; expected what "
-            "labelled_snapshot gave; check PERENNIAL_LAKE"
+            f"{snapshot.uri}: {snapshot.window.name} is not a labelled snapshot, or its tables are gone; expected the "
+            "result of labelled_snapshot; check PERENNIAL_LAKE"
         )
     joined, content_hash = _joined(snapshot, rows, labels, columns)
     if content_hash != snapshot.content_hash:
@@ -191,7 +199,7 @@ def _joined(
 ) -> tuple[pa.Table, str]:
     """Return all rows, ordered, with the label or null in the last column, and the content hash of the snapshot."""
     assert snapshot.as_of is not None  # noqa: S101, both callers set or check it
-    near = (file for file in rows.files() if overlap(window_named(file.window), snapshot.window))
+    near = (file for file in rows.files() if overlap(parse_window(file.window), snapshot.window))
     used = [file for file in near if file.window not in snapshot.excluding]
     table, label_name = read_span(rows, used, snapshot.window, columns)
     label = _label_of_each(table, _windows(rows), labels, snapshot.as_of)
@@ -210,14 +218,14 @@ def _label_of_each(
     files = _files_by_window(labels)
     parts: list[pa.ChunkedArray] = []
     at, before = np.full(rows.num_rows, -1), 0
-    for place, own in by_place(landed_places(rows.column(1), windows)):
-        stored = _stored(labels, files.get(windows[place], ()))
+    for index, own in rows_by_window(window_indices(rows.column(1), windows)):
+        stored = _stored(labels, files.get(windows[index], ()))
         if stored is None:
             continue
         known = stored.filter(pc.less_equal(stored["label_at"], moment(as_of)))
-        match, shared = matches(taken(rows.column(0), own), known["id"])
+        match, shared = matches(take_rows(rows.column(0), own), known["id"])
         if shared.any() and not allow_repeats:
-            raise LakeError(_ambiguous_ids(rows, windows[place], repeats(taken(rows.column(0), own))))
+            raise LakeError(_ambiguous_ids(rows, windows[index], repeats(take_rows(rows.column(0), own))))
         at[own] = np.where(shared | (match < 0), -1, match + before)
         parts.append(known["label"])
         before += known.num_rows
@@ -229,16 +237,16 @@ def _label_of_each(
 
 def _ambiguous_ids(rows: pa.Table, window: Window, found: Repeats) -> str:
     return (
-        f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, as "
+        f"{window.name}: {found} in {rows.column_names[0]!r}, expected each id once among rows that landed together, because "
         "labels are joined on it; list the columns that together identify a row, such as columns.id: [customer, week], and "
-        "give the model a new name, as what has landed stays"
+        "give the model a new name, because landed rows cannot change"
     )
 
 
 def _files_by_window(table: LandedTable | None) -> dict[Window, list[LandedFile]]:
     found: dict[Window, list[LandedFile]] = {}
     for file in table.files() if table else ():
-        found.setdefault(window_named(file.window), []).append(file)
+        found.setdefault(parse_window(file.window), []).append(file)
     return found
 
 
@@ -259,7 +267,7 @@ def _fresh(candidates: pa.Table, stored: pa.Table | None, as_of: datetime) -> pa
     A change without a later label time than the stored one is dated `as_of`, or 1 µs after the stored time if that is
     later.
     """
-    latest = _one_of_each(candidates)
+    latest = _one_per_id(candidates)
     if stored is None:
         return latest.filter(pc.is_valid(latest["label"]))
     if pc.all(pc.is_null(latest["label"]), min_count=0).as_py():  # then the column has no meaningful type
@@ -277,7 +285,7 @@ def _fresh(candidates: pa.Table, stored: pa.Table | None, as_of: datetime) -> pa
     return fresh.set_column(2, "label_at", label_at).drop_columns(["before_at"])
 
 
-def _one_of_each(labels: pa.Table) -> pa.Table:
+def _one_per_id(labels: pa.Table) -> pa.Table:
     """Return one label per id; of repeated ids, the label with the latest time that is not null, if there is one."""
     if pc.count_distinct(labels["id"], mode="all").as_py() == labels.num_rows:
         return labels
@@ -288,7 +296,7 @@ def _one_of_each(labels: pa.Table) -> pa.Table:
 
 def _windows(rows: LandedTable) -> tuple[Window, ...]:
     """Return the landed windows in landing order."""
-    return tuple(dict.fromkeys(window_named(file.window) for file in rows.files()))
+    return tuple(dict.fromkeys(parse_window(file.window) for file in rows.files()))
 
 
 def _nothing_landed(config: ModelConfig) -> LakeError:

@@ -45,7 +45,7 @@ def matches(ids: pa.ChunkedArray, known: pa.ChunkedArray) -> tuple[NDArray[np.in
     return places, shared & (places >= 0)
 
 
-def taken(rows: Rows, places: NDArray[np.int64]) -> Rows:
+def take_rows(rows: Rows, places: NDArray[np.int64]) -> Rows:
     """Return the rows at these ascending indices; a contiguous range is sliced without a copy."""
     if len(places) and places[-1] - places[0] + 1 == len(places):
         return rows.slice(places[0], len(places))
@@ -66,13 +66,13 @@ class Repeats(NamedTuple):
         return self.repeated + self.missing > 0
 
     def __str__(self) -> str:
-        said = []
+        parts = []
         if self.repeated:
-            share = f"{self.repeated:,} of {self.rows:,} rows have an id that another row has"
-            said.append(f"{share} ({self.distinct:,} ids in all)")
+            share = f"{self.repeated:,} of {self.rows:,} rows share their id with another row"
+            parts.append(f"{share} ({self.distinct:,} distinct ids)")
         if self.missing:
-            said.append(f"{self.missing:,} of {self.rows:,} rows have no id")
-        return " and ".join(said)
+            parts.append(f"{self.missing:,} of {self.rows:,} rows have no id")
+        return " and ".join(parts)
 
 
 def repeats(ids: pa.ChunkedArray) -> Repeats:
@@ -84,7 +84,7 @@ def repeats(ids: pa.ChunkedArray) -> Repeats:
     return Repeats(len(ids), repeated, distinct, ids.null_count)
 
 
-def how_to_tell_apart(rows: pa.Table, names: Sequence[str]) -> str:
+def remedy_for_repeated_ids(rows: pa.Table, names: Sequence[str]) -> str:
     """Return a remedy for repeated ids, for an error message.
 
     `rows` have id and time as the first two columns, as they land; `names` are the id's columns.
@@ -92,19 +92,19 @@ def how_to_tell_apart(rows: pa.Table, names: Sequence[str]) -> str:
     time = rows.column_names[1]
     copies = rows.num_rows - rows.group_by(rows.column_names, use_threads=False).aggregate([]).num_rows
     if copies and pc.count_distinct(rows.column(0)).as_py() == rows.num_rows - copies:
-        return f"{copies:,} rows are copies of others in all columns that are read; remove them from the source"
+        return f"{copies:,} rows are copies of other rows in all columns that are read; remove them from the source"
     with_time = rows.group_by(rows.column_names[:2], use_threads=False).aggregate([]).num_rows
     if time not in names and with_time == rows.num_rows:
         return f"name the columns that together identify a row: columns.id: [{', '.join((*names, time))}] does"
     known = f"{', '.join(dict.fromkeys((*names, time)))} together do not"
-    said = f" ({copies:,} are copies of others in all columns that are read)" if copies else ""
+    duplicates = f" ({copies:,} are copies of other rows in all columns that are read)" if copies else ""
     return (
-        f"remove duplicate rows from the source{said}, or name the columns that together identify a row "
+        f"remove duplicate rows from the source{duplicates}, or name the columns that together identify a row "
         f"under columns.id, such as columns.id: [customer, week]; {known}"
     )
 
 
-def landed_places(time: pa.ChunkedArray, windows: Sequence[Window]) -> Places:
+def window_indices(time: pa.ChunkedArray, windows: Sequence[Window]) -> Places:
     """Return the index of the first window that contains each time, or -1, of shape (n,)."""
     moments = time.cast(pa.int64()).fill_null(np.iinfo(np.int64).min).to_numpy()
     order = np.argsort(moments, kind="stable")
@@ -118,7 +118,7 @@ def landed_places(time: pa.ChunkedArray, windows: Sequence[Window]) -> Places:
     return places
 
 
-def by_place(places: Places) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def rows_by_window(places: Places) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield (window index, indices of its rows in row order); rows of no window (-1) are left out."""
     order = np.argsort(places, kind="stable")
     starts = np.flatnonzero(np.diff(places[order], prepend=-2))

@@ -25,7 +25,7 @@ from tasks.adapters.lake.casts import (
     is_text,
     to_utc,
 )
-from tasks.adapters.lake.label_spellings import places_of, read_numbers, spelled_column, unknown_words
+from tasks.adapters.lake.label_spellings import canonical_labels, class_indices, read_numbers, unknown_words
 from tasks.adapters.lake.row_identity import joined_key
 from tasks.policy.records.errors import SourceError
 
@@ -65,12 +65,12 @@ def require_columns(found: Sequence[str], wanted: Sequence[str], where: str) -> 
         if name in found and list(found).count(name) == 1:
             continue
         if name in found:
-            raise SourceError(f"{where}: column {name!r} is there {list(found).count(name)} times, expected it once")
+            raise SourceError(f"{where}: column {name!r} occurs {list(found).count(name)} times, expected once")
         near = difflib.get_close_matches(name, list(found), n=1)
         known = set(found) & set(wanted)  # a table with none of the columns is another file; its names are not quoted
         listed = ", ".join(sorted(found)[:12]) if known else f"{len(found)} columns, none of those wanted"
-        meant = f"did you mean {near[0]!r}{_other_letters(name, near[0])}?" if near else ""
-        hint = meant or f"it has {listed if found else 'no columns'}."
+        suggestion = f"did you mean {near[0]!r}{_other_letters(name, near[0])}?" if near else ""
+        hint = suggestion or f"it has {listed if found else 'no columns'}."
         raise SourceError(f"{where}: column {name!r} is missing; {hint} Fix the source or the YAML's columns.")
 
 
@@ -120,8 +120,8 @@ def require_text(table: pa.Table, where: str) -> None:
                 chunk.validate(full=True)
             except pa.ArrowInvalid:
                 raise SourceError(
-                    f"{where}: column {name!r} holds bytes that are no UTF-8 text, within rows {row} to {row + len(chunk) - 1}; "
-                    "expected text in UTF-8; write the file anew in UTF-8, and run this again, as nothing was landed"
+                    f"{where}: column {name!r} holds bytes that are not UTF-8 text, within rows {row} to {row + len(chunk) - 1}; "
+                    "expected text in UTF-8; convert the file to UTF-8 and run this again; nothing was landed"
                 ) from None
 
 
@@ -195,8 +195,8 @@ def read_label(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[p
         raise SourceError(
             f"{at} holds fractions, or numbers past 2^53, expected classes; a regression needs task: regression"
         )
-    labels, strange = _listed(config, number.cast(pa.int64()))
-    return labels, pc.coalesce(infinite, strange)
+    labels, unlisted = _listed(config, number.cast(pa.int64()))
+    return labels, pc.coalesce(infinite, unlisted)
 
 
 def _as_amount(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -213,8 +213,8 @@ def _as_amount(config: ModelConfig, column: pa.ChunkedArray, at: str) -> tuple[p
 def _as_class(config: ModelConfig, column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     named = config.columns.named_classes
     point = str(config.source.options.get("decimal_point", ".")) if config.source.kind == "csv" else "."
-    labels, strange = _listed(config, spelled_column(column, named, point))
-    return labels, pc.coalesce(strange, unknown_words(column, named))
+    labels, unlisted = _listed(config, canonical_labels(column, named, point))
+    return labels, pc.coalesce(unlisted, unknown_words(column, named))
 
 
 def _listed(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
@@ -222,9 +222,9 @@ def _listed(config: ModelConfig, labels: pa.ChunkedArray) -> tuple[pa.ChunkedArr
     none = pa.chunked_array([pa.nulls(len(labels), pa.string())])
     if not config.columns.classes:
         return labels, none
-    strange = pc.equal(places_of(labels.cast(pa.string()), config.columns.classes), -1)
-    strange = pc.fill_null(strange, False)
-    return pc.if_else(strange, None, labels), pc.if_else(strange, NOT_LISTED, none)
+    unlisted = pc.equal(class_indices(labels.cast(pa.string()), config.columns.classes), -1)
+    unlisted = pc.fill_null(unlisted, False)
+    return pc.if_else(unlisted, None, labels), pc.if_else(unlisted, NOT_LISTED, none)
 
 
 def _finite(number: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:

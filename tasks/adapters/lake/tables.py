@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from deployments.config.model import ModelConfig
 from tasks.adapters.delta.content_hash import column_hashes, combined
 from tasks.adapters.delta.parquet_file import LandedParquet
-from tasks.adapters.delta.table import LandedFile, LandedTable, stored_names, until_first
+from tasks.adapters.delta.table import LandedFile, LandedTable, retry_on_conflict, stored_names
 from tasks.adapters.lake.casts import MOMENT, moment, to_utc
-from tasks.adapters.lake.label_faults import land_label_faults, read_label_faults, stored_alike
-from tasks.adapters.lake.label_times import label_lag, labels_came, labels_due_by
+from tasks.adapters.lake.label_faults import cast_to_stored_type, land_label_faults, read_label_faults
+from tasks.adapters.lake.label_times import label_lag, labels_arrived, labels_due_by
 from tasks.adapters.lake.late_labels import (
     labelled_rows,
     labelled_snapshot,
@@ -28,7 +28,7 @@ from tasks.adapters.lake.late_labels import (
     read_labelled,
 )
 from tasks.adapters.lake.schemas import conform_rows, require_columns
-from tasks.adapters.lake.window_scan import window_named
+from tasks.adapters.lake.window_scan import parse_window
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
@@ -36,9 +36,24 @@ from tasks.policy.records.errors import LakeError
 from tasks.policy.records.reports import Snapshot
 
 __all__ = [
-    "label_lag", "labelled_rows", "labelled_snapshot", "labels_came", "labels_due",
-    "labels_due_by", "land_label_faults", "land_labels", "land_predictions", "land_rows", "landed_rows", "landed_until",
-    "read_batches", "read_label_faults", "read_labelled", "read_predictions", "read_rows", "stored_alike",
+    "cast_to_stored_type",
+    "label_lag",
+    "labelled_rows",
+    "labelled_snapshot",
+    "labels_arrived",
+    "labels_due",
+    "labels_due_by",
+    "land_label_faults",
+    "land_labels",
+    "land_predictions",
+    "land_rows",
+    "landed_rows",
+    "landed_until",
+    "read_batches",
+    "read_label_faults",
+    "read_labelled",
+    "read_predictions",
+    "read_rows",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -56,8 +71,8 @@ def land_rows(config: ModelConfig, window: Window, table: pa.Table) -> Snapshot:
     landed = LandedTable.open(workspace().table(config.name, "rows"))
     if landed and landed.key not in stored_names([config.columns.key]).values():
         raise LakeError(
-            f"{landed.uri}: rows are identified by {landed.key!r}, found columns.id {config.columns.key!r}; expected one id "
-            "for good, as labels and predictions were joined on it; give the model a new name"
+            f"{landed.uri}: rows are identified by {landed.key!r}, found columns.id {config.columns.key!r}; expected the "
+            "same id column, because labels and predictions are joined on it; give the model a new name"
         )
     landing = _Landing(config.name, "rows", window, window.name)
     return _land_once(landing, rows, {"label": config.columns.label})
@@ -73,7 +88,7 @@ def landed_until(config: ModelConfig, as_of: datetime, excluding: Sequence[str] 
     """Return the end of the landed rows, at most `as_of`, without windows named in `excluding`; None without rows."""
     table = LandedTable.open(workspace().table(config.name, "rows"))
     names = {file.window for file in table.files()} - {*excluding} if table else ()
-    return max((min(window.end, as_of) for window in map(window_named, names) if window.start < as_of), default=None)
+    return max((min(window.end, as_of) for window in map(parse_window, names) if window.start < as_of), default=None)
 
 
 def land_predictions(config: ModelConfig, window: Window, model_version: str, table: pa.Table) -> Snapshot:
@@ -124,13 +139,13 @@ def read_batches(snapshot: Snapshot, columns: Sequence[str] | None = None) -> It
 def _opened(snapshot: Snapshot) -> LandedParquet:
     table = LandedTable.open(snapshot.uri, snapshot.version)
     if table is None:
-        raise LakeError(f"{snapshot.uri}: no table there, expected version {snapshot.version}; check PERENNIAL_LAKE")
+        raise LakeError(f"{snapshot.uri}: no table found, expected version {snapshot.version}; check PERENNIAL_LAKE")
     file = _landed_file(table, snapshot.window, snapshot.version)
     if file is None or file.content_hash != snapshot.content_hash:
         raise LakeError(
             f"{snapshot.uri}: version {snapshot.version} did not land window {snapshot.window.name} with content hash "
             f"{snapshot.content_hash[:16]}, found {file.content_hash[:16] if file else 'none'}; expected the table "
-            "that this snapshot was taken of; restore it from a backup"
+            "that this snapshot was taken from; restore it from a backup"
         )
     return table.opened(file)
 
@@ -158,11 +173,11 @@ def _land_once(landing: _Landing, rows: pa.Table, notes: Mapping[str, str]) -> S
         lease.check(landing.model)
         return landed or _snapshot(uri, window, table.append({window.name: ordered}, {key: None}, notes)[window.name])
 
-    snapshot = until_first(attempt, uri)
+    snapshot = retry_on_conflict(attempt, uri)
     found = combined(column_hashes(ordered))
     if snapshot.content_hash != found:
         logger.warning(
-            "%s: %s landed before with %d rows (hash %s), which stay in force; %d other rows (hash %s) are not used",
+            "%s: %s landed before with %d rows (hash %s), which are kept; %d different rows (hash %s) are ignored",
             uri, key, snapshot.rows, snapshot.content_hash[:16], ordered.num_rows, found[:16],
         )  # fmt: skip
     return snapshot
@@ -175,9 +190,9 @@ def _landed(table: LandedTable, window: Window, key: str) -> Snapshot | None:
     file = _landed_file(table, window, version)
     if file is None:
         raise LakeError(
-            f"{table.uri}: {window.name} landed at version {version}, and the table holds it no longer; expected that what "
-            f"landed stays; another tool took it away: DeltaTable({table.uri!r}).restore({version}) brings it back as long "
-            "as its file is there, else restore the table from a backup"
+            f"{table.uri}: {window.name} landed at version {version}, but the table no longer holds it; expected landed "
+            f"rows to stay; another tool removed them: DeltaTable({table.uri!r}).restore({version}) brings them back while "
+            "their file exists, otherwise restore the table from a backup"
         )
     return _snapshot(table.uri, window, file)
 

@@ -19,7 +19,7 @@ from tasks.policy.records.errors import LakeError
 
 
 @lru_cache(maxsize=4096)
-def window_named(name: str) -> Window:
+def parse_window(name: str) -> Window:
     """Parse a window from its `Window.name`."""
     start, end = name.split("..")
     return Window(utc(start), utc(end))
@@ -40,8 +40,8 @@ def read_span(
     chosen = files or table.files()[:1]  # without files, the first landed file still gives the columns
     if not chosen:
         raise LakeError(f"{table.uri}: no rows have landed, expected some; take a snapshot of a window first")
-    by_time = sorted(chosen, key=lambda file: window_named(file.window).start)
-    windows = [window_named(file.window) for file in by_time]
+    by_time = sorted(chosen, key=lambda file: parse_window(file.window).start)
+    windows = [parse_window(file.window) for file in by_time]
     overlapping = any(before.end > after.start for before, after in pairwise(windows))
     opened = [table.opened(file) for file in (chosen if overlapping else by_time)]
     label = opened[-1].notes["label"]
@@ -56,7 +56,7 @@ def read_span(
     elif windows[0].start < span.start or max(window.end for window in windows) > span.end:
         time = rows.column(1)
         rows = rows.filter(pc.and_(pc.greater_equal(time, moment(span.start)), pc.less(time, moment(span.end))))
-    return (_each_once(rows) if overlapping else rows), label
+    return (_without_duplicates(rows) if overlapping else rows), label
 
 
 def _wanted(file: LandedParquet, columns: Sequence[str] | None) -> list[str]:
@@ -64,7 +64,7 @@ def _wanted(file: LandedParquet, columns: Sequence[str] | None) -> list[str]:
     return [name for name in names if columns is None or name in names[:2] or name in columns]
 
 
-def _each_once(rows: pa.Table) -> pa.Table:
+def _without_duplicates(rows: pa.Table) -> pa.Table:
     """Order by time and id and keep the first row of equal keys."""
     time, key = rows.column_names[:2]
     ordered = rows.take(pc.sort_indices(rows, [(time, "ascending"), (key, "ascending")]))  # a stable sort

@@ -47,8 +47,8 @@ __all__ = ["HEAD", "Head", "Verification", "append", "entries", "models", "verif
 logger = logging.getLogger(__name__)
 _MODEL = re.compile(r"^[a-z][a-z0-9_]{1,62}$")
 _KNOWN: dict[tuple[str, str], list[LedgerEntry]] = {}
-"""Entries that this process has read or loaded from a copy, by ledger and model; guarded by the lock `_ALONE`."""
-_ALONE = Lock()
+"""Entries that this process has read or loaded from a copy, by ledger and model; guarded by the lock `_LOCK`."""
+_LOCK = Lock()
 
 
 def append(model: str, fact: Fact) -> LedgerEntry:
@@ -61,7 +61,7 @@ def append(model: str, fact: Fact) -> LedgerEntry:
     while True:
         known, head = _chain(model)
         if known and head is None:
-            _witness(model, known)
+            _write_missing_head(model, known)
         recorded = [entry for entry in known if (entry.kind, entry.decision_id) == (fact.kind, fact.decision_id)]
         if recorded and fact.decision_id is not None:
             return recorded[0]
@@ -78,32 +78,36 @@ def append(model: str, fact: Fact) -> LedgerEntry:
                     continue  # another writer was faster; its entry comes first
                 # otherwise the store accepted this entry, the response was lost, and the client retried
         try:
-            _remember(model, entry)
+            _advance_head(model, entry)
         except LedgerError as error:  # the fact is recorded; raising could make the caller record it twice
             logger.warning(
-                "%s: entry %d is in, but %s lags behind until the next: %s", model, entry.sequence, HEAD, error
+                "%s: entry %d is recorded, but %s was not updated; the next entry updates it: %s",
+                model,
+                entry.sequence,
+                HEAD,
+                error,
             )
         return entry
 
 
-def _witness(model: str, known: Sequence[LedgerEntry]) -> None:
+def _write_missing_head(model: str, known: Sequence[LedgerEntry]) -> None:
     """Write the head for a writer that was killed after the first entry. Raises LedgerError if more entries exist.
 
     A second entry is written only after a head exists, so a head missing later was lost, and entries may be lost with
     it.
     """
     if len(known) == 1:
-        _remember(model, known[0])
+        _advance_head(model, known[0])
     elif read_head(model) is None:  # read again: the earlier read may predate the entries
         last = to_json(Head(known[-1].sequence, known[-1].hash))
         raise damaged(
             model,
             f"{HEAD} is missing or cannot be read, so nothing shows that entry {known[-1].sequence} is the last one",
-            f"or, where you know from a head noted elsewhere that it is, write {last} to {HEAD}",
+            f"or, if a head recorded elsewhere confirms that it is, write {last} to {HEAD}",
         )
 
 
-def _remember(model: str, entry: LedgerEntry) -> None:
+def _advance_head(model: str, entry: LedgerEntry) -> None:
     """Set the head to this entry, then to each later one: a slow writer must not leave an outdated head."""
     latest: LedgerEntry | None = entry
     while latest:
@@ -131,7 +135,7 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
     """Return (all entries, the head as read before them)."""
     if not _MODEL.match(model):
         raise LedgerError(f"ledger: model is {model!r}, expected a name in lower case with underscores")
-    with _ALONE:
+    with _LOCK:
         known, head = _KNOWN.setdefault((workspace().ledger, model), []), read_head(model)
         if not known:
             known.extend(ledger_copy.load(model))
@@ -148,11 +152,11 @@ def _chain(model: str) -> tuple[tuple[LedgerEntry, ...], Head | None]:
 
 
 def _check_empty(model: str) -> None:
-    """Tell an empty ledger from a missing bucket or a missing first entry, by listing files. Raises LedgerError."""
+    """Check by listing files that no entry exists. Raises LedgerError if only the first entry or the bucket is missing."""
     names = listed(model)
     later = sorted(name for name in names if NUMBERED.match(name))
     if later and file_name(1) not in names:  # otherwise another writer has just started
-        raise damaged(model, f"entry 1 is missing, though {model}/{later[0]} is there")
+        raise damaged(model, f"entry 1 is missing, but {model}/{later[0]} exists")
 
 
 def models() -> tuple[str, ...]:
@@ -177,4 +181,4 @@ def _newer(model: str, last: LedgerEntry | None, head: Head | None) -> Iterator[
         yield checked.entry
         sequence, previous_hash = sequence + 1, checked.hash
     if head and head.sequence >= first and (sequence <= head.sequence):
-        raise damaged(model, f"entry {sequence} is missing or empty, though {HEAD} names entry {head.sequence}")
+        raise damaged(model, f"entry {sequence} is missing or empty, but {HEAD} names entry {head.sequence}")

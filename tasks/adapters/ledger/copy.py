@@ -22,7 +22,7 @@ import obstore
 import orjson
 
 from tasks.adapters.ledger.files import GENESIS, key, read
-from tasks.adapters.storage.atomic_files import one_at_a_time, whole_file
+from tasks.adapters.storage.atomic_files import atomic_file, file_lock
 from tasks.adapters.storage.object_store import ledger_store, store_errors
 from tasks.adapters.storage.workspace import OWNER_ONLY, workspace
 from tasks.policy.records.base import digest, to_json
@@ -32,7 +32,7 @@ from tasks.policy.records.evidence import LedgerEntry
 logger = logging.getLogger(__name__)
 FOLDER = "ledger-copies"
 BATCH = 64  # entries not copied yet that trigger a copy; a shorter ledger needs none
-LOOKED_AT = {True: 10_000, False: 16}  # most entries compared with the store: local folder, object store
+MAX_COMPARED = {True: 10_000, False: 16}  # most entries compared with the store: local folder, object store
 _READERS = 8
 
 
@@ -53,7 +53,7 @@ def load(model: str) -> list[LedgerEntry]:
     except OSError:
         return []
     except (_Differs, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s: the copy %s is not used, as %s; the ledger is read anew", model, path, error)
+        logger.warning("%s: the copy %s is discarded because %s; the ledger is read again", model, path, error)
         with suppress(OSError):
             path.unlink()
         return []
@@ -67,14 +67,14 @@ def extend(model: str, entries: Sequence[LedgerEntry]) -> None:
         if len(entries) - copied < BATCH:
             return
         path.parent.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
-        with one_at_a_time(path.with_suffix(".lock")):
+        with file_lock(path.with_suffix(".lock")):
             copied = _count(path)
             added = b"".join(_lines(model, entries[copied:]))
             if copied:
                 with path.open("ab") as file:
                     file.write(added)
             else:
-                with whole_file(path) as own:
+                with atomic_file(path) as own:
                     own.write_bytes(added)
             _COUNTED[path] = (path.stat().st_size, max(copied, len(entries)))
     except (OSError, LedgerError) as error:
@@ -111,7 +111,7 @@ def _entries(model: str, lines: Iterable[bytes]) -> tuple[list[LedgerEntry], lis
     entries, stamps, text, previous_hash = [], [], b"", GENESIS
     for sequence, line in enumerate(lines, start=1):
         if not line.endswith(b"\n"):
-            raise _Differs("its last line is torn")
+            raise _Differs("its last line is truncated")
         stamp, _, text = line[:-1].partition(b"\t")
         facts = orjson.loads(text)
         if facts["previous_hash"] != previous_hash or facts["sequence"] != sequence or facts["model"] != model:
@@ -140,8 +140,8 @@ def _compare(model: str, stamps: Sequence[str], last: bytes) -> None:
     """Compare with the store. Raises _Differs if the last copied entry or a file stamp differs."""
     count = len(stamps)
     if read(key(model, count)) != last:
-        raise _Differs(f"the ledger's entry {count} is another one")
-    most = LOOKED_AT[_is_local()]
+        raise _Differs(f"the ledger's entry {count} differs")
+    most = MAX_COMPARED[_is_local()]
     chosen = range(1, count + 1) if count <= most else sorted(random.sample(range(1, count + 1), most))
     for sequence, stamp in zip(chosen, _stamps(model, chosen), strict=True):
         if stamp != stamps[sequence - 1]:
@@ -163,7 +163,7 @@ def _stamps(model: str, sequences: Sequence[int]) -> list[str]:
 
 def _file_stamp(path: str) -> str:
     try:
-        found = os.stat(path)  # noqa: PTH116  a path object costs more than the look
+        found = os.stat(path)  # noqa: PTH116  a Path object costs more than the call
     except FileNotFoundError:
         return ""
     return f"{found.st_size}-{found.st_mtime_ns}"
@@ -180,7 +180,7 @@ def _object_stamp(model: str, sequence: int) -> str:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Disable garbage collection, which would repeatedly scan all new entries and find no garbage."""
+    """Disable garbage collection, which would scan the growing list of entries again and again and free nothing."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -50,16 +50,16 @@ def check(model: str, sequence: int, text: bytes | None, previous_hash: str | No
         return (
             Checked(newer, None, digest(text.decode(), length=64))
             if newer
-            else Checked("cannot be read: torn or changed")
+            else Checked("cannot be read: truncated or changed")
         )
     if newer := newer_format(entry.format):
         return Checked(newer, None, digest(text.decode(), length=64))
     written = to_json(entry)
     problem = None
     if written.encode() != text:
-        problem = "was written anew: it is not in the form in which entries are written"
+        problem = "was rewritten: it is not in the format that Perennial writes"
     elif (entry.model, entry.sequence) != (model, sequence):
-        problem = f"says that it is entry {entry.sequence} of {entry.model}"
+        problem = f"claims to be entry {entry.sequence} of {entry.model}"
     elif previous_hash is not None and entry.previous_hash != previous_hash:
         problem = f"does not follow entry {sequence - 1}: one of the two was changed or inserted"
     return Checked(problem, entry, digest(written, length=64))

@@ -38,11 +38,13 @@ def verify(model: str, *expected: Head) -> Verification:
             hashes[sequence] = checked.hash
     if numbered and head is None:
         problems.append(
-            f"{HEAD} is missing or cannot be read, so nothing here shows that the last entries are all there"
+            f"{HEAD} is missing or cannot be read, so nothing here shows that no entry is missing at the end"
         )
-    for witness, where in ((head, HEAD), *((noted, "the head noted elsewhere") for noted in expected)):
-        if witness and hashes.get(witness.sequence) != witness.hash:
-            fault = "is another one" if witness.sequence in hashes else "is not there"
-            problems.append(f"{where} names entry {witness.sequence} with hash {witness.hash[:12]}…, which {fault}")
+    for known, where in ((head, HEAD), *((other, "the head recorded elsewhere") for other in expected)):
+        if known and hashes.get(known.sequence) != known.hash:
+            fault = "has another hash" if known.sequence in hashes else "is missing"
+            problems.append(
+                f"{where} names entry {known.sequence} with hash {known.hash[:12]}…, but that entry {fault}"
+            )
     last = max(hashes)
     return Verification(model, len(numbered), Head(last, hashes[last]) if last else None, tuple(problems))

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.lake.label_spellings import class_meant, maybe_alike
+from tasks.adapters.lake.label_spellings import ambiguous_spellings, matching_class
 from tasks.adapters.models.encoding import encode_labels, is_number, label_classes
 from tasks.policy.data_quality.label_quality import find_jump
 from tasks.policy.statistics.metrics import Floats
@@ -19,7 +19,7 @@ def why_not_train(config: ModelConfig, rows: pa.Table) -> str | None:
     labels = rows.column(config.columns.label)
     known = len(labels) - labels.null_count
     if known == 0:
-        return f"no row has a label in {config.columns.label}, expected labels that are known by now"
+        return f"no row has a label in {config.columns.label}, expected some known labels"
     if known < config.training.min_rows:
         return f"{known} labelled rows, expected at least {config.training.min_rows} (training.min_rows)"
     return _number_fault(config, rows, labels) if config.task == "regression" else _class_fault(config, labels)
@@ -47,7 +47,7 @@ def _jump(config: ModelConfig, rows: pa.Table, values: Floats) -> str | None:
     at = known.column(config.columns.time)[jump[0]].as_py()
     rules = config.quality.labels
     return (
-        f"label {config.columns.label} jumped about {at:%Y-%m-%d %H:%M}, as if in another unit from then on: {jump[1]}; "
+        f"label {config.columns.label} jumped at about {at:%Y-%m-%d %H:%M}, as if its unit changed: {jump[1]}; "
         f"expected one unit in all rows (quality.labels.max_scale_ratio: {rules.max_scale_ratio:g}, max_shift: "
         f"{rules.max_shift:g}); fix the source, train on the rows of one unit (training.window_days), or accept it with "
         "quality.labels.on_unit_change: warn"
@@ -69,11 +69,11 @@ def _class_fault(config: ModelConfig, labels: pa.ChunkedArray) -> str | None:
     if config.task == "binary" and len(names) > 2:
         found = ", ".join(names[:SHOWN])
         return f"label {name} has {len(names)} classes in these rows ({found}), expected 2 for task binary"
-    if positive is not None and class_meant(positive, names) is None:
+    if positive is not None and matching_class(positive, names) is None:
         return f"label {name} has the classes {' and '.join(names)}, expected columns.positive_label {positive!r} among them"
     if len(names) > MAX_CLASSES:
         return f"label {name} has {len(names)} classes, expected at most {MAX_CLASSES}; is the task a regression?"
-    alike = maybe_alike(names, config.columns.classes)
+    alike = ambiguous_spellings(names, config.columns.classes)
     if alike:
         return (
             f"label {name} has classes that may be one spelled twice ({', '.join(alike[:SHOWN])}), expected one spelling of "

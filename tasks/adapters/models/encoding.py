@@ -47,7 +47,7 @@ class Encoding:
     def booster_names(self) -> tuple[str, ...]:
         """Feature names for XGBoost: it rejects names with [, ] or <, so if one has any, all are named by position."""
         if any(sign in name for name in self.names for sign in "[]<"):
-            return tuple(f"feature {place}" for place in range(len(self.names)))
+            return tuple(f"feature {index}" for index in range(len(self.names)))
         return self.names
 
     @property
@@ -123,7 +123,7 @@ def as_table(rows: Rows, names: tuple[str, ...]) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         mixed = [name for name in names if rows[name].dtype == object and _is_mixed(rows[name])]
         raise FeatureError(
-            f"column {', '.join(mixed) or ', '.join(names)}: holds values of several types, expected one type a column"
+            f"column {', '.join(mixed) or ', '.join(names)}: holds values of several types, expected one type per column"
         ) from None  # Arrow's message quotes the value, which may identify a person
 
 
@@ -134,7 +134,7 @@ def encode_labels(labels: pa.ChunkedArray, classes: tuple[str, ...], unknown: fl
     """
     if not classes:
         return np.asarray(_floats(labels), np.float64)
-    return label_spellings.as_codes(label_spellings.places_of(category_texts(labels), classes), unknown)
+    return label_spellings.as_codes(label_spellings.class_indices(category_texts(labels), classes), unknown)
 
 
 def label_classes(
@@ -146,7 +146,7 @@ def label_classes(
     be spelled like a marker of a missing value.
     """
     seen = label_spellings.seen_classes(category_texts(labels), named, binary)
-    last = label_spellings.class_meant(positive, seen) if positive is not None else None
+    last = label_spellings.matching_class(positive, seen) if positive is not None else None
     ordered = sorted(seen, key=float) if all(_is_whole_text(name) for name in seen) else list(seen)
     return tuple(sorted(ordered, key=lambda name: name == last))  # sort is stable
 

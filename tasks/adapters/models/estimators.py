@@ -50,7 +50,7 @@ class Fitted:
 
 
 def fit(config: ModelConfig, rows: pa.Table) -> Fitted:
-    """Train on labelled rows. Same rows, seed and threads: same model. Raises EstimatorError and FeatureError."""
+    """Train on labelled rows; equal rows, seed and threads give an equal model. Raises EstimatorError, FeatureError."""
     rows = _in_order(rows, config.columns.time, config.columns.key)
     labels = rows.column(config.columns.label)
     classes = eligibility.classes_of(config, labels)
@@ -113,7 +113,7 @@ def estimator_class(config: ModelConfig) -> Any:
     lacking = [method for method in needed if not hasattr(kind, method)]
     if not inspect.isclass(kind) or lacking:
         raise EstimatorError(
-            f"{config.name}: training.estimator is {path}, which is no class with {', '.join(lacking) or 'methods'}; "
+            f"{config.name}: training.estimator is {path}, which is not a class with {', '.join(lacking) or 'methods'}; "
             f"expected a scikit-learn {config.task} estimator such as sklearn.ensemble:RandomForest"
             f"{'Regressor' if config.task == 'regression' else 'Classifier'}"
         )

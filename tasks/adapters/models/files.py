@@ -29,8 +29,8 @@ Task = Literal["binary", "multiclass", "regression"]
 Floats = NDArray[np.float64]
 
 DESCRIPTION, BOOSTER, ESTIMATOR = "scorer.json", "model.ubj", "model.skops"
-VOUCHED = ("sklearn", "numpy", "scipy")
-"""Packages whose types any estimator may hold."""
+TRUSTED_PACKAGES = ("sklearn", "numpy", "scipy")
+"""Packages whose types any stored estimator may contain."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def load(
     files: dict[str, bytes],
     expected_sha256: str,
     trusted_types: tuple[str, ...] = (),
-    packages: tuple[str, ...] = VOUCHED,
+    packages: tuple[str, ...] = TRUSTED_PACKAGES,
 ) -> Scorer:
     """Load a scorer from its files. Raises ModelFileError if their hash is not the one registered.
 
@@ -123,10 +123,10 @@ def load(
     return _parse(files, trusted_types, packages)
 
 
-def vouched_packages(estimator: str | None) -> tuple[str, ...]:
+def trusted_packages(estimator: str | None) -> tuple[str, ...]:
     """Return the packages whose types a model may hold: the standard ones and that of the configured estimator."""
     own = (estimator or "").partition(":")[0].partition(".")[0]
-    return (*VOUCHED, own) if own else VOUCHED
+    return (*TRUSTED_PACKAGES, own) if own else TRUSTED_PACKAGES
 
 
 def _foreign(types: Iterable[str], packages: tuple[str, ...]) -> list[str]:
@@ -151,7 +151,9 @@ def needed_types(estimator: Any, packages: tuple[str, ...]) -> tuple[str, ...]:
     return needed
 
 
-def _parse(files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tuple[str, ...] = VOUCHED) -> Scorer:
+def _parse(
+    files: dict[str, bytes], trusted_types: tuple[str, ...], packages: tuple[str, ...] = TRUSTED_PACKAGES
+) -> Scorer:
     description = json.loads(files[DESCRIPTION])
     if newer := newer_format(description.get("format", 1)):
         raise ModelFileError(f"{DESCRIPTION} {newer}, or roll back to another version")

@@ -14,11 +14,11 @@ import pyarrow as pa
 from tasks.adapters.models.encoding import encode_labels
 from tasks.policy.statistics.metrics import Floats
 
-Answer = tuple[tuple[str, ...], Floats]
+ModelPredictions = tuple[tuple[str, ...], Floats]
 """A model's classes (empty for a regression) and its predictions."""
 
 
-def align_labels(labels: pa.ChunkedArray, answers: Sequence[Answer]) -> tuple[Floats, list[Floats]]:
+def align_labels(labels: pa.ChunkedArray, answers: Sequence[ModelPredictions]) -> tuple[Floats, list[Floats]]:
     """Return (labels, predictions per answer), encoded for metrics; the label is NaN where none is known.
 
     All have one length and one order of classes.

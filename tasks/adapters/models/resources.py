@@ -6,7 +6,7 @@ import sys
 
 
 def threads() -> int:
-    """Threads per fit and prediction: PERENNIAL_THREADS, by default 1, because stages run in parallel."""
+    """Return the threads per fit and prediction: PERENNIAL_THREADS, by default 1, because stages run in parallel."""
     return int(os.environ.get("PERENNIAL_THREADS", "1"))
 
 

@@ -27,7 +27,7 @@ def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats |
     names = scorer.encoding.names
     if not isinstance(scorer.estimator, XGBModel) or not len(rows) or not set(names) <= set(rows.column_names):
         return None
-    drawn = rows.take(drawn_places(len(rows), limit))
+    drawn = rows.take(sample_indices(len(rows), limit))
     booster = scorer.estimator.get_booster()
     types = scorer.encoding.feature_types
     encoded = scorer.encoding.encode(drawn)
@@ -42,6 +42,6 @@ def contributions(scorer: Scorer, rows: pa.Table, limit: int = ROWS) -> Floats |
     return found[:, :-1]
 
 
-def drawn_places(rows: int, limit: int) -> Sequence[int]:
+def sample_indices(rows: int, limit: int) -> Sequence[int]:
     """Return at most `limit` row positions, evenly spaced."""
     return np.unique(np.linspace(0, rows - 1, min(rows, limit)).round().astype(int)).tolist()

@@ -13,7 +13,7 @@ def groups_of(config: ModelConfig, name: str, column: pa.ChunkedArray) -> NDArra
     texts = np.array([value or "(null)" for value in category_texts(column).to_pylist()], dtype=np.str_)
     if name not in config.columns.personal or not len(texts):
         return texts
-    _, places, counts = np.unique(texts, return_inverse=True, return_counts=True)
+    _, indices, counts = np.unique(texts, return_inverse=True, return_counts=True)
     rank = np.empty(len(counts), int)
     rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
-    return np.array([f"group {number}" for number in rank[places]], dtype=np.str_)
+    return np.array([f"group {number}" for number in rank[indices]], dtype=np.str_)

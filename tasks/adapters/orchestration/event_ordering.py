@@ -47,7 +47,7 @@ class CausalOrdering(memory.CausalOrdering):
 
     async def wait_for_leader(self, event: ReceivedEvent) -> None:
         """Wait as Prefect does, except for an event from before this server's start."""
-        if event.follows is None or not made_before(event.follows, STARTED):
+        if event.follows is None or not created_before(event.follows, STARTED):
             await super().wait_for_leader(event)
 
     @asynccontextmanager
@@ -55,7 +55,7 @@ class CausalOrdering(memory.CausalOrdering):
         self, handler: event_handler, event: ReceivedEvent, depth: int = 0
     ) -> AsyncGenerator[None, None]:
         """Confirm as Prefect does. Raises EventArrivedEarly for a late heartbeat, which thereby is dropped."""
-        late = self._at_rest.get(event.resource.id) or made_before(event.id, STARTED)
+        late = self._at_rest.get(event.resource.id) or created_before(event.id, STARTED)
         if event.event == HEARTBEAT and late:
             raise EventArrivedEarly(event)
         async with super().preceding_event_confirmed(handler, event, depth):
@@ -64,6 +64,6 @@ class CausalOrdering(memory.CausalOrdering):
             yield
 
 
-def made_before(event: UUID, moment: float) -> bool:
+def created_before(event: UUID, moment: float) -> bool:
     """Whether an event id's timestamp is earlier; Prefect's state changes have such ids (UUIDv7, RFC 9562, 5.7)."""
     return event.version == 7 and (event.int >> 80) / 1000 < moment

@@ -29,12 +29,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry
 
 POOL = "perennial"
-OF_PROCESSES = "process"
+PROCESS_POOL = "process"
 """Type of a work pool whose worker starts processes on its own host."""
-UNDER_WAY = [StateType.RUNNING, StateType.PENDING]
-TAKEN_BY = "prefect.worker.name"
+ACTIVE_STATES = [StateType.RUNNING, StateType.PENDING]
+WORKER_LABEL = "prefect.worker.name"
 """Label in which Prefect records the worker that took a run, before the run's process starts."""
-STOPPED = "its worker was stopped; the next one takes it up"
+STOPPED = "its worker was stopped; the next worker runs it again"
 PAGE = 200
 """Maximum number of runs per server response."""
 
@@ -45,7 +45,7 @@ def is_deployed() -> bool:
     return run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
 
 
-def come_back_later(why: str, seconds: float) -> None:
+def requeue_current_run(why: str, seconds: float) -> None:
     """Requeue a deployed run and end its process with Abort; return if no worker would pick it up again."""
     run = FlowRunContext.get()
     if run is None or run.flow_run is None or not is_deployed():
@@ -53,7 +53,7 @@ def come_back_later(why: str, seconds: float) -> None:
     state = AwaitingRetry(scheduled_time=datetime.now(UTC) + timedelta(seconds=seconds), message=why)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run.flow_run.id, state, force=True)
-    get_run_logger().warning("%s; put back into the queue for %g s", why, seconds)
+    get_run_logger().warning("%s; requeued for %g s", why, seconds)
     raise Abort(why)
 
 
@@ -62,21 +62,21 @@ def worker_name(pool: str, queues: Sequence[str]) -> str:
     return "-".join((pool, *queues, socket.gethostname()))
 
 
-def hand_back(api_url: str, runs: Collection[UUID]) -> int:
-    """Requeue those of the runs that are still under way or crashed. Return how many."""
+def requeue_runs(api_url: str, runs: Collection[UUID]) -> int:
+    """Requeue those of the given runs that are running, pending or crashed. Return how many."""
     back = 0
     with client_of(api_url) as client:
         for run in runs:
             with suppress(ObjectNotFound):  # deleted meanwhile
                 state = client.read_flow_run(run).state
-                if state is not None and state.type in (*UNDER_WAY, StateType.CRASHED):
+                if state is not None and state.type in (*ACTIVE_STATES, StateType.CRASHED):
                     client.set_flow_run_state(run, AwaitingRetry(message=STOPPED), force=True)
                     back += 1
     return back
 
 
-def hand_back_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -> int:
-    """Requeue every run that this machine's worker took and whose process is gone. Return how many.
+def requeue_orphaned_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -> int:
+    """Requeue orphaned runs: those that this machine's worker took and whose process is gone. Return how many.
 
     A run without a worker label was taken a moment ago; it counts as ours if no other worker is online. Containers
     outlive the worker that started them, so nothing is requeued in a pool of containers.
@@ -88,14 +88,14 @@ def hand_back_runs(api_url: str, pool: str = POOL, queues: Sequence[str] = ()) -
         runs = _under_way(client, pool)
         present = [each.name for each in client.read_workers_for_work_pool(pool) if each.status == WorkerStatus.ONLINE]
         owners = {own} if any(name != own for name in present) else {own, None}
-        gone = [run for run in runs if run.labels.get(TAKEN_BY) in owners and _is_gone(run)]
+        gone = [run for run in runs if run.labels.get(WORKER_LABEL) in owners and _is_gone(run)]
         for run in gone:
             client.set_flow_run_state(run.id, AwaitingRetry(message=STOPPED), force=True)
     return len(gone)
 
 
 def _under_way(client: SyncPrefectClient, pool: str) -> list[FlowRun]:
-    state = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=UNDER_WAY)))
+    state = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ACTIVE_STATES)))
     of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
     found: list[FlowRun] = []
     while page := client.read_flow_runs(
@@ -107,7 +107,7 @@ def _under_way(client: SyncPrefectClient, pool: str) -> list[FlowRun]:
 
 def _runs_processes(client: SyncPrefectClient, pool: str) -> bool:
     with suppress(ObjectNotFound):  # the pool was deleted, and its runs with it
-        return bool(client.read_work_pool(pool).type == OF_PROCESSES)
+        return bool(client.read_work_pool(pool).type == PROCESS_POOL)
     return False
 
 

@@ -7,8 +7,8 @@ from prefect import State
 from tasks.policy.records.errors import NoChampion, PerennialError, RegistryError, VersionGone
 
 
-def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
-    """For `retry_condition_fn`: an unreachable registry or store is transient; a fault that requires action is not."""
+def is_transient(_task: object, _run: object, state: State[Any]) -> bool:
+    """Return whether to retry (`retry_condition_fn`): an unreachable registry or store may recover, a refusal may not."""
     error = state.result(raise_on_failure=False)
     if not isinstance(error, PerennialError):
         return True

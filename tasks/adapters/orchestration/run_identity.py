@@ -29,7 +29,7 @@ class ApprovalForm(RunInput):
     name: str = Field(
         min_length=2, max_length=200, description="Your name, as in the model's file under access.approve."
     )
-    comment: str = Field("", max_length=2000, description="Why; goes to the ledger.")
+    comment: str = Field("", max_length=2000, description="Why; recorded in the ledger.")
 
 
 def waiting_run() -> str | None:

@@ -17,9 +17,9 @@ from tasks.policy.records.events import RunMode
 
 def run_as(mode: RunMode, name: str, **parameters: Any) -> Any:
     """Run a flow in this mode and return its result."""
-    alone = copy_context()
-    alone.run(FlowRunContext.__var__.set, None)
-    return alone.run(partial(_tagged, mode, name, **parameters))
+    context = copy_context()
+    context.run(FlowRunContext.__var__.set, None)
+    return context.run(partial(_tagged, mode, name, **parameters))
 
 
 def _tagged(mode: RunMode, name: str, **parameters: Any) -> Any:
@@ -30,6 +30,6 @@ def _tagged(mode: RunMode, name: str, **parameters: Any) -> Any:
 def run_mode(dry_run: bool = False) -> RunMode:
     """Return the current flow run's mode, from its tags; LIVE outside of a run."""
     run = FlowRunContext.get()
-    noted = run.flow_run.tags if run and run.flow_run else []
-    kept = next((mode for mode in (RunMode.BACKFILL, RunMode.REPLAY) if mode.tag in noted), RunMode.LIVE)
-    return RunMode.DRY_RUN if dry_run else kept
+    own_tags = run.flow_run.tags if run and run.flow_run else []
+    tagged = next((mode for mode in (RunMode.BACKFILL, RunMode.REPLAY) if mode.tag in own_tags), RunMode.LIVE)
+    return RunMode.DRY_RUN if dry_run else tagged

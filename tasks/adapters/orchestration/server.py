@@ -56,7 +56,7 @@ def free_port(preferred: int | None = None) -> int:
     raise WorkspaceError("no port on 127.0.0.1 can be bound; expected at least one free port")
 
 
-def kept_log_in(space: Workspace) -> str | None:
+def stored_log_in(space: Workspace) -> str | None:
     """Return the log-in `user:password` of this workspace's `make serve`, or None. Only its owner can read the file."""
     try:
         return (space.home / LOG_IN).read_text(encoding="utf-8").strip() or None
@@ -66,7 +66,7 @@ def kept_log_in(space: Workspace) -> str | None:
 
 def server_environment(space: Workspace, port: int) -> dict[str, str]:
     """Return the environment of the server and of every process that connects to it."""
-    url, log_in = f"http://127.0.0.1:{port}/api", kept_log_in(space)
+    url, log_in = f"http://127.0.0.1:{port}/api", stored_log_in(space)
     return {
         **({"PREFECT_API_AUTH_STRING": log_in} if log_in else {}),
         **{name: value for name, value in os.environ.items() if name not in OF_ANOTHER_SERVER},

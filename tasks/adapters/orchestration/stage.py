@@ -12,37 +12,37 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.utilities.annotations import quote
 
-from tasks.adapters.orchestration.retry_conditions import may_pass
+from tasks.adapters.orchestration.retry_conditions import is_transient
 from tasks.policy.records.evidence import History, MonitorRun, Past
 from tasks.policy.records.profile import WindowProfile
 
 Parameters = ParamSpec("Parameters")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 DELAYS_S = {1: [10], 2: [2, 10], 3: [2, 10, 30]}
 """Seconds before each retry, by number of retries: an unreachable store recovers within seconds or not soon."""
 LARGE = (History, MonitorRun, Past, WindowProfile)
 
 
-class Stage(Task[Parameters, Answer]):
+class Stage(Task[Parameters, Result]):
     """A task that passes large records without Prefect's visit of every field."""
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return super().__call__(
-            *(_handed_over(value) for value in arguments),
-            **{name: _handed_over(value) for name, value in named.items()},
+            *(_quoted(value) for value in arguments),
+            **{name: _quoted(value) for name, value in named.items()},
         )
 
 
-def _handed_over(value: object) -> object:
+def _quoted(value: object) -> object:
     return quote(value) if isinstance(value, LARGE) else value
 
 
 @overload
-def stage(body: Callable[Parameters, Answer], /) -> Stage[Parameters, Answer]: ...
+def stage(body: Callable[Parameters, Result], /) -> Stage[Parameters, Result]: ...
 @overload
 def stage(
     *, retries: int = 0, **options: Any
-) -> Callable[[Callable[Parameters, Answer]], Stage[Parameters, Answer]]: ...
+) -> Callable[[Callable[Parameters, Result]], Stage[Parameters, Result]]: ...
 def stage(body: Callable[..., Any] | None = None, /, *, retries: int = 0, **options: Any) -> Any:
     """Turn a function into a stage; `options` are those of `prefect.task` and override the shared ones.
 
@@ -51,7 +51,7 @@ def stage(body: Callable[..., Any] | None = None, /, *, retries: int = 0, **opti
         retries: Maximum retries after a transient failure, 0 to 3 (delays in `DELAYS_S`). A comment at the call names
             the failure.
     """
-    shared: dict[str, Any] = {"cache_policy": NO_CACHE, "retry_condition_fn": may_pass}
+    shared: dict[str, Any] = {"cache_policy": NO_CACHE, "retry_condition_fn": is_transient}
     if retries:
         shared |= {"retries": retries, "retry_delay_seconds": DELAYS_S[retries]}
     settings = shared | options

@@ -20,10 +20,10 @@ HOUR_US = 3_600_000_000
 
 def draw_rows(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> CodedRows:
     """Sample training rows at even intervals and code them, without personal features."""
-    return code_rows(config, reference, rows.take(drawn_places(reference, len(rows))))
+    return code_rows(config, reference, rows.take(sample_indices(reference, len(rows))))
 
 
-def drawn_places(reference: ReferenceProfile, count: int) -> NDArray[np.int64]:
+def sample_indices(reference: ReferenceProfile, count: int) -> NDArray[np.int64]:
     """Return the indices of the sampled rows among `count` training rows."""
     return spread(count, min(ROWS, max(1, CELLS // max(1, len(reference.features)))))
 

@@ -29,7 +29,7 @@ BLOCKS = 8
 """Number of windows of history for calibration of the AUC of stable windows."""
 
 
-def tell_apart(
+def measure_joint_drift(
     reference: CodedRows, window: CodedRows, threshold: float, min_rows: int, weights: Floats | None = None
 ) -> JointDrift:
     """Measure joint drift on the window's first `COLUMNS` columns that both sides have, with up to `ROWS` rows per side.
@@ -71,7 +71,7 @@ def with_stable_auc(
     for start in np.linspace(first, last - length, BLOCKS).round().astype(int):
         inside = known & (days >= start) & (days < start + length)
         parts = ordered.take(np.flatnonzero(known & ~inside)), ordered.take(np.flatnonzero(inside))
-        found.append(tell_apart(*parts, config.drift.joint_threshold, config.drift.min_rows).auc)
+        found.append(measure_joint_drift(*parts, config.drift.joint_threshold, config.drift.min_rows).auc)
     measured = [auc for auc in found if auc is not None]
     return replace(reference, stable_auc=max(measured, default=None))
 

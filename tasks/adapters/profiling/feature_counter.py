@@ -20,7 +20,7 @@ from tasks.policy.records.profile import (
 from tasks.policy.statistics.binning import BinGuide, count_values
 
 
-def hide(rows: Mapping[str, int]) -> dict[str, int]:
+def hash_names(rows: Mapping[str, int]) -> dict[str, int]:
     """Replace category names of a personal column by digests, because profiles are stored and displayed."""
     return {digest(name): count for name, count in rows.items()}
 
@@ -59,7 +59,7 @@ class FeatureCounter:
 
     def _count_categories(self, column: pa.Array) -> FeatureCounts:
         rows, nulls, unreadable = count_categories(column, self.reference.kind == "boolean")
-        rows = hide(rows) if self.personal else rows
+        rows = hash_names(rows) if self.personal else rows
         counts, outside = [0] * len(self.counts.counts), 0
         for name, count in rows.items():
             counts[self.place.get(name, -1)] += count

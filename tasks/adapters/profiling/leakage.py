@@ -20,7 +20,7 @@ SETTLED_CORRELATION = 0.99999
 FIRST_ROWS = 2000
 
 
-def alike(name: str) -> str:
+def normalised_name(name: str) -> str:
     """Return a column name without case and punctuation; a name of only punctuation is unchanged."""
     return re.sub(r"[\W_]+", "", name).casefold() or name
 
@@ -31,7 +31,7 @@ def leaks_by_name(config: ModelConfig) -> tuple[str, ...]:
     return tuple(
         f"{feature} has the name of the label {label}: expected no label among the features"
         for feature in config.columns.features.names
-        if alike(feature) == alike(label)
+        if normalised_name(feature) == normalised_name(label)
     )
 
 
@@ -45,14 +45,14 @@ def find_leaks(table: pa.Table, config: ModelConfig) -> tuple[str, ...]:
         return by_name
     label = labelled.column(label_name).combine_chunks()
     return by_name + tuple(
-        f"{feature} settles the label {label_name} in all {labelled.num_rows:,} labelled rows: "
-        "expected a feature that is known before it"
+        f"{feature} determines the label {label_name} in all {labelled.num_rows:,} labelled rows: "
+        "expected a feature that is known before the label"
         for feature in config.columns.features.names
-        if feature in labelled.column_names and settles(labelled.column(feature), label, config.task == "regression")
+        if feature in labelled.column_names and determines(labelled.column(feature), label, config.task == "regression")
     )
 
 
-def settles(feature: pa.ChunkedArray, label: pa.Array, regression: bool) -> bool:
+def determines(feature: pa.ChunkedArray, label: pa.Array, regression: bool) -> bool:
     """Return whether the feature determines the label.
 
     In a regression, the absolute correlation reaches `SETTLED_CORRELATION`. In a classification, each class is one

@@ -17,7 +17,7 @@ from deployments.config.model import ModelConfig
 from tasks.adapters.models.eligibility import classes_of
 from tasks.adapters.models.encoding import encode_labels
 from tasks.adapters.profiling.columns import count_categories, hash_ids, read_numbers, time_bounds, type_name
-from tasks.adapters.profiling.feature_counter import counter_of, hide
+from tasks.adapters.profiling.feature_counter import counter_of, hash_names
 from tasks.adapters.profiling.leakage import find_leaks
 from tasks.adapters.profiling.sample import WindowSample, write_sample
 from tasks.policy.data_quality.duplicates import IdSketch
@@ -131,7 +131,7 @@ def _freeze_feature(table: pa.Table, feature: str, config: ModelConfig) -> Featu
             left_out=left_out,
         )
     rows, nulls, unreadable = count_categories(column, kind == "boolean")
-    rows = hide(rows) if feature in config.columns.personal else rows
+    rows = hash_names(rows) if feature in config.columns.personal else rows
     categories, more = choose_categories(tuple(rows.items()))
     listed = [rows[category] for category in categories]
     counts = FeatureCounts(feature, name, sum(rows.values()), (*listed, sum(rows.values()) - sum(listed)))

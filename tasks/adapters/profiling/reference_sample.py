@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.profiling.binned_rows import drawn_places, hours_of, spread
+from tasks.adapters.profiling.binned_rows import hours_of, sample_indices, spread
 from tasks.policy.records.profile import Floats, ReferenceProfile
 from tasks.policy.reference.calibration import effective_rows
 
@@ -54,7 +54,7 @@ class ReferenceSample:
 
 def draw_sample(config: ModelConfig, reference: ReferenceProfile, rows: pa.Table) -> ReferenceSample:
     """Sample, at even intervals, the training rows that `draw_rows` bins."""
-    binned = drawn_places(reference, len(rows))
+    binned = sample_indices(reference, len(rows))
     names = [
         frozen.feature
         for frozen in reference.features

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.storage.atomic_files import whole_file
+from tasks.adapters.storage.atomic_files import atomic_file
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.profile import Floats
@@ -82,7 +82,7 @@ def write_sample(samples: Sequence[WindowSample], path: Path) -> str | None:
         return None
     columns = {name: table.column(name) for table in tables for name in table.column_names}
     try:
-        with whole_file(path) as own:  # a manual run may read it while a scheduled run writes it
+        with atomic_file(path) as own:  # a manual run may read it while a scheduled run writes it
             pq.write_table(pa.table(columns), own, compression="none", use_dictionary=False, write_statistics=False)
     except OSError as error:
         raise WorkspaceError(f"{path}: cannot be written ({error.strerror}); expected a writable workspace") from error

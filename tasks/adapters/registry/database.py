@@ -14,7 +14,7 @@ from uuid import uuid4
 from mlflow.store.db.utils import _get_latest_schema_revision, _initialize_tables, create_sqlalchemy_engine_with_retry
 from sqlalchemy.engine import make_url
 
-from tasks.adapters.storage.atomic_files import one_at_a_time
+from tasks.adapters.storage.atomic_files import file_lock
 
 logger = logging.getLogger(__name__)
 FILLED = ("runs", "registered_models", "model_versions", "logged_models")
@@ -27,16 +27,18 @@ def make_database(uri: str) -> None:
     if path is None or _is_made(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(path.with_name(f"{path.name}.lock")):
+    with file_lock(path.with_name(f"{path.name}.lock")):
         if _is_made(path):
             return
         if path.exists() and path.stat().st_size:
             aside = path.with_name(f"{path.name}.half-made-{uuid4().hex[:8]}")
             path.replace(aside)
             logger.warning(
-                "%s: its tables were made half when a first start was cut off; set aside as %s", path, aside.name
+                "%s: its tables are incomplete because the first start was interrupted; set aside as %s",
+                path,
+                aside.name,
             )
-        with _beside(path) as own:
+        with _temporary_database(path) as own:
             _make_tables(own)
             own.replace(path)
 
@@ -79,7 +81,7 @@ def _make_tables(path: Path) -> None:
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
+def _temporary_database(path: Path) -> Iterator[Path]:
     own = path.with_name(f".{path.name}.{uuid4().hex}.unfinished")
     try:
         yield own

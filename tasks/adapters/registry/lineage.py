@@ -27,7 +27,7 @@ from tasks.adapters.models.resources import threads
 from tasks.policy.records.base import Window
 from tasks.policy.records.reports import Snapshot
 
-BUILT_OF = "PERENNIAL_COMMIT"
+BUILD_COMMIT = "PERENNIAL_COMMIT"
 """Environment variable of an image, which has no git: the commit it was built from (infra/docker/Dockerfile)."""
 LIBRARIES = ("xgboost", "scikit-learn", "numpy", "pandas", "pyarrow", "skops", "mlflow")
 COLUMN_TYPES = {"numeric": DataType.double, "categorical": DataType.string, "boolean": DataType.boolean}
@@ -88,7 +88,7 @@ def code_version() -> str:
         tracked = ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name]
         subprocess.run(tracked, capture_output=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get(BUILT_OF) or f"perennial {installed_version('perennial')}"
+        return os.environ.get(BUILD_COMMIT) or f"perennial {installed_version('perennial')}"
     return found
 
 

@@ -62,9 +62,12 @@ def register(config: ModelConfig, trained: TrainedModel, decision_id: str) -> Mo
     if known is not None:
         return known
     client, training = registry.client(), trained.training
-    with tempfile.TemporaryDirectory() as place, registry.answers(f"{config.name}: a version cannot be registered"):
+    with (
+        tempfile.TemporaryDirectory() as place,
+        registry.registry_errors(f"{config.name}: a version cannot be registered"),
+    ):
         folder = Path(place)
-        manifest = _lay_out(folder, config, trained, decision_id)
+        manifest = _write_files(folder, config, trained, decision_id)
         tags = _tags(config, trained, manifest)
         experiment = _ensure_model(client, config)
         lease.check(config.name)
@@ -85,10 +88,12 @@ def register(config: ModelConfig, trained: TrainedModel, decision_id: str) -> Mo
         token = lease.check(config.name)
         tags |= {"lease": str(token)} if token else {}
         stored = client.create_model_version(config.name, source, run_id, tags=tags, model_id=model.model_id)
-        return _settle_race(client, registry.as_record(stored))
+        return _resolve_race(client, registry.as_record(stored))
 
 
-def _lay_out(folder: Path, config: ModelConfig, trained: TrainedModel, decision_id: str) -> lineage.TrainingManifest:
+def _write_files(
+    folder: Path, config: ModelConfig, trained: TrainedModel, decision_id: str
+) -> lineage.TrainingManifest:
     """Write everything to upload: `model` in MLflow's format, and `notes` with the run's artifacts."""
     files, notes = folder / "files", folder / "notes"
     files.mkdir()
@@ -170,7 +175,7 @@ def _log_run(
 def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.TrainingManifest) -> dict[str, str]:
     """Return the metadata that is read without opening the version's files."""
     fitted = trained.fitted
-    vouched = model_files.vouched_packages(config.training.estimator)
+    vouched = model_files.trusted_packages(config.training.estimator)
     trusted = model_files.needed_types(fitted.scorer.estimator, vouched)
     return {
         "decision_id": manifest.decision_id,
@@ -191,7 +196,7 @@ def _tags(config: ModelConfig, trained: TrainedModel, manifest: lineage.Training
     }
 
 
-def _settle_race(client: MlflowClient, mine: ModelVersion) -> ModelVersion:
+def _resolve_race(client: MlflowClient, mine: ModelVersion) -> ModelVersion:
     """Keep the lower of two versions for one decision; numbers only grow, so both processes see the lower one."""
     first = registry.find(mine.model, mine.decision_id)
     if first is None or first.version == mine.version:

@@ -19,7 +19,7 @@ _BELOW_A_ROOT = re.compile(r"[^/]+/(?:[0-9a-f]{32}|models/m-[0-9a-f]{32})/artifa
 """MODEL/RUN/artifacts or MODEL/models/LOGGED_MODEL/artifacts."""
 
 
-def present_place(noted: str) -> str:
+def current_location(noted: str) -> str:
     """Return the location of a run's or a model's files: under the current root if present there, else as recorded."""
     root, below = _local(workspace().artifacts), _BELOW_A_ROOT.search(noted)
     if root is None or below is None or _local(noted) is None:

@@ -64,8 +64,8 @@ class _ModelFiles:
 def _scorer(stored: _ModelFiles, estimator: str | None) -> "Scorer":
     source = registry.stored_version(stored.model, stored.version).source
     with tempfile.TemporaryDirectory() as folder:
-        files = _download(f"{relocation.present_place(source)}/data/files", Path(folder), stored.uri)
-        packages = models.files.vouched_packages(estimator)
+        files = _download(f"{relocation.current_location(source)}/data/files", Path(folder), stored.uri)
+        packages = models.files.trusted_packages(estimator)
         return models.files.load(models.files.read(files), stored.sha256, stored.trusted_types, packages)
 
 
@@ -91,14 +91,14 @@ def _read_artifact(uri: str, run_id: str, name: str) -> bytes:
 
 
 def _holds(uri: str, run_id: str, name: str) -> bool:
-    with registry.answers(f"artifacts of run {run_id} cannot be listed"):
+    with registry.registry_errors(f"artifacts of run {run_id} cannot be listed"):
         listed = mlflow.artifacts.list_artifacts(artifact_uri=_place(uri, run_id), tracking_uri=uri)
     return name in {Path(file.path).name for file in listed}
 
 
 def _place(uri: str, run_id: str) -> str:
-    with registry.answers(f"run {run_id} cannot be read"):
-        return relocation.present_place(registry.client_of(uri).get_run(run_id).info.artifact_uri)
+    with registry.registry_errors(f"run {run_id} cannot be read"):
+        return relocation.current_location(registry.client_of(uri).get_run(run_id).info.artifact_uri)
 
 
 def reference_profile(version: ModelVersion) -> ReferenceProfile:

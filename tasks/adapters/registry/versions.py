@@ -50,7 +50,7 @@ def client() -> MlflowClient:
 @lru_cache(maxsize=16)
 def client_of(uri: str) -> MlflowClient:
     """Return the client of the registry at this address, cached per process. Raises RegistryError."""
-    with answers("the registry cannot be opened"):
+    with registry_errors("the registry cannot be opened"):
         make_database(uri)
         connected = MlflowClient(tracking_uri=uri, registry_uri=uri)
         connected.search_registered_models(max_results=1)
@@ -58,7 +58,7 @@ def client_of(uri: str) -> MlflowClient:
 
 
 @contextmanager
-def answers(what: str) -> Iterator[None]:
+def registry_errors(what: str) -> Iterator[None]:
     """Convert exceptions of MLflow, its database and the disk to RegistryError with the address and what to check."""
     try:
         yield
@@ -66,7 +66,7 @@ def answers(what: str) -> Iterator[None]:
         code = f" ({error.error_code})" if isinstance(error, MlflowException) else ""
         raise RegistryError(
             f"{what}: {reason_of(error)[:200]}{code}, from {without_secrets(workspace().mlflow)}; "
-            "check MLFLOW_TRACKING_URI, and that the registry runs and has room and rights to write"
+            "check MLFLOW_TRACKING_URI, and that the registry is running, has free space and can be written to"
         ) from None  # MLflow's message includes the address with its password
 
 
@@ -106,15 +106,15 @@ def _recorded(stored: StoredVersion) -> ModelVersion:
     own = known.get(str(stored.version))
     if own is None:
         raise VersionGone(
-            f"{stored.name}: version {stored.version} is not in the ledger, expected one that was tried there "
-            f"({', '.join(sorted(known, key=int))}); nothing vouches for it: move its alias in MLflow to one of those, or "
-            "remove the alias and train"
+            f"{stored.name}: version {stored.version} is not in the ledger, expected one that is "
+            f"({', '.join(sorted(known, key=int))}); Perennial did not validate it: move its alias in MLflow to one of those, "
+            "or remove the alias and train"
         )
     if own.run_id != (stored.run_id or ""):
         raise VersionGone(
             f"{stored.name}: version {stored.version} is not the one that the ledger names: it comes from run "
-            f"{stored.run_id or 'none'}, expected run {own.run_id}; the model was deleted and made again, so no earlier "
-            "verdict holds for it: remove its alias in MLflow and train again"
+            f"{stored.run_id or 'none'}, expected run {own.run_id}; the model was deleted and recreated, so no earlier "
+            "validation applies to it: remove its alias in MLflow and train again"
         )
     return as_recorded(own, dict(stored.tags))
 
@@ -136,7 +136,7 @@ def find(model: str, decision_id: str) -> ModelVersion | None:
     tagged = [found for found in _stored_versions(model) if found.tags.get("decision_id") == decision_id]
     for found in sorted(tagged, key=lambda found: int(found.version)):
         own = known.get(str(found.version))
-        if own is None or own.run_id != (found.run_id or ""):  # just trained: the ledger records it after its trial
+        if own is None or own.run_id != (found.run_id or ""):  # just trained: the ledger records it after validation
             return as_record(found)
         if own.decision_id == decision_id:  # otherwise the tag was copied to another version by hand
             return as_recorded(own, dict(found.tags))
@@ -149,7 +149,7 @@ def all_tags(model: str) -> dict[str, dict[str, str]]:
 
 
 def _stored_versions(model: str) -> list[StoredVersion]:
-    with answers(f"{model}: versions cannot be listed"):
+    with registry_errors(f"{model}: versions cannot be listed"):
         return list(client().search_model_versions(f"name='{model}'", max_results=10_000))
 
 
@@ -177,7 +177,7 @@ def as_record(stored: StoredVersion) -> ModelVersion:
     except (KeyError, ValueError):
         raise RegistryError(
             f"{stored.name} version {stored.version}: its tags trained_from, trained_until and training_rows do not say what "
-            "it was trained on, expected two times and a number; they were edited: set them back, or train again"
+            "it was trained on, expected two times and a number; they were edited: restore them, or train again"
         ) from None
     return ModelVersion(
         model=stored.name,
@@ -198,7 +198,7 @@ def set_aliases(model: str, wanted: Mapping[str, str | None]) -> None:
         if present.get(alias) == number:
             continue
         lease.check(model)
-        with answers(f"{model}: alias {alias} cannot be moved to version {number}"):
+        with registry_errors(f"{model}: alias {alias} cannot be moved to version {number}"):
             if number is None:
                 client().delete_registered_model_alias(model, alias)
             else:
@@ -209,7 +209,7 @@ def tag(model: str, number: str, **tags: str) -> None:
     """Set tags of a version."""
     for name, value in tags.items():
         lease.check(model)
-        with answers(f"{model} version {number}: tag {name} cannot be set"):
+        with registry_errors(f"{model} version {number}: tag {name} cannot be set"):
             client().set_model_version_tag(model, number, name, value)
 
 
@@ -235,6 +235,6 @@ def _classes(_uri: str, model: str, number: str) -> tuple[str, ...]:
         return tuple(json.loads(noted))
     except ValueError:
         raise RegistryError(
-            f"{model} version {number}: tag classes is {noted[:60]!r}, expected a JSON list of class names; it was edited: set "
-            "it back, or train again"
+            f"{model} version {number}: tag classes is {noted[:60]!r}, expected a JSON list of class names; it was edited: "
+            "restore it, or train again"
         ) from None

@@ -24,7 +24,7 @@ def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:
     lists = (
         ("would be filled in" if dry_run else "filled in", plan.missing),
         ("done before", plan.done),
-        ("left out, the champion learned from them", plan.learned),
+        ("left out, the champion was trained on them", plan.learned),
         ("without rows, tried again by the next back-fill", plan.empty),
     )
     parts = [f"# {model}: back-fill{' (dry run)' if dry_run else ''}", f"{plain(plan.headline)}."]
@@ -93,17 +93,17 @@ def approval_evidence(
     refusal: str | None = None,
 ) -> str:
     """Return the text above the form that asks a person for approval."""
-    who = ", ".join(config.access.approve) or "any named person who did not ask for it"
+    who = ", ".join(config.access.approve) or "any named person who did not request it"
     parts = [
-        *([f"**The last answer did not count:** {plain(refusal)}"] if refusal else []),
+        *([f"**The last answer was not accepted:** {plain(refusal)}"] if refusal else []),
         f"# May version {challenger.version} of {config.name} serve?",
-        f"{plain(config.purpose)} Risk: {config.risk}. It would replace {report.champion or 'nothing, it is the first'}.",
+        f"{plain(config.purpose)} Risk: {config.risk}. It would replace {report.champion or 'no version, as it is the first'}.",
         bullets(report.reasons),
         _differences(report.differences),
         f"Trained on {challenger.training_rows:,} rows from {challenger.trained.name}; compared on {report.rows:,} rows "
         f"that neither has seen. MLflow run `{challenger.run_id}`, decision `{challenger.decision_id}`.",
         f"Requested by {plain(', '.join(request.requesters)) or 'automation'}; to be answered by {plain(who)}, until "
-        f"{request.expires_at:%Y-%m-%d %H:%M} UTC. No answer is a no.",
+        f"{request.expires_at:%Y-%m-%d %H:%M} UTC. No answer counts as a rejection.",
     ]
     return "\n\n".join(part for part in parts if part)
 

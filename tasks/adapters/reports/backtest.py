@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.adapters.reports import page
 from tasks.adapters.reports.page import Chart
-from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.storage.atomic_files import write_atomically
 from tasks.policy.backtest.study import Backtest, Lift, Recommendation
 
 SEEN = 3.0
@@ -33,7 +33,7 @@ def write_page(backtest: Backtest, lifts: Lifts, path: Path, title: str, recomme
         columns=COLUMNS,
         rows=[_row(backtest, policy) for policy in backtest.ranking()],
     )
-    return write_whole(path, html)
+    return write_atomically(path, html)
 
 
 def pareto_front(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

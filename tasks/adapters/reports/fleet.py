@@ -55,7 +55,7 @@ def curve(member: FleetMember) -> Curve | None:
         return round(HEIGHT - MARGIN - (value - low) / span * (HEIGHT - 2 * MARGIN), 1)
 
     step = (WIDTH - 2 * MARGIN) / (len(values) - 1)
-    points = [(round(MARGIN + place * step, 1), height(value)) for place, value in enumerate(values)]
+    points = [(round(MARGIN + index * step, 1), height(value)) for index, value in enumerate(values)]
     first, last = member.series[0][0], member.series[-1][0]
     words = f"{len(values)} windows from {first.start:%Y-%m-%d} to {last.end:%Y-%m-%d}, {min(values):.4g} to {max(values):.4g}"
     return Curve(

@@ -58,8 +58,8 @@ def _section(title: str, sentences: Sequence[str]) -> str:
 
 def _diagnosis(judgement: Judgement) -> list[str]:
     """Return the diagnosis's reasons that the decision's reasons do not quote already."""
-    said = " ".join(judgement.decision.reasons)
-    return [reason for reason in judgement.diagnosis_reasons if reason not in said]
+    quoted = " ".join(judgement.decision.reasons)
+    return [reason for reason in judgement.diagnosis_reasons if reason not in quoted]
 
 
 def publish_plots(config: ModelConfig, judgement: Judgement, earlier: Sequence[PerformanceReport]) -> None:

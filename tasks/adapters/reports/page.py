@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.storage.atomic_files import write_atomically
 from tasks.adapters.storage.workspace import make_folder
 from tasks.policy.records.errors import WorkspaceError
 
@@ -30,7 +30,7 @@ light or dark theme.
 
 def render(template: str, figures: Mapping[str, Chart] | None = None, **values: object) -> str:
     """Render a template; `figures` maps the `data-figure` of its elements to what is drawn in them."""
-    bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, nothing put in
+    bundle = Markup(get_plotlyjs()) if figures else ""  # noqa: S704  # the package's own file, without any input
     return _environment().get_template(template).render(figures=figures, plotly=bundle, **values)
 
 
@@ -38,7 +38,7 @@ def write(html: str, path: Path, name: str) -> Path:
     """Write a page atomically and return its path; `name` is for the message. Raises WorkspaceError."""
     make_folder(path.parent)
     try:
-        return write_whole(path, html)
+        return write_atomically(path, html)
     except OSError as error:
         raise WorkspaceError(
             f"{path}: the {name} page cannot be written ({error.strerror}); expected a writable folder with about "

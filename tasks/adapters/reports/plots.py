@@ -25,12 +25,12 @@ def metric_plot(reports: Sequence[PerformanceReport], title: str) -> str | None:
     span = high - low or 1.0
     step = (WIDTH - LEFT - RIGHT) / (len(measured) - 1)
 
-    def at(place: int, value: float) -> str:
-        return f"{LEFT + place * step:.1f},{TOP + (high - value) / span * (HEIGHT - TOP - BOTTOM):.1f}"
+    def at(index: int, value: float) -> str:
+        return f"{LEFT + index * step:.1f},{TOP + (high - value) / span * (HEIGHT - TOP - BOTTOM):.1f}"
 
-    outline = [at(place, value) for place, value in enumerate(highs)]
-    outline += [at(place, lows[place]) for place in reversed(range(len(lows)))]
-    line = [at(place, value.value) for place, (_, value) in enumerate(measured)]
+    outline = [at(index, value) for index, value in enumerate(highs)]
+    outline += [at(index, lows[index]) for index in reversed(range(len(lows)))]
+    line = [at(index, value.value) for index, (_, value) in enumerate(measured)]
     parts = [f'<polygon points="{" ".join(outline)}" fill="{BAND}"/>']
     if level:
         ends = at(0, level.value), at(len(measured) - 1, level.value)
@@ -57,8 +57,8 @@ def drift_plot(features: Sequence[FeatureDrift], title: str) -> str | None:
     left, row = 200, 26
     unit = (WIDTH - left - 110) / most
     parts = []
-    for place, feature in enumerate(worst):
-        ratio, y = feature.effect_size / feature.threshold, TOP + place * row
+    for index, feature in enumerate(worst):
+        ratio, y = feature.effect_size / feature.threshold, TOP + index * row
         colour = ALARM if feature.verdict == "drifted" else CALM
         parts.append(_text(left - 8, y + 13, feature.feature[:28], "end", INK))
         parts.append(f'<rect x="{left}" y="{y}" width="{max(1.0, ratio * unit):.1f}" height="16" fill="{colour}"/>')

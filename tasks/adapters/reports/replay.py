@@ -61,7 +61,7 @@ def write_page(replays: Sequence[Replay], path: Path, links: Mapping[str, str] |
     """
     for words, address in (links or {}).items():
         if urlsplit(address).scheme.lower() not in LINK_SCHEMES:
-            raise ValueError(f"link {words!r} leads to {address!r}; expected http(s)://, file:// or a relative path")
+            raise ValueError(f"link {words!r} points to {address!r}; expected http(s)://, file:// or a relative path")
     drawn = [_panels(replay) for replay in replays]
     figures = {f"{panel.name}-{i}": panel.figure for i, group in enumerate(drawn) for panel in group}
     html = page.render(

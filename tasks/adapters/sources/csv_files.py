@@ -51,12 +51,12 @@ def _times(config: ModelConfig) -> tuple[str, ...]:
 
 def empty_is_missing(config: ModelConfig, rows: pa.Table) -> pa.Table:
     """Replace empty text by null, and also NA and the like in times and booleans; as a category NA may be a value."""
-    for place, field in enumerate(rows.schema):
+    for index, field in enumerate(rows.schema):
         if pa.types.is_string(field.type):
-            text = rows.column(place)
+            text = rows.column(index)
             has_words = field.name in _times(config) or field.name in config.columns.features.boolean
             missing = pc.is_in(text, MISSING_WORDS) if has_words else pc.equal(text, "")
             if field.name == config.columns.label:
                 missing = pc.or_(missing, pc.is_in(text, pa.array(_own_null_values(config), pa.string())))
-            rows = rows.set_column(place, field, pc.if_else(missing, pa.scalar(None, pa.string()), text))
+            rows = rows.set_column(index, field, pc.if_else(missing, pa.scalar(None, pa.string()), text))
     return rows

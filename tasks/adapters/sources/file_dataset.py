@@ -77,13 +77,13 @@ def _refuse_links(folder: Path, where: str) -> None:
                 at = found.stat()
             except OSError:
                 raise SourceError(
-                    f"{where}: {found.relative_to(folder)} is a link that leads nowhere, expected files; remove the link, or "
-                    "bring back what it leads to"
+                    f"{where}: {found.relative_to(folder)} is a broken link, expected files; remove the link, or "
+                    "restore its target"
                 ) from None
             before = reached.setdefault((at.st_dev, at.st_ino), found)
             if before != found:
                 raise SourceError(
-                    f"{where}: {found.relative_to(folder)} leads to {before.relative_to(folder)} again, so its rows would be "
+                    f"{where}: {found.relative_to(folder)} is the same as {before.relative_to(folder)}, so its rows would be "
                     "read more than once; expected each file once; remove the link"
                 )
 
@@ -142,7 +142,7 @@ def _common(config: ModelConfig, name: str, found: Mapping[pa.DataType, str], wh
     one, other = kinds[0], next((kind for kind in kinds if _family(kind) != _family(kinds[0])), kinds[1])
     raise SourceError(
         f"{where}: column {name!r} is {one} in {found[one]} and {other} in {found[other]}, expected one kind of value in "
-        "all files, as none is converted in silence; fix the file that differs"
+        "all files, because values are never converted silently; fix the file that differs"
     )
 
 

@@ -60,18 +60,14 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
             rows = dataset.to_table(columns=list(columns), filter=bounds)
             return empty_is_missing(config, rows) if config.source.kind == "csv" else rows
     except (FileNotFoundError, TableNotFoundError):
-        raise SourceError(
-            f"{where}: nothing is there, expected a {config.source.kind} source; fix source.path"
-        ) from None
+        raise SourceError(f"{where}: not found, expected a {config.source.kind} source; fix source.path") from None
     except PermissionError:
         raise SourceError(
             f"{where}: access is denied, expected read access; fix its permissions or credentials"
         ) from None
     except httpx.HTTPStatusError as error:
         if error.response.status_code == HTTPStatus.NOT_FOUND:
-            raise SourceError(
-                f"{where}: nothing is there, expected a {config.source.kind} source; fix source.path"
-            ) from None
+            raise SourceError(f"{where}: not found, expected a {config.source.kind} source; fix source.path") from None
         raise SourceUnreachable(
             f"{where}: cannot be fetched (status {error.response.status_code}); check the address and try again"
         ) from None
@@ -89,7 +85,7 @@ def read_files(config: ModelConfig, window: Window, columns: Sequence[str], wher
         ) from None
 
 
-def shown(path: str) -> str:
+def without_credentials(path: str) -> str:
     """Return a path for messages, without credentials and query string."""
     parts = urlsplit(path)
     return path if not parts.scheme else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -100,8 +96,8 @@ def _unreadable(config: ModelConfig, where: str, error: Exception) -> SourceErro
     unfit = CONVERSION.search(str(error))
     if unfit and unfit["kind"] != "string":  # a failed conversion to text means another encoding
         return SourceError(
-            f"{where}: column {int(unfit['place']) + 1} of the file holds values that are no {unfit['kind']}, as "
-            "columns.features says it does; list it under another kind, name the text that means a missing value "
+            f"{where}: column {int(unfit['place']) + 1} of the file holds values that are not {unfit['kind']}, which "
+            "columns.features expects; list it under another kind, name the text that means a missing value "
             "(source.options: {null_values: '-'}) or fix the source"
         )
     written = " in UTF-8 or the encoding that source.options.encoding names" if kind == "csv" else ""

@@ -35,7 +35,7 @@ def local_path(path: str, where: str) -> str | None:
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and not (parts.query or parts.fragment):
         return unquote(parts.path)
     raise SourceError(
-        f"{where}: is no address of a source; expected a path, or one that begins with file:///, {'://, '.join(REMOTE)}://"
+        f"{where}: is not a source address; expected a path, or an address that begins with file:///, {'://, '.join(REMOTE)}://"
     )
 
 
@@ -51,8 +51,8 @@ def check_file(path: str, where: str) -> None:
         if not any(found.is_relative_to(folder) for folder in folders):
             link = f"{each.relative_to(place)} in it " if each != place else ""
             raise SourceError(
-                f"{where}: {link}lies outside the folders that sources may be read from; expected one below those that "
-                f"{SOURCES} names: {', '.join(map(str, folders))}"
+                f"{where}: {link}lies outside the folders that sources may be read from; expected a path below those "
+                f"in {SOURCES}: {', '.join(map(str, folders))}"
             )
 
 
@@ -91,8 +91,8 @@ def check_address(url: str, where: str) -> None:
         number = getattr(number, "ipv4_mapped", None) or number
         if number.is_loopback or number.is_link_local or number.is_unspecified or number.is_multicast:
             raise SourceError(
-                f"{where}: its host is an address of this machine or of its link, which no source may be while {SOURCES} is "
-                "set; expected another host, or a file in one of those folders"
+                f"{where}: its host is a loopback, link-local, unspecified or multicast address, which sources may not use "
+                f"while {SOURCES} is set; expected another host, or a file in one of those folders"
             )
 
 
@@ -112,5 +112,5 @@ def opened_response(url: str, where: str, timeout: httpx.Timeout) -> Iterator[ht
                     return
                 url = urljoin(url, response.headers["location"])
                 if not url.startswith(("http://", "https://")):
-                    raise SourceError(f"{where}: redirects to an address that is no web address; expected a file")
+                    raise SourceError(f"{where}: redirects to an address that is not http(s); expected a file")
     raise SourceError(f"{where}: redirects more than {MOST_REDIRECTS} times; expected a file")

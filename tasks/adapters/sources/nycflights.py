@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.adapters.storage.atomic_files import whole_file
+from tasks.adapters.storage.atomic_files import atomic_file
 from tasks.adapters.storage.workspace import workspace
 
 if TYPE_CHECKING:
@@ -86,16 +86,16 @@ def _recorded_year() -> tuple[pa.Table, np.ndarray]:
         ).read()  # read_table would import pandas, and so would to_numpy
     else:
         flights = _parse(source)
-        _keep(flights, cached)
+        _write_cache(flights, cached)
     departures = flights["scheduled_departure"].cast(pa.int64()).combine_chunks()
     return flights, np.frombuffer(departures.buffers()[1], np.int64)[departures.offset :][: len(departures)]
 
 
-def _keep(flights: pa.Table, path: Path) -> None:
+def _write_cache(flights: pa.Table, path: Path) -> None:
     """Write the cache atomically. If that fails, the next process parses again."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as own:
+        with atomic_file(path) as own:
             pq.write_table(flights, own, compression="lz4")
 
 

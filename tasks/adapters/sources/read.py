@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.lake.casts import TimeForm, moment
-from tasks.adapters.lake.row_identity import how_to_tell_apart, repeats
+from tasks.adapters.lake.row_identity import remedy_for_repeated_ids, repeats
 from tasks.adapters.lake.schemas import conform_rows, label_columns, row_columns, sort_labels
-from tasks.adapters.sources.files import read_files, shown
+from tasks.adapters.sources.files import read_files, without_credentials
 from tasks.adapters.sources.sql import read_query
 from tasks.adapters.storage.redaction import reason_of
 from tasks.policy.records.base import Window
@@ -68,10 +68,10 @@ def _require_ids(config: ModelConfig, rows: pa.Table) -> None:
     found = repeats(rows.column(0))
     if found:
         names = config.columns.id_columns
-        remedy = f"; {how_to_tell_apart(rows, names)}" if found.repeated else "; fix the source"
+        remedy = f"; {remedy_for_repeated_ids(rows, names)}" if found.repeated else "; fix the source"
         raise SourceError(
             f"{where(config)}: columns.id is {', '.join(names)}: {found} in the history {config.history().name}; expected "
-            f"each id once there, as labels and predictions are joined on it{remedy}. "
+            f"each id once, because labels and predictions are joined on it{remedy}. "
             "Nothing has landed"
         )
 
@@ -94,7 +94,7 @@ def read_sorted_labels(config: ModelConfig, window: Window, with_unknown: bool =
 def where(config: ModelConfig) -> str:
     """Return the name of the model's source for messages, without a password."""
     source = config.source
-    return f"{config.name}: source {source.function or source.url_env or shown(source.path or '')}"
+    return f"{config.name}: source {source.function or source.url_env or without_credentials(source.path or '')}"
 
 
 def _read(config: ModelConfig, window: Window, columns: Sequence[str]) -> pa.Table:
@@ -153,7 +153,7 @@ def _call(config: ModelConfig, window: Window) -> pa.Table:
             return pa.Table.from_pandas(found, preserve_index=False)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             raise SourceError(
-                f"{where(config)}: returned a pandas table with a column of mixed types, expected one type a column"
+                f"{where(config)}: returned a pandas table with a column of mixed types, expected one type per column"
             ) from None  # Arrow quotes the value, which may identify a person
     if not isinstance(found, pa.Table):
         raise SourceError(f"{where(config)}: returned {type(found).__name__}, expected a pyarrow or pandas table")

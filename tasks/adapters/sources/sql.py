@@ -44,7 +44,7 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
         connection = engine.connect()
     except SQLAlchemyError as error:
         raise SourceUnreachable(
-            f"{where}: cannot be connected to ({_said(error, engine.url)}); check host and login"
+            f"{where}: cannot connect ({_driver_message(error, engine.url)}); check host and login"
         ) from None  # drivers quote parts of the URL
     with connection:
         try:
@@ -53,13 +53,13 @@ def read_query(source: Source, window: Window, columns: Sequence[str], where: st
             )
             names = list(found.keys())
             require_columns(names, columns, where)
-            places = [names.index(name) for name in columns]
-            chunks = [_chunk(rows, columns, places, where) for rows in found.partitions(ROWS_PER_FETCH)]
+            indices = [names.index(name) for name in columns]
+            chunks = [_chunk(rows, columns, indices, where) for rows in found.partitions(ROWS_PER_FETCH)]
         except SQLAlchemyError as error:
             lost = isinstance(error, DBAPIError) and error.connection_invalidated
             kind = SourceUnreachable if lost else SourceError
             raise kind(
-                f"{where}: the query failed ({_said(error, engine.url)}); fix source.query in the YAML"
+                f"{where}: the query failed ({_driver_message(error, engine.url)}); fix source.query in the YAML"
             ) from None
     return _concatenated(chunks, where) if chunks else pa.table({name: pa.nulls(0) for name in columns})
 
@@ -86,7 +86,7 @@ def _engine(source: Source, where: str) -> Engine:
         raise
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError, ValueError):
         raise SourceError(
-            f"{where}: environment variable {source.url_env} holds no usable SQLAlchemy URL; expected such as "
+            f"{where}: environment variable {source.url_env} holds no usable SQLAlchemy URL; expected one such as "
             "postgresql+psycopg://user:password@host/database, with the driver installed"
         ) from None
 
@@ -110,11 +110,11 @@ def _bounds(source: Source, window: Window, where: str, engine: Engine) -> dict[
     }
 
 
-def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequence[int], where: str) -> pa.Table:
+def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], indices: Sequence[int], where: str) -> pa.Table:
     arrays = []
-    for name, place in zip(columns, places, strict=True):
+    for name, index in zip(columns, indices, strict=True):
         try:
-            values = [row[place] for row in rows]
+            values = [row[index] for row in rows]
             arrays.append(pa.array([str(value) if isinstance(value, UUID) else value for value in values]))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
             raise SourceError(
@@ -123,7 +123,7 @@ def _chunk(rows: Sequence[Sequence[Any]], columns: Sequence[str], places: Sequen
     return pa.table(dict(zip(columns, arrays, strict=True)))
 
 
-def _said(error: SQLAlchemyError, url: URL) -> str:
+def _driver_message(error: SQLAlchemyError, url: URL) -> str:
     """Return the driver's message as one line, without the URL's password and parameters and without row values.
 
     Names of URL parameters are redacted too, because a password with an unescaped & continues as a parameter name.
@@ -132,7 +132,7 @@ def _said(error: SQLAlchemyError, url: URL) -> str:
     if original is None:
         return type(error).__name__
     values = [text for value in url.query.values() for text in ((value,) if isinstance(value, str) else value)]
-    said = reason_of(original)
+    message = reason_of(original)
     for secret in sorted({str(url.password or ""), *url.query, *values} - {""}, key=len, reverse=True):
-        said = said.replace(secret, "***")
-    return re.split(r""": ["']""", said)[0]  # `invalid input syntax for type integer: "…"`
+        message = message.replace(secret, "***")
+    return re.split(r""": ["']""", message)[0]  # `invalid input syntax for type integer: "…"`

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; it replaces `path` if the block succeeds and is deleted if it fails. Raises OSError."""
-    own = _beside(path)
+    own = _temporary_path(path)
     try:
         yield own
         own.replace(path)
@@ -25,12 +25,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` at the end of the block. Raises OSError.
 
     The folder is written once: if another process creates `path` first, its folder is used and this one is deleted.
     """
-    own = _beside(path)
+    own = _temporary_path(path)
     own.mkdir(parents=True)
     try:
         yield own
@@ -43,20 +43,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def write_whole(path: Path, text: str) -> Path:
+def write_atomically(path: Path, text: str) -> Path:
     """Write a text file atomically and return its path. Raises OSError."""
-    with whole_file(path) as own:
+    with atomic_file(path) as own:
         own.write_text(text, encoding="utf-8")
     return path
 
 
 @contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
+def file_lock(lock: Path) -> Iterator[None]:
     """Wait for an exclusive lock on a file among the processes of this machine and hold it. Raises OSError."""
     with lock.open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex}.unfinished")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tasks.policy.records.errors import AwsProfileError
 
-OWN_WAYS = (
+OTHER_CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
@@ -44,7 +44,7 @@ class Keys(NamedTuple):
 
 def is_in_use(address: str) -> bool:
     """Return whether the credentials for this address come from a profile."""
-    if not address.startswith(("s3://", "s3a://")) or any(os.environ.get(name) for name in OWN_WAYS):
+    if not address.startswith(("s3://", "s3a://")) or any(os.environ.get(name) for name in OTHER_CREDENTIALS):
         return False
     if os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE"):
         return True
@@ -64,7 +64,7 @@ def keys(address: str) -> Keys | None:
     except BotoCoreError as error:
         raise _unusable(type(error).__name__) from None  # the message may quote the profile's secrets
     if frozen is None:
-        raise _unusable("it holds no keys")
+        raise _unusable("it has no keys")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or session.region_name
     return Keys(frozen.access_key, frozen.secret_key, frozen.token, region)
 

@@ -62,17 +62,17 @@ class Lease:
     model: str
     record: Record
     renewed: float
-    _alone: threading.RLock = field(default_factory=threading.RLock)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def check(self) -> int:
         """Return the fencing token if this process may still write. Raises FencedOut otherwise."""
-        with self._alone:
+        with self._lock:
             later = [found for found in _tokens(self.model) if found[0] > self.record.token]
             for token, path in reversed(later):
                 record = _read(self.model, token, path)
                 if record is not None:  # a takeover creates a complete record; only that fences
                     raise self._fenced(record)
-            if _steady() - self.renewed > self.record.ttl_s:
+            if _monotonic_s() - self.renewed > self.record.ttl_s:
                 self._take_next(after=later[-1][0] if later else self.record.token)
             return self.record.token
 
@@ -82,31 +82,31 @@ class Lease:
         found = _create(self.model, following)
         if found != following:
             raise self._fenced(found)
-        self.record, self.renewed = following, _steady()
+        self.record, self.renewed = following, _monotonic_s()
 
     def _fenced(self, later: Record) -> FencedOut:
         return FencedOut(
             f"{self.model}: {self.record.purpose} with token {self.record.token} was fenced out: {later.purpose} by "
-            f"{later.holder} took token {later.token} after this process fell silent for {self.record.ttl_s:g} s or was "
-            "started anew; expected the latest token; nothing was written since; look at that run"
+            f"{later.holder} took token {later.token} after this process did not renew its lease for {self.record.ttl_s:g} s "
+            "or was restarted; expected the latest token; nothing was written since; look at that run"
         )
 
     def renew(self) -> None:
         """Record a heartbeat. An expired lease is not renewed here; `check` handles it."""
-        with self._alone:
-            if _steady() - self.renewed <= self.record.ttl_s:
+        with self._lock:
+            if _monotonic_s() - self.renewed <= self.record.ttl_s:
                 beaten = replace(self.record, beats=self.record.beats + 1)
-                moment = _steady()
+                moment = _monotonic_s()
                 _write(self.model, beaten)
                 self.record, self.renewed = beaten, moment
 
     def release(self) -> None:
         """Release the lease. If the store fails, the lease expires by itself."""
-        with self._alone:
+        with self._lock:
             try:
                 _write(self.model, replace(self.record, released=True))
             except PerennialError as error:
-                logger.warning("%s: lease not released, it runs out in %g s: %s", self.model, self.record.ttl_s, error)
+                logger.warning("%s: lease not released, it expires in %g s: %s", self.model, self.record.ttl_s, error)
 
 
 _HELD: ContextVar[dict[str, Lease]] = ContextVar("held", default={})  # noqa: B039  never mutated in place
@@ -136,7 +136,7 @@ def hold(
         return
     lease = _acquire(model, purpose, outranks, ttl_s, patience_s)
     ended = threading.Event()
-    renewing = threading.Thread(target=_keep, args=(lease, ended), daemon=True, name=f"lease of {model}")
+    renewing = threading.Thread(target=_renew_until, args=(lease, ended), daemon=True, name=f"lease of {model}")
     renewing.start()
     before = _HELD.set({**_HELD.get(), model: lease})
     try:
@@ -151,10 +151,10 @@ def hold(
 def _acquire(model: str, purpose: str, outranks: tuple[str, ...], ttl_s: float, patience_s: float) -> Lease:
     run = FlowRunContext.get()
     run_id = str(run.flow_run.id) if run and run.flow_run else None
-    began = unchanged_since = _steady()
+    began = unchanged_since = _monotonic_s()
     seen: Record | None = None
     while True:
-        holder, moment = _latest(model), _steady()
+        holder, moment = _latest(model), _monotonic_s()
         if holder != seen:
             seen, unchanged_since = holder, moment
         if (
@@ -167,7 +167,7 @@ def _acquire(model: str, purpose: str, outranks: tuple[str, ...], ttl_s: float, 
             token = holder.token + 1 if holder else 1
             mine = Record(token, purpose, _name(), run_id, ttl_s)
             if _create(model, mine) == mine:
-                _forget(model, before=token)
+                _delete_records(model, before=token)
                 return Lease(model, mine, moment)
         elif moment - began > patience_s:
             raise LeaseHeld(
@@ -179,7 +179,7 @@ def _acquire(model: str, purpose: str, outranks: tuple[str, ...], ttl_s: float, 
             time.sleep(min(_POLL_S, holder.ttl_s / 10))
 
 
-def _keep(lease: Lease, ended: threading.Event) -> None:
+def _renew_until(lease: Lease, ended: threading.Event) -> None:
     """Renew until `ended`. A failed renewal is retried at the next one; only `check` decides if the lease is lost."""
     while not ended.wait(lease.record.ttl_s / RENEWALS):
         try:
@@ -188,7 +188,7 @@ def _keep(lease: Lease, ended: threading.Event) -> None:
             continue
 
 
-def _steady() -> float:
+def _monotonic_s() -> float:
     """Return monotonic seconds, including time asleep on systems that have CLOCK_BOOTTIME."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
@@ -243,8 +243,8 @@ def _read(model: str, token: int, path: str) -> Record | None:
     return record if record.token == token and 0 < record.ttl_s <= LONGEST_TTL_S else None
 
 
-def _forget(model: str, before: int) -> None:
-    """Delete the records below number `before`; only the latest record matters."""
+def _delete_records(model: str, before: int) -> None:
+    """Delete the records with a number below `before`; only the latest record matters."""
     for token, path in _tokens(model):
         if token < before:
             with store_errors(f"lease of {model}"):

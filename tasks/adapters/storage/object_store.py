@@ -50,5 +50,5 @@ def store_errors(where: str) -> Iterator[None]:
         fix = "renew credentials that are wrong or have expired" if remote else "or free disk space"
         raise LedgerError(
             f"{without_secrets(workspace().ledger)}: {where} cannot be read or written ({reason_of(error)}); expected a store "
-            f"that this user may read and append to; set PERENNIAL_LEDGER to a bucket or folder that is there, {fix}"
+            f"that this user may read and append to; set PERENNIAL_LEDGER to an existing bucket or folder, {fix}"
         ) from None  # the store quotes the complete URL, which may contain a signature

@@ -16,5 +16,5 @@ def without_secrets(text: str) -> str:
 
 def reason_of(error: Exception) -> str:
     """Return an error's type and the first line of its message, redacted."""
-    kind, said = type(error).__name__, str(error).strip()
-    return f"{kind}: {without_secrets(said.splitlines()[0])}" if said else kind
+    kind, message = type(error).__name__, str(error).strip()
+    return f"{kind}: {without_secrets(message.splitlines()[0])}" if message else kind

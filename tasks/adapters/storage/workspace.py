@@ -8,8 +8,8 @@
 | PERENNIAL_REPORTS | $PERENNIAL_HOME/reports | HTML reports and data checks, a local folder |
 | PERENNIAL_ARTIFACTS | $PERENNIAL_HOME/artifacts | model files and run artifacts, unless an MLflow server stores them |
 | MLFLOW_TRACKING_URI | sqlite:///$PERENNIAL_HOME/mlflow.db | runs and the model registry |
-| PERENNIAL_MODELS | none | a folder of model files in addition to deployments/ (`model_config.model_folders`) |
-| PERENNIAL_SOURCES | none | the only folders that sources may be read from (`source_limits`); `serve` sets it |
+| PERENNIAL_MODELS | none | a folder of model files in addition to deployments/ (`deployments.config.model.model_folders`) |
+| PERENNIAL_SOURCES | none | the only folders that sources may be read from (`sources.limits`); `serve` sets it |
 
 Tested on moto's S3 and an emulator of Google Cloud Storage (tests/support/gcs_emulator.py), not against AWS or Google.
 """
@@ -30,7 +30,7 @@ PARTS = ("PERENNIAL_LAKE", "PERENNIAL_LEDGER", "PERENNIAL_REPORTS", "PERENNIAL_A
 OWNER_ONLY = 0o700  # other users of the machine may not read rows, models and the databases of `serve`
 SQLITE = "sqlite:///"
 WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-RUN_OF_A_WORKER = "PREFECT__FLOW_RUN_ID"
+WORKER_RUN_ID = "PREFECT__FLOW_RUN_ID"
 """Environment variable that Prefect's workers set in the process of a run."""
 
 
@@ -81,7 +81,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> Path:
         folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
         raise WorkspaceError(
-            f"{folder}: cannot be made ({error.strerror}); expected a writable workspace; "
+            f"{folder}: cannot be created ({error.strerror}); expected a writable workspace; "
             "set PERENNIAL_HOME to a folder you may write to, or free disk space"
         ) from error
     return folder
@@ -102,9 +102,8 @@ def _check_links(setting: str, address: str) -> None:
     except OSError as error:
         if error.errno in WITHOUT_LINKS:
             raise WorkspaceError(
-                f"{place}: lies on a file system without hard links ({error.strerror}), by which tables and ledger make sure "
-                f"that nothing is written twice; set {setting} to a folder on another one (ext4, XFS, APFS, NTFS, NFS) or to a "
-                "bucket"
+                f"{place}: lies on a file system without hard links ({error.strerror}), which tables and ledger need to write "
+                f"nothing twice; set {setting} to a folder on another file system (ext4, XFS, APFS, NTFS, NFS) or to a bucket"
             ) from None  # later writes report other errors, such as a read-only folder
 
 
@@ -132,17 +131,15 @@ def workspace() -> Workspace:
     Raises WorkspaceError for a relative home in a worker's run, `?`, `#` or `%` in its path, or no hard links.
     """
     given = os.environ.get("PERENNIAL_HOME") or HOME
-    if RUN_OF_A_WORKER in os.environ and not Path(given).is_absolute():
+    if WORKER_RUN_ID in os.environ and not Path(given).is_absolute():
         raise WorkspaceError(
-            f"PERENNIAL_HOME is {os.environ.get('PERENNIAL_HOME') or 'not set'}, expected an absolute path: a worker gives "
-            "each run a folder of its own, which goes with the run, and its model with it; start the worker with "
-            "perennial work, or set PERENNIAL_HOME for it or in its pool's env"
+            f"PERENNIAL_HOME is {os.environ.get('PERENNIAL_HOME') or 'not set'}, expected an absolute path: a worker "
+            "runs each flow in a temporary folder, which is deleted with everything in it when the run ends; start the worker "
+            "with perennial work, or set PERENNIAL_HOME for it or in its pool's env"
         )
     home = Path(given).expanduser().resolve()
     if any(mark in str(home) for mark in "?#%"):
-        raise WorkspaceError(
-            f"{home}: holds ?, # or %, which mean something in addresses; expected a folder without them"
-        )
+        raise WorkspaceError(f"{home}: contains ?, # or %, which have a meaning in URLs; expected a path without them")
     make_folder(home, OWNER_ONLY)
 
     def part(setting: str, default: Path) -> str:

@@ -13,29 +13,17 @@ Covariate shift and concept drift as in Moreno-Torres et al. (2012), "A unifying
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import scipy  # its parts load on first use
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.policy.data_quality.acceptance import Bounds
+from tasks.policy.data_quality.acceptance import ColumnRule
 from tasks.policy.monitoring.estimate_errors import Estimate, describe_estimate
 from tasks.policy.monitoring.performance import noise_of, shift_p_value, standard_error
 from tasks.policy.records.evidence import DiagnosisKind, WindowEvidence
 from tasks.policy.records.reports import DriftReport, FeatureDrift, LabelReport, PerformanceReport
-
-
-class ColumnRule(Protocol):
-    """Exceptions for one column in `quality.columns` (`deployments.config.monitoring.ColumnQuality`)."""
-
-    @property
-    def max_null_share(self) -> float | None: ...
-    @property
-    def range(self) -> Bounds | None: ...
-    @property
-    def categories(self) -> Sequence[str] | None: ...
 
 
 class DiagnosisLimits(BaseModel):

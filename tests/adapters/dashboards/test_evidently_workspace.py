@@ -16,7 +16,7 @@ from evidently.ui.service.storage.local.watcher import WorkspaceDirHandler
 from watchdog.observers import Observer
 
 from tasks.adapters.dashboards import evidently_workspace
-from tasks.adapters.dashboards.evidently_workspace import folder, keep, project_id
+from tasks.adapters.dashboards.evidently_workspace import folder, project_id, store_snapshot
 from tasks.adapters.storage.workspace import make_folder, workspace
 from tasks.policy.records.errors import WorkspaceError
 from tests.support.browser import needs_chromium, render
@@ -59,10 +59,10 @@ def shown(tmp_path) -> Iterator[LocalState]:
 def test_running_ui_shows_each_new_window(tmp_path, shown, monkeypatch):
     drawn = []
     with monkeypatch.context() as patched:
-        patched.setattr(evidently_workspace, "keep", lambda snapshot, *_: drawn.append(snapshot))
+        patched.setattr(evidently_workspace, "store_snapshot", lambda snapshot, *_: drawn.append(snapshot))
         assert judge(tmp_path).drift
     for number in (1, 2, 3):
-        keep(*drawn, "churn", f"window {number}", WINDOW.end)
+        store_snapshot(*drawn, "churn", f"window {number}", WINDOW.end)
         deadline = monotonic() + 60
         while len(shown.snapshots.get(project_id("churn"), {})) < number and monotonic() < deadline:
             sleep(0.05)

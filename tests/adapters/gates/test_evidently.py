@@ -223,7 +223,8 @@ def test_escaped_names_stay_distinct():
 def test_page_states_sample_size_and_works_offline(tmp_path):
     shown = page(tmp_path, measured())
     assert (
-        "The verdict is that of all 2,000 rows" in shown and "Evidently measured 2,000 of them against 5,000" in shown
+        "The verdict is based on all 2,000 rows" in shown
+        and "Evidently measured a random sample of 2,000 and 5,000 of them" in shown
     )
     addresses = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?([^\"'>]+)", shown)
     assert len(addresses) == 2 and all(address.startswith("../../assets/evidently-") for address in addresses)

@@ -127,7 +127,7 @@ def test_a_condition_that_no_row_meets_does_not_pass_for_lack_of_rows(judged):
     check = next(
         one for one in report.checks if one.name == "expect_column_values_to_be_between" and one.column == "amount"
     )
-    assert (check.verdict, check.observed) == ("warn", "no row that meets its condition, so nothing was judged")
+    assert (check.verdict, check.observed) == ("warn", "no row that meets its condition, so nothing was validated")
 
 
 def test_the_page_says_what_each_one_expects_and_found(judged):

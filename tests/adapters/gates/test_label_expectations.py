@@ -11,7 +11,7 @@ from great_expectations.expectations.row_conditions import Column
 from tasks.adapters.gates.expectation_suite import own_suite
 from tasks.adapters.gates.great_expectations import judge_own_labels
 from tasks.adapters.gates.sentences import Shown
-from tasks.adapters.storage.atomic_files import write_whole
+from tasks.adapters.storage.atomic_files import write_atomically
 
 KNOWN_CLASS = gxe.ExpectColumnValuesToBeInSet(column="churned", value_set=[0, 1])
 RATE = gxe.ExpectColumnMeanToBeBetween(column="churned", min_value=0.1, max_value=0.5)
@@ -21,7 +21,7 @@ RATE = gxe.ExpectColumnMeanToBeBetween(column="churned", min_value=0.1, max_valu
 def judge(tmp_path):
     def judged(labels: list, *expectations: gxe.Expectation, mature: bool = True, **columns: list):
         suite = gx.ExpectationSuite(name="own", expectations=list(expectations))
-        write_whole(tmp_path / "own.json", json.dumps(suite.to_json_dict()))
+        write_atomically(tmp_path / "own.json", json.dumps(suite.to_json_dict()))
         _, on_labels = own_suite(str(tmp_path / "own.json")).split("churned")
         table = pa.table({**columns, "churned": labels})
         return judge_own_labels(on_labels, table, "churned", mature, Shown({}))

@@ -84,7 +84,7 @@ def test_a_label_may_have_any_name(label: str) -> None:
     assert lake.land_labels(config, raw.set_column(2, label, pa.array([0, 1, 0, 0])), SECOND.end + DAY) == 1
     assert lake.labelled_rows(config, WINDOW, SECOND.end, [label])[label].to_pylist() == [0, 1, 1, 0]
     assert lake.labelled_rows(config, WINDOW, SECOND.end + DAY, ["row", label])[label].to_pylist() == [0, 1, 0, 0]
-    assert lake.labels_came(config, WINDOW, SECOND.end, SECOND.end + DAY)
+    assert lake.labels_arrived(config, WINDOW, SECOND.end, SECOND.end + DAY)
 
 
 @pytest.mark.parametrize("key", ["place", "label_at", "before_at", "label", "window", "id", "prediction"])

@@ -7,9 +7,9 @@ from tasks.adapters import lake
 from tasks.adapters.lake.label_faults import (
     CONFLICT,
     NO_WHOLE_NUMBER,
+    cast_to_stored_type,
     land_label_faults,
     read_label_faults,
-    stored_alike,
 )
 from tasks.policy.records.base import Window
 from tests.support.landed_model import CONFIG, DAY, HOUR, SECOND, SPAN, label_of, labels
@@ -64,7 +64,7 @@ def test_numeric_classes_given_as_text_are_stored_as_numbers():
     lake.land_labels(CONFIG, labels(["0-0"], [1], [WINDOW.end]), WINDOW.end)
     text = labels(["0-0", "0-1", "0-2"], [1, 0, 0], [WINDOW.end] * 3)
     text = text.set_column(2, "churned", pa.chunked_array([["1", "false", "yes"]]))
-    read, broken = stored_alike(CONFIG, text, text.slice(0, 0).append_column("fault", pa.array([], pa.string())))
+    read, broken = cast_to_stored_type(CONFIG, text, text.slice(0, 0).append_column("fault", pa.array([], pa.string())))
     assert read["churned"].to_pylist() == [1, 0]
     assert (broken["id"].to_pylist(), broken["fault"].to_pylist()) == (["0-2"], [NO_WHOLE_NUMBER])
     assert lake.land_labels(CONFIG, read, SECOND.end) == 1

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from tasks.adapters.lake.label_spellings import seen_classes, spelled, spelled_column
+from tasks.adapters.lake.label_spellings import canonical_labels, canonical_spelling, seen_classes
 from tasks.adapters.lake.schemas import read_label
 from tasks.adapters.models.eligibility import why_not_train
 from tasks.adapters.models.encoding import encode_labels, label_classes
@@ -32,13 +32,13 @@ def column(*values: object, kind: pa.DataType | None = None) -> pa.ChunkedArray:
     ],
 )  # fmt: skip
 def test_class_spellings_are_normalised(text, once):
-    assert spelled(text) == once
+    assert canonical_spelling(text) == once
 
 
 @pytest.mark.parametrize("word", ["NA", "N/A", "null", "None", "nan", "?", "<NA>", " NA ", "\\N"])
 def test_word_for_unknown_is_a_class_only_if_listed(word):
-    assert spelled_column(column("1", word)).to_pylist() == ["1", None]
-    assert spelled_column(column("1", word), named=(word.strip(),)).to_pylist() == ["1", word.strip()]
+    assert canonical_labels(column("1", word)).to_pylist() == ["1", None]
+    assert canonical_labels(column("1", word), named=(word.strip(),)).to_pylist() == ["1", word.strip()]
     assert seen_classes(column("1", word), named=(word.strip(),)) == tuple(sorted(("1", word.strip())))
 
 

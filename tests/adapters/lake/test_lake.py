@@ -17,7 +17,7 @@ from deltalake.exceptions import CommitFailedError
 
 from tasks.adapters import lake
 from tasks.adapters.delta.content_hash import column_hashes
-from tasks.adapters.delta.table import LandedTable, Outrun
+from tasks.adapters.delta.table import CommitConflict, LandedTable
 from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.errors import LakeError, SourceError, WorkspaceError
 from tasks.policy.records.reports import Snapshot
@@ -131,7 +131,7 @@ def test_commit_conflict_does_not_store_twice() -> None:
     landing = lake.read_rows(lake.land_rows(model(name="elsewhere"), SECOND, rows(10, window=SECOND)))
     one.append({SECOND.name: landing}, {SECOND.name: None}, {"label": "churned"})
 
-    with pytest.raises(Outrun):
+    with pytest.raises(CommitConflict):
         other.append({SECOND.name: landing}, {SECOND.name: None}, {"label": "churned"})
 
 
@@ -314,6 +314,6 @@ def test_files_of_an_unknown_commit_outcome_stay(monkeypatch: pytest.MonkeyPatch
 
     with monkeypatch.context() as patch:
         patch.setattr(DeltaTable, "create_write_transaction", store_goes_away)
-        with pytest.raises(WorkspaceError, match="run this again, which lands nothing twice"):
+        with pytest.raises(WorkspaceError, match="run this again: no row lands twice"):
             lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))
     assert lake.read_rows(lake.land_rows(CONFIG, SECOND, rows(10, window=SECOND))).num_rows == 10

@@ -68,7 +68,7 @@ def test_tables_stay_readable_and_writable_after_other_tools(stored_snapshots, t
 def test_rows_appended_by_other_tools_are_reported_and_ignored(stored_snapshots, caplog):
     append(stored_snapshots[0].uri)
     assert lake.landed_rows(CONFIG, WINDOW) == stored_snapshots[0]
-    assert "files that another tool wrote, which are not used" in caplog.text
+    assert "files that another tool wrote; expected no other writer" in caplog.text
 
 
 def test_labels_are_known_after_optimise(stored_snapshots):
@@ -95,7 +95,7 @@ def test_deleted_rows_are_not_stored_again(stored_snapshots):
     first = stored_snapshots[0]
     before = DeltaTable(first.uri).version() + 1
     delete(first.uri)
-    message = rf"\(DELETE\) took away rows of 2024-02-01.*landed at version 1.*restore\({before}\)"
+    message = rf"\(DELETE\) removed rows of 2024-02-01.*landed at version 1.*restore\({before}\)"
     for attempt in (
         lambda: lake.landed_rows(CONFIG, WINDOW),
         lambda: lake.land_rows(CONFIG, WINDOW, rows(9)),

@@ -18,7 +18,7 @@ import pytest
 from deltalake import DeltaTable
 
 from tasks.adapters import lake
-from tasks.adapters.delta.table import LandedTable, Outrun
+from tasks.adapters.delta.table import CommitConflict, LandedTable
 from tasks.adapters.storage.object_store import store_at
 from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.errors import LakeError, WorkspaceError
@@ -90,7 +90,7 @@ def test_lake_works_in_an_object_store(bucket: str) -> None:
     assert one is not None and other is not None
     table = lake.read_rows(first)
     one.append({SECOND.name: table}, {SECOND.name: None}, {"label": "churned"})
-    with pytest.raises(Outrun):
+    with pytest.raises(CommitConflict):
         other.append({SECOND.name: table}, {SECOND.name: None}, {"label": "churned"})
 
     assert first.uri == f"{bucket}/perennial/churn/rows"

@@ -15,7 +15,7 @@ from hypothesis import given, settings, strategies as st
 
 from deployments.config.model import ModelConfig
 from tasks.adapters import lake
-from tasks.adapters.lake.row_identity import how_to_tell_apart, joined_key, landed_places, matches, repeats
+from tasks.adapters.lake.row_identity import joined_key, matches, remedy_for_repeated_ids, repeats, window_indices
 from tasks.adapters.sources.read import read_labels, read_window
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError, SourceError
@@ -54,7 +54,7 @@ def test_null_id_joins_nothing_and_shared_labels_are_marked() -> None:
 def test_repeats_count_ambiguous_rows() -> None:
     found = repeats(texts(["a", "b", "a", None, "c", "c", "c"]))
     assert (found.rows, found.repeated, found.distinct, found.missing) == (7, 5, 3, 1)
-    assert str(found) == "5 of 7 rows have an id that another row has (3 ids in all) and 1 of 7 rows have no id"
+    assert str(found) == "5 of 7 rows share their id with another row (3 distinct ids) and 1 of 7 rows have no id"
     assert not repeats(texts(["a", "b"]))
 
 
@@ -63,7 +63,7 @@ def test_overlapping_times_belong_to_the_first_window() -> None:
     later = Window(WINDOW.start + 2 * DAY, SECOND.end)
     windows = (WINDOW, later, HISTORY)
     moments = [HISTORY.start + timedelta(hours=7 * int(n)) for n in np.random.default_rng(1).permutation(160)]
-    found = landed_places(pa.chunked_array([pa.array(moments, pa.timestamp("us", "UTC"))]), windows)
+    found = window_indices(pa.chunked_array([pa.array(moments, pa.timestamp("us", "UTC"))]), windows)
     wanted = [next((n for n, own in enumerate(windows) if own.start <= at < own.end), -1) for at in moments]
     assert found.tolist() == wanted and {-1, 0, 1, 2} == set(wanted)
 
@@ -83,7 +83,9 @@ def customers(count: int = 600, each: int = 9) -> list[str]:
 def test_history_with_repeated_ids_is_refused(tmp_path: Path) -> None:
     table = rows(600, 1, HISTORY, id=customers())
     config = history(tmp_path, table)
-    with pytest.raises(SourceError, match=r"columns\.id is id: 600 of 600 rows have .* \(67 ids in all\)") as refusal:
+    with pytest.raises(
+        SourceError, match=r"columns\.id is id: 600 of 600 rows share .* \(67 distinct ids\)"
+    ) as refusal:
         read_window(config, HISTORY)
     assert "columns.id: [id, at] does. Nothing has landed" in str(refusal.value)
     assert "c1" not in str(refusal.value).replace("churn", ""), "no id is quoted"
@@ -95,7 +97,7 @@ def test_single_repeated_id_is_refused(tmp_path: Path) -> None:
     table = rows(600, 1, HISTORY)
     twice = pa.concat_tables([table, table.slice(0, 1)])
     with pytest.raises(
-        SourceError, match=r"2 of 601 rows .*; 1 rows are copies of others in all columns that are read"
+        SourceError, match=r"2 of 601 rows .*; 1 rows are copies of other rows in all columns that are read"
     ):
         read_window(history(tmp_path, twice), HISTORY)
     ids = table["id"].to_pylist()
@@ -107,7 +109,7 @@ def test_single_repeated_id_is_refused(tmp_path: Path) -> None:
 
 def test_duplicate_rows_get_another_remedy() -> None:
     table = rows(4, id=["a", "a", "b", "c"], at=pa.array([WINDOW.start] * 4, pa.timestamp("us", "UTC")))
-    assert "id, at together do not" in how_to_tell_apart(table, ["id"])
+    assert "id, at together do not" in remedy_for_repeated_ids(table, ["id"])
 
 
 def test_repeated_ids_in_a_window_are_left_to_the_quality_gate(tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_repeated_ids_in_a_window_are_left_to_the_quality_gate(tmp_path: Path) -
 def test_ambiguous_rows_of_old_history_are_not_trained_on() -> None:
     lake.land_rows(CONFIG, WINDOW, rows(4, id=["a", "b", "a", "c"]))
     lake.land_labels(CONFIG, labels(["a", "b", "c"], [1, 0, 1], [WINDOW.end] * 3), WINDOW.end)
-    with pytest.raises(LakeError, match="2 of 4 rows have an id that another row has"):
+    with pytest.raises(LakeError, match="2 of 4 rows share their id with another row"):
         lake.labelled_snapshot(CONFIG, WINDOW, WINDOW.end)
     measured = lake.labelled_rows(CONFIG, WINDOW, WINDOW.end, ["id", "churned"])
     assert measured.to_pydict() == {"id": ["b", "c"], "churned": [0, 1]}, "a's label is ambiguous"
@@ -164,7 +166,7 @@ def test_retracted_label_is_unknown_afterwards() -> None:
     assert label_of(seen - DAY / 2) == {"0-0": 1, "0-1": 0}, "it was known then"
     assert label_of(seen) == {"0-1": 0}
     assert lake.labelled_snapshot(CONFIG, WINDOW, seen).labelled_rows == 1
-    assert lake.labels_came(CONFIG, WINDOW, first, seen), "so the window is measured again"
+    assert lake.labels_arrived(CONFIG, WINDOW, first, seen), "so the window is measured again"
     assert lake.land_labels(CONFIG, labels(ids, [1, 0], known), again) == 1
     assert (label_of(seen), label_of(again)) == ({"0-1": 0}, {"0-0": 1, "0-1": 0})
 

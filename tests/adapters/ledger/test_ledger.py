@@ -141,7 +141,7 @@ def test_failed_head_write_keeps_the_entry(monkeypatch, caplog):
     monkeypatch.setattr(obstore, "put", refused)
     recorded = ledger.append(MODEL, Fact("note", "x", AT))
     assert ledger.entries(MODEL)[-1] == recorded
-    assert "entry 2 is in, but head.json lags behind" in caplog.text
+    assert "entry 2 is recorded, but head.json was not updated" in caplog.text
     monkeypatch.setattr(obstore, "put", put)
     assert ledger.append(MODEL, Fact("note", "y", AT)).sequence == 3
     assert ledger.verify(MODEL).head.sequence == from_json(ledger.Head, head_file().read_bytes()).sequence == 3
@@ -189,7 +189,7 @@ class TestDamageIsFound:
 
     def test_entry_in_another_format(self):
         entry_file(3).write_text(json.dumps(json.loads(entry_file(3).read_text()), indent=1))
-        assert "entry 3 was written anew" in problems()
+        assert "entry 3 was rewritten" in problems()
 
     @pytest.mark.parametrize("number", [1, 3])
     def test_a_removed_entry(self, number):
@@ -200,7 +200,7 @@ class TestDamageIsFound:
         for number in (4, 5):
             entry_file(number).unlink()
         assert "head.json names entry 5" in problems()
-        assert "which is not there" in problems()
+        assert "but that entry is missing" in problems()
 
     def test_a_removed_head(self):
         head_file().unlink()
@@ -211,7 +211,7 @@ class TestDamageIsFound:
         entry_file(5).unlink()
         head_file().write_text(to_json(ledger.Head(4, self.recorded[3].hash)))
         assert not ledger.verify(MODEL).problems  # no chain can show this by itself
-        assert "the head noted elsewhere names entry 5" in " ".join(ledger.verify(MODEL, noted).problems)
+        assert "the head recorded elsewhere names entry 5" in " ".join(ledger.verify(MODEL, noted).problems)
 
     def test_forged_chain_needs_an_external_head(self):
         noted, previous = ledger.verify(MODEL).head, self.recorded[2].hash
@@ -228,7 +228,7 @@ class TestDamageIsFound:
         assert ledger.verify(MODEL).problems == (
             "00000000.json is not an entry",
             "entries 6 to 2999999 are missing",
-            "entry 3000000 cannot be read: torn or changed",
+            "entry 3000000 cannot be read: truncated or changed",
         )
 
     def test_an_inserted_entry(self):
@@ -237,13 +237,13 @@ class TestDamageIsFound:
         self.rewrite(2, body="slipped in")
         entry_file(3).write_bytes(entry_file(2).read_bytes())
         found = problems()
-        assert "entry 3 says that it is entry 2" in found
-        assert "entry 4 says that it is entry 3" in found
+        assert "entry 3 claims to be entry 2" in found
+        assert "entry 4 claims to be entry 3" in found
 
     @pytest.mark.parametrize("length", [0, 40])
     def test_a_torn_entry(self, length):
         entry_file(5).write_bytes(entry_file(5).read_bytes()[:length])
-        assert "entry 5 cannot be read: torn or changed" in problems()
+        assert "entry 5 cannot be read: truncated or changed" in problems()
 
     def test_a_foreign_file(self):
         entry_file(5).with_name("5.json.bak").write_text("{}")
@@ -277,7 +277,7 @@ class TestDamageIsFound:
         for lost in (entry_file(1), entry_file(2), head_file()):
             lost.unlink()
         ledger._KNOWN.clear()
-        with pytest.raises(LedgerError, match=r"entry 1 is missing, though .*00000003\.json is there"):
+        with pytest.raises(LedgerError, match=r"entry 1 is missing, but .*00000003\.json exists"):
             ledger.append(MODEL, Fact("note", "x", AT))
         assert not entry_file(1).exists()
 
@@ -359,7 +359,7 @@ def test_missing_bucket_is_not_an_empty_history(remote, monkeypatch):
         lambda: lease.hold(MODEL, "retrain").__enter__(),
         lambda: lease._create(MODEL, lease.Record(1, "retrain", "me", None, 30)),
     ):
-        with pytest.raises(LedgerError, match="set PERENNIAL_LEDGER to a bucket or folder that is there"):
+        with pytest.raises(LedgerError, match="set PERENNIAL_LEDGER to an existing bucket or folder"):
             attempt()
 
 

@@ -177,7 +177,7 @@ def test_object_store_is_copied_locally(scheme, monkeypatch, asked):
         assert ledger.entries(MODEL) == recorded
         assert len(asked) < 15
         forget()
-        monkeypatch.setitem(ledger_copy.LOOKED_AT, False, 100)
+        monkeypatch.setitem(ledger_copy.MAX_COMPARED, False, 100)
         text = bytes(obstore.get(store_at(f"{bucket}/ledger"), f"{MODEL}/00000030.json").bytes())
         obstore.put(store_at(f"{bucket}/ledger"), f"{MODEL}/00000030.json", text.replace(b"fact", b"Fact"))
         with pytest.raises(LedgerError, match="expected an unbroken chain"):

@@ -238,9 +238,9 @@ def test_sklearn_gradient_boosting_stops_early():
     [
         ({"parameters": {"max_dept": 3}}, "max_dept is not known to XGBClassifier; did you mean max_depth?"),
         ({"estimator": "no_such_package:Model"}, "no_such_package cannot be imported"),
-        ({"estimator": "sklearn.ensemble:NoSuchModel"}, "no class with fit, predict"),
-        ({"estimator": "sklearn.ensemble:RandomForestRegressor"}, "no class with predict_proba"),
-        ({"estimator": "json:dumps"}, "no class with fit"),
+        ({"estimator": "sklearn.ensemble:NoSuchModel"}, "not a class with fit, predict"),
+        ({"estimator": "sklearn.ensemble:RandomForestRegressor"}, "not a class with predict_proba"),
+        ({"estimator": "json:dumps"}, "not a class with fit"),
     ],
 )
 def test_unusable_estimator_error_names_the_cause(training, message):

@@ -221,9 +221,9 @@ def labelled(**replaced) -> pa.Table:
 def test_leaking_feature_is_found_by_value():
     config, label = model(), np.random.default_rng(3).integers(0, 2, 2000)
     assert find_leaks(labelled(), config) == ()
-    assert "amount settles the label churned" in find_leaks(labelled(amount=label * 10.0 + 1), config)[0]
-    assert "country settles" in find_leaks(labelled(country=np.where(label, "left", "stayed")), config)[0]
-    assert "member settles" in find_leaks(labelled(member=label == 0), config)[0]
+    assert "amount determines the label churned" in find_leaks(labelled(amount=label * 10.0 + 1), config)[0]
+    assert "country determines" in find_leaks(labelled(country=np.where(label, "left", "stayed")), config)[0]
+    assert "member determines" in find_leaks(labelled(member=label == 0), config)[0]
     nearly = label.copy()
     nearly[0] = 1 - nearly[0]
     assert find_leaks(labelled(amount=nearly * 10.0), config) == ()
@@ -238,7 +238,7 @@ def test_linear_leak_is_found_in_regression():
     config = model(task="regression", performance={"metric": "mae"}, columns={"label": "price"})
     amount = rows(2000)["amount"].to_numpy()
     noisy = amount + np.random.default_rng(0).normal(0, 5, 2000)
-    assert "amount settles" in find_leaks(rows(2000, price=3 * amount - 2), config)[0]
+    assert "amount determines" in find_leaks(rows(2000, price=3 * amount - 2), config)[0]
     assert find_leaks(rows(2000, price=noisy), config) == ()
 
 

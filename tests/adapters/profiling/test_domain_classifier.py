@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.adapters.profiling.domain_classifier import COLUMNS, ROWS, tell_apart, with_stable_auc
+from tasks.adapters.profiling.domain_classifier import COLUMNS, ROWS, measure_joint_drift, with_stable_auc
 from tasks.policy.records.binned_rows import CodedRows
 from tasks.policy.records.profile import ReferenceProfile
 from tests.support.monitored_model import HISTORY, model
@@ -26,7 +26,7 @@ def test_flipped_correlation_is_detected():
     for name in ("x", "y"):
         shares = [np.bincount(rows.codes[name], minlength=20) / 4000 for rows in (before, now)]
         assert np.abs(np.cumsum(shares[0]) - np.cumsum(shares[1])).max() < 0.04
-    found = tell_apart(before, now, 0.55, 200)
+    found = measure_joint_drift(before, now, 0.55, 200)
     assert (found.verdict, set(found.features[:2])) == ("drifted", {"x", "y"})
     assert found.auc > 0.8
 
@@ -34,7 +34,8 @@ def test_flipped_correlation_is_detected():
 def test_equal_distributions_alarm_at_the_rate():
     """Without the limit on the AUC, half of the 1 % outside a 99 % interval would alarm; 120 windows."""
     verdicts = [
-        tell_apart(pairs(800, 0.5, seed), pairs(800, 0.5, 1000 + seed, more=1), 0.5, 200).verdict for seed in range(120)
+        measure_joint_drift(pairs(800, 0.5, seed), pairs(800, 0.5, 1000 + seed, more=1), 0.5, 200).verdict
+        for seed in range(120)
     ]
     assert verdicts.count("drifted") <= 4
     assert verdicts.count("stable") >= 112
@@ -50,7 +51,9 @@ def unrelated(count: int, random: np.random.Generator, shift: int = 0) -> CodedR
 def test_auc_interval_covers_window_variation(count, windows):
     """For rows of one distribution, an interval of ± 2.5758 standard errors contains 0.5."""
     random = np.random.default_rng(1)
-    found = [tell_apart(unrelated(1500, random), unrelated(count, random), 0.501, 200) for seed in range(windows)]
+    found = [
+        measure_joint_drift(unrelated(1500, random), unrelated(count, random), 0.501, 200) for seed in range(windows)
+    ]
     claimed = np.mean([joint.high - joint.low for joint in found]) / 2 / 2.5758
     assert np.std([joint.auc for joint in found]) < 1.02 * claimed
     assert sum(joint.low > 0.5 for joint in found) <= 0.01 * windows
@@ -61,20 +64,22 @@ def test_auc_interval_covers_window_variation(count, windows):
 @pytest.mark.parametrize(("count", "shift"), [(210, 10), (500, 6), (1500, 3)])
 def test_shift_is_found_in_windows_of_any_size(count, shift):
     random = np.random.default_rng(2)
-    found = [tell_apart(unrelated(1500, random), unrelated(count, random, shift), 0.55, 200) for _ in range(10)]
+    found = [
+        measure_joint_drift(unrelated(1500, random), unrelated(count, random, shift), 0.55, 200) for _ in range(10)
+    ]
     assert [joint.verdict for joint in found] == ["drifted"] * 10
 
 
 @pytest.mark.parametrize("count", [210, 500, 1500])
 def test_shared_rows_are_an_error(count):
     rows = unrelated(count, np.random.default_rng(3))
-    assert tell_apart(rows, rows, 0.55, 200).verdict == "error"
+    assert measure_joint_drift(rows, rows, 0.55, 200).verdict == "error"
 
 
 def test_few_rows_or_no_common_column_is_insufficient():
     before = pairs(1000, 0.5, 1)
-    assert tell_apart(before, pairs(150, -0.9, 2), 0.55, 200).verdict == "insufficient"
-    assert tell_apart(before, two_kinds(np.zeros(1000)), 0.55, 200).verdict == "insufficient"
+    assert measure_joint_drift(before, pairs(150, -0.9, 2), 0.55, 200).verdict == "insufficient"
+    assert measure_joint_drift(before, two_kinds(np.zeros(1000)), 0.55, 200).verdict == "insufficient"
 
 
 def test_weights_select_reference_rows():
@@ -82,8 +87,8 @@ def test_weights_select_reference_rows():
     one, other, now = pairs(3000, 0.8, 1), pairs(3000, -0.8, 2), pairs(3000, -0.8, 3)
     both = CodedRows(np.zeros(6000, np.int64), {n: np.concatenate([one.codes[n], other.codes[n]]) for n in one.codes})
     weights = np.repeat([0.0, 1.0], 3000)
-    assert tell_apart(both, now, 0.55, 200).verdict == "drifted"
-    assert tell_apart(both, now, 0.55, 200, weights).verdict == "stable"
+    assert measure_joint_drift(both, now, 0.55, 200).verdict == "drifted"
+    assert measure_joint_drift(both, now, 0.55, 200, weights).verdict == "stable"
 
 
 def two_kinds(kinds: np.ndarray) -> CodedRows:
@@ -95,10 +100,10 @@ def test_weights_apply_to_a_small_reference():
     random = np.random.default_rng(1)
     before, weights = two_kinds(np.repeat([0, 1], [1000, 400])), np.repeat([0.1, 10.0], [1000, 400])
     now = two_kinds(random.random(1400) < 4000 / 4100)
-    found = tell_apart(before, now, 0.55, 200, weights)
+    found = measure_joint_drift(before, now, 0.55, 200, weights)
     assert found.verdict == "stable" and found.auc == pytest.approx(0.5, abs=0.02)
     assert found.rows == pytest.approx(410, abs=15), "400 of the second kind and one in a hundred of the first"
-    assert tell_apart(before, now, 0.55, 200).verdict == "drifted"
+    assert measure_joint_drift(before, now, 0.55, 200).verdict == "drifted"
 
 
 @pytest.mark.parametrize(
@@ -111,16 +116,16 @@ def test_weights_apply_to_a_small_reference():
 def test_dominant_weight_is_insufficient(heaviest, rows):
     weights = np.where(np.arange(3000) == 0, heaviest, 1.0)
     both = two_kinds(np.arange(3000) % 2), two_kinds(np.arange(3000) % 2)
-    found = tell_apart(*both, 0.55, 200, weights)
+    found = measure_joint_drift(*both, 0.55, 200, weights)
     assert found.verdict == ("stable" if rows else "insufficient")
     assert found.rows == pytest.approx(rows, abs=10)
-    assert tell_apart(*both, 0.55, 200, np.zeros(3000)).verdict == "insufficient"
+    assert measure_joint_drift(*both, 0.55, 200, np.zeros(3000)).verdict == "insufficient"
 
 
 @pytest.mark.parametrize("rows", [2000, 50_000])
 def test_rows_and_columns_are_bounded(rows):
     wide = pairs(rows, 0.5, 1, more=COLUMNS + 20)
-    found = tell_apart(wide, pairs(rows, 0.5, 2, more=COLUMNS + 20), 0.55, 200)
+    found = measure_joint_drift(wide, pairs(rows, 0.5, 2, more=COLUMNS + 20), 0.55, 200)
     assert found.rows == ROWS
 
 
@@ -140,10 +145,10 @@ def test_daily_correlation_sets_the_limit():
     empty = ReferenceProfile("m", HISTORY, len(history), "h", (), ())
     calibrated = with_stable_auc(config, empty, history, {"weather": 1.0})
     assert calibrated.stable_auc > 0.8
-    assert tell_apart(history, now, 0.55, 200).verdict == "drifted"
-    assert tell_apart(history, now, calibrated.stable_auc + 0.03, 200).verdict == "stable"
+    assert measure_joint_drift(history, now, 0.55, 200).verdict == "drifted"
+    assert measure_joint_drift(history, now, calibrated.stable_auc + 0.03, 200).verdict == "stable"
     moved = CodedRows(now.hours, now.codes | {"load": now.codes["load"] // 4 + np.uint16(20)})
-    assert tell_apart(history, moved, calibrated.stable_auc + 0.03, 200).verdict == "drifted"
+    assert measure_joint_drift(history, moved, calibrated.stable_auc + 0.03, 200).verdict == "drifted"
 
 
 def test_short_history_keeps_the_configured_limit():

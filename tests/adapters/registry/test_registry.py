@@ -136,8 +136,8 @@ def test_later_duplicate_version_is_removed():
     )
     late = registry.as_record(stored)
     assert late.version == "2"
-    assert registration._settle_race(registry.client(), late) == first
-    assert registration._settle_race(registry.client(), first) == first
+    assert registration._resolve_race(registry.client(), late) == first
+    assert registration._resolve_race(registry.client(), first) == first
     assert [found.version for found in registry.client().search_model_versions("name='binary_model'")] == [1]
 
 
@@ -267,11 +267,11 @@ def test_tags_cannot_trust_foreign_types(workspace, tmp_path):
 
 def test_types_of_the_estimators_package_are_loaded():
     content, needed = skops.io.dumps(FunctionTransformer(json.dumps)), ("json.dumps",)
-    assert model_files.vouched_packages("json.models:Model") == ("sklearn", "numpy", "scipy", "json")
-    loaded = model_files._skops(content, needed, model_files.vouched_packages("json.models:Model"))
+    assert model_files.trusted_packages("json.models:Model") == ("sklearn", "numpy", "scipy", "json")
+    loaded = model_files._skops(content, needed, model_files.trusted_packages("json.models:Model"))
     assert loaded.func is json.dumps
     with pytest.raises(ModelFileError, match=r"holds json\.dumps, .* or, if it was trained with another estimator"):
-        model_files._skops(content, needed, model_files.vouched_packages("sklearn.linear_model:Ridge"))
+        model_files._skops(content, needed, model_files.trusted_packages("sklearn.linear_model:Ridge"))
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_failed_write_keeps_the_old_page(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(WorkspaceError, match="cannot be made"):
+    with pytest.raises(WorkspaceError, match="cannot be created"):
         write_page([], blocked / "page.html")
 
 

@@ -53,7 +53,7 @@ def test_links_out_of_allowed_folders_are_refused(tmp_path, allowed):
             read_window(found, WINDOW)
         (allowed / name).unlink()
     (rows / "loop").symlink_to(rows)
-    with pytest.raises(SourceError, match="again, so its rows"):
+    with pytest.raises(SourceError, match="so its rows"):
         read_window(found, WINDOW)
 
 
@@ -69,7 +69,7 @@ def test_file_urls_are_checked_as_paths(tmp_path, allowed):
             with pytest.raises(SourceError, match="outside the folders"):
                 read_window(model(source={"kind": "delta", "path": f"{scheme}{tmp_path}{inside}/table"}), WINDOW)
     for path in (f"file://elsewhere{allowed}/table", f"memory://{tmp_path}", f"file+x://{tmp_path}/table"):
-        with pytest.raises(SourceError, match="no address of a source"):
+        with pytest.raises(SourceError, match="not a source address"):
             read_window(model(source={"kind": "delta", "path": path}), WINDOW)
 
 
@@ -87,7 +87,7 @@ def test_table_files_must_be_in_allowed_folders(tmp_path, allowed):
     stored.unlink()
     log = table / "_delta_log" / f"{0:020d}.json"
     log.write_text(log.read_text().replace(stored.name, f"file://{tmp_path}/table/{stored.name}"))
-    with pytest.raises(SourceError, match="nothing is there"):  # deltalake treats no path as absolute
+    with pytest.raises(SourceError, match="not found"):  # deltalake treats no path as absolute
         read_window(config, WINDOW)
 
 
@@ -118,7 +118,7 @@ def test_database_files_and_tables_are_checked(tmp_path, allowed, monkeypatch):
     ],
 )
 def test_loopback_and_link_local_addresses_are_refused(allowed, host):
-    with pytest.raises(SourceError, match="an address of this machine or of its link") as caught:
+    with pytest.raises(SourceError, match="a loopback, link-local, unspecified or multicast address") as caught:
         read_window(model(source={"kind": "csv", "path": f"http://{host}:9/latest/meta-data"}), WINDOW)
     assert not isinstance(caught.value, SourceUnreachable)
 
@@ -152,9 +152,9 @@ def test_redirects_are_checked(allowed, redirecting, monkeypatch):
     monkeypatch.setattr(
         source_limits, "check_address", lambda url, where: None if url.startswith(redirecting) else real(url, where)
     )
-    with pytest.raises(SourceError, match="an address of this machine or of its link"):
+    with pytest.raises(SourceError, match="a loopback, link-local, unspecified or multicast address"):
         read_window(model(source={"kind": "csv", "path": f"{redirecting}/there"}), WINDOW)
-    with pytest.raises(SourceError, match="no web address"):
+    with pytest.raises(SourceError, match=r"not http\(s\)"):
         read_window(model(source={"kind": "csv", "path": f"{redirecting}/file"}), WINDOW)
 
 

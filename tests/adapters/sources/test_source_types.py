@@ -82,7 +82,7 @@ def test_text_times_are_read_as_they_are_written(tmp_path, form, options):
 
 def test_time_in_wrong_format_is_not_quoted(tmp_path):
     texts = ["01.02.2024 10:00"] * (COUNT - 1) + ["soon"]
-    with pytest.raises(SourceError, match=r"1 of 120 values are not written as .*time_format") as caught:
+    with pytest.raises(SourceError, match=r"1 of 120 values do not match .*time_format") as caught:
         read(tmp_path, "at", texts, time_format="%d.%m.%Y %H:%M", time_zone="UTC")
     assert "soon" not in str(caught.value)
 
@@ -121,7 +121,7 @@ def test_csv_booleans_and_codes_for_missing_values_are_read(tmp_path):
         "b,2024-02-01T11:00:00Z,2.5,?,FR,n,1\n"
     )
     source = {"kind": "csv", "path": str(tmp_path / "rows.csv")}
-    with pytest.raises(SourceError, match=r"column 3 of the file holds values that are no double, .*null_values"):
+    with pytest.raises(SourceError, match=r"column 3 of the file holds values that are not double, .*null_values"):
         read_window(model(source=source), WINDOW)
     found = read_window(model(source={**source, "options": {"null_values": "-,?"}}), WINDOW)
     assert found["amount"].to_pylist() == [None, 2.5]

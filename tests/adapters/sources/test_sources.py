@@ -111,7 +111,7 @@ def web(tmp_path: Path) -> Iterator[str]:
 def test_a_file_over_http(tmp_path: Path, web: str) -> None:
     parquet(tmp_path)
     assert_is_the_window(read_window(source("parquet", f"{web}/rows.parquet"), WINDOW))
-    with pytest.raises(SourceError, match="nothing is there"):
+    with pytest.raises(SourceError, match="not found"):
         read_window(source("parquet", f"{web}/other.parquet"), WINDOW)
 
 
@@ -127,7 +127,7 @@ def test_files_folders_and_tables_in_an_object_store(
         write_deltalake(f"{bucket}/table", TABLE)
         assert_is_the_window(read_window(source("delta", f"{bucket}/table"), WINDOW))
         for path in (f"{bucket}/in/other.parquet", f"{scheme}://nobucket/rows.parquet"):
-            with pytest.raises(SourceError, match="nothing is there"):
+            with pytest.raises(SourceError, match="not found"):
                 read_window(source("parquet", path), WINDOW)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.adapters.storage.atomic_files import one_at_a_time, whole_file, whole_folder, write_whole
+from tasks.adapters.storage.atomic_files import atomic_file, atomic_folder, file_lock, write_atomically
 from tests.support.monitored_model import judge
 
 WRITERS, ROUNDS = 4, 10
@@ -26,7 +26,7 @@ def _share(reports: Path, start: Barrier) -> None:
 def _count(path: Path, start: Barrier) -> None:
     start.wait(timeout=30)
     for _ in range(ROUNDS):
-        with one_at_a_time(path.with_suffix(".lock")):
+        with file_lock(path.with_suffix(".lock")):
             path.write_text(str(int(path.read_text()) + 1))
 
 
@@ -73,8 +73,8 @@ def test_readers_see_the_old_file_during_a_rewrite(tmp_path):
 
 
 def test_failed_write_keeps_the_old_file(tmp_path):
-    path = write_whole(tmp_path / "page.html", "old")
-    with pytest.raises(ZeroDivisionError), whole_file(path) as own:
+    path = write_atomically(tmp_path / "page.html", "old")
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as own:
         own.write_text("half")
         raise ZeroDivisionError
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("page.html", "old")]
@@ -82,14 +82,14 @@ def test_failed_write_keeps_the_old_file(tmp_path):
 
 def test_folder_is_written_once(tmp_path):
     for content in ("first", "second"):
-        with whole_folder(tmp_path / "probe") as own:
+        with atomic_folder(tmp_path / "probe") as own:
             (own / "model").write_text(content)
     assert [path.name for path in tmp_path.iterdir()] == ["probe"]
     assert (tmp_path / "probe" / "model").read_text() == "first"
 
 
 def test_failed_folder_write_leaves_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "probe") as own:
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "probe") as own:
         (own / "model").write_text("half")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
@@ -97,5 +97,5 @@ def test_failed_folder_write_leaves_nothing(tmp_path):
 
 def test_unplaceable_folder_is_reported(tmp_path):
     (tmp_path / "probe").write_text("a file stands there")
-    with pytest.raises(NotADirectoryError), whole_folder(tmp_path / "probe"):
+    with pytest.raises(NotADirectoryError), atomic_folder(tmp_path / "probe"):
         pass

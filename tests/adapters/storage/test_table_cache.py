@@ -32,7 +32,7 @@ def windows(tmp_path):
     table = rows(500, churned=[number % 2 for number in range(500)])
     found = [type(WINDOW)(WINDOW.start + place * DAY, WINDOW.start + (place + 1) * DAY) for place in range(5)]
     for window in found:
-        probes.keep_sample(window, table, tmp_path)
+        probes.store_sample(window, table, tmp_path)
     return found, tmp_path
 
 

@@ -22,7 +22,7 @@ POINTS = {
     "tasks.training.validation": ("validate_challenger",),
     "tasks.rollout.promotion": ("promote_challenger",),
     "tasks.record.publication": ("publish_validation", "publish_promotion"),
-    "tasks.adapters.registry.registration": ("register", "_settle_race"),
+    "tasks.adapters.registry.registration": ("register", "_resolve_race"),
     "tasks.adapters.evaluation.alias_transaction": ("move",),
     "tasks.adapters.registry.versions": ("tag", "aliases"),
     "tasks.adapters.evaluation.challenger": ("smoke_test",),
