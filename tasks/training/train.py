@@ -6,7 +6,9 @@ profile, which monitoring compares with, and the manifest that reproduces the tr
 
 from dataclasses import replace
 from time import perf_counter, process_time
+from typing import TYPE_CHECKING
 
+import pyarrow as pa
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
@@ -18,6 +20,9 @@ from tasks.policy.records.errors import TrainingRefused
 from tasks.policy.records.evidence import ModelVersion, Usage
 from tasks.policy.records.profile import ReferenceProfile
 from tasks.policy.records.reports import Snapshot
+
+if TYPE_CHECKING:  # loads MLflow
+    from tasks.adapters.registry.registration import TrainedModel
 
 
 def _describe_missed_windows(config: ModelConfig, span: Window) -> str:
@@ -82,42 +87,50 @@ def train_challenger(config: ModelConfig, training: Snapshot, decision_id: str) 
     """
     version = registry.find(config.name, decision_id)
     if version is None:
-        began = perf_counter(), process_time()
-        rows = lake.read_labelled(training)
-        refusal = models.eligibility.why_not_train(config, rows) or _unusable(config, training, len(rows))
-        words = _unknown_words(config, training)
-        if words:
-            get_run_logger().warning("labels: %s", words)
-        if refusal:
-            refusal += f"; {words}" if words else ""
-            raise TrainingRefused(
-                f"{config.name}: {training.window.name}: {refusal}{_describe_missed_windows(config, training.window)}"
-            )
-        profile = profiling.profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
-        if profile.leaking:
-            raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
-        profile = _with_labelled_share(profile, training)
-        fitted = models.estimators.fit(config, rows)
-        profile = profiling.baseline_drift.with_stable_effects(config, profile, rows)
-        coded = profiling.binned_rows.draw_rows(config, profile, rows)
-        profile = profiling.domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
-        contributed = models.shap.contributions(fitted.scorer, rows, models.shap.FROZEN_ROWS)
-        attribution = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
-        peak_memory_mb = models.resources.peak_memory_mb()
-        used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
-        sample = profiling.reference_sample.draw_sample(config, profile, rows)
-        trained = registry.registration.TrainedModel(fitted, training, profile, attribution, coded, sample, used)
-        version = registry.registration.register(config, trained, decision_id)
-        reached = fitted.metrics.get(config.performance.metric)
-        get_run_logger().info(
-            "training: version %s on %d rows in %.1f CPU s and %s rounds; held-back %s %s",
-            version.version,
-            version.training_rows,
-            used.cpu_s,
-            fitted.rounds if fitted.rounds is not None else "no",
-            config.performance.metric,
-            "not measured" if reached is None else f"{reached:.4g}",
-        )
+        version = registry.registration.register(config, _train(config, training), decision_id)
     if dict(version.tags)["status"] == "registered":  # a version that has served does not become a challenger again
         registry.set_aliases(config.name, {registry.CHALLENGER: version.version})
     return version
+
+
+def _train(config: ModelConfig, training: Snapshot) -> "TrainedModel":
+    """Fit the model, and freeze what monitoring compares later windows with."""
+    began = perf_counter(), process_time()
+    rows = lake.read_labelled(training)
+    _check_rows(config, training, rows)
+    profile = profiling.profile.freeze_reference(rows.to_batches(), config, training.window, training.content_hash)
+    if profile.leaking:
+        raise TrainingRefused(f"{config.name}: {training.window.name}: {'; '.join(profile.leaking)}")
+    profile = _with_labelled_share(profile, training)
+    fitted = models.estimators.fit(config, rows)
+    profile = profiling.baseline_drift.with_stable_effects(config, profile, rows)
+    coded = profiling.binned_rows.draw_rows(config, profile, rows)
+    profile = profiling.domain_classifier.with_stable_auc(config, profile, coded, fitted.importance)
+    contributed = models.shap.contributions(fitted.scorer, rows, models.shap.FROZEN_ROWS)
+    attribution = None if contributed is None else freeze(fitted.scorer.encoding.names, contributed)
+    peak_memory_mb = models.resources.peak_memory_mb()
+    used = Usage(len(rows), perf_counter() - began[0], process_time() - began[1], peak_memory_mb)
+    sample = profiling.reference_sample.draw_sample(config, profile, rows)
+    reached = fitted.metrics.get(config.performance.metric)
+    get_run_logger().info(
+        "training: %d rows in %.1f CPU s and %s rounds; held-back %s %s",
+        len(rows),
+        used.cpu_s,
+        fitted.rounds if fitted.rounds is not None else "no",
+        config.performance.metric,
+        "not measured" if reached is None else f"{reached:.4g}",
+    )
+    return registry.registration.TrainedModel(fitted, training, profile, attribution, coded, sample, used)
+
+
+def _check_rows(config: ModelConfig, training: Snapshot, rows: pa.Table) -> None:
+    """Raise TrainingRefused if these rows or their labels cannot support a sound model."""
+    refusal = models.eligibility.why_not_train(config, rows) or _unusable(config, training, len(rows))
+    words = _unknown_words(config, training)
+    if words:
+        get_run_logger().warning("labels: %s", words)
+    if refusal:
+        refusal += f"; {words}" if words else ""
+        raise TrainingRefused(
+            f"{config.name}: {training.window.name}: {refusal}{_describe_missed_windows(config, training.window)}"
+        )

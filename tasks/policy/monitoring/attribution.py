@@ -98,13 +98,15 @@ def explain_predictions(shifts: Sequence[Shift], drifted: Sequence[str], unit: s
     """A sentence on the drifted features that moved the mean prediction; None if none did beyond chance."""
     parts = _significant(shifts, drifted)
     total = sum(shift.moved for shift in shifts)
-    return f"the mean prediction moved by {total:+.3g} {unit} since training, by SHAP values {parts}" if parts else None
+    return (
+        f"the mean prediction moved by {total:+.3g} {unit} since training; by SHAP values: {parts}" if parts else None
+    )
 
 
 def explain_loss(shifts: Sequence[Shift], drifted: Sequence[str], name: str) -> str | None:
     """A sentence on the drifted features that moved the mean loss, each on its own; None if none did beyond chance."""
     parts = _significant(shifts, drifted)
-    return f"drift of single features moved the {name}, by SHAP values: {parts}" if parts else None
+    return f"drift of single features moved the {name}; by SHAP values: {parts}" if parts else None
 
 
 def _significant(shifts: Sequence[Shift], drifted: Sequence[str]) -> str:

@@ -248,5 +248,5 @@ def _describe_inputs(drift: DriftReport | None, moved: list[FeatureDrift]) -> st
         return f"drift: insufficient, {drift.unknown_tests[0] if drift.unknown_tests else f'{drift.rows} rows'}"
     if not moved:
         return "no feature that the model uses drifted"
-    worst = ", ".join(f"{feature.feature} {feature.effect_size:.3g} {feature.method}" for feature in moved[:3])
+    worst = ", ".join(f"{feature.feature} ({feature.method} {feature.effect_size:.3g})" for feature in moved[:3])
     return f"{len(moved)} features that the model uses drifted, most important first: {worst}"

@@ -139,7 +139,7 @@ def test_unused_features_explain_nothing():
 def test_features_are_named_by_drift_times_importance():
     found = diagnosed(weighed(MOVED, wind=0.1, pressure=0.1, distance=0.6, hour=0.2), STOOD)
     assert found.features == ("distance", "hour", "wind", "pressure")
-    assert "most important first: distance 1.2" in found.reasons[1]
+    assert "most important first: distance (wasserstein 1.2" in found.reasons[1]
 
 
 def test_confusion_table_of_injected_changes(capsys):
