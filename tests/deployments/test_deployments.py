@@ -115,6 +115,7 @@ def test_model_is_deployed_and_removed_with_its_file(deployed, client):
     assert slugs() == {"air_time", "flight_delay"}
 
 
+@pytest.mark.slow("applies every deployment several times")
 def test_training_slots_follow_prefect_yaml(deployed, client, tmp_path):
     from deployments.apply.deploy import apply
 

@@ -142,6 +142,7 @@ def apply_under_serve() -> list[str]:
     return stream.console.export_text().splitlines()
 
 
+@pytest.mark.slow("starts a server and applies every deployment")
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("prefect_server")
 def test_broken_file_does_not_stop_serve(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from tasks.replay.baselines import score_baselines
 from tasks.replay.records import load_window, replay_folder
 from tests.support.small_model import CHANGE, rows, write_model
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow("replays whole records")]
 
 
 def without_seconds(outcome: Replay) -> tuple[ReplayWindow, ...]:

@@ -41,6 +41,7 @@ def customers(table: pd.DataFrame) -> list[str]:
     return [f"a|b\\{number % 50}" for number in range(len(table))]
 
 
+@pytest.mark.slow("lives through a record twice")
 def test_composite_id_separates_repeated_customers(tmp_path):
     table = rows()
     expected = figures(loop(write_model(tmp_path / "control", table)))
@@ -53,6 +54,7 @@ def test_composite_id_separates_repeated_customers(tmp_path):
     assert expected[0][0] > 0.7 * WINDOW_ROWS
 
 
+@pytest.mark.slow("lives through a record twice")
 def test_repeated_ids_keep_all_labels(tmp_path):
     """Also labels that equal those of the previous window."""
     table = rows()

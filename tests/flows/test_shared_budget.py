@@ -121,6 +121,7 @@ def test_damaged_ledger_without_limit_refuses_all(models):
         claim("beta", "decision-beta")
 
 
+@pytest.mark.slow("starts processes that claim at once")
 def test_concurrent_requests_never_exceed_the_budget(models):
     code = (
         "import sys; from tests.flows.test_shared_budget import claim; print(claim(sys.argv[1], sys.argv[2]) is None)"

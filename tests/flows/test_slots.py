@@ -83,6 +83,7 @@ def retrain_both(models: list[str], meeting: Meeting, monkeypatch: pytest.Monkey
             running.result()
 
 
+@pytest.mark.slow("one retrain waits for the other")
 def test_one_slot_serialises_retrains(tmp_path, limit, monkeypatch):
     limit(1)
     meeting = Meeting(patience_s=8)

@@ -59,7 +59,7 @@ def test_different_rows_for_a_stored_window_are_refused(caplog: pytest.LogCaptur
 
     assert lake.land_rows(CONFIG, WINDOW, rows(90, seed=1)) == first
 
-    assert "landed before with 100 rows" in caplog.text and "90 other rows" in caplog.text
+    assert "landed before with 100 rows" in caplog.text and "90 different rows" in caplog.text
 
 
 def _land_in_a_process(home: str, seed: int, gate: Barrier, answers: "Queue[str]") -> None:
@@ -69,6 +69,7 @@ def _land_in_a_process(home: str, seed: int, gate: Barrier, answers: "Queue[str]
     answers.put(to_json(lake.land_rows(CONFIG, WINDOW, table)))
 
 
+@pytest.mark.slow("starts processes that write at once")
 def test_concurrent_writers_of_one_window_get_one_snapshot(workspace: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     gate, answers = spawn.Barrier(3), spawn.Queue()
