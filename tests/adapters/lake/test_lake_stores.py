@@ -61,7 +61,7 @@ def _on_a_full_disk(most_bytes: int) -> str:
     return done.stdout
 
 
-@pytest.mark.slow("processes fill a file system of their own")
+@pytest.mark.slow("starts processes whose files may not grow")
 @pytest.mark.parametrize("most_bytes", [4096, 200])
 def test_full_disk_is_a_clear_error(most_bytes: int) -> None:
     """4096 bytes: the rows do not fit. With less space than a commit, the log does not fit either."""
