@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -177,6 +178,16 @@ def test_functions_take_at_most_five_parameters(path):
             if count > 5 and not is_flow and not is_command:
                 long.append(f"{node.name} takes {count}")
     assert not long
+
+
+def test_no_two_classes_share_a_name():
+    found = Counter(
+        node.name
+        for path in sources("flows") + sources("tasks") + sources("deployments")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert not [name for name, count in found.items() if count > 1]
 
 
 def test_user_errors_are_defined_in_one_module():

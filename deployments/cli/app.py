@@ -25,7 +25,7 @@ CLOSED_PIPE = 141
 """128 + SIGPIPE, as for other commands whose reader, such as `| head`, has closed the pipe; differs from 0, 1 and 2."""
 
 
-class Perennial(TyperGroup):
+class PerennialGroup(TyperGroup):
     """Run a command and print an error that a user can fix as one message."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -46,7 +46,7 @@ class Perennial(TyperGroup):
 
 app = typer.Typer(
     name="perennial",
-    cls=Perennial,
+    cls=PerennialGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # typer's tracebacks would show values, such as rows and passwords
     context_settings={"help_option_names": ["--help", "-h"]},

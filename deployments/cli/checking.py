@@ -31,7 +31,7 @@ class CheckedFleet:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckResults:
     """Results for all checked files."""
 
     models: tuple[CheckedFile, ...]

@@ -43,7 +43,7 @@ def check(
 
     Exits with 1 if a file is invalid: the message names the field, what was found and what was expected.
     """
-    from deployments.cli.checking import Checked, check_files, check_fleet  # loads machine learning libraries
+    from deployments.cli.checking import CheckResults, check_files, check_fleet  # loads machine learning libraries
 
     found = []
     with progress("checking"):
@@ -53,7 +53,7 @@ def check(
                 print(each.error, file=sys.stderr)
             elif not as_json:
                 print(f"{each.model}: {each.purpose}", *each.behaviour, *each.data, sep="\n  ")
-    checked = Checked(tuple(found), check_fleet())
+    checked = CheckResults(tuple(found), check_fleet())
     if as_json:
         print_json(checked)
     elif checked.fleet.error:

@@ -29,12 +29,11 @@ from tasks.policy.monitoring.diagnosis import DiagnosisLimits
 from tasks.policy.records.base import Settings, Window, digest
 from tasks.policy.records.errors import ModelConfigError
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
+from tasks.policy.statistics.metrics import metric_names
 
 DEPLOYMENTS = Path(__file__).parent.parent
 FLEET = "fleet"
 """Name of the file with the settings that models share (`fleet.py`)."""
-CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss", "brier")
-REGRESSION_METRICS = ("mae", "rmse", "pinball")
 
 
 class ModelConfig(Settings):
@@ -75,7 +74,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _check_task(self) -> Self:
-        accepted = REGRESSION_METRICS if self.task == "regression" else CLASS_METRICS
+        accepted = metric_names(self.task)
         for metric in (self.performance.metric, *self.retraining.metrics()):
             if metric not in accepted:
                 raise ValueError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from prefect.logging import get_run_logger
 
-from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
+from deployments.config.model import ModelConfig
 from tasks.adapters import evaluation, gates, lake, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.data_quality.label_quality import LabelFacts, judge_labels
@@ -224,7 +224,7 @@ def _metrics(config: ModelConfig, y_true: Floats, y_pred: Floats, classes: int) 
     """Compute every metric of the task that these rows define, with its interval."""
     if not len(y_true):
         return ()
-    names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
+    names = metrics.metric_names(config.task)
     measured, found = [metrics.Metric(name, config.performance.quantile) for name in names], []
     intervals = metric_intervals(measured, y_true, y_pred, RESAMPLING)
     for metric in measured:

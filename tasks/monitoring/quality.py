@@ -22,7 +22,7 @@ from tasks.policy.records.profile import ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import QualityCheck, QualityReport, Snapshot, Verdict
 
 if TYPE_CHECKING:  # Great Expectations and pandas are imported only when a window is judged
-    from tasks.adapters.gates.expectation_suite import Expected, Suite
+    from tasks.adapters.gates.expectation_suite import Suite, SuiteExpectation
     from tasks.adapters.gates.great_expectations import WindowRows
     from tasks.adapters.gates.window_rows import Reader
 
@@ -135,7 +135,7 @@ def _findings(
     config: ModelConfig,
     rows: "WindowRows",
     reference: ReferenceProfile,
-    suites: "tuple[Sequence[Expected], Sequence[Expected]]",
+    suites: "tuple[Sequence[SuiteExpectation], Sequence[SuiteExpectation]]",
     recent_rows: Sequence[int],
 ) -> tuple[Finding, ...]:
     """Collect the findings of the schema checks, the learned suite and the owner's suite."""

@@ -67,12 +67,11 @@ def _measure(config: ModelConfig, window: Window, rows: Any, champion: Any, riva
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS
     from tasks.policy.monitoring.slices import RESAMPLING
     from tasks.policy.statistics import intervals, metrics
 
     label, primary = config.columns.label, config.performance.primary_metric
-    names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
+    names = metrics.metric_names(config.task)
     measured = [metrics.Metric(name) for name in names]
     labelled = rows.filter(pc.is_valid(rows[label]))
     for known in (labelled.filter(pc.less_equal(labelled["label_at"], pa.scalar(window.end))), labelled):

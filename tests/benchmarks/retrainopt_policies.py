@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import PolicyFactory, Service
+from tasks.policy.backtest.simulation import PolicyFactory, SimulatedService
 from tasks.policy.statistics.metrics import Floats
 
 
@@ -24,7 +24,7 @@ class PlannedPolicy:
         self.policy: Any = None
         self.champion, self.reference, self.staleness = -1, math.nan, 0.0
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         from retrainopt import DecisionAction, OnlineState
 
         if self.policy is None:

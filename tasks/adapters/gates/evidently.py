@@ -24,7 +24,7 @@ from evidently.legacy.tests.base_test import TestStatus
 from evidently.metrics.column_statistics import ValueDrift, ValueDriftBoundTest, ValueDriftTest
 
 from tasks.adapters.gates.evidently_columns import Compared, Samples, compare, escape
-from tasks.policy.monitoring.drift import Limits
+from tasks.policy.monitoring.drift import DriftLimits
 from tasks.policy.monitoring.second_opinion import QUANTILE, combine_features
 from tasks.policy.records.reports import DriftReport, FeatureDrift, FeatureOpinion, SecondOpinion
 
@@ -54,7 +54,7 @@ class Measured:
     found: dict[str, list[Found]]
 
 
-def measure_samples(report: DriftReport, samples: Samples, limits: Limits, seed: int = 0) -> Measured:
+def measure_samples(report: DriftReport, samples: Samples, limits: DriftLimits, seed: int = 0) -> Measured:
     """Measure every sampled feature with Evidently. Skip a test with too few rows on a side (`limits.min_rows`)."""
     found: dict[str, list[Found]] = {}
     for feature in samples.features:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.adapters.profiling.columns import category_name, decode, is_number
-from tasks.policy.monitoring.drift import SIDES, Limits, value_limit
+from tasks.policy.monitoring.drift import SIDES, DriftLimits, value_limit
 from tasks.policy.monitoring.second_opinion import Scale
 from tasks.policy.records.profile import ROUNDING, FeatureReference, Floats
 from tasks.policy.statistics.distances import MIN_EXPECTED
@@ -145,7 +145,7 @@ def _names(column: pa.Array, frozen: FeatureReference, all_names: bool) -> Side:
     return Side(values, missing)
 
 
-def compare(frozen: FeatureReference, current: Side, reference: Side, limits: Limits) -> Iterator[Compared]:
+def compare(frozen: FeatureReference, current: Side, reference: Side, limits: DriftLimits) -> Iterator[Compared]:
     """Yield the tests of one feature: one of its values, and one per kind of missing value found on either side."""
     method, limit = value_limit(frozen, limits)
     if min(len(current.known), len(reference.known)) >= limits.min_rows:

@@ -35,7 +35,7 @@ EXAMPLE = "json.dumps(suite.to_json_dict())"
 
 
 @dataclass(frozen=True)
-class Expected:
+class SuiteExpectation:
     """One expectation of Great Expectations and its settings in the suite."""
 
     type: str
@@ -90,10 +90,10 @@ def _has_text(value: object) -> bool:
 class Suite:
     """The expectations of a suite, and the SHA-256 of its canonical JSON, which tells later which suite was used."""
 
-    expectations: tuple[Expected, ...] = ()
+    expectations: tuple[SuiteExpectation, ...] = ()
     sha256: str | None = None
 
-    def split(self, label: str) -> tuple[tuple[Expected, ...], tuple[Expected, ...]]:
+    def split(self, label: str) -> tuple[tuple[SuiteExpectation, ...], tuple[SuiteExpectation, ...]]:
         """Return the expectations on rows, and those that read the label, which comes later than its row."""
         on_rows = tuple(one for one in self.expectations if label not in one.reads((label,)))
         return on_rows, tuple(one for one in self.expectations if label in one.reads((label,)))
@@ -153,7 +153,7 @@ def read_suite(text: str) -> Suite:
     """Parse a suite that `learned_suite` wrote."""
     content = json.loads(text)
     expectations = tuple(
-        Expected(
+        SuiteExpectation(
             one["type"],
             one["kwargs"],
             one["meta"]["check"],
@@ -172,9 +172,9 @@ def own_suite(setting: str) -> Suite:
     return Suite(tuple(_expected(one) for one in found), canonical_sha256(content))
 
 
-def _expected(one: gxe.Expectation) -> Expected:
+def _expected(one: gxe.Expectation) -> SuiteExpectation:
     kind, arguments = str(one.configuration.type), dict(one.configuration.kwargs)
-    return Expected(kind, arguments, kind, False, FailureSeverity(one.severity), one.description, one)
+    return SuiteExpectation(kind, arguments, kind, False, FailureSeverity(one.severity), one.description, one)
 
 
 def _from_file(path: Path) -> tuple[list[gxe.Expectation], object]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from great_expectations.core import ExpectationValidationResult
 from great_expectations.execution_engine import pandas_execution_engine
 
-from tasks.adapters.gates.expectation_suite import Expected
+from tasks.adapters.gates.expectation_suite import SuiteExpectation
 from tasks.adapters.gates.sentences import Shown, describe
 from tasks.adapters.gates.window_rows import Reader, as_landed, as_read, parts, sampled, with_numbers
 from tasks.policy.data_quality.expectations import COLUMN_MAX, ROW_COUNT, UNIQUE, Parameters, Roles
@@ -74,7 +74,7 @@ class Seen:
 
 
 def judge_learned(
-    suite: Sequence[Expected], rows: WindowRows, reference: ReferenceProfile, roles: Roles, shown: Shown
+    suite: Sequence[SuiteExpectation], rows: WindowRows, reference: ReferenceProfile, roles: Roles, shown: Shown
 ) -> tuple[Finding, ...]:
     """Validate the suite learned from the reference, a few columns at a time.
 
@@ -111,7 +111,7 @@ def judge_learned(
     )
 
 
-def _from_sketch(one: Expected, profile: WindowProfile, shown: Shown) -> Finding:
+def _from_sketch(one: SuiteExpectation, profile: WindowProfile, shown: Shown) -> Finding:
     """Judge the uniqueness of ids by the profile's sketch of all ids."""
     count = profile.duplicate_ids
     observed = f"{'' if profile.duplicates_exact else 'about '}{count:,} rows share their id with another row"
@@ -126,7 +126,7 @@ def _column_groups(frame: pd.DataFrame) -> list[list[str]]:
     return [[name for name in names if name not in with_nulls], *([name] for name in with_nulls)]
 
 
-def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tuple[Finding, ...]:
+def judge_own(suite: Sequence[SuiteExpectation], rows: WindowRows, shown: Shown) -> tuple[Finding, ...]:
     """Validate the model owner's suite on the rows as landed. An empty window, already failed, has no findings."""
     if not rows.profile.rows or not suite:
         return ()
@@ -151,7 +151,7 @@ def judge_own(suite: Sequence[Expected], rows: WindowRows, shown: Shown) -> tupl
 
 
 def judge_own_labels(
-    suite: Sequence[Expected], labelled: pa.Table, label: str, mature: bool, shown: Shown
+    suite: Sequence[SuiteExpectation], labelled: pa.Table, label: str, mature: bool, shown: Shown
 ) -> tuple[Finding, ...]:
     """Validate the owner's expectations on labels, on the rows of a window whose label is known.
 
@@ -182,7 +182,7 @@ def _batch_definition() -> Any:
 
 
 def _validate(
-    frame: pd.DataFrame, expectations: Mapping[int, Expected], parameters: Parameters, seen: Mapping[int, Seen]
+    frame: pd.DataFrame, expectations: Mapping[int, SuiteExpectation], parameters: Parameters, seen: Mapping[int, Seen]
 ) -> None:
     """Append the results on one frame. Great Expectations returns them in its own order, so each carries its number."""
     if not expectations:
@@ -195,7 +195,7 @@ def _validate(
         seen[result.expectation_config.meta["place"]].results.append(result)
 
 
-def _finding(one: Expected, seen: Seen, rows: int, shown: Shown) -> Finding:
+def _finding(one: SuiteExpectation, seen: Seen, rows: int, shown: Shown) -> Finding:
     """Summarise the results of one expectation. One that cannot be evaluated, or never was, counts as broken."""
     unusable = ""
     if seen.missing:
@@ -230,7 +230,7 @@ def _raised(result: ExpectationValidationResult) -> bool:
     return bool(exceptions.get("raised_exception", exceptions))
 
 
-def _total(one: Expected, results: Sequence[ExpectationValidationResult]) -> dict[str, Any]:
+def _total(one: SuiteExpectation, results: Sequence[ExpectationValidationResult]) -> dict[str, Any]:
     """Combine the results of all parts."""
     if len(results) == 1:
         return dict(results[0].result)
@@ -242,7 +242,7 @@ def _total(one: Expected, results: Sequence[ExpectationValidationResult]) -> dic
     return {name: sum(part.result.get(name) or 0 for part in results) for name in names}
 
 
-def _holds(one: Expected, results: Sequence[ExpectationValidationResult], total: Mapping[str, Any]) -> bool:
+def _holds(one: SuiteExpectation, results: Sequence[ExpectationValidationResult], total: Mapping[str, Any]) -> bool:
     """Whether an expectation holds on all parts together, by the rule that Great Expectations applies to one batch."""
     configuration = results[0].expectation_config
     arguments = configuration.kwargs if configuration else {}

@@ -13,7 +13,7 @@ from typing import Any
 from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 from great_expectations.render.renderer.inline_renderer import InlineRenderer
 
-from tasks.adapters.gates.expectation_suite import Expected
+from tasks.adapters.gates.expectation_suite import SuiteExpectation
 from tasks.policy.data_quality.expectations import Parameters
 from tasks.policy.statistics.numbers import MOST_DIGITS, beside, percent, plain, rounded_bound
 
@@ -38,7 +38,7 @@ class Shown:
     decimals: Mapping[str, int] = field(default_factory=dict)
 
 
-def describe(one: Expected, total: Mapping[str, Any] | None, met: bool, shown: Shown) -> tuple[str, str]:
+def describe(one: SuiteExpectation, total: Mapping[str, Any] | None, met: bool, shown: Shown) -> tuple[str, str]:
     """Return what is expected and what was found: ("age values must be greater than …", "otherwise in 3 of …").
 
     `total` is Great Expectations' result; None where there is none, and "" is then found.
@@ -68,7 +68,7 @@ def _failing_share(total: Mapping[str, Any] | None) -> float | None:
     return total["unexpected_count"] / values if total and values > 0 else None
 
 
-def _sentence(one: Expected, shown: Shown, hidden: bool, least: str) -> str:
+def _sentence(one: SuiteExpectation, shown: Shown, hidden: bool, least: str) -> str:
     arguments = {name: _filled(value, shown.parameters) for name, value in one.arguments.items()}
     if one.description:
         return one.description
@@ -83,7 +83,7 @@ def _sentence(one: Expected, shown: Shown, hidden: bool, least: str) -> str:
     return PASS_THROUGH.sub(r"\1", words)
 
 
-def _found(one: Expected, total: Mapping[str, Any], met: bool, hidden: bool, share: str) -> str:
+def _found(one: SuiteExpectation, total: Mapping[str, Any], met: bool, hidden: bool, share: str) -> str:
     """Describe a result in counts; show a value only if it is a number or a time of a column that is not hidden."""
     if "element_count" in total:
         values = total["element_count"] - (total.get("missing_count") or 0)

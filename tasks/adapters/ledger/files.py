@@ -31,7 +31,7 @@ class Head:
     hash: str
 
 
-class Checked(NamedTuple):
+class CheckedEntry(NamedTuple):
     """The result of checking one entry: the problem if any, the parsed entry and its hash as far as readable."""
 
     problem: str | None
@@ -39,21 +39,21 @@ class Checked(NamedTuple):
     hash: str = ""
 
 
-def check(model: str, sequence: int, text: bytes | None, previous_hash: str | None) -> Checked:
+def check(model: str, sequence: int, text: bytes | None, previous_hash: str | None) -> CheckedEntry:
     """Check entry `sequence` of the model, and the previous hash it holds if `previous_hash` is known."""
     if text is None:
-        return Checked("is missing")
+        return CheckedEntry("is missing")
     try:
         entry = from_json(LedgerEntry, text)
     except ValidationError:
         newer = _newer(text)
         return (
-            Checked(newer, None, digest(text.decode(), length=64))
+            CheckedEntry(newer, None, digest(text.decode(), length=64))
             if newer
-            else Checked("cannot be read: truncated or changed")
+            else CheckedEntry("cannot be read: truncated or changed")
         )
     if newer := newer_format(entry.format):
-        return Checked(newer, None, digest(text.decode(), length=64))
+        return CheckedEntry(newer, None, digest(text.decode(), length=64))
     written = to_json(entry)
     problem = None
     if written.encode() != text:
@@ -62,7 +62,7 @@ def check(model: str, sequence: int, text: bytes | None, previous_hash: str | No
         problem = f"claims to be entry {entry.sequence} of {entry.model}"
     elif previous_hash is not None and entry.previous_hash != previous_hash:
         problem = f"does not follow entry {sequence - 1}: one of the two was changed or inserted"
-    return Checked(problem, entry, digest(written, length=64))
+    return CheckedEntry(problem, entry, digest(written, length=64))
 
 
 def _newer(text: bytes) -> str | None:

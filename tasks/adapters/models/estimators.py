@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from xgboost import XGBClassifier, XGBModel, XGBRegressor
 from xgboost.core import XGBoostError
 
-from deployments.config.model import CLASS_METRICS, REGRESSION_METRICS, ModelConfig
+from deployments.config.model import ModelConfig
 from tasks.adapters.models import eligibility
 from tasks.adapters.models.early_stopping import TrainingData, choose_rounds, with_rounds
 from tasks.adapters.models.encoding import Encoding, FeatureEncoder, encode_labels
@@ -186,7 +186,7 @@ def _held_back_metrics(config: ModelConfig, y_true: Floats, y_pred: Floats) -> d
     """Compute every metric of the task that is defined on the held-back rows."""
     if not len(y_true):
         return {}
-    names = REGRESSION_METRICS if config.task == "regression" else CLASS_METRICS
+    names = metrics.metric_names(config.task)
     quantile = config.performance.quantile
     found = {name: metrics.compute(metrics.Metric(name, quantile), y_true, y_pred) for name in names}
     return {name: value for name, value in found.items() if np.isfinite(value)}

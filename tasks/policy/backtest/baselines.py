@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import PolicyFactory, Service
+from tasks.policy.backtest.simulation import PolicyFactory, SimulatedService
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Timer:
 
     period: int | None
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         if self.period is not None and service.now - service.champion >= self.period:
             service.retrain()
 
@@ -32,7 +32,7 @@ class Threshold:
     calibration: int = 3
     sigma: float = 3.0
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         history = service.loss[: service.history, : service.history]
         spread = _window_spread(history)
         own = service.loss[service.champion, max(service.champion + 1, service.history) :]
@@ -58,7 +58,7 @@ class StreamDetector:
     def __init__(self, make: Callable[[], Callable[[float], bool]]) -> None:
         self._make, self._update = make, make()
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         loss = float(service.loss[service.champion, service.now])
         if math.isfinite(loss) and self._update(loss) and service.retrain():
             self._update = self._make()
@@ -71,7 +71,7 @@ class DriftShare:
     key: str
     share: float = 0.5
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         value = float(getattr(service, self.key)[service.champion, service.now])
         if value >= self.share:
             service.retrain()
@@ -86,7 +86,7 @@ class Debt:
     level: float = field(default=math.nan)
     champion: int = -1
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         loss = float(service.loss[service.champion, service.now])
         if not math.isfinite(loss):
             return
@@ -105,7 +105,7 @@ class PlainProbe:
     alpha: float
     gain: float = 0.0
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         if not service.train_probe():
             return
         advantage = float(service.probe[service.champion, service.now] - service.probe[service.now - 1, service.now])

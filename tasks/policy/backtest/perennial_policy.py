@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tasks.policy.backtest.simulation import Service
+from tasks.policy.backtest.simulation import SimulatedService
 from tasks.policy.perennial.loss_matrix import Observation
 from tasks.policy.perennial.policy import ProbeRule
 from tasks.policy.statistics.metrics import Floats
@@ -15,7 +15,7 @@ class PerennialPolicy:
         self.alpha, self.share = alpha, share
         self.rule: ProbeRule | None = None
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         losses, probes, now = service.loss, service.probe, service.now
         if self.rule is None:
             begun = service.history

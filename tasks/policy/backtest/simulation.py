@@ -1,7 +1,7 @@
 """Simulate a policy on a recorded history with only the information it would have had; look-ahead is impossible.
 
 A `PerformanceMatrix` holds the loss of every candidate on every later window. A policy never accesses it. It acts
-through `Service`, which copies cells as time passes: after window j the columns up to j, for candidates and probes from
+through `SimulatedService`, which copies cells as time passes: after window j the columns up to j, for candidates and probes from
 history and for those that the policy has trained and paid for. Cells that are not copied cannot be read.
 """
 
@@ -99,7 +99,7 @@ def read_matrix(stored: Mapping[str, NDArray[np.generic]], source: str) -> Perfo
         raise MatrixError(f"{source}: {error}") from None
 
 
-class Service:
+class SimulatedService:
     """One run of one policy: its information after the current window, and the actions it may take.
 
     The current window is the latest with known losses; with late labels, later windows have already been served.
@@ -192,7 +192,7 @@ class Service:
 class Policy(Protocol):
     """A policy that acts through `service` after each served window except the last."""
 
-    def act(self, service: Service) -> None: ...
+    def act(self, service: SimulatedService) -> None: ...
 
 
 PolicyFactory = Callable[[float, float], Policy]
@@ -212,7 +212,7 @@ class Run:
 
 def simulate(matrix: PerformanceMatrix, policy: Policy) -> Run:
     """Run a policy over the served windows of a matrix; it acts after each one except the last."""
-    service = Service(matrix)
+    service = SimulatedService(matrix)
     for window in range(matrix.first_served, matrix.windows):
         service._serve_next()
         if window < matrix.windows - 1:

@@ -34,7 +34,7 @@ class ColumnRule(Protocol):
     def on_failure(self) -> Literal["warn", "fail"]: ...
 
 
-class Limits(Protocol):
+class QualityLimits(Protocol):
     """Settings of the quality gate (`deployments.config.monitoring.Quality`)."""
 
     @property

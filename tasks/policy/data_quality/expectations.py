@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tasks.policy.data_quality.acceptance import ColumnRule, Limits, accepted_categories, accepted_range
+from tasks.policy.data_quality.acceptance import ColumnRule, QualityLimits, accepted_categories, accepted_range
 from tasks.policy.records.base import Window, digest
 from tasks.policy.records.profile import FeatureCounts, FeatureReference, ReferenceProfile
 from tasks.policy.statistics.numbers import percent
@@ -77,7 +77,7 @@ def condition_columns(condition: object, known: Collection[str] = ()) -> frozens
     )
 
 
-def learn_expectations(reference: ReferenceProfile, limits: Limits, roles: Roles) -> tuple[Expectation, ...]:
+def learn_expectations(reference: ReferenceProfile, limits: QualityLimits, roles: Roles) -> tuple[Expectation, ...]:
     """All expectations on the rows of a later window."""
     found = [*_window(limits, roles)]
     for feature in reference.features:
@@ -86,7 +86,7 @@ def learn_expectations(reference: ReferenceProfile, limits: Limits, roles: Roles
 
 
 def window_parameters(
-    window: Window, reference: ReferenceProfile, limits: Limits, recent_rows: Sequence[int]
+    window: Window, reference: ReferenceProfile, limits: QualityLimits, recent_rows: Sequence[int]
 ) -> Parameters:
     """Bounds that depend on the window. `recent_rows`: row counts of earlier windows; if empty, no usual number."""
     max_age_hours = limits.max_age_hours or 24.0 * reference.usual_gap_days
@@ -103,7 +103,7 @@ def _parameter(name: str) -> dict[str, str]:
     return {"$PARAMETER": name}
 
 
-def _window(limits: Limits, roles: Roles) -> Iterator[Expectation]:
+def _window(limits: QualityLimits, roles: Roles) -> Iterator[Expectation]:
     yield Expectation("enough rows", ROW_COUNT, None, {"min_value": limits.min_rows})
     usual = {"min_value": _parameter("usual_rows_min"), "max_value": _parameter("usual_rows_max")}
     yield Expectation("usual number of rows", ROW_COUNT, None, usual)
@@ -118,7 +118,7 @@ def _window(limits: Limits, roles: Roles) -> Iterator[Expectation]:
     yield Expectation("id unique", UNIQUE, roles.id, {})
 
 
-def _feature(reference: FeatureReference, limits: Limits, personal: bool) -> Iterator[Expectation]:
+def _feature(reference: FeatureReference, limits: QualityLimits, personal: bool) -> Iterator[Expectation]:
     before, rule = reference.counts, limits.columns.get(reference.feature)
     warns = rule is not None and rule.on_failure == "warn"
 
@@ -145,7 +145,7 @@ def _feature(reference: FeatureReference, limits: Limits, personal: bool) -> Ite
 
 
 def _numeric(
-    reference: FeatureReference, limits: Limits, rule: ColumnRule | None, warns: bool
+    reference: FeatureReference, limits: QualityLimits, rule: ColumnRule | None, warns: bool
 ) -> Iterator[Expectation]:
     """Expectations on one number. Finite values have their own, because an open range accepts infinite values."""
     before, name = reference.counts, reference.feature

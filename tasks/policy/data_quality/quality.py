@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tasks.policy.data_quality.acceptance import Limits, type_family
+from tasks.policy.data_quality.acceptance import QualityLimits, type_family
 from tasks.policy.data_quality.expectations import Roles
 from tasks.policy.records.profile import MISSING, FeatureCounts, FeatureReference, ReferenceProfile, WindowProfile
 from tasks.policy.records.reports import QualityCheck, Verdict
@@ -46,7 +46,7 @@ class Finding:
 
 
 def check_columns(
-    profile: WindowProfile, reference: ReferenceProfile, limits: Limits, roles: Roles
+    profile: WindowProfile, reference: ReferenceProfile, limits: QualityLimits, roles: Roles
 ) -> tuple[Finding, ...]:
     """Findings on columns, types and counts; empty if nothing was read, since no column can then be missing."""
     if not profile.rows and not profile.columns:

@@ -70,31 +70,31 @@ def decide_retraining(model: str, policy: RetrainingPolicy, case: Case, diagnosi
     """
     evidence, earlier = case.evidence, tuple(moment for moment in case.history.retrained_at if moment < case.as_of)
     case = replace(case, history=replace(case.history, retrained_at=earlier))
-    finding = policy.when.judge(case)
+    result = policy.when.judge(case)
     block = _data_fault(case, diagnosis)
-    would_change = finding.would_change
-    if finding.holds and block is None:
+    would_change = result.would_change
+    if result.holds and block is None:
         block = _block(policy, case)
         would_change = (block[2],) if block else would_change
-    elif finding.go_back_to and block is None:
+    elif result.go_back_to and block is None:
         block = _too_soon(policy, case)
         would_change = (block[2],) if block else would_change
-    reasons = (block[1], *finding.reasons) if block else finding.reasons
-    unresolved = case.history.unresolved if PERFORMANCE_TRIGGERS & set(finding.triggers) else None
+    reasons = (block[1], *result.reasons) if block else result.reasons
+    unresolved = case.history.unresolved if PERFORMANCE_TRIGGERS & set(result.triggers) else None
     return Decision(
         decision_id=decision_id(model, policy, evidence.window, empty=not evidence.rows),
         model=model,
         window=evidence.window,
-        retrain=finding.holds and block is None,
+        retrain=result.holds and block is None,
         reasons=(*reasons, *([unresolved] if unresolved else [])),
         diagnosis=diagnosis.kind if diagnosis else "none",
-        triggers=finding.triggers,
+        triggers=result.triggers,
         blocked_by=block[0] if block else None,
         expected_cost_usd=case.cost_usd,
         would_change=would_change,
-        go_back_to=finding.go_back_to if block is None and not finding.holds else None,
+        go_back_to=result.go_back_to if block is None and not result.holds else None,
         unresolved=unresolved,
-        details=finding.details,
+        details=result.details,
     )
 
 

@@ -26,7 +26,7 @@ from tasks.policy.statistics.power import EffectTest, Method, rows_needed, small
 SIDES = ("null share psi", "infinite share psi", "unreadable share psi")
 
 
-class Limits(Protocol):
+class DriftLimits(Protocol):
     """Limits from which a feature, and a window, counts as drifted (`deployments.config.monitoring.Drift`)."""
 
     @property
@@ -59,7 +59,7 @@ class _Side:
 def measure(
     profile: WindowProfile,
     reference: ReferenceProfile,
-    limits: Limits,
+    limits: DriftLimits,
     importances: Mapping[str, float] | None = None,
 ) -> DriftReport:
     """Measure drift of every feature of the reference, worst first.
@@ -114,7 +114,7 @@ def _share(features: list[FeatureDrift], counted: list[bool]) -> float:
 
 
 def _measure_feature(
-    reference: FeatureReference, current: FeatureCounts, limits: Limits, alpha: float
+    reference: FeatureReference, current: FeatureCounts, limits: DriftLimits, alpha: float
 ) -> tuple[FeatureDrift, list[_Side]]:
     """All numbers of one feature, and its sides, values first; the verdict is not decided yet."""
     before, numeric = reference.counts, reference.kind == "numeric"
@@ -161,7 +161,7 @@ def _measure_feature(
     return drift, [values, *_missing_sides(before, current, limits.categorical_threshold)]
 
 
-def value_limit(reference: FeatureReference, limits: Limits) -> tuple[Method, float]:
+def value_limit(reference: FeatureReference, limits: DriftLimits) -> tuple[Method, float]:
     """The distance that decides on a feature's values, and its calibrated limit."""
     numeric = reference.kind == "numeric"
     method: Method = limits.method if numeric else "psi"
@@ -233,7 +233,7 @@ def describe(drift: FeatureDrift) -> str:
     return "".join(parts)
 
 
-def explain(report: DriftReport, reference: ReferenceProfile, limits: Limits) -> tuple[str, ...]:
+def explain(report: DriftReport, reference: ReferenceProfile, limits: DriftLimits) -> tuple[str, ...]:
     """Sentences on the window: the summary, the limits of its power, the worst features, and the reference's remarks."""
     if min(report.rows, report.reference_rows) < limits.min_rows:
         found = f"{report.rows:,} rows against a reference of {report.reference_rows:,}"

@@ -76,7 +76,7 @@ class Registry:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedAliases:
     """Aliases after the last move in the ledger; `entry` is the sequence number of that move."""
 
     champion: str
@@ -84,7 +84,7 @@ class Expected:
     entry: int
 
 
-def last_move(entries: Sequence[LedgerEntry], registry: Registry) -> Expected | None:
+def last_move(entries: Sequence[LedgerEntry], registry: Registry) -> ExpectedAliases | None:
     """The expected champion and previous; None before the first promotion.
 
     A promotion counts if its aliases moved and a verdict allowed it, even if its run ended before it was recorded.
@@ -93,10 +93,10 @@ def last_move(entries: Sequence[LedgerEntry], registry: Registry) -> Expected | 
     if not moves:
         return None
     last = from_json(Promotion, moves[-1].body)
-    expected = Expected(last.champion, last.previous, moves[-1].sequence)
+    expected = ExpectedAliases(last.champion, last.previous, moves[-1].sequence)
     serving = registry.aliases.get(CHAMPION)
     if serving is not None and serving != expected.champion and _is_unfinished(entries, registry, serving):
-        return Expected(serving, expected.champion, expected.entry)
+        return ExpectedAliases(serving, expected.champion, expected.entry)
     return expected
 
 

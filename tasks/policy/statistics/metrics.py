@@ -54,6 +54,11 @@ class Metric:
         return HIGHER_IS_BETTER[self.name]
 
 
+def metric_names(task: str) -> tuple[str, ...]:
+    """The metrics of a task: `binary`, `multiclass` or `regression`."""
+    return REGRESSION_METRICS if task == "regression" else CLASS_METRICS
+
+
 def undefined(
     name: str, y_true: ArrayLike, classes: int, least: int = LEAST_OF_A_CLASS, each: bool = False
 ) -> str | None:

@@ -31,7 +31,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class TriggerResult:
     """The result of one trigger. `triggers` names the leaves that hold; reasons and would_change are sentences."""
 
     holds: bool
@@ -59,7 +59,7 @@ class Trigger(Settings):
     """Whether it is judged by probes, which are trained only for models that have such a trigger."""
 
     @abstractmethod
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         """Decide whether the trigger holds for the case, with reasons and what would change the result."""
 
     @abstractmethod
@@ -84,7 +84,9 @@ class Trigger(Settings):
         """Kind, meaning and example: the trigger's row in the settings README."""
         return cls.kind(), " ".join((cls.__doc__ or "").split()), cls.example
 
-    def finding(self, holds: bool, reason: str, would_change: str = "") -> Finding:
-        """Finding of a leaf: one reason, and the sentence on what would change it."""
+    def result(self, holds: bool, reason: str, would_change: str = "") -> TriggerResult:
+        """Result of a leaf: one reason, and the sentence on what would change it."""
         holds = bool(holds)  # comparing NumPy numbers gives a np.bool, which the ledger cannot store
-        return Finding(holds, (reason,), (would_change,) if would_change else (), (self.trigger,) if holds else ())
+        return TriggerResult(
+            holds, (reason,), (would_change,) if would_change else (), (self.trigger,) if holds else ()
+        )

@@ -16,7 +16,7 @@ from cronsim import CronSim, CronSimError
 from dateutil import rrule as recurrence
 from pydantic import Field, model_validator
 
-from tasks.policy.triggers.base import Case, Finding, Trigger
+from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 from tasks.policy.triggers.schedule import day, last_training
 
 BEGIN = datetime(2000, 1, 1, tzinfo=UTC)
@@ -63,18 +63,18 @@ class Calendar(Trigger):
         kind, rule = ("cron", self.cron) if self.cron is not None else ("rrule", self.rrule or "")
         return next_date(kind, rule, self.timezone, after)
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         last, end = last_training(case.history), case.evidence.window.end
         if last is None:
-            return self.finding(False, "calendar: the time of the last training is unknown")
+            return self.result(False, "calendar: the time of the last training is unknown")
         requested = max((moment for moment in case.history.asked_at if moment < end), default=last)
         following = self.next_date(max(last, requested))
         since = f"the retrain requested on {day(requested)}" if requested > last else f"training on {day(last)}"
         if following is None:
-            return self.finding(False, f"calendar: {self.text} has no date after {day(max(last, requested))}")
+            return self.result(False, f"calendar: {self.text} has no date after {day(max(last, requested))}")
         holds = following <= end
         reason = f"{day(following)} of {self.text} {'has passed' if holds else 'is the next date'} since {since}"
-        return self.finding(holds, reason, "" if holds else f"would retrain from {day(following)}")
+        return self.result(holds, reason, "" if holds else f"would retrain from {day(following)}")
 
 
 def next_date(kind: str, rule: str, timezone: str, after: datetime) -> datetime | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from tasks.policy import triggers
-from tasks.policy.triggers.base import Case, Finding, Trigger
+from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 
 
 class Group(Trigger):
@@ -37,28 +37,30 @@ class Group(Trigger):
     def metrics(self) -> tuple[str, ...]:
         return tuple(metric for leaf in self.leaves() for metric in leaf.metrics())
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         """Judge every condition; reasons of those that hold come first."""
         found = [condition.judge(case) for condition in self.conditions]
-        held = sum(finding.holds for finding in found)
-        ordered = sorted(found, key=lambda finding: not finding.holds)
-        reasons = [reason for finding in ordered for reason in finding.reasons]
+        held = sum(result.holds for result in found)
+        ordered = sorted(found, key=lambda result: not result.holds)
+        reasons = [reason for result in ordered for reason in result.reasons]
         if self.needed > 1:
             reasons.insert(0, f"{held} of {len(found)} conditions hold, {self.needed} are needed")
         back = next((each.go_back_to for each in found if each.go_back_to), None) if self.needed == 1 else None
-        names = tuple(name for finding in found for name in finding.triggers)
-        details = tuple(text for finding in ordered for text in finding.details)
-        return Finding(held >= self.needed, tuple(reasons), self._what_would_change(found, held), names, back, details)
+        names = tuple(name for result in found for name in result.triggers)
+        details = tuple(text for result in ordered for text in result.details)
+        return TriggerResult(
+            held >= self.needed, tuple(reasons), self._what_would_change(found, held), names, back, details
+        )
 
-    def _what_would_change(self, found: Sequence[Finding], held: int) -> tuple[str, ...]:
+    def _what_would_change(self, found: Sequence[TriggerResult], held: int) -> tuple[str, ...]:
         """Sentences any one of which would change the group's result."""
         holds = held >= self.needed
         turning = [each for each in zip(self.conditions, found, strict=True) if each[1].holds == holds]
         count = held - self.needed + 1 if holds else self.needed - held
         if count == 1:
-            return tuple(text for _, finding in turning for text in finding.would_change)
+            return tuple(text for _, result in turning for text in result.would_change)
         opening = f"would {'not ' if holds else ''}retrain "
-        parts = [_part(condition, finding, opening) for condition, finding in turning]
+        parts = [_part(condition, result, opening) for condition, result in turning]
         if count == len(parts):
             return (f"{opening}{' and '.join(parts)}, {'both' if count == 2 else 'all'} at once",)
         return (f"{opening}with {count} of these {len(parts)}: {'; '.join(parts)}",)
@@ -124,11 +126,11 @@ class AtLeast(Group):
         return f"at least {self.n} of: " + "; ".join(condition.describe() for condition in self.conditions)
 
 
-def _part(condition: Trigger, finding: Finding, opening: str) -> str:
+def _part(condition: Trigger, result: TriggerResult, opening: str) -> str:
     """Phrase what would change one condition of several, to follow `opening`; name it if it gives no sentence."""
-    if not finding.would_change:
-        return f"once {_named(condition)} {'no longer holds' if finding.holds else 'holds'}"
-    ways = " or ".join(text.removeprefix(opening) for text in finding.would_change)
+    if not result.would_change:
+        return f"once {_named(condition)} {'no longer holds' if result.holds else 'holds'}"
+    ways = " or ".join(text.removeprefix(opening) for text in result.would_change)
     several = isinstance(condition, Group) and any(word in ways for word in (" or ", " and ", "; "))
     return f"({ways})" if several else ways
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tasks.policy.records.reports import DriftReport
 from tasks.policy.statistics.numbers import beside
-from tasks.policy.triggers.base import Case, Finding, Trigger
+from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 
 
 class MeanShift(Trigger):
@@ -24,11 +24,11 @@ class MeanShift(Trigger):
     def describe(self) -> str:
         return f"the mean of a feature shifts by more than {self.sigma:g} σ"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         drift, missing = _drift(case)
         would_retrain = f"would retrain at a mean shift > {self.sigma:g} σ in any feature"
         if drift is None:
-            return self.finding(False, f"mean shift: {missing}", would_retrain)
+            return self.result(False, f"mean shift: {missing}", would_retrain)
         shifts = [
             (abs(feature.mean_shift_sigma), feature.feature)
             for feature in drift.features
@@ -37,7 +37,7 @@ class MeanShift(Trigger):
             and not math.isnan(feature.mean_shift_sigma)
         ]
         if not shifts:
-            return self.finding(False, "mean shift: no feature has a mean that can be compared", would_retrain)
+            return self.result(False, "mean shift: no feature has a mean that can be compared", would_retrain)
         worst, name = max(shifts)
         holds = worst > self.sigma
         count = sum(shift > self.sigma for shift, _ in shifts)
@@ -46,7 +46,7 @@ class MeanShift(Trigger):
             f"of {len(shifts)} features; {count} past the limit of {self.sigma:g} σ"
         )
         would_not_retrain = f"would not retrain at a mean shift ≤ {self.sigma:g} σ in every feature"
-        return self.finding(holds, reason, would_not_retrain if holds else would_retrain)
+        return self.result(holds, reason, would_not_retrain if holds else would_retrain)
 
 
 class DriftedShare(Trigger):
@@ -60,12 +60,12 @@ class DriftedShare(Trigger):
     def describe(self) -> str:
         return f"{self.share:.0%} of the features drift"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         drift, missing = _drift(case)
         limit = f"{100 * self.share:g}%"
         would_retrain = f"would retrain at a share of drifted features ≥ {limit}"
         if drift is None:
-            return self.finding(False, f"drift: {missing}", would_retrain)
+            return self.result(False, f"drift: {missing}", would_retrain)
         count = sum(feature.verdict == "drifted" for feature in drift.features)
         failed = drift.failed_as_drifted
         holds = drift.drifted_share >= self.share or bool(failed)
@@ -79,7 +79,7 @@ class DriftedShare(Trigger):
         if drift.unknown_tests:
             reason += f"; such tests that were not computed and count neither way: {len(drift.unknown_tests)}"
         would_not_retrain = f"would not retrain at a share of drifted features < {limit}"
-        return self.finding(holds, reason, would_not_retrain if holds else would_retrain)
+        return self.result(holds, reason, would_not_retrain if holds else would_retrain)
 
 
 def _drift(case: Case) -> tuple[DriftReport | None, str]:

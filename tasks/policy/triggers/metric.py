@@ -15,7 +15,7 @@ from tasks.policy.monitoring.performance import is_worse
 from tasks.policy.records.reports import NEVER_SCORED, MetricValue, PerformanceReport
 from tasks.policy.statistics.metrics import HIGHER_IS_BETTER
 from tasks.policy.statistics.numbers import beside
-from tasks.policy.triggers.base import Case, Finding, Trigger
+from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 
 Eligible = Sequence[tuple[PerformanceReport, MetricValue]]
 """The windows that count for a metric, oldest first, with its value on each."""
@@ -97,14 +97,14 @@ class MetricBreach(Persistent):
     def describe(self) -> str:
         return f"{self.metric} is past {self.limit:g} in {self.windows_in_words}"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         eligible = eligible_windows(case, self.metric)
         higher = HIGHER_IS_BETTER[self.metric]
         found, level = self._breaches([value.value for _, value in eligible])
         side, bad = ("below", "<") if higher else ("above", ">")
         would_retrain = f"would retrain at {self.metric} {bad} {level:g}{self.persistence}"
         if not eligible:
-            return self.finding(False, why_none_counts(case, self.metric), would_retrain)
+            return self.result(False, why_none_counts(case, self.metric), would_retrain)
         past = found[-self.m :]
         holds = self.persists(past)
         report, value = eligible[-1]
@@ -116,7 +116,7 @@ class MetricBreach(Persistent):
             f"{self.count(past, 'past it')}"
         )
         would_not_retrain = f"would not retrain at {self.metric} {'≥' if higher else '≤'} {level:g}"
-        return self.finding(holds, reason, would_not_retrain if holds else would_retrain)
+        return self.result(holds, reason, would_not_retrain if holds else would_retrain)
 
     def _breaches(self, values: Sequence[float]) -> tuple[list[bool], float]:
         """Whether each window is in breach (past the limit, or not yet back past its release), and the latest level."""

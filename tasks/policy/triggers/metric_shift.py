@@ -35,7 +35,7 @@ from tasks.policy.records.reports import MetricValue, PerformanceReport
 from tasks.policy.statistics.numbers import beside, rounded
 from tasks.policy.statistics.resampling import Interval
 from tasks.policy.statistics.sequential import BLOCK, block_sequences, confidence_sequence
-from tasks.policy.triggers.base import Case, Finding
+from tasks.policy.triggers.base import Case, TriggerResult
 from tasks.policy.triggers.metric import (
     Eligible,
     MetricTrigger,
@@ -73,30 +73,30 @@ class MetricShift(Persistent):
             f"in {self.windows_in_words}"
         )
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         eligible = eligible_windows(case, self.metric)
         if not eligible:
-            return self.finding(False, why_none_counts(case, self.metric))
+            return self.result(False, why_none_counts(case, self.metric))
         return self._judge_blocks(case, eligible) if self.always_valid else self._judge_windows(case, eligible)
 
-    def _judge_blocks(self, case: Case, eligible: Eligible) -> Finding:
+    def _judge_blocks(self, case: Case, eligible: Eligible) -> TriggerResult:
         latest = range(max(1, len(eligible) - self.m + 1), len(eligible) + 1)
         looks = [look for look in (_look(self, case, eligible[:until]) for until in latest) if look is not None]
         if not looks:
-            return self.finding(False, f"{self.metric}: {NO_NOISE}")
+            return self.result(False, f"{self.metric}: {NO_NOISE}")
         past = [look.worse >= self.margin and look.worse > 0 for look in looks]
         holds, look, higher = self.persists(past), looks[-1], eligible[-1][1].higher_is_better
         windows = "latest window" if look.jumped or look.windows == 1 else f"latest {look.windows} windows"
         present = look.latest if look.jumped else look.present
         reason, would_retrain = _describe_bounds(self, windows, present, look.level, higher)
         reason = f"{reason}; {self.count(past, 'shifted')}"
-        return self.finding(holds, reason, "" if holds else f"{would_retrain}{self.persistence}")
+        return self.result(holds, reason, "" if holds else f"{would_retrain}{self.persistence}")
 
-    def _judge_windows(self, case: Case, eligible: Eligible) -> Finding:
+    def _judge_windows(self, case: Case, eligible: Eligible) -> TriggerResult:
         judged = [_shift(self, case, report, value) for report, value in eligible[-self.m :]]
         known = [shift for shift in judged if shift is not None]
         if not known or judged[-1] is None:
-            return self.finding(False, f"{self.metric}: {NO_LEVEL}")
+            return self.result(False, f"{self.metric}: {NO_LEVEL}")
         past = [shift.worse >= self.margin and shift.worse > 0 and shift.p_value <= self.alpha for shift in known]
         holds = self.persists(past)
         (report, value), (level, worse, p_value) = eligible[-1], known[-1][:3]
@@ -107,7 +107,7 @@ class MetricShift(Persistent):
             f"(p={beside(p_value, self.alpha, 2)}; margin {self.margin:g}, alpha {self.alpha:g}); "
             f"{self.count(past, 'shifted')}{'' if past[-1] else _describe_power(self, value, known[-1])}"
         )
-        return self.finding(holds, reason, _beyond(self, known[-1], holds))
+        return self.result(holds, reason, _beyond(self, known[-1], holds))
 
 
 class MetricDecay(MetricTrigger):
@@ -125,23 +125,23 @@ class MetricDecay(MetricTrigger):
     def describe(self) -> str:
         return f"the mean {self.metric} of its windows is significantly worse than its best level, by more than {self.margin:g}"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         """Compare a confidence sequence over the champion's windows with the best level established before them."""
         eligible, closed = eligible_windows(case, self.metric), closed_windows(case)
         if not eligible:
-            return self.finding(False, why_none_counts(case, self.metric))
+            return self.result(False, why_none_counts(case, self.metric))
         known = closed_values(closed, self.metric, case.min_labelled_rows)
         before = [report for report in closed if report.window < eligible[0][0].window]
         past = closed_values(before, self.metric, case.min_labelled_rows)
         level = _level_bound(past if len(past) >= LEVEL_WINDOWS else known, known, self.alpha)
         if level is None:
-            return self.finding(False, f"{self.metric}: {NO_NOISE}")
+            return self.result(False, f"{self.metric}: {NO_NOISE}")
         higher = eligible[-1][1].higher_is_better
         losses = [-value.value if higher else value.value for _, value in eligible]
         present = confidence_sequence(losses, self.alpha, level.sigma, tuned_for=10)[-1]
         holds = present.low > level.loss + self.margin
         reason, would_retrain = _describe_bounds(self, f"{len(eligible)} windows", present, level.loss, higher)
-        return self.finding(holds, reason, "" if holds else would_retrain)
+        return self.result(holds, reason, "" if holds else would_retrain)
 
 
 class _LevelBound(NamedTuple):

@@ -21,7 +21,7 @@ from tasks.policy.perennial.policy import ProbeRule
 from tasks.policy.perennial.reasons import Terms, explain
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.statistics.metrics import UNBOUNDED
-from tasks.policy.triggers.base import Case, Finding, Trigger
+from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 
 DEFAULT_ALPHA = 0.05
 TYPICAL_LOSS = 0.2
@@ -41,12 +41,12 @@ class Probe(Trigger):
     def describe(self) -> str:
         return f"small fresh models are ahead of one of the champion's age by {_cost_in_words(self.alpha)}"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         """Compare the accumulated paired lead of the freshest probe over the champion's, floored at 0, with α."""
         columns = known_columns(case)
         undecided = _why_undecided(columns, case)
         if undecided:
-            return self.finding(False, f"probes: {undecided}")
+            return self.result(False, f"probes: {undecided}")
         cost = _cost(self.alpha, columns, case)
         since = max(filter(None, (case.history.champion_since, *case.history.retrained_at)), default=None)
         own = [
@@ -62,7 +62,7 @@ class Probe(Trigger):
             f"fresh probes lead a probe of the champion's age by {_in_metric(debt, cost, columns[-1])} in total over "
             f"{len(leads)} windows{first}; a retrain pays off from {_in_metric(cost.alpha, cost, columns[-1])} ({cost.origin})"
         )
-        return self.finding(holds, reason, _would_retrain(holds, debt, cost, leads, columns[-1]))
+        return self.result(holds, reason, _would_retrain(holds, debt, cost, leads, columns[-1]))
 
 
 class Perennial(Trigger):
@@ -79,12 +79,12 @@ class Perennial(Trigger):
     def describe(self) -> str:
         return f"the perennial policy finds that a fresh model is worth {_cost_in_words(self.alpha)}"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         """Replay the online policy over every window with probe losses, and use its action for the latest."""
         columns = known_columns(case)
         undecided = _why_undecided(columns, case)
         if undecided:
-            return self.finding(False, f"perennial: {undecided}")
+            return self.result(False, f"perennial: {undecided}")
         before = [column for column in columns if column.champion_until is None]
         if len(before) < MIN_HISTORY:
             plain = Probe(trigger="probe", alpha=self.alpha).judge(case)
@@ -99,13 +99,13 @@ class Perennial(Trigger):
             own = {place: loss for place, loss in seen.probes if place in there}
             action = policy.update(seen.champion, own, dict(seen.probes))
         if action is None:
-            return self.finding(False, "perennial: no window of service has enough labels yet")
+            return self.result(False, "perennial: no window of service has enough labels yet")
         would_retrain = "would retrain once a fresh model's lead pays for a retrain"
         back = None if action.retrain else _earlier(columns[-1], case, ends).get(action.deploy)
         acts = action.retrain or back is not None
         terms = Terms(columns[-1].metric, cost.alpha, cost.scale, cost.usd, cost.origin)
         reason, details = explain(action, terms, f"{columns[action.weighed.since].window.start:%Y-%m-%d}", back)
-        return Finding(
+        return TriggerResult(
             action.retrain, (reason,), () if acts else (would_retrain,), (self.trigger,) if acts else (), back, details
         )
 

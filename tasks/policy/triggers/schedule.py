@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import History
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.triggers.base import Case, Finding, Trigger
+from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 
 LATE = 0.1
 """Allowed variation of the start of runs, as a share of a window, before limits are missed."""
@@ -33,15 +33,15 @@ class Every(Trigger):
     def describe(self) -> str:
         return f"{self.days:g} days have passed"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         last = last_training(case.history)
         if last is None:
-            return self.finding(False, "timer: the time of the last training is unknown")
+            return self.result(False, "timer: the time of the last training is unknown")
         due = last + timedelta(days=self.days)
         elapsed = (case.as_of - last) / timedelta(days=1)
         reason = f"{elapsed:.1f} days since the last training on {last:%Y-%m-%d}, {self.days:g} are needed"
         holds = is_reached(due, case.as_of, case.evidence.window)
-        return self.finding(holds, reason, "" if holds else f"would retrain from {day(due)}")
+        return self.result(holds, reason, "" if holds else f"would retrain from {day(due)}")
 
 
 class NewRows(Trigger):
@@ -55,10 +55,10 @@ class NewRows(Trigger):
     def describe(self) -> str:
         return f"new rows reach {self.fraction:.0%} of the training rows"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         history = case.history
         if history.training_rows <= 0:
-            return self.finding(False, "new rows: the number of the champion's training rows is unknown")
+            return self.result(False, "new rows: the number of the champion's training rows is unknown")
         counted = history.trained_until is None or case.evidence.window.start >= history.trained_until
         rows = history.rows_since_training + (case.evidence.rows if counted else 0)
         needed = math.ceil(self.fraction * history.training_rows - ROUNDING)
@@ -67,7 +67,7 @@ class NewRows(Trigger):
             f"{rows:,} rows arrived since training on {history.training_rows:,} ({rows / history.training_rows:.1%}), "
             f"{self.fraction:.1%} are needed"
         )
-        return self.finding(holds, reason, "" if holds else f"would retrain from {needed:,} new rows")
+        return self.result(holds, reason, "" if holds else f"would retrain from {needed:,} new rows")
 
 
 class Arrival(Trigger):
@@ -92,13 +92,13 @@ class Arrival(Trigger):
             return f"{self.labelled_rows:,} new rows with labels have arrived since the last training"
         return f"new rows with labels reach {self.share:.0%} of the training rows"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         """Count known labels after the end of the latest challenger's training data; quarantined windows have none."""
         since, trained_on = _learned_until(case), case.history.training_rows
         if since is None:
-            return self.finding(False, "arrival: the end of the training data is unknown")
+            return self.result(False, "arrival: the end of the training data is unknown")
         if self.share is not None and trained_on <= 0:
-            return self.finding(False, "arrival: the number of the champion's training rows is unknown")
+            return self.result(False, "arrival: the number of the champion's training rows is unknown")
         needed = self.labelled_rows or math.ceil((self.share or 0) * trained_on - ROUNDING)
         rows = round(sum(_labelled_after(since, report) for report in _latest_reports(case)))
         of = f" of {trained_on:,} training rows" if self.share is not None else ""
@@ -107,7 +107,7 @@ class Arrival(Trigger):
             f"{needed:,} are needed" + (f", {self.share:.0%}{of}" if self.share is not None else "")
         )
         would_retrain = f"would retrain from {needed:,} new rows with labels, {needed - rows:,} more"
-        return self.finding(rows >= needed, reason, "" if rows >= needed else would_retrain)
+        return self.result(rows >= needed, reason, "" if rows >= needed else would_retrain)
 
 
 def last_training(history: History) -> datetime | None:

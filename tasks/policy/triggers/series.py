@@ -13,7 +13,7 @@ from pydantic import Field
 
 from tasks.policy.monitoring.performance import LEVEL_WINDOWS, closed_values, fresh_windows, noise_before_collapse
 from tasks.policy.records.reports import PerformanceReport
-from tasks.policy.triggers.base import Case, Finding, Trigger
+from tasks.policy.triggers.base import Case, Trigger, TriggerResult
 from tasks.policy.triggers.metric import MetricTrigger, closed_windows, eligible_windows, why_none_counts
 from tasks.policy.triggers.metric_shift import NO_LEVEL, NO_NOISE
 
@@ -34,12 +34,12 @@ class Adaptive(MetricTrigger):
     def describe(self) -> str:
         return f"an adaptive window detects that {self.metric} has changed for the worse"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         """Run ADWIN over the champion's windows, in units of their noise; only a change for the worse counts."""
         eligible = eligible_windows(case, self.metric)
         noise = noise_before_collapse(closed_values(closed_windows(case), self.metric, case.min_labelled_rows))
         if noise is None or not eligible:
-            return self.finding(False, f"{self.metric}: {NO_NOISE}" if eligible else why_none_counts(case, self.metric))
+            return self.result(False, f"{self.metric}: {NO_NOISE}" if eligible else why_none_counts(case, self.metric))
         # river takes a second to import: only for a model that uses this trigger
         from river.drift import ADWIN
 
@@ -59,7 +59,7 @@ class Adaptive(MetricTrigger):
             f"{self.metric} {change} over {len(eligible)} windows of the champion "
             f"(adaptive window of {window.width}, delta {self.delta:g})"
         )
-        return self.finding(worse_now, reason)
+        return self.result(worse_now, reason)
 
 
 class RegretExceedsCost(Trigger):
@@ -74,7 +74,7 @@ class RegretExceedsCost(Trigger):
     def describe(self) -> str:
         return f"the regret of not retraining reaches {self.factor:g} times its cost"
 
-    def judge(self, case: Case) -> Finding:
+    def judge(self, case: Case) -> TriggerResult:
         """Accumulate, in USD, the loss above the level of fresh models since the champion started, floored at 0."""
         report, price = case.evidence.performance, case.budget.value_usd_per_metric_unit_per_day
         if report is None or price is None or case.cost_usd is None:
@@ -84,10 +84,10 @@ class RegretExceedsCost(Trigger):
                 "the cost of a retrain": case.cost_usd,
             }
             names = ", ".join(name for name, value in lacking.items() if value is None)
-            return self.finding(False, f"regret: unknown without {names}")
+            return self.result(False, f"regret: unknown without {names}")
         found = excess_losses(case, report.primary)
         if found is None:
-            return self.finding(False, f"regret: {NO_LEVEL}")
+            return self.result(False, f"regret: {NO_LEVEL}")
         regret_usd = 0.0
         for seen, worse in found.series:
             regret_usd = max(0.0, regret_usd + worse * price * seen.window.days)
@@ -103,7 +103,7 @@ class RegretExceedsCost(Trigger):
         if latest > 0:
             days = math.ceil((needed_usd - regret_usd) / (latest * price)) if price else 0
             would_retrain += f", in {days} days if the latest window's loss persists" if days > 0 else ""
-        return self.finding(holds, reason, "" if holds else would_retrain)
+        return self.result(holds, reason, "" if holds else would_retrain)
 
 
 class Excess(NamedTuple):

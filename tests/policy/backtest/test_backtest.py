@@ -10,7 +10,7 @@ from hypothesis import example, given, settings, strategies as st
 from tasks.policy.backtest.baselines import BASELINES, Debt, PlainProbe, Threshold, Timer
 from tasks.policy.backtest.oracle import as_run, best_mean_loss, best_run, best_schedule, evenly_spaced
 from tasks.policy.backtest.perennial_policy import PerennialPolicy
-from tasks.policy.backtest.simulation import PerformanceMatrix, Service, cost, read_matrix, simulate
+from tasks.policy.backtest.simulation import PerformanceMatrix, SimulatedService, cost, read_matrix, simulate
 from tasks.policy.backtest.study import gain_interval, lifts, run_backtest, served_losses, summary
 from tasks.policy.records.errors import MatrixError
 
@@ -177,7 +177,7 @@ class Recorder:
     def __post_init__(self) -> None:
         self.seen: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         self.seen.append((service.loss, service.probe))
         if service.now in self.train_after:
             service.retrain()
@@ -220,20 +220,20 @@ def test_lag_without_windows_to_serve_is_refused() -> None:
 
 
 def test_policy_cannot_modify_the_record() -> None:
-    service = Service(matrix_of())
+    service = SimulatedService(matrix_of())
     service.loss[:] = 0
     assert np.nanmin(service.loss) > 0.1
 
 
 def test_untrained_candidate_cannot_serve() -> None:
-    service = Service(matrix_of())
+    service = SimulatedService(matrix_of())
     with pytest.raises(KeyError, match="train it first"):
         service.deploy(service.history)
 
 
 def test_going_back_costs_only_a_deployment() -> None:
     class Back:
-        def act(self, service: Service) -> None:
+        def act(self, service: SimulatedService) -> None:
             service.deploy(3 if service.now % 2 else 7)
 
     run = simulate(matrix_of(), Back())
@@ -341,7 +341,7 @@ class _At:
     def __init__(self, *windows: int) -> None:
         self.windows = windows
 
-    def act(self, service: Service) -> None:
+    def act(self, service: SimulatedService) -> None:
         if service.now in self.windows:
             service.retrain()
 

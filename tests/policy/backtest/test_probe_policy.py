@@ -7,7 +7,7 @@ import pytest
 
 from tasks.policy.backtest.baselines import Timer
 from tasks.policy.backtest.perennial_policy import PerennialPolicy, history_of
-from tasks.policy.backtest.simulation import PerformanceMatrix, Run, Service, cost, simulate
+from tasks.policy.backtest.simulation import PerformanceMatrix, Run, SimulatedService, cost, simulate
 from tasks.policy.perennial.forecast import OptionForecast
 from tasks.policy.perennial.loss_matrix import LossMatrix, Observation
 from tasks.policy.perennial.policy import ESTABLISHED, Action, ProbeRule
@@ -209,7 +209,7 @@ def test_forecast_learns_persistent_leads() -> None:
 
 
 def test_missing_candidates_are_never_requested() -> None:
-    service = Service(changing())
+    service = SimulatedService(changing())
     PerennialPolicy(0.05, 0.2)
     assert service.candidates == tuple(range(12))
 

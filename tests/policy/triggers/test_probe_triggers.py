@@ -14,7 +14,7 @@ from tasks.policy.records.base import from_json, to_json
 from tasks.policy.records.evidence import Decision, EarlierChampion, History, Usage, WindowEvidence
 from tasks.policy.records.reports import ProbeColumn
 from tasks.policy.reporting.decision import headline
-from tasks.policy.triggers.base import Case, Finding
+from tasks.policy.triggers.base import Case, TriggerResult
 from tasks.policy.triggers.probe import Perennial, Probe
 from tests.policy.triggers.judged_windows import evidence, history, report, window
 
@@ -218,7 +218,7 @@ class TestAReturningSeason:
 
 
 def test_going_back_respects_cooldown_without_training():
-    found = Finding(False, ("better",), (), ("perennial",), go_back_to="3")
+    found = TriggerResult(False, ("better",), (), ("perennial",), go_back_to="3")
     settled = decided(found, champion_since=window(0).start)
     assert (settled.retrain, settled.go_back_to) == (False, "3")
     assert headline(settled, "5") == "Return to v3 from champion v5. Better."
@@ -230,7 +230,7 @@ def test_going_back_respects_cooldown_without_training():
     assert decided(found, fault, champion_since=window(0).start).go_back_to is None
 
 
-def decided(finding: Finding, diagnosis: Diagnosis | None = None, **known: Any) -> Decision:
+def decided(finding: TriggerResult, diagnosis: Diagnosis | None = None, **known: Any) -> Decision:
     """Return the decision on this finding after window 3, with a cooldown of ten days."""
     policy = RetrainingPolicy(when=Perennial(trigger="perennial"), cooldown_days=10)
     with pytest.MonkeyPatch.context() as patch:

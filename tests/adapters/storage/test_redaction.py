@@ -131,7 +131,7 @@ def fetch(*_: object) -> pa.Table:
 
 def test_user_function_errors_are_redacted() -> None:
     message = logged(SourceError, lambda: read_window(source("python", function=f"{__name__}:fetch"), WINDOW))
-    assert "403 for url: http://***@host/rows?***; raised in fetch, test_secrets.py line" in message
+    assert "403 for url: http://***@host/rows?***; raised in fetch, test_redaction.py line" in message
 
 
 def test_lake_and_ledger_errors_are_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
