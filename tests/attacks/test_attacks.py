@@ -81,7 +81,7 @@ def test_changes_need_the_csrf_token(served):
 def test_login_is_shown_once_and_private(served):
     serving, (_, password) = served
     assert len(password) >= 20
-    assert serving.printed().count(password) == 1
+    assert serving.output().count(password) == 1
     assert not [each for each in serving.family() if password in " ".join(each.cmdline())]
 
 

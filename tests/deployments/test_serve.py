@@ -113,7 +113,7 @@ def test_serve_starts_stops_and_resumes(tmp_path, serving):
     sleep(3)  # children of services are recorded every 2 s
     next(each for each in family if "tasks.adapters.dashboards.mlflow_app" in each.cmdline()).kill()
     assert first.process.wait(timeout=60) == 1
-    assert "mlflow ended with status -9, so all stops; its last lines:" in first.output()
+    assert "mlflow ended with status -9, so all services stop; its last lines:" in first.output()
     assert not [each for each in family if each.is_running()]
     assert served_url(workspace()) is None
 
