@@ -13,10 +13,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.policy.monitoring.drift import DriftLimits
 from tasks.policy.records.binned_rows import CodedRows, Codes, counts_of
 from tasks.policy.records.profile import FeatureReference, Floats, ReferenceProfile, WindowProfile, bounded
 from tasks.policy.reference.calibration import calendar_weights, effective_rows, in_season
-from tasks.policy.statistics.power import EffectTest, Method, rows_needed
+from tasks.policy.statistics.power import EffectTest, rows_needed
 
 Phase = Literal["day", "week", "season"]
 SEASON_DAYS = 15.0
@@ -33,21 +34,11 @@ class Matched:
     description: str
 
 
-class CalendarSettings(Protocol):
+class CalendarSettings(DriftLimits, Protocol):
     """The phases to match, and the test that needs enough matched rows (`deployments.config.monitoring.Drift`)."""
 
     @property
     def calendar(self) -> tuple[Phase, ...]: ...
-    @property
-    def method(self) -> Method: ...
-    @property
-    def threshold(self) -> float: ...
-    @property
-    def alpha(self) -> float: ...
-    @property
-    def power(self) -> float: ...
-    @property
-    def min_rows(self) -> int: ...
 
 
 def match_calendar(
