@@ -28,6 +28,7 @@ from tasks.policy.governance.binding import FileBinding
 from tasks.policy.monitoring.diagnosis import DiagnosisLimits
 from tasks.policy.records.base import Settings, Window, digest
 from tasks.policy.records.errors import ModelConfigError
+from tasks.policy.rollout.stages import RolloutPolicy
 from tasks.policy.rollout.validation import PromotionPolicy, ValidationPolicy
 from tasks.policy.statistics.metrics import metric_names
 
@@ -61,6 +62,7 @@ class ModelConfig(Settings):
     retraining: RetrainingPolicy
     training: Training = Training()
     validation: ValidationPolicy = ValidationPolicy()
+    rollout: RolloutPolicy = RolloutPolicy()
     promotion: PromotionPolicy = PromotionPolicy()
     budget: Budget = Budget()
     access: AccessPolicy = AccessPolicy()

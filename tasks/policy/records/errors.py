@@ -108,6 +108,14 @@ class MoveFailed(PerennialError):
     """The aliases were not moved, or were moved back because the new champion did not answer."""
 
 
+class TrafficError(PerennialError):
+    """The traffic split cannot be read or was not taken over by what serves. The champion keeps all traffic."""
+
+
+class RolloutRefused(PerennialError):
+    """The rollout is not in a state that allows this action. Nothing was changed."""
+
+
 class AccessRefused(PerennialError):
     """The model's file does not allow this principal to do this. Nothing was done."""
 
