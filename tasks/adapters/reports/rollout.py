@@ -191,10 +191,11 @@ def share_plot(state: RolloutState) -> str:
     names += [state.moves[-1].end or ""] if not state.is_active and state.moves else []
     for name, (at, share), until in zip(names, changes, ends, strict=True):
         x, y = frame.x(at), frame.y(share) - 7 if share < 0.8 else frame.y(share) + 16
-        if frame.x(until) - x > CHARACTER * len(name):
-            parts.append(_text(x + 5, y, name, css="strong"))
-        elif until == ends[-1]:
+        is_last = until == ends[-1]
+        if is_last and x > WIDTH / 2:
             parts.append(_text(x - 5, y, name, "end", "strong"))
+        elif is_last or frame.x(until) - x > CHARACTER * len(name):
+            parts.append(_text(x + 5, y, name, css="strong"))
     words = ", then ".join(f"{name} {share_text(share)}" for name, (_, share) in zip(names, changes, strict=True))
     return _svg(parts, SHARE_HEIGHT, f"Share of the traffic: {words}.")
 
