@@ -106,7 +106,14 @@ class ModelConfig(Settings):
 
     def _check_rollout_unit(self) -> None:
         columns, unit = self.columns, self.rollout.unit
-        stored = {columns.key, columns.time, *columns.id_columns, *columns.features.names, *columns.protected, *columns.extra}
+        stored = {
+            columns.key,
+            columns.time,
+            *columns.id_columns,
+            *columns.features.names,
+            *columns.protected,
+            *columns.extra,
+        }
         if unit is not None and unit not in stored:
             raise ValueError(
                 f"rollout.unit is {unit!r}, expected a column that is stored with the rows; list it under columns.extra"

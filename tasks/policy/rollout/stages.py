@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from tasks.policy.records.base import Settings, Window, digest, from_json
 from tasks.policy.records.evidence import LedgerEntry
 from tasks.policy.rollout.guardrails import Breach, GuardrailEvidence, Guardrails
-from tasks.policy.rollout.traffic import TrafficMode, TrafficSplit
+from tasks.policy.rollout.traffic import HaproxyControl, SagemakerControl, TrafficMode, TrafficSplit
 from tasks.policy.rollout.verdict import Evidence, RolloutForecast, RolloutVerdict, VerdictPolicy
 
 STARTED, LOOKED, MOVED, ENDED = "rollout.started", "rollout.looked", "rollout.moved", "rollout.ended"
@@ -50,9 +50,17 @@ class RolloutPolicy(Settings):
     """What follows an inconclusive rollout: the champion keeps all traffic, or the step is held for a person."""
     verdict: VerdictPolicy = VerdictPolicy()
     guardrails: Guardrails = Guardrails()
+    control: Annotated[HaproxyControl | SagemakerControl, Field(discriminator="kind")] | None = None
+    """What serves the model outside Perennial, and follows the rollout. Default: nothing; the gateway and `score` read the
+    split themselves."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if isinstance(self.control, SagemakerControl) and self.unit is not None:
+            raise ValueError(
+                f"unit is {self.unit!r}, but control.kind sagemaker chooses a version for each request at random; expected "
+                "no unit, or a control that keeps units, such as haproxy"
+            )
         if list(self.shares) != sorted(set(self.shares)):
             raise ValueError(f"shares is {list(self.shares)}, expected shares that grow, such as [0.1, 0.5]")
         if self.mode == "shadow" and self.feedback:
@@ -336,7 +344,8 @@ def why_not_direct(policy: RolloutPolicy, state: RolloutState | None, action: Ro
         "abort": ("running", "held", "awaiting_approval", "passed"),
     }
     if state.status not in wanted[action]:
-        return f"the rollout of version {state.plan.version} is {state.status.replace('_', ' ')}, expected {' or '.join(wanted[action])}"
+        status, expected = state.status.replace("_", " "), " or ".join(wanted[action])
+        return f"the rollout of version {state.plan.version} is {status}, expected {expected}"
     last = state.looks[-1] if state.looks else None
     if action == "advance" and last is not None and last.breaches:
         return f"a guardrail is breached ({last.breaches[0].reason}); a person cannot lift it"
