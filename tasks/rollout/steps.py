@@ -17,9 +17,10 @@ from tasks.policy.records.base import Window, digest, from_json
 from tasks.policy.records.errors import LeaseHeld, PromotionRefused, RegistryError, RolloutRefused
 from tasks.policy.records.events import Handover, RunMode
 from tasks.policy.records.evidence import Fact, ModelVersion, Past, ValidationReport
-from tasks.policy.rollout import stages, verdict
+from tasks.policy.rollout import stages
 from tasks.policy.rollout.stages import Rollout, RolloutAction, RolloutEnd, RolloutLook, RolloutMove, RolloutState
 from tasks.policy.rollout.validation import why_not_promote
+from tasks.policy.rollout.verdict import horizon_warning
 
 PATIENCE_S = 60.0
 SYSTEM = "perennial"
@@ -76,10 +77,11 @@ def _check_startable(
 def _plan(config: ModelConfig, request: RunRequest, challenger: ModelVersion, validation: ValidationReport) -> Rollout:
     """Return the plan with its forecast; the salt follows from the decision, so a repeated run assigns the same units."""
     steps = config.rollout.steps
-    forecast = _forecast(config, validation)
+    forecast = evaluation.rollout_look.forecast_rollout(config, Past(ledger.entries(config.name)), validation)
     reasons = [f"version {challenger.version} starts {steps[0].name} beside champion {validation.champion}"]
     if forecast:
-        reasons.append(verdict.describe_forecast(forecast, config.rollout.max_days))
+        reasons.append(f"a verdict needs about {forecast.units:,} units and {forecast.days:,.3g} days")
+        reasons += filter(None, [horizon_warning(forecast, config.rollout.max_days)])
     decision_id = challenger.decision_id
     return Rollout(
         decision_id=decision_id,
@@ -104,11 +106,15 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
     state = stages.rollout_state(past.entries)
     if state is None or not state.is_active or mode in (RunMode.DRY_RUN, RunMode.BACKFILL):
         return state
+    if window.end <= state.plan.started_at - config.settling:  # judged again after the rollout began
+        _follow_under_lease(config, state)
+        return state
     overtaken = _why_overtaken(config, state)
     if overtaken:
         move = _end(state, "superseded", (overtaken,), as_of)
     else:
-        look = _recorded_look(state, window) or _look(config, past, state, window, as_of)
+        look = _recorded_look(state, window)
+        look = look or evaluation.rollout_look.look_at(config, state, past, window, as_of)
         entry = ledger.append(config.name, Fact(stages.LOOKED, look, as_of, _look_id(state, window)))
         look = from_json(RolloutLook, entry.body)
         if look not in state.looks:
