@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tasks.policy.records.evidence import MetricDifference
+from tasks.policy.records.evidence import MetricDifference, PredictionHistogram
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics import intervals, metrics
 from tasks.policy.statistics.intervals import PairedPredictions
@@ -19,6 +19,9 @@ from tasks.policy.statistics.resampling import Resampling, cluster_error
 
 DRAWS = 2000
 """Bootstrap draws of a validation's intervals."""
+HISTOGRAM_BINS = 10
+"""Bins of a version's predictions at validation, of about equal counts; ten are usual for the stability of a score
+(Siddiqi 2006, Credit Risk Scorecards)."""
 
 
 def difference(
@@ -85,6 +88,36 @@ def own_value(metric: Metric, y_true: ArrayLike, y_pred: ArrayLike, resampling: 
         higher_is_better=metric.higher_is_better,
         confidence=resampling.confidence,
     )
+
+
+def prediction_histogram(version: str, y_pred: Floats) -> PredictionHistogram | None:
+    """Count finite predictions, (n,) or (n, classes), in ten bins of about equal counts; None without rows.
+
+    Equal predictions share a bin, so there are fewer bins where many are equal. Edges lie midway between neighbouring
+    predictions, where rounding in another batch or process moves no prediction across.
+    """
+    if not len(y_pred):
+        return None
+    values, counts = np.unique(confidences(y_pred), return_counts=True)
+    ends = np.searchsorted(np.cumsum(counts), np.arange(1, HISTOGRAM_BINS) / HISTOGRAM_BINS * len(y_pred))
+    ends = np.unique(ends[ends < len(values) - 1])
+    edges = values[ends] + (values[ends + 1] - values[ends]) / 2
+    return PredictionHistogram(version, tuple(edges.tolist()), shares_in(edges, y_pred), len(y_pred))
+
+
+def shares_in(edges: ArrayLike, y_pred: Floats) -> tuple[float, ...]:
+    """Return the share of finite predictions, (n,) or (n, classes), in each bin; empty without rows."""
+    if not len(y_pred):
+        return ()
+    inner = np.asarray(edges, float)
+    counts = np.bincount(np.searchsorted(inner, confidences(y_pred)), minlength=len(inner) + 1)
+    return tuple((counts / len(y_pred)).tolist())
+
+
+def confidences(y_pred: Floats) -> Floats:
+    """The number (n,) that stands for each prediction: the largest of several probabilities, else the prediction."""
+    largest: Floats = y_pred if y_pred.ndim == 1 else y_pred.max(axis=1)
+    return largest
 
 
 def prediction_fault(y_pred: Floats, rows: int, task: str) -> str | None:
