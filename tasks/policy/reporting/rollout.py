@@ -36,7 +36,7 @@ GUARDRAILS = {
     "constant": "same prediction",
     "confidence": "shift of the predictions (PSI)",
     "calibration": "calibration error",
-    "slices": "gain in the worst slice",
+    "slices": "metric in the worst slice",
 }
 NOT_MEASURED = "not measured"
 
@@ -94,7 +94,8 @@ class GuardrailRow:
     """A guardrail in the last window; `breached` is None where it was not measured."""
 
     name: str
-    value: str
+    challenger: str
+    champion: str
     limit: str
     breached: bool | None
     reason: str = ""
@@ -348,36 +349,45 @@ def guardrail_rows(state: RolloutState, limits: Guardrails) -> tuple[GuardrailRo
         reasons.setdefault(breach.guardrail, []).append(breach.reason)
     rows = [
         GuardrailRow(
-            GUARDRAILS[name], value, limit, name in reasons if value else None, "; ".join(reasons.get(name, ()))
+            GUARDRAILS[name], own, usual, limit, name in reasons if own else None, "; ".join(reasons.get(name, ()))
         )
-        for name, value, limit in _guardrail_values(look.guardrails, limits)
+        for name, own, usual, limit in _guardrail_values(look.guardrails, limits)
     ]
     return tuple(sorted(rows, key=lambda row: not row.breached))
 
 
-def _guardrail_values(evidence: GuardrailEvidence, limits: Guardrails) -> Iterator[tuple[str, str, str]]:
-    """Yield name, value and limit of each guardrail; an empty value is not measured."""
+def _guardrail_values(evidence: GuardrailEvidence, limits: Guardrails) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, both versions' values and the limit of each guardrail; empty values are not measured."""
     champion, challenger, labelled = evidence.champion, evidence.challenger, evidence.labelled
-    refused, usual = (_percent(arm.refused, arm.rows) for arm in (challenger, champion))
-    yield "errors", refused and f"{refused}, champion {usual or '0 %'}", f"{_limit(limits.max_error_share)} more"
-    slow, fast = challenger.latency_p95_s, champion.latency_p95_s
-    is_timed = slow is not None and fast and min(challenger.timed, champion.timed) >= MIN_TIMED
-    ratio = f"{slow / fast:.2f} times the champion's" if is_timed and slow is not None and fast else ""
-    yield "latency", ratio, f"{limits.max_latency_ratio:g} times"
-    missing = _percent(challenger.missing, challenger.rows - challenger.refused)
-    yield "missing", missing, _limit(limits.max_missing_share)
-    constant = f"{_limit(challenger.most_common_share)}, champion {_limit(champion.most_common_share)}"
-    yield "constant", constant if challenger.rows else "", _limit(limits.max_constant_share)
-    own, other = prediction_shift(challenger), prediction_shift(champion)
-    shift = f"{own[0]:.2g}, champion {other[0]:.2g}" if own and other else ""
-    yield "confidence", shift, f"{limits.max_confidence_psi:g} more"
+    own, usual = (_percent(arm.refused, arm.rows) for arm in (challenger, champion))
+    yield "errors", own, usual, f"{_limit(limits.max_error_share)} more"
+    is_timed = min(challenger.timed, champion.timed) >= MIN_TIMED
+    own, usual = (_milliseconds(arm.latency_p95_s if is_timed else None) for arm in (challenger, champion))
+    yield "latency", own, usual, f"{limits.max_latency_ratio:g} times"
+    own, usual = (_percent(arm.missing, arm.rows - arm.refused) for arm in (challenger, champion))
+    yield "missing", own, usual, _limit(limits.max_missing_share)
+    own, usual = (_limit(arm.most_common_share) if arm.rows else "" for arm in (challenger, champion))
+    yield "constant", own, usual, _limit(limits.max_constant_share)
+    shifts = prediction_shift(challenger), prediction_shift(champion)
+    own, usual = (f"{shift[0]:.2g}" if shift and all(shifts) else "" for shift in shifts)
+    yield "confidence", own, usual, f"{limits.max_confidence_psi:g} more"
     found = labelled.calibration if labelled else None
-    calibration = f"{found.challenger:.3g}, champion {found.champion:.3g}" if found else ""
-    yield "calibration", calibration, f"{limits.max_calibration_loss:g} more"
+    own, usual = (f"{found.challenger:.3g}", f"{found.champion:.3g}") if found else ("", "")
+    yield "calibration", own, usual, f"{limits.max_calibration_loss:g} more"
     worst = min(labelled.slices, key=lambda each: each.gain + each.accepted, default=None) if labelled else None
-    if limits.slices:
-        lost = f"{worst.gain:+.3g} {metric_words(worst.metric)} in {worst.name}" if worst else ""
-        yield "slices", lost, f"-{worst.accepted:.3g}" if worst else ""
+    if limits.slices and worst:
+        yield (
+            "slices",
+            f"{worst.challenger:.4g} in {worst.name}",
+            f"{worst.champion:.4g}",
+            f"loss of {worst.accepted:.3g}",
+        )
+    elif limits.slices:
+        yield "slices", "", "", ""
+
+
+def _milliseconds(latency_s: float | None) -> str:
+    return "" if latency_s is None else f"{latency_s * 1000:.3g} ms"
 
 
 def _percent(count: int, rows: int) -> str:
@@ -386,7 +396,7 @@ def _percent(count: int, rows: int) -> str:
 
 
 def _limit(share: float) -> str:
-    return f"{share * 100:.3g} %"
+    return f"{share * 100:.2g} %" if share < 0.1 else f"{share * 100:.3g} %"
 
 
 def uplift(state: RolloutState, policy: RolloutPolicy, metric: str, budget: Budget) -> tuple[str, ...]:
@@ -397,8 +407,8 @@ def uplift(state: RolloutState, policy: RolloutPolicy, metric: str, budget: Budg
     last, words, level = points[-1], metric_words(metric), f"{policy.verdict.confidence * 100:g} %"
     verb = "gains" if last.gain >= 0 else "loses"
     sentences = [
-        f"Version {state.plan.version} {verb} {abs(last.gain):.4g} {words} against champion {state.plan.champion} on "
-        f"{last.rows:,} rows ({level} interval of the gain {last.low:+.4g} to {last.high:+.4g})."
+        f"Version {state.plan.version} {verb} {abs(last.gain):.3g} {words} against champion {state.plan.champion} on "
+        f"{last.rows:,} rows ({level} interval of the gain {last.low:+.3g} to {last.high:+.3g})."
     ]
     value = budget.value_usd_per_metric_unit_per_day
     if value is None:
