@@ -58,7 +58,10 @@ def _shortened(value: Any) -> str:
 def _expected(item: Any) -> str:
     """Describe what is accepted in this place, without pydantic's terms."""
     given = item["input"]
-    if item["type"] in ("union_tag_invalid", "union_tag_not_found", "model_attributes_type") and "control" in item["loc"]:
+    if (
+        item["type"] in ("union_tag_invalid", "union_tag_not_found", "model_attributes_type")
+        and "control" in item["loc"]
+    ):
         return "expected a mapping that begins with kind: haproxy or kind: sagemaker"
     if item["type"] == "model_attributes_type":  # a condition
         if isinstance(given, str):

@@ -54,7 +54,11 @@ def edited(tmp_path: Path, old: str, new: str) -> Path:
         ),
         ("start: 2013-01-01T00:00:00Z", "start: 2013-01-01T00:00:00+02:00", ("2013-01-01T00:00:00+02:00", "UTC")),
         ("history_until: 2013-04-21", "history_until: 2012-04-21", ("start < history_until",)),
-        ("risk:", "rollout: {control: {kind: nginx}}\nrisk:", ("rollout.control is {'kind': 'nginx'}", "kind: haproxy")),
+        (
+            "risk:",
+            "rollout: {control: {kind: nginx}}\nrisk:",
+            ("rollout.control is {'kind': 'nginx'}", "kind: haproxy"),
+        ),
         ("risk:", "rollout: {control: haproxy}\nrisk:", ("rollout.control is 'haproxy'", "kind: haproxy")),
         (
             "risk:",
