@@ -105,6 +105,17 @@ def try_predict(
     return f"version {version.version} does not serve: {fault}" if fault else (scorer, predicted)
 
 
+def try_predict_rows(version: ModelVersion, rows: pa.Table, estimator: str | None = None) -> Floats | str:
+    """Return the version's predictions, valid or not, or why it gave none; for rows that it answers in service."""
+    try:
+        predicted = version_files.load_scorer(version, estimator).predict(rows)
+    except (ModelFileError, FeatureError) as error:
+        return f"version {version.version} does not serve: {error}"
+    except REFUSALS as error:
+        return f"version {version.version} cannot predict these rows ({reason_of(error)})"
+    return predicted if len(predicted) == len(rows) else f"{len(predicted)} predictions for {len(rows)} rows"
+
+
 def smoke_test(version: ModelVersion, estimator: str | None = None) -> str | None:
     """Reload a version and predict synthetic rows of its own schema; return why it cannot serve, None if it can."""
     try:

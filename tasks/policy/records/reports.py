@@ -286,14 +286,27 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class ChallengerScoring:
+    """A challenger's part in scoring a window: as a shadow it predicted every row, else the rows of its units."""
+
+    version: str
+    role: str
+    step: str
+    rows: int
+    latency: Latency
+    """Measured in the same process as the champion's, on batches of the same size."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scoring:
-    """The predictions of one version for one window, stored in the lake, and their latency."""
+    """The predictions for one window, stored in the lake, and their latency. `model_version` is the champion."""
 
     window: Window
     model_version: str
     snapshot: Snapshot
     rows: int
     latency: Latency
+    challenger: ChallengerScoring | None = None
 
 
 NEVER_SCORED = "no predictions were logged (run score before monitor), so nothing is known about the rows"
