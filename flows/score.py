@@ -1,4 +1,7 @@
-"""Score one window with the champion and log every prediction; `monitor` compares them with labels later."""
+"""Score one window and log every prediction; `monitor` compares them with labels later.
+
+The champion answers, and during a rollout the challenger as well, as the model's traffic split says.
+"""
 
 from prefect import flow
 
@@ -9,6 +12,7 @@ from tasks.record.history import find_champion, load_past, load_scoring
 from tasks.record.publication import publish_scoring
 from tasks.rollout.access import admit, check_window
 from tasks.rollout.scoring import score_window
+from tasks.rollout.traffic import find_traffic
 
 
 @flow(name="score", flow_run_name=run_name("score"))
@@ -33,6 +37,7 @@ def score(model: Model, until: Moment | None = None) -> Scoring | None:
     snapshot = take_snapshot(config, window, may_be_empty=True)
     if not snapshot.rows:
         return None
-    scoring = score_window(config, snapshot, champion)
+    traffic = find_traffic(config, champion)
+    scoring = score_window(config, snapshot, champion, traffic.split, traffic.challenger)
     publish_scoring(config, scoring)
     return scoring

@@ -1,21 +1,43 @@
-"""Score a window with one version and write the predictions to the lake, where monitoring reads them.
+"""Score a window and write the predictions to the lake, where monitoring reads them.
 
-Rows are scored in batches of the size that an online service would receive, which makes latencies comparable.
+The champion answers every row. During a rollout the challenger predicts the same rows as a shadow, or answers the rows of
+its units. Where it cannot answer, the champion does, and the log says so. Rows are scored in batches of the size that an
+online service would receive, which makes latencies comparable.
 """
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from prefect.logging import get_run_logger
 
 from deployments.config.model import ModelConfig
-from tasks.adapters import lake, models, registry
+from tasks.adapters import evaluation, lake, models, registry
 from tasks.adapters.orchestration.stage import stage
 from tasks.policy.records.evidence import ModelVersion
-from tasks.policy.records.reports import Latency, Scoring, Snapshot
+from tasks.policy.records.reports import ChallengerScoring, Latency, Scoring, Snapshot
+from tasks.policy.rollout.comparison import invalid_rows
+from tasks.policy.rollout.traffic import Role, TrafficSplit
+from tasks.policy.statistics.metrics import Floats
 
 BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """One version's predictions of some rows, NaN where it gave none, why not, and seconds per batch."""
+
+    version: str
+    predictions: Floats
+    errors: list[str | None]
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        return np.array([error is None for error in self.errors], bool)
 
 
 # two retries: the lake or the registry may be briefly unavailable; storing a window twice changes nothing
@@ -23,28 +45,109 @@ BATCH_ROWS = 256
     retries=2,
     timeout_seconds=3600,
 )
-def score_window(config: ModelConfig, snapshot: Snapshot, version: ModelVersion) -> Scoring:
+def score_window(
+    config: ModelConfig,
+    snapshot: Snapshot,
+    champion: ModelVersion,
+    split: TrafficSplit | None = None,
+    challenger: ModelVersion | None = None,
+) -> Scoring:
     """Score every row of the snapshot and store the predictions; measure seconds per batch and peak memory in MB."""
-    scorer = registry.version_files.load_scorer(version, config.training.estimator)
     rows = lake.read_rows(snapshot)
-    parts, seconds = [], []
-    for start in range(0, len(rows), BATCH_ROWS):
-        begun = time.perf_counter()
-        parts.append(scorer.predict(rows.slice(start, BATCH_ROWS)))
-        seconds.append(time.perf_counter() - begun)
-    predicted = np.concatenate(parts) if parts else scorer.predict(rows)
-    ids, times = rows.column(config.columns.key), rows.column(config.columns.time)
-    table = pa.table({"id": ids, "time": times, "prediction": predicted if predicted.ndim == 1 else list(predicted)})
-    landed = lake.land_predictions(config, snapshot.window, version.version, table)
-    scoring = Scoring(snapshot.window, version.version, landed, len(rows), _latency(seconds))
+    split = split or TrafficSplit(config.name, champion.version)
+    trial, assigned = None, np.zeros(len(rows), bool)
+    if challenger is not None:
+        assigned = _assigned(config, rows, split)
+        trial = _trial(config, challenger, rows.filter(pa.array(assigned)))
+    served_by_challenger = assigned.copy()
+    if trial is not None and split.serves_challenger:
+        served_by_challenger[assigned] = trial.answered
+    served = ~served_by_challenger if split.serves_challenger else np.ones(len(rows), bool)
+    answers = _champion(config, champion, rows.filter(pa.array(served)))
+    parts = [_logged(config, rows.filter(pa.array(served)), answers, "champion", split.step)]
+    role: Role = "challenger" if split.serves_challenger else "shadow"
+    if trial is not None:
+        parts.append(_logged(config, rows.filter(pa.array(assigned)), trial, role, split.step))
+    landed = lake.land_predictions(config, snapshot.window, champion.version, pa.concat_tables(parts))
+    beside = None
+    if trial is not None:
+        beside = ChallengerScoring(trial.version, role, split.step, int(assigned.sum()), _latency(trial.seconds))
+    scoring = Scoring(snapshot.window, champion.version, landed, len(rows), _latency(answers.seconds), beside)
     get_run_logger().info(
-        "scoring: %d rows with version %s, p99 %.4f s per %d rows",
+        "scoring: %d rows with version %s, p99 %.4f s per %d rows%s",
         len(rows),
-        version.version,
+        champion.version,
         scoring.latency.p99_s,
         BATCH_ROWS,
+        f"; {beside.rows} rows with version {beside.version} as {beside.role}" if beside else "",
     )
     return scoring
+
+
+def _assigned(config: ModelConfig, rows: pa.Table, split: TrafficSplit) -> NDArray[np.bool_]:
+    """Return the mask of the rows that the challenger predicts: all as a shadow, else those of its units."""
+    if not split.serves_challenger:
+        return np.ones(len(rows), bool)
+    units = rows.column(split.unit or config.columns.key).combine_chunks().dictionary_encode()
+    roles = np.array([split.role_of(unit) == "challenger" for unit in units.dictionary.to_pylist()] + [False])
+    mask: NDArray[np.bool_] = roles[units.indices.fill_null(len(roles) - 1).to_numpy(zero_copy_only=False)]
+    return mask
+
+
+def _champion(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answers:
+    """Return the champion's answers; its errors are raised."""
+    scorer = registry.version_files.load_scorer(version, config.training.estimator)
+    seconds, parts = _timed(scorer.predict, rows)
+    predictions = np.concatenate(parts) if parts else scorer.predict(rows)
+    return _Answers(version.version, predictions, [None] * len(rows), seconds)
+
+
+def _trial(config: ModelConfig, version: ModelVersion, rows: pa.Table) -> _Answers:
+    """Return the challenger's answers; what it cannot answer is a finding, not an error of this run."""
+    faults: list[str] = []
+
+    def answer(batch: pa.Table) -> Floats:
+        found = evaluation.challenger.try_predict_rows(version, batch, config.training.estimator)
+        if isinstance(found, str):
+            faults.extend([found] * len(batch))
+            return np.full(len(batch), np.nan)
+        faults.extend("" for _ in range(len(batch)))
+        return found
+
+    seconds, parts = _timed(answer, rows)
+    wide = max((part.shape[1:] for part in parts), default=())
+    parts = [part if part.shape[1:] == wide else np.full((len(part), *wide), np.nan) for part in parts]
+    predictions = np.concatenate(parts) if parts else np.empty(0)
+    invalid = invalid_rows(predictions, config.task)
+    errors = [fault or ("not a valid prediction" if bad else None) for fault, bad in zip(faults, invalid, strict=True)]
+    return _Answers(version.version, predictions, errors, seconds)
+
+
+def _timed(predict: Callable[[pa.Table], Floats], rows: pa.Table) -> tuple[list[float], list[Floats]]:
+    """Return (seconds, predictions) of each batch of `BATCH_ROWS` rows."""
+    seconds, parts = [], []
+    for start in range(0, len(rows), BATCH_ROWS):
+        begun = time.perf_counter()
+        parts.append(predict(rows.slice(start, BATCH_ROWS)))
+        seconds.append(time.perf_counter() - begun)
+    return seconds, parts
+
+
+def _logged(config: ModelConfig, rows: pa.Table, answers: _Answers, role: Role, step: str) -> pa.Table:
+    """Return the log's rows of one version."""
+    ids, times, count = rows.column(config.columns.key), rows.column(config.columns.time), len(rows)
+    predicted = answers.predictions
+    return pa.table(
+        {
+            "id": ids,
+            "time": times,
+            "prediction": predicted if predicted.ndim == 1 else pa.array(list(predicted), pa.list_(pa.float64())),
+            "model_version": pa.array([answers.version] * count, pa.string()),
+            "role": pa.array([role] * count, pa.string()),
+            "step": pa.array([step] * count, pa.string()),
+            "error": pa.array(answers.errors, pa.string()),
+        }
+    )
 
 
 def _latency(seconds: list[float]) -> Latency:

@@ -4,4 +4,5 @@ from . import (
     detectors as detectors,
     prediction_log as prediction_log,
     probes as probes,
+    rollout_evidence as rollout_evidence,
 )

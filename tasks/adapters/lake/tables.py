@@ -28,7 +28,7 @@ from tasks.adapters.lake.late_labels import (
     read_labelled,
 )
 from tasks.adapters.lake.schemas import conform_rows, require_columns
-from tasks.adapters.lake.window_scan import parse_window
+from tasks.adapters.lake.window_scan import overlap, parse_window
 from tasks.adapters.storage import lease
 from tasks.adapters.storage.workspace import workspace
 from tasks.policy.records.base import Window
@@ -49,6 +49,7 @@ __all__ = [
     "land_rows",
     "landed_rows",
     "landed_until",
+    "predicted_windows",
     "read_batches",
     "read_label_faults",
     "read_labelled",
@@ -92,11 +93,12 @@ def landed_until(config: ModelConfig, as_of: datetime, excluding: Sequence[str] 
 
 
 def land_predictions(config: ModelConfig, window: Window, model_version: str, table: pa.Table) -> Snapshot:
-    """Store a model version's predictions for a window, once.
+    """Store a window's predictions, once per champion.
 
     `table` has `id`, `time` and `prediction` (float64: a value or the probability of class 1; list<float64>: one
-    probability per class); further columns are stored too. `model_version` is added. The type of the prediction cannot
-    change later.
+    probability per class); further columns are stored too. `model_version` names the champion; a column of that name
+    says which version made each prediction, where a challenger made some. The type of the prediction cannot change
+    later.
     """
     where = f"{config.name}, predictions of version {model_version} for window {window.name}"
     require_columns(table.column_names, ("id", "time", "prediction"), where)
@@ -106,7 +108,9 @@ def land_predictions(config: ModelConfig, window: Window, model_version: str, ta
         "id": table["id"].cast(pa.int64() if pa.types.is_integer(table["id"].type) else pa.string()),
         "time": to_utc(table["time"], f"{where}: column 'time'"),
         "prediction": prediction.cast(pa.list_(pa.float64()) if listed else pa.float64()),
-        "model_version": pa.array([model_version] * table.num_rows, pa.string()),
+        "model_version": table["model_version"]
+        if "model_version" in table.column_names
+        else pa.array([model_version] * table.num_rows, pa.string()),
     }
     further = {name: table[name] for name in table.column_names if name not in columns}
     landing = _Landing(config.name, "predictions", window, f"{window.name}/{model_version}")
@@ -124,6 +128,13 @@ def read_predictions(config: ModelConfig, window: Window) -> pa.Table:
         return _EMPTY_PREDICTIONS
     rows = pa.concat_tables([table.opened(file).table() for file in files], promote_options="default")
     return _ordered(rows, ("time", "id", "model_version"))
+
+
+def predicted_windows(config: ModelConfig, span: Window) -> tuple[Window, ...]:
+    """Return the windows that have predictions and overlap the span, oldest first."""
+    table = LandedTable.open(workspace().table(config.name, "predictions"))
+    windows = {parse_window(file.window) for file in table.files()} if table else set()
+    return tuple(sorted(window for window in windows if overlap(window, span)))
 
 
 def read_rows(snapshot: Snapshot, columns: Sequence[str] | None = None) -> pa.Table:

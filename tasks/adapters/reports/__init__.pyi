@@ -3,7 +3,6 @@ from . import (
     backtest as backtest,
     fleet as fleet,
     judgement as judgement,
-    markdown as markdown,
     page as page,
     plots as plots,
     replay as replay,

@@ -1,23 +1,56 @@
-"""Publish Markdown artifacts in the Prefect dashboard, one page per action. Decisions have a module of their own.
+"""Publish Markdown artifacts in the Prefect dashboard, one page per action. Decisions and rollouts have their own modules.
 
 The sentences are those of the decision, identical in ledger and log. The only category values shown are those of
-slices, which cannot be personal columns (`deployments/config/model.py`).
+slices, which cannot be personal columns (`deployments/config/model.py`). Names, reasons and category values are
+untrusted: unescaped, they could forge a heading, break out of a table, or show an external image above the form that
+approves a promotion.
 """
+
+from collections.abc import Sequence
+from html import escape
 
 from prefect.artifacts import create_markdown_artifact
 
 from deployments.config.model import ModelConfig
 from tasks.adapters.reports.fleet import markdown as fleet_markdown
-from tasks.adapters.reports.markdown import bullets, key, quoted, table
 from tasks.adapters.storage.links import version_link
 from tasks.policy.backtest.study import Recommendation
 from tasks.policy.economics.costs import Outcome
 from tasks.policy.governance.access import Approval, ApprovalRequest
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, Promotion, ValidationReport
-from tasks.policy.records.text import plain
+from tasks.policy.records.text import one_line, plain
 from tasks.policy.reporting.backfill import Backfill
 from tasks.policy.reporting.fleet import Fleet
 from tasks.policy.reporting.preview import Preview
+
+
+def key(kind: str, model: str) -> str:
+    """Return an artifact key as Prefect requires (lower case, digits, dashes); the dashboard has a history per key."""
+    return f"{kind}-{model}".replace("_", "-")
+
+
+def quoted(text: str) -> str:
+    """Return a person's comment as a block quote; empty without one."""
+    return f"\n\n> {plain(text)}" if text else ""
+
+
+def bullets(sentences: tuple[str, ...]) -> str:
+    return "\n".join(f"- {plain(sentence)}" for sentence in sentences)
+
+
+def folded(title: str, sentences: tuple[str, ...]) -> str:
+    """Return a collapsible list, as one HTML block without a blank line, at which the dashboard would end it."""
+    items = "".join(f"<li>{escape(one_line(sentence))}</li>" for sentence in sentences)
+    return f"<details><summary>{escape(title)}</summary><ul>{items}</ul></details>"
+
+
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(plain(cell) for cell in line) + " |" for line in lines)
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
 
 def publish_backfill_page(model: str, plan: Backfill, dry_run: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
 
 from deployments.config.model import ModelConfig
-from tasks.adapters.reports.markdown import bullets, folded, key, number, table
+from tasks.adapters.reports.artifacts import bullets, folded, key, number, table
 from tasks.adapters.reports.plots import drift_plot, metric_plot
 from tasks.adapters.storage.links import link, version_link
 from tasks.policy.data_quality.label_quality import WORDS

@@ -26,6 +26,11 @@ MARKS: dict[EventKind, tuple[str, str]] = {
     "rolled_back": ("triangle-down", "back"),
     "quarantined": ("square", "warn"),
     "recalled": ("diamond", "back"),
+    "shadowed": ("circle-open", "better"),
+    "advanced": ("triangle-right", "better"),
+    "returned": ("triangle-left", "back"),
+    "inconclusive": ("hourglass", "muted"),
+    "superseded": ("cross", "muted"),
 }
 """Symbol and colour of each kind of event, in the order of their lanes."""
 

@@ -7,7 +7,21 @@ from tasks.policy.records.base import Window
 from tasks.policy.records.evidence import DiagnosisKind
 from tasks.policy.records.reports import DriftVerdict, Maturity, MetricValue, Verdict
 
-EventKind = Literal["retrained", "promoted", "refused", "rolled_back", "quarantined", "budget_refused", "recalled"]
+EventKind = Literal[
+    "retrained",
+    "promoted",
+    "refused",
+    "rolled_back",
+    "quarantined",
+    "budget_refused",
+    "recalled",
+    "shadowed",
+    "advanced",
+    "returned",
+    "inconclusive",
+    "superseded",
+]
+"""What happened in a window. The last five are those of a rollout; `shadowed` is its start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +31,30 @@ class ReplayEvent:
     kind: EventKind
     text: str
     """One sentence with its numbers, as in the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutProgress:
+    """A rollout after one window. The gain and its sequential interval cover all labelled rows so far."""
+
+    decision_id: str
+    version: str
+    champion: str
+    step: str
+    """Name of the step, such as `canary 10 %`."""
+    share: float
+    """Share of the traffic that the challenger serves from here on: 1 once promoted, 0 in shadow or once it ended."""
+    status: str
+    """A status of `RolloutStatus`; once ended, how: a `RolloutEnd`."""
+    reason: str
+    """Why the step or status changed last, or the latest verdict, in a sentence."""
+    gain: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float | None = None
+    """Accepted loss of the metric, in its units."""
+    look: int = 0
+    planned_looks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +81,8 @@ class ReplayWindow:
     events: tuple[ReplayEvent, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     """Wall time by flow."""
+    rollout: RolloutProgress | None = None
+    """The rollout that was active in this window or ended in it."""
 
 
 @dataclass(frozen=True, slots=True)

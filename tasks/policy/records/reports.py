@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from tasks.policy.records.base import Window
 
@@ -279,17 +281,32 @@ class Latency:
     p95_s: float
     p99_s: float
     peak_memory_mb: float
+    batches: Annotated[int, Field(exclude_if=lambda count: count == 0)] = 0
+    """Number of batches that were timed; 0 in older records, which did not count them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengerScoring:
+    """A challenger's part in scoring a window: as a shadow it predicted every row, else the rows of its units."""
+
+    version: str
+    role: str
+    step: str
+    rows: int
+    latency: Latency
+    """Measured in the same process as the champion's, on batches of the same size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """The predictions of one version for one window, stored in the lake, and their latency."""
+    """The predictions for one window, stored in the lake, and their latency. `model_version` is the champion."""
 
     window: Window
     model_version: str
     snapshot: Snapshot
     rows: int
     latency: Latency
+    challenger: ChallengerScoring | None = None
 
 
 NEVER_SCORED = "no predictions were logged (run score before monitor), so nothing is known about the rows"

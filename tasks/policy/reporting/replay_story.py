@@ -49,6 +49,11 @@ EVENT_WORDS: Mapping[EventKind, str] = {
     "rolled_back": "rolled back",
     "quarantined": "quarantined",
     "recalled": "tried again",
+    "shadowed": "rollout started",
+    "advanced": "next step",
+    "returned": "returned",
+    "inconclusive": "inconclusive",
+    "superseded": "superseded",
 }
 
 

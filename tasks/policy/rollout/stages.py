@@ -5,7 +5,7 @@ rollout on; time alone never promotes. A rollout ends in one of five ways: promo
 against the challenger), inconclusive, aborted by a person, or superseded by a newer decision.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
@@ -62,6 +62,11 @@ class RolloutPolicy(Settings):
             )
         if list(self.shares) != sorted(set(self.shares)):
             raise ValueError(f"shares is {list(self.shares)}, expected shares that grow, such as [0.1, 0.5]")
+        if self.mode == "shadow" and self.feedback:
+            raise ValueError(
+                "mode is shadow and feedback is true: a shadow's rows prove nothing where answers change what is observed; "
+                "expected feedback: false, or mode: canary or ab"
+            )
         return self
 
     @property
@@ -134,6 +139,19 @@ class RolloutMove:
     reasons: tuple[str, ...]
     by: str = "perennial"
     end: RolloutEnd | None = None
+    window: str | None = None
+    """The window whose look moved it; None where a person did. A look moves a rollout at most once."""
+    uplift: Evidence | None = None
+    """The gain measured by the end, where labels had matured."""
+    uplift_usd_per_day: tuple[float, float, float] | None = None
+    """The same gain in USD a day: estimate, low and high."""
+
+    @property
+    def id(self) -> str:
+        """Id of the ledger entry: of all ends of a rollout only the first counts, and of each step's moves as well."""
+        if self.status == "ended":
+            return self.rollout
+        return digest(self.rollout, self.status, str(self.step), self.window or self.at.isoformat())
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +181,143 @@ class RolloutState:
         """The traffic split that this state asks for; a challenger that waits for approval is still only a shadow."""
         plan, step = self.plan, self.current
         if not self.is_active:
-            return TrafficSplit(model, plan.champion)
+            return TrafficSplit(model, None)
         return TrafficSplit(
             model, plan.champion, plan.version, step.mode, step.share, plan.unit, plan.salt, step.name,
             self.step_since, plan.decision_id,
         )  # fmt: skip
+
+    @property
+    def end(self) -> RolloutMove | None:
+        """How the rollout ended; None while it is active."""
+        return self.moves[-1] if self.moves and self.moves[-1].status == "ended" else None
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """The evidence of all looks so far that is comparable: with pairs, or with served answers once there are any."""
+        found = [look.evidence for look in self.looks if look.evidence is not None]
+        return tuple(each for each in found if each.paired == found[-1].paired)
+
+    @property
+    def verdict(self) -> RolloutVerdict | None:
+        """The latest verdict; None before the first."""
+        return next((look.verdict for look in reversed(self.looks) if look.verdict is not None), None)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the latest verdict allows a promotion."""
+        return self.verdict is not None and self.verdict.conclusion in ("non_inferior", "superior")
+
+    @property
+    def answered(self) -> int:
+        """Rows that the challenger has answered in this step, served or as a shadow."""
+        own = [look.guardrails for look in self.looks if look.step == self.step and look.at > self.step_since]
+        return sum(each.challenger.rows for each in own if each is not None)
+
+    def moved(self, move: RolloutMove) -> "RolloutState":
+        """The state after this move."""
+        since = move.at if move.step != self.step else self.since
+        return replace(self, status=move.status, step=move.step, since=since, moves=(*self.moves, move))
+
+
+def rollout_state(entries: Sequence[LedgerEntry]) -> RolloutState | None:
+    """Fold the model's latest rollout from its ledger; None if there was none."""
+    started = next((entry for entry in reversed(entries) if entry.kind == STARTED), None)
+    if started is None:
+        return None
+    state = RolloutState(from_json(Rollout, started.body))
+    for entry in entries:
+        if entry.sequence <= started.sequence:
+            continue
+        if entry.kind == LOOKED:
+            look = from_json(RolloutLook, entry.body)
+            if look.rollout == state.plan.decision_id and state.is_active:
+                state = replace(state, looks=(*state.looks, look))
+        elif entry.kind in (MOVED, ENDED):
+            move = from_json(RolloutMove, entry.body)
+            if move.rollout == state.plan.decision_id and state.is_active:
+                state = state.moved(move)
+    return state
+
+
+def rollout_of(entries: Sequence[LedgerEntry], decision_id: str) -> RolloutState | None:
+    """The rollout of this decision's challenger; None if it was never started."""
+    later = [entry.sequence for entry in entries if entry.kind == STARTED and entry.decision_id == decision_id]
+    following = [entry.sequence for entry in entries if entry.kind == STARTED and later and entry.sequence > later[-1]]
+    if not later:
+        return None
+    return rollout_state([entry for entry in entries if not following or entry.sequence < following[0]])
+
+
+def decide_step(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -> RolloutMove | None:
+    """Decide what follows from a look: the next step, the end, or None to wait. Pure.
+
+    A guardrail or a verdict against the challenger ends the rollout, also while it is held. A step ends once the
+    challenger has answered `min_units`, `bake_hours` have passed and, where evidence of labels is required, the verdict
+    is non-inferior. Without it by `max_days` or the planned end, the rollout is inconclusive.
+    """
+    if any(move.window == look.window.name for move in state.moves):
+        return None
+    state = state if look in state.looks else replace(state, looks=(*state.looks, look))
+    against = tuple(breach.reason for breach in look.breaches)
+    if look.verdict is not None and look.verdict.conclusion == "worse":
+        against += (look.verdict.reason,)
+    if against:
+        return _ended(state, look, "returned", against)
+    if state.status != "running":
+        return None
+    waiting = why_wait(policy, state, look.at)
+    if waiting is None:
+        return _next(state, look)
+    if not _is_over(policy, state, look):
+        return None
+    if policy.on_inconclusive == "hold":
+        return RolloutMove(state.plan.decision_id, "held", state.step, look.at, (waiting,), window=look.window.name)
+    return _ended(state, look, "inconclusive", (waiting,))
+
+
+def why_wait(policy: RolloutPolicy, state: RolloutState, at: datetime) -> str | None:
+    """Why the step is not over yet, in a sentence; None if it is."""
+    step, days = state.current.name, (at - state.plan.started_at) / timedelta(days=1)
+    if state.answered < policy.min_units:
+        return f"{step}: {state.answered} of {policy.min_units} units answered after {days:.3g} days"
+    baked = (at - state.step_since) / timedelta(hours=1)
+    if baked < policy.bake_hours:
+        return f"{step}: {baked:.3g} of {policy.bake_hours:g} hours have passed"
+    if needs_verdict(policy, state) and not state.is_proven:
+        reason = state.verdict.reason if state.verdict else "no labels have matured"
+        return f"{step}: no verdict after {days:.3g} days: {reason}"
+    return None
+
+
+def needs_verdict(policy: RolloutPolicy, state: RolloutState) -> bool:
+    """Whether this step ends with a verdict: the last one does, and a shadow whose pairs are valid evidence."""
+    return state.step == len(state.plan.steps) - 1 or (state.current.mode == "shadow" and not policy.feedback)
+
+
+def _is_over(policy: RolloutPolicy, state: RolloutState, look: RolloutLook) -> bool:
+    planned = look.verdict is not None and look.verdict.information >= 1 and needs_verdict(policy, state)
+    return planned or look.at - state.plan.started_at >= timedelta(days=policy.max_days)
+
+
+def _next(state: RolloutState, look: RolloutLook) -> RolloutMove:
+    """The move to the next step, or to `passed` after the last one, with what ended this one."""
+    units = f"{state.current.name}: {state.answered} units answered, no guardrail breached"
+    reasons = (units, *([state.verdict.reason] if state.verdict else []))
+    last = state.step == len(state.plan.steps) - 1
+    status: RolloutStatus = "passed" if last else "running"
+    step = state.step if last else state.step + 1
+    return RolloutMove(state.plan.decision_id, status, step, look.at, reasons, window=look.window.name)
+
+
+def _ended(state: RolloutState, look: RolloutLook, end: RolloutEnd, reasons: tuple[str, ...]) -> RolloutMove:
+    plan = state.plan
+    return RolloutMove(plan.decision_id, "ended", state.step, look.at, reasons, end=end, window=look.window.name)
+
+
+def awaiting_approval(state: RolloutState, move: RolloutMove) -> RolloutMove:
+    """The same move, held back at a step that serves nothing until a person has approved it."""
+    serves = move.status == "running" and state.plan.steps[move.step].share > 0
+    if not serves or state.current.share > 0:
+        return move
+    return replace(move, status="awaiting_approval", step=state.step)

@@ -4,7 +4,7 @@ Seeds are passed in, so the same evidence always gives the same decision. NaN me
 result.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -131,3 +131,32 @@ def resampled_confusions(counts: ArrayLike, resampling: Resampling) -> NDArray[n
     shares = table.ravel() / table.sum()
     drawn = np.random.default_rng(resampling.seed).multinomial(int(table.sum()), shares, size=resampling.draws)
     return drawn.reshape(resampling.draws, *table.shape)
+
+
+def cluster_error(influences: ArrayLike, clusters: ArrayLike) -> float:
+    """Standard error of an estimate from the influence (n,) of each row on it, where rows of one cluster are related.
+
+    Liang & Zeger (1986), Biometrika 73:13, with the factor G/(G - 1) for G clusters. NaN with fewer than two.
+    """
+    _, codes = np.unique(np.asarray(clusters), return_inverse=True)
+    totals = np.bincount(codes, np.asarray(influences, float))
+    count = len(totals)
+    return float(np.sqrt(count / (count - 1) * (totals @ totals))) if count > 1 else float("nan")
+
+
+MOST_GROUPS = 40
+"""Groups of the jackknife; the standard error then has 39 degrees of freedom."""
+
+
+def jackknife_error(clusters: ArrayLike, estimate: Callable[[NDArray[np.bool_]], float]) -> tuple[float, float]:
+    """Standard error of any estimate by deleting groups of clusters in turn, and its degrees of freedom.
+
+    `estimate` gets a mask (n,) of the rows to use. Shao & Tu (1995), The Jackknife and Bootstrap, section 2.3. NaN with
+    fewer than two clusters, and if the estimate is undefined without some group.
+    """
+    _, codes = np.unique(np.asarray(clusters), return_inverse=True)
+    groups = min(int(codes.max(initial=-1)) + 1, MOST_GROUPS)
+    if groups < 2:
+        return float("nan"), 0.0
+    found = np.array([estimate(codes % groups != group) for group in range(groups)])
+    return float(np.sqrt((groups - 1) / groups * ((found - found.mean()) ** 2).sum())), float(groups - 1)

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from deployments.config.model import ModelConfig
 from flows.parameters import Actor, Reason
 from tasks.adapters.reports import artifacts
-from tasks.adapters.reports.markdown import bullets, quoted, table
+from tasks.adapters.reports.artifacts import bullets, quoted, table
 from tasks.policy.governance.access import ApprovalRequest
 from tasks.policy.records.base import utc
 from tasks.policy.records.evidence import MetricDifference, ModelVersion, ValidationReport

@@ -1,0 +1,240 @@
+"""Sentences and tables of a rollout, while it runs and after each of its ends; values by hand."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from tasks.policy.economics.costs import Budget
+from tasks.policy.records.base import Window, from_json, to_json, utc
+from tasks.policy.records.replay import ReplayWindow, RolloutProgress
+from tasks.policy.reporting.rollout import (
+    days_left,
+    guardrail_rows,
+    headline,
+    horizon_warning,
+    look_points,
+    plan_sentences,
+    progress,
+    rollout_events,
+    share_changes,
+    step_visits,
+    uplift,
+)
+from tasks.policy.rollout.guardrails import ArmStatistics, Breach, GuardrailEvidence
+from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState
+from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict
+
+START = utc("2024-03-01")
+DAY = timedelta(days=1)
+POLICY = RolloutPolicy(mode="canary")
+SHADOW = RolloutPolicy(feedback=False)
+FORECAST = RolloutForecast(units=12_400, days=12.0, looks=4, margin=0.01, sigma=0.3, exposed_usd=118.0)
+PLAN = Rollout("d" * 16, "8", "7", SHADOW.steps, None, "salt", START, FORECAST)
+
+
+def look(
+    number: int, gain: float, half_width: float, conclusion: Conclusion = "undecided", step: int = 0
+) -> RolloutLook:
+    """Return the look at the end of window `number` of 3 days, with 1,000 rows and a quarter of the information each."""
+    window = Window(START + 3 * (number - 1) * DAY, START + 3 * number * DAY)
+    arms = (ArmStatistics("7", 1000, latency_p95_s=0.010), ArmStatistics("8", 1000, 2, latency_p95_s=0.012))
+    return RolloutLook(
+        rollout=PLAN.decision_id,
+        step=step,
+        window=window,
+        at=window.end,
+        guardrails=GuardrailEvidence(window, *arms),
+        evidence=Evidence(window.end, gain, half_width / 2, 1000 * number, 1000 * number, True, 0.45, 0.45 - gain),
+        verdict=RolloutVerdict(
+            conclusion, gain - half_width, gain + half_width, number / 4, number, 4, f"gain {gain:+.3g}"
+        ),
+    )  # fmt: skip
+
+
+LOOKS = (look(1, 0.002, 0.04), look(2, 0.004, 0.02))
+RUNNING = RolloutState(PLAN, looks=LOOKS)
+CANARY = RolloutState(replace(PLAN, steps=POLICY.steps))
+
+
+def moved(state: RolloutState, *moves: RolloutMove) -> RolloutState:
+    """Fold moves as the ledger's fold does."""
+    for move in moves:
+        state = replace(state, status=move.status, step=move.step, since=move.at, moves=(*state.moves, move))
+    return state
+
+
+def move(day: int, status: str, step: int = 0, reason: str = "because", **more: str) -> RolloutMove:
+    return RolloutMove(PLAN.decision_id, status, step, START + day * DAY, (reason,), **more)
+
+
+PROMOTED = moved(
+    replace(RUNNING, looks=(*LOOKS, look(3, 0.006, 0.012, "non_inferior"))), move(9, "ended", reason="gain is above -0.01", end="promoted")
+)  # fmt: skip
+
+
+def test_running_shadow_says_what_is_known_and_how_long_it_takes():
+    assert headline(RUNNING) == (
+        "Version 8 is in shadow beside champion 7: no verdict yet, 2 of 4 looks, about 6 days to go."
+    )
+    assert headline(RolloutState(PLAN)) == (
+        "Version 8 is in shadow beside champion 7: no verdict yet, 0 of 4 looks, about 12 days to go."
+    )
+    assert headline(RolloutState(replace(PLAN, forecast=None))) == (
+        "Version 8 is in shadow beside champion 7: no verdict yet, no look yet."
+    )
+
+
+def test_running_canary_says_its_share():
+    assert headline(moved(CANARY, move(3, "running", 1))) == (
+        "Version 8 serves 10 % of the traffic (canary, step 2 of 3) beside champion 7: no verdict yet, 0 of 4 looks, "
+        "about 12 days to go."
+    )
+    test = RolloutState(replace(PLAN, steps=RolloutPolicy(mode="ab").steps), step=1, looks=LOOKS)
+    assert headline(test).startswith("Version 8 serves 5 % of the traffic (A/B test, step 2 of 2) beside champion 7: ")
+
+
+@pytest.mark.parametrize(
+    ("status", "end", "expected"),
+    [
+        ("held", None, "Version 8 is held in step shadow until a person continues or ends it: Because."),
+        ("awaiting_approval", None, "Version 8 passed its rollout and waits for approval; champion 7 serves all traffic. Because."),
+        ("passed", None, "Version 8 passed its rollout and will replace champion 7. Because."),
+        ("ended", "promoted", "Version 8 replaced champion 7 after 9 days. Because."),
+        ("ended", "returned", "Version 8 was returned after 9 days; champion 7 serves all traffic. Because."),
+        ("ended", "inconclusive", "The rollout of version 8 ended without a verdict after 9 days; champion 7 serves. Because."),
+        ("ended", "aborted", "The rollout of version 8 was ended by Ada after 9 days; champion 7 serves. Because."),
+        ("ended", "superseded", "The rollout of version 8 was superseded after 9 days. Because."),
+    ],
+)  # fmt: skip
+def test_every_status_has_a_sentence(status, end, expected):
+    assert headline(moved(RUNNING, move(9, status, end=end, by="Ada"))) == expected
+
+
+def test_days_left_follow_the_pace_of_the_labels():
+    assert days_left(RUNNING) == pytest.approx(6)  # half of the information in 6 days
+    assert days_left(replace(RUNNING, looks=(look(4, 0, 0.01),))) == 0
+
+
+def test_boundaries_follow_from_the_interval():
+    point = look_points(RUNNING, SHADOW)[1]
+    assert point.passes_above == pytest.approx(0.02 - 0.01)  # half width minus margin
+    assert point.harm_below == pytest.approx(-0.02)
+    without = replace(RUNNING, plan=replace(PLAN, forecast=None))
+    assert look_points(without, SHADOW)[1].passes_above is None
+    endless = replace(LOOKS[0], verdict=replace(LOOKS[0].verdict, low=float("-inf"), high=float("inf")))
+    assert look_points(replace(RUNNING, looks=(endless,)), SHADOW) == ()
+
+
+def test_plan_states_units_days_and_money():
+    steps, needs, stake = plan_sentences(CANARY, POLICY, "log_loss")
+    assert steps == "Steps: shadow, then canary 10 %, then canary 50 %, then promotion."
+    assert needs == (
+        "A challenger as good as the champion needs 12,400 rows and about 12 days, with 4 looks, to show with 80% power "
+        "that it loses less than 0.01 log loss."
+    )
+    assert stake == (
+        "A challenger that is worse by this margin would cost 118.00 USD on the traffic that it serves until then."
+    )
+    assert plan_sentences(RUNNING, SHADOW, "mae")[2].startswith("No traffic is at stake")
+    unknown = replace(CANARY, plan=replace(CANARY.plan, unit="customer", forecast=replace(FORECAST, exposed_usd=None)))
+    assert "12,400 units (customer)" in plan_sentences(unknown, POLICY, "mae")[1]
+    assert "budget.value_usd_per_metric_unit_per_day" in plan_sentences(unknown, POLICY, "mae")[2]
+
+
+def test_a_plan_longer_than_max_days_is_a_warning():
+    assert horizon_warning(RUNNING, SHADOW) is None
+    assert horizon_warning(RUNNING, RolloutPolicy(max_days=10)) == (
+        "The verdict needs about 12 days, but the rollout ends without one after 10 days (rollout.max_days). Accept a larger "
+        "rollout.verdict.margin, or allow more days or a larger share."
+    )
+
+
+def test_steps_say_what_ended_them():
+    state = moved(
+        CANARY,
+        move(3, "running", 1, "no worse in shadow"),
+        move(5, "held", 1, "checking a complaint", by="Ada"),
+        move(6, "running", 1, "complaint resolved", by="Ada"),
+        move(8, "ended", 1, "latency is 3 times the champion's", end="returned"),
+    )
+    shadow, canary = step_visits(state)
+    assert (shadow.name, shadow.days, shadow.ended_by) == ("shadow", 3, "continued: no worse in shadow")
+    assert (canary.name, canary.share, canary.days) == ("canary 10 %", 0.1, 5)
+    assert canary.ended_by == "returned: latency is 3 times the champion's"
+    assert canary.remarks == (
+        "2024-03-06 held by Ada: checking a complaint", "2024-03-07 continued by Ada: complaint resolved",
+    )  # fmt: skip
+    assert share_changes(state) == ((START, 0.0), (START + 3 * DAY, 0.1), (START + 8 * DAY, 0.0))
+    assert share_changes(PROMOTED)[-1] == (START + 9 * DAY, 1.0)
+    assert step_visits(CANARY)[0].end is None
+
+
+def test_guardrails_show_value_limit_and_verdict():
+    rows = {row.name: (row.value, row.limit, row.verdict) for row in guardrail_rows(RUNNING, SHADOW.guardrails)}
+    assert rows["error share"] == ("0.2 %", "1 %", "within limit")
+    assert rows["latency ratio"] == ("1.20", "2", "within limit")
+    assert guardrail_rows(RolloutState(PLAN), SHADOW.guardrails) == ()
+
+
+def test_breached_guardrails_come_first_with_their_reason():
+    breaches = (Breach("max_error_share", "20 of 1,000 rows refused"), Breach("slices", "carrier=B6 loses 0.2"))
+    breached = replace(LOOKS[1], breaches=breaches)
+    first, second, *others = guardrail_rows(replace(RUNNING, looks=(*LOOKS, breached)), SHADOW.guardrails)
+    assert (first.name, first.verdict, first.reason) == ("error share", "breached", "20 of 1,000 rows refused")
+    assert (second.name, second.verdict, second.reason) == ("slices", "breached", "carrier=B6 loses 0.2")
+    assert not any(row.breached for row in others)
+
+
+def test_uplift_is_given_in_metric_and_money_at_the_end():
+    assert uplift(RUNNING, SHADOW, "log_loss", Budget()) == ()
+    gain, worth, early = uplift(
+        PROMOTED, SHADOW, "log_loss", Budget(value_usd_per_metric_unit_per_day=1000, horizon_days=30)
+    )
+    assert gain == (
+        "Version 8 gains 0.006 log loss against champion 7 on 3,000 rows (95 % interval of the gain -0.006 to +0.018)."
+    )
+    assert worth == (
+        "That is worth 6.00 USD a day (-6.00 USD to 18.00 USD), or 180.00 USD over the 30 days that an improvement lasts "
+        "(-180.00 USD to 540.00 USD)."
+    )
+    assert early.startswith("The rollout ended before its planned last look")
+    assert uplift(PROMOTED, SHADOW, "log_loss", Budget())[1].startswith("To express this in USD, set budget.")
+
+
+def test_progress_summarises_the_latest_look():
+    assert progress(None) is None
+    assert progress(RUNNING) == RolloutProgress(
+        PLAN.decision_id, "8", "7", "shadow", 0.0, "running", "gain +0.004", 0.004, pytest.approx(-0.016),
+        pytest.approx(0.024), 0.01, 2, 4,
+    )  # fmt: skip
+    ended = progress(PROMOTED)
+    assert (ended.status, ended.share, ended.reason) == ("promoted", 1.0, "gain is above -0.01")
+
+
+def test_events_are_those_since_the_last_window():
+    shadow = CANARY
+    advanced = moved(shadow, move(3, "running", 1, "no worse"))
+    returned = moved(advanced, move(6, "ended", 1, "worse", end="returned"))
+    assert [event.kind for event in rollout_events(None, shadow)] == ["shadowed"]
+    (event,) = rollout_events(shadow, advanced)
+    assert (event.kind, event.text) == ("advanced", "version 8 to canary 10 %: no worse")
+    (event,) = rollout_events(advanced, returned)
+    assert (event.kind, event.text) == ("returned", "version 8: worse")
+    assert rollout_events(returned, returned) == rollout_events(None, None) == ()
+    newer = replace(shadow, plan=replace(shadow.plan, decision_id="e" * 16, version="9"))
+    assert [event.kind for event in rollout_events(advanced, newer)] == ["superseded", "shadowed"]
+    assert [event.kind for event in rollout_events(returned, newer)] == ["shadowed"]
+
+
+def test_a_replayed_window_keeps_its_rollout_and_older_records_have_none():
+    window = ReplayWindow(
+        window=LOOKS[0].window, rows=10, labelled_rows=9, maturity="closed", champion="7", metric=None, never=None,
+        every=None, quality="pass", drift="stable", drifted_share=0.0, worst_feature=None, worst_effect=None,
+        diagnosis="none", retrain=False, reasons=(), decision_id="d",
+    )  # fmt: skip
+    recorded = replace(window, rollout=progress(RUNNING))
+    assert from_json(ReplayWindow, to_json(recorded)) == recorded
+    older = to_json(window).replace(',"rollout":null', "")
+    assert "rollout" not in older
+    assert from_json(ReplayWindow, older) == window
