@@ -102,6 +102,8 @@ class History:
     """Estimated metrics of earlier windows, made before their labels arrived."""
     unresolved: str | None = None
     """A sentence, set when earlier retrains have not brought the metric of the latest windows back within its limit."""
+    rollout: str | None = None
+    """A sentence, set while a challenger is rolled out; it is not overtaken by another one before its verdict."""
 
     def revised(self, reports: Iterable[PerformanceReport]) -> "History":
         """The same history with these reports in place of the earlier ones of their windows."""

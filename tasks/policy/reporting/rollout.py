@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from math import isfinite
+from statistics import NormalDist
 
 from tasks.policy.economics.costs import Budget
 from tasks.policy.records.replay import ReplayEvent, RolloutProgress
@@ -30,6 +31,17 @@ NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True, slots=True)
+class Boundary:
+    """The gains that end a comparison at one time."""
+
+    at: datetime
+    passes_above: float | None
+    """Gain from which the challenger passes: its interval is then above minus the margin. None without a margin."""
+    harm_below: float
+    """Gain below which traffic returns to the champion: the interval is then below 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class LookPoint:
     """One look at the labelled rows: the gain with its interval, and the boundaries that it was compared with."""
 
@@ -39,10 +51,7 @@ class LookPoint:
     gain: float
     low: float
     high: float
-    passes_above: float | None
-    """Gain from which the challenger passes: its interval is then above minus the margin. None without a margin."""
-    harm_below: float
-    """Gain below which traffic returns to the champion: the interval is then below 0."""
+    boundary: Boundary
     information: float
     rows: int
     conclusion: Conclusion
@@ -62,8 +71,9 @@ class StepVisit:
     """Changes of the status during the step, such as a hold."""
 
     @property
-    def days(self) -> float | None:
-        return None if self.end is None else (self.end - self.start) / DAY
+    def duration(self) -> str:
+        """`12 days`, `6 hours`; empty for the current step."""
+        return "" if self.end is None else _days_text((self.end - self.start) / DAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +202,7 @@ def plan_sentences(state: RolloutState, policy: RolloutPolicy, metric: str) -> t
     sentences = [
         steps,
         f"A challenger as good as the champion needs {units} and about {_days_text(needed.days)}, with "
-        f"{counted(needed.looks, 'look')}, to show with {policy.verdict.power:.0%} power that it loses less than "
+        f"{counted(needed.looks, 'look')}, to show with {policy.verdict.power * 100:g} % power that it loses less than "
         f"{needed.margin:.4g} {metric_words(metric)}.",
     ]
     if all(step.share == 0 for step in plan.steps):
@@ -210,9 +220,9 @@ def plan_sentences(state: RolloutState, policy: RolloutPolicy, metric: str) -> t
 
 
 def horizon_warning(state: RolloutState, policy: RolloutPolicy) -> str | None:
-    """Warn when the verdict needs more days than the rollout may take; None otherwise."""
+    """Warn while the verdict needs more days than the rollout may take; None otherwise."""
     needed = state.plan.forecast
-    if needed is None or needed.days <= policy.max_days:
+    if needed is None or needed.days <= policy.max_days or not state.is_active:
         return None
     return (
         f"The verdict needs about {_days_text(needed.days)}, but the rollout ends without one after {policy.max_days:g} days "
@@ -237,13 +247,47 @@ def _points(looks: tuple[RolloutLook, ...], margin: float | None) -> Iterator[Lo
             gain=found.gain,
             low=verdict.low,
             high=verdict.high,
-            passes_above=None if margin is None else found.gain - verdict.low - margin,
-            harm_below=found.gain - verdict.high,
+            boundary=Boundary(
+                each.at, None if margin is None else found.gain - verdict.low - margin, found.gain - verdict.high
+            ),
             information=verdict.information,
             rows=found.rows,
             conclusion=verdict.conclusion,
             reason=verdict.reason,
         )
+
+
+def expected_boundaries(state: RolloutState, policy: RolloutPolicy) -> tuple[Boundary, ...]:
+    """The boundaries from now to the planned end, as far as they can be foreseen; empty where they cannot.
+
+    O'Brien-Fleming boundaries on the scale of the gain shrink in proportion to the information. Before the first look,
+    those at the planned end follow from the power: margin = (z of the level + z of the power) * standard error.
+    """
+    points, left, margin = look_points(state, policy), days_left(state), accepted_margin(state, policy)
+    if not left or not state.is_active or policy.verdict.method != "group_sequential":
+        return ()
+    if points:
+        last = points[-1]
+        below, above, begun, at = last.gain - last.low, last.high - last.gain, last.information, last.at
+    elif margin is not None and state.plan.forecast:
+        level, power = (
+            NormalDist().inv_cdf((1 + policy.verdict.confidence) / 2),
+            NormalDist().inv_cdf(policy.verdict.power),
+        )
+        begun = 1 / max(1, state.plan.forecast.looks)
+        below = above = margin * level / (level + power) / begun
+        at, left = (
+            state.plan.started_at + state.plan.forecast.days * begun * DAY,
+            state.plan.forecast.days * (1 - begun),
+        )
+    else:
+        return ()
+    found = []
+    for part in (0.0, 0.15, 0.3, 0.5, 0.75, 1.0):
+        shrunk = begun / (begun + part * (1 - begun))
+        passes = None if margin is None else below * shrunk - margin
+        found.append(Boundary(at + left * part * DAY, passes, -above * shrunk))
+    return tuple(found)
 
 
 def step_visits(state: RolloutState) -> tuple[StepVisit, ...]:
@@ -253,17 +297,15 @@ def step_visits(state: RolloutState) -> tuple[StepVisit, ...]:
         if move.step == step and move.status != "ended":
             remarks.append(f"{move.at:%Y-%m-%d} {_move_words(move)}")
             continue
-        visits.append(_visit(state.plan.steps[step], start, move, tuple(remarks)))
+        ended_by = _move_words(move) if move.end or not move.reasons else "; ".join(map(as_sentence, move.reasons))
+        name, share = step_name(state.plan.steps[step]), state.plan.steps[step].share
+        visits.append(StepVisit(name, share, start, move.at, ended_by, tuple(remarks)))
         step, start, remarks = move.step, move.at, []
     if state.is_active:
         current = state.plan.steps[step]
         status = state.status.replace("_", " ")
         visits.append(StepVisit(step_name(current), current.share, start, None, status, tuple(remarks)))
     return tuple(visits)
-
-
-def _visit(step: RolloutStep, start: datetime, move: RolloutMove, remarks: tuple[str, ...]) -> StepVisit:
-    return StepVisit(step_name(step), step.share, start, move.at, _move_words(move), remarks)
 
 
 def _move_words(move: RolloutMove) -> str:
@@ -342,12 +384,14 @@ def uplift(state: RolloutState, policy: RolloutPolicy, metric: str, budget: Budg
         return (*sentences, "To express this in USD, set budget.value_usd_per_metric_unit_per_day.")
     days = budget.horizon_days
     sentences.append(
-        f"That is worth {_usd(last.gain * value)} a day ({_usd(last.low * value)} to {_usd(last.high * value)}), or "
-        f"{_usd(last.gain * value * days)} over the {days:g} days that an improvement lasts "
+        f"Value: {_usd(last.gain * value)} a day ({_usd(last.low * value)} to {_usd(last.high * value)}), "
+        f"{_usd(last.gain * value * days)} over the {days:g} days that an improvement is expected to last "
         f"({_usd(last.low * value * days)} to {_usd(last.high * value * days)})."
     )
     if last.look < last.planned_looks:
-        sentences.append("The rollout ended before its planned last look, where an estimate is too large on average.")
+        sentences.append(
+            "An estimate at an early end is too extreme on average; the interval allows for the early end."
+        )
     return tuple(sentences)
 
 

@@ -181,10 +181,9 @@ def invalid_rows(y_pred: Floats, task: str) -> NDArray[np.bool_]:
 
 
 def _not_finite(y_pred: Floats) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (
-        (~np.isfinite(y_pred)).reshape(len(y_pred), -1).any(axis=1) if len(y_pred) else np.zeros(0, bool)
-    )
-    return found
+    if not len(y_pred):
+        return np.zeros(0, bool)
+    return np.asarray((~np.isfinite(y_pred)).reshape(len(y_pred), -1).any(axis=1), bool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from tasks.policy.records.base import Window, from_json, to_json, utc
 from tasks.policy.records.replay import ReplayWindow, RolloutProgress
 from tasks.policy.reporting.rollout import (
     days_left,
+    expected_boundaries,
     guardrail_rows,
     headline,
     horizon_warning,
@@ -23,7 +24,7 @@ from tasks.policy.reporting.rollout import (
 )
 from tasks.policy.rollout.guardrails import ArmStatistics, Breach, GuardrailEvidence
 from tasks.policy.rollout.stages import Rollout, RolloutLook, RolloutMove, RolloutPolicy, RolloutState
-from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict
+from tasks.policy.rollout.verdict import Conclusion, Evidence, RolloutForecast, RolloutVerdict, VerdictPolicy
 
 START = utc("2024-03-01")
 DAY = timedelta(days=1)
@@ -117,20 +118,33 @@ def test_days_left_follow_the_pace_of_the_labels():
 
 
 def test_boundaries_follow_from_the_interval():
-    point = look_points(RUNNING, SHADOW)[1]
-    assert point.passes_above == pytest.approx(0.02 - 0.01)  # half width minus margin
-    assert point.harm_below == pytest.approx(-0.02)
+    boundary = look_points(RUNNING, SHADOW)[1].boundary
+    assert boundary.passes_above == pytest.approx(0.02 - 0.01)  # half width minus margin
+    assert boundary.harm_below == pytest.approx(-0.02)
     without = replace(RUNNING, plan=replace(PLAN, forecast=None))
-    assert look_points(without, SHADOW)[1].passes_above is None
+    assert look_points(without, SHADOW)[1].boundary.passes_above is None
     endless = replace(LOOKS[0], verdict=replace(LOOKS[0].verdict, low=float("-inf"), high=float("inf")))
     assert look_points(replace(RUNNING, looks=(endless,)), SHADOW) == ()
+
+
+def test_boundaries_are_expected_to_narrow_until_the_planned_end():
+    first, *_, last = expected_boundaries(RUNNING, SHADOW)
+    assert first == look_points(RUNNING, SHADOW)[1].boundary
+    assert last.at == LOOKS[1].at + 6 * DAY
+    assert (last.passes_above, last.harm_below) == (pytest.approx(0.02 / 2 - 0.01), pytest.approx(-0.02 / 2))
+    planned = expected_boundaries(RolloutState(PLAN), SHADOW)
+    assert (planned[0].at, planned[-1].at) == (START + 3 * DAY, START + 12 * DAY)
+    assert planned[-1].harm_below == pytest.approx(-0.01 * 1.96 / (1.96 + 0.8416), rel=1e-3)
+    assert planned[0].harm_below == pytest.approx(4 * planned[-1].harm_below)
+    anytime = SHADOW.model_copy(update={"verdict": VerdictPolicy(method="confidence_sequence")})
+    assert expected_boundaries(RUNNING, anytime) == expected_boundaries(PROMOTED, SHADOW) == ()
 
 
 def test_plan_states_units_days_and_money():
     steps, needs, stake = plan_sentences(CANARY, POLICY, "log_loss")
     assert steps == "Steps: shadow, then canary 10 %, then canary 50 %, then promotion."
     assert needs == (
-        "A challenger as good as the champion needs 12,400 rows and about 12 days, with 4 looks, to show with 80% power "
+        "A challenger as good as the champion needs 12,400 rows and about 12 days, with 4 looks, to show with 80 % power "
         "that it loses less than 0.01 log loss."
     )
     assert stake == (
@@ -144,6 +158,7 @@ def test_plan_states_units_days_and_money():
 
 def test_a_plan_longer_than_max_days_is_a_warning():
     assert horizon_warning(RUNNING, SHADOW) is None
+    assert horizon_warning(PROMOTED, RolloutPolicy(max_days=10)) is None
     assert horizon_warning(RUNNING, RolloutPolicy(max_days=10)) == (
         "The verdict needs about 12 days, but the rollout ends without one after 10 days (rollout.max_days). Accept a larger "
         "rollout.verdict.margin, or allow more days or a larger share."
@@ -159,8 +174,8 @@ def test_steps_say_what_ended_them():
         move(8, "ended", 1, "latency is 3 times the champion's", end="returned"),
     )
     shadow, canary = step_visits(state)
-    assert (shadow.name, shadow.days, shadow.ended_by) == ("shadow", 3, "continued: no worse in shadow")
-    assert (canary.name, canary.share, canary.days) == ("canary 10 %", 0.1, 5)
+    assert (shadow.name, shadow.duration, shadow.ended_by) == ("shadow", "3 days", "No worse in shadow.")
+    assert (canary.name, canary.share, canary.duration) == ("canary 10 %", 0.1, "5 days")
     assert canary.ended_by == "returned: latency is 3 times the champion's"
     assert canary.remarks == (
         "2024-03-06 held by Ada: checking a complaint", "2024-03-07 continued by Ada: complaint resolved",
@@ -195,10 +210,10 @@ def test_uplift_is_given_in_metric_and_money_at_the_end():
         "Version 8 gains 0.006 log loss against champion 7 on 3,000 rows (95 % interval of the gain -0.006 to +0.018)."
     )
     assert worth == (
-        "That is worth 6.00 USD a day (-6.00 USD to 18.00 USD), or 180.00 USD over the 30 days that an improvement lasts "
-        "(-180.00 USD to 540.00 USD)."
+        "Value: 6.00 USD a day (-6.00 USD to 18.00 USD), 180.00 USD over the 30 days that an improvement is expected to "
+        "last (-180.00 USD to 540.00 USD)."
     )
-    assert early.startswith("The rollout ended before its planned last look")
+    assert early.startswith("An estimate at an early end is too extreme")
     assert uplift(PROMOTED, SHADOW, "log_loss", Budget())[1].startswith("To express this in USD, set budget.")
 
 
