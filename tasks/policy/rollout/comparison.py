@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.policy.monitoring.slices import RESAMPLING
 from tasks.policy.records.evidence import MetricDifference, PredictionHistogram
 from tasks.policy.records.reports import MetricValue
 from tasks.policy.statistics import intervals, metrics
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Codes, Floats, Metric
-from tasks.policy.statistics.resampling import Resampling, cluster_error
+from tasks.policy.statistics.resampling import Resampling, bootstrap_means, cluster_error
 
 DRAWS = 2000
 """Bootstrap draws of a validation's intervals."""
@@ -98,10 +99,7 @@ def prediction_histogram(version: str, y_pred: Floats) -> PredictionHistogram | 
     """
     if not len(y_pred):
         return None
-    values, counts = np.unique(confidences(y_pred), return_counts=True)
-    ends = np.searchsorted(np.cumsum(counts), np.arange(1, HISTOGRAM_BINS) / HISTOGRAM_BINS * len(y_pred))
-    ends = np.unique(ends[ends < len(values) - 1])
-    edges = values[ends] + (values[ends + 1] - values[ends]) / 2
+    edges = _edges(confidences(y_pred))
     return PredictionHistogram(version, tuple(edges.tolist()), shares_in(edges, y_pred), len(y_pred))
 
 
@@ -118,6 +116,45 @@ def confidences(y_pred: Floats) -> Floats:
     """The number (n,) that stands for each prediction: the largest of several probabilities, else the prediction."""
     largest: Floats = y_pred if y_pred.ndim == 1 else y_pred.max(axis=1)
     return largest
+
+
+def _edges(values: Floats) -> Floats:
+    distinct, counts = np.unique(values, return_counts=True)
+    ends = np.searchsorted(np.cumsum(counts), np.arange(1, HISTOGRAM_BINS) / HISTOGRAM_BINS * len(values))
+    ends = np.unique(ends[ends < len(distinct) - 1])
+    edges: Floats = distinct[ends] + (distinct[ends + 1] - distinct[ends]) / 2
+    return edges
+
+
+def calibration_residuals(y_true: Floats, y_pred: Floats) -> Floats:
+    """Each row's outcome less its predicted probability, in the column of its bin: (n, bins).
+
+    The absolute means of the columns sum to the expected calibration error (Guo et al. 2017, "On calibration of modern
+    neural networks"), over ten bins of about equal counts. With more than two classes it is that of the most probable.
+
+    >>> residuals = calibration_residuals(np.array([1.0, 0.0]), np.array([0.9, 0.2]))
+    >>> round(float(np.abs(residuals.mean(axis=0)).sum()), 2)
+    0.15
+    """
+    outcomes = y_true if y_pred.ndim == 1 else (metrics.predicted_codes(y_pred) == y_true).astype(float)
+    values = confidences(y_pred)
+    edges = _edges(values)
+    residuals = np.zeros((len(values), len(edges) + 1))
+    residuals[np.arange(len(values)), np.searchsorted(edges, values)] = outcomes - values
+    return residuals
+
+
+def calibration_errors(y_true: Floats, y_pred: Floats, clusters: NDArray[np.str_]) -> Floats:
+    """The expected calibration error of these rows, then those of resamples of their clusters: (1 + draws,).
+
+    Equal clusters are drawn equally, so the errors of two models on the same rows stay paired.
+    """
+    columns = np.column_stack([calibration_residuals(y_true, y_pred), np.ones(len(y_true))])
+    names, codes = np.unique(clusters, return_inverse=True)
+    sums = np.column_stack([np.bincount(codes, column, len(names)) for column in columns.T])
+    means = np.vstack([sums.mean(axis=0), bootstrap_means(sums, RESAMPLING)])
+    errors: Floats = np.abs(means[:, :-1]).sum(axis=1) / means[:, -1]
+    return errors
 
 
 def prediction_fault(y_pred: Floats, rows: int, task: str) -> str | None:

@@ -76,18 +76,20 @@ class LabelledGain:
     gain: float
     standard_error: float
     rows: int
+    units: int
+    """Clusters of rows that count as one observation each, in the smaller arm."""
     accepted: float = 0.0
     """Loss that is accepted, in units of the metric."""
 
     @property
     def p_value(self) -> float:
-        """One-sided p-value that the loss is no larger than accepted; 1 if it is not known."""
+        """One-sided p-value that the loss is no larger than accepted, by Student's t of the units; 1 if it is not known."""
         beyond = -self.gain - self.accepted
-        if not math.isfinite(beyond) or not math.isfinite(self.standard_error):
+        if self.units < 2 or not math.isfinite(beyond) or not math.isfinite(self.standard_error):
             return 1.0
         if self.standard_error <= 0:
             return 0.0 if beyond > 0 else 1.0
-        return float(special.ndtr(-beyond / self.standard_error))
+        return float(special.stdtr(self.units - 1, -beyond / self.standard_error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,8 @@ class HaproxyControl(Settings):
     """Units that are probed, with two requests each, after every change of the split."""
     timeout_s: float = Field(5.0, ge=0.1, le=60, examples=[2.0])
     """Seconds that a socket or a probe may take to answer."""
+    settle_s: float = Field(10.0, ge=0, le=600, examples=[30.0])
+    """Seconds within which the answers must follow a new split."""
 
     @model_validator(mode="after")
     def _check_servers(self) -> Self:
@@ -150,6 +152,8 @@ class SagemakerControl(Settings):
     """Probes that are sent after every change of the split."""
     wait_minutes: float = Field(15.0, ge=0.01, le=120, examples=[30.0])
     """Minutes within which the endpoint must be in service with the new weights."""
+    settle_s: float = Field(10.0, ge=0, le=600, examples=[30.0])
+    """Seconds within which the answers must follow a new split."""
 
     @model_validator(mode="after")
     def _check_variants(self) -> Self:

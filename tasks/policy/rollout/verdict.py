@@ -285,8 +285,8 @@ def decide_verdict(
 ) -> RolloutVerdict:
     """Judge the evidence of this look, given that of all `earlier` looks, oldest first.
 
-    Only looks of the same kind count, with pairs or between served arms. `worse` takes precedence over `non_inferior`.
-    After the planned end no further test is made.
+    Only looks of the same kind count, with pairs or between served arms. A loss that is shown to lie within the margin is
+    accepted, as at validation, even where it is significant. After the planned end no further test is made.
     """
     looks = [
         e
@@ -303,10 +303,10 @@ def decide_verdict(
     low = tested.gain - _student(efficacy, tested) * tested.standard_error
     high = tested.gain + _student(harm, tested) * tested.standard_error
     conclusion: Conclusion = "undecided"
-    if high < 0:
-        conclusion = "worse"
-    elif low > -forecast.margin:
+    if low > -forecast.margin:
         conclusion = "superior" if low > 0 else "non_inferior"
+    elif high < 0:
+        conclusion = "worse"
     verdict = RolloutVerdict(conclusion, bounded(low), bounded(high), share, count, forecast.looks, "")
     return replace(verdict, reason=_describe(verdict, forecast, looks, tested))
 

@@ -45,9 +45,9 @@ def answers(version: str, y_pred: np.ndarray, validated: np.ndarray, **changes) 
 
 CHAMPION = answers("3", predictions(1), predictions(2))
 GOOD = answers("4", predictions(3), predictions(4))
-CALIBRATED = LabelledGain("calibration", "calibration error", 0.03, 0.031, -0.001, 0.004, ROWS)
+CALIBRATED = LabelledGain("calibration", "calibration error", 0.03, 0.031, -0.001, 0.004, ROWS, ROWS)
 SLICES = tuple(
-    LabelledGain(f"origin={name}", "log_loss", 0.5, 0.5 - gain, gain, 0.01, 500, accepted=0.05)
+    LabelledGain(f"origin={name}", "log_loss", 0.5, 0.5 - gain, gain, 0.01, 500, 500, accepted=0.05)
     for name, gain in (("EWR", 0.01), ("JFK", -0.04), ("LGA", -0.05))
 )
 LABELLED = LabelledEvidence(1, CALIBRATED, SLICES)
