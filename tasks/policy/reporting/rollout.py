@@ -137,7 +137,7 @@ def headline(state: RolloutState) -> str:
         )
     if state.status == "passed":
         return f"{version} passed its rollout and will replace champion {plan.champion}. {_first(reasons[::-1])}"
-    parts = [_verdict_words(state), _looks_words(state), *_days_words(state)]
+    parts = [_verdict_words(state), looks_words(state), *_days_words(state)]
     return f"{version} {_place(state)} beside champion {plan.champion}: {', '.join(parts)}."
 
 
@@ -153,7 +153,8 @@ def _verdict_words(state: RolloutState) -> str:
     return CONCLUSIONS[state.verdict.conclusion if state.verdict else "undecided"]
 
 
-def _looks_words(state: RolloutState) -> str:
+def looks_words(state: RolloutState) -> str:
+    """`2 of 4 looks`, or `no look yet` where the number of looks is not planned."""
     if state.verdict:
         return f"{state.verdict.look} of {max(state.verdict.look, state.verdict.planned_looks)} looks"
     return f"0 of {state.plan.forecast.looks} looks" if state.plan.forecast else "no look yet"

@@ -13,7 +13,7 @@ from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import DriftReport
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, ModelFacts, describe_member, survey
-from tests.policy.reporting.test_fleet import NOW, PASSED, WINDOW, facts, judged
+from tests.policy.reporting.test_fleet import NOW, PASSED, STARTED, WINDOW, facts, judged
 from tests.support.browser import elements, needs_chromium, render as shown_in_browser
 
 HOSTILE = "</style><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">|"
@@ -94,6 +94,18 @@ def test_broken_model_file_has_a_row_with_its_error():
     assert text.index("- **odd**: odd.yaml: owner is missing \\| x") < text.index(
         "| odd | action required | not known |"
     )
+
+
+def test_running_rollouts_have_a_row_and_a_link_to_their_page():
+    running = survey([facts(judged(), PASSED, STARTED, model="calm")], NOW)
+    (row,) = [element.text for element in elements(render(running)) if "data-rollout" in element.attributes]
+    assert (
+        row
+        == "calm 4 shadow 0 % no look yet Version 4 is in shadow beside champion 3: no verdict yet, no look yet. page"
+    )
+    assert addresses(render(running))[-1] == "calm/rollouts/version-4-bbbbbbbb.html"
+    assert "| calm | 4 | shadow | 0 % | no look yet | Version 4 is in shadow" in markdown(running, "fleet.html")
+    assert "Running rollouts" not in render(fleet()) + markdown(fleet(), "fleet.html")
 
 
 def hostile() -> Fleet:

@@ -220,10 +220,10 @@ def test_guardrails_show_value_limit_and_verdict():
 
 def test_breached_guardrails_come_first_with_their_reason():
     slices = tuple(
-        LabelledGain(f"carrier={name}", "log_loss", 0.4, 0.4 - gain, gain, 0.01, 500, accepted=0.05)
+        LabelledGain(f"carrier={name}", "log_loss", 0.4, 0.4 - gain, gain, 0.01, 500, 500, accepted=0.05)
         for name, gain in (("AA", 0.02), ("B6", -0.2))
     )
-    calibration = LabelledGain("calibration", "ece", 0.02, 0.03, -0.01, 0.01, 1000)
+    calibration = LabelledGain("calibration", "ece", 0.02, 0.03, -0.01, 0.01, 1000, 1000)
     found = replace(LOOKS[1].guardrails, labelled=LabelledEvidence(1, calibration, slices))
     breached = replace(LOOKS[1], guardrails=found, breaches=(Breach("slices", "carrier=B6 loses 0.2"),))
     first, *others = guardrail_rows(replace(RUNNING, looks=(*LOOKS, breached)), SHADOW.guardrails)
