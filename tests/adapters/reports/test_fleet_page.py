@@ -13,6 +13,7 @@ from tasks.policy.records.errors import WorkspaceError
 from tasks.policy.records.evidence import Judgement
 from tasks.policy.records.reports import DriftReport
 from tasks.policy.reporting.fleet import BrokenModel, Fleet, ModelFacts, describe_member, survey
+from tasks.policy.rollout.stages import RolloutState
 from tests.policy.reporting.test_fleet import NOW, PASSED, STARTED, WINDOW, facts, judged
 from tests.support.browser import elements, needs_chromium, render as shown_in_browser
 
@@ -111,7 +112,10 @@ def test_running_rollouts_have_a_row_and_a_link_to_their_page():
 def hostile() -> Fleet:
     member = describe_member(replace(facts(judged(), PASSED, approval=True), model=HOSTILE, owner=HOSTILE))
     needs = tuple(replace(need, sentence=HOSTILE) for need in member.needs)
-    return Fleet(NOW, (replace(member, needs=needs),), broken=(BrokenModel(HOSTILE, HOSTILE),))
+    plan = replace(describe_member(facts(STARTED)).rollout.plan, version=HOSTILE, champion=HOSTILE, decision_id=HOSTILE)
+    return Fleet(
+        NOW, (replace(member, needs=needs, rollout=RolloutState(plan)),), broken=(BrokenModel(HOSTILE, HOSTILE),)
+    )
 
 
 def test_hostile_texts_are_shown_as_text():
