@@ -30,6 +30,8 @@ Conclusion = Literal["non_inferior", "superior", "worse", "undecided"]
 
 LEAST_UNITS = 10
 """Units below which nothing is tested: the standard error of fewer is too uncertain."""
+SIGMA_QUANTILE = 0.1
+"""How often the standard deviation in a forecast may be below the true one."""
 MOST_UNITS, MOST_DAYS, MOST_LOOKS = 10**9, 10**5, 100
 """Upper limits of a forecast."""
 
@@ -226,14 +228,15 @@ def forecast(policy: VerdictPolicy, margin: float, sigma: float, traffic: Expect
     share = traffic.share or 0.0
     served = share > 0 and policy.cluster == "unit"
     per_day = traffic.units_per_day * (2 * share * (1 - share) if served else 1.0)  # in effective units
-    looks, needed, windows = 0, float(LEAST_UNITS), 1
-    while looks < min(windows, MOST_LOOKS):
-        looks = min(windows, MOST_LOOKS)
+    needed, looks = float(MOST_UNITS), 1
+    for _ in range(MOST_LOOKS):  # more looks need more units, and those need more looks
         errors = _planned_drift(policy, looks) * _student_ratio(policy, needed)
-        if margin > 0:
-            needed = (2 if served else 1) * (sigma * errors / margin) ** 2
-        needed = min(max(needed, LEAST_UNITS), MOST_UNITS) if margin > 0 else MOST_UNITS
+        variance = (2 if served else 1) * sigma**2
+        needed = min(max(variance * (errors / margin) ** 2, LEAST_UNITS), MOST_UNITS) if margin > 0 else MOST_UNITS
         windows = math.ceil(min(needed / per_day / traffic.window_days, MOST_DAYS)) if per_day > 0 else MOST_DAYS
+        if looks >= min(windows, MOST_LOOKS):
+            break
+        looks = min(windows, MOST_LOOKS)
     days = min(windows * traffic.window_days + traffic.label_delay_days, MOST_DAYS)
     value = traffic.usd_per_metric_unit
     return RolloutForecast(
@@ -265,8 +268,14 @@ def _student_ratio(policy: VerdictPolicy, units: float) -> float:
 
 
 def unit_sigma(low: float, high: float, units: int, confidence: float) -> float:
-    """Standard deviation of one unit, from a metric's or gain's interval on `units` units."""
-    return (high - low) / 2 / float(scipy.special.ndtri((1 + confidence) / 2)) * math.sqrt(units)
+    """Standard deviation of one unit, from a metric's or gain's interval on `units` units.
+
+    It is the 90 % upper confidence limit: with the estimate itself, every second rollout would be planned
+    with too few units (Browne 1995, Statistics in Medicine 14:1933).
+    """
+    estimate = (high - low) / 2 / float(scipy.special.ndtri((1 + confidence) / 2)) * math.sqrt(units)
+    freedom = max(units - 1, 1)
+    return estimate * math.sqrt(freedom / float(scipy.special.chdtri(freedom, 1 - SIGMA_QUANTILE)))
 
 
 def horizon_warning(forecast: RolloutForecast, max_days: float) -> str | None:
@@ -303,9 +312,9 @@ def decide_verdict(
     low = tested.gain - _student(efficacy, tested) * tested.standard_error
     high = tested.gain + _student(harm, tested) * tested.standard_error
     conclusion: Conclusion = "undecided"
-    if high < 0:
+    if count and high < 0:
         conclusion = "worse"
-    elif low > -forecast.margin:
+    elif count and low > -forecast.margin:
         conclusion = "superior" if low > 0 else "non_inferior"
     verdict = RolloutVerdict(conclusion, bounded(low), bounded(high), share, count, forecast.looks, "")
     return replace(verdict, reason=_describe(verdict, forecast, looks, tested))
