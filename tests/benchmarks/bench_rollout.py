@@ -37,7 +37,7 @@ from tasks.policy.rollout.verdict import (
     unit_sigma,
     why_not_paired,
 )
-from tasks.policy.statistics.group_sequential import boundaries, tested_looks
+from tasks.policy.statistics.group_sequential import boundaries, spending_looks
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric
 from tasks.policy.statistics.sequential import sequence_width
@@ -204,7 +204,7 @@ def _widths(rule: str, rollouts: Rollouts, plan: RolloutForecast) -> tuple[np.nd
     looks = np.flatnonzero(rollouts.units >= LEAST_UNITS)
     end = np.flatnonzero(information >= 1)[0]
     if rule == OURS:
-        used = looks[list(tested_looks(information[looks].tolist()))]
+        used = looks[list(spending_looks(information[looks].tolist()))]
         amounts = tuple(round(float(amount), 6) for amount in information[used])
         return used, *(np.array(boundaries(amounts, ALPHA / 2, shape)) for shape in ("obrien_fleming", "pocock"))
     used = looks[looks <= end]

@@ -19,7 +19,7 @@ from pydantic import Field
 from tasks.policy.records.base import Settings
 from tasks.policy.records.profile import LARGEST, bounded
 from tasks.policy.rollout.comparison import MatchedArms, ServedArm
-from tasks.policy.statistics.group_sequential import WIDEST, boundaries, drift_for_power, tested_looks
+from tasks.policy.statistics.group_sequential import WIDEST, boundaries, drift_for_power, spending_looks
 from tasks.policy.statistics.intervals import PairedPredictions
 from tasks.policy.statistics.metrics import Metric, compute, row_losses
 from tasks.policy.statistics.numbers import beside
@@ -350,7 +350,7 @@ def _widths(
             return looks[-1], 0, WIDEST, WIDEST
         width = float(-scipy.special.ndtri(policy.tail))
         return looks[ended], 1, width, width
-    tested = tested_looks(information)
+    tested = spending_looks(information)
     if not tested:
         return looks[-1], 0, WIDEST, WIDEST
     amounts = tuple(round(information[place], 6) for place in tested)
