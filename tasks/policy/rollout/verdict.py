@@ -35,6 +35,9 @@ SIGMA_QUANTILE = 0.1
 MOST_UNITS, MOST_DAYS, MOST_LOOKS = 10**9, 10**5, 100
 """Upper limits of a forecast."""
 
+INFLATING_LOOKS = 30
+"""Looks from which more of them cost less than one percent more units; a forecast does not integrate over more."""
+
 
 class VerdictPolicy(Settings):
     """How the challenger is compared with the champion while it is rolled out: `rollout.verdict` in the model's file."""
@@ -254,7 +257,7 @@ def _planned_drift(policy: VerdictPolicy, looks: int) -> float:
     """Distance of an equal challenger from the margin at the planned end, in standard errors."""
     power = float(scipy.special.ndtri(policy.power))
     if policy.method == "group_sequential":
-        return drift_for_power(looks, policy.tail, policy.power)
+        return drift_for_power(min(looks, INFLATING_LOOKS), policy.tail, policy.power)
     if policy.method == "confidence_sequence":
         return float(sequence_width(1.0, 2 * policy.tail)) + power
     return float(-scipy.special.ndtri(policy.tail)) + power
