@@ -203,7 +203,7 @@ class TestVerdict:
             "not inferior at look 1 of 5: the gain is 0.1 and at least -0.03249, above -0.1 (500 units)"
         )
         assert judge(-0.2, 500).reason == (
-            "worse at look 1 of 5: the gain is -0.2 and at most -0.1036, below 0 (500 units)"
+            "worse at look 1 of 5: the gain is -0.2 and at most -0.1035, below 0 (500 units)"
         )
         waiting = judge(0.0, 500, earlier=(evidence(0.0, 250),))
         assert waiting.reason == (
