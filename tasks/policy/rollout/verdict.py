@@ -171,7 +171,7 @@ def paired_evidence(
             return sign * (compute(metric, part.y_true, part.challenger) - compute(metric, part.y_true, part.champion))
 
         error, degrees = jackknife_error(clusters, gain_of)
-    return _evidence(until, True, (gain, error, degrees), (champion, challenger), (units, len(pairs), None))
+    return _finite(Evidence(until, gain, error, units, len(pairs), True, champion, challenger, degrees))
 
 
 def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, until: datetime) -> Evidence:
@@ -195,8 +195,8 @@ def served_evidence(metric: Metric, champion: ServedArm, challenger: ServedArm, 
             return sign * (challenger_value - champion_value)
 
         error, degrees = jackknife_error(arms.clusters, gain_of)
-    measured = (sign * (values[1] - values[0]), error, degrees)
-    return _evidence(until, False, measured, values, (arms.units, len(arms), arms.effective_units))
+    gain = sign * (values[1] - values[0])
+    return _finite(Evidence(until, gain, error, arms.units, len(arms), False, *values, degrees, arms.effective_units))
 
 
 def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
@@ -204,21 +204,14 @@ def unknown_evidence(until: datetime, paired: bool, reason: str) -> Evidence:
     return Evidence(until, 0.0, 0.0, 0, 0, paired, 0.0, 0.0, undefined=reason)
 
 
-def _evidence(
-    until: datetime,
-    paired: bool,
-    measured: tuple[float, float, float],
-    values: tuple[float, float],
-    sizes: tuple[int, int, float | None],
-) -> Evidence:
-    """Evidence from gain, standard error and degrees of freedom; numbers that JSON cannot hold make it undefined."""
-    gain, error, degrees = measured
-    units, rows, effective = sizes
-    undefined = "" if all(map(math.isfinite, (*values, gain, error))) else "the metric is undefined on these rows"
-    if undefined:
-        gain = error = 0.0
-    champion, challenger = (value if math.isfinite(value) else 0.0 for value in values)
-    return Evidence(until, gain, error, units, rows, paired, champion, challenger, degrees, effective, undefined)
+def _finite(evidence: Evidence) -> Evidence:
+    """The same evidence; undefined and with zeros if JSON cannot hold its numbers."""
+    values = (evidence.gain, evidence.standard_error, evidence.champion, evidence.challenger)
+    if all(map(math.isfinite, values)):
+        return evidence
+    champion, challenger = bounded(evidence.champion), bounded(evidence.challenger)
+    reason = "the metric or its standard error is undefined on these rows"
+    return replace(evidence, gain=0.0, standard_error=0.0, champion=champion, challenger=challenger, undefined=reason)
 
 
 def forecast(policy: VerdictPolicy, margin: float, sigma: float, traffic: ExpectedTraffic) -> RolloutForecast:
@@ -300,13 +293,10 @@ def decide_verdict(
     Only looks of the same kind count, with pairs or between served arms. `worse` takes precedence over `non_inferior`.
     After the planned end no further test is made.
     """
-    looks = [
-        e
-        for e in earlier
-        if e.paired == now.paired and e.until < now.until and _untestable(e, forecast.information) is None
-    ]
-    share = now.information / forecast.information
-    reason = _untestable(now, forecast.information)
+    planned = forecast.information
+    before = [look for look in earlier if look.paired == now.paired and look.until < now.until]
+    looks = [look for look in before if _untestable(look, planned) is None]
+    share, reason = now.information / planned, _untestable(now, planned)
     if reason is not None:
         text = f"no verdict, {len(looks)} of {forecast.looks} looks: {reason}"
         return RolloutVerdict("undecided", -LARGEST, LARGEST, share, len(looks), forecast.looks, text)
@@ -343,7 +333,7 @@ def _widths(
 
     The distances are those of `low` and of `high`, for a normal distribution.
     """
-    information = [look.information / forecast.information for look in looks]
+    information = [round(look.information / forecast.information, 6) for look in looks]  # equal grids share a cache
     if policy.method == "confidence_sequence":
         width = float(sequence_width(information[-1], 2 * policy.tail))
         return looks[-1], len(looks), width, width
@@ -356,7 +346,7 @@ def _widths(
     tested = spending_looks(information)
     if not tested:
         return looks[-1], 0, WIDEST, WIDEST
-    amounts = tuple(round(information[place], 6) for place in tested)
+    amounts = tuple(information[place] for place in tested)
     efficacy, harm = (boundaries(amounts, policy.tail, shape)[-1] for shape in ("obrien_fleming", "pocock"))
     return looks[tested[-1]], len(tested), efficacy, harm
 
@@ -384,7 +374,7 @@ def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequenc
         f"{gain} ({beside(verdict.low, limit)} to {beside(verdict.high, 0)}), its lower bound must exceed {limit:.4g}"
     )
     if verdict.information >= 1:
-        return f"inconclusive at the planned end, {look}: {bounds}"
+        return f"inconclusive, the planned {forecast.units:,} units are reached ({look}): {bounds}"
     days = _days_to_go(verdict, forecast, looks)
     done = look.removeprefix("look ")
     return f"inconclusive, {done} looks, about {days:,.0f} {'day' if round(days) == 1 else 'days'} to go: {bounds}"

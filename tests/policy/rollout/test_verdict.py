@@ -207,13 +207,13 @@ class TestVerdict:
         )
         waiting = judge(0.0, 500, earlier=(evidence(0.0, 250),))
         assert waiting.reason == (
-            "inconclusive, 2 of 5 looks, about 10 days to go: the gain is 0 (-0.1326 to 0.1005), "
+            "inconclusive, 2 of 5 looks, about 10 days to go: the gain is 0 (-0.1325 to 0.1059), "
             "its lower bound must exceed -0.1"
         )
         ended = judge(-0.06, 1000)
         assert (ended.conclusion, ended.information) == ("undecided", 1.0)
         assert ended.reason == (
-            "inconclusive at the planned end, look 1 of 5: the gain is -0.06 (-0.122 to 0.001979), "
+            "inconclusive, the planned 1,000 units are reached (look 1 of 5): the gain is -0.06 (-0.122 to 0.001979), "
             "its lower bound must exceed -0.1"
         )
 
@@ -252,7 +252,7 @@ class TestVerdict:
         end = evidence(-0.06, 1050)
         later = decide_verdict(POLICY, PLAN, (end,), evidence(0.5, 2000))
         assert (later.conclusion, later.look) == ("undecided", 1)
-        assert "planned end" in later.reason
+        assert "are reached" in later.reason
 
     def test_a_t_test_is_made_once(self):
         policy = VerdictPolicy(method="t_test")
