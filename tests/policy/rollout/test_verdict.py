@@ -213,7 +213,7 @@ class TestVerdict:
         ended = judge(-0.06, 1000)
         assert (ended.conclusion, ended.information) == ("undecided", 1.0)
         assert ended.reason == (
-            "inconclusive, the planned 1,000 units are reached (look 1 of 5): the gain is -0.06 (-0.122 to 0.001979), "
+            "inconclusive, the planned 1,000 units are reached (look 1 of 5): the gain is -0.06 (-0.122 to 0.00198), "
             "its lower bound must exceed -0.1"
         )
 
