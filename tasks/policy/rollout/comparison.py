@@ -144,7 +144,7 @@ def calibration_residuals(y_true: Floats, y_pred: Floats) -> Floats:
     return residuals
 
 
-def calibration_errors(y_true: Floats, y_pred: Floats, clusters: NDArray[np.str_]) -> Floats:
+def calibration_errors(y_true: Floats, y_pred: Floats, clusters: NDArray[np.generic]) -> Floats:
     """The expected calibration error of these rows, then those of resamples of their clusters: (1 + draws,).
 
     Equal clusters are drawn equally, so the errors of two models on the same rows stay paired.
@@ -181,10 +181,9 @@ def invalid_rows(y_pred: Floats, task: str) -> NDArray[np.bool_]:
 
 
 def _not_finite(y_pred: Floats) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = (
-        (~np.isfinite(y_pred)).reshape(len(y_pred), -1).any(axis=1) if len(y_pred) else np.zeros(0, bool)
-    )
-    return found
+    if not len(y_pred):
+        return np.zeros(0, bool)
+    return np.asarray((~np.isfinite(y_pred)).reshape(len(y_pred), -1).any(axis=1), bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +200,17 @@ class ServedArm:
     def where(self, rows: NDArray[np.bool_]) -> "ServedArm":
         """The chosen rows of the arm; `rows` (n,) is a mask."""
         return ServedArm(self.y_true[rows], self.y_pred[rows], self.clusters[rows], self.strata[rows])
+
+
+def equal_rows(champion: ServedArm, challenger: ServedArm) -> tuple[ServedArm, ServedArm]:
+    """Draw equally many rows of both arms from each window, as many as the smaller arm has there."""
+    random, arms = np.random.default_rng(0), (champion, challenger)
+    drawn = [np.zeros(len(arm.y_true), bool) for arm in arms]
+    for stratum in np.intersect1d(champion.strata, challenger.strata):
+        own = [np.flatnonzero(arm.strata == stratum) for arm in arms]
+        for mask, rows in zip(drawn, own, strict=True):
+            mask[random.choice(rows, min(map(len, own)), replace=False)] = True
+    return champion.where(drawn[0]), challenger.where(drawn[1])
 
 
 @dataclass(frozen=True, slots=True)
