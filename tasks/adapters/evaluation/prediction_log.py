@@ -22,6 +22,7 @@ from tasks.adapters.models.label_alignment import with_misses
 from tasks.adapters.models.slice_values import groups_of
 from tasks.policy.records.base import Window
 from tasks.policy.records.errors import LakeError
+from tasks.policy.rollout.comparison import missing_rows
 from tasks.policy.rollout.traffic import Role
 from tasks.policy.statistics.metrics import Floats
 
@@ -99,10 +100,7 @@ def answered(log: pa.Table) -> pa.Table:
 def finite_answers(log: pa.Table) -> pa.Table:
     """Return the rows of the prediction log with a finite prediction and no error."""
     rows = answered(log)
-    if not len(rows):
-        return rows
-    y_pred = predictions_of(rows["prediction"])
-    return rows.filter(pa.array(np.isfinite(y_pred.reshape(len(rows), -1)).all(axis=1)))
+    return rows.filter(pa.array(~missing_rows(predictions_of(rows["prediction"]))))
 
 
 class ArmRows(NamedTuple):

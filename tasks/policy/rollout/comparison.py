@@ -163,7 +163,7 @@ def prediction_fault(y_pred: Floats, rows: int, task: str) -> str | None:
         return f"{len(y_pred)} predictions for {rows} rows"
     if not rows:
         return None  # the verdict itself reports too few rows
-    broken = int(_not_finite(y_pred).sum())
+    broken = int(missing_rows(y_pred).sum())
     if broken:
         return f"{broken} of {rows} predictions are not finite numbers"
     if task != "regression" and len(y_pred) and (y_pred.min() < 0 or y_pred.max() > 1):
@@ -173,14 +173,15 @@ def prediction_fault(y_pred: Floats, rows: int, task: str) -> str | None:
 
 def invalid_rows(y_pred: Floats, task: str) -> NDArray[np.bool_]:
     """Mask (n,) of the predictions that are no answer: not finite, or not probabilities."""
-    broken = _not_finite(y_pred)
+    broken = missing_rows(y_pred)
     if task == "regression" or not len(y_pred):
         return broken
     outside = np.asarray(((y_pred < 0) | (y_pred > 1)).reshape(len(y_pred), -1).any(axis=1), bool)
     return np.asarray(broken | outside, bool)
 
 
-def _not_finite(y_pred: Floats) -> NDArray[np.bool_]:
+def missing_rows(y_pred: Floats) -> NDArray[np.bool_]:
+    """Mask (n,) of the predictions that are not finite."""
     if not len(y_pred):
         return np.zeros(0, bool)
     return np.asarray((~np.isfinite(y_pred)).reshape(len(y_pred), -1).any(axis=1), bool)
