@@ -235,7 +235,7 @@ def judge_confidence(policy: Guardrails, champion: ArmStatistics, challenger: Ar
     A shift that both show is the data's. PSI is, to third order, a χ² divided by the rows, whose variance is
     2(bins - 1) + 4λ (Cohen 1988, ch. 7); its lower bound must lie above the limit.
     """
-    own, usual = _shift(challenger), _shift(champion)
+    own, usual = prediction_shift(challenger), prediction_shift(champion)
     if own is None or usual is None:
         return None
     margin = float(special.ndtri(1 - LEVEL)) * math.sqrt(own[1] + usual[1])
@@ -292,7 +292,7 @@ def _predicted(arm: ArmStatistics) -> int:
     return arm.rows - arm.refused - arm.missing
 
 
-def _shift(arm: ArmStatistics) -> tuple[float, float] | None:
+def prediction_shift(arm: ArmStatistics) -> tuple[float, float] | None:
     """(PSI of the predictions against those at validation, its variance); None where one of the two is not known."""
     before, rows = arm.validation, _predicted(arm)
     if before is None or not arm.histogram or not rows or len(arm.histogram) != len(before.shares):

@@ -375,12 +375,12 @@ def _describe(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequenc
     )
     if verdict.information >= 1:
         return f"inconclusive, the planned {forecast.units:,} units are reached ({look}): {bounds}"
-    days = _days_to_go(verdict, forecast, looks)
+    days = days_to_go(verdict, forecast, looks)
     done = look.removeprefix("look ")
     return f"inconclusive, {done} looks, about {days:,.0f} {'day' if round(days) == 1 else 'days'} to go: {bounds}"
 
 
-def _days_to_go(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequence[Evidence]) -> float:
+def days_to_go(verdict: RolloutVerdict, forecast: RolloutForecast, looks: Sequence[Evidence]) -> float:
     """Days to the planned end, at the pace of the looks so far; as planned where there is only one."""
     left = 1 - verdict.information
     days = (looks[-1].until - looks[0].until) / timedelta(days=1)
