@@ -5,4 +5,5 @@ from . import (
     prediction_log as prediction_log,
     probes as probes,
     rollout_evidence as rollout_evidence,
+    rollout_look as rollout_look,
 )
