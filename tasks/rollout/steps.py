@@ -131,8 +131,8 @@ def carry_on(config: ModelConfig, past: Past, window: Window, as_of: datetime, m
 
 
 def _follow_under_lease(config: ModelConfig, state: RolloutState) -> None:
-    """Bring the traffic in line with the ledger, where a run was killed between the two."""
-    if traffic.read_split(config.name) == state.split(config.name):
+    """Bring the traffic in line with the ledger, where a run was killed between the two, or a load balancer restarted."""
+    if config.rollout.control is None and traffic.read_split(config.name) == state.split(config.name):
         return
     try:
         with storage.lease.hold(config.name, "monitor", patience_s=PATIENCE_S):
@@ -256,10 +256,11 @@ def _follow(config: ModelConfig, state: RolloutState) -> None:
 
 def _set_split(config: ModelConfig, state: RolloutState) -> None:
     split = state.split(config.name)
-    if state.status == "ended" and traffic.read_split(config.name).challenger is None:
-        return
-    traffic.write_split(split)
-    if config.rollout.control is not None:
+    if state.status != "ended" or traffic.read_split(config.name).challenger is not None:
+        traffic.write_split(split)
+    if (
+        config.rollout.control is not None
+    ):  # also where the split is stored already: a first attempt may have failed here
         traffic.apply.apply_split(config.rollout.control, split)
 
 

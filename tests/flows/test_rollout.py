@@ -192,7 +192,7 @@ def test_approval_comes_before_the_first_served_request(tmp_path, begin):
     serve(model, 29)
     assert {role for _, role in logged(model, 29)} == {"champion", "shadow"}, "nothing is served before the approval"
     with pytest.raises(AccessRefused, match="may not approve"):
-        rollout(model, action="resume", reason="go", requested_by="Ada", until=utc("2024-01-29"))
+        rollout(model, action="resume", reason="go on", requested_by="Ada", until=utc("2024-01-29"))
     advanced = promote(model, until=utc("2024-01-29"), approved_by="Grace")
     assert isinstance(advanced, RolloutState)
     assert (state().status, traffic.read_split("small").share) == ("running", 0.2)

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,8 +47,13 @@ class ModelServer(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """Print nothing for a connection that haproxy closed when it ended."""
 
-    def answer(self, unit: str, rows: list[dict[str, float]]) -> list[float]:
-        return [0.0 for _ in rows]
+    def answer(self, path: str, unit: str, content: dict[str, object]) -> dict[str, object]:
+        """Answer a POST. Raises Refused for an answer with status 500."""
+        return {"predictions": [0.0]}
+
+
+class Refused(Exception):
+    """The model cannot answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -58,16 +63,19 @@ class _Handler(BaseHTTPRequestHandler):
     server: ModelServer
 
     def do_GET(self) -> None:
-        self._reply({"version": self.server.version})
+        self._reply(200, {"version": self.server.version})
 
     def do_POST(self) -> None:
-        rows = json.loads(self.rfile.read(int(self.headers["content-length"])))["rows"]
-        self._reply({"predictions": self.server.answer(self.headers["x-unit"], rows)})
+        content = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        try:
+            self._reply(200, self.server.answer(self.path, self.headers.get("x-unit", ""), content))
+        except Refused as refused:
+            self._reply(500, {"error": str(refused)})
 
-    def _reply(self, content: dict[str, object]) -> None:
+    def _reply(self, status: int, content: dict[str, object]) -> None:
         self.server.requests[self.headers.get("x-unit", "")] += 1
         body = json.dumps(content).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("x-model-version", self.server.version)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -108,17 +116,29 @@ def running_haproxy(
     folder: Path, *servers: ModelServer, balance: str = BALANCE, level: str = "admin"
 ) -> Iterator[Haproxy]:
     """Run haproxy and the servers, the first as champion and the others as challengers of weight 0."""
-    names = ["champion", *(f"challenger{number or ''}" for number in range(len(servers) - 1))]
-    path = folder / "haproxy.sock"
     with ExitStack() as stack:
-        frontend, runtime = stack.enter_context(_listening()), stack.enter_context(_listening())
         for server in servers:
             stack.callback(server.server_close)
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             stack.callback(server.shutdown)
+        up = stack.enter_context(haproxy_before(folder, [server.address for server in servers], balance, level))
+        names = (*up.control.champion, *up.control.challenger)
+        up.servers.update(zip(names, servers, strict=True))
+        yield up
+
+
+@contextmanager
+def haproxy_before(
+    folder: Path, addresses: Sequence[str], balance: str = BALANCE, level: str = "admin"
+) -> Iterator[Haproxy]:
+    """Run haproxy in front of servers that run elsewhere."""
+    names = ["champion", *(f"challenger{number or ''}" for number in range(len(addresses) - 1))]
+    path = folder / "haproxy.sock"
+    with ExitStack() as stack:
+        frontend, runtime = stack.enter_context(_listening()), stack.enter_context(_listening())
         lines = "\n".join(
-            f"  server {name} {server.address} weight {0 if number else 100}"
-            for number, (name, server) in enumerate(zip(names, servers, strict=True))
+            f"  server {name} {address} weight {0 if number else 100}"
+            for number, (name, address) in enumerate(zip(names, addresses, strict=True))
         )
         configuration = folder / "haproxy.cfg"
         configuration.write_text(
@@ -144,7 +164,7 @@ backend models
             stderr=subprocess.PIPE,
         )
         stack.callback(_end, process)
-        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (frontend, runtime)]
+        bound = [f"127.0.0.1:{each.getsockname()[1]}" for each in (frontend, runtime)]
         frontend.close()  # haproxy has its own copies: after its death, a connection is refused instead of queued
         runtime.close()
         control = HaproxyControl(
@@ -153,13 +173,13 @@ backend models
             backend="models",
             champion=("champion",),
             challenger=tuple(names[1:]),
-            url=f"http://{addresses[0]}/models",
+            url=f"http://{bound[0]}/models",
             probes=200,
             timeout_s=2,
             settle_s=0,
         )
         _wait_for(path, process)
-        yield Haproxy(control, process, addresses[1], dict(zip(names, servers, strict=True)))
+        yield Haproxy(control, process, bound[1])
 
 
 @contextmanager
